@@ -28,7 +28,7 @@ from .checks_radio import (
     nearest_multiple,
     round_to_step,
 )
-from .hub_radio import auto_map_entries, copy_source_files, import_sibling, own_pipeline
+from .hub_radio import auto_map_entries, copy_source_files, import_sibling, own_pipeline, remember_origin
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -773,7 +773,7 @@ class RadioConfig(
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
-    presets: ClassVar[tuple[str, ...]] = PresetNames()
+    presets: ClassVar[tuple[str, ...]]
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_names(kwargs)
@@ -891,6 +891,7 @@ class RadioConfig(
         """Read a folder's `config.json`; for a pipeline that was asked for without a task, with the folder's own."""
         is_to_infer = kwargs.get("_from_pipeline", "") is None
         values, others = super().get_config_dict(*args, **kwargs)
+        remember_origin(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         check_file(values)
         if is_to_infer and "custom_pipelines" in values:
             values = values | {"custom_pipelines": own_pipeline(values)}
@@ -1046,6 +1047,9 @@ class RadioConfig(
         if not {"out_features", "out_indices"}.isdisjoint(overrides):
             stale |= {"out_features", "out_indices"}
         return {**{name: value for name, value in fields.items() if name not in stale}, **overrides}
+
+
+RadioConfig.presets = PresetNames()  # pyrefly: ignore[bad-assignment]  (later, since dataclasses read what they find)
 
 
 def _numbers_of(names: Any) -> dict[str, dict[str, int]]:

@@ -38,7 +38,6 @@ from transformers.models.rf_detr.modeling_rf_detr import (
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple, is_flash_attention_requested
 
-from .annotations_radio import labeled_pixel_mask, mask_boxes
 from .backbone_radio import RadioMapNorm
 from .checks_radio import Resolution
 from .configuration_radio import RadioConfig
@@ -46,6 +45,7 @@ from .heads_radio import ObjectsOfViews, RadioTaskModel, ViewOptions, count_clas
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .modeling_radio import WHOLE_PARTS
 from .outputs_radio import to_map
+from .post_processing_radio import labeled_pixel_mask, mask_boxes
 
 
 BOX_TOLERANCE = 1e-3  # our choice: how far rounding may bring a box out of [0, 1]

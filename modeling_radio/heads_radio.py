@@ -30,13 +30,13 @@ from transformers.models.dpt.modeling_dpt import DPTDepthEstimationHead, DPTNeck
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .annotations_radio import IGNORED_CLASS
 from .checks_radio import Resolution, check_choice, nearest_multiple
 from .configuration_radio import RadioConfig
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .loading_radio import NewHeadReport
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, WHOLE_PARTS, RadioPreTrainedModel, build_network
 from .outputs_radio import NetworkPass, RadioModelOutput
+from .post_processing_radio import IGNORED_CLASS
 
 
 Reading = Literal["none", "sigmoid", "softmax"]

@@ -2,26 +2,32 @@
 
 import copy
 import importlib
+import logging
+import os
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from transformers.utils import cached_file
+
 
 AUTO_MAP = {
-    "AutoConfig": "auto_radio.RadioConfig",
-    "AutoModel": "auto_radio.RadioModel",
-    "AutoBackbone": "auto_radio.RadioBackbone",
-    "AutoModelForImageClassification": "auto_radio.RadioForImageClassification",
-    "AutoModelForZeroShotImageClassification": "auto_radio.RadioForZeroShotImageClassification",
-    "AutoModelForSemanticSegmentation": "auto_radio.RadioForSemanticSegmentation",
-    "AutoModelForImageSegmentation": "auto_radio.RadioForSemanticSegmentation",
-    "AutoModelForDepthEstimation": "auto_radio.RadioForDepthEstimation",
-    "AutoModelForObjectDetection": "auto_radio.RadioForObjectDetection",
-    "AutoModelForInstanceSegmentation": "auto_radio.RadioForInstanceSegmentation",
-    "AutoModelForUniversalSegmentation": "auto_radio.RadioForUniversalSegmentation",
-    "AutoModelForVideoClassification": "auto_radio.RadioForImageClassification",
-    "AutoVideoProcessor": "auto_radio.RadioVideoProcessor",
+    "AutoConfig": "configuration_radio.RadioConfig",
+    "AutoModel": "modeling_radio.RadioModel",
+    "AutoBackbone": "backbone_radio.RadioBackbone",
+    "AutoModelForImageClassification": "heads_radio.RadioForImageClassification",
+    "AutoModelForZeroShotImageClassification": "zero_shot_radio.RadioForZeroShotImageClassification",
+    "AutoModelForSemanticSegmentation": "heads_radio.RadioForSemanticSegmentation",
+    "AutoModelForImageSegmentation": "heads_radio.RadioForSemanticSegmentation",
+    "AutoModelForDepthEstimation": "heads_radio.RadioForDepthEstimation",
+    "AutoModelForObjectDetection": "detection_radio.RadioForObjectDetection",
+    "AutoModelForInstanceSegmentation": "detection_radio.RadioForInstanceSegmentation",
+    "AutoModelForUniversalSegmentation": "detection_radio.RadioForUniversalSegmentation",
+    "AutoModelForVideoClassification": "heads_radio.RadioForImageClassification",
+    "AutoVideoProcessor": "video_processing_radio.RadioVideoProcessor",
 }
 """Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
 
@@ -31,8 +37,8 @@ INSTANCE_SEGMENTERS = (INSTANCE_SEGMENTER, "RadioForUniversalSegmentation")
 
 INSTANCE_AUTO_MAP = {
     **AUTO_MAP,
-    "AutoModelForObjectDetection": f"auto_radio.{INSTANCE_SEGMENTER}",
-    "AutoModelForImageSegmentation": f"auto_radio.{INSTANCE_SEGMENTER}",
+    "AutoModelForObjectDetection": f"detection_radio.{INSTANCE_SEGMENTER}",
+    "AutoModelForImageSegmentation": f"detection_radio.{INSTANCE_SEGMENTER}",
 }
 """Written into their folders: a detector or a semantic segmenter would start there with a new head."""
 
@@ -107,15 +113,125 @@ def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool) -
         entries = {"auto_map": AUTO_MAP, "custom_pipelines": TEXT_PIPELINES}
     else:
         entries = {"auto_map": AUTO_MAP, "custom_pipelines": PIPELINES}
-    return copy.deepcopy(entries)
+    entries = copy.deepcopy(entries)
+    entries["auto_map"] = {name: place for name, place in entries["auto_map"].items() if _is_there(place)}
+    entries["custom_pipelines"] = {
+        k: each for k, each in entries["custom_pipelines"].items() if _is_there(each["impl"])
+    }
+    return entries
+
+
+def _is_there(place: str) -> bool:
+    """Return whether the file of a class, written `module.Class`, could be had when files were copied."""
+    return f"{place.rpartition('.')[0]}.py" not in _unavailable
+
+
+SOURCE_FILES = (
+    "adaptors_radio.py",
+    "backbone_radio.py",
+    "checks_radio.py",
+    "configuration_radio.py",
+    "detection_radio.py",
+    "eradio_radio.py",
+    "heads_radio.py",
+    "hub_radio.py",
+    "image_processing_radio.py",
+    "inputs_radio.py",
+    "layers_radio.py",
+    "loading_radio.py",
+    "modeling_radio.py",
+    "nvidia_names_radio.py",
+    "outputs_radio.py",
+    "pipelines_radio.py",
+    "post_processing_radio.py",
+    "presets_radio.py",
+    "radio1d_radio.py",
+    "sam3_radio.py",
+    "video_processing_radio.py",
+    "windows_radio.py",
+    "zero_shot_radio.py",
+)
+"""All that lies beside a checkpoint. transformers fetches a class's file and those that its imports name; some are only
+imported where a configuration asks for them, and found by `import_sibling`."""
+
+_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HERE = Path(__file__).parent
+_origin: tuple[str, dict[str, Any]] | None = None
+_unavailable: set[str] = set()
+_logger = logging.getLogger(__name__)
+
+
+def remember_origin(folder: Any, options: Mapping[str, Any]) -> None:
+    """Remember the folder or repository that was opened last: where the source files that are not here yet lie.
+
+    All folders that share a running copy of this file have the same one.
+
+    Args:
+        folder: First argument of `from_pretrained`.
+        options: The others.
+    """
+    global _origin
+    _origin = (str(folder), {name: options[name] for name in _DOWNLOAD_OPTIONS if options.get(name) is not None})
+
+
+def import_sibling(name: str) -> ModuleType:
+    """Return another source file, which only some models need: that of this package, or beside the running copy.
+
+    Args:
+        name: Without ".py", one of `SOURCE_FILES`.
+
+    Raises:
+        ImportError: If this is a copy of a folder or repository that does not have the file, or has others by now.
+    """
+    file = f"{name}.py"
+    if not (_HERE / file).is_file():
+        path = _file_of_origin(file)
+        if path is None:
+            raise ImportError(
+                f"{file!r} must lie beside {__file__!r}, or in the folder that was opened, with source files equal to "
+                f"those that run; the last one opened is {_origin and _origin[0]!r}. Open it again in a new process."
+            )
+        _put(path, _HERE / file)
+        importlib.invalidate_caches()
+    return importlib.import_module(f"{__package__}.{name}")
 
 
 def copy_source_files(folder: str | Path) -> None:
-    """Copy into a folder the source files that `trust_remote_code` runs."""
-    for source in Path(__file__).parent.glob("*_radio.py"):
-        shutil.copyfile(source, Path(folder) / source.name)
+    """Copy into a folder the source files that `trust_remote_code` runs.
+
+    Those that are neither here nor where this copy comes from are left out, and then the classes in them are not named
+    in `config.json`.
+    """
+    for file in SOURCE_FILES:
+        path = _HERE / file if (_HERE / file).is_file() else _file_of_origin(file)
+        if path is None:
+            _unavailable.add(file)
+        elif path.resolve() != Path(folder, file).resolve():
+            shutil.copyfile(path, Path(folder) / file)
+    if _unavailable:
+        _logger.warning(
+            f"{str(folder)!r} lacks {sorted(_unavailable)}, which could not be found: classes in them are left out."
+        )
 
 
-def import_sibling(name: str, config: Any = None) -> ModuleType:
-    """Return another source file of this package, which only some models need."""
-    return importlib.import_module(f"{__package__}.{name}")
+def _file_of_origin(file: str) -> Path | None:
+    """Return a source file of the folder or repository that was opened; `None` where it has none, or other code."""
+    if _origin is None or file not in SOURCE_FILES:
+        return None
+    folder, options = _origin
+    commit = (__package__ or "").rpartition(".")[2]
+    place = {**options, "revision": commit} if _COMMIT.fullmatch(commit) else options
+    try:
+        own, wanted = (cached_file(folder, name, **place) for name in (Path(__file__).name, file))
+    except OSError:
+        return None
+    is_same = own is not None and Path(own).read_bytes() == Path(__file__).read_bytes()
+    return Path(wanted) if is_same and wanted is not None else None
+
+
+def _put(source: Path, target: Path) -> None:
+    """Copy a file in one step, since other processes may read the folder."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
+    shutil.copyfile(source, partial)
+    partial.replace(target)

@@ -32,10 +32,8 @@ from transformers.image_utils import ChannelDimension, PILImageResampling, SizeD
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils.generic import TensorType, is_numpy_array, is_torch_tensor
 
-from .annotations_radio import Geometry, detection_targets, instance_labels, semantic_labels
 from .checks_radio import Resolution, check_multiple, did_you_mean, is_number, nearest_multiple
-from .configuration_radio import RadioConfig
-from .post_processing_radio import PostProcessing
+from .post_processing_radio import Geometry, PostProcessing, detection_targets, instance_labels, semantic_labels
 
 
 SIZE_KEYS = (
@@ -641,7 +639,7 @@ _SERVICE_KEYS = (
 )
 
 
-def settings_of_model(config: RadioConfig) -> dict[str, Any]:
+def settings_of_model(config: Any) -> dict[str, Any]:
     """Return the settings of a processor that follow from the model: its patch, largest side, preferred resolution."""
     return {
         "patch_size": config.patch_size,
@@ -858,7 +856,7 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
         self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in self._valid_kwargs_names})
 
     @classmethod
-    def from_model_config(cls, config: RadioConfig, **overrides: Any) -> "RadioImageProcessor":
+    def from_model_config(cls, config: Any, **overrides: Any) -> "RadioImageProcessor":
         """Return the processor that fits a model: its patch, its largest side and its preferred resolution.
 
         Args:

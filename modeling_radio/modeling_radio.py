@@ -336,9 +336,9 @@ def _scale_each(normalizer: RadioIntermediateNormalizer, features: list[Tensor],
 def build_network(config: RadioConfig, use_adaptors: bool = True) -> RadioNetwork:
     """Return the network of a configuration; an architecture besides the plain ViT is imported where it is built."""
     if config.eradio is not None:
-        return import_sibling("eradio_radio", config).EradioNetwork(config, use_adaptors)
+        return import_sibling("eradio_radio").EradioNetwork(config, use_adaptors)
     if config.num_mergings:
-        return import_sibling("radio1d_radio", config).Radio1dNetwork(config, use_adaptors)
+        return import_sibling("radio1d_radio").Radio1dNetwork(config, use_adaptors)
     return RadioNetwork(config, use_adaptors)
 
 

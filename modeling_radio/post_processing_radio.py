@@ -1,18 +1,392 @@
-"""Segments of an image as transformers describes them: a map of numbers, or masks, and what each of them is.
-
-From outputs of the models back to the original images: maps, labels, depths, boxes and masks.
-"""
+"""Labels into the geometry of the inputs, and outputs back into that of the images."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_convert
+from torchvision.ops import box_convert, masks_to_boxes
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
-from transformers.models.detr.image_processing_detr import convert_segmentation_to_rle
+from transformers.image_utils import load_image_as_tensor
+from transformers.models.detr.image_processing_detr import convert_coco_poly_to_mask, convert_segmentation_to_rle
+from transformers.utils.generic import is_numpy_array
+
+from .checks_radio import is_number
+
+
+IGNORED_CLASS = 255
+"""Class of pixels that do not count, as in transformers; the default of `semantic_loss_ignore_index`."""
+
+Target = dict[str, Tensor]
+
+
+class Geometry(NamedTuple):
+    """Heights and widths of one image in pixels: as it came, as it was resized, and with padding."""
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    padded: tuple[int, int]
+
+
+def detection_targets(
+    annotations: Any, geometries: Sequence[Geometry], masks_path: str | Path | None, with_masks: bool | None
+) -> list[Target]:
+    """Return the labels of the detection models for each image.
+
+    Args:
+        annotations: One for each image, in COCO's form: `{"image_id": ..., "annotations": [{"category_id": ..., "bbox":
+            [left, top, width, height], ...}]}`, or `{"image_id": ..., "file_name": ..., "segments_info": [...]}`
+            (panoptic). Crowds, and boxes without area, are left out. A `segmentation` is polygons or run lengths.
+        geometries: Sizes of the images.
+        masks_path: Folder of the panoptic maps that `file_name` names.
+        with_masks: Also return `masks`; `None` does for panoptic annotations only.
+
+    Returns:
+        For each image `class_labels` `(n,)`, `boxes` `(n, 4)`: center x, center y, width and height as shares of the
+        image without padding, `area` `(n,)` in pixels of the resized image, `iscrowd` `(n,)`, `image_id` `(1,)`,
+        `orig_size` and `size` `(2,)`: height and width before and after resizing, without padding; `masks` `(n,
+        height, width)` of the padded image, 0 or 1.
+
+    Raises:
+        ValueError: If an annotation is not as described.
+        ImportError: If masks are wanted of polygons, and pycocotools is not installed.
+    """
+    annotations = [annotations] if isinstance(annotations, Mapping) else annotations
+    _check_count("annotations", annotations, len(geometries))
+    targets = []
+    for index, (annotation, geometry) in enumerate(zip(annotations, geometries, strict=True)):
+        name = f"annotations[{index}]"
+        if isinstance(annotation, Mapping) and "segments_info" in annotation:
+            target = _read_panoptic(annotation, name, geometry.original, masks_path, with_masks is not False)
+        elif isinstance(annotation, Mapping) and "annotations" in annotation:
+            target = _read_objects(annotation, name, geometry.original, bool(with_masks))
+        else:
+            raise ValueError(
+                f"`{name}` must be a dictionary with 'image_id' and 'annotations' (COCO's objects) or 'segments_info' "
+                f"(COCO's panoptic segments), got {_shown(annotation)}."
+            )
+        targets.append(_fit(target, geometry))
+    return targets
+
+
+def semantic_labels(maps: Sequence[Tensor], geometries: Sequence[Geometry], reduce: bool) -> list[Tensor]:
+    """Return the class of each pixel of each padded image, `(height, width)`, int64; padding is `IGNORED_CLASS`.
+
+    Args:
+        maps: One for each image and of its original size, `(height, width)`, int64.
+        geometries: Sizes of the images.
+        reduce: Class 0 is background, which does not count; all others are one less.
+
+    Raises:
+        ValueError: If there is not one map of the image's size for each image.
+    """
+    labels = []
+    for label_map, geometry in zip(_fit_maps(maps, geometries), geometries, strict=True):
+        if reduce:
+            ignored = (label_map == 0) | (label_map == IGNORED_CLASS)
+            label_map = (label_map - 1).masked_fill(ignored, IGNORED_CLASS)
+        labels.append(_pad(label_map, geometry, IGNORED_CLASS))
+    return labels
+
+
+def instance_labels(
+    maps: Sequence[Tensor],
+    geometries: Sequence[Geometry],
+    class_of_instance: Mapping[int, int] | Sequence[Mapping[int, int]],
+    reduce: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return masks and classes of the instances of each image, as transformers' universal segmentation takes them.
+
+    Args:
+        maps: The instance of each pixel, as in `semantic_labels`.
+        geometries: Sizes of the images.
+        class_of_instance: The class of each instance, one dictionary for all images or one for each.
+        reduce: Instance 0 is background and left out; classes are one less.
+
+    Returns:
+        For each image masks `(n, height, width)` of the padded image, float32, 0 or 1, and classes `(n,)`, int64.
+
+    Raises:
+        ValueError: If an instance has no class, or the maps are wrong.
+    """
+    classes = [class_of_instance] * len(geometries) if isinstance(class_of_instance, Mapping) else class_of_instance
+    _check_count("instance_id_to_semantic_id", classes, len(geometries))
+    mask_labels, class_labels = [], []
+    for index, (label_map, geometry) in enumerate(zip(_fit_maps(maps, geometries), geometries, strict=True)):
+        found = [number for number in label_map.unique().tolist() if not (reduce and number == 0)]
+        unknown = [number for number in found if number not in classes[index]]
+        if unknown:
+            raise ValueError(
+                f"`instance_id_to_semantic_id` must have a class for each instance of `segmentation_maps[{index}]`, "
+                f"got none for {unknown[0]}."
+            )
+        masks = label_map == torch.tensor(found, dtype=torch.long).view(-1, 1, 1)
+        mask_labels.append(_pad(masks.float(), geometry, 0))
+        class_labels.append(torch.tensor([int(classes[index][number]) - reduce for number in found], dtype=torch.long))
+    return mask_labels, class_labels
+
+
+def labeled_pixel_mask(labels: Any, pixel_values: Tensor) -> Tensor | None:
+    """Return where images are by the `size` in their labels: programs that train detectors drop `pixel_mask`.
+
+    Args:
+        labels: As `detection_targets` makes them; others may have no `size`.
+        pixel_values: Padded images, `(batch, channels, height, width)`.
+
+    Returns:
+        1 on the image and 0 on padding, `(batch, height, width)`, or `None` where labels tell of no padding.
+    """
+    height, width = pixel_values.shape[-2:]
+    has_sizes = isinstance(labels, Sequence) and all(isinstance(label, Mapping) and "size" in label for label in labels)
+    if not has_sizes or len(labels) != pixel_values.shape[0]:
+        return None
+    sizes = [(int(rows), int(cols)) for rows, cols in (label["size"] for label in labels)]
+    is_inside = all(0 < rows <= height and 0 < cols <= width for rows, cols in sizes)
+    if not is_inside or all(size == (height, width) for size in sizes):
+        return None
+    mask = torch.zeros(len(sizes), height, width, dtype=torch.long, device=pixel_values.device)
+    for image_mask, (rows, cols) in zip(mask, sizes, strict=True):
+        image_mask[:rows, :cols] = 1
+    return mask
+
+
+def fill_run_lengths(counts: Any, size: Sequence[int]) -> Tensor:
+    """Return COCO's run lengths, in turn of 0 and 1 and down the columns, as pixels.
+
+    Args:
+        counts: Integers, or COCO's short spelling of them, a text or its bytes.
+        size: Height and width of the image.
+
+    Returns:
+        0 and 1, `(height, width)`, uint8.
+
+    Raises:
+        ValueError: If they do not fill the image, which pycocotools does not check, or are no run lengths.
+        TypeError: If they are neither numbers nor a text.
+    """
+    height, width = size
+    counts = counts.tolist() if isinstance(counts, Tensor) or is_numpy_array(counts) else counts
+    lengths = [_plain(number) for number in counts] if isinstance(counts, (list, tuple)) else _read_run_lengths(counts)
+    are_lengths = all(type(length) is int and length >= 0 for length in lengths)
+    if not are_lengths or sum(lengths) != height * width:
+        raise ValueError("the runs do not fill the image")
+    values = (torch.arange(len(lengths)) % 2).to(torch.uint8)
+    return values.repeat_interleave(torch.tensor(lengths, dtype=torch.long)).view(width, height).T
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """Return the boxes around masks, none of which is empty.
+
+    Args:
+        masks: `(n, height, width)`.
+
+    Returns:
+        `(n, 4)`, float32: left, top, right and bottom edge in pixels.
+    """
+    boxes = masks_to_boxes(masks) if len(masks) else masks.new_zeros(0, 4)
+    return boxes.float() + boxes.new_tensor([0, 0, 1, 1]).float()  # torchvision's end in the last pixel, not behind it
+
+
+def _check_count(name: str, values: Any, count: int) -> None:
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+        found = f"{len(values)} in a list" if isinstance(values, (list, tuple)) else _shown(values)
+        raise ValueError(f"`{name}` must have one entry for each of the {count} images, got {found}.")
+
+
+def _shown(value: Any) -> str:
+    return (
+        f"a {type(value).__name__} with {sorted(map(str, value))}" if isinstance(value, Mapping) else f"{value!s:.80}"
+    )
+
+
+def _image_id(annotation: Mapping[str, Any], name: str) -> Tensor:
+    key = "image_id" if "image_id" in annotation else "id"
+    return _integers([annotation], key, name)
+
+
+def _entries(annotation: Mapping[str, Any], key: str, name: str) -> list[Mapping[str, Any]]:
+    """Return the list of dictionaries that an annotation holds under a key."""
+    entries = annotation[key]
+    if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise ValueError(f"`{key}` of `{name}` must be a list of dictionaries, got {entries!s:.80}.")
+    return list(entries)
+
+
+def _numbers(entries: Sequence[Mapping[str, Any]], key: str, length: int, name: str) -> list[list[float]]:
+    """Return what some entries hold under a key, `length` numbers each."""
+    rows = []
+    for index, entry in enumerate(entries):
+        value: Any = entry.get(key)
+        value = value.tolist() if isinstance(value, Tensor) or is_numpy_array(value) else value
+        row = [value] if length == 1 else value
+        row = [_plain(number) for number in row] if isinstance(row, (list, tuple)) else []
+        if len(row) != length or not all(map(is_number, row)):
+            rule = "a finite number" if length == 1 else f"{length} finite numbers"
+            raise ValueError(f"`{key}` of entry {index} of `{name}` must be {rule}, got {value!r}.")
+        rows.append(row)
+    return rows
+
+
+def _plain(number: Any) -> Any:
+    """Return a number of numpy or torch as Python's."""
+    return number.item() if hasattr(number, "item") else number
+
+
+def _integers(entries: Sequence[Mapping[str, Any]], key: str, name: str) -> Tensor:
+    """Return the integers that some entries hold under a key, `(n,)`, int64."""
+    numbers = [number for (number,) in _numbers(entries, key, 1, name)]
+    for index, number in enumerate(numbers):
+        if number != int(number) or abs(number) >= 2**53:  # where floats are no longer exact
+            raise ValueError(f"`{key}` of entry {index} of `{name}` must be an integer, got {number!r}.")
+    return torch.tensor([int(number) for number in numbers], dtype=torch.long)
+
+
+def _read_objects(
+    annotation: Mapping[str, Any], name: str, size: tuple[int, int], with_masks: bool
+) -> dict[str, Tensor]:
+    """Return the objects of an image in pixels of the original, boxes by their corners."""
+    height, width = size
+    entries = [entry for entry in _entries(annotation, "annotations", name) if not entry.get("iscrowd")]
+    boxes = torch.tensor(_numbers(entries, "bbox", 4, name), dtype=torch.float32).view(-1, 4)
+    boxes = box_convert(boxes, "xywh", "xyxy").clamp(min=0).minimum(torch.tensor([width, height] * 2))
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    classes = _integers(entries, "category_id", name)
+    areas = [{"area": entry.get("area", entry["bbox"][2] * entry["bbox"][3])} for entry in entries]
+    target = {
+        "image_id": _image_id(annotation, name),
+        "class_labels": classes[kept],
+        "boxes": boxes[kept],
+        "area": torch.tensor(_numbers(areas, "area", 1, name), dtype=torch.float32).view(-1)[kept],
+        "iscrowd": torch.zeros(int(kept.sum()), dtype=torch.long),
+    }
+    if with_masks:
+        missing = [index for index, entry in enumerate(entries) if not entry.get("segmentation")]
+        if missing:
+            raise ValueError(f"`segmentation` of entry {missing[0]} of `{name}` must be there for masks, got none.")
+        masks = [
+            _read_outline(entry["segmentation"], (height, width), f"entry {index} of `{name}`")
+            for index, entry in enumerate(entries)
+        ]
+        target["masks"] = torch.stack(masks)[kept] if masks else torch.zeros(0, height, width, dtype=torch.uint8)
+    return target
+
+
+def _read_outline(outline: Any, size: tuple[int, int], where: str) -> Tensor:
+    """Return an object by its polygons or run lengths as pixels, 0 and 1, `(height, width)`, uint8."""
+    if not isinstance(outline, Mapping):
+        return convert_coco_poly_to_mask([outline], *size, device=torch.device("cpu"))[0]
+    try:
+        if tuple(outline["size"]) != size:
+            raise ValueError("they are of another size")
+        return fill_run_lengths(outline["counts"], size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`segmentation` of {where} must be polygons or run lengths that fill the image, {size[0]} x {size[1]} "
+            f"(height x width), got {outline!s:.80}."
+        ) from error
+
+
+def _read_run_lengths(text: str | bytes) -> list[int]:
+    """Return the run lengths in COCO's short spelling.
+
+    Each character holds 6 bits: 5 of a number, lowest first, and whether more of it follow. From the fourth on, a
+    number is the difference from the run before the last.
+    """
+    lengths: list[int] = []
+    number = shift = 0
+    for character in text.encode() if isinstance(text, str) else text:
+        bits = character - 48
+        if not 0 <= bits < 64:
+            raise ValueError("a character is none of the spelling")
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            number -= 1 << shift
+        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
+        number = shift = 0
+    if shift:
+        raise ValueError("the last number has no end")
+    return lengths
+
+
+def _read_panoptic(
+    annotation: Mapping[str, Any], name: str, size: tuple[int, int], masks_path: str | Path | None, with_masks: bool
+) -> dict[str, Tensor]:
+    """Return the segments of an image in pixels of the original."""
+    segments = [entry for entry in _entries(annotation, "segments_info", name) if not entry.get("iscrowd")]
+    ids = _integers(segments, "id", name)
+    masks = _read_panoptic_map(annotation, name, size, masks_path) == ids.view(-1, 1, 1)
+    kept = masks.flatten(1).any(dim=1)
+    masks = masks[kept]
+    classes = _integers(segments, "category_id", name)
+    target = {
+        "image_id": _image_id(annotation, name),
+        "class_labels": classes[kept],
+        "boxes": mask_boxes(masks),
+        "area": masks.flatten(1).sum(dim=1).float(),
+        "iscrowd": torch.zeros(int(kept.sum()), dtype=torch.long),
+    }
+    return {**target, "masks": masks} if with_masks else target
+
+
+def _read_panoptic_map(
+    annotation: Mapping[str, Any], name: str, size: tuple[int, int], masks_path: str | Path | None
+) -> Tensor:
+    """Return the segment of each pixel, `(height, width)`."""
+    if masks_path is None:
+        raise ValueError(f"`masks_path` must be the folder of the map of `{name}`, got None.")
+    folder, file_name = Path(masks_path).resolve(), annotation.get("file_name")
+    path = folder / str(file_name)
+    if not path.resolve().is_relative_to(folder) or not path.is_file():
+        raise ValueError(f"`file_name` of `{name}` must be a file in `masks_path` ({masks_path}), got {file_name!r}.")
+    red, green, blue = load_image_as_tensor(str(path)).long()
+    segments = red + 256 * green + 256**2 * blue  # as COCO writes numbers of segments
+    if segments.shape != size:
+        raise ValueError(
+            f"The map {file_name!r} of `{name}` must be of the image's size {size}, got {tuple(segments.shape)}."
+        )
+    return segments
+
+
+def _fit(target: Target, geometry: Geometry) -> Target:
+    """Return a target of the original image for the resized and padded one."""
+    (height, width), (resized_height, resized_width) = geometry.original, geometry.resized
+    shares = target["boxes"] / torch.tensor([width, height] * 2)
+    target["boxes"] = box_convert(shares, "xyxy", "cxcywh")
+    target["area"] = target["area"] * (resized_height / height) * (resized_width / width)
+    if "masks" in target:
+        target["masks"] = _pad(_resize(target["masks"], geometry.resized), geometry, 0)
+    return {**target, "orig_size": torch.tensor(geometry.original), "size": torch.tensor(geometry.resized)}
+
+
+def _fit_maps(maps: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[Tensor]:
+    """Return maps resized like their images, by nearest neighbor."""
+    _check_count("segmentation_maps", maps, len(geometries))
+    for index, (label_map, geometry) in enumerate(zip(maps, geometries, strict=True)):
+        if label_map.shape != geometry.original:
+            raise ValueError(
+                f"`segmentation_maps[{index}]` must be of its image's size {tuple(geometry.original)}, got "
+                f"{tuple(label_map.shape)}."
+            )
+    return [_resize(label_map, geometry.resized) for label_map, geometry in zip(maps, geometries, strict=True)]
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return `(..., height, width)` in another size by nearest neighbor, in its own type."""
+    flat = maps.reshape(1, -1, *maps.shape[-2:]).double()  # doubles hold all numbers of instances
+    if not flat.numel():
+        return maps.new_zeros(*maps.shape[:-2], *size)
+    return F.interpolate(flat, size=size, mode="nearest-exact").view(*maps.shape[:-2], *size).to(maps.dtype)
+
+
+def _pad(maps: Tensor, geometry: Geometry, value: int) -> Tensor:
+    (height, width), (rows, cols) = geometry.resized, geometry.padded
+    return F.pad(maps, (0, cols - width, 0, rows - height), value=value)
 
 
 NO_SEGMENT = -1

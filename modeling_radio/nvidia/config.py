@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modeling_radio.checks_radio import round_to_step
-from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.presets_radio import DINO_FIELDS, RELEASES, SIZES, Release, Size
 
 from .arguments import ERADIO, check_hub_config, is_eradio
-from .eradio import arguments_of
 from .radio1d import MODEL, is_radio1d, merging_fields, prefix_counts
 
 
@@ -203,6 +201,10 @@ def backbone_fields(args: Mapping[str, Any], beside: Mapping[str, Any] | None = 
     name = args["model"]
     kwargs = {key: value for key, value in (args.get("model_kwargs") or {}).items() if value is not None}
     if is_eradio(args):
+        from modeling_radio.eradio_radio import eradio_fields
+
+        from .eradio import arguments_of
+
         plain = {"use_layer_scale": False, "use_patch_bias": False}
         return {**eradio_fields(arguments_of(args, beside)), **plain}
     if name in _DINO_STUDENTS:

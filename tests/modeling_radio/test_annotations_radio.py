@@ -11,7 +11,7 @@ from transformers import DetrImageProcessor, Mask2FormerImageProcessor
 from tuning_fixtures import run_lengths
 
 from modeling_radio import RadioImageProcessor
-from modeling_radio.annotations_radio import IGNORED_CLASS, mask_boxes
+from modeling_radio.post_processing_radio import IGNORED_CLASS, mask_boxes
 
 
 SQUARE = {"height": 96, "width": 128}

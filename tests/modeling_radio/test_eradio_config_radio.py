@@ -5,7 +5,7 @@ import json
 import pytest
 from reference_cases import REFERENCE
 
-from modeling_radio import RadioConfig
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import check_eradio, eradio_fields
 from modeling_radio.nvidia.arguments import is_eradio
 from modeling_radio.nvidia.eradio import PUBLISHED, arguments_of, published_name
@@ -65,7 +65,7 @@ def test_arguments_that_are_missing():
 )
 def test_fields_that_contradict_the_arguments(changes, message):
     with pytest.raises(ValueError, match=message):
-        RadioConfig(**{**eradio_fields(ARGUMENTS), **changes})
+        RadioModel(RadioConfig(**{**eradio_fields(ARGUMENTS), **changes}))
 
 
 def test_whose_arguments_they_are():

@@ -182,4 +182,4 @@ def test_processor_rounds_to_its_step():
 def test_remote_code_brings_its_files_along(tmp_path):
     build().save_pretrained(tmp_path)
     files = {file.name for file in tmp_path.iterdir()}
-    assert {"eradio_network_radio.py", "eradio_layers_radio.py", "eradio_config_radio.py"} <= files
+    assert "eradio_radio.py" in files

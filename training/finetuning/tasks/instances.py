@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from modeling_radio import RadioForInstanceSegmentation
-from modeling_radio.annotations_radio import fill_run_lengths
+from modeling_radio.post_processing_radio import fill_run_lengths
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.tasks.base import Score, with_file
 from training.finetuning.tasks.detection import (
