@@ -16,6 +16,7 @@ from model_cards.metadata import pipeline_tag
 from model_cards.parameters import count_parameters
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import Resolution
+from modeling_radio.native import native_differences
 
 
 PLACEHOLDER = "ORG/NAME"
@@ -53,7 +54,7 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
         card_data=Raw(card_data.to_yaml()),
         source=source,
         unpublished=Raw(UNPUBLISHED if source == PLACEHOLDER else ""),
-        native_differences=[Raw(sentence) for sentence in config.native_differences()],
+        native_differences=[Raw(sentence) for sentence in native_differences(config)],
         task=pipeline_tag(config),
         **_architecture(config),
         **values,

@@ -1,23 +1,16 @@
-"""Checks that many files share, and the one form of their errors: `` `name` must be RULE, got VALUE. WHAT TO DO. ``.
-
-What each field of the configuration may hold: one rule a field, checked wherever a value is set.
-
-Numbers are Python's own, since those of numpy and torch cannot be written to `config.json`; truth values are none.
-What several fields must be together is checked where those fields are declared.
-"""
+"""Checks and sizes that many files share; errors read `` `name` must be RULE, got VALUE. WHAT TO DO. ``."""
 
 import difflib
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import torch
-from torch import nn
-from transformers.activations import ACT2FN
 
 
 def did_you_mean(word: Any, choices: Collection[str], *, at_least: float = 0.6) -> str:
@@ -73,14 +66,18 @@ MOST_BLOCKS = 1000
 """Largest number of blocks in a row (our choice, for the same reason: each one is a module)."""
 SHOWN_CHARACTERS = 200  # our choice: enough to recognize a value in a message
 
-# Those two have weights, which no checkpoint holds.
-ACTIVATIONS = tuple(name for name in ACT2FN if name not in ("prelu", "xielu"))
-DTYPE_NAMES = tuple(
-    name for name, value in vars(torch).items() if isinstance(value, torch.dtype) and value.is_floating_point
-)
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-NAMES_IN_USE = (*dir(nn.ModuleDict()), "backbone")
-"""Names that no adaptor can have: attributes of the module that holds them, and the key of the backbone's answers."""
+
+def in_words(kind: Any) -> str:
+    """Return what values of a type are in words, for example "an integer or None"."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(map(in_words, parts)))
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin in (list, tuple):
+        return f"a list, each {in_words(parts[0])}"
+    words = {int: "an integer", float: "a number", bool: "True or False", str: "a string", type(None): "None"}
+    return words.get(kind, "a mapping" if (origin or kind) is dict else getattr(kind, "__name__", str(kind)))
 
 
 @dataclass(frozen=True)
@@ -129,11 +126,6 @@ def number(interval: str) -> Rule:
     return Rule(f"a number in {interval}", holds)
 
 
-def choice(choices: Collection[str]) -> Rule:
-    """Return the rule of one of some words."""
-    return Rule(f"one of {list(choices)}", lambda value: isinstance(value, str) and value in choices, choices)
-
-
 def optional(rule: Rule) -> Rule:
     """Return a rule that also allows `None`."""
     return Rule(f"{rule.text} or None", lambda value: value is None or rule.holds(value), rule.choices)
@@ -150,204 +142,14 @@ def listed(rule: Rule, count: int | None = None) -> Rule:
     return Rule(text, holds)
 
 
-def check_file(values: Mapping[str, Any]) -> None:
-    """Refuse what transformers would take from a parsed `config.json` without a look at it.
-
-    Raises:
-        ValueError: If a field of transformers' own is of another kind than it takes, or names kernels of a Hub
-            repository, which are code.
-    """
-    for name, value in values.items():
-        if name in FILE_RULES:
-            FILE_RULES[name].check(name, value)
-        if name.endswith(("_implementation", "_implementation_internal")):
-            IMPLEMENTATION.check(name, value)
-
-
-def _are_labels(value: Any) -> bool:
-    """Whether a value maps the numbers from 0 on, or what JSON makes of them, to names."""
-    if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value.values()):
-        return False
-    is_number = all(type(key) is int or (isinstance(key, str) and key.isdecimal()) for key in value)
-    return is_number and sorted(map(int, value)) == list(range(len(value)))
-
-
-def _is_json(value: Any) -> bool:
-    """Whether a value can be written to `config.json`, where keys are sorted; labels' numbers may be keys too."""
-    if isinstance(value, dict):
-        has_one_type = any(all(type(key) is kind for key in value) for kind in (str, int))
-        return has_one_type and all(map(_is_json, value.values()))
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_json, value))
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _are_numbers_of_labels(value: Any) -> bool:
-    """Whether a value maps names to numbers, or to the digits that JSON may hold."""
-    is_named = isinstance(value, dict) and len(value) > 0 and all(isinstance(name, str) for name in value)
-    return is_named and any(all(type(entry) is kind for entry in value.values()) for kind in (int, str))
-
-
-def _is_auto_map(value: Any) -> bool:
-    """Whether a value maps names to names, tokenizers' to two, one of which may be missing."""
-    return isinstance(value, dict) and all(isinstance(name, str | list) for name in value.values())
-
-
 FLAG = Rule("True or False", lambda value: isinstance(value, bool))
 WORD = Rule("a string", lambda value: isinstance(value, str))
 MAPPING = Rule("a mapping", lambda value: isinstance(value, dict))
-IMPLEMENTATION = optional(Rule("a name without '/'", lambda value: isinstance(value, str) and "/" not in value))
-OBJECT = Rule("a mapping of what JSON can hold", lambda value: isinstance(value, dict) and _is_json(value))
 COUNT = integer(1)
-DEPTH = integer(0, MOST_BLOCKS)
-SHARE = number("[0, 1)")
 WINDOW = Rule(
     "an integer of at least 1 (tokens), 'auto' or 'global'",
     lambda value: COUNT.holds(value) or (isinstance(value, str) and value in ("auto", "global")),
 )
-WEIGHTS = Rule(
-    "numbers of at least 0 and not all 0",
-    lambda value: listed(number(f"[0, {LARGEST}]")).holds(value) and any(value),
-)
-ADAPTOR_NAME = Rule(
-    "a name without dots that is no attribute of torch's `ModuleDict`, which holds adaptors, and not 'backbone'",
-    lambda value: isinstance(value, str) and value != "" and "." not in value and value not in NAMES_IN_USE,
-)
-DTYPE = Rule(
-    "a floating point type of torch or the name of one",
-    lambda value: value.is_floating_point if isinstance(value, torch.dtype) else choice(DTYPE_NAMES).holds(value),
-)
-
-RULES: dict[str, Rule] = {
-    # the trunk
-    "hidden_size": COUNT,
-    "num_hidden_layers": integer(1, MOST_BLOCKS),
-    "num_attention_heads": COUNT,
-    "intermediate_size": integer(0),
-    "mlp_ratio": number(f"[0, {LARGEST}]"),
-    "hidden_act": choice(ACTIVATIONS),
-    "layer_norm_eps": number("(0, 1]"),
-    "attention_probs_dropout_prob": SHARE,
-    "hidden_dropout_prob": SHARE,
-    "drop_path_rate": SHARE,
-    "use_swiglu_ffn": FLAG,
-    "qkv_bias": FLAG,
-    "use_layer_scale": FLAG,
-    "layerscale_value": number(f"[-{LARGEST}, {LARGEST}]"),
-    "use_patch_bias": FLAG,
-    "use_final_norm": FLAG,
-    "num_channels": COUNT,
-    "patch_size": COUNT,
-    "image_size": COUNT,
-    "max_img_size": COUNT,
-    "max_resolution": optional(COUNT),
-    "preferred_resolution": listed(COUNT, 2),
-    "norm_mean": listed(number(f"[-{LARGEST}, {LARGEST}]")),
-    # Our choice of a bound: smaller ones make pixels so large that their squares overflow.
-    "norm_std": listed(number(f"[1e-6, {LARGEST}]")),
-    "use_cropped_positions": FLAG,
-    "pos_embed_align_corners": FLAG,
-    "num_cls_tokens": COUNT,
-    "num_registers": integer(0),
-    "summary_idxs": optional(listed(integer(0))),
-    "use_feature_normalizer": FLAG,
-    "num_intermediate_normalizers": DEPTH,
-    "intermediate_rotation_per_layer": FLAG,
-    "video_temporal_patch_size": optional(integer(2)),
-    "initializer_range": number("(0, 1]"),
-    "eradio": optional(OBJECT),
-    # windows
-    "vitdet_window_size": optional(COUNT),
-    "vitdet_num_global": COUNT,
-    "vitdet_num_windowed": optional(integer(0)),
-    # merging
-    "downscale_levels": optional(listed(integer(0))),
-    "merged_intermediate_sizes": optional(listed(COUNT)),
-    "qk_norm": FLAG,
-    "progressive_reduction": FLAG,
-    "decoder_depth": integer(1, MOST_BLOCKS),
-    "decoder_upscale_levels": optional(listed(integer(0))),
-    "filler_grid_size": optional(COUNT),
-    "num_tokens": optional(integer(0)),
-    # adaptors; what stands in them has rules of its own
-    "adaptors": listed(MAPPING),
-    "adaptor_names": optional(listed(WORD)),
-    # heads
-    "classifier_pooling": choice(("summary", "summary_and_features")),
-    "segmentation_head": choice(("linear", "dpt")),
-    "class_weights": optional(WEIGHTS),
-    "temperature": number("(0, 1000]"),
-    "score_thresholds": optional(listed(number("[0, 1]"))),
-    "semantic_loss_ignore_index": integer(-LARGEST),
-    "dpt_indices": optional(listed(integer(0))),
-    "dpt_hidden_size": integer(2),
-    "detection_indices": optional(listed(integer(0))),
-    "detection_hidden_size": integer(32),
-    "detection_num_layers": integer(1, MOST_BLOCKS),
-    "detection_num_queries": COUNT,
-    "detection_num_groups": COUNT,
-    "detection_window_size": optional(WINDOW),
-    "text_tower": optional(OBJECT),
-    "text_adaptor": optional(WORD),
-    "use_feature_pyramid": FLAG,
-    "feature_pyramid_size": COUNT,
-    "out_features": optional(listed(WORD)),
-    "out_indices": optional(listed(integer(-LARGEST))),
-    # where the weights come from
-    "version": optional(WORD),
-    "nvidia_source": optional(OBJECT),
-    # transformers' own
-    "transformers_version": optional(WORD),
-    "architectures": optional(listed(WORD)),
-    "output_hidden_states": optional(FLAG),
-    "output_attentions": optional(FLAG),
-    "return_dict": optional(FLAG),
-    "dtype": optional(DTYPE),
-    "chunk_size_feed_forward": integer(0),
-    "is_encoder_decoder": FLAG,
-    "num_labels": COUNT,
-    "id2label": optional(Rule("a mapping of the classes 0, 1, ... to their names", _are_labels)),
-    "label2id": optional(Rule("a mapping of the names of classes to their numbers", _are_numbers_of_labels)),
-    "problem_type": optional(choice(PROBLEM_TYPES)),
-}
-"""By field, and by property that is set like one."""
-
-FILE_RULES: dict[str, Rule] = {
-    "architectures": RULES["architectures"],
-    "auto_map": Rule("a mapping of the names of classes to theirs", _is_auto_map),
-    "custom_pipelines": MAPPING,
-    "quantization_config": optional(MAPPING),
-    "transformers_weights": optional(WORD),
-}
-"""What transformers takes from `config.json` beside the fields above."""
-
-ADAPTOR_RULES: dict[str, Rule] = {
-    "name": ADAPTOR_NAME,
-    "token_index": integer(0),
-    "summary_dim": optional(COUNT),
-    "feature_dim": optional(COUNT),
-    "hidden_size": COUNT,
-    "num_inner_blocks": DEPTH,
-    "mlp_version": choice(("v1", "v2")),
-    "feature_mlp_version": optional(choice(("v1", "v2"))),
-    "feature_head": choice(("mlp", "attention")),
-    "upsample_factor": COUNT,
-    "feature_hidden_size": optional(COUNT),
-    "feature_num_inner_blocks": optional(DEPTH),
-    "feature_num_blocks": DEPTH,
-    "feature_num_attention_heads": COUNT,
-}
-"""By key of an entry of `adaptors`."""
-
-
-def check_field(name: str, value: Any) -> None:
-    """Refuse what a field of the configuration cannot hold; any other attribute may hold anything.
-
-    Raises:
-        ValueError: If the field's rule does not hold.
-    """
-    if name in RULES:
-        RULES[name].check(name, value)
 
 
 class Resolution(NamedTuple):

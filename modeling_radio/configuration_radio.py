@@ -7,23 +7,26 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeVar
 
+import torch
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+from torch import nn
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .checks_radio import (
-    ADAPTOR_RULES,
     LARGEST,
-    RULES,
+    MOST_BLOCKS,
     Resolution,
     check_blocks,
     check_choice,
-    check_field,
-    check_file,
     check_multiple,
     did_you_mean,
+    in_words,
     mlp_ratio_for,
     nearest_multiple,
     round_to_step,
@@ -31,9 +34,160 @@ from .checks_radio import (
 from .hub_radio import auto_map_entries, copy_source_files, import_sibling, own_pipeline, remember_origin
 
 
-@dataclass(kw_only=True, repr=False, eq=False)
-class TrunkFields:
-    """Shape of the transformer.
+T = TypeVar("T")
+Number = float | int
+Integers = list[int] | tuple[int, ...]
+Numbers = list[float | int] | tuple[float | int, ...]
+
+# Those two have weights, which no checkpoint holds.
+ACTIVATIONS = tuple(name for name in ACT2FN if name not in ("prelu", "xielu"))
+DTYPE_NAMES = tuple(
+    name for name, value in vars(torch).items() if isinstance(value, torch.dtype) and value.is_floating_point
+)
+NAMES_IN_USE = (*dir(nn.ModuleDict()), "backbone")
+"""Names that no adaptor can have: attributes of the module that holds them, and the key of the backbone's answers."""
+# What a configuration is built from that is no field of its file.
+OTHER_ARGUMENTS = ("num_labels", "out_features", "out_indices", "attn_implementation", "output_attentions")
+LABELS = ("id2label", "label2id")
+# Fields of transformers' native configuration that follow from others.
+NATIVE_FIELDS = ("patch_dim", "video_patch_dim")
+# What is fitted to the classes, and forgotten with them.
+FITTED_LISTS = ("class_weights", "score_thresholds")
+FITTED = ("temperature", *FITTED_LISTS)
+# From here on (difflib's ratio) an unknown name is told to be a slip. Our choice: a letter of ten may be wrong.
+SLIP = 0.85
+
+FOREIGN_LAYOUTS: list[Any] = []
+"""Readers of folders in layouts of others, which the package adds when it is imported; none where this file runs as
+remote code. Each has `describes` and `fields` for a parsed `config.json`, `opening_arguments` for a folder and
+`check_loaded` for the model that was opened with them."""
+
+
+def with_value_errors(cls: type[T]) -> type[T]:
+    """Let a strict dataclass raise a `ValueError` that names the field, in place of the errors of huggingface-hub."""
+    set_field, validate = cls.__setattr__, cls.validate  # pyrefly: ignore[missing-attribute]
+    kinds = {each.name: each.type for each in dataclasses.fields(cls)}  # pyrefly: ignore[bad-argument-type]
+
+    def set_checked(self: Any, name: str, value: Any) -> None:
+        try:
+            set_field(self, name, value)
+        except StrictDataclassFieldValidationError as error:
+            raise ValueError(f"`{name}` must be {in_words(kinds[name])}, got {value!r:.200}.") from error
+
+    def validate_all(self: Any) -> None:
+        try:
+            validate(self)
+        except StrictDataclassClassValidationError as error:
+            raise ValueError(str(error.__cause__)) from error
+
+    cls.__setattr__ = set_checked  # pyrefly: ignore[bad-assignment]
+    cls.validate = validate_all  # pyrefly: ignore[missing-attribute]
+    return cls
+
+
+def check_range(config: Any, low: float, high: float, *names: str, open_low: bool = False) -> None:
+    """Refuse fields whose number, or one of whose numbers, lies outside of [low, high] or is none; `None` is right.
+
+    Raises:
+        ValueError: It names the field.
+    """
+    for name in names:
+        value = getattr(config, name)
+        numbers = [] if value is None else value if isinstance(value, list | tuple) else [value]
+        if not all(low <= each <= high and not (open_low and each == low) for each in numbers):
+            raise ValueError(f"`{name}` must be in {'(' if open_low else '['}{low}, {high}], got {value!r:.200}.")
+
+
+@with_value_errors
+@strict
+@dataclass(kw_only=True)
+class RadioAdaptorConfig:
+    """Shape of one adaptor: the pair of heads that maps the backbone into one teacher's output space.
+
+    Attributes:
+        name: The teacher's name, for example `"siglip2-g"`. It is part of the weights' keys.
+        token_index: Which class token the summary head reads. NVIDIA's files may also name a register, or the first
+            patch, `num_prefix_tokens`.
+        summary_dim: Channels of the teacher's summary; `None` builds no summary head.
+        feature_dim: Channels of the teacher's dense features, after upsampling; `None` builds no dense head.
+        hidden_size: Hidden width of both heads' MLPs.
+        num_inner_blocks: Residual blocks between the first and the last linear layer (`mlp_version="v2"` only).
+        mlp_version: `"v1"` (RADIOv2: linear, norm, ReLU, linear) or `"v2"` (every later model).
+        feature_head: `"mlp"`, or `"attention"`: ViT blocks before the MLP (siglip2-g of C-RADIOv4).
+        upsample_factor: The dense head predicts this many times more rows and columns (pixel shuffle).
+        feature_hidden_size: Hidden width of the dense head's MLP where it differs from `hidden_size`.
+        feature_num_inner_blocks: Residual blocks of the dense head's MLP where they differ.
+        feature_mlp_version: Version of the dense head's MLP where it differs.
+        feature_num_blocks: ViT blocks of an attention head.
+        feature_num_attention_heads: Attention heads of those blocks.
+    """
+
+    name: str
+    token_index: int = 0
+    summary_dim: int | None = None
+    feature_dim: int | None = None
+    hidden_size: int
+    num_inner_blocks: int = 1
+    mlp_version: Literal["v1", "v2"] = "v2"
+    feature_head: Literal["mlp", "attention"] = "mlp"
+    upsample_factor: int = 1
+    feature_hidden_size: int | None = None
+    feature_num_inner_blocks: int | None = None
+    feature_mlp_version: Literal["v1", "v2"] | None = None
+    feature_num_blocks: int = 2
+    feature_num_attention_heads: int = 16
+
+    def validate_numbers(self) -> None:
+        """Refuse widths and counts that no head has."""
+        check_range(self, 0, LARGEST, "token_index")
+        check_range(self, 0, MOST_BLOCKS, "num_inner_blocks", "feature_num_inner_blocks", "feature_num_blocks")
+        check_range(self, 1, LARGEST, "summary_dim", "feature_dim", "hidden_size", "upsample_factor")
+        check_range(self, 1, LARGEST, "feature_hidden_size", "feature_num_attention_heads")
+
+    def validate_name(self) -> None:
+        """Refuse names that the module that holds adaptors cannot give."""
+        if not self.name or "." in self.name or self.name in NAMES_IN_USE:
+            raise ValueError(
+                "`name` must be without dots, no attribute of torch's `ModuleDict`, which holds adaptors, and not "
+                f"'backbone', got {self.name!r}."
+            )
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "RadioAdaptorConfig":
+        """Build one from a JSON object, an entry of `adaptors`.
+
+        Raises:
+            ValueError: If a key is unknown (the message suggests the nearest one), missing or wrong.
+        """
+        known = [each.name for each in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"Unknown key {key!r} in `adaptors`.{did_you_mean(key, known)}")
+        missing = [key for key in ("name", "hidden_size") if key not in values]
+        if missing:
+            raise ValueError(f"An entry of `adaptors` lacks {missing}: {values}.")
+        try:
+            return cls(**values)
+        except ValueError as error:
+            place = "adaptors" if str(error).startswith("`name`") else f"adaptors.{values['name']}"
+            raise ValueError(str(error).replace("`", f"`{place}.", 1)) from error
+
+
+class PresetNames:
+    """The names of all presets, read from their file when they are asked for."""
+
+    def __get__(self, instance: Any, owner: type) -> tuple[str, ...]:
+        return tuple(import_sibling("presets_radio").PRESETS)
+
+
+@with_value_errors
+@strict
+class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
+    r"""Shape of a RADIO backbone, its adaptors and the heads of the task models.
+
+    In `config.json` all fields lie flat side by side. Those of transformers' native `RadioConfig` keep their names, so
+    that the same file opens natively without `trust_remote_code`; the rest is ours. What is set later on a finished
+    configuration changes no other field; give `from_pretrained` or `from_preset` what shall.
 
     Attributes:
         hidden_size: Width of the tokens.
@@ -76,25 +230,90 @@ class TrunkFields:
         video_temporal_patch_size: Frames that one patch of video spans, with a projection of its own; `None` has none,
             and each frame of a clip is then an image.
         initializer_range: Standard deviation of freshly initialized linear weights.
-        eradio: Arguments of NVIDIA's E-RADIO, by its names (`eradio_radio.py`): a network of another
-            architecture, whose features have `hidden_size` channels at the stride `patch_size`; its other fields here
-            say nothing. `None` is the ViT that the other fields describe.
+        eradio: Arguments of NVIDIA's E-RADIO, by its names (`eradio_radio.py`): a network of another architecture,
+            whose features have `hidden_size` channels at the stride `patch_size`; its other fields here say nothing.
+            `None` is the ViT that the other fields describe.
+
+        vitdet_window_size: Default window in tokens for ViTDet mode; `None` is global attention.
+        vitdet_num_global: Blocks with global attention in ViTDet mode, evenly spread (the last one always is). More
+            than half the number of blocks makes all global, so that windows change nothing.
+        vitdet_num_windowed: Windowed blocks between two global ones; overrides `vitdet_num_global`.
+
+        downscale_levels: Of RADIO1D: 0-based blocks before which each 2 x 2 patches become one token of twice the
+            width, ascending; `None` is the plain network, to which none of the fields up to `num_tokens` applies.
+        merged_intermediate_sizes: Hidden width of the MLP behind each merging; `None` doubles it each time.
+        qk_norm: Layer norm of queries and keys in the encoder.
+        progressive_reduction: Cut the tokens down to `num_tokens` block by block after the last merging, so that
+            outputs depend on how many are asked for; without, fewer tokens are the first ones of all.
+        decoder_depth: Blocks of the decoder.
+        decoder_upscale_levels: 0-based blocks of the decoder before which each token becomes 2 x 2 of half the width,
+            ascending, one for each merging; `None` spreads them evenly, which for one merging is the middle.
+        filler_grid_size: Rows and columns of the table of tokens that stand where none came; `None` spans
+            `max_img_size`.
+        num_tokens: Global tokens of each image that go through the decoder where a call does not say; `None` is all.
+
+        adaptors: One JSON object per adaptor, fields as in `RadioAdaptorConfig`.
+        adaptor_names: Adaptors whose outputs `forward` returns by default; `None` means all of `adaptors`.
+
+        classifier_pooling: What the image classifier reads: `"summary"`, or `"summary_and_features"`, which adds the
+            mean of the features.
+        segmentation_head: `"linear"`, batch norm and one linear layer on the features (the papers' probe), or `"dpt"`,
+            a convolutional decoder over four blocks.
+        class_weights: Weight of each class in the loss of image classification and semantic segmentation; `None`
+            weighs all alike. Regression does not use them.
+        temperature: What the logits of image classification are divided by where a pipeline makes probabilities of
+            them; fitted after training.
+        score_thresholds: Least score of each class for which the pipelines of objects and instances, and with
+            `threshold="tuned"` of image classification, name it; `None` where none were fitted.
+        semantic_loss_ignore_index: Label of pixels that semantic segmentation does not train on.
+        dpt_indices: 0-based blocks that DPT's decoder reads, four in ascending order; `None` spreads them evenly over
+            those with global attention in ViTDet mode, so that the borders of windows do not show; for B, L, H and g
+            those are the quarters of the depth.
+        dpt_hidden_size: Its channels, an even number.
+        detection_indices: 0-based blocks that the detector reads; `None` means those with global attention in ViTDet
+            mode, so that the borders of windows do not show.
+        detection_hidden_size: Width of the detector, a multiple of 32.
+        detection_num_layers: Layers of its decoder.
+        detection_num_queries: Largest number of objects found in an image, and smallest number of patches of one.
+        detection_num_groups: Groups of queries in training (Group DETR); more learn faster and cost more, 1 is plain.
+        detection_window_size: Window that the detection models run the backbone in, as `window_size` of their
+            `forward`; `None` takes `vitdet_window_size`.
+        text_tower: Configuration of a text tower, a JSON object: of a teacher as transformers writes it for a SigLIP,
+            SigLIP2 or CLIP text model, or of a `SentenceTower`; `None` where there is none.
+        text_adaptor: The adaptor whose summary is compared with that tower's texts.
+        use_feature_pyramid: Whether `RadioBackbone` returns maps at strides 1/4, 1/2, 1 and 2 patches, "p2" to "p5",
+            instead of block outputs, "stem" (the patch embedding), "stage1" (the first block) and so on; it reads
+            `out_features` or `out_indices`.
+        feature_pyramid_size: Channels of those maps.
+
+        version: Name of the published version that the weights come from.
+        nvidia_source: What NVIDIA's file held beside the weights (training arguments, names of heads), so that a
+            converted checkpoint can be converted back. The network does not read it.
+
+    Raises:
+        ValueError: If a field is of another type or impossible, or two contradict each other; the message names them.
+
+    References:
+        C-RADIOv4 tech report, https://arxiv.org/abs/2601.17237; RADIO1D, https://arxiv.org/abs/2607.03624
     """
 
+    model_type = "radio"
+
+    # The trunk
     hidden_size: int = 1280
     num_hidden_layers: int = 32
     num_attention_heads: int = 16
     intermediate_size: int = 0
-    mlp_ratio: float = 0.0
+    mlp_ratio: Number = 0.0
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
-    attention_probs_dropout_prob: float = 0.0
-    hidden_dropout_prob: float = 0.0
-    drop_path_rate: float = 0.0
+    layer_norm_eps: Number = 1e-6
+    attention_probs_dropout_prob: Number = 0.0
+    hidden_dropout_prob: Number = 0.0
+    drop_path_rate: Number = 0.0
     use_swiglu_ffn: bool = False
     qkv_bias: bool = True
     use_layer_scale: bool = False
-    layerscale_value: float = 1.0
+    layerscale_value: Number = 1.0
     use_patch_bias: bool = False
     use_final_norm: bool = False
     num_channels: int = 3
@@ -102,20 +321,242 @@ class TrunkFields:
     image_size: int = 224
     max_img_size: int = 2048
     max_resolution: int | None = None
-    preferred_resolution: list[int] | tuple[int, int] = (512, 512)
-    norm_mean: list[float] | tuple[float, ...] = tuple(OPENAI_CLIP_MEAN)
-    norm_std: list[float] | tuple[float, ...] = tuple(OPENAI_CLIP_STD)
+    preferred_resolution: Integers = (512, 512)
+    norm_mean: Numbers = tuple(OPENAI_CLIP_MEAN)
+    norm_std: Numbers = tuple(OPENAI_CLIP_STD)
     use_cropped_positions: bool = True
     pos_embed_align_corners: bool = False
     num_cls_tokens: int = 3
     num_registers: int = 7
-    summary_idxs: list[int] | None = None
+    summary_idxs: Integers | None = None
     use_feature_normalizer: bool = False
     num_intermediate_normalizers: int = 0
     intermediate_rotation_per_layer: bool = False
     video_temporal_patch_size: int | None = None
-    initializer_range: float = 0.02
+    initializer_range: Number = 0.02
     eradio: dict[str, Any] | None = None
+    # Windows
+    vitdet_window_size: int | None = None
+    vitdet_num_global: int = 4
+    vitdet_num_windowed: int | None = None
+    # RADIO1D
+    downscale_levels: Integers | None = None
+    merged_intermediate_sizes: Integers | None = None
+    qk_norm: bool = False
+    progressive_reduction: bool = False
+    decoder_depth: int = 6
+    decoder_upscale_levels: Integers | None = None
+    filler_grid_size: int | None = None
+    num_tokens: int | None = None
+    # Adaptors
+    adaptors: list[dict[str, Any]] | tuple[dict[str, Any], ...] = field(default_factory=list)
+    adaptor_names: list[str] | tuple[str, ...] | None = None
+    # Heads
+    classifier_pooling: Literal["summary", "summary_and_features"] = "summary"
+    segmentation_head: Literal["linear", "dpt"] = "linear"
+    class_weights: Numbers | None = None
+    temperature: Number = 1.0
+    score_thresholds: Numbers | None = None
+    semantic_loss_ignore_index: int = 255  # transformers' value for segmentation, after the masks of VOC and ADE20k
+    dpt_indices: Integers | None = None
+    dpt_hidden_size: int = 256  # as in DPT, https://arxiv.org/abs/2103.13413
+    detection_indices: Integers | None = None
+    detection_hidden_size: int = 256  # this and the layers as in RF-DETR, https://arxiv.org/abs/2511.09554
+    detection_num_layers: int = 3
+    detection_num_queries: int = 100  # our choice: COCO's metric counts 100 an image; RF-DETR's 300 need 280 px
+    detection_num_groups: int = 5  # our choice: RF-DETR has 13 for COCO; on few images 5 did as well in half the time
+    # Our choice: of the trained windows nearest to ViTDet's 14.
+    detection_window_size: int | Literal["auto", "global"] | None = 16
+    text_tower: dict[str, Any] | None = None
+    text_adaptor: str | None = None
+    use_feature_pyramid: bool = False
+    feature_pyramid_size: int = 256  # as in ViTDet, https://arxiv.org/abs/2203.16527
+    # Where the weights come from
+    version: str | None = None
+    nvidia_source: dict[str, Any] | None = None
+
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    presets: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._check_names(kwargs)
+        self._warn_of_slips(kwargs)
+        self._check_arguments(kwargs)
+        self.intermediate_size, self.mlp_ratio = self._mlp_width()
+        if self.summary_idxs is None:
+            self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
+        self.norm_mean, self.norm_std = list(self.norm_mean), list(self.norm_std)
+        self.preferred_resolution = list(self.preferred_resolution)
+        self.adaptors = [dataclasses.asdict(adaptor) for adaptor in self.adaptor_configs]
+        if self.adaptor_names is None:
+            self.adaptor_names = self.all_adaptor_names
+        kwargs.pop("stage_names", None)
+        self.choose_stages(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
+        super().__post_init__(**kwargs)
+        self.architectures = self.architectures or []  # Auto classes that have two classes to choose from iterate
+
+    def check(self) -> None:
+        """Refuse what cannot be built; models call it, since fields may have been set one by one."""
+        for each in dataclasses.fields(self):
+            setattr(self, each.name, getattr(self, each.name))  # a list may have been changed in place
+        self.validate()  # pyrefly: ignore[missing-attribute]
+
+    # Reading and writing
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "RadioConfig":
+        """Return the configuration of a published architecture, or of one of our small ones.
+
+        Args:
+            name: For example `"c-radio_v4-h"`; `RadioConfig.presets` lists all.
+            overrides: Fields to change, for example `vitdet_window_size=8`.
+
+        Returns:
+            A new configuration. It holds no adaptors unless `adaptors` is given.
+
+        Raises:
+            ValueError: If no preset has this name, or an override is no field.
+        """
+        presets = import_sibling("presets_radio").PRESETS
+        check_choice("preset", name, presets)
+        cls.check_fields(overrides)
+        return cls(**cls._override({**copy.deepcopy(presets[name]), "version": name}, overrides))
+
+    @classmethod
+    def check_fields(cls, names: Iterable[str]) -> None:
+        """Refuse what is no field of a configuration.
+
+        Raises:
+            ValueError: If a name is unknown; the message suggests the nearest.
+        """
+        known = cls._known_fields()
+        for name in names:
+            if name not in known:
+                raise ValueError(f"Unknown configuration field {name!r}.{did_you_mean(name, known)}")
+
+    @classmethod
+    def _known_fields(cls) -> list[str]:
+        fields = [each.name for each in dataclasses.fields(cls) if not each.name.startswith("_")]
+        return [*fields, *OTHER_ARGUMENTS]
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a folder's `config.json`; for a pipeline that was asked for without a task, with the folder's own."""
+        is_to_infer = kwargs.get("_from_pipeline", "") is None
+        values, others = super().get_config_dict(*args, **kwargs)
+        remember_origin(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
+        check_file(values)
+        if is_to_infer and "custom_pipelines" in values:
+            values = values | {"custom_pipelines": own_pipeline(values)}
+        return values, others
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RadioConfig":
+        """Build one from a parsed `config.json`, ours or one of `FOREIGN_LAYOUTS`.
+
+        Args:
+            config_dict: The parsed file.
+            kwargs: Fields in place of the file's, and what transformers takes here. What followed from a field that is
+                given, such as `intermediate_size` from `hidden_size`, follows from the new one.
+        """
+        check_file(config_dict)
+        for layout in FOREIGN_LAYOUTS:
+            if layout.describes(config_dict):
+                config_dict = layout.fields(config_dict, kwargs.get("adaptor_names"))
+        for name in ("dtype", "torch_dtype"):
+            if isinstance(kwargs.get(name), str) and kwargs[name] == "auto":  # that of the file
+                del kwargs[name]
+        # transformers sets overrides one by one on the finished configuration: too late where they go together.
+        own = {each.name for each in dataclasses.fields(cls)} - {
+            each.name for each in dataclasses.fields(PreTrainedConfig)
+        }
+        overrides = {name: kwargs.pop(name) for name in (*own, *OTHER_ARGUMENTS[:3], *LABELS) if name in kwargs}
+        return super().from_dict(cls._override(config_dict, overrides), **kwargs)
+
+    @classmethod
+    def of(cls, config: Any) -> "RadioConfig":
+        """Return a configuration that our models are built from: itself, or what transformers' native one says.
+
+        Raises:
+            ValueError: If it is the configuration of something else.
+        """
+        if isinstance(config, cls):
+            return config
+        if not isinstance(config, PreTrainedConfig) or config.model_type != cls.model_type:
+            raise ValueError(f"`config` must be a RadioConfig, got a {type(config).__name__}.")
+        # Of a local folder transformers runs one copy of this file for AutoConfig and another one for each model class.
+        remember_origin(config.name_or_path, {})
+        fields = {name: value for name, value in config.to_dict().items() if name not in NATIVE_FIELDS}
+        return cls.from_dict(fields, name_or_path=config.name_or_path, attn_implementation=config._attn_implementation)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save `config.json`, with the source files that `trust_remote_code` runs.
+
+        They lie there before transformers uploads the folder where it is asked to.
+        """
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        copy_source_files(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields alone: inside another model's configuration an `auto_map` would point to no files."""
+        values = super().to_dict() | {"out_features": self.out_features, "out_indices": self.out_indices}
+        return {name: value for name, value in values.items() if name not in ("auto_map", "custom_pipelines")}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
+        return super().to_diff_dict() | auto_map_entries(self.architectures, has_text_tower=self.text_tower is not None)
+
+    def without_adaptors(self) -> "RadioConfig":
+        """Return a copy that describes a backbone alone: without adaptors, and without the text tower of one."""
+        config = self.without_text_tower()
+        config.adaptors, config.adaptor_names = [], []
+        return config
+
+    def without_text_tower(self) -> "RadioConfig":
+        """Return a copy that describes a backbone with its adaptors only."""
+        config = copy.deepcopy(self)
+        config.text_tower, config.text_adaptor = None, None
+        return config
+
+    @classmethod
+    def _override(cls, fields: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+        """Return keyword arguments with others in their place, and without what followed from those."""
+        if not overrides:
+            return fields
+        names = overrides.get("id2label")
+        if _are_labels(names):
+            overrides = {"label2id": {name: int(index) for index, name in names.items()}, **overrides}
+        stale = cls(**fields)._stale_fields(overrides)
+        return {**{name: value for name, value in fields.items() if name not in stale}, **overrides}
+
+    def _stale_fields(self, changed: Mapping[str, Any]) -> set[str]:
+        """Return what follows from changed fields, given with their new values, but for what was chosen itself."""
+        stale = self._stale_of_classes(changed)
+        if not {"hidden_size", "mlp_ratio"}.isdisjoint(changed):
+            stale.add("intermediate_size")
+        if "intermediate_size" in changed:
+            stale.add("mlp_ratio")
+        if "adaptors" in changed and self.adaptor_names == self.all_adaptor_names:
+            stale.add("adaptor_names")
+        has_other_stages = not {"num_hidden_layers", "use_feature_pyramid"}.isdisjoint(changed)
+        is_default = self.out_features == self.default_stages
+        if (has_other_stages and is_default) or not {"out_features", "out_indices"}.isdisjoint(changed):
+            stale |= {"out_features", "out_indices"}
+        return stale - set(changed)
+
+    def _stale_of_classes(self, changed: Mapping[str, Any]) -> set[str]:
+        """Return what cannot stay where the number of classes changes."""
+        names = changed.get("id2label")
+        num_labels = len(names) if isinstance(names, Mapping) else changed.get("num_labels", self.num_labels)
+        if self.num_labels in (None, num_labels):
+            return set()
+        fitting = {name for name in FITTED_LISTS if len(getattr(self, name) or ()) == num_labels}
+        return {*FITTED, *(() if "id2label" in changed else LABELS)} - fitting
+
+    # Sizes and tokens
 
     @property
     def resolution_step(self) -> int:
@@ -149,91 +590,17 @@ class TrunkFields:
         """Rows (and columns) of the position table."""
         return self.max_img_size // self.patch_size
 
-    def complete_trunk(self) -> None:
-        """Fill in what follows from other fields.
-
-        Raises:
-            ValueError: If the two fields for the width of the MLP contradict each other.
-        """
-        width = int(self.hidden_size * (self.mlp_ratio or 4))
-        if self.mlp_ratio and self.intermediate_size not in (0, width):
-            raise ValueError(
-                f"`intermediate_size` must be {width}, `hidden_size` {self.hidden_size} times `mlp_ratio` "
-                f"{self.mlp_ratio}, got {self.intermediate_size}. Give one of the two."
-            )
-        width = self.intermediate_size or width
-        if not 1 <= width <= LARGEST:
-            raise ValueError(
-                f"`mlp_ratio` times `hidden_size` ({self.hidden_size}) must be in [1, {LARGEST}], got {self.mlp_ratio}."
-            )
-        # Not by assignment, with which the one would follow from the other.
-        vars(self).update(intermediate_size=width, mlp_ratio=mlp_ratio_for(width, self.hidden_size))
-        if self.summary_idxs is None:
-            self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
-        self.norm_mean, self.norm_std = list(self.norm_mean), list(self.norm_std)
-        self.preferred_resolution = list(self.preferred_resolution)
-
-    def check_trunk(self) -> None:
-        """Refuse a network that cannot be built.
-
-        Raises:
-            ValueError: If a field contradicts another one.
-        """
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"`hidden_size` must be a multiple of `num_attention_heads` ({self.num_attention_heads}), got "
-                f"{self.hidden_size}."
-            )
-        if self.max_img_size % self.patch_size:
-            raise ValueError(
-                f"`max_img_size` must be a multiple of `patch_size` ({self.patch_size}), got {self.max_img_size}. "
-                f"The nearest is {round_to_step(self.max_img_size, self.patch_size)}."
-            )
-        if self.num_intermediate_normalizers not in (0, self.num_hidden_layers):
-            raise ValueError(
-                f"`num_intermediate_normalizers` must be 0 or `num_hidden_layers` ({self.num_hidden_layers}), one for "
-                f"each block, got {self.num_intermediate_normalizers}."
-            )
-        self._check_pixels()
-
-    def _check_pixels(self) -> None:
-        """Refuse sizes without a patch, and a standardization of other channels than the image has."""
-        if self.max_resolution is not None and self.max_resolution < self.patch_size:
-            raise ValueError(
-                f"`max_resolution` must be None or at least `patch_size` ({self.patch_size}), got "
-                f"{self.max_resolution}."
-            )
-        for name in ("norm_mean", "norm_std"):
-            if len(getattr(self, name)) != self.num_channels:
-                raise ValueError(
-                    f"`{name}` must have `num_channels` ({self.num_channels}) numbers, got {getattr(self, name)}."
-                )
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class ViTDetFields(TrunkFields):
-    """Windowed attention, with a few blocks of global attention in between.
-
-    Attributes:
-        vitdet_window_size: Default window in tokens for ViTDet mode; `None` is global attention.
-        vitdet_num_global: Blocks with global attention in ViTDet mode, evenly spread (the last one always is). More
-            than half the number of blocks makes all global, so that windows change nothing.
-        vitdet_num_windowed: Windowed blocks between two global ones; overrides `vitdet_num_global`.
-    """
-
-    vitdet_window_size: int | None = None
-    vitdet_num_global: int = 4
-    vitdet_num_windowed: int | None = None
+    # Windows
 
     @property
     def has_windowed_blocks(self) -> bool:
-        """Whether ViTDet mode changes anything: in a network that is too shallow every block attends globally."""
-        return len(self.global_blocks) < self.num_hidden_layers
+        """Whether ViTDet mode changes anything: not in a network that is too shallow, nor where tokens are merged."""
+        return not self.downscale_levels and len(self.global_blocks) < self.num_hidden_layers
 
     @property
     def global_blocks(self) -> list[int]:
-        """Blocks that attend globally in ViTDet mode, ascending."""
-        return [index for index in range(self.num_hidden_layers) if self.is_global_block(index)]
+        """Blocks that attend globally in ViTDet mode, ascending; of merged ones the last alone, which is decoded."""
+        return [block for block in self.full_grid_blocks if self.is_global_block(block)]
 
     def is_global_block(self, index: int) -> bool:
         """Whether block `index` (0-based) attends globally in ViTDet mode (C-RADIOv4 3.2).
@@ -246,161 +613,6 @@ class ViTDetFields(TrunkFields):
             period = max(self.num_hidden_layers // self.vitdet_num_global, 1)
         return index % period == period - 1 or index == self.num_hidden_layers - 1
 
-
-@dataclass(frozen=True, kw_only=True)
-class RadioAdaptorConfig:
-    """Shape of one adaptor: the pair of heads that maps the backbone into one teacher's output space.
-
-    Attributes:
-        name: The teacher's name, for example `"siglip2-g"`. It is part of the weights' keys.
-        token_index: Which class token the summary head reads. NVIDIA's files may also name a register, or the first
-            patch, `num_prefix_tokens`.
-        summary_dim: Channels of the teacher's summary; `None` builds no summary head.
-        feature_dim: Channels of the teacher's dense features, after upsampling; `None` builds no dense head.
-        hidden_size: Hidden width of both heads' MLPs.
-        num_inner_blocks: Residual blocks between the first and the last linear layer (`mlp_version="v2"` only).
-        mlp_version: `"v1"` (RADIOv2: linear, norm, ReLU, linear) or `"v2"` (every later model).
-        feature_head: `"mlp"`, or `"attention"`: ViT blocks before the MLP (siglip2-g of C-RADIOv4).
-        upsample_factor: The dense head predicts this many times more rows and columns (pixel shuffle).
-        feature_hidden_size: Hidden width of the dense head's MLP where it differs from `hidden_size`.
-        feature_num_inner_blocks: Residual blocks of the dense head's MLP where they differ.
-        feature_mlp_version: Version of the dense head's MLP where it differs.
-        feature_num_blocks: ViT blocks of an attention head.
-        feature_num_attention_heads: Attention heads of those blocks.
-    """
-
-    name: str
-    token_index: int = 0
-    summary_dim: int | None = None
-    feature_dim: int | None = None
-    hidden_size: int
-    num_inner_blocks: int = 1
-    mlp_version: str = "v2"
-    feature_head: str = "mlp"
-    upsample_factor: int = 1
-    feature_hidden_size: int | None = None
-    feature_num_inner_blocks: int | None = None
-    feature_mlp_version: str | None = None
-    feature_num_blocks: int = 2
-    feature_num_attention_heads: int = 16
-
-    def __post_init__(self) -> None:
-        ADAPTOR_RULES["name"].check("adaptors.name", self.name)
-        for name, rule in ADAPTOR_RULES.items():
-            rule.check(f"adaptors.{self.name}.{name}", getattr(self, name))
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "RadioAdaptorConfig":
-        """Build one from a JSON object.
-
-        Raises:
-            ValueError: If a key is unknown (the message suggests the nearest one) or a required key is missing.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(f"Unknown key {key!r} in `adaptors`.{did_you_mean(key, known)}")
-        missing = [key for key in ("name", "hidden_size") if key not in values]
-        if missing:
-            raise ValueError(f"An entry of `adaptors` lacks {missing}: {values}.")
-        return cls(**values)
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class AdaptorFields(TrunkFields):
-    """The heads into the teachers' spaces.
-
-    Attributes:
-        adaptors: One JSON object per adaptor, fields as in `RadioAdaptorConfig`.
-        adaptor_names: Adaptors whose outputs `forward` returns by default; `None` means all of `adaptors`.
-    """
-
-    adaptors: list[dict[str, Any]] = field(default_factory=list)
-    adaptor_names: list[str] | None = None
-
-    @property
-    def adaptor_configs(self) -> list[RadioAdaptorConfig]:
-        """`adaptors` as typed objects."""
-        return [RadioAdaptorConfig.from_dict(adaptor) for adaptor in self.adaptors]
-
-    def adaptor(self, name: str, *, argument: str = "adaptor_names") -> RadioAdaptorConfig:
-        """Return the adaptor of a name.
-
-        Args:
-            name: For example `"siglip2-g"`.
-            argument: What holds that name, as the user wrote it; the message begins with it.
-
-        Raises:
-            ValueError: If there is none. The message lists all adaptors and suggests the nearest.
-        """
-        adaptors = {adaptor.name: adaptor for adaptor in self.adaptor_configs}
-        check_choice(argument, name, adaptors)
-        return adaptors[name]
-
-    @property
-    def all_adaptor_names(self) -> list[str]:
-        """Names of all adaptors, which run where none are chosen."""
-        return [adaptor["name"] for adaptor in self.adaptors]
-
-    def complete_adaptors(self) -> None:
-        """Write out every field of every adaptor, and the names of all where none are chosen."""
-        # Not by assignment, with which the names would follow.
-        vars(self).update(adaptors=[dataclasses.asdict(adaptor) for adaptor in self.adaptor_configs])
-        if self.adaptor_names is None:
-            self.adaptor_names = self.all_adaptor_names
-
-    def check_adaptors(self) -> None:
-        """Refuse adaptors that cannot be built.
-
-        Raises:
-            ValueError: If two have one name, a chosen one is unknown, or the heads of an attention do not divide the
-                trunk's width.
-        """
-        adaptors = self.adaptor_configs
-        names = [adaptor.name for adaptor in adaptors]
-        if len(set(names)) < len(names):
-            raise ValueError(f"`adaptors` must have distinct names, got {names}.")
-        for name in self.adaptor_names or []:
-            self.adaptor(name)
-        for adaptor in adaptors:
-            if adaptor.feature_head == "attention" and self.hidden_size % adaptor.feature_num_attention_heads:
-                raise ValueError(
-                    f"`adaptors.{adaptor.name}.feature_num_attention_heads` must divide `hidden_size` "
-                    f"({self.hidden_size}), got {adaptor.feature_num_attention_heads}."
-                )
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class MergingFields(ViTDetFields):
-    """RADIO1D: the encoder merges patches into wider tokens, of which the first `num_tokens` go through a decoder.
-
-    Attributes:
-        downscale_levels: 0-based blocks before which each 2 x 2 patches become one token of twice the width, ascending;
-            `None` is the plain network, to which no other field here applies.
-        merged_intermediate_sizes: Hidden width of the MLP behind each merging; `None` doubles it each time.
-        qk_norm: Layer norm of queries and keys in the encoder.
-        progressive_reduction: Cut the tokens down to `num_tokens` block by block after the last merging, so that
-            outputs depend on how many are asked for; without, fewer tokens are the first ones of all.
-        decoder_depth: Blocks of the decoder.
-        decoder_upscale_levels: 0-based blocks of the decoder before which each token becomes 2 x 2 of half the width,
-            ascending, one for each merging; `None` spreads them evenly, which for one merging is the middle.
-        filler_grid_size: Rows and columns of the table of tokens that stand where none came; `None` spans
-            `max_img_size`.
-        num_tokens: Global tokens of each image that go through the decoder where a call does not say; `None` is all.
-
-    References:
-        RADIO1D. https://arxiv.org/abs/2607.03624
-    """
-
-    downscale_levels: list[int] | None = None
-    merged_intermediate_sizes: list[int] | None = None
-    qk_norm: bool = False
-    progressive_reduction: bool = False
-    decoder_depth: int = 6
-    decoder_upscale_levels: list[int] | None = None
-    filler_grid_size: int | None = None
-    num_tokens: int | None = None
-
     @property
     def num_mergings(self) -> int:
         """How often 2 x 2 tokens become one; 0 in the plain network."""
@@ -412,7 +624,7 @@ class MergingFields(ViTDetFields):
         return self.hidden_size << self.num_mergings
 
     @property
-    def splitting_blocks(self) -> list[int]:
+    def splitting_blocks(self) -> Sequence[int]:
         """Blocks of the decoder before which tokens are split, ascending."""
         if self.decoder_upscale_levels is not None:
             return self.decoder_upscale_levels
@@ -423,17 +635,6 @@ class MergingFields(ViTDetFields):
     def filler_side(self) -> int:
         """Rows and columns of the table of fillers."""
         return self.filler_grid_size or max(self.position_grid_size >> self.num_mergings, 1)
-
-    @property
-    def has_windowed_blocks(self) -> bool:
-        """Whether ViTDet mode changes anything; tokens that are merged have no windows."""
-        return not self.downscale_levels and super().has_windowed_blocks
-
-    @property
-    def global_blocks(self) -> list[int]:
-        """Blocks that attend globally in ViTDet mode, ascending; of merged ones the last alone, which is decoded."""
-        full = self.full_grid_blocks
-        return [block for block in super().global_blocks if block in full]
 
     @property
     def full_grid_blocks(self) -> list[int]:
@@ -482,14 +683,257 @@ class MergingFields(ViTDetFields):
                 f"decoder, got {list(blocks)}. The nearest to {wrong[0]} is {nearest}."
             )
 
-    def check_merging(self) -> None:
-        """Refuse mergings and a decoder that cannot be built.
+    # Adaptors
+
+    @property
+    def adaptor_configs(self) -> list[RadioAdaptorConfig]:
+        """`adaptors` as typed objects."""
+        return [RadioAdaptorConfig.from_dict(adaptor) for adaptor in self.adaptors]
+
+    def adaptor(self, name: str, *, argument: str = "adaptor_names") -> RadioAdaptorConfig:
+        """Return the adaptor of a name.
+
+        Args:
+            name: For example `"siglip2-g"`.
+            argument: What holds that name, as the user wrote it; the message begins with it.
 
         Raises:
-            ValueError: If a field contradicts another one, or is set for nothing.
+            ValueError: If there is none. The message lists all adaptors and suggests the nearest.
         """
+        adaptors = {adaptor.name: adaptor for adaptor in self.adaptor_configs}
+        check_choice(argument, name, adaptors)
+        return adaptors[name]
+
+    @property
+    def all_adaptor_names(self) -> list[str]:
+        """Names of all adaptors, which run where none are chosen."""
+        return [adaptor["name"] for adaptor in self.adaptors]
+
+    # Heads
+
+    @property
+    def dpt_blocks(self) -> Sequence[int]:
+        """The four blocks that DPT heads read, ascending; architectures of fewer global blocks repeat some."""
+        if self.dpt_indices is not None:
+            return self.dpt_indices
+        blocks = self.global_blocks
+        return [blocks[max(len(blocks) * quarter // 4 - 1, 0)] for quarter in range(1, 5)]
+
+    @property
+    def detection_blocks(self) -> Sequence[int]:
+        """Blocks that the detector reads, ascending."""
+        return self.global_blocks if self.detection_indices is None else self.detection_indices
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of all maps of `RadioBackbone`."""
+        if self.use_feature_pyramid:
+            return ["p2", "p3", "p4", "p5"]
+        return ["stem", *(f"stage{index + 1}" for index in range(self.num_hidden_layers))]
+
+    @property
+    def default_stages(self) -> list[str]:
+        """Maps that `RadioBackbone` returns where none are chosen: the whole pyramid, or the last block's."""
+        return self.stage_names if self.use_feature_pyramid else self.stage_names[-1:]
+
+    def choose_stages(self, out_features: Any = None, out_indices: Any = None) -> None:
+        """Choose maps, by name or by number; without both the default ones.
+
+        Raises:
+            ValueError: If there is no such map, or they are not in order.
+        """
+        for name, value, kind in (("out_features", out_features, str), ("out_indices", out_indices, int)):
+            if value is not None and not (
+                isinstance(value, list | tuple) and all(type(each) is kind for each in value)
+            ):
+                raise ValueError(f"`{name}` must be a list of {kind.__name__} or None, got {value!r:.200}.")
+        if out_features is None and out_indices is None:
+            out_features = self.default_stages
+        chosen = (None if entries is None else list(entries) for entries in (out_features, out_indices))
+        self.set_output_features_output_indices(*chosen)
+        if self._out_features == self.default_stages:  # which may be others later
+            self._out_features = self._out_indices = None
+
+    @property
+    def out_features(self) -> list[str]:
+        """Names of the maps that `RadioBackbone` returns."""
+        return self.default_stages if self._out_features is None else self._out_features
+
+    @out_features.setter
+    def out_features(self, value: Any) -> None:
+        self.choose_stages(out_features=value)
+
+    @property
+    def out_indices(self) -> list[int]:
+        """Their places among `stage_names`."""
+        return [self.stage_names.index(name) for name in self.out_features]
+
+    @out_indices.setter
+    def out_indices(self, value: Any) -> None:
+        self.choose_stages(out_indices=value)
+
+    @property
+    def num_labels(self) -> int | None:
+        """Number of classes."""
+        return len(self.id2label) if self.id2label is not None else None
+
+    @num_labels.setter
+    def num_labels(self, value: int) -> None:
+        if type(value) is not int or not 1 <= value <= LARGEST:
+            raise ValueError(f"`num_labels` must be an integer in [1, {LARGEST}], got {value!r:.200}.")
+        if self.num_labels != value:
+            self.id2label = {index: f"LABEL_{index}" for index in range(value)}
+            self.label2id = {name: index for index, name in self.id2label.items()}
+
+    # What cannot be built
+
+    @classmethod
+    def _check_names(cls, names: Iterable[str]) -> None:
+        """Refuse names of methods and of settings of the class, in whose place transformers would put the value."""
+        for name in names:
+            own = inspect.getattr_static(cls, name, dataclasses.MISSING)
+            is_set = isinstance(own, property) and own.fset is not None
+            if own is not dataclasses.MISSING and not is_set and name not in ("model_type", "stage_names"):
+                raise ValueError(f"`{name}` must be left out: it is no field of a configuration.")
+
+    @classmethod
+    def _warn_of_slips(cls, names: Iterable[str]) -> None:
+        """Tell of names that are nearly those of fields: transformers keeps what it does not know without a word."""
+        known = cls._known_fields()
+        for name in names:
+            meant = "" if name in known else did_you_mean(name, known, at_least=SLIP)
+            if meant:
+                warnings.warn(f"RadioConfig has no field {name!r}, which changes nothing.{meant}", stacklevel=5)
+
+    def _check_arguments(self, kwargs: Mapping[str, Any]) -> None:
+        """Refuse what transformers would read before it is validated."""
+        if self.id2label is not None:
+            self._check_classes()
+        self.validate_dtype()
+        check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")
+        num_labels, attentions = kwargs.get("num_labels"), kwargs.get("output_attentions")
+        if num_labels is not None and (type(num_labels) is not int or not 1 <= num_labels <= LARGEST):
+            raise ValueError(f"`num_labels` must be an integer in [1, {LARGEST}], got {num_labels!r:.200}.")
+        if attentions is not None and type(attentions) is not bool:
+            raise ValueError(f"`output_attentions` must be True, False or None, got {attentions!r:.200}.")
+        if self.problem_type == "single_label_classification" and (num_labels == 1 or len(self.id2label or "..") == 1):
+            raise ValueError(f"`num_labels` must be at least 2 with `problem_type` {self.problem_type!r}, got 1.")
+
+    def _mlp_width(self) -> tuple[int, float]:
+        """Return `intermediate_size` and `mlp_ratio`, each of which may follow from the other."""
+        check_range(self, 1, LARGEST, "hidden_size")
+        check_range(self, 0, LARGEST, "intermediate_size", "mlp_ratio")
+        width = int(self.hidden_size * (self.mlp_ratio or 4))
+        if self.mlp_ratio and self.intermediate_size not in (0, width):
+            raise ValueError(
+                f"`intermediate_size` must be {width}, `hidden_size` {self.hidden_size} times `mlp_ratio` "
+                f"{self.mlp_ratio}, got {self.intermediate_size}. Give one of the two."
+            )
+        width = self.intermediate_size or width
+        if not 1 <= width <= LARGEST:
+            raise ValueError(
+                f"`mlp_ratio` times `hidden_size` ({self.hidden_size}) must be in [1, {LARGEST}], got {self.mlp_ratio}."
+            )
+        return width, mlp_ratio_for(width, self.hidden_size)
+
+    def validate_output_attentions(self) -> None:
+        """Take any implementation of attention: calls that ask for its weights use eager attention."""
+
+    def validate_dtype(self) -> None:
+        """Refuse a data type that is none of floating point."""
+        dtype = self.dtype
+        is_right = dtype.is_floating_point if isinstance(dtype, torch.dtype) else dtype in (None, *DTYPE_NAMES)
+        if not is_right:
+            raise ValueError(f"`dtype` must be a floating point type of torch or the name of one, got {dtype!r:.200}.")
+
+    def validate_labels(self) -> None:
+        """Refuse names of classes without their numbers."""
+        self._check_classes()
+        if self.label2id is None:
+            raise ValueError("`label2id` must be a mapping of the names of classes to their numbers, got None.")
+
+    def _check_classes(self) -> None:
+        if not _are_labels(self.id2label):
+            raise ValueError(
+                f"`id2label` must be a mapping of the classes 0, 1, ... to their names, got {self.id2label!r:.200}."
+            )
+
+    def validate_trunk(self) -> None:
+        """Refuse a trunk that cannot be built."""
+        check_range(self, 1, LARGEST, "hidden_size", "num_attention_heads", "intermediate_size", "num_cls_tokens")
+        check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")
+        check_range(self, 0, LARGEST, "num_registers", "summary_idxs", "chunk_size_feed_forward")
+        check_range(self, 0, 1, "layer_norm_eps", "initializer_range", open_low=True)
+        check_range(self, -LARGEST, LARGEST, "layerscale_value")
+        check_choice("hidden_act", self.hidden_act, ACTIVATIONS)
+        for name in ("attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)!r}.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`hidden_size` must be a multiple of `num_attention_heads` ({self.num_attention_heads}), got "
+                f"{self.hidden_size}."
+            )
+        width = int(self.hidden_size * self.mlp_ratio)
+        if self.intermediate_size != width:
+            raise ValueError(
+                f"`intermediate_size` must be {width}, `hidden_size` {self.hidden_size} times `mlp_ratio` "
+                f"{self.mlp_ratio}, got {self.intermediate_size}. Set all three, or build a new configuration."
+            )
+        if self.num_intermediate_normalizers not in (0, self.num_hidden_layers):
+            raise ValueError(
+                f"`num_intermediate_normalizers` must be 0 or `num_hidden_layers` ({self.num_hidden_layers}), one for "
+                f"each block, got {self.num_intermediate_normalizers}."
+            )
+        for name in ("eradio", "text_tower", "nvidia_source"):
+            if not _is_json(getattr(self, name)):
+                raise ValueError(f"`{name}` must be a mapping of what JSON can hold, got {getattr(self, name)!r:.200}.")
+
+    def validate_pixels(self) -> None:
+        """Refuse sizes without a patch, and a standardization of other channels than the image has."""
+        check_range(self, 1, LARGEST, "num_channels", "patch_size", "image_size", "max_img_size", "max_resolution")
+        check_range(self, 1, LARGEST, "preferred_resolution")
+        check_range(self, 2, LARGEST, "video_temporal_patch_size")
+        check_range(self, -LARGEST, LARGEST, "norm_mean")
+        # Our choice of a bound: smaller ones make pixels so large that their squares overflow.
+        check_range(self, 1e-6, LARGEST, "norm_std")
+        if len(self.preferred_resolution) != 2:
+            raise ValueError(f"`preferred_resolution` must be two integers, got {self.preferred_resolution!r:.200}.")
+        if self.max_img_size % self.patch_size:
+            raise ValueError(
+                f"`max_img_size` must be a multiple of `patch_size` ({self.patch_size}), got {self.max_img_size}. "
+                f"The nearest is {round_to_step(self.max_img_size, self.patch_size)}."
+            )
+        if self.max_resolution is not None and self.max_resolution < self.patch_size:
+            raise ValueError(
+                f"`max_resolution` must be None or at least `patch_size` ({self.patch_size}), got "
+                f"{self.max_resolution}."
+            )
+        for name in ("norm_mean", "norm_std"):
+            if len(getattr(self, name)) != self.num_channels:
+                raise ValueError(
+                    f"`{name}` must have `num_channels` ({self.num_channels}) numbers, got {getattr(self, name)!r:.99}."
+                )
+
+    def validate_windows(self) -> None:
+        """Refuse windows without a token."""
+        check_range(self, 1, LARGEST, "vitdet_window_size", "vitdet_num_global")
+        check_range(self, 0, LARGEST, "vitdet_num_windowed")
+        if isinstance(self.detection_window_size, int):
+            check_range(self, 1, LARGEST, "detection_window_size")
+
+    def validate_merging(self) -> None:
+        """Refuse mergings and a decoder that cannot be built, or fields that are set for nothing."""
+        check_range(self, 1, LARGEST, "merged_intermediate_sizes", "filler_grid_size")
+        check_range(self, 0, LARGEST, "num_tokens")
+        check_range(self, 1, MOST_BLOCKS, "decoder_depth")
         if not self.downscale_levels:
-            self._check_plain()
+            for name, default in (("qk_norm", False), ("progressive_reduction", False), ("num_tokens", None)):
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"`{name}` must be {default} without `downscale_levels`, got {getattr(self, name)}: this "
+                        "network has one token for each patch."
+                    )
             return
         check_blocks("downscale_levels", self.downscale_levels, self.num_hidden_layers)
         count, levels = self.num_mergings, self.splitting_blocks
@@ -519,479 +963,10 @@ class MergingFields(ViTDetFields):
         if self.use_swiglu_ffn:
             raise ValueError("`use_swiglu_ffn` must be False with `downscale_levels`, got True.")
 
-    def _check_plain(self) -> None:
-        for name in ("qk_norm", "progressive_reduction"):
-            if getattr(self, name):
-                raise ValueError(f"`{name}` must be False without `downscale_levels`, got True.")
-        if self.num_tokens is not None:
-            raise ValueError(
-                f"`num_tokens` must be None without `downscale_levels`, got {self.num_tokens}: this network has one "
-                "token for each patch."
-            )
-
-
-def merged_grid(grid: Resolution, times: int) -> Resolution:
-    """Return the rows and columns that are left of a grid whose 2 x 2 cells were merged `times` times."""
-    rows, cols = grid
-    for _ in range(times):
-        rows, cols = (rows + 1) // 2, (cols + 1) // 2
-    return Resolution(rows, cols)
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class ClassFields:
-    """Classification of images and of pixels.
-
-    Where the number of classes changes, weights, temperature and thresholds that were fitted to the old ones go.
-
-    Attributes:
-        classifier_pooling: What the image classifier reads: `"summary"`, or `"summary_and_features"`, which adds the
-            mean of the features.
-        segmentation_head: `"linear"`, batch norm and one linear layer on the features (the papers' probe), or `"dpt"`,
-            a convolutional decoder over four blocks.
-        class_weights: Weight of each class in the loss of image classification and semantic segmentation; `None`
-            weighs all alike. Regression does not use them.
-        temperature: What the logits of image classification are divided by where a pipeline makes probabilities of
-            them; fitted after training.
-        score_thresholds: Least score of each class for which the pipelines of objects and instances, and with
-            `threshold="tuned"` of image classification, name it; `None` where none were fitted.
-        semantic_loss_ignore_index: Label of pixels that semantic segmentation does not train on.
-    """
-
-    classifier_pooling: str = "summary"
-    segmentation_head: str = "linear"
-    class_weights: list[float] | None = None
-    temperature: float = 1.0
-    score_thresholds: list[float] | None = None
-    semantic_loss_ignore_index: int = 255  # transformers' value for segmentation, after the masks of VOC and ADE20k
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class DPTFields(MergingFields):
-    """DPT's decoder, for depth and for segmentation with `segmentation_head="dpt"`.
-
-    Attributes:
-        dpt_indices: 0-based blocks that it reads, four in ascending order; `None` spreads them evenly over those with
-            global attention in ViTDet mode, so that the borders of windows do not show; for B, L, H and g those are the
-            quarters of the depth.
-        dpt_hidden_size: Its channels, an even number.
-    """
-
-    dpt_indices: list[int] | None = None
-    dpt_hidden_size: int = 256  # as in DPT, https://arxiv.org/abs/2103.13413
-
-    @property
-    def dpt_blocks(self) -> list[int]:
-        """The four blocks that DPT heads read, ascending; architectures of fewer global blocks repeat some."""
-        if self.dpt_indices is not None:
-            return self.dpt_indices
-        blocks = self.global_blocks
-        return [blocks[max(len(blocks) * quarter // 4 - 1, 0)] for quarter in range(1, 5)]
-
-    def check_dpt(self) -> None:
-        """Refuse a decoder that cannot be built.
-
-        Raises:
-            ValueError: If its width is odd, or it does not read four blocks of the trunk.
-        """
-        if self.dpt_hidden_size % 2:
-            raise ValueError(
-                f"`dpt_hidden_size` must be an even number, got {self.dpt_hidden_size}. The nearest is "
-                f"{round_to_step(self.dpt_hidden_size, 2)}."
-            )
-        if self.dpt_indices is not None:
-            check_blocks("dpt_indices", self.dpt_indices, self.num_hidden_layers, count=4)
-            self.check_full_grid("dpt_indices", self.dpt_indices)
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class DetectionFields(MergingFields):
-    """RF-DETR's decoder, for objects and for instances.
-
-    Attributes:
-        detection_indices: 0-based blocks that the detector reads; `None` means those with global attention in ViTDet
-            mode, so that the borders of windows do not show.
-        detection_hidden_size: Width of the detector, a multiple of 32.
-        detection_num_layers: Layers of its decoder.
-        detection_num_queries: Largest number of objects found in an image, and smallest number of patches of one.
-        detection_num_groups: Groups of queries in training (Group DETR); more learn faster and cost more, 1 is plain.
-        detection_window_size: Window that the detection models run the backbone in, as `window_size` of their
-            `forward`; `None` takes `vitdet_window_size`.
-    """
-
-    detection_indices: list[int] | None = None
-    detection_hidden_size: int = 256  # this and the layers as in RF-DETR, https://arxiv.org/abs/2511.09554
-    detection_num_layers: int = 3
-    detection_num_queries: int = 100  # our choice: COCO's metric counts 100 an image; RF-DETR's 300 need 280 px
-    detection_num_groups: int = 5  # our choice: RF-DETR has 13 for COCO; on few images 5 did as well in half the time
-    detection_window_size: int | str | None = 16  # our choice: of the trained windows nearest to ViTDet's 14
-
-    @property
-    def detection_blocks(self) -> list[int]:
-        """Blocks that the detector reads, ascending."""
-        return self.global_blocks if self.detection_indices is None else self.detection_indices
-
-    def check_detection(self) -> None:
-        """Refuse a detector that cannot be built.
-
-        Raises:
-            ValueError: If its width is impossible, or it reads blocks that the trunk has not.
-        """
-        if self.detection_hidden_size % 32:
-            raise ValueError(
-                f"`detection_hidden_size` must be a multiple of 32, got {self.detection_hidden_size}. The nearest is "
-                f"{round_to_step(self.detection_hidden_size, 32)}."
-            )
-        if self.detection_indices is not None:
-            check_blocks("detection_indices", self.detection_indices, self.num_hidden_layers)
-            self.check_full_grid("detection_indices", self.detection_indices)
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class TextFields:
-    """The text tower beside an adaptor.
-
-    Attributes:
-        text_tower: Configuration of a text tower, a JSON object: of a teacher as transformers writes it for a SigLIP,
-            SigLIP2 or CLIP text model, or of a `SentenceTower`; `None` where there is none.
-        text_adaptor: The adaptor whose summary is compared with that tower's texts.
-    """
-
-    text_tower: dict[str, Any] | None = None
-    text_adaptor: str | None = None
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class PyramidFields(MergingFields, BackboneConfigMixin):
-    """The maps of `RadioBackbone`.
-
-    Attributes:
-        use_feature_pyramid: Return maps at strides 1/4, 1/2, 1 and 2 patches instead of block outputs.
-        feature_pyramid_size: Channels of those maps.
-    """
-
-    use_feature_pyramid: bool = False
-    feature_pyramid_size: int = 256  # as in ViTDet, https://arxiv.org/abs/2203.16527
-
-    @property
-    def stage_names(self) -> list[str]:
-        """Names of all maps."""
-        if self.use_feature_pyramid:
-            return ["p2", "p3", "p4", "p5"]
-        return ["stem", *(f"stage{index + 1}" for index in range(self.num_hidden_layers))]
-
-    @property
-    def default_stages(self) -> list[str]:
-        """Maps that `RadioBackbone` returns where none are chosen: the whole pyramid, or the last block's."""
-        return self.stage_names if self.use_feature_pyramid else self.stage_names[-1:]
-
-    def choose_stages(self, out_features: Any = None, out_indices: Any = None) -> None:
-        """Choose maps, by name or by number; without both the default ones.
-
-        Raises:
-            ValueError: If there is no such map, or they are not in order.
-        """
-        RULES["out_features"].check("out_features", out_features)
-        RULES["out_indices"].check("out_indices", out_indices)
-        if out_features is None and out_indices is None:
-            out_features = self.default_stages
-        chosen = (None if entries is None else list(entries) for entries in (out_features, out_indices))
-        self.set_output_features_output_indices(*chosen)
-
-    def check_pyramid(self) -> None:
-        """Refuse maps that cannot be made.
-
-        Raises:
-            ValueError: If a chosen map does not exist, or the trunk is too narrow for the pyramid.
-        """
-        self.verify_out_features_out_indices()
-        if self.use_feature_pyramid and self.hidden_size < 4:
-            raise ValueError(
-                f"`hidden_size` must be at least 4 with `use_feature_pyramid`, whose finest map has a quarter of it, "
-                f"got {self.hidden_size}."
-            )
-
-
-# What a configuration is built from that is no field of its file.
-OTHER_ARGUMENTS = ("num_labels", "out_features", "out_indices", "attn_implementation", "output_attentions")
-LABELS = ("id2label", "label2id")
-# Fields of transformers' native configuration that follow from others.
-NATIVE_FIELDS = ("patch_dim", "video_patch_dim")
-# What is fitted to the classes, and forgotten with them.
-FITTED_LISTS = ("class_weights", "score_thresholds")
-FITTED = ("temperature", *FITTED_LISTS)
-# From here on (difflib's ratio) an unknown name is told to be a slip. Our choice: a letter of ten may be wrong.
-SLIP = 0.85
-
-
-FOREIGN_LAYOUTS: list[Any] = []
-"""Readers of folders in layouts of others, which the package adds when it is imported; none where this file runs as
-remote code. Each has `describes` and `fields` for a parsed `config.json`, `opening_arguments` for a folder and
-`check_loaded` for the model that was opened with them."""
-
-
-class PresetNames:
-    """The names of all presets, read from their file when they are asked for."""
-
-    def __get__(self, instance: Any, owner: type) -> tuple[str, ...]:
-        return tuple(import_sibling("presets_radio").PRESETS)
-
-
-class RadioConfig(
-    AdaptorFields,
-    DetectionFields,
-    DPTFields,
-    ClassFields,
-    TextFields,
-    PyramidFields,
-    PreTrainedConfig,
-):
-    r"""Shape of a RADIO backbone, its adaptors and the heads of the task models.
-
-    The fields are documented by purpose, in the classes that this one is made of: `TrunkFields`, `ViTDetFields`,
-    `MergingFields`, `AdaptorFields`, `DetectionFields`, `DPTFields`, `ClassFields`, `TextFields` and `PyramidFields`.
-    In `config.json` they lie flat side by side. Those of transformers' native `RadioConfig` keep their names, so that
-    the same file opens natively without `trust_remote_code`; the rest is ours.
-
-    `RadioBackbone` also reads `out_features` or `out_indices`: "stem" is the patch embedding, "stage1" the first block,
-    and so on; with the pyramid they are "p2" to "p5".
-
-    Attributes:
-        version: Name of the published version that the weights come from.
-        nvidia_source: What NVIDIA's file held beside the weights (training arguments, names of heads), so that a
-            converted checkpoint can be converted back. The network does not read it.
-
-    References:
-        C-RADIOv4 tech report, https://arxiv.org/abs/2601.17237
-    """
-
-    model_type = "radio"
-
-    version: str | None = None
-    nvidia_source: dict[str, Any] | None = None
-
-    _out_features: list[str] | None = None
-    _out_indices: list[int] | None = None
-
-    presets: ClassVar[tuple[str, ...]]
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        self._check_names(kwargs)
-        self._warn_of_slips(kwargs)
-        self.complete_trunk()
-        self.complete_adaptors()
-        kwargs.pop("stage_names", None)
-        self.choose_stages(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
-        super().__post_init__(**kwargs)
-        self.check()
-
-    def __setattr__(self, key: str, value: Any) -> None:
-        """Refuse a value that the field cannot hold, and once complete let follow what was not chosen itself."""
-        check_field(key, value)
-        is_complete = vars(self).get("_out_features") is not None
-        if is_complete and value is None and key in LABELS:
-            raise ValueError(f"`{key}` must be a mapping of all classes, got None. `num_labels` makes new names.")
-        stale = self._stale_fields({key: value}) if is_complete else set()
-        if key == "architectures":  # Auto classes that have two classes to choose from iterate
-            value = value or []
-        super().__setattr__(key, value)
-        if "intermediate_size" in stale or "mlp_ratio" in stale:
-            vars(self).update(dict.fromkeys(stale, 0))
-            self.complete_trunk()
-        if "adaptor_names" in stale:
-            self.adaptor_names = None
-        if key == "adaptors" and is_complete:
-            self.complete_adaptors()
-        if "out_features" in stale:
-            self.choose_stages()
-        if key == "id2label" and is_complete:
-            vars(self).update(_numbers_of(value))
-        vars(self).update({name: getattr(type(self), name) for name in FITTED if name in stale})
-
-    def check(self) -> None:
-        """Refuse what cannot be built.
-
-        Models call it too: a list may have been changed in place, and fields that contradict each other are set one by
-        one.
-
-        Raises:
-            ValueError: If a field does not keep its rule, or two contradict each other. The message names them.
-        """
-        for name in RULES:
-            check_field(name, getattr(self, name))
-        self.check_trunk()
-        self.check_merging()
-        self.check_adaptors()
-        self.check_tokens()
-        self._check_stages_of_eradio()
-        self.check_dpt()
-        self.check_detection()
-        self.check_pyramid()
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> "RadioConfig":
-        """Return the configuration of a published architecture, or of one of our small ones.
-
-        Args:
-            name: For example `"c-radio_v4-h"`; `RadioConfig.presets` lists all.
-            overrides: Fields to change, for example `vitdet_window_size=8`.
-
-        Returns:
-            A new configuration. It holds no adaptors unless `adaptors` is given.
-
-        Raises:
-            ValueError: If no preset has this name, or an override is no field.
-        """
-        presets = import_sibling("presets_radio").PRESETS
-        check_choice("preset", name, presets)
-        cls.check_fields(overrides)
-        return cls(**cls._override({**copy.deepcopy(presets[name]), "version": name}, overrides))
-
-    @classmethod
-    def check_fields(cls, names: Iterable[str]) -> None:
-        """Refuse what is no field of a configuration.
-
-        Raises:
-            ValueError: If a name is unknown; the message suggests the nearest.
-        """
-        known = cls._known_fields()
-        for name in names:
-            if name not in known:
-                raise ValueError(f"Unknown configuration field {name!r}.{did_you_mean(name, known)}")
-
-    @classmethod
-    def _known_fields(cls) -> list[str]:
-        fields = [field.name for field in dataclasses.fields(cls) if not field.name.startswith("_")]
-        return [*fields, *OTHER_ARGUMENTS]
-
-    @classmethod
-    def _check_names(cls, names: Iterable[str]) -> None:
-        """Refuse names of methods and of settings of the class, in whose place transformers would put the value.
-
-        Raises:
-            ValueError: If one is among them.
-        """
-        for name in names:
-            own = inspect.getattr_static(cls, name, dataclasses.MISSING)
-            is_set = isinstance(own, property) and own.fset is not None
-            if own is not dataclasses.MISSING and not is_set and name not in ("model_type", "stage_names"):
-                raise ValueError(f"`{name}` must be left out: it is no field of a configuration.")
-
-    @classmethod
-    def _warn_of_slips(cls, names: Iterable[str]) -> None:
-        """Tell of names that are nearly those of fields: transformers keeps what it does not know without a word."""
-        known = cls._known_fields()
-        for name in names:
-            meant = "" if name in known else did_you_mean(name, known, at_least=SLIP)
-            if meant:
-                warnings.warn(f"RadioConfig has no field {name!r}, which changes nothing.{meant}", stacklevel=4)
-
-    @classmethod
-    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read a folder's `config.json`; for a pipeline that was asked for without a task, with the folder's own."""
-        is_to_infer = kwargs.get("_from_pipeline", "") is None
-        values, others = super().get_config_dict(*args, **kwargs)
-        remember_origin(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
-        check_file(values)
-        if is_to_infer and "custom_pipelines" in values:
-            values = values | {"custom_pipelines": own_pipeline(values)}
-        return values, others
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RadioConfig":
-        """Build one from a parsed `config.json`, ours or NVIDIA's.
-
-        Args:
-            config_dict: The parsed file.
-            kwargs: Fields in place of the file's, and what transformers takes here. Another `hidden_size` or
-                `mlp_ratio` also changes `intermediate_size`.
-        """
-        check_file(config_dict)
-        for layout in FOREIGN_LAYOUTS:
-            if layout.describes(config_dict):
-                config_dict = layout.fields(config_dict, kwargs.get("adaptor_names"))
-        for name in ("dtype", "torch_dtype"):
-            if isinstance(kwargs.get(name), str) and kwargs[name] == "auto":  # that of the file
-                del kwargs[name]
-        # transformers sets overrides one by one on the finished configuration: too late where they go together.
-        own = {field.name for field in dataclasses.fields(cls)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
-        overrides = {name: kwargs.pop(name) for name in (*own, *OTHER_ARGUMENTS[:3], *LABELS) if name in kwargs}
-        return super().from_dict(cls._override(config_dict, overrides), **kwargs)
-
-    @classmethod
-    def of(cls, config: Any) -> "RadioConfig":
-        """Return a configuration that our models are built from: itself, or what transformers' native one says.
-
-        Raises:
-            ValueError: If it is the configuration of something else.
-        """
-        if isinstance(config, cls):
-            return config
-        if not isinstance(config, PreTrainedConfig) or config.model_type != cls.model_type:
-            raise ValueError(f"`config` must be a RadioConfig, got a {type(config).__name__}.")
-        fields = {name: value for name, value in config.to_dict().items() if name not in NATIVE_FIELDS}
-        return cls.from_dict(fields, name_or_path=config.name_or_path, attn_implementation=config._attn_implementation)
-
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save `config.json`, with the source files that `trust_remote_code` runs.
-
-        They lie there before transformers uploads the folder where it is asked to.
-        """
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
-        copy_source_files(save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields alone: inside another model's configuration an `auto_map` would point to no files."""
-        values = super().to_dict()
-        return {name: value for name, value in values.items() if name not in ("auto_map", "custom_pipelines")}
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
-        return super().to_diff_dict() | auto_map_entries(self.architectures, has_text_tower=self.text_tower is not None)
-
-    def native_differences(self) -> list[str]:
-        """Name what makes the outputs of transformers' native `RadioModel` differ on a folder of this configuration.
-
-        None where summary and features are equal; adaptors and intermediate features do not count, native has none.
-        """
-        reads_registers = any(index >= self.num_cls_tokens for index in self.summary_idxs or [])
-        reasons = {
-            "tokens that are merged, and a decoder": self.num_mergings > 0,
-            "a position table resized with aligned corners": self.pos_embed_align_corners,
-            "a position table cropped instead of fitted to each grid": not self.use_cropped_positions,
-            "a feature normalizer": self.use_feature_normalizer,
-            "E-RADIO, which native does not know": self.eradio is not None,
-            "LayerScale that is not folded into the linear layers": self.use_layer_scale,
-            "a `layerscale_value` other than 1, by which native scales": self.layerscale_value != 1,
-            "a final norm": self.use_final_norm,
-            "a biased patch projection": self.use_patch_bias,
-            "SwiGLU, whose weights have other names there": self.use_swiglu_ffn,
-            "a summary of registers, which native cuts off": reads_registers,
-            "`return_dict` off, with which native stops; open it with `return_dict=True`": not self.return_dict,
-            "windowed attention by default": self.vitdet_window_size is not None and self.has_windowed_blocks,
-        }
-        return [reason for reason, applies in reasons.items() if applies]
-
-    def without_adaptors(self) -> "RadioConfig":
-        """Return a copy that describes a backbone alone: without adaptors, and without the text tower of one."""
-        config = self.without_text_tower()
-        config.adaptors, config.adaptor_names = [], []
-        return config
-
-    def without_text_tower(self) -> "RadioConfig":
-        """Return a copy that describes a backbone with its adaptors only."""
-        config = copy.deepcopy(self)
-        config.text_tower, config.text_adaptor = None, None
-        return config
-
-    def check_tokens(self) -> None:
+    def validate_tokens(self) -> None:
         """Refuse tokens that the summary or a head cannot read.
 
         Others than class tokens are a mistake, but for NVIDIA's files: there positions and slots may lie behind them.
-
-        Raises:
-            ValueError: If there is no such token.
         """
         of_nvidia = self.nvidia_source is not None
         what = "class tokens and registers" if of_nvidia else "the class tokens"
@@ -1005,58 +980,108 @@ class RadioConfig(
                     f"`adaptors.{adaptor.name}.token_index` must lie in [0, {end}), {what}, got {adaptor.token_index}."
                 )
 
-    def _check_stages_of_eradio(self) -> None:
-        """Refuse maps of E-RADIO's levels, which have other widths: its backbone gives the final features.
+    def validate_adaptors(self) -> None:
+        """Refuse adaptors of one name, unknown ones that are chosen, and heads that do not divide the width."""
+        adaptors = self.adaptor_configs
+        names = [adaptor.name for adaptor in adaptors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`adaptors` must have distinct names, got {names}.")
+        for name in self.adaptor_names or []:
+            self.adaptor(name)
+        for adaptor in adaptors:
+            if adaptor.feature_head == "attention" and self.hidden_size % adaptor.feature_num_attention_heads:
+                raise ValueError(
+                    f"`adaptors.{adaptor.name}.feature_num_attention_heads` must divide `hidden_size` "
+                    f"({self.hidden_size}), got {adaptor.feature_num_attention_heads}."
+                )
 
-        Raises:
-            ValueError: If other maps are chosen.
-        """
+    def validate_heads(self) -> None:
+        """Refuse heads that cannot be built, or that read blocks which the trunk has not."""
+        check_range(self, 1, MOST_BLOCKS, "detection_num_layers")
+        check_range(self, 1, LARGEST, "detection_num_queries", "detection_num_groups", "feature_pyramid_size")
+        check_range(self, 2, LARGEST, "dpt_hidden_size")
+        check_range(self, 32, LARGEST, "detection_hidden_size")
+        check_range(self, -LARGEST, LARGEST, "semantic_loss_ignore_index")
+        check_range(self, 0, LARGEST, "class_weights")
+        check_range(self, 0, 1, "score_thresholds")
+        check_range(self, 0, 1000, "temperature", open_low=True)
+        if self.class_weights is not None and not any(self.class_weights):
+            raise ValueError(f"`class_weights` must be numbers of at least 0 and not all 0, got {self.class_weights}.")
+        for name, step in (("dpt_hidden_size", 2), ("detection_hidden_size", 32)):
+            if getattr(self, name) % step:
+                raise ValueError(
+                    f"`{name}` must be a multiple of {step}, got {getattr(self, name)}. The nearest is "
+                    f"{round_to_step(getattr(self, name), step)}."
+                )
+        for name, count in (("dpt_indices", 4), ("detection_indices", None)):
+            blocks = getattr(self, name)
+            if blocks is not None:
+                check_blocks(name, blocks, self.num_hidden_layers, count=count)
+                self.check_full_grid(name, blocks)
+
+    def validate_stages(self) -> None:
+        """Refuse maps of `RadioBackbone` that cannot be made."""
+        self.verify_out_features_out_indices()
+        if self.use_feature_pyramid and self.hidden_size < 4:
+            raise ValueError(
+                f"`hidden_size` must be at least 4 with `use_feature_pyramid`, whose finest map has a quarter of it, "
+                f"got {self.hidden_size}."
+            )
+        # E-RADIO's levels have other widths: its backbone gives the final features.
         if self.eradio is not None and not self.use_feature_pyramid and self.out_features != self.stage_names[-1:]:
             raise ValueError(f"`out_features` must be {self.stage_names[-1:]} for E-RADIO, got {self.out_features}.")
 
-    def _stale_fields(self, changed: Mapping[str, Any]) -> set[str]:
-        """Return what follows from changed fields, given with their new values, but for what was chosen itself."""
-        stale = self._stale_of_classes(changed)
-        if not {"hidden_size", "mlp_ratio"}.isdisjoint(changed):
-            stale.add("intermediate_size")
-        if "intermediate_size" in changed:
-            stale.add("mlp_ratio")
-        if "adaptors" in changed and self.adaptor_names == self.all_adaptor_names:
-            stale.add("adaptor_names")
-        has_other_stages = not {"num_hidden_layers", "use_feature_pyramid"}.isdisjoint(changed)
-        if has_other_stages and self.out_features == self.default_stages:
-            stale |= {"out_features", "out_indices"}
-        return stale - set(changed)
 
-    def _stale_of_classes(self, changed: Mapping[str, Any]) -> set[str]:
-        """Return what cannot stay where the number of classes changes."""
-        names = changed.get("id2label")
-        num_labels = len(names) if isinstance(names, Mapping) else changed.get("num_labels", self.num_labels)
-        if self.num_labels in (None, num_labels):
-            return set()
-        fitting = {name for name in FITTED_LISTS if len(getattr(self, name) or ()) == num_labels}
-        return {*FITTED, *(() if "id2label" in changed else LABELS)} - fitting
-
-    @classmethod
-    def _override(cls, fields: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-        """Return keyword arguments with others in their place, and without what followed from those."""
-        if not overrides:
-            return fields
-        overrides = {**_numbers_of(overrides.get("id2label")), **overrides}
-        stale = cls(**fields)._stale_fields(overrides)
-        if not {"out_features", "out_indices"}.isdisjoint(overrides):
-            stale |= {"out_features", "out_indices"}
-        return {**{name: value for name, value in fields.items() if name not in stale}, **overrides}
+RadioConfig.presets = PresetNames()  # pyrefly: ignore[bad-assignment]  (later: dataclasses read what they find)
 
 
-RadioConfig.presets = PresetNames()  # pyrefly: ignore[bad-assignment]  (later, since dataclasses read what they find)
+def merged_grid(grid: Resolution, times: int) -> Resolution:
+    """Return the rows and columns that are left of a grid whose 2 x 2 cells were merged `times` times."""
+    rows, cols = grid
+    for _ in range(times):
+        rows, cols = (rows + 1) // 2, (cols + 1) // 2
+    return Resolution(rows, cols)
 
 
-def _numbers_of(names: Any) -> dict[str, dict[str, int]]:
-    """Return the `label2id` that an `id2label` wants; none of what is not one, which transformers refuses."""
-    is_valid = isinstance(names, Mapping) and all(
-        str(index).isdecimal() and isinstance(name, str) for index, name in names.items()
-    )
-    if not is_valid:
-        return {}
-    return {"label2id": {name: int(index) for index, name in names.items()}}
+def check_file(values: Mapping[str, Any]) -> None:
+    """Refuse what transformers would take from a parsed `config.json` without a look at it.
+
+    Raises:
+        ValueError: If a field of transformers' own is of another kind than it takes, or names kernels of a Hub
+            repository, which are code.
+    """
+    architectures, auto_map = values.get("architectures"), values.get("auto_map", {})
+    names = auto_map.values() if isinstance(auto_map, dict) else [None]
+    rules = {
+        "architectures": architectures is None or _are_all(architectures, str),
+        "auto_map": all(isinstance(name, str | list) for name in names),
+        "custom_pipelines": isinstance(values.get("custom_pipelines", {}), dict),
+        "quantization_config": isinstance(values.get("quantization_config"), dict | None),
+        "transformers_weights": isinstance(values.get("transformers_weights"), str | None),
+    }
+    for name, value in values.items():
+        is_kernel = name.endswith(("_implementation", "_implementation_internal")) and value is not None
+        if not rules.get(name, True) or (is_kernel and not (isinstance(value, str) and "/" not in value)):
+            raise ValueError(f"`{name}` must be what transformers writes there, got {value!r:.200}.")
+
+
+def _are_all(values: Any, kind: type) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(each, kind) for each in values)
+
+
+def _are_labels(value: Any) -> bool:
+    """Whether a value maps the numbers from 0 on, or what JSON makes of them, to names."""
+    if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value.values()):
+        return False
+    are_numbers = all(type(key) is int or (isinstance(key, str) and key.isdecimal()) for key in value)
+    return are_numbers and sorted(map(int, value)) == list(range(len(value)))
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a value can be written to `config.json`, where keys are sorted; labels' numbers may be keys too."""
+    if isinstance(value, dict):
+        has_one_type = any(all(type(key) is kind for key in value) for kind in (str, int))
+        return has_one_type and all(map(_is_json, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -165,14 +165,15 @@ _logger = logging.getLogger(__name__)
 def remember_origin(folder: Any, options: Mapping[str, Any]) -> None:
     """Remember the folder or repository that was opened last: where the source files that are not here yet lie.
 
-    All folders that share a running copy of this file have the same one.
+    All that share a running copy of this file have the same source files.
 
     Args:
         folder: First argument of `from_pretrained`.
         options: The others.
     """
     global _origin
-    _origin = (str(folder), {name: options[name] for name in _DOWNLOAD_OPTIONS if options.get(name) is not None})
+    if folder:
+        _origin = (str(folder), {name: options[name] for name in _DOWNLOAD_OPTIONS if options.get(name) is not None})
 
 
 def import_sibling(name: str) -> ModuleType:

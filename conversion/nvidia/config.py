@@ -11,7 +11,6 @@ from torch import Tensor
 
 from conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio.checks_radio import check_choice
-from modeling_radio.configuration_radio import MergingFields
 from modeling_radio.modeling_radio import FILLERS
 from modeling_radio.nvidia.arguments import is_eradio
 from modeling_radio.nvidia.config import (
@@ -22,7 +21,7 @@ from modeling_radio.nvidia.config import (
     temporal_patch_size,
     token_fields,
 )
-from modeling_radio.nvidia.radio1d import is_radio1d
+from modeling_radio.nvidia.radio1d import MERGING_FIELDS, is_radio1d
 from modeling_radio.presets_radio import RELEASES, SIZES
 
 
@@ -155,7 +154,7 @@ def _merging_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict[
     """Return what only RADIO1D has: the arguments tell it, and the tensors must then fit."""
     if not named.get("downscale_levels"):
         return {}
-    fields = {name: named[name] for name in MergingFields.__annotations__ if name in named}
+    fields = {name: named[name] for name in MERGING_FIELDS if name in named}
     fields["use_layer_scale"] = f"{BLOCKS}.0.ls1.grandma" in state
     # The first block may be a wide one already.
     fields["intermediate_size"] = int(named["hidden_size"] * named["mlp_ratio"])

@@ -10,6 +10,17 @@ from modeling_radio.presets_radio import Size
 MODEL = "radio1d_"
 """How the names of these architectures begin, `radio1d_large_patch16_224` and such."""
 
+MERGING_FIELDS = (
+    "downscale_levels",
+    "merged_intermediate_sizes",
+    "qk_norm",
+    "progressive_reduction",
+    "decoder_depth",
+    "decoder_upscale_levels",
+    "filler_grid_size",
+)
+"""Of `RadioConfig`, what only RADIO1D has."""
+
 # Defaults of NVIDIA's code where the arguments do not say.
 _IMAGE_SIZE = 224
 _DECODER_DEPTH = 6

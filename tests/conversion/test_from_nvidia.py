@@ -104,7 +104,7 @@ def test_command_writes_a_folder_that_opens(case, reference, tmp_path, capsys):
     assert largest_difference(compare_with_reference(model.eval(), expected)) <= TOLERANCE
     files = {file.name for file in output.iterdir()}
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "modeling_radio.py"} <= files
-    assert json.loads((output / "config.json").read_text())["auto_map"]["AutoModel"] == "auto_radio.RadioModel"
+    assert json.loads((output / "config.json").read_text())["auto_map"]["AutoModel"] == "modeling_radio.RadioModel"
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 

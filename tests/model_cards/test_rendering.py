@@ -6,6 +6,7 @@ from markdown_it import MarkdownIt
 from model_cards.kinds.converted import Conversion
 from model_cards.rendering import Raw, code_span, escaped, read_card, render_card
 from modeling_radio import RadioConfig
+from modeling_radio.native import native_differences
 
 
 def test_a_name_without_a_value_is_an_error():
@@ -18,7 +19,7 @@ def test_a_radio1d_says_how_many_tokens_and_that_native_does_not_open_it():
     from model_cards.rendering import render_part
 
     def usage(config: RadioConfig) -> str:
-        values = {"unpublished": "", "native_differences": config.native_differences(), "task": "x", "source": "folder"}
+        values = {"unpublished": "", "native_differences": native_differences(config), "task": "x", "source": "folder"}
         return render_part("usage.md", config=config, **values)
 
     merged = usage(RadioConfig.from_preset("radio-test", downscale_levels=[2]))

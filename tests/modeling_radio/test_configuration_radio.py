@@ -11,6 +11,7 @@ from transformers.models.radio.configuration_radio import RadioConfig as NativeR
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.configuration_radio import NATIVE_FIELDS
+from modeling_radio.native import native_differences
 
 
 HEADS = [
@@ -100,7 +101,7 @@ def test_only_files_of_nvidia_may_name_other_tokens_than_class_tokens():
     adaptors, source = [{**HEADS[0], "token_index": 10}], {"nvidia_source": {"args": {}}}
     config = tiny(adaptors=adaptors, summary_idxs=[0, 9], **source)
     assert (config.summary_idxs, config.adaptor("siglip2-g").token_index) == ([0, 9], 10)
-    assert config.native_differences() == ["a summary of registers, which native cuts off"]
+    assert native_differences(config) == ["a summary of registers, which native cuts off"]
     with pytest.raises(
         ValueError, match=r"`summary_idxs` must lie in \[0, 10\), class tokens and registers, got \[10\]"
     ):
@@ -157,16 +158,19 @@ def test_what_was_not_chosen_follows_an_override_at_load(order, tmp_path):
     assert RadioConfig.from_pretrained(tmp_path, num_hidden_layers=2).out_features == ["stage2"]
 
 
-def test_what_was_not_chosen_follows_a_field_that_is_set_later():
+def test_maps_that_were_not_chosen_follow_the_depth():
     config = tiny()
     config.num_hidden_layers = 2
-    config.adaptors = HEADS
-    config.hidden_size = 64
     assert (config.out_features, config.out_indices) == (["stage2"], [2])
-    assert config.adaptor_names == ["siglip2-g", "dino_v3"]
-    assert (config.intermediate_size, config.mlp_ratio) == (256, 4.0)
-    config.intermediate_size = 96
-    assert (config.hidden_size, config.mlp_ratio) == (64, 1.5)
+    config.check()
+
+
+def test_a_width_that_is_set_later_must_fit_the_others():
+    config = tiny()
+    config.hidden_size = 64
+    with pytest.raises(ValueError, match="`intermediate_size`"):
+        RadioModel(config)
+    config.intermediate_size = 256
     config.check()
 
 

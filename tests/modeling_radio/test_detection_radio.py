@@ -317,7 +317,7 @@ def test_folder_names_what_opens_it(model_class, tmp_path):
     RadioForInstanceSegmentation(tiny_config()).save_pretrained(tmp_path / "instances")
     model_class.from_pretrained(tmp_path / "instances").save_pretrained(tmp_path / "again")
     config = json.loads((tmp_path / "again" / "config.json").read_text())
-    assert config["auto_map"]["AutoModelForObjectDetection"] == f"auto_radio.{model_class.__name__}"
+    assert config["auto_map"]["AutoModelForObjectDetection"] == f"detection_radio.{model_class.__name__}"
     segmentation = config["custom_pipelines"]["image-segmentation"]["impl"]
     assert ("Instance" in segmentation) == (model_class is RadioForInstanceSegmentation)
 

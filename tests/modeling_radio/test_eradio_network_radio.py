@@ -18,6 +18,7 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.eradio_radio import EradioNetwork, eradio_fields, optimal_window
+from modeling_radio.native import native_differences
 
 
 CASE = REFERENCE / "e_radio_tiny"
@@ -82,7 +83,7 @@ def test_a_saved_folder_opens_with_its_windows_and_heads(tmp_path):
         for left, right in ((output, expected), (output.adaptors["clip"], expected.adaptors["clip"])):
             assert torch.equal(left.features, right.features)
             assert torch.equal(left.summary, right.summary)
-    assert again.config.native_differences() == ["E-RADIO, which native does not know", *expected_others(again.config)]
+    assert native_differences(again.config) == ["E-RADIO, which native does not know", *expected_others(again.config)]
     plain = {"window_size": 4, "adaptor_names": []}
     assert not torch.equal(model(images, **plain).features, model(images, adaptor_names=[]).features)
 

@@ -5,6 +5,7 @@ from tiny_radio1d import FIELDS
 
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import Resolution
+from modeling_radio.native import native_differences
 
 
 def config(**overrides) -> RadioConfig:
@@ -60,5 +61,5 @@ def test_what_cannot_be_built_is_refused(fields, message):
 
 
 def test_native_transformers_is_told_apart():
-    assert "tokens that are merged, and a decoder" in config().native_differences()
-    assert "tokens that are merged, and a decoder" not in config(downscale_levels=None).native_differences()
+    assert "tokens that are merged, and a decoder" in native_differences(config())
+    assert "tokens that are merged, and a decoder" not in native_differences(config(downscale_levels=None))

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from modeling_radio import peft_radio
+from modeling_radio import loading_radio
 from modeling_radio.loading_radio import (
     check_adapter_versions,
     check_adapter_weights,
@@ -94,20 +94,20 @@ def test_nothing_that_can_be_a_base(folder, fields, message):
 
 @pytest.mark.parametrize(("version", "is_peft_recent"), [("5.17.0", True), ("5.18.0", False)])
 def test_versions_that_leave_out_heads(folder, monkeypatch, version, is_peft_recent):
-    monkeypatch.setattr(peft_radio.transformers, "__version__", version)
-    monkeypatch.setattr(peft_radio, "is_peft_greater_or_equal", lambda _: is_peft_recent)
+    monkeypatch.setattr(loading_radio.transformers, "__version__", version)
+    monkeypatch.setattr(loading_radio, "is_peft_greater_or_equal", lambda _: is_peft_recent)
     check_adapter_versions(folder)
     check_adapter_versions(None)
     describe(folder, modules_to_save=["classifier"])
     with pytest.raises(ValueError, match=rf"has a head, which takes .*; installed are transformers {version} and peft"):
         check_adapter_versions(folder)
-    monkeypatch.setattr(peft_radio.transformers, "__version__", "5.18.0.dev0")
-    monkeypatch.setattr(peft_radio, "is_peft_greater_or_equal", lambda _: True)
+    monkeypatch.setattr(loading_radio.transformers, "__version__", "5.18.0.dev0")
+    monkeypatch.setattr(loading_radio, "is_peft_greater_or_equal", lambda _: True)
     check_adapter_versions(folder)
 
 
 def test_adapter_folder_without_peft(folder, monkeypatch):
-    monkeypatch.setattr(peft_radio, "is_peft_available", lambda: False)
+    monkeypatch.setattr(loading_radio, "is_peft_available", lambda: False)
     with pytest.raises(ValueError, match=r"is an adapter folder, which peft opens: `pip install peft`\."):
         find_adapter_base(folder)
 
@@ -135,7 +135,7 @@ def test_weights_are_those_of_the_base(folder, monkeypatch):
         asked[name] = options
         return str(folder / "adapter_config.json") if name == "org/adapter" else None
 
-    monkeypatch.setattr(peft_radio, "find_adapter_config_file", find)
+    monkeypatch.setattr(loading_radio, "find_adapter_config_file", find)
     assert source_of_weights("org/adapter", {"revision": "v1", "token": None, "num_labels": 3}) == "some/base"
     assert source_of_weights("org/whole", {"subfolder": "a"}) == "org/whole"
     assert asked == {"org/adapter": {"revision": "v1"}, "org/whole": {"subfolder": "a"}}

@@ -23,7 +23,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize, to_p
 from modeling_radio import RadioForDepthEstimation, RadioForImageClassification
 from modeling_radio.checks_radio import check_choice, check_multiple
 from modeling_radio.hub_radio import task_of
-from modeling_radio.windows_radio import WindowSize, check_window_size
+from modeling_radio.inputs_radio import WindowSize, check_window_size
 from modeling_radio.zero_shot_radio import DenseSource
 from training.pictures.answers import (
     DTYPES,

@@ -184,7 +184,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
             require(is_weight, "class_weights", self.class_weights, "numbers of at least 0, one of them above 0")
         require(self.size is None or min(self.size) >= 1, "size", self.size, "sides of at least 1 pixel")
         if self.window_size is not None:
-            from modeling_radio.windows_radio import check_window_size  # takes seconds; `--help` need not wait
+            from modeling_radio.inputs_radio import check_window_size  # takes seconds; `--help` need not wait
 
             check_window_size(self.window_size)
         return self

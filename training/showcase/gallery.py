@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from foundation.checkpoints import with_windowed_blocks
 from foundation.command_line import Command
 from modeling_radio.checks_radio import Resolution
-from modeling_radio.windows_radio import WindowSize
+from modeling_radio.inputs_radio import WindowSize
 from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, DenseSource
 from training.demo_kit.assets import load_demo_assets
 from training.demo_kit.republishing import republishable_photographs

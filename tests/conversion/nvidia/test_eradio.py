@@ -13,8 +13,9 @@ from conversion.nvidia.eradio import relative_positions
 from conversion.to_nvidia import main as to_nvidia
 from conversion.to_nvidia import training_file_content
 from conversion.verification import compare_with_reference, largest_difference
-from modeling_radio import RadioConfig, RadioModel, eradio_config_radio
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import eradio_fields
+from modeling_radio.nvidia import eradio
 
 
 CASE = REFERENCE / "e_radio_tiny"
@@ -98,7 +99,7 @@ def test_a_hub_folder_opens(cpe_max_size, tmp_path):
 
 
 def test_a_published_one_opens_from_the_hub_layout_itself(tmp_path, monkeypatch):
-    monkeypatch.setitem(eradio_config_radio.PUBLISHED, "eradio", ARGUMENTS)  # a small one in its place
+    monkeypatch.setitem(eradio.PUBLISHED, "eradio", ARGUMENTS)  # a small one in its place
     write_hub_layout(tmp_path, model="eradio")
     model, report = RadioModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]

@@ -148,7 +148,7 @@ def test_pushing_while_saving_uploads_the_sources(tmp_path, monkeypatch):
     monkeypatch.setattr(HfApi, "create_commit", create_commit)
     RadioForImageClassification(tiny_config()).save_pretrained(tmp_path / "model", push_to_hub=True)
     written = {path.name for path in (tmp_path / "model").iterdir()}
-    assert {"config.json", "model.safetensors", "auto_radio.py", "modeling_radio.py"} <= written
+    assert {"config.json", "model.safetensors", "hub_radio.py", "modeling_radio.py"} <= written
     assert written <= set(uploaded)
 
 

@@ -1,4 +1,4 @@
-"""`RadioConfig.native_differences`, field by field, against the model that transformers itself opens a folder as."""
+"""`native_differences`, field by field, against the model that transformers itself opens."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import eradio_fields
+from modeling_radio.native import native_differences
 from modeling_radio.nvidia.eradio import PUBLISHED
 
 
@@ -163,10 +164,10 @@ def are_equal(ours: RadioModel, native: NativeRadioModel) -> bool:
 def test_native_differs_exactly_where_differences_are_named(fields, opened_twice):
     ours, native = opened_twice(fields)
     if native is None:
-        assert ours.config.native_differences()
+        assert native_differences(ours.config)
         return
     assert type(native).__module__ == "transformers.models.radio.modeling_radio"
-    assert are_equal(ours, native) == (ours.config.native_differences() == [])
+    assert are_equal(ours, native) == (native_differences(ours.config) == [])
 
 
 def test_every_field_has_a_case():
@@ -179,7 +180,7 @@ def test_every_field_has_a_case():
 def test_all_that_differs_is_named(opened_twice):
     fields = {"pos_embed_align_corners": True, "use_final_norm": True, "summary_idxs": [4], "nvidia_source": {}}
     ours, native = opened_twice(fields)
-    assert ours.config.native_differences() == [
+    assert native_differences(ours.config) == [
         "a position table resized with aligned corners",
         "a final norm",
         "a summary of registers, which native cuts off",

@@ -17,8 +17,8 @@ from model_cards.results import STUDENT
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.checks_radio import check_multiple
 from modeling_radio.cpu import choose_cpu_blocks
+from modeling_radio.inputs_radio import WindowSize
 from modeling_radio.tokenizer import open_tokenizer
-from modeling_radio.windows_radio import WindowSize
 from modeling_radio.zero_shot_radio import DenseSource
 from training.evaluation.data.base import tensor_fingerprint
 from training.evaluation.models.base import Encoding, FeatureModel, TextModel

@@ -15,6 +15,7 @@ from torch import Tensor
 from foundation.interruption import raised_signals
 from foundation.trust import clean_environment
 from modeling_radio import RadioImageProcessor, RadioModel
+from modeling_radio.native import native_differences
 
 
 TOLERANCE = 1e-5
@@ -61,7 +62,7 @@ def reopen_elsewhere(checkpoint: Path, image: Image.Image) -> float:
 
     The process runs in an empty folder, isolated from this repository and from the network. It also opens the
     folder without `trust_remote_code`, as transformers' native model, if that gives equal outputs by
-    `RadioConfig.native_differences`.
+    `modeling_radio.native.native_differences`.
 
     Args:
         checkpoint: The folder.
@@ -92,7 +93,7 @@ def _outputs_here(checkpoint: Path, image: Image.Image) -> dict[str, Tensor]:
         "features": output.features,
         "pipeline": output[0],
     }
-    if not model.config.native_differences():
+    if not native_differences(model.config):
         expected |= {"native summary": output.summary, "native features": output.features}
     for name, adaptor in output.adaptors.items():
         answers_of_heads = {f"{name} summary": adaptor.summary, f"{name} features": adaptor.features}

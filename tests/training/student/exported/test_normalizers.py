@@ -10,6 +10,7 @@ from conversion.from_nvidia import convert
 from foundation.ranks import rank_and_count
 from model_cards.build import build_card
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.native import native_differences
 from training.recipe import RecipeError
 from training.recipe_sections.watching import ExportRecipe
 from training.student.exported.export import export_student
@@ -160,9 +161,9 @@ def test_the_exported_folder_opens_with_and_without_trust(tmp_path: Path) -> Non
     for folder in ("both", "blocks"):
         native = NativeModel.from_pretrained(tmp_path / folder).eval()(pixel_values)
         torch.testing.assert_close(native.features, expected.features, rtol=1e-4, atol=1e-5)
-    assert opened.config.native_differences() == ["a feature normalizer"]
+    assert native_differences(opened.config) == ["a feature normalizer"]
     assert "The reason:\na feature normalizer." in build_card(tmp_path / "both").content
-    assert RadioConfig.from_pretrained(tmp_path / "blocks").native_differences() == []
+    assert native_differences(RadioConfig.from_pretrained(tmp_path / "blocks")) == []
 
 
 def test_nvidias_normalizers_have_the_shape_of_phi_s_and_so_have_ours() -> None:
