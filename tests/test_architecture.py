@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from transformers.dynamic_module_utils import get_relative_imports
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
+
+from modeling_radio.hub_radio import SOURCE_FILES
 
 
 ROOT = Path(__file__).parents[1]
@@ -149,23 +151,44 @@ def test_folders_of_training_import_only_downward():
 
 
 # Files of the package that saved folders have no copy of.
-STAY_HOME = {"__init__.py", "cpu.py", "tokenizer.py"}
+STAY_HOME = {"__init__.py", "cpu.py", "native.py", "tokenizer.py"}
 
 
-@pytest.mark.parametrize("path", python_files("modeling_radio"), ids=lambda path: path.name)
-def test_network_is_ready_to_travel_as_remote_code(path):
-    assert path.parent == ROOT / "modeling_radio", "the folder is flat"
-    assert path.name in STAY_HOME or path.name.endswith("_radio.py"), "by their names files are copied"
+def test_files_that_travel_are_listed():
+    names = {path.name for path in (ROOT / "modeling_radio").glob("*.py")}
+    assert set(SOURCE_FILES) == names - STAY_HOME
+
+
+@pytest.mark.parametrize("name", SOURCE_FILES)
+def test_network_is_ready_to_travel_as_remote_code(name):
+    path = ROOT / "modeling_radio" / name
     tree = tree_of(path)
     assert imported_packages(ast.walk(tree)) <= REMOTE_CODE_PACKAGES
     relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     assert all(node.level == 1 and node.module for node in relative), "`from .name import ...` only"
     siblings = {node.module for node in relative}
-    if path.name not in STAY_HOME:
-        assert not {f"{name}.py" for name in siblings} & STAY_HOME
-    assert all((path.parent / f"{name}.py").exists() for name in siblings)
+    assert {f"{sibling}.py" for sibling in siblings} <= set(SOURCE_FILES)
     # transformers finds the files to copy in the text, docstrings included, by a regular expression.
     assert set(get_relative_imports(path)) == siblings
+
+
+def test_network_has_no_import_circle():
+    """Also none of imports in functions and for type checkers."""
+    arrows = {
+        name: {f"{each}.py" for each in get_relative_imports(ROOT / "modeling_radio" / name)} for name in SOURCE_FILES
+    }
+    while ends := {name for name, siblings in arrows.items() if not siblings}:
+        arrows = {name: siblings - ends for name, siblings in arrows.items() if name not in ends}
+    assert not arrows
+
+
+@pytest.mark.parametrize(
+    ("entry", "most"),
+    [("configuration", 3), ("image_processing", 3), ("modeling", 11), ("zero_shot", 14)],
+)
+def test_opening_a_class_fetches_few_files(entry, most):
+    path = ROOT / "modeling_radio" / f"{entry}_radio.py"
+    assert len({str(path), *get_relative_import_files(path)}) <= most
 
 
 def is_run_by_evaluate(path):
