@@ -1,4 +1,4 @@
-"""What maps the backbone's features into the space of a teacher: its adaptor, of a summary head and a dense head."""
+"""Adaptors: the heads that map summary and dense features into the space of a teacher."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -374,6 +374,17 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     # Where the weights come from
     version: str | None = None
     nvidia_source: dict[str, Any] | None = None
+    # transformers' own, which does not check the types of these
+    transformers_version: str | None = None
+    architectures: list[str] | tuple[str, ...] | None = None
+    output_hidden_states: bool | None = False
+    return_dict: bool | None = True
+    dtype: str | torch.dtype | None = None
+    chunk_size_feed_forward: int = 0
+    is_encoder_decoder: bool = False
+    id2label: dict[Any, Any] | None = None
+    label2id: dict[str, int] | dict[str, str] | None = None
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
 
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
@@ -782,8 +793,17 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         if type(value) is not int or not 1 <= value <= LARGEST:
             raise ValueError(f"`num_labels` must be an integer in [1, {LARGEST}], got {value!r:.200}.")
         if self.num_labels != value:
+            self._forget_fitted(value)
             self.id2label = {index: f"LABEL_{index}" for index in range(value)}
             self.label2id = {name: index for index, name in self.id2label.items()}
+
+    def _forget_fitted(self, num_labels: int) -> None:
+        """Forget what was fitted to the classes, but for lists that fit so many."""
+        if self.num_labels is not None:
+            self.temperature = 1.0
+            for name in FITTED_LISTS:
+                if len(getattr(self, name) or ()) != num_labels:
+                    setattr(self, name, None)
 
     # What cannot be built
 
@@ -862,7 +882,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         """Refuse a trunk that cannot be built."""
         check_range(self, 1, LARGEST, "hidden_size", "num_attention_heads", "intermediate_size", "num_cls_tokens")
         check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")
-        check_range(self, 0, LARGEST, "num_registers", "summary_idxs", "chunk_size_feed_forward")
+        check_range(self, 0, LARGEST, "chunk_size_feed_forward")
         check_range(self, 0, 1, "layer_norm_eps", "initializer_range", open_low=True)
         check_range(self, -LARGEST, LARGEST, "layerscale_value")
         check_choice("hidden_act", self.hidden_act, ACTIVATIONS)
@@ -874,6 +894,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"`hidden_size` must be a multiple of `num_attention_heads` ({self.num_attention_heads}), got "
                 f"{self.hidden_size}."
             )
+        check_range(self, 0, LARGEST, "mlp_ratio")
         width = int(self.hidden_size * self.mlp_ratio)
         if self.intermediate_size != width:
             raise ValueError(
@@ -927,6 +948,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         check_range(self, 1, LARGEST, "merged_intermediate_sizes", "filler_grid_size")
         check_range(self, 0, LARGEST, "num_tokens")
         check_range(self, 1, MOST_BLOCKS, "decoder_depth")
+        check_range(self, 0, MOST_BLOCKS, "downscale_levels", "decoder_upscale_levels")
         if not self.downscale_levels:
             for name, default in (("qk_norm", False), ("progressive_reduction", False), ("num_tokens", None)):
                 if getattr(self, name) != default:
@@ -968,6 +990,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
         Others than class tokens are a mistake, but for NVIDIA's files: there positions and slots may lie behind them.
         """
+        check_range(self, 1, LARGEST, "num_cls_tokens")
+        check_range(self, 0, LARGEST, "num_registers")
         of_nvidia = self.nvidia_source is not None
         what = "class tokens and registers" if of_nvidia else "the class tokens"
         end = self.num_prefix_tokens if of_nvidia else self.num_cls_tokens
@@ -997,6 +1021,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def validate_heads(self) -> None:
         """Refuse heads that cannot be built, or that read blocks which the trunk has not."""
+        check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")
         check_range(self, 1, MOST_BLOCKS, "detection_num_layers")
         check_range(self, 1, LARGEST, "detection_num_queries", "detection_num_groups", "feature_pyramid_size")
         check_range(self, 2, LARGEST, "dpt_hidden_size")
@@ -1021,6 +1046,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def validate_stages(self) -> None:
         """Refuse maps of `RadioBackbone` that cannot be made."""
+        check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")  # of which the names of all maps are made
         self.verify_out_features_out_indices()
         if self.use_feature_pyramid and self.hidden_size < 4:
             raise ValueError(

@@ -1,14 +1,10 @@
-"""Labels of objects: what is checked before a detector learns from them.
-
-RF-DETR that reads RADIO's feature maps in place of pixels, in float32 whatever the precision of the backbone.
-
-RADIO for object detection and instance segmentation: RF-DETR's decoder over RADIO's features in ViTDet mode.
+"""Object detection and instance segmentation: RF-DETR's decoder over RADIO's features, in ViTDet mode.
 
 Why RF-DETR (https://arxiv.org/abs/2511.09554) of the set-prediction decoders in transformers: it was built for features
 of a plain, windowed ViT and needs neither a convolutional encoder nor several scales (RT-DETR v2, D-FINE), its paper
 reports the highest COCO accuracy of them, its layer norms keep small batches stable where LW-DETR has batch norm, its
 masks cost one small head more, and its code in transformers is Apache-2.0. Decoder, matching and losses are
-transformers' own; here are only the checks of labels and the models, and in `detector_radio.py` what ties them.
+transformers' own, in float32 whatever the precision of the backbone.
 """
 
 import functools

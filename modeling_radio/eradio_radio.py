@@ -1,11 +1,8 @@
-"""Arguments of E-RADIO's network: what each may be, and the configuration that follows; imported where there is one.
-
-Layers of E-RADIO: convolutions with batch norm, their stages, and attention in windows at two scales.
-
-E-RADIO: NVIDIA's efficient backbone of convolutions and window attention, behind the same model classes.
+"""E-RADIO: NVIDIA's efficient backbone of convolutions and window attention, behind the same model classes.
 
 Four levels at strides 4, 8, 16 and 32. The first two are convolutions, the others attention in windows; a neck joins
-these two to features at stride 16, whose mean is the summary.
+these two to features at stride 16, whose mean is the summary. Only folders with `eradio` in their configuration import
+this file.
 """
 
 import math

@@ -1,17 +1,9 @@
-"""What logits of an image classifier say, by its configuration: the rule of transformers' `image-classification`.
+"""Task models: classification of images and clips, segmentation, depth; several views of an image at test time.
 
-Several looks at an image at test time: tiles of a large one, other scales, its mirror image; and their joint answer.
-
-Tiles are what sliding windows are in semantic segmentation (the stride is a tile without its overlap) and what SAHI
-does for small objects: https://arxiv.org/abs/2202.06934.
-
-What the task models share: a backbone without adaptors, DPT's neck, and checks of their labels.
-
-RADIO for classification of images and clips: a linear layer on the summary, or on it and the mean features.
-
-RADIO for semantic segmentation: the papers' linear probe, or DPT's decoder over four blocks.
-
-RADIO for depth estimation: DPT's decoder over four blocks, trained with a scale-invariant loss.
+Classification is a linear layer on the summary, or on it and the mean features; segmentation the papers' linear probe,
+or DPT's decoder over four blocks; depth that decoder with a scale-invariant loss. Views are tiles, other scales and the
+mirror image; tiles are what sliding windows are in segmentation (the stride is a tile without its overlap) and what
+SAHI does for small objects: https://arxiv.org/abs/2202.06934.
 """
 
 import re

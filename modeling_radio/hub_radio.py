@@ -1,4 +1,4 @@
-"""What a saved folder says of its classes, and how their source files come along."""
+"""Folders and repositories: what `config.json` says of our classes, and how their source files come along."""
 
 import copy
 import importlib

@@ -1,13 +1,4 @@
-"""Image sizes: which are valid, the valid one nearest to any other, and what an image is resized to.
-
-Reading of images: files, PIL images, arrays and tensors of any layout become tensors of known shape and range.
-
-From images that were read to what the model takes: resized, in [0, 1], joined to a batch, a padded one or a pack.
-
-Settings of the image processor: what each of them may be, checked where it enters.
-
-Image processor of the RADIO vision backbones: any image to pixels in [0, 1] of a valid size, and back.
-"""
+"""Image processor: any image becomes pixels in [0, 1] of a valid size, alone, in a padded batch or in a pack."""
 
 import base64
 import io

@@ -1,19 +1,8 @@
-"""What standardizes the backbone's own features, in checkpoints that carry such statistics.
-
-Keeps the position tables that were resized last, so that images of one size are not each waited for.
-
-AM-RADIO's cropped position embeddings: in training each image sees a random part of the table of positions.
+"""Layers of the vision transformer, from pixels to features: normalization, patches and positions, attention, blocks.
 
 References:
-    AM-RADIO, appendix C. https://arxiv.org/abs/2312.06709
-
-Which tokens attend to each other: the whole image, or ViTDet windows over any grid.
-
-Packs: images of different sizes in one sequence, where images of one grid share an attention call.
-
-From pixels to tokens: input normalization, patch projection, cropped position embeddings, prefix tokens.
-
-The vision transformer: attention over segments, MLP or SwiGLU, pre-norm blocks, ViTDet scheduling.
+    Cropped position embeddings: AM-RADIO, appendix C, https://arxiv.org/abs/2312.06709. Windows: ViTDet, section 3,
+    https://arxiv.org/abs/2203.16527.
 """
 
 import math
@@ -35,34 +24,49 @@ from .checks_radio import Resolution
 from .configuration_radio import RadioConfig
 
 
-class RadioFeatureNormalizer(nn.Module):
-    """Shifts and rotates final features, `(..., hidden)`, into a standardized space (some RADIOv2.5 checkpoints)."""
+class RadioInputConditioner(nn.Module):
+    """Normalizes RGB pixels in [0, 1] with the training mean and standard deviation, in float32."""
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(config.hidden_size))
-        self.register_buffer("tx", torch.eye(config.hidden_size))
+        self.register_buffer("norm_mean", torch.tensor(config.norm_mean).view(-1, 1, 1))
+        self.register_buffer("norm_std", torch.tensor(config.norm_std).view(-1, 1, 1))
 
-    def forward(self, features: Tensor) -> Tensor:
-        return (features - self.mean) @ self.tx.T
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        normalized = (pixel_values.float() - self.norm_mean.float()) / self.norm_std.float()
+        return normalized.to(pixel_values.dtype)
 
 
-class RadioIntermediateNormalizer(nn.Module):
-    """Standardizes features of intermediate blocks: a mean and a scale for each block, one rotation for each or all."""
+RESIZED_CHANNELS = 64  # our choice: 4 MB of a table of 128 x 128
+COMPILES_SYM_MAX = is_torch_greater_or_equal("2.11")  # where it was tried, on GPUs too
 
-    def __init__(self, config: RadioConfig) -> None:
-        super().__init__()
-        num_layers, size = config.num_intermediate_normalizers, config.hidden_size
-        rotations = (num_layers, 1, 1) if config.intermediate_rotation_per_layer else (1, 1)
-        self.register_buffer("alphas", torch.ones(num_layers))
-        self.register_buffer("means", torch.zeros(num_layers, size))
-        self.register_buffer("rotation", torch.eye(size).repeat(rotations))
 
-    def forward(self, features: Tensor, blocks: list[int]) -> Tensor:
-        """Standardize averaged outputs of `blocks`: mean and scale are averaged too, the rotation is the last one's."""
-        rotation = self.rotation if self.rotation.ndim == 2 else self.rotation[blocks[-1]]
-        alpha, mean = self.alphas[blocks].mean(), self.means[blocks].mean(dim=0)
-        return alpha * (features - mean) @ rotation.T
+def is_recorded() -> bool:
+    """Return whether the pass is compiled, exported or traced, so that its sizes and tensors may stand for others."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _longer(rows: int, cols: int) -> int:
+    """Return the longer side; `max` would fix under export which it is, and torch 2.6 cannot compile `sym_max`."""
+    if COMPILES_SYM_MAX:
+        return cast(int, torch.sym_max(rows, cols))
+    return (rows + cols + abs(rows - cols)) // 2
+
+
+def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bool) -> Tensor:
+    """Resize a table of positions `(1, old_rows, old_cols, hidden)` bilinearly, to `(1, rows * cols, hidden)`.
+
+    In float32 and in one piece of memory as NVIDIA's, since torch sums strided maps up in another order. On a CPU some
+    channels at a time: the whole table, copied, may be larger than all that an image takes.
+    """
+    maps = table.permute(0, 3, 1, 2)
+    parts = [maps] if is_recorded() or table.device.type != "cpu" else maps.split(RESIZED_CHANNELS, dim=1)
+    resized = [
+        F.interpolate(part.contiguous().float(), (rows, cols), mode="bilinear", align_corners=align_corners)
+        for part in parts
+    ]
+    image = torch.cat(resized, dim=1) if len(resized) > 1 else resized[0]
+    return image.flatten(2).transpose(1, 2)
 
 
 Grid = tuple[int, int, torch.dtype]
@@ -319,51 +323,6 @@ class ImagePack:
                 window_segments.append((count * num_windows, size))
             offset += count * length
         return AttentionLayout(self.runs, torch.cat(orders), tuple(window_segments))
-
-
-RESIZED_CHANNELS = 64  # our choice: 4 MB of a table of 128 x 128
-COMPILES_SYM_MAX = is_torch_greater_or_equal("2.11")  # where it was tried, on GPUs too
-
-
-def is_recorded() -> bool:
-    """Return whether the pass is compiled, exported or traced, so that its sizes and tensors may stand for others."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def _longer(rows: int, cols: int) -> int:
-    """Return the longer side; `max` would fix under export which it is, and torch 2.6 cannot compile `sym_max`."""
-    if COMPILES_SYM_MAX:
-        return cast(int, torch.sym_max(rows, cols))
-    return (rows + cols + abs(rows - cols)) // 2
-
-
-def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bool) -> Tensor:
-    """Resize a table of positions `(1, old_rows, old_cols, hidden)` bilinearly, to `(1, rows * cols, hidden)`.
-
-    In float32 and in one piece of memory as NVIDIA's, since torch sums strided maps up in another order. On a CPU some
-    channels at a time: the whole table, copied, may be larger than all that an image takes.
-    """
-    maps = table.permute(0, 3, 1, 2)
-    parts = [maps] if is_recorded() or table.device.type != "cpu" else maps.split(RESIZED_CHANNELS, dim=1)
-    resized = [
-        F.interpolate(part.contiguous().float(), (rows, cols), mode="bilinear", align_corners=align_corners)
-        for part in parts
-    ]
-    image = torch.cat(resized, dim=1) if len(resized) > 1 else resized[0]
-    return image.flatten(2).transpose(1, 2)
-
-
-class RadioInputConditioner(nn.Module):
-    """Normalizes RGB pixels in [0, 1] with the training mean and standard deviation, in float32."""
-
-    def __init__(self, config: RadioConfig) -> None:
-        super().__init__()
-        self.register_buffer("norm_mean", torch.tensor(config.norm_mean).view(-1, 1, 1))
-        self.register_buffer("norm_std", torch.tensor(config.norm_std).view(-1, 1, 1))
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        normalized = (pixel_values.float() - self.norm_mean.float()) / self.norm_std.float()
-        return normalized.to(pixel_values.dtype)
 
 
 class RadioLearnedTokens(nn.Module):
@@ -708,3 +667,33 @@ class RadioVisionTransformer(nn.Module):
             images, device = hidden_states.shape[0], hidden_states.device
             uniform = torch.stack([torch.rand(images, 1, device=device) for _ in range(PATH_DRAWS)], dim=2)
         return (uniform >= rate).to(hidden_states.dtype) / (1 - rate)
+
+
+class RadioFeatureNormalizer(nn.Module):
+    """Shifts and rotates final features, `(..., hidden)`, into a standardized space (some RADIOv2.5 checkpoints)."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(config.hidden_size))
+        self.register_buffer("tx", torch.eye(config.hidden_size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) @ self.tx.T
+
+
+class RadioIntermediateNormalizer(nn.Module):
+    """Standardizes features of intermediate blocks: a mean and a scale for each block, one rotation for each or all."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        num_layers, size = config.num_intermediate_normalizers, config.hidden_size
+        rotations = (num_layers, 1, 1) if config.intermediate_rotation_per_layer else (1, 1)
+        self.register_buffer("alphas", torch.ones(num_layers))
+        self.register_buffer("means", torch.zeros(num_layers, size))
+        self.register_buffer("rotation", torch.eye(size).repeat(rotations))
+
+    def forward(self, features: Tensor, blocks: list[int]) -> Tensor:
+        """Standardize averaged outputs of `blocks`: mean and scale are averaged too, the rotation is the last one's."""
+        rotation = self.rotation if self.rotation.ndim == 2 else self.rotation[blocks[-1]]
+        alpha, mean = self.alphas[blocks].mean(), self.means[blocks].mean(dim=0)
+        return alpha * (features - mean) @ rotation.T

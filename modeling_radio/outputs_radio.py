@@ -1,4 +1,4 @@
-"""What a pass through the network gives, and what the models return of it, as transformers' `ModelOutput`."""
+"""Outputs of the network and of the models, as transformers' `ModelOutput`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""What our pipelines add to transformers' own: batches of any sizes, several looks at an image, tuned thresholds.
+"""Pipelines where transformers' own do not fit: images of several sizes in a batch, several views, tuned thresholds.
 
-Pipelines where transformers' own do not fit; `config.json` names them, so that `pipeline` finds them.
+`config.json` names them, so that `pipeline` finds them.
 """
 
 from typing import Any

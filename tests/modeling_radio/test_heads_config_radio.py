@@ -32,7 +32,7 @@ def test_without_choice_the_detector_reads_the_global_blocks():
         ({"detection_indices": [3, 1]}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
         ({"detection_indices": [4]}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
         ({"detection_indices": []}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
-        ({"detection_num_groups": 0}, r"`detection_num_groups` must be an integer in \[1, 1048576\], got 0"),
+        ({"detection_num_groups": 0}, r"`detection_num_groups` must be in \[1, 1048576\], got 0"),
     ],
 )
 def test_detectors_that_cannot_be_built(overrides, message):

@@ -50,7 +50,7 @@ def test_heads_read_what_has_a_token_for_each_patch():
         ({"vitdet_window_size": 4}, "`vitdet_window_size` must be None with `downscale_levels`, got 4"),
         ({"use_swiglu_ffn": True}, "`use_swiglu_ffn` must be False"),
         ({"hidden_size": 14, "num_attention_heads": 7}, "`num_attention_heads` must leave heads that divide"),
-        ({"num_tokens": -1}, "`num_tokens` must be an integer"),
+        ({"num_tokens": -1}, "`num_tokens` must be"),
         ({"downscale_levels": None, "num_tokens": 3}, "`num_tokens` must be None without `downscale_levels`, got 3"),
         ({"downscale_levels": None, "qk_norm": True}, "`qk_norm` must be False without `downscale_levels`"),
     ],
