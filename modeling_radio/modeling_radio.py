@@ -36,6 +36,7 @@ from .inputs_radio import (
     ScaleOrder,
     StatesWanted,
     TokensWanted,
+    WindowChoice,
     WindowSize,
     by_clip,
     check_call,
@@ -79,7 +80,6 @@ from .outputs_radio import (
     RadioPair,
     to_map,
 )
-from .windows_radio import WindowBudget
 
 
 # Where weights stand in a model's state.
@@ -380,7 +380,7 @@ def _model_of(opened: Any) -> Any:
     return opened[0] if isinstance(opened, tuple) else opened
 
 
-class RadioPreTrainedModel(WindowBudget, NvidiaModelNames, PreTrainedModel):
+class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
     """Weight initialization, saving and the conventions of transformers."""
 
     config_class = RadioConfig
@@ -397,6 +397,7 @@ class RadioPreTrainedModel(WindowBudget, NvidiaModelNames, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = IGNORED_KEYS
+    _block_costs: dict[tuple[str, torch.dtype, str], Tensor] | None = None  # what `choose_window_size` measured
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Build models outside of `torch.inference_mode`: its tensors could not be trained or moved later."""
@@ -574,6 +575,47 @@ class RadioPreTrainedModel(WindowBudget, NvidiaModelNames, PreTrainedModel):
             loaded.mismatched_keys,
         )
         return loaded
+
+    def choose_window_size(
+        self,
+        height: int,
+        width: int,
+        max_latency_ms: float | None = None,
+        max_memory_gib: float | None = None,
+        batch_size: int = 1,
+    ) -> WindowChoice:
+        """Return the largest attention that fits a budget on the device that the model is on, and its predicted cost.
+
+        Global attention is preferred, then windows from 32 tokens down to 6. The first call on a device times one
+        block for a second or two; the measurement is kept for this device, dtype and attention implementation. The
+        prediction covers the backbone without adaptors.
+
+        Args:
+            height: Image height in pixels, a multiple of the patch size.
+            width: Image width in pixels.
+            max_latency_ms: Budget for one forward pass in milliseconds.
+            max_memory_gib: Budget for weights and activations without gradients, in GiB.
+            batch_size: Images per call.
+
+        Returns:
+            The choice; pass it as `window_size`. Without a budget it is that of `window_size="auto"`. If nothing fits
+            the budget, the fastest choice, with a warning.
+
+        Raises:
+            ValueError: If the size is no multiple of the patch size or too large.
+        """
+        budget = import_sibling("windows_radio").WindowBudget(self)
+        return budget.choose(height, width, max_latency_ms, max_memory_gib, batch_size)
+
+    def predict_window_cost(
+        self, height: int, width: int, window_size: int | None, batch_size: int = 1
+    ) -> WindowChoice:
+        """Return what `choose_window_size` predicts for one window, `None` being global attention.
+
+        Raises:
+            ValueError: If the size is no multiple of the patch size or too large.
+        """
+        return import_sibling("windows_radio").WindowBudget(self).predict(height, width, window_size, batch_size)
 
     @property
     def accepts_loss_kwargs(self) -> bool:

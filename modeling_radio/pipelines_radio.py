@@ -21,10 +21,9 @@ from transformers import (
 from transformers.image_utils import load_image
 
 from .checks_radio import round_to_step
-from .heads_radio import Reading, reading_of, tempered
 from .hub_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor, read_image
-from .zero_shot_radio import RadioForZeroShotImageClassification
+from .post_processing_radio import Reading, reading_of, tempered
 
 
 VIEW_OPTIONS = ("tile_size", "tile_overlap", "scales", "flip", "nms_threshold")
@@ -327,7 +326,7 @@ class RadioZeroShotImageClassificationPipeline(AnySizeBatches, ZeroShotImageClas
     the text fits the image with a SigLIP tower, and that it is the one of all texts that fits with a CLIP tower.
     """
 
-    model: RadioForZeroShotImageClassification  # pyrefly: ignore[bad-override-mutable-attribute]
+    model: Any
 
     # pyrefly: ignore[bad-override]
     def preprocess(

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -441,6 +441,38 @@ def segments_of_classes(class_map: Tensor) -> dict[str, Any]:
     found = class_map.unique().tolist()
     segments = [{"id": label, "label_id": label, "was_fused": False, "score": None} for label in found]
     return {"segmentation": class_map.to(torch.int32), "segments_info": segments}
+
+
+Reading = Literal["none", "sigmoid", "softmax"]
+"""What makes scores of logits, by transformers' names; "none" of numbers, which regression gives."""
+
+
+def reading_of(config: Any) -> Reading:
+    """Return what makes scores of the logits: a single label is a yes or no, unless it is a number."""
+    if config.problem_type == "regression":
+        return "none"
+    return "sigmoid" if config.problem_type == "multi_label_classification" or config.num_labels == 1 else "softmax"
+
+
+def tempered(logits: Tensor, config: Any) -> Tensor:
+    """Return logits `(..., num_labels)` divided by the temperature of the configuration, numbers as they are."""
+    return logits if reading_of(config) == "none" else logits / config.temperature
+
+
+def class_scores(logits: Tensor, config: Any) -> Tensor:
+    """Return the score of each label, float32: its probability in [0, 1], or the number of a regression.
+
+    Args:
+        logits: `(..., num_labels)`.
+        config: Of the classifier.
+
+    Returns:
+        `(..., num_labels)`.
+    """
+    scores, reading = tempered(logits.float(), config), reading_of(config)
+    if reading == "none":
+        return scores
+    return scores.sigmoid() if reading == "sigmoid" else scores.softmax(dim=-1)
 
 
 class PostProcessing:

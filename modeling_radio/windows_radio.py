@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .checks_radio import COUNT, check_multiple, number, optional
-from .configuration_radio import RadioConfig
 from .inputs_radio import WINDOW_SIZES, WindowChoice, choose_without_budget
 from .layers_radio import AttentionLayout, RadioVisionTransformer, Segments
 
@@ -20,52 +19,29 @@ _CALIBRATED = ((1, 64), (1, 256), (1, 1024), (1, 2304), (36, 64))  # segments an
 
 
 class WindowBudget:
-    """Choice of a window for a budget of time or memory: methods of `RadioModel` and the task models."""
+    """Predicts what windows cost a model, and chooses one; `RadioPreTrainedModel.choose_window_size` has the arguments.
 
-    config: RadioConfig
-    radio_model: Any
-    device: torch.device
-    dtype: torch.dtype
-    _block_costs: dict[tuple[str, torch.dtype, str], Tensor] | None = None
+    Args:
+        model: One of ours; what was measured is kept on it.
+    """
 
-    def choose_window_size(
-        self,
-        height: int,
-        width: int,
-        max_latency_ms: float | None = None,
-        max_memory_gib: float | None = None,
-        batch_size: int = 1,
+    def __init__(self, model: Any) -> None:
+        self.model, self.config = model, model.config
+
+    def choose(
+        self, height: int, width: int, max_latency_ms: float | None, max_memory_gib: float | None, batch_size: int
     ) -> WindowChoice:
-        """Return the largest attention that fits a budget on the device that the model is on, and its predicted cost.
-
-        Global attention is preferred, then windows from 32 tokens down to 6. The first call on a device times one
-        block for a second or two; the measurement is kept for this device, dtype and attention implementation. The
-        prediction covers the backbone without adaptors.
-
-        Args:
-            height: Image height in pixels, a multiple of the patch size.
-            width: Image width in pixels.
-            max_latency_ms: Budget for one forward pass in milliseconds.
-            max_memory_gib: Budget for weights and activations without gradients, in GiB.
-            batch_size: Images per call.
-
-        Returns:
-            The choice; pass it as `window_size`. Without a budget it is that of `window_size="auto"`. If nothing fits
-            the budget, the fastest choice, with a warning.
-
-        Raises:
-            ValueError: If the size is no multiple of the patch size or too large.
-        """
+        """Return the largest attention that fits a budget."""
         for name, budget in (("max_latency_ms", max_latency_ms), ("max_memory_gib", max_memory_gib)):
             optional(number("(0, inf]")).check(name, budget)
         self._check_size(height, width, batch_size)
         rows, cols = height // self.config.patch_size, width // self.config.patch_size
         if max_latency_ms is None and max_memory_gib is None:
             window = choose_without_budget(self.config, rows, cols)
-            return self.predict_window_cost(height, width, window, batch_size)
+            return self.predict(height, width, window, batch_size)
         longest = max(rows, cols) if self.config.has_windowed_blocks else 0
         windows = [None, *(window for window in WINDOW_SIZES if window < longest)]
-        choices = [self.predict_window_cost(height, width, window, batch_size) for window in windows]
+        choices = [self.predict(height, width, window, batch_size) for window in windows]
         for choice in choices:
             if choice.latency_ms <= (max_latency_ms or math.inf) and choice.memory_gib <= (max_memory_gib or math.inf):
                 return choice
@@ -73,23 +49,17 @@ class WindowBudget:
         warnings.warn(
             f"No window fits `max_latency_ms`={max_latency_ms}, `max_memory_gib`={max_memory_gib} at "
             f"{height} x {width} pixels; the fastest is {fastest}.",
-            stacklevel=2,
+            stacklevel=3,
         )
         return fastest
 
-    def predict_window_cost(
-        self, height: int, width: int, window_size: int | None, batch_size: int = 1
-    ) -> WindowChoice:
-        """Return what `choose_window_size` predicts for one window, `None` being global attention.
-
-        Raises:
-            ValueError: If the size is no multiple of the patch size or too large.
-        """
+    def predict(self, height: int, width: int, window_size: int | None, batch_size: int = 1) -> WindowChoice:
+        """Return what a window costs, `None` being global attention."""
         self._check_size(height, width, batch_size)
         optional(COUNT).check("window_size", window_size)
         rows, cols = height // self.config.patch_size, width // self.config.patch_size
         layout = AttentionLayout.for_grid(rows, cols, self.config.num_prefix_tokens, window_size, torch.device("cpu"))
-        transformer: RadioVisionTransformer = self.radio_model.model
+        transformer: RadioVisionTransformer = self.model.radio_model.model
         windowed = layout.global_segments if layout.window_order is None else layout.window_segments
         per_block = [layout.global_segments if is_global else windowed for is_global in transformer.is_global]
         sizes = torch.stack([_sizes(segments, batch_size) for segments in per_block])
@@ -115,10 +85,11 @@ class WindowBudget:
             )
 
     def _block_cost(self) -> Tensor:
-        key = (str(self.device), self.dtype, str(self.config._attn_implementation))
-        costs = self._block_costs or {}  # read once: another thread may put another one in its place
+        model = self.model
+        key = (str(model.device), model.dtype, str(self.config._attn_implementation))
+        costs = model._block_costs or {}  # read once: another thread may put another one in its place
         if key not in costs:
-            self._block_costs = costs = {**costs, key: calibrate(self.radio_model.model)}
+            model._block_costs = costs = {**costs, key: calibrate(model.radio_model.model)}
         return costs[key]
 
 

@@ -10,8 +10,9 @@ from task_models import build, tiny_config
 from transformers import ImageClassificationPipeline
 
 from modeling_radio import RadioImageProcessor
-from modeling_radio.heads_radio import ProblemType, class_scores
+from modeling_radio.heads_radio import ProblemType
 from modeling_radio.pipelines_radio import RadioImageClassificationPipeline
+from modeling_radio.post_processing_radio import class_scores
 
 
 KNOWS_REGRESSION = Version(transformers.__version__) >= Version("5.18")

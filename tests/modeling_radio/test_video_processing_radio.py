@@ -17,8 +17,8 @@ from modeling_radio import (
     RadioVideoProcessor,
     video_processing_radio,
 )
-from modeling_radio.heads_radio import class_scores, tempered
 from modeling_radio.pipelines_radio import RadioVideoClassificationPipeline
+from modeling_radio.post_processing_radio import class_scores, tempered
 
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (7, 80, 100, 3), dtype=np.uint8)

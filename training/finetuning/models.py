@@ -20,8 +20,8 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from modeling_radio.checks_radio import Resolution, did_you_mean
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.inputs_radio import choose_without_budget
 from modeling_radio.layers_radio import RadioBlock
-from modeling_radio.windows_radio import choose_without_budget
 from training.finetuning.adapters import BACKBONE, IN_BLOCKS, add_adapter, head_names
 from training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask

@@ -27,11 +27,11 @@ from modeling_radio import (
 )
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.cpu import choose_cpu_blocks
-from modeling_radio.heads_radio import class_scores
 from modeling_radio.hub_radio import TASK_OF_CLASS
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture
 from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.pipelines_radio import limits_of
+from modeling_radio.post_processing_radio import class_scores
 from modeling_radio.tokenizer import open_tokenizer
 from training.pictures.features import class_color, overlaid, similarity_colors, to_pixels
 
