@@ -78,6 +78,10 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
         config = self.config
+        config._out_features, config._out_indices = (
+            config.out_features,
+            config.out_indices,
+        )  # `BackboneMixin` reads these
         self.radio_model = build_network(config, use_adaptors=False)
         self.feature_pyramid = RadioFeaturePyramid(config) if config.use_feature_pyramid else None
         channels = config.feature_pyramid_size if config.use_feature_pyramid else config.hidden_size

@@ -483,7 +483,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         own = {each.name for each in dataclasses.fields(cls)} - {
             each.name for each in dataclasses.fields(PreTrainedConfig)
         }
-        overrides = {name: kwargs.pop(name) for name in (*own, *OTHER_ARGUMENTS[:3], *LABELS) if name in kwargs}
+        names = (*own, "architectures", *OTHER_ARGUMENTS[:3], *LABELS)
+        overrides = {name: kwargs.pop(name) for name in names if name in kwargs}
         return super().from_dict(cls._override(config_dict, overrides), **kwargs)
 
     @classmethod

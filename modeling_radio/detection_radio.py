@@ -94,6 +94,9 @@ def check_boxes(boxes: Tensor, index: int) -> None:
         )
 
 
+MASK_STRIDE = 4
+"""Pixels of the image along a side for each pixel of a mask, as in RF-DETR."""
+
 # `RfDetrConfig` wants a backbone; RADIO's projector replaces it.
 _REPLACED_BACKBONE = {
     "model_type": "rf_detr_dinov2",
@@ -211,6 +214,8 @@ class RadioInstanceSegmenter(Float32Part, RfDetrForInstanceSegmentation):
     ) -> list[Tensor] | Tensor:
         """Return mask logits at a quarter of the image's size; `image_size` counts patches here."""
         pixels = torch.Size(side * self.patch_size for side in image_size)
+        if min(pixels) < MASK_STRIDE:
+            raise ValueError(f"`pixel_values` must have sides of at least {MASK_STRIDE} px, got {tuple(pixels)}.")
         return super().segmentation_head(spatial_features, list_query_features, pixels, skip_blocks)
 
 
@@ -267,7 +272,7 @@ def _detector_config(config: RadioConfig) -> RfDetrConfig:
         hidden_expansion=0.5,
         c2f_num_blocks=3,
         intermediate_size=4 * size,
-        mask_downsample_ratio=4,
+        mask_downsample_ratio=MASK_STRIDE,
         dropout=0.0,
         attn_implementation=config._attn_implementation,  # pyrefly: ignore[unexpected-keyword]
     )

@@ -13,7 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks_radio import COUNT, FLAG, LARGEST, MOST_BLOCKS, Resolution, Rule, did_you_mean, integer, listed, number
+from .checks_radio import (
+    COUNT,
+    FLAG,
+    LARGEST,
+    MOST_BLOCKS,
+    Resolution,
+    Rule,
+    did_you_mean,
+    integer,
+    listed,
+    number,
+    optional,
+)
 from .configuration_radio import RadioConfig
 from .inputs_radio import WindowSize, check_batch, warn_of_pixel_range
 from .modeling_radio import RadioNetwork
@@ -471,6 +483,7 @@ class EradioNetwork(RadioNetwork):
         """
         if isinstance(window_size, Sequence) and len(set(window_size)) == 1:  # NVIDIA's method takes both
             window_size = window_size[0]
+        optional(COUNT).check("window_size", window_size)
         self.config.vitdet_window_size = window_size
 
     def set_optimal_window_size(self, image_dim: Sequence[int] | int) -> int:

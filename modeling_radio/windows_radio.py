@@ -38,10 +38,10 @@ class WindowBudget:
         rows, cols = height // self.config.patch_size, width // self.config.patch_size
         if max_latency_ms is None and max_memory_gib is None:
             window = choose_without_budget(self.config, rows, cols)
-            return self.predict(height, width, window, batch_size)
+            return self.model.predict_window_cost(height, width, window, batch_size)
         longest = max(rows, cols) if self.config.has_windowed_blocks else 0
         windows = [None, *(window for window in WINDOW_SIZES if window < longest)]
-        choices = [self.predict(height, width, window, batch_size) for window in windows]
+        choices = [self.model.predict_window_cost(height, width, window, batch_size) for window in windows]
         for choice in choices:
             if choice.latency_ms <= (max_latency_ms or math.inf) and choice.memory_gib <= (max_memory_gib or math.inf):
                 return choice

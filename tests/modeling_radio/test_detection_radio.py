@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from comparisons import assert_same_weights
 from PIL import Image
 from processor_cases import detections
+from releases import needs_exporter
 from safetensors.torch import load_file
-from task_models import tiny_config
+from task_models import images, tiny_config
 from torch import nn
+from torch.export import Dim
 from torchvision.ops import box_convert
 from transformers import AutoModelForUniversalSegmentation, BitsAndBytesConfig
 from transformers.models.rf_detr.modeling_rf_detr import RfDetrInstanceSegmentationOutput
@@ -31,7 +33,7 @@ from modeling_radio.pipelines_radio import RadioInstanceSegmentationPipeline
 
 MODELS = (RadioForObjectDetection, RadioForInstanceSegmentation)
 SIZE = (64, 96)
-images = functools.partial(task_models.images, size=SIZE)
+detection_images = functools.partial(task_models.images, size=SIZE)
 
 
 def label(*objects, size=SIZE):
@@ -58,21 +60,21 @@ def model(request):
 
 
 def test_outputs(model):
-    output = model(images())
+    output = model(detection_images())
     assert output.logits.shape == (2, 12, 3)
     assert output.pred_boxes.shape == (2, 12, 4)
     assert output.loss is None
     if isinstance(model, RadioForInstanceSegmentation):
         assert output.pred_masks.shape == (2, 12, 16, 24)
-    first = model(images(), labels=some_labels(), return_dict=False)[0]
+    first = model(detection_images(), labels=some_labels(), return_dict=False)[0]
     assert first.ndim == 0
     model.config.return_dict = False
-    batch = images()
+    batch = detection_images()
     assert torch.equal(model(batch)[0], model(batch, return_dict=True).logits)
 
 
 def test_hidden_states_and_attentions_of_the_backbone_only_on_request(model):
-    batch = images()
+    batch = detection_images()
     model.set_attn_implementation("eager")
     with torch.no_grad():
         plain = model(batch)
@@ -92,7 +94,7 @@ def test_hidden_states_and_attentions_of_the_backbone_only_on_request(model):
 
 def test_keeps_the_blocks_that_it_reads_and_reads_the_last_one_without_the_final_norm():
     model = RadioForObjectDetection(tiny_config(detection_indices=[1, 3], use_final_norm=True)).eval()
-    passes, maps, batch = [], [], images()
+    passes, maps, batch = [], [], detection_images()
     model.radio_model.register_forward_hook(lambda _module, _inputs, output: passes.append(output))
     model.detector.register_forward_pre_hook(lambda _module, inputs: maps.append(inputs[0]))
     with torch.no_grad():
@@ -113,7 +115,7 @@ def test_reads_the_global_blocks():
 @pytest.mark.parametrize("model_class", MODELS)
 def test_windows(model_class):
     model = model_class(tiny_config(vitdet_num_windowed=1)).eval()
-    batch = images()
+    batch = detection_images()
     with torch.no_grad():
         everywhere = model(batch, window_size="global").logits
         windowed = model(batch, window_size=2).logits
@@ -135,7 +137,7 @@ def test_queries_start_from_the_patches_that_are_image(model):
 
 
 def test_pixel_mask_reaches_the_detector(model):
-    batch = images()
+    batch = detection_images()
     mask = torch.ones(2, *SIZE, dtype=torch.long)
     with torch.no_grad():
         plain, full = model(batch), model(batch, pixel_mask=mask)
@@ -150,7 +152,7 @@ def test_pixel_mask_reaches_the_detector(model):
 
 def test_every_parameter_gets_a_gradient(model):
     model.train()
-    output = model(images(), labels=some_labels())
+    output = model(detection_images(), labels=some_labels())
     output.loss.backward()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not without
@@ -160,7 +162,7 @@ def test_every_parameter_gets_a_gradient(model):
 
 def test_images_without_objects_train(model):
     model.train()
-    loss = model(images(), labels=[label(), label()]).loss
+    loss = model(detection_images(), labels=[label(), label()]).loss
     loss.backward()
     assert loss.ndim == 0
     assert torch.isfinite(loss)
@@ -172,16 +174,16 @@ def test_images_without_objects_are_one_pass_of_the_detector():
     model, passes = RadioForInstanceSegmentation(tiny_config()), []
     model.detector.register_forward_hook(lambda *_: passes.append("whole"))
     model.detector.model.register_forward_hook(lambda *_: passes.append("boxes"))
-    model(images(), labels=[label(), label()])
+    model(detection_images(), labels=[label(), label()])
     assert passes == ["boxes", "whole"]
 
 
 def test_training_without_labels_has_its_groups_after_an_evaluation_with_them(model):
     model.eval()
-    model(images(), labels=some_labels())
+    model(detection_images(), labels=some_labels())
     assert model.detector.config.group_detr == 1
     model.train()
-    model(images())
+    model(detection_images())
     assert model.detector.config.group_detr == model.config.detection_num_groups > 1
 
 
@@ -192,7 +194,7 @@ def test_evaluation_loss_counts_one_group_of_queries():
     one.load_state_dict(
         {name: state[name][: len(old)] if old.ndim else state[name] for name, old in one.state_dict().items()}
     )
-    batch = images()
+    batch = detection_images()
     with torch.no_grad():
         expected = one(batch, labels=some_labels()).loss
         torch.testing.assert_close(several(batch, labels=some_labels()).loss, expected)
@@ -202,7 +204,7 @@ def test_evaluation_loss_counts_one_group_of_queries():
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing_gives_equal_gradients(use_reentrant):
     model = RadioForObjectDetection(tiny_config())
-    batch = images()
+    batch = detection_images()
     gradients = []
     for enable in (False, True):
         if enable:
@@ -219,7 +221,7 @@ def test_gradient_checkpointing_gives_equal_gradients(use_reentrant):
 def test_autocast_leaves_the_detector_in_float32(model):
     model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = model(images(), labels=some_labels())
+        output = model(detection_images(), labels=some_labels())
     output.loss.backward()
     assert output.pred_boxes.dtype == torch.float32
     assert torch.isfinite(output.loss)
@@ -230,7 +232,7 @@ def test_bfloat16_checkpoint_keeps_the_detector_in_float32(model, tmp_path):
     half = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in half.detector.parameters()} == {torch.float32}
-    assert torch.isfinite(half(images().bfloat16(), labels=some_labels()).loss)
+    assert torch.isfinite(half(detection_images().bfloat16(), labels=some_labels()).loss)
 
 
 @pytest.mark.parametrize("options", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=["4 bits", "8 bits"])
@@ -241,7 +243,7 @@ def test_quantizers_leave_the_detector_in_float32(options, model, tmp_path):
     quantized = type(model).from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(**options))
     assert type(quantized.radio_model.model.blocks[0].mlp.fc1) is not nn.Linear
     assert_same_weights(quantized.detector, model.detector)
-    assert torch.isfinite(quantized(images(), labels=some_labels()).loss)
+    assert torch.isfinite(quantized(detection_images(), labels=some_labels()).loss)
 
 
 # Saving and opening
@@ -254,7 +256,7 @@ def test_save_and_load(model, tmp_path):
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert_same_weights(again, model)
-    batch = images()
+    batch = detection_images()
     with torch.no_grad():
         torch.testing.assert_close(again(batch).logits, model(batch).logits, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(again(batch).pred_boxes, model(batch).pred_boxes, rtol=1e-6, atol=1e-6)
@@ -270,7 +272,7 @@ def test_opens_the_folder_of_a_backbone(model_class, tmp_path):
     assert not info["unexpected_keys"]
     for name, tensor in model.radio_model.state_dict().items():
         torch.testing.assert_close(tensor, backbone.radio_model.state_dict()[name], rtol=0, atol=0)
-    assert model(images()).logits.shape[-1] == 5
+    assert model(detection_images()).logits.shape[-1] == 5
 
 
 @pytest.mark.parametrize("model_class", MODELS)
@@ -367,7 +369,7 @@ def test_pipeline_of_instances(monkeypatch):
 def test_wrong_labels(labels, message):
     model = RadioForObjectDetection(tiny_config())
     with pytest.raises(ValueError, match=message):
-        model(images(), labels=labels)
+        model(detection_images(), labels=labels)
 
 
 @pytest.mark.parametrize("masks", [{}, {"masks": torch.zeros(1, 32, 96)}, {"masks": torch.zeros(2, *SIZE)}])
@@ -375,7 +377,7 @@ def test_wrong_masks(masks):
     model = RadioForInstanceSegmentation(tiny_config())
     one = {name: tensor for name, tensor in label((0, 0.5, 0.5, 0.1, 0.1)).items() if name != "masks"}
     with pytest.raises(ValueError, match=r"`masks` of `labels\[0\]` must have the shape \(1, 64, 96\)"):
-        model(images(1), labels=[{**one, **masks}])
+        model(detection_images(1), labels=[{**one, **masks}])
 
 
 def test_wrong_images():
@@ -384,14 +386,14 @@ def test_wrong_images():
         ValueError,
         match=r"`detection_num_queries` must be at most 6 for images of 2 x 3 patches, got 12.*64 x 64 pixels",
     ):
-        model(images(size=(32, 48)))
+        model(detection_images(size=(32, 48)))
     with pytest.raises(ValueError, match=r"`pixel_mask` must have the shape \(2, 64, 96\)"):
-        model(images(), pixel_mask=torch.ones(2, 4, 6))
+        model(detection_images(), pixel_mask=torch.ones(2, 4, 6))
     with pytest.raises(ValueError, match="`window_size` must be at least 1"):
-        model(images(), window_size="wide")
+        model(detection_images(), window_size="wide")
     small = RadioForInstanceSegmentation(tiny_config(patch_size=1, max_img_size=8, detection_num_queries=1))
     with pytest.raises(ValueError, match="`pixel_values` must have sides of at least 4 px"):
-        small(images(size=(2, 3)))
+        small(detection_images(size=(2, 3)))
 
 
 def test_training_without_scipy(model, monkeypatch):
@@ -402,7 +404,7 @@ def test_training_without_scipy(model, monkeypatch):
         (lambda: False, "pip install scipy {0}"),
     )
     with pytest.raises(ImportError, match="pip install scipy"):
-        model(images(), labels=some_labels())
+        model(detection_images(), labels=some_labels())
 
 
 # Learning
@@ -473,7 +475,7 @@ def squares(*corners):
 def test_labels_and_outputs_are_those_of_instance_segmentation(universal):
     other = RadioForInstanceSegmentation(universal.config).eval()
     other.load_state_dict(universal.state_dict())
-    pixel_values = images(2)
+    pixel_values = detection_images(2)
     masks, classes = [squares((0, 0), (32, 48)), squares()], [torch.tensor([2, 0]), torch.tensor([], dtype=torch.long)]
     boxes = torch.tensor([[8 / 96, 8 / 64, 16 / 96, 16 / 64], [56 / 96, 40 / 64, 16 / 96, 16 / 64]])
     labels = [
@@ -492,7 +494,7 @@ def test_labels_and_outputs_are_those_of_instance_segmentation(universal):
 
 
 def test_boxes_are_shares_of_the_image_without_padding(universal, monkeypatch):
-    pixel_values, masks = images(1), squares((0, 0), (16, 16))
+    pixel_values, masks = detection_images(1), squares((0, 0), (16, 16))
     pixel_mask = torch.zeros(1, *SIZE, dtype=torch.long)
     pixel_mask[:, :32, :48] = 1
     seen = []
@@ -518,7 +520,7 @@ def test_boxes_are_shares_of_the_image_without_padding(universal, monkeypatch):
 )
 def test_labels_that_cannot_be_right_are_refused(universal, masks, classes, message):
     with pytest.raises(ValueError, match=message):
-        universal(images(1), mask_labels=masks, class_labels=classes)
+        universal(detection_images(1), mask_labels=masks, class_labels=classes)
 
 
 def test_folders_of_either_model_open_as_the_other(universal, tmp_path):
@@ -528,7 +530,77 @@ def test_folders_of_either_model_open_as_the_other(universal, tmp_path):
     opened.save_pretrained(tmp_path / "again")
     again = AutoModelForUniversalSegmentation.from_pretrained(tmp_path / "again", trust_remote_code=True).eval()
     assert type(again).__name__ == "RadioForUniversalSegmentation"
-    pixel_values = images(1)
+    pixel_values = detection_images(1)
     with torch.no_grad():
         expected = universal(pixel_values).masks_queries_logits
         torch.testing.assert_close(again(pixel_values).masks_queries_logits, expected, rtol=0, atol=1e-5)
+
+
+DETECTOR_MODELS = [RadioForObjectDetection, RadioForInstanceSegmentation]
+
+
+def open_on_a_backbone(model_class, folder):
+    RadioModel(tiny_config()).save_pretrained(folder)
+    return model_class.from_pretrained(folder, dtype=torch.bfloat16, num_labels=3)
+
+
+IN_HALF_PRECISION = {
+    "on a backbone": open_on_a_backbone,
+    "from a configuration": lambda model_class, _: model_class._from_config(tiny_config(), dtype=torch.bfloat16),
+    "cast": lambda model_class, _: model_class(tiny_config()).to(torch.bfloat16),
+    "cast by name": lambda model_class, _: model_class(tiny_config()).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("way", IN_HALF_PRECISION)
+@pytest.mark.parametrize("model_class", DETECTOR_MODELS)
+def test_computes_in_float32_however_the_model_is_built(model_class, way, tmp_path):
+    model = IN_HALF_PRECISION[way](model_class, tmp_path / "backbone").eval()
+    assert {weight.dtype for weight in model.radio_model.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in model.detector.parameters()} == {torch.float32}
+    batch = images().bfloat16()
+    expected = model(batch)
+    assert expected.pred_boxes.dtype == torch.float32
+    model.save_pretrained(tmp_path / "detector")
+    again = model_class.from_pretrained(tmp_path / "detector").eval()
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(again(batch).pred_boxes, expected.pred_boxes)
+
+
+def test_casts_lose_nothing_and_moves_still_move():
+    model = RadioForObjectDetection(tiny_config())
+    before = {name: weight.clone() for name, weight in model.detector.named_parameters()}
+    model.half().to("cpu", torch.bfloat16)
+    for name, weight in model.detector.named_parameters():
+        assert torch.equal(weight, before[name])
+    assert {weight.dtype for weight in model.double().detector.parameters()} == {torch.float64}
+    moved = model.to("meta", torch.float16).detector
+    assert {(weight.device.type, weight.dtype) for weight in moved.parameters()} == {("meta", torch.float64)}
+
+
+@pytest.mark.parametrize("model_class", DETECTOR_MODELS)
+def test_attends_as_the_backbone_does(model_class, tmp_path):
+    model_class(tiny_config()).save_pretrained(tmp_path)
+    model = model_class.from_pretrained(tmp_path, attn_implementation="eager")
+    assert model.detector.config._attn_implementation == "eager"
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        inner = model.detector.model.decoder if model_class is RadioForObjectDetection else model.detector.model.model
+        assert inner.config._attn_implementation == implementation
+    assert model_class(tiny_config()).detector.config._attn_implementation == "sdpa"
+
+
+def test_flash_kernels_which_lack_float32_are_for_the_backbone_only():
+    detector = RadioForObjectDetection(tiny_config()).detector
+    assert detector.get_correct_attn_implementation("flash_attention_2") == "sdpa"
+
+
+@needs_exporter
+@torch.no_grad()
+def test_exports_for_any_batch():
+    model = RadioForObjectDetection(
+        tiny_config(num_hidden_layers=1, detection_indices=[0], detection_num_layers=1)
+    ).eval()
+    program = torch.export.export(model, (images(2),), dynamic_shapes={"pixel_values": {0: Dim("batch", max=8)}})
+    batch = images(3)
+    torch.testing.assert_close(program.module()(batch).pred_boxes, model(batch).pred_boxes)

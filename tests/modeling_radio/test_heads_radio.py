@@ -1,14 +1,17 @@
 """The contract that the classification, segmentation and depth models share."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from comparisons import assert_same_weights
 from releases import needs_exporter
-from task_models import SIZE, images, tiny_config
+from task_models import SIZE, build, images, tiny_config
 from torch import nn
+from transformers import Trainer, TrainingArguments
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import (
@@ -16,11 +19,21 @@ from modeling_radio import (
     RadioForDepthEstimation,
     RadioForImageClassification,
     RadioForSemanticSegmentation,
+    RadioImageProcessor,
     RadioModel,
     RadioPreTrainedModel,
 )
 from modeling_radio.checks_radio import Resolution
-from modeling_radio.heads_radio import weighted_cross_entropy
+from modeling_radio.heads_radio import (
+    ObjectsOfViews,
+    View,
+    ViewOptions,
+    average_maps,
+    fit_whole,
+    mean_of_probabilities,
+    scale_invariant_loss,
+    weighted_cross_entropy,
+)
 from modeling_radio.outputs_radio import NetworkPass
 
 
@@ -346,9 +359,9 @@ def test_dpt_exports_for_odd_and_even_numbers_of_patches():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"classifier_pooling": "sumary"}, "`classifier_pooling` must be one of .* Did you mean 'summary'"),
-        ({"segmentation_head": "upernet"}, r"`segmentation_head` must be one of \['linear', 'dpt'\], got 'upernet'"),
-        ({"dpt_hidden_size": 31}, "`dpt_hidden_size` must be an even number, got 31. The nearest is 32"),
+        ({"classifier_pooling": "sumary"}, "`classifier_pooling` must be 'summary' or"),
+        ({"segmentation_head": "upernet"}, "`segmentation_head` must be 'linear' or 'dpt', got 'upernet'"),
+        ({"dpt_hidden_size": 31}, "`dpt_hidden_size` must be a multiple of 2, got 31. The nearest is 32"),
         ({"dpt_indices": [0, 1, 3]}, r"`dpt_indices` must be 4 ascending blocks in \[0, 4\), got"),
         ({"dpt_indices": [0, 1, 2, 4]}, r"`dpt_indices` .* got \[0, 1, 2, 4\]"),
     ],
@@ -363,3 +376,596 @@ def test_fields_that_cannot_be_right(fields, message, backbone_folder):
 def test_dpt_on_too_narrow_a_trunk_is_refused():
     with pytest.raises(ValueError, match=r"`hidden_size` must be at least 8 for DPT, .*, got 4"):
         HEADS["depth"].build(hidden_size=4)
+
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+BEST_OBJECTS = 4  # as many as every way to look leaves
+
+
+def places(size, **options):
+    views = ViewOptions(**options).take(tiny_config(), images(1, size))
+    height, width = size
+    return [
+        (round(left * width), round(top * height), round(right * width), round(bottom * height))
+        for _, (left, top, right, bottom), _ in views
+    ]
+
+
+def test_tiles_cover_the_image_and_the_last_ones_end_with_it():
+    found = places((64, 112), tile_size=64, tile_overlap=0.5)
+    assert found == [(0, 0, 64, 64), (32, 0, 96, 64), (48, 0, 112, 64)]
+    assert places((48, 64), tile_size=64) == [(0, 0, 64, 48)]  # a side that is shorter is one tile
+
+
+def test_scales_and_mirror_images_are_looks_of_their_own():
+    views = list(ViewOptions(scales=(0.5, 1), flip=True).take(tiny_config(), images(1, (64, 96))))
+    assert [(tuple(view.pixel_values.shape[-2:]), view.is_flipped) for view in views] == [
+        ((32, 48), False),
+        ((32, 48), True),
+        ((64, 96), False),
+        ((64, 96), True),
+    ]
+    assert torch.equal(views[3].pixel_values, views[2].pixel_values.flip(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_images_of_less_precision_are_resized_as_in_float32(dtype):
+    config, pixels = tiny_config(), images(1, (64, 96)).to(dtype)
+    resized = [next(ViewOptions(scales=(0.5,)).take(config, each)).pixel_values for each in (pixels, pixels.float())]
+    whole = [fit_whole(config, each, 48) for each in (pixels, pixels.float())]
+    for small, expected in (resized, whole):
+        assert small.dtype == dtype
+        assert torch.equal(small, expected.to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile_size": 0}, "`tile_size` must be a number of pixels or None, got 0"),
+        ({"tile_size": 50}, "`tile_size` must be a multiple of 16 and at most .*, got 50. The nearest is 48"),
+        ({"tile_overlap": 1.0}, r"`tile_overlap` must be in \[0, 1\), got 1.0"),
+        ({"scales": ()}, r"`scales` must be numbers in \(0, 16\], got \(\)"),
+        ({"scales": (1, -1)}, r"`scales` must be numbers in"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        list(ViewOptions(**options).take(tiny_config(), images(1, (64, 96))))
+
+
+def test_maps_of_views_are_averaged_where_they_overlap():
+    left = View(torch.zeros(1, 3, 4, 4), (0.0, 0.0, 2 / 3, 1.0), is_flipped=False)
+    right = View(torch.zeros(1, 3, 4, 4), (1 / 3, 0.0, 1.0, 1.0), is_flipped=True)
+    ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+    found = average_maps(iter([(left, ramp), (right, ramp)]), Resolution(4, 6))
+    assert found[0, 0, 0].tolist() == [0, 1, (2 + 3) / 2, (3 + 2) / 2, 1, 0]
+
+
+def test_boxes_of_flipped_and_cut_views_come_back_to_the_whole_image():
+    found = ObjectsOfViews(0.5)
+    box = torch.tensor([[[0.25, 0.5, 0.2, 0.4]]])
+    found.add(View(torch.zeros(1, 3, 4, 4), WHOLE, is_flipped=True), torch.ones(1, 1, 1), box)
+    left_tile = View(torch.zeros(1, 3, 4, 4), (0.0, 0.0, 0.5, 1.0), is_flipped=False)
+    cut = torch.tensor([[[0.9, 0.5, 0.2, 0.4]]])  # ends at the tile's inner edge
+    found.add(left_tile, torch.ones(1, 1, 1), cut)
+    at_border = torch.tensor([[[0.1, 0.5, 0.2, 0.4]]])  # ends at the image's own
+    found.add(left_tile, torch.ones(1, 1, 1), at_border)
+    logits, boxes = found.merge()
+    torch.testing.assert_close(boxes[0, 0], torch.tensor([0.75, 0.5, 0.2, 0.4]))
+    torch.testing.assert_close(boxes[0, 2], torch.tensor([0.05, 0.5, 0.1, 0.4]))
+    assert logits.flatten().tolist() == [1, -torch.inf, 1]
+
+
+def test_of_overlapping_boxes_of_one_class_the_best_is_kept():
+    found = ObjectsOfViews(0.5)
+    view = View(torch.zeros(1, 3, 4, 4), WHOLE, is_flipped=False)
+    idle = [-torch.inf, -torch.inf]
+    found.add(view, torch.tensor([[[1.0, -1.0], idle]]), torch.tensor([[[0.5, 0.5, 0.4, 0.4]] * 2]))
+    found.add(view, torch.tensor([[[2.0, -9.0]]]), torch.tensor([[[0.52, 0.5, 0.4, 0.4]]]))
+    logits, _ = found.merge()
+    assert logits[0].tolist() == [[-torch.inf, -1.0], idle, [2.0, -torch.inf]]  # another class is another object
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "normalize"),
+    [("single_label_classification", lambda x: x.softmax(-1)), ("multi_label_classification", torch.sigmoid)],
+)
+def test_probabilities_are_averaged(problem_type, normalize):
+    logits = [torch.randn(2, 3), torch.randn(2, 3)]
+    mean = mean_of_probabilities(logits, tiny_config(num_labels=3, problem_type=problem_type))
+    torch.testing.assert_close(normalize(mean), (normalize(logits[0]) + normalize(logits[1])) / 2)
+
+
+def lively(name):
+    """Return a model whose head has weights that are large enough for its answers to differ."""
+    model = build(name)
+    with torch.no_grad():
+        for part, weight in model.named_parameters():
+            if weight.ndim > 1 and not part.startswith("radio_model."):
+                weight.normal_(std=weight[0].numel() ** -0.5)
+    return model
+
+
+def answer_of(name, output):
+    """Return what is compared: of a detector the best objects, best first, with score, class and corners in a row."""
+    if name == "detector":
+        (found,) = RadioImageProcessor().post_process_object_detection(output, threshold=0.0)
+        rows = torch.cat([found["scores"][:, None], found["labels"][:, None], found["boxes"]], dim=1)
+        return rows[:BEST_OBJECTS]
+    return output.predicted_depth if name == "depth" else output.logits
+
+
+@pytest.mark.parametrize("name", ["classifier", "linear segmenter", "depth", "detector"])
+def test_one_look_at_the_whole_image_is_the_plain_answer(name):
+    model, pixels = build(name), images(2, (64, 96))
+    with torch.no_grad():
+        plain = model(pixels)
+        found = model.predict(pixels)
+    if name == "linear segmenter":
+        assert found.logits.shape == (2, 3, 64, 96)
+        torch.testing.assert_close(found.logits.exp().sum(dim=1), torch.ones(2, 64, 96))
+        return
+    if name == "detector":
+        expected = plain.logits.where(found.logits > -torch.inf, -torch.inf)  # boxes that overlap are merged
+        assert (found.logits > -torch.inf).any()
+        torch.testing.assert_close(found.logits, expected, atol=1e-5, rtol=1e-4)
+        return
+    actual, expected = answer_of(name, found), answer_of(name, plain)
+    if name == "classifier":
+        actual, expected = actual.softmax(-1), expected.softmax(-1)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("classifier", {"scales": (0.5, 1.0)}),
+        ("linear segmenter", {"tile_size": 48}),
+        ("DPT segmenter", {"scales": (1.0, 1.5)}),
+        ("depth", {"tile_size": 48}),
+        ("detector", {"tile_size": 64}),
+        ("detector", {"flip": True}),
+        ("detector", {"scales": (1.0, 1.5)}),
+    ],
+)
+def test_each_option_changes_the_answer(name, options):
+    model, pixels = lively(name), images(1, (64, 96))
+    found, plain = answer_of(name, model.predict(pixels, **options)), answer_of(name, model.predict(pixels))
+    assert found.shape == plain.shape
+    assert not torch.allclose(found, plain, atol=1e-4)
+
+
+def test_two_equal_looks_are_one_unless_the_threshold_keeps_both():
+    model, pixels = lively("detector"), images(1, (64, 96))
+    once, merged, both = (
+        answer_of("detector", model.predict(pixels, **options))
+        for options in ({}, {"scales": (1.0, 1.0)}, {"scales": (1.0, 1.0), "nms_threshold": 1.0})
+    )
+    torch.testing.assert_close(merged, once, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both[::2], both[1::2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both[::2], once[: BEST_OBJECTS // 2], atol=1e-5, rtol=1e-4)
+
+
+MIRRORED_TILES = {"tile_size": 64, "tile_overlap": 0.5}  # of 96 pixels two, each the other's mirror image
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("classifier", {}),
+        ("linear segmenter", {}),
+        ("linear segmenter", MIRRORED_TILES),
+        ("depth", {}),
+        ("depth", MIRRORED_TILES),
+        ("detector", {}),
+        ("detector", MIRRORED_TILES),
+    ],
+)
+def test_with_flip_an_image_and_its_mirror_image_have_one_answer(name, options):
+    model, pixels = lively(name), images(1, (64, 96))
+    found, mirrored = (
+        answer_of(name, model.predict(image, flip=True, **options)) for image in (pixels, pixels.flip(-1))
+    )
+    if name == "detector":
+        left, right = mirrored[:, 2].clone(), mirrored[:, 4].clone()
+        mirrored[:, 2], mirrored[:, 4] = 1 - right, 1 - left
+    elif name != "classifier":
+        mirrored = mirrored.flip(-1)
+    torch.testing.assert_close(found, mirrored, atol=1e-4, rtol=1e-4)
+    without = answer_of(name, model.predict(pixels, **options))
+    assert found.shape == without.shape
+    assert not torch.allclose(without, found, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((96, 96), (64, 64)),
+        ((48, 240), (32, 144)),
+        ((240, 48), (144, 32)),
+        ((32, 80), (32, 80)),
+        ((16, 800), (16, 256)),
+    ],
+)
+def test_whole_images_beside_tiles_have_as_many_pixels_as_a_tile(size, expected):
+    config = tiny_config(max_img_size=256)
+    assert fit_whole(config, images(1, size), 64).shape[-2:] == expected
+
+
+def test_a_long_image_beside_its_tiles_has_patches_for_all_queries():
+    """As wide as a tile it would be 16 x 64 pixels, four patches for twelve queries."""
+    model = build("detector")
+    tiles, queries = 5, model.config.detection_num_queries
+    assert model.predict(images(1, (48, 240)), tile_size=64).logits.shape[1] == (tiles + 1) * queries
+
+
+def test_images_beyond_the_largest_size_are_seen_in_tiles():
+    model = build("linear segmenter")
+    large = model.max_resolution + 16
+    with pytest.raises(ValueError, match="multiples of 16 and at most"):
+        model.predict(images(1, (32, large)))
+    assert model.predict(images(1, (32, large)), tile_size=128).logits.shape[-1] == large
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("classifier", {"tile_size": 48}, "`tile_size` must be None, got 48: a class is that of a whole image"),
+        ("depth", {"scales": (0.5,)}, r"`scales` must be \(1.0,\), got \(0.5,\): an image of another scale"),
+        ("detector", {"nms_threshold": 2}, r"`nms_threshold` must be in \[0, 1\], got 2"),
+    ],
+)
+def test_options_without_meaning_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(name).predict(images(1, (64, 96)), **options)
+
+
+def test_one_logit_of_no_stated_problem_is_a_yes_or_no():
+    logits = [torch.tensor([[2.0]]), torch.tensor([[-1.0]])]
+    mean = mean_of_probabilities(logits, tiny_config(num_labels=1))
+    torch.testing.assert_close(mean.sigmoid(), (logits[0].sigmoid() + logits[1].sigmoid()) / 2)
+
+
+def classification_build(num_labels=3, **overrides):
+    return RadioForImageClassification(tiny_config(num_labels=num_labels, **overrides)).eval()
+
+
+@pytest.mark.parametrize("pooling", ["summary", "summary_and_features"])
+def test_reads_the_summary_and_if_wanted_the_mean_features(pooling):
+    model, batch = classification_build(classifier_pooling=pooling), images()
+    radio = RadioModel(model.config).eval()
+    radio.radio_model = model.radio_model
+    with torch.no_grad():
+        out = radio(batch)
+        pooled = [out.summary] if pooling == "summary" else [out.summary, out.features.mean(dim=1)]
+        expected = model.classifier(torch.cat(pooled, dim=1))
+        torch.testing.assert_close(model(batch).logits, expected, rtol=0, atol=1e-6)
+    width = 32 * (2 if pooling == "summary" else 3)
+    assert model.classifier.in_features == model.classifier[1].in_features == width
+    assert model.classifier.out_features == 3
+
+
+def test_another_head_fits_in_place_of_the_classifier():
+    model, batch = classification_build(), images()
+    model.classifier = nn.Linear(model.classifier.in_features, 7)
+    model.config.num_labels = 7
+    out = model(batch, labels=torch.tensor([6, 0]))
+    assert out.logits.shape == (2, 7)
+    torch.testing.assert_close(out.loss, F.cross_entropy(out.logits, torch.tensor([6, 0])))
+
+
+def test_integers_are_single_labels():
+    model, batch = classification_build(), images()
+    out = model(batch, labels=torch.tensor([2, 0]))
+    torch.testing.assert_close(out.loss, F.cross_entropy(out.logits, torch.tensor([2, 0])))
+    assert model.config.problem_type == "single_label_classification"
+
+
+def test_floats_are_multiple_labels():
+    model, batch, labels = classification_build(), images(), torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    out = model(batch, labels=labels)
+    torch.testing.assert_close(out.loss, F.binary_cross_entropy_with_logits(out.logits, labels))
+    assert model.config.problem_type == "multi_label_classification"
+    torch.testing.assert_close(model(batch, labels=labels.long()).loss, out.loss)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_one_output_is_regression(shape):
+    model, batch, labels = classification_build(num_labels=1), images(), torch.rand(shape)
+    out = model(batch, labels=labels)
+    torch.testing.assert_close(out.loss, F.mse_loss(out.logits, labels.view(2, 1)))
+    assert model.config.problem_type == "regression"
+
+
+def test_several_outputs_can_be_regression():
+    model, batch, labels = classification_build(problem_type="regression"), images(), torch.rand(2, 3)
+    out = model(batch, labels=labels)
+    torch.testing.assert_close(out.loss, F.mse_loss(out.logits, labels))
+
+
+def test_a_label_of_minus_100_does_not_count():
+    model, batch = classification_build(), images()
+    both = model(batch, labels=torch.tensor([2, -100])).loss
+    torch.testing.assert_close(both, model(batch[:1], labels=torch.tensor([2])).loss, rtol=0, atol=1e-5)
+
+
+def test_unknown_problem_type():
+    message = r"`problem_type` must be one of \['regression', 'single_label_.*\], got 'multi'"
+    model = classification_build()
+    vars(model.config)["problem_type"] = "multi"  # some releases of huggingface_hub check what is set
+    with pytest.raises(ValueError, match=message):
+        model(images(), labels=torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_labels_outside_the_classes(label):
+    with pytest.raises(
+        ValueError, match=rf"`labels` must lie in \[0, 3\), .* or be -100, which is ignored, got {label}"
+    ):
+        classification_build()(images(), labels=torch.tensor([0, label]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            torch.tensor([0]),
+            r"`labels` must be integers of the shape \(2,\) for single labels, got torch.int64 of \(1,\)",
+        ),
+        (torch.tensor([[0, 1, 0], [1, 1, 0]]), "set `problem_type` to 'multi_label_classification'"),
+        (
+            torch.rand(2, 4),
+            r"`labels` must have the shape \(2, 3\) for `problem_type` 'multi_label_classification', got",
+        ),
+    ],
+)
+def test_labels_of_another_shape(labels, message):
+    model = classification_build()
+    with pytest.raises(ValueError, match=message):
+        model(images(), labels=labels)
+    assert model.config.problem_type is None  # labels that were refused decide nothing
+
+
+LABELS = {
+    "single_label_classification": torch.tensor([2, -100]),
+    "multi_label_classification": torch.tensor([[1.0, 0, 1], [0, 0, 0]]),
+    "regression": torch.rand(2, 3),
+}
+
+
+@pytest.mark.parametrize("problem_type", list(LABELS))
+def test_the_loss_of_a_step_of_several_batches_is_a_sum(problem_type):
+    model, batch, labels = classification_build(problem_type=problem_type), images(), LABELS[problem_type]
+    mean = model(batch, labels=labels).loss
+    counted = labels.ne(-100).sum()
+    torch.testing.assert_close(model(batch, labels=labels, num_items_in_batch=counted).loss, mean)
+    torch.testing.assert_close(model(batch, labels=labels, num_items_in_batch=2 * int(counted)).loss, mean / 2)
+
+
+def weights_after_a_step(folder, batch_size, **fields):
+    """Train on four images, of which one has no label, in one step of one or several batches."""
+    torch.manual_seed(0)
+    model = classification_build(use_cropped_positions=False, **fields)
+    examples = [
+        {"pixel_values": image, "labels": label} for image, label in zip(images(4), [2, -100, 0, 1], strict=True)
+    ]
+    arguments = TrainingArguments(
+        folder,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=4 // batch_size,
+        max_steps=1,
+        learning_rate=1.0,
+        optim="sgd",
+        max_grad_norm=0,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+    )
+    trainer = Trainer(model, arguments, train_dataset=examples)
+    trainer.train()
+    return trainer, model.classifier[1].weight.detach()
+
+
+def test_trainer_learns_the_same_from_several_batches_as_from_one(tmp_path):
+    trainer, several = weights_after_a_step(tmp_path, batch_size=2)
+    assert trainer.model_accepts_loss_kwargs
+    _, one = weights_after_a_step(tmp_path, batch_size=4)
+    torch.testing.assert_close(several, one, rtol=0, atol=1e-5)
+
+
+def test_trainer_divides_weighted_losses_itself():
+    """It counts labels, and not what they weigh."""
+    assert classification_build().accepts_loss_kwargs
+    assert not classification_build(class_weights=[1.0, 2.0, 3.0]).accepts_loss_kwargs
+    assert not RadioModel(tiny_config()).accepts_loss_kwargs
+
+
+def test_labels_of_a_list_are_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"`labels` must be a tensor, got a list\. Use `torch\.tensor\(labels\)`\."):
+        classification_build()(images(), labels=[0, 1])
+
+
+def segmentation_build(**overrides):
+    return RadioForSemanticSegmentation(tiny_config(**overrides)).eval()
+
+
+def test_linear_head_is_batch_norm_and_one_linear_layer_on_the_features():
+    model, batch = segmentation_build(), images()
+    norm, classifier = model.decode_head.norm, model.decode_head.classifier
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    radio = RadioModel(model.config).eval()
+    radio.radio_model = model.radio_model
+    with torch.no_grad():
+        features = radio(batch).features
+        normed = (features - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
+        expected = F.linear(normed, classifier.weight[:, :, 0, 0], classifier.bias)
+        logits = model(batch).logits
+    assert logits.shape == (2, 3, 3, 5)
+    torch.testing.assert_close(logits.flatten(2).transpose(1, 2), expected, rtol=0, atol=1e-5)
+
+
+def test_dpt_head_reads_the_chosen_blocks():
+    model, batch = segmentation_build(segmentation_head="dpt", dpt_indices=[0, 1, 1, 2]), images()
+    with torch.no_grad():
+        before = model(batch).logits
+        model.radio_model.model.blocks[3].mlp.fc2.weight.normal_()
+        torch.testing.assert_close(model(batch).logits, before, rtol=0, atol=0)
+        model.radio_model.model.blocks[2].mlp.fc2.weight.normal_()
+        assert not torch.equal(model(batch).logits, before)
+    assert before.shape == (2, 3, 64, 96)  # 16 for each patch, the 3 x 5 patches rounded up to even
+
+
+def test_loss_is_the_cross_entropy_of_resized_logits_without_ignored_pixels():
+    model, batch, labels = segmentation_build(), images(), torch.randint(0, 3, (2, *SIZE))
+    labels[:, :20] = 255
+    out = model(batch, labels=labels)
+    logits = F.interpolate(out.logits, SIZE, mode="bilinear")
+    torch.testing.assert_close(out.loss, F.cross_entropy(logits, labels, ignore_index=255))
+    small = model(batch, labels=labels.to(torch.uint8)).loss
+    torch.testing.assert_close(small, out.loss)
+
+
+def test_another_label_can_be_the_ignored_one():
+    model, batch, labels = segmentation_build(semantic_loss_ignore_index=0), images(), torch.randint(0, 3, (2, *SIZE))
+    out = model(batch, labels=labels)
+    logits = F.interpolate(out.logits, SIZE, mode="bilinear")
+    torch.testing.assert_close(out.loss, F.cross_entropy(logits, labels, ignore_index=0))
+
+
+def test_masks_without_any_class_train_to_nothing():
+    model = segmentation_build()
+    loss = model(images(), labels=torch.full((2, *SIZE), 255)).loss
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_the_processor_labels_each_pixel_of_the_original():
+    model = segmentation_build()
+    processor = RadioImageProcessor.from_model_config(model.config)
+    picture = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+    with torch.no_grad():
+        outputs = model(**processor(picture, return_tensors="pt"))
+    (segmentation,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(50, 70)])
+    assert segmentation.shape == (50, 70)
+    assert set(segmentation.unique().tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("label", [3, -1, 254])
+def test_labels_outside_the_classes_of_segmentation(label):
+    labels = torch.zeros(2, *SIZE, dtype=torch.long)
+    labels[1, 7, 9] = label
+    with pytest.raises(
+        ValueError, match=rf"`labels` must lie in \[0, 3\), .* or be 255, which is ignored, got {label}"
+    ):
+        segmentation_build()(images(), labels=labels)
+
+
+def test_labels_may_have_a_size_of_their_own():
+    model, batch, labels = segmentation_build(), images(), torch.randint(0, 3, (2, 30, 61))
+    out = model(batch, labels=labels)
+    logits = F.interpolate(out.logits, (30, 61), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(out.loss, F.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.zeros(1, *SIZE).long(), r"`labels` must have the shape \(2, height, width\), .* got \(1, 48, 80\)"),
+        (torch.zeros(2, 1, *SIZE).long(), r"`labels` must have the shape .* got \(2, 1, 48, 80\)"),
+        (torch.zeros(2, 0, 80).long(), r"`labels` must have the shape .* got \(2, 0, 80\)"),
+        (torch.zeros(2, *SIZE), "`labels` must be integers, the class of each pixel, got torch.float32"),
+    ],
+)
+def test_masks_of_another_shape_or_type(labels, message):
+    with pytest.raises(ValueError, match=message):
+        segmentation_build()(images(), labels=labels)
+
+
+def test_the_ignored_label_is_no_class():
+    config = RadioConfig.from_preset("radio-test", num_labels=300)
+    with pytest.raises(ValueError, match="`semantic_loss_ignore_index` must not be its default, 255, with 300"):
+        RadioForSemanticSegmentation(config)
+    config.semantic_loss_ignore_index = -100
+    RadioForSemanticSegmentation(config)
+
+
+def depth_build(**overrides):
+    return RadioForDepthEstimation(tiny_config(**overrides)).eval()
+
+
+@pytest.mark.parametrize("fields", [{}, {"patch_size": 14, "max_img_size": 224}])
+def test_one_positive_depth_for_each_pixel(fields):
+    model = depth_build(**fields)
+    batch = torch.rand(2, 3, 3 * model.patch_size, 4 * model.patch_size)
+    depth = model(batch).predicted_depth
+    assert depth.shape == (2, *batch.shape[-2:])
+    assert (depth > 0).all()
+
+
+def test_pixels_that_start_at_depth_zero_still_learn():
+    model = depth_build()
+    with torch.no_grad():
+        model.depth_head.head.head[-2].bias.fill_(-30)
+    out = model(images(), labels=torch.ones(2, *SIZE))
+    out.loss.backward()
+    assert out.loss.isfinite()
+    assert model.depth_head.head.head[-2].bias.grad.abs().item() > 0
+
+
+def test_loss_by_hand():
+    predicted = torch.tensor([[[math.e, math.e**3], [1.0, 7.0]]])
+    true = torch.tensor([[[1.0, 1.0], [1.0, 0.0]]])
+    # log differences 1, 3, 0: mean square 10 / 3, half the squared mean 8 / 9
+    assert scale_invariant_loss(predicted, true).item() == pytest.approx(10 / 3 - 8 / 9, abs=1e-5)
+
+
+def test_loss_is_zero_at_the_truth_and_half_forgives_a_common_factor():
+    true = torch.rand(2, 4, 4) + 0.5
+    assert scale_invariant_loss(true, true).item() == 0
+    assert scale_invariant_loss(2 * true, true).item() == pytest.approx(0.5 * math.log(2) ** 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("unknown", [0.0, -1.0, math.nan, math.inf])
+def test_pixels_of_unknown_depth_do_not_count(unknown):
+    predicted, true = torch.rand(2, 4, 4) + 0.5, torch.rand(2, 4, 4) + 0.5
+    predicted.requires_grad_()
+    true[:, 2:] = unknown
+    loss = scale_invariant_loss(predicted, true)
+    torch.testing.assert_close(loss, scale_invariant_loss(predicted[:, :2], true[:, :2]))
+    (gradient,) = torch.autograd.grad(loss, predicted)
+    assert gradient.isfinite().all()
+    assert (gradient[:, 2:] == 0).all()
+
+
+def test_images_without_any_depth_leave_the_others_loss_alone():
+    predicted, true = torch.rand(2, 4, 4) + 0.5, torch.rand(2, 4, 4) + 0.5
+    true[1] = 0
+    torch.testing.assert_close(scale_invariant_loss(predicted, true), scale_invariant_loss(predicted[:1], true[:1]))
+    assert scale_invariant_loss(predicted, torch.zeros(2, 4, 4)).item() == 0
+
+
+def test_the_processor_resizes_depth_to_the_original():
+    model = depth_build().to(torch.bfloat16)
+    processor = RadioImageProcessor.from_model_config(model.config)
+    picture = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+    inputs = processor(picture, return_tensors="pt").to(torch.bfloat16)
+    with torch.no_grad():
+        outputs = model(**inputs)
+    (resized,) = processor.post_process_depth_estimation(outputs, target_sizes=[(50, 70)])
+    assert resized["predicted_depth"].shape == (50, 70)
+    assert resized["predicted_depth"].dtype == torch.float32
+    (own,) = processor.post_process_depth_estimation(outputs)
+    torch.testing.assert_close(own["predicted_depth"], outputs.predicted_depth[0].float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.rand(2, 24, 40), r"`labels` must have the shape \(2, 48, 80\).* got \(2, 24, 40\). Resize the maps"),
+        (torch.ones(2, *SIZE).int(), "`labels` must be floating point, .* got torch.int32. Divide 16-bit depth by its"),
+    ],
+)
+def test_labels_of_another_shape_or_type(labels, message):
+    with pytest.raises(ValueError, match=message):
+        depth_build()(images(), labels=labels)

@@ -1,6 +1,9 @@
 """The image processor: its options, how it resizes and joins images, and its life in a checkpoint."""
 
+import base64
 import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +18,9 @@ from transformers import (
 )
 from transformers.models.radio.modeling_radio import RadioModel as NativeRadioModel
 
-from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
+from modeling_radio.checks_radio import round_to_step
+from modeling_radio.image_processing_radio import read_label_maps, to_pixels
 
 
 @pytest.fixture
@@ -251,3 +255,407 @@ def test_processor_for_a_model():
     assert process(processor, make_pixels()).shape == (1, 3, 64, 88)
     assert processor.max_img_size == config.max_img_size
     assert processor.resample == Image.Resampling.BILINEAR
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, 16), (23.9, 16), (24, 32), (40, 32), (48, 48)])
+def test_halves_go_to_the_even_multiple_and_nothing_vanishes(size, expected):
+    assert round_to_step(size, 16) == expected
+
+
+def test_nearest_size_is_valid_and_capped():
+    config = RadioConfig.from_preset("radio-test", max_resolution=100)
+    nearest = config.nearest_resolution(1000, 1)
+    assert nearest == (100 // config.patch_size * config.patch_size, config.patch_size)
+    config.check_resolution(*nearest)
+
+
+def test_invalid_sizes_name_the_nearest():
+    config = RadioConfig.from_preset("radio-test")
+    height, width = config.patch_size * 2 + 1, config.patch_size
+    with pytest.raises(ValueError, match=f"The nearest valid size is {height - 1} x {width}"):
+        config.check_resolution(height, width)
+
+
+# What the processor resizes to
+
+
+@pytest.mark.parametrize(
+    ("image_size", "size", "expected"),
+    [
+        ((480, 640), {"shortest_edge": 256}, (256, 336)),
+        ((480, 640), 256, (256, 336)),
+        ((640, 480), {"shortest_edge": 256}, (336, 256)),
+        ((480, 640), {"longest_edge": 512}, (384, 512)),
+        ((480, 640), {"longest_edge": 500}, (368, 496)),
+        ((100, 1000), {"shortest_edge": 256, "longest_edge": 512}, (48, 512)),
+        ((480, 640), {"height": 224, "width": 256}, (224, 256)),
+        ((480, 640), (224, 256), (224, 256)),
+        ((481, 629), {"max_pixels": 2048 * 2048}, (480, 624)),
+        ((3000, 4000), {"max_pixels": 512 * 512}, (432, 576)),
+        ((30, 40), {"min_pixels": 224 * 224}, (192, 256)),
+        ((480, 640), {"shortest_edge": 1024, "max_pixels": 512 * 512}, (432, 576)),
+        ((5, 5), {"max_pixels": 2048 * 2048}, (16, 16)),
+        ((1, 100000), {"shortest_edge": 512}, (16, 2048)),
+        ((1, 100000), {"max_pixels": 16 * 160}, (16, 160)),
+        ((5000, 6000), {"longest_edge": 6000}, (1712, 2048)),
+    ],
+)
+def test_sizes(image_size, size, expected):
+    processor = RadioImageProcessor(size=size)
+    assert processor.get_output_size(*image_size) == expected
+    assert RadioImageProcessor().get_output_size(*image_size, size=size) == expected
+
+
+def test_bounds_hold_for_any_image():
+    generator = np.random.default_rng(0)
+    for height, width in generator.integers(1, 5000, (200, 2)).tolist():
+        rows, cols = RadioImageProcessor().get_output_size(height, width, size={"max_pixels": 300 * 300})
+        assert rows % 16 == 0
+        assert cols % 16 == 0
+        assert rows * cols <= 300 * 300
+        rows, cols = RadioImageProcessor(size_divisor=128).get_output_size(height, width)
+        assert rows % 128 == 0
+        assert cols % 128 == 0
+        assert max(rows, cols) <= 2048
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"height": 200, "width": 250}, r"got 200 x 250\. The nearest valid size is 192 x 256"),
+        ({"height": 224, "width": 4096}, r"got 224 x 4096\. The nearest valid size is 224 x 2048"),
+        ({"height": 224}, "both"),
+        ({"shortest_side": 224}, r"shortest_side.*\. Did you mean 'shortest_edge'"),
+        ({"shortest_edge": 0}, "positive"),
+        ({"longest_edge": 8}, "must have room for one patch of 16 x 16"),
+        ({"max_pixels": 100}, "must have room for one patch"),
+        ((1, 2, 3), "must be an integer"),
+    ],
+)
+def test_sizes_that_cannot_be_had_are_refused(size, message):
+    with pytest.raises(ValueError, match=message):
+        RadioImageProcessor().get_output_size(480, 640, size=size)
+
+
+@pytest.fixture
+def image_processor():
+    return RadioImageProcessor(size={"max_pixels": 256 * 256}, max_img_size=256)
+
+
+def test_pixels_are_rgb_in_unit_range_and_unchanged_without_resizing(image_processor):
+    pixels = make_pixels()
+    values = process(image_processor, Image.fromarray(pixels))
+    assert values.dtype == torch.float32
+    expected = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    torch.testing.assert_close(values[0], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        Image.fromarray,
+        lambda pixels: pixels,
+        lambda pixels: pixels.transpose(2, 0, 1),
+        lambda pixels: torch.from_numpy(pixels),
+        lambda pixels: torch.from_numpy(pixels).permute(2, 0, 1),
+        lambda pixels: pixels.astype(np.int64),
+        lambda pixels: pixels.astype(np.float64),
+        lambda pixels: pixels.astype(np.uint16) * 257,
+        lambda pixels: (pixels.astype(np.uint16) * 257).astype(">u2"),
+        lambda pixels: pixels[..., ::-1].copy()[..., ::-1],
+        lambda pixels: np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
+        lambda pixels: Image.fromarray(pixels).convert("RGBA"),
+        lambda pixels: [Image.fromarray(pixels)],
+        lambda pixels: [[pixels]],
+        lambda pixels: pixels[None],
+    ],
+    ids=[
+        *("pil", "hwc", "chw", "torch-hwc", "torch-chw", "int64", "float255", "uint16", "big-endian"),
+        *("mirrored", "rgba-array", "rgba-pil", "list", "nested", "batch"),
+    ],
+)
+def test_every_kind_of_image_gives_the_same_pixels(image_processor, convert):
+    pixels = make_pixels()
+    expected = process(image_processor, Image.fromarray(pixels))
+    torch.testing.assert_close(process(image_processor, convert(pixels)), expected, atol=1e-6, rtol=0)
+
+
+def test_floats_in_unit_range_are_taken_as_they_are_when_declared(image_processor):
+    pixels = make_pixels()
+    values = process(image_processor, pixels.astype(np.float32) / 255, do_rescale=False)
+    torch.testing.assert_close(values, process(image_processor, pixels), atol=1e-6, rtol=0)
+
+
+def test_paths_are_read(image_processor, tmp_path):
+    pixels = make_pixels()
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    path = tmp_path / "picture.png"
+    expected = process(image_processor, pixels)
+    assert torch.equal(process(image_processor, str(path)), expected)
+    assert torch.equal(process(image_processor, path), expected)
+    assert torch.equal(process(image_processor, [path, [pixels]]), expected.expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_transparency_of_files_is_white_as_that_of_pil_images(suffix, image_processor, tmp_path):
+    pixels = np.concatenate([make_pixels(), np.full((*make_pixels().shape[:2], 1), 255, np.uint8)], axis=2)
+    pixels[:8, :, 3] = 0
+    path = tmp_path / f"logo.{suffix}"
+    Image.fromarray(pixels).save(path, **({"lossless": True, "exact": True} if suffix == "webp" else {}))
+    expected = process(image_processor, Image.open(path))
+    assert (expected[..., :4, :] == 1).all()
+    assert torch.equal(process(image_processor, path), expected)
+    assert torch.equal(process(image_processor, base64.b64encode(path.read_bytes()).decode()), expected)
+
+
+@pytest.mark.parametrize("num_pictures", [2, 5])
+def test_the_first_picture_of_an_animation_is_read(num_pictures, image_processor, tmp_path, monkeypatch):
+    pictures = [Image.new("RGB", (32, 48), (50 * number, 100, 150)) for number in range(num_pictures)]
+    path = tmp_path / "animation.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    expected = process(image_processor, Image.open(path))
+    assert expected.shape == (1, 3, 48, 32)
+    torch.testing.assert_close(process(image_processor, path), expected, atol=1e-2, rtol=0)
+    assert process(image_processor, [path, base64.b64encode(path.read_bytes()).decode()]).shape[0] == 2
+    # torchvision reads what an address gives, too.
+    monkeypatch.setattr(
+        "transformers.image_utils.httpx.get", lambda *_, **options: SimpleNamespace(content=path.read_bytes())
+    )
+    assert torch.equal(process(image_processor, "https://example.org/animation.gif"), process(image_processor, path))
+
+
+@pytest.mark.parametrize("content", [b"no image", None], ids=["damaged", "missing"])
+def test_paths_that_cannot_be_read_are_named(image_processor, tmp_path, content):
+    path = tmp_path / "picture.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"`images` must be image files .* got '{path}'"):
+        process(image_processor, path)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "I;16", "I", "F"])
+def test_gray_images_become_three_equal_channels(image_processor, mode):
+    ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None], 48, axis=0)
+    images = {
+        "L": Image.fromarray(ramp),
+        "1": Image.fromarray(ramp).convert("1", dither=Image.Dither.NONE),
+        "I;16": Image.fromarray(ramp.astype(np.uint16) * 257),
+        "I": Image.fromarray(ramp.astype(np.int32) * 257),
+        "F": Image.fromarray(ramp.astype(np.float32)),
+    }
+    values = process(image_processor, images[mode])[0]
+    assert images[mode].mode == mode
+    assert torch.equal(values[0], values[1])
+    assert torch.equal(values[0], values[2])
+    expected = torch.from_numpy(ramp) / 255
+    if mode == "1":
+        expected = expected.round()
+    torch.testing.assert_close(values[0], expected, atol=1e-6, rtol=0)
+
+
+def test_integers_that_hold_bytes_are_read_as_bytes(image_processor):
+    gray = make_pixels()[..., 0]
+    expected = process(image_processor, gray)
+    assert torch.equal(process(image_processor, Image.fromarray(gray).convert("I")), expected)
+    # A file of 16 bits says so: there 255 is almost black.
+    deep = process(image_processor, Image.fromarray(gray.astype(np.uint16)))
+    torch.testing.assert_close(deep, expected / 257, atol=1e-6, rtol=0)
+
+
+def test_gray_arrays_need_no_channel_axis(image_processor):
+    gray = make_pixels()[..., 0]
+    expected = process(image_processor, Image.fromarray(gray))
+    assert torch.equal(process(image_processor, gray), expected)
+    assert torch.equal(process(image_processor, [gray, torch.from_numpy(gray)]), expected.expand(2, -1, -1, -1))
+
+
+def test_sixteen_bit_png_keeps_its_range(image_processor, tmp_path):
+    depth = np.repeat(np.linspace(0, 65535, 64).astype(np.uint16)[None], 48, axis=0)
+    Image.fromarray(depth).save(tmp_path / "deep.png")
+    values = process(image_processor, Image.open(tmp_path / "deep.png"))[0, 0]
+    torch.testing.assert_close(values, torch.from_numpy(depth / 65535).float(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["array", "pil", "palette"])
+def test_transparent_pixels_become_white_and_half_transparent_ones_mix(image_processor, kind):
+    rgba = np.zeros((16, 32, 4), np.uint8)
+    rgba[:, 16:] = (255, 0, 0, 128)
+    image = {"array": rgba, "pil": Image.fromarray(rgba)}.get(kind)
+    if kind == "palette":
+        image = Image.new("P", (32, 16))
+        image.putpalette([0, 0, 0, 255, 127, 127])
+        image.paste(1, (16, 0, 32, 16))
+        image.info["transparency"] = 0
+    values = process(image_processor, image)[0]
+    assert (values[:, :, :16] == 1).all()
+    torch.testing.assert_close(values[:, 0, 20], torch.tensor([1.0, 127 / 255, 127 / 255]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (make_pixels() / 255, {}, "do_rescale=False"),
+        (make_pixels() / 32 - 4, {}, "do not normalize"),
+        (make_pixels() / 2, {"do_rescale": False}, r"must lie in \[0, 1\]"),
+        (make_pixels(), {"do_rescale": False}, "leave it True"),
+        (np.full((48, 64, 3), np.nan), {}, "must lie in"),
+        (make_pixels().astype(np.int32) * 10, {}, "uint16"),
+        (make_pixels() > 99, {}, "multiplied by 255"),
+        (np.zeros((48, 64, 2), np.uint8), {}, "1, 3 or 4 channels"),
+        (np.zeros((0, 64, 3), np.uint8), {}, "shape"),
+        ([], {}, "at least one image, got none"),
+        (5, {}, "must be PIL images, numpy arrays, torch tensors or paths, got int"),
+        ({"image": 1}, {}, "torch tensors or paths, got dict"),
+        (np.array([["a"]]), {}, "must be of integers or floats of at most 64 bits, got <U1"),
+        (np.zeros((48, 64, 3), object), {}, "at most 64 bits, got object"),
+        (np.zeros((48, 64, 3), np.longdouble), {}, "at most 64 bits"),
+        (torch.zeros(3, 48, 64, device="meta"), {}, "must be dense tensors with values, got torch.float32 .* on meta"),
+        (torch.zeros(3, 48, 64).to_sparse(), {}, "must be dense tensors"),
+        (torch.sparse_coo_tensor(size=(2, 3, 8, 8), dtype=torch.uint16), {}, "must be dense tensors"),
+        (Image.new("RGB", (0, 48)), {}, "at least one pixel, got 48 x 0"),
+        (Image.new("La", (64, 48)), {}, "Convert them to 'LA'"),
+        (Image.fromarray(np.full((48, 64), 70000, np.int32)), {}, "16-bit"),
+    ],
+)
+def test_images_that_cannot_be_right_are_refused(image_processor, image, options, message):
+    with pytest.raises(ValueError, match=message):
+        process(image_processor, image, **options)
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (np.array([["cat"]]), "`segmentation_maps` must be of integers or floats of at most 64 bits, got <U3"),
+        (torch.eye(4).to_sparse(), r"`segmentation_maps` must be dense tensors with values, got torch\.float32"),
+        ("masks.png", "`segmentation_maps` must be PIL images, numpy arrays or torch tensors, got str"),
+    ],
+)
+def test_label_maps_that_cannot_be_right_are_named_as_such(maps, message):
+    with pytest.raises(ValueError, match=message):
+        read_label_maps(maps)
+
+
+RESCALED = {"do_rescale": True, "rescale_factor": 1 / 255}
+
+
+def test_all_bytes_lie_in_the_range() -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    pixels = to_pixels(every, RESCALED)
+    assert pixels.dtype == torch.float32
+    assert (pixels.min(), pixels.max()) == (0, 1)
+    assert torch.equal(pixels, every.float() * (1 / 255))
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        (torch.tensor([-1.0, 51.0, 256.0]), RESCALED),
+        (torch.tensor([-0.1, 0.2, 1.1]), {"do_rescale": False, "rescale_factor": 1 / 255}),
+        (torch.tensor([0, 20, 101], dtype=torch.uint8), {"do_rescale": True, "rescale_factor": 1 / 100}),
+    ],
+)
+def test_overshoot_is_cut_and_the_input_kept(values: torch.Tensor, options: dict[str, object]) -> None:
+    before = values.clone()
+    assert to_pixels(values, options) == pytest.approx(torch.tensor([0, 0.2, 1]))
+    assert torch.equal(values, before)
+
+
+def test_an_image_of_the_right_size_is_a_copy() -> None:
+    image = torch.rand(3, 32, 32)
+    before = image.clone()
+    processor = RadioImageProcessor(do_resize=False, do_rescale=False)
+    processor(image, return_tensors="pt")["pixel_values"].zero_()
+    processor(image, return_tensors=None)["pixel_values"][0].zero_()
+    assert torch.equal(image, before)
+
+
+WRONG = [
+    ("size", {"height": 64}),
+    ("size", {"max_height": 64}),
+    ("size", "large"),
+    ("size", 64.0),
+    ("size", True),
+    ("size", 2**70),
+    ("patch_size", 0),
+    ("patch_size", 16.0),
+    ("patch_size", True),
+    ("size_divisor", -16),
+    ("size_divisor", "16"),
+    ("size_divisor", 24),
+    ("max_img_size", math.inf),
+    ("max_img_size", 8),
+    ("rescale_factor", 0),
+    ("rescale_factor", -1 / 255),
+    ("rescale_factor", math.nan),
+    ("rescale_factor", 10**400),
+    ("rescale_factor", "1/255"),
+    ("rescale_factor", 1e-300),
+    ("resample", 99),
+    ("resample", "bicubic"),
+    ("resample", Image.Resampling.HAMMING),
+    ("image_mean", [0.5, 0.5, 0.5]),
+    ("image_mean", [0.0, math.nan, 0.0]),
+    ("image_std", 0.0),
+    ("image_std", "1"),
+    ("do_resize", 1),
+    ("do_rescale", "yes"),
+    ("do_pad", 0.0),
+    ("do_pack", "no"),
+    ("do_convert_rgb", 3),
+    ("do_reduce_labels", "x"),
+    ("do_normalize", True),
+    ("do_center_crop", True),
+    ("pad_size", {"height": 64}),
+    ("pad_size", {"shortest_edge": 64}),
+    ("pad_size", -64),
+    ("pad_size", 1.5),
+    ("disable_grouping", "x"),
+    ("data_format", "channels_last"),
+    ("data_format", 3),
+    ("input_data_format", "last"),
+    ("return_tensors", "tf"),
+    ("device", "gpu"),
+    ("device", 1.5),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=str)
+def test_wrong_settings_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=rf"^`{name}` .*must ") as at_call:
+        RadioImageProcessor()(make_pixels(), **{name: value})
+    with pytest.raises(ValueError, match=rf"^`{name}` .*must ") as at_construction:
+        RadioImageProcessor(**{name: value})
+    assert str(at_call.value) == str(at_construction.value)
+
+
+@pytest.mark.parametrize("name", ["patch_size", "max_img_size", "rescale_factor"])
+def test_settings_that_cannot_be_none(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be a positive"):
+        RadioImageProcessor()(make_pixels(), **{name: None})
+
+
+def test_attributes_are_checked_at_the_next_call():
+    processor = RadioImageProcessor()
+    processor.resample = 99
+    with pytest.raises(ValueError, match=r"`resample` must be one of \[0, 1, 2, 3\]"):
+        processor(make_pixels())
+
+
+def test_misspelt_settings_are_refused_and_what_transformers_writes_is_not(tmp_path):
+    with pytest.raises(ValueError, match=r"`do_resise` must be a setting .* Did you mean 'do_resize'"):
+        RadioImageProcessor(do_resise=False)
+    processor = RadioImageProcessor(processor_class="AutoProcessor", something_of_tomorrow=1)
+    processor.save_pretrained(tmp_path)
+    assert RadioImageProcessor.from_pretrained(tmp_path).something_of_tomorrow == 1
+
+
+@pytest.mark.parametrize("value", [0, (0, 0, 0), [0.0, 0.0, 0.0], [0.0] * 4])
+def test_normalization_that_changes_nothing_may_be_given(value):
+    inputs = RadioImageProcessor()(make_pixels(), image_mean=value, image_std=[1, 1, 1])
+    assert inputs["pixel_values"][0].max() <= 1
+
+
+def test_the_longest_side_is_the_models_and_not_that_of_its_table():
+    config = RadioConfig.from_preset("radio-test", max_resolution=128)
+    assert config.max_img_size != 128
+    assert RadioImageProcessor.from_model_config(config).max_img_size == 128

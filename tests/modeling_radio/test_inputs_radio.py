@@ -1,13 +1,33 @@
 """What the models refuse, and how they say it; and how often positions are resized."""
 
+import inspect
+import json
+import shutil
+import threading
 import warnings
 
+import peft
 import pytest
 import torch
-from releases import needs_exporter
+from reference_cases import REFERENCE, load_training_file, write_hub_folder
+from releases import needs_exporter, needs_native_clips
+from safetensors.torch import load_file
+from task_models import EVERY_MODEL, build, images, tensors_of, tiny_config
 from torch import nn
+from transformers.models.radio import RadioModel as NativeRadioModel
+from transformers.testing_utils import CaptureLogger
+from transformers.utils.generic import TransformersKwargs
 
-from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
+from conversion.from_nvidia import convert
+from conversion.to_nvidia import training_file_content
+from modeling_radio import (
+    RadioConfig,
+    RadioForImageClassification,
+    RadioForObjectDetection,
+    RadioImageProcessor,
+    RadioModel,
+)
+from modeling_radio.inputs_radio import FOREIGN_ARGUMENTS, join_runs, logger
 
 
 @pytest.fixture
@@ -231,3 +251,497 @@ def test_takes_what_the_processor_returns(model):
     packed = model(**processor(images, do_pack=True, return_tensors="pt"))
     single = [model(processor(image, return_tensors="pt").pixel_values).features[0] for image in images]
     torch.testing.assert_close(packed.features, torch.cat(single), rtol=0, atol=2e-6)
+
+
+OF_PEFT = {"input_ids": None, "attention_mask": None, "inputs_embeds": None}
+OF_TRANSFORMERS = {
+    **dict.fromkeys(TransformersKwargs.__annotations__),
+    "num_items_in_batch": torch.tensor(4),
+    "is_causal": False,
+    "cu_seq_lens_q": torch.tensor([0, 4]),
+    "max_length_q": 4,
+    "seq_idx": torch.zeros(1, 4),
+}
+
+
+CLASSES = {
+    "backbone with adaptors",
+    "maps",
+    "classifier",
+    "DPT segmenter",
+    "depth",
+    "detector",
+    "instance segmenter",
+    "universal segmenter",
+}
+
+
+@pytest.fixture(params=sorted(CLASSES))
+def call_model(request):
+    return build(request.param)
+
+
+def test_every_class_is_here():
+    assert {EVERY_MODEL[name][0] for name in CLASSES} == {model_class for model_class, _ in EVERY_MODEL.values()}
+
+
+@torch.no_grad()
+def test_what_others_add_changes_nothing(call_model):
+    batch = images()
+    found = tensors_of(call_model(batch, interpolate_pos_encoding=True, **{**OF_PEFT, **OF_TRANSFORMERS}))
+    assert all(map(torch.equal, found, tensors_of(call_model(batch))))
+    kinds = [parameter.kind for parameter in inspect.signature(call_model.forward).parameters.values()]
+    assert inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def test_every_argument_of_transformers_has_its_place():
+    ours = {"output_hidden_states", "output_attentions"}
+    assert set(TransformersKwargs.__annotations__) - ours <= set(FOREIGN_ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("adaptor_name", "adaptor_names"),
+        ("output_hidden_state", "output_hidden_states"),
+        ("return_dicts", "return_dict"),
+        ("interpolate_pos_encodings", "interpolate_pos_encoding"),
+    ],
+)
+def test_misspelt_arguments_are_refused(misspelt, meant):
+    message = rf"Unknown argument '{misspelt}' of RadioModel.forward. Did you mean '{meant}'\?"
+    with pytest.raises(TypeError, match=message):
+        build("backbone with adaptors")(images(), **{misspelt: None})
+
+
+def test_every_model_refuses_misspelt_arguments(call_model):
+    message = rf"Unknown argument 'windowsize' of {type(call_model).__name__}.forward. Did you mean 'window_size'\?"
+    with pytest.raises(TypeError, match=message):
+        call_model(images(), windowsize=2)
+
+
+def test_labels_are_no_argument_of_a_model_without_a_loss():
+    call_model = build("backbone with adaptors")
+    with pytest.raises(TypeError, match=r"Unknown argument 'labels' of RadioModel.forward\.$"):
+        call_model(images(), labels=torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_ids": torch.tensor([[1]])}, "`input_ids` must be None, got a Tensor. Radio.* does not read it."),
+        ({"position_ids": torch.tensor([[1]])}, "`position_ids` must be None, got a Tensor"),
+        ({"is_causal": True}, "`is_causal` must be False or None, got True"),
+    ],
+)
+def test_what_would_not_be_heeded_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build("maps")(images(), **arguments)
+
+
+# peft asks a model for `is_gradient_checkpointing`, which transformers is renaming.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@torch.no_grad()
+def test_peft_extracts_features(call_model):
+    batch = images()
+    expected = tensors_of(call_model(batch))
+    config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["qkv"])
+    adapted = peft.get_peft_model(call_model, config).eval()  # adapters start at zero
+    for actual, tensor in zip(tensors_of(adapted(pixel_values=batch)), expected, strict=True):
+        torch.testing.assert_close(actual, tensor, rtol=0, atol=1e-5)
+
+
+REQUESTED_CLASSES = {
+    "backbone with adaptors",
+    "maps",
+    "classifier",
+    "DPT segmenter",
+    "depth",
+    "detector",
+    "instance segmenter",
+}
+
+
+@pytest.fixture
+def requested_model():
+    return RadioModel(tiny_config(vitdet_num_global=2)).eval()  # windows in blocks 0 and 2
+
+
+@pytest.fixture(params=sorted(REQUESTED_CLASSES))
+def any_model(request):
+    model_class, fields = EVERY_MODEL[request.param]
+    return model_class(tiny_config(**fields, vitdet_num_global=2)).eval()
+
+
+def same(left, right):
+    return len(left) == len(right) and all(map(torch.equal, left, right))
+
+
+# Attention weights
+
+
+@torch.no_grad()
+def test_asking_for_attention_weights_makes_the_call_eager(any_model):
+    batch = images()
+    plain, fast = any_model(batch), any_model(batch, output_attentions=True)
+    assert any_model.config._attn_implementation == "sdpa"
+    any_model.set_attn_implementation("eager")
+    eager = any_model(batch, output_attentions=True)
+    assert plain.attentions is None
+    assert len(fast.attentions) == any_model.config.num_hidden_layers
+    assert same(fast.attentions, eager.attentions)
+    for name in plain:
+        torch.testing.assert_close(fast[name], plain[name], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window_size", ["global", 2, 3, 8])
+def test_windows_make_no_difference_to_that(requested_model, window_size):
+    batch = images()
+    fast = requested_model(batch, window_size=window_size, output_attentions=True).attentions
+    requested_model.set_attn_implementation("eager")
+    assert same(fast, requested_model(batch, window_size=window_size, output_attentions=True).attentions)
+    for weights in fast:
+        sums = weights.sum(-1)
+        assert ((sums - 1).abs() < 1e-5).logical_or(sums == 0).all()
+
+
+@torch.no_grad()
+def test_slow_attention_is_told_once_and_only_where_it_was_not_chosen(requested_model):
+    logger.warning_once.cache_clear()
+    with CaptureLogger(logger) as told:
+        requested_model(images())
+    assert told.out == ""
+    with CaptureLogger(logger) as told:
+        requested_model(images(), output_attentions=True)
+        requested_model(images(), output_attentions=True)
+    assert told.out.count("`attn_implementation` 'sdpa' gives no attention weights") == 1
+    logger.warning_once.cache_clear()
+    requested_model.set_attn_implementation("eager")
+    with CaptureLogger(logger) as told:
+        requested_model(images(), output_attentions=True)
+    assert told.out == ""
+
+
+@torch.no_grad()
+def test_windows_stand_one_after_the_other(requested_model):
+    batch = images()  # 3 x 5 patches in windows of 2 x 2: 1 x 2 whole ones, one right, two at the bottom, a corner
+    out = requested_model(batch, window_size=2, output_attentions=True, output_hidden_states=True)
+    block = requested_model.radio_model.model.blocks[0]
+    assert not requested_model.config.is_global_block(0)
+    patches = out.hidden_states[0][:, requested_model.config.num_prefix_tokens :]
+    query, key, _ = block.attn.qkv(block.norm1(patches)).unflatten(-1, (3, block.attn.num_heads, -1)).unbind(2)
+    windows = [[0, 1, 5, 6], [2, 3, 7, 8], [4, 9], [10, 11], [12, 13], [14]]
+    weights = out.attentions[0].unflatten(0, (2, 6))
+    assert weights.shape == (2, 6, 2, 4, 4)
+    for index, window in enumerate(windows):
+        scores = torch.einsum("bqhc,bkhc->bhqk", query[:, window], key[:, window]) * block.attn.scaling
+        size = len(window)
+        torch.testing.assert_close(weights[:, index, :, :size, :size], scores.softmax(-1), rtol=0, atol=1e-6)
+        assert not weights[:, index, :, size:].any()
+        assert not weights[:, index, :, :, size:].any()
+    assert out.attentions[-1].shape == (2, 2, *[15 + requested_model.config.num_prefix_tokens] * 2)
+
+
+def test_detectors_give_weights_in_their_own_windows():
+    requested_model = RadioForObjectDetection(tiny_config(detection_window_size=16, vitdet_num_global=2)).eval()
+    out = requested_model(images(size=(64, 64)), output_attentions=True)
+    assert [tuple(weights.shape) for weights in out.attentions] == [(2, 2, 16, 16), (2, 2, 26, 26)] * 2
+
+
+def test_gradients_reach_weights_and_hidden_states(requested_model):
+    out = requested_model(images(), output_attentions=True, output_hidden_states=True)
+    for tensor in (out.attentions[0], out.hidden_states[0]):
+        tensor.retain_grad()
+    out.features.square().sum().backward()
+    assert out.attentions[0].grad.any()
+    assert out.hidden_states[0].grad.any()
+
+
+def test_weights_of_packed_images_are_refused(requested_model):
+    patches = torch.rand(10, 3 * requested_model.patch_size**2)
+    with pytest.raises(ValueError, match="`output_attentions` must be False with `image_grid_hw`, got True"):
+        requested_model(patches, image_grid_hw=torch.tensor([[2, 3], [2, 2]]), output_attentions=True)
+
+
+@torch.no_grad()
+def test_calls_of_several_threads_get_their_own_weights(requested_model):
+    batches = [images(count) for count in (1, 2, 3, 4)]
+    expected = [requested_model(batch, output_attentions=True).attentions for batch in batches]
+    found = {}
+
+    def call(index):
+        with torch.no_grad():
+            found[index] = [requested_model(batches[index], output_attentions=True).attentions for _ in range(10)]
+
+    threads = [threading.Thread(target=call, args=[index]) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(attentions, expected[index]) for index in range(4) for attentions in found[index])
+
+
+def test_one_run_of_segments_is_not_copied():
+    run = torch.rand(4, 2, 3, 3)
+    assert join_runs([run], 2) is run
+
+
+# Hidden states
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("asked", "places"),
+    [([0, 2], {0, 2}), ((-1,), {4}), (0, {0}), (1, {1}), (-2, {3}), (range(2), {0, 1}), ([2, 2, -5], {0, 2})],
+)
+def test_some_hidden_states_stand_in_their_places(requested_model, asked, places):
+    batch = images()
+    everything = requested_model(batch, window_size=2, output_hidden_states=True).hidden_states
+    some = requested_model(batch, window_size=2, output_hidden_states=asked).hidden_states
+    assert len(some) == len(everything) == requested_model.config.num_hidden_layers + 1
+    for place, (state, full) in enumerate(zip(some, everything, strict=True)):
+        assert torch.equal(state, full) if place in places else state is None
+
+
+@torch.no_grad()
+def test_every_model_gives_some_hidden_states(any_model):
+    batch = images()
+    everything = any_model(batch, output_hidden_states=True).hidden_states
+    some = any_model(batch, output_hidden_states=[0, -2]).hidden_states
+    assert [state is None for state in some] == [False, True, True, False, True]
+    assert same([some[0], some[3]], [everything[0], everything[3]])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("asked", [None, False, []])
+def test_hidden_states_that_nobody_asked_for(requested_model, asked):
+    assert requested_model(images(), output_hidden_states=asked).hidden_states is None
+
+
+@torch.no_grad()
+def test_blocks_that_nobody_asked_for_are_not_kept(requested_model):
+    passed = requested_model.radio_model(images(), keep=[1], output_hidden_states=[0, 3])
+    assert list(passed.kept) == [1, 2]
+
+
+@torch.no_grad()
+def test_some_hidden_states_of_packed_images(requested_model):
+    patches = torch.rand(10, 3 * requested_model.patch_size**2)
+    grids = torch.tensor([[2, 3], [2, 2]])
+    everything = requested_model(patches, image_grid_hw=grids, output_hidden_states=True).hidden_states
+    some = requested_model(patches, image_grid_hw=grids, output_hidden_states=[-1]).hidden_states
+    assert some[:4] == (None,) * 4
+    assert torch.equal(some[4], everything[4])
+
+
+@pytest.mark.parametrize("asked", [[5], -6, [1.0], "12", [True], torch.tensor([1]), {1}])
+def test_hidden_states_that_do_not_exist(requested_model, asked):
+    with pytest.raises(ValueError, match=r"`output_hidden_states` must be True, False, or integers in \[-5, 4\], got"):
+        requested_model(images(), output_hidden_states=asked)
+
+
+# What the configuration asks for
+
+
+@torch.no_grad()
+def test_the_configuration_can_ask_for_everything(any_model, tmp_path):
+    any_model.save_pretrained(tmp_path)
+    wanted = {"output_hidden_states": True, "output_attentions": True, "return_dict": False}
+    opened = type(any_model).from_pretrained(tmp_path, **wanted)
+    blocks = any_model.config.num_hidden_layers
+    batch = images()
+    named = opened(batch, return_dict=True)
+    assert len(named.hidden_states) == blocks + 1
+    assert len(named.attentions) == blocks
+    answer = opened(batch)
+    assert type(answer) is not type(named)
+    assert isinstance(answer, (tuple, dict))
+    silent = opened(batch, output_hidden_states=False, output_attentions=False, return_dict=True)
+    assert silent.hidden_states is silent.attentions is None
+
+
+CASE = REFERENCE / "radio_video_tiny"
+HEADS = [{"name": "dino_v3", "feature_dim": 8, "summary_dim": 12, "hidden_size": 16}]
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return load_file(CASE / "expected.safetensors")
+
+
+@pytest.fixture(scope="module")
+def converted():
+    return convert(CASE / "checkpoint.pth.tar")
+
+
+def video_build(frames=None, **fields):
+    config = RadioConfig.from_preset("radio-test", video_temporal_patch_size=frames, num_hidden_layers=2, **fields)
+    return RadioModel(config).eval()
+
+
+@needs_native_clips
+@pytest.mark.parametrize("size", ["64x64", "96x128"])
+@torch.no_grad()
+def test_native_radio_gives_equal_outputs_of_frames_and_clips(size, stored, converted, tmp_path):
+    converted.save_pretrained(tmp_path / "ours")
+    published = write_hub_folder("radio_video_tiny", tmp_path / "published")
+    shutil.copy(CASE / "native_config.json", published / "config.json")
+    clip = stored[f"{size}/clip_uint8"] / 255
+    for folder in (tmp_path / "ours", published):
+        native, report = NativeRadioModel.from_pretrained(folder, output_loading_info=True)
+        assert not report["missing_keys"]
+        frames = native.eval()(clip)
+        normalized = native.make_preprocessor_external()(clip)
+        packed = native(normalized.reshape(-1, 6, *clip.shape[-2:]))
+        pairs = ((frames, converted(clip)), (packed, converted(pixel_values_videos=clip[None])))
+        for theirs, ours in pairs:
+            assert torch.equal(theirs.summary, ours.summary.view_as(theirs.summary))
+            assert torch.equal(theirs.features, ours.features.view_as(theirs.features))
+
+
+@needs_native_clips
+@pytest.mark.parametrize("frames", [2, 3, 4])
+@torch.no_grad()
+def test_native_radio_gives_equal_outputs_of_other_groups(frames, tmp_path):
+    model, clip = video_build(frames), torch.rand(1, 2 * frames - 1, 3, 48, 80)
+    model.save_pretrained(tmp_path)
+    native = NativeRadioModel.from_pretrained(tmp_path).eval()
+    normalized = native.make_preprocessor_external()(torch.cat([clip, clip[:, -1:]], dim=1)[0])
+    packed = native(normalized.reshape(2, 3 * frames, 48, 80))
+    ours = model(pixel_values_videos=clip)
+    assert torch.equal(packed.summary, ours.summary[0])
+    assert torch.equal(packed.features, ours.features[0])
+
+
+def test_frames_of_a_clip_share_the_stored_position_crop(stored, converted):
+    draws, expected = stored["96x128/training/draws"], stored["96x128/training/positions"]
+    generator = converted.radio_model.model.patch_generator
+    positions = generator.sample_positions(6, 8, draws.repeat_interleave(4, dim=0))
+    torch.testing.assert_close(positions, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [None, 2])
+def test_groups_of_a_clip_share_a_position_crop_in_training(frames):
+    model = video_build(frames).train()
+    groups = 4 if frames is None else 2
+    still = torch.rand(2, 1, 3, 64, 64).expand(-1, 4, -1, -1, -1)  # frames that differ in nothing but positions
+    for draws in (None, torch.rand(2, model.num_draws)):
+        features = model(pixel_values_videos=still, draws=draws).features
+        assert features.shape == (2, groups, 16, 32)
+        torch.testing.assert_close(features, features[:, :1].expand_as(features))
+        again = model(pixel_values_videos=still, draws=draws).features
+        assert torch.equal(features, again) == (draws is not None)
+    apart = model(still.flatten(0, 1)).features.unflatten(0, (2, 4))
+    assert not torch.allclose(apart[:, 0], apart[:, 1], atol=1e-3)
+    one = draws.clone()
+    one[1] = draws[0]
+    shared = model(pixel_values_videos=still, draws=one).features
+    torch.testing.assert_close(shared[0], features[0])
+    assert not torch.allclose(shared[1], features[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(("frames", "count", "groups"), [(2, 6, 3), (2, 5, 3), (3, 7, 3), (3, 1, 1), (4, 8, 2)])
+@torch.no_grad()
+def test_the_last_frame_fills_the_last_group(frames, count, groups):
+    model, clip = video_build(frames), torch.rand(2, count, 3, 32, 48)
+    output = model(pixel_values_videos=clip)
+    assert output.summary.shape == (2, groups, 64)
+    filled = torch.cat([clip, clip[:, -1:].expand(-1, groups * frames - count, -1, -1, -1)], dim=1)
+    torch.testing.assert_close(output.features, model(pixel_values_videos=filled).features)
+    alone = model(pixel_values_videos=filled[1:, -frames:])  # no group sees another
+    torch.testing.assert_close(output.features[1, -1], alone.features[0, 0])
+
+
+@torch.no_grad()
+def test_without_temporal_patches_each_frame_is_an_image():
+    model, clip = video_build(adaptors=HEADS), torch.rand(2, 3, 3, 32, 48)
+    output, images = model(pixel_values_videos=clip), model(clip.flatten(0, 1))
+    assert torch.equal(output.features.flatten(0, 1), images.features)
+    assert torch.equal(output.adaptors["dino_v3"].summary.flatten(0, 1), images.adaptors["dino_v3"].summary)
+
+
+@torch.no_grad()
+def test_every_output_has_an_axis_for_groups():
+    model = video_build(2, adaptors=HEADS, attn_implementation="eager")
+    clip = torch.rand(2, 4, 3, 32, 48)
+    options = {"output_hidden_states": True, "output_attentions": True, "feature_format": "NCHW"}
+    output = model(pixel_values_videos=clip, **options)
+    assert output.features.shape == (2, 2, 32, 2, 3)
+    assert output.pooler_output.shape == output.summary.shape == (2, 2, 64)
+    assert output.last_hidden_state.shape == (2, 2, 16, 32)
+    assert [tuple(state.shape) for state in output.hidden_states] == [(2, 2, 16, 32)] * 3
+    assert [tuple(weights.shape) for weights in output.attentions] == [(2, 2, 2, 16, 16)] * 2
+    assert output.adaptors["dino_v3"].summary.shape == (2, 2, 12)
+    assert output.adaptors["dino_v3"].features.shape == (2, 2, 8, 2, 3)
+    pairs = model(pixel_values_videos=clip, return_dict=False)
+    assert torch.equal(pairs["backbone"].summary, output.summary)
+    assert model(pixel_values_videos=clip, output_hidden_states=[1]).hidden_states[0] is None
+
+
+@torch.no_grad()
+def test_the_model_normalizes_frames(converted):
+    clip = torch.rand(1, 2, 3, 32, 32)
+    inside = converted(pixel_values_videos=clip).summary
+    outside = RadioModel(converted.config).eval()
+    outside.load_state_dict(converted.state_dict())
+    conditioner = outside.make_preprocessor_external()
+    normalized = conditioner(clip.flatten(0, 1)).unflatten(0, (1, 2))
+    torch.testing.assert_close(outside(pixel_values_videos=normalized).summary, inside)
+
+
+@pytest.mark.parametrize("pooling", ["summary", "summary_and_features"])
+def test_a_classifier_reads_the_mean_of_the_groups(pooling):
+    config = RadioConfig.from_preset(
+        "radio-test", video_temporal_patch_size=2, num_labels=3, classifier_pooling=pooling, num_hidden_layers=2
+    )
+    model = RadioForImageClassification(config).eval()
+    clip = torch.rand(2, 4, 3, 32, 32)
+    output = model(pixel_values_videos=clip, labels=torch.tensor([0, 2]))
+    assert output.logits.shape == (2, 3)
+    output.loss.backward()
+    assert model.radio_model.model.patch_generator.video_embedder.weight.grad.abs().sum() > 0
+    read = model.radio_model(None, pixel_values_videos=clip)
+    tokens = read.tokens
+    parts = [tokens[:, 0], tokens[:, 1], *([tokens[:, 10:].mean(dim=1)] if pooling != "summary" else [])]
+    mean = torch.cat(parts, dim=1).unflatten(0, (2, 2)).mean(dim=1)
+    torch.testing.assert_close(output.logits, model.classifier(mean))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "`pixel_values` or `pixel_values_videos` must be given"),
+        ({"pixel_values": torch.rand(1, 3, 32, 32), "pixel_values_videos": torch.rand(1, 2, 3, 32, 32)}, "got both"),
+        ({"pixel_values_videos": torch.rand(2, 3, 32, 32)}, r"must be a tensor of the shape .*got \(2, 3, 32, 32\)"),
+        ({"pixel_values_videos": [1]}, "`pixel_values_videos` must be a tensor .*got a list"),
+        ({"pixel_values_videos": torch.rand(1, 0, 3, 32, 32)}, "at least one frame"),
+        ({"pixel_values_videos": torch.rand(1, 2, 4, 32, 32)}, "`pixel_values_videos` must have 3 channels, got 4"),
+        ({"pixel_values_videos": torch.rand(1, 2, 3, 32, 30)}, "`pixel_values_videos` must have sides"),
+        ({"pixel_values_videos": torch.ones(1, 2, 3, 32, 32).byte()}, "`pixel_values_videos` must be floating point"),
+        ({"pixel_values": torch.rand(1, 2, 3, 32, 32)}, "Clips are `pixel_values_videos`"),
+        (
+            {"image_grid_hw": torch.ones(1, 2).long(), "pixel_values_videos": torch.rand(1, 2, 3, 32, 32)},
+            "`image_grid_hw` must be None with `pixel_values_videos`",
+        ),
+        ({"pixel_values_videos": torch.rand(1, 2, 3, 32, 32), "draws": torch.rand(2, 12)}, r"`draws` must have.*\(1, "),
+    ],
+)
+def test_what_is_no_clip_is_refused_by_name(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        video_build(2)(**arguments)
+
+
+def test_round_trip_to_a_training_file(converted):
+    theirs = load_training_file("radio_video_tiny")["state_dict"]
+    ours = training_file_content(converted)["state_dict"]
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
+
+
+def test_only_networks_with_temporal_patches_hold_their_projection(tmp_path):
+    assert not any("video" in key for key in video_build().state_dict())
+    model = video_build(3)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["video_temporal_patch_size"] == 3
+    assert model.radio_model.model.patch_generator.video_embedder.weight.shape == (32, 3 * 768)

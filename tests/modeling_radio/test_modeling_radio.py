@@ -1,14 +1,23 @@
 """The common contract of a transformers model, over every shape of network that the presets use."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from comparisons import assert_close_by_name, assert_same_weights
+from releases import needs_native_packs
+from torch.nn import functional as F
 from transformers import BitsAndBytesConfig
+from transformers.initialization import no_init_weights
+from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.inputs_radio import group_blocks
+from modeling_radio.modeling_radio import ADAPTORS, BLOCKS, POSITIONS, PREFIX_TOKENS, RadioNetwork
 
 
-ADAPTORS = [
+MODELING_ADAPTORS = [
     {"name": "siglip2-g", "summary_dim": 24, "feature_dim": 20, "hidden_size": 40, "feature_head": "attention"},
     {"name": "dino_v3", "token_index": 1, "summary_dim": 16, "feature_dim": 16, "hidden_size": 40},
     {"name": "sam3", "token_index": 2, "feature_dim": 8, "hidden_size": 40, "upsample_factor": 2},
@@ -48,7 +57,7 @@ PLAIN = [family for family in FAMILIES if family != "c-radio_v4-1d"]
 
 
 def build(family: str, **overrides) -> RadioModel:
-    fields = {**TINY, "adaptors": ADAPTORS, **FAMILIES[family], **overrides}
+    fields = {**TINY, "adaptors": MODELING_ADAPTORS, **FAMILIES[family], **overrides}
     fields["adaptors"] = [{**adaptor, "feature_num_attention_heads": 4} for adaptor in fields["adaptors"]]
     return RadioModel(RadioConfig.from_preset(fields.pop("preset"), **fields)).eval()
 
@@ -351,3 +360,366 @@ def test_a_model_of_inference_mode_can_be_trained_moved_and_saved(tmp_path):
         assert model.get_input_embeddings().weight.grad is not None
         model.to(torch.float64).save_pretrained(tmp_path)
         assert model.eval()(batch.double()).features.dtype == torch.float64
+
+
+@pytest.fixture(scope="module")
+def network_model() -> RadioModel:
+    return RadioModel(RadioConfig.from_preset("radio-test", drop_path_rate=0.5)).train()
+
+
+@pytest.mark.parametrize("window_size", ["global", 2])
+def test_an_image_trains_the_same_in_any_batch(network_model: RadioModel, window_size: str | int) -> None:
+    pixel_values, draws = torch.rand(5, 3, 64, 48), torch.rand(5, network_model.num_draws)
+    whole = network_model(pixel_values, window_size=window_size, draws=draws).features
+    parts = [
+        network_model(pixel_values[part], window_size=window_size, draws=draws[part]).features
+        for part in (slice(0, 2), slice(2, 5))
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_draws_decide_positions_and_paths(network_model: RadioModel) -> None:
+    pixel_values, draws = torch.rand(1, 3, 64, 64), torch.full((1, network_model.num_draws), 0.6)
+    features = network_model(pixel_values, draws=draws).features
+    for place in (0, 1, 2, 3, -1, -2):  # the crop's scale, aspect, column and row; the last block's two branches
+        changed = draws.clone()
+        changed[:, place] = 0.1
+        assert not torch.allclose(network_model(pixel_values, draws=changed).features, features, atol=1e-4)
+    assert torch.equal(network_model.eval()(pixel_values, draws=draws).features, network_model(pixel_values).features)
+    network_model.train()
+
+
+def test_without_draws_the_global_generator_decides(network_model: RadioModel) -> None:
+    pixel_values, features = torch.rand(1, 3, 64, 64), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        features.append(network_model(pixel_values).features)
+    assert torch.equal(features[0], features[1])
+    assert not torch.equal(features[0], features[2])
+
+
+def test_dropped_path_keeps_the_mean() -> None:
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=2, drop_path_rate=0.25)
+    transformer = RadioNetwork(config).model.train()
+    branch, draws = torch.ones(4, 2, 3), torch.tensor([[0.0, 0.99], [0.24, 0.25], [0.25, 0.24], [0.99, 0.0]])
+    factors = transformer.path_factors(1, branch, draws[:, None])
+    assert factors[:, 0, 0].tolist() == pytest.approx([0, 0, 4 / 3, 4 / 3])
+    assert factors[:, 0, 1].tolist() == pytest.approx([4 / 3, 4 / 3, 0, 0])
+    assert transformer.path_factors(1, torch.ones(20_000, 1, 1), None).mean((0, 1)).tolist() == pytest.approx(
+        [1, 1], abs=0.02
+    )
+    assert transformer.path_factors(0, branch, draws) is None  # the first block's rate is 0
+    assert transformer.eval().path_factors(1, branch, draws) is None
+
+
+def test_wrong_draws_are_refused(network_model: RadioModel) -> None:
+    with pytest.raises(
+        ValueError, match=rf"`draws` must have the shape \(2, {network_model.num_draws}\), got \(2, 3\)"
+    ):
+        network_model(torch.rand(2, 3, 32, 32), draws=torch.rand(2, 3))
+    patches, grids = torch.rand(6, 768), torch.tensor([[2, 2], [1, 2]])
+    with pytest.raises(ValueError, match=rf"`draws` must have the shape \(2, {network_model.num_draws}\), got \(6, "):
+        network_model(patches, image_grid_hw=grids, draws=torch.rand(6, network_model.num_draws))
+
+
+@pytest.mark.parametrize("window_size", ["global", 2])
+def test_packed_images_train_as_they_do_alone(window_size: str | int) -> None:
+    """Their position crops and dropped paths are their own, in windowed blocks too."""
+    network_model = RadioModel(RadioConfig.from_preset("radio-test", drop_path_rate=0.5, vitdet_num_global=1)).train()
+    grids = torch.tensor([[3, 2], [2, 5], [3, 2]])
+    draws = torch.rand(3, network_model.num_draws)
+    images = [torch.rand(1, 3, 16 * rows, 16 * cols) for rows, cols in grids.tolist()]
+    patches = torch.cat([F.pixel_unshuffle(image, 16).flatten(2).transpose(1, 2)[0] for image in images])
+    packed = network_model(patches, image_grid_hw=grids, draws=draws, window_size=window_size)
+    alone = [network_model(image, draws=draws[i : i + 1], window_size=window_size) for i, image in enumerate(images)]
+    torch.testing.assert_close(packed.summary, torch.cat([each.summary for each in alone]))
+    torch.testing.assert_close(packed.features, torch.cat([each.features[0] for each in alone]))
+    other = network_model(patches, image_grid_hw=grids, window_size=window_size)  # draws of their own
+    assert (other.summary - packed.summary).abs().amax(1).min() > 1e-4
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("window_size", ["global", 2])
+def test_tokens_stay_float32_through_all_blocks_under_autocast(
+    network_model: RadioModel, window_size: str | int, is_training: bool
+) -> None:
+    read = []
+    hooks = [
+        block.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].dtype))
+        for block in network_model.radio_model.model.blocks
+    ]
+    network_model.train(is_training)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network_model(torch.rand(2, 3, 64, 48), window_size=window_size, output_hidden_states=True)
+    for hook in hooks:
+        hook.remove()
+    network_model.train()
+    assert len(read) == network_model.config.num_hidden_layers > 2
+    states = [*read, *(states.dtype for states in output.hidden_states), output.features.dtype]
+    assert set(states) == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_keeps_its_tokens_so(dtype: torch.dtype) -> None:
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=2)
+    for network in (RadioModel(config).to(dtype).train(), RadioModel(config).to(dtype).eval()):
+        output = network(torch.rand(1, 3, 32, 32, dtype=dtype), output_hidden_states=True)
+        assert {states.dtype for states in output.hidden_states} == {dtype}
+
+
+@pytest.fixture(scope="module")
+def network() -> RadioNetwork:
+    adaptors = [{"name": "dino_v3", "feature_dim": 8, "hidden_size": 8}]
+    config = RadioConfig.from_preset("radio-test", vitdet_num_windowed=1, use_final_norm=True, adaptors=adaptors)
+    return RadioModel(config).radio_model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window_size", [None, 2])
+def test_keeps_the_blocks_that_are_asked_for_and_no_others(network: RadioNetwork, window_size: int | None) -> None:
+    pixel_values = torch.rand(2, 3, 48, 80)
+    everything = network(pixel_values, window_size=window_size, output_hidden_states=True)
+    some = network(pixel_values, window_size=window_size, keep=[0, 3])
+    assert list(some.kept) == [0, 3]
+    assert some.hidden_states is None
+    assert list(network(pixel_values, window_size=window_size).kept) == []
+    for index, kept in some.kept.items():
+        assert torch.equal(kept, everything.hidden_states[index + 1])
+    assert torch.equal(some.embedded, everything.hidden_states[0])
+    assert torch.equal(some.tokens, network.model.norm(some.kept[3]))
+    assert (some.grid, some.pack) == ((3, 5), None)
+
+
+@torch.no_grad()
+def test_the_configuration_can_ask_for_all_blocks(network: RadioNetwork) -> None:
+    network.config.output_hidden_states = True
+    pixel_values = torch.rand(1, 3, 32, 32)
+    assert len(network(pixel_values).hidden_states) == 5
+    assert network(pixel_values, output_hidden_states=False).hidden_states is None
+    network.config.output_hidden_states = False
+
+
+def test_constants_are_there_before_weights_are() -> None:
+    """Where starting values are left out, buffers are right nevertheless."""
+    fields = {"use_feature_normalizer": True, "num_intermediate_normalizers": 4, "summary_idxs": [2, 0]}
+    for per_layer in (False, True):
+        config = RadioConfig.from_preset("radio-test", intermediate_rotation_per_layer=per_layer, **fields)
+        with no_init_weights():
+            bare = dict(RadioModel(config).named_buffers())
+        expected = dict(RadioModel(config).named_buffers())
+        assert len(expected) == 8
+        for name, buffer in expected.items():
+            assert torch.equal(bare[name], buffer), name
+            assert bare[name].dtype == buffer.dtype, name
+
+
+def test_names_of_parts_are_those_of_the_weights(network: RadioNetwork) -> None:
+    network_model = RadioModel(network.config)
+    names = [name for name, _ in network_model.named_parameters()]
+    assert {POSITIONS, PREFIX_TOKENS} < set(names)
+    assert sum(name.startswith(f"{BLOCKS}.3.") for name in names) > 0
+    assert sum(name.startswith(f"{ADAPTORS}.dino_v3.") for name in names) > 0
+
+
+def test_adaptor_by_name(network: RadioNetwork) -> None:
+    adaptor = network.adaptor("dino_v3")
+    assert adaptor.last_dense_linear is adaptor.feat_mlp.final[-1]
+    with pytest.raises(ValueError, match=r"must be one of \['dino_v3'\], got 'dinov3'. Did you mean 'dino_v3'"):
+        network.adaptor("dinov3")
+
+
+@pytest.mark.parametrize(
+    "head", [{"mlp_version": "v1"}, {"num_inner_blocks": 2}, {"feature_head": "attention", "upsample_factor": 2}]
+)
+def test_the_last_dense_linear_writes_the_dense_features(head: dict) -> None:
+    head = {"name": "a", "feature_dim": 5, "hidden_size": 8, "feature_num_attention_heads": 2, **head}
+    adaptor = RadioModel(RadioConfig.from_preset("radio-test", adaptors=[head])).radio_model.adaptor("a")
+    outputs = []
+    adaptor.last_dense_linear.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    features = adaptor(torch.rand(1, 3, 32), torch.rand(1, 6, 32), 2, 3).features
+    assert sorted(features.flatten().tolist()) == sorted(outputs[0].flatten().tolist())
+
+
+def test_a_network_without_summary_tokens_has_an_empty_summary():
+    network_model = RadioModel(RadioConfig.from_preset("radio-test", summary_idxs=[])).eval()
+    assert network_model(torch.rand(2, 3, 32, 32)).summary.shape == (2, 0)
+
+
+def test_a_plain_network_imports_no_other_architecture():
+    code = (
+        "import sys, torch, modeling_radio as m; model = m.RadioModel(m.RadioConfig.from_preset('radio-test')); "
+        "model(torch.rand(1, 3, 32, 32)); print(*[name for name in sys.modules if name.startswith('modeling_radio')])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = run.stdout.split()
+    assert "modeling_radio.modeling_radio" in imported
+    others = ("eradio_", "radio1d_radio", "video_radio")
+    assert [name for name in imported if any(other in name for other in others)] == []
+
+
+GRIDS = [(4, 6), (3, 3), (4, 6), (5, 2), (3, 3)]
+
+
+@pytest.fixture
+def readout_model() -> RadioModel:
+    adaptors = [
+        {"name": "siglip2-g", "summary_dim": 6, "feature_dim": 5, "hidden_size": 8, "feature_head": "attention",
+         "feature_num_attention_heads": 2},
+        {"name": "sam3", "token_index": 2, "feature_dim": 5, "hidden_size": 8, "upsample_factor": 2},
+    ]  # fmt: skip
+    return RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors)).eval()
+
+
+@pytest.fixture
+def readout_images() -> list[torch.Tensor]:
+    return [torch.rand(1, 3, rows * 16, cols * 16) for rows, cols in GRIDS]
+
+
+@pytest.fixture
+def packed(readout_model, readout_images) -> dict[str, torch.Tensor]:
+    split = readout_model.radio_model.model.patch_generator.split_patches
+    return {
+        "pixel_values": torch.cat([split(image)[0] for image in readout_images]),
+        "image_grid_hw": torch.tensor(GRIDS),
+    }
+
+
+@pytest.mark.parametrize("window_size", [None, 2, 3])
+@torch.no_grad()
+def test_equals_one_image_at_a_time(readout_model, readout_images, packed, window_size):
+    out = readout_model(**packed, window_size=window_size, output_hidden_states=True)
+    single = [readout_model(image, window_size=window_size, output_hidden_states=True) for image in readout_images]
+
+    def check(actual, expected):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=2e-6)
+
+    check(out.summary, torch.cat([one.summary for one in single]))
+    check(out.features, torch.cat([one.features[0] for one in single]))
+    check(out.last_hidden_state, torch.cat([one.last_hidden_state[0] for one in single]))
+    for index, state in enumerate(out.hidden_states):
+        check(state, torch.cat([one.hidden_states[index][0] for one in single]))
+    for name, adaptor in out.adaptors.items():
+        check(adaptor.features, torch.cat([one.adaptors[name].features[0] for one in single]))
+    check(out.adaptors["siglip2-g"].summary, torch.cat([one.adaptors["siglip2-g"].summary for one in single]))
+    assert out.adaptors["sam3"].summary is None
+
+
+@needs_native_packs
+@torch.no_grad()
+def test_equals_native(readout_model, packed, tmp_path):
+    readout_model.save_pretrained(tmp_path)
+    native = NativeRadioModel.from_pretrained(tmp_path).eval()
+    expected, actual = native(**packed), readout_model(**packed)
+    for key in ("summary", "features", "last_hidden_state"):
+        torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=2e-6)
+
+
+def test_images_of_one_grid_share_an_attention_call(readout_model, packed, monkeypatch):
+    calls = []
+    attention = readout_model.radio_model.model.blocks[0].attn
+    original = attention._attend
+    monkeypatch.setattr(
+        attention, "_attend", lambda qkv, count, *rest: calls.append(count) or original(qkv, count, *rest)
+    )
+    readout_model(**packed)
+    assert calls == [2, 2, 1]
+
+
+def test_gradients_reach_every_parameter(readout_model, packed):
+    out = readout_model.train()(**packed, window_size=2)
+    (out.features.square().sum() + sum(a.features.square().sum() for a in out.adaptors.values())).backward()
+    without = [
+        name
+        for name, parameter in readout_model.named_parameters()
+        if parameter.grad is None and "head_mlp" not in name
+    ]
+    assert not without
+
+
+def test_bad_input(readout_model, packed):
+    with pytest.raises(ValueError, match="NLC"):
+        readout_model(**packed, feature_format="NCHW")
+    with pytest.raises(ValueError, match=r"must have the shape \(76, 768\)"):
+        readout_model(packed["pixel_values"][:-1], image_grid_hw=packed["image_grid_hw"])
+    with pytest.raises(ValueError, match=r"\(num_images, 2\)"):
+        readout_model(packed["pixel_values"], image_grid_hw=packed["image_grid_hw"].flatten())
+
+
+@torch.no_grad()
+def test_reads_the_summary_and_the_features_from_the_final_tokens(readout_model):
+    pixel_values = torch.rand(2, 3, 64, 96)
+    network, config = readout_model.radio_model, readout_model.config
+    passed = network(pixel_values)
+    out = network.read_out(passed)
+    assert torch.equal(out.summary, passed.tokens[:, config.summary_idxs].flatten(1))
+    assert torch.equal(out.features, passed.tokens[:, config.num_prefix_tokens :])
+    assert out.last_hidden_state is passed.tokens
+    assert out.adaptors == {}
+    maps = network.read_out(passed, ["sam3"], "NCHW")
+    assert torch.equal(maps.features, out.features.transpose(1, 2).unflatten(2, (4, 6)))
+    assert maps.adaptors["sam3"].features.shape == (2, 5, 8, 12)
+
+
+@torch.no_grad()
+def test_a_feature_normalizer_acts_on_features_and_adaptors_but_not_on_tokens(readout_model):
+    config = RadioConfig.from_preset("radio-test", adaptors=readout_model.config.adaptors, use_feature_normalizer=True)
+    normalized = RadioModel(config).eval()
+    normalized.load_state_dict(readout_model.state_dict(), strict=False)
+    normalizer = normalized.radio_model.feature_normalizer
+    normalizer.mean.normal_()
+    normalizer.tx.normal_()
+    pixel_values = torch.rand(1, 3, 32, 48)
+    plain, out = readout_model(pixel_values), normalized(pixel_values)
+    expected = (plain.features - normalizer.mean) @ normalizer.tx.T
+    torch.testing.assert_close(out.features, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.last_hidden_state, plain.last_hidden_state, rtol=0, atol=1e-6)
+    adaptor = normalized.radio_model.adaptor("sam3")
+    sam3 = adaptor(plain.last_hidden_state[:, : config.num_cls_tokens], expected, 2, 3).features
+    torch.testing.assert_close(out.adaptors["sam3"].features, sam3, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "aggregation", "groups"),
+    [
+        ([1, 3], "sparse", [[1], [3]]),
+        ([1, 3], "dense", [[0, 1], [2, 3]]),
+        ([0, 1, 4], "dense", [[0], [1], [2, 3, 4]]),
+    ],
+)
+def test_groups(blocks, aggregation, groups):
+    assert group_blocks(blocks, aggregation) == groups
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["rotation of each block", "one rotation"])
+def intermediate_network(request):
+    config = RadioConfig.from_preset(
+        "radio-test", num_intermediate_normalizers=4, intermediate_rotation_per_layer=request.param
+    )
+    intermediate_network = RadioModel(config).eval().radio_model
+    generator = torch.Generator().manual_seed(0)
+    for buffer in intermediate_network.inter_feature_normalizer.buffers():
+        buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    return intermediate_network
+
+
+def test_scaling_of_a_mean(intermediate_network):
+    normalizer, blocks = intermediate_network.inter_feature_normalizer, [1, 2, 3]
+    with torch.no_grad():
+        passed = intermediate_network(torch.rand(1, 3, 32, 48), keep=blocks)
+        found = {
+            order: intermediate_network.average_blocks(passed, blocks, order)
+            for order in ("post-alpha", "pre-alpha", "none")
+        }
+    prefix = intermediate_network.config.num_prefix_tokens
+    tokens = {block: passed.kept[block] for block in blocks}
+    mean = sum(tokens.values()) / 3
+    for answer in found.values():
+        torch.testing.assert_close(answer[:, :prefix], mean[:, :prefix])
+    torch.testing.assert_close(found["none"], mean)
+    rotation = normalizer.rotation[3] if normalizer.rotation.ndim == 3 else normalizer.rotation
+    centered = {block: (tokens[block][:, prefix:] - normalizer.means[block]) @ rotation.T for block in blocks}
+    scale = sum(normalizer.alphas[block] for block in blocks) / 3
+    torch.testing.assert_close(found["post-alpha"][:, prefix:], scale * sum(centered.values()) / 3)
+    scaled = sum(normalizer.alphas[block] * centered[block] for block in blocks) / 3
+    torch.testing.assert_close(found["pre-alpha"][:, prefix:], scaled)
+    assert not torch.allclose(found["pre-alpha"], found["post-alpha"], atol=1e-2)

@@ -1,14 +1,33 @@
 """What undoes the processor's geometry: maps, labels, depths, boxes and masks in the original images."""
 
+import math
 from types import SimpleNamespace
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
+from packaging.version import Version
+from PIL import Image
 from processor_cases import detections, make_pixels
+from task_models import build, tiny_config
+from transformers import DetrImageProcessor, ImageClassificationPipeline, Mask2FormerImageProcessor
+from tuning_fixtures import run_lengths
 
-from modeling_radio import post_processing_radio
-from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio import RadioImageProcessor, post_processing_radio
+from modeling_radio.heads_radio import ProblemType
+from modeling_radio.pipelines_radio import RadioImageClassificationPipeline
+from modeling_radio.post_processing_radio import (
+    IGNORED_CLASS,
+    NO_SEGMENT,
+    class_scores,
+    describe_segments,
+    divide_pixels,
+    mask_boxes,
+    segments_of_classes,
+)
 
 
 @pytest.fixture
@@ -270,3 +289,371 @@ def test_instances_refuse_options_that_cannot_be_right(processor, options, messa
 def test_outputs_of_instances_are_no_maps_of_classes(processor):
     with pytest.raises(ValueError, match=r"must be maps .* got \(1, 3, 3\).*`pipeline_class=RadioInstanceSegm"):
         processor.post_process_semantic_segmentation(overlapping())
+
+
+def segments_stripes(*spans):
+    """Return masks of one row of 10 pixels from the first pixel of each to the one behind its last."""
+    masks = torch.zeros(len(spans), 1, 10, dtype=torch.bool)
+    for mask, (start, stop) in zip(masks, spans, strict=True):
+        mask[0, start:stop] = True
+    return masks
+
+
+def test_pixels_go_to_the_most_certain_object():
+    divided = divide_pixels(segments_stripes((0, 6), (4, 10)), least_share=0.5)
+    assert torch.equal(divided, segments_stripes((0, 6), (6, 10)))
+
+
+def test_objects_of_which_little_is_left_are_dropped_and_free_their_pixels():
+    divided = divide_pixels(segments_stripes((0, 6), (4, 8), (6, 10)), least_share=0.5)
+    assert torch.equal(divided, segments_stripes((0, 6), (0, 0), (6, 10)))
+    assert divide_pixels(segments_stripes(), 0.5).shape == (0, 1, 10)
+
+
+def test_empty_masks_are_no_segments():
+    masks, scores, labels = (
+        segments_stripes((0, 3), (0, 0), (5, 8)),
+        torch.tensor([0.9, 0.8, 0.5]),
+        torch.tensor([4, 5, 4]),
+    )
+    result = describe_segments(masks, scores, labels, as_masks=False)
+    assert result["segmentation"].tolist() == [[0, 0, 0, NO_SEGMENT, NO_SEGMENT, 1, 1, 1, NO_SEGMENT, NO_SEGMENT]]
+    assert [segment["id"] for segment in result["segments_info"]] == [0, 1]
+    assert [segment["label_id"] for segment in result["segments_info"]] == [4, 4]
+    assert [round(segment["score"], 3) for segment in result["segments_info"]] == [0.9, 0.5]
+    assert torch.equal(describe_segments(masks, scores, labels, as_masks=True)["segmentation"], masks[[0, 2]])
+
+
+def test_classes_are_segments_by_their_own_numbers():
+    result = segments_of_classes(torch.tensor([[2, 2, 0]]))
+    assert result["segmentation"].tolist() == [[2, 2, 0]]
+    assert result["segments_info"] == [
+        {"id": label, "label_id": label, "was_fused": False, "score": None} for label in (0, 2)
+    ]
+
+
+KNOWS_REGRESSION = Version(transformers.__version__) >= Version("5.18")
+
+
+def answer(pipeline_class, config, logits):
+    """What a pipeline makes of the logits of one image, in the order of the labels."""
+    model = build("classifier")
+    model.config = config
+    pipe = pipeline_class(model=model, image_processor=RadioImageProcessor())
+    scores = {each["label"]: each["score"] for each in pipe.postprocess({"logits": logits[None]})}
+    return torch.tensor([scores[config.id2label[index]] for index in range(config.num_labels)])
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "num_labels"),
+    [
+        *((kind, 3) for kind in (None, *get_args(ProblemType))),
+        *((kind, 1) for kind in (None, "multi_label_classification", "regression")),
+    ],
+)
+def test_scores_are_those_of_pipelines(problem_type, num_labels):
+    config = tiny_config(num_labels=num_labels, problem_type=problem_type, temperature=2.0)
+    logits = torch.tensor([1.0, -2.0, 4.0])[:num_labels]
+    scores = class_scores(logits, config)
+    torch.testing.assert_close(scores, answer(RadioImageClassificationPipeline, config, logits))
+    if problem_type != "regression" or KNOWS_REGRESSION:
+        of_transformers = logits if problem_type == "regression" else logits / 2
+        torch.testing.assert_close(scores, answer(ImageClassificationPipeline, config, of_transformers))
+
+
+def test_scores_of_several_images_in_half_precision_are_float32():
+    scores = class_scores(torch.zeros(2, 4, dtype=torch.bfloat16), tiny_config(num_labels=4))
+    assert scores.dtype == torch.float32
+    assert scores.tolist() == [[0.25] * 4] * 2
+
+
+SQUARE = {"height": 96, "width": 128}
+POLYGON = [[8.0, 8.0, 40.0, 8.0, 40.0, 24.0, 8.0, 24.0]]
+
+
+@pytest.fixture
+def annotations_processor():
+    return RadioImageProcessor(size=SQUARE)
+
+
+def objects(**fields):
+    """One image's annotation: two objects, one that lies outside, and a crowd."""
+    entry = {"image_id": 7, "area": 9.0, "iscrowd": 0, "segmentation": POLYGON}
+    return {
+        "image_id": 7,
+        "annotations": [
+            {**entry, "category_id": 2, "bbox": [8.0, 8.0, 32.0, 16.0], **fields},
+            {**entry, "category_id": 0, "bbox": [50, 40, 90, 90]},
+            {**entry, "category_id": 1, "bbox": [64.0, 10.0, 5.0, 5.0]},
+            {**entry, "category_id": 1, "bbox": [0.0, 0.0, 9.0, 9.0], "iscrowd": 1},
+        ],
+    }
+
+
+def test_objects_are_as_transformers_has_them(annotations_processor):
+    image = make_pixels()
+    (labels,) = annotations_processor(images=[image], annotations=[objects()], return_tensors="pt")["labels"]
+    detr = DetrImageProcessor(size=SQUARE, do_pad=False)
+    (expected,) = detr(images=[image], annotations=[objects()], return_tensors="pt")["labels"]
+    assert labels.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(labels[name], torch.as_tensor(values), msg=name)
+
+
+def test_outlines_are_as_transformers_has_them_but_for_crowds(annotations_processor):
+    image, annotation = make_pixels(), objects()
+    annotation["annotations"].pop()  # transformers 5.24 fails on a crowd's mask
+    options = {"annotations": annotation, "return_segmentation_masks": True, "return_tensors": "pt"}
+    (labels,) = annotations_processor(images=image, **options)["labels"]
+    (expected,) = DetrImageProcessor(size=SQUARE, do_pad=False)(images=image, **options)["labels"]
+    assert torch.equal(labels["masks"].bool(), expected["masks"].bool())
+    assert labels["masks"].shape == (2, 96, 128)
+    with_crowd = annotations_processor(images=image, **{**options, "annotations": objects()})["labels"][0]
+    assert torch.equal(with_crowd["masks"], labels["masks"])
+
+
+def numbers_of_numpy(counts):
+    return tuple(map(np.int64, counts))
+
+
+@pytest.mark.parametrize("spelling", [str, bytes, list, np.array, numbers_of_numpy])
+def test_run_lengths_are_outlines(annotations_processor, spelling):
+    image, options = make_pixels(), {"return_segmentation_masks": True, "return_tensors": "pt"}
+    mask = np.zeros(image.shape[:2], dtype=np.uint8)
+    mask[8:24, 8:40] = 1  # the polygon
+    outline = run_lengths(mask, compressed=spelling in (str, bytes))
+    outline["counts"] = outline["counts"].encode() if spelling is bytes else spelling(outline["counts"])
+    found, expected = (
+        annotations_processor(image, annotations=annotation, **options)["labels"][0]
+        for annotation in (objects(segmentation=outline), objects())
+    )
+    assert found["masks"].dtype == expected["masks"].dtype
+    assert torch.equal(found["masks"], expected["masks"])
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        {"size": [7, 9], "counts": [63]},
+        {"size": [48, 64], "counts": [63]},
+        {"size": [48, 64], "counts": "PP"},
+        {"size": [48, 64], "counts": None},
+        {"counts": [63]},
+    ],
+)
+def test_run_lengths_that_do_not_fill_the_image_are_refused(annotations_processor, outline):
+    message = r"`segmentation` of entry 0 of `annotations\[0\]` must be polygons or run lengths that fill the image, 48"
+    with pytest.raises(ValueError, match=message):
+        annotations_processor(
+            make_pixels(48, 64), annotations=objects(segmentation=outline), return_segmentation_masks=True
+        )
+
+
+def test_boxes_are_shares_of_the_image_without_padding(annotations_processor):
+    padded = annotations_processor(
+        images=[make_pixels(48, 64), make_pixels(64, 48)],
+        annotations=[objects(), {"image_id": 8, "annotations": []}],
+        size={"max_height": 64, "max_width": 64},
+        do_pad=True,
+        pad_size={"height": 64, "width": 80},
+        return_segmentation_masks=True,
+        return_tensors="pt",
+    )
+    assert padded["pixel_values"].shape == (2, 3, 64, 80)
+    labels, empty = padded["labels"]
+    assert labels["size"].tolist() == [48, 64]
+    torch.testing.assert_close(labels["boxes"][0], torch.tensor([24 / 64, 16 / 48, 32 / 64, 16 / 48]))
+    assert labels["masks"].shape == (2, 64, 80)
+    assert not labels["masks"][:, 48:].any()
+    assert empty["boxes"].shape == (0, 4)
+    assert empty["masks"].shape == (0, 64, 80)
+
+
+def test_numbers_of_numpy_are_numbers(annotations_processor):
+    plain = objects()
+    strange = objects(bbox=np.array([8.0, 8.0, 32.0, 16.0]), category_id=np.int64(2), area=np.float32(9))
+    strange["image_id"] = np.int64(7)
+    images = make_pixels()
+    (first,), (second,) = (annotations_processor(images, annotations=entry)["labels"] for entry in (plain, strange))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        ([], r"`annotations` must have one entry for each of the 1 images, got 0 in a list"),
+        ("x", r"`annotations` must have one entry"),
+        ([5], r"`annotations\[0\]` must be a dictionary .* got 5"),
+        ([{"image_id": 1, "objects": []}], r"`annotations\[0\]` must be .* got a dict with \['image_id', 'objects'\]"),
+        ([{"image_id": "a", "annotations": []}], r"`image_id` of entry 0 .* must be a finite number, got 'a'"),
+        ([objects(bbox=[1, 2, 3])], r"`bbox` of entry 0 of `annotations\[0\]` must be 4 finite numbers"),
+        ([objects(bbox=[1, 2, 3, math.nan])], r"`bbox` of entry 0 .* must be 4 finite numbers, got \[1, 2, 3, nan\]"),
+        ([objects(bbox=None)], r"`bbox` of entry 0 .* got None"),
+        ([objects(category_id="cat")], r"`category_id` of entry 0 .* must be a finite number, got 'cat'"),
+        ([objects(category_id=1.5)], r"`category_id` of entry 0 .* must be an integer, got 1\.5"),
+        ([objects(area=math.inf)], r"`area` of entry 0 .* got inf"),
+        ([{"image_id": 1, "segments_info": [], "file_name": "a.png"}], r"`masks_path` must be the folder .* got None"),
+    ],
+)
+def test_annotations_that_cannot_be_right_are_refused(annotations_processor, annotations, message):
+    with pytest.raises(ValueError, match=message):
+        annotations_processor(images=[make_pixels()], annotations=annotations)
+
+
+def test_masks_without_outlines_are_refused(annotations_processor):
+    with pytest.raises(ValueError, match=r"`segmentation` of entry 0 of `annotations\[0\]` must be there"):
+        annotations_processor(make_pixels(), annotations=objects(segmentation=[]), return_segmentation_masks=True)
+
+
+# Panoptic annotations
+
+
+@pytest.fixture
+def panoptic(tmp_path):
+    """A panoptic annotation with two segments, whose numbers need more than a byte, and its folder."""
+    colors = np.zeros((48, 64, 3), np.uint8)
+    colors[:24, :32] = (1, 2, 0)
+    colors[24:, 32:] = (5, 0, 3)
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(colors).save(tmp_path / "masks" / "7.png")
+    segments = [
+        {"id": 1 + 2 * 256, "category_id": 3, "iscrowd": 0, "area": 768},
+        {"id": 5 + 3 * 65536, "category_id": 1, "iscrowd": 0, "area": 768},
+    ]
+    return {"image_id": 7, "file_name": "7.png", "segments_info": segments}, tmp_path / "masks"
+
+
+def test_panoptic_segments_become_objects_with_masks(annotations_processor, panoptic):
+    annotation, folder = panoptic
+    inputs = annotations_processor(
+        make_pixels(), annotations=annotation, masks_path=folder, size=(96, 128), return_tensors="pt"
+    )
+    (labels,) = inputs["labels"]
+    assert labels["class_labels"].tolist() == [3, 1]
+    torch.testing.assert_close(labels["boxes"], torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]]))
+    assert labels["masks"].shape == (2, 96, 128)
+    assert labels["masks"][0, :48, :64].all()
+    assert labels["masks"][0].sum() == 48 * 64
+
+
+def test_panoptic_crowds_are_left_out(annotations_processor, panoptic):
+    annotation, folder = panoptic
+    annotation["segments_info"][0]["iscrowd"] = 1
+    (labels,) = annotations_processor(make_pixels(), annotations=annotation, masks_path=folder, return_tensors="pt")[
+        "labels"
+    ]
+    assert labels["class_labels"].tolist() == [1]
+    assert labels["iscrowd"].tolist() == [0]
+    assert len(labels["masks"]) == 1
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "missing.png", None])
+def test_panoptic_maps_must_lie_in_their_folder(annotations_processor, panoptic, name):
+    annotation, folder = panoptic
+    Image.new("RGB", (64, 48)).save(folder.parent / "secret.png")
+    with pytest.raises(ValueError, match=r"`file_name` of `annotations\[0\]` must be a file in `masks_path`"):
+        annotations_processor(make_pixels(), annotations={**annotation, "file_name": name}, masks_path=folder)
+
+
+def test_panoptic_maps_must_have_the_size_of_the_image(annotations_processor, panoptic):
+    annotation, folder = panoptic
+    with pytest.raises(ValueError, match=r"The map '7.png' .* must be of the image's size \(32, 64\), got \(48, 64\)"):
+        annotations_processor(make_pixels(32, 64), annotations=annotation, masks_path=folder)
+
+
+# Label maps
+
+
+def quarters():
+    """A map of 48 x 64 with the numbers 0, 3, 5 and 255 in its quarters."""
+    return np.kron(np.array([[0, 3], [5, 255]]), np.ones((24, 32), int))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda values: values,
+        lambda values: values.astype(np.uint16),
+        lambda values: [torch.from_numpy(values)],
+        lambda values: values[None],
+        lambda values: Image.fromarray(values.astype(np.uint8)),
+        lambda values: Image.fromarray(values.astype(np.uint16)),
+        lambda values: Image.fromarray(values.astype(np.uint8)).convert("P"),
+    ],
+    ids=["array", "uint16", "tensors", "batch", "gray", "gray16", "palette"],
+)
+def test_maps_of_classes_are_resized_without_mixing_them(annotations_processor, convert):
+    inputs = annotations_processor(make_pixels(), convert(quarters()), return_tensors="pt")
+    assert inputs["labels"].dtype == torch.long
+    assert torch.equal(inputs["labels"][0], torch.from_numpy(np.kron(quarters(), np.ones((2, 2), int))))
+
+
+def test_background_is_ignored_where_labels_are_reduced(annotations_processor):
+    inputs = annotations_processor(
+        make_pixels(), segmentation_maps=quarters(), do_reduce_labels=True, return_tensors="pt"
+    )
+    assert inputs["labels"].unique().tolist() == [2, 4, IGNORED_CLASS]
+    assert (inputs["labels"][0, :48, :64] == IGNORED_CLASS).all()
+
+
+def test_padding_of_maps_is_ignored(annotations_processor):
+    inputs = annotations_processor(
+        [make_pixels(), make_pixels(64, 48)],
+        segmentation_maps=[np.ones((48, 64), int), np.ones((64, 48), int)],
+        size={"longest_edge": 64},
+        do_pad=True,
+        return_tensors="pt",
+    )
+    assert torch.equal(inputs["labels"] == 1, inputs["pixel_mask"].bool())
+    assert (inputs["labels"][inputs["pixel_mask"] == 0] == IGNORED_CLASS).all()
+
+
+@pytest.mark.parametrize("reduce", [False, True])
+def test_instances_are_as_transformers_has_them(reduce):
+    maps = quarters()
+    classes = {0: 0, 3: 2, 5: 1, 255: 1}
+    options = {"segmentation_maps": [maps], "instance_id_to_semantic_id": classes, "return_tensors": "pt"}
+    size = {"height": 96, "width": 128}
+    inputs = RadioImageProcessor(size=size, do_reduce_labels=reduce)([make_pixels()], **options)
+    theirs = Mask2FormerImageProcessor(size=size, do_reduce_labels=reduce, ignore_index=9999)
+    expected = theirs([make_pixels()], **options)
+    assert torch.equal(inputs["mask_labels"][0], expected["mask_labels"][0])
+    assert torch.equal(inputs["class_labels"][0], expected["class_labels"][0])
+
+
+@pytest.mark.parametrize(
+    ("maps", "options", "message"),
+    [
+        (make_pixels(), {}, r"`segmentation_maps` must have one entry for each of the 1 images, got 48 in a list"),
+        (Image.fromarray(make_pixels()), {}, r"must each be \(height, width\) integers.* \(48, 64, 3\)"),
+        (quarters() / 2, {}, r"must each be \(height, width\) integers.*float64"),
+        ("map.png", {}, "must be PIL images, numpy arrays or torch tensors, got str"),
+        (quarters()[:24], {}, r"`segmentation_maps\[0\]` must be of its image's size \(48, 64\), got \(24, 64\)"),
+        (quarters(), {"instance_id_to_semantic_id": {0: 0, 3: 1, 5: 1}}, "must have a class for each .* none for 255"),
+        (quarters(), {"instance_id_to_semantic_id": [{}, {}]}, "must have one entry for each of the 1 images, got 2"),
+        (quarters(), {"annotations": objects()}, "`annotations` must be None with `segmentation_maps`"),
+        (quarters(), {"do_pack": True}, "`do_pack` must be False with labels"),
+        (None, {"instance_id_to_semantic_id": {}}, "`segmentation_maps` must be given"),
+    ],
+)
+def test_maps_that_cannot_be_right_are_refused(annotations_processor, maps, options, message):
+    with pytest.raises(ValueError, match=message):
+        annotations_processor(make_pixels(), segmentation_maps=maps, **options)
+
+
+def test_labels_in_numpy_and_in_lists(annotations_processor):
+    options = {"segmentation_maps": quarters(), "instance_id_to_semantic_id": {0: 0, 3: 1, 5: 1, 255: 1}}
+    inputs = annotations_processor(make_pixels(), return_tensors="np", **options)
+    assert isinstance(inputs["mask_labels"][0], np.ndarray)
+    assert isinstance(annotations_processor(make_pixels(), quarters(), return_tensors="np")["labels"], np.ndarray)
+    assert isinstance(annotations_processor(make_pixels(), quarters())["labels"], list)
+    labels = annotations_processor(make_pixels(), annotations=objects(), return_tensors="np")["labels"]
+    assert isinstance(labels[0]["boxes"], np.ndarray)
+
+
+def test_boxes_end_behind_the_last_pixel():
+    masks = torch.zeros(2, 4, 6, dtype=torch.bool)
+    masks[0, 1, 2] = True
+    masks[1, :, 3:] = True
+    assert mask_boxes(masks).tolist() == [[2, 1, 3, 2], [3, 0, 6, 4]]
+    assert mask_boxes(masks[:0]).shape == (0, 4)

@@ -10,15 +10,28 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comparisons import assert_same_weights
+from tiny_sentences import build_sentence_encoder, build_sentence_tower
 from torch import nn
-from transformers import AutoTokenizer, pipeline
+from torch.nn.functional import normalize
+from transformers import AutoTokenizer, BertModel, RobertaConfig, RobertaModel, SiglipTextConfig, pipeline
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from conversion.text_tower import canonicalizing
-from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.zero_shot_radio import (
+    OPENAI_TEMPLATES,
+    PLAIN_TEMPLATES,
+    SIMPLE_TEMPLATES,
+    TEXT_TOWERS,
+    MissingTextTowerError,
+    SentenceTower,
+    SentenceTowerConfig,
+    fill_templates,
+    text_tower_config,
+    text_tower_kind,
+    tower_attention,
+)
 
 
 KINDS = ("siglip", "siglip2", "clip")
@@ -537,3 +550,344 @@ def test_plain_templates_are_the_class_names(model, word_tokenizer):
     torch.testing.assert_close(
         model.embed_classes(tokenizer, LABELS, PLAIN_TEMPLATES), model.embed_texts(tokenizer, LABELS)
     )
+
+
+def test_openai_templates_are_80_and_hold_the_simple_ones():
+    assert len(OPENAI_TEMPLATES) == len(set(OPENAI_TEMPLATES)) == 80
+    assert set(SIMPLE_TEMPLATES) < set(OPENAI_TEMPLATES)
+    assert all(template.count("{}") == 1 for template in (*OPENAI_TEMPLATES, *PLAIN_TEMPLATES))
+    # One of each family of the published list.
+    assert {
+        "a bad photo of a {}.",
+        "a photo of the hard to see {}.",
+        "graffiti of the {}.",
+        "the embroidered {}.",
+        "itap of my {}.",
+        "a photo of many {}.",
+        "the {} in a video game.",
+        "a jpeg corrupted photo of the {}.",
+    } <= set(OPENAI_TEMPLATES)
+
+
+def test_templates_are_filled_in_order():
+    assert fill_templates("cat", PLAIN_TEMPLATES) == ["cat"]
+    assert fill_templates("cat", ["a {}.", "the {}."]) == ["a cat.", "the cat."]
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [
+        ([], "`templates` must have at least one"),
+        (["a cat"], "placeholder {} exactly once, got 'a cat'"),
+        (["{} {}"], "exactly once"),
+    ],
+)
+def test_templates_that_cannot_be_filled_are_refused(templates, message):
+    with pytest.raises(ValueError, match=message):
+        fill_templates("cat", templates)
+
+
+def test_tower_is_read_from_the_configuration():
+    tower = SiglipTextConfig(hidden_size=32, projection_size=24)
+    config = RadioConfig.from_preset("radio-test", text_tower=tower.to_dict())
+    assert text_tower_config(config).projection_size == 24
+    assert text_tower_kind(config).use_sigmoid
+
+
+@pytest.mark.parametrize(
+    ("tower", "message"),
+    [
+        ({"model_type": "bert"}, "must be one of .*'siglip_text_model'.*got 'bert'"),
+        ({"model_type": "siglip_text"}, "Did you mean 'siglip_text_model'"),
+        ({}, "got None"),
+        ({"model_type": "sentence_encoders"}, "Did you mean 'sentence_encoder'"),
+    ],
+)
+def test_unknown_towers_are_refused(tower, message):
+    with pytest.raises(ValueError, match=message):
+        text_tower_kind(RadioConfig.from_preset("radio-test", text_tower=tower))
+
+
+def test_a_missing_tower_is_told_from_a_wrong_one():
+    with pytest.raises(MissingTextTowerError, match=r"`text_tower` of .* must be that of a text model, got None"):
+        text_tower_kind(RadioConfig.from_preset("radio-test"))
+
+
+@pytest.mark.parametrize(
+    ("tower", "implementation", "expected"),
+    [
+        ("siglip_text_model", "eager", "eager"),
+        ("siglip_text_model", "flash_attention_2", "flash_attention_2"),
+        ("clip_text_model", "flex_attention", "flex_attention"),
+        ("siglip2_text_model", "sdpa", "sdpa"),
+        ("siglip2_text_model", "flash_attention_2", "sdpa"),
+        ("siglip2_text_model", "flex_attention", "sdpa"),
+    ],
+)
+def test_tower_attends_as_the_backbone_does_where_it_can(tower, implementation, expected):
+    assert tower_attention(TEXT_TOWERS[tower], implementation) == expected
+
+
+SENTENCES_WIDTH = 12
+SENTENCES_PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
+SENTENCES_LABELS = ["cat", "dog", "grass"]
+
+ELSEWHERE = """
+import json, sys
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer, pipeline
+
+folder, photograph, labels = sys.argv[1], sys.argv[2], sys.argv[3].split(",")
+classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
+classify.save_pretrained(folder + "-again")
+again = pipeline("zero-shot-image-classification", model=folder + "-again", trust_remote_code=True)
+model = AutoModelForZeroShotImageClassification.from_pretrained(folder, trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+classes = model.embed_classes(AutoTokenizer.from_pretrained(folder), labels)
+pixels = processor(Image.open(photograph), return_tensors="pt")
+with torch.no_grad():
+    logits = model.segment(**pixels, text_embeds=classes).logits
+print(json.dumps({
+    "scores": [each(photograph, candidate_labels=labels) for each in (classify, again)],
+    "classes": classes.tolist(),
+    "logits": logits.tolist(),
+}))
+"""
+
+
+@pytest.fixture
+def sentences_radio():
+    head = {"summary_dim": SENTENCES_WIDTH, "feature_dim": 8, "hidden_size": 24}
+    adaptors = [{"name": "lite0", **head}, {"name": "dino_v3", "token_index": 1, **head, "summary_dim": 20}]
+    return RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors)).eval()
+
+
+@pytest.fixture
+def sentences_model(sentences_radio):
+    return RadioForZeroShotImageClassification.from_parts(sentences_radio, build_sentence_tower(SENTENCES_WIDTH))
+
+
+def texts_of_two_lengths():
+    """Return two texts, the second shorter and padded with 0, and their mask."""
+    texts = torch.randint(4, 17, (2, 9))
+    texts[1, 5:] = 0
+    return texts, (texts != 0).long()
+
+
+def test_a_sentence_is_the_mean_of_its_tokens_made_a_unit_vector_and_mapped(sentences_model):
+    texts, mask = texts_of_two_lengths()
+    tower = sentences_model.text_tower
+    with torch.no_grad():
+        actual = sentences_model.get_text_features(texts, mask).pooler_output
+        for index, length in enumerate((9, 5)):  # without padding, by hand
+            states = tower.encoder(texts[index : index + 1, :length]).last_hidden_state
+            expected = tower.projection(normalize(states.mean(dim=1)))
+            torch.testing.assert_close(actual[index : index + 1], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_padding_is_known_without_a_mask(sentences_model):
+    texts, mask = texts_of_two_lengths()
+    with torch.no_grad():
+        expected = sentences_model.get_text_features(texts, mask).pooler_output
+        assert torch.equal(sentences_model.get_text_features(texts).pooler_output, expected)
+        assert torch.equal(sentences_model.encode_text(texts), expected)
+        assert not torch.allclose(
+            sentences_model.get_text_features(texts, torch.ones_like(mask)).pooler_output, expected
+        )
+
+
+def test_encoders_without_a_padding_token_read_all(sentences_radio):
+    tower = build_sentence_tower(SENTENCES_WIDTH)
+    tower.encoder.config.pad_token_id = None
+    texts, mask = texts_of_two_lengths()
+    with torch.no_grad():
+        expected = tower(texts, torch.ones_like(mask)).pooler_output
+        assert torch.equal(tower(texts).pooler_output, expected)
+
+
+def test_the_projection_decides(sentences_model):
+    texts, pixels = texts_of_two_lengths()[0], torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        plain = sentences_model(texts, pixels)
+        sentences_model.text_tower.projection.weight.neg_()
+        sentences_model.text_tower.projection.bias.neg_()
+        turned = sentences_model(texts, pixels)
+    torch.testing.assert_close(turned.text_embeds, -plain.text_embeds)
+    torch.testing.assert_close(turned.logits_per_image, -plain.logits_per_image)
+    torch.testing.assert_close(turned.image_embeds, plain.image_embeds)
+
+
+def test_one_text_of_all_is_right(sentences_model):
+    assert not sentences_model.use_sigmoid
+    torch.testing.assert_close(
+        sentences_model.probabilities(torch.tensor([[0.0, math.log(3.0)]])), torch.tensor([[0.25, 0.75]])
+    )
+
+
+def test_adaptor_is_found_by_its_width_or_named(sentences_radio):
+    assert (
+        RadioForZeroShotImageClassification.from_parts(sentences_radio, build_sentence_tower(20)).config.text_adaptor
+        == "dino_v3"
+    )
+    with pytest.raises(
+        ValueError, match=r"a model with embeddings 16 wide, got None, and no adaptor would fit.*lite0 \(12\)"
+    ):
+        RadioForZeroShotImageClassification.from_parts(sentences_radio, build_sentence_tower(16))
+    with pytest.raises(ValueError, match=r"`summary_dim` of adaptor 'dino_v3' must be 12, .* got 20"):
+        RadioForZeroShotImageClassification.from_parts(
+            sentences_radio, build_sentence_tower(SENTENCES_WIDTH), "dino_v3"
+        )
+
+
+def test_temperature_is_the_towers(sentences_radio):
+    encoder = build_sentence_encoder()
+    tower = SentenceTower.from_parts(encoder, nn.Linear(16, SENTENCES_WIDTH), max_length=16, logit_scale=1.5)
+    sentences_model = RadioForZeroShotImageClassification.from_parts(sentences_radio, tower)
+    assert sentences_model.logit_scale.item() == 1.5
+    assert sentences_model.logit_bias is None
+
+
+def test_any_encoder_of_transformers_is_a_tower(sentences_radio):
+    config = RobertaConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        vocab_size=32,
+        max_position_embeddings=20,
+        pad_token_id=1,
+    )
+    tower = SentenceTower.from_parts(RobertaModel(config).eval(), nn.Linear(16, SENTENCES_WIDTH), max_length=16)
+    sentences_model = RadioForZeroShotImageClassification.from_parts(sentences_radio, tower)
+    texts = torch.tensor([[4, 5, 6, 1, 1]])
+    with torch.no_grad():
+        expected = sentences_model.get_text_features(texts[:, :3]).pooler_output
+        torch.testing.assert_close(
+            sentences_model.get_text_features(texts).pooler_output, expected, atol=1e-6, rtol=1e-5
+        )
+
+
+def test_saved_folder_opens_with_equal_weights_of_sentences(sentences_model, tmp_path):
+    sentences_model.save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".py", ".safetensors"}
+    again, info = RadioForZeroShotImageClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert_same_weights(again, sentences_model)
+    assert isinstance(again.text_tower.encoder, BertModel)
+    plain = RadioModel.from_pretrained(tmp_path)
+    assert plain.config.text_tower is None
+
+
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_whole_tower_opens_in_the_type_that_is_asked_for(sentences_model, saved, dtype, tmp_path):
+    sentences_model.to(saved).save_pretrained(tmp_path)
+    again = RadioForZeroShotImageClassification.from_pretrained(tmp_path, dtype=dtype)
+    assert {weight.dtype for weight in again.text_tower.parameters()} == {dtype}
+    texts, mask = texts_of_two_lengths()
+    embeds = again.get_text_features(texts, mask).pooler_output
+    assert embeds.dtype == dtype
+    expected = sentences_model.float().get_text_features(texts, mask).pooler_output
+    torch.testing.assert_close(embeds.float(), expected, atol=0.05, rtol=0.05)
+
+
+def test_texts_of_another_precision_than_the_images_are_taken(sentences_model):
+    texts, pixels = normalize(torch.rand(3, SENTENCES_WIDTH), dim=1), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = sentences_model(pixel_values=pixels, text_embeds=texts).logits_per_image
+        found = sentences_model.bfloat16()(pixel_values=pixels.bfloat16(), text_embeds=texts).logits_per_image
+        assert sentences_model.segment(pixels.bfloat16(), texts, source="summary_head").logits.shape[:2] == (2, 3)
+    torch.testing.assert_close(found.float(), expected, atol=0.3, rtol=0.05)
+
+
+def test_attention_implementation_reaches_the_encoder(sentences_model, tmp_path):
+    sentences_model.save_pretrained(tmp_path)
+    again = RadioForZeroShotImageClassification.from_pretrained(tmp_path, attn_implementation="eager")
+    assert again.text_tower.encoder.config._attn_implementation == "eager"
+    again.set_attn_implementation("sdpa")
+    assert again.text_tower.encoder.config._attn_implementation == "sdpa"
+
+
+@torch.no_grad()
+def test_hidden_states_and_attentions_on_request(sentences_model):
+    sentences_model.set_attn_implementation("eager")
+    texts, mask = texts_of_two_lengths()
+    output = sentences_model.get_text_features(texts, mask, output_hidden_states=True, output_attentions=True)
+    assert len(output.hidden_states) == 3
+    assert len(output.attentions) == 2
+    assert sentences_model.get_text_features(texts, mask).hidden_states is None
+
+
+@torch.no_grad()
+def test_texts_have_positions_of_sentences(sentences_model):
+    texts, mask = texts_of_two_lengths()
+    positions = torch.arange(9).expand(2, -1)
+    plain = sentences_model.get_text_features(texts, mask).pooler_output
+    assert torch.equal(sentences_model.get_text_features(texts, mask, position_ids=positions).pooler_output, plain)
+    assert not torch.allclose(sentences_model.get_text_features(texts, mask, positions.flip(1)).pooler_output, plain)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_gradients_reach_encoder_and_map_with_and_without_checkpointing(sentences_model):
+    texts, mask = texts_of_two_lengths()
+    gradients = []
+    for is_checkpointed in (False, True):
+        if is_checkpointed:
+            sentences_model.gradient_checkpointing_enable()
+        sentences_model.train().zero_grad()
+        torch.manual_seed(1)
+        sentences_model(texts, torch.rand(2, 3, 64, 64), mask, return_loss=True).loss.backward()
+        named = {
+            name: weight.grad for name, weight in sentences_model.text_tower.named_parameters() if "pooler" not in name
+        }
+        assert all(gradient is not None for gradient in named.values())
+        gradients.append(copy.deepcopy(named))
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_folder_runs_in_the_stock_pipeline_in_a_fresh_process(sentences_model, word_tokenizer, run_elsewhere, tmp_path):
+    folder, processor = tmp_path / "folder", RadioImageProcessor(size={"height": 64, "width": 64})
+    word_tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    for part in (sentences_model, processor, word_tokenizer):
+        part.save_pretrained(folder)
+    result = json.loads(
+        run_elsewhere(ELSEWHERE, tmp_path, folder, SENTENCES_PHOTOGRAPH, ",".join(SENTENCES_LABELS)).splitlines()[-1]
+    )
+    pixels = processor(str(SENTENCES_PHOTOGRAPH), return_tensors="pt")
+    prompts = word_tokenizer(
+        [f"This is a photo of {label}." for label in SENTENCES_LABELS], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        scores = sentences_model.probabilities(sentences_model(**prompts, **pixels).logits_per_image)[0].tolist()
+        classes = sentences_model.embed_classes(word_tokenizer, SENTENCES_LABELS)
+        logits = sentences_model.segment(**pixels, text_embeds=classes).logits
+    for found in result["scores"]:
+        assert {entry["label"]: pytest.approx(entry["score"], abs=1e-5) for entry in found} == dict(
+            zip(SENTENCES_LABELS, scores, strict=True)
+        )
+    torch.testing.assert_close(torch.tensor(result["classes"]), classes)
+    torch.testing.assert_close(torch.tensor(result["logits"]), logits, atol=1e-5, rtol=1e-4)
+
+
+def test_tower_is_saved_and_shown_alone(tmp_path):
+    tower = build_sentence_tower(SENTENCES_WIDTH)
+    assert '"model_type": "bert"' in repr(tower.config)
+    tower.save_pretrained(tmp_path)
+    again = SentenceTower.from_pretrained(tmp_path)
+    assert_same_weights(again, tower)
+    assert again.config.projection_dim == SENTENCES_WIDTH
+
+
+def test_maps_of_another_width_are_refused():
+    with pytest.raises(ValueError, match="`projection` must take 16 numbers, the width of the encoder, got 17"):
+        SentenceTower.from_parts(build_sentence_encoder(), nn.Linear(17, SENTENCES_WIDTH), max_length=16)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "got"), [(None, "None"), ({}, "None"), ({"model_type": "bart-ish"}, "'bart-ish'"), (5, "5")]
+)
+def test_encoders_that_transformers_does_not_have_are_refused(encoder, got):
+    with pytest.raises(ValueError, match=f"`text_tower.encoder` must be the configuration of a text model.*got {got}"):
+        SentenceTowerConfig.from_dict({"model_type": "sentence_encoder", "encoder": encoder, "projection_dim": 12})

@@ -1,4 +1,4 @@
-"""E-RADIO behind the model classes: windows as NVIDIA sets them, saved and opened, and what it has not is refused."""
+"""Arguments of E-RADIO: the published ones make a preset, and wrong ones are refused by name."""
 
 import json
 
@@ -17,16 +17,129 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
-from modeling_radio.eradio_radio import EradioNetwork, eradio_fields, optimal_window
+from modeling_radio.eradio_radio import (
+    EradioAttentionBlock,
+    EradioConvolutions,
+    EradioNetwork,
+    EradioPositionBias,
+    check_eradio,
+    eradio_fields,
+    optimal_window,
+)
 from modeling_radio.native import native_differences
+from modeling_radio.nvidia.arguments import is_eradio
+from modeling_radio.nvidia.eradio import PUBLISHED, arguments_of, published_name
+
+
+ARGUMENTS = json.loads((REFERENCE / "e_radio_tiny" / "eradio_arguments.json").read_text())
+
+
+def test_the_preset_is_the_published_network():
+    config = RadioConfig.from_preset("e-radio_v2")
+    assert config.eradio == PUBLISHED["eradio"]
+    assert (config.hidden_size, config.resolution_step, config.num_prefix_tokens) == (1536, 32, 1)
+    assert published_name(config.eradio) == "eradio"
+    assert published_name(ARGUMENTS) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 7}, "`eradio.dim` must be even, got 7"),
+        ({"depths": [1, 1, 1]}, r"`eradio.depths` must be a list of 4"),
+        ({"num_heads": [1, 1, 3, 4]}, r"`eradio.num_heads\[2\]` must divide the level's width, 32, got 3"),
+        ({"window_size": [None, None, [4, 8], 4]}, r"`eradio.window_size\[2\]` must be an integer .* equal ones"),
+        ({"window_size": [None, None, None, 4]}, r"`eradio.window_size\[2\]` must be"),
+        ({"sr_ratio": [1, 1, [4, 1], 1]}, "`eradio.sr_ratio` must be a list of 4"),
+        ({"use_swiglu": True}, "`eradio.use_swiglu` must be False, the only one that is built here, got True"),
+        ({"neck_start_stage": 1}, "`eradio.neck_start_stage` must be 2"),
+        ({"cpb_hidden": 4}, "`eradio.cpb_hidden` is no argument of E-RADIO. Did you mean 'cpb_mlp_hidden'"),
+    ],
+)
+def test_arguments_that_cannot_be_right(changes, message):
+    check_eradio(ARGUMENTS)
+    with pytest.raises(ValueError, match=message):
+        check_eradio({**ARGUMENTS, **changes})
+
+
+def test_arguments_that_are_off_need_not_be_known():
+    check_eradio({**ARGUMENTS, "use_shift": False, "drop_rate": 0.0, "norm": None})
+    with pytest.raises(ValueError, match=r"`eradio.use_shift` is no argument of E-RADIO"):
+        check_eradio({**ARGUMENTS, "use_shift": True})
+
+
+def test_arguments_that_are_missing():
+    with pytest.raises(ValueError, match=r"`eradio.depths` must be given"):
+        check_eradio({name: value for name, value in ARGUMENTS.items() if name != "depths"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 32}, "`hidden_size` must be 24 with this `eradio`, got 32"),
+        ({"num_registers": 1}, "`num_registers` must be 0 with this `eradio`, got 1"),
+        ({"video_temporal_patch_size": 2}, "`video_temporal_patch_size` must be None with this `eradio`, got 2"),
+        ({"eradio": {"dim": 4}}, "`eradio.in_dim` must be given"),
+        ({"eradio": [1]}, "`eradio` must be a mapping"),
+    ],
+)
+def test_fields_that_contradict_the_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        RadioModel(RadioConfig(**{**eradio_fields(ARGUMENTS), **changes}))
+
+
+def test_whose_arguments_they_are():
+    assert is_eradio({"model": "eradio"})
+    assert is_eradio({"model": "e-radio_v2"})
+    assert not is_eradio({"model": "vit_base_patch16_224"})
+    assert arguments_of({"model": "eradio"}, ARGUMENTS) == PUBLISHED["eradio"]
+    assert arguments_of({"model": "eradio_other"}, ARGUMENTS) == ARGUMENTS
+    with pytest.raises(ValueError, match=r"Put the arguments .* into `eradio_arguments.json`"):
+        arguments_of({"model": "eradio_other"})
+
+
+@torch.no_grad()
+def test_bias_depends_on_the_offset_alone():
+    bias = EradioPositionBias(num_heads=2, hidden_size=8, trained_window=4)(3).view(2, 3, 3, 3, 3)
+    assert bias.min() > 0
+    assert bias.max() < 16
+    torch.testing.assert_close(bias[:, 0, 0, 1, 1], bias[:, 1, 1, 2, 2])
+    torch.testing.assert_close(bias[:, 0, 0, 0, 1], bias[:, 2, 1, 2, 2])
+    assert not torch.allclose(bias[:, 0, 0, 0, 1], bias[:, 0, 1, 0, 0])
+
+
+def test_coordinates_are_in_units_of_the_trained_window():
+    module = EradioPositionBias(num_heads=1, hidden_size=4, trained_window=4)
+    coordinates = module.coordinates(4)[:, 0, 0]
+    expected = torch.tensor([-3.0, -2, -1, 0, 1, 2, 3]) / 3 * 8
+    torch.testing.assert_close(coordinates, expected.sign() * (expected.abs() + 1).log2() / 3)
+    torch.testing.assert_close(module.coordinates(2)[:, 0, 0], coordinates[2:5])
+    assert torch.isfinite(EradioPositionBias(1, 4, trained_window=1).coordinates(1)).all()
+
+
+@pytest.mark.parametrize(("ratio", "reach"), [(1, 4), (2, 8)])
+@torch.no_grad()
+def test_windows_see_nothing_of_each_other(ratio, reach):
+    torch.manual_seed(0)
+    block = EradioAttentionBlock(8, 2, 2.0, 4, trained_window=4, ratio=ratio).eval()
+    maps = torch.rand(1, 8, 16, 16)
+    changed = maps.clone()
+    changed[..., reach + 1 :, reach + 1 :] = 0  # one cell apart, which a convolution of three reaches over
+    before, after = block(maps, 4), block(changed, 4)
+    assert torch.equal(before[..., :reach, :reach], after[..., :reach, :reach])
+    assert not torch.equal(before[..., reach:, reach:], after[..., reach:, reach:])
+
+
+def test_convolutions_keep_the_shape():
+    assert EradioConvolutions(8, depth=3)(torch.rand(2, 8, 4, 6)).shape == (2, 8, 4, 6)
 
 
 CASE = REFERENCE / "e_radio_tiny"
-ARGUMENTS = json.loads((CASE / "eradio_arguments.json").read_text())
+ERADIO_ARGUMENTS = json.loads((CASE / "eradio_arguments.json").read_text())
 HEADS = [{"name": "clip", "token_index": 0, "feature_dim": 8, "summary_dim": 12, "hidden_size": 16}]
 
 
-def build(model_class=RadioModel, arguments=ARGUMENTS, **fields):
+def build(model_class=RadioModel, arguments=ERADIO_ARGUMENTS, **fields):
     torch.manual_seed(0)
     return model_class(RadioConfig(**eradio_fields(arguments), **fields)).eval()
 
@@ -116,9 +229,9 @@ def test_summary_is_the_mean_of_features_and_heads_read_it():
 )
 @torch.no_grad()
 def test_other_shapes(changes):
-    model = build(arguments={**ARGUMENTS, **changes})
+    model = build(arguments={**ERADIO_ARGUMENTS, **changes})
     output = model(torch.rand(1, 3, 96, 160))
-    assert output.features.shape == (1, 60, {**ARGUMENTS, **changes}["full_features_head_dim"])
+    assert output.features.shape == (1, 60, {**ERADIO_ARGUMENTS, **changes}["full_features_head_dim"])
 
 
 def test_it_learns_and_counts_batches():
@@ -160,7 +273,7 @@ def test_blocks_between_are_refused():
         build(RadioBackbone, out_indices=[0])
     with pytest.raises(ValueError, match="E-RADIO are not chosen for a budget"):
         model.choose_window_size(64, 64, max_latency_ms=1)
-    with pytest.raises(ValueError, match="`vitdet_window_size` must be an integer"):
+    with pytest.raises(ValueError, match="`window_size` must be an integer"):
         model.change_window_size(0)
 
 

@@ -1,14 +1,171 @@
-"""ViTDet windows over any grid against dense masked attention written independently here, and the order of packs."""
+"""Cropped position embeddings against torch's own sampling of an image."""
 
+import copy
+import math
+import pickle
+import resource
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.layers_radio import ImagePack, partition_windows
+from modeling_radio.layers_radio import (
+    MAX_CROP_ASPECT,
+    MIN_CROP_AREA,
+    POSITION_DRAWS,
+    RESIZED_CHANNELS,
+    ImagePack,
+    PositionCache,
+    RadioPatchGenerator,
+    partition_windows,
+    resize_position_table,
+)
+
+
+def sampled_as_an_image(table: Tensor, rows: int, cols: int, uniform: Tensor) -> Tensor:
+    """Return what `sample_positions` shall return for a table `(side, side, hidden)`, by `grid_sample`."""
+    scale = math.sqrt(MIN_CROP_AREA) + uniform[:, 0] * (1 - math.sqrt(MIN_CROP_AREA))
+    aspect = torch.exp((2 * uniform[:, 1] - 1) * math.log(MAX_CROP_ASPECT))
+    extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)
+    offset = uniform[:, 2:] * (1 - extent)
+    x = torch.linspace(0, 1, cols) * extent[:, :1] + offset[:, :1]
+    y = torch.linspace(0, 1, rows) * extent[:, 1:] + offset[:, 1:]
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
+    images = table.permute(2, 0, 1).expand(len(uniform), -1, -1, -1)
+    return F.grid_sample(images, grid * 2 - 1, mode="bilinear", align_corners=True).flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize(("side", "rows", "cols"), [(16, 4, 7), (5, 12, 1), (1, 3, 2)])
+def test_a_crop_is_sampled_as_an_image_is(side: int, rows: int, cols: int) -> None:
+    torch.manual_seed(0)
+    config = RadioConfig(hidden_size=12, num_attention_heads=3, max_img_size=16 * side, patch_size=16)
+    generator = RadioPatchGenerator(config)
+    torch.nn.init.normal_(generator.pos_embed)
+    uniform = torch.rand(6, POSITION_DRAWS)
+    uniform[0], uniform[1] = 0.0, 1 - 2**-24  # the smallest crop, top left, and the whole table
+    table = generator.pos_embed.detach()[0].unflatten(0, (side, side)).requires_grad_()
+
+    sampled = generator.sample_positions(rows, cols, uniform)
+    expected = sampled_as_an_image(table, rows, cols, uniform)
+    weights = torch.randn_like(expected)
+    (sampled * weights).sum().backward()
+    (expected * weights).sum().backward()
+
+    torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(generator.pos_embed.grad[0], table.grad.flatten(0, 1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(3, 5), (12, 12), (7, 20)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_some_channels_at_a_time_give_the_same_bits(
+    dtype: torch.dtype, size: tuple[int, int], align_corners: bool
+) -> None:
+    """As of the whole table in float32, in one piece."""
+    table = torch.randn(1, 12, 12, 2 * RESIZED_CHANNELS + 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    whole = table.float().permute(0, 3, 1, 2).contiguous()
+    expected = F.interpolate(whole, size, mode="bilinear", align_corners=align_corners).flatten(2).transpose(1, 2)
+    assert torch.equal(resize_position_table(table, *size, align_corners), expected)
+
+
+@pytest.fixture
+def table() -> Tensor:
+    """16 positions of 4 channels."""
+    return torch.rand(1, 16, 4)
+
+
+def ask(cache: PositionCache, table: Tensor, rows: int, cols: int, calls: list | None = None) -> Tensor:
+    def resize() -> Tensor:
+        if calls is not None:
+            calls.append((rows, cols))
+        return table[:, : rows * cols].clone()
+
+    return cache.get(table, (rows, cols, table.dtype), resize)
+
+
+def test_what_was_not_asked_for_the_longest_goes_first(table):
+    cache, calls = PositionCache(), []
+    for rows, cols in ((2, 4), (1, 4), (1, 4), (2, 4), (4, 2), (2, 4), (1, 4)):
+        ask(cache, table, rows, cols, calls)
+    assert calls == [(2, 4), (1, 4), (4, 2), (1, 4)]  # (4, 2) had pushed it out
+    assert cache.num_bytes == (8 + 4) * 4 * 4
+
+
+def test_no_more_is_held_than_the_table_but_one_grid_always_is(table):
+    cache, calls = PositionCache(), []
+    for cols in range(1, 17):
+        ask(cache, table, 1, cols, calls)
+        assert cache.num_bytes <= table.nbytes
+    large = cache.get(table, (9, 9, table.dtype), lambda: torch.rand(1, 81, 4))
+    assert cache.get(table, (9, 9, table.dtype), pytest.fail) is large
+
+
+def test_copies_and_pickles_hold_nothing(table):
+    cache = PositionCache()
+    ask(cache, table, 4, 4)
+    assert copy.deepcopy(cache).num_bytes == pickle.loads(pickle.dumps(cache)).num_bytes == 0
+    assert cache.num_bytes == table.nbytes
+
+
+def test_threads_get_what_they_asked_for(table):
+    cache = PositionCache()
+    grids = [(rows, cols) for rows in range(1, 5) for cols in range(1, 5)]
+
+    def ask_all(offset: int) -> bool:
+        return all(
+            torch.equal(ask(cache, table, rows, cols), table[:, : rows * cols])
+            for _ in range(50)
+            for rows, cols in grids[offset:] + grids[:offset]
+        )
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(ask_all, range(0, 16, 4)))
+    assert cache.num_bytes <= table.nbytes
+
+
+def test_what_is_resized_in_inference_mode_can_be_trained_with(table):
+    cache = PositionCache()
+    with torch.inference_mode():
+        ask(cache, table, 2, 2)
+        changed = table * 2  # has no version counter
+        kept = cache.get(changed, (2, 2, table.dtype), lambda: changed[:, :4].clone())
+    assert not kept.is_inference()
+    weight = torch.ones(4, requires_grad=True)
+    (ask(cache, table, 2, 2) * weight).sum().backward()
+    assert torch.equal(weight.grad, table[0, :4].sum(0))
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("one_thread")
+def test_memory_stays_flat_over_three_hundred_grids():
+    """All of them together would be 25 MB."""
+    config = RadioConfig.from_preset(
+        "radio-test",
+        hidden_size=256,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_img_size=320,
+    )
+    model = RadioModel(config).eval()
+    cache = model.radio_model.model.patch_generator.resized
+    grids = [(rows, cols) for rows in range(1, 21) for cols in range(1, 16)]
+
+    def look_at(grids: list[tuple[int, int]]) -> int:
+        for rows, cols in grids:
+            model(torch.zeros(1, 3, 16 * rows, 16 * cols), window_size=2 + (rows + cols) % 5)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    before = look_at(grids[-20:])  # the largest ones
+    after = look_at(grids)
+    assert len(grids) == 300
+    assert cache.num_bytes <= model.radio_model.model.patch_generator.pos_embed.nbytes
+    assert after - before < 8192  # KiB
 
 
 @pytest.fixture

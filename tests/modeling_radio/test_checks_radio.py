@@ -1,3 +1,5 @@
+""""""
+
 import pytest
 
 from modeling_radio.checks_radio import check_blocks, check_choice, did_you_mean
