@@ -126,30 +126,14 @@ def _is_there(place: str) -> bool:
     return f"{place.rpartition('.')[0]}.py" not in _unavailable
 
 
-SOURCE_FILES = (
-    "adaptors_radio.py",
-    "backbone_radio.py",
-    "checks_radio.py",
-    "configuration_radio.py",
-    "detection_radio.py",
-    "eradio_radio.py",
-    "heads_radio.py",
-    "hub_radio.py",
-    "image_processing_radio.py",
-    "inputs_radio.py",
-    "layers_radio.py",
-    "loading_radio.py",
-    "modeling_radio.py",
-    "nvidia_names_radio.py",
-    "outputs_radio.py",
-    "pipelines_radio.py",
-    "post_processing_radio.py",
-    "presets_radio.py",
-    "radio1d_radio.py",
-    "sam3_radio.py",
-    "video_processing_radio.py",
-    "windows_radio.py",
-    "zero_shot_radio.py",
+SOURCE_FILES = tuple(
+    f"{name}_radio.py"
+    for name in (
+        *("adaptors", "backbone", "checks", "configuration", "detection", "eradio", "heads"),
+        *("hub", "image_processing", "inputs", "layers", "loading", "modeling", "nvidia_names"),
+        *("outputs", "pipelines", "post_processing", "presets", "radio1d", "sam3", "video_processing"),
+        *("windows", "zero_shot"),
+    )
 )
 """All that lies beside a checkpoint. transformers fetches a class's file and those that its imports name; some are only
 imported where a configuration asks for them, and found by `import_sibling`."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 from comparisons import assert_close_by_name
 from PIL import Image
+from reference_cases import REFERENCE
 from safetensors.torch import load_file, save_file
 from tiny_radio1d import build_radio1d
 
@@ -23,6 +24,7 @@ from modeling_radio import (
     RadioModel,
     RadioVideoProcessor,
 )
+from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.image_processing_radio import RadioImageProcessor
 
 
@@ -236,3 +238,43 @@ def test_radio1d_opens_with_trust_in_a_fresh_process(tmp_path, run_elsewhere):
     ):
         torch.testing.assert_close(elsewhere, own, rtol=0, atol=1e-6)
     assert (tmp_path / "again" / "radio1d_radio.py").is_file()
+
+
+THREE_NETWORKS_ELSEWHERE = """
+import sys
+import torch
+import transformers
+
+images, outputs = torch.load("images.pt"), {}
+for name in ("plain", "radio1d", "eradio", "plain"):
+    folder = f"{name}/final"
+    for auto_class in ("AutoModel", "AutoModelForImageClassification", "AutoModelForSemanticSegmentation"):
+        model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True).eval()
+        assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+        with torch.no_grad():
+            found = model(images)
+        outputs[name, auto_class] = found.features if auto_class == "AutoModel" else found.logits
+    if name == "eradio":
+        continue  # whose backbone gives its final features alone
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    assert len(transformers.AutoBackbone.from_config(config, trust_remote_code=True)(images).feature_maps) == 1
+torch.save({name: outputs[name, "AutoModel"] for name in ("plain", "radio1d", "eradio")}, "outputs.pt")
+"""
+
+
+def test_networks_of_all_kinds_open_side_by_side_from_folders_of_one_name(tmp_path, run_elsewhere):
+    eradio = json.loads((REFERENCE / "e_radio_tiny" / "eradio_arguments.json").read_text())
+    models = {
+        "plain": RadioModel(RadioConfig.from_preset("radio-test")).eval(),
+        "radio1d": build_radio1d(),
+        "eradio": RadioModel(RadioConfig(**eradio_fields(eradio), max_img_size=128)).eval(),
+    }
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name / "final")
+    images = torch.rand(1, 3, 64, 96)
+    torch.save(images, tmp_path / "images.pt")
+    run_elsewhere(THREE_NETWORKS_ELSEWHERE, tmp_path)
+    outputs = torch.load(tmp_path / "outputs.pt", weights_only=True)
+    for name, model in models.items():
+        with torch.no_grad():
+            torch.testing.assert_close(outputs[name], model(images).features, rtol=0, atol=1e-6)
