@@ -82,7 +82,7 @@ def in_words(kind: Any) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """What one value must be.
+    """A rule for one value.
 
     Attributes:
         text: The same in words, which follow "must be".

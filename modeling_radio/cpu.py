@@ -190,7 +190,7 @@ def _apply(self: Any, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> A
 
 
 class _Product(torch.autograd.Function):
-    """What a prepacked layer computes; PyTorch then says itself that it has no derivative, forward or backward."""
+    """The product of a prepacked layer. PyTorch has no derivative of it, forward or backward, and says so."""
 
     @staticmethod
     def forward(_: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -279,7 +279,7 @@ def _detector_config(config: RadioConfig) -> RfDetrConfig:
 
 
 class RadioDetectionModel(RadioTaskModel):
-    """What both detection models share: RADIO without adaptors, and a detector that reads its blocks."""
+    """Base of both detection models: RADIO without adaptors, and a detector that reads its blocks."""
 
     # In bfloat16 boxes would be off by pixels, and the loss's log(1 - p) infinite for confident queries.
     _keep_in_fp32_modules_strict = ["detector"]

@@ -463,7 +463,7 @@ class EradioNetwork(RadioNetwork):
 
     @property
     def input_embeddings(self) -> nn.Module:
-        """What reads pixels: the stem."""
+        """The stem, which reads the pixels."""
         return self.model.patch_embed  # pyrefly: ignore[bad-return]
 
     def replace_input_embeddings(self, value: nn.Module) -> None:

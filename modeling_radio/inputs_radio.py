@@ -1,4 +1,4 @@
-"""What goes into the network, and the checks of a whole call before anything is computed."""
+"""The inputs of the network, and the checks of a call before anything is computed."""
 
 import inspect
 import warnings
@@ -403,7 +403,7 @@ def choose_without_budget(config: RadioConfig, rows: int, cols: int) -> int | No
 
 @dataclass(frozen=True)
 class Batch:
-    """What the network takes in one pass: images of one size, a pack of images of several sizes, or clips of video.
+    """The input of one pass: images of one size, a pack of images of several sizes, or clips of video.
 
     A clip is cut into groups of `config.video_temporal_patch_size` frames, each of which becomes one image's tokens;
     the last frame is repeated where the frames do not fill the last group. Without that field each frame is a group,

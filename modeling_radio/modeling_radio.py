@@ -185,7 +185,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
 
     @property
     def input_embeddings(self) -> nn.Module:
-        """What reads pixels: the patch projection."""
+        """The patch projection, which reads the pixels."""
         return self.model.patch_generator.embedder
 
     def replace_input_embeddings(self, value: nn.Module) -> None:

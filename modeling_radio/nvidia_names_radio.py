@@ -18,7 +18,7 @@ from .outputs_radio import FeatureFormat, RadioPair
 
 
 class NvidiaNames:
-    """What follows from the configuration alone."""
+    """Names whose values the configuration gives."""
 
     config: RadioConfig
 
@@ -210,7 +210,7 @@ class NvidiaModelNames(NvidiaNames):
 
     @property
     def input_conditioner(self) -> RadioInputConditioner:
-        """What normalizes pixels."""
+        """The module that normalizes pixels."""
         return self.radio_model.input_conditioner
 
     @property

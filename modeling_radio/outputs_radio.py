@@ -38,7 +38,7 @@ class RadioPair(NamedTuple):
 
 @dataclass
 class RadioAdaptorOutput(ModelOutput):
-    """What one adaptor predicts of its teacher.
+    """Output of one adaptor: its prediction of a teacher.
 
     Attributes:
         summary: `(batch, summary_dim)`, or `None` if the teacher has no summary.
@@ -76,7 +76,7 @@ class RadioIntermediateOutput(ModelOutput):
 
 
 class GlobalTokens(NamedTuple):
-    """What RADIO1D's encoder gives.
+    """Output of RADIO1D's encoder.
 
     Attributes:
         tokens: `(batch, longest, global_hidden_size)`, zero behind the number of tokens of each image.

@@ -27,12 +27,12 @@ from .post_processing_radio import Reading, reading_of, tempered
 
 
 VIEW_OPTIONS = ("tile_size", "tile_overlap", "scales", "flip", "nms_threshold")
-"""What `predict` of the task models takes."""
+"""Options of `predict` of the task models."""
 DEFAULT_THRESHOLD = 0.5  # transformers' own
 
 
 class AnySizeBatches:
-    """What lets a pipeline take images of different sizes with `batch_size=`: those of one size run together.
+    """Mixin: images of different sizes with `batch_size=`; those of one size run together.
 
     transformers joins the tensors of a batch along their first axis, which asks for one size. It keeps lists, so each
     tensor travels in a list until the model runs. Results are those of one image at a time. The model is asked for
@@ -136,7 +136,7 @@ def above(found: list[dict[str, Any]], limits: dict[str, float] | None) -> list[
 
 
 class TunedThresholds:
-    """What lets a pipeline of objects take `config.score_thresholds` where no threshold is given."""
+    """Mixin: `config.score_thresholds` count where no threshold is given."""
 
     model: Any
 
@@ -148,7 +148,7 @@ class TunedThresholds:
 
 
 class SeveralViews(AnySizeBatches):
-    """What lets a pipeline look at an image several times: the options of `ViewOptions`, and what `predict` takes more.
+    """Mixin: several views of an image, by the options of `ViewOptions`, and what `predict` takes more.
 
     With `tile_size` images keep their own size, up to whole patches, which the processor would otherwise reduce.
     """

@@ -444,7 +444,7 @@ def segments_of_classes(class_map: Tensor) -> dict[str, Any]:
 
 
 Reading = Literal["none", "sigmoid", "softmax"]
-"""What makes scores of logits, by transformers' names; "none" of numbers, which regression gives."""
+"""The function that makes scores of logits, by transformers' names; "none" for the numbers of a regression."""
 
 
 def reading_of(config: Any) -> Reading:

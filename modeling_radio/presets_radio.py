@@ -58,7 +58,7 @@ SIZES = {
 """By the name of timm's architecture, after which NVIDIA's students are named."""
 
 DINO_FIELDS = {"patch_size": 14, "use_layer_scale": True, "use_final_norm": True, "use_patch_bias": True}
-"""What DINOv2's ViTs have and timm's have not. DINOv2's g also has SwiGLU."""
+"""Fields in which DINOv2's ViTs differ from timm's. DINOv2's g also has SwiGLU."""
 
 
 class Tokens(NamedTuple):

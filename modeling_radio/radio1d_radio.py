@@ -54,7 +54,7 @@ class TokenCounts(NamedTuple):
 
 
 class TokenPlan(NamedTuple):
-    """What the trunk of RADIO1D is told of a batch.
+    """Which tokens of a batch go where in the trunk of RADIO1D.
 
     Attributes:
         grid: Rows and columns of patches of each image.

@@ -17,7 +17,7 @@ from .modeling_radio import RadioModel
 
 
 class RadioSam3TrunkConfig(PreTrainedConfig):
-    """What SAM3 reads of its trunk's configuration, and all of RADIO's.
+    """Configuration of the trunk: the fields that SAM3 reads, and all of RADIO's.
 
     Attributes:
         hidden_size: Channels of the features, those of SAM3's own trunk.

@@ -211,7 +211,7 @@ OPENAI_TEMPLATES = (
 
 @dataclass(frozen=True)
 class TextTowerKind:
-    """What there is to know of one kind of text tower.
+    """One kind of text tower.
 
     Attributes:
         config_class: Class of its configuration.

@@ -1,4 +1,4 @@
-"""What the training arguments and the `config.json` of NVIDIA's files must look like, as far as they are read."""
+"""Checks of the training arguments and the `config.json` in NVIDIA's files, as far as they are read."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

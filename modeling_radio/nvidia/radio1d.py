@@ -1,4 +1,4 @@
-"""What the training arguments of a RADIO1D say: there all that shapes the network stands in `model_kwargs`."""
+"""The training arguments of a RADIO1D, where `model_kwargs` hold all that shapes the network."""
 
 import math
 from collections.abc import Mapping
