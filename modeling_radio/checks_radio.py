@@ -87,18 +87,16 @@ class Rule:
     Attributes:
         text: The same in words, which follow "must be".
         holds: Whether a value, of any type, is right.
-        choices: All right values where they are few; a wrong one is answered with the nearest.
     """
 
     text: str
     holds: Callable[[Any], bool]
-    choices: Collection[str] = ()
 
     def check(self, name: str, value: Any) -> None:
         """Raise a `ValueError` that names `name`, the value and the rule, unless the rule holds."""
         if self.holds(value):
             return
-        hint = did_you_mean(value, self.choices)
+        hint = ""
         if type(value).__module__.partition(".")[0] in ("numpy", "torch") and not isinstance(value, torch.dtype):
             hint = " Python's own numbers and lists come from `.item()` and `.tolist()`."
         shown = repr(value)
@@ -128,7 +126,7 @@ def number(interval: str) -> Rule:
 
 def optional(rule: Rule) -> Rule:
     """Return a rule that also allows `None`."""
-    return Rule(f"{rule.text} or None", lambda value: value is None or rule.holds(value), rule.choices)
+    return Rule(f"{rule.text} or None", lambda value: value is None or rule.holds(value))
 
 
 def listed(rule: Rule, count: int | None = None) -> Rule:

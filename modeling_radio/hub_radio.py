@@ -1,6 +1,7 @@
 """Folders and repositories: what `config.json` says of our classes, and how their source files come along."""
 
 import copy
+import filecmp
 import importlib
 import logging
 import os
@@ -204,15 +205,20 @@ def _file_of_origin(file: str) -> Path | None:
     """Return a source file of the folder or repository that was opened; `None` where it has none, or other code."""
     if _origin is None or file not in SOURCE_FILES:
         return None
-    folder, options = _origin
+    name, options = _origin
+    folder = Path(name, options.get("subfolder") or "")
+    if folder.is_dir():
+        running = [each for each in SOURCE_FILES if (_HERE / each).is_file() and (folder / each).is_file()]
+        is_same = all(filecmp.cmp(_HERE / each, folder / each, shallow=False) for each in running)
+        return folder / file if is_same and (folder / file).is_file() else None
     commit = (__package__ or "").rpartition(".")[2]
-    place = {**options, "revision": commit} if _COMMIT.fullmatch(commit) else options
+    if not _COMMIT.fullmatch(commit):
+        return None
     try:
-        own, wanted = (cached_file(folder, name, **place) for name in (Path(__file__).name, file))
+        found = cached_file(name, file, revision=commit, **options)
     except OSError:
         return None
-    is_same = own is not None and Path(own).read_bytes() == Path(__file__).read_bytes()
-    return Path(wanted) if is_same and wanted is not None else None
+    return None if found is None else Path(found)
 
 
 def _put(source: Path, target: Path) -> None:
