@@ -10,8 +10,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-import torch
-
 
 def did_you_mean(word: Any, choices: Collection[str], *, at_least: float = 0.6) -> str:
     """Return `" Did you mean ...?"`, or nothing if no choice is near: `at_least` is difflib's ratio, 1 for equal."""
@@ -64,7 +62,6 @@ LARGEST = 2**20
 """Largest width, size or count (our choice: far above any network): what is mistyped fails here, not in memory."""
 MOST_BLOCKS = 1000
 """Largest number of blocks in a row (our choice, for the same reason: each one is a module)."""
-SHOWN_CHARACTERS = 200  # our choice: enough to recognize a value in a message
 
 
 def in_words(kind: Any) -> str:
@@ -94,14 +91,8 @@ class Rule:
 
     def check(self, name: str, value: Any) -> None:
         """Raise a `ValueError` that names `name`, the value and the rule, unless the rule holds."""
-        if self.holds(value):
-            return
-        hint = ""
-        if type(value).__module__.partition(".")[0] in ("numpy", "torch") and not isinstance(value, torch.dtype):
-            hint = " Python's own numbers and lists come from `.item()` and `.tolist()`."
-        shown = repr(value)
-        shown = shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}..."
-        raise ValueError(f"`{name}` must be {self.text}, got {shown}.{hint}")
+        if not self.holds(value):
+            raise ValueError(f"`{name}` must be {self.text}, got {value!r:.200}.")
 
 
 def integer(low: int, high: int = LARGEST) -> Rule:

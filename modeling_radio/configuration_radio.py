@@ -870,8 +870,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def validate_labels(self) -> None:
         """Refuse names of classes without their numbers."""
         self._check_classes()
-        if self.label2id is None:
-            raise ValueError("`label2id` must be a mapping of the names of classes to their numbers, got None.")
+        if not self.label2id:
+            raise ValueError(f"`label2id` must map the names of classes to their numbers, got {self.label2id}.")
 
     def _check_classes(self) -> None:
         if not _are_labels(self.id2label):
