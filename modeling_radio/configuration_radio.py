@@ -376,7 +376,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     nvidia_source: dict[str, Any] | None = None
     # transformers' own, which does not check the types of these
     transformers_version: str | None = None
-    architectures: list[str] | tuple[str, ...] | None = None
+    architectures: list[str] | None = None
     output_hidden_states: bool | None = False
     return_dict: bool | None = True
     dtype: str | torch.dtype | None = None
@@ -538,7 +538,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         """Return keyword arguments with others in their place, and without what followed from those."""
         if not overrides:
             return fields
-        names = overrides.get("id2label")
+        names: Any = overrides.get("id2label")
         if _are_labels(names):
             overrides = {"label2id": {name: int(index) for index, name in names.items()}, **overrides}
         stale = cls(**fields)._stale_fields(overrides)
@@ -772,8 +772,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         return self.default_stages if self._out_features is None else self._out_features
 
     @out_features.setter
-    def out_features(self, value: Any) -> None:
-        self.choose_stages(out_features=value)
+    def out_features(self, out_features: Any) -> None:
+        self.choose_stages(out_features=out_features)
 
     @property
     def out_indices(self) -> list[int]:
@@ -781,8 +781,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         return [self.stage_names.index(name) for name in self.out_features]
 
     @out_indices.setter
-    def out_indices(self, value: Any) -> None:
-        self.choose_stages(out_indices=value)
+    def out_indices(self, out_indices: Any) -> None:
+        self.choose_stages(out_indices=out_indices)
 
     @property
     def num_labels(self) -> int | None:
@@ -790,12 +790,12 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         return len(self.id2label) if self.id2label is not None else None
 
     @num_labels.setter
-    def num_labels(self, value: int) -> None:
-        if type(value) is not int or not 1 <= value <= LARGEST:
-            raise ValueError(f"`num_labels` must be an integer in [1, {LARGEST}], got {value!r:.200}.")
-        if self.num_labels != value:
-            self._forget_fitted(value)
-            self.id2label = {index: f"LABEL_{index}" for index in range(value)}
+    def num_labels(self, num_labels: int) -> None:
+        if type(num_labels) is not int or not 1 <= num_labels <= LARGEST:
+            raise ValueError(f"`num_labels` must be an integer in [1, {LARGEST}], got {num_labels!r:.200}.")
+        if self.num_labels != num_labels:
+            self._forget_fitted(num_labels)
+            self.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
             self.label2id = {name: index for index, name in self.id2label.items()}
 
     def _forget_fitted(self, num_labels: int) -> None:

@@ -108,18 +108,15 @@ def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool) -
         architectures: Class of the saved model, as transformers writes it.
         has_text_tower: Whether the folder holds one.
     """
+    auto_map, pipelines = AUTO_MAP, TEXT_PIPELINES if has_text_tower else PIPELINES
     if architectures and architectures[0] in INSTANCE_SEGMENTERS:
-        entries = {"auto_map": INSTANCE_AUTO_MAP, "custom_pipelines": INSTANCE_PIPELINES}
-    elif has_text_tower:
-        entries = {"auto_map": AUTO_MAP, "custom_pipelines": TEXT_PIPELINES}
-    else:
-        entries = {"auto_map": AUTO_MAP, "custom_pipelines": PIPELINES}
-    entries = copy.deepcopy(entries)
-    entries["auto_map"] = {name: place for name, place in entries["auto_map"].items() if _is_there(place)}
-    entries["custom_pipelines"] = {
-        k: each for k, each in entries["custom_pipelines"].items() if _is_there(each["impl"])
+        auto_map, pipelines = INSTANCE_AUTO_MAP, INSTANCE_PIPELINES
+    return {
+        "auto_map": {name: place for name, place in auto_map.items() if _is_there(place)},
+        "custom_pipelines": {
+            task: copy.deepcopy(entry) for task, entry in pipelines.items() if _is_there(entry["impl"])
+        },
     }
-    return entries
 
 
 def _is_there(place: str) -> bool:

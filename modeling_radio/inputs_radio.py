@@ -356,20 +356,21 @@ def resolve_window(config: RadioConfig, window_size: WindowSize, grid: Resolutio
     Raises:
         ValueError: If the window is no number of tokens, "auto", "global", choice or `None`.
     """
-    if hasattr(window_size, "latency_ms"):  # a `WindowChoice`, perhaps of another copy of this file
-        window_size = "global" if window_size.window_size is None else window_size.window_size
-    if config.num_mergings and isinstance(window_size, int):
+    wanted: Any = window_size
+    if hasattr(wanted, "latency_ms"):  # a `WindowChoice`, perhaps of another copy of this file
+        wanted = "global" if wanted.window_size is None else wanted.window_size
+    if config.num_mergings and isinstance(wanted, int):
         raise ValueError(
-            f"`window_size` must be None or 'global' with `downscale_levels`, got {window_size}. Merged tokens have no "
+            f"`window_size` must be None or 'global' with `downscale_levels`, got {wanted}. Merged tokens have no "
             "windows; fewer `num_tokens` and smaller images make RADIO1D faster."
         )
-    if window_size is None:
+    if wanted is None:
         window = config.vitdet_window_size
     else:
-        check_window_size(window_size)
-        if window_size == "auto":
+        check_window_size(wanted)
+        if wanted == "auto":
             return choose_without_budget(config, *grid)
-        window = None if window_size == "global" else int(window_size)
+        window = None if wanted == "global" else int(wanted)
     if window is None or config.has_windowed_blocks:
         return window
     _warn_of_no_effect(config, window)
