@@ -14,13 +14,13 @@ from foundation.files import FolderKind
 from foundation.trust import MODEL_FILES, check_named_code
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
-from modeling_radio.modeling_radio import SUMMARY_TOKENS
+from modeling_radio.modeling_radio import SUMMARY_INDICES
 from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.nvidia.stored_tensors import stored_tensors
 
 
 _ADAPTER = "adapter_config.json"
-_COUNTS = (SUMMARY_TOKENS, ".num_batches_tracked")  # whole numbers
+_COUNTS = (SUMMARY_INDICES, ".num_batches_tracked")  # whole numbers
 _FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 _MAX_NAMES = 4
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -19,16 +19,20 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .checks_radio import (
+    COUNT,
     LARGEST,
     MOST_BLOCKS,
+    WORD,
     Resolution,
     check_blocks,
     check_choice,
     check_multiple,
     did_you_mean,
     in_words,
+    listed,
     mlp_ratio_for,
     nearest_multiple,
+    optional,
     round_to_step,
 )
 from .hub_radio import auto_map_entries, copy_source_files, import_sibling, own_pipeline, remember_origin
@@ -39,22 +43,22 @@ Number = float | int
 Integers = list[int] | tuple[int, ...]
 Numbers = list[float | int] | tuple[float | int, ...]
 
-# Those two have weights, which no checkpoint holds.
+# Without PReLU and xIELU: these have learned weights, which no checkpoint holds.
 ACTIVATIONS = tuple(name for name in ACT2FN if name not in ("prelu", "xielu"))
 DTYPE_NAMES = tuple(
     name for name, value in vars(torch).items() if isinstance(value, torch.dtype) and value.is_floating_point
 )
 NAMES_IN_USE = (*dir(nn.ModuleDict()), "backbone")
 """Names that no adaptor can have: attributes of the module that holds them, and the key of the backbone's answers."""
-# What a configuration is built from that is no field of its file.
+# Arguments of a configuration that are no fields of `config.json`.
 OTHER_ARGUMENTS = ("num_labels", "out_features", "out_indices", "attn_implementation", "output_attentions")
 LABELS = ("id2label", "label2id")
 # Fields of transformers' native configuration that follow from others.
 NATIVE_FIELDS = ("patch_dim", "video_patch_dim")
-# What is fitted to the classes, and forgotten with them.
+# Values that were fitted to the classes; they are reset where the number of classes changes.
 FITTED_LISTS = ("class_weights", "score_thresholds")
 FITTED = ("temperature", *FITTED_LISTS)
-# From here on (difflib's ratio) an unknown name is told to be a slip. Our choice: a letter of ten may be wrong.
+# An unknown name at least this similar to a field (difflib's ratio) gives a warning. Our choice: one letter of ten.
 SLIP = 0.85
 
 FOREIGN_LAYOUTS: list[Any] = []
@@ -86,7 +90,7 @@ def with_value_errors(cls: type[T]) -> type[T]:
 
 
 def check_range(config: Any, low: float, high: float, *names: str, open_low: bool = False) -> None:
-    """Refuse fields whose number, or one of whose numbers, lies outside of [low, high] or is none; `None` is right.
+    """Refuse fields with a number outside of [low, high], or NaN; `None` is allowed.
 
     Raises:
         ValueError: It names the field.
@@ -186,8 +190,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""Shape of a RADIO backbone, its adaptors and the heads of the task models.
 
     In `config.json` all fields lie flat side by side. Those of transformers' native `RadioConfig` keep their names, so
-    that the same file opens natively without `trust_remote_code`; the rest is ours. What is set later on a finished
-    configuration changes no other field; give `from_pretrained` or `from_preset` what shall.
+    that the same file opens natively without `trust_remote_code`; the rest is ours. Setting a field later changes no
+    other field: to have those that follow from it computed again, give it to `from_pretrained` or `from_preset`.
 
     Attributes:
         hidden_size: Width of the tokens.
@@ -216,7 +220,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         max_resolution: Largest accepted image side in pixels; `None` means `max_img_size`.
         preferred_resolution: Height and width in pixels that the processor uses by default.
         norm_mean: Per-channel mean subtracted inside the model from pixels in [0, 1].
-        norm_std: Per-channel standard deviation divided by inside the model.
+        norm_std: Per-channel standard deviation by which the model divides.
         use_cropped_positions: Fit the position table to each grid (cropped position embeddings). Without, the table
             keeps its scale: it is cropped top-left, and resized only along a side that it does not reach.
         pos_embed_align_corners: Resize the position table with aligned corners (C-RADIOv3-B and -H).
@@ -248,8 +252,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         decoder_depth: Blocks of the decoder.
         decoder_upscale_levels: 0-based blocks of the decoder before which each token becomes 2 x 2 of half the width,
             ascending, one for each merging; `None` spreads them evenly, which for one merging is the middle.
-        filler_grid_size: Rows and columns of the table of tokens that stand where none came; `None` spans
-            `max_img_size`.
+        filler_grid_size: Rows and columns of the table of learned tokens that the decoder puts in place of missing
+            ones; `None` spans `max_img_size`.
         num_tokens: Global tokens of each image that go through the decoder where a call does not say; `None` is all.
 
         adaptors: One JSON object per adaptor, fields as in `RadioAdaptorConfig`.
@@ -389,7 +393,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
-    presets: ClassVar[tuple[str, ...]]
+    presets = PresetNames()
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_names(kwargs)
@@ -535,9 +539,10 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def _override(cls, fields: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-        """Return keyword arguments with others in their place, and without what followed from those."""
+        """Return `fields` with `overrides`, without the values that were computed from overridden fields."""
         if not overrides:
             return fields
+        optional(COUNT).check("num_labels", overrides.get("num_labels"))
         names: Any = overrides.get("id2label")
         if _are_labels(names):
             overrides = {"label2id": {name: int(index) for index, name in names.items()}, **overrides}
@@ -545,7 +550,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         return {**{name: value for name, value in fields.items() if name not in stale}, **overrides}
 
     def _stale_fields(self, changed: Mapping[str, Any]) -> set[str]:
-        """Return what follows from changed fields, given with their new values, but for what was chosen itself."""
+        """Return the fields that are computed from changed ones, but for those that were set themselves."""
         stale = self._stale_of_classes(changed)
         if not {"hidden_size", "mlp_ratio"}.isdisjoint(changed):
             stale.add("intermediate_size")
@@ -611,7 +616,10 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def global_blocks(self) -> list[int]:
-        """Blocks that attend globally in ViTDet mode, ascending; of merged ones the last alone, which is decoded."""
+        """Blocks that attend globally in ViTDet mode, ascending.
+
+        Behind a merging the last block alone counts: the decoder makes one token a patch of its output.
+        """
         return [block for block in self.full_grid_blocks if self.is_global_block(block)]
 
     def is_global_block(self, index: int) -> bool:
@@ -662,19 +670,20 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         """Return the width of the tokens behind a 0-based block."""
         return self.hidden_size << self.count_merges(block)
 
-    def block_intermediate_size(self, merges: int) -> int:
+    def merged_intermediate_size(self, merges: int) -> int:
         """Return the hidden width of the MLP behind so many mergings."""
         if merges and self.merged_intermediate_sizes is not None:
             return self.merged_intermediate_sizes[merges - 1]
         return self.intermediate_size << merges
 
     def decoder_heads(self, splits: int) -> int:
-        """Return the attention heads of the decoder behind so many splittings; it begins with the narrow width's."""
+        """Return the attention heads of the decoder behind so many splittings; it starts with `num_attention_heads`."""
         return max(self.num_attention_heads >> splits, 1)
 
     def block_grid(self, grid: Resolution, block: int) -> Resolution:
         """Return rows and columns of tokens behind a 0-based block; odd ones are filled up before they are merged."""
-        return merged_grid(grid, self.count_merges(block))
+        scale = 2 ** self.count_merges(block)
+        return Resolution(-(-grid.height // scale), -(-grid.width // scale))
 
     def count_global_tokens(self, grid: Resolution) -> int:
         """Return how many tokens an image can have at most; those that only filled up odd grids do not count."""
@@ -791,8 +800,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @num_labels.setter
     def num_labels(self, num_labels: int) -> None:
-        if type(num_labels) is not int or not 1 <= num_labels <= LARGEST:
-            raise ValueError(f"`num_labels` must be an integer in [1, {LARGEST}], got {num_labels!r:.200}.")
+        COUNT.check("num_labels", num_labels)
         if self.num_labels != num_labels:
             self._forget_fitted(num_labels)
             self.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
@@ -810,7 +818,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def _check_names(cls, names: Iterable[str]) -> None:
-        """Refuse names of methods and of settings of the class, in whose place transformers would put the value."""
+        """Refuse names of methods and of settings of the class: transformers would overwrite them with the value."""
         for name in names:
             own = inspect.getattr_static(cls, name, dataclasses.MISSING)
             is_set = isinstance(own, property) and own.fset is not None
@@ -833,8 +841,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         self.validate_dtype()
         check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")
         num_labels, attentions = kwargs.get("num_labels"), kwargs.get("output_attentions")
-        if num_labels is not None and (type(num_labels) is not int or not 1 <= num_labels <= LARGEST):
-            raise ValueError(f"`num_labels` must be an integer in [1, {LARGEST}], got {num_labels!r:.200}.")
+        if num_labels is not None:
+            COUNT.check("num_labels", num_labels)
         if attentions is not None and type(attentions) is not bool:
             raise ValueError(f"`output_attentions` must be True, False or None, got {attentions!r:.200}.")
         if self.problem_type == "single_label_classification" and (num_labels == 1 or len(self.id2label or "..") == 1):
@@ -858,7 +866,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         return width, mlp_ratio_for(width, self.hidden_size)
 
     def validate_output_attentions(self) -> None:
-        """Take any implementation of attention: calls that ask for its weights use eager attention."""
+        """Accept any implementation of attention, unlike transformers: calls that ask for weights use the eager one."""
 
     def validate_dtype(self) -> None:
         """Refuse a data type that is none of floating point."""
@@ -879,10 +887,13 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"`id2label` must be a mapping of the classes 0, 1, ... to their names, got {self.id2label!r:.200}."
             )
 
+    def validate_depth(self) -> None:
+        """Refuse a depth that no network has, before validators that count blocks: they run in alphabetical order."""
+        check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")
+
     def validate_trunk(self) -> None:
         """Refuse a trunk that cannot be built."""
         check_range(self, 1, LARGEST, "hidden_size", "num_attention_heads", "intermediate_size", "num_cls_tokens")
-        check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")
         check_range(self, 0, LARGEST, "chunk_size_feed_forward")
         check_range(self, 0, 1, "layer_norm_eps", "initializer_range", open_low=True)
         check_range(self, -LARGEST, LARGEST, "layerscale_value")
@@ -900,7 +911,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.intermediate_size != width:
             raise ValueError(
                 f"`intermediate_size` must be {width}, `hidden_size` {self.hidden_size} times `mlp_ratio` "
-                f"{self.mlp_ratio}, got {self.intermediate_size}. Set all three, or build a new configuration."
+                f"{self.mlp_ratio}, got {self.intermediate_size}. Set the three together, or build a new configuration."
             )
         if self.num_intermediate_normalizers not in (0, self.num_hidden_layers):
             raise ValueError(
@@ -989,7 +1000,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def validate_tokens(self) -> None:
         """Refuse tokens that the summary or a head cannot read.
 
-        Others than class tokens are a mistake, but for NVIDIA's files: there positions and slots may lie behind them.
+        Only class tokens are allowed, but in NVIDIA's files an index may also be a register or the first patch.
         """
         check_range(self, 1, LARGEST, "num_cls_tokens")
         check_range(self, 0, LARGEST, "num_registers")
@@ -1022,7 +1033,6 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def validate_heads(self) -> None:
         """Refuse heads that cannot be built, or that read blocks which the trunk has not."""
-        check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")
         check_range(self, 1, MOST_BLOCKS, "detection_num_layers")
         check_range(self, 1, LARGEST, "detection_num_queries", "detection_num_groups", "feature_pyramid_size")
         check_range(self, 2, LARGEST, "dpt_hidden_size")
@@ -1047,7 +1057,6 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def validate_stages(self) -> None:
         """Refuse maps of `RadioBackbone` that cannot be made."""
-        check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")  # of which the names of all maps are made
         self.verify_out_features_out_indices()
         if self.use_feature_pyramid and self.hidden_size < 4:
             raise ValueError(
@@ -1057,17 +1066,6 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         # E-RADIO's levels have other widths: its backbone gives the final features.
         if self.eradio is not None and not self.use_feature_pyramid and self.out_features != self.stage_names[-1:]:
             raise ValueError(f"`out_features` must be {self.stage_names[-1:]} for E-RADIO, got {self.out_features}.")
-
-
-RadioConfig.presets = PresetNames()  # pyrefly: ignore[bad-assignment]  (later: dataclasses read what they find)
-
-
-def merged_grid(grid: Resolution, times: int) -> Resolution:
-    """Return the rows and columns that are left of a grid whose 2 x 2 cells were merged `times` times."""
-    rows, cols = grid
-    for _ in range(times):
-        rows, cols = (rows + 1) // 2, (cols + 1) // 2
-    return Resolution(rows, cols)
 
 
 def check_file(values: Mapping[str, Any]) -> None:
@@ -1080,7 +1078,7 @@ def check_file(values: Mapping[str, Any]) -> None:
     architectures, auto_map = values.get("architectures"), values.get("auto_map", {})
     names = auto_map.values() if isinstance(auto_map, dict) else [None]
     rules = {
-        "architectures": architectures is None or _are_all(architectures, str),
+        "architectures": optional(listed(WORD)).holds(architectures),
         "auto_map": all(isinstance(name, str | list) for name in names),
         "custom_pipelines": isinstance(values.get("custom_pipelines", {}), dict),
         "quantization_config": isinstance(values.get("quantization_config"), dict | None),
@@ -1090,10 +1088,6 @@ def check_file(values: Mapping[str, Any]) -> None:
         is_kernel = name.endswith(("_implementation", "_implementation_internal")) and value is not None
         if not rules.get(name, True) or (is_kernel and not (isinstance(value, str) and "/" not in value)):
             raise ValueError(f"`{name}` must be what transformers writes there, got {value!r:.200}.")
-
-
-def _are_all(values: Any, kind: type) -> bool:
-    return isinstance(values, list | tuple) and all(isinstance(each, kind) for each in values)
 
 
 def _are_labels(value: Any) -> bool:

@@ -19,7 +19,7 @@ from transformers.activations import GELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from .layers_radio import is_recorded
+from .layers_radio import is_compiling_or_tracing
 
 
 CPU_BLOCKS = "cpu_blocks"
@@ -63,7 +63,7 @@ def cpu_attention_forward(
     head_dim)`; there are no weights. Blocks are faster in bfloat16 without gradients, on a CPU with AVX512-BF16 and
     without AMX, with at most `MOST_THREADS` threads. In all other cases results are those of "sdpa" to the bit.
     """
-    if query.device.type == "cpu" and not is_recorded() and query.shape[2] >= LONG_SEGMENT:
+    if query.device.type == "cpu" and not is_compiling_or_tracing() and query.shape[2] >= LONG_SEGMENT:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     is_plain = attention_mask is None and is_causal is None and not dropout and not module.training
     if is_plain and scaling is not None and is_faster_in_blocks(query):
@@ -76,7 +76,7 @@ def cpu_attention_forward(
 def is_faster_in_blocks(query: Tensor) -> bool:
     """Return whether attention in blocks is the fastest way, by the query, `(batch, heads, length, head_dim)`."""
     is_bfloat16 = type(query) is Tensor and query.device.type == "cpu" and query.dtype == torch.bfloat16
-    if not is_bfloat16 or is_recorded() or query.requires_grad:
+    if not is_bfloat16 or is_compiling_or_tracing() or query.requires_grad:
         return False
     scores = query.shape[:3].numel() * query.shape[2]
     return scores >= LEAST_SCORES and torch.get_num_threads() <= MOST_THREADS and multiplies_bfloat16()
@@ -284,7 +284,7 @@ class OverwritingGELU(nn.Module):
     def forward(self, wide: Tensor) -> Tensor:
         """Return GELU of a tensor of any shape, in its place."""
         hooks = self._first[0]._forward_hooks, self._forward_pre_hooks, self._forward_hooks
-        is_needed = wide.requires_grad or is_recorded() or any(hooks)
+        is_needed = wide.requires_grad or is_compiling_or_tracing() or any(hooks)
         return F.gelu(wide) if is_needed else torch.ops.aten.gelu_(wide)
 
 

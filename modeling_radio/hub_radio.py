@@ -1,4 +1,7 @@
-"""Folders and repositories: what `config.json` says of our classes, and how their source files come along."""
+"""What a saved folder carries: entries of `config.json` that name our classes, and the source files beside it.
+
+`RadioConfig.save_pretrained` calls `copy_source_files`.
+"""
 
 import copy
 import filecmp
@@ -41,7 +44,7 @@ INSTANCE_AUTO_MAP = {
     "AutoModelForObjectDetection": f"detection_radio.{INSTANCE_SEGMENTER}",
     "AutoModelForImageSegmentation": f"detection_radio.{INSTANCE_SEGMENTER}",
 }
-"""Written into their folders: a detector or a semantic segmenter would start there with a new head."""
+"""For folders of instance segmenters: with `AUTO_MAP` these Auto classes would build another class with a new head."""
 
 
 def _pipeline(name: str, auto_class: str, kind: str = "image") -> dict[str, Any]:
@@ -70,7 +73,7 @@ TEXT_PIPELINES = {
         "RadioZeroShotImageClassificationPipeline", "AutoModelForZeroShotImageClassification", "multimodal"
     ),
 }
-"""Written where there is a text tower: transformers' own pipeline tells SigLIP's towers by the model's name."""
+"""For folders with a text tower: transformers' own pipeline recognizes SigLIP's towers by the model's name."""
 
 
 FEATURE_EXTRACTION = "image-feature-extraction"
@@ -88,8 +91,7 @@ TASK_OF_CLASS = {
 
 def task_of(architectures: list[str] | None) -> str:
     """Return the pipeline that a folder is for, by its class as `config.json` names it."""
-    (name,) = (architectures or [""])[:1]
-    return TASK_OF_CLASS.get(name, FEATURE_EXTRACTION)
+    return TASK_OF_CLASS.get((architectures or [""])[0], FEATURE_EXTRACTION)
 
 
 def own_pipeline(values: dict[str, Any]) -> dict[str, Any]:
@@ -124,19 +126,16 @@ def _is_there(place: str) -> bool:
     return f"{place.rpartition('.')[0]}.py" not in _unavailable
 
 
-SOURCE_FILES = tuple(
-    f"{name}_radio.py"
-    for name in (
-        *("adaptors", "backbone", "checks", "configuration", "detection", "eradio", "heads"),
-        *("hub", "image_processing", "inputs", "layers", "loading", "modeling", "nvidia_names"),
-        *("outputs", "pipelines", "post_processing", "presets", "radio1d", "sam3", "video_processing"),
-        *("windows", "zero_shot"),
-    )
+_NAMES = (
+    "adaptors backbone checks configuration detection eradio heads hub image_processing inputs layers loading modeling "
+    "nvidia_names outputs pipelines post_processing presets radio1d sam3 video_processing window_budget zero_shot"
 )
+SOURCE_FILES = tuple(f"{name}_radio.py" for name in _NAMES.split())
 """All that lies beside a checkpoint. transformers fetches a class's file and those that its imports name; some are only
 imported where a configuration asks for them, and found by `import_sibling`."""
 
-_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
+"""Of `from_pretrained`: how files are fetched."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HERE = Path(__file__).parent
 _origin: tuple[str, dict[str, Any]] | None = None
@@ -155,7 +154,8 @@ def remember_origin(folder: Any, options: Mapping[str, Any]) -> None:
     """
     global _origin
     if folder:
-        _origin = (str(folder), {name: options[name] for name in _DOWNLOAD_OPTIONS if options.get(name) is not None})
+        names = (*DOWNLOAD_OPTIONS, "subfolder")
+        _origin = (str(folder), {name: options[name] for name in names if options.get(name) is not None})
 
 
 def import_sibling(name: str) -> ModuleType:
@@ -172,8 +172,9 @@ def import_sibling(name: str) -> ModuleType:
         path = _file_of_origin(file)
         if path is None:
             raise ImportError(
-                f"{file!r} must lie beside {__file__!r}, or in the folder that was opened, with source files equal to "
-                f"those that run; the last one opened is {_origin and _origin[0]!r}. Open it again in a new process."
+                f"{file!r} is missing. It is not beside {__file__!r}, and the folder that was opened last, "
+                f"{_origin and _origin[0]!r}, lacks it or has other source files than those that run. Open the model "
+                "again in a new process."
             )
         _put(path, _HERE / file)
         importlib.invalidate_caches()
@@ -190,7 +191,9 @@ def copy_source_files(folder: str | Path) -> None:
         path = _HERE / file if (_HERE / file).is_file() else _file_of_origin(file)
         if path is None:
             _unavailable.add(file)
-        elif path.resolve() != Path(folder, file).resolve():
+            continue
+        _unavailable.discard(file)
+        if path.resolve() != Path(folder, file).resolve():
             shutil.copyfile(path, Path(folder) / file)
     if _unavailable:
         _logger.warning(

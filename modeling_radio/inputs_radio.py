@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import logging
-from transformers.utils.generic import ModelOutput
 
-from .checks_radio import LARGEST, WINDOW, WORD, Resolution, Rule, check_choice, did_you_mean, integer, listed
+from .checks_radio import LARGEST, WINDOW, Resolution, Rule, check_choice, did_you_mean, integer
 from .configuration_radio import RadioConfig
 from .layers_radio import PATH_DRAWS, POSITION_DRAWS, ImagePack
 
@@ -23,7 +21,7 @@ def check_images(pixel_values: Any, config: RadioConfig, argument: str = "pixel_
     Args:
         pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`.
         config: What decides the channels and the size.
-        argument: What they, or the clips whose frames they are, were given as.
+        argument: Name of the argument, for the message.
 
     Raises:
         ValueError: If shape, size or type are wrong.
@@ -46,7 +44,7 @@ def check_images(pixel_values: Any, config: RadioConfig, argument: str = "pixel_
 
 
 def check_merging(config: RadioConfig, num_tokens: object, *, decode: bool, is_packed: bool) -> None:
-    """Refuse what only RADIO1D can do of a plain network, and what RADIO1D cannot do.
+    """Refuse RADIO1D's arguments for a plain network, and packed images for RADIO1D.
 
     Raises:
         ValueError: If the call asks for it.
@@ -115,11 +113,6 @@ def check_pack(patches: Any, image_grid_hw: Any, config: RadioConfig) -> ImagePa
     return pack
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raise a `ValueError` unless names of adaptors are a list of them."""
-    listed(WORD).check("adaptor_names", names)
-
-
 def count_from_first(indices: Sequence[int], depth: int) -> list[int]:
     """Return 0-based blocks, of which negative ones were counted from the last.
 
@@ -184,12 +177,12 @@ _OF_OTHER_PARTS = (
 FOREIGN_ARGUMENTS: dict[str, Rule] = {
     **dict.fromkeys(_OF_TEXT, _NOTHING),
     **dict.fromkeys(_OF_OTHER_PARTS, _ANYTHING),
-    # Attention goes both ways; language models around us ask for the other one of themselves.
+    # Attention is bidirectional; a language model around this one passes what is meant for its own layers.
     "is_causal": Rule("False or None", lambda value: value in (None, False)),
     # Other ViTs resize their positions only if asked to; here any size that the patch divides fits.
     "interpolate_pos_encoding": _ANYTHING,
 }
-"""By name what a keyword argument may be that a model takes without a parameter of that name."""
+"""Keyword arguments that models accept but do not use, each with the rule that its value must meet."""
 
 
 def check_call_arguments(model: nn.Module, arguments: Mapping[str, Any], method: str = "forward") -> None:
@@ -197,7 +190,7 @@ def check_call_arguments(model: nn.Module, arguments: Mapping[str, Any], method:
 
     Args:
         model: What was called.
-        arguments: Those that no parameter has taken.
+        arguments: The keyword arguments that `**kwargs` collected.
         method: Name of what was called of it.
 
     Raises:
@@ -283,22 +276,6 @@ def wanted_states(output_hidden_states: StatesWanted, config: RadioConfig) -> Co
     return {place % count for place in places} or None
 
 
-def gather_states(
-    places: Collection[int], states: Sequence[Tensor | None], pack: ImagePack | None
-) -> tuple[Tensor | None, ...]:
-    """Return hidden states as a call gives them: in the order of its images, `None` in places that were not asked for.
-
-    Args:
-        places: As `wanted_states` gives them.
-        states: All that are there, some for other reasons; a pack's as `(1, length, hidden)`.
-        pack: Order of packed images.
-    """
-    wanted = [state if place in places else None for place, state in enumerate(states)]
-    if pack is None:
-        return tuple(wanted)
-    return tuple(None if state is None else pack.concatenate(state) for state in wanted)
-
-
 def check_attentions(config: RadioConfig, is_packed: bool) -> None:
     """Refuse attention weights of packed images, and tell once that they cost the fast attention.
 
@@ -316,23 +293,6 @@ def check_attentions(config: RadioConfig, is_packed: bool) -> None:
             f"`attn_implementation` {implementation!r} gives no attention weights: calls with `output_attentions` take "
             "eager attention, which is slower and needs more memory."
         )
-
-
-def join_runs(runs: Sequence[Tensor], batch_size: int) -> Tensor:
-    """Return a block's attention weights as one tensor, segment after segment of each image.
-
-    Args:
-        runs: By run of segments, `(batch * count, heads, length, length)`.
-        batch_size: Number of images.
-
-    Returns:
-        `(batch * segments, heads, longest, longest)`; where windows at an edge are smaller, their weights end in zeros.
-    """
-    if len(runs) == 1:
-        return runs[0]
-    longest = max(run.shape[-1] for run in runs)
-    padded = [F.pad(run, (0, longest - run.shape[-1]) * 2).unflatten(0, (batch_size, -1)) for run in runs]
-    return torch.cat(padded, dim=1).flatten(0, 1)
 
 
 def check_window_size(window_size: int | str) -> None:
@@ -378,7 +338,7 @@ def resolve_window(config: RadioConfig, window_size: WindowSize, grid: Resolutio
 
 
 def _warn_of_no_effect(config: RadioConfig, window: int) -> None:
-    """Say that a window changes nothing; no error, as code for NVIDIA's models gives one to networks of any depth."""
+    """Warn that a window changes nothing. It is no error: code for NVIDIA's models passes one whatever the depth."""
     if not torch.compiler.is_compiling():
         warnings.warn(
             f"`window_size` has no effect, got {window}: all {config.num_hidden_layers} blocks attend globally. Open "
@@ -468,31 +428,21 @@ class Call(NamedTuple):
 def check_call(  # noqa: PLR0913
     config: RadioConfig,
     images: Any,
-    image_grid_hw: Any = None,
-    videos: Any = None,
+    image_grid_hw: Any,
+    videos: Any,
     *,
-    window_size: WindowSize = None,
-    output_hidden_states: StatesWanted = None,
-    output_attentions: bool | None = None,
-    draws: Any = None,
-    num_tokens: TokensWanted = None,
-    decode: bool = True,
-    training: bool = False,
+    window_size: WindowSize,
+    output_hidden_states: StatesWanted,
+    output_attentions: bool | None,
+    draws: Any,
+    num_tokens: TokensWanted,
+    decode: bool,
+    training: bool,
 ) -> Call:
     """Check all that a call gives to the network, before anything is computed.
 
-    Args:
-        config: Of the network.
-        images: What was given as `pixel_values`.
-        image_grid_hw: As in `RadioModel.forward`, like all that follow.
-        videos: What was given as `pixel_values_videos`.
-        window_size: See there.
-        output_hidden_states: See there.
-        output_attentions: See there.
-        draws: See there.
-        num_tokens: See there.
-        decode: See there.
-        training: Whether random numbers are needed.
+    `images` and `videos` are the `pixel_values` and `pixel_values_videos` of `RadioModel.forward`; the other arguments
+    have its names. Random numbers are needed in `training` alone.
 
     Raises:
         ValueError: If something is not what it must be; the message names it.
@@ -512,7 +462,7 @@ def check_call(  # noqa: PLR0913
     return Call(batch, window, states, with_attentions, position_draws, path_draws)
 
 
-def check_batch(config: RadioConfig, images: Any, image_grid_hw: Any = None, videos: Any = None) -> Batch:
+def check_batch(config: RadioConfig, images: Any, image_grid_hw: Any, videos: Any) -> Batch:
     """Return what a call gives to the network; arguments and errors are those of `check_call`."""
     if videos is not None:
         for name, value in (("pixel_values", images), ("image_grid_hw", image_grid_hw)):
@@ -565,22 +515,6 @@ def _split_draws(
     return draws[:, :POSITION_DRAWS], draws[:, None, POSITION_DRAWS:].unflatten(2, (-1, PATH_DRAWS))
 
 
-def by_clip(value: Any, num_clips: int) -> Any:
-    """Cut the first axis of every tensor of an output into `(clips, groups)`.
-
-    Args:
-        value: A tensor `(clips * groups, ...)`, `None`, or a tuple or an output of transformers' that holds such.
-        num_clips: Clips of the batch.
-    """
-    if isinstance(value, Tensor):
-        return value.unflatten(0, (num_clips, -1))
-    if isinstance(value, ModelOutput):
-        return type(value)(**{name: by_clip(entry, num_clips) for name, entry in value.items()})
-    if isinstance(value, tuple):
-        return tuple(by_clip(entry, num_clips) for entry in value)
-    return value
-
-
 Aggregation = Literal["sparse", "dense"]
 """Each block's own output, or the mean of all blocks since the previous one that was asked for."""
 
@@ -605,6 +539,6 @@ def check_widths(config: RadioConfig, groups: Sequence[Sequence[int]]) -> None:
     mixed = next((group for group in groups if len({config.count_merges(block) for block in group}) > 1), None)
     if mixed is not None:
         raise ValueError(
-            f"`aggregation` must be 'sparse' for blocks {list(mixed)}, got 'dense': tokens are merged before "
-            f"{config.downscale_levels}, and what they were cannot be averaged with what they are."
+            f"`aggregation` must be 'sparse' for blocks {list(mixed)}, got 'dense'. Tokens are merged before "
+            f"blocks {config.downscale_levels} and become wider: outputs before and after cannot be averaged."
         )

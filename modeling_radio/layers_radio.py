@@ -38,16 +38,16 @@ class RadioInputConditioner(nn.Module):
 
 
 RESIZED_CHANNELS = 64  # our choice: 4 MB of a table of 128 x 128
-COMPILES_SYM_MAX = is_torch_greater_or_equal("2.11")  # where it was tried, on GPUs too
+COMPILES_SYM_MAX = is_torch_greater_or_equal("2.11")  # the versions in which we compiled it
 
 
-def is_recorded() -> bool:
+def is_compiling_or_tracing() -> bool:
     """Return whether the pass is compiled, exported or traced, so that its sizes and tensors may stand for others."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _longer(rows: int, cols: int) -> int:
-    """Return the longer side; `max` would fix under export which it is, and torch 2.6 cannot compile `sym_max`."""
+    """Return the longer side. Under export `max` would fix which one it is, and torch 2.6 cannot compile `sym_max`."""
     if COMPILES_SYM_MAX:
         return cast(int, torch.sym_max(rows, cols))
     return (rows + cols + abs(rows - cols)) // 2
@@ -60,7 +60,7 @@ def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bo
     channels at a time: the whole table, copied, may be larger than all that an image takes.
     """
     maps = table.permute(0, 3, 1, 2)
-    parts = [maps] if is_recorded() or table.device.type != "cpu" else maps.split(RESIZED_CHANNELS, dim=1)
+    parts = [maps] if is_compiling_or_tracing() or table.device.type != "cpu" else maps.split(RESIZED_CHANNELS, dim=1)
     resized = [
         F.interpolate(part.contiguous().float(), (rows, cols), mode="bilinear", align_corners=align_corners)
         for part in parts
@@ -69,7 +69,7 @@ def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bo
     return image.flatten(2).transpose(1, 2)
 
 
-Grid = tuple[int, int, torch.dtype]
+PositionKey = tuple[int, int, torch.dtype]
 """Rows and columns of patches, and the type of the embeddings."""
 
 
@@ -85,17 +85,12 @@ class PositionCache:
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[Any, dict[Grid, Tensor]] = (None, {})  # the table's state, and by grid, oldest first
+        self._kept: tuple[Any, dict[PositionKey, Tensor]] = (None, {})  # the table's state, and by grid, oldest first
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return PositionCache, ()
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory that is held."""
-        return sum(position.nbytes for position in self._kept[1].values())
-
-    def get(self, table: Tensor, grid: Grid, resize: Callable[[], Tensor]) -> Tensor:
+    def get(self, table: Tensor, grid: PositionKey, resize: Callable[[], Tensor]) -> Tensor:
         """Return what `resize` answers for a grid, from an earlier call if the table is still the same.
 
         Tensors from `torch.inference_mode` could not be trained with, so none are made here.
@@ -112,9 +107,9 @@ class PositionCache:
         return position
 
 
-def _newest(positions: dict[Grid, Tensor], max_bytes: int) -> dict[Grid, Tensor]:
+def _newest(positions: dict[PositionKey, Tensor], max_bytes: int) -> dict[PositionKey, Tensor]:
     """Return the last entries that fit into some memory, and at least one."""
-    kept: list[Grid] = []
+    kept: list[PositionKey] = []
     for grid in reversed(positions):
         max_bytes -= positions[grid].nbytes
         if kept and max_bytes < 0:
@@ -141,31 +136,7 @@ POSITION_DRAWS = 4
 """Random numbers that decide one image's crop: scale, aspect ratio, column, row."""
 
 
-def sample_crops(table: Tensor, side: int, grid: tuple[int, int], uniform: Tensor) -> Tensor:
-    """Return position embeddings `(batch, rows * cols, hidden)` in float32, of one random crop of a table per image.
-
-    Args:
-        table: Position embeddings, `(side * side, hidden)`.
-        side: Rows and columns of the table.
-        grid: Rows and columns of patches of each image, over which its crop is stretched.
-        uniform: Numbers in [0, 1) that decide the crops, `(batch, POSITION_DRAWS)`.
-    """
-    rows, cols = grid
-    scale = math.sqrt(MIN_CROP_AREA) + uniform[:, 0] * (1 - math.sqrt(MIN_CROP_AREA))
-    aspect = torch.exp((2 * uniform[:, 1] - 1) * math.log(MAX_CROP_ASPECT))
-    extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)  # (batch, xy), of the table
-    offset = uniform[:, 2:] * (1 - extent)
-    x, x_shares = _neighbors(_spread(cols, offset[:, :1], extent[:, :1]), side)
-    y, y_shares = _neighbors(_spread(rows, offset[:, 1:], extent[:, 1:]), side)
-    # (batch, rows, cols, two rows of the table, two columns of it)
-    index = y[:, :, None, :, None] * side + x[:, None, :, None, :]
-    shares = y_shares[:, :, None, :, None] * x_shares[:, None, :, None, :]
-    # Not grid_sample, whose backward pass writes a whole table for every image.
-    sampled = F.embedding_bag(index.view(-1, 4), table.float(), mode="sum", per_sample_weights=shares.view(-1, 4))
-    return sampled.unflatten(0, (len(uniform), rows * cols))
-
-
-def _spread(count: int, start: Tensor, extent: Tensor) -> Tensor:
+def _even_places(count: int, start: Tensor, extent: Tensor) -> Tensor:
     """Return `count` places from each start over its extent, `(batch, count)` from `(batch, 1)`."""
     return torch.linspace(0, 1, count, device=start.device) * extent + start
 
@@ -326,7 +297,10 @@ class ImagePack:
 
 
 class RadioLearnedTokens(nn.Module):
-    """Has tokens as parameters of its own, `(..., tokens, hidden)`; new ones are normal with deviation hidden^-0.5."""
+    """Base of modules whose own parameters are learned tokens, `(..., tokens, hidden)`.
+
+    New ones are drawn from a normal distribution with deviation hidden^-0.5.
+    """
 
 
 class RadioPrefixTokens(RadioLearnedTokens):
@@ -392,7 +366,7 @@ class RadioPatchGenerator(RadioLearnedTokens):
                 draws = torch.rand(tokens.shape[0], POSITION_DRAWS, device=self.pos_embed.device)
             positions = self.sample_positions(rows, cols, draws)
         else:
-            positions = self.resized_positions(rows, cols, self.pos_embed.dtype)
+            positions = self.resized_positions(rows, cols)
         # In the table's precision: under autocast tokens stay float32 through all blocks, whose branches are lower.
         return self.cls_token(tokens + positions.to(self.pos_embed.dtype))
 
@@ -405,33 +379,46 @@ class RadioPatchGenerator(RadioLearnedTokens):
         return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch_size, -1, channels * size * size)
 
     def sample_positions(self, rows: int, cols: int, uniform: Tensor) -> Tensor:
-        """Return position embeddings `(batch, rows * cols, hidden)` from one random crop of the table per image.
+        """Return positions of a random crop of the table for each image, `(batch, rows * cols, hidden)` in float32.
 
         Args:
             rows: Rows of patches of each image.
             cols: Columns of patches.
             uniform: Numbers in [0, 1) that decide the crops, `(batch, POSITION_DRAWS)`.
         """
-        return sample_crops(self.pos_embed[0], self.config.position_grid_size, (rows, cols), uniform)
+        side = self.config.position_grid_size
+        scale = math.sqrt(MIN_CROP_AREA) + uniform[:, 0] * (1 - math.sqrt(MIN_CROP_AREA))
+        aspect = torch.exp((2 * uniform[:, 1] - 1) * math.log(MAX_CROP_ASPECT))
+        extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)  # (batch, xy), of the table
+        offset = uniform[:, 2:] * (1 - extent)
+        x, x_shares = _neighbors(_even_places(cols, offset[:, :1], extent[:, :1]), side)
+        y, y_shares = _neighbors(_even_places(rows, offset[:, 1:], extent[:, 1:]), side)
+        # (batch, rows, cols, two rows of the table, two columns of it)
+        index = y[:, :, None, :, None] * side + x[:, None, :, None, :]
+        shares = y_shares[:, :, None, :, None] * x_shares[:, None, :, None, :]
+        # Not grid_sample, whose backward pass writes a whole table for every image.
+        table, weights = self.pos_embed[0].float(), shares.view(-1, 4)
+        sampled = F.embedding_bag(index.view(-1, 4), table, mode="sum", per_sample_weights=weights)
+        return sampled.unflatten(0, (len(uniform), rows * cols))
 
-    def resized_positions(self, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
+    def resized_positions(self, rows: int, cols: int) -> Tensor:
         """Return the evaluation position embeddings `(1, rows * cols, hidden)` of a grid.
 
         On the CPU and without gradients what was resized is kept until the table changes. Elsewhere resizing costs less
         than finding out whether it did, for which the host would wait for the device.
         """
         table = self.pos_embed
-        if is_recorded() or table.device.type != "cpu" or (torch.is_grad_enabled() and table.requires_grad):
-            return self._resize_positions(rows, cols).to(dtype)
-        return self.resized.get(table, (rows, cols, dtype), lambda: self._resize_positions(rows, cols).to(dtype))
+        if is_compiling_or_tracing() or table.device.type != "cpu" or (torch.is_grad_enabled() and table.requires_grad):
+            return self._resize_positions(rows, cols)
+        return self.resized.get(table, (rows, cols, table.dtype), lambda: self._resize_positions(rows, cols))
 
     def _resize_positions(self, rows: int, cols: int) -> Tensor:
         table = self.pos_embed.unflatten(1, 2 * (self.config.position_grid_size,))
         align_corners = self.config.pos_embed_align_corners
         if not self.config.use_cropped_positions:
-            return resize_position_table(table[:, :rows, :cols], rows, cols, align_corners)
+            return resize_position_table(table[:, :rows, :cols], rows, cols, align_corners).to(table.dtype)
         side = _longer(rows, cols)
-        tokens = resize_position_table(table, side, side, align_corners)
+        tokens = resize_position_table(table, side, side, align_corners).to(table.dtype)
         # Cropped by index, not by slice: under export a slice would tie the strides to the grid's shape.
         row, col = (torch.arange(size, device=tokens.device) for size in (rows, cols))
         return tokens[:, (row[:, None] * side + col).flatten()]
@@ -694,6 +681,13 @@ class RadioIntermediateNormalizer(nn.Module):
 
     def forward(self, features: Tensor, blocks: list[int]) -> Tensor:
         """Standardize averaged outputs of `blocks`: mean and scale are averaged too, the rotation is the last one's."""
-        rotation = self.rotation if self.rotation.ndim == 2 else self.rotation[blocks[-1]]
         alpha, mean = self.alphas[blocks].mean(), self.means[blocks].mean(dim=0)
-        return alpha * (features - mean) @ rotation.T
+        return alpha * (features - mean) @ self._rotation(blocks[-1]).T
+
+    def scale_each(self, features: list[Tensor], blocks: list[int]) -> Tensor:
+        """Center and scale each block's output by its own numbers; average, and rotate by the last block's rotation."""
+        scaled = [self.alphas[block] * (part - self.means[block]) for block, part in zip(blocks, features, strict=True)]
+        return torch.stack(scaled).mean(dim=0) @ self._rotation(blocks[-1]).T
+
+    def _rotation(self, block: int) -> Tensor:
+        return self.rotation if self.rotation.ndim == 2 else self.rotation[block]

@@ -25,6 +25,7 @@ from transformers.utils.loading_report import LoadStateDictInfo
 
 from .checks_radio import read_json
 from .configuration_radio import FOREIGN_LAYOUTS
+from .hub_radio import DOWNLOAD_OPTIONS
 
 
 @contextlib.contextmanager
@@ -77,8 +78,6 @@ class NewHeadReport(PreTrainedModel):
 
 WHOLE_MODELS = ("model*.safetensors", "pytorch_model*.bin")
 HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
-DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
-"""Of `from_pretrained`: how files are fetched."""
 ODD_VALUES = (TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError)
 """Errors that transformers and peft raise on values in a configuration that they do not expect.
 
@@ -144,7 +143,8 @@ def source_of_weights(name: str | Path, arguments: Mapping[str, Any]) -> str | P
     is_base = "_adapter_model_path" in (arguments.get("adapter_kwargs") or {})
     if is_base or not is_peft_available() or Path(name, CONFIG_NAME).exists():
         return name
-    options = {key: arguments[key] for key in (*DOWNLOAD_OPTIONS, "subfolder") if arguments.get(key) is not None}
+    keys = (*DOWNLOAD_OPTIONS, "revision", "subfolder")
+    options = {key: arguments[key] for key in keys if arguments.get(key) is not None}
     path = find_adapter_config_file(str(name), **options)
     return name if path is None else json.loads(Path(path).read_text()).get("base_model_name_or_path") or name
 
@@ -161,7 +161,7 @@ def config_of_hub_adapter(
         name: First argument of `from_pretrained`: the adapter, or from the Auto classes its base.
         arguments: The others. What a caller of the Auto classes changed in the base's configuration is changed here.
     """
-    options = {key: arguments[key] for key in DOWNLOAD_OPTIONS if arguments.get(key) is not None}
+    options = {key: arguments[key] for key in (*DOWNLOAD_OPTIONS, "revision") if arguments.get(key) is not None}
     of_adapter = dict(arguments.get("adapter_kwargs") or {})
     adapter, given = of_adapter.pop("_adapter_model_path", None), arguments.get("config")
     is_by_auto = adapter is not None

@@ -2,12 +2,17 @@
 
 What differs from a plain ViT:
 - pixels come in [0, 1] and are normalized inside; the processor never normalizes;
-- one class token per teacher, then registers; the summary concatenates the class tokens of teachers that have one;
-- positions are a table that is cropped at random in training and resized in evaluation, so any size works;
-- ViTDet windows are chosen per call, over any grid, and prefix tokens sit out the windowed blocks;
-- adaptors map summary and features into each teacher's space.
+- one class token per teacher, then registers; the summary concatenates the class tokens of teachers that have one:
+  two of 1,280 channels in C-RADIOv4-H, so 2,560 numbers (`summary_idxs` in `configuration_radio.py`);
+- positions are a table that is cropped at random in training and resized in evaluation, so any size works
+  (`RadioPatchGenerator` in `layers_radio.py`);
+- ViTDet windows are chosen per call, over any grid, and windowed blocks leave prefix tokens out (`partition_windows`
+  and `AttentionLayout` in `layers_radio.py`);
+- images of several sizes can be packed into one sequence (`ImagePack` in `layers_radio.py`);
+- adaptors map summary and features into each teacher's space (`adaptors_radio.py`); adapters are those of peft.
 
-Modules carry NVIDIA's checkpoint names, so that nothing is renamed on load or save.
+Modules carry NVIDIA's checkpoint names, so that weights keep theirs on load and save; only the keys of DINOv2-shaped
+models have an additional `inner.` in NVIDIA's files.
 """
 
 import copy
@@ -27,7 +32,7 @@ from transformers.utils.generic import TransformersKwargs
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from .adaptors_radio import RadioAdaptor
-from .checks_radio import Resolution, check_blocks, check_choice
+from .checks_radio import WORD, Resolution, check_blocks, check_choice, listed
 from .configuration_radio import FOREIGN_LAYOUTS, RadioConfig
 from .hub_radio import import_sibling
 from .inputs_radio import (
@@ -38,17 +43,13 @@ from .inputs_radio import (
     TokensWanted,
     WindowChoice,
     WindowSize,
-    by_clip,
     check_call,
     check_call_arguments,
     check_feature_format,
-    check_names,
     check_widths,
     count_draws,
     count_from_first,
-    gather_states,
     group_blocks,
-    join_runs,
     warn_of_pixel_range,
 )
 from .layers_radio import (
@@ -78,6 +79,9 @@ from .outputs_radio import (
     RadioIntermediateOutput,
     RadioModelOutput,
     RadioPair,
+    by_clip,
+    gather_states,
+    join_runs,
     to_map,
 )
 
@@ -90,10 +94,10 @@ POSITIONS = f"{PATCH_GENERATOR}.pos_embed"
 PREFIX_TOKENS = f"{PATCH_GENERATOR}.cls_token.token"
 DECODER_PREFIX = "radio_model.model.decoder.prefix_tokens"
 FILLERS = "radio_model.model.decoder.filler_tokens"
-SUMMARY_TOKENS = "radio_model.summary_idxs"
+SUMMARY_INDICES = "radio_model.summary_idxs"
 
 
-Reading = tuple[Tensor | None, Tensor | None, dict[str, RadioAdaptorOutput]]
+ReadTokens = tuple[Tensor | None, Tensor | None, dict[str, RadioAdaptorOutput]]
 """Summary, features, and what each adaptor makes of them."""
 
 
@@ -159,11 +163,11 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         layout = self.plan(batch, call.window, embedded, num_tokens=num_tokens, decode=decode, full_length=full_length)
         keep = {*keep, *(place - 1 for place in call.states or () if place)}
         path_draws = batch.spread(call.path_draws)
-        tokens, kept, runs, *encoded = self.model(embedded, layout, keep, path_draws, call.with_attentions)
-        outputs = [embedded, *map(kept.get, range(len(runs)))]
+        tokens, kept, weights, *encoded = self.model(embedded, layout, keep, path_draws, call.with_attentions)
+        outputs = [embedded, *map(kept.get, range(len(weights)))]
         states = None if call.states is None else gather_states(call.states, outputs, batch.pack)
-        weights = tuple(join_runs(each, tokens.shape[0]) for each in runs) if call.with_attentions else None
-        passed = NetworkPass(tokens, embedded, kept, states, weights, batch.grid, batch.pack, batch.num_clips)
+        attentions = tuple(join_runs(each, tokens.shape[0]) for each in weights) if call.with_attentions else None
+        passed = NetworkPass(tokens, embedded, kept, states, attentions, batch.grid, batch.pack, batch.num_clips)
         return passed._replace(encoded=encoded[0], is_decoded=decode) if encoded else passed
 
     def _embed(self, batch: Batch, draws: Tensor | None) -> Tensor:
@@ -242,7 +246,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         """
         tokens, summary, features, adaptors = None, None, None, {}
         if not passed.is_decoded:
-            pass  # there is what the encoder gave, and nothing else
+            pass  # only the encoder ran
         elif passed.pack is None:
             tokens = passed.tokens
             summary, features, adaptors = self._read_images(tokens, passed.grid, adaptor_names, feature_format)
@@ -265,7 +269,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
 
     def _read_images(
         self, tokens: Tensor, grid: Resolution, names: Sequence[str], feature_format: FeatureFormat
-    ) -> Reading:
+    ) -> ReadTokens:
         """Read the final tokens of images of one grid."""
         features = self.patch_features(tokens)
         if self.feature_normalizer is not None:
@@ -282,7 +286,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         features = to_map(features, grid) if feature_format == "NCHW" else features
         return self.summarize(tokens), features, adaptors
 
-    def _read_pack(self, tokens: Tensor, pack: ImagePack, names: Sequence[str]) -> Reading:
+    def _read_pack(self, tokens: Tensor, pack: ImagePack, names: Sequence[str]) -> ReadTokens:
         """Read each group of equal grids, then bring the images back into the order of the call."""
         groups = [
             self._read_images(group_tokens, grid, names, "NLC")
@@ -319,18 +323,8 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         if scale_order == "post-alpha":
             features = normalizer(self.patch_features(tokens), blocks)
         else:
-            features = _scale_each(normalizer, [self.patch_features(output) for output in outputs], blocks)
+            features = normalizer.scale_each([self.patch_features(output) for output in outputs], blocks)
         return torch.cat([tokens[:, : self.config.num_prefix_tokens], features], dim=1)
-
-
-def _scale_each(normalizer: RadioIntermediateNormalizer, features: list[Tensor], blocks: list[int]) -> Tensor:
-    """Center and scale each block's features by its own numbers, then average and rotate them by the last one's."""
-    scaled = [
-        normalizer.alphas[block] * (part - normalizer.means[block])
-        for block, part in zip(blocks, features, strict=True)
-    ]
-    rotation = normalizer.rotation if normalizer.rotation.ndim == 2 else normalizer.rotation[blocks[-1]]
-    return torch.stack(scaled).mean(dim=0) @ rotation.T
 
 
 def build_network(config: RadioConfig, use_adaptors: bool = True) -> RadioNetwork:
@@ -391,7 +385,7 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = WHOLE_PARTS
     # accelerate lists no buffer of a module that it splits, and this one is not computed with.
-    _no_placement_params = [SUMMARY_TOKENS]
+    _no_placement_params = [SUMMARY_INDICES]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -412,13 +406,13 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
 
     @staticmethod
     def kept_of(config: RadioConfig) -> RadioConfig:
-        """Return the configuration of what a model of this class keeps of a folder: it must promise nothing else."""
+        """Return the configuration without parts that this class does not build, which its folders must not list."""
         return config
 
     def post_init(self) -> None:
         """Finish building, as every model does at the end of its `__init__`."""
         super().post_init()
-        # accelerate takes each of these names for that of a module that is there.
+        # accelerate requires a module of each class that is named here.
         present = {type(module).__name__ for module in self.modules()}
         self._no_split_modules = present.intersection(self._no_split_modules or ())
 
@@ -465,8 +459,8 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
     def base_model(self) -> "RadioModel":
         """RADIO without a head: a new `RadioModel` around the same network.
 
-        Weights are shared, so freezing, saving and calling it do what they say. Hooks on this model's own pass belong
-        on `radio_model`.
+        Freezing, saving or calling it acts on the weights of this model. Hooks on this model's own pass belong on
+        `radio_model`.
         """
         has_adaptors = len(self.radio_model.adaptors) > 0
         config = self.config if has_adaptors else self.config.without_adaptors()
@@ -560,8 +554,8 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
         """Put a saved adapter on the model as transformers does, but refuse one that does not fit in full.
 
         Raises:
-            ValueError: If the adapter is for another model, which is then of no use any more, or has a head that the
-                installed transformers or peft does not read.
+            ValueError: If the adapter is for another model, or has a head that the installed transformers or peft does
+                not read. This model must not be used afterwards.
         """
         check_adapter_versions(peft_model_id, **(kwargs.get("adapter_kwargs") or {}))
         kwargs["ignore_mismatched_sizes"] = True  # reported below, together with what else differs
@@ -604,7 +598,7 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
         Raises:
             ValueError: If the size is no multiple of the patch size or too large.
         """
-        budget = import_sibling("windows_radio").WindowBudget(self)
+        budget = import_sibling("window_budget_radio").WindowBudget(self)
         return budget.choose(height, width, max_latency_ms, max_memory_gib, batch_size)
 
     def predict_window_cost(
@@ -615,11 +609,11 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
         Raises:
             ValueError: If the size is no multiple of the patch size or too large.
         """
-        return import_sibling("windows_radio").WindowBudget(self).predict(height, width, window_size, batch_size)
+        return import_sibling("window_budget_radio").WindowBudget(self).predict(height, width, window_size, batch_size)
 
     @property
     def accepts_loss_kwargs(self) -> bool:
-        """Whether `Trainer` gives `num_items_in_batch`: our losses are means over their batch, but for one head."""
+        """Whether `Trainer` gives `num_items_in_batch`. One head needs it; all other losses are means over a batch."""
         return False
 
     @property
@@ -706,11 +700,11 @@ class RadioModel(RadioPreTrainedModel):
                 training without `draws` the groups of a clip share one position crop.
             num_tokens: Global tokens of RADIO1D that go through its decoder: one number, or one for each image, of
                 clips one for each group of frames, clip after clip; `None` takes `config.num_tokens`, and without it
-                all. More than an image has are all.
+                all. A larger number than an image has tokens means all of them.
             decode: `False` stops after RADIO1D's encoder: only `global_tokens`, `global_mask` and `global_summary`, and
                 hidden states and attentions on request.
-            kwargs: What transformers, peft and other vision models' callers add, as far as it asks for nothing that is
-                not done here (`FOREIGN_ARGUMENTS`).
+            kwargs: Arguments that transformers, peft and callers of other vision models add (`FOREIGN_ARGUMENTS`), with
+                values that ask for nothing which this model cannot do.
 
         Returns:
             `RadioModelOutput`, or pairs.
@@ -722,13 +716,11 @@ class RadioModel(RadioPreTrainedModel):
         """
         check_call_arguments(self, kwargs)
         names = self.config.adaptor_names or [] if adaptor_names is None else adaptor_names
-        check_names(names)
+        listed(WORD).check("adaptor_names", names)
         for name in names:
             self.radio_model.adaptor(name)  # refused before anything is computed
-        if feature_fmt is not None:
-            check_feature_format(feature_fmt, is_packed=image_grid_hw is not None, argument="feature_fmt")
-            feature_format = feature_fmt
-        check_feature_format(feature_format, is_packed=image_grid_hw is not None)
+        argument, wanted = ("feature_format", feature_format) if feature_fmt is None else ("feature_fmt", feature_fmt)
+        check_feature_format(wanted, is_packed=image_grid_hw is not None, argument=argument)
         passed = self.radio_model(
             pixel_values,
             image_grid_hw=image_grid_hw,
@@ -740,7 +732,7 @@ class RadioModel(RadioPreTrainedModel):
             num_tokens=num_tokens,
             decode=decode,
         )
-        output = self.radio_model.read_out(passed, names, feature_format)
+        output = self.radio_model.read_out(passed, names, wanted)
         with_names = self.config.return_dict if return_dict is None else return_dict
         return output if with_names else output.to_pairs()
 

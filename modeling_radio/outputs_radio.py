@@ -1,10 +1,11 @@
 """Outputs of the network and of the models, as transformers' `ModelOutput`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
@@ -227,3 +228,52 @@ class RadioZeroShotOutput(ModelOutput):
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that are not `None`, nested ones as tuples too."""
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+def gather_states(
+    places: Collection[int], states: Sequence[Tensor | None], pack: ImagePack | None
+) -> tuple[Tensor | None, ...]:
+    """Return hidden states as a call gives them: in the order of its images, `None` in places that were not asked for.
+
+    Args:
+        places: As `wanted_states` gives them.
+        states: All that are there, some for other reasons; a pack's as `(1, length, hidden)`.
+        pack: Order of packed images.
+    """
+    wanted = [state if place in places else None for place, state in enumerate(states)]
+    if pack is None:
+        return tuple(wanted)
+    return tuple(None if state is None else pack.concatenate(state) for state in wanted)
+
+
+def join_runs(runs: Sequence[Tensor], batch_size: int) -> Tensor:
+    """Return a block's attention weights as one tensor, segment after segment of each image.
+
+    Args:
+        runs: By run of segments, `(batch * count, heads, length, length)`.
+        batch_size: Number of images.
+
+    Returns:
+        `(batch * segments, heads, longest, longest)`; where windows at an edge are smaller, their weights end in zeros.
+    """
+    if len(runs) == 1:
+        return runs[0]
+    longest = max(run.shape[-1] for run in runs)
+    padded = [F.pad(run, (0, longest - run.shape[-1]) * 2).unflatten(0, (batch_size, -1)) for run in runs]
+    return torch.cat(padded, dim=1).flatten(0, 1)
+
+
+def by_clip(value: Any, num_clips: int) -> Any:
+    """Cut the first axis of every tensor of an output into `(clips, groups)`.
+
+    Args:
+        value: A tensor `(clips * groups, ...)`, `None`, or a tuple or an output of transformers' that holds such.
+        num_clips: Clips of the batch.
+    """
+    if isinstance(value, Tensor):
+        return value.unflatten(0, (num_clips, -1))
+    if isinstance(value, ModelOutput):
+        return type(value)(**{name: by_clip(entry, num_clips) for name, entry in value.items()})
+    if isinstance(value, tuple):
+        return tuple(by_clip(entry, num_clips) for entry in value)
+    return value

@@ -193,7 +193,7 @@ class Radio1dDecoder(RadioLearnedTokens):
         config = self.config
         width, heads = config.global_hidden_size >> splits, config.decoder_heads(splits)
         attention = RadioAttention(config, heads, qkv_bias=False, hidden_size=width)
-        mlp = RadioMLP(config, config.block_intermediate_size(config.num_mergings - splits), width)
+        mlp = RadioMLP(config, config.merged_intermediate_size(config.num_mergings - splits), width)
         return RadioBlock(config, attention, mlp, use_layer_scale=False, hidden_size=width)
 
     def forward(self, tokens: Tensor, counts: TokenCounts, grid: Resolution) -> Tensor:
@@ -246,7 +246,7 @@ class Radio1dTransformer(RadioVisionTransformer):
         return RadioBlock(
             config,
             attention(config, config.num_attention_heads << merges, config.qkv_bias, width),
-            RadioMLP(config, config.block_intermediate_size(merges), width),
+            RadioMLP(config, config.merged_intermediate_size(merges), width),
             hidden_size=width,
         )
 

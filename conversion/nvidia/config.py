@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio.checks_radio import check_choice
-from modeling_radio.modeling_radio import FILLERS
+from modeling_radio.modeling_radio import BLOCKS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS
 from modeling_radio.nvidia.arguments import is_eradio
 from modeling_radio.nvidia.config import (
     backbone_fields,
@@ -25,12 +25,10 @@ from modeling_radio.nvidia.radio1d import MERGING_FIELDS, is_radio1d
 from modeling_radio.presets_radio import RELEASES, SIZES
 
 
-PATCH_GENERATOR = "radio_model.model.patch_generator"
-BLOCKS = "radio_model.model.blocks"
 _ESSENTIAL = {
     f"{PATCH_GENERATOR}.embedder.weight": 2,
-    f"{PATCH_GENERATOR}.pos_embed": 3,
-    f"{PATCH_GENERATOR}.cls_token.token": 2,
+    POSITIONS: 3,
+    PREFIX_TOKENS: 2,
     "radio_model.input_conditioner.norm_mean": None,
     "radio_model.input_conditioner.norm_std": None,
     f"{BLOCKS}.0.attn.qkv.weight": 2,

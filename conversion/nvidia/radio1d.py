@@ -36,7 +36,7 @@ def radio1d_arguments(config: RadioConfig) -> dict[str, Any]:
         )
     # There is one ratio for all widths, rounded down at each: the smallest that is large enough for all.
     widths = [config.hidden_size << count for count in range(config.num_mergings + 1)]
-    own = [config.block_intermediate_size(count) for count in range(config.num_mergings + 1)]
+    own = [config.merged_intermediate_size(count) for count in range(config.num_mergings + 1)]
     ratio = max(map(mlp_ratio_for, own, widths))
     theirs = [int(width * ratio) for width in widths]
     if own != theirs:

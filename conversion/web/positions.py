@@ -35,9 +35,9 @@ class OfferedPatchGenerator(RadioPatchGenerator):
         self.train(generator.training)
         largest = max(sides)
         if self.config.use_cropped_positions:
-            tables = {side: generator.resized_positions(side, side, generator.pos_embed.dtype) for side in sides}
+            tables = {side: generator.resized_positions(side, side) for side in sides}
         else:  # the corner of the one table, whatever the grid
-            corner = generator.resized_positions(largest, largest, generator.pos_embed.dtype)
+            corner = generator.resized_positions(largest, largest)
             tables = dict.fromkeys(range(1, largest + 1), corner)
         rows = torch.cat(list({id(table): table for table in tables.values()}.values()), dim=1)
         places = torch.tensor([[rows.shape[1], 0]] * (largest + 1))

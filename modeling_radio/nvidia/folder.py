@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from modeling_radio.checks_radio import read_json
-from modeling_radio.modeling_radio import ADAPTORS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
+from modeling_radio.modeling_radio import ADAPTORS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS, SUMMARY_INDICES
 
 from .arguments import check_hub_config, is_eradio
 from .config import (
@@ -112,7 +112,7 @@ class NvidiaFolder:
         misshapen = [
             f"{key} {tuple(given)} instead of {tuple(wanted)}"
             for key, given, wanted in loaded["mismatched_keys"]
-            if key != SUMMARY_TOKENS
+            if key != SUMMARY_INDICES
         ]
         check_fit(sorted(unknown), sorted(missing), sorted(misshapen))
         model._weight_conversions = []  # transformers would save the weights under NVIDIA's keys, but our configuration
@@ -209,8 +209,8 @@ def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) 
         fields |= _table_sizes(backbone_fields(args)["patch_size"], tensors)
     if prefix is not None and len(prefix.shape) == 2:
         fields["num_registers"] = prefix.shape[0] - token_fields(args, of_hub_folder=True)["num_cls_tokens"]
-    if SUMMARY_TOKENS in tensors and not has_one_token(args):
-        fields["summary_idxs"] = read_integers(SUMMARY_TOKENS, tensors[SUMMARY_TOKENS])
+    if SUMMARY_INDICES in tensors and not has_one_token(args):
+        fields["summary_idxs"] = read_integers(SUMMARY_INDICES, tensors[SUMMARY_INDICES])
     return fields
 
 

@@ -392,7 +392,7 @@ def test_what_follows_from_two_mergings():
     twice = config(downscale_levels=[0, 2], decoder_depth=6)
     assert twice.num_mergings == 2
     assert [twice.block_hidden_size(block) for block in range(3)] == [32, 32, 64]
-    assert twice.block_intermediate_size(2) == 4 * twice.intermediate_size
+    assert twice.merged_intermediate_size(2) == 4 * twice.intermediate_size
     assert twice.splitting_blocks == [2, 4]
     assert twice.filler_side == 2  # 8 x 8 positions, halved twice
     assert twice.block_grid(Resolution(3, 5), 2) == (1, 2)
@@ -549,7 +549,7 @@ WRONG = {
     "dtype": ["auto", "float33", 16, torch.int8, "int8", ["float32"]],
     "chunk_size_feed_forward": [-1, "0", None],
     "is_encoder_decoder": FLAGS,
-    "num_labels": [0, -1, "3", 2.0, True],
+    "num_labels": [0, -1, "3", 2.0, True, torch.zeros(2)],
     "id2label": [5, "ab", ["a", "b"], {}, {"a": "b"}, {1: "cat"}, {0: 5}, {0.5: "a"}, {"-1": "a"}],
     "label2id": [5, "ab", {}, {0: "a"}, {"a": None}, {"a": 0, "b": "1"}],
     "problem_type": ["regressions", 5],

@@ -27,7 +27,7 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
-from modeling_radio.inputs_radio import FOREIGN_ARGUMENTS, join_runs, logger
+from modeling_radio.inputs_radio import FOREIGN_ARGUMENTS, logger
 
 
 @pytest.fixture
@@ -480,11 +480,6 @@ def test_calls_of_several_threads_get_their_own_weights(requested_model):
     for thread in threads:
         thread.join()
     assert all(same(attentions, expected[index]) for index in range(4) for attentions in found[index])
-
-
-def test_one_run_of_segments_is_not_copied():
-    run = torch.rand(4, 2, 3, 3)
-    assert join_runs([run], 2) is run
 
 
 # Hidden states

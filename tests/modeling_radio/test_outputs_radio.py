@@ -10,7 +10,7 @@ from transformers import BertConfig, BertLMHeadModel, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_radio import RadioAdaptorOutput, RadioConfig, RadioModel, RadioModelOutput
-from modeling_radio.outputs_radio import RadioPair, to_map
+from modeling_radio.outputs_radio import RadioPair, join_runs, to_map
 
 
 def test_fields_come_in_the_order_of_native_transformers():
@@ -111,3 +111,8 @@ def test_an_answer_without_adaptors_is_one_pair():
     assert len(pair) == 2
     assert output["backbone"] == pair
     assert pair.to(torch.float64).features.dtype == torch.float64
+
+
+def test_attention_weights_of_equal_segments_are_not_copied():
+    run = torch.rand(4, 2, 3, 3)
+    assert join_runs([run], 2) is run

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.layers_radio import resize_position_table
-from modeling_radio.modeling_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
+from modeling_radio.modeling_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_INDICES
 from training.recipe import RecipeError
 from training.student.exported.normalizers import remove_normalizers
 from training.student.parameters import CLIPS
@@ -100,7 +100,7 @@ def warm_start(student: RadioModel, source: RadioModel, name: str, blocks: Seque
     heads = tuple(f"{ADAPTORS}.{name}." for name in kept)
     is_widened = student.config.num_mergings > 0 and not source.config.num_mergings
     has_new_clips = CLIPS in own and CLIPS not in given
-    apart = {POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS, DECODER_PREFIX, *([CLIPS] if has_new_clips else [])}
+    apart = {POSITIONS, PREFIX_TOKENS, SUMMARY_INDICES, DECODER_PREFIX, *([CLIPS] if has_new_clips else [])}
     for key, tensor in own.items():
         if is_widened and is_new(key):
             start_prefix(key, tensor)

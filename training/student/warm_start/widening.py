@@ -83,7 +83,7 @@ def check_widening(config: RadioConfig, source: RadioConfig, name: str) -> None:
             )
     elif config.num_mergings:
         repeated = [config.intermediate_size << merges for merges in range(config.num_mergings + 1)]
-        own = [config.block_intermediate_size(merges) for merges in range(config.num_mergings + 1)]
+        own = [config.merged_intermediate_size(merges) for merges in range(config.num_mergings + 1)]
         if config.qk_norm or own != repeated:
             raise RecipeError(
                 f"`student.init_from` {name!r} can be widened only to `qk_norm` false and MLPs of {repeated}, got "

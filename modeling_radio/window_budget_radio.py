@@ -1,4 +1,7 @@
-"""The choice of a ViTDet window for a budget of time or memory on the model's own device."""
+"""The choice of a ViTDet window for a budget of time or memory on the model's own device.
+
+Windowed attention itself stands in `layers_radio.py`.
+"""
 
 import math
 import time

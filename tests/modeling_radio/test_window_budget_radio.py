@@ -7,7 +7,7 @@ import torch
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.inputs_radio import WindowChoice, choose_without_budget
-from modeling_radio.windows_radio import fit_costs
+from modeling_radio.window_budget_radio import fit_costs
 
 
 B = RadioConfig.from_preset("c-radio_v3-b")
