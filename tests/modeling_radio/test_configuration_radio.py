@@ -551,7 +551,7 @@ WRONG = {
     "is_encoder_decoder": FLAGS,
     "num_labels": [0, -1, "3", 2.0, True, torch.zeros(2)],
     "id2label": [5, "ab", ["a", "b"], {}, {"a": "b"}, {1: "cat"}, {0: 5}, {0.5: "a"}, {"-1": "a"}],
-    "label2id": [5, "ab", {}, {0: "a"}, {"a": None}, {"a": 0, "b": "1"}],
+    "label2id": [5, "ab", {0: "a"}, {"a": None}, {"a": 0, "b": "1"}],
     "problem_type": ["regressions", 5],
     **{
         name: FLAGS
