@@ -1,17 +1,21 @@
 """Object detection and instance segmentation: RF-DETR's decoder over RADIO's features, in ViTDet mode.
 
-Why RF-DETR (https://arxiv.org/abs/2511.09554) of the set-prediction decoders in transformers: it was built for features
-of a plain, windowed ViT and needs neither a convolutional encoder nor several scales (RT-DETR v2, D-FINE), its paper
-reports the highest COCO accuracy of them, its layer norms keep small batches stable where LW-DETR has batch norm, its
-masks cost one small head more, and its code in transformers is Apache-2.0. Decoder, matching and losses are
-transformers' own, in float32 whatever the precision of the backbone.
+Reasons to choose RF-DETR (https://arxiv.org/abs/2511.09554) among the set-prediction decoders in transformers:
+- it is made for features of a plain, windowed ViT, and needs neither a convolutional encoder nor several scales, unlike
+  RT-DETR v2 and D-FINE;
+- its paper reports the highest accuracy on COCO;
+- its layer norms are stable in small batches, unlike LW-DETR's batch norm;
+- masks need only one more small head;
+- its code in transformers is Apache-2.0.
+
+Decoder, matching and losses are those of transformers, in float32 whatever the precision of the backbone.
 """
 
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +24,6 @@ from torchvision.ops import box_convert
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import local_torch_dtype
 from transformers.models.rf_detr.configuration_rf_detr import RfDetrConfig
 from transformers.models.rf_detr.modeling_rf_detr import (
@@ -44,11 +47,11 @@ from .outputs_radio import to_map
 from .post_processing_radio import labeled_pixel_mask, mask_boxes
 
 
-BOX_TOLERANCE = 1e-3  # our choice: how far rounding may bring a box out of [0, 1]
+BOX_TOLERANCE = 1e-3  # our choice: rounding may move a box this far out of [0, 1]
 
 
 def check_num_queries(config: RadioConfig, grid: Resolution) -> None:
-    """Refuse images with fewer patches than queries: each query starts from a patch of its own."""
+    """Raise a `ValueError` for images with fewer patches than queries: each query starts from a patch of its own."""
     num_queries = config.detection_num_queries
     if grid.height * grid.width < num_queries:
         side = int(num_queries**0.5 + 0.999) * config.patch_size
@@ -59,23 +62,6 @@ def check_num_queries(config: RadioConfig, grid: Resolution) -> None:
         )
 
 
-def check_fields(label: Mapping[str, Tensor], index: int) -> None:
-    """Raise a `ValueError` unless the labels of an image have classes and boxes, as many of one as of the other."""
-    if not isinstance(label, Mapping):
-        raise ValueError(
-            f"`labels[{index}]` must be a dictionary with `class_labels` and `boxes`, got a {type(label).__name__}."
-        )
-    missing = {"class_labels", "boxes"} - set(label)
-    if missing:
-        raise ValueError(f"`labels[{index}]` must have {sorted(missing)} too, got only {sorted(label)}.")
-    classes, boxes = label["class_labels"], label["boxes"]
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
-        raise ValueError(
-            f"`labels[{index}]` must have `boxes` (num_boxes, 4) and `class_labels` (num_boxes,), got "
-            f"{tuple(boxes.shape)} and {tuple(classes.shape)}. An image without objects has torch.zeros(0, 4)."
-        )
-
-
 def are_boxes(boxes: Tensor) -> Tensor:
     """Return which rows are boxes inside the image, `(num_boxes,)`."""
     low, high = -BOX_TOLERANCE, 1 + BOX_TOLERANCE
@@ -83,36 +69,15 @@ def are_boxes(boxes: Tensor) -> Tensor:
     return ((corners >= low) & (corners <= high)).all(dim=1) & (boxes[:, 2:] > 0).all(dim=1)
 
 
-def check_boxes(boxes: Tensor, index: int) -> None:
-    """Raise a `ValueError` that shows the first box of an image that is none."""
-    valid = are_boxes(boxes)
-    if not valid.all():
-        raise ValueError(
-            f"`boxes` of `labels[{index}]` must be (center x, center y, width, height) as shares of the image, inside "
-            f"it and not empty, got {boxes[~valid][0].tolist()}. Divide pixels by the image's width and height, and "
-            "clip or drop boxes that a crop has cut (torchvision's ClampBoundingBoxes and SanitizeBoundingBoxes)."
-        )
-
-
 MASK_STRIDE = 4
-"""Pixels of the image along a side for each pixel of a mask, as in RF-DETR."""
-
-# `RfDetrConfig` wants a backbone; RADIO's projector replaces it.
-_REPLACED_BACKBONE = {
-    "model_type": "rf_detr_dinov2",
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "image_size": 14,
-    "out_features": ["stage1"],
-}
+"""Pixels of the image for each pixel of a mask along a side, as in RF-DETR."""
 
 
 class Float32Part(PreTrainedModel):
-    """Base of a part whose weights stay in float32 when the model around it is cast to half precision.
+    """Base of a part that stays in float32 when the model around it is cast to half precision.
 
-    `_keep_in_fp32_modules_strict` of that model keeps what is read from a file, this what is cast by `to(dtype)`,
-    `half()` or `bfloat16()`, and `build_detector` what is built under another default type.
+    This class handles `to(dtype)`, `half()` and `bfloat16()`. `_keep_in_fp32_modules_strict` of the model handles
+    weights from files, and `RadioDetectionModel` builds its detector in float32 whatever the default type.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -124,19 +89,20 @@ class Float32Part(PreTrainedModel):
         return super()._apply(apply_but_keep_precision, recurse)
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
-        """Return the attention that the model around asks for; in place of flash kernels, which lack float32, sdpa."""
+        """Return the requested attention, but sdpa instead of flash kernels, which do not support float32."""
         if is_flash_attention_requested(requested_attention_implementation=requested_attention):
             requested_attention = "sdpa"
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
 
 class RadioDetectionProjector(nn.Module):
-    """Fuses the outputs of several blocks into the one map that the decoder reads.
+    """Fuses the outputs of several blocks into the map that the decoder reads.
 
-    It stands where RF-DETR has its backbone, and normalizes each block's output first, since their scales differ.
+    It replaces RF-DETR's backbone, and first normalizes each block's output, since their scales differ.
 
-    Shapes of `forward`: the maps side by side `(batch, num_maps * hidden, rows, cols)` and which patches are image
-    `(batch, rows, cols)`, to one map `(batch, detection_hidden_size, rows, cols)` and the mask as booleans.
+    `forward` takes the concatenated maps `(batch, num_maps * hidden, rows, cols)` and a mask of the patches without
+    padding `(batch, rows, cols)`. It returns one map `(batch, detection_hidden_size, rows, cols)` and the mask as
+    booleans.
     """
 
     def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
@@ -153,7 +119,7 @@ class RadioDetectionProjector(nn.Module):
 
 
 class RadioDetectorModel(RfDetrModel):
-    """RF-DETR without heads that reads RADIO's feature maps in place of pixels."""
+    """RF-DETR without heads that reads RADIO's feature maps instead of pixels."""
 
     def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
         super().__init__(detector_config)
@@ -161,11 +127,11 @@ class RadioDetectorModel(RfDetrModel):
 
     @property
     def device(self) -> torch.device:
-        """Where queries start; the first of all weights, which transformers takes, may be offloaded."""
+        """Device of the queries; transformers takes that of the first weight, which may be offloaded."""
         return self.query_feat.weight.device
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        # RF-DETR reads these weights without calling their modules, at which accelerate would bring offloaded ones.
+        # RF-DETR reads these weights without a call of their modules, and accelerate loads offloaded weights at a call.
         tables: list[Any] = [self.reference_point_embed, self.query_feat]
         tables = [table for table in tables if hasattr(table, "_hf_hook")]
         for table in tables:
@@ -177,16 +143,16 @@ class RadioDetectorModel(RfDetrModel):
 
 
 class RadioObjectDetector(Float32Part, RfDetrForObjectDetection):
-    """RF-DETR that reads RADIO's feature maps in place of pixels."""
+    """RF-DETR that reads RADIO's feature maps instead of pixels."""
 
     def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
         super().__init__(detector_config)
-        self.loss_type = "RfDetrForObjectDetection"  # otherwise guessed from this class's name
+        self.loss_type = "RfDetrForObjectDetection"  # transformers otherwise takes it from this class's name
         self.model = RadioDetectorModel(config, detector_config)
 
 
 class RadioInstanceSegmenter(Float32Part, RfDetrForInstanceSegmentation):
-    """RF-DETR with masks that reads RADIO's feature maps in place of pixels."""
+    """RF-DETR with masks that reads RADIO's feature maps instead of pixels."""
 
     def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
         super().__init__(detector_config)
@@ -199,7 +165,7 @@ class RadioInstanceSegmenter(Float32Part, RfDetrForInstanceSegmentation):
     ) -> Any:
         if labels is None or any(len(label["boxes"]) for label in labels):
             return super().forward(pixel_values, pixel_mask=pixel_mask, labels=labels, **kwargs)
-        # transformers' mask loss is an empty tensor where no image has an object: the boxes' loss is all there is.
+        # Without any object transformers' mask loss is an empty tensor: only the loss of the boxes is left.
         output = super().forward(pixel_values, pixel_mask=pixel_mask, **kwargs)
         boxes = self.model(pixel_values, pixel_mask=pixel_mask, labels=labels, **kwargs)
         output.loss, output.loss_dict = boxes.loss + 0 * output.pred_masks.sum(), boxes.loss_dict
@@ -212,30 +178,21 @@ class RadioInstanceSegmenter(Float32Part, RfDetrForInstanceSegmentation):
         image_size: Sequence[int],
         skip_blocks: bool = False,
     ) -> list[Tensor] | Tensor:
-        """Return mask logits at a quarter of the image's size; `image_size` counts patches here."""
+        """Return mask logits at a quarter of the image's size; `image_size` is in patches here."""
         pixels = torch.Size(side * self.patch_size for side in image_size)
         if min(pixels) < MASK_STRIDE:
             raise ValueError(f"`pixel_values` must have sides of at least {MASK_STRIDE} px, got {tuple(pixels)}.")
         return super().segmentation_head(spatial_features, list_query_features, pixels, skip_blocks)
 
 
-Detector = TypeVar("Detector", RadioObjectDetector, RadioInstanceSegmenter)
-
-
-def build_detector(detector_class: type[Detector], config: RadioConfig) -> Detector:
-    """Return a new detector, in float32 and with the backbone's attention implementation."""
-    with local_torch_dtype(torch.float32):
-        return detector_class(config, _detector_config(config))
-
-
 def initialize_detector(detector: RadioObjectDetector | RadioInstanceSegmenter) -> None:
-    """Give every weight that no checkpoint holds the starting value of RF-DETR's own code.
+    """Initialize every weight that no checkpoint holds as RF-DETR's own code does.
 
-    transformers', which has trained weights to open, gives all matrices a deviation of 0.02, whatever their width: a
-    decoder of 96 channels then starts nearly deaf and hardly learns in hundreds of steps.
+    transformers initializes all matrices with a standard deviation of 0.02, whatever their width. The signals in a
+    decoder of 96 channels are then so small that it hardly learns in hundreds of steps.
 
     Source: https://github.com/roboflow/rf-detr, `_reset_parameters` of the transformer and `LWDETR`: Glorot's uniform
-    distribution in the decoder, PyTorch's own start elsewhere. Biases stay at 0.
+    distribution in the decoder, PyTorch's own initialization elsewhere. Biases stay at 0.
     """
     boxes = detector.model if isinstance(detector, RadioInstanceSegmenter) else detector
     for module in detector.modules():
@@ -248,7 +205,7 @@ def initialize_detector(detector: RadioObjectDetector | RadioInstanceSegmenter) 
             if isinstance(module, nn.Linear):
                 init.xavier_uniform_(module.weight)
     init.zeros_(boxes.model.reference_point_embed.weight)
-    # Sampling points, score biases and box proposals, which transformers skips in remote code: their modules have no
+    # Sampling points, score biases and box proposals: in remote code transformers skips these modules, which have no
     # parameters of their own.
     for module in detector.modules():
         if not list(module.parameters(recurse=False)):
@@ -256,10 +213,18 @@ def initialize_detector(detector: RadioObjectDetector | RadioInstanceSegmenter) 
 
 
 def _detector_config(config: RadioConfig) -> RfDetrConfig:
-    """Return RF-DETR's configuration; what decides the shapes of weights is given in full."""
+    """Return RF-DETR's configuration; it sets all fields that decide the shapes of weights."""
     size = config.detection_hidden_size
+    replaced_backbone = {  # required; `RadioDetectionProjector` takes its place
+        "model_type": "rf_detr_dinov2",
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 14,
+        "out_features": ["stage1"],
+    }
     return RfDetrConfig(
-        backbone_config=dict(_REPLACED_BACKBONE),
+        backbone_config=replaced_backbone,
         id2label=config.id2label,
         d_model=size,
         decoder_layers=config.detection_num_layers,
@@ -279,25 +244,30 @@ def _detector_config(config: RadioConfig) -> RfDetrConfig:
 
 
 class RadioDetectionModel(RadioTaskModel):
-    """Base of both detection models: RADIO without adaptors, and a detector that reads its blocks."""
+    """Base of the detection models: RADIO without adaptors, and a detector that reads its blocks."""
 
-    # In bfloat16 boxes would be off by pixels, and the loss's log(1 - p) infinite for confident queries.
+    # In bfloat16 boxes are off by pixels, and the loss's log(1 - p) is infinite for confident queries.
     _keep_in_fp32_modules_strict = ["detector"]
-    _keep_in_fp32_modules = ["detector"]  # which quantizers read
+    _keep_in_fp32_modules = ["detector"]  # for quantizers
+    detector_class: type[RadioObjectDetector] | type[RadioInstanceSegmenter]
 
-    detector: RadioObjectDetector | RadioInstanceSegmenter
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        with local_torch_dtype(torch.float32):
+            self.detector = self.detector_class(self.config, _detector_config(self.config))
+        self.post_init()
 
     def initialize_weights(self) -> None:
-        """Give every weight that no checkpoint holds its starting value."""
+        """Initialize every weight that no checkpoint holds."""
         super().initialize_weights()
         with torch.no_grad():
             for module in self.detector.modules():
                 if isinstance(module, RadioMapNorm):
-                    self._init_weights(module)  # RF-DETR tells layer norms by the name of their class
+                    self._init_weights(module)  # RF-DETR recognizes layer norms by the name of their class
             initialize_detector(self.detector)
 
     def set_attn_implementation(self, *arguments: Any, **options: Any) -> None:
-        """Choose how backbone and detector attend, as transformers does; 5.17 passes the detector over after once."""
+        """Set the attention of backbone and detector; transformers 5.17 skips the detector after the first call."""
         super().set_attn_implementation(*arguments, **options)
         for module in self.modules():
             if isinstance(module, PreTrainedModel):
@@ -307,7 +277,7 @@ class RadioDetectionModel(RadioTaskModel):
         self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs: Any
     ) -> None:
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
-        # RF-DETR's layers get tensors by keyword, whose gradients reentrant checkpointing would compute twice.
+        # RF-DETR passes tensors to its layers by keyword; reentrant checkpointing computes their gradients twice.
         for layer in self.detector.model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 replay: Any = functools.partial(checkpoint, use_reentrant=False)
@@ -323,7 +293,7 @@ class RadioDetectionModel(RadioTaskModel):
         output_attentions: bool | None,
     ) -> Any:
         """Run backbone and detector; arguments and errors as in `RadioForObjectDetection.forward`."""
-        maps, wanted = self._feature_maps(pixel_values, window_size, output_hidden_states, output_attentions)
+        maps, states, weights = self._feature_maps(pixel_values, window_size, output_hidden_states, output_attentions)
         grid = Resolution(*maps.shape[-2:])
         check_num_queries(self.config, grid)
         if pixel_mask is None and labels is not None:
@@ -331,8 +301,18 @@ class RadioDetectionModel(RadioTaskModel):
         mask = self._mask_of_patches(pixel_values, pixel_mask, grid)
         with torch.autocast(maps.device.type, enabled=False):
             output = self._run_detector(maps.to(self.detector.dtype), mask, labels)
-        output.hidden_states, output.attentions = wanted.hidden_states, wanted.attentions
-        return output
+        fields: Any = {
+            "loss": output.loss,
+            "loss_dict": output.loss_dict,
+            "logits": output.logits,
+            "pred_boxes": output.pred_boxes,
+            "last_hidden_state": output.last_hidden_state,
+            "hidden_states": states,
+            "attentions": weights,
+        }
+        if isinstance(output, RfDetrInstanceSegmentationOutput):
+            return RfDetrInstanceSegmentationOutput(pred_masks=output.pred_masks, **fields)
+        return RfDetrObjectDetectionOutput(**fields)
 
     def _feature_maps(
         self,
@@ -340,11 +320,11 @@ class RadioDetectionModel(RadioTaskModel):
         window_size: WindowSize,
         output_hidden_states: StatesWanted,
         output_attentions: bool | None,
-    ) -> tuple[Tensor, BaseModelOutput]:
-        """Return the maps of `config.detection_blocks` side by side, `(batch, num_maps * hidden, rows, cols)`.
+    ) -> tuple[Tensor, Any, Any]:
+        """Return the concatenated maps of `config.detection_blocks`, `(batch, num_maps * hidden, rows, cols)`.
 
-        The last block's is that before the final norm. With them come `hidden_states` and `attentions` if wanted, and
-        nothing else, since the detector needs memory too.
+        The last block's map precedes the final norm. The hidden states and attention weights follow if the caller wants
+        them. The rest of the pass is freed here, before the detector needs memory.
         """
         network, blocks = self.radio_model, self.config.detection_blocks
         own_window = self.config.detection_window_size if self.config.has_windowed_blocks else "global"
@@ -355,15 +335,13 @@ class RadioDetectionModel(RadioTaskModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        device = passed.tokens.device  # blocks may be spread over several
+        device = passed.tokens.device  # blocks may be on several devices
         outputs = passed.outputs_of(blocks, self.config.num_hidden_layers - 1)
         features = torch.cat([network.patch_features(output).to(device) for output in outputs], dim=2)
-        wanted = BaseModelOutput(hidden_states=passed.hidden_states, attentions=passed.attentions)
-        return to_map(features, passed.grid), wanted
+        return to_map(features, passed.grid), passed.hidden_states, passed.attentions
 
     def _run_detector(self, maps: Tensor, mask: Tensor, labels: Sequence[Mapping[str, Tensor]] | None) -> Any:
-        # The loss reads the number of query groups here, also in evaluation, where there is only one, and so does the
-        # decoder's training pass.
+        # The loss reads the number of query groups here, also in evaluation, which has one; the decoder in training.
         self.detector.config.group_detr = self.config.detection_num_groups if self.detector.training else 1
         if labels is None:
             return self.detector(maps, pixel_mask=mask)
@@ -377,7 +355,7 @@ class RadioDetectionModel(RadioTaskModel):
         return self.detector(maps, pixel_mask=mask, labels=targets)
 
     def _mask_of_patches(self, pixel_values: Tensor, pixel_mask: Tensor | None, grid: Resolution) -> Tensor:
-        """Return which patches are image and not padding, `(batch, rows, cols)`."""
+        """Return a mask of the patches that are not padding, `(batch, rows, cols)`."""
         if pixel_mask is None:
             return torch.ones((pixel_values.shape[0], *grid), dtype=torch.long, device=pixel_values.device)
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
@@ -388,16 +366,28 @@ class RadioDetectionModel(RadioTaskModel):
         return pixel_mask[:, :: self.patch_size, :: self.patch_size]
 
     def _check_shapes(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> None:
-        """Check what one image's labels are, but not their values."""
-        check_fields(label, index)
-        if len(label["boxes"]) > self.config.detection_num_queries:
+        """Check the fields and shapes of one image's labels, but not their values."""
+        if not isinstance(label, Mapping):
+            raise ValueError(
+                f"`labels[{index}]` must be a dictionary with `class_labels` and `boxes`, got a {type(label).__name__}."
+            )
+        missing = {"class_labels", "boxes"} - set(label)
+        if missing:
+            raise ValueError(f"`labels[{index}]` must have {sorted(missing)} too, got only {sorted(label)}.")
+        classes, boxes = label["class_labels"], label["boxes"]
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
+            raise ValueError(
+                f"`labels[{index}]` must have `boxes` (num_boxes, 4) and `class_labels` (num_boxes,), got "
+                f"{tuple(boxes.shape)} and {tuple(classes.shape)}. An image without objects has torch.zeros(0, 4)."
+            )
+        if len(boxes) > self.config.detection_num_queries:
             raise ValueError(
                 f"`boxes` of `labels[{index}]` must be at most {self.config.detection_num_queries}, the "
-                f"`detection_num_queries` that bound what can be found in one image, got {len(label['boxes'])}."
+                f"`detection_num_queries` that bound what can be found in one image, got {len(boxes)}."
             )
 
     def _check_values(self, labels: Sequence[Mapping[str, Tensor]]) -> None:
-        """Check classes and boxes: of all images at once, since the answer waits for a GPU. Compiled models skip it."""
+        """Check all classes and boxes at once, since each check waits for the GPU. Compiled models skip it."""
         if torch.compiler.is_compiling():
             return
         classes, boxes = (torch.cat([label[name] for label in labels]) for name in ("class_labels", "boxes"))
@@ -406,7 +396,14 @@ class RadioDetectionModel(RadioTaskModel):
             return
         for index, label in enumerate(labels):
             self.check_classes(label["class_labels"], name=f"`class_labels` of `labels[{index}]`")
-            check_boxes(label["boxes"], index)
+            wrong = label["boxes"][~are_boxes(label["boxes"])]
+            if len(wrong):
+                raise ValueError(
+                    f"`boxes` of `labels[{index}]` must be (center x, center y, width, height) as shares of the image, "
+                    f"inside it and not empty, got {wrong[0].tolist()}. Divide pixels by the image's width and height, "
+                    "and clip or drop boxes that a crop has cut (torchvision's ClampBoundingBoxes and "
+                    "SanitizeBoundingBoxes)."
+                )
 
     def _target(self, label: Mapping[str, Tensor], maps: Tensor) -> dict[str, Tensor]:
         """Return one image's labels in the types that the loss needs."""
@@ -418,16 +415,12 @@ class RadioForObjectDetection(RadioDetectionModel):
 
     By default it reads the blocks with global attention (`config.detection_indices`) of a backbone that runs in
     windows of `config.detection_window_size` tokens. Start with a learning rate of 1e-4 for the detector and gradients
-    clipped to 0.1, as in RF-DETR, and our choice of a tenth of it or less for the backbone and a short warm-up; a small
+    clipped to 0.1, as in RF-DETR. Our choice for the backbone is a tenth of that or less and a short warm-up. A small
     detector on few images takes 1e-3.
     """
 
     _no_split_modules = [*WHOLE_PARTS, "RadioObjectDetector"]
-
-    def __init__(self, config: RadioConfig) -> None:
-        super().__init__(config)
-        self.detector = build_detector(RadioObjectDetector, self.config)
-        self.post_init()
+    detector_class = RadioObjectDetector
 
     @can_return_tuple
     def forward(  # noqa: D417
@@ -448,50 +441,41 @@ class RadioForObjectDetection(RadioDetectionModel):
             pixel_mask: 1 on the image and 0 on padding at the right and bottom, `(batch, height, width)`, as
                 `RadioImageProcessor` returns it with `do_pad=True`.
             labels: Per image `class_labels` `(num_boxes,)` in [0, num_labels) and `boxes` `(num_boxes, 4)`: center x,
-                center y, width and height as shares of the image without padding. Where there is no `pixel_mask`,
-                `size`, height and width without padding as `RadioImageProcessor` gives them, says what is padding.
+                center y, width and height as shares of the image without padding. Without a `pixel_mask` the model
+                reads the padding from `size`, height and width without padding, as `RadioImageProcessor` returns it.
             window_size: As in `RadioModel.forward`; `None` takes `config.detection_window_size`.
 
         Returns:
-            `logits` `(batch, num_queries, num_labels)`, each class for itself (sigmoid), and `pred_boxes`
+            `logits` `(batch, num_queries, num_labels)`, with a sigmoid for each class, and `pred_boxes`
             `(batch, num_queries, 4)` in the format of the labels' boxes; with labels also `loss` and `loss_dict`.
             `RadioImageProcessor.post_process_object_detection` turns them into boxes in pixels.
 
         Raises:
-            ValueError: On labels, a mask, a window or an image size that cannot be right.
+            ValueError: On invalid labels, or an invalid mask, window or image size.
             ImportError: If labels are given and scipy, which matches boxes, is not installed.
         """
         check_call_arguments(self, kwargs)
-        output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
-        return RfDetrObjectDetectionOutput(
-            loss=output.loss,
-            loss_dict=output.loss_dict,
-            logits=output.logits,
-            pred_boxes=output.pred_boxes,
-            last_hidden_state=output.last_hidden_state,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
 
     @torch.no_grad()
     def predict(
         self, pixel_values: Tensor, window_size: WindowSize = None, nms_threshold: float = 0.5, **options: Any
     ) -> RfDetrObjectDetectionOutput:
-        """Find objects by several looks at each image, of which one box is kept for an object.
+        """Find objects in several views of each image, and keep one box for each object.
 
-        With tiles the whole image is looked at too, with as many pixels as a tile, for the objects that no tile holds.
+        With tiles it also views the whole image, at the number of pixels of a tile, for objects larger than a tile.
 
         Args:
-            pixel_values: As in `forward`, with tiles of any size that the patch divides.
+            pixel_values: As in `forward`; with tiles of any size that is a multiple of the patch.
             window_size: As in `forward`.
-            nms_threshold: Boxes of one class that overlap by more (intersection over union) are one object.
-            options: Of `ViewOptions`: `tile_size`, `tile_overlap`, `scales`, `flip`.
+            nms_threshold: Boxes of one class with a larger intersection over union are one object.
+            options: `tile_size`, `tile_overlap`, `scales` and `flip` of `ViewOptions`.
 
         Returns:
-            As `forward`, with the queries of all looks; the logits of what is left out are -inf.
+            As `forward`, with the queries of all views; logits of dropped objects are -inf.
 
         Raises:
-            ValueError: If an option cannot be; otherwise as `forward`.
+            ValueError: If an option is invalid; otherwise as `forward`.
         """
         require_pixels(pixel_values)
         chosen, found = ViewOptions(**options), ObjectsOfViews(nms_threshold)
@@ -507,14 +491,10 @@ class RadioForObjectDetection(RadioDetectionModel):
 
 
 class RadioForInstanceSegmentation(RadioDetectionModel):
-    """RADIO with RF-DETR's decoder and mask head: as `RadioForObjectDetection`, with a mask for each box."""
+    """RADIO with RF-DETR's decoder and mask head: `RadioForObjectDetection` with a mask for each box."""
 
     _no_split_modules = [*WHOLE_PARTS, "RadioInstanceSegmenter"]
-
-    def __init__(self, config: RadioConfig) -> None:
-        super().__init__(config)
-        self.detector = build_detector(RadioInstanceSegmenter, self.config)
-        self.post_init()
+    detector_class = RadioInstanceSegmenter
 
     @can_return_tuple
     def forward(  # noqa: D417
@@ -527,7 +507,7 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
         output_attentions: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> RfDetrInstanceSegmentationOutput:
-        """Find objects and their outlines. See `RadioForObjectDetection.forward` for what is not said here.
+        """Find objects and their masks; this adds to the documentation of `RadioForObjectDetection.forward`.
 
         Args:
             labels: Also `masks` `(num_boxes, height, width)` of the padded image, 0 or 1.
@@ -540,17 +520,7 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
             ValueError: Also on masks of another size or number.
         """
         check_call_arguments(self, kwargs)
-        output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
-        return RfDetrInstanceSegmentationOutput(
-            loss=output.loss,
-            loss_dict=output.loss_dict,
-            logits=output.logits,
-            pred_boxes=output.pred_boxes,
-            pred_masks=output.pred_masks,
-            last_hidden_state=output.last_hidden_state,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
 
     def _check_shapes(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> None:
         super()._check_shapes(label, index, maps)
@@ -566,9 +536,9 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
 
 @dataclass
 class RadioUniversalSegmentationOutput(ModelOutput):
-    """Output of `RadioForInstanceSegmentation` by Mask2Former's names, in the order in which programs for that read it.
+    """Output of `RadioForInstanceSegmentation` with Mask2Former's names and order of fields.
 
-    `class_queries_logits` are its `logits` (sigmoid, without a class for "nothing"), `masks_queries_logits` its
+    `class_queries_logits` are the `logits` (sigmoid, without a class for "no object"), `masks_queries_logits` the
     `pred_masks`.
     """
 
@@ -597,11 +567,11 @@ class RadioForUniversalSegmentation(RadioForInstanceSegmentation):
         output_attentions: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> RadioUniversalSegmentationOutput:
-        """Find objects and their outlines; `RadioForObjectDetection.forward` has what is not said here.
+        """Find objects and their masks; this adds to the documentation of `RadioForObjectDetection.forward`.
 
         Args:
-            mask_labels: Per image `(num_objects, height, width)` of the padded image, 0 or 1, none of them empty; boxes
-                follow from them. `RadioImageProcessor` makes them of `segmentation_maps`.
+            mask_labels: Per image `(num_objects, height, width)` of the padded image, 0 or 1, none of them empty; the
+                boxes are computed from them. `RadioImageProcessor` makes them from `segmentation_maps`.
             class_labels: Per image `(num_objects,)`, in [0, num_labels).
         """
         check_call_arguments(self, kwargs)

@@ -1,8 +1,8 @@
 """E-RADIO: NVIDIA's efficient backbone of convolutions and window attention, behind the same model classes.
 
-Four levels at strides 4, 8, 16 and 32. The first two are convolutions, the others attention in windows; a neck joins
-these two to features at stride 16, whose mean is the summary. Only folders with `eradio` in their configuration import
-this file.
+It has four levels at strides 4, 8, 16 and 32: two of convolutions, then two of attention in windows. A neck joins the
+last two into features at stride 16, and the mean of the features is the summary. Only folders with `eradio` in their
+configuration import this file.
 """
 
 import math
@@ -35,9 +35,9 @@ from .outputs_radio import NetworkPass
 POSITION_RANGE = 8
 """Scale of the coordinates that the position MLP reads (Swin v2, equation 4, and its code)."""
 POSITION_BIAS = 16
-"""Largest bias that a relative position gives (Swin v2's code)."""
+"""Largest bias of a relative position (Swin v2's code)."""
 STRIDE = 16
-"""Pixels of the image that one token of the features stands for; the coarsest level has twice as many."""
+"""Pixels of the image for each token of the features along a side; the coarsest level has twice as many."""
 _LEVELS = 4
 _ATTENTION_LEVELS = (2, 3)
 
@@ -49,7 +49,7 @@ _RATIO = Rule(
     "1, 2 or a list of these",
     lambda value: value in (1, 2) or (listed(integer(1, 2)).holds(value) and len(value) > 0),
 )
-_OFF = (None, False, [], {}, "")  # also 0: whatever an argument that is not known here does, it is not asked for
+_OFF = (None, False, [], {}, "")  # and 0, which equals False: values that turn an unknown argument off
 _ANYTHING = Rule("anything", lambda value: True)
 
 
@@ -76,13 +76,13 @@ _FIXED: dict[str, Rule] = {
     "use_neck": _only(True),
     "neck_start_stage": _only(2),
     "return_full_features": _only(True),
-    "drop_path_rate": number("[0, 1)"),  # of training, here without it
+    "drop_path_rate": number("[0, 1)"),  # ignored: it is for training
     "in_chans": _only(3),
     "num_classes": _ANYTHING,
     "resolution": _ANYTHING,
     "layer_scale": _only(None),
     "layer_scale_conv": _only(None),
-    "qkv_bias": FLAG,  # NVIDIA's attention has none, whatever it says
+    "qkv_bias": FLAG,  # ignored: NVIDIA's attention never has a bias
 }
 
 
@@ -90,10 +90,10 @@ def check_eradio(arguments: Mapping[str, Any]) -> None:
     """Refuse arguments of a network that cannot be built.
 
     Args:
-        arguments: As `eradio_arguments.json` has them.
+        arguments: As in `eradio_arguments.json`.
 
     Raises:
-        ValueError: It names the argument, its value and what it must be.
+        ValueError: It names the argument, its value and the rule.
     """
     for name in _RULES:
         if name not in arguments:
@@ -115,7 +115,7 @@ def check_eradio(arguments: Mapping[str, Any]) -> None:
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return an argument that may stand alone for one attention block, or in a list for several, as a list."""
+    """Return as a list an argument that is one value for a single attention block, or a list for several."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
@@ -124,23 +124,10 @@ def trained_window(arguments: Mapping[str, Any], level: int) -> int:
     return as_list(arguments["window_size"][level])[0]
 
 
-def check_fields(config: RadioConfig) -> None:
-    """Refuse what no E-RADIO has: other shapes than its arguments', temporal patches, normalizers of blocks.
-
-    Raises:
-        ValueError: If a field is another one.
-    """
-    assert config.eradio is not None
-    wanted = {**eradio_fields(config.eradio), "video_temporal_patch_size": None, "num_intermediate_normalizers": 0}
-    for name, value in wanted.items():
-        if getattr(config, name) != value:
-            raise ValueError(f"`{name}` must be {value!r} with this `eradio`, got {getattr(config, name)!r}.")
-
-
 def eradio_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `RadioConfig` of a network.
+    """Return the fields of `RadioConfig` for a network.
 
-    It has no class tokens: the mean of the features stands where one would, so that heads and outputs are those of
+    The network has no class token. The mean of the features takes its place, so that heads and outputs are those of
     every other RADIO.
     """
     check_eradio(arguments)
@@ -166,7 +153,7 @@ class ConvNorm(nn.Sequential):
         self.bn = nn.BatchNorm2d(out_channels)
 
 
-class EradioStem(nn.Module):
+class EradioStem(nn.Sequential):
     """Two convolutions that each halve the grid, to a quarter of the image's sides."""
 
     def __init__(self, num_channels: int, stem_width: int, width: int) -> None:
@@ -175,19 +162,13 @@ class EradioStem(nn.Module):
             ConvNorm(num_channels, stem_width, stride=2), nn.ReLU(), ConvNorm(stem_width, width, stride=2), nn.ReLU()
         )
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.conv_down(pixel_values)
 
-
-class EradioDownsampling(nn.Module):
+class EradioDownsampling(nn.Sequential):
     """A convolution that halves the grid and doubles the channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.reduction = ConvNorm(width, 2 * width, stride=2)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return self.reduction(maps)
 
 
 class _Bottleneck(nn.Module):
@@ -202,7 +183,7 @@ class _Bottleneck(nn.Module):
 
 
 class EradioConvolutions(nn.Module):
-    """YOLOv8's C2f: half of the channels go through `depth` bottlenecks, and all that they give is joined.
+    """YOLOv8's C2f: half of the channels go through `depth` bottlenecks; all intermediate maps are concatenated.
 
     References:
         https://docs.ultralytics.com/reference/nn/modules/block/
@@ -222,10 +203,10 @@ class EradioConvolutions(nn.Module):
 
 
 class EradioPositionBias(nn.Module):
-    """Bias of each pair of tokens in a window by their relative position, from a small MLP.
+    """Attention bias of each pair of tokens in a window, computed from their relative position by a small MLP.
 
-    The MLP reads offsets on a logarithmic scale, in units of the window that it was trained with, so that it answers
-    for windows of any size.
+    The MLP reads offsets on a logarithmic scale, in units of the window of its training, so it works for windows of any
+    size.
 
     References:
         Swin Transformer V2, section 3.3. https://arxiv.org/abs/2111.09883
@@ -239,7 +220,7 @@ class EradioPositionBias(nn.Module):
         )
 
     def coordinates(self, window: int) -> Tensor:
-        """Return what the MLP reads, `(2 * window - 1, 2 * window - 1, 2)`, rows before columns."""
+        """Return the MLP's input for each offset, `(2 * window - 1, 2 * window - 1, 2)`, rows before columns."""
         offsets = torch.arange(1 - window, window, dtype=torch.float32) / max(self.trained_window - 1, 1)
         offsets = offsets * POSITION_RANGE
         scaled = offsets.sign() * (offsets.abs() + 1).log2() / math.log2(POSITION_RANGE)
@@ -247,7 +228,7 @@ class EradioPositionBias(nn.Module):
 
     @staticmethod
     def index(window: int) -> Tensor:
-        """Return where each pair of tokens stands among the offsets, `(window**2, window**2)`."""
+        """Return the index of each token pair's offset, `(window**2, window**2)`."""
         places = torch.arange(window)
         row, col = (axis.flatten() for axis in torch.meshgrid(places, places, indexing="ij"))
         rows, cols = (axis[:, None] - axis[None, :] + window - 1 for axis in (row, col))
@@ -263,7 +244,7 @@ class EradioPositionBias(nn.Module):
 
 
 class _WindowAttention(nn.Module):
-    """Self-attention of the tokens of each window, `(windows, window**2, width)` to the same."""
+    """Self-attention among the tokens of each window; input and output are `(windows, window**2, width)`."""
 
     def __init__(self, width: int, num_heads: int, position_hidden: int, trained_window: int) -> None:
         super().__init__()
@@ -279,25 +260,23 @@ class _WindowAttention(nn.Module):
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
-class _Mlp(nn.Module):
+class _Mlp(nn.Sequential):
     def __init__(self, width: int, hidden_size: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden_size, bias=False)
+        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_size, width, bias=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(tokens)))
 
 
 class EradioAttentionBlock(nn.Module):
-    """Attention in windows and an MLP, on the map itself or on one of half its sides; half of the input is kept.
+    """Attention in windows and an MLP on the map or on one of half its sides; the output is averaged with the input.
 
     Args:
         width: Channels.
         num_heads: Attention heads.
         mlp_ratio: Width of the MLP divided by `width`.
         position_hidden: Hidden width of the position MLP.
-        trained_window: Window in tokens that the position MLP was trained with.
+        trained_window: Window in tokens of the position MLP's training.
         ratio: 2 for a map of half the sides, 1 for the map itself.
     """
 
@@ -353,31 +332,27 @@ class EradioBlock(nn.Module):
         return maps
 
 
-class EradioNeckProjection(nn.Module):
-    """One level's part in the features: enlarged, a depthwise convolution, batch norm, and all channels mixed."""
+class EradioNeckProjection(nn.Sequential):
+    """One level's part of the features: upsampling, a depthwise convolution, batch norm and a 1 x 1 convolution."""
 
     def __init__(self, width: int, feature_width: int, factor: int) -> None:
         super().__init__()
-        self.factor = factor
+        self.upsample = nn.Upsample(scale_factor=factor, mode="nearest") if factor > 1 else nn.Identity()
         self.conv1 = nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width)
         self.norm = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, feature_width, kernel_size=1)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        enlarged = F.interpolate(maps, scale_factor=self.factor, mode="nearest") if self.factor > 1 else maps
-        return self.conv2(self.norm(self.conv1(enlarged)))
-
 
 LARGEST_WINDOW = 16
-"""Of the windows that NVIDIA's `set_optimal_window_size` chooses from."""
+"""Largest window that NVIDIA's `set_optimal_window_size` chooses."""
 
 
 class EradioLevel(nn.Module):
-    """Blocks at one scale, and what leads to the next.
+    """Blocks at one scale, and the downsampling to the next.
 
     Args:
-        arguments: Those of the network, checked.
-        index: The level, from 0 on.
+        arguments: Checked arguments of the network.
+        index: The level, from 0.
     """
 
     def __init__(self, arguments: dict[str, Any], index: int) -> None:
@@ -397,11 +372,11 @@ class EradioLevel(nn.Module):
             self.downsample = EradioDownsampling(width)
 
     def forward(self, maps: Tensor, window: int | None) -> Tensor:
-        """Return maps of the same shape; `window` in tokens, `None` is that of the training."""
+        """Return maps of the same shape; `window` is in tokens, `None` takes that of the training."""
         if not self.has_attention:
             return self.blocks(maps)  # pyrefly: ignore[not-callable]
         window = window or self.trained_window
-        # No padding: the map is stretched to whole windows, and back after the last block.
+        # Instead of padding, the map is resized to whole windows, and back after the last block.
         step, size = window * max(self.ratios), maps.shape[-2:]
         rows, cols = (-(-side // step) * step for side in size)
         stretched = F.interpolate(maps, (rows, cols), mode="nearest") if (rows, cols) != tuple(size) else maps
@@ -411,7 +386,7 @@ class EradioLevel(nn.Module):
 
 
 class EradioNeck(nn.Module):
-    """Joins the two levels with attention to features at the stride of the finer one."""
+    """Joins the two levels with attention into features at the stride of the finer one."""
 
     def __init__(self, width: int, feature_width: int) -> None:
         super().__init__()
@@ -446,14 +421,22 @@ class EradioTrunk(nn.Module):
 
 
 class EradioNetwork(RadioNetwork):
-    """The network behind the models of an E-RADIO; `config.eradio` shapes it.
+    """The network of an E-RADIO, with the architecture in `config.eradio`.
 
-    Its windows are not ViTDet's: they are part of the architecture, and all that attends does so in them. A call, or
-    `change_window_size`, chooses their side at both levels; without, it is that of the training.
+    Its windows are not ViTDet's: they are part of the architecture, and all attention is within windows. A call or
+    `change_window_size` sets their side at both levels; the default is that of the training.
+
+    Raises:
+        ValueError: If a field of the configuration contradicts `eradio`, or asks for temporal patches or normalizers of
+            blocks, which E-RADIO does not have.
     """
 
     def __init__(self, config: RadioConfig, use_adaptors: bool = True) -> None:
-        check_fields(config)
+        fields = eradio_fields(config.eradio or {})
+        wanted = {**fields, "video_temporal_patch_size": None, "num_intermediate_normalizers": 0}
+        for name, value in wanted.items():
+            if getattr(config, name) != value:
+                raise ValueError(f"`{name}` must be {value!r} with this `eradio`, got {getattr(config, name)!r}.")
         super().__init__(config, use_adaptors)
 
     @property
@@ -463,20 +446,20 @@ class EradioNetwork(RadioNetwork):
 
     @property
     def input_embeddings(self) -> nn.Module:
-        """The stem, which reads the pixels."""
+        """The stem."""
         return self.model.patch_embed  # pyrefly: ignore[bad-return]
 
     def replace_input_embeddings(self, value: nn.Module) -> None:
-        """Put another module in its place, from normalized pixels to maps of a quarter of their sides."""
+        """Replace the stem by a module that maps normalized pixels to maps of a quarter of their sides."""
         self.model.patch_embed = value
 
     def build_trunk(self, config: RadioConfig) -> nn.Module:
         return EradioTrunk(config)
 
     def change_window_size(self, window_size: int | None) -> None:
-        """Set the side in tokens of the windows that calls take by default; `None` is that of the training.
+        """Set the default side of the windows in tokens; `None` takes that of the training.
 
-        It is `config.vitdet_window_size`, which a saved folder keeps.
+        It is stored as `config.vitdet_window_size`, also in a saved folder.
 
         Raises:
             ValueError: If it is no positive integer.
@@ -487,7 +470,7 @@ class EradioNetwork(RadioNetwork):
         self.config.vitdet_window_size = window_size
 
     def set_optimal_window_size(self, image_dim: Sequence[int] | int) -> int:
-        """Set the windows that fit images of a height and width without stretching: see `optimal_window`.
+        """Set the windows that fit images of a height and width without resizing; see `optimal_window`.
 
         Returns:
             The side in tokens.
@@ -511,37 +494,41 @@ class EradioNetwork(RadioNetwork):
         decode: bool = True,
         full_length: bool = False,
     ) -> NetworkPass:
-        """Run the network; its features come with their mean in front, where other networks have a class token.
+        """Run the network; the mean of the features precedes them, as the class token does in other networks.
 
         Args:
             pixel_values: RGB images in [0, 1], sides multiples of 32.
-            image_grid_hw: Refused, as is all that asks for tokens between blocks: the levels have other widths.
-            window_size: Side of the windows in tokens; "auto" is `optimal_window`; `None` is the network's.
-            keep: Refused unless empty.
+            image_grid_hw: Refused.
+            window_size: Side of the windows in tokens; "auto" takes `optimal_window`; `None` takes the network's.
+            keep: Refused unless empty, since the levels have different widths.
             output_hidden_states: Refused unless false.
             output_attentions: Refused unless false.
-            draws: Refused: nothing is drawn in its training.
-            pixel_values_videos: Clips, each of whose frames is an image.
-            num_tokens: Refused, as is `decode=False`: both are RADIO1D's, as is `full_length`, which says nothing here.
-            decode: See there.
-            full_length: See there.
+            draws: Refused.
+            pixel_values_videos: Clips; each frame is an image.
+            num_tokens: Refused.
+            decode: Refused if false.
+            full_length: Ignored: it concerns RADIO1D only.
 
         Raises:
-            ValueError: On what E-RADIO has not, named; otherwise as `RadioModel.forward`.
+            ValueError: On an argument that asks for something E-RADIO does not have; otherwise as `RadioModel.forward`.
         """
         config = self.config
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         wants_attentions = config.output_attentions if output_attentions is None else output_attentions
-        for name, is_wanted in (
-            ("image_grid_hw", image_grid_hw is not None),
-            ("draws", draws is not None),
-            ("num_tokens", num_tokens is not None),
-            ("decode", not decode),
-            ("output_hidden_states", wants_states not in (None, False, [], ())),
-            ("output_attentions", bool(wants_attentions)),
+        for name, is_wanted, missing in (
+            ("image_grid_hw", image_grid_hw is not None, "packed images, since its convolutions read whole ones"),
+            ("draws", draws is not None, "randomness in training"),
+            ("num_tokens", num_tokens is not None, "global tokens"),
+            ("decode", not decode, "decoder"),
+            (
+                "output_hidden_states",
+                wants_states not in (None, False, [], ()),
+                "tokens of one width between its levels",
+            ),
+            ("output_attentions", bool(wants_attentions), "attention weights of the whole image"),
         ):
             if is_wanted:
-                raise ValueError(f"`{name}` must be left out: E-RADIO has no {_LACKS[name]}.")
+                raise ValueError(f"`{name}` must be left out: E-RADIO has no {missing}.")
         if keep:
             raise ValueError(
                 f"Blocks {sorted(keep)} cannot be read: E-RADIO has no blocks of one width, only its final features. "
@@ -556,7 +543,7 @@ class EradioNetwork(RadioNetwork):
         return NetworkPass(tokens, tokens, {}, None, None, batch.grid, num_clips=batch.num_clips)
 
     def _window(self, window_size: WindowSize, grid: Resolution) -> int | None:
-        """Return the side of the windows of a call, `None` for that of the training."""
+        """Return the side of a call's windows; `None` means that of the training."""
         if window_size is None:
             return self.config.vitdet_window_size
         if window_size == "auto":
@@ -569,22 +556,12 @@ class EradioNetwork(RadioNetwork):
         return window_size  # pyrefly: ignore[bad-return]
 
 
-_LACKS = {
-    "image_grid_hw": "packed images, since its convolutions read whole ones",
-    "draws": "randomness in training",
-    "num_tokens": "global tokens",
-    "decode": "decoder",
-    "output_hidden_states": "tokens of one width between its levels",
-    "output_attentions": "attention weights of the whole image",
-}
-
-
 def optimal_window(height: int, width: int) -> int:
-    """Return the largest divisor of the shorter side in units of 32 pixels, at most 16: NVIDIA's choice of a window.
+    """Return NVIDIA's choice of a window: the largest divisor, at most 16, of the shorter side in units of 32 pixels.
 
     Args:
-        height: Of the images in pixels.
-        width: Likewise.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
 
     Raises:
         ValueError: If a side is shorter than 32 pixels.

@@ -1,11 +1,13 @@
-"""Task models: classification of images and clips, segmentation, depth; several views of an image at test time.
+"""Task models for classification of images and clips, segmentation and depth, and test-time augmentation.
 
-Classification is a linear layer on the summary, or on it and the mean features; segmentation the papers' linear probe,
-or DPT's decoder over four blocks; depth that decoder with a scale-invariant loss. Views are tiles, other scales and the
-mirror image; tiles are what sliding windows are in segmentation (the stride is a tile without its overlap) and what
-SAHI does for small objects: https://arxiv.org/abs/2202.06934.
+The classifier is a linear layer on the summary, optionally with the mean features. Segmentation uses the RADIO papers'
+linear probe or DPT's decoder over four blocks. Depth uses DPT's decoder and a scale-invariant loss. Test-time
+augmentation joins the results of several views: tiles, other scales and the mirror image. Tiles are the sliding windows
+of segmentation (the stride is a tile without its overlap) and SAHI's slices for small objects:
+https://arxiv.org/abs/2202.06934.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,21 +29,21 @@ from .configuration_radio import RadioConfig
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .loading_radio import NewHeadReport
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, WHOLE_PARTS, RadioPreTrainedModel, build_network
-from .outputs_radio import NetworkPass, RadioModelOutput
+from .outputs_radio import NetworkPass
 from .post_processing_radio import IGNORED_CLASS, reading_of
 
 
-CUT_SHARE = 0.01  # our choice: of a tile's side, how near its inner edge a box ends where the tile cuts the object
+CUT_SHARE = 0.01  # our choice: a box that ends within this share of a tile's side from an inner edge is cut off
 LARGEST_SCALE = 16.0  # our choice: far above any use
 
 
 class View(NamedTuple):
-    """One look at a batch of images.
+    """One view of a batch of images.
 
     Attributes:
         pixel_values: `(batch, channels, height, width)`.
-        place: Left, top, right and bottom as shares of the whole image.
-        is_flipped: Whether it is mirrored.
+        place: Left, top, right and bottom edge as shares of the whole image.
+        is_flipped: Whether the view is mirrored.
     """
 
     pixel_values: Tensor
@@ -51,16 +53,16 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Which looks are taken; a model answers once for each.
+    """Options of test-time augmentation; the model runs once for each view.
 
     Attributes:
-        tile_size: Side of square tiles in pixels; `None` for whole images. A side that is shorter is one tile.
-        tile_overlap: Share of a tile that the next one also has, in [0, 1).
-        scales: Factors on the sides of the image, each of them a look.
-        flip: Also look at the mirror image.
+        tile_size: Side of the square tiles in pixels; `None` takes whole images. A tile covers a shorter side in full.
+        tile_overlap: Share of a tile that overlaps the next one, in [0, 1).
+        scales: Factors on the sides of the image; each gives a view.
+        flip: Also take the mirror image.
 
     Raises:
-        ValueError: If one of them cannot be.
+        ValueError: If an option is invalid.
     """
 
     tile_size: int | None = None
@@ -83,63 +85,53 @@ class ViewOptions:
             raise ValueError(f"`{name}` must be {default!r}, got {value!r}: {why}.")
 
     def take(self, config: RadioConfig, pixel_values: Tensor) -> Iterator[View]:
-        """Return the views of images.
+        """Yield the views of images.
 
         Args:
-            config: Of the model, which says what sizes it takes.
+            config: The model's configuration, which limits the sizes.
             pixel_values: `(batch, channels, height, width)`, of any size where there are tiles.
 
         Raises:
-            ValueError: If a tile is none of a model's sizes.
+            ValueError: If the model does not take a tile of this size.
         """
-        tile = None if self.tile_size is None else self._tile(config)
+        step = config.resolution_step
+        if self.tile_size is not None:
+            nearest = config.nearest_resolution(self.tile_size, self.tile_size).height
+            if self.tile_size != nearest:
+                raise ValueError(
+                    f"`tile_size` must be a multiple of {step} and at most {config.largest_side}, got "
+                    f"{self.tile_size}. The nearest is {nearest}."
+                )
         for scale in self.scales:
             image = self._scaled(config, pixel_values, scale)
             height, width = image.shape[-2:]
-            for top, left, rows, cols in _tiles(height, width, tile, self.tile_overlap, config.resolution_step):
-                crop = image[..., top : top + rows, left : left + cols]
-                place = (left / width, top / height, (left + cols) / width, (top + rows) / height)
+            tile = self.tile_size or max(height, width)
+            stride = max(int(tile * (1 - self.tile_overlap)) // step, 1) * step
+            for top, left in itertools.product(_starts(height, tile, stride), _starts(width, tile, stride)):
+                bottom, right = min(top + tile, height), min(left + tile, width)
+                crop = image[..., top:bottom, left:right]
+                place = (left / width, top / height, right / width, bottom / height)
                 yield View(crop, place, is_flipped=False)
                 if self.flip:
                     yield View(crop.flip(-1), place, is_flipped=True)
-
-    def _tile(self, config: RadioConfig) -> int:
-        side = self.tile_size
-        nearest = config.nearest_resolution(side or 0, side or 0).height
-        if side != nearest:
-            raise ValueError(
-                f"`tile_size` must be a multiple of {config.resolution_step} and at most {config.largest_side}, got "
-                f"{side}. The nearest is {nearest}."
-            )
-        return nearest
 
     def _scaled(self, config: RadioConfig, images: Tensor, scale: float) -> Tensor:
         height, width = images.shape[-2:]
         if scale == 1:
             return images
-        # Tiles bound what the model sees, so that the image itself may be of any size.
+        # The model sees only tiles where there are any, so the image itself may have any size.
         bound = config.largest_side if self.tile_size is None else int(LARGEST_SCALE * max(height, width))
         return _resized(images, nearest_multiple(height * scale, width * scale, config.resolution_step, bound))
 
 
 def _resized(images: Tensor, size: Resolution) -> Tensor:
-    """Return images with values in [0, 1] in another size, in float32 between: CPUs have no kernel for less."""
+    """Resize images with values in [0, 1], in float32, since CPUs have no kernel for half precision."""
     resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
     return resized.clamp(0, 1).to(images.dtype)
 
 
-def _tiles(height: int, width: int, tile: int | None, overlap: float, step: int) -> Iterator[tuple[int, ...]]:
-    """Return top, left, height and width of each tile; the last ones end with the image."""
-    if tile is None:
-        yield 0, 0, height, width
-        return
-    stride = max(int(tile * (1 - overlap)) // step, 1) * step
-    for top in _starts(height, tile, stride):
-        for left in _starts(width, tile, stride):
-            yield top, left, min(tile, height), min(tile, width)
-
-
 def _starts(side: int, tile: int, stride: int) -> list[int]:
+    """Return where tiles start along a side; the last one ends with the image."""
     last = max(side - tile, 0)
     return [*range(0, last, stride), last]
 
@@ -148,33 +140,32 @@ def average_maps(views: Iterator[tuple[View, Tensor]], size: Resolution) -> Tens
     """Return the mean of maps over all views that show a pixel.
 
     Args:
-        views: Each with what the model made of it, `(batch, channels, rows, cols)`.
+        views: At least one view with the model's map of it, `(batch, channels, rows, cols)`.
         size: Height and width of the whole images in pixels.
 
     Returns:
         `(batch, channels, height, width)`.
     """
-    total = count = None
+    total: Any = None
+    count: Any = None
     for view, maps in views:
+        if total is None:
+            total, count = maps.new_zeros(*maps.shape[:2], *size), maps.new_zeros(1, 1, *size)
         maps = maps.flip(-1) if view.is_flipped else maps
         left, top, right, bottom = (
             round(share * side) for share, side in zip(view.place, (size.width, size.height) * 2, strict=True)
         )
         fitted = F.interpolate(maps, (bottom - top, right - left), mode="bilinear", align_corners=False)
-        if total is None or count is None:
-            total, count = maps.new_zeros(*maps.shape[:2], *size), maps.new_zeros(1, 1, *size)
         total[..., top:bottom, left:right] += fitted
         count[..., top:bottom, left:right] += 1
-    assert total is not None
-    assert count is not None
     return total / count
 
 
 class ObjectsOfViews:
-    """Boxes of several views as those of the whole images, of which one is kept where several show one object.
+    """Collects the boxes of several views in coordinates of the whole images, and merges those of one object.
 
     Args:
-        nms_threshold: Boxes of one class that overlap by more (intersection over union) are one object.
+        nms_threshold: Boxes of one class with a larger intersection over union are one object.
     """
 
     def __init__(self, nms_threshold: float) -> None:
@@ -185,10 +176,10 @@ class ObjectsOfViews:
         self.corners: list[Tensor] = []
 
     def add(self, view: View, logits: Tensor, boxes: Tensor) -> None:
-        """Add what a model saw in a view.
+        """Add the model's output for a view.
 
-        Boxes that end at an edge where the image goes on are left out: the object is cut there, and its whole stands in
-        another tile or in the view of the whole image.
+        It drops boxes that end at an edge of the view inside the image: the view cuts the object there, and another
+        tile or the view of the whole image shows all of it.
 
         Args:
             view: The view.
@@ -208,10 +199,11 @@ class ObjectsOfViews:
         self.corners.append(start + corners * extent)
 
     def merge(self) -> tuple[Tensor, Tensor]:
-        """Return the logits and boxes of all views side by side, -inf for what another one shows better.
+        """Join the queries of all views; a logit becomes -inf where another view shows the object better.
 
         Returns:
-            `(batch, all_queries, num_labels)`, and `(batch, all_queries, 4)` as `add` takes them.
+            Logits `(batch, all_queries, num_labels)`, and boxes `(batch, all_queries, 4)` as shares of the image, in
+            the format of `add`.
         """
         logits, corners = torch.cat(self.logits, dim=1), torch.cat(self.corners, dim=1)
         merged = torch.stack([self._suppress(*image) for image in zip(logits, corners, strict=True)])
@@ -219,11 +211,11 @@ class ObjectsOfViews:
 
     def _suppress(self, logits: Tensor, corners: Tensor) -> Tensor:
         num_queries, num_classes = logits.shape
-        # As in post-processing, the best pairs of query and class compete, of each view as many as it has queries.
+        # As in post-processing, the best `num_queries` pairs of query and class compete.
         scores, pairs = logits.float().flatten().topk(num_queries)
-        queries, classes = pairs // num_classes, pairs % num_classes
         known = scores > -torch.inf
-        scores, queries, classes, pairs = scores[known], queries[known], classes[known], pairs[known]
+        scores, pairs = scores[known], pairs[known]
+        queries, classes = pairs // num_classes, pairs % num_classes
         kept = batched_nms(corners[queries].float(), scores, classes, self.nms_threshold)
         result = torch.full_like(logits, -torch.inf).flatten()
         result[pairs[kept]] = logits.flatten()[pairs[kept]]
@@ -231,11 +223,11 @@ class ObjectsOfViews:
 
 
 def mean_of_probabilities(logits: Sequence[Tensor], config: RadioConfig) -> Tensor:
-    """Return logits whose probabilities are the means of those of several views, or for regression the mean number.
+    """Return the logits of the mean probabilities of several views; for regression the mean of the numbers.
 
     Args:
-        logits: Of each view, `(batch, num_labels)`.
-        config: Of the classifier.
+        logits: One tensor `(batch, num_labels)` for each view.
+        config: Configuration of the classifier.
 
     Returns:
         `(batch, num_labels)`, float32.
@@ -249,9 +241,9 @@ def mean_of_probabilities(logits: Sequence[Tensor], config: RadioConfig) -> Tens
 
 
 def fit_whole(config: RadioConfig, pixel_values: Tensor, tile_size: int) -> Tensor:
-    """Return images made so small that they have no more pixels than a tile, and if they are long, few less.
+    """Shrink images to about as many pixels as a tile has.
 
-    A detector needs as many patches as it has queries, which a long image as wide as a tile would not have.
+    A detector needs as many patches as it has queries. A long image that is only as wide as a tile has too few.
     """
     height, width = pixel_values.shape[-2:]
     factor = min(1.0, tile_size / (height * width) ** 0.5, config.largest_side / max(height, width))
@@ -259,10 +251,10 @@ def fit_whole(config: RadioConfig, pixel_values: Tensor, tile_size: int) -> Tens
 
 
 def require_pixels(pixel_values: Any) -> Resolution:
-    """Return the size of images `(batch, channels, height, width)`.
+    """Return height and width of images `(batch, channels, height, width)`.
 
     Raises:
-        ValueError: If they are none.
+        ValueError: If the argument has another shape or type.
     """
     if not isinstance(pixel_values, Tensor) or pixel_values.ndim != 4:
         found = tuple(pixel_values.shape) if isinstance(pixel_values, Tensor) else type(pixel_values).__name__
@@ -271,29 +263,30 @@ def require_pixels(pixel_values: Any) -> Resolution:
 
 
 FIRST_STD = "first_std"
-"""Attribute of a convolution: the standard deviation that its weights start with; see `keep_variance`."""
+"""Attribute of a convolution with the standard deviation of its initial weights; see `keep_variance`."""
 
 
 class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
-    """A backbone without adaptors, which a task model adds its head to.
+    """Base of the task models: a backbone without adaptors, to which a subclass adds its head.
 
-    It opens every folder of RADIO: the backbone's weights have equal keys, and what is only there for adaptors and
-    texts is passed over without a warning.
+    It opens every RADIO folder: the backbone's weights have the same keys everywhere, and weights of adaptors and text
+    towers are ignored without a warning.
 
     The `forward` of each task model also takes:
 
     - `window_size`: Windows of the backbone, as in `RadioModel.forward`.
     - `pixel_mask`: 1 on the image and 0 on padding, `(batch, height, width)`, as `RadioImageProcessor` returns it with
-      `do_pad=True`. It is accepted so that `model(**inputs)` works; only detectors read it, the others see the padding
-      as gray image. Let labels ignore padding.
+      `do_pad=True`. Only detectors read it. The other models accept it, so that `model(**inputs)` works, and see the
+      padding as gray image: their labels should ignore padding.
     - `output_hidden_states`: Also return the backbone's tokens before the first block and after every block, or some of
       them, as `hidden_states`; see `RadioModel.forward`.
-    - `output_attentions`: Also return the backbone's attention weights, as `attentions`; the call then takes eager
+    - `output_attentions`: Also return the backbone's attention weights, as `attentions`; the call then uses eager
       attention.
     - `return_dict`: `False` returns a tuple of the fields that are not `None`.
-    - `kwargs`: What transformers, peft and other models' callers add (`FOREIGN_ARGUMENTS`); others are refused by name.
+    - `kwargs`: Arguments that transformers, peft and callers of other models add (`FOREIGN_ARGUMENTS`); the model
+      refuses all others by name.
 
-    `None` takes the configuration's value in each of them.
+    `None` takes the configuration's value for each of them.
     """
 
     _keys_to_ignore_on_load_unexpected = [*IGNORED_KEYS, rf"{re.escape(ADAPTORS)}\."]
@@ -309,8 +302,8 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)):
-            # Only heads have these; transformers' parts then start as they do in transformers.
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            # Only heads have these; parts of transformers then start as they do there.
             PreTrainedModel._init_weights(self, module)
         else:
             super()._init_weights(module)
@@ -319,7 +312,7 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
             init.normal_(module.get_parameter("weight"), std=std)
 
     def class_weights(self, logits: Tensor) -> Tensor:
-        """Return the weight of each class in the loss, `(num_labels,)`, 1 where the configuration gives none.
+        """Return the weight of each class in the loss, `(num_labels,)`; ones if the configuration has no weights.
 
         Raises:
             ValueError: If there is not one weight for each class.
@@ -335,10 +328,11 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
         return logits.new_tensor(weights)
 
     def check_classes(self, labels: Tensor, ignore_index: int | None = None, name: str = "`labels`") -> None:
-        """Raise a `ValueError` that calls the labels `name` unless all of them are classes or `ignore_index`.
+        """Raise a `ValueError` about `name` unless each label is a class or `ignore_index`.
 
-        Labels are integers of any shape, `(batch,)` of images or `(batch, height, width)` of pixels.
-        On a GPU a wrong label would otherwise end the process without telling which it was. Compiled models skip this.
+        Labels are integers of any shape, for example `(batch,)` of images or `(batch, height, width)` of pixels.
+        Without this check a wrong label on a GPU ends the process and the error does not name it. Compiled models skip
+        the check.
         """
         if torch.compiler.is_compiling():
             return
@@ -355,12 +349,13 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
 
 
 class RadioDPTNeck(nn.Module):
-    """DPT's neck, which fuses the outputs of four blocks, of transformers' own parts.
+    """DPT's neck from transformers, which fuses the outputs of four blocks.
 
-    Each block's output is normalized first, since their scales differ (our choice; DPT's ViT has no such need).
+    A layer norm precedes it for each block, since the scales of their outputs differ (our choice; DPT's ViT does not
+    need it).
 
-    Shapes of `forward`: a pass with `blocks` kept, to four maps `(batch, dpt_hidden_size, ...)`, the last one with 8
-    rows and columns a patch.
+    `forward` takes a pass with `blocks` kept and returns four maps `(batch, dpt_hidden_size, ...)`; the last one has 8
+    rows and columns for each patch.
 
     References:
         DPT. https://arxiv.org/abs/2103.13413
@@ -373,15 +368,15 @@ class RadioDPTNeck(nn.Module):
         self.first_token = config.num_prefix_tokens - 1
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.blocks)
         self.neck = DPTNeck(dpt_config)
-        # The coarsest map has nothing to be fused with: this layer would never run, which DDP refuses.
+        # The coarsest map has no residual to fuse, so this layer never runs, and DDP refuses unused weights.
         del self.neck.fusion_stage.layers[0].residual_layer1
         keep_variance(self.neck)
         for layer in self.neck.fusion_stage.layers:
             layer.register_forward_pre_hook(_fit_residual)
 
     def forward(self, passed: NetworkPass) -> list[Tensor]:
-        outputs = {**passed.kept, self.last_block: passed.tokens}  # the last one with the final norm
-        # `DPTNeck` drops the first token, so one prefix token is left in front.
+        outputs = {**passed.kept, self.last_block: passed.tokens}  # tokens after the final norm
+        # `DPTNeck` drops the first token, so one prefix token stays in front.
         tokens = [
             norm(outputs[block][:, self.first_token :]) for norm, block in zip(self.norms, self.blocks, strict=True)
         ]
@@ -389,12 +384,12 @@ class RadioDPTNeck(nn.Module):
 
 
 def keep_variance(decoder: nn.Module) -> None:
-    """Let a decoder's convolutions start so that each answers with the variance of what it gets, whatever its width.
+    """Give a decoder's convolutions initial weights that keep the variance of their input, whatever the width.
 
-    transformers' fixed standard deviation of 0.02 does so for the 256 channels of DPT. With 32 the last of some twenty
-    convolutions would answer with a thousandth, and learn hardly anything in hundreds of steps. Weights of standard
-    deviation `1 / sqrt(inputs)` are LeCun's; transposed convolutions have strides as wide as their kernels, so that
-    each place has one tap of every input.
+    The fixed standard deviation of transformers, 0.02, keeps it for DPT's 256 channels. With 32 channels the output
+    shrinks to a thousandth over some twenty convolutions, and the decoder hardly learns in hundreds of steps. The
+    standard deviation here is LeCun's, `1 / sqrt(inputs)`. The strides of transposed convolutions equal their kernels,
+    so each output pixel has one input per channel.
 
     References:
         Efficient BackProp, section 4.6. http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf
@@ -406,7 +401,7 @@ def keep_variance(decoder: nn.Module) -> None:
 
 
 def _fit_residual(_layer: nn.Module, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Bring maps of unknown size to one size: DPT does so where theirs differ, which export would settle for all."""
+    """Resize the residual during export with dynamic sizes: DPT's own check of the sizes would fix them."""
     hidden_state, *residual = maps
     if not residual or not any(isinstance(side, torch.SymInt) for side in hidden_state.shape[-2:]):
         return maps
@@ -415,13 +410,13 @@ def _fit_residual(_layer: nn.Module, maps: tuple[Tensor, ...]) -> tuple[Tensor, 
 
 
 def count_classes(config: RadioConfig) -> int:
-    """Return `config.num_labels`, which transformers declares as optional and always sets."""
+    """Return `config.num_labels`; its declared type allows `None`, but transformers always sets it."""
     assert config.num_labels is not None
     return config.num_labels
 
 
 def build_dpt_config(config: RadioConfig) -> DPTConfig:
-    """Return the configuration of transformers' DPT parts; what decides the shapes of weights is given in full.
+    """Return the configuration of transformers' DPT parts; it sets all fields that decide the shapes of weights.
 
     Raises:
         ValueError: If the trunk is too narrow for the finest of the four maps.
@@ -451,17 +446,17 @@ def weighted_cross_entropy(
     ignore_index: int,
     num_items: Tensor | int | None = None,
 ) -> Tensor:
-    """Return the weighted mean cross-entropy over all labels but `ignore_index`, and 0 if there are no others.
+    """Return the weighted mean cross-entropy over all labels except `ignore_index`.
 
     Args:
         logits: `(batch, num_labels, ...)`.
         labels: `(batch, ...)`.
         class_weights: `(num_labels,)`.
         ignore_index: Label that does not count.
-        num_items: What divides the sum in place of the weight of all labels.
+        num_items: Divisor of the sum, in place of the weight of all labels.
 
     Returns:
-        Scalar. torch's own mean would be NaN without any label.
+        Scalar; 0 if no label counts, where torch's own mean is NaN.
     """
     total = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="sum")
     if num_items is not None:
@@ -473,7 +468,7 @@ def weighted_cross_entropy(
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
-IGNORED_LABEL = -100  # torch's and transformers' value for single labels
+IGNORED_LABEL = -100  # the default of torch and transformers
 
 
 class RadioClassifier(nn.Sequential):
@@ -487,8 +482,9 @@ class RadioClassifier(nn.Sequential):
 class RadioForImageClassification(RadioTaskModel):
     """RADIO with an image classifier; see `forward`.
 
-    The classifier normalizes what it reads: RADIO has no final norm, and its scale would else decide which learning
-    rate works. Another head reads the same `(batch, model.classifier.in_features)`, not normalized.
+    The classifier begins with a layer norm: RADIO has no final norm, so otherwise the scale of its outputs would decide
+    which learning rate works. A head that replaces it gets the same `(batch, model.classifier.in_features)`, not
+    normalized.
 
     Examples:
         >>> model = RadioForImageClassification.from_pretrained(backbone_folder, num_labels=5)
@@ -506,7 +502,7 @@ class RadioForImageClassification(RadioTaskModel):
 
     @property
     def accepts_loss_kwargs(self) -> bool:
-        """Whether `Trainer` gives `num_items_in_batch`, which counts all classes alike."""
+        """Whether `Trainer` passes `num_items_in_batch`. It counts labels without class weights."""
         return self.config.class_weights is None
 
     @can_return_tuple
@@ -526,23 +522,22 @@ class RadioForImageClassification(RadioTaskModel):
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
-            labels: By `config.problem_type`: classes `(batch,)` in [0, num_labels), -100 being ignored
+            labels: By `config.problem_type`: classes `(batch,)` in [0, num_labels), where -100 is ignored
                 ("single_label_classification"); probabilities, mostly 0 or 1, `(batch, num_labels)`
-                ("multi_label_classification"); or numbers `(batch, num_labels)`, also `(batch,)` of a single one
-                ("regression"). Where the type is `None`, the first labels decide, as in transformers: one output is
-                regression, integers are single labels, and floats multiple ones.
-            num_items_in_batch: Labels in all batches of an optimizer's step. It divides the sum of losses and not the
-                number of labels here, so that steps of several batches learn as one large batch does.
-            pixel_values_videos: In place of images clips, as in `RadioModel.forward`. The classifier reads the mean of
-                what it would read of each group of frames: CLIP4Clip's mean pooling, section 3.3 of
-                https://arxiv.org/abs/2104.08860.
+                ("multi_label_classification"); or numbers `(batch, num_labels)`, also `(batch,)` for one output
+                ("regression"). If the type is `None`, the first labels set it, as in transformers: one output means
+                regression, integers mean single labels, and floats mean multiple labels.
+            num_items_in_batch: Number of labels in all batches of an optimizer's step. The sum of the losses is divided
+                by it instead of by the labels of this batch, so gradient accumulation equals one large batch.
+            pixel_values_videos: Clips instead of images, as in `RadioModel.forward`. The classifier reads the mean over
+                the groups of frames: CLIP4Clip's mean pooling, section 3.3 of https://arxiv.org/abs/2104.08860.
 
         Returns:
             `logits` `(batch, num_labels)`, and with labels the `loss`, scalar: cross-entropy, binary cross-entropy or
             squared error.
 
         Raises:
-            ValueError: On labels that cannot be right; otherwise as `RadioModel.forward`.
+            ValueError: On invalid labels; otherwise as `RadioModel.forward`.
         """
         check_call_arguments(self, kwargs)
         given = pixel_values if pixel_values_videos is None else pixel_values_videos
@@ -555,30 +550,32 @@ class RadioForImageClassification(RadioTaskModel):
             output_attentions=output_attentions,
             pixel_values_videos=pixel_values_videos,
         )
-        output = self.radio_model.read_out(passed)
-        pooled = self._pool(output)
+        output: Any = self.radio_model.read_out(passed)
+        pooled = output.summary  # of clips with an axis for the groups of frames
+        if self.config.classifier_pooling == "summary_and_features":
+            pooled = torch.cat([pooled, output.features.mean(dim=-2)], dim=-1)
         logits = self.classifier(pooled if passed.num_clips is None else pooled.mean(dim=1))
         return ImageClassifierOutput(
             loss=None if labels is None else self._loss(logits.float(), labels.to(logits.device), num_items_in_batch),
             logits=logits,
-            hidden_states=output.hidden_states,  # pyrefly: ignore[bad-argument-type]
+            hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
 
     @torch.no_grad()
     def predict(self, pixel_values: Tensor, window_size: WindowSize = None, **options: Any) -> ImageClassifierOutput:
-        """Classify images by several looks at each, whose probabilities are averaged.
+        """Classify images by the mean probabilities of several views.
 
         Args:
             pixel_values: As in `forward`.
             window_size: As in `forward`.
-            options: Of `ViewOptions`: `scales`, `flip`; a tile would show a part of what is classified.
+            options: `scales` and `flip` of `ViewOptions`; no tiles, since a class is that of the whole image.
 
         Returns:
             `logits` `(batch, num_labels)`.
 
         Raises:
-            ValueError: If an option cannot be; otherwise as `forward`.
+            ValueError: If an option is invalid; otherwise as `forward`.
         """
         require_pixels(pixel_values)
         chosen = ViewOptions(**options)
@@ -586,14 +583,6 @@ class RadioForImageClassification(RadioTaskModel):
         views = chosen.take(self.config, pixel_values)
         logits = [self(view.pixel_values, window_size=window_size, return_dict=True).logits for view in views]
         return ImageClassifierOutput(logits=mean_of_probabilities(logits, self.config))
-
-    def _pool(self, output: RadioModelOutput) -> Tensor:
-        """Return what the classifier reads, `(batch, width)`, or of clips `(batch, groups, width)`."""
-        assert output.summary is not None
-        assert output.features is not None
-        if self.config.classifier_pooling == "summary":
-            return output.summary
-        return torch.cat([output.summary, output.features.mean(dim=-2)], dim=-1)
 
     def _loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
         """Return the mean loss of the labels, or their sum divided by `num_items`."""
@@ -610,10 +599,12 @@ class RadioForImageClassification(RadioTaskModel):
         return loss if num_items is None else loss / num_items
 
     def _check_labels(self, labels: Tensor, batch_size: int) -> Tensor:
-        """Return labels in the type that the loss needs, after checks; the first ones decide what they are."""
+        """Check labels and return them in the type that the loss needs; the first ones set `config.problem_type`."""
         if not isinstance(labels, Tensor):
             raise ValueError(f"`labels` must be a tensor, got a {type(labels).__name__}. Use `torch.tensor(labels)`.")
-        problem_type = self.config.problem_type or self._guess_problem_type(labels)
+        is_float = labels.is_floating_point()
+        guess: ProblemType = "multi_label_classification" if is_float else "single_label_classification"
+        problem_type = self.config.problem_type or ("regression" if self.config.num_labels == 1 else guess)
         check_choice("problem_type", problem_type, get_args(ProblemType))
         if problem_type == "single_label_classification":
             labels = self._check_single_labels(labels, batch_size)
@@ -621,11 +612,6 @@ class RadioForImageClassification(RadioTaskModel):
             labels = self._check_rows(labels, batch_size, problem_type)
         self.config.problem_type = problem_type
         return labels
-
-    def _guess_problem_type(self, labels: Tensor) -> ProblemType:
-        if self.config.num_labels == 1:
-            return "regression"
-        return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
     def _check_single_labels(self, labels: Tensor, batch_size: int) -> Tensor:
         if labels.shape != (batch_size,) or labels.is_floating_point():
@@ -651,7 +637,7 @@ class RadioForImageClassification(RadioTaskModel):
 
 
 class RadioLinearSegmentationHead(nn.Module):
-    """Batch norm and one linear layer: the backbone's features as a map to logits, one for each patch.
+    """Batch norm and a linear layer, from the map of features to the logits of each patch.
 
     References:
         The ADE20k linear probe of the RADIO papers, for example C-RADIOv4. https://arxiv.org/abs/2601.17237
@@ -667,7 +653,7 @@ class RadioLinearSegmentationHead(nn.Module):
 
 
 class RadioDPTSegmentationHead(nn.Module):
-    """DPT's decoder: a pass as `RadioDPTNeck` takes it to logits, 16 rows and columns for each patch."""
+    """DPT's decoder, from the pass that `RadioDPTNeck` takes to logits with 16 rows and columns for each patch."""
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
@@ -684,7 +670,7 @@ class RadioForSemanticSegmentation(RadioTaskModel):
     """RADIO with a head that gives each pixel a class; see `forward`. `config.segmentation_head` chooses the head.
 
     Raises:
-        ValueError: If the default of `semantic_loss_ignore_index` is one of the classes, which would not be learned.
+        ValueError: If the default of `semantic_loss_ignore_index` is one of the classes: the loss would ignore it.
     """
 
     def __init__(self, config: RadioConfig) -> None:
@@ -715,15 +701,15 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
             labels: The class of each pixel, `(batch, height, width)`, in [0, num_labels) or
-                `config.semantic_loss_ignore_index`. They may be of another size than the images.
+                `config.semantic_loss_ignore_index`. Their size may differ from that of the images.
 
         Returns:
             `logits` `(batch, num_labels, ...)`, with one row and column for each patch ("linear") or more ("dpt"), and
-            with labels the `loss`, scalar: the mean cross-entropy of logits resized to the labels.
-            `RadioImageProcessor.post_process_semantic_segmentation` resizes them to the original images.
+            with labels the `loss`, scalar: the mean cross-entropy of the logits resized to the labels.
+            `RadioImageProcessor.post_process_semantic_segmentation` resizes logits to the original images.
 
         Raises:
-            ValueError: On labels that cannot be right; otherwise as `RadioModel.forward`.
+            ValueError: On invalid labels; otherwise as `RadioModel.forward`.
         """
         check_call_arguments(self, kwargs)
         if labels is not None:
@@ -749,18 +735,18 @@ class RadioForSemanticSegmentation(RadioTaskModel):
 
     @torch.no_grad()
     def predict(self, pixel_values: Tensor, window_size: WindowSize = None, **options: Any) -> SemanticSegmenterOutput:
-        """Segment images by several looks at each, whose probabilities are averaged in each pixel.
+        """Segment images by the mean probabilities of several views in each pixel.
 
         Args:
-            pixel_values: As in `forward`, with tiles of any size that the patch divides.
+            pixel_values: As in `forward`; with tiles of any size that is a multiple of the patch.
             window_size: As in `forward`.
-            options: Of `ViewOptions`: `tile_size`, `tile_overlap`, `scales`, `flip`.
+            options: `tile_size`, `tile_overlap`, `scales` and `flip` of `ViewOptions`.
 
         Returns:
-            `logits` `(batch, num_labels, height, width)`, logarithms of probabilities, a row and column for each pixel.
+            `logits` `(batch, num_labels, height, width)`: the logarithm of the probabilities of each pixel.
 
         Raises:
-            ValueError: If an option cannot be; otherwise as `forward`.
+            ValueError: If an option is invalid; otherwise as `forward`.
         """
         size = require_pixels(pixel_values)
         views = ViewOptions(**options).take(self.config, pixel_values)
@@ -779,7 +765,7 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         return weighted_cross_entropy(logits, labels, self.class_weights(logits), ignore_index)
 
     def _check_labels(self, labels: Tensor, batch_size: int) -> Tensor:
-        """Return labels in the type that the loss needs, after checks."""
+        """Check labels and return them in the type that the loss needs."""
         if labels.ndim != 3 or len(labels) != batch_size or not labels.numel():
             raise ValueError(
                 f"`labels` must have the shape ({batch_size}, height, width), a map for each image, got "
@@ -793,11 +779,11 @@ class RadioForSemanticSegmentation(RadioTaskModel):
 
 
 SCALE_INVARIANCE = 0.5  # lambda of Eigen et al.
-MIN_DEPTH = 1e-3  # meters; our choice: below what cameras measure, so that the loss's logarithm stays finite
+MIN_DEPTH = 1e-3  # meters; our choice: less than cameras measure, and the logarithm in the loss stays finite
 
 
 class RadioDepthHead(nn.Module):
-    """DPT's neck and depth head: a pass as `RadioDPTNeck` takes it to depth, 16 rows and columns for each patch."""
+    """DPT's decoder, from the pass that `RadioDPTNeck` takes to depth with 16 rows and columns for each patch."""
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
@@ -805,7 +791,7 @@ class RadioDepthHead(nn.Module):
         self.neck = RadioDPTNeck(config, dpt_config)
         self.head = DPTDepthEstimationHead(dpt_config)
         keep_variance(self.head)
-        # DPT ends in a ReLU, where pixels that start at depth 0 would get no gradient.
+        # DPT ends with a ReLU, which gives pixels with an initial depth of 0 no gradient.
         self.head.head[-1] = nn.Softplus()
 
     def forward(self, passed: NetworkPass) -> Tensor:
@@ -836,8 +822,8 @@ class RadioForDepthEstimation(RadioTaskModel):
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
-            labels: The depth of each pixel in meters, `(batch, height, width)`, floats. Pixels whose depth is not
-                known hold 0, a negative number, infinity or NaN, and do not count.
+            labels: The depth of each pixel in meters, `(batch, height, width)`, floats. Pixels of unknown depth hold 0,
+                a negative number, infinity or NaN, and do not count.
 
         Returns:
             `predicted_depth` `(batch, height, width)`, positive, in meters if trained on meters, and with labels the
@@ -845,7 +831,7 @@ class RadioForDepthEstimation(RadioTaskModel):
             to the original images.
 
         Raises:
-            ValueError: On labels that cannot be right; otherwise as `RadioModel.forward`.
+            ValueError: On invalid labels; otherwise as `RadioModel.forward`.
         """
         check_call_arguments(self, kwargs)
         if labels is not None:
@@ -857,10 +843,9 @@ class RadioForDepthEstimation(RadioTaskModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        depth = self.depth_head(passed)
-        # Not the image's own size with patches of 14 pixels, or an odd number of them, which DPT rounds up.
-        depth = F.interpolate(depth.unsqueeze(1), pixel_values.shape[-2:], mode="bilinear", align_corners=False)
-        depth = depth.squeeze(1)
+        depth = self.depth_head(passed).unsqueeze(1)
+        # With patches of 14 pixels, or an odd number of patches, DPT's map is larger than the image.
+        depth = F.interpolate(depth, pixel_values.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
         return DepthEstimatorOutput(
             loss=None if labels is None else scale_invariant_loss(depth.float(), labels.to(depth.device)),
             predicted_depth=depth,
@@ -870,39 +855,38 @@ class RadioForDepthEstimation(RadioTaskModel):
 
     @torch.no_grad()
     def predict(self, pixel_values: Tensor, window_size: WindowSize = None, **options: Any) -> DepthEstimatorOutput:
-        """Estimate depth by several looks at each image, averaged in each pixel.
+        """Estimate depth by the mean of several views in each pixel.
 
         Args:
-            pixel_values: As in `forward`, with tiles of any size that the patch divides.
+            pixel_values: As in `forward`; with tiles of any size that is a multiple of the patch.
             window_size: As in `forward`.
-            options: Of `ViewOptions`: `tile_size`, `tile_overlap`, `flip`; other scales look nearer or farther.
+            options: `tile_size`, `tile_overlap` and `flip` of `ViewOptions`; no scales, since they change the depth.
 
         Returns:
             `predicted_depth` `(batch, height, width)`.
 
         Raises:
-            ValueError: If an option cannot be; otherwise as `forward`.
+            ValueError: If an option is invalid; otherwise as `forward`.
         """
         size = require_pixels(pixel_values)
         chosen = ViewOptions(**options)
         chosen.refuse("scales", "an image of another scale shows things nearer or farther")
-        views = chosen.take(self.config, pixel_values)
-        depth = average_maps(((view, self._depth_of(view, window_size)) for view in views), size)
-        return DepthEstimatorOutput(predicted_depth=depth.squeeze(1))
-
-    def _depth_of(self, view: View, window_size: WindowSize) -> Tensor:
-        return self(view.pixel_values, window_size=window_size, return_dict=True).predicted_depth.unsqueeze(1)
+        maps = (
+            (view, self(view.pixel_values, window_size=window_size, return_dict=True).predicted_depth.unsqueeze(1))
+            for view in chosen.take(self.config, pixel_values)
+        )
+        return DepthEstimatorOutput(predicted_depth=average_maps(maps, size).squeeze(1))
 
 
 def scale_invariant_loss(predicted: Tensor, true: Tensor) -> Tensor:
-    """Return the squared error of log depth, half of it forgiven where an image is wrong by one factor only.
+    """Return the squared error of the log depth; an error that is one factor for the whole image counts half.
 
     Args:
         predicted: Depth of each pixel, `(batch, height, width)`, positive.
         true: The same unit and shape; pixels that are not positive and finite do not count.
 
     Returns:
-        Scalar, the mean over images with any depth, and 0 if there are none. Dimensionless.
+        Scalar without unit: the mean over images with any depth, and 0 if there are none.
 
     References:
         Eigen et al., 2014, eq. 4. https://arxiv.org/abs/1406.2283

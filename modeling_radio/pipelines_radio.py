@@ -1,4 +1,4 @@
-"""Pipelines where transformers' own do not fit: images of several sizes in a batch, several views, tuned thresholds.
+"""Pipelines that add to those of transformers: batches of several sizes, several views, tuned thresholds.
 
 `config.json` names them, so that `pipeline` finds them.
 """
@@ -28,31 +28,34 @@ from .post_processing_radio import Reading, reading_of, tempered
 
 VIEW_OPTIONS = ("tile_size", "tile_overlap", "scales", "flip", "nms_threshold")
 """Options of `predict` of the task models."""
-DEFAULT_THRESHOLD = 0.5  # transformers' own
 
 
 class AnySizeBatches:
-    """Mixin: images of different sizes with `batch_size=`; those of one size run together.
+    """Mixin: images of different sizes with `batch_size=`; images of one size run together.
 
-    transformers joins the tensors of a batch along their first axis, which asks for one size. It keeps lists, so each
-    tensor travels in a list until the model runs. Results are those of one image at a time. The model is asked for
-    outputs by name, which pipelines read, whatever its configuration says. What a processor with `do_pad` adds is cut
-    off again: transformers' pipelines do not tell results of images from those of padding.
+    transformers concatenates the tensors of a batch, which requires one size, but keeps lists. So each tensor is in a
+    list until the model runs. Results are those of one image at a time. The model returns outputs by name, which
+    pipelines read, whatever its configuration says. Padding of a processor with `do_pad` is cut off, since pipelines of
+    transformers do not distinguish it from the image.
     """
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Accept the model: the folder that names this class holds it."""
+        """Accept the model: its own folder names this class."""
 
     def preprocess(self, *args: Any, **options: Any) -> Any:
-        """Return the inputs of one image, tensors in lists."""
-        inputs = without_padding(super().preprocess(*args, **options))  # pyrefly: ignore[missing-attribute]
+        """Return the inputs of one image without padding, tensors in lists."""
+        inputs = super().preprocess(*args, **options)  # pyrefly: ignore[missing-attribute]
+        mask = inputs.pop("pixel_mask", None)
+        if mask is not None:
+            rows, cols = int(mask[0, :, 0].sum()), int(mask[0, 0].sum())
+            inputs["pixel_values"] = inputs["pixel_values"][..., :rows, :cols]
         for name, value in inputs.items():
             inputs[name] = [value] if isinstance(value, Tensor) else value
         return inputs
 
     def _forward(self, model_inputs: Any, **options: Any) -> Any:
         run = super()._forward  # pyrefly: ignore[missing-attribute]
-        if isinstance(model_inputs["pixel_values"][0], Tensor):  # one image, which nothing has joined
+        if isinstance(model_inputs["pixel_values"][0], Tensor):  # one image, not in a batch
             image = {name: unwrap(value) for name, value in model_inputs.items()}
             return run({**image, "return_dict": True}, **options)
         count = len(model_inputs["pixel_values"])
@@ -65,17 +68,8 @@ class AnySizeBatches:
         return outputs[0] if len(outputs) == 1 else _merge(outputs, list(groups.values()))
 
 
-def without_padding(inputs: Any) -> Any:
-    """Return the inputs of one image without `pixel_mask` and the padding below and to the right that it tells."""
-    mask = inputs.pop("pixel_mask", None)
-    if mask is not None:
-        rows, cols = int(mask[0, :, 0].sum()), int(mask[0, 0].sum())
-        inputs["pixel_values"] = inputs["pixel_values"][..., :rows, :cols]
-    return inputs
-
-
 def unwrap(value: Any) -> Any:
-    """Return a tensor without the list that it travelled in."""
+    """Return a tensor without the list around it."""
     return value[0] if isinstance(value, list) and value and isinstance(value[0], Tensor) else value
 
 
@@ -86,16 +80,16 @@ def _join(images: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _merge(outputs: list[Any], groups: list[list[int]]) -> Any:
-    """Return the outputs of several groups of images as one, in the order of the images.
+    """Join the outputs of several groups of images, in the order of the images.
 
     Args:
-        outputs: Of each group, batch first.
-        groups: The positions of its images.
+        outputs: One for each group, batch first.
+        groups: Positions of each group's images.
     """
     merged = {}
     for name, first in outputs[0].items():
         if not isinstance(first, (Tensor, list)):
-            continue  # hidden states, attentions and adaptors, which no pipeline returns
+            continue  # no pipeline returns hidden states, attentions or adaptors
         by_image = {
             index: value
             for output, group in zip(outputs, groups, strict=True)
@@ -108,14 +102,14 @@ def _merge(outputs: list[Any], groups: list[list[int]]) -> Any:
 
 
 def limits_of(config: Any, threshold: float | str) -> dict[str, float]:
-    """Return the least score of each label.
+    """Return the threshold of each label.
 
     Args:
-        config: Of the model.
+        config: Configuration of the model.
         threshold: A number in [0, 1] for all labels, or "tuned" for `config.score_thresholds`.
 
     Raises:
-        ValueError: If it is something else, or there are no tuned ones.
+        ValueError: If it is something else, or the configuration has no thresholds.
     """
     names = [config.id2label[number] for number in range(config.num_labels)]
     if threshold == "tuned":
@@ -130,27 +124,21 @@ def limits_of(config: Any, threshold: float | str) -> dict[str, float]:
     return dict.fromkeys(names, threshold)
 
 
+def limits_or_default(config: Any, threshold: float | str) -> dict[str, float]:
+    """Return `limits_of`; "tuned" without thresholds in the configuration means 0.5, the default of transformers."""
+    is_missing = threshold == "tuned" and config.score_thresholds is None
+    return limits_of(config, 0.5 if is_missing else threshold)
+
+
 def above(found: list[dict[str, Any]], limits: dict[str, float] | None) -> list[dict[str, Any]]:
-    """Return the answers whose score exceeds their label's limit."""
-    return found if limits is None else [answer for answer in found if answer["score"] > limits[answer["label"]]]
-
-
-class TunedThresholds:
-    """Mixin: `config.score_thresholds` count where no threshold is given."""
-
-    model: Any
-
-    def _limits(self, threshold: float | str) -> dict[str, float]:
-        """Return the least score of each label: a number, or the tuned ones, and without these transformers' own."""
-        if threshold == "tuned" and self.model.config.score_thresholds is None:
-            threshold = DEFAULT_THRESHOLD
-        return limits_of(self.model.config, threshold)
+    """Return the results whose score exceeds their label's threshold."""
+    return found if limits is None else [result for result in found if result["score"] > limits[result["label"]]]
 
 
 class SeveralViews(AnySizeBatches):
-    """Mixin: several views of an image, by the options of `ViewOptions`, and what `predict` takes more.
+    """Mixin: several views of an image, with the options of `ViewOptions` and of the model's `predict`.
 
-    With `tile_size` images keep their own size, up to whole patches, which the processor would otherwise reduce.
+    With `tile_size` images keep their own size, rounded to whole patches; the processor otherwise reduces them.
     """
 
     view_options: tuple[str, ...] = VIEW_OPTIONS[:4]
@@ -169,7 +157,7 @@ class SeveralViews(AnySizeBatches):
         return before, {**forward, **views}, after
 
     def preprocess(self, image: Any, *args: Any, keeps_size: bool = False, **options: Any) -> Any:
-        """Return the inputs of one image; with `keeps_size` it is not reduced."""
+        """Return the inputs of one image, with `keeps_size` in its own size."""
         if not keeps_size:
             return super().preprocess(image, *args, **options)
         image = load_image(image, timeout=options.get("timeout"))
@@ -195,13 +183,13 @@ class SeveralViews(AnySizeBatches):
         outputs = self.model.predict(unwrap(model_inputs["pixel_values"]), **views)
         if "target_size" in model_inputs:
             size = unwrap(model_inputs["target_size"])
-            # transformers takes a batch apart again: tensors and lists along their first axis.
+            # transformers splits a batch's tensors and lists along their first axis.
             outputs["target_size"] = [size] if is_joined and not isinstance(size, Tensor) else size
         return outputs
 
 
 NUM_FRAMES = 8
-"""Frames of a video that a pipeline looks at by default (our choice; CLIP4Clip takes 12 of longer clips)."""
+"""Frames of a video that a pipeline reads by default (our choice; CLIP4Clip reads 12 of longer clips)."""
 
 
 class RadioImageFeatureExtractionPipeline(AnySizeBatches, ImageFeatureExtractionPipeline):
@@ -211,8 +199,8 @@ class RadioImageFeatureExtractionPipeline(AnySizeBatches, ImageFeatureExtraction
 class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline):
     """Transformers' `image-classification` with batches of any sizes, `scales` and `flip`.
 
-    A score is that of logits divided by `config.temperature`. `threshold` leaves out labels of lower scores: a number,
-    or "tuned" for that of each label in `config.score_thresholds`.
+    Scores are those of logits divided by `config.temperature`. `threshold` drops labels with lower scores: a number, or
+    "tuned" for each label's threshold in `config.score_thresholds`.
     """
 
     view_options = ("scales", "flip")
@@ -220,7 +208,7 @@ class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline
     # pyrefly: ignore[bad-override]
     def _sanitize_parameters(self, threshold: float | str | None = None, **kwargs: Any) -> Any:
         before, forward, after = super()._sanitize_parameters(**kwargs)
-        if threshold is not None:  # of all labels, where nobody asks for the best few
+        if threshold is not None:  # applies to all labels unless the caller sets `top_k`
             every = {"top_k": self.model.config.num_labels}
             after = {**every, **after, "limits": limits_of(self.model.config, threshold)}
         return before, forward, after
@@ -244,11 +232,11 @@ class RadioDepthEstimationPipeline(SeveralViews, DepthEstimationPipeline):
     view_options = ("tile_size", "tile_overlap", "flip")
 
 
-class RadioObjectDetectionPipeline(TunedThresholds, SeveralViews, ObjectDetectionPipeline):
+class RadioObjectDetectionPipeline(SeveralViews, ObjectDetectionPipeline):
     """Transformers' `object-detection` with batches of any sizes, tiles, `scales` and `flip`.
 
-    Boxes of several looks are merged: `nms_threshold` as in `RadioForObjectDetection.predict`. Without a `threshold`
-    each label's own in `config.score_thresholds` counts, and 0.5 where there are none.
+    Boxes of several views are merged, with `nms_threshold` as in `RadioForObjectDetection.predict`. The default
+    `threshold` is each label's own in `config.score_thresholds`, or 0.5 without these.
     """
 
     view_options = VIEW_OPTIONS
@@ -256,26 +244,25 @@ class RadioObjectDetectionPipeline(TunedThresholds, SeveralViews, ObjectDetectio
     # pyrefly: ignore[bad-override]
     def postprocess(self, model_outputs: Any, threshold: float | str = "tuned") -> Any:
         """Return the objects whose score exceeds `threshold`, a number or "tuned"."""
-        limits = self._limits(threshold)
+        limits = limits_or_default(self.model.config, threshold)
         return above(super().postprocess(model_outputs, threshold=min(limits.values())), limits)
 
 
 class RadioVideoClassificationPipeline(VideoClassificationPipeline):
     """Transformers' `video-classification` with a classifier of ours: `pipeline("video-classification", model=folder)`.
 
-    Options and results are the same. A video is whatever `RadioVideoProcessor` takes, also frames in memory. A score is
-    that of logits divided by `config.temperature`.
+    Options and results are the same. A video is anything that `RadioVideoProcessor` takes, also frames in memory.
+    Scores are those of logits divided by `config.temperature`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        Pipeline.__init__(self, *args, **kwargs)  # the base class asks for PyAV before it knows whether to read files
+        Pipeline.__init__(self, *args, **kwargs)  # the base class requires PyAV even if there are no files to read
 
     # pyrefly: ignore[bad-override]
     def _sanitize_parameters(self, function_to_apply: Reading | None = None, **kwargs: Any) -> Any:
-        asked: Any = {} if function_to_apply is None else {"function_to_apply": function_to_apply}
-        before, forward, after = super()._sanitize_parameters(**kwargs, **asked)
-        if not asked:
-            after.pop("function_to_apply", None)  # up to 5.17 a softmax where nobody asks for anything
+        before, forward, after = super()._sanitize_parameters(function_to_apply=function_to_apply, **kwargs)
+        if function_to_apply is None:
+            after.pop("function_to_apply", None)  # transformers 5.17 sets a softmax
         return before, forward, after
 
     # pyrefly: ignore[bad-override]
@@ -283,12 +270,12 @@ class RadioVideoClassificationPipeline(VideoClassificationPipeline):
         """Return the inputs of one video.
 
         Args:
-            video: Of any kind that `RadioVideoProcessor` takes.
-            num_frames: Largest number of frames to look at; `None` takes the processor's, or `NUM_FRAMES`.
-            frame_sampling_rate: Not read, frames are spread over the whole video; 1 is accepted.
+            video: Anything that `RadioVideoProcessor` takes.
+            num_frames: Largest number of frames to read; `None` takes the processor's, or `NUM_FRAMES`.
+            frame_sampling_rate: Must be 1, since the frames are spread over the whole video.
 
         Raises:
-            ValueError: If another rate is wanted.
+            ValueError: If the rate is not 1.
         """
         if frame_sampling_rate != 1:
             raise ValueError(
@@ -296,7 +283,7 @@ class RadioVideoClassificationPipeline(VideoClassificationPipeline):
             )
         processor: Any = self.video_processor
         wanted = num_frames or processor.num_frames or NUM_FRAMES
-        is_list = isinstance(video, (list, tuple))  # of frames, which transformers samples as an array only
+        is_list = isinstance(video, (list, tuple))  # transformers samples frames only from an array
         frames = torch.stack([read_image(frame, True, None) for frame in video]) if is_list else video
         inputs = processor(frames, num_frames=wanted, do_sample_frames=True, return_tensors="pt")
         return inputs.to(self.dtype)
@@ -309,9 +296,9 @@ class RadioVideoClassificationPipeline(VideoClassificationPipeline):
         """Return labels with their scores, best first.
 
         Args:
-            model_outputs: Of one video.
+            model_outputs: Those of one video.
             top_k: Largest number of labels.
-            function_to_apply: What makes scores of the logits; `None` takes that of the configuration.
+            function_to_apply: Function from logits to scores; `None` takes that of the configuration.
         """
         config: Any = self.model.config
         model_outputs["logits"] = tempered(model_outputs["logits"].float(), config)
@@ -321,31 +308,23 @@ class RadioVideoClassificationPipeline(VideoClassificationPipeline):
 class RadioZeroShotImageClassificationPipeline(AnySizeBatches, ZeroShotImageClassificationPipeline):
     """Transformers' `zero-shot-image-classification`, with the padding and the probabilities of the text tower.
 
-    Transformers' own class tells SigLIP by the model's type. Options and results are the same:
-    `pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)`. A score is the probability that
-    the text fits the image with a SigLIP tower, and that it is the one of all texts that fits with a CLIP tower.
+    Transformers' own class recognizes SigLIP by the model's type. Options and results are the same:
+    `pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)`. With a SigLIP tower a score is
+    the probability that the text fits the image; with a CLIP tower, that it is the one text among all that fits.
     """
 
     model: Any
 
     # pyrefly: ignore[bad-override]
-    def preprocess(
-        self,
-        image: Any,
-        candidate_labels: list[str] | None = None,
-        hypothesis_template: str = "This is a photo of {}.",
-        timeout: float | None = None,
-        tokenizer_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def preprocess(self, image: Any, *args: Any, tokenizer_kwargs: dict[str, Any] | None = None, **options: Any) -> Any:
         """Tokenize with truncation, and for a SigLIP tower pad to its full length; arguments as in the base class."""
         padding = {
             "padding": "max_length" if self.model.use_sigmoid else True,
             "truncation": True,
             "max_length": self.model.max_text_length,
         }
-        return super().preprocess(
-            image, candidate_labels, hypothesis_template, timeout, {**padding, **(tokenizer_kwargs or {})}
-        )
+        tokenizer_kwargs = {**padding, **(tokenizer_kwargs or {})}
+        return super().preprocess(image, *args, tokenizer_kwargs=tokenizer_kwargs, **options)
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
         """Return labels with scores in [0, 1], best first."""
@@ -354,19 +333,19 @@ class RadioZeroShotImageClassificationPipeline(AnySizeBatches, ZeroShotImageClas
         return [{"score": score, "label": label} for score, label in ranked]
 
 
-class RadioInstanceSegmentationPipeline(TunedThresholds, AnySizeBatches, ImageSegmentationPipeline):
-    """Transformers' `image-segmentation` for a model of instances: a mask for each object; masks may overlap.
+class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipeline):
+    """Transformers' `image-segmentation` for an instance segmenter: a mask for each object; masks may overlap.
 
-    `pipeline("image-segmentation", model=folder, trust_remote_code=True)`: a model opened from a folder gets this
-    class; for one in memory give it as `pipeline_class`. Options and results are those of the subtask "instance",
-    without `overlap_mask_area_threshold`, which divides a map without overlaps among the objects. There is one look at
-    an image: `tile_size` and the like are for boxes.
+    `pipeline("image-segmentation", model=folder, trust_remote_code=True)` takes this class for a model from a folder;
+    for a model in memory pass it as `pipeline_class`. Options and results are those of the subtask "instance", without
+    `overlap_mask_area_threshold`, which belongs to maps without overlaps. Each image has one view: `tile_size` and the
+    like are for boxes.
     """
 
     image_processor: RadioImageProcessor  # pyrefly: ignore[bad-override-mutable-attribute]
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Raise a `ValueError` unless it is a model of instances, told by name: a folder has its own class."""
+        """Raise a `ValueError` unless the model is an instance segmenter, by name: folders have their own classes."""
         name = type(self.model).__name__
         if name != INSTANCE_SEGMENTER:
             raise ValueError(f"`model` must be a {INSTANCE_SEGMENTER} for {type(self).__name__}, got a {name}.")
@@ -390,18 +369,18 @@ class RadioInstanceSegmentationPipeline(TunedThresholds, AnySizeBatches, ImageSe
         """Return score, label and mask of each object, the most certain first.
 
         Args:
-            model_outputs: Of one image, with its `target_size`.
+            model_outputs: Those of one image, with its `target_size`.
             subtask: "instance" or `None`.
-            threshold: Least score, in [0, 1]; "tuned" takes each label's own in `config.score_thresholds`, and 0.5
-                where there are none.
-            mask_threshold: A pixel belongs to the object where its probability exceeds this.
+            threshold: Least score, in [0, 1]; "tuned" takes each label's own in `config.score_thresholds`, or 0.5
+                without these.
+            mask_threshold: A pixel belongs to the object if its probability exceeds this.
 
         Raises:
-            ValueError: If another subtask is wanted.
+            ValueError: If the subtask is another one.
         """
         if subtask not in ("instance", None):
             raise ValueError(f"`subtask` must be 'instance' or None for a model of instances, got {subtask!r}.")
-        limits = self._limits(threshold)
+        limits = limits_or_default(self.model.config, threshold)
         (found,) = self.image_processor.post_process_instances(
             model_outputs,
             model_outputs["target_size"],

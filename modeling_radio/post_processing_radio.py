@@ -1,4 +1,4 @@
-"""Labels into the geometry of the inputs, and outputs back into that of the images."""
+"""Transforms labels to the geometry of the inputs, and outputs back to that of the original images."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,13 +18,13 @@ from .checks_radio import is_number
 
 
 IGNORED_CLASS = 255
-"""Class of pixels that do not count, as in transformers; the default of `semantic_loss_ignore_index`."""
+"""Class of ignored pixels, as in transformers; the default of `semantic_loss_ignore_index`."""
 
 Target = dict[str, Tensor]
 
 
 class Geometry(NamedTuple):
-    """Heights and widths of one image in pixels: as it came, as it was resized, and with padding."""
+    """Heights and widths of one image in pixels: original, resized, and resized with padding."""
 
     original: tuple[int, int]
     resized: tuple[int, int]
@@ -39,10 +39,10 @@ def detection_targets(
     Args:
         annotations: One for each image, in COCO's form: `{"image_id": ..., "annotations": [{"category_id": ..., "bbox":
             [left, top, width, height], ...}]}`, or `{"image_id": ..., "file_name": ..., "segments_info": [...]}`
-            (panoptic). Crowds, and boxes without area, are left out. A `segmentation` is polygons or run lengths.
+            (panoptic). Crowds and boxes without area are dropped. A `segmentation` is polygons or run lengths.
         geometries: Sizes of the images.
         masks_path: Folder of the panoptic maps that `file_name` names.
-        with_masks: Also return `masks`; `None` does for panoptic annotations only.
+        with_masks: Also return `masks`; `None` returns them for panoptic annotations only.
 
     Returns:
         For each image `class_labels` `(n,)`, `boxes` `(n, 4)`: center x, center y, width and height as shares of the
@@ -52,7 +52,7 @@ def detection_targets(
 
     Raises:
         ValueError: If an annotation is not as described.
-        ImportError: If masks are wanted of polygons, and pycocotools is not installed.
+        ImportError: If masks come from polygons and pycocotools is not installed.
     """
     annotations = [annotations] if isinstance(annotations, Mapping) else annotations
     _check_count("annotations", annotations, len(geometries))
@@ -78,10 +78,10 @@ def semantic_labels(maps: Sequence[Tensor], geometries: Sequence[Geometry], redu
     Args:
         maps: One for each image and of its original size, `(height, width)`, int64.
         geometries: Sizes of the images.
-        reduce: Class 0 is background, which does not count; all others are one less.
+        reduce: Ignore class 0, the background, and reduce all others by one.
 
     Raises:
-        ValueError: If there is not one map of the image's size for each image.
+        ValueError: If an image has no map of its size.
     """
     labels = []
     for label_map, geometry in zip(_fit_maps(maps, geometries), geometries, strict=True):
@@ -98,13 +98,13 @@ def instance_labels(
     class_of_instance: Mapping[int, int] | Sequence[Mapping[int, int]],
     reduce: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return masks and classes of the instances of each image, as transformers' universal segmentation takes them.
+    """Return masks and classes of the instances of each image in the format of transformers' universal segmentation.
 
     Args:
         maps: The instance of each pixel, as in `semantic_labels`.
         geometries: Sizes of the images.
         class_of_instance: The class of each instance, one dictionary for all images or one for each.
-        reduce: Instance 0 is background and left out; classes are one less.
+        reduce: Drop instance 0, the background, and reduce all classes by one.
 
     Returns:
         For each image masks `(n, height, width)` of the padded image, float32, 0 or 1, and classes `(n,)`, int64.
@@ -130,14 +130,14 @@ def instance_labels(
 
 
 def labeled_pixel_mask(labels: Any, pixel_values: Tensor) -> Tensor | None:
-    """Return where images are by the `size` in their labels: programs that train detectors drop `pixel_mask`.
+    """Return the pixel mask that follows from `size` in the labels: programs that train detectors drop `pixel_mask`.
 
     Args:
-        labels: As `detection_targets` makes them; others may have no `size`.
+        labels: Those of `detection_targets`; others may have no `size`.
         pixel_values: Padded images, `(batch, channels, height, width)`.
 
     Returns:
-        1 on the image and 0 on padding, `(batch, height, width)`, or `None` where labels tell of no padding.
+        1 on the image and 0 on padding, `(batch, height, width)`, or `None` if the labels indicate no padding.
     """
     height, width = pixel_values.shape[-2:]
     has_sizes = isinstance(labels, Sequence) and all(isinstance(label, Mapping) and "size" in label for label in labels)
@@ -154,18 +154,18 @@ def labeled_pixel_mask(labels: Any, pixel_values: Tensor) -> Tensor | None:
 
 
 def fill_run_lengths(counts: Any, size: Sequence[int]) -> Tensor:
-    """Return COCO's run lengths, in turn of 0 and 1 and down the columns, as pixels.
+    """Return the mask of COCO's run lengths, which alternate between 0 and 1, column by column.
 
     Args:
-        counts: Integers, or COCO's short spelling of them, a text or its bytes.
+        counts: Integers, or COCO's compressed form of them, a string or bytes.
         size: Height and width of the image.
 
     Returns:
         0 and 1, `(height, width)`, uint8.
 
     Raises:
-        ValueError: If they do not fill the image, which pycocotools does not check, or are no run lengths.
-        TypeError: If they are neither numbers nor a text.
+        ValueError: If they are no run lengths, or do not fill the image, which pycocotools does not check.
+        TypeError: If they are neither numbers nor a string.
     """
     height, width = size
     counts = counts.tolist() if isinstance(counts, Tensor) or is_numpy_array(counts) else counts
@@ -178,16 +178,16 @@ def fill_run_lengths(counts: Any, size: Sequence[int]) -> Tensor:
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
-    """Return the boxes around masks, none of which is empty.
+    """Return the bounding boxes of masks.
 
     Args:
-        masks: `(n, height, width)`.
+        masks: `(n, height, width)`, none empty.
 
     Returns:
         `(n, 4)`, float32: left, top, right and bottom edge in pixels.
     """
-    boxes = masks_to_boxes(masks) if len(masks) else masks.new_zeros(0, 4)
-    return boxes.float() + boxes.new_tensor([0, 0, 1, 1]).float()  # torchvision's end in the last pixel, not behind it
+    boxes = masks_to_boxes(masks)
+    return boxes + boxes.new_tensor([0, 0, 1, 1])  # torchvision's end at the last pixel, inclusive
 
 
 def _check_count(name: str, values: Any, count: int) -> None:
@@ -208,7 +208,7 @@ def _image_id(annotation: Mapping[str, Any], name: str) -> Tensor:
 
 
 def _entries(annotation: Mapping[str, Any], key: str, name: str) -> list[Mapping[str, Any]]:
-    """Return the list of dictionaries that an annotation holds under a key."""
+    """Return the list of dictionaries under a key of an annotation."""
     entries = annotation[key]
     if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in entries):
         raise ValueError(f"`{key}` of `{name}` must be a list of dictionaries, got {entries!s:.80}.")
@@ -216,7 +216,7 @@ def _entries(annotation: Mapping[str, Any], key: str, name: str) -> list[Mapping
 
 
 def _numbers(entries: Sequence[Mapping[str, Any]], key: str, length: int, name: str) -> list[list[float]]:
-    """Return what some entries hold under a key, `length` numbers each."""
+    """Return the numbers under a key of each entry, `length` each."""
     rows = []
     for index, entry in enumerate(entries):
         value: Any = entry.get(key)
@@ -231,23 +231,21 @@ def _numbers(entries: Sequence[Mapping[str, Any]], key: str, length: int, name: 
 
 
 def _plain(number: Any) -> Any:
-    """Return a number of numpy or torch as Python's."""
+    """Return a number of numpy or torch as a Python number."""
     return number.item() if hasattr(number, "item") else number
 
 
 def _integers(entries: Sequence[Mapping[str, Any]], key: str, name: str) -> Tensor:
-    """Return the integers that some entries hold under a key, `(n,)`, int64."""
+    """Return the integer under a key of each entry, `(n,)`, int64."""
     numbers = [number for (number,) in _numbers(entries, key, 1, name)]
     for index, number in enumerate(numbers):
-        if number != int(number) or abs(number) >= 2**53:  # where floats are no longer exact
+        if number != int(number) or abs(number) >= 2**53:  # above that floats are not exact
             raise ValueError(f"`{key}` of entry {index} of `{name}` must be an integer, got {number!r}.")
     return torch.tensor([int(number) for number in numbers], dtype=torch.long)
 
 
-def _read_objects(
-    annotation: Mapping[str, Any], name: str, size: tuple[int, int], with_masks: bool
-) -> dict[str, Tensor]:
-    """Return the objects of an image in pixels of the original, boxes by their corners."""
+def _read_objects(annotation: Mapping[str, Any], name: str, size: tuple[int, int], with_masks: bool) -> Target:
+    """Return the objects of an image in pixels of the original, boxes as corners."""
     height, width = size
     entries = [entry for entry in _entries(annotation, "annotations", name) if not entry.get("iscrowd")]
     boxes = torch.tensor(_numbers(entries, "bbox", 4, name), dtype=torch.float32).view(-1, 4)
@@ -275,7 +273,7 @@ def _read_objects(
 
 
 def _read_outline(outline: Any, size: tuple[int, int], where: str) -> Tensor:
-    """Return an object by its polygons or run lengths as pixels, 0 and 1, `(height, width)`, uint8."""
+    """Return the mask of polygons or run lengths, 0 and 1, `(height, width)`, uint8."""
     if not isinstance(outline, Mapping):
         return convert_coco_poly_to_mask([outline], *size, device=torch.device("cpu"))[0]
     try:
@@ -290,10 +288,10 @@ def _read_outline(outline: Any, size: tuple[int, int], where: str) -> Tensor:
 
 
 def _read_run_lengths(text: str | bytes) -> list[int]:
-    """Return the run lengths in COCO's short spelling.
+    """Return the run lengths of COCO's compressed form.
 
-    Each character holds 6 bits: 5 of a number, lowest first, and whether more of it follow. From the fourth on, a
-    number is the difference from the run before the last.
+    Each character holds 5 bits of a number, lowest first, and a bit that says whether the number continues. From the
+    fourth on, a number is the difference from the run before the last.
     """
     lengths: list[int] = []
     number = shift = 0
@@ -316,7 +314,7 @@ def _read_run_lengths(text: str | bytes) -> list[int]:
 
 def _read_panoptic(
     annotation: Mapping[str, Any], name: str, size: tuple[int, int], masks_path: str | Path | None, with_masks: bool
-) -> dict[str, Tensor]:
+) -> Target:
     """Return the segments of an image in pixels of the original."""
     segments = [entry for entry in _entries(annotation, "segments_info", name) if not entry.get("iscrowd")]
     ids = _integers(segments, "id", name)
@@ -345,7 +343,7 @@ def _read_panoptic_map(
     if not path.resolve().is_relative_to(folder) or not path.is_file():
         raise ValueError(f"`file_name` of `{name}` must be a file in `masks_path` ({masks_path}), got {file_name!r}.")
     red, green, blue = load_image_as_tensor(str(path)).long()
-    segments = red + 256 * green + 256**2 * blue  # as COCO writes numbers of segments
+    segments = red + 256 * green + 256**2 * blue  # COCO's encoding of segment numbers
     if segments.shape != size:
         raise ValueError(
             f"The map {file_name!r} of `{name}` must be of the image's size {size}, got {tuple(segments.shape)}."
@@ -354,7 +352,7 @@ def _read_panoptic_map(
 
 
 def _fit(target: Target, geometry: Geometry) -> Target:
-    """Return a target of the original image for the resized and padded one."""
+    """Transform a target from the original image to the resized and padded one."""
     (height, width), (resized_height, resized_width) = geometry.original, geometry.resized
     shares = target["boxes"] / torch.tensor([width, height] * 2)
     target["boxes"] = box_convert(shares, "xyxy", "cxcywh")
@@ -377,8 +375,8 @@ def _fit_maps(maps: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[Te
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return `(..., height, width)` in another size by nearest neighbor, in its own type."""
-    flat = maps.reshape(1, -1, *maps.shape[-2:]).double()  # doubles hold all numbers of instances
+    """Resize `(..., height, width)` by nearest neighbor, in its own type."""
+    flat = maps.reshape(1, -1, *maps.shape[-2:]).double()  # doubles hold all instance numbers exactly
     if not flat.numel():
         return maps.new_zeros(*maps.shape[:-2], *size)
     return F.interpolate(flat, size=size, mode="nearest-exact").view(*maps.shape[:-2], *size).to(maps.dtype)
@@ -393,14 +391,14 @@ NO_SEGMENT = -1
 
 
 def divide_pixels(masks: Tensor, least_share: float) -> Tensor:
-    """Return masks that do not overlap: each pixel goes to the first that has it.
+    """Return masks without overlaps: each pixel belongs to the first mask that has it.
 
     Args:
         masks: `(n, height, width)`, boolean, the most certain first.
-        least_share: Masks of which not more than this share is left become empty, and their pixels free again.
+        least_share: A mask that keeps at most this share of its pixels becomes empty and frees them.
 
     Returns:
-        Of the same shape.
+        Masks of the same shape.
     """
     divided = torch.zeros_like(masks)
     taken = masks.new_zeros(masks.shape[-2:])
@@ -416,11 +414,11 @@ def describe_segments(masks: Tensor, scores: Tensor, labels: Tensor, as_masks: b
     """Return the segments of one image.
 
     Args:
-        masks: `(n, height, width)`, boolean; empty ones are no segments.
+        masks: `(n, height, width)`, boolean; empty ones are dropped.
         scores: `(n,)`.
         labels: `(n,)`.
-        as_masks: Whether `segmentation` is a mask for each segment `(segments, height, width)`, or one map, where later
-            masks lie on earlier ones.
+        as_masks: Whether `segmentation` has a mask for each segment, `(segments, height, width)`. Otherwise it is one
+            map, in which later masks cover earlier ones.
     """
     kept = masks.flatten(1).any(dim=1)
     masks, scores, labels = masks[kept], scores[kept], labels[kept]
@@ -437,25 +435,25 @@ def describe_segments(masks: Tensor, scores: Tensor, labels: Tensor, as_masks: b
 
 
 def segments_of_classes(class_map: Tensor) -> dict[str, Any]:
-    """Return the classes of one image `(height, width)` as segments, numbered by their class and without a score."""
+    """Return the classes of one image `(height, width)` as segments, with the class as number and without a score."""
     found = class_map.unique().tolist()
     segments = [{"id": label, "label_id": label, "was_fused": False, "score": None} for label in found]
     return {"segmentation": class_map.to(torch.int32), "segments_info": segments}
 
 
 Reading = Literal["none", "sigmoid", "softmax"]
-"""The function that makes scores of logits, by transformers' names; "none" for the numbers of a regression."""
+"""The function from logits to scores, by transformers' names; "none" for the numbers of a regression."""
 
 
 def reading_of(config: Any) -> Reading:
-    """Return what makes scores of the logits: a single label is a yes or no, unless it is a number."""
+    """Return the function from logits to scores: a single label is binary, unless it is a regression."""
     if config.problem_type == "regression":
         return "none"
     return "sigmoid" if config.problem_type == "multi_label_classification" or config.num_labels == 1 else "softmax"
 
 
 def tempered(logits: Tensor, config: Any) -> Tensor:
-    """Return logits `(..., num_labels)` divided by the temperature of the configuration, numbers as they are."""
+    """Return logits `(..., num_labels)` divided by the configuration's temperature, except those of a regression."""
     return logits if reading_of(config) == "none" else logits / config.temperature
 
 
@@ -464,7 +462,7 @@ def class_scores(logits: Tensor, config: Any) -> Tensor:
 
     Args:
         logits: `(..., num_labels)`.
-        config: Of the classifier.
+        config: Configuration of the classifier.
 
     Returns:
         `(..., num_labels)`.
@@ -476,7 +474,7 @@ def class_scores(logits: Tensor, config: Any) -> Tensor:
 
 
 class PostProcessing:
-    """The `post_process_*` methods of `RadioImageProcessor`, where transformers' stock pipelines call them."""
+    """The `post_process_*` methods of `RadioImageProcessor`; pipelines of transformers call them."""
 
     def post_process_features(
         self,
@@ -485,7 +483,7 @@ class PostProcessing:
         pixel_mask: Tensor | None = None,
         image_grid_hw: Tensor | None = None,
     ) -> list[Tensor]:
-        """Undo the geometry for feature maps: cut the padding off and resize to each original image.
+        """Cut the padding off feature maps and resize them to the original images.
 
         Args:
             features: `(batch, channels, rows, cols)`, or `(total_patches, channels)` of packed images.
@@ -512,14 +510,14 @@ class PostProcessing:
             outputs: Has `logits` `(batch, num_classes, rows, cols)`.
             target_sizes: Height and width of each original image in pixels; `None` keeps the logits' own.
             pixel_mask: As the processor returned it with `do_pad`.
-            return_segmentation_scores: Whether to return each image's logits, too.
+            return_segmentation_scores: Also return each image's logits.
 
         Returns:
-            One integer tensor `(height, width)` per image; with scores an output of transformers that has it as
-            `segmentation`, and as `segmentation_scores` the logits there, `(num_classes, height, width)`.
+            One integer tensor `(height, width)` per image; with scores an output of transformers with this tensor as
+            `segmentation` and the logits as `segmentation_scores`, `(num_classes, height, width)`.
 
         Raises:
-            ValueError: If the outputs are those of a model of instances.
+            ValueError: If the outputs are those of an instance segmenter.
         """
         scores = self._scores_of_classes(outputs, target_sizes, pixel_mask)
         if not return_segmentation_scores:
@@ -569,7 +567,7 @@ class PostProcessing:
         target_sizes: Iterable[Sequence[int]],
         input_sizes: Iterable[Sequence[int]],
     ) -> list[Tensor]:
-        """Undo the geometry for boxes.
+        """Transform boxes to the original images.
 
         Args:
             boxes: Per image `(num_boxes, 4)`: left, top, right, bottom in pixels of `pixel_values`.
@@ -604,7 +602,7 @@ class PostProcessing:
 
         Returns:
             Per image `scores` and `labels` `(num_objects,)` and `boxes` `(num_objects, 4)`: left, top, right, bottom.
-            Padding and resizing are undone, since boxes are shares of the image without padding.
+            They fit the original image, since the model's boxes are shares of the image without padding.
         """
         return self._find_objects(outputs, threshold, target_sizes)[0]
 
@@ -622,7 +620,7 @@ class PostProcessing:
             outputs: As in `post_process_object_detection`, and `pred_masks` `(batch, num_queries, rows, cols)`.
             target_sizes: Height and width of each original image in pixels.
             threshold: Least score, in [0, 1].
-            mask_threshold: A pixel belongs to the object where its logit exceeds this.
+            mask_threshold: A pixel belongs to the object if its logit exceeds this.
             pixel_mask: As the processor returned it with `do_pad`.
 
         Returns:
@@ -633,7 +631,7 @@ class PostProcessing:
         objects, queries = self._find_objects(outputs, threshold, sizes)
         maps = _split_maps(outputs.pred_masks, pixel_mask, None)
         for found, chosen, logits, size in zip(objects, queries, maps, sizes, strict=True):
-            # One image at a time: the float maps of hundreds of queries in full size would not fit for a whole batch.
+            # One image at a time: full-size float maps of hundreds of queries for a whole batch do not fit in memory.
             found["masks"] = _resize_maps([logits[chosen]], [size])[0] > mask_threshold
         return objects
 
@@ -648,27 +646,27 @@ class PostProcessing:
         return_binary_maps: bool = False,
         pixel_mask: Tensor | None = None,
     ) -> list[dict[str, Any]]:
-        """Return the objects of each image as transformers' processors do; `post_process_instances` keeps boxes too.
+        """Return the objects of each image in transformers' format; `post_process_instances` also returns boxes.
 
         Args:
-            outputs: Has `logits` and `pred_masks`, or as `class_queries_logits` and `masks_queries_logits` the same of
-                `RadioForUniversalSegmentation`. Outputs of semantic segmentation are taken as well, since the stock
-                `image-segmentation` pipeline brings them here: each class is one segment without a score.
+            outputs: Has `logits` and `pred_masks`, or `class_queries_logits` and `masks_queries_logits` of
+                `RadioForUniversalSegmentation`. It also takes outputs of semantic segmentation, which the
+                `image-segmentation` pipeline of transformers passes: each class is a segment without a score.
             threshold: Least score, in [0, 1].
-            mask_threshold: A pixel belongs to the object where its probability exceeds this.
-            overlap_mask_area_threshold: In a map, where each pixel goes to the most certain object, objects of which
-                not more than this share is left are dropped.
+            mask_threshold: A pixel belongs to the object if its probability exceeds this.
+            overlap_mask_area_threshold: In a map each pixel belongs to the most certain object; objects that keep at
+                most this share of their pixels are dropped.
             target_sizes: Height and width of each original image in pixels; `None` keeps the masks' own.
-            return_coco_annotation: Give the map as run lengths, a list for each segment, background first.
-            return_binary_maps: Give a mask for each object instead, which may overlap.
+            return_coco_annotation: Return the map as run lengths, a list for each segment, background first.
+            return_binary_maps: Return a mask for each object instead of a map; masks may overlap.
             pixel_mask: As the processor returned it with `do_pad`.
 
         Returns:
-            Per image `segmentation`, `(height, width)`, int32, the `id` of each pixel's segment or -1, or as asked for;
-            and `segments_info`, for each segment its `id`, `label_id`, `score` and `was_fused` (False).
+            Per image `segmentation`, `(height, width)`, int32, the `id` of each pixel's segment or -1, or the chosen
+            form; and `segments_info`, for each segment its `id`, `label_id`, `score` and `was_fused` (False).
 
         Raises:
-            ValueError: If a share is not in [0, 1], or two forms are wanted at once.
+            ValueError: If a share is not in [0, 1], or if both forms are chosen.
         """
         if return_coco_annotation and return_binary_maps:
             raise ValueError("`return_binary_maps` must be False with `return_coco_annotation`, got True.")
@@ -699,7 +697,7 @@ class PostProcessing:
     def _restore(
         self, maps: Tensor, target_sizes: Iterable[Sequence[int]] | None, pixel_mask: Tensor | None
     ) -> list[Tensor]:
-        """Return each image's map without padding, `(channels, height, width)`; no target sizes keep the map's own."""
+        """Return each image's map without padding, `(channels, height, width)`, in its own size without targets."""
         if target_sizes is None:
             return _split_maps(maps, pixel_mask, None)
         return self.post_process_features(maps, target_sizes, pixel_mask)
@@ -707,7 +705,7 @@ class PostProcessing:
     def _find_objects(
         self, outputs: Any, threshold: float, target_sizes: Iterable[Sequence[int]] | None
     ) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
-        """Return what `post_process_object_detection` does, and for each image the queries that saw the objects."""
+        """Return the results of `post_process_object_detection`, and for each image the queries of the objects."""
         ranked = [_rank_objects(logits, threshold) for logits in outputs.logits]
         queries = [image_queries for _, _, image_queries in ranked]
         corners = box_convert(outputs.pred_boxes, "cxcywh", "xyxy")
@@ -727,9 +725,8 @@ def _check_share(name: str, share: float) -> None:
 
 
 def _field(outputs: Any, *names: str) -> Any:
-    """Return the first of some fields that outputs have; they come from models, pipelines and other programs."""
-    present = [getattr(outputs, name) for name in names if getattr(outputs, name, None) is not None]
-    return present[0] if present else None
+    """Return the first of the named fields that the outputs of any model or program have, or `None`."""
+    return next((getattr(outputs, name) for name in names if getattr(outputs, name, None) is not None), None)
 
 
 def _split_maps(features: Tensor, pixel_mask: Tensor | None, image_grid_hw: Tensor | None) -> list[Tensor]:
@@ -754,13 +751,13 @@ def _split_maps(features: Tensor, pixel_mask: Tensor | None, image_grid_hw: Tens
 
 
 def _resize_maps(maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Return each map `(channels, rows, cols)` in its size; maps of one shape and one size are resized at once."""
+    """Resize each map `(channels, rows, cols)` to its size; maps of one shape and one size are resized together."""
     groups = defaultdict(list)
     for index, (image_map, size) in enumerate(zip(maps, sizes, strict=True)):
         groups[image_map.shape[1:], size].append(index)
     resized: dict[int, Tensor] = {}
     for (_, size), indices in groups.items():
-        # Channels stand in the batch axis, the only one that may be empty: an image without objects has no masks.
+        # Channels become the batch axis, the only one that may be empty: an image without objects has no masks.
         joined = torch.cat([maps[index] for index in indices]).unsqueeze(1)
         joined = F.interpolate(joined, size=size, mode="bilinear", align_corners=False).squeeze(1)
         resized |= zip(indices, joined.split([len(maps[index]) for index in indices]), strict=True)
@@ -768,9 +765,9 @@ def _resize_maps(maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> li
 
 
 def _rank_objects(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return score, class and query of one image's objects; a query may stand for several classes.
+    """Return score, class and query of one image's objects; a query may have several classes.
 
-    As in the deformable DETR family the best `num_queries` pairs of query and class compete.
+    As in the deformable DETR family, the best `num_queries` pairs of query and class compete.
     """
     num_queries, num_classes = logits.shape
     scores, pairs = logits.float().sigmoid().flatten().topk(num_queries)
@@ -780,7 +777,7 @@ def _rank_objects(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Ten
 
 
 def _to_size_list(sizes: Iterable[Sequence[int]], count: int, name: str) -> list[tuple[int, int]]:
-    """Return heights and widths as integers, one pair for each of `count` images; a tensor of sizes is one too."""
+    """Return heights and widths as integers, one pair for each of `count` images; `sizes` may be a tensor."""
     pairs = [(int(height), int(width)) for height, width in sizes]
     if len(pairs) != count:
         raise ValueError(f"`{name}` must have one (height, width) for each of the {count} images, got {len(pairs)}.")

@@ -29,7 +29,7 @@ from .image_processing_radio import (
 )
 
 
-# transformers' readers of files, the first that is installed reads.
+# Video readers of transformers, best first.
 _READERS = {"torchcodec": is_torchcodec_available, "pyav": is_av_available}
 
 
@@ -45,23 +45,23 @@ class RadioVideoProcessor(BaseVideoProcessor):
     r"""Turns clips into `pixel_values_videos` `(batch, frames, 3, height, width)` for RADIO: RGB floats in [0, 1].
 
     A clip is a list of PIL images, an array or a tensor of frames (channels first or last), the path of a file or a
-    URL. Sizes, rounding and filter are those of `RadioImageProcessor`, so that a frame has the pixels that it has as an
-    image, and like it this class never normalizes: the model does. The model repeats the last frame where a clip does
-    not fill its temporal patches. Files need torchcodec or PyAV (`pip install av`).
+    URL. Sizes, rounding and filter are those of `RadioImageProcessor`, so a frame gets the same pixels as an image. The
+    processor never normalizes, because the model does. The model repeats the last frame if a clip does not fill its
+    temporal patches. Files need torchcodec or PyAV (`pip install av`).
 
     Args:
         size: As in `RadioImageProcessor`.
         patch_size: Side of the model's patch in pixels.
         size_divisor: Round sides to multiples of this instead of the patch.
         max_img_size: Longest side that the model accepts, in pixels.
-        do_sample_frames: Take some of a clip's frames, evenly spread: `num_frames` of them, or all where it has fewer,
-            or `fps` for each of its seconds. Without, all are taken.
-        num_frames: Largest number of frames that are taken.
-        fps: Frames that are taken of each second; an array needs `video_metadata` for it.
+        do_sample_frames: Sample a clip's frames evenly: at most `num_frames`, or `fps` frames per second. Otherwise
+            take all frames.
+        num_frames: Largest number of sampled frames.
+        fps: Sampled frames per second; an array needs `video_metadata` for it.
         resample: Filter for resizing, always antialiased.
 
     Raises:
-        ValueError: On any clip or option that cannot give valid pixels; the message says what to change.
+        ValueError: On a clip or option that cannot give valid pixels; the message says what to change.
     """
 
     valid_kwargs = RadioVideoProcessorKwargs
@@ -87,7 +87,7 @@ class RadioVideoProcessor(BaseVideoProcessor):
 
     def __init__(self, **kwargs: Any) -> None:
         known = self.valid_kwargs.__annotations__
-        # A folder without settings of its own for clips lends those of its images.
+        # In a folder without settings for clips transformers passes those for images.
         check_spelling(kwargs, {*known, *RadioImageProcessor.valid_kwargs.__annotations__}, type(self).__name__)
         settings = {name: value for name, value in kwargs.items() if name in known or name.endswith("_type")}
         check_settings({name: value for name, value in settings.items() if value is not None})
@@ -96,7 +96,7 @@ class RadioVideoProcessor(BaseVideoProcessor):
 
     @classmethod
     def from_model_config(cls, config: RadioConfig, **overrides: Any) -> "RadioVideoProcessor":
-        """Return the processor that fits a model: its patch, its largest side and its preferred resolution.
+        """Return the processor for a model, with its patch, largest side and preferred resolution.
 
         Args:
             config: The model's configuration.
@@ -106,15 +106,15 @@ class RadioVideoProcessor(BaseVideoProcessor):
 
     # pyrefly: ignore[bad-override]  (options by name only)
     def preprocess(self, videos: Any, **settings: Any) -> BatchFeature:
-        """Return the model's inputs for one or more clips; calling the processor is the same.
+        """Return the model's inputs for one or more clips; a call of the processor does the same.
 
         Args:
             videos: See the class.
             settings: Any option of the class, for this call, and `return_tensors`.
 
         Raises:
-            TypeError: On an option that does not exist.
-            ValueError: On a clip or option that cannot be right; it is named.
+            TypeError: On an unknown option.
+            ValueError: On an invalid clip or option, which the message names.
         """
         known = self.valid_kwargs.__annotations__
         unknown = [name for name in settings if name not in known and name != "return_tensors"]
@@ -128,8 +128,8 @@ class RadioVideoProcessor(BaseVideoProcessor):
         """Return the positions of the frames to take, ascending; see the class.
 
         Raises:
-            ValueError: If both `num_frames` and `fps` are given, or `fps` of a clip whose own is unknown, or a file
-            does not tell its frames.
+            ValueError: If both `num_frames` and `fps` are given, if `fps` is given but that of the clip is unknown, or
+                if a file does not state its number of frames.
         """
         if metadata.total_num_frames < 1:
             raise ValueError("`videos` must hold files that tell how many frames they have, such as MP4; one does not.")
@@ -145,7 +145,7 @@ class RadioVideoProcessor(BaseVideoProcessor):
 
     # pyrefly: ignore[bad-override]
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
-        """Read files with torchcodec or PyAV; arguments and answer are those of the base class.
+        """Read files with torchcodec or PyAV; arguments and results are those of the base class.
 
         Raises:
             ValueError: If neither is installed.
@@ -163,7 +163,7 @@ class RadioVideoProcessor(BaseVideoProcessor):
     def _prepare_input_videos(
         self, videos: Any, do_convert_rgb: bool | None = None, input_data_format: Any = None, device: Any = None
     ) -> list[Tensor]:
-        """Return each clip as `(frames, channels, height, width)`, its frames read as images are."""
+        """Return each clip as `(frames, channels, height, width)`; frames are read in the same way as images."""
         clips = [[read_image(frame, bool(do_convert_rgb), input_data_format) for frame in video] for video in videos]
         if do_convert_rgb:
             clips = [[_to_rgb(frame) for frame in clip] for clip in clips]
@@ -175,12 +175,12 @@ class RadioVideoProcessor(BaseVideoProcessor):
 
     # pyrefly: ignore[bad-override]  (options by name only)
     def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
-        check_settings({name: kwargs[name] for name in kwargs if name not in ("video_metadata",)})
+        check_settings({name: value for name, value in kwargs.items() if name != "video_metadata"})
         check_together({**kwargs, "do_pad": False, "do_pack": False})
 
     # pyrefly: ignore[bad-override]  (options by name only)
     def _preprocess(self, videos: list[Tensor], return_tensors: Any = None, **settings: Any) -> BatchFeature:
-        if settings.get("do_convert_rgb"):  # transformers 5.17 says so here, later ones where clips are read
+        if settings.get("do_convert_rgb"):  # transformers 5.17; later versions pass it to `_prepare_input_videos`
             videos = [torch.stack([_to_rgb(frame) for frame in video]) for video in videos]
         full_scale = 1 / settings["rescale_factor"] if settings["do_rescale"] else 1.0
         clips = [resize_images(self, check_values(video, full_scale), settings) for video in videos]
@@ -200,7 +200,7 @@ class RadioVideoProcessor(BaseVideoProcessor):
 
 
 def _read_pil_frames(videos: Any) -> Any:
-    """Return clips as they were given, but those in lists of PIL images as arrays of RGB, as images are read.
+    """Return the given clips, with lists of PIL images as RGB tensors.
 
     Raises:
         ValueError: If the frames of a clip differ in size.
@@ -218,11 +218,11 @@ def _read_pil_frames(videos: Any) -> Any:
 
 
 def _to_rgb(frame: Tensor) -> Tensor:
-    """Return a frame in RGB on white: 1 of floats that do not exceed it, and else 255, to which 16 bits are scaled."""
+    """Return a frame in RGB. White is 1 for floats of at most 1, otherwise 255; 16 bits are scaled to 255."""
     if frame.dtype == torch.uint16:
         frame = check_values(frame, 255.0)
     return to_rgb(frame, 1.0 if frame.is_floating_point() and frame.amax() <= 1 else 255.0)
 
 
-# `save_pretrained` then copies this file and names it in `auto_map`, also when it runs as remote code.
+# With this `save_pretrained` copies this file and names it in `auto_map`, also when it runs as remote code.
 RadioVideoProcessor.register_for_auto_class("AutoVideoProcessor")

@@ -1,7 +1,7 @@
-"""Zero-shot tasks: an adaptor's summary or patches beside texts that its teacher's text tower encodes.
+"""Zero-shot tasks: an adaptor's summary or patches are compared with texts from its teacher's text tower.
 
-Text towers are built from configuration: those of SigLIP, SigLIP2 and CLIP, and a sentence encoder, a text model of
-transformers with the mean of its tokens and one linear layer.
+The configuration describes the text tower: that of SigLIP, SigLIP2 or CLIP, or a sentence encoder: a text model of
+transformers with mean pooling and a linear layer.
 """
 
 import copy
@@ -35,7 +35,7 @@ from .outputs_radio import RadioZeroShotOutput, to_map
 
 
 CLIP_LOGIT_SCALE = 2.6592
-"""Logarithm of what cosines are multiplied by, as transformers' CLIPConfig has it: a temperature of 0.07."""
+"""Logarithm of the factor on cosines, as in transformers' `CLIPConfig`: a temperature of 0.07."""
 
 
 class SentenceTowerConfig(PreTrainedConfig):
@@ -45,12 +45,12 @@ class SentenceTowerConfig(PreTrainedConfig):
         encoder: Configuration of the text model, of a type that transformers itself has; it runs no remote code.
         projection_dim: Width of the embeddings.
         max_position_embeddings: Longest text in tokens.
-        logit_scale_init_value: Logarithm of what cosines of images and texts are multiplied by.
+        logit_scale_init_value: Logarithm of the factor on cosines of images and texts.
     """
 
     model_type = "sentence_encoder"
     sub_configs = {"encoder": AutoConfig}  # pyrefly: ignore[bad-override]
-    has_no_defaults_at_init = True  # earlier transformers would build one without an encoder to compare with
+    has_no_defaults_at_init = True  # older versions of transformers otherwise build one without an encoder to compare
 
     encoder: dict[str, Any] | PreTrainedConfig | None = None
     projection_dim: int = 512
@@ -58,30 +58,26 @@ class SentenceTowerConfig(PreTrainedConfig):
     logit_scale_init_value: float = CLIP_LOGIT_SCALE
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if not isinstance(self.encoder, PreTrainedConfig):
-            self.encoder = _read_encoder(self.encoder)
+        values: Any = self.encoder
+        if not isinstance(values, PreTrainedConfig):
+            model_type = values.get("model_type") if isinstance(values, dict) else None
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(
+                    "`text_tower.encoder` must be the configuration of a text model of transformers, with its "
+                    f"`model_type`, got {model_type if isinstance(values, dict) else values!r}. Take config.json of "
+                    "the sentence encoder."
+                )
+            self.encoder = AutoConfig.for_model(**values)
         super().__post_init__(**kwargs)
 
 
-def _read_encoder(values: Any) -> PreTrainedConfig:
-    """Return the configuration of a text model."""
-    model_type = values.get("model_type") if isinstance(values, dict) else None
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(
-            "`text_tower.encoder` must be the configuration of a text model of transformers, with its `model_type`, "
-            f"got {model_type if isinstance(values, dict) else values!r}. Take config.json of the sentence encoder."
-        )
-    return AutoConfig.for_model(**values)
-
-
 class SentenceTower(PreTrainedModel):
-    """Sentences in the space of an image adaptor; see `forward`.
+    """Encodes sentences into the space of an image adaptor; see `forward`.
 
-    A sentence is the mean of the encoder's last hidden states over its tokens, made a unit vector as
-    sentence-transformers do, and then mapped linearly. The map is what was learned from pairs of both spaces; it stands
-    on this side, so that images are compared with texts as with those of any other tower, and since maps from texts to
-    images make fewer texts the neighbors of everything than those from images to texts
-    (https://arxiv.org/abs/1507.00825).
+    It averages the encoder's last hidden states over the tokens, makes the mean a unit vector, as sentence-transformers
+    does, and applies a linear map that was learned from pairs of both spaces. The map is on the side of the texts, so
+    images are compared with them as with those of any other tower. Such a map also leads to fewer texts that are near
+    all images than a map from images to texts does (https://arxiv.org/abs/1507.00825).
     """
 
     config_class = SentenceTowerConfig
@@ -93,7 +89,7 @@ class SentenceTower(PreTrainedModel):
     def __init__(self, config: SentenceTowerConfig) -> None:
         super().__init__(config)
         encoder: Any = config.encoder
-        # Not in the type that its own configuration names: `dtype` of `from_pretrained` is for the whole model.
+        # The encoder's own configuration may name another type, but the whole model has that of `from_pretrained`.
         self.encoder = AutoModel.from_config(encoder, dtype=torch.get_default_dtype())
         self.projection = nn.Linear(encoder.hidden_size, config.projection_dim)
         self.post_init()
@@ -106,7 +102,7 @@ class SentenceTower(PreTrainedModel):
 
         Args:
             encoder: As `AutoModel` opens it.
-            projection: From its hidden states to the space of an adaptor's summary.
+            projection: Maps its hidden states into the space of an adaptor's summary.
             max_length: Longest text in tokens.
             logit_scale: As `logit_scale_init_value`.
 
@@ -142,14 +138,14 @@ class SentenceTower(PreTrainedModel):
 
         Args:
             input_ids: Tokens, `(num_texts, length)`.
-            attention_mask: 1 on tokens, 0 on padding; `None` takes every token but the encoder's padding token.
-            position_ids: Positions of the tokens, `(num_texts, length)`; `None` counts them.
-            output_hidden_states: Also return those of the encoder.
-            output_attentions: Also return its attention weights.
-            return_dict: Accepted and passed over: outputs are by name.
+            attention_mask: 1 on tokens, 0 on padding; `None` masks the encoder's padding token.
+            position_ids: Positions of the tokens, `(num_texts, length)`; `None` numbers them in order.
+            output_hidden_states: Also return the encoder's hidden states.
+            output_attentions: Also return the encoder's attention weights.
+            return_dict: Ignored: the output always has names.
 
         Returns:
-            `pooler_output` `(num_texts, projection_dim)`, not normalized, beside the encoder's own outputs.
+            `pooler_output` `(num_texts, projection_dim)`, not normalized, and the encoder's own outputs.
         """
         if attention_mask is None:
             padding = self.encoder.config.pad_token_id
@@ -216,10 +212,10 @@ class TextTowerKind:
     Attributes:
         config_class: Class of its configuration.
         model_class: Class of the tower.
-        width_field: Where its configuration has the width of the embeddings.
-        use_sigmoid: Each text for itself (SigLIP: sigmoid, with a bias) instead of one of all (CLIP: softmax). SigLIP's
-            towers read the last position, so that texts must be padded to their full length.
-        family: What the names of its teachers' adaptors have in them; `None` where any adaptor may be the one.
+        width_field: Field of its configuration with the width of the embeddings.
+        use_sigmoid: Whether each text has a probability of its own (SigLIP: sigmoid, with a bias) or those of all texts
+            sum to 1 (CLIP: softmax). SigLIP's towers read the last position, so texts must be padded to full length.
+        family: Word in the names of its teachers' adaptors; `None` if any adaptor may fit.
     """
 
     config_class: type[PreTrainedConfig]
@@ -239,10 +235,10 @@ TEXT_TOWERS = {
 
 
 class MissingTextTowerError(LookupError):
-    """A folder without texts was opened for them.
+    """The folder has no text tower.
 
-    No `ValueError`: at one of these transformers' pipelines go on with the native backbone, and stop for want of a
-    tokenizer, with words about sentencepiece.
+    This is no `ValueError`: after one of those, transformers' pipelines try the native backbone, find no tokenizer, and
+    fail with a message about sentencepiece.
     """
 
 
@@ -251,7 +247,7 @@ def text_tower_kind(config: RadioConfig) -> TextTowerKind:
 
     Raises:
         MissingTextTowerError: If there is none.
-        ValueError: If it is of no known kind.
+        ValueError: If its kind is unknown.
     """
     if config.text_tower is None:
         raise MissingTextTowerError(
@@ -265,12 +261,12 @@ def text_tower_kind(config: RadioConfig) -> TextTowerKind:
 
 
 def text_tower_config(config: RadioConfig) -> Any:
-    """Return `config.text_tower` as transformers' configuration; errors as of `text_tower_kind`."""
+    """Return `config.text_tower` as transformers' configuration; raises the errors of `text_tower_kind`."""
     return text_tower_kind(config).config_class.from_dict(config.text_tower or {})
 
 
 def tower_attention(kind: TextTowerKind, implementation: str) -> str:
-    """Return the attention implementation of a tower: the backbone's, or sdpa where the tower lacks that."""
+    """Return the attention implementation of a tower: the backbone's, or sdpa if the tower does not support that."""
     is_flash = is_flash_attention_requested(requested_attention_implementation=implementation)
     lacks_flash = is_flash and not kind.model_class._supports_flash_attn
     lacks_flex = implementation == "flex_attention" and not kind.model_class._supports_flex_attn
@@ -281,7 +277,7 @@ def fill_templates(class_name: str, templates: Sequence[str]) -> list[str]:
     """Return one prompt for each template.
 
     Raises:
-        ValueError: If there is no template, or one does not have the placeholder `{}` exactly once.
+        ValueError: If there is no template, or one does not hold the placeholder `{}` exactly once.
     """
     if not templates:
         raise ValueError("`templates` must have at least one, got none. Give '{}' for the class name alone.")
@@ -292,7 +288,7 @@ def fill_templates(class_name: str, templates: Sequence[str]) -> list[str]:
 
 
 TextSource = SiglipModel | Siglip2Model | CLIPModel | SentenceTower
-"""Whose texts: a teacher with both towers, or a sentence encoder with a map into an adaptor's space."""
+"""Source of a text tower: a teacher with both towers, or a sentence encoder with a map into an adaptor's space."""
 
 
 def take_text_tower(source: TextSource) -> Any:
@@ -314,18 +310,11 @@ def take_text_tower(source: TextSource) -> Any:
     return tower
 
 
-def take_logit_scale(source: TextSource) -> Tensor:
-    """Return the logarithm of what cosines are multiplied by, a scalar."""
-    if isinstance(source, SentenceTower):
-        return torch.tensor(source.config.logit_scale_init_value)
-    return source.logit_scale.detach().reshape(())
-
-
 def check_text_adaptor(config: RadioConfig, width: int) -> RadioAdaptorConfig:
     """Return the adaptor of the text tower's teacher.
 
     Raises:
-        ValueError: If none is named, or it is not as wide as the texts.
+        ValueError: If the configuration names none, or its summary is not as wide as the texts.
     """
     if config.text_adaptor is None:
         raise ValueError(f"`text_adaptor` of the configuration must name an adaptor, got None. {_widths(config)}")
@@ -339,10 +328,10 @@ def check_text_adaptor(config: RadioConfig, width: int) -> RadioAdaptorConfig:
 
 
 def find_text_adaptor(config: RadioConfig) -> str:
-    """Return the one adaptor of the text tower's family and width.
+    """Return the name of the only adaptor of the text tower's family and width.
 
     Raises:
-        ValueError: If there is none, or more than one.
+        ValueError: If none fits, or several do.
     """
     kind = text_tower_kind(config)
     width = text_tower_config(config).to_dict()[kind.width_field]
@@ -369,9 +358,8 @@ def _widths(config: RadioConfig) -> str:
 
 DenseSource = Literal["summary_head", "features"]
 
-# Where training starts: CLIP's temperature of 0.07 (https://arxiv.org/abs/2103.00020, section 2.5), and SigLIP's of 0.1
-# with a bias of -10, since most pairs do not match (https://arxiv.org/abs/2303.15343, section 3.2).
-_CLIP_LOGIT_SCALE = 2.6592
+# Initial values. CLIP has a temperature of 0.07 (https://arxiv.org/abs/2103.00020, section 2.5). SigLIP has one of 0.1
+# and a bias of -10, since most pairs do not match (https://arxiv.org/abs/2303.15343, section 3.2).
 _SIGLIP_LOGIT_SCALE = 2.3026
 _SIGLIP_LOGIT_BIAS = -10.0
 
@@ -379,10 +367,10 @@ _SIGLIP_LOGIT_BIAS = -10.0
 class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     """RADIO with a text tower in the space of one adaptor; see `forward`, `embed_classes` and `segment`.
 
-    `config.text_tower` is the tower's configuration, `config.text_adaptor` the adaptor whose summary lives in the space
-    of the tower's texts: the tower is that of the adaptor's teacher, or a sentence encoder with a map into that
-    teacher's space (`SentenceTower`). The folder's tokenizer canonicalizes texts by itself where the teacher needs it:
-    without, NVIDIA measured SigLIP2 to lose 12 points of accuracy (https://github.com/NVlabs/RADIO/pull/142).
+    `config.text_tower` is the tower's configuration. `config.text_adaptor` names the adaptor whose summary is in the
+    space of the texts: the tower is that of the adaptor's teacher, or a sentence encoder with a map into that teacher's
+    space (`SentenceTower`). The folder's tokenizer canonicalizes texts if the teacher needs it: NVIDIA measured that
+    SigLIP2 otherwise loses 12 points of accuracy (https://github.com/NVlabs/RADIO/pull/142).
 
     Examples:
         >>> model = AutoModelForZeroShotImageClassification.from_pretrained(folder, trust_remote_code=True)
@@ -416,7 +404,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, RadioForZeroShotImageClassification):
-            init.constant_(module.logit_scale, _CLIP_LOGIT_SCALE if module.logit_bias is None else _SIGLIP_LOGIT_SCALE)
+            init.constant_(module.logit_scale, CLIP_LOGIT_SCALE if module.logit_bias is None else _SIGLIP_LOGIT_SCALE)
             if module.logit_bias is not None:
                 init.constant_(module.logit_bias, _SIGLIP_LOGIT_BIAS)
 
@@ -429,10 +417,10 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
 
         Args:
             radio: The backbone with the adaptor.
-            text_source: The adaptor's teacher as transformers has it, whose image tower is not used, or a
-                `SentenceTower`, which maps a sentence encoder's texts into the teacher's space.
-            text_adaptor: Which adaptor is the teacher's; `None` takes the one with a summary as wide as the tower's
-                texts, and with the family of a SigLIP or CLIP in its name.
+            text_source: The adaptor's teacher as transformers' model, of which the image tower is not used, or a
+                `SentenceTower` with a map into the teacher's space.
+            text_adaptor: Name of the teacher's adaptor; `None` takes the only one whose summary is as wide as the texts
+                and whose name holds "siglip" or "clip" if the tower is of that family.
 
         Raises:
             ValueError: If the source is of another kind, or no adaptor or several fit.
@@ -445,24 +433,28 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             model = cls(config)
         model.radio_model.load_state_dict(radio.radio_model.state_dict(), assign=True)
         model.text_tower = tower
-        model.logit_scale = nn.Parameter(take_logit_scale(text_source))
+        if isinstance(text_source, SentenceTower):
+            logit_scale = torch.tensor(text_source.config.logit_scale_init_value)
+        else:
+            logit_scale = text_source.logit_scale.detach().reshape(())
+        model.logit_scale = nn.Parameter(logit_scale)
         if isinstance(text_source, (SiglipModel, Siglip2Model)):
             model.logit_bias = nn.Parameter(cast(Tensor, text_source.logit_bias).detach().reshape(()))
         return model.train(radio.training)
 
     @property
     def use_sigmoid(self) -> bool:
-        """Whether each text is judged for itself (SigLIP), or one of all is right (CLIP)."""
+        """Whether each text has a probability of its own (SigLIP), or those of all texts sum to 1 (CLIP)."""
         return self.logit_bias is not None
 
     @property
     def usual_dense_source(self) -> DenseSource:
-        """Where patches are among texts, for `segment`: in the dense features beside a sentence encoder's texts."""
+        """The usual `source` for `segment`: "features" with a sentence encoder, otherwise "summary_head"."""
         return "features" if isinstance(self.text_tower, SentenceTower) else "summary_head"
 
     @property
     def max_text_length(self) -> int:
-        """Longest text in tokens; for a SigLIP tower the length that all texts are padded to."""
+        """Longest text in tokens; a SigLIP tower needs all texts padded to it."""
         return self.text_tower.config.max_position_embeddings
 
     @can_return_tuple
@@ -485,23 +477,23 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         Args:
             input_ids: Tokens of the texts, `(num_texts, length)`; for a SigLIP tower padded to `max_text_length`.
             pixel_values: RGB images in [0, 1], `(num_images, channels, height, width)`, as in `RadioModel.forward`.
-            attention_mask: 1 on tokens, 0 on padding. SigLIP was trained without.
+            attention_mask: 1 on tokens, 0 on padding. SigLIP was trained without a mask.
             return_loss: Also return the teacher's contrastive loss; image and text of one index are a pair.
             window_size: As in `RadioModel.forward`.
             pixel_mask: As in `RadioModel.forward`.
-            position_ids: Positions of the tokens in the text tower, `(num_texts, length)`; `None` counts them.
-            output_hidden_states: As in `RadioModel.forward`, of the text tower too.
-            output_attentions: As in `RadioModel.forward`, and of the text tower, which gives none but with
+            position_ids: Positions of the tokens in the text tower, `(num_texts, length)`; `None` numbers them in
+                order.
+            output_hidden_states: As in `RadioModel.forward`, also for the text tower.
+            output_attentions: As in `RadioModel.forward`, also for the text tower, which returns weights only with
                 `attn_implementation="eager"`.
-            text_embeds: In place of `input_ids` what `embed_texts` or `embed_classes` returned, `(num_texts,
-                text_dim)`.
+            text_embeds: Output of `embed_texts` or `embed_classes`, `(num_texts, text_dim)`, instead of `input_ids`.
             kwargs: As in `RadioModel.forward`.
 
         Returns:
             `RadioZeroShotOutput`.
 
         Raises:
-            ValueError: If images are missing, texts are missing, too long or given twice, or the loss is wanted of
+            ValueError: If images are missing, if texts are missing, too long or given twice, or if the loss gets
                 unequal numbers of images and texts; otherwise as `RadioModel.forward`.
         """
         check_call_arguments(self, kwargs)
@@ -517,7 +509,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         has_more = images.hidden_states is not None or images.attentions is not None
         image_embeds = _normalize(cast(Tensor, images.pooler_output))
         text_embeds = _normalize(cast(Tensor, texts.pooler_output))
-        text_embeds = text_embeds.to(image_embeds)  # towers may be on different devices, and texts of an earlier call
+        text_embeds = text_embeds.to(image_embeds)  # towers may be on different devices
         logits_per_text = self._to_logits(text_embeds @ image_embeds.t())
         return RadioZeroShotOutput(
             loss=self._contrastive_loss(logits_per_text) if return_loss else None,
@@ -605,7 +597,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         """Return embeddings of tokenized texts, `(num_texts, text_dim)`: NVIDIA's name for `get_text_features`.
 
         Args:
-            texts: Tokens `(num_texts, length)`, or what the tokenizer returned; its mask is not read.
+            texts: Tokens `(num_texts, length)`, or the tokenizer's output, whose mask is not read.
             normalize: Return unit vectors.
         """
         input_ids = texts if isinstance(texts, Tensor) else texts["input_ids"]
@@ -614,7 +606,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
 
     @torch.no_grad()
     def embed_texts(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Return unit vectors of texts, `(num_texts, text_dim)`, with the padding that the tower was trained with.
+        """Return unit vectors of texts, `(num_texts, text_dim)`; they get the padding of the tower's training.
 
         Args:
             tokenizer: The folder's.
@@ -635,8 +627,8 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
                 max_length=self.max_text_length,
                 return_tensors="pt",
             )
-            # No mask: SigLIP was trained without, CLIP reads the end token, which attends to nothing after it, and a
-            # sentence encoder's tower knows its padding token.
+            # No mask: SigLIP was trained without one, CLIP reads the end token, which attends to no later token, and
+            # `SentenceTower` masks the padding token itself.
             output = self.get_text_features(tokens["input_ids"].to(self.device), return_dict=True)
             embeds.append(cast(Tensor, output.pooler_output))
         return _normalize(torch.cat(embeds))
@@ -648,13 +640,13 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         templates: Sequence[str] = SIMPLE_TEMPLATES,
         batch_size: int = 256,
     ) -> Tensor:
-        """Return one unit vector per class: the mean of its prompts' unit vectors, `(num_classes, text_dim)`.
+        """Return a unit vector for each class, the mean over its prompts' unit vectors, `(num_classes, text_dim)`.
 
         Args:
             tokenizer: The folder's.
             class_names: For example `["tabby cat", "goldfish"]`.
-            templates: Prompts with the placeholder `{}`; `text_radio` has `PLAIN_TEMPLATES`, `SIMPLE_TEMPLATES` and
-                `OPENAI_TEMPLATES`.
+            templates: Prompts with the placeholder `{}`; `zero_shot_radio` has `PLAIN_TEMPLATES`, `SIMPLE_TEMPLATES`
+                and `OPENAI_TEMPLATES`.
             batch_size: Prompts per forward pass of the tower.
 
         Raises:
@@ -680,19 +672,19 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         Args:
             pixel_values: As in `forward`.
             text_embeds: One vector per class, `(num_classes, text_dim)`, as `embed_classes` returns them.
-            source: Where a patch gets its place among the texts. "summary_head" applies the adaptor's summary head to
-                patch tokens, as NaRADIO and RADSeg do by hand: class tokens and patch tokens share a space, and the
-                patches of SigLIP and CLIP themselves are not aligned with texts, since their pooling comes after them.
+            source: How patches are mapped into the space of the texts. "summary_head" applies the adaptor's summary
+                head to patch tokens, as NaRADIO and RADSeg do: class tokens and patch tokens share a space, but the
+                patches of SigLIP and CLIP themselves are not aligned with texts, since they precede the pooling.
                 "features" takes the adaptor's dense features, for a teacher whose patches are aligned.
             window_size: As in `RadioModel.forward`.
             pixel_mask: As in `RadioModel.forward`; the post-processing cuts padding off.
 
         Returns:
             `logits` `(num_images, num_classes, rows, cols)`: similarities of patches and texts, scaled as in `forward`.
-            `RadioImageProcessor.post_process_semantic_segmentation` makes a label map of them.
+            `RadioImageProcessor.post_process_semantic_segmentation` turns them into label maps.
 
         Raises:
-            ValueError: If `source` is unknown or has another width than the texts; otherwise as `forward`.
+            ValueError: If `source` is unknown, or its width is not that of the texts; otherwise as `forward`.
 
         References:
             RayFronts (NaRADIO), https://arxiv.org/abs/2504.06994; RADSeg, https://arxiv.org/abs/2511.19704
@@ -711,19 +703,15 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     ) -> Tensor:
         """Return the patches in the space of the texts, `(num_images, text_dim, rows, cols)`; see `segment`."""
         check_choice("source", source, get_args(DenseSource))
-        if source == "features":
-            return self._dense_features(pixel_values, window_size)
-        passed = self.radio_model(pixel_values, window_size=window_size)
-        return to_map(self._align(self.radio_model.patch_features(passed.tokens)), passed.grid)
-
-    def _dense_features(self, pixel_values: Tensor, window_size: WindowSize) -> Tensor:
         adaptor, width = self.image_adaptor, self.text_width
-        if adaptor.feature_dim != width:
+        if source == "features" and adaptor.feature_dim != width:
             raise ValueError(
                 f"`feature_dim` of adaptor {adaptor.name!r} must be {width}, the width of the texts, for "
                 f"`source='features'`, got {adaptor.feature_dim}. Use 'summary_head'."
             )
         passed = self.radio_model(pixel_values, window_size=window_size)
+        if source == "summary_head":
+            return to_map(self._align(self.radio_model.patch_features(passed.tokens)), passed.grid)
         output = self.radio_model.read_out(passed, [adaptor.name], "NCHW")
         return cast(dict[str, Any], output.adaptors)[adaptor.name].features
 
