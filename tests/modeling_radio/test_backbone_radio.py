@@ -39,15 +39,6 @@ def test_keeps_the_blocks_behind_the_maps(stages, blocks):
     assert len(hidden_states) == 5
 
 
-def test_the_configuration_can_ask_for_tuples():
-    backbone = RadioBackbone(RadioConfig.from_preset("radio-test", return_dict=False)).eval()
-    batch = torch.rand(1, 3, 32, 48)
-    with torch.no_grad():
-        (maps,) = backbone(batch)
-        expected = backbone(batch, return_dict=True).feature_maps
-    assert torch.equal(maps[0], expected[0])
-
-
 def test_opens_the_folder_of_a_full_model(tmp_path):
     adaptors = [{"name": "dino_v3", "feature_dim": 8, "hidden_size": 8}]
     model = RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors))

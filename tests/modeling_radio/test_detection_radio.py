@@ -12,7 +12,6 @@ from comparisons import assert_same_weights
 from PIL import Image
 from processor_cases import detections
 from releases import needs_exporter
-from safetensors.torch import load_file
 from task_models import images, tiny_config
 from torch import nn
 from torch.export import Dim
@@ -200,24 +199,6 @@ def test_evaluation_loss_counts_one_group_of_queries():
         torch.testing.assert_close(several(batch, labels=some_labels()).loss, expected)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
-@pytest.mark.parametrize("use_reentrant", [False, True])
-def test_gradient_checkpointing_gives_equal_gradients(use_reentrant):
-    model = RadioForObjectDetection(tiny_config())
-    batch = detection_images()
-    gradients = []
-    for enable in (False, True):
-        if enable:
-            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
-            model.train()
-        model.zero_grad()
-        torch.manual_seed(0)
-        model(batch, labels=some_labels()).loss.backward()
-        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=1e-6)
-
-
 def test_autocast_leaves_the_detector_in_float32(model):
     model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -247,19 +228,6 @@ def test_quantizers_leave_the_detector_in_float32(options, model, tmp_path):
 
 
 # Saving and opening
-
-
-def test_save_and_load(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    assert set(load_file(tmp_path / "model.safetensors")) == set(model.state_dict())
-    again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert_same_weights(again, model)
-    batch = detection_images()
-    with torch.no_grad():
-        torch.testing.assert_close(again(batch).logits, model(batch).logits, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(again(batch).pred_boxes, model(batch).pred_boxes, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("model_class", MODELS)

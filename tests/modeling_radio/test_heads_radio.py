@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from comparisons import assert_same_weights
 from releases import needs_exporter
 from task_models import SIZE, build, images, tiny_config
 from torch import nn
@@ -86,17 +85,6 @@ def backbone_folder(tmp_path_factory):
     return folder
 
 
-def test_save_and_load_give_equal_outputs(head, tmp_path):
-    model = head.build()
-    model.save_pretrained(tmp_path)
-    loaded, info = head.model_class.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(info.values())
-    assert_same_weights(loaded, model)
-    batch = images()
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(batch)[head.output], model(batch)[head.output], rtol=1e-6, atol=1e-6)
-
-
 def test_opens_the_folder_of_a_backbone_with_adaptors(head, backbone_folder):
     options = {"num_labels": NUM_LABELS, "dpt_hidden_size": 16, **head.fields}
     model, info = head.model_class.from_pretrained(backbone_folder, output_loading_info=True, **options)
@@ -156,56 +144,6 @@ def test_a_plain_model_opens_the_folder_of_a_head(head, backbone_folder, tmp_pat
     assert not info["missing_keys"]
 
 
-def test_the_given_configuration_stays_as_it_is(head):
-    config = head.config(adaptors=ADAPTORS)
-    assert head.model_class(config).config.adaptors == []
-    assert [adaptor["name"] for adaptor in config.adaptors] == ["dino_v3"]
-
-
-def test_every_parameter_gets_a_gradient(head):
-    model = head.build(use_final_norm=True).train()
-    model(images(), labels=head.labels()).loss.backward()
-    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
-
-
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
-@pytest.mark.parametrize("window_size", [None, 2])
-def test_gradient_checkpointing_changes_nothing(head, window_size):
-    model, batch, labels = head.build(vitdet_num_global=2).train(), images(), head.labels()
-    gradients = []
-    for enable in (False, True):
-        if enable:
-            model.gradient_checkpointing_enable()
-        model.zero_grad()
-        torch.manual_seed(0)
-        model(batch, labels=labels, window_size=window_size).loss.backward()
-        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def test_bfloat16_is_finite(head):
-    model = head.build().to(torch.bfloat16)
-    out = model(images().to(torch.bfloat16), labels=head.labels())
-    assert out[head.output].dtype == torch.bfloat16
-    assert out[head.output].isfinite().all()
-    assert out.loss.isfinite()
-    out.loss.backward()
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-def test_a_model_of_inference_mode_can_be_trained_moved_and_saved(head, backbone_folder, tmp_path):
-    with torch.inference_mode():
-        built = head.build()
-        opened = head.model_class.from_pretrained(backbone_folder, **head.fields)
-        built(images())
-    for model in (built, opened):
-        model.train()(images())[head.output].sum().backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-        model.to(torch.float64).save_pretrained(tmp_path)
-        assert model.eval()(images().double())[head.output].isfinite().all()
-
-
 def test_windows(head):
     model, batch = head.build(vitdet_num_global=2), images()
     with torch.no_grad():
@@ -214,41 +152,6 @@ def test_windows(head):
         torch.testing.assert_close(model(batch)[head.output], windowed, rtol=0, atol=0)
     assert plain.shape == windowed.shape
     assert not torch.equal(plain, windowed)
-
-
-def test_batch_row_equals_single_row(head):
-    model, batch = head.build(), images()
-    with torch.no_grad():
-        torch.testing.assert_close(model(batch)[head.output][:1], model(batch[:1])[head.output], rtol=0, atol=1e-5)
-
-
-def test_hidden_states_and_attentions_only_on_request(head):
-    model, batch = head.build(), images()
-    model.set_attn_implementation("eager")
-    plain = model(batch)
-    assert plain.hidden_states is None
-    assert plain.attentions is None
-    full = model(batch, output_hidden_states=True, output_attentions=True)
-    assert len(full.hidden_states) == 5
-    assert len(full.attentions) == 4
-    torch.testing.assert_close(model(batch, return_dict=False)[0], plain[head.output], rtol=0, atol=1e-6)
-
-
-@torch.no_grad()
-def test_no_value_is_looked_at_without_labels(head):
-    model = head.build().to("meta")
-    assert model(images().to("meta"), window_size=2)[head.output].is_meta
-
-
-def test_the_configuration_can_ask_for_tuples(head):
-    model, batch = head.build(return_dict=False), images()
-    with torch.no_grad():
-        (output,) = model(batch)
-        loss, again = model(batch, labels=head.labels())
-        expected = model(batch, return_dict=True)[head.output]
-    assert loss.ndim == 0
-    torch.testing.assert_close(output, expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(again, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -281,10 +281,6 @@ def call_model(request):
     return build(request.param)
 
 
-def test_every_class_is_here():
-    assert {EVERY_MODEL[name][0] for name in CLASSES} == {model_class for model_class, _ in EVERY_MODEL.values()}
-
-
 @torch.no_grad()
 def test_what_others_add_changes_nothing(call_model):
     batch = images()

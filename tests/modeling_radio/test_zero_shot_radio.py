@@ -241,18 +241,6 @@ def test_probabilities_are_sigmoid_or_softmax(pair):
     torch.testing.assert_close(pair.model.probabilities(logits), torch.tensor(expected))
 
 
-def test_saved_folder_opens_with_equal_weights(pair, tmp_path):
-    pair.model.save_pretrained(tmp_path)
-    again, info = RadioForZeroShotImageClassification.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert_same_weights(again, pair.model)
-    pixels, texts = torch.rand(1, 3, 64, 64), random_texts(2)
-    with torch.no_grad():
-        for expected, actual in zip(pair.model(texts, pixels).to_tuple(), again(texts, pixels).to_tuple(), strict=True):
-            torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
-
-
 def test_saved_folder_opens_as_the_plain_model(model, radio, tmp_path):
     model.save_pretrained(tmp_path)
     plain, info = RadioModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -270,32 +258,6 @@ def test_plain_model_of_a_packed_folder_is_saved_without_the_tower(model, tmp_pa
     assert (config.text_tower, config.text_adaptor) == (None, None)
     assert "zero-shot-image-classification" not in config.to_diff_dict()["custom_pipelines"]
     assert config.adaptor_configs == model.config.adaptor_configs
-
-
-def test_every_parameter_gets_a_gradient(pair):
-    used = f"radio_model.adaptors.{pair.model.config.text_adaptor}.head_mlp"
-    pair.model(random_texts(3), torch.rand(3, 3, 64, 64), return_loss=True).loss.backward()
-    missing = [
-        name
-        for name, parameter in pair.model.named_parameters()
-        if parameter.grad is None and (not name.startswith("radio_model.adaptors.") or name.startswith(used))
-    ]
-    assert missing == []
-
-
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
-def test_gradient_checkpointing_changes_no_gradient(pair):
-    model, texts, pixels = pair.model.train(), random_texts(2), torch.rand(2, 3, 64, 64)
-    gradients = []
-    for is_checkpointed in (False, True):
-        if is_checkpointed:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.zero_grad()
-        torch.manual_seed(1)
-        model(texts, pixels, return_loss=True).loss.backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
-    for plain, checkpointed in zip(*gradients, strict=True):
-        torch.testing.assert_close(checkpointed, plain)
 
 
 def test_bfloat16_is_near_float32(pair):

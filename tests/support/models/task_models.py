@@ -1,4 +1,4 @@
-"""What tests of the task models share: tiny configurations of them, and images."""
+"""Tiny models of every public class and every shape of network, and images for them."""
 
 from typing import Any
 
@@ -60,6 +60,52 @@ def build(name: str) -> RadioPreTrainedModel:
     """Return a tiny random one of `EVERY_MODEL`, in evaluation mode."""
     model_class, fields = EVERY_MODEL[name]
     return model_class(tiny_config(**fields)).eval()
+
+
+NETWORK_ADAPTORS = [
+    {"name": "siglip2-g", "summary_dim": 24, "feature_dim": 20, "hidden_size": 40, "feature_head": "attention"},
+    {"name": "dino_v3", "token_index": 1, "summary_dim": 16, "feature_dim": 16, "hidden_size": 40},
+    {"name": "sam3", "token_index": 2, "feature_dim": 8, "hidden_size": 40, "upsample_factor": 2},
+]
+SAM_V1 = {
+    "name": "sam",
+    "token_index": 0,
+    "summary_dim": 12,
+    "feature_dim": 8,
+    "hidden_size": 40,
+    "mlp_version": "v1",
+}
+TINY_NETWORK: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "max_img_size": 256,
+    "mlp_ratio": 4.0,
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "radio_v2": {"preset": "radio_v2.5-h", "num_registers": 0, "use_cropped_positions": False, "adaptors": [SAM_V1]},
+    "radio_v2.5": {"preset": "radio_v2.5-l", "use_feature_normalizer": True, "num_intermediate_normalizers": 4},
+    "radio_v2.5-g": {"preset": "radio_v2.5-g", "max_img_size": 224, "vitdet_num_global": 2, "adaptors": [SAM_V1]},
+    "c-radio_v3": {"preset": "c-radio_v3-h", "use_layer_scale": True},
+    "c-radio_v4": {"preset": "c-radio_v4-h"},
+    "c-radio_v4-1d": {
+        "preset": "c-radio_v4-1d-h",
+        "downscale_levels": [2],
+        "decoder_depth": 2,
+        "decoder_upscale_levels": [1],
+        "filler_grid_size": 8,
+        "qk_norm": True,
+        "use_final_norm": True,
+    },
+}
+"""By name each shape of network that the presets have, with tiny sizes."""
+
+
+def build_network(name: str, **overrides: Any) -> RadioModel:
+    """Return a tiny random model with one of `NETWORKS` and three adaptors, in evaluation mode."""
+    fields = {**TINY_NETWORK, "adaptors": NETWORK_ADAPTORS, **NETWORKS[name], **overrides}
+    fields["adaptors"] = [{**adaptor, "feature_num_attention_heads": 4} for adaptor in fields["adaptors"]]
+    return RadioModel(RadioConfig.from_preset(fields.pop("preset"), **fields)).eval()
 
 
 def tensors_of(output: Any) -> list[torch.Tensor]:

@@ -137,10 +137,10 @@ def test_only_the_installed_code_travels(model_folder):
     with pytest.raises(UnfitError, match=r"differ from the installed code: evil_radio\.py\."):
         check_code(published(model_folder))
     (model_folder / "evil_radio.py").unlink()
-    code = model_folder / "network_radio.py"
+    code = model_folder / "layers_radio.py"
     code.write_text(code.read_text() + "\n")
     (model_folder / "heads_radio.py").unlink()
-    with pytest.raises(UnfitError, match=r"heads_radio\.py, network_radio\.py"):
+    with pytest.raises(UnfitError, match=r"heads_radio\.py, layers_radio\.py"):
         check_code(published(model_folder))
 
 

@@ -64,9 +64,8 @@ def test_an_adaptor_without_a_summary_answers_mosaics(folder):
 
 
 def test_the_cells_of_an_adaptor_that_upsamples_are_averaged_to_patches(folder, tmp_path):
-    config = RadioConfig.from_pretrained(folder)
-    config.adaptors = [config.adaptors[0] | {"name": "fine", "upsample_factor": 2}]
-    RadioModel(config).save_pretrained(tmp_path)
+    adaptor = RadioConfig.from_pretrained(folder).adaptors[0] | {"name": "fine", "upsample_factor": 2}
+    RadioModel(RadioConfig.from_pretrained(folder, adaptors=[adaptor])).save_pretrained(tmp_path)
     teacher, pixel_values = build(tmp_path, adaptor_name="fine"), torch.rand(1, 3, 48, 32)
     finer = RadioModel.from_pretrained(tmp_path).eval()(pixel_values, feature_format="NCHW").adaptors["fine"].features
     assert finer.shape == (1, 10, 12, 8)
@@ -158,9 +157,8 @@ def test_what_cannot_be_its_teacher_is_one_clear_line(folder, tmp_path):
 
 
 def test_an_adaptor_of_a_summary_alone_is_refused(folder, tmp_path):
-    config = RadioConfig.from_pretrained(folder)
-    config.adaptors = [config.adaptors[0] | {"feature_dim": None}]
-    RadioModel(config).save_pretrained(tmp_path)
+    adaptor = RadioConfig.from_pretrained(folder).adaptors[0] | {"feature_dim": None}
+    RadioModel(RadioConfig.from_pretrained(folder, adaptors=[adaptor])).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"`adaptor_name` must be of one with dense features, got 'teacher_a'"):
         build(tmp_path, adaptor_name="teacher_a")
 

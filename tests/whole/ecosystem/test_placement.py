@@ -1,4 +1,4 @@
-"""Models over several devices, in memory and on disk, and as the graphs that torch makes of them."""
+"""Models over several devices, in memory and on disk, and as traces."""
 
 import contextlib
 import json
@@ -9,10 +9,8 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from reference_cases import REFERENCE
-from releases import needs_compiler
 from task_models import ADAPTORS, EVERY_MODEL, build, images, tensors_of
 from tiny_radio1d import build_radio1d
-from torch.export import Dim
 from transformers.integrations.accelerate import get_balanced_memory
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
@@ -212,30 +210,3 @@ def test_traces_the_zero_shot_model(zero_shot):
     traced = torch.jit.trace(zero_shot, (TOKENS, images(2)), strict=False)
     batch = images(3)
     assert_same_outputs(traced(TOKENS, batch), zero_shot(TOKENS, batch), atol=1e-6)
-
-
-FIXED_SIZE = {"detector", "instance segmenter", "universal segmenter"}
-"""RF-DETR in transformers writes the size of its maps into the graph."""
-
-
-@pytest.mark.slow
-@torch.no_grad()
-@pytest.mark.parametrize("name", EVERY_MODEL)
-def test_exports_for_any_batch_and_size(name):
-    model = build(name)
-    rows, cols = Dim("rows", min=3, max=16), Dim("cols", min=3, max=16)
-    sizes = {} if name in FIXED_SIZE else {2: 16 * rows, 3: 16 * cols}
-    program = torch.export.export(
-        model, (images(2),), dynamic_shapes={"pixel_values": {0: Dim("batch", min=1, max=8), **sizes}}
-    )
-    batch = images(3) if name in FIXED_SIZE else images(3, (64, 112))
-    assert_same_outputs(program.module()(batch), model(batch), atol=2e-6)
-
-
-@needs_compiler
-@torch.no_grad()
-def test_zero_shot_model_compiles_without_a_graph_break(zero_shot):
-    torch.compiler.reset()
-    compiled = torch.compile(zero_shot, fullgraph=True, backend="aot_eager")
-    batch = images()
-    assert_same_outputs(compiled(TOKENS, batch), zero_shot(TOKENS, batch), atol=2e-6)
