@@ -22,9 +22,9 @@ import transformers
 
 from benchmarks.measuring import MeasuringSettings
 from benchmarks.page import write_page
-from foundation.command_line import Command
-from foundation.errors import UserError
-from foundation.fields import OneOf
+from core.command_line import Command
+from core.errors import UserError
+from core.settings import OneOf
 
 
 class Case(NamedTuple):

@@ -37,20 +37,19 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from benchmarks.measuring import MeasuringSettings, Row, Turns, report, take_turns
-from foundation.packages.fetching import cache_dir
+from core.packages import cache_dir
 from modeling_radio import RadioImageProcessor
 from training.data.decoding import EncodedImage, UnusableImageError, image_size
-from training.demo_kit.assets import load_demo_assets
-from training.distillation.inputs import load_teachers
+from training.data.training_images import build_training_images
+from training.demo.assets import load_demo_assets
+from training.distillation.build import load_teachers
 from training.recipe import Recipe, load_recipe
 from training.student.build import student_patch_size
-from training.targets.cache.feature_cache import IMAGES_PER_FORWARD, TeacherAnswers
-from training.targets.cache.formats import FORMATS as STORED_FORMATS
-from training.targets.cache.formats import Entries, FeatureFormat
-from training.views.batches import Batch, BatchPlan
-from training.views.images import build_training_images
-from training.views.loading import PartitionStreams, build_view_loader
-from training.views.regions import STUDENT, Sight
+from training.targets.feature_cache import FORMATS as STORED_FORMATS
+from training.targets.feature_cache import IMAGES_PER_FORWARD, Entries, FeatureFormat, TeacherAnswers
+from training.views.crops import STUDENT, Sight
+from training.views.loaders import PartitionStreams, build_view_loader
+from training.views.plan import Batch, BatchPlan
 
 
 OURS = "ours"

@@ -18,13 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from foundation.fields import OneOf
-from foundation.files import write_text
-from foundation.machine.hardware import processor_name, versions_of
-from foundation.machine.memory import peak_memory_mb
-from foundation.machine.timing import Name
-from foundation.settings import Settings, require
-from foundation.tables import markdown
+from core.files import write_text
+from core.machine import peak_memory_mb, processor_name, versions_of
+from core.settings import OneOf, Settings, require
+from core.tables import markdown
+from core.timing import Name
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import check_multiple
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.measuring import RESULTS, ROOT, Result, Row, Rows, load_results, table_of
-from foundation.files import write_text
+from core.files import write_text
 
 
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -36,7 +36,7 @@ from benchmarks.measuring import (
     report,
     take_step_turns,
 )
-from training.teachers.run_modes.featsharp import FeatSharp, UpsamplerConfig, save_upsampler
+from training.teachers.featsharp import FeatSharp, UpsamplerConfig, save_upsampler
 
 
 OURS = "ours"

@@ -22,15 +22,13 @@ from conversion.from_nvidia import convert, read_label, save
 from conversion.release.agreement import ParityError, compare_outputs
 from conversion.release.cases import Cases, open_images, pixels_of, plan_cases, read_size
 from conversion.release.processes import Answers, Question, ask
-from foundation.command import one_line_warnings
-from foundation.command_line import Command
-from foundation.errors import check_choice
-from foundation.fields import Spelling, read_names
-from foundation.files import check_output, scratch_folder, write_text
-from foundation.machine.hardware import describe_machine, versions_of
-from foundation.settings import Settings
-from foundation.tables import markdown
-from foundation.trust import foreign_code
+from core.command_line import Command, one_line_warnings
+from core.errors import check_choice
+from core.files import check_output, scratch_folder, write_text
+from core.machine import describe_machine, versions_of
+from core.settings import Settings, Spelling, read_names
+from core.tables import markdown
+from core.trust import foreign_code
 from model_cards.parity import FILE, Cost, Parity
 from model_cards.rendering import render_part
 from modeling_radio import RadioConfig

@@ -26,12 +26,10 @@ from conversion.verification import (
     largest_difference,
     list_unchecked,
 )
-from foundation.checkpoints import MODEL_FOLDER
-from foundation.command import one_line_warnings
-from foundation.command_line import Command
-from foundation.fields import Spelling, read_names
-from foundation.files import check_output, write_folder
-from foundation.settings import Settings, SettingsError
+from core.checkpoints import MODEL_FOLDER
+from core.command_line import Command, one_line_warnings
+from core.files import check_output, write_folder
+from core.settings import Settings, SettingsError, Spelling, read_names
 from model_cards.build import write_card
 from model_cards.kinds.converted import Conversion
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel

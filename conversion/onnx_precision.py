@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from conversion.graphs.files import write_graph
-from foundation.files import scratch_folder
+from core.files import scratch_folder
 
 
 Precision = Literal["fp16", "int8"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import modeling_radio
 from conversion.from_nvidia import convert
-from foundation.checkpoints import open_checkpoint, read_config
-from foundation.errors import first_few
-from foundation.files import check_output
+from core.checkpoints import open_checkpoint, read_config
+from core.errors import first_few
+from core.files import check_output
 from modeling_radio import RadioModel
 from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.nvidia.folder import check_fit
@@ -60,7 +60,7 @@ def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
         The model in evaluation mode.
 
     Raises:
-        ValueError: If it is quantized, or as `foundation.checkpoints.open_checkpoint`.
+        ValueError: If it is quantized, or as `core.checkpoints.open_checkpoint`.
     """
     config = read_config(checkpoint)
     if "args" in config:

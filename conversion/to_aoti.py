@@ -17,10 +17,9 @@ from conversion.graphs.models import FlatModel
 from conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
 from conversion.graphs.settings import GraphSettings
 from conversion.opening import check_file_output
-from foundation.command import one_line_warnings
-from foundation.command_line import Command
-from foundation.files import write_file
-from foundation.interruption import raised_signals
+from core.command_line import Command, one_line_warnings
+from core.files import write_file
+from core.interruption import raised_signals
 
 
 DEFAULT_TOLERANCE = 1e-3

@@ -15,10 +15,9 @@ from conversion.nvidia.keys import TrainingFileLayout, training_file_key
 from conversion.nvidia.radio1d import radio1d_arguments, radio1d_key
 from conversion.nvidia.source import ERADIO_ARGUMENTS, PICKLES
 from conversion.opening import check_file_output, open_model
-from foundation.command import one_line_warnings
-from foundation.command_line import Command
-from foundation.files import write_file
-from foundation.settings import Settings
+from core.command_line import Command, one_line_warnings
+from core.files import write_file
+from core.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
 from modeling_radio.nvidia.arguments import check_arguments, check_source

@@ -16,10 +16,9 @@ from conversion.graphs.parity import Parity, compare_graph, print_parities, requ
 from conversion.graphs.settings import GraphSettings
 from conversion.onnx_precision import LEAST_COSINE, Precision, convert_precision
 from conversion.opening import check_file_output, open_model
-from foundation.command import one_line_warnings
-from foundation.command_line import Command
-from foundation.files import scratch_folder, write_beside
-from foundation.settings import require
+from core.command_line import Command, one_line_warnings
+from core.files import scratch_folder, write_beside
+from core.settings import require
 from modeling_radio import RadioModel
 
 

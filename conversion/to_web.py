@@ -16,12 +16,10 @@ from conversion.web.precision import PrecisionChoice
 from conversion.web.runtime import BUILDS, find_runtime
 from conversion.web.site import SITE, Sample, check_samples, describe_model
 from conversion.web.texts import open_texts
-from foundation.checkpoints import read_config, with_windowed_blocks
-from foundation.command import one_line_warnings
-from foundation.command_line import Command
-from foundation.fields import Spelling, read_names
-from foundation.files import check_output, write_folder
-from foundation.settings import Settings
+from core.checkpoints import read_config, with_windowed_blocks
+from core.command_line import Command, one_line_warnings
+from core.files import check_output, write_folder
+from core.settings import Settings, Spelling, read_names
 from modeling_radio.zero_shot_radio import DenseSource
 
 

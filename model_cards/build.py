@@ -13,11 +13,11 @@ from typing import Any
 
 from huggingface_hub import CardData, ModelCard
 
-from foundation.command_line import Command
-from foundation.files import write_text
-from foundation.settings import Settings
-from foundation.tables import markdown
-from foundation.trust import check_named_code
+from core.command_line import Command
+from core.files import write_text
+from core.settings import Settings
+from core.tables import markdown
+from core.trust import check_named_code
 from model_cards.heritage import Heritage
 from model_cards.kinds.adapters import build_adapter_card, is_adapter
 from model_cards.kinds.converted import Conversion, build_converted_card

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict
 
-from foundation.files import write_text
+from core.files import write_text
 from model_cards.results import Source
 from model_cards.typed_json import load_typed
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from foundation.errors import did_you_mean
+from core.errors import did_you_mean
 from model_cards.results import Source
 
 

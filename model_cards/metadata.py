@@ -12,9 +12,9 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 
-from foundation.errors import check_choice
-from foundation.files import write_text
-from foundation.tables import one_line
+from core.errors import check_choice
+from core.files import write_text
+from core.tables import one_line
 from model_cards.licenses import License
 from model_cards.results import STUDENT, Measurement, Results
 from modeling_radio import RadioConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from foundation.files import write_text
+from core.files import write_text
 from model_cards.typed_json import load_typed
 
 

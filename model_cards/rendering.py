@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from foundation.fields import read_yaml
-from foundation.tables import one_line
+from core.settings import read_yaml
+from core.tables import one_line
 from model_cards.metadata import pipeline_tag
 from model_cards.parameters import count_parameters
 from modeling_radio import RadioConfig

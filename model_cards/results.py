@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
-from foundation.files import write_text
-from foundation.tables import markdown, plain_cell
+from core.files import write_text
+from core.tables import markdown, plain_cell
 from model_cards.typed_json import load_typed
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 
-from foundation.command_line import Command
-from foundation.files import write_text
-from foundation.settings import Settings
+from core.command_line import Command
+from core.files import write_text
+from core.settings import Settings
 
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from foundation.command_line import Command
+from core.command_line import Command
 from training.recipe import Recipe, RecipeCommand, list_recipes
 
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from transformers.utils import logging as transformers_logging
 
-from foundation.command_line import Command
-from foundation.files import write_file
-from foundation.ranks import rank_and_count
+from core.command_line import Command
+from core.files import write_file
+from core.ranks import rank_and_count
 from model_cards.results import build_tables
 from training.evaluation.report import report_sections, write_report
 from training.evaluation.run import run_evaluations
 from training.evaluation.settings import EvaluationSettings
-from training.pictures.curves import TOKENS, figure_over_counts, values_by_tokens
+from training.figures.progress import TOKENS, figure_over_counts, values_by_tokens
 from training.recipe import Recipe
 
 

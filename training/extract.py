@@ -9,9 +9,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from foundation.command_line import Command
-from foundation.output_lock import sole_run
-from foundation.ranks import rank_and_count
+from core.command_line import Command
+from core.files import sole_run
+from core.ranks import rank_and_count
 from training.extraction.settings import ExtractionSettings
 
 
@@ -35,7 +35,7 @@ def _extract(settings: ExtractionSettings) -> None:
         _search(settings)
         return
     from model_cards.build import check_model_id
-    from training.extraction.description import finish
+    from training.extraction.card import finish
     from training.extraction.run import extract, open_extraction
 
     settings.chosen_license()  # what is wrong with these would be said in the end only

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from foundation.command_line import Command
+from core.command_line import Command
 from training.finetuning.settings import FinetuneSettings
 
 

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from foundation.command_line import Command
-from training.planning.cards import choose_cards
-from training.planning.plan import Plan
-from training.planning.report import describe
+from core.command_line import Command
+from training.planning.costs import choose_cards
+from training.planning.plan import Plan, describe
 from training.recipe import Recipe, RecipeCommand
 
 
@@ -32,7 +31,7 @@ class PlanSettings(RecipeCommand):
 
     Attributes:
         gpus: Number of GPUs.
-        gpu: Name of a card: one of `training.planning.cards.CARDS`, or any with both numbers; None for all of these.
+        gpu: Name of a card: one of `training.planning.costs.CARDS`, or any with both numbers; None for all of these.
         peak_tflops: Dense bfloat16 operations per second of that card, in 10^12; None for the known one's.
         memory_gib: Memory of that card; None for the known one's.
         mfu: Share of a card's peak that the run is assumed to reach.

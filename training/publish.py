@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from foundation.command_line import Command
-from foundation.settings import Settings
+from core.command_line import Command
+from core.settings import Settings
 
 
 class PublishSettings(Settings):
@@ -54,8 +54,7 @@ def _publish(settings: PublishSettings) -> None:
 
     from model_cards.build import check_model_id
     from training.publishing.checks import check_publication
-    from training.publishing.folders import read_folder
-    from training.publishing.upload import publish
+    from training.publishing.publication import publish, read_folder
 
     check_model_id(settings.model_id)
     check_model_id(settings.base)

@@ -14,34 +14,41 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from foundation.errors import check_choice, did_you_mean, first_few
-from foundation.fields import read_yaml
-from foundation.seeds import derive_seed
-from foundation.settings import Settings, load, marked, merged, require, without
-from training.recipe_sections.base import INDECISIVE, STAGELESS, RecipeError, RecipeSection
-from training.recipe_sections.images import DataRecipe, PartitionRecipe, ViewsRecipe
-from training.recipe_sections.losses import LossRecipe, MesaRecipe, StandardizationRecipe
-from training.recipe_sections.networks import StudentRecipe, TeacherRecipe
-from training.recipe_sections.optimization import (
-    DampRecipe,
-    EmaRecipe,
-    OptimizerRecipe,
-    ScheduleRecipe,
-    SpectralRecipe,
-)
-from training.recipe_sections.teaching import (
+from core.errors import check_choice, did_you_mean, first_few
+from core.seeds import derive_seed
+from core.settings import Settings, load, marked, merged, read_yaml, require, without
+from training.recipe_sections import (
+    INDECISIVE,
+    STAGELESS,
     BalancingRecipe,
     BalancingTimes,
+    CheckpointsRecipe,
     ContrastiveRecipe,
+    DampRecipe,
+    DataRecipe,
+    EmaRecipe,
+    ExportRecipe,
+    LoggingRecipe,
+    LossRecipe,
+    MesaRecipe,
+    OptimizerRecipe,
+    PartitionRecipe,
+    RecipeError,
+    RecipeSection,
     Role,
+    ScheduleRecipe,
+    SpectralRecipe,
+    StandardizationRecipe,
+    StudentRecipe,
     TapsRecipe,
+    TeacherRecipe,
+    ViewsRecipe,
 )
-from training.recipe_sections.watching import CheckpointsRecipe, ExportRecipe, LoggingRecipe
 
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 _BESIDE = ("config.json", "run.txt")
-"""Files of a checkpoint and of a run, see `foundation.output_lock`."""
+"""Files of a checkpoint and of a run, see `core.files`."""
 
 
 class Recipe(RecipeSection):

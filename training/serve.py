@@ -22,9 +22,9 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from foundation.command_line import Command
-from foundation.interruption import limit_unwinding, raised_signals
-from foundation.settings import Settings
+from core.command_line import Command
+from core.interruption import limit_unwinding, raised_signals
+from core.settings import Settings
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
 
 

@@ -1,13 +1,10 @@
-"""FeatSharp's training: views of an image that must agree, the loop, and what the result is worth.
-
-A fine map, seen through views of the image, is to be what the teacher says of these views; see
-`training.teachers.run_modes.featsharp` for the network.
-"""
+"""Train FeatSharp for a frozen teacher: finer features, from tiles of the image."""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,35 +16,36 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from foundation.checked_tensors import CheckedTensors, load_optimizer_tensors, optimizer_tensors, save_tensors
-from foundation.errors import check_choice
-from foundation.files import check_output, remove_partial, write_file, write_text
-from foundation.interruption import StopRequest, TrainingDivergedError
-from foundation.output_lock import sole_run
-from foundation.seeds import make_generator
-from foundation.settings import differences
-from foundation.tables import markdown
+from core.checked_tensors import CheckedTensors, load_optimizer_tensors, optimizer_tensors, save_tensors
+from core.command_line import Command
+from core.errors import check_choice
+from core.files import check_output, remove_partial, sole_run, write_file, write_text
+from core.interruption import StopRequest, TrainingDivergedError
+from core.seeds import make_generator
+from core.settings import differences
+from core.tables import markdown
 from training.data.decoding import to_tensor
 from training.data.image_table import SPLITS, Images, Split
 from training.data.sources import DEMO_SOURCES
-from training.demo_kit.assets import load_demo_assets
-from training.demo_kit.drawing import load_pixel_bank
-from training.pictures.columns import Column, draw_columns, photograph_column
-from training.pictures.features import fit_pca_basis, pca_colors
+from training.data.training_images import build_images, build_training_images
+from training.demo.assets import load_demo_assets
+from training.demo.images import load_pixel_bank
+from training.figures.features import Column, draw_columns, fit_pca_basis, pca_colors, photograph_column
 from training.recipe import DataRecipe, Recipe, RecipeCommand, RecipeError, TeacherRecipe, decisive_part
-from training.targets.cache.forecast import size_words
-from training.teachers.answers import resample_features, resize_images
+from training.targets.feature_cache import size_words
 from training.teachers.base import Teacher
-from training.teachers.registry import place_teacher, teacher_of_recipe, upsampled_teacher
-from training.teachers.run_modes.featsharp import (
+from training.teachers.featsharp import (
     MIN_SCALE,
     FeatSharp,
     UpsampledTeacher,
     UpsamplerConfig,
+    add_detail,
+    cut_tiles,
     save_upsampler,
+    stitch_tiles,
 )
-from training.teachers.run_modes.tile_upsampling import add_detail, cut_tiles, stitch_tiles
-from training.views.images import build_images, build_training_images
+from training.teachers.outputs import resample_features, resize_images
+from training.teachers.registry import place_teacher, teacher_of_recipe, upsampled_teacher
 
 
 MIN_SHARE = 0.5  # our choice: a view shows at least half of each side, so at twice the size nothing is enlarged
@@ -643,7 +641,7 @@ def train_upsampler(settings: UpsamplerSettings, recipe: Recipe) -> str:
         Interrupted: If the process was asked to stop.
     """
     folder = settings.folder()
-    with sole_run(folder, "training.train_upsampler"):
+    with sole_run(folder, "training.upsampling"):
         return _train(settings, recipe, folder)
 
 
@@ -718,3 +716,26 @@ def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, answers: Answers
     caption = f"{sizes}; principal components of the map of tiles as colors"
     draw(upsampler, answers, settings.pictured_images, folder / "features.png", caption)
     return table_of(summary, count)
+
+
+COMMAND = Command(
+    "training.upsampling",
+    "Train FeatSharp, a small network that makes a frozen teacher's features finer, and measure it on held-out images. "
+    "A run that was stopped goes on with the same command.",
+    UpsamplerSettings,
+    positionals=("teacher",),
+    changes=Recipe,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return COMMAND.run(_run, arguments)
+
+
+def _run(settings: UpsamplerSettings) -> None:
+    print(train_upsampler(settings, settings.load_recipe()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,11 +23,10 @@ from conversion.graphs.exporting import DEFAULT_OPSET, export_graph
 from conversion.graphs.files import open_graph, write_graph
 from conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
 from conversion.to_onnx import DEFAULT_TOLERANCE
-from foundation.checkpoints import read_config
-from foundation.command import one_line_warnings
-from foundation.command_line import Command
-from foundation.files import FolderKind, check_output, write_folder
-from foundation.settings import Settings
+from core.checkpoints import read_config
+from core.command_line import Command, one_line_warnings
+from core.files import FolderKind, check_output, write_folder
+from core.settings import Settings
 from modeling_radio.sam3_radio import RadioSam3Model, RadioSam3Trunk
 
 

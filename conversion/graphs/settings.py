@@ -7,8 +7,7 @@ from pydantic import Field, model_validator
 
 from conversion.graphs.models import FlatModel, FlatRadio, FlatTask, Window
 from conversion.opening import open_model, open_task_model
-from foundation.fields import Spelling, read_names, read_yaml
-from foundation.settings import Settings, require
+from core.settings import Settings, Spelling, read_names, read_yaml, require
 
 
 class GraphSettings(Settings):

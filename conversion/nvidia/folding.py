@@ -11,7 +11,7 @@ from torch import Tensor
 MIN_SCALE = 0.05
 """Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680).
 
-`training.student.regularizers.spectral`, which nothing here may import, has the same number under the same name.
+`training.student.regularizers`, which nothing here may import, has the same number under the same name.
 """
 _PARAMETRIZED = re.compile(r"(?P<layer>.+)\.parametrizations\.weight\.(?P<part>.+)")
 _SPECTRAL_PART = re.compile(r"0\.(?:parts\.\d+\.)?(?:scale|_u|_v|_sn_version)")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foundation.errors import UserError
+from core.errors import UserError
 from model_cards.parity import Agreement
 
 

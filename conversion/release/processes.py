@@ -14,8 +14,8 @@ from torch import Tensor
 
 from conversion.release.agreement import ParityError
 from conversion.release.cases import Cases
-from foundation.interruption import raised_signals
-from foundation.trust import clean_environment
+from core.interruption import raised_signals
+from core.trust import clean_environment
 
 
 _WORKER = Path(__file__).parent / "worker.py"

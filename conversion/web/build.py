@@ -31,7 +31,7 @@ from conversion.web.runtime import copy_runtime
 from conversion.web.site import Sample, copy_page, copy_samples, write_description, write_space_card
 from conversion.web.texts import Texts, write_tokenizer, write_tower
 from conversion.web.weights import share_weights
-from foundation.files import scratch_folder
+from core.files import scratch_folder
 from modeling_radio import RadioImageProcessor, RadioModel
 
 

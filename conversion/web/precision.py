@@ -16,7 +16,7 @@ from torch import Tensor
 from conversion.graphs.files import EXTERNAL_DATA_BYTES, find_weights, open_graph
 from conversion.graphs.parity import compare
 from conversion.web.runtime import BUILDS
-from foundation.interruption import raised_signals
+from core.interruption import raised_signals
 
 
 WebPrecision = Literal["fp32", "fp16", "int8"]

@@ -6,8 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from foundation.packages.fetching import fetch_package
-from foundation.packages.pinned import PackageUnavailableError, read_packages
+from core.packages import PackageUnavailableError, fetch_package, read_packages
 
 
 PACKAGES = read_packages(Path(__file__).with_name("packages.yaml"))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foundation.files import FolderKind
-from foundation.pictures import PICTURE_FORMATS, copy_picture
+from core.files import FolderKind
+from core.images import PICTURE_FORMATS, copy_picture
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.image_processing_radio import UNREADABLE, open_picture
 

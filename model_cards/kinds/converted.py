@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 from pydantic import ConfigDict
 
-from foundation.files import write_text
+from core.files import write_text
 from model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
 from model_cards.metadata import card_data
 from model_cards.rendering import render_card

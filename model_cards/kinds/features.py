@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from foundation.tables import markdown, one_line
+from core.tables import markdown, one_line
 from model_cards.licenses import License
 from model_cards.rendering import PLACEHOLDER, Raw, code_span, escaped, render_part
 

@@ -186,7 +186,7 @@ def test_a_kill_between_weights_and_graph_leaves_the_older_model_whole(tmp_path,
         finished.replace(target)
 
     before = outputs()
-    monkeypatch.setattr("foundation.files.move_into_place", stop)
+    monkeypatch.setattr("core.files.move_into_place", stop)
     assert main([str(tmp_path / "1"), str(path), "--overwrite"]) == 130
     assert (outputs() == before).all()
 

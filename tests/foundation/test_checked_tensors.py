@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foundation.checked_tensors import CheckedTensors, DamagedFileError, save_tensors
+from core.checked_tensors import CheckedTensors, DamagedFileError, save_tensors
 
 
 TENSORS = {

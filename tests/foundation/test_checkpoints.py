@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from foundation.checkpoints import MODEL_FOLDER, open_checkpoint, with_windowed_blocks
-from foundation.files import check_output
+from core.checkpoints import MODEL_FOLDER, open_checkpoint, with_windowed_blocks
+from core.files import check_output
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 

@@ -6,9 +6,9 @@ import signal
 import pytest
 from torch.utils.data import DataLoader
 
-from foundation.command import run_command
-from foundation.errors import UserError
-from foundation.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
+from core.command_line import run_command
+from core.errors import UserError
+from core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
 
 
 run_finetune = functools.partial(run_command, "finetune", show_traceback=False)

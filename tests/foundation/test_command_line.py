@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from toy_settings import Section, Toy
 
-from foundation.command_line import Command
-from foundation.settings import Settings
+from core.command_line import Command
+from core.settings import Settings
 
 
 class WithChanges(Settings):

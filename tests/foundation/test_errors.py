@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.errors import check_choice, did_you_mean, first_few
+from core.errors import check_choice, did_you_mean, first_few
 
 
 def test_a_wrong_choice_is_answered_with_the_nearest():

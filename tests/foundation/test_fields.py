@@ -7,7 +7,8 @@ import pytest
 from annotated_types import Ge, Gt, Lt
 from toy_settings import Section, Toy
 
-from foundation.fields import (
+from core.settings import (
+    Settings,
     describe_type,
     field_texts,
     item_kinds_of,
@@ -16,7 +17,6 @@ from foundation.fields import (
     read_text,
     read_yaml,
 )
-from foundation.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foundation.files import (
+from core.files import (
     WriteError,
     check_output,
     move_into_place,
@@ -112,7 +112,7 @@ def test_other_errors_pass_and_leave_nothing(tmp_path):
 def test_files_beside_come_along_and_the_named_one_last(tmp_path, monkeypatch):
     moved = []
     replace = os.replace
-    monkeypatch.setattr("foundation.files.os.replace", lambda a, b: moved.append(Path(b).name) or replace(a, b))
+    monkeypatch.setattr("core.files.os.replace", lambda a, b: moved.append(Path(b).name) or replace(a, b))
 
     def write(path: Path) -> None:
         path.write_text("graph")
@@ -195,10 +195,10 @@ def test_a_previous_folder_goes_once_its_successor_is_there(tmp_path):
 def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     events = []
     monkeypatch.setattr(
-        "foundation.files.os.fsync", lambda number: events.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+        "core.files.os.fsync", lambda number: events.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
     )
     replace = os.replace
-    monkeypatch.setattr("foundation.files.os.replace", lambda a, b: events.append("rename") or replace(a, b))
+    monkeypatch.setattr("core.files.os.replace", lambda a, b: events.append("rename") or replace(a, b))
 
     def write(folder: Path) -> None:
         (folder / "deep").mkdir()
@@ -214,7 +214,7 @@ def test_a_folder_where_folders_cannot_be_synced_is_written_all_the_same(tmp_pat
     def fsync(descriptor: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    monkeypatch.setattr("foundation.files.os.fsync", fsync)
+    monkeypatch.setattr("core.files.os.fsync", fsync)
     write_folder(tmp_path / "final", lambda folder: (folder / "new").touch())
     assert names(tmp_path / "final") == ["new"]
 

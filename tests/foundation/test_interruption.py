@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import side_by_side
 
-from foundation import interruption
-from foundation.interruption import (
+from core import interruption
+from core.interruption import (
     LAUNCHER_PATIENCE,
     Interrupted,
     Signaled,
@@ -160,7 +160,7 @@ def test_a_command_that_ends_has_no_limit_any_more(monkeypatch):
 WORKERS = """
 import sys
 from torch.utils.data import DataLoader
-from foundation.interruption import ignore_stop_signals
+from core.interruption import ignore_stop_signals
 batches = iter(DataLoader(range(4), num_workers=2, worker_init_fn=ignore_stop_signals))
 next(batches)
 kept = [batches]

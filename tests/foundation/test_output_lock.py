@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from foundation.errors import UserError
-from foundation.output_lock import LOCK, RUN_FILE, check_run_folder, sole_run
+from core.errors import UserError
+from core.files import LOCK, RUN_FILE, check_run_folder, sole_run
 
 
 def in_a_process(work: Callable[[], object], until: Path) -> int:

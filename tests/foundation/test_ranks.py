@@ -9,8 +9,8 @@ import torch
 from torch import distributed
 from two_forks import run_two_forks
 
-from foundation.errors import UserError
-from foundation.ranks import (
+from core.errors import UserError
+from core.ranks import (
     any_rank,
     copy_from_first_rank,
     fsdp_plugin,

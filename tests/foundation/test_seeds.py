@@ -1,6 +1,6 @@
 import torch
 
-from foundation.seeds import derive_seed, make_generator
+from core.seeds import derive_seed, make_generator
 
 
 def test_numbers_of_running_checkpoints_stay_the_same():

@@ -6,7 +6,7 @@ import pickle
 import pytest
 from toy_settings import MARK, Toy
 
-from foundation.settings import (
+from core.settings import (
     Problem,
     Settings,
     SettingsError,

@@ -1,4 +1,4 @@
-from foundation.tables import markdown, one_line, plain_cell
+from core.tables import markdown, one_line, plain_cell
 
 
 def test_plain_table():

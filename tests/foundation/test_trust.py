@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from foundation.checkpoints import open_checkpoint
-from foundation.trust import allowed_files, check_named_code, clean_environment, copy_model, foreign_code, has_name
+from core.checkpoints import open_checkpoint
+from core.trust import allowed_files, check_named_code, clean_environment, copy_model, foreign_code, has_name
 from model_cards.build import build_card
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from training.finetuning.models import open_config

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.files import write_text
+from core.files import write_text
 from model_cards import results
 from model_cards.results import Measurement, Results, Source, Table, build_tables, format_values
 

@@ -41,7 +41,7 @@ import net_cases  # noqa: E402
 from training_fixtures import _own_accelerator  # noqa: E402
 
 import modeling_radio  # noqa: E402
-from foundation.fields import describe_type, list_settings  # noqa: E402
+from core.settings import describe_type, list_settings  # noqa: E402
 from training.distill import main as distill  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
 

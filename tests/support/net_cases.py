@@ -43,7 +43,7 @@ class FixedTeacher(Teacher):
 '''
 TEACHER_IMPORTS = """
 import torch
-from training.teachers.answers import TeacherOutput
+from training.teachers.outputs import TeacherOutput
 from training.teachers.base import Teacher
 
 """

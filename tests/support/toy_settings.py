@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from foundation.fields import Mark, OneOf, Spelling
-from foundation.settings import Settings, require
+from core.settings import Mark, OneOf, Settings, Spelling, require
 
 
 MARK = Mark("marked")

@@ -8,13 +8,13 @@ import pytest
 from documentation import ROOT
 from toy_studies import STUDY, toy_held_out, write_study
 
-from training import ablate
-from training.ablation.held_out import HeldOut
-from training.ablation.raw_results import RunResult, load_results
-from training.ablation.report import build_report
-from training.ablation.study import STUDIES_DIR, list_studies, open_study
 from training.evaluation.students import StudentEvaluation
 from training.evaluation.tasks.registry import TASKS
+from training.studies import __main__ as studies_command
+from training.studies.held_out import HeldOut
+from training.studies.raw_results import RunResult, load_results
+from training.studies.report import build_report
+from training.studies.study import STUDIES_DIR, list_studies, open_study
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def results_of(study: str) -> dict[tuple[str, int], RunResult]:
 
 
 def test_a_study_runs_from_its_file_to_its_table(study: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ablate.main([study, "--output", "out", "--report", "report.md"]) == 0
+    assert studies_command.main([study, "--output", "out", "--report", "report.md"]) == 0
     path = Path(study).with_suffix(".jsonl")
     found = results_of(study)
     assert list(found) == [("plain", 0), ("dropping", 0), ("plain", 1), ("dropping", 1)]
@@ -48,17 +48,17 @@ def test_a_study_runs_from_its_file_to_its_table(study: str, capsys: pytest.Capt
     assert "| **dense_error/worst** (primary) |" in printed
     assert Path("report.md").read_text().startswith("## study\n\nDoes it matter?")
     before = path.read_bytes()
-    assert ablate.main([study, "--output", "elsewhere"]) == 0  # all is there
+    assert studies_command.main([study, "--output", "elsewhere"]) == 0  # all is there
     assert not Path("elsewhere").exists()
     assert path.read_bytes() == before
 
 
 def test_the_same_arm_gives_the_same_numbers(study: str, recipe_file: str) -> None:
     """Seed for seed, arms differ in nothing but their change."""
-    assert ablate.main([study, "--output", "out", "--seeds", "3"]) == 0
+    assert studies_command.main([study, "--output", "out", "--seeds", "3"]) == 0
     first = results_of(study)["plain", 3]
     Path(study).with_suffix(".jsonl").unlink()
-    assert ablate.main([study, "--output", "again", "--seeds", "3"]) == 0
+    assert studies_command.main([study, "--output", "again", "--seeds", "3"]) == 0
     again = results_of(study)["plain", 3]
     assert (again.sums, again.numbers) == (first.sums, first.numbers)
 
@@ -67,13 +67,13 @@ def test_a_missing_package_is_missed_before_the_first_run(
     study: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)  # as where only the extra `train` is installed
-    assert ablate.main([study, "--output", "out"]) == 1
+    assert studies_command.main([study, "--output", "out"]) == 1
     assert 'the package scipy is not installed: run `pip install -e ".[tasks]"`' in capsys.readouterr().err
     assert not Path("out").exists()
 
 
 def test_without_training_nothing_is_made(study: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ablate.main([study, "--no-train"]) == 0
+    assert studies_command.main([study, "--no-train"]) == 0
     assert "study: no raw results yet, 4 runs to make." in capsys.readouterr().out
     assert not Path(study).with_suffix(".jsonl").exists()
 
@@ -83,7 +83,7 @@ def test_a_bad_file_is_one_line_before_the_first_run(
 ) -> None:
     bad = Path(recipe_file).with_name("bad.yaml")
     bad.write_text(STUDY.replace("%s", recipe_file).replace("seeds: [0, 1]", "seeds: zero"))
-    assert ablate.main([study, str(bad), "--output", "out"]) == 1
+    assert studies_command.main([study, str(bad), "--output", "out"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert f"ablate: error: Study '{bad}': `seeds` must be [an integer, ...], got 'zero'." in error
@@ -104,7 +104,7 @@ def test_bad_options_are_one_line_before_the_first_run(
 ) -> None:
     Path("again").mkdir()
     Path("again/study.yaml").write_text(Path(study).read_text())
-    assert ablate.main([study, *arguments, "--output", "out"]) == 1
+    assert studies_command.main([study, *arguments, "--output", "out"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error

@@ -10,7 +10,10 @@ from small_recipes import small_recipe
 from tiny_distillation import PACKED, SPLIT_SETTINGS, assert_same_tensors, distil, last_state
 from torch import Tensor
 
-from training.balancing import (
+from training.distillation import trainer
+from training.distillation.checkpoints import SavedTensors
+from training.distillation.tracking import RunHistory
+from training.losses.weighting import (
     METHODS,
     PRIORS,
     WEIGHT_BOUNDS,
@@ -21,12 +24,8 @@ from training.balancing import (
     bounded,
     prior_at,
 )
-from training.distillation import trainer
-from training.distillation.saving.tensor_files import SavedTensors
-from training.distillation.watching.run_history import RunHistory
 from training.recipe import BalancingRecipe, Recipe, RecipeError
-from training.views.batches import Batch
-from training.views.shapes import Grid, Shape
+from training.views.plan import Batch, Grid, Shape
 
 
 ROLES = {"a": "basic", "b": "semantic", "c": "task"}

@@ -11,8 +11,9 @@ from tiny_distillation import PACKED, SPLIT_SETTINGS, assert_same_tensors, disti
 from torch.nn import functional as F
 from two_forks import run_two_forks
 
-from foundation.ranks import rank_and_count
-from training.contrastive import (
+from core.ranks import rank_and_count
+from training.distillation.checkpoints import SavedTensors
+from training.losses.contrastive import (
     TEMPERATURE,
     EmbeddingBank,
     Image,
@@ -21,14 +22,12 @@ from training.contrastive import (
     gather_step,
     relational_losses,
 )
-from training.distillation.saving.tensor_files import SavedTensors
 from training.recipe import RecipeError
 from training.student.packing import HeadAnswer
 from training.targets.examples import Example, Target
-from training.teachers.answers import TeacherOutput
+from training.teachers.outputs import TeacherOutput
 from training.teachers.registry import TEACHER_KINDS
-from training.views.batches import Batch
-from training.views.shapes import Grid, Shape
+from training.views.plan import Batch, Grid, Shape
 
 
 CPU = torch.device("cpu")

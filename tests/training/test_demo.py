@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import pytest
 
 from model_cards.results import STUDENT, Results
-from training import demo
-from training.demo import DemoSettings, main, run_demo
-from training.evaluation.task_settings import TaskSettings
+from training.demo.__main__ import DemoSettings, main, run_demo
+from training.demo.__main__ import __main__ as demo_command
+from training.evaluation.tasks.base import TaskSettings
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from training.evaluation.task_settings import TaskSettings
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
+    monkeypatch.setattr(demo_command, "reachable_teachers", lambda recipe: recipe.teachers)
     teacher = SimpleNamespace(summary_dim=4, feature_dim=4)
     monkeypatch.setattr(
         "training.evaluation.students.build_teachers", lambda entries, _: {entry.name: teacher for entry in entries}
@@ -41,18 +41,20 @@ def test_cards_know_whether_the_time_is_that_of_several_seeds(tmp_path, monkeypa
     evaluation.of, evaluation.measure_backbone = lambda model: model, lambda one: []
     evaluation.untrained_student = lambda seed: student
     cards = {}
-    monkeypatch.setattr(demo, "StudentEvaluation", SimpleNamespace(load=lambda recipe: evaluation))
-    monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
-    monkeypatch.setattr(demo, "teacher_sources", lambda config, recipe: [])
+    monkeypatch.setattr(demo_command, "StudentEvaluation", SimpleNamespace(load=lambda recipe: evaluation))
+    monkeypatch.setattr(demo_command, "reachable_teachers", lambda recipe: recipe.teachers)
+    monkeypatch.setattr(demo_command, "teacher_sources", lambda config, recipe: [])
 
     def run_seed(evaluation, folder, seed, clock):
         folder.mkdir(exist_ok=True)
-        (folder / demo.PICTURE).write_bytes(b"drawn")
+        (folder / demo_command.PICTURE).write_bytes(b"drawn")
         return []
 
-    monkeypatch.setattr(demo, "run_seed", run_seed)
-    monkeypatch.setattr(demo, "write_card", lambda folder, results, name: cards.update({folder.parent.name: results}))
-    monkeypatch.setattr(demo, "write_closing_page", lambda *arguments, **options: None)
+    monkeypatch.setattr(demo_command, "run_seed", run_seed)
+    monkeypatch.setattr(
+        demo_command, "write_card", lambda folder, results, name: cards.update({folder.parent.name: results})
+    )
+    monkeypatch.setattr(demo_command, "write_closing_page", lambda *arguments, **options: None)
     recipe = DemoSettings().load_recipe()
     results = run_demo(recipe, tmp_path, [3], "")
     assert (results.run["seeds"], results.remarks, asked) == ([3], ["k = 7"], [True])

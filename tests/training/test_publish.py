@@ -17,7 +17,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.extract import main as extract
 from training.finetuning.adapters import add_adapter, save_adapter
 from training.publish import main
-from training.publishing import upload
+from training.publishing import publication
 
 
 run_process = subprocess.run  # before tests put something in its place
@@ -119,7 +119,7 @@ def test_a_process_that_knows_the_hub_from_its_environment_opens_the_name(folder
 
 def test_what_the_hub_refuses_is_one_line(folders, hub, monkeypatch, capsys):
     """A wrong token, a server that stays broken, a repository that is there: the command ends, and says what is."""
-    monkeypatch.setattr(upload, "WAITS_S", (0.0,))
+    monkeypatch.setattr(publication, "WAITS_S", (0.0,))
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert main([str(folders[0]), "org/name"]) == 1
     assert hub.repositories == {}

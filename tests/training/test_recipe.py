@@ -4,9 +4,8 @@ from typing import get_args, get_origin
 import pytest
 from torch import nn
 
-from foundation.fields import item_kinds_of, kinds_of, list_settings
-from foundation.settings import differences, hash_of, load
-from training.distillation.optimizers.registry import OPTIMIZERS
+from core.settings import differences, hash_of, item_kinds_of, kinds_of, list_settings, load
+from training.distillation.optimizers import OPTIMIZERS
 from training.recipe import (
     DataRecipe,
     OptimizerRecipe,

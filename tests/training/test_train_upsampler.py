@@ -8,10 +8,9 @@ from tiny_upsampling import PatternTeacher
 
 import training.teachers.registry
 from training.recipe import RecipeError, load_recipe
-from training.targets.cache.contents import weights_fingerprint
+from training.targets.feature_cache import weights_fingerprint
 from training.teachers.registry import teacher_of_recipe
-from training.train_upsampler import main
-from training.upsampling import METHODS, draw_view
+from training.upsampling import METHODS, draw_view, main
 
 
 FAST = ["num_steps=8", "learning_rate=0.01", "warmup_steps=0", "batch_size=2", "views=2", "num_views=2"]

@@ -8,14 +8,13 @@ from small_recipes import small_recipe
 from tiny_upsampling import GRID, SIDE, Blocks, tiny_answers, tiny_trainer
 from torch.nn import functional as F
 
-from foundation.checked_tensors import DamagedFileError
-from foundation.interruption import TrainingDivergedError
-from foundation.output_lock import RUN_FILE
-from foundation.settings import SettingsError
+from core.checked_tensors import DamagedFileError
+from core.files import RUN_FILE
+from core.interruption import TrainingDivergedError
+from core.settings import SettingsError
 from training import upsampling
 from training.recipe import Recipe, RecipeError
-from training.teachers.run_modes.featsharp import FeatSharp, UpsamplerConfig
-from training.teachers.run_modes.tile_upsampling import cut_tiles
+from training.teachers.featsharp import FeatSharp, UpsamplerConfig, cut_tiles
 from training.upsampling import (
     METHODS,
     STATE_FILE,
@@ -259,7 +258,7 @@ def test_existing_output_is_kept_before_anything_is_loaded(tmp_path, monkeypatch
     settings = UpsamplerSettings(teacher="t", output=tmp_path, overwrite=True)
     with pytest.raises(ValueError, match=r"`output` .*which holds upsampler\."):  # somebody else's
         upsampling.train_upsampler(settings, small_recipe("t"))
-    (tmp_path / RUN_FILE).write_text("training.train_upsampler")
+    (tmp_path / RUN_FILE).write_text("training.upsampling")
     with pytest.raises(ValueError, match=r"exists already"):
         upsampling.train_upsampler(settings.replace(overwrite=False), small_recipe("t"))
 

@@ -5,25 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from foundation.command_line import CHANGES, Command
-from foundation.fields import field_texts, kinds_of, list_settings, section_of
-from foundation.settings import SettingsError, load
+from core.command_line import CHANGES, Command
+from core.settings import SettingsError, field_texts, kinds_of, list_settings, load, section_of
 from training.recipe import Recipe
 
 
 MODULES = (
     "training.distill",
     "training.evaluate",
-    "training.showcase.results",
-    "training.ablate",
-    "training.train_upsampler",
+    "training.demo.results",
+    "training.studies",
+    "training.upsampling",
     "training.plan",
     "training.demo",
     "training.finetune",
     "training.publish",
     "training.extract",
-    "training.showcase.gallery",
-    "training.showcase.feature_video",
+    "training.figures.gallery",
+    "training.figures.feature_video",
     "training.app.__main__",
     "training.serve",
     "conversion.from_nvidia",

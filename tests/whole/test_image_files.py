@@ -6,7 +6,7 @@ from image_files import FILES, PICTURE, damaged_files, encode
 from image_readers import READERS, pixels_of, readers_of
 
 from training.data.decoding import EncodedImage, image_size
-from training.data.labeled.targets import read_depth
+from training.data.labeled.labels import read_depth
 
 
 @pytest.mark.parametrize("name", FILES)

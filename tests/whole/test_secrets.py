@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.settings import SettingsError
+from core.settings import SettingsError
 from training.distill import main
 from training.finetune import COMMAND as FINETUNE
 from training.recipe import load_recipe

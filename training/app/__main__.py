@@ -9,11 +9,11 @@ from typing import Literal
 from pydantic import Field
 from transformers.utils import logging as transformers_logging
 
-from foundation.command_line import Command
-from foundation.files import check_output
-from foundation.interruption import raised_signals
-from foundation.settings import Settings, SettingsError
-from foundation.trust import check_parts
+from core.command_line import Command
+from core.files import check_output
+from core.interruption import raised_signals
+from core.settings import Settings, SettingsError
+from core.trust import check_parts
 from modeling_radio.image_processing_radio import UNREADABLE, read_picture
 from training.app.space import SPACE, write_space
 

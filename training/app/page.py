@@ -25,7 +25,18 @@ from modeling_radio.checks_radio import check_choice, check_multiple
 from modeling_radio.hub_radio import task_of
 from modeling_radio.inputs_radio import WindowSize, check_window_size
 from modeling_radio.zero_shot_radio import DenseSource
-from training.pictures.answers import (
+from training.figures.features import (
+    PcaBasis,
+    fit_pca_basis,
+    hex_color,
+    marked,
+    pca_colors,
+    similarity_colors,
+    similarity_maps,
+    to_colors,
+    to_pixels,
+)
+from training.figures.predictions import (
     DTYPES,
     MAX_OBJECTS,
     OBJECTS,
@@ -37,17 +48,6 @@ from training.pictures.answers import (
     read_photograph,
     shown,
     told_shares,
-)
-from training.pictures.features import (
-    PcaBasis,
-    fit_pca_basis,
-    hex_color,
-    marked,
-    pca_colors,
-    similarity_colors,
-    similarity_maps,
-    to_colors,
-    to_pixels,
 )
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 import modeling_radio
-from foundation.files import FolderKind, write_folder
-from foundation.pictures import copy_picture
-from foundation.trust import check_parts, copy_model
+from core.files import FolderKind, write_folder
+from core.images import copy_picture
+from core.trust import check_parts, copy_model
 from modeling_radio.loading_radio import HUB_ID
-from training.pictures.answers import read_radio_config
+from training.figures.predictions import read_radio_config
 
 
 ROOT = Path(modeling_radio.__file__).parents[1]
@@ -29,8 +29,8 @@ CARRIED = (
     "training/app/__init__.py",
     "training/app/page.py",
     "training/pictures/__init__.py",
-    "training/pictures/answers.py",
-    "training/pictures/features.py",
+    "training/figures/predictions.py",
+    "training/figures/features.py",
 )
 """Files that a Space has besides the network: the page and what it imports."""
 PACKAGES = ("torch", "torchvision", "transformers", "safetensors", "pillow", "numpy", "matplotlib")

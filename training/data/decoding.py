@@ -1,11 +1,15 @@
-"""From the bytes of an image file to RGB pixels; what cannot be used is skipped, counted and named in the log."""
+"""From the bytes of an image file to RGB pixels, and fingerprints of images by content.
+
+A file that cannot be used is skipped, counted and named in the log.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +18,43 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from core.settings import hash_of
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture, to_eight_bits
+
+
+MAX_SAMPLES = 1000
+"""Images whose content is looked at, evenly spaced. Our choice: a second or two of reading, whatever their number. The
+sizes of all are known besides, and hardly any change of an image keeps its size in bytes."""
+
+SAMPLE_BYTES = 65_536
+"""Of the content of each, at its beginning and at its end. Our choice."""
+
+
+def content_fingerprint(
+    image_at: Callable[[int], EncodedImage], num_bytes: Sequence[int], names: Sequence[str] = ()
+) -> str:
+    """Return a hash of the sizes of images, of their names if they have some, and of a sample of their contents.
+
+    Args:
+        image_at: Returns an image by number; only those of the sample are asked for.
+        num_bytes: The size of each.
+        names: By which they are known, without the place that they lie at.
+    """
+    state = hashlib.sha256(hash_of({"sizes": list(num_bytes), "names": list(names)}).encode())
+    num_samples = min(len(num_bytes), MAX_SAMPLES)
+    for sample in range(num_samples):
+        state.update(hashlib.sha256(_ends(image_at(sample * len(num_bytes) // num_samples))).digest())
+    return state.hexdigest()[:16]
+
+
+def _ends(image: EncodedImage) -> bytes:
+    """Return the beginning and the end of an image file, or all of a short one."""
+    if isinstance(image.content, Path):
+        with image.content.open("rb") as file:
+            head = file.read(SAMPLE_BYTES)
+            file.seek(max(file.seek(0, 2) - SAMPLE_BYTES, len(head)))
+            return head + file.read()
+    return image.content[:SAMPLE_BYTES] + image.content[max(len(image.content) - SAMPLE_BYTES, SAMPLE_BYTES) :]
 
 
 logger = logging.getLogger(__name__)

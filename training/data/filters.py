@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from foundation.files import write_file
-from foundation.machine.timing import ProgressBar
-from foundation.settings import hash_of
+from core.files import write_file
+from core.settings import hash_of
+from core.timing import ProgressBar
 from training.data.decoding import EncodedImage, UnusableImageError, check_header, decode_rgb, image_size
 from training.data.image_table import EncodedRows, Images, ImageTable
 from training.recipe import DataRecipe, RecipeError
-from training.recipe_sections.filters import FiltersRecipe
+from training.recipe_sections import FiltersRecipe
 
 
 THUMBNAIL_PX = 32

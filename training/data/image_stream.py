@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foundation.seeds import derive_seed
+from core.seeds import derive_seed
 from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError
 from training.data.filters import fault_of, measure
 from training.data.sources import ImageColumn, open_stream
 from training.recipe import DataRecipe
-from training.recipe_sections.filters import FiltersRecipe
+from training.recipe_sections import FiltersRecipe
 
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from foundation.settings import hash_of
+from core.settings import hash_of
 from training.data.decoding import DRAFT_GAP, EncodedImage, LeastScale, SkippedImages, crop_to_shape, to_tensor
 
 

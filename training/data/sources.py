@@ -2,32 +2,233 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import logging
+import os
 import re
-from collections.abc import Iterable, Mapping
+import tarfile
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
-from foundation.settings import hash_of
+from core.settings import hash_of
 from modeling_radio.checks_radio import did_you_mean
-from training.data.decoding import EncodedImage
-from training.data.fingerprints import content_fingerprint
-from training.data.folder_kinds import BUILDERS, find_shards
-from training.data.image_folder import files_fingerprint, image_files, no_images_error
-from training.data.library_errors import in_one_line
-from training.data.named_files import check_named_file
-from training.data.tar_shards import first_fields, is_image, read_samples
+from training.data.decoding import EncodedImage, content_fingerprint
+from training.data.image_folder import (
+    BUILDERS,
+    files_fingerprint,
+    find_shards,
+    image_files,
+    no_images_error,
+    pillow_suffixes,
+)
 from training.recipe import DataRecipe
-from training.recipe_sections.images import DEMO_SOURCES, SourceRecipe
+from training.recipe_sections import DEMO_SOURCES, SourceRecipe
 
-
-logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, IterableDataset
+
+
+@contextlib.contextmanager
+def in_one_line(complaint: str) -> Generator[None]:
+    """Turn what `datasets` raises, with its cause, into one line.
+
+    Args:
+        complaint: What cannot be done, such as "`data` 'shards' cannot be opened".
+
+    Raises:
+        ValueError: If `datasets`, the file system or an archive raised something.
+    """
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (ValueError, OSError, OverflowError, tarfile.TarError, DatasetsError) as error:
+        reasons = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
+        text = " ".join(": ".join(reason for reason in reasons if reason).split()) or type(error).__name__
+        raise ValueError(f"{complaint}: {text.rstrip('.')}.") from error
+
+
+_WILD = re.compile(r"[*?\[{]")
+_ADDRESS_OF_FILE = re.compile(r"\w+:/|::")
+
+
+def check_named_file(name: str, source: str) -> None:
+    """Refuse a file or an address that a table of strangers names: it would be read, or asked for, unseen.
+
+    Args:
+        name: The file.
+        source: What the user called the data.
+
+    Raises:
+        ValueError: If it does not lie in the folder that the source is or whose files it names.
+    """
+    folder = _folder_of(source)
+    if folder is None or _ADDRESS_OF_FILE.search(name) or not Path(os.path.abspath(name)).is_relative_to(folder):
+        raise ValueError(
+            f"`data` {source!r} must hold its images, or name files in its folder, got {name!r:.200}, which lies "
+            "elsewhere and is not read. Store the images in the table, or give the folder that holds both."
+        )
+
+
+def check_named_files(names: Iterable[str | None], source: str) -> None:
+    """Refuse files as `check_named_file` does; None stands for an image in the table itself."""
+    for name in names:
+        if name is not None:
+            check_named_file(name, source)
+
+
+def _folder_of(source: str) -> Path | None:
+    """Return the folder that a source is, or whose files it names; None of addresses and of what is no folder here."""
+    if _ADDRESS_OF_FILE.search(source):
+        return None
+    start = os.path.expanduser(_WILD.split(source)[0])
+    plain = Path(start)
+    folder = plain if plain.is_dir() else Path(os.path.dirname(start))
+    is_path = plain.exists() or _WILD.search(source) is not None
+    return Path(os.path.abspath(folder)) if is_path else None
+
+
+HUB_PREFIX = "hub:"
+_ADDRESS = re.compile(r"\w+://")
+_FILE_OF_HUB = re.compile(r"(?:hf://|https?://huggingface\.co/)datasets/(?P<id>[^/?#]+/[^/?#@]+)")
+
+
+class PublicName(NamedTuple):
+    """What is said of a source.
+
+    Attributes:
+        name: Last part of a path or an address, or the id on the Hub with its configuration.
+        origin: Where it is from, in words.
+        hub_id: Its repository on the Hub, or None.
+    """
+
+    name: str
+    origin: str
+    hub_id: str | None = None
+
+
+def public_name(source: str) -> PublicName:
+    """Return what a source, as recipes and `--data` take them, may be called in public."""
+    if source in DEMO_SOURCES:
+        return PublicName(source, "packages of PyPI, npm and Debian")
+    if _ADDRESS.match(source):
+        return _of_address(source)
+    path = Path(source).expanduser()
+    if path.exists() or (path.suffix in BUILDERS and not source.startswith(HUB_PREFIX)):
+        name = os.path.basename(os.path.abspath(path))
+        return PublicName(name, f"{'folder' if path.is_dir() else 'file'} {name}")
+    name = source.removeprefix(HUB_PREFIX)
+    return PublicName(name, f"Hugging Face Hub, {name}", name.partition(":")[0])
+
+
+def _of_address(source: str) -> PublicName:
+    address, of_hub = urlsplit(source), _FILE_OF_HUB.match(source)
+    name = address.path.rstrip("/").rpartition("/")[2] or "files"
+    if of_hub is not None:
+        return PublicName(name, f"Hugging Face Hub, {of_hub['id']}", of_hub["id"])
+    return PublicName(name, f"file of {address.hostname or address.scheme}")
+
+
+NUM_FIRST_SAMPLES = 5
+"""Whose files decide what is taken for the image. As many as `datasets` looks at."""
+
+_NAME = re.compile(r"((?:.*/)?(?!__)[^./]+)\.([^/]*)")
+"""What the files of a sample share, and the field, which tells them apart. Hidden files have other names."""
+
+
+class _Header(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        """Read a header; `tarfile` itself takes a damaged one for the end of the archive, which is empty."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf.strip(b"\0"):
+                raise tarfile.ReadError(f"damaged header ({error})") from error
+            raise
+
+
+def is_image(field: str) -> bool:
+    """Return whether files of a field, for example "jpg" or "left.png", are images that Pillow opens."""
+    return Path(f"name.{field}").suffix.lower() in pillow_suffixes()
+
+
+def first_fields(shards: Sequence[str]) -> list[str]:
+    """Return the fields of the first samples of the first shard in which a sample can be read.
+
+    Raises:
+        ValueError: If there is no such shard.
+    """
+    damage = ""
+    for shard in shards:
+        fields: dict[str, None] = {}
+        try:
+            for _, files in islice(_samples(shard), NUM_FIRST_SAMPLES):
+                fields |= dict.fromkeys(field for _, field, _ in files)
+        except tarfile.TarError as error:
+            damage = damage or f": {shard}: {error}"
+        if fields:
+            return list(fields)
+    raise ValueError(f"no sample can be read from any of its {len(shards)} shards{damage}")
+
+
+def read_samples(shards: Sequence[str], column: str, *, takes_others: bool) -> Iterator[dict[str, Any]]:
+    """Yield the image of each sample, as `{"image": {"path": ..., "bytes": ...}, "__url__": shard}`.
+
+    Args:
+        shards: Paths or addresses.
+        column: The field that is the image.
+        takes_others: Take the first other image of a sample that has none there. Without any, `bytes` is empty.
+
+    Raises:
+        tarfile.TarError: If a shard is damaged or cannot be read; the message names it.
+    """
+    for shard in shards:
+        yield from _read_shard(shard, column, takes_others=takes_others)
+
+
+def _read_shard(shard: str, column: str, *, takes_others: bool) -> Iterator[dict[str, Any]]:
+    try:
+        for key, files in _samples(shard):
+            name, content = key, b""
+            for _, field, file in files:
+                if field == column or (takes_others and not content and is_image(field)):
+                    name, content = f"{key}.{field}", file.read()
+            yield {"image": {"path": name, "bytes": content}, "__url__": shard}
+    except (tarfile.TarError, OSError) as error:
+        raise tarfile.ReadError(f"{shard}: {error}") from error
+
+
+def _samples(shard: str) -> Iterator[tuple[str, Iterator[tuple[str, str, IO[bytes]]]]]:
+    """Yield the key of each sample and its files, which are to be read before the next one."""
+    return groupby(_files(shard), key=itemgetter(0))
+
+
+def _files(shard: str) -> Iterator[tuple[str, str, IO[bytes]]]:
+    """Yield key, field and content of each file that has a name of a sample's."""
+    from datasets.utils.file_utils import xopen  # reads addresses too, and tries again when a connection breaks
+
+    with (
+        xopen(shard, "rb", block_size=0) as stream,
+        tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as archive,
+    ):
+        for member in archive:
+            archive.members = []  # pyrefly: ignore[missing-attribute] (which would gather in memory)
+            name = _NAME.fullmatch(member.name)
+            file = archive.extractfile(member) if member.isreg() else None
+            if name is not None and file is not None:
+                yield name[1], name[2], file
+
+
+logger = logging.getLogger(__name__)
 
 
 BINARY_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes")

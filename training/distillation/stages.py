@@ -5,11 +5,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from foundation.files import remove_partial, write_file, write_folder
-from foundation.interruption import warn_of_impatient_launcher
-from foundation.output_lock import sole_run
-from foundation.ranks import lost_ranks_named, on_first_rank
-from training.distillation.saving.checkpoints import check_allowed_changes, check_export
+from core.files import remove_partial, sole_run, write_file, write_folder
+from core.interruption import warn_of_impatient_launcher
+from core.ranks import lost_ranks_named, on_first_rank
+from training.distillation.checkpoints import check_allowed_changes, check_export
 from training.distillation.sharding import build_accelerator
 from training.distillation.trainer import Distiller
 from training.recipe import Recipe, RecipeError, save_recipe, stage_recipes

@@ -16,15 +16,13 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foundation.files import WriteError, remove_partial, write_file, write_text
-from foundation.interruption import OutOfTime, StopRequest, TrainingDivergedError
-from foundation.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
-from foundation.seeds import derive_seed
+from core.files import WriteError, remove_partial, write_file, write_text
+from core.interruption import OutOfTime, StopRequest, TrainingDivergedError
+from core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
+from core.seeds import derive_seed
 from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
-from training.balancing import build_weights
-from training.contrastive import build_contrasts
-from training.distillation.inputs import (
+from training.distillation.build import (
     fingerprint_of,
     load_teachers,
     open_images,
@@ -32,13 +30,9 @@ from training.distillation.inputs import (
     plan_batches,
     widths_of_teachers,
 )
-from training.distillation.memory import keep_freed_memory
-from training.distillation.optimizers.registry import build_optimizer
-from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
-from training.distillation.passes import parallel_passes
-from training.distillation.refits import follow_refits
-from training.distillation.saving.checkpoint_writer import CheckpointWriter
-from training.distillation.saving.checkpoints import (
+from training.distillation.checkpoints import (
+    CheckpointWriter,
+    RunState,
     check_export,
     check_same_recipe,
     checkpoint_path,
@@ -46,7 +40,10 @@ from training.distillation.saving.checkpoints import (
     read_state,
     warn_of_other_data,
 )
-from training.distillation.saving.run_state import RunState
+from training.distillation.held_out import HeldOutMetrics, HeldOutPictures, describe_lack
+from training.distillation.memory import keep_freed_memory
+from training.distillation.monitoring import LossesBySize, SkippedSteps, StepWatch, measure_block_norms
+from training.distillation.optimizers import build_optimizer, cosine_with_warmup, linear_warmup
 from training.distillation.sharding import (
     assemble,
     average_gradients,
@@ -57,18 +54,20 @@ from training.distillation.sharding import (
     reshard,
     shard_average,
     shard_within,
+    whole_norm,
 )
-from training.distillation.skipped_steps import SkippedSteps
-from training.distillation.step_losses import compare_with_average, compare_with_teachers
-from training.distillation.watching.data_record import left_out_of_streams, write_data_record
-from training.distillation.watching.held_out_images import describe_lack
-from training.distillation.watching.held_out_metrics import HeldOutMetrics
-from training.distillation.watching.held_out_pictures import HeldOutPictures
-from training.distillation.watching.losses_by_size import LossesBySize
-from training.distillation.watching.step_watch import StepWatch, measure_block_norms
-from training.distillation.watching.tracking import ProgressLog, check_trackers, start_trackers
+from training.distillation.step import compare_with_average, compare_with_teachers, parallel_passes
+from training.distillation.tracking import (
+    ProgressLog,
+    check_trackers,
+    left_out_of_streams,
+    start_trackers,
+    write_data_record,
+)
 from training.evaluation.provenance import heritage_of
-from training.pictures.progress import EXPORTED_PREFIX
+from training.figures.progress import EXPORTED_PREFIX
+from training.losses.contrastive import build_contrasts
+from training.losses.weighting import build_weights
 from training.recipe import Recipe, save_recipe
 from training.student.build import (
     build_student,
@@ -78,20 +77,18 @@ from training.student.build import (
     regularize,
 )
 from training.student.ema import MovingAverage
-from training.student.exported.export import export_student
-from training.student.exported.normalizers import Normalizers, check_normalizers, fit_normalizers
-from training.student.frozen_trunk import frozen_trunk
-from training.student.packing import answer_groups
-from training.student.regularizers.spectral import update_spectral_norms
-from training.student.shards import whole_norm
-from training.student.taps import build_taps, with_taps
-from training.student.token_counts import token_counts
+from training.student.export import Normalizers, check_normalizers, export_student, fit_normalizers
+from training.student.intermediate import build_taps, with_taps
+from training.student.packing import answer_groups, token_counts
+from training.student.parameters import frozen_trunk
+from training.student.regularizers import update_spectral_norms
 from training.student.warm_start.radio import standardize_heads
 from training.student.warm_start.start import start_student
 from training.targets.examples import Example
+from training.targets.refits import follow_refits
 from training.targets.statistics import TeacherStatistics
 from training.teachers.base import Teacher
-from training.views.batches import Batch
+from training.views.plan import Batch
 
 
 OUTDATED = ".outdated"

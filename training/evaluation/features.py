@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from foundation.checked_tensors import CheckedTensors, save_tensors
-from foundation.files import remove_abandoned, write_file, write_text
-from foundation.machine.timing import ProgressBar
-from foundation.ranks import rank_and_count, wait_for_ranks
-from foundation.settings import hash_of
-from training.evaluation.data.base import Pictures
+from core.checked_tensors import CheckedTensors, save_tensors
+from core.files import remove_abandoned, write_file, write_text
+from core.ranks import rank_and_count, wait_for_ranks
+from core.settings import hash_of
+from core.timing import ProgressBar
+from training.evaluation.data import Pictures
 from training.evaluation.models.base import FeatureModel, FeaturePair
 
 

@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from foundation.machine.hardware import describe_machine, versions_of
-from foundation.machine.timing import Clock
-from foundation.packages.pinned import Package
+from core.machine import describe_machine, versions_of
+from core.packages import Package
+from core.timing import Clock
 from model_cards.build import license_of
 from model_cards.heritage import Heritage
 from model_cards.licenses import nvidia_license
@@ -18,10 +18,8 @@ from model_cards.metadata import ABOUT_TRAINING, HUB_ID
 from model_cards.results import Source
 from model_cards.teacher_licenses import DOUBT
 from modeling_radio import RadioAdaptorConfig, RadioConfig
-from training.data.public_names import public_name
-from training.data.sources import DEMO_SOURCES
-from training.demo_kit.assets import CutOut, DemoAssets, Photograph, load_demo_assets
-from training.demo_kit.packages import PACKAGES
+from training.data.sources import DEMO_SOURCES, public_name
+from training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph, load_demo_assets
 from training.recipe import DataRecipe, Recipe, TeacherRecipe
 from training.teachers.published.catalog import family_of
 from training.teachers.registry import PACKAGE_OF_KIND

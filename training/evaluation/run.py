@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from foundation.machine.timing import Clock
-from foundation.ranks import device_of_process, rank_and_count
-from foundation.settings import hash_of
+from core.ranks import device_of_process, rank_and_count
+from core.settings import hash_of
+from core.timing import Clock
 from model_cards.results import Measurement, Results
-from training.data.public_names import public_name
-from training.evaluation.data.base import EvaluationData, check_kind
-from training.evaluation.data.opening import open_data
+from training.data.sources import public_name
+from training.evaluation.data import EvaluationData, check_kind
 from training.evaluation.features import FeatureStore
 from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.baselines import RawPixels, random_vit
 from training.evaluation.models.opening import open_model
+from training.evaluation.models.pretrained import RawPixels, random_vit
 from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
+from training.evaluation.opening import open_data
 from training.evaluation.provenance import describe_run, teacher_sources
 from training.evaluation.settings import EvaluationSettings
 from training.evaluation.tasks.base import Evaluation, Task
 from training.evaluation.tasks.registry import TASKS, task_names
-from training.pictures.page import check_page
+from training.figures.page import check_page
 from training.recipe import Recipe, RecipeError
 from training.teachers.registry import build_teachers
 

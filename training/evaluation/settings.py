@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from foundation.fields import OneOf
+from core.settings import OneOf
 from training.data.sources import DEMO_SOURCES
-from training.evaluation.data.tables import IMAGENET, DataOptions
-from training.evaluation.task_settings import TaskSettings
+from training.evaluation.data_tables import IMAGENET, DataOptions
+from training.evaluation.tasks.base import TaskSettings
 from training.evaluation.tasks.registry import RETRIEVAL, TASKS
 from training.recipe import RecipeCommand
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 
 from model_cards.results import STUDENT, Measurement
 from modeling_radio import RadioModel
-from training.evaluation.data.base import EvaluationData, Kind
-from training.evaluation.data.demo import DemoData
+from training.evaluation.data import EvaluationData, Kind
+from training.evaluation.demo_data import DemoData
 from training.evaluation.features import StoredFeatures, Wanted
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.settings import PRESETS
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.base import Evaluation, TaskSettings
 from training.evaluation.tasks.registry import TASKS
 from training.recipe import Recipe
 from training.student.build import build_student, student_patch_size

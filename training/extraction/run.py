@@ -13,19 +13,29 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from foundation.files import hash_file, write_text
-from foundation.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count, wait_for_ranks
-from foundation.seeds import make_generator
-from foundation.settings import hash_of
+from core.files import hash_file, write_text
+from core.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count, wait_for_ranks
+from core.seeds import make_generator
+from core.settings import hash_of
 from modeling_radio.checks_radio import check_choice
-from training.data.public_names import public_name
+from training.data.sources import public_name
 from training.evaluation.features import Wanted, batches_between, encode_batches
 from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
-from training.extraction.columns import Storage, dense_parts, features_of, reduced, table_of
-from training.extraction.manifest import begin, missing_shards
-from training.extraction.reduction import PCA_FILE, Basis, Reduction, fit_bases, load_bases, save_bases
+from training.extraction.columns import (
+    PCA_FILE,
+    Basis,
+    Reduction,
+    Storage,
+    dense_parts,
+    features_of,
+    fit_bases,
+    load_bases,
+    reduced,
+    save_bases,
+    table_of,
+)
 from training.extraction.settings import ExtractionSettings
-from training.extraction.shards import AGAIN, SUMS, Shard, plan_shards, read_sums, write_shard
+from training.extraction.shards import AGAIN, SUMS, Shard, begin, missing_shards, plan_shards, read_sums, write_shard
 from training.extraction.source import SourceSplit, image_state, open_source
 
 

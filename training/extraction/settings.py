@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from foundation.settings import Problem, Settings, SettingsError
+from core.settings import Problem, Settings, SettingsError
 from model_cards.licenses import OTHER, License
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from foundation.errors import first_few
-from foundation.settings import hash_of
+from core.errors import first_few
+from core.settings import hash_of
 from modeling_radio.checks_radio import check_choice
-from training.data.labeled.layouts import (
+from training.data.labeled.folders import (
     DEPTH_FOLDERS,
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -24,7 +24,7 @@ from training.data.labeled.layouts import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.data.labeled.opening import (
+from training.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
     image_paths,
@@ -33,9 +33,9 @@ from training.data.labeled.opening import (
     readable_tables,
 )
 from training.data.sources import DEMO_SOURCES
-from training.evaluation.data.opening import open_data
-from training.evaluation.data.rows import DecodedImages, choose_rows, place_of, table_state
-from training.evaluation.data.tables import COLUMNS, DataOptions
+from training.evaluation.data import DecodedImages, choose_rows, place_of, table_state
+from training.evaluation.data_tables import COLUMNS, DataOptions
+from training.evaluation.opening import open_data
 from training.extraction.settings import SourceSettings
 
 

@@ -14,8 +14,8 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
-from foundation.files import write_folder
-from foundation.trust import check_named_code
+from core.files import write_folder
+from core.trust import check_named_code
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.checks_radio import Resolution, did_you_mean
 from modeling_radio.detection_radio import check_num_queries
@@ -26,7 +26,7 @@ from training.finetuning.adapters import BACKBONE, IN_BLOCKS, add_adapter, head_
 from training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
 from training.student.parameters import freeze_projection_of_clips
-from training.views.windows import more_windowed
+from training.views.plan import more_windowed
 
 
 TRUNK = f"{BACKBONE}.model"
@@ -113,7 +113,7 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
         raise ValueError(
             f"`checkpoint` {settings.checkpoint!r} has no text tower: make a folder with one by `python -m "
             "conversion.from_nvidia ... --text-tower ID`, of the demo's student by `python -m "
-            "training.demo_kit.add_words`."
+            "training.demo.add_words`."
         )
     decided = {**task.config_fields(), **_window_fields(config, task)}
     known = [field.name for field in dataclasses.fields(RadioConfig)]

@@ -13,16 +13,14 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from foundation.files import remove_partial, write_text
-from foundation.machine.timing import Clock
-from foundation.output_lock import check_run_folder, sole_run
-from foundation.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
+from core.files import check_run_folder, remove_partial, sole_run, write_text
+from core.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
+from core.timing import Clock
 from modeling_radio.checks_radio import read_json
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.adapters import merge_adapter, save_adapter
-from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
-from training.finetuning.data.sources import load_images
-from training.finetuning.examination import draw_examination, fit_thresholds, gather_evidence
+from training.finetuning.data import load_images
+from training.finetuning.error_analysis import draw_examination, fit_thresholds, gather_evidence
 from training.finetuning.models import (
     TrainableShare,
     build_model,
@@ -35,9 +33,16 @@ from training.finetuning.models import (
     save_plain,
 )
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.examples import Examples, build_examples, build_training_examples
+from training.finetuning.tasks.base import Examples, build_examples, build_training_examples
 from training.finetuning.tasks.registry import TASK_CLASSES, build_task
-from training.finetuning.trainer import FinetuningTrainer, diverged, learning_rates
+from training.finetuning.trainer import (
+    FinetuningTrainer,
+    diverged,
+    ends_run,
+    last_checkpoint,
+    learning_rates,
+    sealed_checkpoints,
+)
 
 
 FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"

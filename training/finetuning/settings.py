@@ -7,9 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from foundation.fields import Spelling, read_yaml
-from foundation.files import write_text
-from foundation.settings import Settings, SettingsError, require
+from core.files import write_text
+from core.settings import Settings, SettingsError, Spelling, read_yaml, require
 
 
 ZERO_SHOT = "zero-shot-image-classification"

@@ -4,26 +4,52 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch._dynamo
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from foundation.seeds import derive_seed
+from core.seeds import derive_seed
+from core.timing import fastest_seconds
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
 from training.recipe import Recipe, RecipeError, TeacherRecipe
+from training.student.packing import check_merging
 from training.student.parameters import freeze_projection_of_clips
-from training.student.regularizers.damp import add_damp
-from training.student.regularizers.spectral import add_spectral_scales
-from training.student.token_counts import check_merging
-from training.teachers.answers import TeacherShape
+from training.student.regularizers import add_damp, add_spectral_scales
+from training.teachers.outputs import TeacherShape
 from training.views.crops import check_other_windows
-from training.views.shapes import Grid, extreme_grids
-from training.views.windows import check_windows, fitting_windows
+from training.views.plan import Grid, check_windows, extreme_grids, fitting_windows
+
+
+_SHAPE = (4096, 768, 768)  # our choice: rows, inputs and outputs of a linear layer large enough for its full speed
+_RUNS = 5  # our choice: the fastest of a few calls is stable enough to tell factors of two apart
+
+
+@torch.no_grad()
+def is_bfloat16_faster() -> bool:
+    """Time one linear layer on this machine's CPU in both precisions, for some tens of milliseconds."""
+    layers = {dtype: _linear(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    seconds = fastest_seconds(layers, min_rounds=_RUNS)
+    return seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+def _linear(dtype: torch.dtype) -> Callable[[], Tensor]:
+    rows, inputs, outputs = _SHAPE
+    return partial(F.linear, torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype))
+
+
+def in_faster_precision(recipe: Recipe) -> Recipe:
+    """Return the recipe with student and teachers in float32 if this machine has a CPU only that is faster so."""
+    if torch.accelerator.is_available() or is_bfloat16_faster():
+        return recipe
+    teachers = [entry.replace(precision="float32") for entry in recipe.teachers]
+    return recipe.replace(mixed_precision="no", teachers=teachers)
 
 
 def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioModel:

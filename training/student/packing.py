@@ -1,13 +1,104 @@
-"""The student's answers for a batch: images of one size as they are, images of several packed into one sequence."""
+"""The student's forward pass of a batch: packs of images of several sizes, and the number of tokens of RADIO1D."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modeling_radio import RadioConfig
 from modeling_radio.outputs_radio import RadioAdaptorOutput, RadioModelOutput
+from training.recipe import Recipe, RecipeError
+from training.views.plan import Batch
+
+
+TokenDraw = Literal["triangular", "uniform", "beta", "fixed"]
+NUM_DRAWS = 5
+"""Uniform numbers behind one count; only "beta" needs more than the first."""
+_BETA_RANK = 2
+
+
+def _triangular(draws: Tensor, available: int) -> Tensor:
+    """Density 2 - 2x: few tokens are drawn most often (https://arxiv.org/abs/2607.03624, better than uniform there)."""
+    return torch.round((1 - draws[:, 0].sqrt()) * (available - 1)) + 1
+
+
+def _uniform(draws: Tensor, available: int) -> Tensor:
+    return torch.round(draws[:, 0] * available)
+
+
+def _beta(draws: Tensor, available: int) -> Tensor:
+    """Beta(2, 4), whose mode is a quarter, NVIDIA's default; its width is our choice.
+
+    The second smallest of five uniform numbers has this distribution.
+    """
+    return torch.round(draws.kthvalue(_BETA_RANK, dim=1).values * available)
+
+
+_DRAWS: dict[str, Callable[[Tensor, int], Tensor]] = {"triangular": _triangular, "uniform": _uniform, "beta": _beta}
+
+
+def counts_from(draw: TokenDraw, draws: Tensor, available: int) -> list[int]:
+    """Return the number of tokens of each image, in [1, `available`].
+
+    Args:
+        draw: Which distribution; "fixed" has all.
+        draws: Uniform numbers in [0, 1), `(images, NUM_DRAWS)`.
+        available: Tokens that an image has.
+    """
+    if draw == "fixed":
+        return [available] * len(draws)
+    counts = _DRAWS[draw](draws.double(), available)
+    return [int(count) for count in counts.clamp(min(1, available), available)]
+
+
+def token_counts(recipe: Recipe, config: RadioConfig, batch: Batch, height: int, width: int) -> list[int] | None:
+    """Return how many tokens each image of a batch has in a step; `None` where the recipe drops none.
+
+    The numbers follow from the run's seed, the step and the image's place in it, whatever rank and part it falls to.
+
+    Args:
+        recipe: Names the distribution.
+        config: The student's.
+        batch: Whose images they are.
+        height: Of the student's images in pixels.
+        width: Of the student's images in pixels.
+    """
+    draw = recipe.student.num_tokens
+    if draw is None or draw == "fixed":
+        return None
+    cells = height // config.patch_size * (width // config.patch_size)
+    return counts_from(draw, batch.uniform("num_tokens", NUM_DRAWS), cells // 4**config.num_mergings)
+
+
+def check_merging(recipe: Recipe, config: RadioConfig) -> None:
+    """Refuse a recipe that asks of the student what merged tokens cannot do, before anything is built.
+
+    Raises:
+        RecipeError: If tokens are dropped of a student that has no decoder, or merged ones are packed, compiled or
+            tapped.
+    """
+    student = recipe.student
+    if not config.num_mergings:
+        if student.num_tokens is not None:
+            raise RecipeError(
+                f"`student.num_tokens` must be null without `student.config.downscale_levels`, got "
+                f"{student.num_tokens!r}: this student has one token for each patch."
+            )
+        return
+    packed = [partition.name for partition in recipe.partitions if partition.token_budget is not None]
+    if packed:
+        raise RecipeError(
+            f"`partitions.{packed[0]}.token_budget` must be null with `student.config.downscale_levels`, got a number. "
+            "Merged tokens are not packed: give `batch_size`."
+        )
+    if student.compile:
+        raise RecipeError("`student.compile` must be false with `student.config.downscale_levels`, got true.")
+    if recipe.taps.is_used:
+        raise RecipeError(
+            f"`taps.scheme` must be null with `student.config.downscale_levels`, got {recipe.taps.scheme!r}."
+        )
 
 
 class HeadAnswer(NamedTuple):

@@ -1,9 +1,12 @@
-"""Parameters of a model around `radio_model` by their part of the network, and which of them decay."""
+"""Parameters of the student by part of the network, and a trunk that is not trained for now."""
 
+import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
+from modeling_radio import RadioModel
 from modeling_radio.modeling_radio import ADAPTORS, DECODER_PREFIX, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS
 
 
@@ -50,3 +53,29 @@ def student_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def is_of_trunk(name: str) -> bool:
     """Return whether a parameter lies outside of all heads, which are adaptors and taps."""
     return not name.startswith((f"{ADAPTORS}.", f"{TAPS}."))
+
+
+@contextlib.contextmanager
+def frozen_trunk(student: RadioModel) -> Iterator[None]:
+    """Build no graph below the adaptors in the student's passes within this context.
+
+    The trunk's parameters are not marked, since DDP and FSDP look at these marks once, when they wrap the student.
+
+    Args:
+        student: Possibly wrapped, sharded or compiled; what the adaptors learn is not changed.
+    """
+    trunk = student.radio_model  # whose pass ends before the adaptors read it
+    hooks = [trunk.register_forward_pre_hook(_stop_recording), trunk.register_forward_hook(_record, always_call=True)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _stop_recording(*_: object) -> None:
+    torch.set_grad_enabled(False)
+
+
+def _record(*_: object) -> None:
+    torch.set_grad_enabled(True)

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.recipe import Recipe, RecipeError
-from training.targets.cache.feature_cache import FeatureCache
 from training.targets.examples import AverageView, Example, Target
-from training.views.batches import Batch
+from training.targets.feature_cache import FeatureCache
 from training.views.crops import (
     change_colors,
     cut_windows,
@@ -21,7 +20,7 @@ from training.views.crops import (
     flip,
     flip_shift,
 )
-from training.views.shapes import Grid
+from training.views.plan import Batch, Grid
 
 
 class CachedTargets:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from training.views.batches import Batch
+from training.views.plan import Batch
 
 
 class Target(NamedTuple):
@@ -48,7 +48,7 @@ class Example(NamedTuple):
     Attributes:
         pixel_values: For each group of the batch, `Batch.groups`, RGB in [0, 1], `(images, 3, height, width)`.
         targets: The teachers' answers, by name; where taps ask for them, features on a teacher's way too, without a
-            summary, by `training.recipe_sections.teaching.target_name`.
+            summary, by `training.recipe_sections.target_name`.
         average: Another crop for the moving average, in steps with a MESA loss.
         extents: For each group what of the student's crops is image, as `extent` of `align_to_teacher`; None if all is,
             and of the other crops, too.

@@ -11,14 +11,22 @@ from training.data.decoding import Size
 from training.data.image_table import Images
 from training.losses.alignment import shows_image
 from training.recipe import Recipe
-from training.recipe_sections.teaching import target_name
+from training.recipe_sections import target_name
 from training.targets.examples import AverageView, Example, Target
 from training.teachers.base import Teacher, by_network, split_answer
-from training.views.batches import Batch
-from training.views.crops import change_colors, draw_colors, draw_flips, draw_other_shifts, draw_shifts
-from training.views.loading import PartitionStreams, build_view_loader
-from training.views.regions import AVERAGE, STUDENT, Seen, Sight
-from training.views.shapes import Grid
+from training.views.crops import (
+    AVERAGE,
+    STUDENT,
+    Seen,
+    Sight,
+    change_colors,
+    draw_colors,
+    draw_flips,
+    draw_other_shifts,
+    draw_shifts,
+)
+from training.views.loaders import PartitionStreams, build_view_loader
+from training.views.plan import Batch, Grid
 
 
 Part = tuple[Batch, list[Seen]]

@@ -1,23 +1,4 @@
-"""The base class of the teachers: frozen networks that resize and normalize on their own.
-
-To add a teacher, write a subclass (about 30 lines), anywhere:
-
-    class MyTeacher(Teacher):
-        image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
-
-        def __init__(self, name: str, *, source: str | None, layer: int = 11):
-            super().__init__(name, summary_dim=384, feature_dim=384, patch_size=14, native_size_px=518)
-            self.network = load_my_network(source, layer)
-            self.freeze()
-
-        def encode(self, pixel_values: Tensor) -> TeacherOutput:
-            tokens = self.network(pixel_values)  # (batch, 1 + rows * cols, 384)
-            return TeacherOutput(tokens[:, 0], tokens_to_map(tokens[:, 1:], pixel_values, 14))
-
-A recipe names it by its import path, `kind: "my_package.my_module:MyTeacher"`; a class of this package gets a short
-name in `TEACHER_KINDS` of `training/teachers/registry.py`. Every keyword of the constructor is an option of the
-recipe; a misspelled one is refused. A class with several ways to read one network says so by `read_options`.
-"""
+"""The base class of the teachers: frozen networks that resize and normalize on their own."""
 
 from __future__ import annotations
 
@@ -36,12 +17,46 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
-from training.recipe_sections.networks import RunModeName, RunOptions
-from training.teachers.answers import TeacherOutput, check_answer, resample_features, resize_images, teacher_error
-from training.teachers.depths import BlockListener
-from training.teachers.run_modes.base import NetworkTraits
-from training.teachers.run_modes.featsharp import FeatSharp
-from training.teachers.run_modes.registry import build_run_mode
+from training.recipe_sections import RunModeName, RunOptions, Upsampling
+from training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
+from training.teachers.outputs import (
+    BlockListener,
+    TeacherOutput,
+    check_answer,
+    resample_features,
+    resize_images,
+    teacher_error,
+)
+from training.teachers.run_modes import FixedMode, MosaicMode, NativeMode, NetworkTraits, RunMode
+
+
+RUN_MODES: dict[tuple[RunModeName, Upsampling], type[RunMode]] = {
+    ("native", "bilinear"): NativeMode,
+    ("fixed", "bilinear"): FixedMode,
+    ("fixed", "tiles"): TiledMode,
+    ("fixed", "featsharp"): SharpenedMode,
+    ("mosaic", "bilinear"): MosaicMode,
+}
+"""By `run_mode` and `upsample`."""
+
+
+def build_run_mode(traits: NetworkTraits, options: RunOptions, default: RunModeName) -> RunMode:
+    """Return the way to run a network.
+
+    Args:
+        traits: Of the network.
+        options: How; a size without a mode means "fixed".
+        default: The mode where the options leave it open.
+
+    Raises:
+        ValueError: If the network cannot run so.
+    """
+    name = options.run_mode or (default if options.input_size_px is None else "fixed")
+    mode = RUN_MODES.get((name, options.upsample))
+    if mode is None:
+        known = " or ".join(repr(each) for each, upsample in RUN_MODES if upsample == options.upsample)
+        raise traits.error(f"`run_mode` must be {known} for `upsample` {options.upsample!r}, got {name!r}.")
+    return mode(traits, options.replace(run_mode=name))
 
 
 Color = tuple[float, float, float]

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foundation.checkpoints import open_checkpoint
+from core.checkpoints import open_checkpoint
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.outputs_radio import NetworkPass
-from training.recipe_sections.networks import Precision
-from training.teachers.answers import TeacherOutput, resample_features, teacher_error
+from training.recipe_sections import Precision
 from training.teachers.base import Teacher
-from training.teachers.loading import (
+from training.teachers.outputs import TeacherOutput, resample_features, teacher_error
+from training.teachers.published.architectures import published_config
+from training.teachers.published.base import (
     WEIGHT_DTYPES,
     Weights,
     check_model_type,
@@ -22,7 +23,6 @@ from training.teachers.loading import (
     explain_failure,
     find_folder,
 )
-from training.teachers.published.architectures import published_config
 
 
 class RadioTeacher(Teacher):

@@ -13,25 +13,27 @@ from typing import Any
 
 import torch
 
-from foundation.packages.fetching import fetch_package
-from foundation.packages.pinned import PackageUnavailableError
-from foundation.ranks import rank_and_count
+from core.packages import PackageUnavailableError, fetch_package
+from core.ranks import rank_and_count
 from modeling_radio.checks_radio import check_choice, did_you_mean
-from training.demo_kit.packages import package_named
+from training.demo.assets import package_named
 from training.recipe import Recipe, TeacherRecipe
-from training.recipe_sections.networks import RunOptions
-from training.teachers.answers import teacher_error
+from training.recipe_sections import RunOptions
 from training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
-from training.teachers.embedded.base import EmbeddedTeacher
-from training.teachers.embedded.dinov2_saliency import Dinov2SaliencyTeacher
-from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
-from training.teachers.embedded.nanodet import NanoDetTeacher
-from training.teachers.published.language import ClipTeacher, SiglipTeacher, Tipsv2Teacher
-from training.teachers.published.segmenters import Sam2Teacher, Sam3Teacher, SamTeacher
-from training.teachers.published.self_supervised import DinoTeacher
+from training.teachers.embedded import Dinov2SaliencyTeacher, EfficientNetLiteTeacher, EmbeddedTeacher, NanoDetTeacher
+from training.teachers.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
+from training.teachers.outputs import teacher_error
 from training.teachers.published.timm_networks import TimmTeacher
+from training.teachers.published.transformers_networks import (
+    ClipTeacher,
+    DinoTeacher,
+    Sam2Teacher,
+    Sam3Teacher,
+    SamTeacher,
+    SiglipTeacher,
+    Tipsv2Teacher,
+)
 from training.teachers.radio import RadioTeacher
-from training.teachers.run_modes.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
 
 
 logger = logging.getLogger(__name__)

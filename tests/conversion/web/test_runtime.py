@@ -10,9 +10,9 @@ from tiny_site import save_runtime
 
 from conversion.web import runtime
 from conversion.web.runtime import BUILDS, ORT, PACKAGES, TOKENIZER_SCRIPT, TOKENIZERS, copy_runtime, find_runtime
-from foundation.files import hash_file
-from foundation.packages import clients, fetching
-from foundation.packages.pinned import PackageCorruptError, PackageUnavailableError
+from core import packages
+from core.files import hash_file
+from core.packages import PackageCorruptError, PackageUnavailableError
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def stand_in(tmp_path, monkeypatch):
     def command(package, download, client_cache):
         return [sys.executable, "-c", script, str(archive), str(download)]
 
-    monkeypatch.setattr(clients, "_client_command", command)
-    monkeypatch.setattr(clients, "PROGRESS_INTERVAL_S", 0.01)
-    monkeypatch.setattr(fetching, "require_clients", lambda package: None)
+    monkeypatch.setattr(packages, "_client_command", command)
+    monkeypatch.setattr(packages, "PROGRESS_INTERVAL_S", 0.01)
+    monkeypatch.setattr(packages, "require_clients", lambda package: None)
     monkeypatch.setenv("RADIO_CACHE", str(tmp_path / "cache"))
     return archive
 

@@ -16,7 +16,7 @@ from conversion.web.site import (
     describe_model,
     write_space_card,
 )
-from foundation.files import check_output
+from core.files import check_output
 
 
 def test_only_earlier_sites_are_replaced(tmp_path, monkeypatch):

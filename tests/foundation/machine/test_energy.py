@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from foundation.machine import energy
-from foundation.machine.energy import EnergyMeter
+from core import machine
+from core.machine import EnergyMeter
 
 
 class NVMLError(Exception):
@@ -15,7 +15,7 @@ class NVMLError(Exception):
 @pytest.fixture(autouse=True)
 def no_counters(monkeypatch, tmp_path):
     """Begin with a machine that counts nothing."""
-    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    monkeypatch.setattr(machine, "POWERCAP", tmp_path)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -98,7 +98,7 @@ def test_a_counter_that_may_have_begun_anew_twice_says_nothing(package, gpus, mo
     package(1000.0)
     meter = EnergyMeter()
     now = time.monotonic()
-    monkeypatch.setattr(energy.time, "monotonic", lambda: now + 2001)
+    monkeypatch.setattr(machine.time, "monotonic", lambda: now + 2001)
     assert meter.kwh() == {"GPUs": 0}
 
 

@@ -2,8 +2,8 @@ import platform
 
 import torch
 
-from foundation.machine import hardware as machine
-from foundation.machine.hardware import describe_machine, gpu_names, num_processors, processor_name, versions_of
+from core import machine as machine
+from core.machine import describe_machine, gpu_names, num_processors, processor_name, versions_of
 
 
 def test_processor_and_cores_are_named(monkeypatch):

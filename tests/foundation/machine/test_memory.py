@@ -5,7 +5,7 @@ import mmap
 import numpy as np
 import pytest
 
-from foundation.machine.memory import STATUS, peak_memory_mb
+from core.machine import STATUS, peak_memory_mb
 
 
 @pytest.mark.skipif(not STATUS.is_file(), reason="needs /proc")

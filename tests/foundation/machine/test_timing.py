@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from foundation.machine.timing import Clock, ProgressBar, WholeRun, fastest_seconds
+from core.timing import Clock, ProgressBar, WholeRun, fastest_seconds
 
 
 def test_clock_adds_up_phases_and_says_each(capsys):

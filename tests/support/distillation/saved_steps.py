@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from training.distillation.saving.checkpoint_writer import CheckpointWriter
+from training.distillation.checkpoints import CheckpointWriter
 
 
 def write_weights(path: Path) -> None:

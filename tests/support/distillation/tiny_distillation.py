@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 import training.teachers.registry
-from foundation.files import write_file
+from core.files import write_file
 from training.data.image_table import Images
-from training.distillation import inputs, trainer
-from training.distillation.saving.tensor_files import SavedTensors
-from training.distillation.watching import tracking
+from training.distillation import build, tracking, trainer
+from training.distillation.checkpoints import SavedTensors
 from training.recipe import DataRecipe, load_recipe
-from training.teachers.answers import TeacherOutput
 from training.teachers.base import Teacher
+from training.teachers.outputs import TeacherOutput
 
 
 RECIPE = """
@@ -91,7 +90,7 @@ class NoiseImages(Images):
 
 def install_tiny_world(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)
-    patch.setattr(inputs, "build_training_images", NoiseImages)
+    patch.setattr(build, "build_training_images", NoiseImages)
 
 
 def leave_progress_undrawn(patch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from training.data.image_table import Images
-from training.recipe_sections.images import DataRecipe
-from training.recipe_sections.networks import RunOptions
-from training.teachers.answers import TeacherOutput
+from training.recipe_sections import DataRecipe, RunOptions
 from training.teachers.base import Teacher
-from training.teachers.run_modes.featsharp import UpsampledTeacher
+from training.teachers.featsharp import UpsampledTeacher
+from training.teachers.outputs import TeacherOutput
 from training.upsampling import Answers, UpsamplerSettings, UpsamplerTrainer
 
 

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import torch
 
-from training.ablation.held_out import HeldOut
-from training.ablation.raw_results import HeldOutSums, RunResult, add_run, claim
-from training.ablation.study import OpenedStudy
-from training.demo_kit.assets import DemoAssets
-from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
-from training.evaluation.data.base import Stacked
-from training.evaluation.data.demo import DemoData
+from training.demo.assets import DemoAssets
+from training.demo.images import ClassificationSet, SegmentationSet
+from training.evaluation.data import Stacked
+from training.evaluation.demo_data import DemoData
 from training.evaluation.features import FeatureStore, Wanted
 from training.evaluation.students import StudentEvaluation
 from training.recipe import decisive_part
 from training.student.build import student_patch_size
+from training.studies.held_out import HeldOut
+from training.studies.raw_results import HeldOutSums, RunResult, add_run, claim
+from training.studies.study import OpenedStudy
 from training.teachers.registry import build_teachers
 
 

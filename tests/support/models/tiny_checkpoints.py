@@ -17,7 +17,7 @@ from modeling_radio import (
     RadioModel,
     RadioPreTrainedModel,
 )
-from training.pictures.answers import Opened, open_model
+from training.figures.predictions import Opened, open_model
 
 
 WIDTH = 16

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 from transformers import BertTokenizer
 
 from modeling_radio import RadioConfig, RadioModel
-from training.evaluation.models.sentences import SentenceEncoder
+from training.evaluation.models.pretrained import SentenceEncoder
 from training.teachers.base import Teacher
-from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
+from training.teachers.embedded import EfficientNetLiteTeacher
 
 
 NAMES = ["cat", "dog", "grass", "ice", "bird", "fish", "coin", "tree", "rock", "sky", "sea", "bug"]

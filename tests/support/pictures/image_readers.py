@@ -17,9 +17,9 @@ from PIL import Image, ImageOps
 from modeling_radio import RadioImageProcessor
 from modeling_radio.image_processing_radio import UNREADABLE, read_picture
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
-from training.data.labeled.opening import read_row
-from training.evaluation.data.rows import DecodedImages
-from training.pictures.answers import read_photograph
+from training.data.labeled.tables import read_row
+from training.evaluation.data import DecodedImages
+from training.figures.predictions import read_photograph
 from training.serve import read_image
 
 

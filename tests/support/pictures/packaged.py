@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from foundation.packages.pinned import PackageUnavailableError
+from core.packages import PackageUnavailableError
 from training.teachers.base import Teacher
 from training.teachers.registry import build_teacher
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tiny_distillation import TinyTeacher, install_tiny_world
 
-from foundation.packages import clients
-from training.demo_kit.packages import fetch_at_once
+from core import packages
+from training.demo.assets import fetch_at_once
 from training.distill import main
 from training.distillation import trainer
 
@@ -50,7 +50,7 @@ def install(phase: str, patch: pytest.MonkeyPatch) -> None:
     """Let a phase take long."""
     install_tiny_world(patch)
     if phase == "fetching":
-        patch.setattr(clients, "_client_command", sleeping_client)
+        patch.setattr(packages, "_client_command", sleeping_client)
         patch.setattr(trainer, "load_teachers", fetch)
     elif phase == "building":
         patch.setattr(trainer, "build_student", wait)

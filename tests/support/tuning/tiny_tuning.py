@@ -9,11 +9,11 @@ from PIL import Image
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH
 
-from foundation.output_lock import sole_run
-from training.finetuning.checkpoints import last_checkpoint
-from training.finetuning.data.sources import LabeledImages, load_images
+from core.files import sole_run
+from training.finetuning.data import LabeledImages, load_images
 from training.finetuning.run import NAME, FinetuningRun
 from training.finetuning.settings import FinetuneSettings
+from training.finetuning.trainer import last_checkpoint
 
 
 TINY_DPT = {"dpt_hidden_size": 8}

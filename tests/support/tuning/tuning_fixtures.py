@@ -36,9 +36,9 @@ def _short_and_apart(own_datasets_cache, one_picture) -> None:
 
 
 def draw_one_image(patch: pytest.MonkeyPatch) -> None:
-    from training.finetuning import examination, trainer
+    from training.finetuning import error_analysis, trainer
 
-    patch.setattr(examination, "NUM_PICTURED", 1)
+    patch.setattr(error_analysis, "NUM_PICTURED", 1)
     patch.setattr(trainer, "predict_examples", partial(trainer.predict_examples, count=1))
 
 

@@ -3,8 +3,8 @@
 import pytest
 from toy_studies import toy_held_out, write_study
 
-from training.ablation.held_out import HeldOut
-from training.ablation.study import OpenedStudy, open_study
+from training.studies.held_out import HeldOut
+from training.studies.study import OpenedStudy, open_study
 
 
 @pytest.fixture(autouse=True)

@@ -6,16 +6,16 @@ from drawn_assets import assets  # noqa: F401 - a fixture
 from torch import Tensor
 from torch.nn import functional as F
 
-from foundation.interruption import TrainingDivergedError
+from core.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
-from training.ablation import held_out as module
-from training.ablation.held_out import HeldOut
-from training.ablation.study import OpenedStudy
-from training.demo_kit.images import DemoImages
+from training.demo.images import DemoImages
 from training.evaluation.students import StudentEvaluation
 from training.evaluation.tasks.registry import TASKS
 from training.recipe import RecipeError
 from training.student.build import build_student
+from training.studies import held_out as module
+from training.studies.held_out import HeldOut
+from training.studies.study import OpenedStudy
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import torch
 from killing import run_until
 from toy_studies import save_toy_results, toy_result, toy_sums
 
-from training.ablation import raw_results
-from training.ablation.raw_results import HeldOutSums, StudyResults, add_run, claim, load_results
-from training.ablation.study import CONSISTENCY, OpenedStudy
 from training.recipe import RecipeError
+from training.studies import raw_results
+from training.studies.raw_results import HeldOutSums, StudyResults, add_run, claim, load_results
+from training.studies.study import CONSISTENCY, OpenedStudy
 
 
 def loaded(opened: OpenedStudy) -> StudyResults:

@@ -7,10 +7,9 @@ from matplotlib.axes import Axes
 from PIL import Image
 from toy_studies import save_toy_results, toy_result
 
-from training.ablation.raw_results import StudyResults, add_run, load_results
-from training.ablation.report import Compared, _shown, build_report, build_table, compare, draw_figure
-from training.ablation.statistics import Difference, holm
-from training.ablation.study import Comparison, OpenedStudy
+from training.studies.raw_results import StudyResults, add_run, load_results
+from training.studies.report import Compared, _shown, build_report, build_table, compare, draw_figure
+from training.studies.study import Comparison, Difference, OpenedStudy, holm
 
 
 ERRORS = {("plain", 0): 0.5, ("plain", 1): 0.6, ("dropping", 0): 0.4, ("dropping", 1): 0.49}

@@ -9,14 +9,14 @@ import pytest
 import side_by_side
 from toy_studies import STUDY, save_toy_results, write_study
 
-from foundation.errors import UserError
-from foundation.interruption import Interrupted, TrainingDivergedError
-from training.ablation import runs
-from training.ablation.held_out import HeldOut
-from training.ablation.raw_results import RunResult, load_results
-from training.ablation.study import OpenedStudy, open_study
+from core.errors import UserError
+from core.interruption import Interrupted, TrainingDivergedError
 from training.recipe import Recipe, RecipeError
 from training.student.build import build_student
+from training.studies import runs
+from training.studies.held_out import HeldOut
+from training.studies.raw_results import RunResult, load_results
+from training.studies.study import OpenedStudy, open_study
 
 
 @pytest.fixture

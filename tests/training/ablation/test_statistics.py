@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy import stats
 
-from training.ablation.statistics import draw_sources, effective_sources, holm, paired_difference
+from training.studies.study import draw_sources, effective_sources, holm, paired_difference
 
 
 def test_of_seeds_alone_it_is_the_paired_t_test() -> None:

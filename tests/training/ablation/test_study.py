@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from toy_studies import STUDY, write_study
 
-from training.ablation.study import (
+from training.recipe import RecipeError
+from training.studies.study import (
     Comparison,
     OpenedStudy,
     Study,
@@ -12,7 +13,6 @@ from training.ablation.study import (
     list_studies,
     open_study,
 )
-from training.recipe import RecipeError
 
 
 def test_arms_change_the_studys_recipe(opened: OpenedStudy) -> None:

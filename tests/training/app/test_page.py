@@ -36,7 +36,7 @@ from training.app.page import (
     read_window,
     read_words,
 )
-from training.pictures.features import fit_pca_basis
+from training.figures.features import fit_pca_basis
 
 
 def test_every_space_is_drawn(app, photograph):

@@ -12,8 +12,8 @@ from tiny_tuning import tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
 from training.app.space import ROOT, carried_files, write_space
+from training.figures.predictions import open_model
 from training.finetuning.adapters import add_adapter, save_adapter
-from training.pictures.answers import open_model
 
 
 START = """

@@ -13,10 +13,9 @@ from training.data import filters
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
 from training.data.filters import ImageFacts, choose_images, difference_hash, fault_of, measure, near_duplicates, scan
 from training.data.image_table import Images
+from training.data.training_images import build_training_images
 from training.recipe import DataRecipe, RecipeError
-from training.recipe_sections.filters import FiltersRecipe
-from training.recipe_sections.images import SourceRecipe
-from training.views.images import build_training_images
+from training.recipe_sections import FiltersRecipe, SourceRecipe
 
 
 FILTERS = FiltersRecipe(min_side_ratio=1, max_aspect=3, min_deviation=2, max_distance=3)

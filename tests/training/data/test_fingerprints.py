@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from training.data import fingerprints
-from training.data.decoding import EncodedImage
-from training.data.fingerprints import content_fingerprint
+from training.data import decoding
+from training.data.decoding import EncodedImage, content_fingerprint
 
 
 def fingerprint(contents: list[bytes], names: Sequence[str] = ()) -> str:
@@ -24,7 +23,7 @@ def test_every_change_of_few_images_is_seen() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 15, 16, 17, 40])
 def test_bytes_and_a_file_of_them_are_the_same(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprints, "SAMPLE_BYTES", 8)
+    monkeypatch.setattr(decoding, "SAMPLE_BYTES", 8)
     content = bytes(range(size))
     (tmp_path / "image").write_bytes(content)
     of_file = content_fingerprint(lambda place: EncodedImage("x", tmp_path / "image"), [size])
@@ -35,7 +34,7 @@ def test_bytes_and_a_file_of_them_are_the_same(tmp_path: Path, size: int, monkey
 
 
 def test_of_many_images_some_are_looked_at_and_all_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprints, "MAX_SAMPLES", 3)
+    monkeypatch.setattr(decoding, "MAX_SAMPLES", 3)
     images = [b"a"] * 10
     before = fingerprint(images)
     changed = [place for place in range(10) if fingerprint([*images[:place], b"b", *images[place + 1 :]]) != before]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.folder_kinds import MIN_IMAGES_PER_SHARD, find_shards
+from training.data.image_folder import MIN_IMAGES_PER_SHARD, find_shards
 
 
 def fill(folder: Path, names: list[str], num_images: int) -> Path:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from training.data.image_folder import ImageFolder
-from training.views.images import build_images
+from training.data.training_images import build_images
 
 
 @pytest.fixture

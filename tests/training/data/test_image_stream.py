@@ -14,8 +14,7 @@ from training.data import image_stream
 from training.data.decoding import SkippedImages, decode_rgb
 from training.data.image_stream import ImageStream, open_image_stream
 from training.recipe import DataRecipe
-from training.recipe_sections.filters import FiltersRecipe
-from training.recipe_sections.images import SourceRecipe
+from training.recipe_sections import FiltersRecipe, SourceRecipe
 
 
 def open_numbers(data: DataRecipe, rank: int = 0, num_ranks: int = 1, *, seed: int = 0) -> ImageStream:

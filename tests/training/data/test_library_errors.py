@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from training.data.library_errors import in_one_line
+from training.data.sources import in_one_line
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import pytest
 from datasets import Dataset, Image, load_dataset
 from PIL import Image as Pillow
 
-from training.data.labeled.opening import open_streams, open_tables
-from training.data.named_files import check_named_file
-from training.data.sources import ImageColumn, is_listed, open_stream, open_table
-from training.recipe_sections.images import SourceRecipe
+from training.data.labeled.tables import open_streams, open_tables
+from training.data.sources import ImageColumn, check_named_file, is_listed, open_stream, open_table
+from training.recipe_sections import SourceRecipe
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.data.public_names import public_name
+from training.data.sources import public_name
 
 
 def test_files_and_folders_have_the_last_part_of_their_path(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from training.data import folder_kinds
+from training.data import image_folder
 from training.data.decoding import decode_rgb
 from training.data.sources import (
     ImageColumn,
@@ -20,7 +20,7 @@ from training.data.sources import (
     stream_fingerprint,
 )
 from training.recipe import DataRecipe
-from training.recipe_sections.images import SourceRecipe
+from training.recipe_sections import SourceRecipe
 
 
 def source_of(source: str, **options) -> SourceRecipe:
@@ -82,7 +82,7 @@ def test_a_folder_of_two_kinds_is_refused(write_source: Callable[..., str], name
 
 
 def test_a_stray_archive_does_not_hide_many_images(write_source: Callable[..., str], monkeypatch) -> None:
-    monkeypatch.setattr(folder_kinds, "MIN_IMAGES_PER_SHARD", 3)
+    monkeypatch.setattr(image_folder, "MIN_IMAGES_PER_SHARD", 3)
     folder = write_source("folder", 3)
     Path(folder, "old.tar").touch()
     assert is_image_folder(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.tar_shards import first_fields, is_image, read_samples
+from training.data.sources import first_fields, is_image, read_samples
 
 
 def write_tar(path: Path, files: Mapping[str, bytes]) -> str:

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from torchvision.io import write_png
 from transformers import AutoTokenizer
 
-from foundation.packages.pinned import PackageUnavailableError
+from core.packages import PackageUnavailableError
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.zero_shot_radio import SentenceTower
-from training.demo_kit import add_words
-from training.demo_kit.add_words import build_model, check_adaptor, compare, main, ridge, with_dense_summaries
-from training.evaluation.models.sentences import SentenceEncoder
+from training.demo.__main__ import add_words
+from training.demo.add_words import build_model, check_adaptor, compare, main, ridge, with_dense_summaries
+from training.evaluation.models.pretrained import SentenceEncoder
 
 
 NAME = "efficientnet-lite0"

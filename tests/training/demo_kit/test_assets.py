@@ -1,9 +1,9 @@
 import pytest
 from PIL import Image
 
-from foundation.packages.pinned import PackageUnavailableError
-from training.demo_kit import assets as demo_assets
-from training.demo_kit.assets import (
+from core.packages import PackageUnavailableError
+from training.demo.__main__ import assets as demo_assets
+from training.demo.assets import (
     EMOJI_CLASSES,
     STAMP_CLASSES,
     load_demo_assets,

@@ -7,12 +7,12 @@ from PIL import Image
 
 from model_cards.build import COMMAND as BUILD
 from model_cards.results import Measurement, Results, Source
-from training.demo_kit.add_words import COMMAND as ADD_WORDS
-from training.demo_kit.closing_page import next_steps, write_closing_page
+from training.demo.add_words import COMMAND as ADD_WORDS
+from training.demo.closing_page import next_steps, write_closing_page
 from training.distill import COMMAND as DISTILL
 from training.evaluate import COMMAND as EVALUATE
+from training.figures.page import Drawing
 from training.finetune import COMMAND as FINETUNE
-from training.pictures.page import Drawing
 from training.publish import COMMAND as PUBLISH
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.demo_kit.drawing import (
+from training.demo.images import (
     compose_scene,
     cut_out_on_ground,
     evaluation_bank,

@@ -1,6 +1,6 @@
 import torch
 
-from training.demo_kit.evaluation_sets import classification_set, photographs, segmentation_set
+from training.demo.images import classification_set, photographs, segmentation_set
 
 
 def test_the_queries_are_the_held_out_objects(assets):

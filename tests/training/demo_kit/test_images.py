@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from training.demo_kit.images import DemoImages, render
+from training.demo.images import DemoImages, render
 
 
 @pytest.fixture

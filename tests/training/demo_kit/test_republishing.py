@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from training.demo_kit import republishing
-from training.demo_kit.assets import HELD_OUT_PHOTOGRAPHS, Photograph
-from training.demo_kit.republishing import AUTHORS, FREE_LICENSES, republishable_photographs
+from training.demo.__main__ import closing_page
+from training.demo.assets import HELD_OUT_PHOTOGRAPHS, Photograph
+from training.demo.closing_page import AUTHORS, FREE_LICENSES, republishable_photographs
 
 
 def test_only_free_and_credited_photographs_that_were_held_out(assets, tmp_path, monkeypatch):
@@ -20,7 +20,7 @@ def test_only_free_and_credited_photographs_that_were_held_out(assets, tmp_path,
         photograph("unknown", "CC0-1.0", "elsewhere"),
     )
     samples = [photograph("china", "CC-BY-2.0", "scikit-learn"), photograph("grass", "CC0-1.0", "x", "train")]
-    monkeypatch.setattr(republishing, "pypi_photographs", lambda cache: samples)
+    monkeypatch.setattr(closing_page, "pypi_photographs", lambda cache: samples)
     found = republishable_photographs(replace(assets, photographs=own))
     assert [each.credit for each in found] == [
         "china, by danielbuechele (Flickr) (CC-BY-2.0, package scikit-learn)",
@@ -36,7 +36,7 @@ def test_who_is_credited_is_held_out():
 @pytest.mark.packages
 @pytest.mark.slow
 def test_there_are_enough_of_them():
-    from training.demo_kit.assets import load_demo_assets
+    from training.demo.assets import load_demo_assets
 
     found = republishable_photographs(load_demo_assets())
     assert len(found) >= 10

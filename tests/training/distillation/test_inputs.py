@@ -11,8 +11,8 @@ from torch import distributed
 from two_forks import run_two_forks
 
 import training.teachers.registry
-from foundation.interruption import Interrupted, OutOfTime, StopRequest
-from training.distillation.inputs import (
+from core.interruption import Interrupted, OutOfTime, StopRequest
+from training.distillation.build import (
     check_image_sizes,
     ends_on_all_ranks,
     fingerprint_of,

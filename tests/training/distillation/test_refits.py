@@ -10,10 +10,10 @@ from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
 from training.distillation import trainer
-from training.distillation.optimizers.registry import build_optimizer
-from training.distillation.refits import follow_refits
+from training.distillation.optimizers import build_optimizer
 from training.recipe import OptimizerRecipe, load_recipe
 from training.targets.phi_s import PhiS
+from training.targets.refits import follow_refits
 from training.targets.statistics import TeacherStatistics
 
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from foundation.ranks import TIMEOUT
+from core.ranks import TIMEOUT
 from training.distillation.sharding import build_accelerator
 from training.recipe import load_recipe
 

@@ -1,7 +1,7 @@
 import pytest
 
-from foundation.interruption import TrainingDivergedError
-from training.distillation.skipped_steps import SkippedSteps
+from core.interruption import TrainingDivergedError
+from training.distillation.monitoring import SkippedSteps
 
 
 def test_too_many_in_a_row_end_the_run() -> None:

@@ -34,23 +34,21 @@ from tiny_distillation import (
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
+import training.data.training_images
 import training.teachers.registry
-import training.views.images
-from foundation.files import WriteError
-from foundation.interruption import TrainingDivergedError
-from foundation.output_lock import RUN_FILE
-from foundation.ranks import STEP_TIMEOUT, TIMEOUT
+from core.files import RUN_FILE, WriteError
+from core.interruption import TrainingDivergedError
+from core.ranks import STEP_TIMEOUT, TIMEOUT
 from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.distill import main
-from training.distillation import inputs, step_losses, trainer
-from training.distillation.saving.checkpoints import CheckpointError, list_checkpoints
-from training.distillation.saving.manifests import write_manifest
-from training.distillation.watching.run_history import read_series
+from training.distillation import build, step, trainer
+from training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
+from training.distillation.tracking import read_series
 from training.losses.alignment import AlignedMaps, align_to_teacher
 from training.recipe import RecipeError, load_recipe
 from training.student.parameters import is_of_trunk
-from training.teachers.answers import TeacherOutput
+from training.teachers.outputs import TeacherOutput
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -184,7 +182,7 @@ def test_shifts_count_patches_where_heads_are_finer(recipe_file: str, monkeypatc
         calls.append((tuple(student.shape[2:]), patches, bool(shift.any())))
         return align_to_teacher(student, teacher, shift, patches, extent)
 
-    monkeypatch.setattr(step_losses, "align_to_teacher", recorded)
+    monkeypatch.setattr(step, "align_to_teacher", recorded)
     distil(recipe_file, "run", "student.adaptor.upsample_factor=2", "partitions.low.sizes_px=[64]", stop_at=2)
     assert {(cells, tuple(patches)) for cells, patches, _ in calls} == {((8, 8), (4, 4))}
     assert any(is_shifted for *_, is_shifted in calls)
@@ -623,7 +621,7 @@ def test_data_that_changed_between_two_sessions_are_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(inputs, "build_training_images", training.views.images.build_training_images)
+    monkeypatch.setattr(build, "build_training_images", training.data.training_images.build_training_images)
     folder = Path(write_source(kind, 6))
     settings = (f"data={{source: {folder}, num_images: null, shuffle_buffer: 4, streaming: {streaming}}}",)
     distil(recipe_file, "run", *settings, stop_at=1)
@@ -673,7 +671,7 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
         Path("/dev/full").write_bytes(save(tensors))
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.distillation.saving.tensor_files.save_file", write_to_full_disk)
+        patch.setattr("training.distillation.checkpoints.save_file", write_to_full_disk)
         assert main(arguments) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("distill: error: Cannot write 'run/checkpoints/step_00000006': No space left on device")

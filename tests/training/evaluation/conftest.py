@@ -12,12 +12,11 @@ from tiny_adaptors import build_model_with_adaptors
 from tuning_fixtures import class_folders, depth_folder, voc_folder
 
 from modeling_radio import RadioModel
-from training.demo_kit.assets import DemoAssets
-from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
-from training.evaluation.data.demo import DemoData
-from training.evaluation.models.baselines import RawPixels
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
+from training.demo.assets import DemoAssets
+from training.demo.images import ClassificationSet, SegmentationSet
+from training.evaluation.demo_data import DemoData
+from training.evaluation.models.pretrained import RawPixels
+from training.evaluation.tasks.base import Evaluation, TaskSettings
 
 
 __all__ = ["assets", "class_folders", "depth_folder", "voc_folder"]

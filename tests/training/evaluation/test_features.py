@@ -8,11 +8,11 @@ import torch
 from killing import run_until
 from safetensors.torch import load_file
 
-from foundation.checked_tensors import DamagedFileError
-from training.evaluation.data.base import Stacked
+from core.checked_tensors import DamagedFileError
+from training.evaluation.data import Stacked
 from training.evaluation.features import CHUNK, FeatureStore, StoredFeatures, Wanted, encode_each
 from training.evaluation.models.base import Encoding
-from training.evaluation.models.baselines import RawPixels
+from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.models.radio import RadioFeatures
 
 

@@ -3,11 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from foundation.machine.timing import Clock
+from core.timing import Clock
 from model_cards.teacher_licenses import warnings_of
 from modeling_radio import RadioAdaptorConfig, RadioConfig
-from training.demo_kit.assets import CutOut, DemoAssets, Photograph
-from training.demo_kit.packages import PACKAGES
+from training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph
 from training.evaluation import provenance
 from training.evaluation.provenance import data_sources, describe_run, heritage_of, teacher_source
 from training.recipe import TeacherRecipe, list_recipes, load_recipe

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from model_cards.results import Measurement, Results, Source
-from training.evaluation.data.base import Examples, Part, Stacked
-from training.evaluation.models.baselines import RawPixels
+from training.evaluation.data import Examples, Part, Stacked
+from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.report import (
     neighbor_section,
@@ -17,8 +17,7 @@ from training.evaluation.report import (
     resolution_section,
     write_report,
 )
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.base import Evaluation, TaskSettings
 from training.evaluation.tasks.classification import measure_knn
 from training.evaluation.tasks.dense_prediction import measure_segmentation_probe
 

@@ -19,11 +19,11 @@ from modeling_radio import RadioImageProcessor
 from training.evaluate import main
 from training.evaluation import features
 from training.evaluation import run as evaluation_run
-from training.evaluation.data.demo import DemoData
-from training.evaluation.data.opening import open_data
-from training.evaluation.models.baselines import RANDOM_VIT, RAW_PIXELS
+from training.evaluation.demo_data import DemoData
+from training.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
+from training.evaluation.opening import open_data
 from training.evaluation.run import build_references, evaluate
 from training.evaluation.settings import EvaluationSettings
 from training.recipe import RecipeError, load_recipe

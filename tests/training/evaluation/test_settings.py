@@ -1,6 +1,6 @@
 import pytest
 
-from foundation.settings import SettingsError
+from core.settings import SettingsError
 from training.evaluation.settings import PRESETS, EvaluationSettings
 from training.evaluation.tasks.registry import task_names
 

@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 from model_cards.results import STUDENT
 from training.evaluation import students
-from training.evaluation.data.demo import DemoData
+from training.evaluation.demo_data import DemoData
 from training.evaluation.students import StudentEvaluation
 from training.recipe import load_recipe
-from training.teachers.answers import TeacherOutput
+from training.teachers.outputs import TeacherOutput
 
 
 RECIPE = """

@@ -1,7 +1,7 @@
 import pytest
 
-from foundation.settings import SettingsError
-from training.evaluation.task_settings import TaskSettings
+from core.settings import SettingsError
+from training.evaluation.tasks.base import TaskSettings
 
 
 @pytest.mark.parametrize("sizes", [[], [64], [64, 64], [0, 64], [-8, 64]])

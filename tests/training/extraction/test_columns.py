@@ -6,6 +6,7 @@ from datasets import Value
 
 from training.extraction import columns
 from training.extraction.columns import (
+    Reduction,
     Storage,
     column_names,
     dense_parts,
@@ -15,7 +16,6 @@ from training.extraction.columns import (
     restored,
     table_of,
 )
-from training.extraction.reduction import Reduction
 
 
 ROW = {

@@ -8,8 +8,8 @@ from huggingface_hub import DatasetCard
 
 from model_cards.build import write_card
 from model_cards.licenses import License
-from training.extraction import description, run
-from training.extraction.description import CARD, MADE, finish, inherited_license
+from training.extraction import card, run
+from training.extraction.card import CARD, MADE, finish, inherited_license
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_an_edited_card_stays_unless_something_is_new(made, tmp_path):
 def test_a_card_that_is_written_later_tells_what_the_rows_were_made_on(made, tmp_path, monkeypatch):
     before = made().content
     later = {"date": "2099-01-01 00:00 UTC", "machine": "another", "versions": {"torch": "9.9"}}
-    monkeypatch.setattr(description, "describe_run", lambda command, clock: later)
+    monkeypatch.setattr(card, "describe_run", lambda command, clock: later)
     rows = re.findall(r"^\| (?:machine|speed|versions|date) \|.*", before, re.MULTILINE)
     assert len(rows) == 4
     text = made(license="mit").content

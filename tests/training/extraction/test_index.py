@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from training.extraction.index import build_indexes, index_path, nearest, summary_columns
-from training.extraction.search import FeatureFolder
+from training.extraction.search import FeatureFolder, build_indexes, index_path, nearest, summary_columns
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 import pytest
 
-from training.extraction.manifest import MANIFEST, begin, missing_shards, read_manifest
-from training.extraction.shards import plan_shards
+from training.extraction.shards import MANIFEST, begin, missing_shards, plan_shards, read_manifest
 
 
 FACTS = {

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.extraction.reduction import Moments, Reduction, fit_bases, load_bases, save_bases
+from training.extraction.columns import Moments, Reduction, fit_bases, load_bases, save_bases
 
 
 def test_pooling_takes_means_and_what_is_left_at_the_edges():

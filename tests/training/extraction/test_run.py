@@ -10,16 +10,15 @@ from datasets import load_dataset
 from killing import run_until
 from two_forks import run_two_forks
 
-from foundation.checked_tensors import DamagedFileError
-from foundation.output_lock import LOCK, sole_run
+from core.checked_tensors import DamagedFileError
+from core.files import LOCK, sole_run
 from modeling_radio import RadioModel
 from training.evaluation.features import Wanted, encode_each
 from training.evaluation.models.radio import open_radio
 from training.extract import main
 from training.extraction import run
 from training.extraction.columns import restored
-from training.extraction.manifest import MANIFEST
-from training.extraction.shards import SUMS
+from training.extraction.shards import MANIFEST, SUMS
 
 
 NUM_IMAGES = 23

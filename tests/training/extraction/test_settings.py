@@ -1,6 +1,6 @@
 import pytest
 
-from foundation.settings import SettingsError
+from core.settings import SettingsError
 from training.extraction.settings import ExtractionSettings
 
 

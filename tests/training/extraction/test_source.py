@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-from training.evaluation.data.base import Examples, Part, Stacked
+from training.evaluation.data import Examples, Part, Stacked
 from training.extraction import source
 from training.extraction.settings import SourceSettings
 from training.extraction.source import open_source

@@ -6,9 +6,8 @@ import os
 
 import pytest
 
-from training.distillation.saving.checkpoints import CheckpointError
-from training.distillation.saving.manifests import MANIFEST, write_manifest
-from training.finetuning.checkpoints import last_checkpoint, sealed_checkpoints
+from training.distillation.checkpoints import MANIFEST, CheckpointError, write_manifest
+from training.finetuning.trainer import last_checkpoint, sealed_checkpoints
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tiny_tuning import TINY_DETECTOR, run_settings, save_labels
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioForObjectDetection, RadioImageProcessor
 from modeling_radio.pipelines_radio import RadioImageClassificationPipeline, RadioObjectDetectionPipeline
-from training.finetuning.examination import (
+from training.finetuning.error_analysis import (
     MAX_CLASSES,
     NO_THRESHOLD,
     average_precision,
@@ -23,7 +23,7 @@ from training.finetuning.examination import (
     precision_and_recall,
 )
 from training.finetuning.run import FinetuningRun
-from training.finetuning.tasks.evidence import Ranking, rank_classes
+from training.finetuning.tasks.base import Ranking, rank_classes
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -6,10 +6,9 @@ from matplotlib.figure import Figure
 from tiny_tuning import TINY_DETECTOR, TINY_DPT, tuning_settings
 
 from modeling_radio import RadioConfig
-from training.finetuning.data.augmentation import build_transform
-from training.finetuning.data.sources import load_images
-from training.finetuning.pictures import draw_predictions, predict_examples
-from training.finetuning.tasks.examples import Examples
+from training.finetuning.data import build_transform, load_images
+from training.finetuning.error_analysis import draw_predictions, predict_examples
+from training.finetuning.tasks.base import Examples
 from training.finetuning.tasks.registry import build_task
 
 

@@ -29,9 +29,9 @@ from tiny_tuning import (
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH, rectangle_picture, save_palette_mask
 
-from foundation.errors import UserError
-from foundation.interruption import TrainingDivergedError
-from foundation.output_lock import sole_run
+from core.errors import UserError
+from core.files import sole_run
+from core.interruption import TrainingDivergedError
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -43,8 +43,7 @@ from modeling_radio import (
 )
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.adapters import open_adapter
-from training.finetuning.checkpoints import last_checkpoint
-from training.finetuning.pictures import predict_examples
+from training.finetuning.error_analysis import predict_examples
 from training.finetuning.run import (
     FINAL,
     MERGED,
@@ -54,7 +53,7 @@ from training.finetuning.run import (
     training_arguments,
     use_one_gpu,
 )
-from training.finetuning.trainer import TrainingTime
+from training.finetuning.trainer import TrainingTime, last_checkpoint
 from training.student.parameters import CLIPS
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.fields import kinds_of
-from foundation.settings import SettingsError
+from core.settings import SettingsError, kinds_of
 from training.finetuning.settings import FinetuneSettings
 
 

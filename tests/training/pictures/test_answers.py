@@ -25,9 +25,9 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
+from training.figures import predictions
+from training.figures.predictions import READERS, devices, open_model, predict, read_photograph, shown
 from training.finetuning.adapters import add_adapter, save_adapter
-from training.pictures import answers
-from training.pictures.answers import READERS, devices, open_model, predict, read_photograph, shown
 
 
 PROCESSOR = RadioImageProcessor()
@@ -196,7 +196,7 @@ def test_what_cannot_be_read_is_refused(picture, tmp_path, monkeypatch):
     (tmp_path / "half.png").write_bytes((tmp_path / "half.png").read_bytes()[:600])
     with pytest.raises(ValueError, match=r"got 'half\.png', which cannot be read"):
         read_photograph(whole, PROCESSOR)
-    monkeypatch.setattr(answers, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(predictions, "MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match="at most 0 megapixels, got 64 x 64"):
         read_photograph(picture(Image.new("RGB", (64, 64)), "large.png"), PROCESSOR)
 
@@ -301,7 +301,7 @@ def test_each_class_may_have_a_score_of_its_own(save_tuned, photograph):
 
 
 def test_the_most_certain_objects_are_drawn(save_tuned, photograph, monkeypatch):
-    monkeypatch.setattr(answers, "MAX_OBJECTS", 2)
+    monkeypatch.setattr(predictions, "MAX_OBJECTS", 2)
     found = predict(open_model(str(save_tuned(RadioForObjectDetection)), "cpu"), read(photograph), 0.0)
     assert len(found.regions) == 2
     assert ", of which 2 are drawn" in found.told

@@ -4,8 +4,15 @@ import pytest
 import torch
 from PIL import Image
 
-from training.pictures.columns import adaptor_column, draw_columns, feature_columns
-from training.pictures.features import fit_pca_basis, foreground_map, most_salient_places, pca_colors
+from training.figures.features import (
+    adaptor_column,
+    draw_columns,
+    feature_columns,
+    fit_pca_basis,
+    foreground_map,
+    most_salient_places,
+    pca_colors,
+)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from model_cards.results import Measurement
-from training.pictures.curves import figure_over_counts, values_by_size, values_by_tokens
+from training.figures.progress import figure_over_counts, values_by_size, values_by_tokens
 
 
 def measured(model: str, metric: str, value: float, seed: int = 0, task: str = "resolution_consistency") -> Measurement:

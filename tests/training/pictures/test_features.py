@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from training.pictures.features import (
+from training.figures.features import (
     MARK,
     class_color,
     clearest,

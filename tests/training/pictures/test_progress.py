@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from training.pictures.progress import Curve, draw_progress, loss_curves, mean_curve
+from training.figures.progress import Curve, draw_progress, loss_curves, mean_curve
 
 
 STEPS = [10, 20, 30]

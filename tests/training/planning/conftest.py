@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import pytest
 from tiny_plans import RECIPE
 
-from training.planning import networks as networks_of_plans
-from training.planning.networks import Networks
+from training.planning import costs as networks_of_plans
+from training.planning.costs import Networks, TeacherCost
 from training.planning.plan import Plan
-from training.planning.teachers import TeacherCost
 from training.recipe import Recipe, TeacherRecipe, load_recipe
 
 

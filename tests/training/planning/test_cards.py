@@ -2,8 +2,8 @@
 
 import pytest
 
-from foundation.settings import SettingsError
-from training.planning.cards import CARDS, Card, choose_cards
+from core.settings import SettingsError
+from training.planning.costs import CARDS, Card, choose_cards
 
 
 def test_all_known_cards_unless_one_is_chosen() -> None:

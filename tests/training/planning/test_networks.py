@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from modeling_radio import RadioModel
-from training.planning.networks import Networks
+from training.planning.costs import Networks
 from training.recipe import Recipe
 from training.student.build import build_student, checkpoint_blocks
 

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from training.planning.cards import CARDS, Card
-from training.planning.plan import GIB, Memory, Plan
-from training.planning.report import networks_table
+from training.planning.costs import CARDS, Card
+from training.planning.plan import GIB, Memory, Plan, networks_table
 from training.recipe import Recipe, load_recipe
-from training.targets.cache.formats import FORMATS
+from training.targets.feature_cache import FORMATS
 
 
 A100 = CARDS["A100"]

@@ -2,8 +2,7 @@
 
 import pytest
 
-from training.planning.networks import Networks
-from training.planning.steps import at_size, plan_stage, with_split_teachers
+from training.planning.costs import Networks, at_size, plan_stage, with_split_teachers
 from training.recipe import Recipe
 
 

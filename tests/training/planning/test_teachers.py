@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from foundation.packages.pinned import PackageUnavailableError
-from training.planning.networks import Networks
-from training.planning.teachers import PACKAGED, TeacherCost
+from core.packages import PackageUnavailableError
+from training.planning.costs import PACKAGED, Networks, TeacherCost
 from training.recipe import TeacherRecipe
 from training.teachers.registry import build_teacher
 
@@ -36,7 +35,7 @@ def test_weights_take_what_their_type_does(networks: Networks) -> None:
 
 @pytest.mark.parametrize("kind", PACKAGED)
 def test_what_is_said_of_a_teacher_in_a_package_needs_no_package(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.demo_kit.packages.fetch_package", None)
+    monkeypatch.setattr("training.demo.assets.fetch_package", None)
     cost = TeacherCost(TeacherRecipe(name=kind, kind=kind), 16)
     assert cost.flops(128, 2) == 2 * cost.flops(128, 1) > 0
     assert cost.flops(256, 1) >= 4 * cost.flops(128, 1)

@@ -8,8 +8,8 @@ from huggingface_hub import DatasetCard
 
 from training.publishing import checks
 from training.publishing.checks import UnfitError, check_card, check_code, check_files, check_opens, check_publication
-from training.publishing.folders import CARD, read_folder
-from training.student.exported import reopen
+from training.publishing.publication import CARD, read_folder
+from training.student import reopen
 
 
 def published(folder):

@@ -3,7 +3,7 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 
-from training.publishing.folders import CARD, read_folder
+from training.publishing.publication import CARD, read_folder
 
 
 def test_the_card_opens_the_published_name(model_folder):

@@ -4,9 +4,8 @@ import re
 import pytest
 from huggingface_hub import HfApi
 
-from training.publishing import upload
-from training.publishing.folders import read_folder
-from training.publishing.upload import PublishError, publish
+from training.publishing import publication
+from training.publishing.publication import PublishError, publish, read_folder
 
 
 ENDPOINTS = {
@@ -24,7 +23,7 @@ ENDPOINTS = {
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(upload, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(publication, "WAITS_S", (0.0, 0.0))
 
 
 @pytest.fixture

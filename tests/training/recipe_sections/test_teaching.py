@@ -2,7 +2,7 @@ import pytest
 from small_recipes import small_recipe
 
 from training.recipe import Recipe, RecipeError, stage_recipes
-from training.recipe_sections.teaching import TAP_SCHEMES, BalancingRecipe, ContrastiveRecipe, TapsRecipe
+from training.recipe_sections import TAP_SCHEMES, BalancingRecipe, ContrastiveRecipe, TapsRecipe
 
 
 ROLES = {"a": "basic", "b": "semantic", "c": "task"}

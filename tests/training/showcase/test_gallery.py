@@ -21,13 +21,13 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
-from training.demo_kit.republishing import Credited
+from training.demo.closing_page import Credited
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
-from training.showcase import gallery
-from training.showcase.gallery import PHOTOGRAPH_PX, Gallery, main, open_task_model, sizes_of, task_section
-from training.teachers.answers import TeacherOutput
+from training.figures import gallery
+from training.figures.gallery import PHOTOGRAPH_PX, Gallery, main, open_task_model, sizes_of, task_section
 from training.teachers.base import Teacher
+from training.teachers.outputs import TeacherOutput
 
 
 @pytest.fixture

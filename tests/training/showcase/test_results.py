@@ -10,9 +10,9 @@ from PIL import Image
 
 from model_cards.results import Results
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from training.demo_kit.labeled_packages import LabeledPackage
-from training.showcase import results
-from training.showcase.results import main
+from training.demo.__main__ import results
+from training.demo.images import LabeledPackage
+from training.demo.results import main
 
 
 def write_toy(folder):

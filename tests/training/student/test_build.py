@@ -20,8 +20,7 @@ from training.student.build import (
     student_patch_size,
 )
 from training.student.parameters import CLIPS
-from training.views.shapes import Grid
-from training.views.windows import fitting_windows
+from training.views.plan import Grid, fitting_windows
 
 
 TEACHERS = {

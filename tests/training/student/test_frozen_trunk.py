@@ -3,8 +3,7 @@ import torch
 
 from modeling_radio import RadioConfig, RadioModel
 from training.student.build import checkpoint_blocks
-from training.student.frozen_trunk import frozen_trunk
-from training.student.parameters import is_of_trunk
+from training.student.parameters import frozen_trunk, is_of_trunk
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from torch import nn
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.modeling_radio import DECODER_PREFIX, FILLERS, POSITIONS, PREFIX_TOKENS
 from training.student.parameters import is_decayed, is_of_trunk
-from training.student.regularizers.spectral import SCALE_SUFFIX
+from training.student.regularizers import SCALE_SUFFIX
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from training.recipe import load_recipe
-from training.student import precision
+from training.student import build
 
 
 @pytest.mark.parametrize(("is_faster", "expected"), [(True, ("bf16", "bfloat16")), (False, ("no", "float32"))])
 def test_the_faster_precision_is_taken_for_student_and_teachers(is_faster, expected, monkeypatch):
-    monkeypatch.setattr(precision, "is_bfloat16_faster", lambda: is_faster)
+    monkeypatch.setattr(build, "is_bfloat16_faster", lambda: is_faster)
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
-    recipe = precision.in_faster_precision(load_recipe("demo"))
+    recipe = build.in_faster_precision(load_recipe("demo"))
     assert (recipe.mixed_precision, *{entry.precision for entry in recipe.teachers}) == expected
 
 
@@ -24,5 +24,5 @@ def test_both_precisions_are_timed_on_one_layer(slow, monkeypatch):
         assert hidden.dtype == weight.dtype
         now[0] += 2.0 if hidden.dtype == slow else 1.0
 
-    monkeypatch.setattr(precision.F, "linear", linear)
-    assert precision.is_bfloat16_faster() == (slow == torch.float32)
+    monkeypatch.setattr(build.F, "linear", linear)
+    assert build.is_bfloat16_faster() == (slow == torch.float32)

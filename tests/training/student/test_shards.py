@@ -4,7 +4,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from two_forks import run_two_forks
 
-from training.student.shards import (
+from training.distillation.sharding import (
     first_row,
     gather_whole,
     local_parts,

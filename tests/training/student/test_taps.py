@@ -21,12 +21,12 @@ from torch import Tensor, nn
 import training.teachers.registry
 from modeling_radio import RadioConfig, RadioModel
 from training.distillation.stages import run_recipe
-from training.distillation.watching.run_history import RunHistory
+from training.distillation.tracking import RunHistory
 from training.recipe import Recipe, RecipeError, load_recipe
-from training.recipe_sections.teaching import TAP_SCHEMES
+from training.recipe_sections import TAP_SCHEMES
+from training.student.intermediate import Tap, TappedStudent, Taps, build_taps, plan_taps, tap_blocks, with_taps
 from training.student.parameters import is_of_trunk, student_parameters
-from training.student.taps import Tap, TappedStudent, Taps, build_taps, plan_taps, tap_blocks, with_taps
-from training.teachers.answers import TeacherOutput
+from training.teachers.outputs import TeacherOutput
 
 
 def config_of(**fields) -> RadioConfig:

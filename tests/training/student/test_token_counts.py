@@ -9,7 +9,7 @@ import torch
 from modeling_radio import RadioConfig
 from training.distillation.trainer import Distiller
 from training.recipe import RecipeError, load_recipe
-from training.student.token_counts import NUM_DRAWS, check_merging, counts_from
+from training.student.packing import NUM_DRAWS, check_merging, counts_from
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

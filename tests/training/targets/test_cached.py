@@ -16,12 +16,11 @@ from mean_colors import (
     recipe_with,
 )
 
-from training.ablation.study import open_study
 from training.recipe import MesaRecipe, Recipe, RecipeError, ViewsRecipe, load_recipe
 from training.student.build import check_student_views
+from training.studies.study import open_study
 from training.targets.cached import CachedTargets
-from training.views.batches import BatchPlan
-from training.views.shapes import plan_shapes
+from training.views.plan import BatchPlan, plan_shapes
 
 
 @pytest.mark.parametrize("windows_px", [None, [80]])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.targets.dispersion import MIN_DISPERSION, SummaryDispersion
+from training.targets.statistics import MIN_DISPERSION, SummaryDispersion
 
 
 def cone(angle: float, num_vectors: int = 4000) -> Tensor:

@@ -12,15 +12,14 @@ from torch import Tensor
 
 from training.losses.alignment import align_to_teacher
 from training.recipe import Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
-from training.targets.cache.feature_cache import TeacherAnswers
-from training.targets.cache.formats import HalfPrecision
 from training.targets.examples import Example
+from training.targets.feature_cache import HalfPrecision, TeacherAnswers
 from training.targets.online import OnlineTargets
 from training.targets.statistics import TeacherStatistics
-from training.teachers.answers import TeacherOutput
 from training.teachers.base import Teacher
+from training.teachers.outputs import TeacherOutput
 from training.teachers.registry import share_network
-from training.views.batches import Batch, BatchPlan
+from training.views.plan import Batch, BatchPlan
 
 
 def examples_of(recipe: Recipe, steps: int) -> list[tuple[Batch, Example]]:

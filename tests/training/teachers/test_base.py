@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from training.recipe_sections.networks import RunOptions
-from training.teachers.answers import TeacherOutput, resample_features, resize_images, tokens_to_map
+from training.recipe_sections import RunOptions
 from training.teachers.base import Teacher
-from training.teachers.run_modes.featsharp import FeatSharp, UpsamplerConfig
+from training.teachers.featsharp import FeatSharp, UpsamplerConfig
+from training.teachers.outputs import TeacherOutput, resample_features, resize_images, tokens_to_map
 
 
 class EchoTeacher(Teacher):

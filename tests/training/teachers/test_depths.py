@@ -5,10 +5,9 @@ import torch
 from tiny_distillation import TinyTeacher
 from torch import Tensor, nn
 
-from training.recipe_sections.networks import RunOptions
-from training.teachers.answers import TeacherOutput, resize_images
+from training.recipe_sections import RunOptions
 from training.teachers.base import Teacher
-from training.teachers.depths import BlockListener, longest_list
+from training.teachers.outputs import BlockListener, TeacherOutput, longest_list, resize_images
 
 
 class Blocks(Teacher):

@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from transformers import AutoConfig
 
-from training.teachers.loading import loading_turn
+from training.teachers.published.base import loading_turn
 from training.teachers.registry import build_teacher
 
 

@@ -14,11 +14,11 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.nvidia.eradio import PUBLISHED
 from training.recipe import TeacherRecipe, load_recipe
-from training.recipe_sections.networks import RunOptions
+from training.recipe_sections import RunOptions
 from training.student.build import student_config
-from training.targets.cache.contents import weights_fingerprint
-from training.teachers.answers import resample_features, resize_images
+from training.targets.feature_cache import weights_fingerprint
 from training.teachers.base import by_network, split_answer
+from training.teachers.outputs import resample_features, resize_images
 from training.teachers.registry import build_teacher, share_network, teacher_of_recipe
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_recipes import small_recipe
 
-from foundation.packages.pinned import PackageUnavailableError
+from core.packages import PackageUnavailableError
 from training.recipe import RecipeError, TeacherRecipe, load_recipe
 from training.teachers import registry
 from training.teachers.registry import build_teacher, check_devices, place_teacher, teacher_of_recipe
@@ -13,7 +13,7 @@ from training.teachers.registry import build_teacher, check_devices, place_teach
 
 MY_TEACHER = """
     from torch import nn
-    from training.teachers.answers import TeacherOutput
+    from training.teachers.outputs import TeacherOutput
     from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 

@@ -5,8 +5,7 @@ from torch import Tensor
 
 from training.data.image_table import Images
 from training.recipe import Recipe, RecipeError
-from training.views.admission import admit_images, smallest_used_px
-from training.views.batches import BatchPlan
+from training.views.plan import BatchPlan, admit_images, smallest_used_px
 
 
 class Sized(Images):

@@ -5,7 +5,7 @@ import torch
 from small_recipes import small_recipe
 
 from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe
-from training.views.batches import Batch, BatchPlan, divide_ranks, teachers_of_rank
+from training.views.plan import Batch, BatchPlan, divide_ranks, teachers_of_rank
 
 
 def recipe_with(**partition) -> Recipe:

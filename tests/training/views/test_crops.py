@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from training.recipe import ViewsRecipe
-from training.views.batches import Batch
 from training.views.crops import (
     change_colors,
     cut_windows,
@@ -18,7 +17,7 @@ from training.views.crops import (
     flip,
     flip_shift,
 )
-from training.views.shapes import Grid, Shape
+from training.views.plan import Batch, Grid, Shape
 
 
 def batch_of(num_images: int, window: Grid = Grid(4, 4)) -> Batch:  # noqa: B008

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.data.training_images import build_training_images
 from training.recipe import DataRecipe
-from training.recipe_sections.images import SourceRecipe
-from training.views.images import build_training_images
+from training.recipe_sections import SourceRecipe
 
 
 def number_of(image: torch.Tensor) -> int:

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from small_recipes import small_recipe
 
+from training.data.training_images import build_training_images
 from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
-from training.recipe_sections.images import SourceRecipe
-from training.views.batches import Batch, BatchPlan
-from training.views.images import build_training_images
-from training.views.loading import PartitionStreams, ViewLoader, build_view_loader
-from training.views.regions import STUDENT, Seen, Sight, look
+from training.recipe_sections import SourceRecipe
+from training.views.crops import STUDENT, Seen, Sight, look
+from training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
+from training.views.plan import Batch, BatchPlan
 
 
 def recipe_with(data: DataRecipe, partitions: list[PartitionRecipe] | None = None) -> Recipe:
@@ -257,7 +257,7 @@ def test_drafts_are_faster_to_decode_and_look_the_same(
             sizes.append(max(image.shape))
             return look(image, *arguments)
 
-        monkeypatch.setattr("training.views.loading.look", noting)
+        monkeypatch.setattr("training.views.loaders.look", noting)
         loader, plan = open_loader(recipe)
         seen[drafts] = torch.cat(list(views_of(loader, plan, 0, 4))).float()
     assert set(decoded[False]) == {800}

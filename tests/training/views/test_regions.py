@@ -6,8 +6,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvF
 
 from training.recipe import ViewsRecipe
-from training.views.regions import STUDENT, Seen, SeenBatch, Sight, choose_region, least_scale, look
-from training.views.shapes import Grid
+from training.views.crops import STUDENT, Seen, SeenBatch, Sight, choose_region, least_scale, look
+from training.views.plan import Grid
 
 
 HEIGHT, WIDTH = 240, 200

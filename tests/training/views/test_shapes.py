@@ -8,8 +8,16 @@ import torch
 from small_recipes import small_recipe
 
 from training.recipe import Recipe, RecipeError
-from training.views.batches import BatchPlan, share_out
-from training.views.shapes import IMAGES_PER_DRAW, Grid, draw_size, extreme_grids, most_tokens, plan_shapes
+from training.views.plan import (
+    IMAGES_PER_DRAW,
+    BatchPlan,
+    Grid,
+    draw_size,
+    extreme_grids,
+    most_tokens,
+    plan_shapes,
+    share_out,
+)
 
 
 BUDGET = 6000

@@ -5,8 +5,7 @@ from small_recipes import small_recipe
 
 from modeling_radio import RadioConfig
 from training.recipe import PartitionRecipe, RecipeError
-from training.views.shapes import Grid
-from training.views.windows import check_windows, draw_window, fitting_windows
+from training.views.plan import Grid, check_windows, draw_window, fitting_windows
 
 
 STUDENT = RadioConfig.from_preset("radio-test", num_hidden_layers=6, vitdet_num_global=2)

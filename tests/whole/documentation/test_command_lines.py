@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from documentation import PAGES, PROJECT, ROOT, blocks, prose
 
-from foundation.command_line import Command
+from core.command_line import Command
 from training.recipe import Recipe, load_recipe
 
 

@@ -21,7 +21,7 @@ from tuning_fixtures import (
     zero_shot_folder,
 )
 
-from training.finetuning.pictures import predict_examples
+from training.finetuning.error_analysis import predict_examples
 from training.finetuning.run import FINAL, FinetuningRun
 from training.finetuning.settings import ZERO_SHOT
 

@@ -15,11 +15,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor
-from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
-from training.evaluation.metrics.confusion import IGNORE_INDEX, mean_iou
-from training.evaluation.metrics.knn import knn_accuracy
-from training.evaluation.metrics.ranking import retrieval_scores
-from training.evaluation.metrics.similarity import mean_cosine
+from training.evaluation.metrics.dense import IGNORE_INDEX, mean_iou
+from training.evaluation.metrics.fidelity import adaptor_fidelity, mean_cosine
+from training.evaluation.metrics.knn import knn_accuracy, retrieval_scores
 from training.evaluation.models.base import Features
 
 

@@ -6,7 +6,7 @@ from task_models import EVERY_MODEL, build, images, tensors_of
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, TorchAoConfig
 
-from foundation.checkpoints import open_checkpoint
+from core.checkpoints import open_checkpoint
 from modeling_radio import RadioModel
 from training.evaluation.models.radio import open_radio
 

@@ -17,12 +17,10 @@ from tiny_tuning import build_task, mask_rows, picture
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, run_lengths, save_picture
 
 from training.data.labeled.coco import read_coco
-from training.data.labeled.layouts import read_mask_folder
-from training.data.labeled.opening import read_row
-from training.finetuning.tasks.depth import DepthTask
-from training.finetuning.tasks.detection import DetectionTask
-from training.finetuning.tasks.instances import InstanceSegmentationTask, decode_mask
-from training.finetuning.tasks.segmentation import SegmentationTask
+from training.data.labeled.folders import read_mask_folder
+from training.data.labeled.tables import read_row
+from training.finetuning.tasks.dense import DepthTask, SegmentationTask
+from training.finetuning.tasks.detection import DetectionTask, InstanceSegmentationTask, decode_mask
 
 
 pytestmark = pytest.mark.fuzz

@@ -19,12 +19,12 @@ from PIL import Image
 from task_models import tiny_config
 from tiny_folders import save_radio, save_words
 
-from foundation.checkpoints import open_checkpoint
-from foundation.command import USER_ERRORS
+from core.checkpoints import open_checkpoint
+from core.command_line import USER_ERRORS
 from modeling_radio import RadioForImageClassification, RadioImageProcessor
+from training.figures.predictions import Opened, open_model
 from training.finetuning.adapters import add_adapter, open_adapter, save_adapter
 from training.finetuning.settings import FinetuneSettings
-from training.pictures.answers import Opened, open_model
 
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]

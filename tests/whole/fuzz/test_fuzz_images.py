@@ -12,7 +12,7 @@ from image_files import FILES
 from image_readers import FEWER_FORMATS, READERS, pixels_of
 from PIL import Image
 
-from foundation.pictures import copy_picture
+from core.images import copy_picture
 from modeling_radio import RadioImageProcessor
 from modeling_radio.image_processing_radio import UNREADABLE
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size

@@ -9,8 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundation.fields import read_yaml
-from foundation.settings import SettingsError, load
+from core.settings import SettingsError, load, read_yaml
 from training.distill import COMMAND
 from training.recipe import Recipe, RecipeError, list_recipes, load_recipe, save_recipe, stage_recipes
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import training.teachers.registry
-from foundation.checked_tensors import save_tensors
+from core.checked_tensors import save_tensors
 from training.recipe import RecipeError
-from training.targets.cache import feature_cache, shards
+from training.targets import feature_cache
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -27,7 +27,7 @@ CACHED = ("views={teachers: cached, cache_dir: DIR}", "data.num_images=24", "sch
 @pytest.fixture(autouse=True)
 def _slow_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve shards, each of which takes a while to be written."""
-    monkeypatch.setattr(shards, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(feature_cache, "IMAGES_PER_SHARD", 2)
     monkeypatch.setattr(feature_cache, "IMAGES_PER_FORWARD", 2)
 
     def save_slowly(tensors: dict, path: Path, *facts: dict) -> None:
@@ -71,13 +71,13 @@ def test_run_killed_at_ten_random_moments_of_its_cache(recipe_file: str) -> None
     draw = random.Random(0)
     cache = Path("cache-killed")
     for _ in range(10):
-        shards = len(list(cache.glob("shard*")))
+        feature_cache = len(list(cache.glob("shard*")))
         moment = None
 
-        def is_time(shards: int = shards) -> bool:
+        def is_time(feature_cache: int = feature_cache) -> bool:
             """Whether a random moment has passed since the session touched its first shard."""
             nonlocal moment
-            if moment is None and (len(list(cache.glob("shard*"))) > shards or any(cache.glob(".partial-*"))):
+            if moment is None and (len(list(cache.glob("shard*"))) > feature_cache or any(cache.glob(".partial-*"))):
                 moment = time.monotonic() + draw.uniform(0, 0.03)
             return moment is not None and time.monotonic() >= moment
 

@@ -14,14 +14,14 @@ from tiny_distillation import last_state
 from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
 from two_processes import run_two_processes
 
-from foundation.interruption import OutOfTime
-from foundation.packages.pinned import PackageUnavailableError
+from core.interruption import OutOfTime
+from core.packages import PackageUnavailableError
 from modeling_radio import RadioModel
-from training.ablation.study import open_study
 from training.distillation.stages import run_recipe
-from training.planning.cards import CARDS
+from training.planning.costs import CARDS
 from training.planning.plan import Plan
 from training.recipe import Recipe, load_recipe
+from training.studies.study import open_study
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -31,12 +31,12 @@ from two_processes import (
     run_two_processes,
 )
 
-from foundation.errors import UserError
-from foundation.output_lock import sole_run
+from core.errors import UserError
+from core.files import sole_run
 from modeling_radio.layers_radio import RadioBlock
 from training.distillation.sharding import build_accelerator
 from training.distillation.stages import run_recipe
-from training.distillation.watching.run_history import RunHistory
+from training.distillation.tracking import RunHistory
 from training.recipe import load_recipe
 
 

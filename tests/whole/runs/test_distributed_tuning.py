@@ -27,7 +27,7 @@ from two_processes import (
     run_two_processes,
 )
 
-import foundation.files
+import core.files
 from modeling_radio import RadioConfig, RadioModel
 from training.finetuning.run import FinetuningRun
 from training.finetuning.settings import FinetuneSettings
@@ -107,14 +107,14 @@ def count_scored(run: FinetuningRun) -> list[int]:
 
 def count_written(patch: pytest.MonkeyPatch) -> list[str]:
     """Return a list to which every file and folder that this process writes adds an entry."""
-    create, written = foundation.files.tempfile.TemporaryDirectory, []
+    create, written = core.files.tempfile.TemporaryDirectory, []
 
     def counting_create(*args, **options):
-        if str(options.get("prefix")).startswith(foundation.files.TEMPORARY_PREFIX):
+        if str(options.get("prefix")).startswith(core.files.TEMPORARY_PREFIX):
             written.append(str(options["dir"]))
         return create(*args, **options)
 
-    patch.setattr(foundation.files.tempfile, "TemporaryDirectory", counting_create)
+    patch.setattr(core.files.tempfile, "TemporaryDirectory", counting_create)
     return written
 
 

@@ -17,12 +17,12 @@ import training.teachers.registry
 from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.distill import main
-from training.distillation.saving.checkpoints import list_checkpoints
+from training.distillation.checkpoints import list_checkpoints
 from training.distillation.stages import run_recipe
+from training.distillation.tracking import RunHistory
 from training.distillation.trainer import Distiller
-from training.distillation.watching.run_history import RunHistory
 from training.recipe import RecipeError, load_recipe, stage_recipes
-from training.teachers.answers import TeacherOutput
+from training.teachers.outputs import TeacherOutput
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -68,7 +68,7 @@ def test_signal_before_the_first_step_ends_the_run_at_once(recipe_file: str, mon
         Path("waiting").touch()
         time.sleep(60)
 
-    monkeypatch.setattr("training.distillation.inputs.build_training_images", wait)
+    monkeypatch.setattr("training.distillation.build.build_training_images", wait)
     process = os.fork()
     if process == 0:
         tiny.distil(recipe_file, "run")
@@ -146,7 +146,7 @@ def test_run_killed_while_it_trains_on_and_saves_equals_an_undisturbed_one(
         return Path("did-4").exists() and any(Path("killed/checkpoints").glob(".partial-step_00000004/*"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.distillation.saving.tensor_files.save_file", save_slowly)
+        patch.setattr("training.distillation.checkpoints.save_file", save_slowly)
         patch.setattr(Distiller, "_train_step", noted)
         assert is_killed(lambda: tiny.distil(recipe_file, "killed", *settings), is_at_work_on_both, 0)
     assert [path.name for path in list_checkpoints(Path("killed/checkpoints"))] == ["step_00000002"]

@@ -13,7 +13,7 @@ from conversion.from_nvidia import main as from_nvidia
 from conversion.graphs.files import remove_stale_weights
 from conversion.to_nvidia import main as to_nvidia
 from conversion.to_onnx import export_onnx, save_onnx
-from foundation.files import check_output, write_beside
+from core.files import check_output, write_beside
 from modeling_radio import RadioConfig, RadioModel
 
 

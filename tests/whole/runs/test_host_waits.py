@@ -31,7 +31,7 @@ ON_THE_CPU = {
     "position_cache_radio.py": "used only there",
     "packs_radio.py:__init__": "a pack's grids, which the trainer leaves there",
     "ema.py": "counts its updates there",
-    "training/contrastive.py": "counts what banks have there",
+    "training/losses/contrastive.py": "counts what banks have there",
 }
 NUM_STEPS, ESTIMATION_STEPS = 7, 5
 ROLES = ["teachers.semantic.role=semantic", "teachers.segmenter.role=task"]

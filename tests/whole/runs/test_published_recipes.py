@@ -29,7 +29,7 @@ from two_processes import run_two_processes
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.layers_radio import AttentionLayout, ImagePack
 from training.distillation.stages import run_recipe
-from training.planning.cards import CARDS
+from training.planning.costs import CARDS
 from training.planning.plan import Plan
 from training.recipe import Recipe, list_recipes, load_recipe, stage_recipes
 from training.student.build import build_student

@@ -11,12 +11,11 @@ import torch
 
 from modeling_radio import RadioConfig, RadioModel
 from training import plan
-from training.ablation.study import list_studies, open_study
 from training.distillation.stages import run_recipe
 from training.recipe import PartitionRecipe, Recipe, RecipeError, list_recipes, load_recipe, stage_recipes
 from training.student.build import check_student_views, student_patch_size
-from training.views.shapes import Grid
-from training.views.windows import draw_window, fitting_windows
+from training.studies.study import list_studies, open_study
+from training.views.plan import Grid, draw_window, fitting_windows
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,7 +7,7 @@ import pytest
 import tiny_distillation as tiny
 
 from training.distill import main
-from training.distillation.saving.checkpoints import newest_checkpoint, read_state
+from training.distillation.checkpoints import newest_checkpoint, read_state
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

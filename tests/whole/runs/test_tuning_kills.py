@@ -11,8 +11,8 @@ from tiny_distillation import assert_same_tensors
 from tiny_tuning import run_settings
 from tuning_fixtures import base, class_folders, one_picture, own_datasets_cache
 
-from foundation.files import TEMPORARY_PREFIX
-from training.distillation.saving.manifests import MANIFEST
+from core.files import TEMPORARY_PREFIX
+from training.distillation.checkpoints import MANIFEST
 from training.finetuning.run import FINAL, MERGED, SETTINGS, FinetuningRun
 
 

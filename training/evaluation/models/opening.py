@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from foundation.checkpoints import read_config
+from core.checkpoints import read_config
 from modeling_radio import RadioConfig
 from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.baselines import RawPixels, random_vit
-from training.evaluation.models.huggingface import open_huggingface
+from training.evaluation.models.pretrained import RawPixels, open_huggingface, random_vit
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
-from training.teachers.loading import find_folder
+from training.teachers.published.base import find_folder
 from training.teachers.registry import build_teacher
 
 
@@ -97,7 +96,7 @@ def _open_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
 def _open_timm(
     model_name: str, device: torch.device, options: dict[str, Any], *, pretrained: bool = True
 ) -> FeatureModel:
-    from training.evaluation.models.timm_models import open_timm  # half a second, which `--help` need not wait for
+    from training.evaluation.models.pretrained import open_timm  # half a second, which `--help` need not wait for
 
     return open_timm(model_name, pretrained=pretrained, device=device, **options)
 

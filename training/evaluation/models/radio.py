@@ -1,4 +1,4 @@
-"""RADIO models as evaluations see them: folders of ours, folders in NVIDIA's layout, and models in memory."""
+"""RADIO models as evaluated networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from foundation.checkpoints import open_checkpoint, read_config
+from core.checkpoints import open_checkpoint, read_config
 from model_cards.results import STUDENT
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.checks_radio import check_multiple
@@ -20,7 +20,7 @@ from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.inputs_radio import WindowSize
 from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.zero_shot_radio import DenseSource
-from training.evaluation.data.base import tensor_fingerprint
+from training.evaluation.data import tensor_fingerprint
 from training.evaluation.models.base import Encoding, FeatureModel, TextModel
 
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_dtype
 from transformers import PreTrainedModel
 
-from foundation.settings import hash_of
-from training.evaluation.data.base import tensor_fingerprint
+from core.settings import hash_of
+from training.evaluation.data import tensor_fingerprint
 from training.evaluation.models.base import Encoding
 from training.teachers.base import Teacher
 

@@ -1,4 +1,4 @@
-"""Classes of pixels by a linear probe and by texts beside patches; their depth by a linear probe."""
+"""Tasks on dense features: label maps and depth by probe, correspondence, outliers, resolutions."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foundation.machine.timing import ProgressBar
-from foundation.seeds import make_generator
+from core.seeds import make_generator
+from core.timing import ProgressBar
 from model_cards.results import Measurement
-from training.evaluation.data.base import ByNumber, Examples, Kind
-from training.evaluation.metrics.confusion import (
+from training.evaluation.data import ByNumber, CroppedViews, Examples, Kind
+from training.evaluation.features import Wanted
+from training.evaluation.metrics.bootstrap import bootstrap_interval
+from training.evaluation.metrics.dense import (
     IGNORE_INDEX,
-    class_sums,
-    mean_iou_of_sums,
-    pixel_accuracy_of_sums,
-)
-from training.evaluation.metrics.dense_probe import (
     DenseProbe,
     ProbeTraining,
+    class_sums,
+    depth_errors,
+    depth_sums,
     fit_dense_probe,
     log_depth_loss,
+    mean_iou_of_sums,
+    pixel_accuracy_of_sums,
     segmentation_loss,
     upsampled,
 )
-from training.evaluation.metrics.depth import depth_errors, depth_sums
-from training.evaluation.models.radio import PatchTextModel
-from training.evaluation.tasks.base import Evaluation, dense
-from training.evaluation.tasks.zero_shot import TEMPLATES
+from training.evaluation.metrics.fidelity import map_agreement
+from training.evaluation.models.radio import PatchTextModel, RadioFeatures
+from training.evaluation.tasks.base import Evaluation, dense, summary_or_mean, unit
+from training.evaluation.tasks.classification import TEMPLATES, answers_of_neighbors, labels_of, smallest_class
 
 
 BACKGROUND = "background"
@@ -225,4 +227,229 @@ def measure_depth_probe(evaluation: Evaluation) -> list[Measurement]:
     return [
         evaluation.of_sums("depth_probe", metric, stacked, lambda each, name=metric: depth_errors(each)[name], "depth")
         for metric in ("abs_rel", "rmse", "delta1")
+    ]
+
+
+NUM_CROPS = 4
+"""Our choice: views of each image."""
+
+
+def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:
+    """Measure how often the patch of an image that is most like one of a crop lies where that one does.
+
+    Crops are zoomed by up to two and nothing else differs: the probe for data without annotated points. A size is
+    given, so that models see views whole: distances would be wrong where a preprocessing cuts off their borders.
+    """
+    examples, seed = evaluation.examples("photographs"), evaluation.settings.random_seed
+    views = CroppedViews(examples.images, NUM_CROPS, seed)
+    features = evaluation.store.extract(
+        evaluation.model,
+        views,
+        f"{examples.picture_fingerprint} crops {NUM_CROPS} {seed}",
+        Wanted(dense=True),
+        size_px=evaluation.model.size_px,
+        description="crops",
+    )
+    near, close = [], []
+    for image in range(len(examples)):
+        whole, *crops = views.views_of(image)
+        distances = torch.cat(
+            [correspondence_distances(features.map(whole), features.map(view), *views.box(view)) for view in crops]
+        )
+        near.append((distances <= 1).double().mean())
+        close.append((distances <= 2).double().mean())
+    return [
+        evaluation.mean("patch_correspondence", f"within {name}", torch.stack(scores), "photographs")
+        for name, scores in (("1 patch", near), ("2 patches", close))
+    ]
+
+
+def correspondence_distances(features: Tensor, crop: Tensor, top: float, left: float, side: float) -> Tensor:
+    """Return how far the most alike patch of the whole image is from the right place, for each patch of a crop.
+
+    Args:
+        features: Of the whole square image, `(dim, rows, cols)`.
+        crop: Of the crop, `(dim, crop_rows, crop_cols)`.
+        top: Upper edge of the crop in shares of the image.
+        left: Its left edge.
+        side: Its side.
+
+    Returns:
+        Distances in patches of the whole image, the larger of rows and columns, `(crop_rows * crop_cols,)`.
+    """
+    rows, cols = features.shape[1:]
+    vectors = F.normalize(crop.flatten(1), dim=0).T @ F.normalize(features.flatten(1), dim=0)
+    found = vectors.argmax(dim=1)
+    found_places = torch.stack([found // cols, found % cols], dim=1) + 0.5  # centers of patches
+    true_rows = (top + _centers(crop.shape[1]) * side) * rows
+    true_cols = (left + _centers(crop.shape[2]) * side) * cols
+    true_places = torch.stack(torch.meshgrid(true_rows, true_cols, indexing="ij"), dim=-1).flatten(0, 1)
+    return (found_places - true_places).abs().amax(dim=1)
+
+
+def _centers(count: int) -> Tensor:
+    return (torch.arange(count) + 0.5) / count
+
+
+def measure_out_of_distribution(evaluation: Evaluation) -> list[Measurement]:
+    """Measure how well the distance from known classes tells images of classes that were held out.
+
+    A seeded share of the classes is known. Detectors see images of these alone, and then score images of all: of the
+    test split, or where there is none of the sources of which they have seen no image: half of those of known images
+    are seen.
+    """
+    from pytorch_ood.detector import KNN, Mahalanobis
+
+    vectors, labels, seen, tested = _divided(evaluation)
+    test = evaluation.part("labels").test
+    groups = None if test.groups is None else test.groups[tested - (len(labels) - len(test))]  # a train split is first
+    known = labels[seen]
+    k = min(evaluation.settings.neighbors, smallest_class(known))
+    detectors = {"kNN distance": KNN(None, k=k), "Mahalanobis": Mahalanobis(None)}
+    is_unknown = ~torch.isin(labels[tested], known.unique())
+    if not is_unknown.any() or is_unknown.all():
+        raise ValueError("`held_out_classes` must leave known and unknown test images, got only one kind of them.")
+    numbered = torch.unique(known, return_inverse=True)[1]
+    measurements = []
+    for name, detector in detectors.items():
+        detector.fit_features(vectors[seen], numbered)
+        scores = detector.predict_features(vectors[tested]).cpu()
+        measurements.append(_auroc(evaluation, name, scores, is_unknown, groups))
+    return measurements
+
+
+def _auroc(evaluation: Evaluation, name: str, scores: Tensor, is_unknown: Tensor, groups: Tensor | None) -> Measurement:
+    def statistic(weights: Tensor) -> Tensor:
+        return weighted_auroc(scores, is_unknown, weights)
+
+    settings = evaluation.settings
+    interval = bootstrap_interval(
+        statistic, len(scores), groups=groups, num_resamples=settings.resamples, seed=settings.random_seed
+    )
+    value = statistic(torch.ones(1, len(scores), dtype=torch.float64)).item()
+    return evaluation.measurement("out_of_distribution", f"AUROC, {name}", value, "labels", interval)
+
+
+def _divided(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return all vectors and labels, and the rows that detectors are fit to and measured on."""
+    part, settings = evaluation.part("labels"), evaluation.settings
+    vectors, labels = summary_or_mean(evaluation.features("labels")), labels_of(part.test)
+    classes = labels_of(part.gallery).unique()
+    generator = make_generator(settings.random_seed, "known classes")
+    num_held_out = min(max(1, round(settings.held_out_classes * len(classes))), len(classes) - 1)
+    held_out = classes[torch.randperm(len(classes), generator=generator)[:num_held_out]]
+    if part.train is not None:
+        stored, stored_labels = summary_or_mean(evaluation.features("labels", "gallery")), labels_of(part.train)
+        seen = (~torch.isin(stored_labels, held_out)).nonzero().flatten()
+        tested = torch.arange(len(labels)) + len(stored_labels)
+        return torch.cat([stored, vectors]), torch.cat([stored_labels, labels]), seen, tested
+    known = (~torch.isin(labels, held_out)).nonzero().flatten()
+    groups = torch.arange(len(labels)) if part.test.groups is None else part.test.groups
+    sources = groups[known].unique()
+    if len(sources) < 2:
+        raise ValueError("`data` must have a train split or known images of several sources, got one source.")
+    is_seen = torch.isin(groups, sources[torch.randperm(len(sources), generator=generator)[: len(sources) // 2]])
+    return vectors, labels, known[is_seen[known]], (~is_seen).nonzero().flatten()
+
+
+def weighted_auroc(scores: Tensor, is_positive: Tensor, weights: Tensor) -> Tensor:
+    """Return the area under the ROC curve for several weightings of the same images, `(num_weightings,)`.
+
+    The probability that a positive image has a higher score than a negative one; ties count half.
+
+    Args:
+        scores: `(num_images,)`.
+        is_positive: Which ones should score high, bool `(num_images,)`.
+        weights: How often each image counts, `(num_weightings, num_images)`.
+    """
+    values, places = torch.unique(scores, return_inverse=True)
+    shape = (len(weights), len(values))
+    index = places.expand(len(weights), -1)
+    positive = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * is_positive)
+    negative = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * ~is_positive)
+    below = negative.cumsum(1) - negative / 2
+    return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
+
+
+DEFAULT_WINDOW = 16
+"""Our choice for models without windows of their own: the window of the published ones, in tokens."""
+CENTERED = ("", ", centered")
+
+
+def measure_resolution_consistency(evaluation: Evaluation) -> list[Measurement]:
+    """Measure how alike the dense features of the images' middle squares are at other sizes and at the largest.
+
+    Metrics are "SIZE to LARGEST px", and the same with ", centered" about the mean feature.
+    """
+    sizes = evaluation.supported_sizes("consistency_sizes_px", evaluation.settings.consistency_sizes_px)
+    maps = {size: evaluation.square_features("photographs", size_px=size, wanted=Wanted(dense=True)) for size in sizes}
+    *smaller, largest = sizes
+    mean = maps[largest].mean_features().mean(0)
+    measurements = []
+    for size in smaller:
+        agreement = torch.stack(
+            [map_agreement(maps[size].map(image), maps[largest].map(image), mean) for image in range(len(maps[size]))]
+        )
+        for suffix, scores in zip(CENTERED, agreement.T, strict=True):
+            metric = f"{size} to {largest} px{suffix}"
+            measurements.append(evaluation.mean("resolution_consistency", metric, scores, "photographs"))
+    return measurements
+
+
+def measure_mode_switching(evaluation: Evaluation) -> list[Measurement]:
+    """Measure kNN accuracy at several sizes of the queries, the gallery at the model's own size and at theirs.
+
+    A model that changes its mind with the resolution is good where both are alike, and bad where they differ. Of the
+    images the middle squares are shown.
+
+    References:
+        RADIOv2.5, section 3 (mode switching). https://arxiv.org/abs/2412.07679
+    """
+    labels, own_size = labels_of(evaluation.part("labels").test), evaluation.model.size_px
+
+    def vectors(split: str, size_px: int) -> Tensor:
+        return summary_or_mean(evaluation.square_features("labels", split, size_px=size_px))
+
+    measurements = []
+    for size in evaluation.supported_sizes("switching_sizes_px", evaluation.settings.switching_sizes_px):
+        queries = vectors("test", size)
+        for name, gallery_size in (("gallery alike", size), (f"gallery at {own_size} px", own_size)):
+            scores = answers_of_neighbors(evaluation, queries, vectors("gallery", gallery_size)) == labels
+            measurements.append(evaluation.mean("mode_switching", f"{size} px, {name}", scores, "labels"))
+        own = vectors("test", own_size)
+        cosine = (unit(queries - own.mean(0)) * unit(own - own.mean(0))).sum(1)
+        metric = f"{size} px, centered cosine with {own_size} px"
+        measurements.append(evaluation.mean("mode_switching", metric, cosine, "labels"))
+    return measurements
+
+
+@torch.no_grad()
+def measure_window_consistency(evaluation: Evaluation) -> list[Measurement]:
+    """Measure how alike features with ViTDet windows and with global attention are, at the largest switching size."""
+    model, settings = evaluation.model, evaluation.settings
+    if not isinstance(model, RadioFeatures) or not model.model.config.has_windowed_blocks:
+        raise ValueError(
+            f"`window_consistency` needs a RADIO model with windowed blocks (`vitdet_num_global`), got {model.name!r}. "
+            "Leave the task out."
+        )
+    config = model.model.config
+    window = settings.compared_window or config.vitdet_window_size or DEFAULT_WINDOW
+    size = min(max(settings.switching_sizes_px), model.max_size_px)
+    size = max(model.patch_size, size // model.patch_size * model.patch_size)
+    if window >= size // model.patch_size:
+        raise ValueError(
+            f"`compared_window` must be below the {size // model.patch_size} patches of {size} px, got {window}: else "
+            "one window is the whole image."
+        )
+    images = evaluation.examples("photographs").images
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for index in ProgressBar(range(len(images)), desc="windows", leave=False, disable=None):
+        pixels = model.preprocess(images[index], size)[None].to(model.device)
+        windowed, whole = (model.with_window(pixels, choice).features[0].float().cpu() for choice in (window, "global"))
+        pairs.append((windowed, whole))
+    mean = torch.stack([whole.mean((1, 2)) for _, whole in pairs]).mean(0)
+    agreement = torch.stack([map_agreement(windowed, whole, mean) for windowed, whole in pairs])
+    return [
+        evaluation.mean("window_consistency", f"window {window} at {size} px{suffix}", scores, "photographs")
+        for suffix, scores in zip(CENTERED, agreement.T, strict=True)
     ]

@@ -4,44 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from training.evaluation.data.base import Kind
-from training.evaluation.tasks import (
-    classification,
-    correspondence,
-    dense_prediction,
-    fidelity,
-    outliers,
-    representation,
-    resolution,
-    retrieval,
-    tokens,
-    zero_shot,
-)
+from training.evaluation.data import Kind
+from training.evaluation.tasks import classification, dense_prediction, representation
 from training.evaluation.tasks.base import Task, dense, knows_texts, takes_sizes
 
 
 TASKS: dict[str, Task] = {
     "knn": Task(classification.measure_knn, "labels", of_baselines=True),
     "logistic_regression": Task(classification.measure_logistic_regression, "labels", of_baselines=True),
-    "zero_shot": Task(zero_shot.measure_zero_shot, "labels", zero_shot.wanted, of_compared=knows_texts),
-    "image_retrieval": Task(retrieval.measure_image_retrieval, "labels", of_baselines=True),
+    "zero_shot": Task(classification.measure_zero_shot, "labels", classification.wanted, of_compared=knows_texts),
+    "image_retrieval": Task(classification.measure_image_retrieval, "labels", of_baselines=True),
     "image_text_retrieval": Task(
-        retrieval.measure_image_text_retrieval, "captions", retrieval.text_space, of_compared=knows_texts
+        classification.measure_image_text_retrieval, "captions", classification.text_space, of_compared=knows_texts
     ),
     "segmentation_probe": Task(dense_prediction.measure_segmentation_probe, "masks", dense, of_baselines=True),
     "open_vocabulary": Task(dense_prediction.measure_open_vocabulary, "masks"),
     "depth_probe": Task(dense_prediction.measure_depth_probe, "depth", dense, of_baselines=True),
-    "patch_correspondence": Task(correspondence.measure_patch_correspondence, "photographs", of_baselines=True),
-    "out_of_distribution": Task(outliers.measure_out_of_distribution, "labels", of_baselines=True),
-    "resolution_consistency": Task(resolution.measure_resolution_consistency, "photographs", of_compared=takes_sizes),
-    "mode_switching": Task(resolution.measure_mode_switching, "labels", of_compared=takes_sizes),
-    "window_consistency": Task(resolution.measure_window_consistency, "photographs"),
-    "adaptor_fidelity": Task(fidelity.measure_adaptor_fidelity, "images", fidelity.adaptors),
-    "fidelity_over_sizes": Task(fidelity.measure_fidelity_over_sizes, "photographs"),
-    "knn_over_tokens": Task(tokens.measure_knn_over_tokens, "labels"),
-    "segmentation_over_tokens": Task(tokens.measure_segmentation_over_tokens, "masks", dense),
-    "fidelity_over_tokens": Task(tokens.measure_fidelity_over_tokens, "images", fidelity.adaptors),
-    "model_similarity": Task(fidelity.measure_model_similarity, "images", dense),
+    "patch_correspondence": Task(dense_prediction.measure_patch_correspondence, "photographs", of_baselines=True),
+    "out_of_distribution": Task(dense_prediction.measure_out_of_distribution, "labels", of_baselines=True),
+    "resolution_consistency": Task(
+        dense_prediction.measure_resolution_consistency, "photographs", of_compared=takes_sizes
+    ),
+    "mode_switching": Task(dense_prediction.measure_mode_switching, "labels", of_compared=takes_sizes),
+    "window_consistency": Task(dense_prediction.measure_window_consistency, "photographs"),
+    "adaptor_fidelity": Task(representation.measure_adaptor_fidelity, "images", representation.adaptors),
+    "fidelity_over_sizes": Task(representation.measure_fidelity_over_sizes, "photographs"),
+    "knn_over_tokens": Task(representation.measure_knn_over_tokens, "labels"),
+    "segmentation_over_tokens": Task(representation.measure_segmentation_over_tokens, "masks", dense),
+    "fidelity_over_tokens": Task(representation.measure_fidelity_over_tokens, "images", representation.adaptors),
+    "model_similarity": Task(representation.measure_model_similarity, "images", dense),
     "effective_rank": Task(representation.measure_effective_rank, "images", dense, of_baselines=True),
     "feature_statistics": Task(representation.measure_feature_statistics, "images", dense, of_baselines=True),
     "fixed_pattern": Task(representation.measure_fixed_pattern, "images", of_baselines=True),
@@ -61,8 +52,8 @@ def task_names(asked: Sequence[str] | None, kinds: Collection[Kind]) -> list[str
     """Return names of `TASKS`, each once, in place of what was asked: of `RETRIEVAL` and of None what `kinds` allow."""
     if asked is None:
         return _possible(("knn", "segmentation_probe"), kinds)
-    retrieval = _possible(("image_retrieval", "image_text_retrieval"), kinds)
-    return list(dict.fromkeys(name for word in asked for name in (retrieval if word == RETRIEVAL else [word])))
+    classification = _possible(("image_retrieval", "image_text_retrieval"), kinds)
+    return list(dict.fromkeys(name for word in asked for name in (classification if word == RETRIEVAL else [word])))
 
 
 def _possible(names: Sequence[str], kinds: Collection[Kind]) -> list[str]:

@@ -3,22 +3,109 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from matplotlib.axes import Axes
 from PIL.ImageFile import ImageFile
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
 
+from core.seeds import derive_seed
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetuning.data.augmentation import Sample
-from training.finetuning.data.sources import LabeledImages
+from training.data.labeled.tables import encoded, read_row
+from training.finetuning.data import (
+    LabeledImages,
+    LabeledStream,
+    Sample,
+    build_transform,
+    draw_images,
+    epoch_length,
+    image_weights,
+)
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Answers that claim a class, each with its certainty, and whether it is right.
+
+    Attributes:
+        classes: Ids, `(num_answers,)`.
+        scores: In [0, 1], `(num_answers,)`.
+        hits: Booleans, `(num_answers,)`.
+        num_truths: How often each class is there to be found, `(num_classes,)`.
+    """
+
+    classes: Tensor
+    scores: Tensor
+    hits: Tensor
+    num_truths: Tensor
+
+    def of_class(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the scores of a class, from the best down, and the hits among the answers down to each."""
+        chosen = self.classes == number
+        scores, order = self.scores[chosen].double().sort(descending=True, stable=True)
+        return scores, self.hits[chosen][order].cumsum(0)
+
+    def occurring(self) -> Iterator[int]:
+        """Return the classes that are there to be found."""
+        yield from self.num_truths.nonzero().flatten().tolist()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of some images.
+
+    Attributes:
+        errors: How wrong each answer is, `(num_images,)`; more is worse.
+        ranking: Of tasks whose answers claim classes.
+        confusion: Answers of each class for each true one, `(num_classes, num_classes)`, rows for true ones.
+    """
+
+    errors: Tensor
+    ranking: Ranking | None = None
+    confusion: Tensor | None = None
+
+
+def join(batches: Iterable[Evidence]) -> Evidence:
+    """Return the evidence of several batches of one task as one; of confusions no more than their sum is kept."""
+    parts, confusion = [], None
+    for batch in batches:
+        if batch.confusion is not None:
+            confusion = batch.confusion if confusion is None else confusion + batch.confusion
+        parts.append(replace(batch, confusion=None))
+    rankings = [part.ranking for part in parts if part.ranking is not None]
+    ranking = None
+    if rankings:
+        joined = {name: torch.cat([getattr(each, name) for each in rankings]) for name in ("classes", "scores", "hits")}
+        ranking = Ranking(**joined, num_truths=torch.stack([each.num_truths for each in rankings]).sum(0))
+    return Evidence(torch.cat([part.errors for part in parts]), ranking, confusion)
+
+
+def rank_classes(scores: Tensor, truths: Tensor, most: int | None = None) -> Ranking:
+    """Return the ranking of images that are scored for every class.
+
+    Args:
+        scores: In [0, 1], `(num_images, num_classes)`.
+        truths: Whether an image has a class, of the same shape.
+        most: Keep so many of the most probable classes of an image.
+    """
+    num_classes = scores.shape[1]
+    kept, classes = scores.topk(min(most or num_classes, num_classes), dim=1)
+    hits = truths.bool().gather(1, classes)
+    return Ranking(classes.flatten(), kept.flatten(), hits.flatten(), truths.long().sum(0))
+
+
+def count_confusion(predicted: Tensor, true: Tensor, num_classes: int) -> Tensor:
+    """Return how often each class was predicted for each true one, from ids of one shape."""
+    pairs = true.flatten().long() * num_classes + predicted.flatten().long()
+    return pairs.bincount(minlength=num_classes**2).unflatten(0, (num_classes, num_classes))
 
 
 Batch = dict[str, Any]
@@ -166,3 +253,113 @@ def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> N
     if image.shape[-2:] != target.shape[-2:]:
         sizes = [" x ".join(map(str, tensor.shape[-2:])) for tensor in (target, image)]
         raise ValueError(f"The {name} of {where} has {sizes[0]} pixels but its image {sizes[1]} (height x width).")
+
+
+TaskType = TypeVar("TaskType", bound=FinetuningTask)
+
+
+class Examples(Dataset[Batch], Generic[TaskType]):
+    """Rows as model inputs. Item `index` depends on (seed, epoch, index) alone, so that a resumed run repeats it.
+
+    Args:
+        rows: The table, columns `image` and `target`.
+        task: Reads rows and encodes labels.
+        transform: Of samples; draws from torch's global generator.
+        seed: Of the augmentation.
+        name: For messages, such as "training image".
+        weights: How often each row is wanted an epoch, `(num_rows,)`; `None` for once.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        task: TaskType,
+        transform: torch.nn.Module,
+        seed: int,
+        name: str,
+        weights: torch.Tensor | None = None,
+    ):
+        self.rows, self.task, self.transform, self.seed, self.name = encoded(rows), task, transform, seed, name
+        self.weights = weights
+        self.epoch = 0
+        self._drawn: tuple[int, list[int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.weights is None else epoch_length(self.weights)
+
+    def row_of(self, index: int) -> int:
+        """Return the row that stands for an index in this epoch."""
+        if self.weights is None:
+            return index
+        if self._drawn is None or self._drawn[0] != self.epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "sampler", self.epoch))
+            self._drawn = self.epoch, draw_images(self.weights, generator).tolist()
+        return self._drawn[1][index]
+
+    def __getitem__(self, index: int) -> Batch:
+        row = self.row_of(index)
+        values = read_row(self.rows, row, self.name)
+        return build_example(self.task, self.transform, values, f"{self.name} {row}", (self.seed, self.epoch, index))
+
+
+class StreamedExamples(IterableDataset[Batch], Generic[TaskType]):
+    """The rows of a stream as model inputs, without end.
+
+    Args:
+        stream: The rows.
+        task: Reads rows and encodes labels.
+        transform: Of samples; draws from torch's global generator.
+        seed: Of the augmentation.
+        name: For messages, such as "training image".
+    """
+
+    def __init__(self, stream: LabeledStream, task: TaskType, transform: torch.nn.Module, seed: int, name: str):
+        self.stream, self.task, self.transform, self.seed, self.name = stream, task, transform, seed, name
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        reader = (self.seed, self.stream.rank, 0 if worker is None else worker.id)
+        for index, row in enumerate(self.stream.rows()):
+            yield build_example(self.task, self.transform, row, f"{self.name} {index}", (*reader, index))
+
+
+def build_example(
+    task: FinetuningTask, transform: torch.nn.Module, row: Mapping[str, Any], where: str, draw: Sequence[int]
+) -> Batch:
+    """Return a row as model inputs.
+
+    Args:
+        task: Reads the row and encodes its labels.
+        transform: Of the sample; draws from torch's global generator.
+        row: `image` and `target`.
+        where: Names the image in errors.
+        draw: Seeds the augmentation.
+    """
+    sample = task.read(row, where)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(draw[0], "augmentation", *draw[1:]))
+        sample = transform(sample)
+    return {"pixel_values": sample["image"].as_subclass(torch.Tensor), "labels": task.labels(sample)}
+
+
+def build_examples(task: TaskType, rows: Any, name: str, *, is_training: bool) -> Examples[TaskType]:
+    """Return the table of a split as model inputs; `name` is for messages."""
+    settings, weights = task.settings, None
+    if is_training and settings.sampler is not None:
+        classes = task.classes_of(rows, name)
+        if classes is None:
+            raise ValueError(
+                f"`sampler` {settings.sampler!r} is for classes, but the labels are numbers: leave it out."
+            )
+        weights = image_weights(settings.sampler, classes, len(task.class_names), settings.repeat_threshold)
+    transform = build_transform(settings, task.size, is_training=is_training)
+    return Examples(rows, task, transform, settings.seed, name, weights)
+
+
+def build_training_examples(task: TaskType) -> Examples[TaskType] | StreamedExamples[TaskType]:
+    """Return the training images of a task as model inputs."""
+    name = "training image"
+    if task.images.stream is None:
+        return build_examples(task, task.images.train, name, is_training=True)
+    transform = build_transform(task.settings, task.size, is_training=True)
+    return StreamedExamples(task.images.stream, task, transform, task.settings.seed, name)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from modeling_radio.heads_radio import ProblemType
-from training.finetuning.data.sources import LabeledImages
+from training.finetuning.data import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
-from training.finetuning.tasks.classification import ClassificationTask, MultiLabelTask, RegressionTask
-from training.finetuning.tasks.depth import DepthTask
-from training.finetuning.tasks.detection import DetectionTask
-from training.finetuning.tasks.instances import InstanceSegmentationTask
-from training.finetuning.tasks.segmentation import SegmentationTask
-from training.finetuning.tasks.zero_shot import ZeroShotTask
+from training.finetuning.tasks.classification import ClassificationTask, MultiLabelTask, RegressionTask, ZeroShotTask
+from training.finetuning.tasks.dense import DepthTask, SegmentationTask
+from training.finetuning.tasks.detection import DetectionTask, InstanceSegmentationTask
 
 
 TASK_CLASSES: dict[str, type[FinetuningTask]] = {

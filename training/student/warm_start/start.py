@@ -4,11 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from modeling_radio import RadioModel
 from training.recipe import RecipeError
-from training.student.warm_start.radio import open_source, warm_start
-from training.student.warm_start.report import WarmStart
-from training.student.warm_start.vit import UnknownTrunkError
-from training.student.warm_start.vit_fitting import fit_vit
-from training.student.warm_start.vit_sources import open_vit, vit_of
+from training.student.warm_start.radio import WarmStart, open_source, warm_start
+from training.student.warm_start.vit import UnknownTrunkError, fit_vit, open_vit, vit_of
 from training.teachers.base import Teacher
 
 

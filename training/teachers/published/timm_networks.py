@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio.checks_radio import check_choice
-from training.recipe_sections.networks import Precision
-from training.teachers.answers import TeacherOutput, teacher_error, tokens_to_map
+from training.recipe_sections import Precision
 from training.teachers.base import Teacher
-from training.teachers.loading import WEIGHT_DTYPES, Weights, check_weights
+from training.teachers.outputs import TeacherOutput, teacher_error, tokens_to_map
+from training.teachers.published.base import WEIGHT_DTYPES, Weights, check_weights
 
 
 Summary = Literal["pooled", "projected", "none"]

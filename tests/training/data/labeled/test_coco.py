@@ -11,7 +11,7 @@ from tiny_tuning import load
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, save_picture
 
 from training.data.labeled.coco import holds_coco
-from training.finetuning.tasks.instances import decode_mask
+from training.finetuning.tasks.detection import decode_mask
 
 
 def test_coco(coco_folder):

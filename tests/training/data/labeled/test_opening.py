@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_tuning import load
 from tuning_fixtures import save_picture
 
-from training.data import folder_kinds
-from training.data.labeled.opening import image_paths, open_class_folders, open_tables, readable_tables
+from training.data import image_folder
+from training.data.labeled.tables import image_paths, open_class_folders, open_tables, readable_tables
 
 
 def paths_of(table):
@@ -72,7 +72,7 @@ def test_tables_beside_the_images_are_read(class_folders):
 
 @pytest.mark.parametrize("name", ["pets.tar", "cat/old.parquet"])
 def test_a_folder_of_images_may_hold_a_few_other_files(class_folders, name, monkeypatch, caplog):
-    monkeypatch.setattr(folder_kinds, "MIN_IMAGES_PER_SHARD", 6)
+    monkeypatch.setattr(image_folder, "MIN_IMAGES_PER_SHARD", 6)
     (class_folders / name).write_bytes(b"anything")
     with caplog.at_level(logging.WARNING):
         tables = open_tables(str(class_folders), open_class_folders)

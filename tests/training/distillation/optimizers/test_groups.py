@@ -3,8 +3,8 @@ import torch
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.modeling_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS
-from training.distillation.optimizers.groups import parameter_groups
-from training.student.regularizers.spectral import SCALE_SUFFIX, add_spectral_scales
+from training.distillation.optimizers import parameter_groups
+from training.student.regularizers import SCALE_SUFFIX, add_spectral_scales
 
 
 def build_model(**fields) -> RadioModel:

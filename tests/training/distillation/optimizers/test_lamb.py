@@ -5,7 +5,7 @@ import timm.optim
 import torch
 from torch import Tensor, nn
 
-from training.distillation.optimizers.lamb import Lamb
+from training.distillation.optimizers import Lamb
 
 
 SETTINGS = {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-6}

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from training.distillation.optimizers.moments import advance_moments
+from training.distillation.optimizers import advance_moments
 
 
 def test_parameters_are_yielded_by_their_number_of_steps() -> None:

@@ -6,8 +6,8 @@ import torch
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor, nn
 
-from training.distillation.optimizers import muon
-from training.distillation.optimizers.muon import COEFFICIENTS, MOMENTUM, Muon, orthogonalize
+from training.distillation import optimizers
+from training.distillation.optimizers import COEFFICIENTS, MOMENTUM, Muon, orthogonalize
 
 
 SETTINGS = {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-6}
@@ -109,17 +109,17 @@ def test_results_are_nearly_orthogonal_and_keep_the_singular_vectors(dtype: torc
 
 
 def test_equal_shapes_share_a_batch_up_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, iterate = [], muon._iterate
+    sizes, iterate = [], optimizers._iterate
 
     def recorded(stack: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         sizes.append(tuple(stack.shape))
         return iterate(stack, dtype)
 
-    monkeypatch.setattr(muon, "_iterate", recorded)
+    monkeypatch.setattr(optimizers, "_iterate", recorded)
     whole = orthogonalize(matrices(), torch.float32)
     assert sizes == [(2, 8, 8), (3, 8, 16), (1, 4, 8)]
     sizes.clear()
-    monkeypatch.setattr(muon, "MAX_BATCH_NUMBERS", 2 * 8 * 16)
+    monkeypatch.setattr(optimizers, "MAX_BATCH_NUMBERS", 2 * 8 * 16)
     split = orthogonalize(matrices(), torch.float32)
     assert sizes == [(2, 8, 8), (2, 8, 16), (1, 8, 16), (1, 4, 8)]
     for first, second in zip(whole, split, strict=True):

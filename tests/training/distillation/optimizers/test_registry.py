@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation.optimizers.registry import OPTIMIZERS, build_optimizer
+from training.distillation.optimizers import OPTIMIZERS, build_optimizer
 from training.recipe import OptimizerRecipe
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
+from training.distillation.optimizers import cosine_with_warmup, linear_warmup
 
 
 def test_warmup_is_linear_and_reaches_the_peak() -> None:

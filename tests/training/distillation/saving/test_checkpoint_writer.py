@@ -10,10 +10,8 @@ from saved_steps import save, write_weights
 from torch import distributed
 from two_forks import run_two_forks
 
-from foundation.files import WriteError, remove_partial
-from training.distillation.saving.checkpoint_writer import CheckpointWriter
-from training.distillation.saving.checkpoints import newest_checkpoint, read_state
-from training.distillation.saving.manifests import find_damage
+from core.files import WriteError, remove_partial
+from training.distillation.checkpoints import CheckpointWriter, find_damage, newest_checkpoint, read_state
 
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -85,7 +83,7 @@ def test_sigkill_leaves_the_previous_one_the_newest(
     save(tmp_path, 1)
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr("foundation.files.os.replace", kill_this_process)
+        monkeypatch.setattr("core.files.os.replace", kill_this_process)
         save(tmp_path, 2, kill_this_process if moment == "while writing" else write_weights)
     os.waitpid(child, 0)
     assert len(list(tmp_path.iterdir())) == 2

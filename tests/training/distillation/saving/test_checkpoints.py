@@ -5,7 +5,7 @@ import torch
 from saved_steps import save
 from small_recipes import small_recipe
 
-from training.distillation.saving.checkpoints import (
+from training.distillation.checkpoints import (
     CheckpointError,
     check_allowed_changes,
     check_fits,

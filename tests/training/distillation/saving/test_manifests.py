@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from training.distillation.saving.manifests import MANIFEST, find_damage, write_manifest
+from training.distillation.checkpoints import MANIFEST, find_damage, write_manifest
 
 
 @pytest.fixture

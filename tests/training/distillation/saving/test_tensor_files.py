@@ -8,8 +8,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.debug import CommDebugMode
 from two_forks import run_two_forks
 
-from training.distillation.saving.checkpoints import CheckpointError
-from training.distillation.saving.tensor_files import SavedTensors, writers_of
+from training.distillation.checkpoints import CheckpointError, SavedTensors, writers_of
 
 
 WHOLE = {

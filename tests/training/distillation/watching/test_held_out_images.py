@@ -4,9 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
-from training.distillation.watching.held_out_images import describe_lack, held_out_images, held_out_source
+from training.data.training_images import build_images
+from training.distillation.held_out import describe_lack, held_out_images, held_out_source
 from training.recipe import Recipe, RecipeError, load_recipe
-from training.views.images import build_images
 
 
 pytestmark = pytest.mark.usefixtures("tiny_world")

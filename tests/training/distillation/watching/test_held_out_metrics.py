@@ -13,12 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.nn import functional as F
 
-from foundation.files import write_text
+from core.files import write_text
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation.watching import tracking
-from training.distillation.watching.held_out_metrics import HeldOutMetrics
-from training.distillation.watching.run_history import RunHistory
-from training.evaluation.metrics.equivariance import fixed_pattern_energy
+from training.distillation import tracking
+from training.distillation.held_out import HeldOutMetrics
+from training.distillation.tracking import RunHistory
+from training.evaluation.metrics.fidelity import fixed_pattern_energy
 from training.evaluation.metrics.representation import effective_rank
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.targets.phi_s import FeatureStandardizer, PhiS
@@ -178,8 +178,8 @@ def test_high_resolutions_are_compared_at_some_places_in_small_passes(
 ) -> None:
     model, known = RadioModel(CONFIG).eval(), standardizers()
     whole = metrics_of(recipe)
-    monkeypatch.setattr("training.distillation.watching.held_out_metrics.NUM_TOKENS", 40)
-    monkeypatch.setattr("training.distillation.watching.held_out_metrics.MAX_TOKENS_PER_PASS", 20)
+    monkeypatch.setattr("training.distillation.held_out.NUM_TOKENS", 40)
+    monkeypatch.setattr("training.distillation.held_out.MAX_TOKENS_PER_PASS", 20)
     partly = metrics_of(recipe)
     assert whole is not None
     assert partly is not None

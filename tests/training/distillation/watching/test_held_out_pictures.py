@@ -6,9 +6,8 @@ import tiny_distillation as tiny
 import torch
 from PIL import Image
 
-from training.distillation.watching.held_out_pictures import HeldOutPictures
-from training.pictures.columns import CELL_INCHES, GAP_INCHES, TITLE_INCHES
-from training.pictures.features import DPI
+from training.distillation.held_out import HeldOutPictures
+from training.figures.features import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
 from training.recipe import RecipeError, load_recipe
 
 

@@ -2,8 +2,8 @@ import pytest
 import tiny_distillation as tiny
 import torch
 
-from training.distillation.watching.held_out_views import View
-from training.recipe_sections.networks import RunOptions
+from training.distillation.held_out import View
+from training.recipe_sections import RunOptions
 
 
 @pytest.mark.parametrize("size", [32, 48, 96, 128, 432])

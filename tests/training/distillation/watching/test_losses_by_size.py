@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from small_recipes import small_recipe
 from torch import Tensor
 
-from training.distillation.watching import losses_by_size
-from training.distillation.watching.losses_by_size import LossesBySize
-from training.pictures.progress import loss_curves
-from training.views.batches import Batch, BatchPlan
+from training.distillation import monitoring
+from training.distillation.monitoring import LossesBySize
+from training.figures.progress import loss_curves
+from training.views.plan import Batch, BatchPlan
 
 
 class OneRank:
@@ -43,7 +43,7 @@ def test_means_are_by_size_over_steps_and_parts() -> None:
 
 def test_ranks_may_know_different_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a rank is bound to a partition: all must exchange the same numbers."""
-    monkeypatch.setattr(losses_by_size, "gather_object", lambda own: [*own, "features/b"])
+    monkeypatch.setattr(monitoring, "gather_object", lambda own: [*own, "features/b"])
     recipe = small_recipe("a", "b", partitions=[{"sizes_px": [32, 64], "batch_size": 4}])
     exchanged: list[tuple[int, ...]] = []
     accelerator = OneRank()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from training.distillation.watching.run_history import RunHistory
+from training.distillation.tracking import RunHistory
 
 
 def test_series_by_name(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation.watching import step_watch
-from training.distillation.watching.step_watch import NUM_NORM_IMAGES, PARTS, StepWatch, measure_block_norms
+from training.distillation import monitoring
+from training.distillation.monitoring import NUM_NORM_IMAGES, PARTS, StepWatch, measure_block_norms
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -59,7 +59,7 @@ def run_step(watch: StepWatch, clock: Clock, teachers: dict[str, nn.Module]) -> 
 
 def test_time_is_shared_among_data_teachers_and_student(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(step_watch, "time", clock)
+    monkeypatch.setattr(monitoring, "time", clock)
     teachers: dict[str, nn.Module] = {"a": SlowTeacher(clock, 4), "b": SlowTeacher(clock, 6)}
     watch = StepWatch(teachers, CPU)
     teachers["a"](torch.zeros(1))  # as when a cache is filled: nothing is watched yet

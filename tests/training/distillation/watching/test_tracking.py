@@ -7,8 +7,8 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from training.distillation.watching import tracking
-from training.distillation.watching.tracking import check_trackers
+from training.distillation import tracking
+from training.distillation.tracking import check_trackers
 from training.recipe import RecipeError, load_recipe
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.evaluation.data.base import Examples, Part, Stacked, check_kind, groups_of, tensor_fingerprint
+from training.evaluation.data import Examples, Part, Stacked, check_kind, groups_of, tensor_fingerprint
 
 
 def examples(labels=None) -> Examples:

@@ -1,7 +1,6 @@
 import torch
 
-from training.evaluation.data.base import Stacked
-from training.evaluation.data.crops import CroppedViews, square
+from training.evaluation.data import CroppedViews, Stacked, square
 
 
 def test_views_are_the_middle_square_and_crops_at_known_places():

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from training.demo_kit.evaluation_sets import photographs, segmentation_set
-from training.evaluation.data import demo as evaluation_data
-from training.evaluation.data.demo import DemoData, load_photographs
+from training.demo.images import photographs, segmentation_set
+from training.evaluation import demo_data as evaluation_data
+from training.evaluation.demo_data import DemoData, load_photographs
 
 
 def test_loaded_images_are_the_held_out_ones_of_one_size(assets, monkeypatch):
-    for module in ("training.evaluation.data.demo", "training.views.images"):
+    for module in ("training.evaluation.demo_data", "training.data.training_images"):
         monkeypatch.setattr(f"{module}.load_demo_assets", lambda source: assets)
     monkeypatch.setattr(evaluation_data, "segmentation_set", lambda assets, size: segmentation_set(assets, size, 2, 3))
     monkeypatch.setattr(evaluation_data, "NUM_UNLABELED", 4)

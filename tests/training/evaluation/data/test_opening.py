@@ -1,6 +1,6 @@
-from training.evaluation.data.demo import DemoData
-from training.evaluation.data.opening import open_data
-from training.evaluation.data.tables import DataOptions, TableData
+from training.evaluation.data_tables import DataOptions, TableData
+from training.evaluation.demo_data import DemoData
+from training.evaluation.opening import open_data
 
 
 def test_the_demo_is_rendered_and_all_else_is_read(class_folders, monkeypatch):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from training.evaluation.data.tables import TableData
+from training.evaluation.data_tables import TableData
 
 
 def fingerprint(folder) -> str:

@@ -12,8 +12,8 @@ from datasets import Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from training.evaluation.data.base import EvaluationData
-from training.evaluation.data.tables import DataOptions, TableData
+from training.evaluation.data import EvaluationData
+from training.evaluation.data_tables import DataOptions, TableData
 
 
 def test_class_folders_without_a_split_are_compared_with_each_other(class_folders):

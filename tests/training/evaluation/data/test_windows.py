@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from training.evaluation.data.base import Stacked
-from training.evaluation.data.windows import Windows
+from training.evaluation.data import Stacked, Windows
 
 
 def test_a_square_image_is_one_window():

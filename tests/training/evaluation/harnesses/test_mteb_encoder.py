@@ -6,7 +6,7 @@ from PIL import Image
 
 from training.evaluation.harnesses.mteb_encoder import image_vectors, mteb_encoder
 from training.evaluation.models.base import TextModel
-from training.evaluation.models.baselines import RawPixels
+from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.models.radio import RadioFeatures, open_radio
 
 

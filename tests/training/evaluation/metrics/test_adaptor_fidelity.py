@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from training.evaluation.features import StoredFeatures
-from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity, fidelity_scores
+from training.evaluation.metrics.fidelity import adaptor_fidelity, fidelity_scores
 from training.evaluation.models.base import Features
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from training.evaluation.metrics.confusion import IGNORE_INDEX, ConfusionMatrix, mean_iou
+from training.evaluation.metrics.dense import IGNORE_INDEX, ConfusionMatrix, mean_iou
 
 
 def test_mean_iou_by_hand():

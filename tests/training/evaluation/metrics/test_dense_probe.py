@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from training.evaluation.metrics.confusion import mean_iou
-from training.evaluation.metrics.dense_probe import (
+from training.evaluation.metrics.dense import (
     ProbeTraining,
     fit_dense_probe,
     log_depth_loss,
+    mean_iou,
     segmentation_loss,
     upsampled,
 )

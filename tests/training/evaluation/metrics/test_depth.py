@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.evaluation.metrics.depth import DepthScore, depth_errors, depth_sums
+from training.evaluation.metrics.dense import DepthScore, depth_errors, depth_sums
 
 
 def test_errors_of_known_pixels_alone():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.evaluation.metrics.equivariance import (
+from training.evaluation.metrics.fidelity import (
     feature_consistency,
     fixed_pattern_energy,
     map_agreement,

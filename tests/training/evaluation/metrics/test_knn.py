@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.evaluation.metrics import knn, ranking
-from training.evaluation.metrics.knn import knn_accuracy, knn_predictions, nearest_neighbors
-from training.evaluation.metrics.ranking import retrieval_scores
+from training.evaluation.metrics import knn
+from training.evaluation.metrics.knn import knn_accuracy, knn_predictions, nearest_neighbors, retrieval_scores
 
 
 def test_nearest_direction_wins_whatever_the_length():
@@ -98,7 +97,7 @@ def _peak_mib() -> float:
 def test_memory_does_not_grow_with_queries_times_gallery(small_blocks, monkeypatch):
     """Whatever the number of queries, no tensor of similarities is larger than one block."""
     sizes = []
-    monkeypatch.setattr(ranking, "MAX_SIMILARITIES", 7 * 200)
+    monkeypatch.setattr(knn, "MAX_SIMILARITIES", 7 * 200)
     multiply = torch.Tensor.__matmul__
 
     def noted(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.nvidia.eradio import PUBLISHED
-from training.evaluation.metrics.network_statistics import block_norms, block_statistics
+from training.evaluation.metrics.representation import block_norms, block_statistics
 
 
 @pytest.fixture

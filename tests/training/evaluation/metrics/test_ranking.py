@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalRecall
 
-from training.evaluation.metrics.ranking import retrieval_scores
+from training.evaluation.metrics.knn import retrieval_scores
 
 
 @pytest.mark.parametrize(("leave_one_out", "is_grouped"), [(False, False), (True, False), (True, True)])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.evaluation.metrics.similarity import canonical_correlation, centered_cosine, linear_fidelity, mean_cosine
+from training.evaluation.metrics.fidelity import canonical_correlation, centered_cosine, linear_fidelity, mean_cosine
 
 
 def test_hand_computed():

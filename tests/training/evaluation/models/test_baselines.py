@@ -1,7 +1,7 @@
 import torch
 
 from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.baselines import RawPixels, random_vit
+from training.evaluation.models.pretrained import RawPixels, random_vit
 
 
 def test_pixels_keep_every_pixel_of_a_patch():

@@ -10,10 +10,8 @@ import transformers as t
 from torch.nn import functional as F
 
 from training.evaluation.models.base import FeatureModel, TextModel
-from training.evaluation.models.baselines import RawPixels
-from training.evaluation.models.huggingface import open_huggingface
+from training.evaluation.models.pretrained import RawPixels, TimmFeatures, open_huggingface
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.models.timm_models import TimmFeatures
 from training.evaluation.tasks.base import takes_sizes
 
 

@@ -9,10 +9,9 @@ from timm.models import save_for_hf
 
 from modeling_radio import RadioImageProcessor
 from training.evaluation.models.base import FeatureModel, TextModel
-from training.evaluation.models.huggingface import HuggingfaceFeatures
 from training.evaluation.models.opening import open_model
+from training.evaluation.models.pretrained import HuggingfaceFeatures, TimmFeatures
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.models.timm_models import TimmFeatures
 from training.teachers.registry import build_teacher
 
 

@@ -2,8 +2,8 @@ import torch
 
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.teachers import TeacherFeatures
-from training.teachers.answers import TeacherOutput
 from training.teachers.base import HALF_MEAN, HALF_STD, Teacher
+from training.teachers.outputs import TeacherOutput
 
 
 class Colors(Teacher):

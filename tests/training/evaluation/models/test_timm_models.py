@@ -8,7 +8,7 @@ from timm.models import save_for_hf
 from torchvision.transforms.v2.functional import to_pil_image
 
 from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.timm_models import TimmFeatures, open_timm
+from training.evaluation.models.pretrained import TimmFeatures, open_timm
 
 
 def picture(height=200, width=240):

@@ -4,7 +4,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from training.evaluation.data.tables import TableData
+from training.evaluation.data_tables import TableData
 from training.evaluation.features import FeatureStore, Wanted
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.tasks.base import Evaluation, Task, dense

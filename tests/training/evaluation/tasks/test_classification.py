@@ -9,11 +9,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from training.evaluation.data.base import Examples, Part
-from training.evaluation.data.tables import TableData
+from training.evaluation.data import Examples, Part
+from training.evaluation.data_tables import TableData
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.base import Evaluation, TaskSettings
 from training.evaluation.tasks.classification import measure_knn, measure_logistic_regression
 
 

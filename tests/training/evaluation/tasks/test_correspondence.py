@@ -3,10 +3,10 @@
 import torch
 from torchvision.transforms.v2.functional import center_crop
 
-from training.evaluation.data.tables import TableData
-from training.evaluation.models.baselines import RawPixels
+from training.evaluation.data_tables import TableData
+from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.correspondence import correspondence_distances, measure_patch_correspondence
+from training.evaluation.tasks.dense_prediction import correspondence_distances, measure_patch_correspondence
 
 
 class Blind(RawPixels):

@@ -9,12 +9,11 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES
-from training.evaluation.data.tables import TableData
-from training.evaluation.metrics.dense_probe import segmentation_loss
+from training.evaluation.data_tables import TableData
+from training.evaluation.metrics.dense import segmentation_loss
 from training.evaluation.models.radio import open_radio
-from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks import dense_prediction
-from training.evaluation.tasks.base import Evaluation, dense
+from training.evaluation.tasks.base import Evaluation, TaskSettings, dense
 from training.evaluation.tasks.dense_prediction import (
     fit_probe,
     folds,

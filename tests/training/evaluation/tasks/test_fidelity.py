@@ -4,13 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.evaluation.data.tables import TableData
+from training.evaluation.data_tables import TableData
 from training.evaluation.features import FeatureStore
-from training.evaluation.models.baselines import RawPixels
+from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.fidelity import (
+from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.tasks.representation import (
     measure_adaptor_fidelity,
     measure_fidelity_over_sizes,
     measure_model_similarity,

@@ -4,12 +4,11 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from training.evaluation.data.base import Examples, Part, Stacked
-from training.evaluation.models.baselines import RawPixels
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks import outliers
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.outliers import _divided, measure_out_of_distribution, weighted_auroc
+from training.evaluation.data import Examples, Part, Stacked
+from training.evaluation.models.pretrained import RawPixels
+from training.evaluation.tasks import dense_prediction
+from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.tasks.dense_prediction import _divided, measure_out_of_distribution, weighted_auroc
 
 
 class Shades:
@@ -56,7 +55,7 @@ def test_sources_stay_together(with_train, monkeypatch):
         assert not set((seen // 8).tolist()) & set((tested // 8).tolist())
     grouped = measure_out_of_distribution(evaluation)[0]
     drawn = []
-    monkeypatch.setattr(outliers, "bootstrap_interval", lambda *args, groups, **options: drawn.append(groups))
+    monkeypatch.setattr(dense_prediction, "bootstrap_interval", lambda *args, groups, **options: drawn.append(groups))
     assert measure_out_of_distribution(evaluation)[0].value == grouped.value
     expected = torch.arange(80) // 8 if with_train else tested // 8
     assert torch.equal(drawn[0], expected)

@@ -1,6 +1,6 @@
-from training.evaluation.data.base import KINDS
+from training.evaluation.data import KINDS
 from training.evaluation.features import Wanted
-from training.evaluation.models.baselines import RawPixels
+from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.tasks.registry import TASKS
 
 

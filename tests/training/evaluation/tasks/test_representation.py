@@ -4,13 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.evaluation.data.tables import TableData
-from training.evaluation.metrics.network_statistics import block_statistics
-from training.evaluation.metrics.representation import channel_statistics, effective_rank
-from training.evaluation.models.baselines import RawPixels
+from training.evaluation.data_tables import TableData
+from training.evaluation.metrics.representation import block_statistics, channel_statistics, effective_rank
+from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.base import Evaluation, TaskSettings
 from training.evaluation.tasks.representation import (
     measure_block_norms,
     measure_effective_rank,

@@ -4,11 +4,10 @@ import torch
 from PIL import Image
 
 from modeling_radio import RadioConfig, RadioModel
-from training.evaluation.data.tables import TableData
+from training.evaluation.data_tables import TableData
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.resolution import (
+from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.tasks.dense_prediction import (
     measure_mode_switching,
     measure_resolution_consistency,
     measure_window_consistency,

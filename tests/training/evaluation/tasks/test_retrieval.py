@@ -4,12 +4,11 @@ import pytest
 import torch
 from torchmetrics.retrieval import RetrievalMAP, RetrievalRecall
 
-from training.evaluation.data.base import Examples, Part, Stacked
-from training.evaluation.data.tables import TableData
-from training.evaluation.models.baselines import RawPixels
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.retrieval import (
+from training.evaluation.data import Examples, Part, Stacked
+from training.evaluation.data_tables import TableData
+from training.evaluation.models.pretrained import RawPixels
+from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.tasks.classification import (
     measure_image_retrieval,
     measure_image_text_retrieval,
     pair_scores,

@@ -2,11 +2,10 @@ import pytest
 from tiny_radio1d import build_radio1d
 from torch.nn import functional as F
 
-from training.evaluation.models.baselines import RawPixels
+from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.tokens import (
+from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.tasks.representation import (
     measure_fidelity_over_tokens,
     measure_knn_over_tokens,
     measure_segmentation_over_tokens,
@@ -48,7 +47,7 @@ def test_each_number_is_measured(evaluation):
 
 
 def test_all_tokens_are_what_the_plain_task_measures(evaluation):
-    from training.evaluation.tasks.fidelity import measure_adaptor_fidelity
+    from training.evaluation.tasks.representation import measure_adaptor_fidelity
 
     plain = {(each.model, each.metric): each.value for each in measure_adaptor_fidelity(evaluation)}
     over = {(each.model, each.metric): each.value for each in measure_fidelity_over_tokens(evaluation)}

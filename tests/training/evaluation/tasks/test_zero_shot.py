@@ -7,17 +7,21 @@ from torch.nn import functional as F
 from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES
-from training.evaluation.data.base import Examples, Part, Stacked
+from training.evaluation.data import Examples, Part, Stacked
 from training.evaluation.models.base import TextModel
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks import zero_shot
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.zero_shot import centered, conse_embeddings, measure_zero_shot, zero_shot_predictions
-from training.teachers.answers import TeacherOutput
+from training.evaluation.tasks import classification
+from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.tasks.classification import (
+    centered,
+    conse_embeddings,
+    measure_zero_shot,
+    zero_shot_predictions,
+)
 from training.teachers.base import Teacher
-from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
+from training.teachers.embedded import EfficientNetLiteTeacher
+from training.teachers.outputs import TeacherOutput
 
 
 @pytest.fixture
@@ -96,9 +100,9 @@ class ColorClassifier(EfficientNetLiteTeacher):
 
 
 def test_classifiers_of_teachers_stand_in_for_texts(data, tiny_model, monkeypatch):
-    monkeypatch.setattr(zero_shot, "SentenceEncoder", ColorWords)
-    monkeypatch.setattr(zero_shot, "imagenet_class_names", lambda: ["a desk", "a red fox", "a green mamba"])
-    monkeypatch.setattr(zero_shot, "NUM_CONSE_CLASSES", 2)
+    monkeypatch.setattr(classification, "SentenceEncoder", ColorWords)
+    monkeypatch.setattr(classification, "imagenet_class_names", lambda: ["a desk", "a red fox", "a green mamba"])
+    monkeypatch.setattr(classification, "NUM_CONSE_CLASSES", 2)
     teacher = TeacherFeatures(ColorClassifier(), patch_size=8, size_px=16, name="teacher teacher_a")
     student = RadioFeatures(tiny_model, size_px=16)
     evaluation = Evaluation(student, data, find_teachers=lambda: {"teacher_a": teacher})

@@ -6,7 +6,7 @@ from tiny_tuning import tuning_settings
 from torchvision import tv_tensors
 
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetuning.data.augmentation import build_transform
+from training.finetuning.data import build_transform
 
 
 SIZE = (32, 48)

@@ -5,15 +5,15 @@ import torch
 from datasets import ClassLabel, load_from_disk
 from tiny_tuning import build_task, save_labels
 
-from training.finetuning.data.rare_classes import (
+from training.finetuning.data import (
     balanced_weights,
     choose_weights,
     draw_images,
     epoch_length,
     image_weights,
 )
+from training.finetuning.tasks.base import build_examples
 from training.finetuning.tasks.classification import ClassificationTask
-from training.finetuning.tasks.examples import build_examples
 
 
 def test_balanced_shows_every_class_equally_often():

@@ -13,7 +13,7 @@ from PIL import Image as PilImage
 from tiny_tuning import load, save_shards, tuning_settings
 from torch.utils.data import DataLoader, IterableDataset
 
-from foundation.settings import SettingsError
+from core.settings import SettingsError
 
 
 IN_PASS = 12

@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 from tiny_tuning import build_task, picture
 
-from training.finetuning.tasks.depth import DepthScore, DepthTask
+from training.finetuning.tasks.dense import DepthScore, DepthTask
 
 
 def maps(*targets):

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from tiny_tuning import build_task, picture, tuning_settings
 from tuning_fixtures import save_picture
 
-from training.finetuning.data.sources import LabeledImages
+from training.finetuning.data import LabeledImages
 from training.finetuning.tasks.detection import NO_OBJECT, DetectionTask
 
 

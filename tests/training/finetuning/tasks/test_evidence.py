@@ -4,7 +4,7 @@ import weakref
 
 import torch
 
-from training.finetuning.tasks.evidence import Evidence, Ranking, count_confusion, join, rank_classes
+from training.finetuning.tasks.base import Evidence, Ranking, count_confusion, join, rank_classes
 
 
 def test_batches_join_to_what_one_batch_says():

@@ -8,9 +8,9 @@ from datasets import Dataset
 from tiny_tuning import build_task, load, picture, save_shards
 from torchvision import tv_tensors
 
-from training.data.labeled.opening import read_row
+from training.data.labeled.tables import read_row
+from training.finetuning.tasks.base import Examples, StreamedExamples
 from training.finetuning.tasks.classification import ClassificationTask
-from training.finetuning.tasks.examples import Examples, StreamedExamples
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from tiny_tuning import build_task, tuning_settings
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_picture, run_lengths
 
-from training.finetuning.data.augmentation import build_transform
-from training.finetuning.tasks.detection import NO_OBJECT
-from training.finetuning.tasks.examples import build_example
-from training.finetuning.tasks.instances import InstanceSegmentationTask, decode_mask
+from training.finetuning.data import build_transform
+from training.finetuning.tasks.base import build_example
+from training.finetuning.tasks.detection import NO_OBJECT, InstanceSegmentationTask, decode_mask
 
 
 TRIANGLE = [[4, 6, 24, 6, 4, 18]]

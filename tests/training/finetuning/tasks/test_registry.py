@@ -6,11 +6,11 @@ import pytest
 from datasets import Dataset
 from tiny_tuning import mask_rows, tuning_settings
 
-from training.finetuning.data.sources import TARGET_COLUMNS, LabeledImages
+from training.finetuning.data import TARGET_COLUMNS, LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.classification import ClassificationTask, MultiLabelTask, RegressionTask
+from training.finetuning.tasks.dense import SegmentationTask
 from training.finetuning.tasks.registry import TASK_CLASSES, build_task
-from training.finetuning.tasks.segmentation import SegmentationTask
 
 
 def test_every_task_that_can_be_asked_for_has_a_class_and_columns():

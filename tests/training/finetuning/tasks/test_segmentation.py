@@ -11,7 +11,7 @@ from datasets import Dataset
 from PIL import Image
 from tiny_tuning import build_task, mask_rows, picture
 
-from training.finetuning.tasks.segmentation import SegmentationTask
+from training.finetuning.tasks.dense import SegmentationTask
 
 
 def build(names=("a", "b", "c"), train=None, **options):

@@ -3,11 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from foundation.files import WriteError
+from core.files import WriteError
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from training.student.exported.export import export_student
-from training.student.regularizers.damp import add_damp
-from training.student.regularizers.spectral import add_spectral_scales
+from training.student.export import export_student
+from training.student.regularizers import add_damp, add_spectral_scales
 from training.targets.phi_s import PhiS
 
 

@@ -7,17 +7,17 @@ from transformers import RadioModel as NativeModel
 from two_forks import run_two_forks
 
 from conversion.from_nvidia import convert
-from foundation.ranks import rank_and_count
+from core.ranks import rank_and_count
 from model_cards.build import build_card
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.native import native_differences
 from training.recipe import RecipeError
-from training.recipe_sections.watching import ExportRecipe
-from training.student.exported.export import export_student
-from training.student.exported.normalizers import (
+from training.recipe_sections import ExportRecipe
+from training.student.export import (
     Normalizers,
     add_normalizers,
     check_normalizers,
+    export_student,
     fit_normalizers,
     remove_normalizers,
 )

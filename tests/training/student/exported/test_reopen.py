@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from training.student.exported import reopen
-from training.student.exported.reopen import ReopenError, reopen_elsewhere
+from training.student import reopen
+from training.student.reopen import ReopenError, reopen_elsewhere
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.modeling_radio import ADAPTORS
-from training.student.regularizers.damp import DampLinear, add_damp
+from training.student.regularizers import DampLinear, add_damp
 
 
 def build_model() -> RadioModel:

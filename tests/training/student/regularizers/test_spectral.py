@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from two_forks import run_two_forks
 
 from modeling_radio import RadioConfig, RadioModel
-from training.student.regularizers.spectral import (
+from training.student.regularizers import (
     MIN_SCALE,
     SCALE_SUFFIX,
     SpectralScale,

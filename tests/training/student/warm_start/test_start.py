@@ -8,8 +8,8 @@ from torch import Tensor
 from modeling_radio import RadioConfig, RadioModel
 from training.recipe import RecipeError
 from training.student.warm_start.start import start_student
-from training.teachers.answers import TeacherOutput
 from training.teachers.base import Teacher
+from training.teachers.outputs import TeacherOutput
 
 
 class VitTeacher(Teacher):

@@ -4,13 +4,11 @@ import pytest
 import torch
 from tiny_vits import PATCH, SIDE, VITS, around_first_block, build_vit
 
-from foundation.packages.pinned import PackageUnavailableError
+from core.packages import PackageUnavailableError
 from modeling_radio import RadioConfig, RadioModel
 from training.recipe import RecipeError
-from training.student.warm_start.vit import VitTrunk
-from training.student.warm_start.vit_fitting import fit_vit
-from training.student.warm_start.vit_sources import vit_of
-from training.teachers.embedded.dinov2_saliency import Dinov2SaliencyTeacher
+from training.student.warm_start.vit import VitTrunk, fit_vit, vit_of
+from training.teachers.embedded import Dinov2SaliencyTeacher
 
 
 ROTARY = [name for name in VITS if "dinov3" in name]

@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 from tiny_vits import IMAGE, SIZES, TIMM, build_vit
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipConfig, SiglipModel
 
-from training.student.warm_start.vit import UnknownTrunkError, VitTrunk
-from training.student.warm_start.vit_sources import TRANSFORMERS_MODELS, open_vit, vit_of
+from training.student.warm_start.vit import TRANSFORMERS_MODELS, UnknownTrunkError, VitTrunk, open_vit, vit_of
 
 
 def assert_same_trunk(one: VitTrunk, other: VitTrunk) -> None:

@@ -7,8 +7,7 @@ from tiny_radio1d import ADAPTORS, FIELDS, build_radio1d
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.modeling_radio import DECODER_PREFIX, PREFIX_TOKENS
 from training.recipe import RecipeError
-from training.student.warm_start.radio import open_source, warm_start
-from training.student.warm_start.widening import check_widening, is_new, widen
+from training.student.warm_start.radio import check_widening, is_new, open_source, warm_start, widen
 
 
 PLAIN = {name: value for name, value in FIELDS.items() if name not in ("downscale_levels", "decoder_depth")}

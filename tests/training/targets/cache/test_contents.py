@@ -11,9 +11,15 @@ from torch import nn
 
 from training.data.image_folder import ImageFolder
 from training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
-from training.targets.cache.contents import CacheContents, check_contents, weights_fingerprint
-from training.targets.cache.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
-from training.targets.cache.formats import HalfPrecision
+from training.targets.feature_cache import (
+    CacheContents,
+    FeatureCache,
+    HalfPrecision,
+    TeacherAnswers,
+    check_contents,
+    weights_fingerprint,
+    write_feature_cache,
+)
 
 
 @pytest.fixture

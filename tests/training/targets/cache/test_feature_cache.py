@@ -10,26 +10,26 @@ from mean_colors import CPU, NUM_IMAGES, PATCH, SIDE, TEACHERS, Images, MeanColo
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from foundation.interruption import Interrupted
+from core.interruption import Interrupted
+from training.data.training_images import build_training_images
 from training.recipe import RecipeError, ViewsRecipe
-from training.targets.cache.contents import CacheContents
-from training.targets.cache.feature_cache import (
+from training.targets.feature_cache import (
+    CacheContents,
     FeatureCache,
+    HalfPrecision,
     TeacherAnswers,
     check_shards,
     shard_paths,
     write_feature_cache,
 )
-from training.targets.cache.formats import HalfPrecision
-from training.teachers.answers import TeacherOutput
-from training.views.images import build_training_images
+from training.teachers.outputs import TeacherOutput
 
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three shards of two images."""
-    monkeypatch.setattr("training.targets.cache.shards.IMAGES_PER_SHARD", 2)
-    monkeypatch.setattr("training.targets.cache.feature_cache.IMAGES_PER_FORWARD", 2)
+    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_FORWARD", 2)
 
 
 def names(folder: Path) -> list[str]:
@@ -101,13 +101,13 @@ def test_missing_shards_are_computed_and_others_kept(tmp_path: Path, small_shard
 def test_a_complete_cache_starts_no_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents, answers = contents_of(CACHED), TeacherAnswers(TEACHERS, SIDE // PATCH, CPU, HalfPrecision())
     write_feature_cache(tmp_path, contents, Images(), answers)
-    monkeypatch.setattr("training.targets.cache.feature_cache.DataLoader", None)
+    monkeypatch.setattr("training.targets.feature_cache.DataLoader", None)
     write_feature_cache(tmp_path, contents, Images(), answers, num_workers=2)
 
 
 def test_full_disk_is_noticed_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 999})
-    monkeypatch.setattr("training.targets.cache.forecast.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("training.targets.feature_cache.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(RecipeError, match=r"needs \d+ kB more, but .* has 999 bytes free"):
         open_cache(recipe_with(ViewsRecipe(teachers="cached")), tmp_path)
 

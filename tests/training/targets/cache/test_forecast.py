@@ -6,16 +6,15 @@ import torch
 from mean_colors import CPU, NUM_IMAGES, PATCH, SIDE, TEACHERS, Images, contents_of, recipe_with
 
 from training.recipe import ViewsRecipe
-from training.targets.cache import forecast
-from training.targets.cache.feature_cache import TeacherAnswers, write_feature_cache
-from training.targets.cache.forecast import Forecast, size_words, time_words
+from training.targets import feature_cache
+from training.targets.feature_cache import Forecast, TeacherAnswers, size_words, time_words, write_feature_cache
 
 
 @pytest.mark.parametrize("name", ["float16", "int8"])
 def test_size_and_time_are_told_before_the_first_shard(tmp_path: Path, name: str, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("training.targets.cache.feature_cache.IMAGES_PER_FORWARD", 2)
+    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_FORWARD", 2)
     clock = iter([10.0, 40.0])
-    monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=lambda: next(clock, 99.0)))
+    monkeypatch.setattr(feature_cache, "time", SimpleNamespace(perf_counter=lambda: next(clock, 99.0)))
     contents = contents_of(recipe_with(ViewsRecipe(teachers="cached", cache_format=name)))
     answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU, contents.format)
     write_feature_cache(tmp_path, contents, Images(), answers)

@@ -8,10 +8,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.recipe import RecipeError, ViewsRecipe
-from training.targets.cache.feature_cache import TeacherAnswers
-from training.targets.cache.formats import FORMATS, EightBits, FeatureFormat, HalfPrecision
-from training.targets.cache.shards import check_shards, shard_paths
-from training.teachers.answers import TeacherOutput
+from training.targets.feature_cache import (
+    FORMATS,
+    EightBits,
+    FeatureFormat,
+    HalfPrecision,
+    TeacherAnswers,
+    check_shards,
+    shard_paths,
+)
+from training.teachers.outputs import TeacherOutput
 
 
 def stored(features: Tensor, feature_format: FeatureFormat) -> Tensor:
@@ -59,8 +65,8 @@ def test_eight_bits_keep_constant_channels_and_values_beyond_float16() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_cache_in_any_format_is_read_back(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.targets.cache.shards.IMAGES_PER_SHARD", 4)
-    monkeypatch.setattr("training.targets.cache.feature_cache.IMAGES_PER_FORWARD", 2)
+    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_SHARD", 4)
+    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_FORWARD", 2)
     cache = open_cache(recipe_with(ViewsRecipe(teachers="cached", cache_format=name)), tmp_path)
     assert sorted(path.name for path in tmp_path.glob("shard*")) == [f"shard_{n:05d}.safetensors" for n in (0, 1)]
     indices = [5, 0, 3]

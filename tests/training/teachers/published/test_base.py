@@ -37,8 +37,8 @@ from transformers import (
     Tipsv2VisionConfig,
 )
 
-from training.recipe_sections.networks import RunOptions
-from training.teachers.answers import resize_images
+from training.recipe_sections import RunOptions
+from training.teachers.outputs import resize_images
 from training.teachers.registry import build_teacher
 
 

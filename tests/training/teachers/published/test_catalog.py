@@ -6,7 +6,7 @@ import transformers
 from documentation import ROOT
 from timm.models import get_pretrained_cfg
 
-from training.demo_kit.packages import PACKAGES
+from training.demo.assets import PACKAGES
 from training.teachers.published.architectures import PUBLISHED
 from training.teachers.published.catalog import FAMILIES, NORMALIZATIONS, TIMM, table
 from training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS, build_teacher

@@ -5,7 +5,7 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from training.recipe_sections.networks import RunOptions
+from training.recipe_sections import RunOptions
 from training.teachers.registry import build_teacher
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.teachers.run_modes.featsharp import (
+from training.teachers.featsharp import (
     FeatSharp,
     LocalAttention,
     UpsampledTeacher,

@@ -2,9 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.recipe_sections.networks import RunOptions
-from training.teachers.run_modes.base import NetworkTraits
-from training.teachers.run_modes.mosaic import MosaicLayout, MosaicMode, pack_mosaics, slice_mosaics
+from training.recipe_sections import RunOptions
+from training.teachers.run_modes import MosaicLayout, MosaicMode, NetworkTraits, pack_mosaics, slice_mosaics
 
 
 PATCH = 16

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from training.recipe_sections.networks import RunModeName, RunOptions, Upsampling
-from training.teachers.answers import TeacherOutput
-from training.teachers.base import Teacher
-from training.teachers.run_modes.base import NativeMode, NetworkTraits
-from training.teachers.run_modes.registry import RUN_MODES, build_run_mode
+from training.recipe_sections import RunModeName, RunOptions, Upsampling
+from training.teachers.base import RUN_MODES, Teacher, build_run_mode
+from training.teachers.outputs import TeacherOutput
+from training.teachers.run_modes import NativeMode, NetworkTraits
 
 
 TRAITS = NetworkTraits("t", patch_size=8, size_multiple=16, native_size_px=32, runs_at_any_size=True, has_summary=False)

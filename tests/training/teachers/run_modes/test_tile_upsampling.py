@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.recipe_sections.networks import RunOptions
-from training.teachers.run_modes.base import NetworkTraits
-from training.teachers.run_modes.tile_upsampling import TiledMode, add_detail, cut_tiles, stitch_tiles, tiles_per_side
+from training.recipe_sections import RunOptions
+from training.teachers.featsharp import TiledMode, add_detail, cut_tiles, stitch_tiles, tiles_per_side
+from training.teachers.run_modes import NetworkTraits
 
 
 @pytest.mark.parametrize(

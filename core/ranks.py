@@ -1,0 +1,176 @@
+"""Several ranks: the sums and copies that running statistics need, and how a launcher asks for shards (FSDP)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from core.command_line import USER_ERRORS
+from core.errors import UserError
+
+
+if TYPE_CHECKING:
+    from accelerate import FullyShardedDataParallelPlugin
+
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(days=1)
+"""Our choice: so far apart ranks that share images may come to their end; NCCL would give up after ten minutes."""
+STEP_TIMEOUT = timedelta(minutes=15)
+"""Between the steps of a run, where no rank works alone for long: one that hangs ends the run. Our choice: a large
+checkpoint on a slow disk takes minutes."""
+_GLOO_TRANSPORT = "/gloo/transport/"
+"""In the errors of gloo's connections, which have no class of their own: the source file that raised them."""
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def rank_and_count() -> tuple[int, int]:
+    """Return the number of this process and how many there are: 0 and 1 where it is alone."""
+    return (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
+
+
+def device_of_process() -> torch.device:
+    """Return where this process computes; it joins the others where a launcher started several."""
+    has_gpu = torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        return torch.device(PartialState(cpu=not has_gpu, timeout=TIMEOUT).device or "cpu")
+    return torch.device("cuda" if has_gpu else "cpu")
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """Let this rank wait for others that long from now on; call it where all have just met."""
+    if _is_distributed():
+        # PyTorch has no other way: its own trainer, torchtitan, shortens the timeout after the first step by this.
+        distributed.distributed_c10d._set_pg_timeout(timeout)
+
+
+def wait_for_ranks() -> None:
+    """Wait until every rank has come so far."""
+    if _is_distributed():
+        distributed.barrier()
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the sum of `tensor` over all ranks, the same bits on each; `tensor` is overwritten."""
+    if _is_distributed():
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def copy_from_first_rank(tensor: Tensor) -> Tensor:
+    """Return rank 0's `tensor` on every rank; `tensor` is overwritten elsewhere."""
+    if _is_distributed():
+        distributed.broadcast(tensor, src=0)
+    return tensor
+
+
+def on_first_rank(work: Callable[[], T]) -> T:
+    """Do something on rank 0 alone and return its result on every rank.
+
+    An error that the user can mend is raised on every rank, so that none waits for one that has ended.
+    """
+    if not _is_distributed():
+        return work()
+    answer: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            answer[0] = work()
+        except USER_ERRORS as error:
+            answer[1] = error
+    distributed.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+def of_all_ranks(value: T) -> list[T]:
+    """Return every rank's plain value, in their order, on every rank."""
+    if not _is_distributed():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def rows_of_all_ranks(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the rows of all ranks one after the other, without gradient.
+
+    Args:
+        rows: `(rows, ...)`, this rank's.
+        counts: Of each rank how many it has.
+    """
+    if not _is_distributed():
+        return rows
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+@contextmanager
+def lost_ranks_named() -> Iterator[None]:
+    """Say in one line that another process of the run has ended, wherever this one was waiting for it.
+
+    Raises:
+        UserError: In place of the error of a connection between processes; others pass.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        is_of_connection = isinstance(error, distributed.DistBackendError) or _GLOO_TRANSPORT in str(error)
+        if not (_is_distributed() and is_of_connection):
+            raise
+        raise UserError(
+            f"Rank {distributed.get_rank()} lost the connection to another process of this run, which has ended or "
+            "cannot be reached; the lines of that one say why. The same command goes on from the last checkpoint."
+        ) from error
+
+
+def any_rank(flags: Sequence[bool | Tensor], device: torch.device) -> list[bool]:
+    """Return of each flag whether it is set on at least one rank: one exchange, and one wait for the device, for all.
+
+    Args:
+        flags: Python's, or tensors of one element.
+        device: Of the tensors.
+    """
+    rows = [flag.view(()) if isinstance(flag, Tensor) else torch.full((), flag, device=device) for flag in flags]
+    return [count > 0 for count in sum_over_ranks(torch.stack([row.float() for row in rows])).tolist()]
+
+
+def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
+    """Return the settings of FSDP that `accelerate launch` passes on, None where it asks for no FSDP.
+
+    Mixed precision is left to autocast, as without shards: Accelerate's policy for FSDP would turn all weights into
+    bfloat16, also heads and others that autocast leaves alone, round labels, and sum the gradients of all ranks in it.
+
+    Raises:
+        ValueError: If the launcher asks for FSDP of version 1, or for what Accelerate does not know.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return None
+    from accelerate import FullyShardedDataParallelPlugin
+
+    try:
+        plugin = FullyShardedDataParallelPlugin()
+    except (KeyError, ValueError) as error:  # Accelerate looks names up in its enumerations
+        raise ValueError(
+            f"`fsdp_config` of the launcher must hold values that Accelerate knows, got {error}."
+        ) from error
+    if plugin.fsdp_version != 2:
+        raise ValueError(f"FSDP version {plugin.fsdp_version} is not supported: set `fsdp_version: 2`.")
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    return plugin

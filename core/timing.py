@@ -1,0 +1,179 @@
+"""How long things take: phases of a command, the bar that says what is left of it, and the fastest of several runs."""
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tqdm.auto import tqdm
+
+from core.machine import EnergyMeter
+
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+@dataclass
+class Clock:
+    """Reports one line per phase and remembers how long each took, in seconds, and the energy of all.
+
+    Attributes:
+        report: Called with the line.
+        seconds: By phase.
+        energy: Counts from the making of the clock on.
+    """
+
+    report: Callable[[str], object] = lambda line: print(line, flush=True)
+    seconds: dict[str, float] = field(default_factory=dict)
+    energy: EnergyMeter = field(default_factory=EnergyMeter)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside; the same phase may be entered again."""
+        started = time.perf_counter()
+        yield
+        took = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + took
+        self.report(f"{name:<16} {took:6.1f} s")
+
+
+class WholeRun(Clock):
+    """A clock with one bar for all phases of a command, in place of the bars of each: it tells the whole time left.
+
+    How fast the machine is follows from the last phase of which enough is done to tell.
+
+    Args:
+        expected: In order, the phases and the seconds that each takes on some machine; a name may come again. A
+            `ProgressBar` of that name tells how far its phase is; one of which nothing is heard is passed over.
+        is_shown: Whether to show the bar; None shows it on a terminal only.
+    """
+
+    TELLING_SHARE = 0.05
+    """Of a phase, from which on its time tells how fast the machine is. Our choice: the first steps are slower."""
+
+    REFRESH_SECONDS = 0.1
+    """As tqdm."""
+
+    def __init__(self, expected: Sequence[tuple[str, float]], *, is_shown: bool | None = None) -> None:
+        super().__init__(report=lambda line: None)
+        self.names, self.expected = [name for name, _ in expected], [seconds for _, seconds in expected]
+        self.slowness, self.share_done = 1.0, 0.0
+        self._began = self._phase_began = time.perf_counter()
+        self._place, self._share, self._first_share, self._refreshed = -1, 1.0, 1.0, 0.0  # before the first
+        self.bar = tqdm(
+            total=1.0,
+            bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}{postfix}",
+            dynamic_ncols=True,
+            disable=None if is_shown is None else not is_shown,
+        )
+        if is_shown is None and self.bar.disable:  # a log file: a line for each phase
+            self.report = Clock().report
+
+    def __enter__(self) -> "WholeRun":
+        self._token = _WHOLE_RUN.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _WHOLE_RUN.reset(self._token)
+        self.bar.close()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside; the same phase may be entered again."""
+        self.show(name, 0.0)
+        with super().phase(name):
+            yield
+        self.show(name, 1.0)
+
+    @property
+    def seconds_left(self) -> float:
+        """What is left at the speed of this machine."""
+        rest_of_this = self.expected[self._place] * (1 - self._share)
+        return (rest_of_this + sum(self.expected[self._place + 1 :])) * self.slowness
+
+    def show(self, name: str, share: float) -> None:
+        """Say how much of a phase is done, from 0 to 1; of a name that is no phase only the time goes on."""
+        now = time.perf_counter()
+        if name in self.names:
+            self._move_to(name, share, now)
+        elapsed, left = now - self._began, self.seconds_left
+        self.share_done = self.bar.n = elapsed / max(elapsed + left, 1e-9)
+        self.bar.set_description_str(self.names[self._place], refresh=False)
+        self.bar.set_postfix_str(f"about {tqdm.format_interval(round(left))} left", refresh=False)
+        if now - self._refreshed >= self.REFRESH_SECONDS or share >= 1:
+            self._refreshed = now
+            self.bar.refresh()
+
+    def _move_to(self, name: str, share: float, now: float) -> None:
+        if self._place < 0 or name != self.names[self._place] or share < self._share:
+            places = [place for place, each in enumerate(self.names) if each == name]
+            self._place = next((place for place in places if place > self._place), places[-1])
+            self._phase_began, self._first_share = now, share
+        self._share = share
+        done = (share - self._first_share) * self.expected[self._place]
+        if share - self._first_share >= self.TELLING_SHARE and done > 0:
+            self.slowness = (now - self._phase_began) / done
+
+
+_WHOLE_RUN: ContextVar[WholeRun | None] = ContextVar("whole_run", default=None)
+
+
+class ProgressBar(tqdm):
+    """The bar of one piece of work; inside of a `WholeRun` it is silent and moves that run's bar instead."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        is_wanted = options.get("disable") is not True
+        self.whole_run = _WHOLE_RUN.get() if is_wanted else None
+        if self.whole_run is not None:
+            options["disable"] = True
+        super().__init__(*arguments, **options)
+        self.desc = options.get("desc") or ""
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.whole_run is None:
+            yield from super().__iter__()
+            return
+        for item in self.iterable:
+            yield item
+            self.update()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count what was done since the last call."""
+        if self.whole_run is None:
+            return super().update(n)
+        self.n += n or 0
+        if self.total:
+            self.whole_run.show(self.desc, self.n / self.total)
+        return None
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar; of a whole run only the bar is seen."""
+        if self.whole_run is None:
+            self.write(text)
+
+
+def fastest_seconds(
+    calls: Mapping[Name, Callable[[], object]], *, min_rounds: int, budget_seconds: float = 0.0
+) -> dict[Name, float]:
+    """Return how long the fastest run of each call took on the CPU, in seconds.
+
+    The calls take turns, so that all meet the same disturbances. A round before, which sets kernels up, does not count.
+
+    Args:
+        calls: What to time, by name.
+        min_rounds: Runs of each call, at least.
+        budget_seconds: Go on with further rounds for so long.
+    """
+    for call in calls.values():
+        call()
+    fastest = dict.fromkeys(calls, float("inf"))
+    started, rounds = time.perf_counter(), 0
+    while rounds < min_rounds or time.perf_counter() - started < budget_seconds:
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            fastest[name] = min(fastest[name], time.perf_counter() - begin)
+        rounds += 1
+    return fastest

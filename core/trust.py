@@ -1,0 +1,191 @@
+"""Checks of folders that strangers made: such a folder may decide nothing but numbers and names.
+
+One place says which files a RADIO folder may have, which of its values name code, which base an adapter may name, and
+what a process that checks a folder sees of this machine.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
+
+import modeling_radio
+from core.errors import first_few
+from modeling_radio.checks_radio import read_json
+from modeling_radio.loading_radio import HUB_ID, is_radio_folder
+
+
+MODEL_FILES = (
+    *(CONFIG_NAME, "generation_config.json", "preprocessor_config.json", "processor_config.json", "README.md"),
+    "video_preprocessor_config.json",
+    *("model*.safetensors", "model.safetensors.index.json", "*_radio.py"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja"),
+    *("conversion.json", "parity.json", "parity.md", "features.png"),
+)
+"""Names of what a model folder holds, which commands write, in the folder itself; `*` stands for any letters."""
+COPIED_FILES = (
+    *MODEL_FILES,
+    *("adapter_config.json", "adapter_model.safetensors", "learned_from.json"),
+    *("LICENSE", "LICENSE.*", "NOTICE", "NOTICE.*"),
+)
+"""Names of the files that commands copy from a model's or an adapter's folder into one for others, such as a Space."""
+_SETTINGS = (CONFIG_NAME, "preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
+_SECRET = re.compile(
+    r"TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_PAT$|^(AWS|AZURE|GOOGLE|GCP|SSH|WANDB)_",
+    re.IGNORECASE,
+)
+_IF_THERE: dict[str, Any] = {
+    f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")
+}
+_MAX_NAMES = 4
+_SHOWN = 80
+
+
+def has_name(name: str, patterns: Iterable[str]) -> bool:
+    """Return whether a file's place in a folder is that of a pattern; `*` stands for no `/`."""
+    parts = name.split("/")
+    return any(
+        len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+        for wanted in (pattern.split("/") for pattern in patterns)
+    )
+
+
+def allowed_files(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
+    """Return the files of a folder with certain names, by their place in it.
+
+    Raises:
+        ValueError: If one lies behind a link: it may be any file of this machine.
+    """
+    patterns, root = tuple(patterns), folder.resolve()
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    allowed = {name: path for name, path in paths.items() if has_name(name, patterns)}
+    links = [name for name, path in allowed.items() if path.resolve() != root / name]
+    if links:
+        raise ValueError(
+            f"{str(folder)!r} must hold files themselves, got links: {first_few(links, _MAX_NAMES)}. Put copies of the "
+            "files in their place."
+        )
+    return allowed
+
+
+def copy_model(folder: Path, target: Path) -> None:
+    """Copy what belongs to a model or an adapter into a new folder, and nothing else that lies there.
+
+    Raises:
+        ValueError: As `allowed_files`.
+    """
+    target.mkdir(parents=True)
+    for name, path in allowed_files(folder, COPIED_FILES).items():
+        shutil.copyfile(path, target / name)
+
+
+def our_modules() -> set[str]:
+    """Return the modules that lie beside every checkpoint of ours."""
+    return {path.stem for path in Path(modeling_radio.__file__).parent.glob("*_radio.py")}
+
+
+def foreign_code(values: Any, modules: Collection[str]) -> list[str]:
+    """Return the classes that a JSON value tells transformers to take from other files than some modules beside it.
+
+    Args:
+        values: Of a file such as `config.json`.
+        modules: Those that may be named; code of another repository is written `ORG/NAME--module.Class`.
+    """
+    if isinstance(values, list):
+        return [name for entry in values for name in foreign_code(entry, modules)]
+    if not isinstance(values, Mapping):
+        return []
+    named = [name for key in ("auto_map", "impl") for name in _texts(values.get(key))]
+    within = [name for entry in values.values() for name in foreign_code(entry, modules)]
+    return [name for name in named if name.rpartition(".")[0] not in modules] + within
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _texts(entry)
+
+
+def check_named_code(checkpoint: str | Path) -> None:
+    """Refuse a folder whose settings name code of others: what is written from it would name that code too.
+
+    None is run here. A folder in the layout of NVIDIA's repositories names NVIDIA's, which nothing is written with.
+
+    Args:
+        checkpoint: Folder or Hub id.
+
+    Raises:
+        ValueError: If one does; the message names file and class.
+    """
+    for name in _SETTINGS:
+        path = cached_file(str(checkpoint), name, **_IF_THERE)
+        values = {} if path is None else read_json(Path(path))
+        if name == CONFIG_NAME and "args" in values:
+            return
+        foreign = foreign_code(values, our_modules())
+        if foreign:
+            raise ValueError(
+                f"`checkpoint` must name no code but that of modeling_radio, got {_shown(foreign)} in {path!r}. "
+                "Remove these entries of the file, or take a folder that you trust."
+            )
+
+
+def _shown(names: list[str]) -> str:
+    return first_few([repr(name[:_SHOWN]) for name in names], _MAX_NAMES)
+
+
+def check_parts(checkpoint: str, word: str | None = None) -> str | None:
+    """Refuse a model that names code of others, or an adapter whose base does or may be any folder of this machine.
+
+    Args:
+        checkpoint: Folder or Hub id of a model or an adapter.
+        word: What the user calls the base; None leaves it to the adapter, which then may name the Hub alone.
+
+    Returns:
+        Folder or Hub id of an adapter's base; None where there is no adapter.
+
+    Raises:
+        ValueError: As `check_named_code`, or if the user must name the base, or it is no RADIO model.
+    """
+    check_named_code(checkpoint)
+    base = _base_of_adapter(checkpoint, word)
+    if base is not None:
+        check_named_code(base)
+    return base
+
+
+def _base_of_adapter(checkpoint: str, word: str | None) -> str | None:
+    path = find_adapter_config_file(checkpoint)
+    if path is None:
+        if word is not None:
+            raise ValueError(f"`base` must be left out where the checkpoint is no adapter, got {word!r}.")
+        return None
+    named = str(read_json(Path(path)).get("base_model_name_or_path"))
+    is_here = any(place.exists() for place in (Path(named), Path(checkpoint, named)))
+    if word is None and (is_here or not HUB_ID.fullmatch(named)):
+        raise ValueError(
+            f"`base` must name the folder of the adapter's base, got none: {path!r} names {named[:_SHOWN]!r}, a place "
+            "on this machine, which is followed only where you name it. Give `--base FOLDER` or `--base ORG/NAME`."
+        )
+    base = word or named
+    if not (is_radio_folder(base) if Path(base).exists() else HUB_ID.fullmatch(base)):
+        raise ValueError(f"`base` must be the folder of a RADIO model or ORG/NAME on the Hub, got {base!r}.")
+    return base
+
+
+def clean_environment(**changes: str) -> dict[str, str]:
+    """Return the environment for a process that opens a folder of others: without what opens this user's accounts.
+
+    Args:
+        changes: Variables to set.
+    """
+    kept = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    return {**kept, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", **changes}

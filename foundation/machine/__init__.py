@@ -1,1 +1,0 @@
-"""What a command runs on: hardware, time and energy."""

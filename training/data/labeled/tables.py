@@ -1,0 +1,382 @@
+"""Opens labeled images as `datasets` tables by split: folders, Parquet, webdataset, saved data sets, the Hub.
+
+Images whose file cannot be opened are left out before training starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from core.errors import first_few
+from modeling_radio.checks_radio import did_you_mean
+from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_picture
+from training.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden
+from training.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
+from training.data.sources import (
+    HUB_PREFIX,
+    ImageColumn,
+    as_patterns,
+    check_named_files,
+    expand_files,
+    in_one_line,
+    is_listed,
+)
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+    from datasets.features.features import FeatureType
+
+
+Streams = dict[str, "IterableDataset"]
+"""Streams by split, at least "train"."""
+
+logger = logging.getLogger(__name__)
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "jpeg", "webp", "pixel_values")
+"""Names that are tried for the images where none is given; the first that exists counts."""
+
+
+def open_tables(source: str, read_folder: Callable[[Path], Tables], names: SplitNames = SPLIT_NAMES) -> Tables:
+    """Open a source with random access; `datasets` copies files to its cache.
+
+    Args:
+        source: A folder; a `.parquet` or `.tar` file, or a pattern or a folder of them (see `find_shards`); a data set
+            that `datasets` saved; or one of the Hub, `ORG/NAME` or `hub:ORG/NAME`.
+        read_folder: Reads a folder of image files, or whatever else lies at the path.
+        names: What each split may be called.
+
+    Returns:
+        The tables by split, those for validation under one name; a source without splits is all "train".
+
+    Raises:
+        ValueError: If nothing is there, it cannot be opened, it is a folder of images as well as of shards, or a table
+            names images that lie elsewhere.
+    """
+    path = Path(source).expanduser()
+    if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+        return _with_own_files(_open_saved(path, names), source)
+    tables = _open_shards_or_hub(source, path, names, streaming=False)
+    if tables is None:
+        return read_folder(path)
+    return tables if any(map(is_listed, tables.values())) else _with_own_files(tables, source)
+
+
+def _with_own_files(tables: Tables, source: str) -> Tables:
+    """Return tables that name no file outside the folder of their source; others are refused."""
+    for table in tables.values():
+        for column in table.column_names:
+            check_named_files(image_paths(table, column), source)
+    return tables
+
+
+def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
+    """Open a source to be read in order, without a copy on the disk.
+
+    Args:
+        source: A `.parquet` or `.tar` file, or a pattern or a folder of them; or a data set of the Hub.
+        names: What each split may be called.
+
+    Returns:
+        The streams by split, as `open_tables` returns tables; each knows its columns.
+
+    Raises:
+        ValueError: If nothing is there, it cannot be opened, or it is laid out in another way.
+    """
+    path = Path(source).expanduser()
+    streams = _open_shards_or_hub(source, path, names, streaming=True)
+    if streams is None:
+        raise ValueError(
+            f"`streaming` is for {' and '.join(BUILDERS)} files and data sets of the Hub, whose copy it saves; "
+            f"{source!r} is opened where it lies: leave it out."
+        )
+    for split, stream in streams.items():
+        if stream.features is None:
+            raise ValueError(f"{source!r} does not say which columns its split {split!r} has: convert it to Parquet.")
+    return streams
+
+
+def _open_shards_or_hub(source: str, path: Path, names: SplitNames, *, streaming: bool) -> dict[str, Any] | None:
+    """Return tables or streams of Parquet or webdataset files or of a data set of the Hub; None of anything else."""
+    if path.suffix in BUILDERS and not source.startswith(HUB_PREFIX):
+        return _load_files(BUILDERS[path.suffix], expand_files(source), source, names, streaming=streaming)
+    if not path.exists():
+        return _open_hub(source, names, streaming=streaming)
+    shards = find_shards(path)
+    return _load_folder(path, shards, source, names, streaming=streaming) if shards else None
+
+
+def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
+    """Open a folder that has a sub-folder of images for each class, with or without folders of splits above them.
+
+    Which folders are splits is decided here: left to itself, `datasets` takes a class called "train", or a file with
+    such a word in its name, for a split, and leaves out all others.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    from datasets import DatasetDict, load_dataset
+
+    files = {split: _image_and_metadata_files(folder, path) for split, folder in _split_folders(path, names).items()}
+    with in_one_line(f"`data` {str(path)!r} has no images in class sub-folders, or metadata that cannot be read"):
+        tables = load_dataset("imagefolder", data_files=files, drop_labels=False)
+    return {str(split): table for split, table in cast(DatasetDict, tables).items()}
+
+
+def _split_folders(path: Path, names: SplitNames) -> dict[str, Path]:
+    """Return the folder of each split; the whole one where its folders are no splits.
+
+    They are where all have a name of a split, or one that of training and another that of another split.
+    """
+    known = {name for split_names in (*names.values(), *SPLIT_NAMES.values()) for name in split_names}
+    folders = {folder.name: folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder.name)}
+    found = {
+        split: next((folders[name] for name in theirs if name in folders), None) for split, theirs in names.items()
+    }
+    splits = {split: folder for split, folder in found.items() if folder is not None}
+    others = sorted(folders.keys() - known)
+    if splits and (not others or (TRAIN in splits and len(splits) > 1)):
+        if others:
+            logger.warning("%s: left out folders that are no splits: %s", path, first_few(others, MAX_NAMED))
+        return splits
+    return {TRAIN: path}
+
+
+def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
+    """Return the images of a split, and the tables about them that lie beside them or in the root, as patterns."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    images = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in ImageFolder.EXTENSIONS and not any(map(is_hidden, path.relative_to(folder).parts))
+    ]
+    tables = {path for name in ImageFolder.METADATA_FILENAMES for path in (*folder.rglob(name), root / name)}
+    return as_patterns(sorted(str(path) for path in (*images, *tables) if path.is_file()))
+
+
+def by_split(opened: Any, names: SplitNames = SPLIT_NAMES) -> dict[str, Any]:
+    """Return splits under our two names; a lone table is the training split, "test" stands in for "validation".
+
+    Args:
+        opened: A table or stream of `datasets`, or several by name.
+        names: What each of the two may be called; the first that exists counts.
+    """
+    if not isinstance(opened, dict):
+        return {TRAIN: opened}
+    tables = {str(split): table for split, table in opened.items()}
+    found = {ours: next((name for name in theirs if name in tables), None) for ours, theirs in names.items()}
+    return {ours: tables[name] for ours, name in found.items() if name is not None} or tables
+
+
+def choose_column(
+    role: str, given: str | None, candidates: Sequence[str], existing: Collection[str], source: str, purpose: str
+) -> str:
+    """Return the column that is asked for, or the first of the usual names that exists.
+
+    Args:
+        role: What the column holds; `ROLE_column` is the setting that names it.
+        given: The column that was asked for.
+        candidates: Names that are tried without.
+        existing: The columns that there are.
+        source: For messages.
+        purpose: The task that needs the column, for messages.
+
+    Raises:
+        ValueError: If there is none; the columns are named.
+    """
+    name = given or next((candidate for candidate in candidates if candidate in existing), None)
+    if name is not None and name in existing:
+        return name
+    asked = f"no column {given!r}.{did_you_mean(str(given), existing)}" if given else "no column"
+    raise ValueError(
+        f"{source!r} has {asked} for the {role} of {purpose}; it has {', '.join(existing)}. Set `{role}_column`."
+    )
+
+
+def with_columns(table: Dataset, roles: dict[str, str]) -> Dataset:
+    """Return a table of some columns alone, under the names of their roles; encoded images become images."""
+    from datasets import Image
+
+    table = cast("Dataset", table.with_format(None).select_columns(list(roles)))
+    table = table.rename_columns({old: new for old, new in roles.items() if old != new})
+    return table.cast_column("image", Image()) if _are_files(table.features["image"]) else table
+
+
+def _are_files(feature: FeatureType) -> bool:
+    """Return whether a column holds files as they are, which nothing in the table says are images."""
+    from datasets import Value
+
+    if isinstance(feature, dict):
+        return feature.get("bytes") in (Value("binary"), Value("large_binary"))
+    return feature in (Value("binary"), Value("large_binary"))
+
+
+def _open_hub(source: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:
+    name = source.removeprefix(HUB_PREFIX)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"`data` {source!r} does not exist.")
+    from datasets import load_dataset
+
+    dataset, _, config = name.partition(":")
+    try:
+        return by_split(load_dataset(dataset, config or None, streaming=streaming), names)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"`data` {source!r} is no folder or file here, and no data set of the Hub: {reason}"
+        ) from error
+
+
+def _open_saved(path: Path, names: SplitNames) -> Tables:
+    from datasets import load_from_disk
+
+    return by_split(load_from_disk(str(path)), names)
+
+
+def _load_folder(
+    path: Path, shards: Sequence[Path], source: str, names: SplitNames, *, streaming: bool
+) -> dict[str, Any]:
+    """Open the files of one kind below a folder; folders or names such as `train-0` tell splits apart."""
+    from datasets import load_dataset
+
+    suffix = shards[0].suffix
+    with in_one_line(
+        f"`data` {source!r} cannot be opened as {suffix} files, of which it has {shards[0].relative_to(path)}"
+    ):
+        if suffix == ".parquet":
+            found = {split: as_patterns(map(str, files)) for split, files in _split_parquet(path, shards).items()}
+            return by_split(load_dataset(BUILDERS[suffix], data_files=found, streaming=streaming), names)
+        roots = {split: [path / name for name in theirs if (path / name).is_dir()] for split, theirs in names.items()}
+        files = {
+            split: [str(shard) for shard in shards if shard.is_relative_to(found[0])]
+            for split, found in roots.items()
+            if found
+        }
+        patterns = {split: as_patterns(found) for split, found in (files or {TRAIN: map(str, shards)}).items()}
+        return by_split(load_dataset(BUILDERS[suffix], data_files=patterns, streaming=streaming))
+
+
+def _split_parquet(path: Path, shards: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return Parquet files by split, told apart as `datasets` does of a folder in which there is nothing else."""
+    places = {shard: shard.relative_to(path) for shard in shards}
+    for split_of in (_split_of_hub, _split_of_folders, _split_of_name):
+        splits = {shard: split for shard, place in places.items() if (split := split_of(place)) is not None}
+        if splits:
+            left_out = [str(place) for shard, place in places.items() if shard not in splits]
+            if left_out:
+                logger.warning("%s: left out files of no split: %s", path, first_few(left_out, MAX_NAMED))
+            return {split: [shard for shard in splits if splits[shard] == split] for split in splits.values()}
+    return {TRAIN: list(shards)}
+
+
+def _split_of_hub(place: Path) -> str | None:
+    match = re.fullmatch(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*", place.as_posix())
+    return match and match[1]
+
+
+def _split_of_folders(place: Path) -> str | None:
+    return next((split for part in place.parent.parts if (split := _split_of_words(part)) is not None), None)
+
+
+def _split_of_name(place: Path) -> str | None:
+    return _split_of_words(place.stem)
+
+
+def _split_of_words(text: str) -> str | None:
+    """Return the split whose name is a word of a text, numbers aside."""
+    from datasets.data_files import SPLIT_KEYWORDS
+
+    words = re.split(r"[-._ 0-9]+", text)
+    return next((str(split) for split, known in SPLIT_KEYWORDS.items() if not set(words).isdisjoint(known)), None)
+
+
+def _load_files(builder: str, files: list[str], source: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:
+    from datasets import load_dataset
+
+    with in_one_line(f"`data` {source!r} cannot be opened"):
+        return by_split(load_dataset(builder, data_files=as_patterns(files), streaming=streaming), names)
+
+
+def readable_tables(tables: Tables) -> Tables:
+    """Return tables without the images whose file cannot be opened; each is named in the log, and their number.
+
+    Only the first bytes of files are looked at, and nothing of images that lie in the table itself.
+
+    Args:
+        tables: By split, images in the column `image`.
+
+    Raises:
+        ValueError: If a split has no other images.
+    """
+    skipped = SkippedImages()
+    return {split: _readable_table(table, split, skipped) for split, table in tables.items()}
+
+
+def _readable_table(table: Dataset, split: str, skipped: SkippedImages) -> Dataset:
+    kept = [index for index, path in enumerate(image_paths(table, "image")) if _is_readable(path, skipped)]
+    if len(kept) == len(table):
+        return table
+    if not kept:
+        raise ValueError(f"None of the {len(table)} {split} images can be opened; the log names them.")
+    logger.warning("left out %d of %d %s images, which cannot be opened", len(table) - len(kept), len(table), split)
+    return cast("Dataset", table.select(kept))
+
+
+def image_paths(table: Dataset, column: str) -> list[str | None]:
+    """Return the files of the images in a column; None where the table itself has the image, or there is none.
+
+    The images that lie in the table are not read, which may be many gigabytes.
+    """
+    from datasets import Image
+
+    feature = table.features[column]
+    if not isinstance(feature, Image) and not (isinstance(feature, dict) and feature.keys() == {"bytes", "path"}):
+        return [None] * len(table)
+    paths: list[str | None] = []
+    for chunk in table.data.column(column).chunks:
+        is_there = zip(chunk.field("path").to_pylist(), chunk.field("bytes").is_null().to_pylist(), strict=True)
+        paths += [path if is_alone else None for path, is_alone in is_there]
+    order = table._indices
+    return paths if order is None else [paths[row] for row in order.column(0).to_pylist()]
+
+
+def encoded(table: Dataset) -> Dataset:
+    """Return a table whose pictures `datasets` does not decode, which would open files of any format."""
+    from datasets import Image
+
+    for name, feature in table.features.items():
+        if isinstance(feature, Image) and feature.decode:
+            table = table.cast_column(name, Image(decode=False))
+    return table
+
+
+def read_row(table: Dataset, index: int, name: str) -> dict[str, Any]:
+    """Return a row with its pictures decoded, each in the mode that it is stored in; `name` is for messages.
+
+    Raises:
+        ValueError: If one cannot be decoded; the message names its file.
+    """
+    from datasets import Image
+
+    table, where = encoded(table), f"{name} {index}"
+    row = dict(table[index])
+    for column, feature in table.features.items():
+        if isinstance(feature, Image) and row[column] is not None:
+            image = ImageColumn("", column, is_listed=True).read(row, where)  # checked when the table was opened
+            try:
+                row[column] = load_picture(image)
+            except UnusableImageError as error:
+                file = f" ({image.content})" if isinstance(image.content, Path) else ""
+                raise ValueError(
+                    f"The pictures of {where}{file} cannot be decoded: {error}. Replace the file, or remove it."
+                ) from error
+    return row
+
+
+def _is_readable(path: str | None, skipped: SkippedImages) -> bool:
+    return path is None or skipped.check(EncodedImage(path, Path(path)), min_side_px=1)

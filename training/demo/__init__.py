@@ -1,0 +1,1 @@
+"""The demo: its packages, images, words and closing page."""

@@ -1,1 +1,0 @@
-"""Images and packages that exist for the demo only."""

@@ -1,0 +1,532 @@
+"""Checkpoints of a run: written aside by all ranks, whole or not at all, and resumed exactly."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from core.checked_tensors import load_optimizer_tensors, optimizer_tensors
+from core.errors import UserError, did_you_mean
+from core.files import (
+    TEMPORARY_PREFIX,
+    WriteError,
+    move_into_place,
+    one_line_errors,
+    scratch_folder,
+    write_text,
+    write_through,
+)
+from core.ranks import of_all_ranks, on_first_rank
+from core.settings import differences, order_differences, setting_paths, with_defaults
+from training.distillation.monitoring import SkippedSteps
+from training.distillation.sharding import (
+    as_part,
+    first_row,
+    load_state_tensors,
+    local_parts,
+    parameters_of_moments,
+    part_number,
+    state_tensors,
+)
+from training.recipe import Recipe, RecipeError, decisive_part, load_recipe
+from training.targets.examples import TargetSource
+
+
+MANIFEST = "manifest.json"
+_BLOCK = 1 << 20  # bytes read at once
+
+
+class FileFacts(TypedDict):
+    """What a manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+
+def write_manifest(folder: Path, known: Mapping[str, FileFacts] | None = None) -> None:
+    """Write `manifest.json`: the size and the SHA-256 of every other file of a folder and of those in it.
+
+    Args:
+        folder: Whole but for its manifest.
+        known: What `describe_files` said of some of its files, which are not read again.
+    """
+    known = known or {}
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    names = {path.relative_to(folder).as_posix() for path in paths}
+    files = {**known, **describe_files(folder, names - known.keys())}
+    write_text(folder / MANIFEST, json.dumps(dict(sorted(files.items())), indent=2))
+
+
+def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileFacts]:
+    """Return what the manifest says of files of a folder, by name."""
+    names = list(names)
+    with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
+        hashes = pool.map(_sha256, [folder / name for name in names])
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256}
+        for name, sha256 in zip(names, hashes, strict=True)
+    }
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return which file of a folder isn't as it was when `write_manifest` saw it, and how; None if all are.
+
+    Sizes are compared before any file is read.
+    """
+    files = _read_manifest(folder / MANIFEST)
+    if isinstance(files, str):
+        return files
+    for name, (size, _) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{str(path)!r} is missing"
+        if (now := path.stat().st_size) != size:
+            return f"{str(path)!r} has {now} bytes instead of {size}"
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(_sha256, [folder / name for name in files])
+    for (name, (_, sha256)), now in zip(files.items(), hashes, strict=True):
+        if now != sha256:
+            return f"{str(folder / name)!r} has another content than was written"
+    return None
+
+
+def _read_manifest(path: Path) -> dict[str, tuple[int, str]] | str:
+    """Return size and hash by file name, or what is wrong with the manifest itself."""
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))
+        return {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except FileNotFoundError:
+        return f"{str(path)!r} is missing"
+    except (ValueError, TypeError, KeyError, AttributeError):  # not UTF-8, not JSON, or of another form
+        return f"{str(path)!r} is not what was written"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def writers_of(name: str, tensors: Mapping[str, Tensor], *, is_main_process: bool) -> dict[str, Callable[[Path], None]]:
+    """Return what writes this rank's part of tensors as they are now: copies are taken, without any exchange.
+
+    Args:
+        name: Of the files, without what tells one from the other.
+        tensors: By name, whole or sharded.
+        is_main_process: Whether to save what is whole.
+
+    Returns:
+        Writers of files by name; none where other ranks write everything. Of no tensors at all (an optimizer's
+        before its first step) there is a file too: that none is missing can be told.
+    """
+    number, count = 0, 1
+    own: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        place = part_number(tensor)
+        is_whole = place == (0, 1)
+        if place is not None and (is_main_process or not is_whole):
+            number, count = (number, count) if is_whole else place
+            own[key] = local_parts([tensor])[0].detach().to("cpu", copy=True).contiguous()
+    file = f"{name}.safetensors" if count == 1 else f"{name}-{number + 1:05d}-of-{count:05d}.safetensors"
+    return {file: partial(save_file, own)} if own or (is_main_process and not tensors) else {}
+
+
+class SavedTensors:
+    """The tensors of a file or of its parts, read one by one as they are asked for.
+
+    Args:
+        folder: Where the files lie.
+        name: Their name without what tells one from the other.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.safetensors"
+        paths = [self.path] if self.path.is_file() else sorted(folder.glob(f"{name}-?????-of-?????.safetensors"))
+        if not paths:
+            raise CheckpointError(f"{str(self.path)!r} is missing. Restore it from a copy, or give another --output.")
+        self._files = [safe_open(path, "pt") for path in paths]
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for file in self._files:
+            for key in file.keys():  # noqa: SIM118
+                rows, *others = file.get_slice(key).get_shape() or [None]
+                before = self.shapes.get(key, (0,))
+                self.shapes[key] = () if rows is None else (before[0] + rows, *others)
+
+    def read(self, key: str, like: Tensor | None = None) -> Tensor:
+        """Return a tensor, sharded as `like` is: then this rank reads its rows only."""
+        if not self.shapes[key]:
+            return self._files[0].get_tensor(key)
+        own = None if like is None else local_parts([like])[0]
+        start = 0 if like is None else first_row(like)
+        end = self.shapes[key][0] if own is None else start + len(own)
+        slices = [file.get_slice(key) for file in self._files if key in file.keys()]  # noqa: SIM118
+        parts: list[Tensor] = []
+        for part in slices:
+            rows = part.get_shape()[0]
+            parts.append(part[min(max(start, 0), rows) : min(max(end, 0), rows)])
+            start, end = start - rows, end - rows
+        found = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return found if like is None or own is None else as_part(found.to(own.device), like)
+
+
+logger = logging.getLogger(__name__)
+
+MAX_DIFFERENCES_SHOWN = 5
+
+UNCHANGEABLE = (
+    *("student.preset", "student.config", "student.adaptor", "spectral", "taps", "optimizer.name"),
+    *("balancing.method", "contrastive.bank_size"),
+)
+"""Settings, or sections of them, that say which network is trained and what its optimizer and losses remember."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used; the message is one line that names the file and says what to do."""
+
+    @classmethod
+    def of_all(cls, folder: Path, damages: Iterable[str]) -> "CheckpointError":
+        """Return the error of a run whose checkpoints are all damaged, as `damages` say."""
+        return cls(
+            f"{str(folder)!r} has no intact checkpoint: {'; '.join(damages)}. Restore these files from a copy, or "
+            "give another --output to start anew."
+        )
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return where the state after `step` optimizer steps lies."""
+    return folder / f"step_{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints, oldest first, whether intact or not."""
+    return sorted(path for path in folder.glob("step_????????") if path.is_dir())
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest intact checkpoint, or None if there is none at all; say which are passed over.
+
+    Raises:
+        CheckpointError: If there are some, all of them damaged. They stay as they are.
+    """
+    damages: list[str] = []
+    for checkpoint in reversed(list_checkpoints(folder)):
+        damage = find_damage(checkpoint)
+        if damage is None:
+            for text in damages:
+                logger.warning("%s: the run goes on from %r instead", text, str(checkpoint))
+            return checkpoint
+        damages.append(damage)
+    if damages:
+        raise CheckpointError.of_all(folder, damages)
+    return None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return the plain data that `CheckpointWriter.begin` was given."""
+    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
+def check_allowed_changes(names: Sequence[str], recipes: Iterable[Recipe]) -> None:
+    """Refuse names of allowed changes that are neither settings nor sections of any of some recipes.
+
+    Raises:
+        RecipeError: If there is such a name; the message suggests another.
+    """
+    known = {name for recipe in recipes for name in _names_of(recipe)}
+    for name in names:
+        if name not in known:
+            raise RecipeError(
+                f"`allow_changes` must name settings of the recipe, or sections, got {name!r}."
+                f"{did_you_mean(name, sorted(known))}"
+            )
+
+
+def _names_of(recipe: Recipe) -> set[str]:
+    """Return what the settings of a recipe, and its sections, are called."""
+    return {name for path in setting_paths(recipe.to_dict()) for name in _with_sections(path)}
+
+
+def _with_sections(path: str) -> list[str]:
+    """Return the name of a setting, then those of the sections that it is in, the smallest first."""
+    names = path.split(".")
+    return [".".join(names[:length]) for length in range(len(names), 0, -1)]
+
+
+def check_same_recipe(
+    checkpoint: Path, saved: dict[str, Any], recipe: Recipe, allowed: Sequence[str] = ()
+) -> list[str]:
+    """Refuse to resume a run with another recipe, but for changes that are allowed.
+
+    Args:
+        checkpoint: Folder of the checkpoint, for the message.
+        saved: The checkpoint's resolved recipe. Settings that it lacks are newer than it, and had their defaults.
+        recipe: This session's recipe.
+        allowed: Settings that may differ, for example "data.source", or sections. `UNCHANGEABLE` ones may not, nor
+            which teachers there are, whether `contrastive` has a weight, and the order of teachers and partitions.
+
+    Returns:
+        The allowed changes that there are, `"section.field: old -> new"`.
+
+    Raises:
+        RecipeError: If anything else that decides the weights differs; the message lists what.
+    """
+    parts = decisive_part(with_defaults(Recipe, saved)), decisive_part(recipe.to_dict())
+    orders, changes = order_differences(*parts), differences(*parts)
+    fixed = [*orders, *(change for change in changes if _is_of(change, [*UNCHANGEABLE, *_of_one_only(*parts)]))]
+    accepted = [change for change in changes if change not in fixed and _is_of(change, allowed)]
+    refused = [*orders, *(change for change in changes if change not in accepted)]
+    if not refused:
+        return accepted
+    more = f" and {len(refused) - MAX_DIFFERENCES_SHOWN} more" if len(refused) > MAX_DIFFERENCES_SHOWN else ""
+    if fixed:
+        path = fixed[0].partition(": ")[0]
+        advice = f"Networks, teachers, optimizers, losses that remember and orders cannot be changed in a run ({path})."
+    else:
+        names = ",".join(_nameable(refused, _names_of(recipe)))
+        advice = f"`training.distill --allow-changes {names}` goes on with what is new."
+    raise RecipeError(
+        f"{str(checkpoint)!r} belongs to another recipe ({'; '.join(refused[:MAX_DIFFERENCES_SHOWN])}{more}): "
+        f"resume with the same one, or give another --output. {advice}"
+    )
+
+
+def check_export(output: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> None:
+    """Refuse a finished run of another recipe where there are no checkpoints, which would tell: it would be replaced.
+
+    Raises:
+        RecipeError: As `check_same_recipe`.
+    """
+    path = output / "recipe.yaml"
+    if (output / "final").is_dir() and path.is_file():
+        check_same_recipe(output / "final", load_recipe(str(path)).to_dict(), recipe, allowed)
+
+
+def _of_one_only(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the teachers, and the loss with a memory, that only one of two recipes has."""
+    before, after = ({f"teachers.{entry['name']}" for entry in part["teachers"]} for part in (saved, now))
+    is_switched = bool(saved["contrastive"]["weight"]) != bool(now["contrastive"]["weight"])
+    return [*sorted(before ^ after), *(["contrastive"] if is_switched else [])]
+
+
+def _nameable(changes: Iterable[str], known: Collection[str]) -> list[str]:
+    """Return names by which changes can be allowed: of what the recipe does not have any more, the section's."""
+    paths = [change.partition(": ")[0] for change in changes]
+    return list(dict.fromkeys(next((name for name in _with_sections(path) if name in known), path) for path in paths))
+
+
+def _is_of(change: str, names: Iterable[str]) -> bool:
+    """Return whether a change is of one of some settings, or of a setting in one of some sections."""
+    path = change.partition(": ")[0]
+    return any(path == name or path.startswith(f"{name}.") for name in names)
+
+
+def warn_of_other_data(checkpoint: Path, saved: str, now: str) -> None:
+    """Say what changed if the data is not what a checkpoint was trained on: the run goes on with what there is now.
+
+    Args:
+        checkpoint: Folder of the checkpoint, for the message.
+        saved: The fingerprint of its data.
+        now: That of this session's.
+    """
+    if saved == now:
+        return
+    logger.warning(
+        "%r was trained on other data (%s -> %s; names and state are hashes, state of names, sizes and times): the "
+        "run goes on, but not as it would have with the same",
+        str(checkpoint),
+        saved,
+        now,
+    )
+
+
+def check_fits(path: Path, saved: Mapping[str, Sequence[int]], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not of what they are to be loaded into.
+
+    Args:
+        path: The file that they are from, for the message.
+        saved: Their shapes, by name.
+        wanted: What they are loaded into, by name.
+
+    Raises:
+        CheckpointError: If names or shapes differ, as where a teacher's answers have other channels than before.
+    """
+    changed = differences(dict(saved), {name: tuple(tensor.shape) for name, tensor in wanted.items()})
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise CheckpointError(
+            f"{str(path)!r} is of another network ({changed[0]}{more}): a teacher or the code has changed since. Go on "
+            "with the same ones, or give another --output."
+        )
+
+
+class CheckpointWriter:
+    """Lets every rank write its own files in a thread, into a folder that all see; the first one names it in the end.
+
+    A thread exchanges nothing with other ranks: they agree between two steps, when all are done. After a kill at any
+    moment the checkpoints that have a name are whole, and the scratch folder of the one at work is removed by the next
+    session.
+
+    Args:
+        folder: Of all checkpoints of the run.
+        num_kept: Newest checkpoints that stay.
+    """
+
+    def __init__(self, folder: Path, num_kept: int) -> None:
+        self.folder, self.num_kept = folder, num_kept
+        self._threads = ThreadPoolExecutor(1, "checkpoint")
+        self._state: dict[str, Any] = {}
+        self._written: Future[dict[str, FileFacts]] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether this rank still writes."""
+        return self._written is not None and not self._written.done()
+
+    def begin(self, state: Mapping[str, Any], files: Mapping[str, Callable[[Path], object]]) -> None:
+        """Start to write a checkpoint, once the one before is finished; all ranks must take part.
+
+        Args:
+            state: Plain data for `state.json`; `state["step"]` names the checkpoint.
+            files: Writers of this rank's files by name. What they write must not change any more.
+
+        Raises:
+            WriteError: If the one before cannot be written.
+        """
+        self.finish()
+        self._state = dict(state)
+        self._written = self._threads.submit(self._write, files)
+
+    def finish(self) -> None:
+        """Wait until all ranks have written, and let the checkpoint appear; nothing if none is pending.
+
+        Raises:
+            WriteError: If it cannot be written, on all ranks; older checkpoints are intact.
+        """
+        if self._written is None:
+            return
+        error = self._written.exception()
+        if not isinstance(error, WriteError | None):
+            raise error
+        report = {} if error else self._written.result()
+        self._written = None
+        reports = of_all_ranks((report, str(error) if error else None))
+        on_first_rank(lambda: self._complete(reports))
+
+    def _path(self) -> Path:
+        return checkpoint_path(self.folder, self._state["step"])
+
+    def _scratch(self) -> Path:
+        """Return the folder that is filled, whose name all ranks know; `remove_partial` clears it up after a kill."""
+        return self.folder / f"{TEMPORARY_PREFIX}{self._path().name}"
+
+    def _write(self, files: Mapping[str, Callable[[Path], object]]) -> dict[str, FileFacts]:
+        scratch = self._scratch()
+        with one_line_errors(self._path()):
+            scratch.mkdir(parents=True, exist_ok=True)
+            for name, write in files.items():
+                write(scratch / name)
+                write_through(scratch / name)
+            return describe_files(scratch, files)
+
+    def _complete(self, reports: list[tuple[dict[str, FileFacts], str | None]]) -> None:
+        """End what all ranks have written, then remove the oldest checkpoints, and later ones, which were damaged."""
+        scratch, path = self._scratch(), self._path()
+        errors = [error for _, error in reports if error is not None]
+        if errors:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise WriteError(errors[0])
+        with one_line_errors(path):
+            (scratch / "state.json").write_text(json.dumps(self._state, indent=2), encoding="utf-8")
+            write_manifest(scratch, {name: facts for files, _ in reports for name, facts in files.items()})
+            move_into_place(scratch, path)
+            shutil.rmtree(scratch, ignore_errors=True)  # what had the same name, if there was such
+        all_there = list_checkpoints(self.folder)
+        up_to_now = [each for each in all_there if each <= path]
+        for other in [*up_to_now[: -self.num_kept], *all_there[len(up_to_now) :]]:
+            with scratch_folder(self.folder) as leaving:  # what has a checkpoint's name is never half of one
+                os.replace(other, leaving / other.name)
+
+
+OPTIMIZER = "optimizer"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The parts of a run that change from step to step, sharded or not.
+
+    Attributes:
+        modules: What is saved as `NAME.safetensors`, by that name, or in parts as `tensor_files` names them.
+        optimizer: Saved as `optimizer.safetensors`.
+        skipped: The count of skipped steps.
+        source: Knows its place in the data, on each rank its own.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizer: Optimizer
+    skipped: SkippedSteps
+    source: TargetSource
+
+    def save(
+        self, writer: CheckpointWriter, facts: Mapping[str, Any], *, is_main_process: bool
+    ) -> list[dict[str, Any]]:
+        """Begin to write a checkpoint of the present state, which may change as soon as this returns.
+
+        Args:
+            writer: Of the run; every rank writes its part.
+            facts: What else belongs into `state.json`, `step` among it.
+            is_main_process: Whether to write what is not sharded.
+
+        Returns:
+            How far each rank has read the data.
+
+        Raises:
+            WriteError: If the checkpoint before cannot be written; older ones are intact.
+        """
+        writer.finish()  # so that no more than one copy is in memory
+        tensors = {name: state_tensors(module) for name, module in self.modules.items()}
+        tensors[OPTIMIZER] = optimizer_tensors(self.optimizer)
+        files = {}
+        for name, values in tensors.items():
+            files |= writers_of(name, values, is_main_process=is_main_process)
+        places = of_all_ranks(self.source.state_dict())
+        counts = {"skipped_steps": self.skipped.state_dict(), "places_in_data": places}
+        writer.begin({**facts, **counts, "torch_version": torch.__version__}, files)
+        return places
+
+    def load(self, checkpoint: Path) -> dict[str, Any]:
+        """Load a checkpoint that is intact, each part once it is known to fit; return its `state.json`.
+
+        Raises:
+            CheckpointError: If a part is of another network.
+        """
+        for name, module in self.modules.items():
+            saved, wanted = SavedTensors(checkpoint, name), state_tensors(module)
+            check_fits(saved.path, saved.shapes, wanted)
+            load_state_tensors(module, {key: saved.read(key, tensor) for key, tensor in wanted.items()})
+        saved = SavedTensors(checkpoint, OPTIMIZER)
+        moments = {key: shape for key, shape in saved.shapes.items() if shape}
+        parameters = parameters_of_moments(self.optimizer, moments)
+        check_fits(saved.path, moments, parameters)
+        load_optimizer_tensors(self.optimizer, {key: saved.read(key, parameters.get(key)) for key in saved.shapes})
+        state = read_state(checkpoint)
+        self.skipped.load_state_dict(state["skipped_steps"])
+        self.source.load_state_dict(state["places_in_data"])
+        return state

@@ -1,0 +1,240 @@
+"""What is watched while a run trains: losses by size, shares of time, activations, skipped steps."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from core.interruption import TrainingDivergedError
+from modeling_radio import RadioModel
+from training.evaluation.metrics.representation import block_norms
+from training.losses.weighting import GROUPS, teacher_of
+from training.recipe import PartitionRecipe
+from training.views.plan import Batch
+
+
+MAX_SHARE = 0.5
+"""Share of skipped steps above which a run is no success. Our choice: "most". Single ones happen in bfloat16, and a
+run whose every step fails is given up long before its end."""
+
+
+class SkippedSteps:
+    """Counts skipped steps.
+
+    Args:
+        max_in_a_row: After as many without a good one between them the run gives up.
+    """
+
+    def __init__(self, max_in_a_row: int) -> None:
+        self.max_in_a_row = max_in_a_row
+        self._in_a_row = self._total = 0
+
+    def add(self, step: int, causes: Sequence[str]) -> str:
+        """Count a skipped step and return a line that says so.
+
+        Args:
+            step: Its number.
+            causes: What was not finite.
+
+        Raises:
+            TrainingDivergedError: If it is one too many in a row.
+        """
+        self._in_a_row += 1
+        self._total += 1
+        message = f"Step {step} skipped: not finite: {'; '.join(causes)} ({self._in_a_row} in a row)."
+        if self._in_a_row >= self.max_in_a_row:
+            raise TrainingDivergedError(
+                f"{message} Giving up; the last checkpoint is from before. `training.distill --allow-changes "
+                "optimizer.learning_rate` goes on from it with another one."
+            )
+        return message
+
+    def end_row(self) -> None:
+        """Note a step that was not skipped."""
+        self._in_a_row = 0
+
+    def summary(self, num_steps: int) -> str:
+        """Return a line for the end of a run of that many steps; empty if none was skipped.
+
+        Raises:
+            TrainingDivergedError: If most were.
+        """
+        if not self._total:
+            return ""
+        message = f"{self._total} of {num_steps} steps were skipped as not finite"
+        if self._total > MAX_SHARE * num_steps:
+            raise TrainingDivergedError(
+                f"{message}, more than {MAX_SHARE:.0%}: the student is not exported. The checkpoints are kept. Start "
+                "anew without what the skipped steps name, or with a lower `optimizer.learning_rate`."
+            )
+        return f"{message}."
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts, as JSON values."""
+        return {"in_a_row": self._in_a_row, "total": self._total}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self._in_a_row, self._total = state["in_a_row"], state["total"]
+
+
+class LossesBySize:
+    """Adds up the losses of the steps of an interval, apart for each size of the student's images.
+
+    Packed steps have images of many sizes each, so that the mean of an interval says enough: they are passed over.
+
+    Args:
+        partitions: The recipe's.
+    """
+
+    def __init__(self, partitions: list[PartitionRecipe]) -> None:
+        self.sizes = sorted({size for each in partitions if each.token_budget is None for size in each.sizes_px})
+        self._sums: dict[str, dict[int, Tensor]] = {}
+        self._counts: dict[str, dict[int, float]] = {}
+        self._step: list[tuple[str, int, Tensor, float]] = []
+
+    def add(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
+        """Add a part of a step; only what its teachers are compared by.
+
+        Args:
+            batch: The part.
+            losses: By name: "features/TEACHER", "summary/TEACHER" or "mesa", "tap_features/TEACHER@BLOCK" of taps;
+                others are passed over.
+        """
+        if batch.size_px is None:
+            return
+        share = len(batch) / batch.num_images
+        for name, loss in losses.items():
+            if name.partition("/")[0] not in LOSS_KINDS:
+                continue
+            teacher = teacher_of(name)
+            is_learned = not teacher or teacher in batch.teachers  # others have a loss of zero, for their gradients
+            self._step.append((name, batch.size_px, loss.detach() * share, share if is_learned else 0.0))
+
+    def end_step(self, *, is_counted: bool) -> None:
+        """Take what was added since the last call into the interval, or forget it."""
+        for name, size, loss, share in self._step if is_counted else ():
+            sums, counts = self._sums.setdefault(name, {}), self._counts.setdefault(name, {})
+            sums[size] = sums.get(size, 0.0) + loss
+            counts[size] = counts.get(size, 0.0) + share
+        self._step = []
+
+    def end_interval(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the mean losses over all steps and ranks since the last call; all ranks must take part.
+
+        Returns:
+            By `KIND@SIZE/TEACHER`, for example "features@128px/dino_v3"; "mesa@128px" has no teacher. Nothing for sizes
+            that were not drawn, and nothing at all in a run at one size, whose plain mean says the same.
+        """
+        sums, counts = self._sums, self._counts
+        self._sums, self._counts = {}, {}
+        if len(self.sizes) < 2:
+            return {}
+        names = list(dict.fromkeys(gather_object(list(sums))))  # ranks that are bound to a partition may know others
+        if not names:
+            return {}
+        zero = torch.zeros((), device=accelerator.device)
+        totals = torch.stack([sums.get(name, {}).get(size, zero).float() for name in names for size in self.sizes])
+        weights = zero.new_tensor([counts.get(name, {}).get(size, 0.0) for name in names for size in self.sizes])
+        both = accelerator.reduce(torch.stack([totals, weights]), reduction="sum")
+        keys = [sized_name(name, size) for name in names for size in self.sizes]
+        rows = zip(keys, *both.tolist(), strict=True)
+        return {key: total / weight for key, total, weight in rows if weight > 0}
+
+
+LOSS_KINDS = (*GROUPS, "mesa")
+
+
+def sized_name(name: str, size: int) -> str:
+    """Return the name of a loss at a size, "features@128px/dino_v3" for "features/dino_v3"."""
+    kind, slash, teacher = name.partition("/")
+    return f"{kind}@{size}px{slash}{teacher}"
+
+
+PARTS = ("data", "teachers", "student")
+NUM_NORM_IMAGES = 8
+"""Images whose features are measured, so that it takes little of a step's time. Our choice."""
+
+
+class StepWatch:
+    """Divides the time of single steps among data, teachers and student, and keeps some of their images.
+
+    Kernels run on while Python goes ahead, so a watched step waits for all devices wherever one part follows another.
+    Other steps cost nothing.
+
+    Args:
+        teachers: By name. They tell when they start and end; the rest of the wait for an example is the data's.
+        device: The student's device.
+
+    Attributes:
+        images: Images of the last watched step, up to `NUM_NORM_IMAGES`, `(num_images, 3, height, width)` in [0, 1].
+    """
+
+    def __init__(self, teachers: Mapping[str, nn.Module], device: torch.device) -> None:
+        self.images: Tensor | None = None
+        self._part: str | None = None
+        self._since = 0.0
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._devices = {device}
+        for teacher in teachers.values():
+            self._devices.update(tensor.device for tensor in teacher.buffers())
+            teacher.register_forward_pre_hook(lambda *_: self.enter("teachers"))
+            teacher.register_forward_hook(lambda *_: self.enter("data"))
+
+    def begin_step(self) -> None:
+        """Watch the step that begins now."""
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self.images = None
+        self._synchronize()
+        self._part, self._since = "student", time.perf_counter()
+
+    def enter(self, part: str) -> None:
+        """Note that one of `PARTS` begins and the one before ends; nothing if the step is not watched."""
+        if self._part is None:
+            return
+        self._synchronize()
+        now = time.perf_counter()
+        self._seconds[self._part] += now - self._since
+        self._part, self._since = part, now
+
+    def see(self, pixel_values: Tensor) -> None:
+        """Keep the first images of the step; nothing if the step is not watched."""
+        if self._part is not None and self.images is None:
+            self.images = pixel_values[:NUM_NORM_IMAGES]
+
+    def end_step(self) -> None:
+        """End the step, watched or not."""
+        self.enter("student")
+        self._part = None
+
+    def shares(self) -> dict[str, float]:
+        """Return `time_share/PART` of the last watched step; they sum to 1.
+
+        "student" is all that is neither data nor teachers: its passes, losses, optimizer, average and statistics.
+        """
+        total = sum(self._seconds.values())
+        return {f"time_share/{part}": seconds / total for part, seconds in self._seconds.items()}
+
+    def _synchronize(self) -> None:
+        for device in self._devices:
+            if device.type not in ("cpu", "meta"):
+                torch.accelerator.synchronize(device)
+
+
+def measure_block_norms(network: RadioModel, pixel_values: Tensor) -> dict[str, float]:
+    """Measure how long the patch tokens are after every block; arguments are those of `block_norms`.
+
+    Returns:
+        `block_norm_mean/BLOCK` and `block_norm_max/BLOCK`: norms averaged over all patches of all images, and the
+        largest. BLOCK counts from 00.
+    """
+    norms = block_norms(network, pixel_values)
+    extremes = torch.stack([torch.stack([norm.mean(), norm.max()]) for norm in norms]).tolist()
+    named: dict[str, float] = {}
+    for index, (mean, largest) in enumerate(extremes):
+        named |= {f"block_norm_mean/{index:02}": mean, f"block_norm_max/{index:02}": largest}
+    return named

@@ -1,1 +1,0 @@
-"""Optimizers of the student, and which of its parameters each of them moves how."""

@@ -1,1 +1,0 @@
-"""What a run leaves on disk, so that it can go on: checkpoints, written beside the next steps."""

@@ -1,0 +1,184 @@
+"""The demo's own images as evaluation data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from core.settings import hash_of
+from model_cards.results import Source
+from training.data.decoding import to_tensor
+from training.data.training_images import build_images
+from training.demo.assets import DemoAssets, Photograph, load_demo_assets
+from training.demo.images import (
+    ClassificationSet,
+    SegmentationSet,
+    classification_set,
+    photographs,
+    render,
+    segmentation_set,
+)
+from training.evaluation.data import Examples, Kind, Part, Stacked, check_kind, tensor_fingerprint
+from training.evaluation.provenance import data_sources
+
+
+NUM_UNLABELED = 256
+"""Held-out images on which adaptors are compared with their teachers; our choice."""
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """The held-out images of one data source at one size, and how models are run on them.
+
+    Attributes:
+        source: As in the recipe's `data.source`.
+        assets: What the images are made of.
+        classification: Objects of known classes.
+        segmentation: Scenes with masks.
+        unlabeled: Images like those of the training, uint8 `(num_images, 3, size, size)`.
+    """
+
+    source: str
+    assets: DemoAssets
+    classification: ClassificationSet
+    segmentation: SegmentationSet
+    unlabeled: Tensor
+
+    @classmethod
+    def load(cls, source: str, size: int) -> DemoData:
+        """Fetch and render the images of a source at `size` x `size` pixels.
+
+        Raises:
+            ValueError: If the source has no labeled images.
+            PackageError: If packages cannot be fetched.
+        """
+        assets = load_demo_assets(source)
+        unlabeled = build_images(source, size=size, num_images=NUM_UNLABELED, split="held_out")
+        return cls(
+            source,
+            assets,
+            classification_set(assets, size),
+            segmentation_set(assets, size),
+            render(unlabeled, range(NUM_UNLABELED), num_workers=0, show_progress=False),
+        )
+
+    @property
+    def name(self) -> str:
+        """The source."""
+        return self.source
+
+    def kinds(self) -> frozenset[Kind]:
+        """Return the parts: photographs only where some are held out."""
+        shown: list[Kind] = ["photographs"] if photographs(self.assets) else []
+        return frozenset(["images", "labels", "masks", *shown])
+
+    def part(self, kind: Kind) -> Part:
+        """Return the images for tasks of one kind.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        check_kind(self.source, kind, self.kinds())
+        if kind == "labels":
+            return self._objects()
+        if kind == "masks":
+            return self._scenes()
+        if kind == "photographs":
+            chosen = Squares(photographs(self.assets))
+            return Part(f"{self.source} photographs", Examples(chosen, hash_of({"paths": chosen.names()})))
+        return Part(f"{self.source} images", _examples(self.unlabeled))
+
+    def _objects(self) -> Part:
+        objects = self.classification
+        return Part(
+            f"{self.source} objects",
+            _examples(objects.query_images, labels=objects.query_labels),
+            _examples(objects.gallery_images, labels=objects.gallery_labels),
+            objects.class_names,
+        )
+
+    def _scenes(self) -> Part:
+        scenes = self.segmentation
+        return Part(
+            f"{self.source} scenes",
+            _examples(scenes.test_images, masks=scenes.test_masks),
+            _examples(scenes.train_images, masks=scenes.train_masks),
+            scenes.class_names,
+        )
+
+    def sources(self, *, is_trained_on: bool = False) -> list[Source]:
+        """Return the packages that the images were made of; see `data_sources`."""
+        return data_sources(self.assets, "training and evaluation" if is_trained_on else "evaluation")
+
+    def remarks(self, neighbors: int) -> list[str]:
+        """Say what the test sets are and how far their numbers can be trusted; see `EvaluationData.remarks`."""
+        classes, scenes = self.classification, self.segmentation
+        num_queries, num_stored = len(classes.query_labels), len(classes.gallery_labels)
+        majority = classes.query_labels.bincount().max().item() / num_queries
+        error = math.sqrt(0.25 / num_queries)
+        return [
+            f"kNN, k = {min(neighbors, num_stored)}: {num_queries} held-out objects of {len(classes.class_names)} "
+            f"classes, {num_stored} training objects. Always answering the most frequent class scores {majority:.3f}; "
+            f"the standard error of an accuracy of one half is {error:.3f}.",
+            f"Segmentation probe: {len(scenes.train_images)} training and {len(scenes.test_images)} test "
+            f"scenes of {len(scenes.class_names)} classes with the background, composed of objects on "
+            "photographs; those of the test scenes are held out.",
+            f"Adaptor fidelity: mean cosine with the teacher on {len(self.unlabeled)} held-out images; "
+            "centered: about the teacher's mean, where a constant answer scores zero.",
+        ]
+
+
+class Squares:
+    """The middle squares of photographs, at their full size."""
+
+    def __init__(self, chosen: Sequence[Photograph]) -> None:
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> Tensor:
+        with Image.open(self.chosen[index].path) as picture:
+            side = min(picture.size)
+            return to_tensor(ImageOps.fit(picture.convert("RGB"), (side, side)))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return height and width in pixels."""
+        with Image.open(self.chosen[index].path) as picture:
+            return (min(picture.size), min(picture.size))
+
+    def names(self) -> list[str]:
+        """Return the photographs' names."""
+        return [photograph.name for photograph in self.chosen]
+
+
+def _examples(images: Tensor, *, labels: Tensor | None = None, masks: Tensor | None = None) -> Examples:
+    known = [tensor for tensor in (labels, masks) if tensor is not None]
+    return Examples(
+        Stacked(images),
+        tensor_fingerprint(images, *known),
+        labels=labels,
+        masks=None if masks is None else Stacked(masks),
+    )
+
+
+def load_photographs(chosen: Sequence[Photograph], size: int) -> Tensor:
+    """Return the middle squares of photographs, uint8 RGB, `(num_photographs, 3, size, size)`.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not chosen:
+        raise ValueError("The data source has no held-out photographs, which `resolution_consistency` needs.")
+    pictures = []
+    for photograph in chosen:
+        with Image.open(photograph.path) as picture:
+            square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+        pictures.append(torch.from_numpy(np.array(square)).movedim(-1, 0))
+    return torch.stack(pictures)

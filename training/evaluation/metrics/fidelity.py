@@ -1,0 +1,342 @@
+"""How near a student's features are to a teacher's."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.evaluation.features import StoredFeatures
+from training.evaluation.models.base import Features
+from training.losses.alignment import align_to_teacher
+
+
+RIDGE = 1e-4
+"""Our choice: share of the mean variance that is added to each direction, so that none that hardly varies counts."""
+
+
+def mean_cosine(features: Tensor, reference: Tensor) -> float:
+    """Return the mean cosine of vectors, in [-1, 1].
+
+    Args:
+        features: `(num_vectors, dim)`, or maps `(num_images, dim, rows, cols)` of a vector for each position.
+        reference: What they are compared with, of the same shape.
+    """
+    return F.cosine_similarity(features, reference, dim=1).mean().item()
+
+
+def centered_cosine(features: Tensor, reference: Tensor) -> float:
+    """Return the mean cosine about the reference's mean vector; shapes as in `mean_cosine`.
+
+    Features of a network share a large mean, so what always answers that mean scores well on the plain cosine and zero
+    here.
+    """
+    mean = reference.mean(dim=[axis for axis in range(reference.ndim) if axis != 1], keepdim=True)
+    return mean_cosine(features - mean, reference - mean)
+
+
+def canonical_correlation(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
+    """Return the mean canonical correlation of two models' features, on patches that the directions were not fit to.
+
+    Args:
+        train: Features of the same patches by the two models, `(num_tokens, dim)` and `(num_tokens, other_dim)`.
+        test: The same of other patches.
+
+    Returns:
+        The mean over the directions of the narrower model, at most 1.
+
+    References:
+        SVCCA, https://arxiv.org/abs/1706.05806, without its truncation.
+    """
+    (first, first_mean), (second, second_mean) = (_whitening(each) for each in train)
+    left, right = (train[0].double() - first_mean) @ first, (train[1].double() - second_mean) @ second
+    rotations, _, directions = torch.linalg.svd(left.T @ right / len(left), full_matrices=False)
+    one = (test[0].double() - first_mean) @ first @ rotations
+    two = (test[1].double() - second_mean) @ second @ directions.T
+    one, two = one - one.mean(0), two - two.mean(0)
+    correlation = (one * two).sum(0) / (one.norm(dim=0) * two.norm(dim=0)).clamp(min=1e-12)
+    return correlation.mean().item()
+
+
+def linear_fidelity(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
+    """Return the share of the second model's variance that a linear map of the first explains, at most 1.
+
+    Args:
+        train: As in `canonical_correlation`.
+        test: The same of other patches.
+    """
+    whitening, mean = _whitening(train[0])
+    target_mean = train[1].double().mean(0)
+    inputs = (train[0].double() - mean) @ whitening
+    weights = inputs.T @ (train[1].double() - target_mean) / len(inputs)
+    truth = test[1].double() - target_mean
+    error = (test[0].double() - mean) @ whitening @ weights - truth
+    return (1 - error.square().sum() / (truth - truth.mean(0)).square().sum()).item()
+
+
+def _whitening(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a map to directions of unit variance, `(dim, dim)`, and the mean, `(dim,)`."""
+    values = features.double()
+    mean = values.mean(0)
+    covariance = (values - mean).T @ (values - mean) / len(values)
+    roots, directions = torch.linalg.eigh(covariance)
+    return directions / (roots + RIDGE * roots.mean()).clamp(min=1e-12).sqrt(), mean
+
+
+class Fidelity(NamedTuple):
+    """Mean cosine similarities in [-1, 1] between an adaptor and its teacher.
+
+    The `centered` pair first subtracts the teacher's mean vector from both sides. Features of a network share
+    a large mean, so a model that always answers that mean scores well on the plain cosine and zero here.
+
+    Attributes:
+        summary: Over images; None if the teacher has no summary.
+        features: Over all tokens of all images.
+        centered_summary: As `summary`, about the teacher's mean summary.
+        centered_features: As `features`, about the teacher's mean feature.
+    """
+
+    summary: float | None
+    features: float
+    centered_summary: float | None
+    centered_features: float
+
+
+def adaptor_fidelity(adaptor: Features, teacher: Features) -> Fidelity:
+    """Compare an adaptor's output with its teacher's on the same images.
+
+    Args:
+        adaptor: The student's answer in the teacher's space.
+        teacher: The teacher's own features. The smaller of two different grids is resampled, as in training.
+
+    Returns:
+        Mean cosine similarities of summaries and of dense tokens.
+
+    Raises:
+        ValueError: If the channels or the numbers of images differ.
+    """
+    if adaptor.features.shape[:2] != teacher.features.shape[:2]:
+        shapes = f"{tuple(adaptor.features.shape)} beside {tuple(teacher.features.shape)}"
+        raise ValueError(f"`adaptor` must have as many images and channels as `teacher`, got features {shapes}.")
+    maps = align_to_teacher(adaptor.features, teacher.features)
+    student_tokens, teacher_tokens = _tokens(maps.student), _tokens(maps.teacher)
+    summary = centered_summary = None
+    if adaptor.summary is not None and teacher.summary is not None:
+        summary = mean_cosine(adaptor.summary, teacher.summary)
+        centered_summary = centered_cosine(adaptor.summary, teacher.summary)
+    return Fidelity(
+        summary=summary,
+        features=mean_cosine(student_tokens, teacher_tokens),
+        centered_summary=centered_summary,
+        centered_features=centered_cosine(student_tokens, teacher_tokens),
+    )
+
+
+def _tokens(features: Tensor) -> Tensor:
+    return features.flatten(2).transpose(1, 2).flatten(0, 1)  # (batch, dim, rows, cols) -> (tokens, dim)
+
+
+def fidelity_scores(student: StoredFeatures, teacher: StoredFeatures, adaptor: str) -> dict[str, Tensor]:
+    """Return the mean cosines of each image between an adaptor and its teacher, in [-1, 1], `(num_images,)`.
+
+    The `centered` ones first subtract the teacher's mean vector from both sides. Features of a network share
+    a large mean, so a model that always answers that mean scores well on the plain cosine and zero there.
+
+    Args:
+        student: Answers with those of the adaptor, which live in the teacher's space.
+        teacher: The teacher's own. The smaller of two different grids is resampled, as in training.
+        adaptor: Its name.
+
+    Returns:
+        By name: `summary` and `centered summary`, where both have one, `features` and `centered features`.
+
+    Raises:
+        ValueError: If the channels or the numbers of images differ.
+    """
+    if len(student) != len(teacher):
+        raise ValueError(f"`teacher` must have the student's {len(student)} images, got {len(teacher)}.")
+    scores = _summary_scores(student.summary(adaptor), teacher.summary())
+    mean = teacher.mean_features().mean(0)[:, None, None]
+    plain, centered = [], []
+    for image in range(len(student)):
+        answer, truth = student.map(image, adaptor), teacher.map(image)
+        if len(answer) != len(truth):
+            raise ValueError(
+                f"`adaptor` must have as many channels as its teacher, {len(truth)}, got {len(answer)} of {adaptor!r}."
+            )
+        maps = align_to_teacher(answer[None], truth[None])
+        plain.append(F.cosine_similarity(maps.student[0], maps.teacher[0], dim=0).mean())
+        centered.append(F.cosine_similarity(maps.student[0] - mean, maps.teacher[0] - mean, dim=0).mean())
+    return {**scores, "features": torch.stack(plain), "centered features": torch.stack(centered)}
+
+
+def _summary_scores(student: Tensor | None, teacher: Tensor | None) -> dict[str, Tensor]:
+    if student is None or teacher is None:
+        return {}
+    mean = teacher.mean(0)
+    return {
+        "summary": F.cosine_similarity(student, teacher, dim=1),
+        "centered summary": F.cosine_similarity(student - mean, teacher - mean, dim=1),
+    }
+
+
+EQUIVARIANCE_RIDGE = 1e-3
+"""Our choice of a penalty on unit features, so that the fit is stable where channels depend on each other."""
+
+
+def fixed_pattern_energy(features: Tensor) -> float:
+    """Return the share of the features' variance that is a pattern fixed to the grid.
+
+    With `f(n, p)` the feature of image `n` at position `p` and `m` the mean over both,
+    `sum_p |mean_n f(n, p) - m|^2 / P` over `sum_np |f(n, p) - m|^2 / (N P)`: the variance over positions of the mean
+    feature over that of all features. 0 where no position differs from another on average, 1 where the image does not
+    matter. `N` images that share nothing still leave about `1 / N`, which is why many, of many kinds, are needed.
+
+    Args:
+        features: `(num_images, dim, rows, cols)`, float, of at least one image that is not constant.
+
+    Returns:
+        The share, in [0, 1].
+
+    Raises:
+        ValueError: If it is no such map, or all features are equal.
+
+    References:
+        Our choice of a number for the fixed patterns that teachers have and students learn, which the shift-equivariant
+        losses of C-RADIOv4, section 2.3, are against. https://arxiv.org/abs/2601.17237
+    """
+    if features.ndim != 4 or not features.numel():
+        raise ValueError(
+            "`features` must have the shape (num_images, dim, rows, cols), none of them 0, got "
+            f"{tuple(features.shape)}."
+        )
+    values = features.double()
+    centered = values - values.mean(dim=(0, 2, 3), keepdim=True)
+    whole = centered.square().sum(1).mean()
+    if whole == 0:
+        raise ValueError("`features` must not all be equal: their variance is 0.")
+    return (centered.mean(0).square().sum(0).mean() / whole).item()
+
+
+def shift_error(features: Tensor, shifted: Tensor, shift: tuple[int, int]) -> float:
+    """Return how far features of a shifted image are from the shifted features, over what both see.
+
+    With `f` the one map, `g` the other, `(r, c)` the shift and `m` the mean of `f` over the overlap, the mean of
+    `|g(y, x) - f(y + r, x + c)|^2` over that of `|f(y + r, x + c) - m|^2`: the share of the variance that a shift
+    destroys. 0 for a map that moves with its image, about 2 for two maps that have nothing in common.
+
+    Args:
+        features: Of the images, `(num_images, dim, rows, cols)`.
+        shifted: Of the same images seen `shift` patches further down and right: position `(y, x)` shows what
+            `(y + shift[0], x + shift[1])` of `features` does. Same shape.
+        shift: Rows and columns, in patches; negative ones are up and left.
+
+    Returns:
+        The error, at least 0. Dimensionless.
+
+    Raises:
+        ValueError: If the shapes differ, the shift leaves no overlap, or `features` do not vary in it.
+
+    References:
+        Our choice: the normalized error of what the shift-equivariant losses of C-RADIOv4, section 2.3, demand.
+        https://arxiv.org/abs/2601.17237
+    """
+    if features.ndim != 4 or features.shape != shifted.shape:
+        raise ValueError(
+            "`shifted` must have the shape (num_images, dim, rows, cols) of `features`, got "
+            f"{tuple(shifted.shape)} and {tuple(features.shape)}."
+        )
+    rows, cols = features.shape[2:]
+    if abs(shift[0]) >= rows or abs(shift[1]) >= cols:
+        raise ValueError(f"`shift` must leave an overlap of maps of {rows} x {cols} patches, got {shift}.")
+    expected = _overlap(features, shift).double()
+    actual = _overlap(shifted, (-shift[0], -shift[1])).double()
+    variance = (expected - expected.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
+    if variance == 0:
+        raise ValueError("`features` must not all be equal where both maps see the image: their variance is 0.")
+    return ((actual - expected).square().mean() / variance).item()
+
+
+def _overlap(features: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Return the part of a map that one moved by `shift` also shows."""
+    rows, cols = features.shape[2:]
+    return features[:, :, max(shift[0], 0) : rows + min(shift[0], 0), max(shift[1], 0) : cols + min(shift[1], 0)]
+
+
+class Consistency(NamedTuple):
+    """Mean cosine similarities in [-1, 1] between the features of an image at two sizes.
+
+    Attributes:
+        features: Over all positions of all images.
+        centered_features: The same about the mean feature of the larger size. Features of a network share a large mean,
+            so a model that hardly looks at the image scores well on the plain cosine.
+    """
+
+    features: float
+    centered_features: float
+
+
+def feature_consistency(features: Tensor, reference: Tensor) -> Consistency:
+    """Compare two feature maps of the same images, the larger one resampled.
+
+    Args:
+        features: `(num_images, dim, rows, cols)`, no larger than `reference`.
+        reference: `(num_images, dim, more_rows, more_cols)`.
+    """
+    reference = F.interpolate(reference, features.shape[-2:], mode="bilinear", antialias=True)
+    return Consistency(mean_cosine(features, reference), centered_cosine(features, reference))
+
+
+def map_agreement(features: Tensor, reference: Tensor, mean: Tensor) -> Tensor:
+    """Compare two feature maps of one image, the larger one resampled.
+
+    Args:
+        features: `(dim, rows, cols)`, no larger than `reference`.
+        reference: `(dim, more_rows, more_cols)`.
+        mean: Of the reference over all images, `(dim,)`.
+
+    Returns:
+        Two mean cosines over positions, in [-1, 1]: as they are, and about the mean. Features of a network share a
+        large mean, so a model that hardly looks at the image scores well on the plain cosine.
+    """
+    small = F.interpolate(reference[None], features.shape[-2:], mode="bilinear", antialias=True)[0]
+    center = mean[:, None, None]
+    plain = F.cosine_similarity(features, small, dim=0).mean()
+    return torch.stack([plain, F.cosine_similarity(features - center, small - center, dim=0).mean()])
+
+
+def position_r2(train: Tensor, test: Tensor) -> float:
+    """Return the share of the variance of positions that a linear map of unit features explains, at most 1.
+
+    High values mean that a patch tells where it is rather than what it shows. 0 for answers that do not, below 0 for
+    answers that are worse than the mean.
+
+    Args:
+        train: Maps that the map is fit to, `(num_images, dim, rows, cols)`.
+        test: Maps that it is measured on, of other images, the same shape but for their number.
+
+    References:
+        After the position predictor among NVIDIA's examples, as described; least squares is our choice.
+        https://github.com/NVlabs/RADIO
+    """
+    inputs, targets = _tokens_of_map(train), _positions(train)
+    gram = inputs.T @ inputs / len(inputs) + EQUIVARIANCE_RIDGE * torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    weights = torch.linalg.solve(gram, inputs.T @ targets / len(inputs))
+    truth = _positions(test)
+    error = (_tokens_of_map(test) @ weights - truth).square().sum()
+    return (1 - error / (truth - truth.mean(0)).square().sum()).item()
+
+
+def _tokens_of_map(maps: Tensor) -> Tensor:
+    """Return unit features with a constant, `(num_tokens, dim + 1)`."""
+    tokens = F.normalize(maps.double(), dim=1).movedim(1, -1).flatten(0, -2)
+    return F.pad(tokens, (0, 1), value=1.0)
+
+
+def _positions(maps: Tensor) -> Tensor:
+    """Return row and column of each token in [-1, 1], `(num_tokens, 2)`."""
+    axes = [torch.linspace(-1, 1, length, dtype=torch.float64) for length in maps.shape[2:]]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
+    return grid.repeat(len(maps), 1)

@@ -1,0 +1,1 @@
+"""Figures and pages: features as colors, curves, predictions on photographs."""

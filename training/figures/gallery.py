@@ -1,0 +1,403 @@
+"""Photographs through a checkpoint, on one page: teachers, adaptors, backbone, sizes, windows, words and tasks."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import resize
+from transformers.utils import logging as transformers_logging
+
+from core.checkpoints import with_windowed_blocks
+from core.command_line import Command
+from modeling_radio.checks_radio import Resolution
+from modeling_radio.inputs_radio import WindowSize
+from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, DenseSource
+from training.demo.assets import load_demo_assets
+from training.demo.closing_page import republishable_photographs
+from training.evaluation.demo_data import load_photographs
+from training.evaluation.models.base import FeatureModel
+from training.evaluation.models.radio import RadioFeatures, RadioTextFeatures, open_radio
+from training.evaluation.run import build_references
+from training.evaluation.shifted import shifted_maps, window_of
+from training.evaluation.tasks.representation import token_counts
+from training.figures.features import (
+    PcaBasis,
+    clearest,
+    fit_pca_basis,
+    foreground_map,
+    hex_color,
+    marked,
+    most_salient_places,
+    overlaid,
+    pca_colors,
+    similarity_colors,
+    similarity_maps,
+    to_colors,
+)
+from training.figures.page import SHOWN_PX, Picture, Row, Section, check_page, picture_rows, write_page
+from training.figures.predictions import Opened, open_model, predict
+from training.recipe import Recipe, RecipeCommand
+from training.student.build import build_student
+from training.teachers.registry import build_teachers, reachable_teachers
+
+
+PAGE = "index.html"
+COMPARED = ("hidden_size", "num_hidden_layers", "patch_size")
+"""What an untrained student must share with a checkpoint to be shown beside it."""
+PHOTOGRAPH_PX = 512
+"""Side of the photographs from which all sizes are made, our choice."""
+SCALES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Sizes of the strip, in sizes at which the model is at home; our choice. Those that it takes are shown."""
+NUM_BLOCKS = 4
+"""Shown of the depth, evenly spread to the last; our choice, the four that DPT's decoder reads."""
+
+
+class GallerySettings(RecipeCommand):
+    """What is shown.
+
+    Attributes:
+        checkpoint: Folder of a RADIO model.
+        output: Folder of the page.
+        alone: Leaves out the recipe's teachers, which else stand beside their adaptors, and its untrained student.
+        shifts: Cells for each patch and direction; divides the patch.
+        size: Side of the images in pixels; null takes the checkpoint's own.
+        tasks: Folders of models tuned on labels.
+        words: Texts that patches are compared with, of a checkpoint with a text tower.
+        dense_source: Which of its patches: through the head of the summary, or the teacher's features.
+    """
+
+    checkpoint: Path
+    output: Path = Path("runs/gallery")
+    alone: bool = False
+    shifts: int = Field(4, gt=0)
+    size: int | None = Field(None, gt=0)
+    tasks: list[Path] = []
+    words: list[str] = []
+    dense_source: DenseSource = "summary_head"
+
+
+COMMAND = Command("training.figures.gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return COMMAND.run(_write, arguments)
+
+
+def _write(settings: GallerySettings) -> None:
+    transformers_logging.disable_progress_bar()  # models load in no time
+    page = settings.output / PAGE
+    check_page(page)
+    recipe = settings.load_recipe()
+    model = open_radio(settings.checkpoint, name="backbone", size_px=settings.size)
+    tasks = [open_task_model(folder) for folder in settings.tasks]
+    teachers: dict[str, FeatureModel] = {}
+    untrained: dict[str, FeatureModel] = {}
+    if not settings.alone:
+        recipe = recipe.replace(teachers=reachable_teachers(recipe))
+        teachers, untrained = dict(build_references(model, recipe)), _untrained(model, recipe)
+    chosen = republishable_photographs(load_demo_assets())
+    photographs = load_photographs([each.photograph for each in chosen], PHOTOGRAPH_PX)
+    credits = [each.credit for each in chosen]
+    gallery = Gallery(model, photographs, credits, settings.shifts, teachers, untrained)
+    sections = [
+        *gallery.sections(settings.words, settings.dense_source),
+        *(task_section(task, gallery.shown, credits) for task in tasks),
+        Section(
+            "Photographs",
+            "No recipe of the demo trains on them. They may be shown again under the license of each, with its credit; "
+            "here they are cropped to squares.",
+            items=credits,
+        ),
+    ]
+    title = f"{len(chosen)} photographs through {settings.checkpoint}"
+    write_page(page, title, f"Images of {model.size_px} px, patches of {model.patch_size}.", sections)
+    print(f"Open {page}: {len(chosen)} photographs.")
+
+
+def _untrained(model: RadioFeatures, recipe: Recipe) -> dict[str, FeatureModel]:
+    """Return the student that the recipe starts from, if the checkpoint can have begun as it."""
+    student = build_student(recipe, build_teachers(recipe.teachers, model.patch_size)).eval()
+    if any(getattr(student.config, name) != getattr(model.model.config, name) for name in COMPARED):
+        return {}
+    return {"untrained backbone": RadioFeatures(student, name="untrained backbone", size_px=model.size_px)}
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Photographs and who looks at them.
+
+    Attributes:
+        model: What is shown.
+        photographs: uint8 RGB, `(num_photographs, 3, PHOTOGRAPH_PX, PHOTOGRAPH_PX)`.
+        names: Of the photographs.
+        shifts: Cells for each patch and direction.
+        teachers: By name, those that the model has adaptors for.
+        backbones: Other models to set beside it, by name.
+    """
+
+    model: RadioFeatures
+    photographs: Tensor
+    names: Sequence[str]
+    shifts: int
+    teachers: Mapping[str, FeatureModel] = field(default_factory=dict)
+    backbones: Mapping[str, FeatureModel] = field(default_factory=dict)
+
+    def sections(self, words: Sequence[str] = (), source: DenseSource = "summary_head") -> Iterator[Section]:
+        """Yield the sections of the page: features, sizes, depth, windows (of RADIO1D numbers of tokens), and words.
+
+        Args:
+            words: Texts that patches are compared with.
+            source: Which patches; see `RadioForZeroShotImageClassification.segment`.
+
+        Raises:
+            ValueError: If there are words, but the model has no text tower.
+        """
+        model = self.model if isinstance(self.model, RadioTextFeatures) else None
+        if words and model is None:
+            raise ValueError(
+                f"`words` must be left out for a checkpoint without a text tower, got {list(words)}. Pack one with "
+                "`python -m conversion.from_nvidia --text-tower`."
+            )
+        yield self.feature_section()
+        yield self.size_section()
+        config = self.model.model.config
+        if config.num_hidden_layers > 1:
+            yield self.depth_section()
+        if config.num_mergings:
+            yield self.token_section()
+        elif config.num_hidden_layers > 1:
+            yield self.window_section()
+        if words and model is not None:
+            yield self.word_section(model, words, source)
+
+    def feature_section(self) -> Section:
+        """Show teachers beside adaptors beside backbones, and what the backbones hold to be alike a marked place."""
+        places, grid = most_salient_places(self.things), self.things.shape[1:]
+        columns = {"photograph": marked(to_colors(self.shown), places, grid)}
+        for name in self.adaptors:
+            said = self.answers[name]
+            basis = self._basis_of(self.teacher_maps.get(name, said))
+            if name in self.teacher_maps:
+                columns[f"teacher {name}"] = pca_colors(self.teacher_maps[name], basis)
+            columns[f"adaptor {name}{basis.stretch(said)}"] = pca_colors(said, basis.with_range_of(said))
+        backbones = {name: self._maps_of(model)[""] for name, model in self.backbones.items()}
+        backbones["backbone"] = self.answers[""]
+        for name, maps in backbones.items():
+            columns[name] = pca_colors(maps, self._basis_of(maps))
+        for name, maps in backbones.items():
+            columns[f"alike the ring: {name}"] = similarity_colors(similarity_maps(maps, places))
+        text = (
+            "Three principal components of the foreground as red, green and blue, "
+            f"{self.shifts} x {self.shifts} cells for each patch, from shifted images. An adaptor is drawn along the "
+            "directions of its teacher in a range of its own; x2 means that it is half as wide: who is not sure "
+            "answers nearer to the mean. Last, the cosine of every place with the one in the ring, of all the "
+            "backbone's features."
+        )
+        return self._section("Teachers, adaptors, backbone", text, columns)
+
+    def size_section(self) -> Section:
+        """Show the backbone's features of the same photographs at several sizes, in one basis."""
+        columns = {f"{size} px": pca_colors(self._maps_at(size), self._basis) for size in sizes_of(self.model)}
+        caption = f"{self.model.size_px} px, {self.shifts} x {self.shifts} shifts"
+        columns[caption] = pca_colors(self.answers[""], self._basis)
+        text = "The backbone at several sizes of the image. Equal colors mean equal features, here over all pictures."
+        return self._section("Across resolutions", text, columns)
+
+    def depth_section(self) -> Section:
+        """Show the backbone after blocks at even depths, each in a basis of its own."""
+        depth = self.model.model.config.num_hidden_layers
+        shown = min(NUM_BLOCKS, depth)
+        blocks = [depth * (number + 1) // shown - 1 for number in range(shown)]
+        columns = {
+            f"after block {block + 1} of {depth}": pca_colors(maps, fit_pca_basis(maps))
+            for block, maps in zip(blocks, self._maps_after(blocks), strict=True)
+        }
+        text = (
+            "Patches after some of the blocks. Each has three principal components of its own: colors compare places, "
+            "not columns."
+        )
+        return self._section("Over depth", text, columns)
+
+    def token_section(self) -> Section:
+        """Show RADIO1D's global tokens as the map that they are made from, and the decoder's answer to few of them."""
+        model, size = self.model, self.model.size_px
+        cells = size // model.patch_size
+        available = model.model.config.count_global_tokens(Resolution(cells, cells))
+        (neck,) = self._maps_after([model.model.config.num_hidden_layers - 1])
+        columns = {f"encoder, all {available} tokens": pca_colors(neck, fit_pca_basis(neck))}
+        whole = self._maps_at(size)
+        basis = fit_pca_basis(whole)
+        for count in reversed(token_counts(available)):
+            maps = self._maps_at(size, model.with_tokens(count))
+            cosine = torch.cosine_similarity(maps, whole, dim=1).mean()
+            plural = "token" if count == 1 else "tokens"
+            columns[f"decoder, {count} {plural}, mean cosine {cosine:.2f}"] = pca_colors(maps, basis)
+        text = (
+            "The encoder's patches after the last block, in a basis of their own; then what the decoder makes of the "
+            "first of them, in the basis of all."
+        )
+        return self._section("Global tokens", text, columns)
+
+    def window_section(self) -> Section:
+        """Show the backbone with ViTDet windows beside global attention, at the largest size of the strip."""
+        own = self.model
+        network = with_windowed_blocks(own.model)
+        model = RadioFeatures(network, own.processor, name=own.name, size_px=own.size_px, dtype=own.dtype)
+        config, size = model.model.config, sizes_of(model)[-1]
+        cells = size // model.patch_size
+        whole = self._maps_at(size)
+        columns = {f"{size} px, global": pca_colors(whole, self._basis)}
+        for window in dict.fromkeys((max(1, cells // 2), max(1, cells // 4))):
+            maps = self._maps_at(size, model, window)
+            cosine = torch.cosine_similarity(maps, whole, dim=1).mean()
+            columns[f"windows of {window} patches, mean cosine {cosine:.2f}"] = pca_colors(maps, self._basis)
+        windowed = config.num_hidden_layers - len(config.global_blocks)
+        text = (
+            f"Attention within windows of so many patches a side in {windowed} of {config.num_hidden_layers} blocks, "
+            "beside attention over the whole image."
+        )
+        return self._section("Windows", text, columns)
+
+    @torch.no_grad()
+    def word_section(self, model: RadioTextFeatures, words: Sequence[str], source: DenseSource) -> Section:
+        """Show which of some words each patch is nearest to."""
+        classes = model.embed_classes(words, SIMPLE_TEMPLATES)
+        overlays = []
+        for image, described in zip(self.shown, self._described, strict=True):
+            pixels = model.preprocess(described, model.size_px)[None].to(model.device)
+            patches = F.normalize(model.aligned_patches(pixels, source).float().cpu(), dim=1)
+            scores = torch.einsum("bdhw,cd->bchw", patches, classes)
+            overlays.append(overlaid(image, resize(scores, [SHOWN_PX, SHOWN_PX])[0].argmax(dim=0)))
+        legend = [(word, hex_color(index)) for index, word in enumerate(words)]
+        columns = {"nearest word": to_colors(torch.stack(overlays))}
+        rows = picture_rows(self.names, self.shown, columns, smooth={"nearest word"})
+        return Section("Words", "Each patch in the color of the word that it is nearest to.", legend=legend, rows=rows)
+
+    @cached_property
+    def answers(self) -> Mapping[str, Tensor]:
+        """Maps of the model under "", and of its adaptors, `(num_photographs, dim, rows, cols)`."""
+        return self._maps_of(self.model, self.adaptors)
+
+    @property
+    def adaptors(self) -> Sequence[str]:
+        """The adaptors that are shown: those of the teachers, or all."""
+        return list(self.teachers) or self.model.adaptor_names
+
+    @cached_property
+    def teacher_maps(self) -> Mapping[str, Tensor]:
+        """The teachers' maps."""
+        return {name: self._maps_of(teacher)[""] for name, teacher in self.teachers.items()}
+
+    @cached_property
+    def things(self) -> Tensor:
+        """How much each place of the model's grid is part of a thing, `(num_photographs, rows, cols)`.
+
+        Who says it clearest is asked; maps of adaptors that are finer than the model's are averaged.
+        """
+        adaptors = {name: self.answers[name] for name in self.adaptors}
+        rows, cols = self.answers[""].shape[-2:]
+        asked = (self.teacher_maps or adaptors or self.answers).values()
+        return foreground_map(clearest([F.adaptive_avg_pool2d(maps, (rows, cols)) for maps in asked]))
+
+    @cached_property
+    def shown(self) -> Tensor:
+        """The part of the photographs that the maps show, uint8 `(num_photographs, 3, SHOWN_PX, SHOWN_PX)`."""
+        return resize(self._described, [SHOWN_PX, SHOWN_PX], antialias=True)
+
+    @cached_property
+    def _described(self) -> Tensor:
+        return window_of(self.photographs, self.model.size_px, self.model.patch_size)
+
+    @cached_property
+    def _basis(self) -> PcaBasis:
+        return self._basis_of(self.answers[""])
+
+    def _basis_of(self, features: Tensor) -> PcaBasis:
+        """Return the basis of maps `(num_photographs, dim, rows, cols)`, of the foreground's components."""
+        foreground = F.interpolate(self.things[:, None], features.shape[-2:], mode="nearest")[:, 0] > 0
+        return fit_pca_basis(features, foreground=foreground)
+
+    def _section(self, title: str, text: str, columns: Mapping[str, Tensor]) -> Section:
+        return Section(title, text, rows=picture_rows(self.names, self.shown, columns))
+
+    def _maps_of(self, model: FeatureModel, adaptors: Sequence[str] = ()) -> Mapping[str, Tensor]:
+        """Return maps of the photographs, on a grid finer than the patch."""
+        size, patch = self.model.size_px, model.patch_size
+        images = resize(self.photographs, [size + patch] * 2, antialias=True)
+        return shifted_maps(model, images, size_px=size, shifts=self.shifts, adaptors=adaptors)
+
+    @torch.no_grad()
+    def _maps_at(self, size: int, model: RadioFeatures | None = None, window: WindowSize = "global") -> Tensor:
+        """Return a model's features of the described part at one size, `(num_photographs, dim, rows, cols)`."""
+        chosen = model or self.model
+        return torch.cat(
+            [chosen.with_window(pixels, window).features.float().cpu() for pixels in self._pixels_at(size, chosen)]
+        )
+
+    @torch.no_grad()
+    def _maps_after(self, blocks: list[int]) -> list[Tensor]:
+        """Return maps after 0-based blocks, `(num_photographs, dim, rows, cols)`; of RADIO1D its encoder's."""
+        found = [
+            self.model.model.forward_intermediates(pixels, blocks, intermediates_only=True)
+            for pixels in self._pixels_at(self.model.size_px)
+        ]
+        return [torch.cat(maps).float().cpu() for maps in zip(*found, strict=True)]
+
+    def _pixels_at(self, size: int, model: RadioFeatures | None = None) -> list[Tensor]:
+        """Return what a model takes in of the described part, `(1, channels, size, size)` for each photograph."""
+        chosen = model or self.model
+        images = resize(self._described, [size, size], antialias=True)
+        return [chosen.preprocess(image, size)[None].to(chosen.device) for image in images]
+
+
+def sizes_of(model: RadioFeatures) -> list[int]:
+    """Return the sizes of the strip, pixels: multiples of the patch that the model takes, up to the photographs'."""
+    patch, largest = model.patch_size, min(model.max_size_px, PHOTOGRAPH_PX)
+    wanted = {max(1, round(model.size_px * scale / patch)) * patch for scale in SCALES}
+    return sorted(size for size in wanted | {model.size_px} if size <= largest or size == model.size_px)
+
+
+def open_task_model(folder: Path) -> Opened:
+    """Open the folder of a tuned model.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    opened = open_model(str(folder), "cpu")
+    if not opened.has_head:
+        raise ValueError(
+            f"`tasks` must be folders of tuned models, got {str(folder)!r} of {type(opened.model).__name__!r}. Leave "
+            "it out."
+        )
+    return opened
+
+
+def task_section(task: Opened, photographs: Tensor, names: Sequence[str]) -> Section:
+    """Show what a tuned model says of photographs; objects count from their class's fitted score or 0.5 on.
+
+    Args:
+        task: The model.
+        photographs: uint8 RGB, `(num_photographs, 3, height, width)`.
+        names: Of the photographs.
+    """
+    rows, seen = [], set[int]()
+    threshold = 0.5 if task.model.config.score_thresholds is None else "tuned"
+    for photograph, name in zip(photographs, names, strict=True):
+        found = predict(task, photograph, threshold)
+        seen |= {region.index for region in found.regions or []}
+        answer = Picture(found.drawn(), f"{name}: {found.told}", found.told)
+        rows.append(Row(name, [Picture(photograph, name, "photograph"), answer]))
+    legend = [(task.class_names[index], hex_color(index)) for index in sorted(seen)]
+    folder, kind = Path(task.checkpoint), type(task.model).__name__
+    return Section(f"Task: {folder.name}", f"{kind} in {folder}.", legend=legend, rows=rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,388 @@
+"""What any checkpoint says of a photograph: folders and repositories opened as what they are, answers drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import InterpolationMode, resize
+from torchvision.utils import draw_bounding_boxes
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+import modeling_radio
+from modeling_radio import (
+    RadioForDepthEstimation,
+    RadioForImageClassification,
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
+    RadioForSemanticSegmentation,
+    RadioForZeroShotImageClassification,
+    RadioImageProcessor,
+    RadioModel,
+    RadioPreTrainedModel,
+)
+from modeling_radio.checks_radio import check_choice
+from modeling_radio.cpu import choose_cpu_blocks
+from modeling_radio.hub_radio import TASK_OF_CLASS
+from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture
+from modeling_radio.nvidia.folder import check_fit
+from modeling_radio.pipelines_radio import limits_of
+from modeling_radio.post_processing_radio import class_scores
+from modeling_radio.tokenizer import open_tokenizer
+from training.figures.features import class_color, overlaid, similarity_colors, to_pixels
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What a model can be opened in, by name."""
+MODELS = {
+    name: model
+    for name in modeling_radio.__all__
+    if isinstance(model := getattr(modeling_radio, name), type) and issubclass(model, RadioPreTrainedModel)
+}
+"""Classes that a folder's `config.json` can name as its own."""
+OBJECTS = (RadioForObjectDetection, RadioForInstanceSegmentation)
+"""Models whose answers count from a score on."""
+MAX_OBJECTS = 50
+"""That are drawn, the most certain ones; our choice."""
+SHOWN_PX = 768
+"""Longer side of pictures, our choice: sharp on a screen, and some dozens of kB."""
+MAX_PIXELS = 100_000_000
+"""Of a photograph; our choice, above what cameras give, and 300 MB of memory."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model in evaluation mode on its device, with what makes its inputs.
+
+    Attributes:
+        checkpoint: Folder or Hub id.
+        model: Of the class that the folder names.
+        backbone: The same network as a `RadioModel`, with the adaptors that there are; the model itself if it is one.
+        processor: What makes its pixels.
+        tokenizer: Of a zero-shot model, else `None`.
+    """
+
+    checkpoint: str
+    model: RadioPreTrainedModel
+    backbone: RadioModel
+    processor: RadioImageProcessor
+    tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in, as `DTYPES` names it."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def zero_shot(self) -> RadioForZeroShotImageClassification | None:
+        """The model, if it knows texts."""
+        return self.model if isinstance(self.model, RadioForZeroShotImageClassification) else None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it was tuned for a task of its own."""
+        return type(self.model).__name__ in TASK_OF_CLASS and self.zero_shot is None
+
+    @property
+    def dense_adaptors(self) -> list[str]:
+        """Adaptors with dense features, by the name of their teacher."""
+        named = self.backbone.config.adaptor_configs
+        in_folder = set(self.backbone.radio_model.adaptors)
+        return [each.name for each in named if each.feature_dim is not None and each.name in in_folder]
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Names of the classes of its task."""
+        return cast(dict[int, str], self.model.config.id2label)
+
+
+def devices() -> list[str]:
+    """Return the devices of this machine, the first of which is taken where none is asked for."""
+    if torch.cuda.is_available():
+        return [*(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
+    return ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
+
+
+def read_radio_config(checkpoint: str) -> dict[str, Any]:
+    """Return what the `config.json` of a checkpoint says, ours or in NVIDIA's layout.
+
+    Args:
+        checkpoint: Folder or Hub id.
+
+    Raises:
+        ValueError: If it is no RADIO model.
+        OSError: If there is no such folder or repository.
+    """
+    values, _ = modeling_radio.RadioConfig.get_config_dict(checkpoint)
+    if "args" not in values and values.get("model_type") != modeling_radio.RadioConfig.model_type:
+        raise ValueError(
+            f"`checkpoint` must be a RADIO model, got {checkpoint!r} with the `model_type` "
+            f"{values.get('model_type')!r:.60}."
+        )
+    return values
+
+
+def open_model(
+    checkpoint: str,
+    device: str | None = None,
+    dtype: str = "float32",
+    num_global: int | None = None,
+    base: str | None = None,
+) -> Opened:
+    """Open a checkpoint of ours or in NVIDIA's layout; no code of its own is run.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        device: One of `devices`; `None` takes the first.
+        dtype: One of `DTYPES`.
+        num_global: Blocks that attend globally in ViTDet mode; `None` leaves the checkpoint's.
+        base: Of an adapter: folder or Hub id of its base; `None` takes the one that it names.
+
+    Raises:
+        ValueError: If it is no RADIO model, lacks weights, or device or type cannot be.
+        OSError: If there is no such folder or repository.
+    """
+    device = devices()[0] if device is None else device
+    check_choice("device", device, devices())
+    check_choice("dtype", dtype, DTYPES)
+    values = read_radio_config(checkpoint)
+    is_nvidias = "args" in values
+    options: dict[str, Any] = {} if num_global is None else {"vitdet_num_global": num_global}
+    if base is not None:
+        options |= {"config": checkpoint, "adapter_kwargs": {"_adapter_model_path": checkpoint}}
+    (name,) = (values.get("architectures") or ["RadioModel"])[:1]
+    model_class = RadioModel if is_nvidias else MODELS.get(name, RadioModel)
+    if model_class is RadioForZeroShotImageClassification and values.get("text_tower") is None:
+        raise ValueError(f"`checkpoint` must have the `text_tower` of its class, {name}, got {checkpoint!r} without.")
+    model, loaded = model_class.from_pretrained(
+        base or checkpoint, dtype=DTYPES[dtype], output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    check_fit([], sorted(loaded["missing_keys"]), sorted(key for key, *_ in loaded["mismatched_keys"]))
+    model = model.eval().to(device)
+    choose_cpu_blocks(model)
+    return Opened(
+        checkpoint=checkpoint,
+        model=model,
+        backbone=model if isinstance(model, RadioModel) else model.base_model.eval(),
+        processor=_open_processor(checkpoint, model, is_nvidias=is_nvidias),
+        tokenizer=_open_tokenizer(checkpoint, model),
+    )
+
+
+def _open_processor(checkpoint: str, model: RadioPreTrainedModel, *, is_nvidias: bool) -> RadioImageProcessor:
+    """Return the processor of a folder of ours; of another the one that fits the model."""
+    if not is_nvidias:
+        try:
+            return RadioImageProcessor.from_pretrained(checkpoint)
+        except OSError:  # it has none
+            pass
+    return RadioImageProcessor.from_model_config(model.config)
+
+
+def _open_tokenizer(checkpoint: str, model: RadioPreTrainedModel) -> PreTrainedTokenizerBase | None:
+    if not isinstance(model, RadioForZeroShotImageClassification):
+        return None
+    return open_tokenizer(checkpoint)
+
+
+def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> Tensor:
+    """Return an image file as uint8 RGB `(3, height, width)`, turned as its camera says.
+
+    Args:
+        path: The file; None if none was chosen.
+        processor: Reads palettes, transparency and 16 bits as for the model.
+
+    Raises:
+        ValueError: If there is none, or it is no image, is damaged or too large.
+    """
+    if path is None:
+        raise ValueError("`image` must be a photograph, got none. Choose one first.")
+    path = Path(path)
+    try:
+        with open_picture(path) as picture:
+            width, height = picture.size
+            if is_small := width * height <= MAX_PIXELS:
+                load_upright(picture)
+    except UNREADABLE as error:
+        raise ValueError(
+            f"`image` must be a picture in a format such as JPEG, PNG or WebP, got {path.name!r}, which cannot be read."
+        ) from error
+    if not is_small:
+        raise ValueError(
+            f"`image` must have at most {MAX_PIXELS // 1_000_000} megapixels, got {width} x {height}. Make it "
+            "smaller first: the model sees a smaller one anyway."
+        )
+    return processor.process_image(picture, do_convert_rgb=True).round().to(torch.uint8)
+
+
+def shown(photograph: Tensor, longest_px: int = SHOWN_PX) -> Tensor:
+    """Return a photograph as large as it is shown, uint8 `(3, height, width)`; small ones stay as they are."""
+    height, width = photograph.shape[-2:]
+    scale = min(1.0, longest_px / max(height, width))
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    return resize(photograph, size, InterpolationMode.BICUBIC, antialias=True)
+
+
+class Region(NamedTuple):
+    """A part of a photograph.
+
+    Attributes:
+        area: A mask, bool `(height, width)` of NumPy, or a box: left, top, right, bottom in pixels.
+        label: What it is, of an object with its score.
+        index: Of its class.
+    """
+
+    area: Any
+    label: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a tuned model says of a photograph; what the task has not is None.
+
+    Attributes:
+        told: The answer in words.
+        photograph: As large as it is shown, uint8 RGB `(3, height, width)`.
+        regions: Its parts.
+        scores: Of the labels of the whole photograph, in [0, 1].
+        depth: In colors, uint8 RGB `(3, height, width)`.
+    """
+
+    told: str
+    photograph: Tensor
+    regions: list[Region] | None = None
+    scores: dict[str, float] | None = None
+    depth: Tensor | None = None
+
+    def drawn(self) -> Tensor:
+        """Return the depth, or the photograph with its regions in the colors of their classes, uint8 RGB as it is."""
+        if self.depth is not None:
+            return self.depth
+        picture, boxes, index_map = self.photograph, [], torch.full(self.photograph.shape[1:], -1)
+        for region in reversed(self.regions or []):  # the most certain one lies on top
+            if isinstance(region.area, tuple):
+                boxes.append(region)
+            else:
+                index_map[torch.from_numpy(region.area)] = region.index
+        picture = overlaid(picture, index_map, bare={-1})
+        if not boxes:
+            return picture
+        colors: list[str | tuple[int, int, int]] = [class_color(box.index) for box in boxes]
+        return draw_bounding_boxes(picture, torch.tensor([box.area for box in boxes]), colors=colors, width=2)
+
+
+@torch.inference_mode()
+def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) -> Prediction:
+    """Return what a tuned model says of a photograph, at the size that its processor says.
+
+    Args:
+        opened: A model with a head.
+        photograph: uint8 RGB `(3, height, width)`.
+        threshold: Least score of objects, in [0, 1], or "tuned" for that of each class in the configuration.
+
+    Raises:
+        ValueError: On what cannot be; the message names it.
+    """
+    model, processor = opened.model, opened.processor
+    if not opened.has_head:
+        raise ValueError(f"`checkpoint` must be a model tuned for a task, got {opened.checkpoint!r}.")
+    limits = limits_of(model.config, threshold) if isinstance(model, OBJECTS) else {}
+    inputs = processor(photograph, return_tensors="pt").to(model.device, model.dtype)
+    outputs: Any = model(**inputs)
+    for name, value in outputs.items():
+        if torch.is_tensor(value) and value.is_floating_point():
+            outputs[name] = value.float()  # in which masks and boxes are resized
+    read = next(read for model_class, read in READERS if isinstance(model, model_class))
+    return read(opened, outputs, shown(photograph), inputs.get("pixel_mask"), limits)
+
+
+def _read_classes(opened: Opened, outputs: Any, photograph: Tensor, _mask: Any, _limits: Any) -> Prediction:
+    config = opened.model.config
+    values = class_scores(outputs.logits[0], config).tolist()
+    scores = {opened.class_names[index]: score for index, score in enumerate(values)}
+    if config.problem_type == "regression":
+        told = ", ".join(f"{name} {number:.3g}" for name, number in scores.items())
+        return Prediction(f"{told}.", photograph, scores={})
+    best = max(scores, key=lambda name: scores[name])
+    return Prediction(f"{best}, {scores[best]:.2f}.", photograph, scores=scores)
+
+
+def _read_map(opened: Opened, outputs: Any, photograph: Tensor, mask: Any, _limits: Any) -> Prediction:
+    sizes = [tuple(photograph.shape[-2:])]
+    labels = opened.processor.post_process_semantic_segmentation(outputs, sizes, pixel_mask=mask)[0].cpu()
+    names = opened.class_names
+    regions = [Region((labels == index).numpy(), names[index], index) for index in labels.unique().tolist()]
+    return Prediction(told_shares(regions), photograph, regions)
+
+
+def _read_depth(opened: Opened, outputs: Any, photograph: Tensor, mask: Any, _limits: Any) -> Prediction:
+    size = tuple(photograph.shape[-2:])
+    found = opened.processor.post_process_depth_estimation(outputs, [size], pixel_mask=mask)
+    depth = found[0]["predicted_depth"].cpu()
+    near, far = float(depth.min()), float(depth.max())
+    colors = similarity_colors((depth[None] - near) / max(far - near, 1e-12))[0]
+    told = f"Depth from {near:.3g} (dark) to {far:.3g}, in the unit of its labels."
+    return Prediction(told, photograph, depth=to_pixels(colors))
+
+
+def _read_boxes(opened: Opened, outputs: Any, photograph: Tensor, _mask: Any, limits: dict[str, float]) -> Prediction:
+    sizes = [tuple(photograph.shape[-2:])]
+    found = opened.processor.post_process_object_detection(outputs, min(limits.values()), sizes)[0]
+    boxes = [tuple(box) for box in found["boxes"].round().int().tolist()]
+    return _objects(opened, photograph, boxes, found["labels"].tolist(), found["scores"].tolist(), limits)
+
+
+def _read_instances(
+    opened: Opened, outputs: Any, photograph: Tensor, mask: Any, limits: dict[str, float]
+) -> Prediction:
+    found = opened.processor.post_process_instance_segmentation(
+        outputs,
+        min(limits.values()),
+        target_sizes=[tuple(photograph.shape[-2:])],
+        pixel_mask=mask,
+        return_binary_maps=True,
+    )[0]
+    labels, scores = ([info[name] for info in found["segments_info"]] for name in ("label_id", "score"))
+    return _objects(opened, photograph, found["segmentation"].cpu().numpy(), labels, scores, limits)
+
+
+def _objects(
+    opened: Opened,
+    photograph: Tensor,
+    areas: Sequence[Any],
+    labels: Sequence[int],
+    scores: Sequence[float],
+    limits: dict[str, float],
+) -> Prediction:
+    """Return objects as regions: those whose score exceeds that of their class, the most certain first."""
+    names = opened.class_names
+    found = sorted(zip(areas, labels, scores, strict=True), key=lambda each: -each[2])
+    kept = [
+        Region(area, f"{names[label]} {score:.2f}", label)
+        for area, label, score in found
+        if score > limits[names[label]]
+    ]
+    more = f", of which {MAX_OBJECTS} are drawn" if len(kept) > MAX_OBJECTS else ""
+    noun = "object" if len(kept) == 1 else "objects"
+    return Prediction(f"{len(kept)} {noun}{more}.", photograph, kept[:MAX_OBJECTS])
+
+
+def told_shares(regions: Sequence[Region]) -> str:
+    """Return how much of the photograph each region is, in words."""
+    shares = ", ".join(f"{region.label} {100 * region.area.mean():.0f} %" for region in regions)
+    return f"Share of the photograph: {shares or 'none'}."
+
+
+READERS = (
+    (RadioForImageClassification, _read_classes),
+    (RadioForSemanticSegmentation, _read_map),
+    (RadioForDepthEstimation, _read_depth),
+    (RadioForInstanceSegmentation, _read_instances),
+    (RadioForObjectDetection, _read_boxes),
+)
+"""By class what reads its outputs."""

@@ -1,0 +1,303 @@
+"""Curves of a run in progress, and of measurements by number of pixels or tokens."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from core.files import write_file
+from model_cards.results import Measurement
+from training.figures.features import DPI
+
+
+TOKEN_TASKS = ("knn_over_tokens", "segmentation_over_tokens", "fidelity_over_tokens")
+TOKENS = "global tokens"
+PIXELS = "image side, pixels"
+MAX_COLUMNS = 4
+CURVE_INCHES = (4.0, 3.0)
+_TOKEN_METRIC = re.compile(r"(?P<count>\d+) tokens, (?P<metric>.+)")
+ValuesByCount = dict[int, list[float]]
+"""Values, of several seeds or one, by what is counted."""
+
+
+def figure_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], counted: str) -> Figure:
+    """Return means over seeds with each seed as a dot, over powers of two.
+
+    Args:
+        panels: Values by panel title, label and count.
+        counted: What is counted, such as "steps".
+    """
+    num_columns = min(MAX_COLUMNS, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    size = (CURVE_INCHES[0] * num_columns, CURVE_INCHES[1] * num_rows)
+    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (title, curves) in zip(grid, panels.items(), strict=False):
+        for number, (label, by_count) in enumerate(curves.items()):
+            counts = sorted(by_count)
+            means = [sum(by_count[count]) / len(by_count[count]) for count in counts]
+            axes.plot(counts, means, color=f"C{number}", label=label, linewidth=1.4)
+            for count in counts:
+                axes.plot([count] * len(by_count[count]), by_count[count], ".", color=f"C{number}", markersize=4)
+        ticks = sorted({count for by_count in curves.values() for count in by_count})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(count) for count in ticks])
+        axes.minorticks_off()
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(counted, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)
+        for text in axes.legend(fontsize=7, frameon=False).get_texts():
+            text.set_parse_math(False)  # names of models are shown as they are
+    return figure
+
+
+def values_by_size(measurements: Sequence[Measurement]) -> dict[str, dict[str, ValuesByCount]]:
+    """Return the cosines of `resolution_consistency` by panel, model and side of the images in pixels."""
+    panels: dict[str, dict[str, ValuesByCount]] = {}
+    for measurement in measurements:
+        if measurement.task == "resolution_consistency":
+            sizes, _, suffix = measurement.metric.partition(", ")
+            title, size = f"{suffix} cosine".strip(), int(sizes.split()[0])
+            by_size = panels.setdefault(title, {}).setdefault(measurement.model, {})
+            by_size.setdefault(size, []).append(measurement.value)
+    return panels
+
+
+def values_by_tokens(measurements: Sequence[Measurement]) -> dict[str, dict[str, ValuesByCount]]:
+    """Return the values by metric, model and number of tokens."""
+    panels: dict[str, dict[str, ValuesByCount]] = {}
+    for measurement in measurements:
+        match = _TOKEN_METRIC.fullmatch(measurement.metric) if measurement.task in TOKEN_TASKS else None
+        if match is not None:
+            by_count = panels.setdefault(match["metric"], {}).setdefault(measurement.model, {})
+            by_count.setdefault(int(match["count"]), []).append(measurement.value)
+    return panels
+
+
+Curve = tuple[Sequence[float], Sequence[float]]
+"""Steps and values."""
+
+LOSSES = {
+    "features": "dense loss",
+    "summary": "summary loss",
+    "contrastive": "contrastive loss",
+    "mesa": "MESA loss",
+}
+TAP_LOSSES = {"tap_features": "dense loss of taps", "tap_summary": "summary loss of taps"}
+WEIGHTS = {"weight/features": "weight of dense losses", "weight/summary": "weight of summary losses"}
+"""Of teachers, by the names that `training.losses.weighting` gives them."""
+
+OF_BACKBONE = {
+    "fixed_pattern": "fixed-pattern energy",
+    "shift_error": "shift error",
+    "effective_rank": "effective rank",
+    "consistency_centered": "consistency with the largest size, centered cosine",
+}
+OF_ADAPTORS = {
+    "dense_fidelity": "dense fidelity, cosine",
+    "dense_fidelity_centered": "dense fidelity, centered cosine",
+    "summary_fidelity": "summary fidelity, cosine",
+    "summary_fidelity_centered": "summary fidelity, centered cosine",
+}
+EXPORTED_PREFIX = "student/"
+"""Begins the names of what is measured of the student itself, where it is exported instead of its moving average."""
+
+PROGRESS_DPI = 110
+PANEL_INCHES = (3.4, 2.6)
+THIN_LINES = "Thin: the student itself, which is exported; the others: its moving average."
+LINE_STYLES = ("-", "--", ":", "-.")
+NARROW_TICKS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+WIDE_TICKS = (1.0, 2.0, 5.0)
+SHOWN_SHARE = 0.95
+"""Of the values of a loss that lie below the upper edge: the first steps are far above all others. Our choice."""
+
+
+class Measured(NamedTuple):
+    """One curve of a measurement.
+
+    Attributes:
+        size_px: Side of the images.
+        teacher: Whose adaptor is measured; empty for the backbone.
+        curve: Steps and values.
+        is_thin: Whether it is of the student beside its moving average.
+    """
+
+    size_px: int
+    teacher: str
+    curve: Curve
+    is_thin: bool
+
+
+def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
+    """Draw a run's losses and measurements over its steps and write a PNG; a reader never sees half of it.
+
+    A loss is drawn as the mean over the resolutions, each counting alike: which of them an interval happened to draw
+    does not show. Dense and summary losses share one logarithmic scale.
+
+    Args:
+        series: By name, as `HeldOutMetrics` and `LossesBySize` name them; others are passed over.
+        path: The PNG to write.
+    """
+    losses = {kind: curves for kind in LOSSES | TAP_LOSSES if (curves := loss_curves(series, kind))}
+    weights = {group: curves for group in WEIGHTS if (curves := _below(series, group))}
+    measured = {name: curves for name in OF_BACKBONE | OF_ADAPTORS if (curves := _measured(series, name))}
+    known = losses.keys() | weights.keys() | measured.keys()
+    rows: list[dict[str, str]] = [
+        {name: title for name, title in titles.items() if name in known}
+        for titles in (LOSSES, TAP_LOSSES, WEIGHTS, OF_BACKBONE, OF_ADAPTORS)
+    ]
+    rows = [row for row in rows if row]
+    if not rows:
+        return
+    colors = _colors_of_teachers(losses | weights, measured)
+    sizes = sorted({curve.size_px for curves in measured.values() for curve in curves}, reverse=True)
+    num_columns = max(len(row) for row in rows)
+    inches = (PANEL_INCHES[0] * num_columns, PANEL_INCHES[1] * len(rows))
+    figure = Figure(figsize=inches, dpi=PROGRESS_DPI, facecolor="white")
+    margins = {
+        "left": 0.4 / inches[0],
+        "right": 1 - 0.1 / inches[0],
+        "bottom": 0.4 / inches[1],
+        "top": 1 - 0.4 / inches[1],
+    }
+    grid = figure.subplots(
+        len(rows), num_columns, squeeze=False, gridspec_kw={"wspace": 0.2, "hspace": 0.45, **margins}
+    )
+    drawn: dict[str, Axes] = {}
+    for row, panels in zip(grid, rows, strict=True):
+        drawn |= dict(zip(panels, row, strict=False))
+        for axes, (name, title) in zip(row, panels.items(), strict=False):
+            axes.set_title(title, fontsize=8)
+            if name in losses or name in weights:
+                _draw_by_teacher(axes, {**losses, **weights}[name], colors)
+            else:
+                _draw_measured(axes, measured[name], colors, sizes)
+            _finish(axes)
+        for axes in row[len(panels) :]:
+            axes.set_axis_off()
+    for kinds in (("features", "summary"), ("contrastive",), ("mesa",), tuple(TAP_LOSSES)):
+        panels = [drawn[kind] for kind in kinds if kind in losses]
+        _share_scale(panels, [curve for kind in kinds for curve in losses.get(kind, {}).values()])
+    if any(curve.is_thin for curves in measured.values() for curve in curves):
+        figure.text(0.01, 1 - 0.15 / inches[1], THIN_LINES, fontsize=7)
+    write_file(path, figure.savefig)
+
+
+def loss_curves(series: Mapping[str, Curve], kind: str) -> dict[str, Curve]:
+    """Return a loss by teacher, as the mean over all resolutions where it is known by resolution.
+
+    Args:
+        series: By name.
+        kind: A key of `LOSSES` or `TAP_LOSSES`; teachers are then those of taps, `TEACHER@BLOCK`.
+    """
+    finite = {name: curve for name, each in series.items() if (curve := _finite(each))[0]}
+    plain = {name.partition("/")[2]: curve for name, curve in finite.items() if name.partition("/")[0] == kind}
+    by_size: dict[str, list[Curve]] = {}
+    for name, curve in finite.items():
+        if re.fullmatch(rf"{kind}@\d+px(/.*)?", name):
+            by_size.setdefault(name.partition("/")[2], []).append(curve)
+    return plain | {teacher: mean_curve(curves) for teacher, curves in by_size.items()}
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Return the mean of curves, each interpolated where it has no value of its own."""
+    steps = sorted({step for own, _ in curves for step in own})
+    return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0).tolist()
+
+
+def _below(series: Mapping[str, Curve], group: str) -> dict[str, Curve]:
+    """Return the curves whose names begin with a group, by the rest of the name."""
+    begin = f"{group}/"
+    return {name.removeprefix(begin): curve for name, curve in series.items() if name.startswith(begin)}
+
+
+def _finite(curve: Curve) -> Curve:
+    """Return a curve without what is no number: an interval with a step that was skipped has no mean."""
+    points = [(step, value) for step, value in zip(*curve, strict=True) if math.isfinite(value)]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _measured(series: Mapping[str, Curve], metric: str) -> list[Measured]:
+    """Return the curves of one metric in the order of teachers and sizes."""
+    found = []
+    for name, curve in series.items():
+        match = re.fullmatch(rf"({EXPORTED_PREFIX})?{metric}/(?:(.+)/)?(\d+)px", name)
+        if match is not None:
+            found.append(Measured(int(match[3]), match[2] or "", curve, is_thin=match[1] is not None))
+    return found
+
+
+def _colors_of_teachers(
+    losses: Mapping[str, Mapping[str, Curve]], measured: Mapping[str, Sequence[Measured]]
+) -> dict[str, str]:
+    """Return the color that each teacher has in all panels; what is of no teacher is gray."""
+    names = [teacher for curves in losses.values() for teacher in curves]
+    names += [curve.teacher for curves in measured.values() for curve in curves]
+    teachers = list(dict.fromkeys(name.partition("@")[0] for name in names if name))
+    return {"": "0.4"} | {teacher: f"C{place}" for place, teacher in enumerate(teachers)}
+
+
+def _draw_by_teacher(axes: Axes, curves: Mapping[str, Curve], colors: Mapping[str, str]) -> None:
+    blocks = sorted({int(block) for name in curves if (block := name.partition("@")[2])})
+    for name, (steps, values) in curves.items():
+        teacher, _, block = name.partition("@")
+        style = LINE_STYLES[blocks.index(int(block)) % len(LINE_STYLES)] if block else "-"
+        axes.plot(steps, values, label=name or None, color=colors[teacher], linestyle=style, linewidth=1.2)
+
+
+def _draw_measured(axes: Axes, curves: Sequence[Measured], colors: Mapping[str, str], sizes: Sequence[int]) -> None:
+    """Draw a curve for each size, or for each teacher in its color and size in its style; the legend tells sizes."""
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.8, len(sizes)))
+    for size, teacher, (steps, values), is_thin in curves:
+        place = sizes.index(size)
+        axes.plot(
+            steps,
+            values,
+            color=colors[teacher] if teacher else shades[place],
+            linestyle=LINE_STYLES[place % len(LINE_STYLES)] if teacher else "-",
+            linewidth=0.5 if is_thin else 1.2,
+            marker="o",
+            markersize=1 if is_thin else 2,
+        )
+    for size in sorted({curve.size_px for curve in curves}, reverse=True):
+        place = sizes.index(size)
+        is_of_backbone = not curves[0].teacher
+        color, style = (shades[place], "-") if is_of_backbone else ("0.2", LINE_STYLES[place % len(LINE_STYLES)])
+        axes.plot([], [], label=f"{size} px", color=color, linestyle=style, linewidth=1.2)
+
+
+def _finish(axes: Axes) -> None:
+    axes.set_xlabel("step", fontsize=7)
+    axes.set_xlim(left=0)
+    axes.tick_params(labelsize=6)
+    axes.grid(alpha=0.25)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=5.5, frameon=False)
+
+
+def _share_scale(panels: Sequence[Axes], curves: Sequence[Curve]) -> None:
+    """Give the panels of losses one logarithmic scale, or a linear one if a value has no logarithm."""
+    if not panels:
+        return
+    lowest = min(min(values) for _, values in curves)
+    highest = max(float(np.quantile(values, SHOWN_SHARE, method="lower")) for _, values in curves)
+    for axes in panels:
+        if lowest > 0:
+            axes.set_yscale("log")
+            is_narrow = highest < 4 * lowest  # our choice: as many labels as there is room for
+            axes.yaxis.set_major_locator(LogLocator(subs=NARROW_TICKS if is_narrow else WIDE_TICKS))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(0.95 * lowest, 1.05 * highest)

@@ -1,0 +1,500 @@
+"""Labeled images of a fine-tuning run: opened, split, augmented, repeated where classes are rare, streamed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import tqdm
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.ops import masks_to_boxes
+from torchvision.transforms import v2
+
+from core.seeds import derive_seed
+from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_picture
+from training.data.labeled.labels import LabelReader
+from training.data.sources import ImageColumn
+from training.finetuning.settings import BALANCED, BOX_TASKS, FinetuneSettings
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+from typing import TYPE_CHECKING, cast
+
+from accelerate import PartialState
+
+from modeling_radio.heads_radio import ProblemType
+from training.data.labeled.coco import holds_coco, read_coco
+from training.data.labeled.folders import (
+    TRAIN,
+    VALIDATION,
+    Tables,
+    read_class_names,
+    read_depth_folder,
+    read_mask_folder,
+)
+from training.data.labeled.labels import (
+    check_numbers,
+    find_problem_type,
+    number_classes,
+    stated_names,
+)
+from training.data.labeled.tables import (
+    IMAGE_COLUMNS,
+    choose_column,
+    open_class_folders,
+    open_streams,
+    open_tables,
+    readable_tables,
+    with_columns,
+)
+from training.data.sources import is_listed
+from training.finetuning.settings import LABEL_TASKS
+
+
+Sample = dict[str, Any]
+"""`image`, a `tv_tensors.Image` of uint8 RGB, and what belongs to it: `label`, a number or a list; `mask` or `depth`, a
+`tv_tensors.Mask` `(height, width)`; or `boxes`, `tv_tensors.BoundingBoxes` with corners in pixels, `labels`, and where
+objects have outlines `masks`, a `tv_tensors.Mask` `(num_boxes, height, width)` of 0 and 1."""
+
+CROP_ASPECT = (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop
+MIN_BOX_SIDE_PX = 1.0
+
+
+def build_transform(settings: FinetuneSettings, size: tuple[int, int], *, is_training: bool) -> nn.Module:
+    """Return what turns a sample of any size into one of `size`, height and width in pixels, floats in [0, 1].
+
+    Evaluation resizes only, exactly as `RadioImageProcessor` does with this `size`. Depth maps are not cropped in
+    training either: a crop zooms, and a zoom changes how near things look.
+    """
+    steps: list[nn.Module] = _random_steps(settings, size) if is_training else []
+    steps.append(v2.Resize(size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True))
+    if settings.task in BOX_TASKS:
+        steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE_PX)]
+    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
+
+
+def _random_steps(settings: FinetuneSettings, size: tuple[int, int]) -> list[nn.Module]:
+    strength = settings.color_jitter
+    steps: list[nn.Module] = []
+    if strength:
+        steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
+    if settings.crop_area_min < 1 and settings.task in BOX_TASKS:
+        # A crop is kept only if it overlaps the boxes enough (SSD, https://arxiv.org/abs/1512.02325).
+        steps.append(v2.RandomIoUCrop(min_scale=settings.crop_area_min**0.5))
+        steps.append(v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE_PX))
+        if settings.task == "instance-segmentation":
+            steps.append(TightBoxes())
+    elif settings.crop_area_min < 1 and settings.task != "depth-estimation":
+        scale = (settings.crop_area_min, 1.0)
+        steps.append(
+            v2.RandomResizedCrop(size, scale=scale, ratio=CROP_ASPECT, interpolation=v2.InterpolationMode.BICUBIC)
+        )
+    if settings.flip_probability:
+        steps.append(v2.RandomHorizontalFlip(settings.flip_probability))
+    return steps
+
+
+class TightBoxes(nn.Module):
+    """Draws the boxes around what a crop left of the masks; where nothing is left they are empty."""
+
+    def forward(self, sample: Sample) -> Sample:
+        masks, boxes = sample["masks"].as_subclass(Tensor), torch.zeros(len(sample["masks"]), 4)
+        is_left = masks.bool().flatten(1).any(dim=1)
+        boxes[is_left] = masks_to_boxes(masks[is_left])
+        boxes[is_left, 2:] += 1  # from the last pixel to its outer edge
+        return {**sample, "boxes": tv_tensors.wrap(boxes, like=sample["boxes"])}
+
+
+def image_weights(sampler: str, classes: Sequence[Sequence[int]], num_classes: int, threshold: float) -> Tensor:
+    """Return how often each image shall be seen an epoch, on average, `(num_images,)`.
+
+    Args:
+        sampler: "balanced": every class is seen as often as the others, and an epoch has as many images as before.
+            "repeat-factor": an image of a class whose share f of all images is below the threshold t is seen
+            sqrt(t / f) times, by its rarest class, and all others once, so that an epoch grows.
+        classes: Ids of what each image shows.
+        num_classes: Number of classes.
+        threshold: The share t.
+
+    Raises:
+        ValueError: If "balanced" is asked for images that show no class or several.
+
+    References:
+        LVIS, appendix B.2. https://arxiv.org/abs/1908.03195
+    """
+    shown = torch.tensor([number for image in classes for number in set(image)], dtype=torch.long)
+    counts = shown.bincount(minlength=num_classes)
+    if sampler == BALANCED:
+        several = next((len(image) for image in classes if len(image) != 1), None)
+        if several is not None:
+            raise ValueError(
+                f"`sampler` 'balanced' is for one class an image, but one has {several}: choose 'repeat-factor'."
+            )
+        shares = len(classes) / (counts.count_nonzero() * counts.clamp(min=1).double())
+        return shares[[image[0] for image in classes]]
+    factors = (threshold * len(classes) / counts.clamp(min=1).double()).sqrt().clamp(min=1)
+    return torch.stack([factors[list(image)].max() if image else factors.new_ones(()) for image in classes])
+
+
+def draw_images(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the images of an epoch in no order, each as often as its weight says, rounded up or down at random.
+
+    Systematic sampling: equally spaced points, shifted at random, on the line that the weights divide.
+
+    Args:
+        weights: How often each is wanted on average, `(num_images,)`.
+        generator: Draws the shift and the order on the line.
+
+    Returns:
+        Indices, as many as the weights' sum, rounded.
+    """
+    order = torch.randperm(len(weights), generator=generator)
+    ends = weights[order].cumsum(0)
+    count = epoch_length(weights)
+    points = (torch.arange(count) + torch.rand((), generator=generator)) * (ends[-1] / count)
+    return order[torch.searchsorted(ends, points.to(ends), right=True).clamp(max=len(weights) - 1)]
+
+
+def epoch_length(weights: Tensor) -> int:
+    """Return how many images an epoch has."""
+    return max(round(float(weights.sum())), 1)
+
+
+def choose_weights(
+    asked: str | tuple[float, ...], class_names: tuple[str, ...], count: Callable[[], Tensor]
+) -> list[float]:
+    """Return one weight for each class.
+
+    Args:
+        asked: "balanced" or the weights.
+        class_names: The classes.
+        count: Returns how often each class occurs in the training images, `(num_classes,)`.
+
+    Raises:
+        ValueError: If there are more or fewer weights than classes.
+    """
+    if asked == BALANCED:
+        return balanced_weights(count())
+    if len(asked) != len(class_names):
+        raise ValueError(
+            f"`class_weights` must have one number for each of the {len(class_names)} classes "
+            f"({', '.join(class_names)}), got {len(asked)}."
+        )
+    return [float(weight) for weight in asked]
+
+
+def balanced_weights(counts: Tensor) -> list[float]:
+    """Return weights with which every class counts alike: total / (number of classes that occur * count).
+
+    Args:
+        counts: How often each class occurs, `(num_classes,)`. A class that does not occur gets the weight 1.
+
+    References:
+        "balanced" of scikit-learn, after King and Zeng, 2001, Logistic regression in rare events data.
+    """
+    occurring = counts > 0
+    weights = counts.sum() / (occurring.sum() * counts.clamp(min=1))
+    return weights.where(occurring, 1.0).tolist()
+
+
+SHUFFLED_TOGETHER = 1000  # our choice: encoded images that wait in memory, some 100 MB; files are shuffled as wholes
+FILES_AT_ONCE = 1  # `datasets` mixes ten by default, with threads whose end takes 5 s in each pass
+
+
+@dataclass(frozen=True)
+class LabeledStream:
+    """Endless passes through the training images of a source, in another order each time.
+
+    What a reader gets depends on the seed, its rank and its worker alone, so that a resumed run reads it again.
+
+    Attributes:
+        images: A column of encoded images, and one of labels.
+        column: Reads the images.
+        labels: Reads the labels.
+        seed: Decides the order.
+        rank: Of this process.
+        num_ranks: Processes that share the images.
+    """
+
+    images: IterableDataset
+    column: ImageColumn
+    labels: LabelReader
+    seed: int
+    rank: int = 0
+    num_ranks: int = 1
+
+    @property
+    def num_readers(self) -> int:
+        """How many workers of a rank can read side by side: one for each of its files."""
+        return self._of_rank(self.images).num_shards
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of this rank, and in a worker those of this worker.
+
+        `image` is as Pillow opens it, `target` as a task reads it. Images that cannot be opened are left out, and named
+        in the log.
+
+        Raises:
+            ValueError: If a label is missing or none of the classes, or no image can be opened.
+        """
+        skipped = SkippedImages()
+        for number_of_pass in itertools.count():
+            seed = derive_seed(self.seed, "pass", number_of_pass) % 2**32
+            shuffled = self.images.shuffle(seed, buffer_size=SHUFFLED_TOGETHER, max_buffer_input_shards=FILES_AT_ONCE)
+            num_read = 0
+            for index, row in enumerate(self._of_rank(shuffled)):
+                image = self.column.read(row, f"training image {index} of pass {number_of_pass}")
+                try:
+                    picture = load_picture(image)
+                except UnusableImageError as error:
+                    skipped.add(image.name, error)
+                    continue
+                num_read += 1
+                yield {"image": picture, "target": self.labels.read(row, image.name)}
+            if num_read == 0:
+                raise ValueError(
+                    f"None of the training images of {self.column.source!r} can be opened; the log names them."
+                )
+
+    def _of_rank(self, images: IterableDataset) -> IterableDataset:
+        """Return the files of this rank, or every n-th image where files cannot be shared out evenly."""
+        from datasets.distributed import split_dataset_by_node
+
+        return split_dataset_by_node(images, self.rank, self.num_ranks)
+
+
+def collect(images: IterableDataset, column: ImageColumn, labels: LabelReader) -> Dataset:
+    """Return validation images, which are read again and again, as a table in memory: encoded, with their labels read.
+
+    Args:
+        images: A column of encoded images, and one of labels.
+        column: Reads the images.
+        labels: Reads the labels.
+
+    Returns:
+        Columns `image` and `target`.
+
+    Raises:
+        ValueError: If a label is missing or none of the classes, or no image can be opened.
+    """
+    from datasets import Dataset, Features, Image, List, Value
+
+    kept, skipped = {"image": [], "target": []}, SkippedImages()
+    for index, row in enumerate(tqdm(images, desc="validation images", unit="image")):
+        image = column.read(row, f"validation image {index}")
+        if skipped.check(image, min_side_px=1):
+            kept["image"].append(_stored(image))
+            kept["target"].append(labels.read(row, image.name))
+    if not kept["image"]:
+        raise ValueError(f"None of the validation images of {column.source!r} can be opened; the log names them.")
+    target = {
+        "regression": Value("float64"),
+        "multi_label_classification": List(Value("int64")),
+        "single_label_classification": Value("int64"),
+    }[labels.problem_type]
+    return Dataset.from_dict(kept, features=Features({"image": Image(), "target": target}))
+
+
+def _stored(image: EncodedImage) -> dict[str, Any]:
+    """Return an encoded image as `datasets` stores it."""
+    is_file = isinstance(image.content, Path)
+    return {"bytes": None if is_file else image.content, "path": str(image.content) if is_file else None}
+
+
+TARGET_COLUMNS = {
+    **dict.fromkeys(LABEL_TASKS, ("label", "labels", "class", "fine_label", "cls")),
+    "semantic-segmentation": ("mask", "annotation", "label", "labels", "segmentation", "semantic_segmentation"),
+    "object-detection": ("objects", "annotations"),
+    "instance-segmentation": ("objects", "annotations"),
+    "depth-estimation": ("depth", "depth_map"),
+}
+"""Names that are tried where none is given; the first that exists counts."""
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Two splits of one source.
+
+    Attributes:
+        train: Columns `image` and `target`.
+        validation: The same columns.
+        class_names: In the order of their ids; empty if the source names none.
+        remark: One line for people: what the source is and how it was split.
+        problem_type: What the labels of image classification are; None for other tasks.
+        stream: The training images if they are streamed; `train` is empty then.
+    """
+
+    train: Dataset
+    validation: Dataset
+    class_names: tuple[str, ...]
+    remark: str
+    problem_type: ProblemType | None = None
+    stream: LabeledStream | None = None
+
+
+def load_images(settings: FinetuneSettings) -> LabeledImages:
+    """Open the source that the settings name.
+
+    Raises:
+        ValueError: If nothing is there, it is not laid out as the task needs, a column is missing, a label is wrong, or
+            two classes have one name.
+    """
+    if settings.streaming:
+        return _load_streams(settings)
+    tables, class_names = _open(settings)
+    class_names = settings.classes or class_names
+    _require_distinct(class_names)
+    if TRAIN not in tables:
+        raise ValueError(f"{settings.data!r} has no split 'train'; it has {', '.join(tables)}.")
+    columns = _choose_columns(settings, tables[TRAIN].column_names)
+    tables = readable_tables({split: with_columns(table, columns) for split, table in tables.items()})
+    problem_type = None
+    if settings.task in LABEL_TASKS:
+        column = next(name for name, role in columns.items() if role == "target")
+        tables, class_names, problem_type = _read_labels(tables, settings, column)
+    train = tables[TRAIN]
+    if VALIDATION in tables:
+        validation, how = tables[VALIDATION], "its own validation split"
+    else:
+        train, validation = _split(train, settings)
+        how = f"a seeded split of {settings.validation_share:.0%}"
+    remark = f"{settings.data}: {len(train)} training and {len(validation)} validation images ({how})"
+    return LabeledImages(train, validation, class_names, remark, problem_type)
+
+
+def _load_streams(settings: FinetuneSettings) -> LabeledImages:
+    """Open the training images as a stream, and read the validation images into memory."""
+    streams = open_streams(settings.data)
+    missing = next((split for split in (TRAIN, VALIDATION) if split not in streams), None)
+    if missing is not None:
+        raise ValueError(
+            f"`streaming` needs splits for training and validation; {settings.data!r} has {', '.join(streams)}."
+        )
+    roles = _choose_columns(settings, list(streams[TRAIN].features or ()))
+    names = {role: name for name, role in roles.items()}
+    image_column, column = names["image"], names["target"]
+    images = {split: _encoded(streams[split], image_column, column) for split in (TRAIN, VALIDATION)}
+    labels, state = _label_reader(settings, images[TRAIN], column), PartialState()
+    seed = derive_seed(settings.seed, "stream")
+    ranks = (state.process_index, state.num_processes)
+    stream = LabeledStream(images[TRAIN], _column(settings, images[TRAIN], image_column), labels, seed, *ranks)
+    validation = collect(images[VALIDATION], stream.column, labels)
+    remark = f"{settings.data}: a stream of training images and {len(validation)} validation images (its own split)"
+    empty = cast("Dataset", validation.select([]))
+    return LabeledImages(empty, validation, labels.names, remark, labels.problem_type, stream)
+
+
+def _column(settings: FinetuneSettings, stream: IterableDataset, name: str) -> ImageColumn:
+    return ImageColumn(settings.data, name, is_listed(stream))
+
+
+def _encoded(stream: IterableDataset, image_column: str, column: str) -> IterableDataset:
+    """Return two columns of a stream, images as they are encoded."""
+    from datasets import Image
+
+    assert stream.features is not None
+    if isinstance(stream.features[image_column], Image):
+        stream = stream.cast_column(image_column, Image(decode=False))
+    return stream.select_columns([image_column, column])
+
+
+def _label_reader(settings: FinetuneSettings, images: IterableDataset, column: str) -> LabelReader:
+    problem_type = find_problem_type(images, column)
+    if problem_type == "regression":
+        _refuse_classes_of_numbers(settings, column)
+        return LabelReader(problem_type, (), column)
+    names = settings.classes or stated_names(images, column)
+    if names is None:
+        raise ValueError(
+            f"Column {column!r} of {settings.data!r} does not say which classes there are, and `streaming` cannot look "
+            "before: give `classes`, their names in the order of their ids."
+        )
+    _require_distinct(names)
+    if len(names) < 2 and problem_type == "single_label_classification":
+        raise ValueError(f"`classes` must be at least two names, got {names!r}.")
+    return LabelReader(problem_type, names, column)
+
+
+def _refuse_classes_of_numbers(settings: FinetuneSettings, column: str) -> None:
+    if settings.classes is not None:
+        raise ValueError(
+            f"`classes` names classes, but column {column!r} of {settings.data!r} has floats, which are measured "
+            "numbers: leave `classes` out, or store the ids of classes as integers."
+        )
+
+
+def _require_distinct(class_names: tuple[str, ...]) -> None:
+    repeated = sorted({name for name in class_names if class_names.count(name) > 1})
+    if repeated:
+        raise ValueError(
+            f"Several classes have the name {', '.join(map(repr, repeated))}: give `classes`, a name of its own for "
+            "each in the order of their ids."
+        )
+
+
+def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
+    """Return the tables by split and the class names, where the layout states them."""
+    class_names: tuple[str, ...] = ()
+
+    def read_folder(path: Path) -> Tables:
+        nonlocal class_names
+        if settings.task in BOX_TASKS:
+            tables, class_names = read_coco(path, with_masks=settings.task == "instance-segmentation")
+            return tables
+        if not path.is_dir():
+            raise ValueError(
+                f"{settings.data!r} must be a folder, a .parquet or .tar file or a Hub id for {settings.task}."
+            )
+        if settings.task in LABEL_TASKS:
+            return _open_class_folders(path)
+        class_names = read_class_names(path) or ()
+        return (read_mask_folder if settings.task == "semantic-segmentation" else read_depth_folder)(path)
+
+    return open_tables(settings.data, read_folder), class_names
+
+
+def _open_class_folders(path: Path) -> Tables:
+    if holds_coco(path):
+        raise ValueError(
+            f"{path} has COCO annotations, which are for the tasks {' and '.join(BOX_TASKS)}; image-classification "
+            "needs a sub-folder of images for each class."
+        )
+    return open_class_folders(path)
+
+
+def _choose_columns(settings: FinetuneSettings, existing: Sequence[str]) -> dict[str, str]:
+    """Return which columns become `image` and `target`."""
+    wanted = {
+        "image": (settings.image_column, IMAGE_COLUMNS),
+        "target": (settings.target_column, TARGET_COLUMNS[settings.task]),
+    }
+    return {
+        choose_column(role, given, candidates, existing, settings.data, settings.task): role
+        for role, (given, candidates) in wanted.items()
+    }
+
+
+def _read_labels(
+    tables: Tables, settings: FinetuneSettings, column: str
+) -> tuple[Tables, tuple[str, ...], ProblemType]:
+    """Return tables whose labels are numbers, checked, the names of the classes and what the labels are."""
+    problem_type = find_problem_type(tables[TRAIN])
+    if problem_type != "regression":
+        return *number_classes(tables, column, settings.classes), problem_type
+    _refuse_classes_of_numbers(settings, column)
+    check_numbers(tables, column)
+    return tables, (), problem_type
+
+
+def _split(table: Dataset, settings: FinetuneSettings) -> tuple[Dataset, Dataset]:
+    if len(table) < 2:
+        raise ValueError(f"{settings.data!r} has one image: none is left for validation.")
+    seed = derive_seed(settings.seed, "validation split") % 2**32
+    parts = table.train_test_split(test_size=settings.validation_share, seed=seed)
+    return cast("Dataset", parts["train"]), cast("Dataset", parts["test"])

@@ -1,1 +1,0 @@
-"""Labeled images for tuning: which columns and splits are taken, and how images are augmented."""

@@ -1,0 +1,282 @@
+"""A folder as it will stand on the Hub, and the requests that publish it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.constants import EVAL_RESULTS_FOLDER
+from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of the client's library, which differs by version
+from transformers.utils import ADAPTER_CONFIG_NAME
+
+from core.errors import UserError, first_few
+from core.trust import COPIED_FILES, allowed_files
+from model_cards.build import RESULTS, WEIGHTS
+from model_cards.kinds.adapters import BASE_PLACEHOLDER, is_adapter
+from model_cards.metadata import HUB_ID
+from model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
+
+
+CARD = "README.md"
+Kind = Literal["model", "adapter", "dataset"]
+PUBLISHED_FILES = (*COPIED_FILES, f"{EVAL_RESULTS_FOLDER}/*.yaml", "*.onnx", "*.onnx.*.data")
+FEATURE_FILES = (
+    *(CARD, "*.parquet", "*/*.parquet", "index/*.faiss", "pca.safetensors", "extraction.json", "made.json"),
+    *("SHA256SUMS", "LICENSE", "LICENSE.*"),
+)
+"""What `training.extract` writes, or another program that writes Parquet."""
+_MAX_NAMES = 4
+_CODE_BLOCKS = re.compile(r"```python\n(.*?)```", re.DOTALL)
+_OPENED = re.compile(r"""(?:from_pretrained\(|load_dataset\(|model=)(["'])(.*?)\1""")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What will be uploaded.
+
+    Attributes:
+        folder: Where it lies.
+        kind: What it is.
+        repo_id: `ORG/NAME`.
+        files: Files by their path in the repository: of the folder, or the new content of those that name repositories.
+    """
+
+    folder: Path
+    kind: Kind
+    repo_id: str
+    files: dict[str, Path | bytes]
+
+    @property
+    def repo_type(self) -> str:
+        """Return the kind of repository on the Hub."""
+        return "dataset" if self.kind == "dataset" else "model"
+
+    @property
+    def card(self) -> str:
+        """Return the text of the card."""
+        content = self.files[CARD]
+        return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+
+    def num_bytes(self) -> int:
+        """Return the size of all files together."""
+        sizes = (len(each) if isinstance(each, bytes) else each.stat().st_size for each in self.files.values())
+        return sum(sizes)
+
+
+def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publication:
+    """Return what a folder becomes on the Hub; the folder stays as it is.
+
+    Args:
+        folder: A checkpoint, an adapter, or features in Parquet files.
+        repo_id: `ORG/NAME`; takes its place in the card's code.
+        base: Of an adapter: the repository of its base, which may be a folder here.
+
+    Raises:
+        ValueError: If it is none of these, holds what is no part of it or links, has no card, or the card's code opens
+            something else.
+    """
+    kind = _kind(folder)
+    files: dict[str, Path | bytes] = {**_published_files(folder, kind)}
+    if CARD not in files:
+        how = (
+            "training.extract`, with its options as before,"
+            if kind == "dataset"
+            else f"model_cards.build {folder} --license ID`"
+        )
+        raise ValueError(f"{folder} has no card. `python -m {how} writes it.")
+    card = (folder / CARD).read_text(encoding="utf-8").replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
+    if kind == "adapter":
+        named, files[ADAPTER_CONFIG_NAME] = _adapter_config(folder, base)
+        card = _with_base(card, named)
+    elif base is not None:
+        raise ValueError(f"`base` must be left out where the folder holds no adapter, got {base!r}.")
+    files[CARD] = card.encode()
+    others = sorted({name for block in _CODE_BLOCKS.findall(card) for _, name in _OPENED.findall(block)} - {repo_id})
+    if others:
+        raise ValueError(
+            f"The card's code opens {', '.join(others)}, not {repo_id}: write it again without `--model-id`."
+        )
+    return Publication(folder, kind, repo_id, files)
+
+
+def _kind(folder: Path) -> Kind:
+    if is_adapter(folder):
+        return "adapter"
+    if (folder / "config.json").is_file() and any((folder / name).is_file() for name in WEIGHTS):
+        return "model"
+    if any(folder.rglob("*.parquet")):
+        return "dataset"
+    raise ValueError(
+        f"`checkpoint` must be a folder with a model (config.json, {WEIGHTS[0]}), an adapter ({ADAPTER_CONFIG_NAME}) "
+        f"or features (*.parquet), got {str(folder)!r}."
+    )
+
+
+def _published_files(folder: Path, kind: Kind) -> dict[str, Path]:
+    """Return the files for others to see, by their place in the folder.
+
+    These are no caches, nothing hidden but the Hub's own, and no results that the card was written from: it shows them,
+    and they name the command that measured and its folders. Whatever else is no part of such a folder is refused.
+    """
+    found = allowed_files(folder, FEATURE_FILES if kind == "dataset" else PUBLISHED_FILES)
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir()]
+    seen = [name for name in names if name.name != RESULTS and not _is_passed_over(name)]
+    strangers = [name.as_posix() for name in seen if name.as_posix() not in found]
+    if strangers:
+        raise ValueError(
+            f"{str(folder)!r} must hold what belongs to a {kind} alone, got {first_few(strangers, _MAX_NAMES)}: move "
+            "such files away; what is published stays public."
+        )
+    return found
+
+
+def _is_passed_over(name: Path) -> bool:
+    return any(part == "__pycache__" or part.startswith(".") for part in name.parts)
+
+
+def _adapter_config(folder: Path, base: str | None) -> tuple[str, bytes]:
+    """Return an adapter's base as a repository, and the file that names it."""
+    config = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
+    named = base or str(config.get("base_model_name_or_path"))
+    if not HUB_ID.fullmatch(named):
+        raise ValueError(f"`base` must be the repository of the adapter's base, got {named!r}. Give `--base ORG/NAME`.")
+    text = json.dumps(config | {"base_model_name_or_path": named}, indent=2, sort_keys=True) + "\n"
+    return named, text.encode()
+
+
+def _with_base(card: str, base: str) -> str:
+    found = read_card(card.replace(BASE_PLACEHOLDER, base))
+    found.data.__dict__.update(base_model=[base], base_model_relation="adapter")
+    return str(found)
+
+
+T = TypeVar("T")
+WAITS_S = (1.0, 4.0, 16.0)
+"""Before a request is made again: our choice, long enough for a server that restarts."""
+UPLOAD_FAULTS = (HTTPError, OSError, RuntimeError)
+"""Of the commit, whose large files hf_xet sends: what it raises is no HTTPError."""
+KEPT = (".gitattributes",)
+"""Files of a repository that no folder has."""
+
+
+class PublishError(UserError):
+    """The Hub did not take something; the message says what is there now and what helps."""
+
+
+def publish(publication: Publication, api: HfApi, *, private: bool, revision: str | None, exist_ok: bool) -> str:
+    """Bring a folder to the Hub.
+
+    All files go in one commit, so that whoever looks sees the old version or the new one. An upload may be repeated: a
+    commit that holds nothing new is none.
+
+    Args:
+        publication: What to upload, checked.
+        api: Of the Hub.
+        private: Whether a new repository is; that of an old one is never changed.
+        revision: Tag of this version; None takes the first of v1, v2, ... that is free.
+        exist_ok: Whether the repository may be there already.
+
+    Returns:
+        The address of this version.
+
+    Raises:
+        PublishError: If the Hub refuses, or fails for longer than is waited for.
+    """
+    repo = {"repo_id": publication.repo_id, "repo_type": publication.repo_type}
+    is_new = _create(publication, api, private=private, exist_ok=exist_ok)
+    state = "The new repository is empty; the same command with `--exist-ok` goes on."
+    state = state if is_new else "The repository is as it was."
+    old_files: set[str] = set()
+    tags: set[str] = set()
+    if not is_new:
+        info = _ask(lambda: api.repo_info(**repo), "open the repository", state)
+        if private and not info.private:
+            raise PublishError(
+                f"`private` cannot be had: {publication.repo_id} is public already. Nothing was uploaded."
+            )
+        old_files = {sibling.rfilename for sibling in getattr(info, "siblings", None) or []} - set(KEPT)
+        tags = {tag.name for tag in _ask(lambda: api.list_repo_refs(**repo), "list the versions", state).tags}
+    if revision in tags:
+        raise PublishError(f"`revision` must be new, got {revision!r}, which {publication.repo_id} has. {state}")
+    tag = revision or next(name for name in (f"v{number}" for number in range(1, len(tags) + 2)) if name not in tags)
+    gone = sorted(old_files - publication.files.keys())
+    _ask(lambda: _commit(publication, api, gone, f"Publish {tag}"), "upload", state, faults=UPLOAD_FAULTS)
+    state = f"All files are there; only the tag {tag!r} is missing: the same command with `--exist-ok` sets it."
+    _ask(lambda: api.create_tag(**repo, tag=tag, exist_ok=True), "tag the version", state)
+    kind = "datasets/" if publication.repo_type == "dataset" else ""
+    return f"{api.endpoint}/{kind}{publication.repo_id}/tree/{tag}"
+
+
+def _create(publication: Publication, api: HfApi, *, private: bool, exist_ok: bool) -> bool:
+    """Create the repository, and return whether it is new."""
+    repo_id = publication.repo_id
+    try:
+        _ask(
+            lambda: api.create_repo(repo_id, repo_type=publication.repo_type, private=private),
+            "create the repository",
+            "Nothing was uploaded.",
+        )
+    except PublishError as error:
+        cause = error.__cause__
+        if not isinstance(cause, HfHubHTTPError) or cause.response.status_code != HTTPStatus.CONFLICT:
+            raise
+        if not exist_ok:
+            raise PublishError(f"{repo_id} exists already. Give `--exist-ok` to add a version to it.") from error
+        return False
+    return True
+
+
+def _commit(publication: Publication, api: HfApi, gone: list[str], title: str) -> None:
+    added = [
+        CommitOperationAdd(name, io.BytesIO(content) if isinstance(content, bytes) else content)
+        for name, content in publication.files.items()
+    ]
+    api.create_commit(
+        publication.repo_id,
+        [*added, *(CommitOperationDelete(name) for name in gone)],
+        commit_message=title,
+        repo_type=publication.repo_type,
+    )
+
+
+def _ask(request: Callable[[], T], what: str, state: str, faults: tuple[type[Exception], ...] = (HTTPError,)) -> T:
+    """Return the answer to a request, made again where it failed in passing.
+
+    Args:
+        request: Makes it.
+        what: What it is for, in words.
+        state: What is on the Hub if it fails for good.
+        faults: What it raises where it fails.
+    """
+    for wait_s in (*WAITS_S, None):
+        try:
+            return request()
+        except faults as error:
+            if wait_s is None or not _passes(error):
+                raise PublishError(f"The Hub did not let us {what}: {_reason(error)} {state}") from error
+        time.sleep(wait_s)
+    raise AssertionError("the last wait is none")
+
+
+def _passes(error: Exception) -> bool:
+    """Return whether a failure is one of the network or of the server, not of what was asked or of a file here."""
+    if not isinstance(error, HfHubHTTPError):
+        return not isinstance(error, FileNotFoundError | PermissionError)  # no answer came
+    return error.response.status_code in (408, 429) or error.response.status_code >= 500
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, HfHubHTTPError):
+        return f"{str(error) or type(error).__name__}."
+    status = error.response.status_code
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return f"it refuses the token ({status}). `hf auth login` with one that may write, or set HF_TOKEN."
+    return f"it answers {status}, {(str(error).strip().splitlines() or ['without a reason'])[-1].strip('. ')}."

@@ -1,0 +1,740 @@
+"""The sections of a recipe, as typed settings."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import Field, model_validator
+from torch import nn
+
+from core.settings import Mark, OneOf, Settings, SettingsError, require
+from training.losses.features import FEATURE_LOSSES
+from training.losses.summaries import SUMMARY_LOSSES
+
+
+Count = Annotated[int, Gt(0)]
+Decay = Annotated[float, Ge(0), Lt(1)]
+
+INDECISIVE = Mark("may change between two sessions of a run: it moves the weights by no more than rounding")
+STAGELESS = Mark("is the same for all stages")
+
+
+class RecipeError(SettingsError):
+    """A recipe that cannot be used; the message is one line that says what to change."""
+
+
+class RecipeSection(Settings):
+    """Base of a recipe and its sections."""
+
+    error_class: ClassVar[type[SettingsError]] = RecipeError
+
+
+class Named(RecipeSection):
+    """Base of the entries of a list, which changes find by their name."""
+
+    name: str
+
+
+class FiltersRecipe(RecipeSection):
+    """Images that are left out, and counted in `data.json` of the run's folder. Null switches a filter off.
+
+    Attributes:
+        min_side_ratio: Smallest shorter side of an image, as a multiple of the resolution that it is used at: the
+            largest of a partition's `sizes_px`, or `data.image_size_px` with cached teachers. 1 leaves out of each
+            partition what would be enlarged there even if all of it were shown.
+        max_aspect: Largest ratio of the longer side to the shorter one.
+        min_deviation: Smallest standard deviation of an image's colors, in levels of 255, on a thumbnail of 32 x 32
+            pixels, in the channel where it is largest: below, an image is of one color. 2 leaves out empty pages.
+        max_distance: Bits of 64 in which the perceptual hashes of two images differ at most if they are near
+            duplicates, of which only the one with the most pixels stays, or the first of such. 0 finds copies of other
+            sizes and qualities; beyond 4 different images begin to meet.
+    """
+
+    min_side_ratio: float | None = Field(None, gt=0)
+    max_aspect: float | None = Field(None, ge=1)
+    min_deviation: float | None = Field(None, gt=0)
+    max_distance: int | None = Field(None, ge=0, le=7)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any filter is on."""
+        return any(value is not None for value in self.to_dict().values())
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether images must be decoded, and not only their headers read."""
+        return self.min_deviation is not None or self.max_distance is not None
+
+
+DEMO_SOURCES = ("demo", "demo-pypi")
+"""Sources whose images are made by number."""
+
+DEFAULT_BATCH_SIZE = 64
+
+
+def require_range(name: str, bounds: tuple[float, float]) -> None:
+    """Refuse bounds that are not above 0, or not in order."""
+    require(0 < bounds[0] <= bounds[1], name, bounds, "two numbers above 0, the smaller first")
+
+
+class ImageSource(RecipeSection):
+    """Where images come from.
+
+    Attributes:
+        source: "demo" or "demo-pypi"; a folder of images, of Parquet files or of webdataset shards; a pattern of
+            `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub: `org/name`, or `hub:org/name`
+            where a folder has that name, with `:config` where it has several.
+        split: Of a Hub data set; None for "train".
+        column: Column that holds the images; None finds it.
+    """
+
+    source: str
+    split: str | None = None
+    column: str | None = None
+
+
+class SourceRecipe(ImageSource):
+    """One of several sources.
+
+    Attributes:
+        weight: Share of the images that come from here.
+    """
+
+    weight: float = Field(gt=0, le=1)
+
+
+class DataRecipe(ImageSource):
+    """The unlabeled training images.
+
+    Attributes:
+        mixed_in: Further sources with their weights; the first one gives the rest of the images.
+        streaming: Read Parquet, webdataset and Hub data from the beginning to the end instead of copying them to
+            `datasets`' cache first; for what is too large for that.
+        shuffle_buffer: Streaming only: images that are shuffled together, in memory.
+        num_images: Length of the data set; None for the source's own.
+        image_size_px: Side of the demo's images; with cached teacher features of all images, which are square crops
+            then and the teachers' view. Otherwise images are taken whole.
+        seed: Decides generated images. Apart from `Recipe.seed`, so that several students can share a cache.
+        num_workers: Processes that decode images, per rank.
+        jpeg_drafts: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where every crop stays at least twice as large as
+            what it is resized to; off where pixels must be those of the whole image.
+        filters: Images that are left out.
+    """
+
+    mixed_in: list[SourceRecipe] = []
+    streaming: bool = False
+    shuffle_buffer: int = Field(1000, gt=0)
+    num_images: int | None = Field(None, gt=0)
+    image_size_px: int = Field(224, gt=0)
+    seed: int = Field(0, ge=0)
+    num_workers: Annotated[int, INDECISIVE] = Field(2, ge=0)
+    jpeg_drafts: bool = True
+    filters: FiltersRecipe = FiltersRecipe()
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataRecipe":
+        is_free = self.num_images is None or not (self.streaming or self.mixed_in)
+        require(is_free, "num_images", self.num_images, "null with `data.streaming` or `data.mixed_in`")
+        can_compare = not self.streaming or self.filters.max_distance is None
+        rule = "null with `data.streaming`, where images are seen one after the other and not among each other"
+        require(can_compare, "filters.max_distance", self.filters.max_distance, rule)
+        made = [entry.source for entry in (self, *self.mixed_in) if entry.source in DEMO_SOURCES]
+        rule = "left out, all null, with images of the demo, which are made and have no files to filter"
+        require(not made or not self.filters.is_used, "filters", self.filters.to_dict(), rule)
+        weights = [entry.weight for entry in self.mixed_in]
+        require(sum(weights) < 1, "mixed_in (weights)", weights, "numbers with a sum below 1")
+        return self
+
+    def sources(self) -> list[SourceRecipe]:
+        """Return all sources; their weights sum to 1."""
+        rest = 1 - sum(entry.weight for entry in self.mixed_in)
+        return [
+            SourceRecipe(source=self.source, weight=rest, split=self.split, column=self.column),
+            *self.mixed_in,
+        ]
+
+
+class ViewsRecipe(RecipeSection):
+    """What the student and each teacher see of an image.
+
+    Attributes:
+        teachers: "online" runs the teachers at every step, each on its own shifted crop; "cached" runs them
+            once on every whole image and gives the student windows and flips of it, targets being exact crops
+            of the result.
+        cache_dir: Where cached features lie; None for a folder of the recipe's own under `runs/cache`.
+        cache_format: How dense features are kept there: "float16", or "int8", a byte for each number, in equal steps
+            over a channel's range in an image. docs/benchmarks.md has what is lost.
+        crop_scale: Smallest and largest area of an online view, as shares of the largest view of its shape that fits
+            into the image; beyond 1 it reaches over the image's edges.
+        crop_aspect: Smallest and largest width over height of what a view shows; cached ones only where they keep it.
+        is_square: Whether views become squares, whatever their aspect ratio; false keeps it, at as many patches as a
+            square of the size has, up to rounding.
+        aspect_steps: Aspect ratios that there are where it is kept, spread evenly over `crop_aspect`: fewer shapes, so
+            that more images share a pass of a teacher and a call of attention. None for any ratio.
+        parts_at_once: Accumulated parts of a step that online teachers answer in one pass: fewer and fuller passes, of
+            mosaics most of all, for the memory of their targets.
+        max_shift_patches: Largest shift of an online crop from the region that all viewers share, per axis.
+        shift_deviation_patches: Standard deviation of these shifts before rounding to whole patches.
+        flip_probability: Share of images that are mirrored, for the student and the teachers alike.
+        brightness: Largest change of the student's pixels, up or down, where 1 is the whole range.
+        contrast: Largest relative change of the student's contrast, per color channel.
+    """
+
+    teachers: Literal["online", "cached"] = "online"
+    cache_dir: Annotated[str | None, INDECISIVE] = None
+    cache_format: Literal["float16", "int8"] = "float16"
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    is_square: bool = True
+    aspect_steps: int | None = Field(None, gt=0)
+    parts_at_once: int = Field(1, gt=0)
+    max_shift_patches: int = Field(2, ge=0)
+    shift_deviation_patches: float = Field(0.5, ge=0)
+    flip_probability: float = Field(0.5, ge=0, le=1)
+    brightness: float = Field(0.0, ge=0)
+    contrast: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ViewsRecipe":
+        require_range("crop_scale", self.crop_scale)
+        require_range("crop_aspect", self.crop_aspect)
+        return self
+
+
+class PartitionRecipe(Named):
+    """Images that are trained together, at one resolution per step or with a token budget. A step goes through all.
+
+    Attributes:
+        name: For logs and random streams, for example "low".
+        sizes_px: Student resolutions; each step draws one, or each image with a token budget.
+        probabilities: Their probabilities; None for equal ones.
+        batch_size: Images per step, over all ranks and accumulated parts, which get equal numbers of them up to one;
+            64 by default, None with a token budget.
+        token_budget: In place of a batch size, the most patches of all images of a step, over all ranks and accumulated
+            parts. Every image draws a resolution of its own, images follow each other until the next does not fit, and
+            each part gets about equally many patches, packed into one sequence.
+        accumulation_steps: Parts that a rank's share is computed in, to save memory.
+        rank_share: Binds the partition to a group of ranks: those with a share divide all ranks among them, in order
+            and in proportion, for example 3 for "low" and 1 for "high"; a single process runs all. None runs on
+            every rank. The gradient is the same either way.
+        weight: Factor of its mean loss. By default every partition counts alike, however many images it has, as do
+            the arms of NVIDIA's TAO toolkit; where every image shall count alike, give each its images per step over
+            those of the largest.
+        teachers: Names of the teachers that see this partition; None for all.
+        crop_scale: With online teachers, of its images; None for that of `views`.
+        windows_px: With cached teachers, sides of the window that is resized to the student's resolution,
+            each step drawing one; None for the resolution itself, without resizing.
+        vitdet_windows: Sides in tokens of ViTDet windows; an augmented step draws one of those that are smaller than
+            its grid of patches (AM-RADIO, appendix C), with a token budget than that of the middle one of its images.
+            None trains with global attention only.
+        vitdet_ragged: Also draw windows that do not divide the grid, whose windows at the right and lower edge are
+            smaller. By default only those that do, as in AM-RADIO and NVIDIA's TAO toolkit.
+        vitdet_probability: Share of the steps that are augmented so.
+    """
+
+    name: str = "low"
+    sizes_px: list[Count] = [128]
+    probabilities: list[Annotated[float, Ge(0)]] | None = None
+    batch_size: int | None = Field(None, gt=0)
+    token_budget: int | None = Field(None, gt=0)
+    accumulation_steps: Annotated[int, INDECISIVE] = Field(1, gt=0)
+    rank_share: Annotated[int | None, INDECISIVE] = Field(None, gt=0)
+    weight: float = Field(1.0, gt=0)
+    teachers: list[str] | None = None
+    crop_scale: tuple[float, float] | None = None
+    windows_px: list[Count] | None = None
+    vitdet_windows: list[Count] | None = None
+    vitdet_ragged: bool = False
+    vitdet_probability: float = Field(0.5, ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_batch(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {"batch_size": DEFAULT_BATCH_SIZE if values.get("token_budget") is None else None, **values}
+
+    @model_validator(mode="after")
+    def _check(self) -> "PartitionRecipe":
+        require(bool(self.sizes_px), "sizes_px", self.sizes_px, "at least one size")
+        is_one = (self.batch_size is None) != (self.token_budget is None)
+        rule = "a number, or null where `token_budget` is one" if self.token_budget is None else "null with one"
+        require(is_one, "batch_size", self.batch_size, f"{rule} (token_budget is {self.token_budget})")
+        if self.crop_scale is not None:
+            require_range("crop_scale", self.crop_scale)
+        for name, windows in (("windows_px", self.windows_px), ("vitdet_windows", self.vitdet_windows)):
+            require(windows != [], name, windows, "at least one size, or null")
+        if self.probabilities is not None:
+            is_match = len(self.probabilities) == len(self.sizes_px) and sum(self.probabilities) > 0
+            rule = "one number >= 0 for each of sizes_px, not all 0"
+            require(is_match, "probabilities", self.probabilities, rule)
+        return self
+
+
+Role = Literal["basic", "semantic", "task"]
+"""What a teacher is learned for, in the order in which the trunk is to learn it."""
+
+
+class BalancingRecipe(RecipeSection):
+    """Weights of the teachers' losses that change while the run goes on; our own addition, C-RADIOv4 has none.
+
+    Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
+
+    Attributes:
+        method: A key of `training.losses.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
+        period_steps: Steps between two looks at the losses, and over how many they are averaged; None for a hundredth
+            of the run.
+        start_step: Step from which weights move; None for the end of the warm-up, at most a quarter of the run, or for
+            the step at which a frozen trunk begins to learn.
+        ramp_steps: Steps over which they move from 1 to what the method says; None for a tenth of the run.
+    """
+
+    method: Literal["fixed", "adaptive", "teacher_dropping"] = "fixed"
+    period_steps: int | None = Field(None, gt=0)
+    start_step: int | None = Field(None, ge=0)
+    ramp_steps: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "BalancingRecipe":
+        for name in () if "method" in self.model_fields_set else ("period_steps", "start_step", "ramp_steps"):
+            rule = "left out where nothing moves: give a `method`, 'fixed' for none"
+            require(getattr(self, name) is None, name, getattr(self, name), rule)
+        return self
+
+
+class BalancingTimes(NamedTuple):
+    """When the weights of teachers move, in steps; a `BalancingRecipe` with all of it set."""
+
+    start_step: int
+    period_steps: int
+    ramp_steps: int
+
+
+class ContrastiveRecipe(RecipeSection):
+    """A further loss: an image is to lie as near to others as in the teacher; our own addition, C-RADIOv4 has none.
+
+    All parts of a step are held in memory at once, since each is compared with the images of all.
+
+    Attributes:
+        weight: Factor of the loss, besides a teacher's `summary_weight`; 0 for none. 0.1 is a start, and cost dense
+            features and masks in the study `weightings`.
+        bank_size: Summaries of the steps before that an image is compared with as well, of each teacher.
+    """
+
+    weight: float = Field(0.0, ge=0)
+    bank_size: int = Field(4096, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ContrastiveRecipe":
+        is_left_out = "weight" in self.model_fields_set or self.bank_size == 4096
+        rule = "left out where there is no such loss: give a `weight`, 0 for none"
+        require(is_left_out, "bank_size", self.bank_size, rule)
+        return self
+
+
+TAP_SCHEMES: dict[str, list[dict[Role, float]]] = {
+    "strict": [
+        {"basic": 1.0, "semantic": 0.0, "task": 0.0},
+        {"basic": 0.0, "semantic": 1.0, "task": 0.0},
+        {"basic": 0.0, "semantic": 0.0, "task": 1.0},
+    ],
+    "soft": [
+        {"basic": 0.8, "semantic": 0.15, "task": 0.05},
+        {"basic": 0.15, "semantic": 0.7, "task": 0.15},
+        {"basic": 0.05, "semantic": 0.15, "task": 0.8},
+    ],
+}
+"""By name what each role counts by at the low, the middle and the upper tap. All numbers are our choice: nobody has
+published which depth is for whom."""
+
+TAP_DEPTHS = [1 / 3, 2 / 3, 1.0]
+"""Our choice: the low, the middle and the upper tap."""
+
+TAP_WEIGHT = 0.25
+"""Our choice. Tap losses help the main ones, and shall not outweigh them."""
+
+DECAYING_SHARE = 0.3
+"""Of the run, at whose end tap losses fade out, so that it ends on what is exported. Our choice."""
+
+
+class TapsRecipe(RecipeSection):
+    """Losses within the trunk: what some blocks say, through heads that are thrown away, compared with teachers.
+
+    So low blocks can learn basic features, middle ones semantics, upper ones a task's; the losses of the trunk's end
+    stay as they are. Our own addition, C-RADIOv4 has none. Heads on the way and their losses follow UNIC
+    (https://arxiv.org/abs/2408.05088) and SAK (https://arxiv.org/abs/2410.14633); who is learned where is our choice.
+
+    Attributes:
+        scheme: What each teacher counts by at each tap, by its `role`: "strict" (basic at the low tap, semantic at the
+            middle one, task at the upper one) or "soft" (mostly so). None for no taps, or "soft" where a `weight` is
+            given.
+        weight: Factor of their losses, besides a teacher's `feature_weight` and `summary_weight`; 0 for no taps, None
+            for 0.25 where a `scheme` is given.
+        decay_steps: Steps at the end of the run over which the factor falls to 0 along a cosine; None for three tenths
+            of the run.
+        targets: What a tap is compared with: the teacher's "last" features (whatever teacher, and from a cache too), or
+            its features at the "matching" depth of its own blocks, standardized by themselves: of online teachers whose
+            class knows its blocks. Summaries are the teacher's last either way.
+        depths: Where the three taps are, as shares of the trunk's blocks. With ViTDet windows a tap moves to the
+            nearest block of global attention, of two as near the later one, and stays there for the whole run.
+    """
+
+    scheme: Literal["strict", "soft"] | None = None
+    weight: float | None = Field(None, ge=0)
+    decay_steps: int | None = Field(None, ge=0)
+    targets: Literal["last", "matching"] = "last"
+    depths: list[Annotated[float, Gt(0), Le(1)]] = TAP_DEPTHS
+
+    @model_validator(mode="after")
+    def _check(self) -> "TapsRecipe":
+        percents = [round(100 * depth) for depth in self.depths]  # by which targets are called
+        is_ascending = len(set(percents)) == 3 and sorted(self.depths) == self.depths
+        rule = "three shares above 0 and at most 1, in ascending order and a hundredth apart"
+        require(is_ascending and len(self.depths) == 3, "depths", self.depths, rule)
+        about = {"decay_steps": None, "targets": "last", "depths": TAP_DEPTHS}
+        for name, default in about.items() if self.scheme is None and self.weight is None else ():
+            rule = "left out where there are no taps: give a `scheme` or a `weight`, 0 for none"
+            require(getattr(self, name) == default, name, getattr(self, name), rule)
+        return self
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there are taps: a scheme or a weight is given, and the weight is not 0."""
+        return self.weight != 0 and not (self.scheme is None and self.weight is None)
+
+    def shares(self, roles: Mapping[str, Role]) -> list[dict[str, float]]:
+        """Return for each of `depths` what each teacher counts by at that tap.
+
+        Args:
+            roles: By name of the teacher.
+        """
+        taps = TAP_SCHEMES["soft" if self.scheme is None else self.scheme]
+        return [{name: shares[role] for name, role in roles.items()} for shares in taps]
+
+    def weight_at(self, step: int, num_steps: int) -> float:
+        """Return the factor of tap losses in a 0-based step of a run."""
+        weight = TAP_WEIGHT if self.weight is None else self.weight
+        decay_steps = math.ceil(DECAYING_SHARE * num_steps) if self.decay_steps is None else self.decay_steps
+        steps_left = num_steps - step
+        if steps_left >= decay_steps:
+            return weight
+        return weight * (1 - math.cos(math.pi * steps_left / decay_steps)) / 2
+
+    def target_depth(self, depth: float) -> float:
+        """Return at which share of a teacher's blocks the tap at a depth of the student looks: 1 is its answer."""
+        return depth if self.targets == "matching" else 1.0
+
+
+def target_name(teacher: str, depth: float) -> str:
+    """Return what a teacher's features at a depth are called: "dino_v3@33%", or "dino_v3" at the end."""
+    return teacher if depth == 1 else f"{teacher}@{100 * depth:.0f}%"
+
+
+RunModeName = Literal["native", "fixed", "mosaic"]
+Upsampling = Literal["bilinear", "tiles", "featsharp"]
+Precision = Literal["float32", "bfloat16"]
+
+
+class StudentRecipe(RecipeSection):
+    """The student network. Its adaptors and class tokens follow from the teachers.
+
+    Attributes:
+        preset: Name of a `RadioConfig` preset to start from; None for the config's defaults.
+        config: Fields of `RadioConfig` that differ from it.
+        adaptor: Fields of `RadioAdaptorConfig` for every teacher's adaptor; a teacher's own `adaptor` wins.
+        positions: How the position table starts: "normal" (random, as published) or "sincos" (two-dimensional sines,
+            which a short run learns from much faster).
+        attention: Implementation of transformers in training, for example "sdpa" or "eager"; small bfloat16 batches on
+            a CPU are faster with "eager".
+        gradient_checkpointing: Keep only each block's input for the backward pass and compute the rest again: about a
+            third more time for a fraction of the memory.
+        compile: Compile every block with `torch.compile`.
+        passes_at_once: Accumulated parts of a step that run at the same time on the cores of a CPU, in one process and
+            without noise or dropout; elsewhere they run one after the other.
+        init_from: Folder or Hub id of a checkpoint to start from, ours or NVIDIA's: its trunk, and heads and class
+            tokens of the teachers that it shares with the recipe. Or of a plain ViT of transformers or timm (DINOv2,
+            DINOv3, SigLIP, SigLIP2, MAE, ViT), or the name of a teacher of the recipe that is one: its trunk. None for
+            fresh weights.
+        init_blocks: Which blocks of it become the student's, in order, counted from 0; None for all.
+        num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): how many global tokens of
+            an image reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta" (mode
+            at a quarter), or all, "fixed" or None.
+    """
+
+    preset: str | None = None
+    config: dict[str, Any] = {}
+    adaptor: dict[str, Any] = {}
+    positions: Literal["normal", "sincos"] = "normal"
+    attention: str = "sdpa"
+    gradient_checkpointing: Annotated[bool, INDECISIVE] = False
+    compile: Annotated[bool, INDECISIVE] = False
+    passes_at_once: Annotated[int, INDECISIVE] = Field(1, gt=0)
+    init_from: Annotated[str | None, STAGELESS] = None
+    init_blocks: Annotated[list[Annotated[int, Ge(0)]] | None, STAGELESS] = None
+    num_tokens: Literal["triangular", "uniform", "beta", "fixed"] | None = None
+
+    @model_validator(mode="after")
+    def _check_blocks(self) -> "StudentRecipe":
+        rule = "null without `student.init_from`"
+        require(self.init_blocks is None or self.init_from is not None, "init_blocks", self.init_blocks, rule)
+        return self
+
+
+class RunOptions(RecipeSection):
+    """How a teacher runs; `training.teachers.run_modes` has a class for each way.
+
+    Attributes:
+        run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,
+            many images in a pass); None for the kind's default, or "fixed" where a size is given.
+        input_size_px: Side of the square that it sees in the modes "fixed" and "mosaic"; None for its native size.
+        upsample: How the mode "fixed" comes by a grid finer than the teacher's own: "bilinear", "tiles" (adds their
+            detail, untrained), or "featsharp" (by a network that `training.upsampling` made for it).
+        upsampler: Folder of that network.
+        precision: "float32", or "bfloat16" for autocast; answers are float32 either way.
+    """
+
+    run_mode: RunModeName | None = None
+    input_size_px: int | None = Field(None, gt=0)
+    upsample: Upsampling = "bilinear"
+    upsampler: str | None = None
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _check_upsampler(self) -> "RunOptions":
+        rule = "a folder that training.upsampling wrote with `upsample` 'featsharp', and null without"
+        require((self.upsample == "featsharp") == bool(self.upsampler), "upsampler", self.upsampler, rule)
+        return self
+
+
+class TeacherRecipe(RunOptions, Named):
+    """One frozen teacher.
+
+    Attributes:
+        name: The adaptor's name: the same string in config, checkpoint keys and logs.
+        kind: Registered kind of `training.teachers`, or the import path of a class, "my_package.my_module:MyTeacher".
+        source: Hub id or folder; None where the kind knows its own.
+        options: Further arguments of that kind, for example which layer.
+        device: Where it runs, for example "cuda:1"; None for the student's device.
+        compile: Compile its network with `torch.compile`.
+        feature_weight: Factor of its dense loss.
+        summary_weight: Factor of its summary loss, where it has a summary.
+        adaptor: Fields of `RadioAdaptorConfig` for this adaptor, for example `hidden_size`.
+        role: What it is learned for, "basic" features, "semantic" ones or those of a "task": decides its prior where
+            `balancing.method` is "adaptive", and the depth of its taps (`taps.scheme`); otherwise not used.
+    """
+
+    kind: str
+    source: str | None = None
+    options: dict[str, Any] = {}
+    device: Annotated[str | None, INDECISIVE] = None
+    compile: Annotated[bool, INDECISIVE] = False
+    feature_weight: float = Field(1.0, ge=0)
+    summary_weight: float = Field(1.0, ge=0)
+    adaptor: dict[str, Any] = {}
+    role: Role | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "TeacherRecipe":
+        # PyTorch keeps the heads in a `ModuleDict`, which takes no name of its own attributes and methods.
+        is_name = re.fullmatch(r"[\w-]+", self.name) is not None and not hasattr(nn.ModuleDict(), self.name)
+        require(is_name, "name", self.name, "of letters, digits, '_' and '-', and no word of PyTorch's such as 'keys'")
+        for key in self.options:
+            rule = f"written one level up, as teachers.{self.name}.{key}"
+            require(key not in type(self).model_fields, f"options.{key}", self.options[key], rule)
+        return self
+
+    def run_options(self) -> RunOptions:
+        """Return how it runs."""
+        return RunOptions(**self.model_dump(include=set(RunOptions.model_fields)))
+
+
+class StandardizationRecipe(RecipeSection):
+    """How dense targets are standardized, and when their statistics settle (dispersions too).
+
+    Attributes:
+        method: A key of `training.targets.phi_s.STANDARDIZERS`; "none" takes the mean off alone, to compare with.
+        calibration_steps: Batches of teacher features looked at before the first step.
+        estimation_steps: Steps during which the statistics go on; then they are frozen.
+        refit_every_steps: Steps between two refits meanwhile (early on also at powers of two).
+    """
+
+    method: Literal["phi_s", "channel", "global", "none"] = "phi_s"
+    calibration_steps: int = Field(1, gt=0)
+    estimation_steps: int = Field(3000, ge=0)
+    refit_every_steps: int = Field(100, gt=0)
+
+
+class LossRecipe(RecipeSection):
+    """Which losses; the entries of teachers and partitions hold the weights.
+
+    Attributes:
+        features: A key of `training.losses.features.FEATURE_LOSSES`. An image counts once, as its summary does, however
+            little of it student and teacher both see (C-RADIOv4's Eq 1).
+        summary: A key of `training.losses.summaries.SUMMARY_LOSSES`.
+    """
+
+    features: Annotated[str, OneOf(FEATURE_LOSSES)] = "mse"
+    summary: Annotated[str, OneOf(SUMMARY_LOSSES)] = "balanced"
+
+
+class MesaRecipe(RecipeSection):
+    """The student's distance to its moving average on another crop of the same image (C-RADIOv4 2.3.2).
+
+    Attributes:
+        weight: Factor of the loss; 0 for none.
+        start_step: Step from which it counts; before, the average is not run.
+    """
+
+    weight: float = Field(0.0, ge=0)
+    start_step: int = Field(0, ge=0)
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the loss counts at a step."""
+        return self.weight > 0 and step >= self.start_step
+
+
+class OptimizerRecipe(RecipeSection):
+    """The optimizer and what guards it.
+
+    Attributes:
+        name: A key of `training.distillation.optimizers.OPTIMIZERS`.
+        learning_rate: Peak of the schedule.
+        weight_decay: For matrices; never for biases, norms, the position table and the prefix tokens.
+        betas: Decay of the first and second moment.
+        eps: Added to the denominator.
+        fallback_lr_scale: Muon only: learning rate of everything outside of the blocks' matrices, which NAdamW moves,
+            as a factor of `learning_rate`.
+        clip_norm: Largest gradient norm; None for no clipping.
+        trunk_frozen_steps: Steps during which only the adaptors learn; the trunk is not even run backward.
+        trunk_warmup_steps: Steps over which the learning rate of a trunk that was frozen rises once it wakes, as a
+            factor on the schedule's; None for `schedule.warmup_steps`.
+        max_bad_steps: Consecutive steps with a non-finite gradient, each skipped, after which the run gives
+            up.
+    """
+
+    name: Literal["adamw", "lamb", "muon"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    fallback_lr_scale: float = Field(1.0, ge=0)
+    clip_norm: float | None = Field(1.0, gt=0)
+    trunk_frozen_steps: int = Field(0, ge=0)
+    trunk_warmup_steps: int | None = Field(None, ge=0)
+    max_bad_steps: Annotated[int, INDECISIVE] = Field(10, gt=0)
+
+
+class ScheduleRecipe(RecipeSection):
+    """Length of the run and the course of the learning rate: linear warm-up, then a cosine.
+
+    Attributes:
+        num_steps: Optimizer steps.
+        warmup_steps: Steps of the linear rise.
+        final_fraction: Learning rate at the end over its peak.
+    """
+
+    num_steps: int = Field(10_000, gt=0)
+    warmup_steps: int = Field(500, ge=0)
+    final_fraction: float = Field(0.0, ge=0, le=1)
+
+
+class EmaRecipe(RecipeSection):
+    """The moving average of the student.
+
+    Attributes:
+        decay: Its final decay.
+        is_exported: Export the average rather than the student itself.
+    """
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    is_exported: bool = True
+
+
+class DampRecipe(RecipeSection):
+    """Multiplicative noise on the student's weights in training (C-RADIOv4 2.4).
+
+    Attributes:
+        sigma: Standard deviation of the factors around 1; 0 for none.
+        is_shared: One draw for all ranks and accumulated parts of a partition's step, so that splitting a batch changes
+            nothing; otherwise each draws its own, as published.
+    """
+
+    sigma: float = Field(0.0, ge=0)
+    is_shared: bool = False
+
+
+class SpectralRecipe(RecipeSection):
+    """Spectral reparametrization of the blocks' linear layers (PHI-S, A.7).
+
+    Attributes:
+        is_used: Whether the student is trained so; what is exported is plain in any case.
+    """
+
+    is_used: bool = False
+
+
+class CheckpointsRecipe(RecipeSection):
+    """When to save and how many to keep. Not part of what a resumed run must have in common.
+
+    Attributes:
+        every_steps: Steps between two checkpoints; the last step always writes one.
+        keep: Newest checkpoints that stay.
+    """
+
+    every_steps: int = Field(1000, gt=0)
+    keep: int = Field(2, gt=0)
+
+
+class ExportRecipe(RecipeSection):
+    """What is fitted to the student where it is exported. Not part of what a resumed run must have in common.
+
+    Attributes:
+        feature_normalizer: Standardize the backbone's dense features by PHI-S of their own, as some of NVIDIA's
+            checkpoints do: zero mean, unit variance in each channel. The adaptors' answers stay. transformers' native
+            RADIO has no such layer: opened without trust, the features are those before it.
+        intermediate_normalizers: The same for `get_intermediate_features`: "none", a rotation "per_block", or one that
+            is "shared" by all, with a mean and a scale for each.
+        normalizer_images: Training images that they are fitted to, at the sizes that are trained; at least this many.
+    """
+
+    feature_normalizer: bool = False
+    intermediate_normalizers: Literal["none", "per_block", "shared"] = "none"
+    normalizer_images: Count = 2048
+
+    @property
+    def has_normalizers(self) -> bool:
+        """Whether any are asked for."""
+        return self.feature_normalizer or self.intermediate_normalizers != "none"
+
+
+class LoggingRecipe(RecipeSection):
+    """What can be watched. Not part of what a resumed run must have in common.
+
+    Attributes:
+        every_steps: Steps between two records.
+        trackers: Names of Accelerate's trackers, for example `[tensorboard]`.
+        use_progress_bar: Show a progress bar on the terminal.
+        picture_every_steps: Steps between two pictures of held-out images; None draws none.
+        picture_source: Where these images come from: "demo" or "demo-pypi", or a folder of images, whose held-out part
+            is shown; None for `data.source`, if it is one of these. A folder that is streamed is all trained on.
+        metrics_every_steps: Steps between two measurements on held-out images, those of `picture_source`; the last
+            step is always measured. None for no measurements.
+        metrics_sizes_px: Sides of the images that are measured; None for the smallest, middle and largest of those that
+            are trained.
+    """
+
+    every_steps: int = Field(20, gt=0)
+    trackers: list[str] = ["tensorboard"]
+    use_progress_bar: bool = True
+    picture_every_steps: int | None = Field(1000, gt=0)
+    picture_source: str | None = None
+    metrics_every_steps: int | None = Field(200, gt=0)
+    metrics_sizes_px: list[Count] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "LoggingRecipe":
+        sizes = self.metrics_sizes_px
+        require(sizes != [], "metrics_sizes_px", sizes, "at least one size, or null")
+        return self

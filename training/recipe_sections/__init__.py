@@ -1,1 +1,0 @@
-"""The sections of a recipe: every setting, with its type, its rule and what it does."""

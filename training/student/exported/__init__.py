@@ -1,1 +1,0 @@
-"""The trained student as a folder that `AutoModel` opens."""

@@ -1,0 +1,232 @@
+"""Taps: heads that read the trunk on its way, what each is for, and the student with them around it.
+
+They are trained beside the student and thrown away: its moving average and what is exported have none.
+
+References:
+    Heads on the way, as in UNIC's ladder, https://arxiv.org/abs/2408.05088, and SAK, https://arxiv.org/abs/2410.14633;
+    hints, as in FitNets, https://arxiv.org/abs/1412.6550. Which depth is for whom is our choice.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.seeds import derive_seed
+from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.adaptors_radio import RadioHeadMLP
+from modeling_radio.checks_radio import Resolution
+from modeling_radio.configuration_radio import RadioAdaptorConfig
+from modeling_radio.outputs_radio import (
+    FeatureFormat,
+    RadioAdaptorOutput,
+    RadioAdaptorOutputs,
+    RadioModelOutput,
+    to_map,
+)
+from training.recipe import Recipe, RecipeError
+from training.recipe_sections import target_name
+
+
+class Tap(NamedTuple):
+    """One head.
+
+    Attributes:
+        block: 0-based, whose output it reads.
+        teacher: Whom it is compared with.
+        share: What its losses count by beside those of other taps.
+        depth: Share of the teacher's own blocks whose features it is compared with; 1 for what the teacher answers.
+    """
+
+    block: int
+    teacher: str
+    share: float
+    depth: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """As its answers and losses are called; no teacher's name has an "@"."""
+        return f"{self.teacher}@{self.block}"
+
+    @property
+    def target(self) -> str:
+        """As the dense features are called that it is compared with."""
+        return target_name(self.teacher, self.depth)
+
+
+def plan_taps(recipe: Recipe, config: RadioConfig) -> list[Tap]:
+    """Return the taps of a run, from the first block to the last; those that fall on the same block are added up.
+
+    Args:
+        recipe: Its section `taps` says where, and which teacher counts there; without taps there are none.
+        config: The student's.
+
+    Raises:
+        RecipeError: If two taps with targets of their own fall on the same block.
+    """
+    if not recipe.taps.is_used:
+        return []
+    blocks, depths = tap_blocks(recipe, config), [recipe.taps.target_depth(depth) for depth in recipe.taps.depths]
+    if len(set(blocks)) < len(set(depths)):
+        raise RecipeError(
+            f"`taps.depths` must be such that each is a block of its own with `taps.targets: matching`, got "
+            f"{recipe.taps.depths} at the blocks {blocks}. Take some out, or have more blocks that attend globally "
+            "(`student.config.vitdet_num_global`)."
+        )
+    taps: dict[tuple[int, str], Tap] = {}
+    for block, depth, row in zip(blocks, depths, recipe.tap_shares(), strict=True):
+        for teacher, share in row.items():
+            before = taps.get((block, teacher), Tap(block, teacher, 0.0, depth))
+            taps[block, teacher] = before._replace(share=before.share + share)
+    return [tap for tap in taps.values() if tap.share > 0]
+
+
+def tap_blocks(recipe: Recipe, config: RadioConfig) -> list[int]:
+    """Return the block at each of `taps.depths`: a depth of 1 is the last one.
+
+    Where any step may have ViTDet windows, only blocks that attend globally then are taken, in steps without windows as
+    well: a head is of one block, what windowed blocks say has seams at the windows' borders, and their class tokens are
+    those of the last global block.
+    """
+    has_windows = any(each.vitdet_windows is not None for each in recipe.partitions)
+    blocks = config.global_blocks if has_windows else range(config.num_hidden_layers)
+
+    def distance(block: int, depth: float) -> tuple[float, int]:
+        return round(abs(block + 1 - depth * config.num_hidden_layers), 6), -block  # of two as near the later one
+
+    return [min(blocks, key=lambda block, depth=depth: distance(block, depth)) for depth in recipe.taps.depths]
+
+
+class TapHead(nn.Module):
+    """A dense head and, for a teacher that has a summary, a summary head: two linear layers each, as adaptors have.
+
+    Args:
+        config: The student's.
+        adaptor: The teacher's adaptor, whose widths and class token it has.
+    """
+
+    def __init__(self, config: RadioConfig, adaptor: RadioAdaptorConfig) -> None:
+        super().__init__()
+        assert adaptor.feature_dim is not None  # every teacher has features
+        width = adaptor.feature_hidden_size or adaptor.hidden_size
+        self.token_index = adaptor.token_index
+        self.features = RadioHeadMLP(config.hidden_size, width, adaptor.feature_dim, 0)
+        self.summary = None
+        if adaptor.summary_dim is not None:
+            self.summary = RadioHeadMLP(config.hidden_size, adaptor.hidden_size, adaptor.summary_dim, 0)
+
+    def forward(self, images: Sequence[Tensor] | Tensor, num_prefix: int) -> RadioAdaptorOutput:
+        """Answer for the tokens of each image, `(images, length, hidden)`, or for images of several lengths in a list.
+
+        Features are `(images, patches, feature_dim)`, or those of all images one after the other.
+        """
+        if isinstance(images, Tensor):
+            patches, token = images[:, num_prefix:], images[:, self.token_index]
+        else:
+            patches = torch.cat([image[num_prefix:] for image in images])
+            token = torch.stack([image[self.token_index] for image in images])
+        return RadioAdaptorOutput(
+            summary=None if self.summary is None else self.summary(token), features=self.features(patches)
+        )
+
+
+class Taps(nn.Module):
+    """The heads of all taps, with weights that depend on the seed and on each tap alone.
+
+    Args:
+        taps: What they are for.
+        student: Whose trunk they read.
+        seed: The run's.
+    """
+
+    def __init__(self, taps: Sequence[Tap], student: RadioModel, seed: int) -> None:
+        super().__init__()
+        self.taps = tuple(taps)
+        self.blocks = sorted({tap.block for tap in taps})
+        adaptors = {adaptor.name: adaptor for adaptor in student.config.adaptor_configs}
+        self.heads = nn.ModuleDict()
+        for tap in taps:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(seed, "taps", tap.name))
+                head = TapHead(student.config, adaptors[tap.teacher])
+                self.heads[tap.name] = head.apply(student._init_weights)
+
+    def describe(self) -> str:
+        """Return one line that says where the taps are, and whom each block is compared with."""
+        parts = [
+            f"block {block}: " + ", ".join(f"{tap.target} {tap.share:.3g}" for tap in self.taps if tap.block == block)
+            for block in self.blocks
+        ]
+        return f"Taps: {'; '.join(parts)}."
+
+    def last_dense_linears(self, target: str) -> list[nn.Linear]:
+        """Return the layers that predict some dense features (`Tap.target`), and follow how these are standardized."""
+        heads = [cast(TapHead, self.heads[tap.name]) for tap in self.taps if tap.target == target]
+        return [cast(nn.Linear, head.features.final[-1]) for head in heads]
+
+
+class TappedStudent(nn.Module):
+    """A student and the heads of its taps, in one pass.
+
+    Args:
+        student: The student, which is not changed.
+        taps: The heads.
+    """
+
+    def __init__(self, student: RadioModel, taps: Taps) -> None:
+        super().__init__()
+        self.student = student
+        self.taps = taps
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        image_grid_hw: Tensor | None = None,
+        feature_format: FeatureFormat = "NLC",
+        **options: Any,
+    ) -> RadioModelOutput:
+        """Return the features and the answers of all heads, those of taps among the adaptors' by the taps' names.
+
+        Arguments are those of `RadioModel.forward`. The gradient of what a tap says ends at its block.
+        """
+        output = self.student(
+            pixel_values,
+            image_grid_hw=image_grid_hw,
+            feature_format=feature_format,
+            output_hidden_states=[block + 1 for block in self.taps.blocks],
+            **options,
+        )
+        config = self.student.config
+        answers = RadioAdaptorOutputs(output.adaptors or {})
+        images = {
+            block: _by_image(output.hidden_states[block + 1], image_grid_hw, config.num_prefix_tokens)
+            for block in self.taps.blocks
+        }
+        for tap in self.taps.taps:
+            answer = self.taps.heads[tap.name](images[tap.block], config.num_prefix_tokens)
+            if feature_format == "NCHW":
+                sides = (side // config.patch_size for side in pixel_values.shape[2:])
+                answer.features = to_map(answer.features, Resolution(*sides))
+            answers[tap.name] = answer
+        return RadioModelOutput(features=output.features, adaptors=answers)
+
+
+def _by_image(tokens: Tensor, image_grid_hw: Tensor | None, num_prefix: int) -> Sequence[Tensor] | Tensor:
+    """Return normed tokens `(batch, length, hidden)` as they are, or those of a pack `(length, hidden)` by image."""
+    normed = F.layer_norm(tokens, tokens.shape[-1:])  # before any head, as blocks norm what they read
+    if image_grid_hw is None:
+        return normed
+    return normed.split([num_prefix + rows * cols for rows, cols in image_grid_hw.tolist()])
+
+
+def build_taps(recipe: Recipe, student: RadioModel) -> Taps | None:
+    """Return new heads for the taps of a recipe; None without taps."""
+    taps = plan_taps(recipe, student.config)
+    return Taps(taps, student, recipe.seed) if taps else None
+
+
+def with_taps(student: RadioModel, taps: Taps | None) -> nn.Module:
+    """Return what is run and trained: the student itself where there are no taps."""
+    return student if taps is None else TappedStudent(student, taps)

@@ -1,1 +1,0 @@
-"""What keeps the student's training stable: weight noise and spectral scales."""

@@ -1,0 +1,117 @@
+"""Reopens a checkpoint folder as its users will: in a new process, in another folder, with transformers alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from core.interruption import raised_signals
+from core.trust import clean_environment
+from modeling_radio import RadioImageProcessor, RadioModel
+from modeling_radio.native import native_differences
+
+
+TOLERANCE = 1e-5
+"""Largest accepted difference; the same machine gives zero, another order of summation a few 1e-6."""
+
+OPENING_SCRIPT = """
+import sys
+from PIL import Image
+import torch
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, AutoModel, pipeline
+
+checkpoint, photograph, answers, *natively = sys.argv[1:]
+image = Image.open(photograph)
+processor = AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+pixels = processor(image, return_tensors="pt")
+with torch.no_grad():
+    output = model(**pixels, return_dict=True)
+extract = pipeline("image-feature-extraction", model=checkpoint, trust_remote_code=True)
+found = {
+    "summary": output.summary,
+    "features": output.features,
+    "pipeline": extract(image, return_tensors=True),
+}
+if natively:
+    with torch.no_grad():
+        native = AutoModel.from_pretrained(checkpoint).eval()(**pixels)
+    found |= {"native summary": native.summary, "native features": native.features}
+for name, adaptor in output.adaptors.items():
+    answers_of_heads = {f"{name} summary": adaptor.summary, f"{name} features": adaptor.features}
+    found |= {head: answer for head, answer in answers_of_heads.items() if answer is not None}
+save_file({name: tensor.contiguous() for name, tensor in found.items()}, answers)
+"""
+
+
+class ReopenError(ValueError):
+    """A checkpoint folder did not open elsewhere, or gave other numbers; the message is one line."""
+
+
+def reopen_elsewhere(checkpoint: Path, image: Image.Image) -> float:
+    """Open a folder through the Auto classes and the pipeline in a new process, and compare with ours.
+
+    The process runs in an empty folder, isolated from this repository and from the network. It also opens the
+    folder without `trust_remote_code`, as transformers' native model, if that gives equal outputs by
+    `modeling_radio.native.native_differences`.
+
+    Args:
+        checkpoint: The folder.
+        image: Any RGB image.
+
+    Returns:
+        The largest absolute difference from the outputs in this process.
+
+    Raises:
+        ReopenError: If the folder does not open or a difference exceeds `TOLERANCE`.
+    """
+    expected = _outputs_here(checkpoint, image)
+    found = _outputs_elsewhere(checkpoint.resolve(), image, natively="native features" in expected)
+    differences = {name: (found[name] - tensor).abs().max().item() for name, tensor in expected.items()}
+    worst = max(differences, key=lambda name: differences[name])
+    if differences[worst] > TOLERANCE:
+        raise ReopenError(f"{checkpoint} reopened elsewhere gives another {worst}, by {differences[worst]:.2g}")
+    return differences[worst]
+
+
+@torch.no_grad()
+def _outputs_here(checkpoint: Path, image: Image.Image) -> dict[str, Tensor]:
+    model = RadioModel.from_pretrained(checkpoint).eval()
+    inputs = RadioImageProcessor.from_pretrained(checkpoint)(image, return_tensors="pt")
+    output = model(**inputs, return_dict=True)
+    expected = {
+        "summary": output.summary,
+        "features": output.features,
+        "pipeline": output[0],
+    }
+    if not native_differences(model.config):
+        expected |= {"native summary": output.summary, "native features": output.features}
+    for name, adaptor in output.adaptors.items():
+        answers_of_heads = {f"{name} summary": adaptor.summary, f"{name} features": adaptor.features}
+        expected |= {head: answer for head, answer in answers_of_heads.items() if answer is not None}
+    return expected
+
+
+def _outputs_elsewhere(checkpoint: Path, image: Image.Image, *, natively: bool) -> dict[str, Tensor]:
+    with tempfile.TemporaryDirectory() as folder:
+        photograph, answers = Path(folder) / "photograph.png", Path(folder) / "answers.safetensors"
+        image.save(photograph)
+        environment = clean_environment(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=str(Path(folder) / "modules"))
+        # -I: neither the working directory nor PYTHONPATH nor the user's own packages are searched.
+        command = [sys.executable, "-I", "-c", OPENING_SCRIPT, str(checkpoint), str(photograph), str(answers)]
+        command += ["natively"] if natively else []
+        with raised_signals():
+            process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        if process.returncode != 0:
+            reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ReopenError(f"{checkpoint} does not open in a new process: {reason}")
+        return load_file(answers)

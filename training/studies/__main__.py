@@ -1,0 +1,100 @@
+"""Small runs that differ in one thing, over paired seeds: `python -m training.studies STUDY.yaml --jobs 2`.
+
+A study names a recipe, arms that each change it, seeds, and one measure that decides. Its raw results lie beside its
+file, `STUDY.jsonl`, a line for each run: what has one is not run again, wherever it was made. From them its tables and
+the figure `STUDY.webp` are made.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import Field, model_validator
+from transformers.utils import logging as transformers_logging
+
+from core.command_line import Command
+from core.files import write_text
+from core.settings import Settings, require
+from training.studies.raw_results import load_results
+from training.studies.report import build_report, draw_figure
+from training.studies.runs import missing_runs, run_study, with_seeds
+from training.studies.study import OpenedStudy, open_study
+
+
+class AblateSettings(Settings):
+    """Which studies shall be run.
+
+    Attributes:
+        studies: Names of files in training/studies without .yaml, or files of your own that end in .yaml.
+        jobs: Runs side by side, each with one thread.
+        seeds: Seeds in place of the studies' own, for example to see whether a result comes again.
+        output: Folder of the runs.
+        train: Make the runs that have no raw result.
+        report: Markdown file that the tables of these studies are also written to.
+    """
+
+    studies: list[str] = Field(min_length=1)
+    jobs: int = Field(1, gt=0)
+    seeds: list[int] | None = None
+    output: Path = Path("runs/ablate")
+    train: bool = True
+    report: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_seeds(self) -> "AblateSettings":
+        require(self.train or self.seeds is None, "seeds", self.seeds, "left out where nothing is run")
+        return self
+
+
+COMMAND = Command(
+    "training.studies",
+    "Run studies: recipes that differ in one thing, with paired seeds, measured on held-out images.",
+    AblateSettings,
+    positionals=("studies",),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return COMMAND.run(ablate, arguments, interrupted="Stopped: the same command goes on.")
+
+
+def ablate(settings: AblateSettings) -> None:
+    """Run studies and write what they say.
+
+    Raises:
+        RecipeError: If a study cannot be used, or raw results are of other recipes or images.
+        Interrupted: If it was asked to stop.
+    """
+    transformers_logging.disable_progress_bar()  # models load in no time
+    studies = [open_study(source) for source in settings.studies]  # all, before the first is run
+    importlib.import_module("scipy")  # without it no run could be compared, which would be said in the end only
+    names = [opened.name for opened in studies]
+    require(len(set(names)) == len(names), "studies", names, "studies of different names")
+    seeded = [opened if settings.seeds is None else with_seeds(opened, settings.seeds) for opened in studies]
+    if settings.train:
+        torch.set_num_threads(1)
+        for opened in seeded:
+            run_study(opened, settings.output / opened.name, settings.jobs)
+    sections = [f"## {opened.name}\n\n{_summarize(opened)}\n" for opened in studies]
+    if settings.report is not None:
+        write_text(settings.report, "\n".join(sections))
+        print(f"Wrote {settings.report}.")
+
+
+def _summarize(opened: OpenedStudy) -> str:
+    """Draw the figure of a study, print its report and return it."""
+    results = load_results(opened)
+    report = build_report(opened, results)
+    if results is None:
+        print(f"{opened.name}: no raw results yet, {len(missing_runs(opened))} runs to make.")
+    else:
+        draw_figure(opened, results, opened.raw_results.with_suffix(".webp"))
+        print(f"{opened.name}\n\n{report}\n")
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,311 @@
+"""The raw results of a study: one file of JSON lines that stays, small enough to be committed.
+
+Its first line says what all runs are measured on, each other line is one run: what it scored by source picture, with
+its recipe, seed and processor. Lines are only ever added, each in one write under a lock, so that runs side by side may
+share the file. What a kill leaves of a line has no end of line: readers pass over it, and the next writer removes it.
+To run something again, delete its line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, BinaryIO, TypeVar
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor
+
+from core.files import one_line_errors
+from core.settings import differences, with_defaults, without_unknown
+from training.recipe import Recipe, RecipeError, decisive_part
+from training.studies.study import (
+    CONSISTENCY,
+    DENSE,
+    FIXED_PATTERN,
+    KNN,
+    MIOU,
+    SHIFT_ERROR,
+    SUMMARY,
+    WORST,
+    OpenedStudy,
+    draw_sources,
+    effective_sources,
+)
+
+
+logger = logging.getLogger(__name__)
+
+DIGITS = 5
+"""Of the numbers in the files; our choice: differences of interest are in the third."""
+MAX_DIFFERENCES_SHOWN = 3
+ROUNDING = 0.02
+"""How far a picture's sums over the same images may be apart, relative to them or, if larger, to the pictures' mean.
+
+Our choice: decoders, resizes and matrix products of two machines round differently, which moved sums by up to .005 and
+the smallest, of a single image, by .021; other images move them by much more.
+"""
+_Line = TypeVar("_Line")
+
+
+@dataclass(frozen=True)
+class HeldOutSums:
+    """What all runs of a study were measured on.
+
+    Attributes:
+        fingerprint: Of the images.
+        num_images: How many.
+        size_px: At which adaptors and the grid's patterns were measured.
+        sizes_px: Between which features were compared.
+        weights: By measure, what sums over the images of each source are divided by.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    fingerprint: str
+    num_images: int
+    size_px: int
+    sizes_px: list[int]
+    weights: dict[str, list[float]]
+
+    @property
+    def num_sources(self) -> int:
+        """How many pictures the images are made of."""
+        return len(self.weights[CONSISTENCY])
+
+    def is_of_the_images_of(self, other: HeldOutSums) -> bool:
+        """Whether both were measured on the same images, to what machines round differently."""
+        if (self.num_images, self.size_px, self.sizes_px) != (other.num_images, other.size_px, other.sizes_px):
+            return False
+        lengths, others = ({name: len(sums) for name, sums in each.weights.items()} for each in (self, other))
+        return lengths == others and all(
+            math.isclose(*pair, rel_tol=ROUNDING, abs_tol=ROUNDING * fmean(own))
+            for name, own in self.weights.items()
+            for pair in zip(own, other.weights[name], strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one run scored. A line may say more, which nothing here reads.
+
+    Attributes:
+        arm: Its name.
+        seed: Of the run.
+        recipe: What decided the weights.
+        sums: By measure, sums over the images of each source picture.
+        numbers: Measures that are no such sums.
+        run: Processor, versions, date and seconds.
+        failure: Why there are no scores: the run diverged. Such a result stays, so that the study goes on and says so.
+        folders: By path in the recipe, a hash of the weights there: a teacher's, its upsampler's, the student's first.
+        gone: Whether the arm's options are no longer in the code. It stays in tables and in Holm's correction, beside
+            the study's first arm.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    arm: str
+    seed: int
+    recipe: dict[str, Any]
+    sums: dict[str, list[float]]
+    numbers: dict[str, float]
+    run: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+    folders: dict[str, str] = field(default_factory=dict)
+    gone: bool = False
+
+
+def claim(path: Path, held_out: HeldOutSums) -> None:
+    """Begin a file of raw results, or refuse other images than those of one that is there.
+
+    Raises:
+        RecipeError: If the images are others.
+    """
+    with _locked(path) as file:
+        lines = _whole_lines(path, file)
+        if not lines:
+            _append(file, held_out)
+        elif not _read(path, 1, lines[0], HeldOutSums).is_of_the_images_of(held_out):
+            raise RecipeError(
+                f"Held-out images must be those of {str(path)!r}, got others: the packages that could be reached, "
+                "`num_images` or `sizes_px` have changed. Delete that file to measure anew."
+            )
+
+
+def add_run(path: Path, result: RunResult) -> None:
+    """Add a run to a file that `claim` has begun; where another process has added the same run, that one stays."""
+    with _locked(path) as file:
+        lines = _whole_lines(path, file)
+        known = (_read(path, number, line, RunResult) for number, line in enumerate(lines[1:], 2))
+        if (result.arm, result.seed) not in {(each.arm, each.seed) for each in known}:
+            _append(file, result)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    with one_line_errors(path), path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed, or the process ends
+        yield file
+
+
+def _whole_lines(path: Path, file: BinaryIO) -> list[bytes]:
+    """Return the lines of a file without one that was cut off, which is named."""
+    file.seek(0)
+    *lines, rest = file.read().split(b"\n")
+    if rest:
+        logger.warning("Line %d of %r is cut off, as by a kill; its run counts as not made.", len(lines) + 1, str(path))
+    return lines
+
+
+def _append(file: BinaryIO, content: HeldOutSums | RunResult) -> None:
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.write(json.dumps(_rounded(asdict(content)), separators=(",", ":")).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: each if key == "recipe" else _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _read(path: Path, number: int, line: bytes, kind: type[_Line]) -> _Line:
+    try:
+        return TypeAdapter(kind).validate_json(line, strict=True)
+    except ValidationError as error:
+        text = " ".join(str(error).split())
+        raise RecipeError(f"Line {number} of {str(path)!r} is no raw result: {text:.200}. Delete it.") from error
+
+
+@dataclass
+class StudyResults:
+    """All that is known of a study so far.
+
+    Attributes:
+        held_out: What was measured on.
+        results: By arm and seed.
+        bootstrap: How often each source was drawn, `(num_resamples, num_sources)`.
+    """
+
+    held_out: HeldOutSums
+    results: Mapping[tuple[str, int], RunResult]
+    bootstrap: Tensor
+
+    @property
+    def runs(self) -> dict[tuple[str, int], RunResult]:
+        """Those that have scores."""
+        return {key: result for key, result in self.results.items() if not result.failure}
+
+    @property
+    def failures(self) -> dict[tuple[str, int], str]:
+        """Why others have none."""
+        return {key: result.failure for key, result in self.results.items() if result.failure}
+
+    @property
+    def gone(self) -> list[str]:
+        """Arms that are no longer in the study."""
+        return list(dict.fromkeys(result.arm for result in self.results.values() if result.gone))
+
+    def measures(self) -> list[str]:
+        """Return what was measured of every run, in the order of the tables."""
+        if not self.runs:
+            return []
+        summed = set.intersection(*(set(run.sums) for run in self.runs.values()))
+        first, *others = (run.numbers for run in self.runs.values())
+        numbers = [name for name in first if all(name in other for other in others)]
+        names = []
+        for family in (DENSE, SUMMARY):
+            own = [name for name in self.held_out.weights if name in summed and name.startswith(f"{family}/")]
+            names += own + ([f"{family}/{WORST}"] if len(own) > 1 else [])
+        plain = [
+            name for name in (FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU) if name in (*numbers, CONSISTENCY)
+        ]
+        return [*names, *plain, *(name for name in numbers if name not in plain)]
+
+    def seeds(self, *arms: str) -> list[int]:
+        """Return the seeds that all of some arms were run with."""
+        return sorted(set.intersection(*({seed for name, seed in self.runs if name == arm} for arm in arms)))
+
+    def value(self, arm: str, seed: int, measure: str) -> float:
+        """Return a measure of a run."""
+        result = self.results[arm, seed]
+        if measure in result.numbers:
+            return result.numbers[measure]
+        return float(self._ratio(result, measure, torch.ones(1, self.held_out.num_sources, dtype=torch.float64)))
+
+    def resampled(self, arm: str, seed: int, measure: str) -> Tensor | None:
+        """Return a measure of a run on each draw of sources, `(num_resamples,)`; None for what is no sum over them."""
+        result = self.results[arm, seed]
+        return None if measure in result.numbers else self._ratio(result, measure, self.bootstrap)
+
+    def num_effective_sources(self, measure: str) -> float:
+        """Return how many pictures carry a sum over images, of the worst teacher's the fewest of all teachers'."""
+        family, _, teacher = measure.partition("/")
+        of_teachers = [name for name in self.held_out.weights if name.startswith(f"{family}/")]
+        names = of_teachers if teacher == WORST else [measure]
+        return min(effective_sources(self.held_out.weights[name]) for name in names)
+
+    def _ratio(self, result: RunResult, measure: str, draws: Tensor) -> Tensor:
+        family, _, teacher = measure.partition("/")
+        if teacher == WORST:
+            own = [name for name in result.sums if name.startswith(f"{family}/")]
+            return torch.stack([self._ratio(result, name, draws) for name in own]).amax(0)
+        errors, weights = (
+            torch.tensor(sums[measure], dtype=torch.float64) for sums in (result.sums, self.held_out.weights)
+        )
+        return (draws @ errors) / (draws @ weights)
+
+
+def load_results(opened: OpenedStudy) -> StudyResults | None:
+    """Read the raw results of a study; None where there are none.
+
+    Raises:
+        RecipeError: If a line is damaged, there twice, of no arm, of another recipe, or of other weights in a folder
+            that its recipe names; the message says what to do.
+    """
+    path = opened.raw_results
+    lines = []
+    if path.is_file():
+        with path.open("rb") as file:
+            lines = _whole_lines(path, file)
+    if not lines:
+        return None
+    held_out = _read(path, 1, lines[0], HeldOutSums)
+    runs: dict[tuple[str, int], RunResult] = {}
+    for number, line in enumerate(lines[1:], 2):
+        result = _read(path, number, line, RunResult)
+        problem = _problem(opened, result, runs)
+        if problem:
+            raise RecipeError(f"Line {number} of {str(path)!r}, {result.arm!r} with seed {result.seed}, {problem}")
+        runs[result.arm, result.seed] = result
+    return StudyResults(held_out, runs, draw_sources(held_out.num_sources))
+
+
+def _problem(opened: OpenedStudy, result: RunResult, runs: Mapping[tuple[str, int], RunResult]) -> str:
+    """Return what is wrong with a run beside the study and the runs before it; nothing where it fits."""
+    if (result.arm, result.seed) in runs:
+        return "is there twice. Delete one of the two."
+    for name, weights in result.folders.items():
+        if any(run.folders.get(name, weights) != weights for run in runs.values()):
+            return f"learned from other weights in {name!r} than one before it. Delete what is not of those of now."
+    if result.gone:
+        return ""
+    if result.arm not in opened.recipes:
+        return 'is of no arm of the study. Give the arm back its name, delete the line, or add `"gone":true` to it.'
+    # What a recipe can no longer set has nothing but its former default left; arms that set it otherwise are gone.
+    then = with_defaults(Recipe, without_unknown(Recipe, result.recipe))
+    changed = differences(decisive_part(then), decisive_part(opened.recipe(result.arm, result.seed).to_dict()))
+    shown = "; ".join(changed[:MAX_DIFFERENCES_SHOWN])
+    return f"is of another recipe ({shown}). Delete it to run it again, or name the arm otherwise." if changed else ""

@@ -1,1 +1,0 @@
-"""Teacher features computed once: their formats, their files, what they were made from."""

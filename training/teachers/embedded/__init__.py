@@ -1,1 +1,0 @@
-"""Small pretrained teachers that ship inside packages."""

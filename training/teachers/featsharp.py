@@ -1,0 +1,407 @@
+"""Teacher features finer than the teacher's own grid, from tiles of the image: without training, and FeatSharp."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.files import write_folder, write_text
+from core.settings import Settings, SettingsError, require
+from training.teachers.outputs import TeacherOutput
+from training.teachers.run_modes import FixedMode, RunNetwork, Size
+
+
+GRID_TOLERANCE = 0.25
+"""A wanted grid up to this share finer than the teacher's own is only resampled. Our choice: at 432 px, the finest of
+its low sizes (27 cells, SigLIP2 has 24), C-RADIOv4 uses raw outputs; at 512 px (32 cells) and above, upsampled ones."""
+
+
+class TiledMode(FixedMode):
+    """Like "fixed"; a grid finer than the own is answered on a multiple of it, with the detail of tiles."""
+
+    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+        """Return the one size of the whole image, and where it is to be cut once more that of all tiles together."""
+        num_tiles = tiles_per_side(math.sqrt(rows * cols), self.cells_per_side)  # as of the square of as many cells
+        return tuple((self.side_px * count, self.side_px * count) for count in dict.fromkeys((1, num_tiles)))
+
+    def answer_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
+        """Return the answer to whole images, its features made finer by each larger size."""
+        whole, *larger = images
+        summary, features = run(whole)
+        for each in larger:
+            num_tiles = each.shape[2] // self.side_px
+            tiles = run(cut_tiles(each, num_tiles, num_tiles)).features
+            features = self.join(features, stitch_tiles(tiles, num_tiles, num_tiles), each)
+        return TeacherOutput(summary, features)
+
+    def join(self, whole: Tensor, tiles: Tensor, images: Tensor) -> Tensor:
+        """Return finer features.
+
+        Args:
+            whole: Features of whole images, `(batch, channels, rows, cols)`.
+            tiles: The stitched ones of their tiles, `(batch, channels, factor * rows, factor * cols)`.
+            images: The normalized images that were cut.
+
+        Returns:
+            The shape of `tiles`.
+        """
+        return add_detail(whole, tiles)
+
+
+def tiles_per_side(wanted_cells: float, own_cells: int) -> int:
+    """Return into how many tiles a side of the image is cut so that `wanted_cells` are (nearly) seen, at least 1."""
+    return max(1, math.ceil(wanted_cells / own_cells - GRID_TOLERANCE))
+
+
+def cut_tiles(maps: Tensor, per_column: int, per_row: int) -> Tensor:
+    """Cut each map into equal tiles.
+
+    Args:
+        maps: `(batch, channels, per_column * height, per_row * width)`: pixels or features.
+        per_column: Tiles below each other.
+        per_row: Tiles beside each other.
+
+    Returns:
+        `(batch * per_column * per_row, channels, height, width)`: a map's tiles one after the other, row by row.
+    """
+    tiles = maps.unflatten(3, (per_row, -1)).unflatten(2, (per_column, -1))
+    # (batch, channels, per_column, height, per_row, width) -> tiles first
+    return tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+def stitch_tiles(tiles: Tensor, per_column: int, per_row: int) -> Tensor:
+    """Put tiles together again: the inverse of `cut_tiles`.
+
+    Args:
+        tiles: `(batch * per_column * per_row, channels, height, width)`.
+        per_column: Tiles below each other.
+        per_row: Tiles beside each other.
+
+    Returns:
+        `(batch, channels, per_column * height, per_row * width)`.
+    """
+    rows = tiles.unflatten(0, (-1, per_column, per_row))
+    # (batch, per_column, per_row, channels, height, width) -> each axis of tiles before its axis of pixels
+    return rows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def add_detail(whole: Tensor, stitched: Tensor) -> Tensor:
+    """Return the upsampled features of the whole image plus the detail that only its tiles show.
+
+    Detail is what the stitched map loses when it is averaged down to the grid of `whole` and upsampled again. So the
+    coarse part of the answer, with the context of the whole image, stays, and tiles that say no more change nothing.
+
+    Args:
+        whole: `(batch, channels, rows, cols)`.
+        stitched: `(batch, channels, factor * rows, factor * cols)`.
+
+    Returns:
+        The shape of `stitched`.
+    """
+    grid = whole.shape[2:]
+    coarse_difference = whole - F.interpolate(stitched, grid, mode="area")
+    return stitched + F.interpolate(coarse_difference, stitched.shape[2:], mode="bilinear")
+
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+GUIDE_KEYS = 16  # channels in which pixels are compared; our choice
+TENT_FLOOR = (
+    1e-3  # our choice: the share of a cell beyond the reach of bilinear interpolation, so that edges can raise it
+)
+MIN_SCALE = 1e-6
+
+
+class UpsampledTeacher(NamedTuple):
+    """Whose features are made finer: an upsampler of another teacher is refused.
+
+    Attributes:
+        kind: As in the recipe.
+        source: As in the recipe.
+        options: As in the recipe.
+        feature_dim: Width of the features.
+        input_size_px: Side of the square that the teacher sees.
+        grid: Cells along a side of its map.
+    """
+
+    kind: str
+    source: str | None
+    options: Mapping[str, Any]
+    feature_dim: int
+    input_size_px: int
+    grid: int
+
+
+class UpsamplerConfig(Settings):
+    """An upsampler's form, and the teacher that it belongs to.
+
+    Attributes:
+        kind: The teacher's kind.
+        source: The teacher's source.
+        options: The teacher's options.
+        feature_dim: Width of the teacher's features.
+        input_size_px: Side of the square that the teacher sees.
+        grid: Cells along a side of the teacher's own map.
+        width: Width of the block.
+        num_heads: Heads of its attention.
+        window: Cells along a side of the neighborhood that a cell attends to.
+        mlp_ratio: Width of the block's MLP over `width`.
+        factor: Multiple of the grid that it was trained at; it answers at others too.
+        num_steps: Steps that it was trained for.
+    """
+
+    kind: str
+    source: str | None = None
+    options: dict[str, Any] = {}
+    feature_dim: int = Field(gt=0)
+    input_size_px: int = Field(gt=0)
+    grid: int = Field(gt=0)
+    width: int = Field(256, gt=0)
+    num_heads: int = Field(8, gt=0)
+    window: int = Field(7, gt=0)
+    mlp_ratio: int = Field(4, gt=0)
+    factor: int = Field(2, gt=1)
+    num_steps: int = Field(0, ge=0)
+
+    def model_post_init(self, context: Any) -> None:
+        """Check what concerns two fields, and that a window has a center."""
+        require(self.width % self.num_heads == 0, "width", self.width, f"a multiple of `num_heads`, {self.num_heads}")
+        require(self.window % 2 == 1, "window", self.window, "odd")
+
+
+class FeatSharp(nn.Module):
+    """Makes a teacher's map finer; see the file's first lines.
+
+    Args:
+        config: Its form.
+
+    Attributes:
+        mean: Per channel of the teacher's features, `(feature_dim,)`.
+        scale: Root of the mean variance of its channels, `()`.
+        pattern: What the teacher's standardized features hold of the place alone, `(feature_dim, grid, grid)`.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: UpsamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(config.feature_dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.pattern = nn.Parameter(torch.zeros(config.feature_dim, config.grid, config.grid))
+        self.guide = BilateralGuide()
+        self.enter = nn.Linear(2 * config.feature_dim, config.width)
+        self.attention = LocalAttention(config.width, config.num_heads, config.window)
+        self.mlp = SwiGlu(config.width, config.mlp_ratio * config.width)
+        self.leave = nn.Linear(config.width, config.feature_dim)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def standardize(self, features: Tensor) -> Tensor:
+        """Return features `(batch, feature_dim, rows, cols)` without their mean, at a mean variance of 1."""
+        return (features - self.mean.view(-1, 1, 1)) / self.scale
+
+    def centered_pattern(self) -> Tensor:
+        """Return the pattern of positions, without what all positions share: that is content."""
+        return self.pattern - self.pattern.mean((1, 2), keepdim=True)
+
+    def sharpen(self, whole: Tensor, tiles: Tensor, images: Tensor) -> Tensor:
+        """Return the finer map of standardized features, see `forward`."""
+        pattern, factor = self.centered_pattern(), tiles.shape[2] // whole.shape[2]
+        guide = self.guide(whole - pattern, images, factor)
+        detail = tiles - pattern.repeat(1, factor, factor)
+        hidden = self.enter(torch.cat([guide, detail], 1).movedim(1, 3))
+        hidden = hidden + self.attention(hidden)
+        hidden = hidden + self.mlp(hidden)
+        return guide + self.leave(hidden).movedim(3, 1)
+
+    def forward(self, whole: Tensor, tiles: Tensor, images: Tensor) -> Tensor:
+        """Return a teacher's features on the grid of its stitched tiles.
+
+        Args:
+            whole: Its features of whole images, `(batch, feature_dim, grid, grid)`.
+            tiles: Its stitched features of their tiles, `(batch, feature_dim, factor * grid, factor * grid)`.
+            images: Their normalized pixels, `(batch, 3, height, width)`, at least as fine as `tiles`.
+
+        Returns:
+            The shape of `tiles`, float32.
+        """
+        answer = self.sharpen(self.standardize(whole), self.standardize(tiles), images)
+        return answer * self.scale + self.mean.view(-1, 1, 1)
+
+
+class BilateralGuide(nn.Module):
+    """Enlarges a map: a cell is a mean of the 3 x 3 coarse cells around it, by distance and by how alike pixels look.
+
+    A new one interpolates bilinearly, up to `TENT_FLOOR`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(6, GUIDE_KEYS)
+        self.sharpness = nn.Parameter(torch.zeros(()))
+
+    def forward(self, coarse: Tensor, images: Tensor, factor: int) -> Tensor:
+        """Return `coarse`, `(batch, channels, rows, cols)`, on a grid `factor` times as fine; see `FeatSharp`."""
+        rows, cols = coarse.shape[2:]
+        looks = self.project(_pixel_moments(images, (factor * rows, factor * cols)).movedim(1, 3)).movedim(3, 1)
+        coarse_looks = F.avg_pool2d(looks, factor)
+        distances = torch.stack(
+            [(looks - _repeat(near, factor)).square().sum(1) for near in _neighbors(coarse_looks, 3, "replicate")], 1
+        )
+        weights = (_tent_logits(rows, cols, factor).to(looks) - self.sharpness * distances).softmax(1)
+        answer = torch.zeros((), device=coarse.device)
+        for number, near in enumerate(_neighbors(coarse, 3, "replicate")):
+            answer = answer + weights[:, number, None] * _repeat(near, factor)
+        return answer
+
+
+class LocalAttention(nn.Module):
+    """Attention of each cell to the cells around it, on normalized `(batch, rows, cols, width)`."""
+
+    def __init__(self, width: int, num_heads: int, window: int) -> None:
+        super().__init__()
+        self.num_heads, self.window = num_heads, window
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.bias = nn.Parameter(torch.zeros(window * window, num_heads))
+        self.leave = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return what the block adds; shifted maps are compared one after the other, so that no window is copied."""
+        heads = self.query_key_value(self.norm(tokens)).unflatten(3, (3, self.num_heads, -1))
+        query, key, value = heads.movedim(3, 0).flatten(4, 5).movedim(4, 2).unflatten(2, (self.num_heads, -1))
+        query = query * query.shape[2] ** -0.5
+        inside = torch.ones(1, 1, *tokens.shape[1:3], device=tokens.device)
+        logits = torch.stack(
+            [
+                (query * near).sum(2).masked_fill(is_inside == 0, -torch.inf)
+                for near, is_inside in zip(
+                    _neighbors(key, self.window, "constant"), _neighbors(inside, self.window, "constant"), strict=True
+                )
+            ]
+        )
+        weights = (logits + self.bias[:, None, :, None, None]).softmax(0)
+        answer = torch.zeros((), device=tokens.device)
+        for weight, near in zip(weights, _neighbors(value, self.window, "constant"), strict=True):
+            answer = answer + weight[:, :, None] * near
+        return self.leave(answer.flatten(1, 2).movedim(1, 3))
+
+
+class SwiGlu(nn.Module):
+    """Gated MLP on normalized tokens."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.enter = nn.Linear(width, 2 * hidden)
+        self.leave = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return what the block adds."""
+        gate, values = self.enter(self.norm(tokens)).chunk(2, -1)
+        return self.leave(F.silu(gate) * values)
+
+
+def _neighbors(maps: Tensor, window: int, padding: str) -> Iterator[Tensor]:
+    """Yield the maps shifted by each place of a window, row by row, as views of one padded map."""
+    rows, cols = maps.shape[-2:]
+    reach = window // 2
+    leading = maps.shape[:-2]
+    padded = F.pad(maps.flatten(0, -3)[None], (reach,) * 4, mode=padding)[0].unflatten(0, leading)
+    for row in range(window):
+        for col in range(window):
+            yield padded[..., row : row + rows, col : col + cols]
+
+
+def _repeat(maps: Tensor, factor: int) -> Tensor:
+    return maps.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+def _tent_logits(rows: int, cols: int, factor: int) -> Tensor:
+    """Return the logarithms of bilinear weights over 3 x 3 coarse cells, `(9, factor * rows, factor * cols)`."""
+    offsets = (torch.arange(factor) + 0.5) / factor - 0.5  # of fine cells from the center of theirs, in coarse cells
+    tent = (1 - (offsets - torch.tensor([[-1.0], [0.0], [1.0]])).abs()).clamp(min=0)
+    pairs = (tent[:, None, :, None] * tent[None, :, None, :]).flatten(0, 1)
+    return pairs.clamp(min=TENT_FLOOR).log().repeat(1, rows, cols)
+
+
+def _pixel_moments(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return mean and deviation of the pixels of each cell, `(batch, 6, *size)`."""
+    mean, square = (F.interpolate(values, size, mode="area") for values in (images, images.square()))
+    return torch.cat([mean, (square - mean.square()).clamp(min=0).add(1e-6).sqrt()], 1)
+
+
+def save_upsampler(upsampler: FeatSharp, folder: Path) -> None:
+    """Write an upsampler as a folder, whole or not at all.
+
+    Raises:
+        WriteError: If writing fails.
+    """
+
+    def write(scratch: Path) -> None:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in upsampler.state_dict().items()}
+        save_file(tensors, scratch / WEIGHTS_FILE)
+        write_text(scratch / CONFIG_FILE, json.dumps(upsampler.config.to_dict(), indent=2) + "\n")
+
+    write_folder(folder, write)
+
+
+def load_upsampler(folder: str | Path) -> FeatSharp:
+    """Open the folder that `save_upsampler` wrote.
+
+    Raises:
+        ValueError: If it is none: one line.
+    """
+    path = Path(folder).expanduser()
+    advice = "Train one with python -m training.upsampling."
+    try:
+        config = UpsamplerConfig(**json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")))
+        upsampler = FeatSharp(config)
+        upsampler.load_state_dict(load_file(path / WEIGHTS_FILE))
+    except FileNotFoundError as error:
+        missing = Path(error.filename or path / WEIGHTS_FILE).name
+        raise ValueError(f"`upsampler` must be a folder with {missing}, got {str(folder)!r}. {advice}") from error
+    except (OSError, SettingsError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(f"`upsampler` {str(folder)!r} cannot be opened: {reason}. {advice}") from error
+    return upsampler
+
+
+def check_upsampler(config: UpsamplerConfig, teacher: UpsampledTeacher, folder: str | Path) -> None:
+    """Raise a ValueError if an upsampler was trained for another teacher, or for another size of its input."""
+    for name, wanted in teacher._asdict().items():
+        trained = getattr(config, name)
+        if trained != wanted:
+            raise ValueError(
+                f"`upsampler` must be of this teacher, with `{name}` {wanted!r}, got {str(folder)!r} with {trained!r}. "
+                "Train one with python -m training.upsampling."
+            )
+
+
+class SharpenedMode(TiledMode):
+    """Like "tiles", but a trained FeatSharp joins whole and tiles; it knows the last features only."""
+
+    answers_for_blocks: ClassVar[bool] = False
+
+    _upsampler: nn.Module | None = None
+
+    def use_upsampler(self, upsampler: nn.Module) -> None:
+        """Take the network; see `FeatSharp` for what it is called with."""
+        self._upsampler = upsampler
+
+    def join(self, whole: Tensor, tiles: Tensor, images: Tensor) -> Tensor:
+        """Return what the network makes of both, where the image has edges."""
+        if self._upsampler is None:
+            raise self.traits.error("`upsample` 'featsharp' needs `use_upsampler` first.")
+        return self._upsampler(whole, tiles, images)

@@ -1,0 +1,146 @@
+"""Outputs of a teacher and of its blocks, their checks, and how images and features change their size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeGuard
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TeacherOutput(NamedTuple):
+    """What a teacher says about a batch.
+
+    Attributes:
+        summary: `(batch, summary_dim)`, or None where the teacher has no summary.
+        features: `(batch, feature_dim, rows, cols)`.
+    """
+
+    summary: Tensor | None
+    features: Tensor
+
+
+class TeacherShape(Protocol):
+    """The widths of a teacher, which decide those of the student's heads; None for a summary that it does not have."""
+
+    summary_dim: int | None
+    feature_dim: int
+
+
+@dataclass
+class TeacherWidths:
+    """A `TeacherShape` and nothing else, for a process that has not loaded the teacher."""
+
+    summary_dim: int | None
+    feature_dim: int
+
+
+def teacher_error(name: str, message: str) -> ValueError:
+    """Return an error that names the teacher before its message."""
+    return ValueError(f"Teacher {name!r}: {message}")
+
+
+def check_answer(answer: object, name: str, shape: TeacherShape) -> TeacherOutput:
+    """Refuse an answer of other widths than the teacher's: the student's heads and the statistics have these.
+
+    Args:
+        answer: What `encode` returned.
+        name: The teacher's name.
+        shape: Its widths.
+
+    Raises:
+        ValueError: If it is no pair of summary and features, or one of them is of another kind or width.
+    """
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        raise teacher_error(name, f"`encode` must return a pair of summary and features, got {_describe(answer)}.")
+    summary, features = answer
+    if not (_is_floating(features) and features.ndim == 4 and features.shape[1] == shape.feature_dim):
+        rule = f"features of floats, (batch, {shape.feature_dim}, rows, columns)"
+        raise teacher_error(name, f"`encode` must return {rule}, got {_describe(features)}.")
+    if shape.summary_dim is None:
+        is_summary, rule = summary is None, "None for the summary that it has not"
+    else:
+        is_summary = _is_floating(summary) and summary.shape[1:] == (shape.summary_dim,)
+        rule = f"a summary of floats, (batch, {shape.summary_dim})"
+    if not is_summary:
+        raise teacher_error(name, f"`encode` must return {rule}, got {_describe(summary)}.")
+    return TeacherOutput(summary, features)
+
+
+def _is_floating(answer: object) -> TypeGuard[Tensor]:
+    return isinstance(answer, Tensor) and answer.is_floating_point()
+
+
+def _describe(answer: object) -> str:
+    return f"{answer.dtype} {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+
+
+def resize_images(pixel_values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return images resized to `size`, bicubic and antialiased, clipped to [0, 1]."""
+    if tuple(pixel_values.shape[-2:]) == size:
+        return pixel_values
+    return F.interpolate(pixel_values, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def resample_features(features: Tensor, rows: int, cols: int) -> Tensor:
+    """Return features on a grid of `rows x cols`, resampled (bilinear, antialiased) from another grid."""
+    if tuple(features.shape[-2:]) == (rows, cols):
+        return features
+    return F.interpolate(features, (rows, cols), mode="bilinear", antialias=True)
+
+
+def tokens_to_map(tokens: Tensor, pixel_values: Tensor, patch_size: int) -> Tensor:
+    """Return patch tokens `(batch, rows * cols, dim)` of these images as a map `(batch, dim, rows, cols)`."""
+    rows, cols = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
+    return tokens.transpose(1, 2).unflatten(2, (rows, cols))
+
+
+class BlockListener:
+    """Hears the outputs of some blocks in every pass of a network, for as long as that lives.
+
+    Args:
+        blocks: All blocks of the network, each from tokens or maps to such of the same width.
+        depths: Shares of the blocks, above 0 and at most 1: a depth of 0.5 is the block in the middle.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], depths: Sequence[float]) -> None:
+        self.depths = tuple(depths)
+        self._heard: dict[int, Tensor] = {}
+        places = [max(1, round(depth * len(blocks))) - 1 for depth in depths]
+        for place, index in enumerate(places):
+            blocks[index].register_forward_hook(self._hook(place))
+
+    def take_maps(self, rows: int, cols: int) -> list[Tensor]:
+        """Return the maps `(batch, width, rows, cols)` of the last pass, one for each depth.
+
+        They are normed over channels without weights (our choice), as the network's last norm does to its answer: the
+        length of tokens grows from block to block.
+
+        Args:
+            rows: Patches of the images along their height.
+            cols: And along their width. Patches are the last tokens of a sequence.
+        """
+        heard = [self._heard.pop(place) for place in range(len(self.depths))]
+        return [_as_map(tokens, rows, cols) for tokens in heard]
+
+    def _hook(self, place: int) -> Callable[..., None]:
+        def hear(_module: nn.Module, _arguments: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            self._heard[place] = output if isinstance(output, Tensor) else output[0]
+
+        return hear
+
+
+def _as_map(tokens: Tensor, rows: int, cols: int) -> Tensor:
+    """Return `(batch, tokens, width)` or `(batch, rows, cols, width)` as a normed map, float32."""
+    if tokens.ndim == 3:
+        tokens = tokens[:, -rows * cols :].unflatten(1, (rows, cols))
+    return F.layer_norm(tokens.float(), tokens.shape[-1:]).movedim(-1, 1)
+
+
+def longest_list(network: nn.Module) -> Sequence[nn.Module]:
+    """Return the longest list of modules of one class in a network: the blocks of a transformer; none without lists."""
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    alike = [list(each) for each in lists if len({type(block) for block in each}) == 1]
+    return max(alike, key=len, default=[])

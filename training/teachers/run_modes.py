@@ -1,0 +1,307 @@
+"""The ways to run a teacher: at the student's size, at one size, and on mosaics of small images."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modeling_radio.checks_radio import round_to_step
+from training.recipe_sections import RunOptions
+from training.teachers.outputs import TeacherOutput, teacher_error
+
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+RunNetwork = Callable[[Tensor], TeacherOutput]
+"""From normalized images `(batch, 3, height, width)` to the answer on the network's own grid, float32."""
+
+
+class NetworkTraits(NamedTuple):
+    """What a run mode must know of the network.
+
+    Attributes:
+        name: The teacher's name, for errors.
+        patch_size: Pixels of its input that make one feature cell.
+        size_multiple: Sides of its input must be multiples of it.
+        native_size_px: Side of the square that it was trained at; None where it has no such size.
+        runs_at_any_size: False where it runs at its native size only.
+        has_summary: Whether it answers with a summary too.
+    """
+
+    name: str
+    patch_size: int
+    size_multiple: int
+    native_size_px: int | None
+    runs_at_any_size: bool
+    has_summary: bool
+
+    def error(self, message: str) -> ValueError:
+        """Return an error that names the teacher before its message."""
+        return teacher_error(self.name, message)
+
+
+class RunMode(ABC):
+    """One way to run a teacher.
+
+    By default all groups of images that are taken in at equal sizes share a pass.
+
+    Args:
+        traits: Of the network.
+        options: How it runs, `run_mode` chosen.
+
+    Attributes:
+        options: The same, with the size that was chosen for it.
+        has_own_size: The whole image is seen at one size, whatever the student's is.
+        answers_for_blocks: Features of blocks on the way can be had as well.
+
+    Raises:
+        ValueError: If the network cannot run so.
+    """
+
+    has_own_size: ClassVar[bool] = False
+    answers_for_blocks: ClassVar[bool] = True
+
+    def __init__(self, traits: NetworkTraits, options: RunOptions) -> None:
+        self.traits = traits
+        self.options = options.replace(input_size_px=self.choose_size(options))
+
+    @abstractmethod
+    def choose_size(self, options: RunOptions) -> int | None:
+        """Return the one size that the network runs at, pixels, None for the student's, or refuse it."""
+
+    @abstractmethod
+    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+        """Return the sizes at which it takes in an image of `rows` x `cols` cells, the whole image's first."""
+
+    def use_upsampler(self, upsampler: nn.Module) -> None:
+        """Take a trained network that makes features finer."""
+        raise self.traits.error(f"`upsample` must be 'featsharp' for an upsampler, got {self.options.upsample!r}.")
+
+    def answer(self, groups: Sequence[Sequence[Tensor]], run: RunNetwork) -> Iterable[TeacherOutput]:
+        """Return summary and features of each group of images, on the teacher's own grid, float32.
+
+        Args:
+            groups: Images of one grid each, normalized, at each of `input_sizes`, `(images, 3, height, width)`.
+            run: The network.
+        """
+        by_size: dict[tuple[torch.Size, ...], list[int]] = {}
+        for place, group in enumerate(groups):
+            by_size.setdefault(tuple(images.shape[2:] for images in group), []).append(place)
+        answers: dict[int, TeacherOutput] = {}
+        for places in by_size.values():
+            together = zip(*(groups[place] for place in places), strict=True)
+            summary, features = self.answer_batch([torch.cat(sizes) for sizes in together], run)
+            counts = [len(groups[place][0]) for place in places]
+            summaries = [None] * len(counts) if summary is None else summary.split(counts)
+            answers |= zip(places, map(TeacherOutput, summaries, features.split(counts)), strict=True)
+        return [answers[place] for place in range(len(groups))]
+
+    def answer_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
+        """Return the answer to images of one size, given at each of their `input_sizes`."""
+        (whole,) = images
+        return run(whole)
+
+
+class NativeMode(RunMode):
+    """It sees the image at one patch for each cell, its sides rounded up to what the network takes."""
+
+    def choose_size(self, options: RunOptions) -> None:
+        """Refuse a size, and a network that has one only."""
+        if not self.traits.runs_at_any_size:
+            native = self.traits.native_size_px
+            raise self.traits.error(
+                f"`run_mode` must be 'fixed' or 'mosaic', got 'native': it runs at {native} px only."
+            )
+        if options.input_size_px is not None:
+            size = options.input_size_px
+            raise self.traits.error(f"`run_mode` must be 'fixed' with an `input_size_px` ({size}), got 'native'.")
+
+    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+        """Return one size, near to that of the image in patches."""
+        patch, multiple = self.traits.patch_size, self.traits.size_multiple
+        height, width = (math.ceil(cells * patch / multiple) * multiple for cells in (rows, cols))
+        return ((height, width),)
+
+
+class OneSizeMode(RunMode):
+    """Base of the modes in which the network sees squares of one size."""
+
+    @property
+    def side_px(self) -> int:
+        """Side of these squares, pixels."""
+        assert self.options.input_size_px is not None
+        return self.options.input_size_px
+
+    @property
+    def cells_per_side(self) -> int:
+        """Cells along a side of the network's own grid."""
+        return self.side_px // self.traits.patch_size
+
+    def choose_size(self, options: RunOptions) -> int:
+        """Return the given size, or the native one."""
+        native, multiple = self.traits.native_size_px, self.traits.size_multiple
+        size_px = native if options.input_size_px is None else options.input_size_px
+        if size_px is None:
+            mode = options.run_mode
+            raise self.traits.error(f"`run_mode` {mode!r} needs `input_size_px`, since it has no native size.")
+        if not self.traits.runs_at_any_size and size_px != native:
+            raise self.traits.error(f"`input_size_px` must be {native}, its only size, got {size_px}.")
+        if size_px < 1 or size_px % multiple:
+            nearest = round_to_step(size_px, multiple)
+            raise self.traits.error(f"`input_size_px` must be a multiple of {multiple}, got {size_px}. Use {nearest}.")
+        return size_px
+
+
+class FixedMode(OneSizeMode):
+    """It sees every image at one square size, and so answers on one grid, of whatever is asked for."""
+
+    has_own_size: ClassVar[bool] = True
+
+    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+        """Return the one size."""
+        return ((self.side_px, self.side_px),)
+
+
+Cells = tuple[int, int]
+"""Rows and columns of cells of an image."""
+
+
+class MosaicMode(OneSizeMode):
+    """Many images in a pass, for a teacher without a summary.
+
+    An image with more cells than the canvas along a side is shrunk to as many, in both directions alike.
+    """
+
+    def choose_size(self, options: RunOptions) -> int:
+        """Return the side of a canvas; a summary would be one of many images."""
+        if self.traits.has_summary:
+            raise self.traits.error(
+                "`run_mode` must be 'native' or 'fixed' for a teacher with a summary, got 'mosaic'."
+            )
+        return super().choose_size(options)
+
+    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+        """Return one size, a patch for each cell."""
+        patch, scale = self.traits.patch_size, min(1.0, self.cells_per_side / max(rows, cols))
+        return ((max(1, round(rows * scale)) * patch, max(1, round(cols * scale)) * patch),)
+
+    def answer(self, groups: Sequence[Sequence[Tensor]], run: RunNetwork) -> Iterable[TeacherOutput]:
+        """Yield the answers of all groups, out of as few canvases as they fit on."""
+        patch = self.traits.patch_size
+        images = [image for (group,) in groups for image in group]
+        layout = MosaicLayout(
+            self.cells_per_side, [(image.shape[1] // patch, image.shape[2] // patch) for image in images]
+        )
+        features = iter(slice_mosaics(run(pack_mosaics(images, layout, patch)).features, layout))
+        for (group,) in groups:
+            yield TeacherOutput(None, torch.stack(list(islice(features, len(group)))))
+
+
+class Place(NamedTuple):
+    """Where the upper left cell of an image lies: on which canvas, in which row and column of it."""
+
+    canvas: int
+    row: int
+    col: int
+
+
+class MosaicLayout:
+    """How images lie on square canvases: on shelves, the tallest first, each on the first shelf that has room for it.
+
+    Cells that are left over keep the images of a shelf, and the shelves of a canvas, apart.
+
+    Args:
+        canvas_cells: Cells along a side of a canvas.
+        images: Rows and columns of cells of each image.
+
+    Attributes:
+        places: Of each image.
+        num_canvases: How many canvases there are.
+
+    Raises:
+        ValueError: If an image does not fit.
+
+    References:
+        First-fit decreasing height: Coffman et al., "Performance bounds for level-oriented two-dimensional packing
+        algorithms", SIAM J. Comput. 9 (1980).
+    """
+
+    def __init__(self, canvas_cells: int, images: Sequence[Cells]) -> None:
+        for rows, cols in images:
+            if not 1 <= min(rows, cols) <= max(rows, cols) <= canvas_cells:
+                raise ValueError(
+                    f"`images` must have 1 to {canvas_cells} cells a side, as the canvas has, got {rows} x {cols}."
+                )
+        self.canvas_cells, self.images = canvas_cells, list(images)
+        by_height = sorted(range(len(images)), key=lambda image: (-images[image][0], -images[image][1], image))
+        shelves = _first_fit(by_height, [images[image][1] for image in by_height], canvas_cells)
+        heights = [images[shelf[0]][0] for shelf in shelves]
+        canvases = _first_fit(list(range(len(shelves))), heights, canvas_cells)
+        self.num_canvases = len(canvases)
+        places: dict[int, Place] = {}
+        for canvas, members in enumerate(canvases):
+            tops = _spread([heights[shelf] for shelf in members], canvas_cells)
+            for top, shelf in zip(tops, members, strict=True):
+                lefts = _spread([images[image][1] for image in shelves[shelf]], canvas_cells)
+                for left, image in zip(lefts, shelves[shelf], strict=True):
+                    places[image] = Place(canvas, top, left)
+        self.places = [places[image] for image in range(len(images))]
+
+
+def pack_mosaics(images: Sequence[Tensor], layout: MosaicLayout, cell_px: int) -> Tensor:
+    """Lay images on canvases.
+
+    Args:
+        images: Each `(channels, rows * cell_px, cols * cell_px)`, normalized: spare area is 0, the mean color.
+        layout: Where they lie.
+        cell_px: Pixels along a side of a cell.
+
+    Returns:
+        `(num_canvases, channels, canvas_cells * cell_px, canvas_cells * cell_px)`.
+    """
+    side = layout.canvas_cells * cell_px
+    canvases = images[0].new_zeros(layout.num_canvases, len(images[0]), side, side)
+    for image, (canvas, row, col) in zip(images, layout.places, strict=True):
+        top, left = row * cell_px, col * cell_px
+        canvases[canvas, :, top : top + image.shape[1], left : left + image.shape[2]] = image
+    return canvases
+
+
+def slice_mosaics(features: Tensor, layout: MosaicLayout) -> list[Tensor]:
+    """Cut the images' features, each `(channels, rows, cols)`, out of those of the canvases.
+
+    Args:
+        features: `(num_canvases, channels, canvas_cells, canvas_cells)`.
+        layout: Where the images lie.
+    """
+    return [
+        features[canvas, :, row : row + rows, col : col + cols]
+        for (canvas, row, col), (rows, cols) in zip(layout.places, layout.images, strict=True)
+    ]
+
+
+def _first_fit(items: Sequence[int], lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Put each item into the first bin that still has room for its length, or into a new one."""
+    bins: list[list[int]] = []
+    left: list[int] = []
+    for item, length in zip(items, lengths, strict=True):
+        place = next((place for place, space in enumerate(left) if space >= length), len(bins))
+        if place == len(bins):
+            bins.append([])
+            left.append(room)
+        bins[place].append(item)
+        left[place] -= length
+    return bins
+
+
+def _spread(lengths: Sequence[int], room: int) -> list[int]:
+    """Return where intervals begin that lie beside each other in a room, with its spare space behind each of them."""
+    gap = (room - sum(lengths)) // len(lengths)
+    return [sum(lengths[:place]) + place * gap for place in range(len(lengths))]
