@@ -15,17 +15,17 @@ from modeling_radio.hub_radio import SOURCE_FILES
 
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"foundation", "modeling_radio", "training", "conversion", "model_cards", "benchmarks", "notebooks", "tests"}
+PACKAGES = {"core", "modeling_radio", "training", "conversion", "model_cards", "benchmarks", "notebooks", "tests"}
 
 # Which packages a package may import besides itself.
 ARROWS = {
     "modeling_radio": set(),
-    "foundation": {"modeling_radio"},
-    "model_cards": {"modeling_radio", "foundation"},
-    "conversion": {"modeling_radio", "foundation", "model_cards"},
-    "training": {"modeling_radio", "foundation", "model_cards"},
+    "core": {"modeling_radio"},
+    "model_cards": {"modeling_radio", "core"},
+    "conversion": {"modeling_radio", "core", "model_cards"},
+    "training": {"modeling_radio", "core", "model_cards"},
     "benchmarks": PACKAGES - {"notebooks", "tests"},
-    "notebooks": {"foundation"},
+    "notebooks": {"core"},
 }
 
 # The folders of `training/` from top to bottom: each imports only what stands on lower lines. What is on the first line
@@ -34,27 +34,29 @@ ORDER = (
     (
         "distill",
         "evaluate",
-        "ablate",
-        "demo",
+        "studies.__main__",
+        "demo.__main__",
+        "demo.add_words",
         "finetune",
-        "train_upsampler",
         "publish",
         "extract",
         "app",
         "serve",
-        "showcase",
+        "figures.gallery",
+        "figures.feature_video",
         "plan",
-        "demo_kit.add_words",
     ),
-    ("ablation", "finetuning", "publishing", "extraction"),
+    ("demo.results", "demo.closing_page"),
+    ("studies", "finetuning", "publishing", "extraction"),
     ("planning", "distillation"),
+    ("targets.refits",),
     ("evaluation",),
-    ("balancing", "contrastive"),
+    ("losses.weighting", "losses.contrastive"),
     ("student", "upsampling"),
-    ("targets",),
-    ("teachers", "views"),
-    ("demo_kit",),
-    ("data", "pictures"),
+    ("targets", "distillation.sharding"),
+    ("teachers", "views", "data.training_images"),
+    ("demo",),
+    ("data", "figures"),
     ("recipe",),
     ("recipe_sections",),
     ("losses",),
@@ -215,7 +217,7 @@ def test_packages_that_may_be_missing_are_imported_inside_functions():
     def imported_at_once(path):
         return imported_packages(nodes_that_run_on_import(tree_of(path))) & LAZY_PACKAGES
 
-    paths = python_files("foundation", "training", "conversion", "model_cards", "benchmarks")
+    paths = python_files("core", "training", "conversion", "model_cards", "benchmarks")
     assert not wrong_files([path for path in paths if not is_run_by_evaluate(path)], imported_at_once)
 
 
