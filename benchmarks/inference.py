@@ -7,11 +7,20 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
+import timm
 import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import DINOv3ViTConfig, DINOv3ViTModel, Siglip2VisionConfig, Siglip2VisionModel
+from transformers.models.radio import RadioConfig as NativeConfig
+from transformers.models.radio import RadioModel as NativeModel
+from transformers.models.sam3 import Sam3ViTConfig, Sam3ViTModel
 
 from benchmarks.measuring import (
     ROOT,
@@ -26,8 +35,192 @@ from benchmarks.measuring import (
     spread_of,
     take_turns,
 )
-from benchmarks.networks import COMPILED, EQUAL_WORK, NATIVE, NETWORKS, OURS, PREPACKED, Encode, names_on
-from modeling_radio import RadioConfig
+from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.cpu import choose_cpu_blocks, prepack
+
+
+WINDOW = 8
+"""Tokens along a side of the window that is compared: the one that asks for most speed. Our choice."""
+OURS, NATIVE = "ours", "native"
+WINDOWED, COMPILED, PREPACKED = f"ours, window {WINDOW}", "ours, compiled", "ours, prepacked"
+EQUAL_WORK = (OURS, COMPILED, PREPACKED, NATIVE, "timm RADIO", "timm ViT", "plain code")
+"""Networks that do the same work in the same shape, token for token."""
+SAM3_WINDOW = 24
+SAM3_PRETRAINED_GRID = 24
+"""Patches of a window and along a side of the table of positions, as `facebook/sam3`."""
+Encode = Callable[[Tensor], Tensor]
+"""From images `(batch, 3, height, width)` in [0, 1] to tokens `(batch, length, width)`."""
+
+
+class Network(NamedTuple):
+    """A network that is timed.
+
+    Attributes:
+        build: From configuration, place and the side of the images to what encodes images.
+        by_size: Whether it is built for one size.
+        on_gpu: Whether it runs on a GPU.
+        counted_as: Name of the network that does the same products, where those of this one cannot be counted.
+    """
+
+    build: Callable[[RadioConfig, Place, int], Encode]
+    by_size: bool = False
+    on_gpu: bool = True
+    counted_as: str | None = None
+
+
+def build_ours(config: RadioConfig, place: Place, *, compiled: bool = False, prepacked: bool = False) -> RadioModel:
+    """Return our model, on a CPU with "cpu_blocks"; `compiled` compiles its blocks, once for all and all sizes."""
+    model = RadioModel(config).eval().to(place.device, place.dtype)
+    choose_cpu_blocks(model)
+    if compiled:
+        for block in model.radio_model.model.blocks:
+            block.compile(dynamic=None)
+    return prepack(model) if prepacked else model
+
+
+def _ours(config: RadioConfig, place: Place, size: int, window: int | str = "global", **changes: bool) -> Encode:
+    model = build_ours(config, place, **changes)
+    return lambda images: model(images, window_size=window).last_hidden_state
+
+
+def build_native(config: RadioConfig, place: Place) -> nn.Module:
+    """Return transformers' model of our configuration."""
+    return NativeModel(NativeConfig.from_dict(config.to_dict())).eval().to(place.device, place.dtype)
+
+
+def build_timm(config: RadioConfig, place: Place) -> Any:
+    """Return timm's RADIO, which it builds of its NaFlexViT."""
+    model = timm.create_model(
+        "naflexvit_base_patch16_radio_v3",
+        init_values=config.layerscale_value if config.use_layer_scale else None,
+        pos_embed_grid_size=2 * (config.position_grid_size,),
+        **_timm_shape(config),
+    )
+    return model.eval().to(place.device, place.dtype)
+
+
+def _timm_shape(config: RadioConfig) -> dict[str, Any]:
+    return {
+        "num_classes": 0,
+        "patch_size": config.patch_size,
+        "embed_dim": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "mlp_ratio": config.intermediate_size / config.hidden_size,
+        "reg_tokens": config.num_prefix_tokens - 1,
+    }
+
+
+def _shape(config: RadioConfig) -> dict[str, int]:
+    return {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "patch_size": config.patch_size,
+    }
+
+
+def _timm_vit(config: RadioConfig, place: Place, size: int) -> Encode:
+    options = {"img_size": size, "global_pool": "", "no_embed_class": True}
+    return VisionTransformer(**_timm_shape(config), **options).eval().to(place.device, place.dtype).forward_features
+
+
+class PlainBlock(nn.Module):
+    """A transformer block as one writes it down."""
+
+    def __init__(self, width: int, mlp_width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, mlp_width), nn.Linear(mlp_width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm1(tokens)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        tokens = tokens + self.proj(F.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2))
+        return tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens))))
+
+
+class PlainTransformer(nn.Module):
+    """A vision transformer as one writes it down, for images of one size: nothing is checked, cropped or resized."""
+
+    def __init__(self, config: RadioConfig, num_patches: int) -> None:
+        super().__init__()
+        width, patch = config.hidden_size, config.patch_size
+        block = (width, config.intermediate_size, config.num_attention_heads)
+        self.projection = nn.Conv2d(3, width, patch, patch)
+        self.positions = nn.Parameter(torch.randn(1, num_patches, width))
+        self.prefix = nn.Parameter(torch.randn(1, config.num_prefix_tokens, width))
+        self.blocks = nn.Sequential(*(PlainBlock(*block) for _ in range(config.num_hidden_layers)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.projection(images - 0.5).flatten(2).transpose(1, 2) + self.positions
+        return self.blocks(torch.cat([self.prefix.expand(len(tokens), -1, -1), tokens], dim=1))
+
+
+def _plain_code(config: RadioConfig, place: Place, size: int) -> Encode:
+    return PlainTransformer(config, (size // config.patch_size) ** 2).eval().to(place.device, place.dtype)
+
+
+def _last_hidden_state(model: nn.Module, place: Place) -> Encode:
+    model = model.eval().to(place.device, place.dtype)
+    return lambda images: model(images).last_hidden_state
+
+
+def _dinov3(config: RadioConfig, place: Place, size: int) -> Encode:
+    registers = config.num_prefix_tokens - 1
+    return _last_hidden_state(DINOv3ViTModel(DINOv3ViTConfig(**_shape(config), num_register_tokens=registers)), place)
+
+
+def _siglip2(config: RadioConfig, place: Place, size: int) -> Encode:
+    model = Siglip2VisionModel(Siglip2VisionConfig(**_shape(config), vision_use_head=False))
+    model = model.eval().to(place.device, place.dtype)
+
+    def encode(images: Tensor) -> Tensor:
+        grid = [side // config.patch_size for side in images.shape[2:]]
+        patches = split_patches(images, config.patch_size).unflatten(-1, (3, -1)).transpose(-1, -2).flatten(-2)
+        return model(patches, None, torch.tensor([grid] * len(images), device=images.device)).last_hidden_state
+
+    return encode
+
+
+def _sam3(config: RadioConfig, place: Place, size: int) -> Encode:
+    depth = config.num_hidden_layers
+    options = {
+        "image_size": size,
+        "window_size": SAM3_WINDOW,
+        "global_attn_indexes": [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)],  # the last block of each
+        "pretrain_image_size": SAM3_PRETRAINED_GRID * config.patch_size,
+    }
+    return _last_hidden_state(Sam3ViTModel(Sam3ViTConfig(**_shape(config), **options)), place)
+
+
+def split_patches(images: Tensor, size: int) -> Tensor:
+    """Return the flattened patches `(batch, rows * cols, 3 * size**2)` of images, channels first."""
+    patches = images.unfold(2, size, size).unfold(3, size, size)
+    return patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+
+NETWORKS: dict[str, Network] = {
+    OURS: Network(_ours),
+    COMPILED: Network(partial(_ours, compiled=True), counted_as=OURS),
+    PREPACKED: Network(partial(_ours, prepacked=True), on_gpu=False, counted_as=OURS),
+    WINDOWED: Network(partial(_ours, window=WINDOW)),
+    NATIVE: Network(lambda config, place, size: _last_hidden_state(build_native(config, place), place)),
+    "timm RADIO": Network(lambda config, place, size: build_timm(config, place).forward_features),
+    "timm ViT": Network(_timm_vit, by_size=True),
+    "plain code": Network(_plain_code, by_size=True),
+    "DINOv3": Network(_dinov3),
+    "SigLIP2": Network(_siglip2),
+    "SAM3": Network(_sam3, by_size=True),
+}
+"""SigLIP2 and SAM3 have patch tokens only."""
+
+
+def names_on(device: str) -> list[str]:
+    """Return the networks that run on a device."""
+    return [name for name, network in NETWORKS.items() if device == "cpu" or network.on_gpu]
 
 
 FULL_BATCH_TOKENS = 2**15

@@ -17,8 +17,8 @@ from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 from transformers import TorchAoConfig
 
+from benchmarks.inference import WINDOW
 from benchmarks.measuring import MeasuringSettings, Row, report, take_turns
-from benchmarks.networks import WINDOW
 from conversion.graphs.files import open_graph
 from conversion.onnx_precision import convert_precision
 from conversion.to_onnx import export_onnx, save_onnx

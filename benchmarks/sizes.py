@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
-from benchmarks.inference import LARGEST_PX, needs_warm_up
+from benchmarks.inference import LARGEST_PX, build_native, build_ours, build_timm, needs_warm_up, split_patches
 from benchmarks.measuring import MeasuringSettings, Place, Row, report, spread_of, take_turns
-from benchmarks.networks import build_native, build_ours, build_timm, split_patches
 from modeling_radio import RadioConfig, RadioModel
 
 

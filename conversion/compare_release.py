@@ -19,9 +19,18 @@ from pydantic import Field
 from tqdm import tqdm
 
 from conversion.from_nvidia import convert, read_label, save
-from conversion.release.agreement import ParityError, compare_outputs
-from conversion.release.cases import Cases, open_images, pixels_of, plan_cases, read_size
-from conversion.release.processes import Answers, Question, ask
+from conversion.release.comparison import (
+    Answers,
+    Cases,
+    ParityError,
+    Question,
+    ask,
+    compare_outputs,
+    open_images,
+    pixels_of,
+    plan_cases,
+    read_size,
+)
 from core.command_line import Command, one_line_warnings
 from core.errors import check_choice
 from core.files import check_output, scratch_folder, write_text

@@ -13,10 +13,17 @@ from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from conversion.nvidia.config import adaptor_names, build_config_fields
-from conversion.nvidia.folding import fold_layer_scale, fold_spectral, has_layer_scale, spectral_epsilon
 from conversion.nvidia.keys import adaptor_of, head_names, our_keys
 from conversion.nvidia.source import NvidiaCheckpoint, read_checkpoint
-from conversion.nvidia.tensor_checks import check_finite, check_kinds, to_one_dtype
+from conversion.nvidia.tensors import (
+    check_finite,
+    check_kinds,
+    fold_layer_scale,
+    fold_spectral,
+    has_layer_scale,
+    spectral_epsilon,
+    to_one_dtype,
+)
 from conversion.text_tower import add_text_tower
 from conversion.verification import (
     Comparison,
@@ -31,7 +38,7 @@ from core.command_line import Command, one_line_warnings
 from core.files import check_output, write_folder
 from core.settings import Settings, SettingsError, Spelling, read_names
 from model_cards.build import write_card
-from model_cards.kinds.converted import Conversion
+from model_cards.kinds import Conversion
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.image_processing_radio import RadioImageProcessor

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch.export import ExportedProgram
 
-from conversion.graphs.exporting import require_exporter
-from conversion.graphs.models import FlatModel
+from conversion.graphs.files import require_exporter
+from conversion.graphs.models import FlatModel, GraphSettings
 from conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
-from conversion.graphs.settings import GraphSettings
 from conversion.opening import check_file_output
 from core.command_line import Command, one_line_warnings
 from core.files import write_file

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion.nvidia.eradio import relative_positions
 from conversion.nvidia.keys import TrainingFileLayout, training_file_key
-from conversion.nvidia.radio1d import radio1d_arguments, radio1d_key
 from conversion.nvidia.source import ERADIO_ARGUMENTS, PICKLES
 from conversion.opening import check_file_output, open_model
 from core.command_line import Command, one_line_warnings
@@ -20,10 +19,89 @@ from core.files import write_file
 from core.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
+from modeling_radio.eradio_radio import EradioPositionBias
 from modeling_radio.nvidia.arguments import check_arguments, check_source
 from modeling_radio.nvidia.config import has_one_token, teacher_token_index, token_fields
 from modeling_radio.nvidia.eradio import PUBLISHED, published_name
 from modeling_radio.nvidia.radio1d import is_radio1d
+from modeling_radio.presets_radio import mlp_ratio_for
+
+
+@torch.no_grad()
+def relative_positions(model: RadioModel) -> dict[str, Tensor]:
+    """Return the buffers of every position MLP under the keys of a training file, at the window of the training.
+
+    Args:
+        model: An E-RADIO.
+
+    Returns:
+        By key the coordinates that the MLP reads, `(1, 2 * w - 1, 2 * w - 1, 2)`, the place of each pair of tokens
+        among them, `(w**2, w**2)`, and the bias that NVIDIA's code keeps once it is frozen, zeros here: until then it
+        computes it anew in every pass.
+    """
+    buffers: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, EradioPositionBias):
+            window = module.trained_window
+            heads = len(module.cpb_mlp[-1].weight)  # pyrefly: ignore[bad-argument-type]
+            values = {
+                "relative_coords_table": module.coordinates(window).unsqueeze(0),
+                "relative_position_index": module.index(window),
+                "relative_bias": torch.zeros(1, heads, window**2, window**2),
+            }
+            for buffer, value in values.items():
+                key = training_file_key(f"{name}.{buffer}", TrainingFileLayout(heads={}))
+                assert key is not None
+                buffers[key] = value
+    return buffers
+
+
+_LAYER_SCALE = re.compile(r"^(base_model\.blocks\.\d+\.ls[12])\.grandma$")
+
+
+def radio1d_key(key: str) -> str:
+    """Return the key of a training file as RADIO1D has it: LayerScale of its blocks has the plain name."""
+    return _LAYER_SCALE.sub(r"\1.gamma", key)
+
+
+def radio1d_arguments(config: RadioConfig) -> dict[str, Any]:
+    """Return the training arguments that describe a RADIO1D of ours: all its sizes stand in `model_kwargs`.
+
+    Raises:
+        ValueError: If NVIDIA's code has no such network.
+    """
+    if config.patch_size != 16 or not config.use_cropped_positions or config.use_patch_bias:
+        raise ValueError(
+            "NVIDIA's RADIO1D has `patch_size` 16, `use_cropped_positions` and no `use_patch_bias`, got "
+            f"{config.patch_size}, {config.use_cropped_positions} and {config.use_patch_bias}."
+        )
+    # There is one ratio for all widths, rounded down at each: the smallest that is large enough for all.
+    widths = [config.hidden_size << count for count in range(config.num_mergings + 1)]
+    own = [config.merged_intermediate_size(count) for count in range(config.num_mergings + 1)]
+    ratio = max(map(mlp_ratio_for, own, widths))
+    theirs = [int(width * ratio) for width in widths]
+    if own != theirs:
+        raise ValueError(
+            f"`intermediate_size` and `merged_intermediate_sizes` must be {theirs} in NVIDIA's code, got {own}."
+        )
+    kwargs = {
+        "embed_dim": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "mlp_ratio": ratio,
+        "qkv_bias": config.qkv_bias,
+        "qk_norm": config.qk_norm,
+        "init_values": config.layerscale_value if config.use_layer_scale else None,
+        "cpe_max_size": config.max_img_size,
+        "img_size": (config.filler_side << config.num_mergings) * config.patch_size,
+        "num_cls_tokens": config.num_cls_tokens,
+        "num_registers": config.num_registers,
+        "downscale_levels": config.downscale_levels,
+        "decoder_depth": config.decoder_depth,
+        "decoder_upscale_levels": config.splitting_blocks,
+        "progressive_reduction": config.progressive_reduction,
+    }
+    return {"model": "radio1d_large_patch16_224", "model_kwargs": kwargs, "model_norm": config.use_final_norm}
 
 
 _DINO_STUDENT = "dino_v2_g_student"

@@ -9,11 +9,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch.onnx import ONNXProgram
 
-from conversion.graphs.exporting import DEFAULT_OPSET, export_graph
-from conversion.graphs.files import open_graph, remove_stale_weights, write_graph
-from conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio, Window
+from conversion.graphs.files import DEFAULT_OPSET, export_graph, open_graph, remove_stale_weights, write_graph
+from conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio, GraphSettings, Window
 from conversion.graphs.parity import Parity, compare_graph, print_parities, require_cosine, require_difference
-from conversion.graphs.settings import GraphSettings
 from conversion.onnx_precision import LEAST_COSINE, Precision, convert_precision
 from conversion.opening import check_file_output, open_model
 from core.command_line import Command, one_line_warnings

@@ -9,12 +9,11 @@ from pydantic import Field
 from transformers.utils import logging as transformers_logging
 
 from conversion.opening import open_model
-from conversion.release.cases import PHOTOGRAPH
+from conversion.release.comparison import PHOTOGRAPH
 from conversion.web.build import build_site
 from conversion.web.plan import plan_page
 from conversion.web.precision import PrecisionChoice
-from conversion.web.runtime import BUILDS, find_runtime
-from conversion.web.site import SITE, Sample, check_samples, describe_model
+from conversion.web.site import BUILDS, SITE, Sample, check_samples, describe_model, find_runtime
 from conversion.web.texts import open_texts
 from core.checkpoints import read_config, with_windowed_blocks
 from core.command_line import Command, one_line_warnings

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conversion.nvidia.radio1d import radio1d_outputs
 from modeling_radio import RadioConfig, RadioModel, RadioPair
 
 
@@ -20,6 +19,10 @@ _KEY = re.compile(
     r"(?P<size>\d+x\d+)/(?P<mode>global|window\d+|attention_window\d+|optimal|frames|packed|packed_padded|intermediates/(?:sparse|dense))"
     r"/(?P<name>[^/]+)/(?P<kind>\w+)"
 )
+_RADIO1D_CALL = re.compile(
+    r"(?P<size>\d+x\d+)/(?P<mode>tokens(?:\d+|max)|mixed)/(?P<neck>encoder|decoder|decoder_adaptors/[^/]+)/(?P<kind>\w+)"
+)
+_RADIO1D_BLOCK = re.compile(r"(?P<size>\d+x\d+)/encoder_blocks/(?P<block>\d+)/features")
 _CLIP_MODES = ("frames", "packed", "packed_padded")
 _POSITIONS = "/training/positions"
 _INPUTS = ("/image_uint8", "/clip_uint8", "/training/draws", "/mixed/num_tokens", "/mixed/mask_uint8")
@@ -218,3 +221,40 @@ def _difference(output: Tensor | None, stored: Tensor) -> float | None:
         return float("inf")
     difference = (output.float() - stored.float()).abs().max().item()
     return difference if difference == difference else float("inf")  # NaN counts as a mismatch
+
+
+@torch.no_grad()
+def radio1d_outputs(model: RadioModel, stored: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """Return by key what a RADIO1D gives for the stored outputs that only such a network has.
+
+    Args:
+        model: In evaluation mode.
+        stored: `HxW/image_uint8` and `HxW/tokensN/encoder|decoder/summary|features` (N is the number asked for, or
+            "max"), `HxW/tokensN/decoder_adaptors/NAME/...`, `HxW/encoder_blocks/BLOCK/features`; also
+            `HxW/mixed/image_uint8`, `HxW/mixed/num_tokens` and `HxW/mixed/encoder|decoder/...`.
+
+    Returns:
+        One entry for each, `None` where the model has no such adaptor.
+    """
+    calls: dict[tuple[str, str], list[re.Match[str]]] = {}
+    outputs: dict[str, Tensor | None] = {}
+    for key in stored:
+        if match := _RADIO1D_CALL.fullmatch(key):
+            calls.setdefault((match["size"], match["mode"]), []).append(match)
+        elif match := _RADIO1D_BLOCK.fullmatch(key):
+            images = stored[f"{match['size']}/image_uint8"] / 255
+            outputs[key] = model.get_intermediate_features(images, [int(match["block"])])[0].features
+    for (size, mode), matches in calls.items():
+        if mode == "mixed":
+            images, num_tokens = stored[f"{size}/mixed/image_uint8"], stored[f"{size}/mixed/num_tokens"].tolist()
+        else:
+            images, asked = stored[f"{size}/image_uint8"], mode.removeprefix("tokens")
+            num_tokens = None if asked == "max" else int(asked)
+        names = list(model.radio_model.adaptors)
+        output = model(images / 255, num_tokens=num_tokens, adaptor_names=names, return_dict=True)
+        necks = {"decoder": (output.summary, output.features), "encoder": (output.global_summary, output.global_tokens)}
+        necks |= {f"decoder_adaptors/{name}": (each.summary, each.features) for name, each in output.adaptors.items()}
+        for match in matches:
+            summary, features = necks.get(match["neck"], (None, None))
+            outputs[match[0]] = summary if match["kind"] == "summary" else features
+    return outputs

@@ -19,14 +19,12 @@ from core.settings import Settings
 from core.tables import markdown
 from core.trust import check_named_code
 from model_cards.heritage import Heritage
-from model_cards.kinds.adapters import build_adapter_card, is_adapter
-from model_cards.kinds.converted import Conversion, build_converted_card
-from model_cards.licenses import OTHER, License, binding_teachers
+from model_cards.kinds import Conversion, build_adapter_card, build_converted_card, is_adapter
+from model_cards.licenses import OTHER, License, binding_teachers, warnings_of
 from model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
 from model_cards.parity import find_parity
 from model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
 from model_cards.results import STUDENT, Results, Source, build_tables
-from model_cards.teacher_licenses import warnings_of
 from modeling_radio import RadioConfig
 from modeling_radio.zero_shot_radio import SentenceTowerConfig
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from pydantic import ConfigDict
 
 from core.files import write_text
-from model_cards.results import Source
-from model_cards.typed_json import load_typed
+from model_cards.results import Source, load_typed
 
 
 FILE = "learned_from.json"

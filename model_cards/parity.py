@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from core.files import write_text
-from model_cards.typed_json import load_typed
+from model_cards.results import load_typed
 
 
 FILE = "parity.json"

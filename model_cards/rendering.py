@@ -2,10 +2,12 @@
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import torch
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
@@ -13,10 +15,40 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from core.settings import read_yaml
 from core.tables import one_line
 from model_cards.metadata import pipeline_tag
-from model_cards.parameters import count_parameters
-from modeling_radio import RadioConfig
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import Resolution
+from modeling_radio.modeling_radio import POSITIONS
 from modeling_radio.native import native_differences
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Learned numbers of a checkpoint, by part.
+
+    Attributes:
+        backbone: Without the position table, as the papers count.
+        position_table: The position table alone.
+        adaptors: Per adaptor name.
+    """
+
+    backbone: int
+    position_table: int
+    adaptors: dict[str, int]
+
+
+def count_parameters(config: RadioConfig) -> ParameterCounts:
+    """Count the parameters of the network that a configuration describes, without allocating it."""
+    with torch.device("meta"):
+        network = RadioModel(config).radio_model
+    backbone = _num_parameters(network.model)
+    tables = [parameter for name, parameter in network.named_parameters() if POSITIONS.endswith(f".{name}")]
+    position_table = sum(table.numel() for table in tables)  # E-RADIO has none
+    adaptors = {name: _num_parameters(network.adaptors[name]) for name in network.adaptors}
+    return ParameterCounts(backbone - position_table, position_table, adaptors)
+
+
+def _num_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 PLACEHOLDER = "ORG/NAME"

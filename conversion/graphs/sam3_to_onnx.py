@@ -19,8 +19,7 @@ from transformers import Sam3Model
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
-from conversion.graphs.exporting import DEFAULT_OPSET, export_graph
-from conversion.graphs.files import open_graph, write_graph
+from conversion.graphs.files import DEFAULT_OPSET, export_graph, open_graph, write_graph
 from conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
 from conversion.to_onnx import DEFAULT_TOLERANCE
 from core.checkpoints import read_config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,9 +14,7 @@ from torch import Tensor
 from conversion.graphs.files import open_graph
 from conversion.graphs.parity import compare_graph, require_difference
 from conversion.onnx_precision import convert_precision
-from conversion.web.graphs import write_graphs
-from conversion.web.plan import Plan
-from conversion.web.positions import keep_offered_positions
+from conversion.web.plan import Plan, keep_offered_positions, write_graphs
 from conversion.web.precision import (
     PRECISIONS,
     Candidate,
@@ -27,12 +26,47 @@ from conversion.web.precision import (
     measure,
     refuse_size,
 )
-from conversion.web.runtime import copy_runtime
-from conversion.web.site import Sample, copy_page, copy_samples, write_description, write_space_card
+from conversion.web.site import Sample, copy_page, copy_runtime, copy_samples, write_description, write_space_card
 from conversion.web.texts import Texts, write_tokenizer, write_tower
-from conversion.web.weights import share_weights
 from core.files import scratch_folder
 from modeling_radio import RadioImageProcessor, RadioModel
+
+
+LEAST_BYTES = 1024
+"""Smaller tensors stay in the graph, where shapes and axes must be. Our choice."""
+ALIGNMENT = 64
+"""Bytes that tensors begin at multiples of; our choice: a line of the processor's cache."""
+
+
+def share_weights(graphs: Sequence[Path], weights: Path) -> None:
+    """Move the tensors of ONNX files into one file beside them, equal ones once.
+
+    Args:
+        graphs: Files with their weights inside; they are written again, without.
+        weights: File to write, in the same folder.
+    """
+    import onnx
+    from onnx import external_data_helper, numpy_helper
+
+    places: dict[str, int] = {}
+    with weights.open("wb") as file:
+        for path in graphs:
+            model = onnx.load(path)
+            for tensor in model.graph.initializer:
+                data = numpy_helper.to_array(tensor).tobytes()
+                if len(data) < LEAST_BYTES:
+                    continue
+                key = hashlib.sha256(data).hexdigest()
+                if key not in places:
+                    file.write(bytes(-file.tell() % ALIGNMENT))
+                    places[key] = file.tell()
+                    file.write(data)
+                for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                    tensor.ClearField(field)  # pyrefly: ignore[bad-argument-type]
+                tensor.raw_data = data
+                external_data_helper.set_external_data(tensor, weights.name, places[key], len(data))
+                tensor.ClearField("raw_data")
+            path.write_bytes(model.SerializeToString())
 
 
 TOLERANCE = 1e-3

@@ -1,19 +1,159 @@
-"""What a page offers of a model: sizes, windows, the spaces that it shows, and where words meet patches."""
+"""What a page offers of a model: sizes, windows, spaces of features, words; and the network that computes it."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from conversion.graphs.models import size_step
-from conversion.web.graphs import TEXT_PATCHES, Space, WebRadio, find_spaces
+from conversion.graphs.files import write_graph
+from conversion.graphs.models import FlatRadio, size_step
+from conversion.to_onnx import export_flat
 from conversion.web.texts import Texts
 from modeling_radio import RadioModel
 from modeling_radio.checks_radio import check_multiple
+from modeling_radio.layers_radio import PositionCache, RadioPatchGenerator
+from modeling_radio.outputs_radio import RadioModelOutput
 from modeling_radio.zero_shot_radio import DenseSource
+
+
+class OfferedPatchGenerator(RadioPatchGenerator):
+    """A patch generator that knows the positions of grids whose longer side is one of a few, and of no others.
+
+    In evaluation the network resizes its table to the longer side of the grid and crops it. These resized tables are
+    what is kept, one after the other: 256, 384 and 512 px take 1,856 rows of patches of 16 px in place of 16,384.
+
+    Args:
+        generator: The network's own, whose layers are shared.
+        sides: The longer sides in patches.
+
+    Attributes:
+        pos_embed: The tables, `(1, rows of all, hidden)`.
+        places: For each side up to the largest, where its table begins and how long its rows are, `(sides, 2)`. A side
+            that is not offered begins behind the end, so that it fails.
+    """
+
+    def __init__(self, generator: RadioPatchGenerator, sides: Sequence[int]) -> None:
+        nn.Module.__init__(self)
+        self.config = generator.config
+        self.embedder, self.cls_token = generator.embedder, generator.cls_token
+        self.resized = PositionCache()
+        self.train(generator.training)
+        largest = max(sides)
+        if self.config.use_cropped_positions:
+            tables = {side: generator.resized_positions(side, side) for side in sides}
+        else:  # the corner of the one table, whatever the grid
+            corner = generator.resized_positions(largest, largest)
+            tables = dict.fromkeys(range(1, largest + 1), corner)
+        rows = torch.cat(list({id(table): table for table in tables.values()}.values()), dim=1)
+        places = torch.tensor([[rows.shape[1], 0]] * (largest + 1))
+        start = 0
+        for side, table in tables.items():
+            places[side] = torch.tensor([start, table.shape[1] ** 0.5]).long()
+            start += table.shape[1] if self.config.use_cropped_positions else 0
+        self.pos_embed = nn.Parameter(rows.detach().clone())
+        self.register_buffer("places", places)
+
+    def _resize_positions(self, rows: int, cols: int) -> Tensor:
+        side = torch.sym_max(rows, cols)
+        place = self.places.index_select(0, torch.full((1,), side, dtype=torch.long, device=self.places.device))
+        row, col = (torch.arange(size, device=place.device) for size in (rows, cols))
+        index = place[:, 0] + (row[:, None] * place[:, 1] + col).flatten()
+        return self.pos_embed.float().index_select(1, index)
+
+
+def keep_offered_positions(model: RadioModel, sides: Sequence[int]) -> None:
+    """Leave a model the positions of a few grids; a network without a position table stays as it is.
+
+    Args:
+        model: In evaluation mode; it is changed.
+        sides: The longer sides of the grids in patches.
+    """
+    network = model.radio_model.model
+    generator = getattr(network, "patch_generator", None) if model.config.eradio is None else None
+    if generator is not None:
+        with torch.no_grad():
+            network.patch_generator = OfferedPatchGenerator(generator, sides)
+
+
+TEXT_PATCHES = "text_patches"
+"""Output with patches in the space of the texts, where no adaptor's features are that."""
+
+
+class WebRadio(FlatRadio):
+    """A model's dense features alone; patches may also go to the space of texts by a summary head, as in `segment`.
+
+    Args:
+        model: Whose outputs are wanted.
+        adaptors: All that have dense features.
+        window_size: Side of the ViTDet windows in tokens; `None` is global attention.
+        text_head: That summary head.
+    """
+
+    def __init__(
+        self, model: RadioModel, adaptors: Sequence[str], window_size: int | None, text_head: nn.Module | None
+    ) -> None:
+        of_network = "global" if model.config.eradio is None else None  # E-RADIO keeps its own windows
+        super().__init__(model, adaptors, window_size or of_network)
+        self.text_head = text_head
+        self.names = [name for name in self.names if name.endswith("features")]
+        if text_head is not None:
+            self.names.append(TEXT_PATCHES)
+
+    def read(self, output: RadioModelOutput) -> dict[str, Tensor]:
+        tensors = super().read(output)
+        if self.text_head is not None:
+            tokens = self.model.radio_model.patch_features(output.last_hidden_state)
+            tensors[TEXT_PATCHES] = self.text_head(tokens)
+        return tensors
+
+
+@dataclass(frozen=True)
+class Space:
+    """A space of dense features that the page shows.
+
+    Attributes:
+        name: Of the adaptor, or "backbone".
+        title: For people.
+        output: Of the graph.
+        width: Numbers a patch.
+        scale: How many times finer its grid is than the backbone's.
+    """
+
+    name: str
+    title: str
+    output: str
+    width: int
+    scale: int = 1
+
+
+def find_spaces(model: RadioModel, adaptors: Sequence[str]) -> list[Space]:
+    """Return the backbone's space and those of adaptors with dense features."""
+    config = model.config
+    spaces = [Space("backbone", "Backbone", "features", config.hidden_size)]
+    for name in adaptors:
+        adaptor = config.adaptor(name, argument="adaptors")
+        if adaptor.feature_dim is not None:
+            spaces.append(Space(name, name, f"{name}_features", adaptor.feature_dim, adaptor.upsample_factor))
+    return spaces
+
+
+def write_graphs(wrapped: Mapping[str, WebRadio], folder: Path) -> dict[str, Path]:
+    """Export wrapped models to float32 files; return them by the same names.
+
+    Args:
+        wrapped: By the names of their files.
+        folder: Where to write.
+    """
+    paths = {}
+    for name, model in wrapped.items():
+        paths[name] = folder / f"{name}.onnx"
+        write_graph(export_flat(model).model, paths[name])
+    return paths
 
 
 DEFAULT_WINDOW = 4

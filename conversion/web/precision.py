@@ -15,7 +15,7 @@ from torch import Tensor
 
 from conversion.graphs.files import EXTERNAL_DATA_BYTES, find_weights, open_graph
 from conversion.graphs.parity import compare
-from conversion.web.runtime import BUILDS
+from conversion.web.site import BUILDS
 from core.interruption import raised_signals
 
 

@@ -4,9 +4,8 @@ import pytest
 from releases import needs_flop_counter
 
 from benchmarks import inference
-from benchmarks.inference import full_batch, measure_speed, rows_of
+from benchmarks.inference import NATIVE, OURS, full_batch, measure_speed, rows_of
 from benchmarks.measuring import Place, Turns
-from benchmarks.networks import NATIVE, OURS
 
 
 ONCE = {"min_rounds": 1}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from releases import needs_flop_counter
 
+from benchmarks.inference import COMPILED, EQUAL_WORK, NETWORKS, OURS, PREPACKED, WINDOWED, build_ours, names_on
 from benchmarks.measuring import Place, count_flops
-from benchmarks.networks import COMPILED, EQUAL_WORK, NETWORKS, OURS, PREPACKED, WINDOWED, build_ours, names_on
 from modeling_radio import RadioConfig
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import page
+from benchmarks import all
+from benchmarks.all import MARKED, PAGE, TABLES, build_table, condense_best, condense_speed, fill
 from benchmarks.measuring import RESULTS, load_results
-from benchmarks.page import MARKED, PAGE, TABLES, build_table, condense_best, condense_speed, fill
 
 
 MACHINE = {"date": "2026-01-02", "processor": "2 x Some CPU", "threads": 2, "torch": "2.13"}
@@ -44,7 +44,7 @@ def test_stored_results_say_what_they_depend_on() -> None:
 
 
 def test_a_table_has_its_machine_and_leaves_out_what_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    monkeypatch.setattr(all, "RESULTS", tmp_path)
     facts = {"dtype": "float32", "bytes": 12_500_000_000.0, "end": {"status": 0, "lost": 3}, "windows": [{"ms": 7.5}]}
     rows = [{"size_px": 224}, {"size_px": 512, "is_gone": True}]
     result = {"table": "int8", "subject": "b", "machine": MACHINE, "facts": facts, "rows": rows}

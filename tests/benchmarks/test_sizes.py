@@ -4,8 +4,8 @@ import pytest
 import torch
 from releases import needs_native_packs
 
+from benchmarks.inference import build_ours
 from benchmarks.measuring import Place
-from benchmarks.networks import build_ours
 from benchmarks.sizes import (
     PACKED,
     SETS,

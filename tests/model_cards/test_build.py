@@ -17,7 +17,7 @@ from tiny_radio1d import build_radio1d
 from model_cards.build import build_card, check_model_id, main, write_card
 from model_cards.heritage import Heritage
 from model_cards.licenses import License
-from model_cards.parameters import count_parameters
+from model_cards.rendering import count_parameters
 from model_cards.results import Measurement, Results, Source
 from modeling_radio import RadioConfig, RadioModel
 

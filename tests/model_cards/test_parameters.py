@@ -1,4 +1,4 @@
-from model_cards.parameters import count_parameters
+from model_cards.rendering import count_parameters
 from modeling_radio import RadioModel
 
 

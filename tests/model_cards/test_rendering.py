@@ -3,7 +3,7 @@ import pytest
 from huggingface_hub import ModelCardData
 from markdown_it import MarkdownIt
 
-from model_cards.kinds.converted import Conversion
+from model_cards.kinds import Conversion
 from model_cards.rendering import Raw, code_span, escaped, read_card, render_card
 from modeling_radio import RadioConfig
 from modeling_radio.native import native_differences

@@ -2,9 +2,8 @@
 
 import pytest
 
-from model_cards.licenses import PERMISSIVE
+from model_cards.licenses import PERMISSIVE, TERMS, WORDS, warnings_of, what_it_asks
 from model_cards.results import Source
-from model_cards.teacher_licenses import TERMS, WORDS, warnings_of, what_it_asks
 
 
 @pytest.mark.parametrize("name", TERMS)

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 from pydantic import ConfigDict
 
-from model_cards.typed_json import load_typed
+from model_cards.results import load_typed
 
 
 @dataclass

@@ -13,10 +13,9 @@ from core.packages import Package
 from core.timing import Clock
 from model_cards.build import license_of
 from model_cards.heritage import Heritage
-from model_cards.licenses import nvidia_license
+from model_cards.licenses import DOUBT, nvidia_license
 from model_cards.metadata import ABOUT_TRAINING, HUB_ID
 from model_cards.results import Source
-from model_cards.teacher_licenses import DOUBT
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.data.sources import DEMO_SOURCES, public_name
 from training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph, load_demo_assets

@@ -13,7 +13,7 @@ from core.checkpoints import read_config
 from core.files import write_text
 from core.timing import Clock
 from model_cards.build import license_of
-from model_cards.kinds.features import Column, FeatureSet, build_features_card
+from model_cards.features import Column, FeatureSet, build_features_card
 from model_cards.licenses import License, nvidia_license
 from modeling_radio.checks_radio import read_json
 from training.evaluation.provenance import describe_run

@@ -20,7 +20,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 from core.errors import UserError, first_few
 from core.trust import COPIED_FILES, allowed_files
 from model_cards.build import RESULTS, WEIGHTS
-from model_cards.kinds.adapters import BASE_PLACEHOLDER, is_adapter
+from model_cards.kinds import BASE_PLACEHOLDER, is_adapter
 from model_cards.metadata import HUB_ID
 from model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
 

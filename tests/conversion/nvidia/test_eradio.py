@@ -9,9 +9,8 @@ from safetensors.torch import save_file
 
 from conversion.from_nvidia import convert
 from conversion.from_nvidia import main as from_nvidia
-from conversion.nvidia.eradio import relative_positions
 from conversion.to_nvidia import main as to_nvidia
-from conversion.to_nvidia import training_file_content
+from conversion.to_nvidia import relative_positions, training_file_content
 from conversion.verification import compare_with_reference, largest_difference
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import eradio_fields

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from conversion.nvidia.folding import fold_layer_scale, fold_spectral, has_layer_scale, spectral_epsilon
+from conversion.nvidia.tensors import fold_layer_scale, fold_spectral, has_layer_scale, spectral_epsilon
 
 
 LAYER = "base_model.blocks.0.attn.qkv"

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from tiny_radio1d import build_radio1d
 
 from conversion.from_nvidia import convert
-from conversion.nvidia.radio1d import radio1d_arguments, radio1d_key, radio1d_outputs
-from conversion.to_nvidia import training_file_content
+from conversion.to_nvidia import radio1d_arguments, radio1d_key, training_file_content
+from conversion.verification import radio1d_outputs
 from modeling_radio import RadioConfig, RadioModel
 
 

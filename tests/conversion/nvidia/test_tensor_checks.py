@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conversion.from_nvidia import convert, main
-from conversion.nvidia.tensor_checks import check_kinds
+from conversion.nvidia.tensors import check_kinds
 
 
 WEIGHT = "base_model.blocks.1.attn.proj.weight"

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from conversion.release.agreement import ParityError, compare_outputs
+from conversion.release.comparison import ParityError, compare_outputs
 
 
 THEIRS = {"32x48/None/backbone/summary": torch.tensor([[3.0, 4.0]]), "32x48/8/sam3/features": torch.eye(2)[None]}

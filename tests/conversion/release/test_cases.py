@@ -4,7 +4,7 @@ from PIL import Image
 from tiny_eradio import build_eradio
 from tiny_radio1d import FIELDS
 
-from conversion.release.cases import NOISE, PHOTOGRAPH, open_images, pixels_of, plan_cases, read_size
+from conversion.release.comparison import NOISE, PHOTOGRAPH, open_images, pixels_of, plan_cases, read_size
 from modeling_radio import RadioConfig
 
 

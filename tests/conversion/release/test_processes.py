@@ -4,8 +4,7 @@ import shutil
 import pytest
 import torch
 
-from conversion.release.agreement import ParityError
-from conversion.release.processes import Question, ask
+from conversion.release.comparison import ParityError, Question, ask
 
 
 IMAGES = {"32x32": torch.zeros(1, 3, 32, 32, dtype=torch.uint8)}

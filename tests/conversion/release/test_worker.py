@@ -15,7 +15,7 @@ from tiny_eradio import build_eradio
 from tiny_radio1d import build_radio1d
 
 from conversion.release import worker
-from conversion.release.processes import Question, ask
+from conversion.release.comparison import Question, ask
 
 
 CASES = [(None, ["128x192", "256x128"]), (2, ["128x192", "256x128"]), (4, ["128x192", "256x128"]), (8, ["256x128"])]

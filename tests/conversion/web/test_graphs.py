@@ -5,7 +5,7 @@ import torch
 from tiny_site import build_radio
 
 from conversion.graphs.files import open_graph
-from conversion.web.graphs import TEXT_PATCHES, WebRadio, find_spaces, write_graphs
+from conversion.web.plan import TEXT_PATCHES, WebRadio, find_spaces, write_graphs
 
 
 def test_spaces_are_those_with_dense_features():

@@ -6,8 +6,7 @@ from tiny_sentences import build_sentence_tower
 from tiny_site import build_radio, build_tokenizer
 from tiny_texts import build_dual_encoder
 
-from conversion.web.graphs import TEXT_PATCHES
-from conversion.web.plan import plan_page
+from conversion.web.plan import TEXT_PATCHES, plan_page
 from conversion.web.texts import Texts
 from modeling_radio import RadioForZeroShotImageClassification
 

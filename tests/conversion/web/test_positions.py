@@ -7,7 +7,7 @@ import torch
 from tiny_eradio import build_eradio
 from tiny_site import build_radio
 
-from conversion.web.positions import keep_offered_positions
+from conversion.web.plan import keep_offered_positions
 
 
 @pytest.mark.parametrize("fields", [{}, {"use_cropped_positions": False}, {"pos_embed_align_corners": True}])

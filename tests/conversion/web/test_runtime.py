@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from tiny_site import save_runtime
 
-from conversion.web import runtime
-from conversion.web.runtime import BUILDS, ORT, PACKAGES, TOKENIZER_SCRIPT, TOKENIZERS, copy_runtime, find_runtime
+from conversion.web import site
+from conversion.web.site import BUILDS, ORT, PACKAGES, TOKENIZER_SCRIPT, TOKENIZERS, copy_runtime, find_runtime
 from core import packages
 from core.files import hash_file
 from core.packages import PackageCorruptError, PackageUnavailableError
@@ -74,4 +74,4 @@ def test_the_page_is_told_where_the_copies_lie(tmp_path):
 
 
 def test_every_package_is_pinned():
-    assert all(len(package.sha256) == 64 and package.ecosystem == "npm" for package in runtime.PACKAGES.values())
+    assert all(len(package.sha256) == 64 and package.ecosystem == "npm" for package in site.PACKAGES.values())

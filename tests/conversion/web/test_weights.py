@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conversion.web.weights import share_weights
+from conversion.web.build import share_weights
 
 
 onnx = pytest.importorskip("onnx")

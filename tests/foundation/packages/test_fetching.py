@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion.web.runtime import PACKAGES as PAGE
+from conversion.web.site import PACKAGES as PAGE
 from core import packages
 from core.files import hash_file
 from core.packages import (

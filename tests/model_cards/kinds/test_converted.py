@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from model_cards.build import build_card, main, write_card
-from model_cards.kinds.converted import Conversion
+from model_cards.kinds import Conversion
 from model_cards.licenses import License
 from model_cards.results import Measurement, Results
 from modeling_radio import RadioConfig, RadioModel

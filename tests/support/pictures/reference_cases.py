@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from conversion.nvidia.folding import fold_spectral
+from conversion.nvidia.tensors import fold_spectral
 
 
 REFERENCE = Path(__file__).parents[2] / "data" / "reference"

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from core.timing import Clock
-from model_cards.teacher_licenses import warnings_of
+from model_cards.licenses import warnings_of
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph
 from training.evaluation import provenance

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from conversion.to_web import main
 from conversion.web.precision import time_in_wasm
-from conversion.web.runtime import find_runtime
+from conversion.web.site import find_runtime
 from core.packages import PackageUnavailableError
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 

@@ -1,4 +1,4 @@
-"""Fills the card of a checkpoint of NVIDIA's that was converted and not trained, whose origin a file remembers."""
+"""Cards of folders that hold no model trained here: adapters, and converted checkpoints of NVIDIA's."""
 
 from __future__ import annotations
 
@@ -9,13 +9,65 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 from pydantic import ConfigDict
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 from core.files import write_text
 from model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
-from model_cards.metadata import card_data
+from model_cards.metadata import HUB_ID, card_data
 from model_cards.rendering import render_card
-from model_cards.typed_json import load_typed
+from model_cards.results import load_typed
 from modeling_radio import RadioConfig
+
+
+BASE_PLACEHOLDER = "ORG/BASE"
+"""Stands for a base that is a folder of one machine, until `training.publish --base` names its repository."""
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter of peft."""
+    return (folder / ADAPTER_CONFIG_NAME).is_file()
+
+
+def build_adapter_card(folder: Path, config: RadioConfig, source: str, shown: dict[str, Any]) -> ModelCard:
+    """Return the card of an adapter.
+
+    Args:
+        folder: With peft's two files and the `config.json` of the task model.
+        config: Of the task model.
+        source: What the code opens.
+        shown: Title, license and results.
+    """
+    settings = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
+    named = str(settings.get("base_model_name_or_path"))
+    base = named if "/" in named and HUB_ID.fullmatch(named) else BASE_PLACEHOLDER
+    kind = "DoRA" if settings.get("use_dora") else "rsLoRA" if settings.get("use_rslora") else "LoRA"
+    data = card_data(
+        config,
+        shown["title"],
+        shown["license"],
+        tags=["lora", "peft"],
+        base_models=[base],
+        relation="adapter",
+        results=shown["results"],
+        library="peft",
+    )
+    return render_card(
+        "adapter.md",
+        config,
+        data,
+        source,
+        **shown,
+        base=base,
+        kind=kind,
+        rank=settings.get("r"),
+        auto_class=_auto_class(config),
+    )
+
+
+def _auto_class(config: RadioConfig) -> str:
+    """Return the Auto class that opens the task model whose configuration stands beside an adapter."""
+    (name,) = (config.architectures or ["RadioModel"])[:1]
+    return f"AutoModel{name.removeprefix('Radio').removeprefix('Model')}"
 
 
 CONVERTED = ", converted"

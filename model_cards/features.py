@@ -1,4 +1,4 @@
-"""Fills the card of a data set of features: what is in it, which model said so, and how it is read."""
+"""The card of a data set of features: its columns, the model that computed them, and how to read it."""
 
 from __future__ import annotations
 

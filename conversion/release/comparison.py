@@ -1,0 +1,234 @@
+"""Runs NVIDIA's model and ours on the same images, each in a process of its own, and compares their outputs."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+
+from core.errors import UserError
+from core.interruption import raised_signals
+from core.trust import clean_environment
+from model_cards.parity import Agreement
+from modeling_radio import RadioConfig
+from modeling_radio.checks_radio import nearest_multiple
+from modeling_radio.image_processing_radio import UNREADABLE, read_picture
+
+
+PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
+NOISE = "uniform noise"
+_DEFAULT_SIZES = ((224, 224), (384, 640))
+"""Besides the preferred one: our choice, a small square and an image that is not square."""
+_DEFAULT_WINDOWS = (8,)
+"""Our choice: of the sides that NVIDIA's report measures, the smallest, whose windows differ most from none."""
+_SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
+_SEED, _NOISE_SIZE = 0, (512, 512)
+
+Cases = list[tuple[int | None, list[str]]]
+"""Window, and the sizes "HEIGHTxWIDTH" that are run with it; None is global attention, of E-RADIO its own."""
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Return height and width of "512" or "384x640".
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or not min(int(side) for side in match.groups(match[1])) > 0:
+        raise ValueError(f"`sizes` must be like 512 or 384x640 (height x width, px), got {text!r}.")
+    height, width = match.groups(match[1])
+    return int(height), int(width)
+
+
+def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int] | None = None) -> Cases:
+    """Return what to run: every size with global attention, and with each window.
+
+    NVIDIA's windows must divide the grid of patches, so that sizes are rounded to what divides. E-RADIO and RADIO1D
+    have no ViTDet windows, so that they run as they are alone.
+
+    Args:
+        config: Of the model.
+        sizes: As `read_size` takes them; none for the preferred one and two more.
+        windows: Sides of windows in tokens; `None` for 8 where the network has windows.
+
+    Raises:
+        ValueError: If the network has no windows, or one is larger than what it takes in.
+    """
+    wanted = [read_size(size) for size in sizes] or [tuple(config.preferred_resolution), *_DEFAULT_SIZES]
+    cases: Cases = []
+    is_plain = config.eradio is None and not config.num_mergings
+    if windows and not is_plain:
+        raise ValueError(f"`windows` must be none for E-RADIO and RADIO1D, which have no such windows, got {windows}.")
+    if windows is None:
+        windows = _DEFAULT_WINDOWS if is_plain else ()
+    for window in (None, *dict.fromkeys(windows)):
+        step, largest = config.resolution_step * (window or 1), config.largest_side
+        if step > largest:
+            raise ValueError(f"`windows` must be at most {largest // config.patch_size} for this model, got {window}.")
+        rounded = [nearest_multiple(height, width, step, largest) for height, width in wanted]
+        cases.append((window, list(dict.fromkeys(f"{height}x{width}" for height, width in rounded))))
+    return cases
+
+
+def open_images(paths: Sequence[Path]) -> dict[str, Image.Image]:
+    """Return pictures by name; without paths a photograph and noise, which strains every channel.
+
+    Raises:
+        ValueError: If a file is no picture.
+    """
+    if paths:
+        return {path.name: _open(path) for path in paths}
+    generator = torch.Generator().manual_seed(_SEED)
+    noise = torch.randint(0, 256, (3, *_NOISE_SIZE), dtype=torch.uint8, generator=generator)
+    return {PHOTOGRAPH.name: _open(PHOTOGRAPH), NOISE: to_pil_image(noise)}
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return read_picture(path)
+    except UNREADABLE as error:
+        raise ValueError(f"`images` must be pictures, got {str(path)!r}: {error}.") from error
+
+
+def pixels_of(images: Iterable[Image.Image], cases: Cases) -> dict[str, Tensor]:
+    """Return the pictures at each size, `(images, 3, height, width)` in 0 ... 255."""
+    pictures = list(images)
+    found: dict[str, Tensor] = {}
+    for size in dict.fromkeys(size for _, sizes in cases for size in sizes):
+        height, width = read_size(size)
+        resized = [picture.resize((width, height), Image.Resampling.BICUBIC) for picture in pictures]
+        found[size] = torch.stack([pil_to_tensor(picture) for picture in resized])
+    return found
+
+
+class ParityError(UserError):
+    """Outputs that cannot be compared, or are not equal; the message says which."""
+
+
+def compare_outputs(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[Agreement]:
+    """Compare outputs under `SIZE/WINDOW/NAME/KIND`, in the order of theirs.
+
+    Raises:
+        ParityError: If one side lacks an output, their shapes differ, or numbers are not finite.
+    """
+    alone = sorted(theirs.keys() ^ ours.keys())
+    if alone:
+        raise ParityError(f"Only one of the two answers {alone[0]}: {len(alone)} outputs cannot be compared.")
+    return [_compare(key, theirs[key].double(), ours[key].double()) for key in theirs]
+
+
+def _compare(key: str, theirs: Tensor, ours: Tensor) -> Agreement:
+    if theirs.shape != ours.shape:
+        raise ParityError(f"{key} is {tuple(ours.shape)}, and NVIDIA's {tuple(theirs.shape)}.")
+    for whose, value in (("NVIDIA's", theirs), ("Ours", ours)):
+        if not torch.isfinite(value).all():
+            raise ParityError(f"{whose} {key} is not finite. Choose another `dtype`.")
+    size, window, name, kind = key.split("/")
+    difference = ours - theirs
+    return Agreement(
+        size=size,
+        window=None if window == "None" else int(window),
+        output=kind if name == "backbone" else f"{name} {kind}",
+        max_abs=difference.abs().max().item(),
+        relative=(difference.norm() / theirs.norm().clamp_min(torch.finfo(torch.float64).tiny)).item(),
+        cosine=F.cosine_similarity(theirs, ours, dim=-1, eps=torch.finfo(torch.float64).tiny).min().item(),
+    )
+
+
+_WORKER = Path(__file__).parent / "worker.py"
+_ERROR = re.compile(r"[\w.]*(?:Error|Exception)\b.*")
+_MISSING = re.compile(r"packages that were not found in your environment: ([\w, -]+)\.")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one model is asked.
+
+    Attributes:
+        name: For messages.
+        source: Folder, with its code.
+        is_theirs: Whether it is NVIDIA's model, with NVIDIA's code.
+        adaptors: To run, by name.
+        device: Where.
+        dtype: Of weights and pixels.
+        rounds: Timed calls of each case.
+        cases: Windows and sizes.
+    """
+
+    name: str
+    source: str
+    is_theirs: bool
+    adaptors: list[str]
+    device: str
+    dtype: str
+    rounds: int
+    cases: Cases
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model said.
+
+    Attributes:
+        outputs: Under `SIZE/WINDOW/NAME/KIND`.
+        costs: Seconds and peak memory of each case.
+        left_out: By window, why it could not be run.
+        notes: What a reader of differences should know.
+    """
+
+    outputs: dict[str, Tensor]
+    costs: list[dict[str, Any]]
+    left_out: dict[str, str]
+    notes: list[str]
+
+
+def ask(question: Question, images: dict[str, Tensor]) -> Answers:
+    """Run a model on images in a new process that can import nothing of this repository.
+
+    Args:
+        question: What is asked.
+        images: By size, `(images, 3, height, width)` in 0 ... 255.
+
+    Raises:
+        ParityError: If the process fails; the message is the last line of what it said.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = {each: str(folder / f"{each}.safetensors") for each in ("images", "outputs")}
+        request = {**asdict(question), **files, "report": str(folder / "report.json")}
+        (folder / "request.json").write_text(json.dumps(request))
+        save_file(images, files["images"])
+        environment = clean_environment(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=str(folder / "modules"))
+        # -I: neither the working directory nor PYTHONPATH nor the user's own packages are searched.
+        command = [sys.executable, "-I", "-c", _WORKER.read_text(encoding="utf-8"), str(folder / "request.json")]
+        with raised_signals():
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ParityError(_reason(question, done.stderr)) from RuntimeError(done.stderr)
+        outputs, report = load_file(files["outputs"]), json.loads((folder / "report.json").read_text())
+        ordered = {key: outputs[key] for key in report.pop("order")}
+        return Answers(ordered, **report)
+
+
+def _reason(question: Question, stderr: str) -> str:
+    lines = [line for line in stderr.strip().splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1] if lines else "no reason given")
+    whose = f"NVIDIA's code of {question.name}" if question.is_theirs else f"Our code of {question.name}"
+    missing = _MISSING.search(said)
+    if missing is not None:
+        packages = missing[1].replace(",", "")
+        return f"{whose} needs packages that are not installed: run `pip install {packages}`."
+    hint = " Another `revision` may open with this transformers." if question.is_theirs else ""
+    return f"{whose} failed in its process: {said.strip().rstrip('.')}.{hint}"

@@ -1,1 +1,0 @@
-"""Cards of other things than a trained model: adapters, converted folders, data sets of features."""
