@@ -1,4 +1,4 @@
-"""Bringing dense features of student and teacher into one frame: the larger of both grids, moved to where they lie."""
+"""Dense features of student and teacher on one grid and in one frame, to be compared position by position."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class AlignedMaps(NamedTuple):
     Attributes:
         student: `(batch, C, rows, cols)`.
         teacher: `(batch, C, rows, cols)`.
-        valid: `(batch, rows, cols)` bool: what both crops show. Elsewhere the maps hold anything finite.
+        valid: `(batch, rows, cols)` bool: positions that both crops show. The maps are finite elsewhere, too.
     """
 
     student: Tensor
@@ -29,25 +29,25 @@ def align_to_teacher(
     patches: Sequence[int] | None = None,
     extent: Tensor | None = None,
 ) -> AlignedMaps:
-    """Return both maps on the larger of their two grids, one moved into the frame of the other.
+    """Return both maps on the larger of their two grids, one of them moved into the frame of the other.
 
-    With a shift, both crops must show an area of the same size, the teacher's displaced. Where a student's patch is a
-    whole number of cells of the common grid, every shift is, and the teacher's values are copied to where the student
-    has them: nothing is interpolated, and no gradient flows through the move. Otherwise the student's are interpolated
-    in the teacher's frame.
+    With a shift, the two crops must show areas of the same size. If a student's patch covers a whole number of
+    positions of the common grid, every shift does, too: the teacher's values are copied to the student's positions.
+    Nothing is interpolated, and no gradient flows through the move. Otherwise the student's map is interpolated in the
+    teacher's frame.
 
-    Positions are valid where both maps are read between the centers of cells that show nothing but the image: beyond
-    the outermost centers there is nothing to interpolate with.
+    A position is valid if both maps are read between the centers of positions that show nothing but the image: there
+    is nothing to interpolate with beyond the outermost centers.
 
     Args:
         student: `(batch, C, rows, cols)`, output of the teacher's dense head.
         teacher: `(batch, C, teacher_rows, teacher_cols)`, standardized features, without gradients.
-        shift: `(batch, 2)` integers, rows and columns, in the student's patches: teacher's crop minus student's crop.
-            None where both crops are the same.
-        patches: The student's rows and columns of patches, where its head gives several cells for each; None where it
-            gives one.
-        extent: `(batch, 2, 2)` integers, of rows and of columns: at which of the student's patches the image begins,
-            and at which it has ended. None where both crops lie within the image.
+        shift: `(batch, 2)` integers, rows and columns, in the student's patches: the teacher's crop minus the
+            student's. None if both crops are the same.
+        patches: The student's rows and columns of patches if its head has several positions for each patch; None if
+            it has one.
+        extent: `(batch, 2, 2)` integers, for rows and for columns: the student's patch at which the image begins, and
+            the first one behind its end. None if both crops lie within the image.
 
     Returns:
         The aligned maps in float32.
@@ -59,35 +59,35 @@ def align_to_teacher(
     patches = student.shape[2:] if patches is None else patches
     is_copied = grid[0] % patches[0] == 0 and grid[1] % patches[1] == 0
     valid = torch.ones(len(student), *grid, dtype=torch.bool, device=student.device)
-    student_places, teacher_places = [], []
+    student_positions, teacher_positions = [], []
     for axis, (length, count) in enumerate(zip(grid, patches, strict=True)):
         ours = theirs = torch.arange(length, device=student.device)[None]
-        seen = theirs_seen = None if extent is None else extent[:, axis]
+        own_extent = their_extent = None if extent is None else extent[:, axis]
         if shift is not None:
             shifts = shift[:, axis, None]
-            theirs_seen = None if seen is None else seen - shifts
+            their_extent = None if own_extent is None else own_extent - shifts
             if is_copied:
                 theirs = theirs - shifts * (length // count)
             else:
                 ours = ours + shifts.double() * length / count
-        inside = _is_readable(ours, student.shape[2 + axis], length, count, seen)
-        inside = inside & _is_readable(theirs, teacher.shape[2 + axis], length, count, theirs_seen)
+        inside = _is_readable(ours, student.shape[2 + axis], length, count, own_extent)
+        inside = inside & _is_readable(theirs, teacher.shape[2 + axis], length, count, their_extent)
         valid &= inside.unsqueeze(2 - axis)
-        student_places.append(ours)
-        teacher_places.append(theirs)
+        student_positions.append(ours)
+        teacher_positions.append(theirs)
     student, teacher = _resample(student.float(), grid), _resample(teacher.float(), grid)
     if shift is not None and is_copied:
-        teacher = _copy(teacher, *teacher_places)
+        teacher = _copy(teacher, *teacher_positions)
     elif shift is not None:
-        student = _interpolate(_interpolate(student, student_places[0], dim=2), student_places[1], dim=3)
+        student = _interpolate(_interpolate(student, student_positions[0], dim=2), student_positions[1], dim=3)
     return AlignedMaps(student, teacher, valid)
 
 
 def shows_image(extent: Tensor, grid: Sequence[int], patches: Sequence[int]) -> Tensor:
-    """Return `(batch, rows, cols)` bool: which cells of a crop's map show nothing but the image.
+    """Return `(batch, rows, cols)` bool: the positions of a crop's map that show nothing but the image.
 
     Args:
-        extent: `(batch, 2, 2)`, as of `align_to_teacher`, in this crop.
+        extent: `(batch, 2, 2)`, as in `align_to_teacher`, in this crop.
         grid: Rows and columns of the map.
         patches: The student's rows and columns of patches in a crop of this size.
     """
@@ -98,24 +98,24 @@ def shows_image(extent: Tensor, grid: Sequence[int], patches: Sequence[int]) -> 
     return rows[:, :, None] & cols[:, None, :]
 
 
-def _is_readable(places: Tensor, num_cells: int, length: int, num_patches: int, extent: Tensor | None) -> Tensor:
-    """Return where a resampled map can be read along an axis: between the outermost centers of cells of the image.
+def _is_readable(positions: Tensor, num_own: int, length: int, num_patches: int, extent: Tensor | None) -> Tensor:
+    """Return where a resampled map can be read along an axis: between the outermost centers that show the image.
 
     Args:
-        places: `(batch or 1, length)` positions on the common grid, whole or not.
-        num_cells: Of the map, before it was resampled.
-        length: Of the common grid.
-        num_patches: Of the student, which show as much as the map.
-        extent: `(batch, 2)`: at which patch from the map's edge the image begins, and at which it has ended.
+        positions: `(batch or 1, length)` positions on the common grid, whole or not.
+        num_own: Positions of the map before it was resampled.
+        length: Positions of the common grid.
+        num_patches: The student's patches, which cover as much as the map.
+        extent: `(batch, 2)`: patches from the map's edge to where the image begins, and to where it ends.
     """
-    first, last = 0, num_cells - 1
+    first, last = 0, num_own - 1
     if extent is not None:
-        first = (-(-extent[:, :1] * num_cells // num_patches)).clamp(min=0)
-        last = (extent[:, 1:] * num_cells // num_patches - 1).clamp(max=num_cells - 1)
-    # The center of cell n lies at (n + 1/2) length / num_cells - 1/2; of what lies between, whole positions are known.
-    lower = -((num_cells - (2 * first + 1) * length) // (2 * num_cells))
-    upper = ((2 * last + 1) * length - num_cells) // (2 * num_cells)
-    return (places >= lower) & (places <= upper)
+        first = (-(-extent[:, :1] * num_own // num_patches)).clamp(min=0)
+        last = (extent[:, 1:] * num_own // num_patches - 1).clamp(max=num_own - 1)
+    # The center of own position n lies at (n + 1/2) length / num_own - 1/2 of the common grid: round to its inside.
+    lower = -((num_own - (2 * first + 1) * length) // (2 * num_own))
+    upper = ((2 * last + 1) * length - num_own) // (2 * num_own)
+    return (positions >= lower) & (positions <= upper)
 
 
 def _resample(features: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -125,7 +125,7 @@ def _resample(features: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _copy(features: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """Return the tokens of `(batch, C, rows, cols)` features at other places; outside, the border is repeated.
+    """Return `(batch, C, num_rows, num_cols)` features read at other positions; the border is repeated outside.
 
     Args:
         features: `(batch, C, num_rows, num_cols)`.
@@ -140,16 +140,16 @@ def _copy(features: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     return moved.view(batch, num_rows, num_cols, -1).movedim(-1, 1)
 
 
-def _interpolate(features: Tensor, places: Tensor, dim: int) -> Tensor:
-    """Return `features` read linearly at other places along `dim`; outside, the border is repeated.
+def _interpolate(features: Tensor, positions: Tensor, dim: int) -> Tensor:
+    """Return features interpolated linearly at other positions along `dim`; the border is repeated outside.
 
     Args:
         features: `(batch, C, rows, cols)`.
-        places: `(batch, length)` float64.
+        positions: `(batch, length)` float64.
         dim: 2 for rows, 3 for columns.
     """
     length = features.shape[dim]
-    lower = places.floor()
+    lower = positions.floor()
     shape = [len(features), 1, 1, 1]
     shape[dim] = length
 
@@ -157,5 +157,5 @@ def _interpolate(features: Tensor, places: Tensor, dim: int) -> Tensor:
         index = index.long().clamp(0, length - 1).view(shape)
         return features.gather(dim, index.expand_as(features))
 
-    weight = (places - lower).to(features.dtype).view(shape)
+    weight = (positions - lower).to(features.dtype).view(shape)
     return read(lower) * (1 - weight) + read(lower + 1) * weight

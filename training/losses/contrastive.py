@@ -1,7 +1,7 @@
-"""The relational loss: where an image lies among others, as the teacher's summaries say.
+"""The contrastive loss: the student's summaries relate to those of other images as the teacher's do.
 
-The others are the images of the step, on all ranks, and a bank of those of the steps before. All parts of a step are
-held in memory at once, since each is compared with the images of all.
+The other images are those of the step, on all ranks, and a bank of summaries of the steps before. All parts of a step
+are held in memory at once, since each is compared with the images of all parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ def relational_losses(student: Tensor, teacher: Tensor, candidates: Tensor) -> T
     Near duplicates among the candidates are as near to the student as they are to the teacher.
 
     Args:
-        student: `(batch, C)` of length 1, as `centered` gives them.
-        teacher: `(batch, C)`, likewise, of the same images.
-        candidates: `(candidates, C)`, the teacher's, likewise; those of the batch among them.
+        student: `(batch, C)` of length 1, as from `centered`.
+        teacher: `(batch, C)` of length 1, of the same images.
+        candidates: `(candidates, C)` of length 1, the teacher's; those of the batch are among them.
 
     Returns:
         `(batch,)`, Kullback-Leibler divergences of softmaxes over the candidates.
@@ -43,12 +43,12 @@ def relational_losses(student: Tensor, teacher: Tensor, candidates: Tensor) -> T
         "CRD" of CLIP-KD, https://arxiv.org/abs/2307.12732
     """
     wanted = (teacher @ candidates.T / TEMPERATURE).log_softmax(1)
-    answered = (student @ candidates.T / TEMPERATURE).log_softmax(1)
-    return F.kl_div(answered, wanted, reduction="none", log_target=True).sum(1)
+    predicted = (student @ candidates.T / TEMPERATURE).log_softmax(1)
+    return F.kl_div(predicted, wanted, reduction="none", log_target=True).sum(1)
 
 
 def centered(embeddings: Tensor, mean: Tensor) -> Tensor:
-    """Return directions seen from a mean direction: of length 1, spread all around where summaries fill a cone.
+    """Return directions of length 1 relative to a mean direction: they spread out although summaries fill a cone.
 
     Args:
         embeddings: `(batch, C)` of any length.
@@ -58,12 +58,12 @@ def centered(embeddings: Tensor, mean: Tensor) -> Tensor:
 
 
 class EmbeddingBank(nn.Module):
-    """The last summaries of one teacher at length 1, first in, first out, and the mean of all there ever were.
+    """The last summaries of one teacher at length 1, first in, first out, and the sum of all that were ever added.
 
     Args:
-        size: How many are kept.
+        size: Number of summaries to keep.
         num_channels: Width of a summary.
-        device: Where they are.
+        device: Device of the bank.
     """
 
     rows: Tensor
@@ -78,7 +78,7 @@ class EmbeddingBank(nn.Module):
 
     @property
     def filled(self) -> Tensor:
-        """The rows that are there by now, `(num_filled, num_channels)`, in no particular order."""
+        """The rows added so far and not yet replaced, `(num_filled, num_channels)`, in no particular order."""
         return self.rows[: min(int(self.num_added), len(self.rows))]
 
     def mean_with(self, rows: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class EmbeddingBank(nn.Module):
         return (self.total + rows.double().sum(0)) / (int(self.num_added) + len(rows))
 
     def add(self, rows: Tensor) -> None:
-        """Put rows `(num_rows, num_channels)` in place of the oldest ones."""
+        """Replace the oldest rows by new ones, `(num_rows, num_channels)`."""
         self.total += rows.double().sum(0)
         first, size = int(self.num_added), len(self.rows)
         self.num_added += len(rows)
@@ -96,18 +96,18 @@ class EmbeddingBank(nn.Module):
 
 
 class SummaryContrasts(nn.Module):
-    """The candidates of every teacher that has a summary that counts; their banks are part of the checkpoint.
+    """The candidates of every teacher with a summary and a summary weight above 0; a checkpoint holds their banks.
 
     Attributes:
         teachers: Names of these teachers.
 
     Args:
-        recipe: Its section `contrastive` says how many are kept.
+        recipe: Its section `contrastive` has the size of the banks.
         teachers: By name.
         device: The student's.
 
     Raises:
-        RecipeError: If no teacher has a summary that counts.
+        RecipeError: If there is no such teacher.
     """
 
     def __init__(self, recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device) -> None:
@@ -129,47 +129,45 @@ class SummaryContrasts(nn.Module):
 
     @torch.no_grad()
     def begin_step(self, parts: Sequence[tuple[Batch, Example]]) -> None:
-        """Gather the teachers' summaries of a step, all of whose parts must be known; all ranks must take part."""
+        """Gather the teachers' summaries of all parts of a step; all ranks must take part."""
         images, rows = dict[str, list[Image]](), dict[str, Tensor]()
-        for name, bank in self._named_banks():
+        for name in self.teachers:
             own = [(batch, example.targets[name].summary) for batch, example in parts if name in example.targets]
-            images[name] = [image for batch, _ in own for image in self._images(batch)]
-            none = bank.rows.new_zeros(0, bank.rows.shape[1])
+            images[name] = [(self._partitions[batch.partition], row) for batch, _ in own for row in batch.rows]
+            none = self._bank(name).rows[:0]
             rows[name] = F.normalize(torch.cat([none, *(cast(Tensor, each).float() for _, each in own)]), dim=-1)
         self._step = gather_step(images, rows)
-        self._means = {name: bank.mean_with(self._step[name]) for name, bank in self._named_banks()}
+        self._means = {name: self._bank(name).mean_with(self._step[name]) for name in self.teachers}
 
     def losses(self, name: str, answer: HeadAnswer, target: Target) -> Tensor:
-        """Return the loss of each image of a pass, `(batch,)`.
+        """Return the loss of each image of a batch, `(batch,)`.
 
         Args:
             name: The teacher.
-            answer: The student's, for a part of the step that began last.
-            target: The teacher's.
+            answer: The student's output for a part of the step that began last.
+            target: The teacher's output for it.
         """
-        bank, mean = cast(EmbeddingBank, self.banks[name]), self._means[name]
+        mean = self._means[name]
         student, teacher = (centered(cast(Tensor, each.summary), mean) for each in (answer, target))
-        return relational_losses(student, teacher, centered(torch.cat([self._step[name], bank.filled]), mean))
+        candidates = torch.cat([self._step[name], self._bank(name).filled])
+        return relational_losses(student, teacher, centered(candidates, mean))
 
     @torch.no_grad()
     def end_step(self) -> None:
         """Move the step's summaries into the banks; not called after a step that is skipped as not finite."""
-        for name, bank in self._named_banks():
-            bank.add(self._step.pop(name))
+        for name in self.teachers:
+            self._bank(name).add(self._step.pop(name))
 
-    def _images(self, batch: Batch) -> list[Image]:
-        return [(self._partitions[batch.partition], row) for row in batch.rows]
-
-    def _named_banks(self) -> list[tuple[str, EmbeddingBank]]:
-        return [(name, cast(EmbeddingBank, bank)) for name, bank in self.banks.items()]
+    def _bank(self, name: str) -> EmbeddingBank:
+        return cast(EmbeddingBank, self.banks[name])
 
 
 def gather_step(images: Mapping[str, Sequence[Image]], rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the rows of all ranks by name, sorted by image, so that no split of a step changes their order.
+    """Return the rows of all ranks by name, sorted by image: no split of a step changes their order.
 
     Args:
-        images: By name this rank's images. All ranks must take part.
-        rows: By name `(images, C)`, one for each of them, without gradient.
+        images: This rank's images by name. All ranks must take part.
+        rows: By name `(images, C)`, one row for each image, without gradient.
     """
     everywhere = of_all_ranks(dict(images))
     step: dict[str, Tensor] = {}
@@ -183,7 +181,7 @@ def gather_step(images: Mapping[str, Sequence[Image]], rows: Mapping[str, Tensor
 def build_contrasts(
     recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device
 ) -> SummaryContrasts | None:
-    """Return what the student's answers are contrasted with; None where `contrastive.weight` is 0.
+    """Return the candidates of the contrastive loss; None if `contrastive.weight` is 0.
 
     Raises:
         RecipeError: If no teacher takes part.

@@ -1,7 +1,7 @@
 """Losses between dense features: pure functions of tensors, in float32, one number for each image.
 
-What one image gives depends on no other and all count alike (C-RADIOv4, Eq 1), so that a batch, its accumulated parts
-and its shares on several ranks give the same gradient.
+The loss of an image depends on no other image, and all images count alike (C-RADIOv4, Eq 1). So a batch, its
+accumulated parts and its shares on several ranks give the same gradient.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 def mse_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     """Return the mean squared error between the student's and the standardized teacher's features.
 
-    Shift-equivariant when both maps come from `align_to_teacher`: only positions that both crops show count.
+    Shift-equivariant if both maps come from `align_to_teacher`: only positions that both crops show count.
 
     Args:
         student: `(batch, C, rows, cols)`, output of this teacher's dense head.
         teacher: Same shape and frame; standardized features.
-        valid: `(batch, rows, cols)` bool: positions that both the student and the teacher see.
+        valid: `(batch, rows, cols)` bool: positions that both crops show.
 
     Returns:
         `(batch,)`: means over channels, then over each image's valid positions; 0 for an image without any.
@@ -30,7 +30,10 @@ def mse_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     References:
         C-RADIOv4 tech report, Eq 1, https://arxiv.org/abs/2601.17237
     """
-    return _mean_over_valid(_squared_error(*comparable(student, teacher)), valid)
+    student, teacher = comparable(student, teacher)
+    # Channels last: the mean over channels then reads numbers that lie side by side in memory.
+    errors = F.mse_loss(student.movedim(1, -1), teacher.movedim(1, -1), reduction="none").mean(-1)
+    return _mean_over_valid(errors, valid)
 
 
 def smooth_l1_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
@@ -41,8 +44,7 @@ def smooth_l1_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> T
     References:
         Fast R-CNN, Eq 3, https://arxiv.org/abs/1504.08083; in AM-RADIO 3.4 it keeps the magnitude.
     """
-    student, teacher = comparable(student, teacher)
-    return _mean_over_valid(_smooth_l1(student, teacher), valid)
+    return _mean_over_valid(_smooth_l1_error(*comparable(student, teacher)), valid)
 
 
 def cosine_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
@@ -51,10 +53,9 @@ def cosine_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tens
     Arguments, result and errors as `mse_feature_loss`.
 
     References:
-        One of those compared in PHI-S, table 1, https://arxiv.org/abs/2410.01680
+        One of the losses compared in PHI-S, table 1, https://arxiv.org/abs/2410.01680
     """
-    student, teacher = comparable(student, teacher)
-    return _mean_over_valid(_cosine_error(student, teacher), valid)
+    return _mean_over_valid(_cosine_error(*comparable(student, teacher)), valid)
 
 
 def cosine_smooth_l1_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def cosine_smooth_l1_feature_loss(student: Tensor, teacher: Tensor, valid: Tenso
         AM-RADIO 3.4, https://arxiv.org/abs/2312.06709; Theia, https://arxiv.org/abs/2407.20179
     """
     student, teacher = comparable(student, teacher)
-    errors = 0.9 * _cosine_error(student, teacher) + 0.1 * _smooth_l1(student, teacher)
+    errors = 0.9 * _cosine_error(student, teacher) + 0.1 * _smooth_l1_error(student, teacher)
     return _mean_over_valid(errors, valid)
 
 
@@ -78,16 +79,25 @@ FEATURE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-def _squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return each position's mean over channels, in one pass, along numbers that lie side by side in memory."""
-    return F.mse_loss(student.movedim(1, -1), teacher.movedim(1, -1), reduction="none").mean(-1)
+def comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two maps or summaries in float32.
+
+    Raises:
+        ValueError: If their shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"`student` {tuple(student.shape)} and `teacher` {tuple(teacher.shape)} must have the same shape: "
+            "resample to one grid first."
+        )
+    return student.float(), teacher.float()
 
 
 def _cosine_error(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student, teacher, dim=1)
 
 
-def _smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
+def _smooth_l1_error(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(student, teacher, reduction="none").mean(1)
 
 
@@ -95,22 +105,3 @@ def _mean_over_valid(errors: Tensor, valid: Tensor) -> Tensor:
     """Return the mean over each image's valid positions; 0 for an image without any."""
     errors = torch.where(valid, errors, 0.0)
     return errors.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
-
-
-def comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in float32.
-
-    Raises:
-        ValueError: If the two cannot be compared number by number.
-    """
-    check_same_shape(student, teacher)
-    return student.float(), teacher.float()
-
-
-def check_same_shape(student: Tensor, teacher: Tensor) -> None:
-    """Raise a `ValueError` where two maps or summaries cannot be compared number by number."""
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"`student` {tuple(student.shape)} and `teacher` {tuple(teacher.shape)} must have the same shape: "
-            "resample to one grid first."
-        )

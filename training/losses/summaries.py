@@ -1,4 +1,4 @@
-"""Losses between class-token outputs: pure functions, linear in the images of a batch."""
+"""Losses between summaries: pure functions of tensors, linear in the images of a batch."""
 
 from collections.abc import Callable
 
@@ -18,15 +18,15 @@ def angle_between(first: Tensor, second: Tensor) -> Tensor:
 
 
 def balanced_summary_loss(student: Tensor, teacher: Tensor, dispersion: Tensor) -> Tensor:
-    """Return the squared angle to the teacher's summary over that teacher's angular dispersion.
+    """Return the squared angle to the teacher's summary, divided by the angular dispersion of that teacher.
 
     Args:
         student: `(batch, C)`, output of this teacher's summary head.
         teacher: `(batch, C)`, the teacher's summary; neither needs unit length.
-        dispersion: Of this teacher's summaries, scalar in rad^2.
+        dispersion: Dispersion of this teacher's summaries, scalar in rad^2.
 
     Returns:
-        Scalar; about 1 for a student that always answers the teacher's mean direction.
+        Scalar; about 1 for a student that always returns the teacher's mean direction.
 
     Raises:
         ValueError: If the two shapes differ.
@@ -39,9 +39,9 @@ def balanced_summary_loss(student: Tensor, teacher: Tensor, dispersion: Tensor) 
 
 
 def angle_summary_loss(student: Tensor, teacher: Tensor, dispersion: Tensor) -> Tensor:
-    """Return the squared angle between `(batch, C)` summaries in rad^2: `balanced_summary_loss` without its balance.
+    """Return the squared angle between `(batch, C)` summaries in rad^2: `balanced_summary_loss` without its divisor.
 
-    A teacher whose summaries spread widely weighs more: what C-RADIOv4 2.5 divides by the dispersion for.
+    A teacher whose summaries spread widely weighs more: C-RADIOv4 2.5 divides by the dispersion to prevent this.
     """
     del dispersion
     return angle_between(*comparable(student, teacher)).square().mean()

@@ -1,4 +1,4 @@
-"""How much each teacher's losses count, step by step: always alike, by how slowly it is learned, or image by image."""
+"""Weights of the teachers' losses, step by step: fixed, by how slowly a teacher is learned, or image by image."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,38 +20,38 @@ GROUPS = {
     "tap_features": "features",
     "tap_summary": "summary",
 }
-"""By kind of loss the group that it is weighed with: apart, or summaries swallow the dense losses (PHI-S, A.8.1).
+"""Group of each kind of loss. Groups are weighed apart, or summaries swallow the dense losses (PHI-S, A.8.1).
 
-What moves a weight is the kind of the group's own name. A teacher's taps follow the weight of its main loss, so that
-who counts less does so at all depths, and a rescaled loss is rescaled back at all of them.
+Only losses of the kind with the group's own name move a weight. The losses of a teacher's taps get the weight of its
+main loss: a teacher that counts less does so at all depths, and a rescaled loss is scaled back at all depths.
 """
 
 MIN_LOSS = 1e-12
-"""Floor of a loss that others are divided by. Our choice: far below any that is left to learn from."""
+"""Floor of a loss that is divided by. Our choice: far below any that is left to learn from."""
 
 WEIGHT_BOUNDS = (0.25, 3.0)
-"""So that no teacher takes all as one of AMTML-KD's did in AM-RADIO 3.4.1. Our choice."""
+"""So that no teacher takes all, as one of AMTML-KD's did in AM-RADIO 3.4.1. Our choice."""
 
 NUM_BOUNDING_ROUNDS = 32
-"""Rounds of clipping and rescaling; each shrinks what is left to do several times over."""
+"""Rounds of clipping and rescaling; each leaves a fraction of the error."""
 
 PRIORS = {"basic": (0.45, 0.30, 0.30), "semantic": (0.35, 0.45, 0.30), "task": (0.20, 0.25, 0.40)}
-"""By role how much a teacher counts early, in the middle and late: first basic features, then semantics, then the
+"""Weight of a teacher by its role: early, in the middle and late. First come basic features, then semantics, then the
 task's. Our choice: no source has such numbers."""
 
 DIFFICULTY_POWER = 0.5
-"""How strongly a teacher that is learned slowly gains: GradNorm's alpha. Our choice, within the range that it tries."""
+"""How strongly a teacher gains that is learned slowly: GradNorm's alpha. Our choice, within the range that it tries."""
 
 DROP_PROBABILITY = 0.5
 """UNIC's, https://arxiv.org/abs/2408.05088."""
 
 
 class LossTerm(NamedTuple):
-    """One loss of one teacher in one pass.
+    """One loss of one teacher for one batch.
 
     Attributes:
         weight: The recipe's factor.
-        value: Scalar, the mean over the pass's images; 0 where the teacher does not see them.
+        value: Scalar, the mean over the images of the batch; 0 if the teacher does not see them.
         by_image: Returns the loss of each image, `(images,)`.
     """
 
@@ -61,19 +61,19 @@ class LossTerm(NamedTuple):
 
 
 class TeacherWeights(nn.Module):
-    """Weights of the teachers' losses; this one is `fixed`: all 1, and nothing is multiplied or kept.
+    """Weights of the teachers' losses; this class is `fixed`: all are 1, and nothing is multiplied or kept.
 
     Weights are without gradient, the same on all ranks, and part of the checkpoint as this module's buffers.
 
     Attributes:
-        groups: By group the teachers whose losses in it count: those with a factor above 0, of summaries those that
-            have one. Groups without any are left out.
+        groups: By group the teachers whose losses in it count: their factor is above 0, and for summaries they have
+            one. Groups without any are left out.
         names: `GROUP/TEACHER` for each of them.
 
     Args:
-        recipe: Names teachers, their factors and the schedule.
+        recipe: The teachers, their factors and the schedule.
         has_summary: By teacher whether it has a summary.
-        device: Of the losses.
+        device: Device of the losses.
     """
 
     def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
@@ -88,10 +88,10 @@ class TeacherWeights(nn.Module):
         self.names = [f"{group}/{name}" for group, names in self.groups.items() for name in names]
 
     def begin_step(self, step: int) -> None:
-        """Set the weights of a step from what was seen before it."""
+        """Set the weights of a step from the losses before it."""
 
     def weigh(self, batch: Batch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
-        """Return the losses of a pass, weighted but for the recipe's factors.
+        """Return the weighted losses of a batch, without the recipe's factors.
 
         Args:
             batch: The images.
@@ -100,17 +100,17 @@ class TeacherWeights(nn.Module):
         return {name: term.value for name, term in terms.items()}
 
     def observe(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
-        """See the losses of a pass by name, as they are without weights."""
+        """Take note of the unweighted losses of a batch, by name."""
 
     def end_step(self) -> None:
-        """Count what all ranks saw in the step; all of them must take part."""
+        """Add up the notes of all ranks; all of them must take part."""
 
     def scalars(self) -> dict[str, float]:
-        """Return `weight/GROUP/TEACHER` for the log; nothing where nothing is weighed."""
+        """Return `weight/GROUP/TEACHER` for the log; nothing if nothing is weighed."""
         return {}
 
     def ramp(self, step: int) -> float:
-        """Return how far the weights are from 1 to what the method says, in [0, 1]."""
+        """Return how far the weights are on their way from 1 to those of the method, in [0, 1]."""
         if step < self.start_step:
             return 0.0
         return min(1.0, (step - self.start_step) / self.ramp_steps) if self.ramp_steps else 1.0
@@ -143,7 +143,7 @@ class AdaptiveWeights(TeacherWeights):
 
     @torch.no_grad()
     def begin_step(self, step: int) -> None:
-        """Compare the running losses with those at the start where a period begins, and ramp what they ask for."""
+        """Set new targets at the beginning of a period, and move the weights along the ramp."""
         if step < self.start_step:
             return
         if (step - self.start_step) % self.period_steps == 0:
@@ -152,23 +152,28 @@ class AdaptiveWeights(TeacherWeights):
 
     def weigh(self, batch: Batch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
         """Return each loss times its weight."""
-        return {name: self._weight_of(name, term.value) * term.value for name, term in terms.items()}
+        weights = dict(zip(self.names, self.weights, strict=True))
+        weighted = {}
+        for name, term in terms.items():
+            own = weights.get(f"{GROUPS[name.partition('/')[0]]}/{teacher_of(name)}")
+            weighted[name] = term.value if own is None else own.to(term.value.dtype) * term.value
+        return weighted
 
     @torch.no_grad()
     def observe(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
-        """Add losses, by the share of the partition's images that the pass has."""
+        """Add losses, weighted by the share of the partition's images that the batch has."""
         share = len(batch) / batch.num_images
-        for place, name in enumerate(self.names):
+        for index, name in enumerate(self.names):
             if name in losses and teacher_of(name) in batch.teachers:
-                self._sums[0, place] += share * losses[name].detach()
-                self._sums[1, place] += share
+                self._sums[0, index] += share * losses[name].detach()
+                self._sums[1, index] += share
 
     @torch.no_grad()
     def end_step(self) -> None:
-        """Update the running means, each over as many steps as a period has; what is not finite is passed over."""
+        """Update the running means, each over the steps of a period; a step with a non-finite loss is skipped."""
         total, share = sum_over_ranks(self._sums)
         losses = total / share
-        is_valid = torch.isfinite(losses).all()  # a step with a bad loss is skipped as a whole
+        is_valid = torch.isfinite(losses).all()
         decay = torch.where(self.num_seen > 0, 1 - 1 / self.period_steps, 0.0)
         self.means.copy_(torch.where(is_valid, decay * self.means + (1 - decay) * losses, self.means))
         self.num_seen += is_valid
@@ -179,28 +184,22 @@ class AdaptiveWeights(TeacherWeights):
         return {f"weight/{name}": value for name, value in zip(self.names, self.weights.tolist(), strict=True)}
 
     def _set_targets(self, step: int) -> None:
+        """Compare the running losses with those at the start."""
         is_first = (self.references == 0).all() | (step == self.start_step)
         self.references.copy_(torch.where(is_first, self.means, self.references))
         rates = self.means.clamp(min=MIN_LOSS) / self.references.clamp(min=MIN_LOSS)
-        rates = self._by_group(lambda part: part / part.mean(), rates)
+        sizes = [len(teachers) for teachers in self.groups.values()]
+        rates = torch.cat([part / part.mean() for part in rates.split(sizes)])
         progress = step / self.recipe.schedule.num_steps
         priors = rates.new_tensor([prior_at(role, progress) for role in self._roles])
-        self.targets.copy_(self._by_group(bounded, priors * rates**DIFFICULTY_POWER))
-
-    def _by_group(self, function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-        """Apply a function to each group's part of `values`, `(len(names),)`, by itself."""
-        return torch.cat([function(part) for part in values.split([len(each) for each in self.groups.values()])])
-
-    def _weight_of(self, name: str, like: Tensor) -> Tensor | float:
-        own = f"{group_of(name)}/{teacher_of(name)}"
-        return self.weights[self.names.index(own)].to(like.dtype) if own in self.names else 1.0
+        self.targets.copy_(torch.cat([bounded(part) for part in (priors * rates**DIFFICULTY_POWER).split(sizes)]))
 
 
 class TeacherDropping(TeacherWeights):
-    """Each image keeps the teacher with the largest loss and drops each other one half of the time, in each group.
+    """In each group, each image keeps the teacher with the largest loss and drops each other one half of the time.
 
-    What an image keeps is scaled up so that all images count alike. Draws follow from the seed and the step: nothing is
-    saved, and the period has no meaning here. What is logged is a teacher's mean factor over the images of a step.
+    The remaining losses of an image are scaled up so that all images count alike. Draws follow from the seed and the
+    step: nothing is saved, and the period has no meaning. The log has each teacher's mean factor over a step's images.
 
     References:
         UNIC, ECCV 2024, https://arxiv.org/abs/2408.05088
@@ -214,7 +213,7 @@ class TeacherDropping(TeacherWeights):
         self._noted: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def begin_step(self, step: int) -> None:
-        """Note the step, whose place on the ramp decides how much images differ."""
+        """Note the step: its position on the ramp decides how much images differ."""
         self._step = step
 
     def weigh(self, batch: Batch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
@@ -226,23 +225,27 @@ class TeacherDropping(TeacherWeights):
         notes = torch.zeros(2, len(self.names), device=self.device)
         for group, teachers in self.groups.items():
             seen = [name for name in teachers if name in batch.teachers]
-            own = {name: terms[name] for name in terms if group_of(name) == group and teacher_of(name) in seen}
+            own = {
+                name: term
+                for name, term in terms.items()
+                if GROUPS[name.partition("/")[0]] == group and teacher_of(name) in seen
+            }
             if not own:
                 continue
             losses = {name: term.by_image() for name, term in own.items()}
             weights = {name: term.weight for name, term in own.items()}
-            factors = 1 + ramp * (self._kept(batch, group, seen, losses, weights) - 1)
+            factors = 1 + ramp * (self._draw_factors(batch, group, seen, losses, weights) - 1)
             for name, each in losses.items():
                 weighted[name] = (each * factors[:, seen.index(teacher_of(name))].to(each.dtype)).mean()
-            places = [self.names.index(f"{group}/{name}") for name in seen]
-            notes[0, places] = factors.mean(0) * len(batch)
-            notes[1, places] = float(len(batch))
+            indices = [self.names.index(f"{group}/{name}") for name in seen]
+            notes[0, indices] = factors.mean(0) * len(batch)
+            notes[1, indices] = float(len(batch))
         self._noted[batch.partition, batch.rows] = notes
         return weighted
 
     @torch.no_grad()
     def end_step(self) -> None:
-        """Note the mean factors of the step over all ranks."""
+        """Set the mean factors of the step over all ranks."""
         notes = [self._noted[key] for key in sorted(self._noted)]
         total, count = sum_over_ranks(torch.stack([torch.zeros(2, len(self.names), device=self.device), *notes]).sum(0))
         self._means = torch.where(count > 0, total / count, 1.0)
@@ -253,7 +256,7 @@ class TeacherDropping(TeacherWeights):
         return {f"weight/{name}": value for name, value in zip(self.names, self._means.tolist(), strict=True)}
 
     @torch.no_grad()
-    def _kept(
+    def _draw_factors(
         self,
         batch: Batch,
         group: str,
@@ -261,14 +264,22 @@ class TeacherDropping(TeacherWeights):
         losses: Mapping[str, Tensor],
         weights: Mapping[str, float],
     ) -> Tensor:
-        """Return what each image multiplies its losses by, `(images, teachers)` with a mean of 1 in each row."""
+        """Return the factor of each image's loss, `(images, teachers)` with a mean of 1 in each row; 0 if dropped.
+
+        Args:
+            batch: The images.
+            group: The group of losses.
+            seen: Teachers that see the images.
+            losses: By name the loss of each image.
+            weights: By name the recipe's factor.
+        """
         columns = [
             torch.stack([weights[key] * losses[key].float() for key in losses if teacher_of(key) == name]).sum(0)
             for name in seen
         ]
         total = torch.stack(columns, dim=1)
-        places = [place for place, entry in enumerate(self.recipe.teachers) if entry.name in seen]
-        draws = batch.uniform(f"teacher_dropping/{group}", len(self.recipe.teachers))[:, places].to(total.device)
+        indices = [index for index, entry in enumerate(self.recipe.teachers) if entry.name in seen]
+        draws = batch.uniform(f"teacher_dropping/{group}", len(self.recipe.teachers))[:, indices].to(total.device)
         is_kept = (draws >= DROP_PROBABILITY) | (total == total.max(dim=1, keepdim=True).values)
         return len(seen) * is_kept / is_kept.sum(1, keepdim=True)
 
@@ -282,10 +293,10 @@ METHODS: dict[str, type[TeacherWeights]] = {
 
 
 def build_weights(recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device) -> TeacherWeights:
-    """Return what weighs the teachers' losses.
+    """Return the weights of the teachers' losses.
 
     Args:
-        recipe: Its section `balancing` says how.
+        recipe: Its section `balancing` has the method.
         teachers: By name.
         device: The student's.
     """
@@ -294,21 +305,16 @@ def build_weights(recipe: Recipe, teachers: Mapping[str, TeacherShape], device: 
 
 
 def teacher_of(name: str) -> str:
-    """Return whose loss it is, given its name `KIND/TEACHER`, or `KIND/TEACHER@BLOCK` of a tap."""
+    """Return the teacher of a loss with the name `KIND/TEACHER`, or `KIND/TEACHER@BLOCK` of a tap."""
     return name.partition("/")[2].partition("@")[0]
 
 
-def group_of(name: str) -> str:
-    """Return the group of a loss, given its name."""
-    return GROUPS[name.partition("/")[0]]
-
-
 def prior_at(role: str, progress: float) -> float:
-    """Return how much a role counts at a share of the run: three stages' values at their middles, blended between."""
+    """Return the prior of a role at a share of the run: three stages' values at their middles, blended between."""
     early, middle, late = PRIORS[role]
-    place = min(max(3 * progress - 0.5, 0.0), 2.0)  # 0, 1 and 2 at the middles of the stages
-    first, second = (early, middle) if place < 1 else (middle, late)
-    share = (1 - math.cos(math.pi * (place - (place >= 1)))) / 2
+    stage = min(max(3 * progress - 0.5, 0.0), 2.0)  # 0, 1 and 2 at the middles of the stages
+    first, second = (early, middle) if stage < 1 else (middle, late)
+    share = (1 - math.cos(math.pi * (stage - (stage >= 1)))) / 2
     return first + share * (second - first)
 
 
