@@ -1,4 +1,4 @@
-"""Crops of an image for student, moving average and each teacher: displaced by whole patches."""
+"""Crops of an image for student, moving average and each teacher, displaced by whole patches."""
 
 from __future__ import annotations
 
@@ -17,6 +17,182 @@ from training.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
 from training.views.plan import Batch, Grid
 
 
+STUDENT, AVERAGE = ":student", ":average"
+"""Viewers beside the teachers, whose names have no colon: the student and its moving average."""
+
+RESAMPLE = Image.Resampling.BICUBIC
+"""As `RadioImageProcessor` and most of the teachers' own processors. Antialiased."""
+
+
+class Region(NamedTuple):
+    """A part of an image, in pixels from its upper left corner; it may reach beyond the image."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+class Sight(NamedTuple):
+    """The crops that are wanted of one image.
+
+    Attributes:
+        numbers: Four uniform numbers that decide the region: scale, aspect ratio, row and column.
+        scales: Bounds of the region's area, as shares of the largest of its shape that fits into the image.
+        grid: The student's patches, which divide the region.
+        is_flipped: Whether the image is mirrored.
+        shifts: By viewer, the rows and columns of patches by which its crop is displaced from the region.
+        sizes: By viewer, the sizes of its input, height and width in pixels.
+    """
+
+    numbers: tuple[float, float, float, float]
+    scales: tuple[float, float]
+    grid: Grid
+    is_flipped: bool
+    shifts: dict[str, tuple[int, int]]
+    sizes: dict[str, tuple[Size, ...]]
+
+
+class Seen(NamedTuple):
+    """Crops of one image for each viewer, or of several images of one grid, which add a first dimension.
+
+    Attributes:
+        grid: The student's patches.
+        pixels: By viewer, uint8 `(3, height, width)` for each of its sizes.
+        extent: `(2, 2)` integers, of rows and of columns: the patch of the region at which the image begins, and the
+            one before which it ends.
+    """
+
+    grid: Grid
+    pixels: dict[str, tuple[Tensor, ...]]
+    extent: Tensor
+
+
+class SeenBatch(NamedTuple):
+    """Crops of a batch in two tensors, because each tensor that travels between processes is an open file.
+
+    Attributes:
+        pixels: Pixels of all images, viewers and sizes, one after the other.
+        extents: `(images, 2, 2)`.
+        viewers: Their names.
+        groups: For neighbors of one grid: the grid, their number, and by viewer the sizes.
+    """
+
+    pixels: Tensor
+    extents: Tensor
+    viewers: tuple[str, ...]
+    groups: list[tuple[Grid, int, dict[str, tuple[Size, ...]]]]
+
+    @classmethod
+    def of(cls, seen: Sequence[Seen]) -> SeenBatch:
+        """Join the crops of images, in order; all images have the same viewers."""
+        viewers = tuple(seen[0].pixels)
+        parts, groups = [], []
+        for grid, neighbors in groupby(seen, key=lambda each: each.grid):
+            group = list(neighbors)
+            sizes = {viewer: tuple(tuple(each.shape[1:]) for each in group[0].pixels[viewer]) for viewer in viewers}
+            groups.append((grid, len(group), sizes))
+            for viewer in viewers:
+                for place in range(len(sizes[viewer])):
+                    parts += [each.pixels[viewer][place].flatten() for each in group]
+        return cls(torch.cat(parts), torch.stack([each.extent for each in seen]), viewers, groups)
+
+    def split(self) -> list[Seen]:
+        """Return the crops of each group, which share this memory."""
+        found, first, image = [], 0, 0
+        for grid, count, sizes in self.groups:
+            pixels = {}
+            for viewer in self.viewers:
+                own = []
+                for height, width in sizes[viewer]:
+                    stop = first + count * 3 * height * width
+                    own.append(self.pixels[first:stop].view(count, 3, height, width))
+                    first = stop
+                pixels[viewer] = tuple(own)
+            found.append(Seen(grid, pixels, self.extents[image : image + count]))
+            image += count
+        return found
+
+
+def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
+    """Cut out each viewer's crop of an image, and resize it to the sizes of its input.
+
+    Every crop shows an area as large as the region, whatever the sizes. Pixels beside the image are black.
+
+    Args:
+        image: `(3, height, width)` uint8.
+        sight: The wanted crops.
+        views: The recipe's section, with the bounds of aspect ratios.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
+    region = choose_region((picture.height, picture.width), sight, views)
+    resized: dict[tuple[Region, Size], Tensor] = {}
+    pixels = {}
+    for viewer, (rows, cols) in sight.shifts.items():
+        top, left = rows * region.height / sight.grid.rows, cols * region.width / sight.grid.cols
+        crop = region._replace(top=region.top + top, left=region.left + left)
+        for size in sight.sizes[viewer]:
+            if (crop, size) not in resized:
+                resized[crop, size] = _resized(picture, crop, size, is_flipped=sight.is_flipped)
+        pixels[viewer] = tuple(resized[crop, size] for size in sight.sizes[viewer])
+    return Seen(sight.grid, pixels, _extent(region, sight.grid, picture))
+
+
+def choose_region(image_size: Size, sight: Sight, views: ViewsRecipe) -> Region:
+    """Return the region that a sight's numbers decide, in the mirrored image where it is flipped.
+
+    Squares of the student show any aspect ratio within `views.crop_aspect`; otherwise the region has that of the
+    student's grid. Its area is a share within `sight.scales` of the largest such region that fits into the image; a
+    share above 1 reaches beyond it.
+    """
+    height, width = image_size
+    scale, aspect, row, col = sight.numbers
+    low, high = views.crop_aspect if views.is_square else 2 * (sight.grid.cols / sight.grid.rows,)
+    ratio = low * (high / low) ** aspect
+    share = sight.scales[0] + (sight.scales[1] - sight.scales[0]) * scale
+    crop_height = min(height, width / ratio) * share**0.5
+    crop_width = crop_height * ratio
+    return Region(row * (height - crop_height), col * (width - crop_width), crop_height, crop_width)
+
+
+def least_scale(image_size: Size, sight: Sight, views: ViewsRecipe) -> float:
+    """Return the smallest factor of an image's sides at which every crop is `DRAFT_GAP` times what it is resized to."""
+    region = choose_region(image_size, sight, views)
+    sizes = [size for of_viewer in sight.sizes.values() for size in of_viewer]
+    return DRAFT_GAP * max(max(height / region.height, width / region.width) for height, width in sizes)
+
+
+def _extent(region: Region, grid: Grid, picture: Image.Image) -> Tensor:
+    """Return `Seen.extent`; patches that the image's edge cuts lie outside."""
+    rounding = 1e-9  # of a patch, which then counts as whole
+    sides = (
+        (region.top, picture.height, region.height / grid.rows),
+        (region.left, picture.width, region.width / grid.cols),
+    )
+    return torch.tensor(
+        [
+            [math.ceil(-start / patch - rounding), math.floor((length - start) / patch + rounding)]
+            for start, length, patch in sides
+        ]
+    )
+
+
+def _resized(picture: Image.Image, crop: Region, size: Size, *, is_flipped: bool) -> Tensor:
+    """Return a crop of an image as uint8 `(3, *size)`; a flipped one is given in the mirrored image.
+
+    Pixels beside the image are black, as in NVIDIA's TAO toolkit.
+    """
+    left, top = picture.width - crop.left - crop.width if is_flipped else crop.left, crop.top
+    beside = max(-left, -top, left + crop.width - picture.width, top + crop.height - picture.height)
+    pad = math.ceil(beside - 1e-6)  # less than that is rounding
+    if pad > 0:
+        picture = picture.crop((-pad, -pad, picture.width + pad, picture.height + pad))
+        left, top = left + pad, top + pad
+    box = (max(left, 0.0), max(top, 0.0), min(left + crop.width, picture.width), min(top + crop.height, picture.height))
+    pixels = to_tensor(picture.resize((size[1], size[0]), RESAMPLE, box=box))
+    return pixels.flip(-1) if is_flipped else pixels
+
+
 def draw_shifts(batch: Batch, label: str, views: ViewsRecipe) -> Tensor:
     """Return `(batch, 2)` whole-patch shifts (rows, columns) of a crop from the region, in [-max, max].
 
@@ -27,23 +203,39 @@ def draw_shifts(batch: Batch, label: str, views: ViewsRecipe) -> Tensor:
 
 
 def draw_other_shifts(batch: Batch, label: str, views: ViewsRecipe, taken: Tensor) -> Tensor:
-    """Return shifts as of `draw_shifts`, but in no image the one that is `taken`, `(batch, 2)`.
+    """Return shifts as `draw_shifts` does, but none that equals the image's `taken` one, `(batch, 2)`.
 
-    Where they would be the same, the other lies a patch further up, down, left or right, which may be one beyond max.
+    An equal one moves by a patch up, down, left or right, which may be one beyond max.
     """
     shifts = draw_shifts(batch, label, views)
     steps = torch.tensor([[-1, 0], [1, 0], [0, -1], [0, 1]])[(4 * batch.uniform(f"other:{label}")).long()]
     return torch.where((shifts == taken).all(1, keepdim=True), taken + steps, shifts)
 
 
+def draw_other_place(number: Tensor, before: Tensor, behind: Tensor) -> Tensor:
+    """Return `(batch, 2)` shifts other than zero, all equally likely; zero where there is no other.
+
+    Args:
+        number: `(batch,)` uniform.
+        before: `(batch, 2)` integers, the farthest shift up and to the left.
+        behind: `(batch, 2)` integers, the farthest down and to the right.
+    """
+    counts = before + behind + 1
+    num_others = counts.prod(1) - 1
+    place = (number * num_others).long()
+    own = before[:, 0] * counts[:, 1] + before[:, 1]
+    place += ((place >= own) & (num_others > 0)).long()
+    return torch.stack([place // counts[:, 1], place % counts[:, 1]], dim=1) - before
+
+
 def draw_window_offsets(batch: Batch, label: str, num_cells: int) -> Tensor:
-    """Return `(batch, 2)` offsets of each image's window in a square of cells, every place equally likely."""
+    """Return `(batch, 2)` offsets of each image's window in a square of patches, all equally likely."""
     windows = torch.tensor([shape.window for shape in batch.shapes])
     return (batch.uniform(label, 2) * (num_cells - windows + 1)).long()
 
 
 def check_other_windows(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
-    """Refuse MESA with windows of cached images that leave no other one to the student's average.
+    """Refuse MESA with windows of cached images that leave no other window to the student's average.
 
     Args:
         recipe: The recipe.
@@ -68,32 +260,6 @@ def check_other_windows(recipe: Recipe, partition: PartitionRecipe, patch_size: 
                 )
 
 
-def draw_other_place(number: Tensor, before: Tensor, behind: Tensor) -> Tensor:
-    """Return `(batch, 2)` shifts, each but none at all equally likely; none where there is no other.
-
-    Args:
-        number: `(batch,)` uniform.
-        before: `(batch, 2)` integers, the farthest shift up and to the left.
-        behind: `(batch, 2)` integers, the farthest down and to the right.
-    """
-    counts = before + behind + 1
-    num_others = counts.prod(1) - 1
-    place = (number * num_others).long()
-    own = before[:, 0] * counts[:, 1] + before[:, 1]
-    place += ((place >= own) & (num_others > 0)).long()
-    return torch.stack([place // counts[:, 1], place % counts[:, 1]], dim=1) - before
-
-
-def flip_shift(shift: Tensor, is_flipped: Tensor) -> Tensor:
-    """Return a `(batch, 2)` shift of crops as it is once those images are mirrored: columns run the other way."""
-    return torch.where(is_flipped[:, None], shift * torch.tensor([1, -1]), shift)
-
-
-def draw_flips(batch: Batch, views: ViewsRecipe) -> Tensor:
-    """Return `(batch,)` bool: which images are mirrored."""
-    return batch.uniform("flip") < views.flip_probability
-
-
 def cut_windows(maps: Tensor, offsets: Tensor, window: Grid) -> Tensor:
     """Cut one window out of each map.
 
@@ -111,208 +277,37 @@ def cut_windows(maps: Tensor, offsets: Tensor, window: Grid) -> Tensor:
     return torch.stack([each[:, row : row + window.rows, col : col + window.cols] for each, (row, col) in places])
 
 
+def draw_flips(batch: Batch, views: ViewsRecipe) -> Tensor:
+    """Return `(batch,)` bool: which images are mirrored."""
+    return batch.uniform("flip") < views.flip_probability
+
+
 def flip(maps: Tensor, is_flipped: Tensor) -> Tensor:
     """Mirror those maps, `(batch, channels, rows, cols)`, for which `is_flipped`, `(batch,)` bool, is set."""
     return torch.where(is_flipped.to(maps.device)[:, None, None, None], maps.flip(-1), maps)
 
 
+def flip_shift(shift: Tensor, is_flipped: Tensor) -> Tensor:
+    """Return `(batch, 2)` shifts in the mirrored images: columns run the other way."""
+    return torch.where(is_flipped[:, None], shift * torch.tensor([1, -1]), shift)
+
+
 def draw_colors(batch: Batch, views: ViewsRecipe) -> tuple[Tensor, Tensor]:
-    """Return how each student's image changes: factors of its channels `(batch, 3, 1, 1)`, and what is added to all."""
+    """Return the changes of the student's images: factors of channels `(batch, 3, 1, 1)`, and a common summand."""
     contrast = 1 + views.contrast * (2 * batch.uniform("contrast", 3, 1, 1) - 1)
     return contrast, views.brightness * (2 * batch.uniform("brightness", 1, 1, 1) - 1)
 
 
 def change_colors(pixel_values: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
-    """Change contrast and brightness of the student's images, which the teachers see unchanged.
+    """Change contrast and brightness of the student's images; the teachers' stay unchanged.
 
     Args:
         pixel_values: `(batch, 3, height, width)` in [0, 1].
-        contrast: As of `draw_colors`.
-        brightness: Likewise.
+        contrast: Factors `(batch, 3, 1, 1)`.
+        brightness: Summands `(batch, 1, 1, 1)`.
 
     Returns:
         Same shape and range.
     """
     device = pixel_values.device
     return (pixel_values * contrast.to(device)).add_(brightness.to(device)).clamp_(0, 1)
-
-
-STUDENT, AVERAGE = ":student", ":average"
-"""Viewers beside the teachers, whose names have no colon: the student and its moving average."""
-
-RESAMPLE = Image.Resampling.BICUBIC
-"""As `RadioImageProcessor` and most of the teachers' own processors. Antialiased."""
-
-
-class Region(NamedTuple):
-    """A part of an image, in pixels from its upper left corner; whole or not."""
-
-    top: float
-    left: float
-    height: float
-    width: float
-
-
-class Sight(NamedTuple):
-    """What is to be seen of one image.
-
-    Attributes:
-        numbers: Four uniform numbers that decide the region: scale, aspect ratio, row and column.
-        scales: Bounds of the region's area, as shares of the largest of its shape that fits into the image.
-        grid: The student's patches, which cut the region into cells.
-        is_flipped: Whether the image is mirrored.
-        shifts: By viewer, the rows and columns of cells by which its crop is to lie beside the region.
-        sizes: By viewer, the sizes that it takes its crop in at.
-    """
-
-    numbers: tuple[float, float, float, float]
-    scales: tuple[float, float]
-    grid: Grid
-    is_flipped: bool
-    shifts: dict[str, tuple[int, int]]
-    sizes: dict[str, tuple[Size, ...]]
-
-
-class Seen(NamedTuple):
-    """What was seen of an image, or of several of one grid, which then have a dimension of their own in front.
-
-    Attributes:
-        grid: The student's patches.
-        pixels: By viewer, uint8 `(3, height, width)` for each of its sizes.
-        extent: `(2, 2)` integers, of rows and of columns: at which of the region's cells the image begins, and at which
-            it has ended.
-    """
-
-    grid: Grid
-    pixels: dict[str, tuple[Tensor, ...]]
-    extent: Tensor
-
-
-def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
-    """Cut out what each viewer sees of an image, and resize it to the sizes that it takes in.
-
-    Every crop shows an area as large as the region, whatever the sizes. What lies beside the image is black.
-
-    Args:
-        image: `(3, height, width)` uint8.
-        sight: What is wanted.
-        views: The recipe's section, with the bounds of aspect ratios.
-    """
-    picture = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
-    region = choose_region((picture.height, picture.width), sight, views)
-    seen: dict[tuple[Region, Size], Tensor] = {}
-    pixels = {}
-    for viewer, shift in sight.shifts.items():
-        crop = _displaced(region, sight.grid, shift)
-        for size in sight.sizes[viewer]:
-            if (crop, size) not in seen:
-                seen[crop, size] = _resized(picture, crop, size, is_flipped=sight.is_flipped)
-        pixels[viewer] = tuple(seen[crop, size] for size in sight.sizes[viewer])
-    return Seen(sight.grid, pixels, _extent(region, sight.grid, picture))
-
-
-def least_scale(image_size: Size, sight: Sight, views: ViewsRecipe) -> float:
-    """Return the smallest factor of an image's sides at which every crop is `DRAFT_GAP` times what it is resized to."""
-    region, least = choose_region(image_size, sight, views), 0.0
-    for sizes in sight.sizes.values():
-        least = max(least, *(max(size[0] / region.height, size[1] / region.width) for size in sizes))
-    return DRAFT_GAP * least
-
-
-def choose_region(image_size: Size, sight: Sight, views: ViewsRecipe) -> Region:
-    """Return the region that a sight's numbers stand for, in the mirrored image where it is flipped.
-
-    Squares of the student show any aspect ratio within `views.crop_aspect`; otherwise the region has that of the
-    student's grid. Its area is a share within `sight.scales` of the largest such region that fits into the image; one
-    above 1 reaches beyond it.
-    """
-    height, width = image_size
-    scale, aspect, row, col = sight.numbers
-    low, high = views.crop_aspect if views.is_square else 2 * (sight.grid.cols / sight.grid.rows,)
-    ratio = low * (high / low) ** aspect
-    share = sight.scales[0] + (sight.scales[1] - sight.scales[0]) * scale
-    crop_height = min(height, width / ratio) * share**0.5
-    crop_width = crop_height * ratio
-    return Region(row * (height - crop_height), col * (width - crop_width), crop_height, crop_width)
-
-
-class SeenBatch(NamedTuple):
-    """What was seen of a batch, in two tensors: between processes each tensor is an open file.
-
-    Attributes:
-        pixels: Of all images, viewers and sizes, one after the other.
-        extents: `(images, 2, 2)`.
-        viewers: Their names.
-        groups: Neighbors of one grid: it, how many they are, and by viewer the sizes.
-    """
-
-    pixels: Tensor
-    extents: Tensor
-    viewers: tuple[str, ...]
-    groups: list[tuple[Grid, int, dict[str, tuple[Size, ...]]]]
-
-    @classmethod
-    def of(cls, seen: Sequence[Seen]) -> SeenBatch:
-        """Lay out what was seen of each image, in order; all have the same viewers."""
-        viewers = tuple(seen[0].pixels)
-        parts, groups = [], []
-        for grid, neighbors in groupby(seen, key=lambda each: each.grid):
-            group = list(neighbors)
-            sizes = {viewer: tuple(tuple(each.shape[1:]) for each in group[0].pixels[viewer]) for viewer in viewers}
-            groups.append((grid, len(group), sizes))
-            for viewer in viewers:
-                for place in range(len(sizes[viewer])):
-                    parts += [each.pixels[viewer][place].flatten() for each in group]
-        return cls(torch.cat(parts), torch.stack([each.extent for each in seen]), viewers, groups)
-
-    def split(self) -> list[Seen]:
-        """Return what was seen of each group, which shares this memory."""
-        found, first, image = [], 0, 0
-        for grid, count, sizes in self.groups:
-            pixels = {}
-            for viewer in self.viewers:
-                own = []
-                for height, width in sizes[viewer]:
-                    stop = first + count * 3 * height * width
-                    own.append(self.pixels[first:stop].view(count, 3, height, width))
-                    first = stop
-                pixels[viewer] = tuple(own)
-            found.append(Seen(grid, pixels, self.extents[image : image + count]))
-            image += count
-        return found
-
-
-def _extent(region: Region, grid: Grid, picture: Image.Image) -> Tensor:
-    """Return `Seen.extent`: cells that are cut by the image's edge are not of it."""
-    rounding = 1e-9  # of a cell, which then counts as whole
-    sides = (
-        (region.top, picture.height, region.height / grid.rows),
-        (region.left, picture.width, region.width / grid.cols),
-    )
-    return torch.tensor(
-        [
-            [math.ceil(-start / cell - rounding), math.floor((length - start) / cell + rounding)]
-            for start, length, cell in sides
-        ]
-    )
-
-
-def _displaced(region: Region, grid: Grid, shift: tuple[int, int]) -> Region:
-    top, left = region.top + shift[0] * region.height / grid.rows, region.left + shift[1] * region.width / grid.cols
-    return Region(top, left, region.height, region.width)
-
-
-def _resized(picture: Image.Image, crop: Region, size: Size, *, is_flipped: bool) -> Tensor:
-    """Return a crop of an image, which is given in the mirrored image where it is flipped.
-
-    Beside the image it is black, as in NVIDIA's TAO toolkit.
-    """
-    left, top = picture.width - crop.left - crop.width if is_flipped else crop.left, crop.top
-    beside = max(-left, -top, left + crop.width - picture.width, top + crop.height - picture.height)
-    pad = math.ceil(beside - 1e-6)  # less than that is rounding
-    if pad > 0:
-        picture = picture.crop((-pad, -pad, picture.width + pad, picture.height + pad))
-        left, top = left + pad, top + pad
-    box = (max(left, 0.0), max(top, 0.0), min(left + crop.width, picture.width), min(top + crop.height, picture.height))
-    pixels = to_tensor(picture.resize((size[1], size[0]), RESAMPLE, box=box))
-    return pixels.flip(-1) if is_flipped else pixels

@@ -1,6 +1,6 @@
-"""What loads what is seen of images, ahead of time: images by number, or streams that one process reads.
+"""Loaders of views: data workers decode and crop the images of planned batches ahead of time.
 
-Data workers decode and crop; streams are read by one process ahead of them.
+Images come by number, or from streams, which one more process reads.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from core.interruption import ignore_stop_signals
@@ -28,28 +28,26 @@ from training.views.plan import Batch, divide_ranks, used_px
 logger = logging.getLogger(__name__)
 
 NUM_SPARES = 4
-"""Images that stand by in a streamed batch for those that cannot be decoded, beside the batch's own. Our choice."""
+"""Images of a streamed batch that replace those that cannot be decoded, beside the batch's own. Our choice."""
 
 CPU = torch.device("cpu")
 
 Plan = Callable[[], Iterable[Batch]]
 Sights = Callable[[Batch], list[Sight]]
+Note = TypeVar("Note")
 
 
 class ViewLoader(Protocol):
-    """Loads what is seen of the images of planned batches, in order, ahead of time."""
+    """Loads the views of planned batches, in order, ahead of time."""
 
     def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
-        """Yield each batch with what was seen of it.
+        """Yield each batch with the views of each of its groups.
 
-        The data workers crop and resize, each crop once, so that only what a viewer takes in travels.
+        The data workers crop and resize each crop once, so only the pixels that a viewer takes in travel.
 
         Args:
-            plan: Gives the batches; may be called more than once.
-            sights: Says for each image of a batch what is to be seen of it.
-
-        Yields:
-            The batch, and for each group of it what was seen.
+            plan: Returns the batches; called once.
+            sights: Returns the crops that are wanted of each image of a batch.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,7 +62,7 @@ class PartitionStreams:
     """The streams of encoded images that one rank reads.
 
     Attributes:
-        streams: By name of the partition, those that this rank takes part in.
+        streams: By name of the partition, for the partitions that this rank takes part in.
         rank: Rank of this process.
         num_ranks: Number of ranks.
         skipped: Counts unusable images.
@@ -87,8 +85,7 @@ class PartitionStreams:
         for name, ranks in divide_ranks(recipe.partitions, num_ranks).items():
             if rank in ranks:
                 seed = derive_seed(recipe.seed, "stream", name)
-                place = (ranks.index(rank), len(ranks))
-                streams[name] = open_image_stream(recipe.data, seed, *place, skipped, used[name])
+                streams[name] = open_image_stream(recipe.data, seed, ranks.index(rank), len(ranks), skipped, used[name])
         return cls(streams, rank, num_ranks, skipped)
 
 
@@ -98,7 +95,7 @@ def build_view_loader(images: Images | PartitionStreams, recipe: Recipe, device:
     Args:
         images: The data.
         recipe: The recipe.
-        device: That the run is on; for a GPU the views are put in page-locked memory.
+        device: Device of the run; for a GPU the views are put in page-locked memory.
     """
     is_pinned = device.type == "cuda"
     if isinstance(images, PartitionStreams):
@@ -107,7 +104,7 @@ def build_view_loader(images: Images | PartitionStreams, recipe: Recipe, device:
 
 
 class NumberedViewLoader:
-    """Views of images with random access: which ones is a pure function of the step, so there is nothing to save.
+    """Views of images with random access. They are a pure function of the step, so there is no state to save.
 
     Args:
         images: uint8 `(3, height, width)`, RGB, any size.
@@ -116,19 +113,11 @@ class NumberedViewLoader:
     """
 
     def __init__(self, images: Images, recipe: Recipe, *, pin_memory: bool = False) -> None:
-        self.images, self.recipe, self.pin_memory = images, recipe, pin_memory
+        self.dataset, self.recipe, self.pin_memory = _NumberedViews(images, recipe), recipe, pin_memory
 
     def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
-        loader = DataLoader(
-            _NumberedViews(self.images, self.recipe),
-            batch_sampler=_NumberedRequests(plan, sights),
-            collate_fn=SeenBatch.of,
-            num_workers=self.recipe.data.num_workers,
-            worker_init_fn=ignore_stop_signals,
-            pin_memory=self.pin_memory,
-        )
-        for batch, seen in zip(plan(), loader, strict=True):
-            yield batch, seen.split()
+        requests = ((batch, list(zip(batch.indices, sights(batch), strict=True))) for batch in plan())
+        yield from _load_ahead(self.dataset, requests, self.recipe, pin_memory=self.pin_memory)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -137,40 +126,13 @@ class NumberedViewLoader:
         return
 
 
-class _NumberedRequest(NamedTuple):
-    index: int
-    sight: Sight
-
-
-class _NumberedRequests:
-    """Batch sampler that asks the data workers for one image per row of each planned batch."""
-
-    def __init__(self, plan: Plan, sights: Sights) -> None:
-        self.plan, self.sights = plan, sights
-
-    def __iter__(self) -> Iterator[list[_NumberedRequest]]:
-        for batch in self.plan():
-            rows = zip(batch.indices, self.sights(batch), strict=True)
-            yield [_NumberedRequest(index, sight) for index, sight in rows]
-
-
-class _NumberedViews(Dataset[Seen]):
-    def __init__(self, images: Images, recipe: Recipe) -> None:
-        self.images, self.recipe = images, recipe
-
-    def __getitem__(self, index: _NumberedRequest) -> Seen:
-        scale = _scale_for(index.sight, self.recipe)
-        image = self.images[index.index] if scale is None else self.images.draft(index.index, scale)
-        return look(image, index.sight, self.recipe.views)
-
-
 class StreamedViewLoader:
     """Views of streamed images: one process reads files ahead, the data workers decode what it has read.
 
     The images do not depend on the number of workers. One that cannot be decoded is replaced by a spare one.
 
     Args:
-        streams: What this rank reads.
+        streams: The streams of this rank.
         recipe: The recipe.
         pin_memory: Put the views in page-locked memory, for a GPU.
     """
@@ -180,43 +142,30 @@ class StreamedViewLoader:
         self._state = _states(streams.streams)
 
     def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
-        num_workers = self.recipe.data.num_workers
         reader = DataLoader(
-            _StreamedRequests(self.streams.streams, self._state, plan, sights),
+            _StreamReader(self.streams.streams, self._state, plan, sights),
             batch_size=None,
             collate_fn=_unchanged,
-            num_workers=min(num_workers, 1),
+            num_workers=min(self.recipe.data.num_workers, 1),
             worker_init_fn=ignore_stop_signals,
         )
-        states: deque[dict[str, Any]] = deque()
-        loader = DataLoader(
-            _StreamedViews(self.recipe, self.streams.skipped),
-            batch_size=None,
-            collate_fn=_unchanged,
-            sampler=_noting_states(reader, states),
-            num_workers=num_workers,
-            worker_init_fn=ignore_stop_signals,
-            pin_memory=self.pin_memory,
-        )
-        for batch, seen in zip(plan(), loader, strict=True):
-            self._state = states.popleft()
-            yield batch, seen.split()
+        dataset = _StreamedViews(self.recipe, self.streams.skipped)
+        for (batch, state), seen in _load_ahead(dataset, reader, self.recipe, pin_memory=self.pin_memory):
+            self._state = state
+            yield batch, seen
 
     def state_dict(self) -> dict[str, Any]:
         return self._state
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Resume from each rank's state; begin a new pass for other ranks of a partition, or more or fewer sources.
+        """Resume from each rank's state. Begin a new pass if a partition's ranks or the number of sources changed.
 
-        States of images by number are empty: after them streams are read from their start.
+        The states of images by number are empty: after them streams are read from their start.
         """
         if not any(states):
             return
         partitions, num_ranks = self.recipe.partitions, self.streams.num_ranks
-        before = {
-            partition.name: [rank for rank, state in enumerate(states) if partition.name in state]
-            for partition in partitions
-        }
+        before = {each.name: [rank for rank, state in enumerate(states) if each.name in state] for each in partitions}
         if before != {name: list(ranks) for name, ranks in divide_ranks(partitions, num_ranks).items()}:
             logger.warning(
                 "the checkpoint is of %d ranks and this run has %d, or another `rank_share`: they share streamed data "
@@ -235,70 +184,6 @@ class StreamedViewLoader:
         self._state = _states(self.streams.streams)
 
 
-class _StreamedRequest(NamedTuple):
-    images: list[EncodedImage]
-    spares: list[EncodedImage]
-    sights: list[Sight]
-
-
-class _StreamedRequests(IterableDataset):
-    """Reads the encoded images of each planned batch, and says where the streams are after it."""
-
-    def __init__(
-        self,
-        streams: Mapping[str, ImageStream],
-        state: Mapping[str, Any],
-        plan: Plan,
-        sights: Sights,
-    ) -> None:
-        self.streams, self.state, self.plan, self.sights = streams, state, plan, sights
-
-    def __iter__(self) -> Iterator[tuple[_StreamedRequest, dict[str, Any]]]:
-        for name, stream in self.streams.items():
-            stream.load_state_dict(self.state[name])
-        try:
-            for batch in self.plan():
-                yield self._read(batch), _states(self.streams)
-        finally:
-            for stream in self.streams.values():
-                stream.close()
-
-    def _read(self, batch: Batch) -> _StreamedRequest:
-        stream = self.streams[batch.partition]
-        images, spares = stream.take(len(batch)), stream.spares(NUM_SPARES)
-        return _StreamedRequest(images, spares, self.sights(batch))
-
-
-class _StreamedViews(Dataset[SeenBatch]):
-    def __init__(self, recipe: Recipe, skipped: SkippedImages) -> None:
-        self.recipe, self.skipped = recipe, skipped
-
-    def __getitem__(self, index: _StreamedRequest) -> SeenBatch:
-        seen = []
-        for place, sight in enumerate(index.sights):
-            picture = _decode_first(index, place, self.recipe, self.skipped)
-            seen.append(look(to_tensor(picture), sight, self.recipe.views))
-        return SeenBatch.of(seen)
-
-
-def _decode_first(request: _StreamedRequest, place: int, recipe: Recipe, skipped: SkippedImages) -> Image.Image:
-    """Decode an image of a request, or one that stands by where it cannot be decoded."""
-    images = [request.images[place], *request.spares, *request.images]
-    for image in images:
-        picture = skipped.decode(image, _scale_for(request.sights[place], recipe))
-        if picture is not None:
-            return picture
-    raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}.")
-
-
-def _noting_states(
-    reader: Iterable[tuple[_StreamedRequest, dict[str, Any]]], states: deque[dict[str, Any]]
-) -> Iterator[_StreamedRequest]:
-    for request, state in reader:
-        states.append(state)
-        yield request
-
-
 def _states(streams: Mapping[str, ImageStream]) -> dict[str, Any]:
     return {name: stream.state_dict() for name, stream in streams.items()}
 
@@ -307,11 +192,103 @@ def _num_sources(states: Mapping[str, Any]) -> dict[str, int]:
     return {name: len(state["sources"]) for name, state in states.items()}
 
 
+def _load_ahead(
+    dataset: Dataset[SeenBatch], requests: Iterable[tuple[Note, Any]], recipe: Recipe, *, pin_memory: bool
+) -> Iterator[tuple[Note, list[Seen]]]:
+    """Yield the views of each request, which data workers make, with the note that came with it.
+
+    Requests are read ahead of the views; the notes wait in a queue for them.
+    """
+    notes: deque[Note] = deque()
+
+    def without_notes() -> Iterator[Any]:
+        for note, request in requests:
+            notes.append(note)
+            yield request
+
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        collate_fn=_unchanged,
+        sampler=without_notes(),
+        num_workers=recipe.data.num_workers,
+        worker_init_fn=ignore_stop_signals,
+        pin_memory=pin_memory,
+    )
+    for seen in loader:
+        yield notes.popleft(), seen.split()
+
+
 def _unchanged(item: Any) -> Any:
-    """Keep a loader from looking for tensors in what it hands over."""
+    """Keep a loader from converting what it hands over."""
     return item
 
 
+class _NumberedViews(Dataset[SeenBatch]):
+    """Views of batches that are given as numbers of images with the crops that are wanted of each."""
+
+    def __init__(self, images: Images, recipe: Recipe) -> None:
+        self.images, self.recipe = images, recipe
+
+    def __getitem__(self, index: Sequence[tuple[int, Sight]]) -> SeenBatch:
+        return SeenBatch.of([look(self._image(number, sight), sight, self.recipe.views) for number, sight in index])
+
+    def _image(self, number: int, sight: Sight) -> Tensor:
+        scale = _scale_for(sight, self.recipe)
+        return self.images[number] if scale is None else self.images.draft(number, scale)
+
+
+class _StreamRequest(NamedTuple):
+    """The encoded images of a batch, spare ones, and the crops that are wanted of each image."""
+
+    images: list[EncodedImage]
+    spares: list[EncodedImage]
+    sights: list[Sight]
+
+
+class _StreamReader(IterableDataset):
+    """Reads the encoded images of each planned batch.
+
+    Yields the batch and the state of the streams after it, and the request for its views.
+    """
+
+    def __init__(
+        self, streams: Mapping[str, ImageStream], state: Mapping[str, Any], plan: Plan, sights: Sights
+    ) -> None:
+        self.streams, self.state, self.plan, self.sights = streams, state, plan, sights
+
+    def __iter__(self) -> Iterator[tuple[tuple[Batch, dict[str, Any]], _StreamRequest]]:
+        for name, stream in self.streams.items():
+            stream.load_state_dict(self.state[name])
+        try:
+            for batch in self.plan():
+                stream = self.streams[batch.partition]
+                images = stream.take(len(batch))
+                request = _StreamRequest(images, stream.spares(NUM_SPARES), self.sights(batch))
+                yield (batch, _states(self.streams)), request
+        finally:
+            for stream in self.streams.values():
+                stream.close()
+
+
+class _StreamedViews(Dataset[SeenBatch]):
+    def __init__(self, recipe: Recipe, skipped: SkippedImages) -> None:
+        self.recipe, self.skipped = recipe, skipped
+
+    def __getitem__(self, index: _StreamRequest) -> SeenBatch:
+        pixels = (self._first_decoded(index, place) for place in range(len(index.sights)))
+        return SeenBatch.of([look(*each, self.recipe.views) for each in zip(pixels, index.sights, strict=True)])
+
+    def _first_decoded(self, request: _StreamRequest, place: int) -> Tensor:
+        """Decode an image of a request, or a spare one where it cannot be decoded."""
+        images = [request.images[place], *request.spares, *request.images]
+        for image in images:
+            picture = self.skipped.decode(image, _scale_for(request.sights[place], self.recipe))
+            if picture is not None:
+                return to_tensor(picture)
+        raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}.")
+
+
 def _scale_for(sight: Sight, recipe: Recipe) -> LeastScale | None:
-    """Return how far an image may be reduced before it is looked at; None where pixels are to be exact."""
+    """Return how far an image may be reduced while it is decoded; None where pixels are to be exact."""
     return (lambda size: least_scale(size, sight, recipe.views)) if recipe.data.jpeg_drafts else None

@@ -1,4 +1,4 @@
-"""Which images each step sees, at which size and window, on which rank: a pure function of recipe and step number."""
+"""Images of each step with their sizes and windows, on each rank: a pure function of recipe and step number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import groupby, pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,49 +19,12 @@ from training.data.image_table import Images
 from training.recipe import PartitionRecipe, Recipe, RecipeError
 
 
-def used_px(recipe: Recipe, partition: PartitionRecipe) -> int:
-    """Return the resolution that a partition uses images at: its largest, or that of cached views."""
-    return recipe.data.image_size_px if recipe.views.teachers == "cached" else max(partition.sizes_px)
-
-
-def smallest_used_px(recipe: Recipe) -> int:
-    """Return the smallest of these over all partitions: what is too small for it is used by none."""
-    return min(used_px(recipe, partition) for partition in recipe.partitions)
-
-
-def admit_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
-    """Return the numbers of the images that each partition may see; partitions that may see all are left out.
-
-    Args:
-        images: The data set.
-        recipe: Says by `data.filters.min_side_ratio` how large an image must be.
-
-    Raises:
-        RecipeError: If no image is large enough for a partition.
-    """
-    ratio, sides = recipe.data.filters.min_side_ratio, images.short_sides()
-    if ratio is None or sides is None:
-        return {}
-    admitted = {}
-    for partition in recipe.partitions:
-        least = ratio * used_px(recipe, partition)
-        numbers = (sides >= least).nonzero().flatten()
-        if not len(numbers):
-            raise RecipeError(
-                f"`data.filters.min_side_ratio` must leave an image of at least {least:.0f} px for partition "
-                f"{partition.name!r}, got {ratio}: the largest has {int(sides.max())} px. Lower it, or `sizes_px`."
-            )
-        if len(numbers) < len(sides):
-            admitted[partition.name] = numbers
-    return admitted
-
-
 IMAGES_PER_DRAW = 4096
 """Shapes of a packed partition that are drawn at once. Our choice; another number would draw other shapes."""
 
 
 class Grid(NamedTuple):
-    """Rows and columns of patches or cells."""
+    """Rows and columns of patches."""
 
     rows: int
     cols: int
@@ -73,351 +36,34 @@ class Grid(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How large an image is.
+    """Size of an image.
 
     Attributes:
         grid: The student's patches.
-        window: With cached features, the cells of the image that are resized to that grid; otherwise the same.
+        window: With cached features, the patches of the image that are resized to that grid; otherwise the same.
     """
 
     grid: Grid
     window: Grid
 
 
-class StepShapes(NamedTuple):
-    """The images of one step of a partition, over all ranks and accumulated parts.
-
-    Attributes:
-        first: Place of the first image in the partition's sequence.
-        shapes: How large each is.
-        size_px: The resolution that the step drew; None if each image has drawn its own.
-    """
-
-    first: int
-    shapes: tuple[Shape, ...]
-    size_px: int | None = None
-
-
-class ShapePlan(Protocol):
-    """Says which images of a partition's sequence a step takes, and how large they are."""
-
-    images_per_step: float
-    """Their mean number."""
-
-    def step(self, step: int) -> StepShapes:
-        """Return the images of a step, a pure function of its number."""
-
-
-class UniformShapes:
-    """The same number of images at every step, all of one shape, which each step draws.
-
-    Args:
-        recipe: The recipe.
-        partition: The partition, with a `batch_size`.
-        patch_size: The student's patch in pixels.
-    """
-
-    def __init__(self, recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
-        assert partition.batch_size is not None
-        self.recipe, self.partition, self.patch_size = recipe, partition, patch_size
-        self.batch_size = partition.batch_size
-        self.images_per_step = float(self.batch_size)
-
-    def step(self, step: int) -> StepShapes:
-        partition, seed = self.partition, self.recipe.seed
-        size_px = draw_size(partition.sizes_px, partition.probabilities, seed, "size", partition.name, step)
-        windows = partition.windows_px or [size_px]
-        window_px = draw_size(windows, None, seed, "window", partition.name, step)
-        number = torch.rand(1, dtype=torch.float64, generator=make_generator(seed, "aspect", partition.name, step))
-        sizes = torch.tensor([[size_px, window_px]])
-        (shape,) = _shapes(_grids_of(self.recipe, partition, self.patch_size, sizes, number))
-        return StepShapes(step * self.batch_size, (shape,) * self.batch_size, size_px)
-
-
-class PackedShapes:
-    """Images of sizes of their own, as many at each step as fit into its budget of tokens.
-
-    Shapes belong to the places of the partition's sequence of images, and steps cut the sequence where the next image
-    would no longer fit, so that every image is trained on, and each step is a function of its number alone.
-
-    Args:
-        recipe: The recipe.
-        partition: The partition, with a `token_budget`.
-        patch_size: The student's patch in pixels.
-    """
-
-    def __init__(self, recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
-        assert partition.token_budget is not None
-        self.recipe, self.partition, self.patch_size = recipe, partition, patch_size
-        self.token_budget = partition.token_budget
-        self._starts = [0]
-        self._drawn: dict[int, Tensor] = {}
-        self.images_per_step = self.token_budget / _num_tokens(self._draw(0)).double().mean().item()
-
-    def step(self, step: int) -> StepShapes:
-        while len(self._starts) < step + 2:
-            self._cut_steps()
-        first, stop = self._starts[step], self._starts[step + 1]
-        return StepShapes(first, _shapes(self._draws_from(first)[: stop - first]))
-
-    def _cut_steps(self) -> None:
-        """Find where the next steps end, as far as the images are drawn that the first of them needs."""
-        first = self._starts[-1]
-        ends = _num_tokens(self._draws_from(first)).cumsum(0).tolist()
-        before, place = 0, 0
-        while before + self.token_budget < ends[-1]:
-            place = bisect_right(ends, before + self.token_budget)
-            before = ends[place - 1]
-            self._starts.append(first + place)
-
-    def _draws_from(self, first: int) -> Tensor:
-        """Return the shapes of the images from a place on, more than fit into a step."""
-        draw, offset = divmod(first, IMAGES_PER_DRAW)
-        drawn = self._draw(draw)[offset:]
-        while _num_tokens(drawn).sum() <= self.token_budget:
-            draw += 1
-            drawn = torch.cat([drawn, self._draw(draw)])
-        return drawn
-
-    def _draw(self, draw: int) -> Tensor:
-        """Return the shapes of `IMAGES_PER_DRAW` neighboring images, as of `_grids_of`; the last few are kept."""
-        if draw not in self._drawn:
-            partition = self.partition
-            generator = make_generator(self.recipe.seed, "shapes", partition.name, draw)
-            weights = torch.tensor(partition.probabilities or [1.0] * len(partition.sizes_px), dtype=torch.float64)
-            drawn = torch.multinomial(weights, IMAGES_PER_DRAW, replacement=True, generator=generator)
-            sizes = torch.tensor(partition.sizes_px)[drawn]
-            windows = sizes
-            if partition.windows_px is not None:
-                choice = torch.randint(len(partition.windows_px), (IMAGES_PER_DRAW,), generator=generator)
-                windows = torch.tensor(partition.windows_px)[choice]
-            numbers = torch.rand(IMAGES_PER_DRAW, dtype=torch.float64, generator=generator)
-            grids = _grids_of(self.recipe, partition, self.patch_size, torch.stack([sizes, windows], 1), numbers)
-            self._drawn = {**dict(list(self._drawn.items())[-2:]), draw: grids}
-        return self._drawn[draw]
-
-
-def plan_shapes(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> ShapePlan:
-    """Return which images the steps of a partition take, and how large they are."""
-    kind = UniformShapes if partition.token_budget is None else PackedShapes
-    return kind(recipe, partition, patch_size)
-
-
-def extreme_grids(recipe: Recipe, partition: PartitionRecipe, size_px: int, patch_size: int) -> list[Grid]:
-    """Return the square grid of a resolution and, where images keep their aspect ratio, the narrowest and the widest.
-
-    With windows of cached images, which bound aspect ratios, those of each window.
-
-    Args:
-        recipe: Says which aspect ratios there are.
-        partition: Its partition.
-        size_px: A resolution.
-        patch_size: The student's patch in pixels.
-    """
-    windows = partition.windows_px or [size_px]
-    numbers = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(len(windows))
-    sizes = torch.tensor([[size_px, window] for window in windows for _ in range(2)])
-    extremes = _shapes(_grids_of(recipe, partition, patch_size, sizes, numbers))
-    cells = size_px // patch_size
-    return list(dict.fromkeys([Grid(cells, cells), *(shape.grid for shape in extremes)]))
-
-
-def most_tokens(recipe: Recipe, size_px: int, patch_size: int) -> int:
-    """Return what an image of a resolution has at most, whatever its aspect ratio."""
-    cells = size_px / patch_size
-    if recipe.views.is_square:
-        return int(cells**2)
-    stretches = [bound**0.5 for bound in recipe.views.crop_aspect]
-    # Sides are rounded, and at least 1. In between, their product is no larger than at one of the ends.
-    return max(int((max(cells / each, 0.5) + 0.5) * (max(cells * each, 0.5) + 0.5)) for each in stretches)
-
-
-def _grids_of(recipe: Recipe, partition: PartitionRecipe, patch_size: int, sizes_px: Tensor, numbers: Tensor) -> Tensor:
-    """Return rows and columns of patches, then those of the window, `(images, 4)`.
-
-    An image that is not square has as many patches as a square one, up to rounding. Cached images are squares: there a
-    window is at most as large as they are.
-
-    Args:
-        recipe: The recipe.
-        partition: Its partition.
-        patch_size: The student's patch in pixels.
-        sizes_px: `(images, 2)`: sides of the square image and of its window, pixels.
-        numbers: `(images,)` uniform, which decide aspect ratios.
-    """
-    stretch = torch.ones_like(numbers)
-    if not recipe.views.is_square:
-        (low, high), steps = recipe.views.crop_aspect, recipe.views.aspect_steps
-        if steps is not None:
-            numbers = ((numbers * steps).floor().clamp(max=steps - 1) + 0.5) / steps
-        stretch = (low * (high / low) ** numbers).sqrt()
-    grids, windows = (_rounded(sizes / patch_size, stretch) for sizes in sizes_px.double().T)
-    if recipe.views.teachers == "cached":
-        windows = windows.clamp(max=recipe.data.image_size_px // patch_size)
-        if partition.windows_px is None:
-            grids = windows
-        elif not recipe.views.is_square:  # as wide as what is resized to it
-            grids = _rounded(sizes_px[:, 0].double() / patch_size, (windows[:, 1] / windows[:, 0]).double().sqrt())
-    return torch.cat([grids, windows], dim=1)
-
-
-def _rounded(cells: Tensor, stretch: Tensor) -> Tensor:
-    """Return whole rows and columns, `(images, 2)`, of squares of so many cells that are stretched to the side."""
-    return torch.stack([cells / stretch, cells * stretch], dim=1).round().clamp(min=1).long()
-
-
-def _num_tokens(grids: Tensor) -> Tensor:
-    return grids[:, :2].prod(1)
-
-
-def _shapes(grids: Tensor) -> tuple[Shape, ...]:
-    return tuple(Shape(Grid(rows, cols), Grid(*window)) for rows, cols, *window in grids.tolist())
-
-
-def draw_size(sizes: Sequence[int], probabilities: Sequence[float] | None, seed: int, *labels: int | str) -> int:
-    """Draw one of the sizes.
-
-    Args:
-        sizes: Candidates in pixels.
-        probabilities: Their weights, not all zero; None for equal ones.
-        seed: The run's seed.
-        labels: What is drawn, for example `("size", partition, step)`.
-
-    Returns:
-        The drawn size in pixels.
-    """
-    weights = torch.tensor([1.0] * len(sizes) if probabilities is None else probabilities, dtype=torch.float32)
-    index = torch.multinomial(weights, 1, generator=make_generator(seed, *labels))
-    return sizes[int(index)]
-
-
-def fitting_windows(partition: PartitionRecipe, grid: Grid) -> list[int]:
-    """Return the partition's windows that cut a grid into several each way, of equal size unless it says so.
-
-    Args:
-        partition: Names the windows, and whether they may be ragged.
-        grid: The student's patches.
-
-    Returns:
-        Sides in tokens, in the recipe's order.
-    """
-    windows = [window for window in partition.vitdet_windows or [] if window < min(grid)]
-    return [window for window in windows if partition.vitdet_ragged or all(side % window == 0 for side in grid)]
-
-
-def draw_window(partition: PartitionRecipe, grids: Sequence[Grid], seed: int, step: int) -> int | None:
-    """Draw the window of a step, from the seed and the step, so the same on every rank and after a restart.
-
-    Args:
-        partition: Names the windows and the share of its steps that have one.
-        grids: The student's patches of each image of the step. Where they differ, windows must fit the middle one in
-            order of size: smaller images then are windows of their own.
-        seed: The run's seed.
-        step: 0-based optimizer step.
-
-    Returns:
-        Its side in tokens, or None for global attention.
-    """
-    if partition.vitdet_windows is None:
-        return None
-    generator = make_generator(seed, "use_vitdet", partition.name, step)
-    if torch.rand((), generator=generator) >= partition.vitdet_probability:
-        return None
-    middle = sorted(grids, key=lambda grid: (grid.num_tokens, grid))[len(grids) // 2]
-    windows = fitting_windows(partition, middle)
-    return draw_size(windows, None, seed, "vitdet", partition.name, step) if windows else None
-
-
-def check_windows(recipe: Recipe, partition: PartitionRecipe, config: RadioConfig) -> None:
-    """Refuse windows that could not act.
-
-    Args:
-        recipe: The recipe.
-        partition: The partition.
-        config: The student's configuration.
-
-    Raises:
-        RecipeError: If every block of the student attends globally, a resolution has no window that fits it, or a
-            window fits no resolution; or if windows must divide grids that differ within a step.
-    """
-    windows = partition.vitdet_windows
-    if windows is None:
-        return
-    path = f"partitions.{partition.name}.vitdet_windows"
-    if not config.has_windowed_blocks:
-        raise RecipeError(
-            f"`{path}` must be null where all blocks attend globally, got {windows}. "
-            f"{more_windowed(config, 'student', 'student.config')}"
-        )
-    if not partition.vitdet_ragged and (partition.token_budget is not None or not recipe.views.is_square):
-        raise RecipeError(
-            f"`partitions.{partition.name}.vitdet_ragged` must be true with `vitdet_windows` for images of several "
-            "shapes (`token_budget`, or `views.is_square: false`), got false. No window divides them all."
-        )
-    which = "" if partition.vitdet_ragged else " and a divisor of it"
-    grids = {size: extreme_grids(recipe, partition, size, config.patch_size) for size in partition.sizes_px}
-    fitting: dict[int, set[int]] = {}
-    for size, own in grids.items():
-        fitting[size] = set.intersection(*(set(fitting_windows(partition, grid)) for grid in own))
-        if not fitting[size]:
-            advice = _largest(partition, size, min(min(grid) for grid in own))
-            raise RecipeError(
-                f"`{path}` must have a window smaller than each size's grid{which}, got {windows}. {advice}"
-            )
-    unused = [window for window in windows if not any(window in found for found in fitting.values())]
-    if unused:
-        raise RecipeError(
-            f"`{path}` must be windows smaller than the grid of some size{which}, got {unused} with grids of "
-            f"{[min(own[0]) for own in grids.values()]} tokens a side. Take them out."
-        )
-
-
-def more_windowed(config: RadioConfig, owner: str, section: str) -> str:
-    """Return how a network whose blocks all attend globally comes by windowed ones.
-
-    Args:
-        config: Of the network.
-        owner: What the network is called, as in "student".
-        section: Where its fields are set, as in "student.config".
-    """
-    depth = config.num_hidden_layers
-    if depth == 1:
-        return f"The {owner}'s only block is its last, which always does."
-    if config.vitdet_num_windowed is not None:
-        return f"Set `{section}.vitdet_num_windowed` to at least 1."
-    return (
-        f"Set `{section}.vitdet_num_global` to at most {depth // 2} (now {config.vitdet_num_global}, of {depth} "
-        "blocks)."
-    )
-
-
-def _largest(partition: PartitionRecipe, size_px: int, cells: int) -> str:
-    """Return which windows would fit a resolution."""
-    if cells < 2:
-        return f"None is for {size_px} px, a single token: take out that size."
-    largest = max(window for window in range(1, cells) if partition.vitdet_ragged or cells % window == 0)
-    hint = "" if partition.vitdet_ragged else " (with `vitdet_ragged: true` any smaller one would do)"
-    return f"The largest for {size_px} px, {cells} tokens a side, is {largest}{hint}."
-
-
 @dataclass(frozen=True)
 class Batch:
     """One forward pass of one rank: a part of a partition's images of one step.
 
-    Random numbers for views are drawn for the step's whole batch and cut to this part, so that neither the
-    number of ranks nor accumulation changes what an image looks like.
+    Random numbers for views are drawn for the step's whole batch and cut to this part, so neither the number of ranks
+    nor accumulation changes the views.
 
     Attributes:
         seed: The run's seed.
         step: 0-based optimizer step.
         partition: Name of the partition.
-        shapes: How large each image is; images of one shape are neighbors.
-        indices: Which images of the data set, one per row.
+        shapes: Size of each image; images of one shape are neighbors.
+        indices: Number of each image in the data set.
         rows: Their places in the step's whole batch of this partition.
-        num_images: How many images that whole batch has.
+        num_images: Number of images of that whole batch.
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
-            average gradients, is then the sum of the partitions' means times their weights, wherever and in whatever
-            parts they ran.
+            average gradients, is the sum of the partitions' means times their weights, whatever the ranks and parts.
         teachers: Names of the teachers that see these images.
         size_px: The resolution that the step drew; None if each image has drawn its own.
         vitdet_window: Side in tokens of the student's attention windows; None for global attention.
@@ -440,7 +86,7 @@ class Batch:
 
     @property
     def groups(self) -> list[tuple[Shape, slice]]:
-        """Neighbors of one shape: it, and which of the batch they are."""
+        """Neighbors of one shape: the shape, and their slice of the batch."""
         groups, start = [], 0
         for shape, images in groupby(self.shapes):
             stop = start + len(list(images))
@@ -470,7 +116,7 @@ class BatchPlan:
         rank: Rank of this process.
         num_ranks: Number of ranks.
         patch_size: The student's patch in pixels, which decides the windows that a resolution can have.
-        admitted: By name of the partition the numbers of the images that it sees; all where it is not named.
+        admitted: By name of the partition the numbers of the images that it sees; all for partitions without an entry.
 
     Raises:
         RecipeError: If the ranks cannot be shared as the partitions say, or a batch is too small for its parts.
@@ -493,13 +139,12 @@ class BatchPlan:
         for partition in recipe.partitions:
             self._check_room(partition)
         self._shapes = {partition.name: plan_shapes(recipe, partition, patch_size) for partition in recipe.partitions}
-        self._all_teachers = [teacher.name for teacher in recipe.teachers]
         self._epochs: dict[str, tuple[int, Tensor]] = {}
 
     def check_equal_passes(self) -> None:
         """Refuse ranks with different numbers of forward passes per step.
 
-        With FSDP all ranks gather the weights together, in every pass: one that has fewer would leave the others
+        With FSDP all ranks gather the weights together, in every pass: a rank with fewer passes would leave the others
         waiting.
 
         Raises:
@@ -544,14 +189,14 @@ class BatchPlan:
         """Refuse a batch that has not an image for each of its parts."""
         num_parts, where = self._num_parts(partition), f"`partitions.{partition.name}"
         parts = f"{len(self._ranks[partition.name])} ranks x {partition.accumulation_steps} accumulation steps"
-        if partition.token_budget is None:
-            assert partition.batch_size is not None
+        if partition.batch_size is not None:
             if partition.batch_size < num_parts:
                 raise RecipeError(
                     f"{where}.batch_size` must be at least {num_parts}, an image for each of {parts}, got "
                     f"{partition.batch_size}."
                 )
             return
+        assert partition.token_budget is not None
         chances = partition.probabilities or [1.0] * len(partition.sizes_px)
         drawn = [size for size, chance in zip(partition.sizes_px, chances, strict=True) if chance > 0]
         largest = max(most_tokens(self.recipe, size, self.patch_size) for size in drawn)
@@ -564,12 +209,11 @@ class BatchPlan:
     def _parts(self, partition: PartitionRecipe, step: int) -> Iterator[Batch]:
         name = partition.name
         first, shapes, size_px = self._shapes[name].step(step)
-        tokens = tuple(shape.grid.num_tokens for shape in shapes)
-        indices = [self._image_at(name, first + row) for row in range(len(shapes))]
         grids = [shape.grid for shape in shapes]
+        indices = [self._image_at(name, first + row) for row in range(len(shapes))]
         vitdet_window = draw_window(partition, grids, self.recipe.seed, step)
         place, num_own = self._ranks[name].index(self.rank), partition.accumulation_steps
-        parts = share_out(tokens, self._num_parts(partition))
+        parts = share_out([grid.num_tokens for grid in grids], self._num_parts(partition))
         for part in parts[place * num_own : (place + 1) * num_own]:
             rows = sorted(part, key=lambda row: (shapes[row], row))
             yield Batch(
@@ -581,13 +225,13 @@ class BatchPlan:
                 rows=tuple(rows),
                 num_images=len(shapes),
                 weight=partition.weight * self.num_ranks * len(rows) / len(shapes),
-                teachers=tuple(self._all_teachers if partition.teachers is None else partition.teachers),
+                teachers=tuple(partition.teachers or [teacher.name for teacher in self.recipe.teachers]),
                 size_px=size_px,
                 vitdet_window=vitdet_window,
             )
 
     def _image_at(self, partition: str, position: int) -> int:
-        """Return which image stands at a position of the partition's sequence of epochs."""
+        """Return the number of the image at a position of the partition's sequence of epochs."""
         if self.num_images is None:
             return position
         admitted = self._admitted.get(partition)
@@ -603,11 +247,11 @@ class BatchPlan:
 def share_out(tokens: Sequence[int], num_parts: int) -> list[list[int]]:
     """Divide the images of a step into parts that take about the same time and memory.
 
-    Images of one size are divided in order, into parts that are equal up to one image; of images of several sizes each
-    goes, the largest first, where there are the fewest tokens so far.
+    Images of one size are divided in order, into parts that are equal up to one image. Images of several sizes go, the
+    largest first, to the part with the fewest tokens so far.
 
     Args:
-        tokens: Of each image.
+        tokens: Number of tokens of each image.
         num_parts: At most as many as there are images.
 
     Returns:
@@ -617,22 +261,12 @@ def share_out(tokens: Sequence[int], num_parts: int) -> list[list[int]]:
         edges = [len(tokens) * part // num_parts for part in range(num_parts + 1)]
         return [list(range(start, stop)) for start, stop in pairwise(edges)]
     parts: list[list[int]] = [[] for _ in range(num_parts)]
-    fullest_last = [(0, part) for part in range(num_parts)]
+    emptiest_first = [(0, part) for part in range(num_parts)]
     for row in sorted(range(len(tokens)), key=lambda row: (-tokens[row], row)):
-        filled, part = heappop(fullest_last)
+        filled, part = heappop(emptiest_first)
         parts[part].append(row)
-        heappush(fullest_last, (filled + tokens[row], part))
+        heappush(emptiest_first, (filled + tokens[row], part))
     return parts
-
-
-def teachers_of_rank(recipe: Recipe, rank: int, num_ranks: int) -> list[str]:
-    """Return the names of the teachers that a rank runs: those of its partitions, or all to fill a feature cache."""
-    names = [entry.name for entry in recipe.teachers]
-    if recipe.views.teachers == "cached":
-        return names
-    ranks = divide_ranks(recipe.partitions, num_ranks)
-    own = [partition for partition in recipe.partitions if rank in ranks[partition.name]]
-    return [name for name in names if any(name in (partition.teachers or names) for partition in own)]
 
 
 def divide_ranks(partitions: Sequence[PartitionRecipe], num_ranks: int) -> dict[str, range]:
@@ -665,3 +299,360 @@ def divide_ranks(partitions: Sequence[PartitionRecipe], num_ranks: int) -> dict[
             ranks[partition.name] = range(start, stop)
             start = stop
     return ranks
+
+
+def teachers_of_rank(recipe: Recipe, rank: int, num_ranks: int) -> list[str]:
+    """Return the names of the teachers that a rank runs: those of its partitions, or all to fill a feature cache."""
+    names = [entry.name for entry in recipe.teachers]
+    if recipe.views.teachers == "cached":
+        return names
+    ranks = divide_ranks(recipe.partitions, num_ranks)
+    own = [partition for partition in recipe.partitions if rank in ranks[partition.name]]
+    return [name for name in names if any(name in (partition.teachers or names) for partition in own)]
+
+
+def used_px(recipe: Recipe, partition: PartitionRecipe) -> int:
+    """Return the resolution at which a partition uses images: its largest, or that of cached views."""
+    return recipe.data.image_size_px if recipe.views.teachers == "cached" else max(partition.sizes_px)
+
+
+def smallest_used_px(recipe: Recipe) -> int:
+    """Return the smallest `used_px` of all partitions. No partition uses an image that is too small for it."""
+    return min(used_px(recipe, partition) for partition in recipe.partitions)
+
+
+def admit_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
+    """Return the numbers of the images that each partition may see, without the partitions that may see all.
+
+    Args:
+        images: The data set.
+        recipe: `data.filters.min_side_ratio` says how large an image must be.
+
+    Raises:
+        RecipeError: If no image is large enough for a partition.
+    """
+    ratio, sides = recipe.data.filters.min_side_ratio, images.short_sides()
+    if ratio is None or sides is None:
+        return {}
+    admitted = {}
+    for partition in recipe.partitions:
+        least = ratio * used_px(recipe, partition)
+        numbers = (sides >= least).nonzero().flatten()
+        if not len(numbers):
+            raise RecipeError(
+                f"`data.filters.min_side_ratio` must leave an image of at least {least:.0f} px for partition "
+                f"{partition.name!r}, got {ratio}: the largest has {int(sides.max())} px. Lower it, or `sizes_px`."
+            )
+        if len(numbers) < len(sides):
+            admitted[partition.name] = numbers
+    return admitted
+
+
+class StepShapes(NamedTuple):
+    """The images of one step of a partition, over all ranks and accumulated parts.
+
+    Attributes:
+        first: Position of the first image in the partition's sequence.
+        shapes: Size of each image.
+        size_px: The resolution that the step drew; None if each image has drawn its own.
+    """
+
+    first: int
+    shapes: tuple[Shape, ...]
+    size_px: int | None = None
+
+
+class UniformShapes:
+    """The same number of images at every step, all of one shape, which each step draws.
+
+    Args:
+        recipe: The recipe.
+        partition: The partition, with a `batch_size`.
+        patch_size: The student's patch in pixels.
+    """
+
+    def __init__(self, recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
+        assert partition.batch_size is not None
+        self.recipe, self.partition, self.patch_size = recipe, partition, patch_size
+        self.images_per_step = partition.batch_size
+
+    def step(self, step: int) -> StepShapes:
+        """Return the images of a step."""
+        partition, seed = self.partition, self.recipe.seed
+        size_px = draw_size(partition.sizes_px, partition.probabilities, seed, "size", partition.name, step)
+        windows = partition.windows_px or [size_px]
+        window_px = draw_size(windows, None, seed, "window", partition.name, step)
+        number = torch.rand(1, dtype=torch.float64, generator=make_generator(seed, "aspect", partition.name, step))
+        sizes = torch.tensor([[size_px, window_px]])
+        shapes = _shapes(_grids_of(self.recipe, partition, self.patch_size, sizes, number))
+        return StepShapes(step * self.images_per_step, shapes * self.images_per_step, size_px)
+
+
+class PackedShapes:
+    """Images of different sizes, as many at each step as fit into its budget of tokens.
+
+    Shapes belong to positions of the partition's sequence of images, and steps cut the sequence where the next image
+    would no longer fit. So every image is trained on, and each step is a function of its number alone.
+
+    Args:
+        recipe: The recipe.
+        partition: The partition, with a `token_budget`.
+        patch_size: The student's patch in pixels.
+
+    Attributes:
+        images_per_step: Mean number of images.
+    """
+
+    def __init__(self, recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
+        assert partition.token_budget is not None
+        self.recipe, self.partition, self.patch_size = recipe, partition, patch_size
+        self.token_budget = partition.token_budget
+        self._starts = [0]
+        self._drawn: dict[int, Tensor] = {}
+        self.images_per_step = self.token_budget / _num_tokens(self._draw(0)).double().mean().item()
+
+    def step(self, step: int) -> StepShapes:
+        """Return the images of a step, a pure function of its number."""
+        while len(self._starts) < step + 2:
+            self._cut_steps()
+        first, stop = self._starts[step], self._starts[step + 1]
+        return StepShapes(first, _shapes(self._draws_from(first)[: stop - first]))
+
+    def _cut_steps(self) -> None:
+        """Find where the next steps end, as far as the images are drawn that the first of them needs."""
+        first = self._starts[-1]
+        ends = _num_tokens(self._draws_from(first)).cumsum(0).tolist()
+        before = 0
+        while before + self.token_budget < ends[-1]:
+            place = bisect_right(ends, before + self.token_budget)
+            before = ends[place - 1]
+            self._starts.append(first + place)
+
+    def _draws_from(self, first: int) -> Tensor:
+        """Return the shapes of the images from a position on, more than fit into a step."""
+        draw, offset = divmod(first, IMAGES_PER_DRAW)
+        drawn = self._draw(draw)[offset:]
+        while _num_tokens(drawn).sum() <= self.token_budget:
+            draw += 1
+            drawn = torch.cat([drawn, self._draw(draw)])
+        return drawn
+
+    def _draw(self, draw: int) -> Tensor:
+        """Return the shapes of `IMAGES_PER_DRAW` neighboring images, as `_grids_of` does; the last few are kept."""
+        if draw not in self._drawn:
+            partition = self.partition
+            generator = make_generator(self.recipe.seed, "shapes", partition.name, draw)
+            weights = torch.tensor(partition.probabilities or [1.0] * len(partition.sizes_px), dtype=torch.float64)
+            drawn = torch.multinomial(weights, IMAGES_PER_DRAW, replacement=True, generator=generator)
+            sizes = torch.tensor(partition.sizes_px)[drawn]
+            windows = sizes
+            if partition.windows_px is not None:
+                choice = torch.randint(len(partition.windows_px), (IMAGES_PER_DRAW,), generator=generator)
+                windows = torch.tensor(partition.windows_px)[choice]
+            numbers = torch.rand(IMAGES_PER_DRAW, dtype=torch.float64, generator=generator)
+            grids = _grids_of(self.recipe, partition, self.patch_size, torch.stack([sizes, windows], 1), numbers)
+            self._drawn = {**dict(list(self._drawn.items())[-2:]), draw: grids}
+        return self._drawn[draw]
+
+
+def plan_shapes(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> UniformShapes | PackedShapes:
+    """Return the plan of a partition's image sizes."""
+    kind = UniformShapes if partition.token_budget is None else PackedShapes
+    return kind(recipe, partition, patch_size)
+
+
+def extreme_grids(recipe: Recipe, partition: PartitionRecipe, size_px: int, patch_size: int) -> list[Grid]:
+    """Return the square grid of a resolution and, where images keep their aspect ratio, the narrowest and the widest.
+
+    With windows of cached images, which bound aspect ratios, those of each window.
+
+    Args:
+        recipe: Says which aspect ratios there are.
+        partition: Its partition.
+        size_px: A resolution.
+        patch_size: The student's patch in pixels.
+    """
+    windows = partition.windows_px or [size_px]
+    numbers = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(len(windows))
+    sizes = torch.tensor([[size_px, window] for window in windows for _ in range(2)])
+    extremes = _shapes(_grids_of(recipe, partition, patch_size, sizes, numbers))
+    cells = size_px // patch_size
+    return list(dict.fromkeys([Grid(cells, cells), *(shape.grid for shape in extremes)]))
+
+
+def most_tokens(recipe: Recipe, size_px: int, patch_size: int) -> int:
+    """Return the largest number of tokens of an image of a resolution, whatever its aspect ratio."""
+    cells = size_px / patch_size
+    if recipe.views.is_square:
+        return int(cells**2)
+    stretches = [bound**0.5 for bound in recipe.views.crop_aspect]
+    # Sides are rounded, and at least 1. In between, their product is no larger than at one of the ends.
+    return max(int((max(cells / each, 0.5) + 0.5) * (max(cells * each, 0.5) + 0.5)) for each in stretches)
+
+
+def _grids_of(recipe: Recipe, partition: PartitionRecipe, patch_size: int, sizes_px: Tensor, numbers: Tensor) -> Tensor:
+    """Return rows and columns of patches, then those of the window, `(images, 4)`.
+
+    An image that is not square has as many patches as a square one, up to rounding. Cached images are squares, and no
+    window is larger than they are.
+
+    Args:
+        recipe: The recipe.
+        partition: Its partition.
+        patch_size: The student's patch in pixels.
+        sizes_px: `(images, 2)`: sides of the square image and of its window, pixels.
+        numbers: `(images,)` uniform, which decide aspect ratios.
+    """
+    stretch = torch.ones_like(numbers)
+    if not recipe.views.is_square:
+        (low, high), steps = recipe.views.crop_aspect, recipe.views.aspect_steps
+        if steps is not None:
+            numbers = ((numbers * steps).floor().clamp(max=steps - 1) + 0.5) / steps
+        stretch = (low * (high / low) ** numbers).sqrt()
+    grids, windows = (_rounded(sizes / patch_size, stretch) for sizes in sizes_px.double().T)
+    if recipe.views.teachers == "cached":
+        windows = windows.clamp(max=recipe.data.image_size_px // patch_size)
+        if partition.windows_px is None:
+            grids = windows
+        elif not recipe.views.is_square:  # as wide as what is resized to it
+            grids = _rounded(sizes_px[:, 0].double() / patch_size, (windows[:, 1] / windows[:, 0]).double().sqrt())
+    return torch.cat([grids, windows], dim=1)
+
+
+def _rounded(cells: Tensor, stretch: Tensor) -> Tensor:
+    """Return whole rows and columns, `(images, 2)`, of squares with sides of `cells` that are stretched sideways."""
+    return torch.stack([cells / stretch, cells * stretch], dim=1).round().clamp(min=1).long()
+
+
+def _num_tokens(grids: Tensor) -> Tensor:
+    return grids[:, :2].prod(1)
+
+
+def _shapes(grids: Tensor) -> tuple[Shape, ...]:
+    return tuple(Shape(Grid(rows, cols), Grid(*window)) for rows, cols, *window in grids.tolist())
+
+
+def draw_size(sizes: Sequence[int], probabilities: Sequence[float] | None, seed: int, *labels: int | str) -> int:
+    """Draw one of the sizes.
+
+    Args:
+        sizes: Candidates in pixels.
+        probabilities: Their weights, not all zero; None for equal ones.
+        seed: The run's seed.
+        labels: Labels of the random numbers, for example `("size", partition, step)`.
+
+    Returns:
+        The drawn size in pixels.
+    """
+    weights = torch.tensor([1.0] * len(sizes) if probabilities is None else probabilities, dtype=torch.float32)
+    index = torch.multinomial(weights, 1, generator=make_generator(seed, *labels))
+    return sizes[int(index)]
+
+
+def fitting_windows(partition: PartitionRecipe, grid: Grid) -> list[int]:
+    """Return the partition's windows that cut a grid into several each way, of equal size unless it says so.
+
+    Args:
+        partition: Names the windows, and whether they may be ragged.
+        grid: The student's patches.
+
+    Returns:
+        Sides in tokens, in the recipe's order.
+    """
+    windows = [window for window in partition.vitdet_windows or [] if window < min(grid)]
+    return [window for window in windows if partition.vitdet_ragged or all(side % window == 0 for side in grid)]
+
+
+def draw_window(partition: PartitionRecipe, grids: Sequence[Grid], seed: int, step: int) -> int | None:
+    """Draw the window of a step from the seed and the step, so it is the same on every rank and after a restart.
+
+    Args:
+        partition: Names the windows and the share of its steps that have one.
+        grids: The student's patches of each image of the step. Where they differ, windows must fit the middle one in
+            order of size: smaller images then are windows of their own.
+        seed: The run's seed.
+        step: 0-based optimizer step.
+
+    Returns:
+        Its side in tokens, or None for global attention.
+    """
+    if partition.vitdet_windows is None:
+        return None
+    generator = make_generator(seed, "use_vitdet", partition.name, step)
+    if torch.rand((), generator=generator) >= partition.vitdet_probability:
+        return None
+    middle = sorted(grids, key=lambda grid: (grid.num_tokens, grid))[len(grids) // 2]
+    windows = fitting_windows(partition, middle)
+    return draw_size(windows, None, seed, "vitdet", partition.name, step) if windows else None
+
+
+def check_windows(recipe: Recipe, partition: PartitionRecipe, config: RadioConfig) -> None:
+    """Refuse windows that could have no effect.
+
+    Args:
+        recipe: The recipe.
+        partition: The partition.
+        config: The student's configuration.
+
+    Raises:
+        RecipeError: If every block of the student attends globally, a resolution has no window that fits it, or a
+            window fits no resolution; or if windows must divide grids that differ within a step.
+    """
+    windows = partition.vitdet_windows
+    if windows is None:
+        return
+    path = f"partitions.{partition.name}.vitdet_windows"
+    if not config.has_windowed_blocks:
+        raise RecipeError(
+            f"`{path}` must be null where all blocks attend globally, got {windows}. "
+            f"{more_windowed(config, 'student', 'student.config')}"
+        )
+    if not partition.vitdet_ragged and (partition.token_budget is not None or not recipe.views.is_square):
+        raise RecipeError(
+            f"`partitions.{partition.name}.vitdet_ragged` must be true with `vitdet_windows` for images of several "
+            "shapes (`token_budget`, or `views.is_square: false`), got false. No window divides them all."
+        )
+    which = "" if partition.vitdet_ragged else " and a divisor of it"
+    grids = {size: extreme_grids(recipe, partition, size, config.patch_size) for size in partition.sizes_px}
+    fitting: dict[int, set[int]] = {}
+    for size, own in grids.items():
+        fitting[size] = set.intersection(*(set(fitting_windows(partition, grid)) for grid in own))
+        if not fitting[size]:
+            advice = _largest(partition, size, min(min(grid) for grid in own))
+            raise RecipeError(
+                f"`{path}` must have a window smaller than each size's grid{which}, got {windows}. {advice}"
+            )
+    unused = [window for window in windows if not any(window in found for found in fitting.values())]
+    if unused:
+        raise RecipeError(
+            f"`{path}` must be windows smaller than the grid of some size{which}, got {unused} with grids of "
+            f"{[min(own[0]) for own in grids.values()]} tokens a side. Take them out."
+        )
+
+
+def more_windowed(config: RadioConfig, owner: str, section: str) -> str:
+    """Return advice for a network whose blocks all attend globally: how to make some windowed.
+
+    Args:
+        config: The network's configuration.
+        owner: Name of the network, as in "student".
+        section: Name of the settings with its fields, as in "student.config".
+    """
+    depth = config.num_hidden_layers
+    if depth == 1:
+        return f"The {owner}'s only block is its last, which always does."
+    if config.vitdet_num_windowed is not None:
+        return f"Set `{section}.vitdet_num_windowed` to at least 1."
+    return (
+        f"Set `{section}.vitdet_num_global` to at most {depth // 2} (now {config.vitdet_num_global}, of {depth} "
+        "blocks)."
+    )
+
+
+def _largest(partition: PartitionRecipe, size_px: int, cells: int) -> str:
+    """Return the largest window that fits a resolution, in words."""
+    if cells < 2:
+        return f"None is for {size_px} px, a single token: take out that size."
+    largest = max(window for window in range(1, cells) if partition.vitdet_ragged or cells % window == 0)
+    hint = "" if partition.vitdet_ragged else " (with `vitdet_ragged: true` any smaller one would do)"
+    return f"The largest for {size_px} px, {cells} tokens a side, is {largest}{hint}."

@@ -1,0 +1,389 @@
+"""Batches, shapes and windows: the same for any split over ranks and parts, and functions of the step alone."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+from small_recipes import small_recipe
+
+from modeling_radio import RadioConfig
+from training.data.image_table import Images
+from training.recipe import PartitionRecipe, Recipe, RecipeError
+from training.views.plan import (
+    IMAGES_PER_DRAW,
+    Batch,
+    BatchPlan,
+    Grid,
+    StepShapes,
+    admit_images,
+    check_windows,
+    divide_ranks,
+    draw_size,
+    draw_window,
+    extreme_grids,
+    fitting_windows,
+    most_tokens,
+    plan_shapes,
+    share_out,
+    smallest_used_px,
+    teachers_of_rank,
+)
+
+
+BUDGET = 6000
+
+
+def recipe_with(views: dict | None = None, **partition) -> Recipe:
+    partition = {"name": "low", "sizes_px": [32, 64], "batch_size": 8, **partition}
+    return small_recipe(views=views or {}, partitions=[partition])
+
+
+def packed(views: dict | None = None, **partition) -> Recipe:
+    return recipe_with(views, **{"sizes_px": [64, 128, 256], "batch_size": None, "token_budget": BUDGET, **partition})
+
+
+def partitions_with(**shares: int | None) -> Recipe:
+    recipe = recipe_with()
+    recipe.partitions = [PartitionRecipe(name=name, batch_size=7, rank_share=share) for name, share in shares.items()]
+    return recipe
+
+
+def step_of(recipe: Recipe, step: int, num_ranks: int = 1, num_images: int | None = 20) -> list[Batch]:
+    """The batches of a step on all ranks."""
+    plans = [BatchPlan(recipe, num_images, rank, num_ranks, patch_size=16) for rank in range(num_ranks)]
+    return [batch for plan in plans for batch in plan.step(step)]
+
+
+def shapes_of(recipe: Recipe, steps: int) -> list[StepShapes]:
+    plan = plan_shapes(recipe, recipe.partitions[0], 16)
+    return [plan.step(step) for step in range(steps)]
+
+
+@pytest.mark.parametrize(("num_ranks", "accumulation_steps"), [(1, 4), (2, 1), (2, 4)])
+@pytest.mark.parametrize("kind", ["uniform", "packed"])
+def test_images_and_their_numbers_do_not_depend_on_the_split(kind: str, num_ranks: int, accumulation_steps: int):
+    def rows(batches: list[Batch]) -> dict:
+        return {
+            row: (index, shape, numbers.tolist(), batch.vitdet_window)
+            for batch in batches
+            for row, index, shape, numbers in zip(
+                batch.rows,
+                batch.indices,
+                batch.shapes,
+                torch.cat([batch.uniform("a", 2), batch.normal("b", 1)], 1),
+                strict=True,
+            )
+        }
+
+    windows = {"vitdet_windows": [2, 3], "vitdet_ragged": True}
+    build = recipe_with if kind == "uniform" else packed
+    whole = rows(step_of(build({"is_square": False}, **windows), 6))
+    parts = step_of(build({"is_square": False}, **windows, accumulation_steps=accumulation_steps), 6, num_ranks)
+    assert len(whole) == 8 if kind == "uniform" else len(whole) > 20
+    assert len(parts) == num_ranks * accumulation_steps
+    assert rows(parts) == whole
+    weights = [batch.weight / len(batch) / num_ranks for batch in parts]
+    assert weights == pytest.approx([1 / len(whole)] * len(parts))
+    assert all(list(batch.shapes) == sorted(batch.shapes) for batch in parts)
+    assert all(batch.groups[-1][1].stop == len(batch) for batch in parts)
+
+
+def test_steps_are_functions_of_their_number() -> None:
+    plan = BatchPlan(recipe_with(), 20, patch_size=16)
+    in_order = list(plan.steps(0, 10))
+    assert BatchPlan(recipe_with(), 20, patch_size=16).step(5) == [in_order[5]]
+    assert not torch.equal(in_order[0].uniform("a"), in_order[0].uniform("b"))
+    assert not torch.equal(in_order[0].uniform("a"), in_order[1].uniform("a"))
+    indices = [index for batch in in_order for index in batch.indices]
+    epochs = [indices[start : start + 20] for start in range(0, 80, 20)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    (small,) = step_of(recipe_with(), 0, num_images=3)  # a batch larger than the data set
+    assert sorted(Counter(small.indices).values()) == [2, 3, 3]
+    streamed = [index for batch in BatchPlan(recipe_with(), None, patch_size=16).steps(0, 2) for index in batch.indices]
+    assert streamed == list(range(16))
+
+
+def test_all_partitions_take_part_in_a_step_with_their_teachers_and_weights() -> None:
+    partitions = [
+        {"name": "low", "sizes_px": [32, 64], "batch_size": 8, "accumulation_steps": 4, "weight": 0.25},
+        {"name": "high", "sizes_px": [128], "batch_size": 2, "teachers": ["b"]},
+    ]
+    plan = BatchPlan(small_recipe("a", "b", partitions=partitions), 20, patch_size=16)
+    *low, high = plan.step(0)
+    assert [(batch.partition, len(batch), batch.teachers) for batch in low] == [("low", 2, ("a", "b"))] * 4
+    assert (sum(batch.weight for batch in low), high.weight) == (0.25, 1)
+    assert (high.partition, len(high), high.teachers) == ("high", 2, ("b",))
+    assert (plan.images_per_step, plan.batches_per_step) == (10, 5)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4, 6])
+def test_every_image_weighs_the_same_wherever_it_runs(num_ranks: int) -> None:
+    """Averaged over ranks, each image must have one over its partition's batch, as if all ran in one place."""
+    recipe = partitions_with(low=1, high=1, all=None)
+    recipe.partitions[1].accumulation_steps = 2
+    batches = step_of(recipe, 4, num_ranks)
+    seen = {(each.partition, row): each.weight / len(each) / num_ranks for each in batches for row in each.rows}
+    assert seen.keys() == {(name, row) for name in ("low", "high", "all") for row in range(7)}
+    assert all(weight == pytest.approx(1 / 7) for weight in seen.values())
+
+
+def test_partitions_with_a_share_divide_the_ranks_and_their_teachers() -> None:
+    partitions = partitions_with(low=3, all=None, high=1).partitions
+    assert divide_ranks(partitions, 8) == {"low": range(6), "all": range(8), "high": range(6, 8)}
+    assert divide_ranks(partitions, 1) == {"low": range(1), "all": range(1), "high": range(1)}
+    assert divide_ranks(partitions_with(low=None, high=None).partitions, 3) == {"low": range(3), "high": range(3)}
+    low = {"name": "low", "teachers": ["c", "a"], "rank_share": 1}
+    recipe = small_recipe("a", "b", "c", partitions=[low, {"name": "high", "teachers": ["b"], "rank_share": 1}])
+    assert [teachers_of_rank(recipe, rank, 4) for rank in range(4)] == [["a", "c"], ["a", "c"], ["b"], ["b"]]
+    assert teachers_of_rank(recipe, 0, 1) == ["a", "b", "c"]
+    cached = recipe.replace(views={"teachers": "cached"})  # each rank fills its share of the cache
+    assert teachers_of_rank(cached, 3, 4) == ["a", "b", "c"]
+
+
+def test_plans_that_cannot_run_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"low.batch_size` must be at least 10, "):
+        BatchPlan(recipe_with(accumulation_steps=2), 20, num_ranks=5, patch_size=16)
+    small = packed(token_budget=1000, accumulation_steps=2)
+    BatchPlan(small, 20, patch_size=16)
+    with pytest.raises(RecipeError, match=r"low.token_budget` must be at least 1024, "):
+        BatchPlan(small, 20, num_ranks=2, patch_size=16)
+    with pytest.raises(RecipeError, match=r"`rank_share` .*Use 8 ranks"):
+        BatchPlan(partitions_with(low=3, high=1), 20, num_ranks=6, patch_size=16)
+    recipe = partitions_with(low=1, high=1)
+    BatchPlan(recipe, 20, num_ranks=2, patch_size=16).check_equal_passes()
+    recipe.partitions[1].accumulation_steps = 3
+    BatchPlan(recipe, 20, patch_size=16).check_equal_passes()
+    with pytest.raises(RecipeError, match="`accumulation_steps`"):
+        BatchPlan(recipe, 20, num_ranks=2, patch_size=16).check_equal_passes()
+
+
+@pytest.mark.parametrize(
+    ("partition", "field"),
+    [
+        ({"teachers": ["s"]}, "teachers"),
+        ({"teachers": []}, "teachers"),
+        ({"teachers": ["a"]}, "teachers"),
+        ({"rank_share": 0}, "rank_share"),
+        ({"batch_size": 3, "token_budget": 100}, "batch_size"),
+        ({"batch_size": None}, "batch_size"),
+    ],
+)
+def test_bad_partitions_are_refused(partition: dict, field: str) -> None:
+    with pytest.raises(RecipeError, match=f"`partitions(.low.| .){field}"):
+        small_recipe("a", "sam", partitions=[{"name": "low", **partition}])
+
+
+class Sized(Images):
+    def __init__(self, *sides: int) -> None:
+        self.sides = torch.tensor(sides)
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+    def short_sides(self) -> torch.Tensor:
+        return self.sides
+
+
+IMAGES = Sized(40, 300, 64, 100, 31, 128)
+
+
+def filtered(ratio: float | None, teachers: str = "online") -> Recipe:
+    low, high = ({"name": "low", "sizes_px": [16, 32], "batch_size": 4}, {"name": "high", "sizes_px": [96]})
+    data = {"source": "s", "image_size_px": 64, "filters": {"min_side_ratio": ratio}}
+    return small_recipe(data=data, views={"teachers": teachers}, partitions=[low, {**high, "batch_size": 3}])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "teachers", "expected"),
+    [
+        (1, "online", {"low": [0, 1, 2, 3, 5], "high": [1, 3, 5]}),
+        (0.9, "online", {"high": [1, 3, 5]}),  # all images are large enough for the other partition
+        (None, "online", {}),
+        (1, "cached", {"low": [1, 2, 3, 5], "high": [1, 2, 3, 5]}),
+    ],
+)
+def test_partitions_see_what_is_large_enough_for_their_largest_size(ratio, teachers: str, expected: dict) -> None:
+    recipe = filtered(ratio, teachers)
+    assert {name: numbers.tolist() for name, numbers in admit_images(IMAGES, recipe).items()} == expected
+    assert smallest_used_px(recipe) == (64 if teachers == "cached" else 32)
+    with pytest.raises(RecipeError, match=r"`data.filters.min_side_ratio` .*'high'"):
+        admit_images(IMAGES, filtered(4))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_plans_walk_through_what_is_admitted(num_ranks: int) -> None:
+    recipe = filtered(1)
+    admitted = admit_images(IMAGES, recipe)
+    plans = [BatchPlan(recipe, 6, rank, num_ranks, patch_size=16, admitted=admitted) for rank in range(num_ranks)]
+    batches = [batch for plan in plans for batch in plan.steps(0, 10)]
+    for name, numbers in admitted.items():
+        seen = Counter(index for batch in batches if batch.partition == name for index in batch.indices)
+        assert seen.keys() == set(numbers.tolist())
+        assert max(seen.values()) - min(seen.values()) <= 1
+    everything = {"low": torch.arange(6), "high": torch.arange(6)}
+    same = BatchPlan(recipe, 6, patch_size=16, admitted=everything)
+    assert list(same.steps(0, 9)) == list(BatchPlan(recipe, 6, patch_size=16).steps(0, 9))
+
+
+def test_a_batch_of_one_size_has_one_shape_that_each_step_draws() -> None:
+    drawn = [step.shapes for step in shapes_of(recipe_with({"is_square": False}, sizes_px=[64, 128, 256]), 40)]
+    assert all(len(set(shapes)) == 1 and len(shapes) == 8 for shapes in drawn)
+    assert len({shapes[0].grid for shapes in drawn}) > 8
+
+
+def test_a_budget_is_filled_until_the_next_image_does_not_fit() -> None:
+    recipe = packed({"is_square": False}, probabilities=[0.7, 0.2, 0.1])
+    steps = shapes_of(recipe, 150)
+    for step, following in pairwise(steps):
+        tokens = sum(shape.grid.num_tokens for shape in step.shapes)
+        assert tokens <= BUDGET < tokens + following.shapes[0].grid.num_tokens
+        assert following.first == step.first + len(step.shapes)
+    assert steps[-1].first > 3 * IMAGES_PER_DRAW  # several draws were crossed
+    plan = plan_shapes(recipe, recipe.partitions[0], 16)
+    assert plan.images_per_step == pytest.approx(sum(len(step.shapes) for step in steps) / len(steps), 0.05)
+    assert plan.step(140) == steps[140]
+    sides = [round(shape.grid.num_tokens**0.5 / 4) for step in steps for shape in step.shapes]
+    assert [sides.count(side) / len(sides) for side in (1, 2, 4)] == pytest.approx([0.7, 0.2, 0.1], abs=0.03)
+
+
+def test_an_image_that_is_not_square_has_as_many_patches() -> None:
+    recipe = packed({"is_square": False, "crop_aspect": (0.5, 2.0)})
+    grids = {shape.grid for step in shapes_of(recipe, 100) for shape in step.shapes}
+    for size in (64, 128, 256):
+        cells = size // 16
+        own = [grid for grid in grids if abs(grid.num_tokens**0.5 - cells) < 1]
+        assert min(grid.cols / grid.rows for grid in own) < 0.65
+        assert max(grid.cols / grid.rows for grid in own) > 1.6
+        assert all(0.75 <= grid.num_tokens / cells**2 <= 1.25 for grid in own)
+        assert all(grid.num_tokens <= most_tokens(recipe, size, 16) for grid in own)
+    assert extreme_grids(recipe, recipe.partitions[0], 128, 16) == [Grid(8, 8), Grid(11, 6), Grid(6, 11)]
+    assert extreme_grids(packed(), packed().partitions[0], 128, 16) == [Grid(8, 8)]
+    assert most_tokens(packed(), 128, 16) == 64
+    assert most_tokens(packed({"is_square": False, "crop_aspect": (0.01, 100.0)}), 16, 16) >= 10  # 10 x 1
+
+
+def test_aspect_ratios_come_in_steps() -> None:
+    """Three sizes of 16 px patches: as many shapes for each, and none beyond the extreme ones."""
+    recipe = packed({"is_square": False, "aspect_steps": 3})
+    grids = {shape.grid for step in shapes_of(recipe, 20) for shape in step.shapes}
+    assert grids == {(4, 4), (9, 7), (8, 8), (7, 9), (18, 15), (16, 16), (15, 18)}
+    assert grids == {grid for size in (64, 128, 256) for grid in extreme_grids(recipe, recipe.partitions[0], size, 16)}
+
+
+@pytest.mark.parametrize("windows_px", [None, [96, 128]])
+def test_cached_windows_lie_within_their_images(windows_px: list[int] | None) -> None:
+    recipe = packed({"teachers": "cached", "is_square": False}, windows_px=windows_px)
+    recipe.data.image_size_px = 128
+    if windows_px is None:
+        recipe.partitions[0].sizes_px = [96, 128]
+    shapes = {shape for step in shapes_of(recipe, 100) for shape in step.shapes}
+    assert max(max(shape.window) for shape in shapes) == 8
+    assert {min(shape.window) for shape in shapes} == {5, 6, 7, 8}
+    assert all(shape.grid == shape.window for shape in shapes) == (windows_px is None)
+    for grid, window in shapes:
+        if grid.num_tokens > 200:  # as square as the window, up to rounding
+            assert 0.9 < (grid.cols / grid.rows) / (window.cols / window.rows) < 1.1
+
+
+def test_extreme_grids_are_those_of_the_windows() -> None:
+    """As the full demo has them: windows of 6 patches may be 7 x 5, those of 8, as large as the image, 8 x 7."""
+    recipe = recipe_with({"teachers": "cached", "is_square": False}, sizes_px=[192], windows_px=[96, 128])
+    recipe.data.image_size_px = 128
+    grids = extreme_grids(recipe, recipe.partitions[0], 192, 16)
+    assert set(grids) == {(12, 12), (14, 10), (10, 14), (13, 11), (11, 13)}
+
+
+def test_parts_get_about_equally_many_tokens() -> None:
+    tokens = torch.randint(16, 300, (90,), generator=torch.Generator().manual_seed(0)).tolist()
+    parts = share_out(tokens, 8)
+    assert sorted(row for part in parts for row in part) == list(range(90))
+    filled = [sum(tokens[row] for row in part) for part in parts]
+    assert max(filled) - min(filled) < 60
+    assert share_out([5] * 7, 3) == [[0, 1], [2, 3], [4, 5, 6]]
+    assert sorted(map(len, share_out([9, 1, 1], 3))) == [1, 1, 1]
+
+
+def test_sizes_follow_their_probabilities() -> None:
+    sizes = Counter(draw_size([32, 48, 64], [1, 0, 3], 0, "size", step) for step in range(400))
+    assert sizes[48] == 0
+    assert 0.65 < sizes[64] / 400 < 0.85
+    equal = Counter(draw_size([32, 64], None, 0, "size", step) for step in range(400))
+    assert 0.4 < equal[32] / 400 < 0.6
+
+
+def partition_with(**fields) -> PartitionRecipe:
+    return PartitionRecipe(**{"sizes_px": [64, 128], "vitdet_windows": [2, 3, 4, 8], **fields})
+
+
+def test_windows_that_fit_are_smaller_than_the_grid_and_divide_it_or_are_ragged() -> None:
+    even, ragged = (partition_with(vitdet_ragged=is_ragged) for is_ragged in (False, True))
+    assert [fitting_windows(even, Grid(side, side)) for side in (4, 8, 16)] == [[2], [2, 4], [2, 4, 8]]
+    assert [fitting_windows(ragged, Grid(side, side)) for side in (4, 8)] == [[2, 3], [2, 3, 4]]
+    assert fitting_windows(partition_with(vitdet_windows=None), Grid(4, 4)) == []
+
+
+@pytest.mark.parametrize(
+    ("grids", "is_ragged", "expected"),
+    [
+        ([Grid(4, 4)], False, {2}),
+        ([Grid(8, 8)], False, {2, 4}),
+        ([Grid(9, 9), Grid(4, 5), Grid(2, 2)], True, {2, 3}),
+    ],
+)
+def test_a_step_draws_a_window_that_fits_at_the_stated_share(grids: list, is_ragged: bool, expected: set) -> None:
+    partition = partition_with(vitdet_ragged=is_ragged, vitdet_probability=0.25)
+    drawn = [draw_window(partition, grids, 0, step) for step in range(400)]
+    counts = Counter(drawn)
+    assert counts.keys() == {None, *expected}
+    assert 260 < counts[None] < 340
+    assert all(counts[window] > 20 for window in expected)
+    for name, seed in (("low", 1), ("high", 0)):
+        other = partition.replace(name=name)
+        assert drawn != [draw_window(other, grids, seed, step) for step in range(400)]
+
+
+@pytest.mark.parametrize(
+    ("partition", "config", "views", "refused"),
+    [
+        ({"vitdet_windows": None}, {"num_hidden_layers": 1}, {}, None),
+        ({"vitdet_windows": [2, 4]}, {}, {}, None),
+        ({"vitdet_windows": [3, 7], "vitdet_ragged": True}, {}, {}, None),
+        ({"sizes_px": [64], "vitdet_windows": [3], "vitdet_ragged": True}, {}, {}, None),
+        # No block has windows.
+        ({}, {"vitdet_num_global": 4}, {}, "vitdet_windows` .*`student.config.vitdet_num_global` to at most 3"),
+        ({}, {"vitdet_num_windowed": 0}, {}, "vitdet_windows` .*`student.config.vitdet_num_windowed` to at least 1"),
+        ({}, {"num_hidden_layers": 1}, {}, "vitdet_windows` .*only block"),
+        # A size has no window.
+        ({"vitdet_windows": [4, 8]}, {}, {}, "vitdet_windows` .*for 64 px, 4 tokens a side, is 2 .*`vitdet_ragged"),
+        ({"vitdet_windows": [8], "vitdet_ragged": True}, {}, {}, r"vitdet_windows` .*is 3\."),
+        ({"sizes_px": [16]}, {}, {}, "vitdet_windows` .*take out that size"),
+        ({"sizes_px": [64], "vitdet_windows": [3], "vitdet_ragged": True}, {}, {"is_square": False}, "vitdet_windows`"),
+        # A window has no size.
+        ({}, {}, {}, r"vitdet_windows` .*\[3, 8\]"),
+        ({"vitdet_ragged": True}, {}, {}, r"vitdet_windows` .*\[8\]"),
+        # No window divides images of several shapes.
+        ({"vitdet_windows": [2, 3], "token_budget": 1000}, {}, {}, "vitdet_ragged`"),
+        ({"vitdet_windows": [2, 3]}, {}, {"is_square": False}, "vitdet_ragged`"),
+        ({"vitdet_windows": [2], "vitdet_ragged": True}, {}, {"is_square": False}, None),
+    ],
+)
+def test_windows_that_could_have_no_effect_are_refused(partition, config, views, refused: str | None) -> None:
+    fields = {"num_hidden_layers": 6, "vitdet_num_global": 2, **config}
+    recipe, student = small_recipe(views=views), RadioConfig.from_preset("radio-test", **fields)
+    if refused is None:
+        check_windows(recipe, partition_with(**partition), student)
+        return
+    with pytest.raises(RecipeError, match=f"`partitions.low.{refused}"):
+        check_windows(recipe, partition_with(**partition), student)
+
+
+@pytest.mark.parametrize("depth", [2, 5, 12])
+def test_the_number_of_global_blocks_that_the_message_names_is_the_largest(depth: int) -> None:
+    def has_windowed_blocks(num_global: int) -> bool:
+        fields = {"num_hidden_layers": depth, "vitdet_num_global": num_global}
+        return RadioConfig.from_preset("radio-test", **fields).has_windowed_blocks
+
+    assert has_windowed_blocks(depth // 2)
+    assert not has_windowed_blocks(depth // 2 + 1)
