@@ -42,7 +42,7 @@ from modeling_radio import RadioImageProcessor
 from training.data.decoding import EncodedImage, UnusableImageError, image_size
 from training.data.training_images import build_training_images
 from training.demo.assets import load_demo_assets
-from training.distillation.build import load_teachers
+from training.distillation.inputs import load_teachers
 from training.recipe import Recipe, load_recipe
 from training.student.build import student_patch_size
 from training.targets.feature_cache import FORMATS as STORED_FORMATS

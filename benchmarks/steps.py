@@ -5,8 +5,7 @@
 A program that has steps tells in one line of JSON that it is ready, and answers every line "NUM_STEPS" of its input
 with another one: seconds per step by part. This file needs Python alone, since it also runs beside libraries that may
 not go together with ours, and knows no more of the project than what its versions have in common, so that it can time
-an older one: `keep_freed_memory`, `load_recipe`, and `Distiller` with `_build`, `_train_step`, `optimizer`, `ema` and
-`source`.
+an older one: `keep_freed_memory`, `load_recipe`, and `Distiller` with `build`, `train_step` and `parts`.
 """
 
 import json
@@ -34,9 +33,9 @@ class StepTimer:
         self.distiller = distiller
         self.seconds = {"data": 0.0, "optimizer": 0.0, "average": 0.0}
         self.examples = self._timed_examples()
-        distiller.student.train()
-        self._time(distiller.optimizer, "step", "optimizer")
-        self._time(distiller.ema, "update_parameters", "average")
+        distiller.parts.student.train()
+        self._time(distiller.parts.optimizer, "step", "optimizer")
+        self._time(distiller.parts.ema, "update_parameters", "average")
 
     def run(self, num_steps: int) -> dict[str, float]:
         """Return seconds per step: of the wall clock, of all cores together, and of each part of the wall clock.
@@ -47,8 +46,7 @@ class StepTimer:
         wait_for_gpu()
         wall, cpu = time.perf_counter(), _cpu_seconds()
         for _ in range(num_steps):
-            self.distiller._train_step(self.examples)
-            self.distiller.step += 1
+            self.distiller.train_step(self.examples)
         memory = wait_for_gpu()
         wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
         passes = wall - sum(self.seconds.values())
@@ -58,7 +56,7 @@ class StepTimer:
     def _timed_examples(self) -> Iterator[Any]:
         distiller = self.distiller
         last_step = distiller.recipe.schedule.num_steps
-        examples = iter(distiller.source.examples(lambda: distiller.plan.steps(distiller.step, last_step)))
+        examples = iter(distiller.parts.source.examples(lambda: distiller.parts.plan.steps(distiller.step, last_step)))
         while True:
             started = time.perf_counter()
             example = next(examples)
@@ -125,13 +123,13 @@ def _cpu_seconds() -> float:
 
 def build(run_dir: str, *changes: str) -> StepTimer:
     """Return what times the steps of the demo's recipe with changes, whatever version of the project is here."""
-    from training.distillation.memory import keep_freed_memory
+    from training.distillation.cpu import keep_freed_memory
     from training.distillation.trainer import Distiller
     from training.recipe import load_recipe
 
     keep_freed_memory()  # as `Distiller.run` does
     distiller = Distiller(load_recipe("demo", changes), Path(run_dir))
-    distiller._build()
+    distiller.build()
     return StepTimer(distiller)
 
 

@@ -58,12 +58,14 @@ def test_the_plain_loop_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_timed_steps_are_the_steps_of_a_run(recipe_file: str) -> None:
     distil(recipe_file, "run", "schedule.num_steps=4")
     distiller = Distiller(load_recipe(recipe_file, ["schedule.num_steps=4"]), Path("timed"))
-    distiller._build()
+    distiller.build()
     timer = StepTimer(distiller)
     timer.run(1)
     seconds = timer.run(3)
     expected = {name: value for name, value in last_state("run", 4).items() if name.startswith("student/")}
-    assert_same_tensors({f"student/{name}": value for name, value in distiller.model.state_dict().items()}, expected)
+    assert_same_tensors(
+        {f"student/{name}": value for name, value in distiller.parts.model.state_dict().items()}, expected
+    )
     parts = {name: value for name, value in seconds.items() if name not in ("wall", "cpu")}
     assert parts.keys() == {"data", "passes", "optimizer", "average"}
     assert min(parts.values()) > 0

@@ -1,188 +1,224 @@
-"""What a run learns from: its images, its teachers, and what turns both into targets, as the recipe says."""
+"""The parts of a run, built once from its recipe: student, optimizer, moving average, statistics, plan and targets."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from torch import nn
+from torch.optim import Optimizer
 
-from core.interruption import Interrupted, OutOfTime, StopRequest
-from core.ranks import any_rank, on_first_rank, rank_and_count
-from training.data.image_table import Images
-from training.data.sources import stream_fingerprint
-from training.data.training_images import build_training_images
-from training.distillation.tracking import describe_left_out, left_out_of, write_data_record
-from training.recipe import Recipe, RecipeError
-from training.student.build import student_patch_size
-from training.targets.cached import CachedTargets
+from core.files import write_text
+from core.interruption import StopRequest
+from core.ranks import on_first_rank
+from model_cards.heritage import Heritage
+from modeling_radio import RadioModel
+from training.distillation import inputs
+from training.distillation.cpu import ParallelPasses, parallel_passes
+from training.distillation.monitoring import Monitors
+from training.distillation.optimizers import build_optimizer
+from training.distillation.sharding import blueprint, is_sharded, shard_average, shard_within
+from training.evaluation.provenance import heritage_of
+from training.losses.contrastive import SummaryContrasts, build_contrasts
+from training.losses.weighting import TeacherWeights, build_weights
+from training.recipe import Recipe
+from training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize
+from training.student.ema import MovingAverage
+from training.student.export import check_normalizers
+from training.student.intermediate import Taps, build_taps, with_taps
+from training.student.warm_start.radio import standardize_heads
+from training.student.warm_start.start import start_student
 from training.targets.examples import TargetSource
-from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
-from training.targets.online import OnlineTargets
+from training.targets.statistics import TeacherStatistics
 from training.teachers.base import Teacher
-from training.teachers.outputs import TeacherWidths
-from training.teachers.published.base import loading_turn
-from training.teachers.registry import check_devices, place_teacher, share_network, teacher_of_recipe
-from training.views.loaders import PartitionStreams
-from training.views.plan import BatchPlan, admit_images, extreme_grids, smallest_used_px, teachers_of_rank
+from training.views.plan import BatchPlan
 
 
-def open_images(recipe: Recipe, accelerator: Accelerator) -> Images | PartitionStreams:
-    """Open the training images, by number or as streams of this rank."""
-    with accelerator.main_process_first():
-        if recipe.data.streaming:
-            return PartitionStreams.open(recipe, accelerator.process_index, accelerator.num_processes)
-        is_square = recipe.views.teachers == "cached"
-        return build_training_images(recipe.data, is_square=is_square, used_px=smallest_used_px(recipe))
+@dataclass(frozen=True)
+class RunParts:
+    """Everything that the steps of a run work with.
 
-
-def fingerprint_of(images: Images | PartitionStreams, recipe: Recipe, accelerator: Accelerator) -> str:
-    """Return what the main process sees of the data's files; there may be millions of them."""
-    if not accelerator.is_main_process:
-        return ""
-    return stream_fingerprint(recipe.data) if isinstance(images, PartitionStreams) else images.fingerprint()
-
-
-def plan_batches(
-    recipe: Recipe, accelerator: Accelerator, images: Images | PartitionStreams, patch_size: int, folder: Path
-) -> BatchPlan:
-    """Return which images this rank's steps see; tell what filters left out, and note it in the run's folder.
-
-    Args:
+    Attributes:
         recipe: The recipe.
         accelerator: Of this rank.
-        images: By number, or streams, whose images are left out while they are read.
-        patch_size: The student's.
-        folder: Of the run.
+        model: The student's network.
+        student: `model` with the heads on its inner blocks around it, prepared for the ranks: it is what is called.
+        optimizer: Of the parameters of `student`.
+        ema: The moving average of `model`.
+        statistics: Running statistics of the teachers: they standardize targets and balance summary losses.
+        weights: Of the teachers' losses.
+        contrasts: The contrastive loss of summaries; None without one.
+        taps: Heads on inner blocks; None without any.
+        plan: Which images each step has on this rank.
+        source: Examples in the order of the plan: images as the student gets them, and the teachers' outputs.
+        parallel_passes: Runs several passes of a step at the same time; None for one after the other.
+        blueprint: Shapes of whole weights, by which sharded ones are assembled for the export.
+        fingerprint: Of the data's files, on the first rank.
+        heritage: What the student learns from, for its card.
+        monitors: Measurements beside the losses.
+    """
+
+    recipe: Recipe
+    accelerator: Accelerator
+    model: RadioModel
+    student: nn.Module
+    optimizer: Optimizer
+    ema: MovingAverage
+    statistics: TeacherStatistics
+    weights: TeacherWeights
+    contrasts: SummaryContrasts | None
+    taps: Taps | None
+    plan: BatchPlan
+    source: TargetSource
+    parallel_passes: ParallelPasses | None
+    blueprint: nn.Module | None
+    fingerprint: str
+    heritage: Heritage
+    monitors: Monitors
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return self.accelerator.device
+
+    @property
+    def average(self) -> RadioModel:
+        """The network whose weights are the moving average."""
+        return cast(RadioModel, self.ema.module)
+
+
+def build_run(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    output: Path,
+    stop_request: StopRequest,
+    *,
+    init_from: str | None,
+    is_new: bool,
+) -> RunParts:
+    """Build the parts of a run; all ranks must take part.
+
+    Args:
+        recipe: Everything that decides the run.
+        accelerator: Of this rank.
+        output: Folder of the run.
+        stop_request: Its deadline ends the writing of a feature cache.
+        init_from: Where the student's weights start from; None for random ones.
+        is_new: Whether no checkpoint will be loaded: weights are then started, and statistics calibrated.
 
     Raises:
-        RecipeError: If filters leave no image for a partition, or the ranks cannot be shared as the partitions say.
+        RecipeError: If the recipe does not fit its images, teachers or ranks.
+        OutOfTime: If the time is over while a cache is written; what is there of it stays.
     """
-    number, admitted = None, {}
-    if not isinstance(images, PartitionStreams):
-        number, admitted = len(images), admit_images(images, recipe)
-        if recipe.data.filters.is_used and accelerator.is_main_process:
-            record = left_out_of(images, admitted)
-            accelerator.print(describe_left_out(record), flush=True)
-            write_data_record(folder, recipe, record)
-    rank, num_ranks = accelerator.process_index, accelerator.num_processes
-    return BatchPlan(recipe, number, rank, num_ranks, patch_size=patch_size, admitted=admitted)
-
-
-def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
-    """Load the teachers that this rank needs, on each machine one rank after the other.
-
-    They are never wrapped, trained or saved. The first rank, which also knows what all others must, loads all.
-    """
-    check_devices(recipe.teachers)
-    patch_size, inner_depths = student_patch_size(recipe), recipe.inner_depths()
-    rank, num_ranks = rank_and_count()
-    needed = {*teachers_of_rank(recipe, rank, num_ranks), recipe.student.init_from}
-    teachers: dict[str, Teacher] = {}
-    with loading_turn():
-        for entry in recipe.teachers:
-            if rank > 0 and entry.name not in needed:
-                continue
-            teacher = teacher_of_recipe(entry, patch_size)
-            share_network(teacher, entry, [(teachers[e.name], e) for e in recipe.teachers if e.name in teachers])
-            if entry.name in inner_depths:
-                teacher.use_depths(inner_depths[entry.name])
-            teachers[entry.name] = place_teacher(teacher, entry, device)
-    check_image_sizes(recipe, teachers)
-    return teachers
-
-
-def widths_of_teachers(teachers: Mapping[str, Teacher]) -> dict[str, TeacherWidths]:
-    """Return the widths of all teachers, which the first rank has; all ranks take part."""
-    return on_first_rank(
-        lambda: {name: TeacherWidths(each.summary_dim, each.feature_dim) for name, each in teachers.items()}
+    teachers = inputs.load_teachers(recipe, accelerator.device)
+    widths = inputs.widths_of_teachers(teachers)
+    images = inputs.open_images(recipe, accelerator)
+    model = build_student(recipe, widths)
+    check_normalizers(recipe.export, model.config)
+    # Now, since a folder that it reads may go away.
+    heritage = on_first_rank(lambda: _write_heritage(recipe, model, output, init_from, is_new=is_new))
+    kept_heads = _warm_start(recipe, accelerator, model, teachers, output, init_from) if is_new else []
+    regularize(model.to(accelerator.device), recipe)
+    matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
+    taps = build_taps(recipe, model)
+    if taps is not None:
+        accelerator.print(taps.describe(), flush=True)
+    learner = with_taps(model, taps).to(accelerator.device)
+    optimizer = build_optimizer(learner, recipe.optimizer, matrix_dtype)
+    statistics = TeacherStatistics(recipe.standardization, widths, recipe.inner_depths()).to(accelerator.device)
+    weights = build_weights(recipe, widths, accelerator.device)
+    contrasts = build_contrasts(recipe, widths, accelerator.device)
+    plan = inputs.plan_batches(recipe, accelerator, images, model.config.patch_size, output)
+    if is_sharded(accelerator):
+        plan.check_equal_passes()
+    fingerprint = inputs.fingerprint_of(images, recipe, accelerator)
+    source = inputs.open_targets(recipe, accelerator, images, teachers, stop_request)
+    monitors = Monitors.of_run(recipe, model.config, teachers, accelerator, output / "pictures")
+    for line in recipe.idle_parts():
+        accelerator.print(line, flush=True)
+    if is_new:
+        _calibrate(recipe, statistics, plan, source)
+        standardize_heads(model, kept_heads, statistics.standardizers())
+    ema = MovingAverage(model, recipe.ema.decay)
+    shapes = blueprint(accelerator, model)
+    student, optimizer = _prepare(recipe, accelerator, model, learner, optimizer)
+    shard_average(accelerator, ema.module)
+    return RunParts(
+        recipe=recipe,
+        accelerator=accelerator,
+        model=model,
+        student=student,
+        optimizer=optimizer,
+        ema=ema,
+        statistics=statistics,
+        weights=weights,
+        contrasts=contrasts,
+        taps=taps,
+        plan=plan,
+        source=source,
+        parallel_passes=parallel_passes(recipe, accelerator),
+        blueprint=shapes,
+        fingerprint=fingerprint,
+        heritage=heritage,
+        monitors=monitors,
     )
 
 
-def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
-    """Raise a RecipeError if a teacher cannot answer a size of images that the recipe shows it, perhaps days later."""
-    is_online = recipe.views.teachers == "online"
-    for partition in recipe.partitions:
-        path = f"partitions.{partition.name}.sizes_px" if is_online else "data.image_size_px"
-        for name in [name for name in partition.teachers or teachers if name in teachers]:
-            teacher, stride = teachers[name], teachers[name].grid_stride
-            for size in partition.sizes_px if is_online else [recipe.data.image_size_px]:
-                _check_size(teacher, size, size, path)
-                for rows, cols in extreme_grids(recipe, partition, size, stride) if is_online else ():
-                    _check_size(teacher, rows * stride, cols * stride, path)
+def _write_heritage(
+    recipe: Recipe, model: RadioModel, output: Path, init_from: str | None, *, is_new: bool
+) -> Heritage:
+    """Return what the student learns from, with what earlier sessions and stages knew; keep it in the run's folder."""
+    known = Heritage() if is_new else Heritage.find(output)
+    if init_from is not None and init_from != recipe.student.init_from:
+        known = known.joined(Heritage.find(Path(init_from)))
+    heritage = known.joined(heritage_of(model.config, recipe))
+    heritage.save(output)
+    return heritage
 
 
-def _check_size(teacher: Teacher, height: int, width: int, path: str) -> None:
-    try:
-        teacher.check_size(height, width)
-    except ValueError as error:
-        raise RecipeError(f"`{path}`: {error}") from error
-
-
-def open_targets(
+def _warm_start(
     recipe: Recipe,
     accelerator: Accelerator,
-    images: Images | PartitionStreams,
-    teachers: dict[str, Teacher],
-    stop_request: StopRequest,
-) -> TargetSource:
-    """Return the source of a run's examples; teachers' features are cached first where the recipe says so.
-
-    Args:
-        recipe: The recipe.
-        accelerator: All ranks must take part.
-        images: By number, or streams.
-        teachers: By name.
-        stop_request: Its deadline ends the writing of a cache; a signal does so at once, since what is whole is kept.
-
-    Raises:
-        RecipeError: If a cache is of other contents, or a window does not fit its images.
-        OutOfTime: If the time is over while a cache is written; what is there of it stays.
-    """
-    patch_size = student_patch_size(recipe)
-    if recipe.views.teachers == "online":
-        names = teachers_of_rank(recipe, accelerator.process_index, accelerator.num_processes)
-        own = {name: teachers[name] for name in names}  # the first rank lets go of the others
-        return OnlineTargets(recipe, patch_size, images, own, accelerator.device)
-    assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
-    contents = _cache_contents(recipe, accelerator, images, teachers)
-    folder = contents.default_folder() if recipe.views.cache_dir is None else Path(recipe.views.cache_dir)
-    with ends_on_all_ranks(accelerator):
-        write_feature_cache(
-            folder,
-            contents,
-            images,
-            TeacherAnswers(teachers, contents.cells_per_side, accelerator.device, contents.format),
-            num_workers=recipe.data.num_workers,
-            rank=accelerator.process_index,
-            num_ranks=accelerator.num_processes,
-            should_stop=lambda: stop_request.is_set,
-        )
-    return CachedTargets(recipe, patch_size, FeatureCache(folder, contents), accelerator.device)
-
-
-@contextlib.contextmanager
-def ends_on_all_ranks(accelerator: Accelerator) -> Iterator[None]:
-    """Wait for all ranks; where the time of one was over all end.
-
-    One that is done already would wait for ever for another whose time is over: that ends with a status of 0.
-    """
-    stopped = None
-    try:
-        yield
-    except Interrupted as error:
-        stopped = error
-    (is_stopped,) = any_rank([stopped is not None], accelerator.device)
-    if is_stopped:
-        raise OutOfTime(str(stopped or "Another process was stopped. The same command goes on.")) from stopped
-
-
-def _cache_contents(
-    recipe: Recipe, accelerator: Accelerator, images: Images, teachers: dict[str, Teacher]
-) -> CacheContents:
-    """Return what a cache of this run is made from, as the main process sees it: times of files may differ."""
-    contents = None
+    model: RadioModel,
+    teachers: Mapping[str, Teacher],
+    output: Path,
+    init_from: str | None,
+) -> list[str]:
+    """Copy what the source to start from has; return the teachers whose heads came along."""
+    if init_from is None:
+        return []
+    blocks = recipe.student.init_blocks if init_from == recipe.student.init_from else None
+    report = start_student(model, init_from, teachers, blocks)
+    accelerator.print(report.describe(), flush=True)
     if accelerator.is_main_process:
-        contents = CacheContents.of(recipe, student_patch_size(recipe), images, teachers)
-    return broadcast_object_list([contents])[0]
+        write_text(output / "warm_start.json", json.dumps(asdict(report), indent=2) + "\n")
+    return report.kept
+
+
+def _calibrate(recipe: Recipe, statistics: TeacherStatistics, plan: BatchPlan, source: TargetSource) -> None:
+    """Gather the teachers' statistics over some batches before the first step."""
+    num_steps = recipe.standardization.calibration_steps
+    for _, example in source.examples(lambda: plan.steps(0, num_steps)):
+        finite = {name: target for name, target in example.targets.items() if target.is_finite()}
+        for name in example.targets.keys() - finite.keys():
+            print(f"Calibration leaves out a batch of teacher {name!r}: its answer is not finite.", flush=True)
+        statistics.update(finite)
+    statistics.end_step()
+    statistics.refit()
+
+
+def _prepare(
+    recipe: Recipe, accelerator: Accelerator, model: RadioModel, learner: nn.Module, optimizer: Optimizer
+) -> tuple[nn.Module, Optimizer]:
+    """Prepare the student and its optimizer for the ranks; teachers stay as they are."""
+    if recipe.student.gradient_checkpointing:
+        checkpoint_blocks(model)
+    if recipe.student.compile:
+        num_graphs = compile_blocks(model, recipe)
+        accelerator.print(f"Blocks are compiled as they are met, to at most {num_graphs} graphs.", flush=True)
+    if learner is not model:
+        shard_within(accelerator, model)
+    return accelerator.prepare(learner, optimizer)

@@ -1,19 +1,27 @@
-"""What is watched while a run trains: losses by size, shares of time, activations, skipped steps."""
+"""Monitoring of a run: losses by size, shares of time, activations, skipped steps, held-out measurements."""
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from core.files import WriteError
 from core.interruption import TrainingDivergedError
-from modeling_radio import RadioModel
+from modeling_radio import RadioConfig, RadioModel
+from training.distillation.held_out import HeldOutMetrics, HeldOutPictures
+from training.distillation.sharding import reshard
+from training.distillation.tracking import LOSS_KINDS, ProgressLog
 from training.evaluation.metrics.representation import block_norms
-from training.losses.weighting import GROUPS, teacher_of
-from training.recipe import PartitionRecipe
+from training.figures.progress import EXPORTED_PREFIX
+from training.losses.weighting import teacher_of
+from training.recipe import PartitionRecipe, Recipe
+from training.targets.statistics import TeacherStatistics
+from training.teachers.base import Teacher
 from training.views.plan import Batch
 
 
@@ -146,9 +154,6 @@ class LossesBySize:
         return {key: total / weight for key, total, weight in rows if weight > 0}
 
 
-LOSS_KINDS = (*GROUPS, "mesa")
-
-
 def sized_name(name: str, size: int) -> str:
     """Return the name of a loss at a size, "features@128px/dino_v3" for "features/dino_v3"."""
     kind, slash, teacher = name.partition("/")
@@ -238,3 +243,90 @@ def measure_block_norms(network: RadioModel, pixel_values: Tensor) -> dict[str, 
     for index, (mean, largest) in enumerate(extremes):
         named |= {f"block_norm_mean/{index:02}": mean, f"block_norm_max/{index:02}": largest}
     return named
+
+
+class Monitors(NamedTuple):
+    """Measurements beside the losses of a run; all ranks take part in each.
+
+    Attributes:
+        recipe: Says how often.
+        accelerator: Of this rank.
+        watch: Shares of time and activations of a step that is logged.
+        losses_by_size: Losses of each partition by image size.
+        figures: Figures of held-out images; None without any.
+        metrics: Measurements on held-out images; None without any.
+    """
+
+    recipe: Recipe
+    accelerator: Accelerator
+    watch: StepWatch
+    losses_by_size: LossesBySize
+    figures: HeldOutPictures | None
+    metrics: HeldOutMetrics | None
+
+    @classmethod
+    def of_run(
+        cls,
+        recipe: Recipe,
+        config: RadioConfig,
+        teachers: Mapping[str, Teacher],
+        accelerator: Accelerator,
+        folder: Path,
+    ) -> "Monitors":
+        """Open held-out images and let the teachers see them.
+
+        Args:
+            recipe: The recipe.
+            config: Of the student.
+            teachers: By name.
+            accelerator: Of this rank.
+            folder: Of the figures.
+        """
+        figures = HeldOutPictures.of_run(recipe, teachers, accelerator.device, folder)
+        metrics = HeldOutMetrics.of_run(recipe, config, teachers, accelerator)
+        watch = StepWatch(teachers, accelerator.device)
+        return cls(recipe, accelerator, watch, LossesBySize(recipe.partitions), figures, metrics)
+
+    def block_norms(self, average: RadioModel) -> dict[str, float]:
+        """Return the norms of the moving average's activations on images of the watched step."""
+        assert self.watch.images is not None  # only asked after a watched step
+        with self.accelerator.autocast():
+            norms = measure_block_norms(average, self.watch.images)
+        reshard(average)
+        return norms
+
+    @torch.no_grad()
+    def draw(self, step: int, average: RadioModel, statistics: TeacherStatistics, log: ProgressLog) -> None:
+        """Draw what the moving average has learned by now, if a figure is due."""
+        every_steps = self.recipe.logging.picture_every_steps
+        if self.figures is None or every_steps is None or step % every_steps:
+            return
+        with self.accelerator.autocast():
+            output = average(self.figures.pixel_values, window_size="global", feature_format="NCHW", return_dict=True)
+        reshard(average)
+        if self.accelerator.is_main_process:
+            standardizers = statistics.standardizers()
+            features = {name: standardizers[name].invert(output.adaptors[name].features) for name in standardizers}
+            try:
+                log.record_picture(step, self.figures.draw(step, features))
+            except WriteError as error:  # other ranks go on
+                self.accelerator.print(f"Step {step}: no picture. {error}", flush=True)
+
+    def measure(
+        self,
+        step: int,
+        average: RadioModel,
+        student: RadioModel,
+        statistics: TeacherStatistics,
+        log: ProgressLog,
+    ) -> None:
+        """Measure the moving average, and the student if that is exported, on held-out images if that is due."""
+        every_steps = self.recipe.logging.metrics_every_steps
+        is_last = step == self.recipe.schedule.num_steps
+        if self.metrics is None or every_steps is None or (step % every_steps and not is_last):
+            return
+        networks = {"": average}
+        if not self.recipe.ema.is_exported:
+            networks[EXPORTED_PREFIX] = student
+        with log.apart():
+            log.record_metrics(step, self.metrics.measure(networks, statistics.standardizers()))

@@ -26,12 +26,14 @@ from core.ranks import on_first_rank
 from core.timing import ProgressBar
 from modeling_radio.checks_radio import check_choice
 from training.data.image_table import Images
-from training.distillation.monitoring import LOSS_KINDS
 from training.figures.progress import draw_progress
+from training.losses.weighting import GROUPS
 from training.recipe import LoggingRecipe, Recipe, RecipeError
 
 
 logger = logging.getLogger(__name__)
+
+LOSS_KINDS = (*GROUPS, "mesa")
 
 
 class RunHistory:

@@ -1,35 +1,25 @@
-"""The distillation loop: resume, look at teacher statistics, train step by step, export.
+"""The distillation loop: resume, train step by step, save, export.
 
-A step is a pure function of the state and the step number: every random number is derived from the seed and
-the step, so a restarted run repeats an undisturbed one bit for bit.
+`build.py` builds what a step works with, `step.py` has the losses of a batch. A step is a pure function of the state
+and the step number: every random number is derived from the seed and the step, so a restarted run repeats an
+undisturbed one bit for bit.
 """
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.optim import Optimizer
 
-from core.files import WriteError, remove_partial, write_file, write_text
+from core.files import remove_partial, write_file
 from core.interruption import OutOfTime, StopRequest, TrainingDivergedError
 from core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
 from core.seeds import derive_seed
-from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
-from training.distillation.build import (
-    fingerprint_of,
-    load_teachers,
-    open_images,
-    open_targets,
-    plan_batches,
-    widths_of_teachers,
-)
+from training.distillation.build import RunParts, build_run
 from training.distillation.checkpoints import (
     CheckpointWriter,
     RunState,
@@ -40,23 +30,18 @@ from training.distillation.checkpoints import (
     read_state,
     warn_of_other_data,
 )
-from training.distillation.held_out import HeldOutMetrics, HeldOutPictures, describe_lack
-from training.distillation.memory import keep_freed_memory
-from training.distillation.monitoring import LossesBySize, SkippedSteps, StepWatch, measure_block_norms
-from training.distillation.optimizers import build_optimizer, cosine_with_warmup, linear_warmup
+from training.distillation.cpu import keep_freed_memory
+from training.distillation.monitoring import SkippedSteps
+from training.distillation.optimizers import cosine_with_warmup, linear_warmup
 from training.distillation.sharding import (
     assemble,
     average_gradients,
-    blueprint,
     build_accelerator,
     is_replicated,
-    is_sharded,
     reshard,
-    shard_average,
-    shard_within,
     whole_norm,
 )
-from training.distillation.step import compare_with_average, compare_with_teachers, parallel_passes
+from training.distillation.step import batch_losses
 from training.distillation.tracking import (
     ProgressLog,
     check_trackers,
@@ -64,30 +49,13 @@ from training.distillation.tracking import (
     start_trackers,
     write_data_record,
 )
-from training.evaluation.provenance import heritage_of
-from training.figures.progress import EXPORTED_PREFIX
-from training.losses.contrastive import build_contrasts
-from training.losses.weighting import build_weights
 from training.recipe import Recipe, save_recipe
-from training.student.build import (
-    build_student,
-    check_student_views,
-    checkpoint_blocks,
-    compile_blocks,
-    regularize,
-)
-from training.student.ema import MovingAverage
-from training.student.export import Normalizers, check_normalizers, export_student, fit_normalizers
-from training.student.intermediate import build_taps, with_taps
-from training.student.packing import answer_groups, token_counts
+from training.student.build import check_student_views
+from training.student.export import Normalizers, export_student, fit_normalizers
 from training.student.parameters import frozen_trunk
 from training.student.regularizers import update_spectral_norms
-from training.student.warm_start.radio import standardize_heads
-from training.student.warm_start.start import start_student
 from training.targets.examples import Example
 from training.targets.refits import follow_refits
-from training.targets.statistics import TeacherStatistics
-from training.teachers.base import Teacher
 from training.views.plan import Batch
 
 
@@ -129,6 +97,9 @@ class Distiller:
         self.device = self.accelerator.device
         self.resumed_from = on_first_rank(lambda: newest_checkpoint(self.output / "checkpoints"))
         self.changes: list[str] = []
+        self.step = 0
+        self._is_skipped = self._must_stop = self._is_asked_to = self._is_writing = False
+        self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
         if self.resumed_from is not None:
             saved = read_state(self.resumed_from)["recipe"]
             self.changes = check_same_recipe(self.resumed_from, saved, recipe, allowed_changes)
@@ -162,7 +133,7 @@ class Distiller:
             keep_freed_memory()
         # A signal ends what comes before the first step and after the last at once: there is nothing to save.
         on_first_rank(self._save_recipe)
-        self._build()
+        self.build()
         if self.resumed_from is not None:
             self._load(self.resumed_from)
         num_steps = self.recipe.schedule.num_steps
@@ -174,137 +145,50 @@ class Distiller:
             self.accelerator.print(summary, flush=True)
         return self._export()
 
-    # Setting up
-
     def _save_recipe(self) -> None:
         for folder in (self.output, self.output / "checkpoints", self.output / "pictures"):
             remove_partial(folder)
         write_file(self.output / "recipe.yaml", lambda path: save_recipe(self.recipe, path))
 
-    def _remember_heritage(self) -> Heritage:
-        """Return what the student learns from, with what earlier sessions and stages knew of it; keep it for later."""
-        known = Heritage() if self.resumed_from is None else Heritage.find(self.output)
-        if self.init_from is not None and self.init_from != self.recipe.student.init_from:
-            known = known.joined(Heritage.find(Path(self.init_from)))
-        heritage = known.joined(heritage_of(self.model.config, self.recipe))
-        heritage.save(self.output)
-        return heritage
-
-    def _build(self) -> None:
-        """Build teachers, student, optimizer, average, statistics and the source of targets."""
-        recipe = self.recipe
-        teachers = load_teachers(recipe, self.device)
-        widths = widths_of_teachers(teachers)
-        images = open_images(recipe, self.accelerator)
-        self.model: RadioModel = build_student(recipe, widths)
-        check_normalizers(recipe.export, self.model.config)
-        self.heritage = on_first_rank(self._remember_heritage)  # now: a folder that it reads may go away
-        kept_heads = self._warm_start(teachers)
-        regularize(self.model.to(self.device), recipe)
-        matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
-        self.taps = build_taps(recipe, self.model)
-        if self.taps is not None:
-            self.accelerator.print(self.taps.describe(), flush=True)
-        learner = with_taps(self.model, self.taps).to(self.device)
-        optimizer = build_optimizer(learner, recipe.optimizer, matrix_dtype)
-        self.statistics = TeacherStatistics(recipe.standardization, widths, recipe.inner_depths()).to(self.device)
-        self.weights = build_weights(recipe, widths, self.device)
-        self.contrasts = build_contrasts(recipe, widths, self.device)
-        accelerator, patch_size = self.accelerator, self.model.config.patch_size
-        self.plan = plan_batches(recipe, accelerator, images, patch_size, self.output)
-        if is_sharded(accelerator):
-            self.plan.check_equal_passes()
-        self.data_fingerprint = fingerprint_of(images, recipe, accelerator)
-        self.source = open_targets(recipe, accelerator, images, teachers, self.stop_request)
-        self.watch = StepWatch(teachers, self.device)
-        self.losses_by_size = LossesBySize(recipe.partitions)
-        self.pictures = HeldOutPictures.of_run(recipe, teachers, self.device, self.output / "pictures")
-        self.metrics = HeldOutMetrics.of_run(recipe, self.model.config, teachers, accelerator)
-        for line in [*recipe.idle_parts(), describe_lack(recipe)]:
-            if line:
-                accelerator.print(line, flush=True)
-        self.step = 0
-        self._is_skipped = self._must_stop = self._is_asked_to = self._is_writing = False
-        self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
-        if self.resumed_from is None:
-            self._calibrate()
-            standardize_heads(self.model, kept_heads, self.statistics.standardizers())
-        self.ema = MovingAverage(self.model, recipe.ema.decay)
-        self._distribute(learner, optimizer)
-        modules = {"student": self.model, "ema": self.ema, "statistics": self.statistics}
-        extras = {"balancing": self.weights, "contrasts": self.contrasts, "taps": self.taps}
+    def build(self) -> None:
+        """Build the parts of the run, and what reads and writes their state."""
+        parts = build_run(
+            self.recipe,
+            self.accelerator,
+            self.output,
+            self.stop_request,
+            init_from=self.init_from,
+            is_new=self.resumed_from is None,
+        )
+        self.parts: RunParts = parts
+        modules = {"student": parts.model, "ema": parts.ema, "statistics": parts.statistics}
+        extras = {"balancing": parts.weights, "contrasts": parts.contrasts, "taps": parts.taps}
         modules |= {name: module for name, module in extras.items() if module is not None and module.state_dict()}
-        self.state = RunState(modules, self.optimizer, self.skipped, self.source)
-        self.writer = CheckpointWriter(self.output / "checkpoints", recipe.checkpoints.keep)
-
-    def _warm_start(self, teachers: Mapping[str, Teacher]) -> list[str]:
-        """Copy what the source to start from has for a new run; return the teachers whose heads came along."""
-        if self.init_from is None or self.resumed_from is not None:
-            return []
-        is_of_recipe = self.init_from == self.recipe.student.init_from
-        blocks = self.recipe.student.init_blocks if is_of_recipe else None
-        report = start_student(self.model, self.init_from, teachers, blocks)
-        self.accelerator.print(report.describe(), flush=True)
-        if self.accelerator.is_main_process:
-            write_text(self.output / "warm_start.json", json.dumps(asdict(report), indent=2) + "\n")
-        return report.kept
-
-    def _distribute(self, learner: torch.nn.Module, optimizer: Optimizer) -> None:
-        """Prepare the student for the ranks and its moving average alike; teachers stay as they are.
-
-        Args:
-            learner: The student, with the heads of its taps around it.
-            optimizer: Of all of its parameters.
-        """
-        options = self.recipe.student
-        self.blueprint = blueprint(self.accelerator, self.model)
-        if options.gradient_checkpointing:
-            checkpoint_blocks(self.model)
-        if options.compile:
-            num_graphs = compile_blocks(self.model, self.recipe)
-            self.accelerator.print(f"Blocks are compiled as they are met, to at most {num_graphs} graphs.", flush=True)
-        if learner is not self.model:
-            shard_within(self.accelerator, self.model)
-        self.student, self.optimizer = self.accelerator.prepare(learner, optimizer)
-        self.parallel_passes = parallel_passes(self.recipe, self.accelerator)
-        shard_average(self.accelerator, self.ema.module)
+        self.state = RunState(modules, parts.optimizer, self.skipped, parts.source)
+        self.writer = CheckpointWriter(self.output / "checkpoints", self.recipe.checkpoints.keep)
 
     # Training
 
-    def _calibrate(self) -> None:
-        """Look at some batches of teacher features before the first step."""
-        num_steps = self.recipe.standardization.calibration_steps
-        for _, example in self.source.examples(lambda: self.plan.steps(0, num_steps)):
-            finite = {name: target for name, target in example.targets.items() if target.is_finite()}
-            for name in example.targets.keys() - finite.keys():
-                print(f"Calibration leaves out a batch of teacher {name!r}: its answer is not finite.", flush=True)
-            self.statistics.update(finite)
-        self.statistics.end_step()
-        self.statistics.refit()
-
     def _train(self, last_step: int) -> None:
-        recipe = self.recipe
-        self.student.train()
+        recipe, parts = self.recipe, self.parts
+        parts.student.train()
         num_steps, first_step = recipe.schedule.num_steps, self.step
         start_trackers(self.accelerator, recipe, self.output, is_new=first_step == 0)
         log = ProgressLog(
-            self.accelerator, recipe.logging, first_step, num_steps, self.plan.images_per_step, self.output
+            self.accelerator, recipe.logging, first_step, num_steps, parts.plan.images_per_step, self.output
         )
-        examples = self.source.examples(lambda: self.plan.steps(first_step, last_step))
+        examples = parts.source.examples(lambda: parts.plan.steps(first_step, last_step))
         try:
             if self.changes and self.step >= last_step:
                 self._save()  # with the new recipe: no step will
             while self.step < last_step:
                 if log.is_due(self.step + 1):
-                    self.watch.begin_step()
-                values = self._train_step(examples)
-                self.watch.end_step()
-                self.step += 1
+                    parts.monitors.watch.begin_step()
+                values = self.train_step(examples)
+                parts.monitors.watch.end_step()
                 if self.step == first_step + 1:
                     set_timeout(STEP_TIMEOUT)
-                log.record(self.step, values, self._settings)
-                self._draw_picture(log)
-                self._measure(log)
+                self._monitor(values, log)
                 if not self._is_writing:
                     self.writer.finish()
                 self._stop_if_asked()
@@ -321,64 +205,67 @@ class Distiller:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
 
-    def _train_step(self, examples: Iterator[tuple[Batch, Example]]) -> dict[str, Tensor]:
+    def train_step(self, examples: Iterator[tuple[Batch, Example]]) -> dict[str, Tensor]:
         """Do one optimizer step; return the losses, weighted as they were added up, or none if it is skipped."""
+        parts = self.parts
         self._set_learning_rate()
-        update_spectral_norms(self.model)
-        changes = self.statistics.begin_step(self.step)
-        follow_refits(changes, [self.model, cast(RadioModel, self.ema.module)], self.optimizer, self.taps)
-        self.weights.begin_step(self.step)
+        update_spectral_norms(parts.model)
+        changes = parts.statistics.begin_step(self.step)
+        follow_refits(changes, [parts.model, parts.average], parts.optimizer, parts.taps)
+        parts.weights.begin_step(self.step)
         # Ranks exchange gradients where they lie (`gradient_as_bucket_view`): others would be there beside them.
-        self.optimizer.zero_grad(set_to_none=not is_replicated(self.accelerator))
+        parts.optimizer.zero_grad(set_to_none=not is_replicated(self.accelerator))
         values: dict[str, Tensor] = {}
         for batch, example, losses in self._passes(examples):
-            self.losses_by_size.add(batch, losses)
-            self.weights.observe(batch, losses)
+            parts.monitors.losses_by_size.add(batch, losses)
+            parts.weights.observe(batch, losses)
             for name, loss in losses.items():
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
-            self.statistics.update(example.targets)
-        self.statistics.end_step()
-        self.weights.end_step()
+            parts.statistics.update(example.targets)
+        parts.statistics.end_step()
+        parts.weights.end_step()
         if self._is_trunk_frozen:
-            reshard(self.student)  # what is not run backward stays gathered
+            reshard(parts.student)  # what is not run backward stays gathered
             if is_replicated(self.accelerator):
-                average_gradients(self.accelerator, self.student.parameters())
+                average_gradients(self.accelerator, parts.student.parameters())
         values["gradient_norm"] = self._update_weights(values)
-        self.losses_by_size.end_step(is_counted=not self._is_skipped)
+        parts.monitors.losses_by_size.end_step(is_counted=not self._is_skipped)
+        self.step += 1
         return {} if self._is_skipped else values
 
     def _passes(self, examples: Iterator[tuple[Batch, Example]]) -> Iterator[tuple[Batch, Example, dict[str, Tensor]]]:
-        """Run the step's passes forward and backward; yield what each saw, and its losses."""
-        numbers = range(self.plan.batches_per_step)
-        is_fetched_first = self.parallel_passes is not None or self.contrasts is not None
-        parts = [self._fetch(examples) for _ in numbers if is_fetched_first]
-        if self.contrasts is not None:
-            self.contrasts.begin_step(parts)
-        if self.parallel_passes is not None:
+        """Run the step's passes forward and backward; yield each batch with its example and losses."""
+        parts, numbers = self.parts, range(self.parts.plan.batches_per_step)
+        is_fetched_first = parts.parallel_passes is not None or parts.contrasts is not None
+        fetched = [self._fetch(examples) for _ in numbers if is_fetched_first]
+        if parts.contrasts is not None:
+            parts.contrasts.begin_step(fetched)
+        if parts.parallel_passes is not None:
             with self._trunk_as_due():
-                learned = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-                losses = self.parallel_passes.run(parts, self._weighted_losses, learned)
-                yield from ((*part, own) for part, own in zip(parts, losses, strict=True))
+                learned = [parameter for parameter in parts.student.parameters() if parameter.requires_grad]
+                losses = parts.parallel_passes.run(fetched, self._weighted_losses, learned)
+                yield from ((*each, own) for each, own in zip(fetched, losses, strict=True))
             return
         for number in numbers:
-            part = parts[number] if parts else self._fetch(examples)
-            self._seed(part[0])
+            batch, example = fetched[number] if fetched else self._fetch(examples)
+            self._seed(batch)
             with self._gradients_in_sync(number == numbers[-1]), self._trunk_as_due():
-                total, losses = self._weighted_losses(part)
+                total, losses = self._weighted_losses((batch, example))
                 self.accelerator.backward(total)
-            yield *part, losses
+            yield batch, example, losses
 
     def _fetch(self, examples: Iterator[tuple[Batch, Example]]) -> tuple[Batch, Example]:
-        self.watch.enter("data")
+        watch = self.parts.monitors.watch
+        watch.enter("data")
         batch, example = next(examples)
-        self.watch.enter("student")
-        self.watch.see(example.pixel_values[0])
+        watch.enter("student")
+        watch.see(example.pixel_values[0])
         return batch, example
 
-    def _weighted_losses(self, part: tuple[Batch, Example]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what a pass adds to what the step minimizes, and its losses by name."""
-        losses = self._losses(*part)
-        return losses["loss"] * part[0].weight, losses
+    def _weighted_losses(self, fetched: tuple[Batch, Example]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what a batch adds to what the step minimizes, and its losses by name."""
+        losses = batch_losses(self.parts, *fetched)
+        return losses["loss"] * fetched[0].weight, losses
 
     def _seed(self, batch: Batch) -> None:
         """Seed torch's generator for the noise on the weights (and dropout, where there is any).
@@ -390,38 +277,11 @@ class Distiller:
         seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
         seed(derive_seed(self.recipe.seed, "noise", batch.partition, batch.step, part))
 
-    def _losses(self, batch: Batch, example: Example) -> dict[str, Tensor]:
-        """Compare the student with every teacher and its average: losses by name, `"loss"` being the weighted sum."""
-        draws = batch.uniform("student", self.model.num_draws).to(self.device, non_blocking=True)
-        options: dict[str, Any] = {"window_size": batch.vitdet_window or "global", "draws": draws}
-        counts = token_counts(self.recipe, self.model.config, batch, *example.pixel_values[0].shape[-2:])
-        if counts is not None:
-            options["num_tokens"] = counts
-        # Accelerate adds autocast under DDP but not under FSDP.
-        with self.accelerator.autocast():
-            answer = answer_groups(self.student, example.pixel_values, self.model.patch_size, **options)
-        parts = (self.statistics, self.weights, self.contrasts)
-        taps = () if self.taps is None else self.taps.taps
-        losses = compare_with_teachers(self.recipe, *parts, batch, example, answer, taps)
-        if example.average is not None:
-            average = self._average_features(example.average.pixel_values)
-            losses["mesa"] = compare_with_average(answer.features, average, example.average.shifts, example.extents)
-            losses["loss"] = losses["loss"] + self.recipe.mesa.weight * losses["mesa"]
-        return losses
-
-    @torch.no_grad()
-    def _average_features(self, groups: Sequence[Tensor]) -> list[Tensor]:
-        """Return the backbone's features of the moving average: nothing random, and global attention."""
-        with self.accelerator.autocast():
-            return answer_groups(
-                self.ema.module, groups, self.model.patch_size, window_size="global", adaptor_names=[]
-            ).features
-
     def _update_weights(self, values: dict[str, Tensor]) -> Tensor:
         """Clip, and step unless a gradient is not finite; return the gradient's norm before clipping."""
-        clip_norm = self.recipe.optimizer.clip_norm
+        parts, clip_norm = self.parts, self.recipe.optimizer.clip_norm
         max_norm = float("inf") if clip_norm is None else clip_norm
-        norm = whole_norm(torch.nn.utils.clip_grad_norm_(self.student.parameters(), max_norm))
+        norm = whole_norm(torch.nn.utils.clip_grad_norm_(parts.student.parameters(), max_norm))
         is_bad = ~(torch.isfinite(norm) & torch.isfinite(values["loss"]))
         # The one place of a step where Python waits for the device: what it decides here must be the same on all ranks.
         flags = [is_bad, self.stop_request.is_set, self.stop_request.is_asked, self.writer.is_busy]
@@ -430,11 +290,11 @@ class Distiller:
             self._count_bad_step(values)
         else:
             self.skipped.end_row()
-            if self.contrasts is not None:
-                self.contrasts.end_step()
-            self.optimizer.step()
-            reshard(self.ema.module)
-            self.ema.update_parameters(self.model)
+            if parts.contrasts is not None:
+                parts.contrasts.end_step()
+            parts.optimizer.step()
+            reshard(parts.average)
+            parts.ema.update_parameters(parts.model)
         return norm
 
     def _count_bad_step(self, values: dict[str, Tensor]) -> None:
@@ -445,7 +305,7 @@ class Distiller:
         self.accelerator.print(self.skipped.add(self.step, causes), flush=True)
 
     def _set_learning_rate(self) -> None:
-        for group in self.optimizer.param_groups:
+        for group in self.parts.optimizer.param_groups:
             group["lr"] = self._learning_rate(is_trunk=group["is_trunk"])
 
     def _learning_rate(self, *, is_trunk: bool) -> float:
@@ -464,7 +324,7 @@ class Distiller:
 
     def _trunk_as_due(self) -> contextlib.AbstractContextManager:
         """Return the context of a forward pass: no graph below the heads while the trunk is frozen."""
-        return frozen_trunk(self.model) if self._is_trunk_frozen else contextlib.nullcontext()
+        return frozen_trunk(self.parts.model) if self._is_trunk_frozen else contextlib.nullcontext()
 
     def _gradients_in_sync(self, is_last: bool) -> contextlib.AbstractContextManager:
         """Return the context of a backward pass: ranks exchange gradients once per step, with its last batch.
@@ -474,51 +334,25 @@ class Distiller:
         is_exchanged_later = self._is_trunk_frozen and is_replicated(self.accelerator)
         if is_last and not is_exchanged_later:
             return contextlib.nullcontext()
-        return self.accelerator.no_sync(self.student)
+        return self.accelerator.no_sync(self.parts.student)
+
+    def _monitor(self, values: dict[str, Tensor], log: ProgressLog) -> None:
+        """Log the step, and draw and measure the moving average where that is due; all ranks must take part."""
+        parts = self.parts
+        log.record(self.step, values, self._settings)
+        parts.monitors.draw(self.step, parts.average, parts.statistics, log)
+        parts.monitors.measure(self.step, parts.average, parts.model, parts.statistics, log)
 
     def _settings(self) -> dict[str, float]:
         """Return what is recorded beside the losses; all ranks must take part."""
-        assert self.watch.images is not None  # only asked after a watched step
-        with self.accelerator.autocast():
-            norms = measure_block_norms(cast(RadioModel, self.ema.module), self.watch.images)
-        reshard(self.ema.module)
+        parts, monitors = self.parts, self.parts.monitors
+        norms = monitors.block_norms(parts.average)
         learning_rates = {"learning_rate": self._learning_rate(is_trunk=False)}
-        by_size = self.losses_by_size.end_interval(self.accelerator)
-        scalars = self.statistics.scalars() | self.weights.scalars()
-        if self.taps is not None:
+        by_size = monitors.losses_by_size.end_interval(self.accelerator)
+        scalars = parts.statistics.scalars() | parts.weights.scalars()
+        if parts.taps is not None:
             scalars["weight/taps"] = self.recipe.taps.weight_at(self.step - 1, self.recipe.schedule.num_steps)
-        return {**by_size, **learning_rates, **scalars, **self.watch.shares(), **norms}
-
-    @torch.no_grad()
-    def _draw_picture(self, log: ProgressLog) -> None:
-        """Show what the moving average has learned by now, if a picture is due; all ranks must take part."""
-        every_steps = self.recipe.logging.picture_every_steps
-        if self.pictures is None or every_steps is None or self.step % every_steps:
-            return
-        with self.accelerator.autocast():
-            output = self.ema.module(
-                self.pictures.pixel_values, window_size="global", feature_format="NCHW", return_dict=True
-            )
-        reshard(self.ema.module)
-        if self.accelerator.is_main_process:
-            standardizers = self.statistics.standardizers()
-            answers = {name: standardizers[name].invert(output.adaptors[name].features) for name in standardizers}
-            try:
-                log.record_picture(self.step, self.pictures.draw(self.step, answers))
-            except WriteError as error:  # other ranks go on
-                self.accelerator.print(f"Step {self.step}: no picture. {error}", flush=True)
-
-    def _measure(self, log: ProgressLog) -> None:
-        """Measure the moving average, and what is exported, on held-out images if that is due; all ranks take part."""
-        every_steps = self.recipe.logging.metrics_every_steps
-        is_last = self.step == self.recipe.schedule.num_steps
-        if self.metrics is None or every_steps is None or (self.step % every_steps and not is_last):
-            return
-        networks = {"": cast(RadioModel, self.ema.module)}
-        if not self.recipe.ema.is_exported:
-            networks[EXPORTED_PREFIX] = self.model
-        with log.apart():
-            log.record_metrics(self.step, self.metrics.measure(networks, self.statistics.standardizers()))
+        return {**by_size, **learning_rates, **scalars, **monitors.watch.shares(), **norms}
 
     def _stop_if_asked(self) -> None:
         if self._must_stop:
@@ -537,7 +371,7 @@ class Distiller:
         is_last = self.step >= self.recipe.schedule.num_steps
         if is_last and self.accelerator.is_main_process and (self.output / "final").is_dir():
             (self.output / OUTDATED).touch()  # or a stage killed now would hand it on
-        facts = {"step": self.step, "data": self.data_fingerprint, "recipe": self.recipe.to_dict()}
+        facts = {"step": self.step, "data": self.parts.fingerprint, "recipe": self.recipe.to_dict()}
         places = self.state.save(self.writer, facts, is_main_process=self.accelerator.is_main_process)
         if self.recipe.data.streaming and self.accelerator.is_main_process:
             write_data_record(self.output, self.recipe, left_out_of_streams(places))
@@ -549,18 +383,18 @@ class Distiller:
             changes = "; ".join(self.changes)
             self.accelerator.print(f"Going on from step {self.step} with changes: {changes}.", flush=True)
         if self.accelerator.is_main_process:
-            warn_of_other_data(folder, saved["data"], self.data_fingerprint)
+            warn_of_other_data(folder, saved["data"], self.parts.fingerprint)
 
     def _export(self) -> Path:
         """Write `final/` from the moving average (or the student itself)."""
-        path = self.output / "final"
-        network = cast(RadioModel, self.ema.module if self.recipe.ema.is_exported else self.model)
+        parts, path = self.parts, self.output / "final"
+        network = parts.average if self.recipe.ema.is_exported else parts.model
         normalizers = self._fit_normalizers(network)
-        model = assemble(network, self.blueprint)
-        standardizers = self.statistics.standardizers()
+        model = assemble(network, parts.blueprint)
+        standardizers = parts.statistics.standardizers()
 
         def export() -> None:
-            export_student(cast(RadioModel, model), standardizers, path, normalizers, self.heritage)
+            export_student(cast(RadioModel, model), standardizers, path, normalizers, parts.heritage)
             (self.output / OUTDATED).unlink(missing_ok=True)
 
         on_first_rank(export)
@@ -571,9 +405,9 @@ class Distiller:
         options, first_step = self.recipe.export, self.step
         if not options.has_normalizers:
             return None
-        num_steps = -(-options.normalizer_images // self.plan.images_per_step)
-        images = self.source.student_images(lambda: self.plan.steps(first_step, first_step + num_steps))
+        num_steps = -(-options.normalizer_images // self.parts.plan.images_per_step)
+        images = self.parts.source.student_images(lambda: self.parts.plan.steps(first_step, first_step + num_steps))
         normalizers = fit_normalizers(network, images, options)
         reshard(network)
-        self.accelerator.print(f"Feature normalizers: fitted to {num_steps * self.plan.images_per_step} images.")
+        self.accelerator.print(f"Feature normalizers: fitted to {num_steps * self.parts.plan.images_per_step} images.")
         return normalizers

@@ -8,7 +8,7 @@ from small_recipes import small_recipe
 from torch import Tensor, nn
 
 from training.data import image_table
-from training.distillation.step import compare_with_average
+from training.distillation.step import mesa_loss
 from training.recipe import MesaRecipe, Recipe, ViewsRecipe
 from training.targets.examples import TargetSource
 from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
@@ -91,7 +91,7 @@ def mesa_of(source: TargetSource, recipe: Recipe) -> list[float]:
             [network.answer(pixels).features for pixels in groups]
             for groups in (example.pixel_values, example.average.pixel_values)
         )
-        losses.append(compare_with_average(student, average, example.average.shifts, example.extents).item())
+        losses.append(mesa_loss(student, average, example.average.shifts, example.extents).item())
     return losses
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import training.teachers.registry
 from core.files import write_file
 from training.data.image_table import Images
-from training.distillation import build, tracking, trainer
+from training.distillation import inputs, tracking, trainer
 from training.distillation.checkpoints import SavedTensors
 from training.recipe import DataRecipe, load_recipe
 from training.teachers.base import Teacher
@@ -90,7 +90,7 @@ class NoiseImages(Images):
 
 def install_tiny_world(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)
-    patch.setattr(build, "build_training_images", NoiseImages)
+    patch.setattr(inputs, "build_training_images", NoiseImages)
 
 
 def leave_progress_undrawn(patch: pytest.MonkeyPatch) -> None:

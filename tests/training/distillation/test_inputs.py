@@ -12,7 +12,7 @@ from two_forks import run_two_forks
 
 import training.teachers.registry
 from core.interruption import Interrupted, OutOfTime, StopRequest
-from training.distillation.build import (
+from training.distillation.inputs import (
     check_image_sizes,
     ends_on_all_ranks,
     fingerprint_of,

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from training.distillation.memory import keep_freed_memory
+from training.distillation.cpu import keep_freed_memory
 
 def pages_of(num_rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from training.distillation.step import ParallelPasses, parallel_passes
+from training.distillation.cpu import ParallelPasses, parallel_passes
 from training.recipe import load_recipe
 
 

@@ -53,11 +53,11 @@ class RefitWatch:
     def predict(self) -> list[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(0)
         images, answers = torch.rand(2, 3, 32, 48, generator=generator), []
-        for model in (self.distiller.model, cast(RadioModel, self.distiller.ema.module)):
+        for model in (self.distiller.parts.model, cast(RadioModel, self.distiller.parts.average)):
             is_training = model.training
             output = model.eval()(images, window_size="global", feature_format="NCHW", return_dict=True)
             model.train(is_training)
-            for name, standardizer in self.distiller.statistics.standardizers().items():
+            for name, standardizer in self.distiller.parts.statistics.standardizers().items():
                 features = output.adaptors[name].features
                 answers.append((features, standardizer.invert(features)))
         return answers
@@ -77,8 +77,8 @@ def test_refits_leave_predictions_where_they_are(
     assert max(watch.turns) > 0.1, "no refit turned anything: the test shows nothing"
     assert final is not None
     exported = RadioModel.from_pretrained(final).radio_model.adaptor("segmenter").last_dense_linear
-    average = cast(RadioModel, distiller.ema.module).radio_model.adaptor("segmenter").last_dense_linear
-    distiller.statistics.standardizers()["segmenter"].fold_inverse_into_linear(average)
+    average = cast(RadioModel, distiller.parts.average).radio_model.adaptor("segmenter").last_dense_linear
+    distiller.parts.statistics.standardizers()["segmenter"].fold_inverse_into_linear(average)
     torch.testing.assert_close(exported.weight, average.weight, rtol=0, atol=0)
 
 

@@ -42,7 +42,7 @@ from core.ranks import STEP_TIMEOUT, TIMEOUT
 from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.distill import main
-from training.distillation import build, step, trainer
+from training.distillation import inputs, step, trainer
 from training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
 from training.distillation.tracking import read_series
 from training.losses.alignment import AlignedMaps, align_to_teacher
@@ -88,13 +88,13 @@ def test_parts_at_once_equal_parts_one_after_the_other_bit_for_bit(
     settings = ["views.teachers=cached", "partitions.low.accumulation_steps=2", "schedule.num_steps=3"]
     settings.append(f"student.config.video_temporal_patch_size={temporal_patch_size}")
     distil(recipe_file, "one", *settings)
-    losses, threads = trainer.Distiller._losses, set()
+    losses, threads = trainer.batch_losses, set()
 
-    def recorded(self, *part):
+    def recorded(*arguments):
         threads.add(threading.current_thread())
-        return losses(self, *part)
+        return losses(*arguments)
 
-    monkeypatch.setattr(trainer.Distiller, "_losses", recorded)
+    monkeypatch.setattr(trainer, "batch_losses", recorded)
     distil(recipe_file, "two", *settings, "student.passes_at_once=2")
     assert len(threads) == 2
     assert threading.main_thread() not in threads
@@ -103,9 +103,9 @@ def test_parts_at_once_equal_parts_one_after_the_other_bit_for_bit(
 
 def test_ranks_wait_a_day_but_for_the_steps_between(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
-    train_step = trainer.Distiller._train_step
+    train_step = trainer.Distiller.train_step
     monkeypatch.setattr(trainer, "set_timeout", seen.append)
-    monkeypatch.setattr(trainer.Distiller, "_train_step", lambda *each: seen.append("step") or train_step(*each))
+    monkeypatch.setattr(trainer.Distiller, "train_step", lambda *each: seen.append("step") or train_step(*each))
     distil(recipe_file, "run", "schedule.num_steps=3")
     assert seen == ["step", STEP_TIMEOUT, "step", "step", TIMEOUT]
 
@@ -113,14 +113,14 @@ def test_ranks_wait_a_day_but_for_the_steps_between(recipe_file: str, monkeypatc
 def first_losses(recipe_file: str, output: str, *settings: str) -> dict[str, float]:
     distiller = trainer.Distiller(load_recipe(recipe_file, [*FAR_SHIFTS, *settings]), Path(output))
     values: dict[str, float] = {}
-    train_step = distiller._train_step
+    train_step = distiller.train_step
 
     def recorded(examples):
         losses = train_step(examples)
         values.update({name: loss.item() for name, loss in losses.items()})
         return losses
 
-    distiller._train_step = recorded
+    distiller.train_step = recorded
     distiller.run(stop_at=1)
     return values
 
@@ -309,14 +309,14 @@ def test_overfits_a_handful_of_images(recipe_file: str, capsys: pytest.CaptureFi
 
 
 def record_losses(distiller: trainer.Distiller) -> list[float]:
-    losses, train_step = [], distiller._train_step
+    losses, train_step = [], distiller.train_step
 
     def recorded(examples):
         values = train_step(examples)
         losses.append(values["loss"].item())
         return values
 
-    distiller._train_step = recorded
+    distiller.train_step = recorded
     return losses
 
 
@@ -355,9 +355,9 @@ def test_a_trunk_that_wakes_warms_up_and_counts_its_own_steps(recipe_file: str) 
     rates, gradients, update = [], [], distiller._update_weights
 
     def recorded(values):
-        by_part = {group["is_trunk"]: group["lr"] for group in distiller.optimizer.param_groups}
+        by_part = {group["is_trunk"]: group["lr"] for group in distiller.parts.optimizer.param_groups}
         rates.append(by_part[True] / by_part[False])
-        named = distiller.model.named_parameters()
+        named = distiller.parts.model.named_parameters()
         gradients.append({is_of_trunk(name) for name, parameter in named if parameter.grad is not None})
         return update(values)
 
@@ -621,7 +621,7 @@ def test_data_that_changed_between_two_sessions_are_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(build, "build_training_images", training.data.training_images.build_training_images)
+    monkeypatch.setattr(inputs, "build_training_images", training.data.training_images.build_training_images)
     folder = Path(write_source(kind, 6))
     settings = (f"data={{source: {folder}, num_images: null, shuffle_buffer: 4, streaming: {streaming}}}",)
     distil(recipe_file, "run", *settings, stop_at=1)

@@ -223,7 +223,7 @@ def taps_of(output: str, step: int = 8) -> dict[str, Tensor]:
 class TestRuns:
     def test_weight_0_is_no_taps_bit_for_bit(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
         distil(recipe_file, "off", *ON, "taps.weight=0")
-        monkeypatch.setattr("training.distillation.trainer.build_taps", lambda *_: None)
+        monkeypatch.setattr("training.distillation.build.build_taps", lambda *_: None)
         distil(recipe_file, "none", *ON)
         assert_same_tensors(last_state("off"), last_state("none"))
         assert not Path("off/checkpoints/step_00000008/taps.safetensors").exists()

@@ -58,16 +58,16 @@ def test_all_are_between_one_and_all(draw: str, available: int) -> None:
 
 def seen_counts(monkeypatch: pytest.MonkeyPatch) -> list:
     """Record what each pass of a run was told."""
-    from training.distillation import trainer
+    from training.distillation import step
 
-    seen, answer_groups = [], trainer.answer_groups
+    seen, answer_groups = [], step.answer_groups
 
     def record(student, groups, patch_size, **options):
         if "draws" in options:
             seen.append(options.get("num_tokens"))
         return answer_groups(student, groups, patch_size, **options)
 
-    monkeypatch.setattr(trainer, "answer_groups", record)
+    monkeypatch.setattr(step, "answer_groups", record)
     return seen
 
 
@@ -103,8 +103,8 @@ def test_gradient_checkpointing_covers_the_decoder(recipe_file: str) -> None:
     tiny.distil(recipe_file, "less", *settings, "student.gradient_checkpointing=true")
     tiny.assert_same_tensors(tiny.last_state("plain", 2), tiny.last_state("less", 2))
     distiller = Distiller(load_recipe(recipe_file, [*settings, "student.gradient_checkpointing=true"]), Path("again"))
-    distiller._build()
-    assert all(block.gradient_checkpointing for block in distiller.model.radio_model.model.decoder.blocks)
+    distiller.build()
+    assert all(block.gradient_checkpointing for block in distiller.parts.model.radio_model.model.decoder.blocks)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_signal_before_the_first_step_ends_the_run_at_once(recipe_file: str, mon
         Path("waiting").touch()
         time.sleep(60)
 
-    monkeypatch.setattr("training.distillation.build.build_training_images", wait)
+    monkeypatch.setattr("training.distillation.inputs.build_training_images", wait)
     process = os.fork()
     if process == 0:
         tiny.distil(recipe_file, "run")
@@ -129,7 +129,7 @@ def test_run_killed_while_it_trains_on_and_saves_equals_an_undisturbed_one(
         f"optimizer.name={optimizer}",
     ]
     tiny.distil(recipe_file, "whole", *settings)
-    train_step = Distiller._train_step
+    train_step = Distiller.train_step
 
     def save_slowly(tensors: dict[str, Tensor], path: Path) -> None:
         while path.parent.name.endswith("step_00000004"):
@@ -147,7 +147,7 @@ def test_run_killed_while_it_trains_on_and_saves_equals_an_undisturbed_one(
 
     with monkeypatch.context() as patch:
         patch.setattr("training.distillation.checkpoints.save_file", save_slowly)
-        patch.setattr(Distiller, "_train_step", noted)
+        patch.setattr(Distiller, "train_step", noted)
         assert is_killed(lambda: tiny.distil(recipe_file, "killed", *settings), is_at_work_on_both, 0)
     assert [path.name for path in list_checkpoints(Path("killed/checkpoints"))] == ["step_00000002"]
     tiny.distil(recipe_file, "killed", *settings)
@@ -173,12 +173,12 @@ def trunk_gradient(recipe_file: str, kind: str) -> dict[str, Tensor]:
         *(f"teachers.{name}.kind={kind}" for name in ("semantic", "segmenter")),
     ]
     distiller = Distiller(load_recipe(recipe_file, settings), Path(kind))
-    distiller._build()
-    distiller.statistics.begin_step(0)
-    distiller.student.train()
-    batch, example = next(distiller.source.examples(lambda: distiller.plan.steps(0, 1)))
+    distiller.build()
+    distiller.parts.statistics.begin_step(0)
+    distiller.parts.student.train()
+    batch, example = next(distiller.parts.source.examples(lambda: distiller.parts.plan.steps(0, 1)))
     distiller._losses(batch, example)["loss"].backward()
-    named = distiller.model.named_parameters()
+    named = distiller.parts.model.named_parameters()
     return {name: p.grad for name, p in named if p.grad is not None and not name.startswith("radio_model.adaptors.")}
 
 
@@ -204,15 +204,15 @@ def test_export_has_no_trace_of_noise_and_reparametrization(recipe_file: str, is
     distiller = Distiller(
         load_recipe(recipe_file, [*EVERYTHING, "schedule.num_steps=5", f"ema.is_exported={is_exported}"]), Path("full")
     )
-    distiller._build()
+    distiller.build()
     assert distiller.resumed_from is not None
     distiller._load(distiller.resumed_from)
-    trained = (distiller.ema.module if is_exported == "true" else distiller.model).eval()
+    trained = (distiller.parts.ema.module if is_exported == "true" else distiller.parts.model).eval()
     pixel_values = torch.rand(2, 3, 48, 32)
     exported = RadioModel.from_pretrained(final)(pixel_values, feature_format="NCHW")
     output = trained(pixel_values, feature_format="NCHW")
     torch.testing.assert_close(exported.features, output.features, rtol=1e-4, atol=1e-5)
-    for name, standardizer in distiller.statistics.standardizers().items():
+    for name, standardizer in distiller.parts.statistics.standardizers().items():
         own_space = standardizer.invert(output.adaptors[name].features)
         torch.testing.assert_close(exported.adaptors[name].features, own_space, rtol=1e-4, atol=1e-4)
 
@@ -221,13 +221,13 @@ def test_warm_started_student_predicts_what_it_predicted_in_the_standardized_spa
     start = tiny.distil(recipe_file, "first", "schedule.num_steps=3")
     settings = [f"student.init_from={start}", "seed=9", *EVERYTHING, "views.flip_probability=0"]
     distiller = Distiller(load_recipe(recipe_file, settings), Path("second"))
-    distiller._build()
+    distiller.build()
     pixel_values = torch.rand(2, 3, 48, 64)
     source = RadioModel.from_pretrained(start)(pixel_values, feature_format="NCHW")
-    for network in (distiller.model.eval(), distiller.ema.module):
+    for network in (distiller.parts.model.eval(), distiller.parts.ema.module):
         output = network(pixel_values, feature_format="NCHW")
         torch.testing.assert_close(output.features, source.features, rtol=1e-4, atol=1e-5)
-        for name, standardizer in distiller.statistics.standardizers().items():
+        for name, standardizer in distiller.parts.statistics.standardizers().items():
             expected = standardizer.standardize(source.adaptors[name].features)
             torch.testing.assert_close(output.adaptors[name].features, expected, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(output.adaptors["semantic"].summary, source.adaptors["semantic"].summary)

@@ -8,7 +8,7 @@ import tiny_distillation as tiny
 from photographs import flat, picture
 
 from training.data import training_images as view_images
-from training.distillation import build
+from training.distillation import inputs
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder of real files, of which some are faulty."""
-    monkeypatch.setattr(build, "build_training_images", view_images.build_training_images)
+    monkeypatch.setattr(inputs, "build_training_images", view_images.build_training_images)
     folder = Path("photographs")
     folder.mkdir()
     for number in range(20):

@@ -111,7 +111,7 @@ def test_a_step_waits_once(recipe_file: str, views: str, optimizer: str, more: l
     ]
     distiller = Distiller(load_recipe(recipe_file, settings), Path("run"))
     places: dict[int, Counter[str]] = {}
-    train_step = distiller._train_step
+    train_step = distiller.train_step
 
     def watched(examples: Any) -> dict[str, Tensor]:
         with Reads() as reads, ReadsOfAll(reads):
@@ -119,7 +119,7 @@ def test_a_step_waits_once(recipe_file: str, views: str, optimizer: str, more: l
         places[distiller.step] = reads.places
         return values
 
-    distiller._train_step = watched
+    distiller.train_step = watched
     distiller.run()
     refits = {1, 2, 4, ESTIMATION_STEPS}
     quiet = set(range(NUM_STEPS)) - refits

@@ -34,14 +34,14 @@ def test_memory_is_flat_over_500_steps(recipe_file: str) -> None:
     ]
     distiller = Distiller(load_recipe(recipe_file, settings), Path("run"))
     memory: dict[int, float] = {}
-    train_step = distiller._train_step
+    train_step = distiller.train_step
 
     def measured(examples):
         if distiller.step % 100 == 0:
             memory[distiller.step] = resident_mib()
         return train_step(examples)
 
-    distiller._train_step = measured
+    distiller.train_step = measured
     distiller.run()
     assert len(memory) == 5
     assert memory[400] - memory[100] < MAX_GROWTH_MIB, memory

@@ -1,0 +1,188 @@
+"""Images, teachers and targets of a run, opened as its recipe says."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from core.interruption import Interrupted, OutOfTime, StopRequest
+from core.ranks import any_rank, on_first_rank, rank_and_count
+from training.data.image_table import Images
+from training.data.sources import stream_fingerprint
+from training.data.training_images import build_training_images
+from training.distillation.tracking import describe_left_out, left_out_of, write_data_record
+from training.recipe import Recipe, RecipeError
+from training.student.build import student_patch_size
+from training.targets.cached import CachedTargets
+from training.targets.examples import TargetSource
+from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
+from training.targets.online import OnlineTargets
+from training.teachers.base import Teacher
+from training.teachers.outputs import TeacherWidths
+from training.teachers.published.base import loading_turn
+from training.teachers.registry import check_devices, place_teacher, share_network, teacher_of_recipe
+from training.views.loaders import PartitionStreams
+from training.views.plan import BatchPlan, admit_images, extreme_grids, smallest_used_px, teachers_of_rank
+
+
+def open_images(recipe: Recipe, accelerator: Accelerator) -> Images | PartitionStreams:
+    """Open the training images, by number or as streams of this rank."""
+    with accelerator.main_process_first():
+        if recipe.data.streaming:
+            return PartitionStreams.open(recipe, accelerator.process_index, accelerator.num_processes)
+        is_square = recipe.views.teachers == "cached"
+        return build_training_images(recipe.data, is_square=is_square, used_px=smallest_used_px(recipe))
+
+
+def fingerprint_of(images: Images | PartitionStreams, recipe: Recipe, accelerator: Accelerator) -> str:
+    """Return what the main process sees of the data's files; there may be millions of them."""
+    if not accelerator.is_main_process:
+        return ""
+    return stream_fingerprint(recipe.data) if isinstance(images, PartitionStreams) else images.fingerprint()
+
+
+def plan_batches(
+    recipe: Recipe, accelerator: Accelerator, images: Images | PartitionStreams, patch_size: int, folder: Path
+) -> BatchPlan:
+    """Return which images this rank's steps see; tell what filters left out, and note it in the run's folder.
+
+    Args:
+        recipe: The recipe.
+        accelerator: Of this rank.
+        images: By number, or streams, whose images are left out while they are read.
+        patch_size: The student's.
+        folder: Of the run.
+
+    Raises:
+        RecipeError: If filters leave no image for a partition, or the ranks cannot be shared as the partitions say.
+    """
+    number, admitted = None, {}
+    if not isinstance(images, PartitionStreams):
+        number, admitted = len(images), admit_images(images, recipe)
+        if recipe.data.filters.is_used and accelerator.is_main_process:
+            record = left_out_of(images, admitted)
+            accelerator.print(describe_left_out(record), flush=True)
+            write_data_record(folder, recipe, record)
+    rank, num_ranks = accelerator.process_index, accelerator.num_processes
+    return BatchPlan(recipe, number, rank, num_ranks, patch_size=patch_size, admitted=admitted)
+
+
+def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
+    """Load the teachers that this rank needs, on each machine one rank after the other.
+
+    They are never wrapped, trained or saved. The first rank, which also knows what all others must, loads all.
+    """
+    check_devices(recipe.teachers)
+    patch_size, inner_depths = student_patch_size(recipe), recipe.inner_depths()
+    rank, num_ranks = rank_and_count()
+    needed = {*teachers_of_rank(recipe, rank, num_ranks), recipe.student.init_from}
+    teachers: dict[str, Teacher] = {}
+    with loading_turn():
+        for entry in recipe.teachers:
+            if rank > 0 and entry.name not in needed:
+                continue
+            teacher = teacher_of_recipe(entry, patch_size)
+            share_network(teacher, entry, [(teachers[e.name], e) for e in recipe.teachers if e.name in teachers])
+            if entry.name in inner_depths:
+                teacher.use_depths(inner_depths[entry.name])
+            teachers[entry.name] = place_teacher(teacher, entry, device)
+    check_image_sizes(recipe, teachers)
+    return teachers
+
+
+def widths_of_teachers(teachers: Mapping[str, Teacher]) -> dict[str, TeacherWidths]:
+    """Return the widths of all teachers, which the first rank has; all ranks take part."""
+    return on_first_rank(
+        lambda: {name: TeacherWidths(each.summary_dim, each.feature_dim) for name, each in teachers.items()}
+    )
+
+
+def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
+    """Raise a RecipeError if a teacher cannot answer a size of images that the recipe shows it, perhaps days later."""
+    is_online = recipe.views.teachers == "online"
+    for partition in recipe.partitions:
+        path = f"partitions.{partition.name}.sizes_px" if is_online else "data.image_size_px"
+        for name in [name for name in partition.teachers or teachers if name in teachers]:
+            teacher, stride = teachers[name], teachers[name].grid_stride
+            for size in partition.sizes_px if is_online else [recipe.data.image_size_px]:
+                _check_size(teacher, size, size, path)
+                for rows, cols in extreme_grids(recipe, partition, size, stride) if is_online else ():
+                    _check_size(teacher, rows * stride, cols * stride, path)
+
+
+def _check_size(teacher: Teacher, height: int, width: int, path: str) -> None:
+    try:
+        teacher.check_size(height, width)
+    except ValueError as error:
+        raise RecipeError(f"`{path}`: {error}") from error
+
+
+def open_targets(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    images: Images | PartitionStreams,
+    teachers: dict[str, Teacher],
+    stop_request: StopRequest,
+) -> TargetSource:
+    """Return the source of a run's examples; teachers' features are cached first where the recipe says so.
+
+    Args:
+        recipe: The recipe.
+        accelerator: All ranks must take part.
+        images: By number, or streams.
+        teachers: By name.
+        stop_request: Its deadline ends the writing of a cache; a signal does so at once, since what is whole is kept.
+
+    Raises:
+        RecipeError: If a cache is of other contents, or a window does not fit its images.
+        OutOfTime: If the time is over while a cache is written; what is there of it stays.
+    """
+    patch_size = student_patch_size(recipe)
+    if recipe.views.teachers == "online":
+        names = teachers_of_rank(recipe, accelerator.process_index, accelerator.num_processes)
+        own = {name: teachers[name] for name in names}  # the first rank lets go of the others
+        return OnlineTargets(recipe, patch_size, images, own, accelerator.device)
+    assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
+    contents = _cache_contents(recipe, accelerator, images, teachers)
+    folder = contents.default_folder() if recipe.views.cache_dir is None else Path(recipe.views.cache_dir)
+    with ends_on_all_ranks(accelerator):
+        write_feature_cache(
+            folder,
+            contents,
+            images,
+            TeacherAnswers(teachers, contents.cells_per_side, accelerator.device, contents.format),
+            num_workers=recipe.data.num_workers,
+            rank=accelerator.process_index,
+            num_ranks=accelerator.num_processes,
+            should_stop=lambda: stop_request.is_set,
+        )
+    return CachedTargets(recipe, patch_size, FeatureCache(folder, contents), accelerator.device)
+
+
+@contextlib.contextmanager
+def ends_on_all_ranks(accelerator: Accelerator) -> Iterator[None]:
+    """Wait for all ranks; where the time of one was over all end.
+
+    One that is done already would wait for ever for another whose time is over: that ends with a status of 0.
+    """
+    stopped = None
+    try:
+        yield
+    except Interrupted as error:
+        stopped = error
+    (is_stopped,) = any_rank([stopped is not None], accelerator.device)
+    if is_stopped:
+        raise OutOfTime(str(stopped or "Another process was stopped. The same command goes on.")) from stopped
+
+
+def _cache_contents(
+    recipe: Recipe, accelerator: Accelerator, images: Images, teachers: dict[str, Teacher]
+) -> CacheContents:
+    """Return what a cache of this run is made from, as the main process sees it: times of files may differ."""
+    contents = None
+    if accelerator.is_main_process:
+        contents = CacheContents.of(recipe, student_patch_size(recipe), images, teachers)
+    return broadcast_object_list([contents])[0]
