@@ -1,8 +1,8 @@
-"""Features of anybody's images as a data set of Parquet files: `python -m training.extract CHECKPOINT --data SOURCE`.
+"""Features of images as a data set of Parquet files: `python -m training.extract CHECKPOINT --data SOURCE`.
 
-Summaries, dense features and those of adaptors, which `datasets.load_dataset` opens. A run that was stopped goes on
-with the same command; processes that `accelerate launch` starts share the work. `--search` lists the images of such a
-data set that are most similar to an image or a text.
+The data set holds summaries, dense features and those of adaptors, and opens with `datasets.load_dataset`. The same
+command continues an interrupted run; processes that `accelerate launch` starts share the work. `--search` lists the
+images of such a data set that are most similar to an image or a text.
 """
 
 import importlib
@@ -26,31 +26,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _extract(settings: ExtractionSettings) -> None:
-    from transformers.utils import (
-        logging as transformers_logging,
-    )  # these take seconds, which `--help` need not wait for
+    # These take seconds, which `--help` need not wait for.
+    from transformers.utils import logging as transformers_logging
+
+    from model_cards.build import check_model_id
+    from training.extraction.card import finish
+    from training.extraction.run import extract, open_extraction
 
     transformers_logging.disable_progress_bar()
     if settings.search is not None:
         _search(settings)
         return
-    from model_cards.build import check_model_id
-    from training.extraction.card import finish
-    from training.extraction.run import extract, open_extraction
-
-    settings.chosen_license()  # what is wrong with these would be said in the end only
+    settings.chosen_license()  # mistakes in these would be found only at the end
     check_model_id(settings.model_id)
     if settings.index is not None:
         importlib.import_module("faiss")
     extraction = open_extraction(settings)
     with sole_run(settings.output):
         written = extract(extraction)
-        if rank_and_count()[0] == 0:  # the others need not wait for it
-            has_license = finish(extraction, written)
-            print(
-                f"{settings.output}: {written}."
-                + ("" if has_license else " Its card names no license yet: --license ID does.")
-            )
+        if rank_and_count()[0] == 0:  # the other ranks need not wait for it
+            remark = "" if finish(extraction, written) else " Its card names no license yet: --license ID does."
+            print(f"{settings.output}: {written}.{remark}")
 
 
 def _search(settings: ExtractionSettings) -> None:

@@ -1,9 +1,9 @@
 """Plan a run before paying for it: `python -m training.plan --recipe c_radio_v4_h --gpus 128` prints Markdown tables.
 
 GPU hours, memory, disk and network of a recipe on named cards, or on cards of given numbers. The recipe's networks are
-built on the meta device, without weights or a download, and passes of them are counted by PyTorch's `FlopCounterMode`:
+built on the meta device, without weights or a download, and their passes are counted by PyTorch's `FlopCounterMode`:
 matrix products and convolutions, 2 operations per multiply-add. Times follow from the peak of a card and a stated share
-of it (model FLOPs utilization, MFU); nothing here was timed.
+of it (model FLOPs utilization, MFU). Nothing is timed.
 """
 
 import sys
@@ -19,15 +19,15 @@ from training.recipe import Recipe, RecipeCommand
 
 DEFAULT_MFU = 0.35
 """Our choice; measure yours, and give it with `--mfu`. For comparison, PHI-S's 14,080 A100-hours for a ViT-B (its
-table 10) are by this count 17 % of the peak if each teacher saw images of its own, as in stage 1, and 38 % if all saw
-all."""
+table 10) are by this count 17 % of the peak if each teacher had images of its own, as in stage 1, and 38 % if all
+teachers had all images."""
 
 DEFAULT_IMAGE_KB = 100
 """Our choice: about a JPEG of 512 px a side; web photographs of full size have more."""
 
 
 class PlanSettings(RecipeCommand):
-    """What shall be counted.
+    """Settings of a plan.
 
     Attributes:
         gpus: Number of GPUs.

@@ -13,7 +13,7 @@ from core.settings import Settings
 
 
 class PublishSettings(Settings):
-    """What shall be published, and where.
+    """Settings of a publication.
 
     Attributes:
         checkpoint: Folder with a model, an adapter or Parquet files of features, and its card.
@@ -22,9 +22,8 @@ class PublishSettings(Settings):
         revision: Tag of this version; by default the first of v1, v2, ... that is free.
         exist_ok: Add a version to a repository that is there already.
         base: Of an adapter: ORG/NAME of its base on the Hub.
-        dry_run: Check, and list what would be uploaded; the Hub is asked nothing.
-        trust_remote_code: Take along, and run in the check, code that is not ours which the folder or an adapter's
-            base names.
+        dry_run: Check, and list what would be uploaded, without any request to the Hub.
+        trust_remote_code: Publish, and run in the check, code of others that the folder or an adapter's base names.
     """
 
     checkpoint: Path

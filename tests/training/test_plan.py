@@ -36,42 +36,35 @@ def test_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert text in output
     assert "could not run" not in output
     assert main(["--recipe", path, "--gpus", "4", partitions]) == 0
-    output = capsys.readouterr().out
-    assert (
-        "- This many GPUs could not run stage second as it is: `partitions.high.batch_size` must be at least 4"
-        in output
-    )
+    assert "could not run stage second as it is: `partitions.high.batch_size`" in capsys.readouterr().out
 
 
-def test_a_card_of_given_numbers_and_assumptions_of_ones_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_card_and_assumptions_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--recipe", "demo", "--gpus", "1", "--mfu", "0.1", "--image-kb", "20"]
     assert main([*arguments, "--gpu", "Mine", "--peak-tflops", "50", "--memory-gib", "0.2"]) == 0
     output = capsys.readouterr().out
-    assert "10% of the peak" in output
-    assert "| Mine | 50.0 | 0.2 | no |" in output
+    for text in ("10% of the peak", "| Mine | 50.0 | 0.2 | no |", "20 kB for an image"):
+        assert text in output
     assert "A100" not in output
-    assert "20 kB for an image" in output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "name"),
     [
-        (["--gpus", "0"], "`gpus` must be an integer above 0, got 0."),
-        (["--mfu", "2"], "`mfu` must be a number in (0, 1], got 2."),
-        (["--gpu", "h100"], "`gpu` must be one of"),
-        (["--peak-tflops", "100"], "`memory_gib` must be given with `peak_tflops`, got None."),
-        (["partitions.low.rank_share=3"], "1 or a multiple of 3, got 8. Use 9 ranks"),
-        (["teachers.sam3.kind=mine:Mine"], "Without its weights a teacher cannot be planned with: Teacher 'sam3': "),
+        (["--gpus", "0"], "`gpus`"),
+        (["--mfu", "2"], "`mfu`"),
+        (["--gpu", "h100"], "`gpu`"),
+        (["--peak-tflops", "100"], "`memory_gib`"),
+        (["partitions.low.rank_share=3"], "rank_share"),
+        (["teachers.sam3.kind=mine:Mine"], "Teacher 'sam3'"),
     ],
 )
 def test_bad_input_is_one_line(
-    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--recipe", write_recipe(tmp_path), *arguments]) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: error: ")]
-    assert message in error
+    assert name in error
 
 
 WATCHED = """

@@ -130,8 +130,7 @@ def test_what_the_hub_refuses_is_one_line(folders, hub, monkeypatch, capsys):
     hub.faults.clear()
     assert main([str(folders[0]), "org/name"]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("publish: error: ")]
-    said = ["refuses the token (401)", "The new repository is empty", "org/name exists already. Give `--exist-ok`"]
-    assert [words in line for words, line in zip(said, errors, strict=True)] == [True] * 3
+    assert [word in line for word, line in zip(("401", "empty", "exists"), errors, strict=True)] == [True] * 3
 
 
 def test_published_features_open_elsewhere(folders, hub, visit, tmp_path, monkeypatch):

@@ -1,1 +1,1 @@
-"""Features of anybody's images as a data set: read, encoded, stored in shards, described, and searched."""
+"""Features of images as a data set: read, encoded, stored in shards, described, and searched."""

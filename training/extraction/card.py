@@ -1,9 +1,9 @@
-"""The card of a data set, from what is in its files and what it was begun with."""
+"""The card of a data set, written from its files and its manifest."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 MADE = "made.json"
-"""On what and when the rows were made, for cards that are written later."""
+"""Machine, speed, versions and date of the rows, for cards that are written later."""
 _OF_MODEL = {
     SUMMARY: "what the model says of the whole image",
     MEAN_FEATURES: "mean of the features of all patches",
@@ -39,37 +39,38 @@ _OF_MODEL = {
 
 
 def finish(extraction: Extraction, written: Written) -> bool:
-    """Write indexes where they are asked for, and the card; return whether that names a license.
+    """Write the indexes that the settings ask for, and the card; return whether the card names a license.
 
-    A card stays as it is where neither rows nor indexes are new and nothing is asked of it: it may have been edited.
+    A card may have been edited: it stays if there are no new rows and indexes, and the settings name no license or id.
     """
     settings, output = extraction.settings, extraction.settings.output
     if settings.index is not None:
         columns = summary_columns(list(_types(output / extraction.shards[0].path)))
         build_indexes(output, extraction.shards, columns, settings.index)
-    asked = settings.chosen_license()
+    chosen = settings.chosen_license()
     if written.num_new:
         write_text(output / MADE, json.dumps(_made_now(written), indent=2) + "\n")
-    is_asked = asked is not None or settings.model_id is not None or settings.index is not None
-    license = asked or inherited_license(settings.checkpoint, output)
-    if is_asked or written.num_new or not (output / CARD).exists():
-        write_text(output / CARD, str(build_features_card(describe(extraction, written), license)))
+    is_new = chosen is not None or settings.model_id is not None or settings.index is not None or written.num_new
+    license = chosen or inherited_license(settings.checkpoint, output)
+    if is_new or not (output / CARD).exists():
+        write_text(output / CARD, str(build_features_card(_describe(extraction, written), license)))
     return license is not None
 
 
 def inherited_license(checkpoint: Path, output: Path) -> License | None:
-    """Return the license of a card that is replaced, of the checkpoint's card, or of a checkpoint of NVIDIA's."""
+    """Return the license of the card that is replaced, of the checkpoint's card, or of a checkpoint of NVIDIA's."""
     found = license_of(output) or license_of(checkpoint)
     config = read_config(checkpoint)
     return found or (nvidia_license(str(config.get("version"))) if "args" in config else None)
 
 
-def describe(extraction: Extraction, written: Written) -> FeatureSet:
-    """Return what the card says of a data set whose rows are all there."""
+def _describe(extraction: Extraction, written: Written) -> FeatureSet:
+    """Return the content of the card of a complete data set."""
     settings, output = extraction.settings, extraction.settings.output
     source = read_manifest(output)["source"]
     first = extraction.shards[0]
     name = settings.model_id or extraction.model.model.config.version or settings.checkpoint.resolve().name
+    indexes = {column: index_path(first.split, column) for column in summary_columns(list(_types(output / first.path)))}
     return FeatureSet(
         model=name.rpartition("/")[2],
         source=source["name"],
@@ -80,7 +81,7 @@ def describe(extraction: Extraction, written: Written) -> FeatureSet:
         dtype=settings.dtype,
         is_dense=settings.dense,
         has_bases=settings.pca is not None,
-        indexes=_indexes(output, first.split, _types(output / first.path)),
+        indexes={column: path for column, path in indexes.items() if (output / path).exists()},
         model_id=settings.model_id,
         source_id=source["hub_id"],
     )
@@ -94,26 +95,21 @@ def _types(path: Path) -> Features:
 
 
 def _columns(path: Path) -> Iterator[Column]:
-    """Describe the columns of a file."""
-    types = _types(path)
-    for name, kind in types.items():
+    """Yield descriptions of the columns of a file."""
+    for name, kind in _types(path).items():
         owner, _, own = name.rpartition("/")
-        is_ours = own.removesuffix(SCALE) in _OF_MODEL
         if name == ID:
             yield Column(name, "string", "", "name of the image, once in each split")
-        elif not is_ours:
-            yield Column(name, _number(kind), "", _meaning_of_copy(kind))
+        elif own.removesuffix(SCALE) not in _OF_MODEL:
+            names = getattr(kind, "names", None)
+            classes = f": one of {len(names)} classes" if names else ""
+            yield Column(name, _number(kind), "", f"copied from the source{classes}")
         elif own.endswith(SCALE):
             shape = "(rows * cols,)" if own == FEATURES + SCALE else ""
             yield Column(name, _number(kind), shape, f"by which {name.removesuffix(SCALE)} is multiplied to come back")
         else:
             where = f", by the adaptor for {owner}" if owner else ""
             yield Column(name, _number(kind), _shape(path, name, kind), _OF_MODEL[own] + where)
-
-
-def _meaning_of_copy(kind: Any) -> str:
-    names = getattr(kind, "names", None)
-    return f"copied from the source: one of {len(names)} classes" if names else "copied from the source"
 
 
 def _number(kind: Any) -> str:
@@ -137,14 +133,8 @@ def _shape(path: Path, name: str, kind: Any) -> str:
     return f"(rows * cols * {len(values) // (rows * cols)},)"
 
 
-def _indexes(output: Path, split: str, names: Iterable[str]) -> dict[str, str]:
-    """Return the indexes of one split by their columns."""
-    paths = {column: index_path(split, column) for column in summary_columns(list(names))}
-    return {column: path for column, path in paths.items() if (output / path).exists()}
-
-
 def _made(extraction: Extraction, written: Written) -> list[tuple[str, str]]:
-    """Return how the features were made, as far as it decides them or somebody may want to know."""
+    """Return names and values of all that decides the features, and of how they were computed."""
     settings, model = extraction.settings, extraction.model
     facts, path = read_manifest(settings.output), settings.output / MADE
     size = {"shortest_edge": settings.size} if settings.size else dict(model.processor.to_dict()["size"])
@@ -165,7 +155,7 @@ def _made(extraction: Extraction, written: Written) -> list[tuple[str, str]]:
 
 
 def _made_now(written: Written) -> dict[str, str]:
-    """Return on what and when rows were made by this process, and how fast if they are all."""
+    """Return machine, versions and date of this run, and its speed if it encoded all rows."""
     run = describe_run("", Clock())
     versions = {name: value for name, value in run["versions"].items() if name in ("python", "torch", "transformers")}
     is_all = written.num_new == written.num_rows

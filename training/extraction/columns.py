@@ -1,11 +1,11 @@
-"""Columns of extracted features, with fewer numbers where asked: principal components, half precision, 8 bits."""
+"""Columns of extracted features: pooled, projected on principal components, in half precision or 8 bits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,14 +21,23 @@ if TYPE_CHECKING:
     from datasets import Features
 
 
+ID, GRID, FEATURES, SUMMARY, MEAN_FEATURES = "id", "grid", "features", "summary", "mean_features"
+_VECTORS = (SUMMARY, MEAN_FEATURES, FEATURES)
+SCALE = "_scale"
+"""Suffix of the column with the scales of an int8 column."""
+INT8_MAX = 127
+MAX_NUMBERS = 2**31 - 1
+"""Ends of lists are 32-bit in Arrow."""
 PCA_FILE = "pca.safetensors"
-"""In the data set's folder: mean, components and variances of each dense column."""
-MEAN, COMPONENTS, VARIANCES = "mean", "components", "explained_variance"
+"""File in the data set's folder with mean, components and variances of each dense column."""
+
+Row = Mapping[str, Tensor]
+"""Outputs of the model for an image by column, and in `grids` rows and columns of the patches of each dense one."""
+Grid = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Basis:
-    """Principal components of one kind of dense features; `tokens @ components.T + mean` comes back from them.
+class Basis(NamedTuple):
+    """Principal components of one kind of dense features; `tokens @ components.T + mean` inverts the projection.
 
     Attributes:
         mean: `(dim,)`.
@@ -40,19 +49,15 @@ class Basis:
     components: Tensor
     explained_variance: Tensor
 
-    def project(self, tokens: Tensor) -> Tensor:
-        """Return the components of tokens `(num_tokens, dim)`, `(num_tokens, num_components)`."""
-        return (tokens - self.mean) @ self.components.T
-
 
 class Moments:
-    """Number, sum and products of tokens that are seen one image after the other: what a basis is made of."""
+    """Running number, sum and products of tokens, from which a basis is computed."""
 
     def __init__(self) -> None:
         self.count, self.total, self.products = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, tokens: Tensor) -> None:
-        """Count tokens `(num_tokens, dim)`."""
+        """Add tokens `(num_tokens, dim)`."""
         tokens = tokens.double()
         self.count += len(tokens)
         self.total = self.total + tokens.sum(0)
@@ -62,7 +67,7 @@ class Moments:
         """Return the basis; the sign of a component is chosen so that its largest entry is positive.
 
         Raises:
-            ValueError: If there are not so many.
+            ValueError: If there are fewer components.
         """
         dim = len(self.total)
         if num_components > dim:
@@ -78,54 +83,25 @@ class Moments:
         return Basis(mean.float(), components.float().contiguous(), variances.float())
 
 
-@dataclass(frozen=True)
-class Reduction:
-    """What is done to dense features before they are stored.
-
-    Attributes:
-        pool: Side of the square of patches whose mean is taken; at the right and lower edge of what is left of it.
-        bases: Of each dense column by its name; none where all dimensions are stored.
-    """
-
-    pool: int = 1
-    bases: Mapping[str, Basis] = field(default_factory=dict)
-
-    def pooled(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """Return means of tokens `(rows * cols, dim)`, in the same layout, and their grid."""
-        tokens = tokens.float()
-        if self.pool == 1:
-            return tokens, grid
-        image = tokens.T.unflatten(1, grid)[None]  # (rows * cols, dim) -> (1, dim, rows, cols)
-        means = avg_pool2d(image, self.pool, ceil_mode=True, count_include_pad=False)[0]
-        return means.flatten(1).T.contiguous(), (means.shape[1], means.shape[2])
-
-    def apply(self, name: str, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """Return what is stored of the dense features of one column, and its grid."""
-        tokens, grid = self.pooled(tokens, grid)
-        return (self.bases[name].project(tokens) if name in self.bases else tokens), grid
-
-
-def fit_bases(
-    rows: Iterable[Mapping[str, tuple[Tensor, tuple[int, int]]]], pool: int, num_components: int
-) -> dict[str, Basis]:
-    """Find the principal components of the pooled dense features of some images.
+def fit_bases(rows: Iterable[Row], pool: int, num_components: int) -> dict[str, Basis]:
+    """Return the principal components of each dense column of some images.
 
     Args:
-        rows: Of each image the tokens and the grid of each dense column.
-        pool: As of `Reduction`.
-        num_components: For each column.
+        rows: Outputs for each image.
+        pool: Patches along the side of a square that is averaged before.
+        num_components: Number of components of each column.
     """
     moments: dict[str, Moments] = {}
     for row in rows:
-        for name, (tokens, grid) in row.items():
-            moments.setdefault(name, Moments()).add(Reduction(pool).pooled(tokens, grid)[0])
+        for name in (name for name in row if _kind(name) == FEATURES):
+            moments.setdefault(name, Moments()).add(pooled(row[name], _grid(row, name), pool)[0])
     return {name: each.basis(num_components) for name, each in moments.items()}
 
 
 def save_bases(path: Path, bases: Mapping[str, Basis]) -> None:
-    """Write the bases as one safetensors file."""
-    tensors = {f"{name}/{part}": getattr(basis, part) for name, basis in bases.items() for part in _PARTS}
-    write_file(path, lambda place: save_tensors(tensors, place))
+    """Write the bases of all columns as one safetensors file."""
+    tensors = {f"{name}/{part}": tensor for name, basis in bases.items() for part, tensor in basis._asdict().items()}
+    write_file(path, lambda temporary: save_tensors(tensors, temporary))
 
 
 def load_bases(path: Path) -> dict[str, Basis]:
@@ -135,41 +111,54 @@ def load_bases(path: Path) -> dict[str, Basis]:
         DamagedFileError: If the file holds something else.
     """
     tensors = CheckedTensors(path).read_all()
-    names = [key.removesuffix(f"/{MEAN}") for key in tensors if key.endswith(f"/{MEAN}")]
-    return {name: Basis(*(tensors[f"{name}/{part}"] for part in _PARTS)) for name in names}
+    names = [key.removesuffix("/mean") for key in tensors if key.endswith("/mean")]
+    return {name: Basis(*(tensors[f"{name}/{part}"] for part in Basis._fields)) for name in names}
 
 
-_PARTS = (MEAN, COMPONENTS, VARIANCES)
+def pooled(tokens: Tensor, grid: Grid, pool: int) -> tuple[Tensor, Grid]:
+    """Return float32 means of squares of tokens `(rows * cols, dim)`, in the same layout, and their grid.
 
-
-ID, GRID, FEATURES, SUMMARY, MEAN_FEATURES = "id", "grid", "features", "summary", "mean_features"
-SCALE = "_scale"
-"""Ends the name of the column with the scales of one of int8."""
-INT8_MAX = 127
-MAX_NUMBERS = 2**31 - 1
-"""Ends of lists are 32-bit in Arrow."""
-Row = Mapping[str, Tensor]
+    At the right and lower edge the squares are cut off.
+    """
+    tokens = tokens.float()
+    if pool == 1:
+        return tokens, grid
+    image = tokens.T.unflatten(1, grid)[None]  # (rows * cols, dim) -> (1, dim, rows, cols)
+    means = avg_pool2d(image, pool, ceil_mode=True, count_include_pad=False)[0]
+    return means.flatten(1).T.contiguous(), (means.shape[1], means.shape[2])
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How vectors are stored.
+    """Format of stored vectors.
 
     Attributes:
         dtype: "float32", "float16" or "int8".
         is_nested: Whether dense features are lists of rows of patches, not flat.
-        reduction: What is done to dense features before.
+        pool: Patches along the side of a square of dense features that is averaged.
+        bases: Principal components of each dense column by its name; empty to store all dimensions.
     """
 
     dtype: str = "float32"
     is_nested: bool = False
-    reduction: Reduction = field(default_factory=Reduction)
+    pool: int = 1
+    bases: Mapping[str, Basis] = field(default_factory=dict)
+
+    def reduce(self, row: Row) -> dict[str, Tensor]:
+        """Return the outputs for an image, pooled and projected, in float32, with a `grid` of each dense column."""
+        kept = {name: tensor.float() for name, tensor in row.items() if _kind(name) in (SUMMARY, MEAN_FEATURES)}
+        for name in (name for name in row if _kind(name) == FEATURES):
+            tokens, grid = pooled(row[name], _grid(row, name), self.pool)
+            if name in self.bases:
+                tokens = (tokens - self.bases[name].mean) @ self.bases[name].components.T
+            kept |= {name: tokens, _beside(name, GRID): torch.tensor(grid)}
+        return kept
 
 
 def quantized(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return vectors `(..., dim)` as int8, and the scale of each, `(...)`, by which they are multiplied to come back.
+    """Return vectors `(..., dim)` as int8, and the scale of each, `(...)`, whose product approximates the vector.
 
-    The largest entry of a vector becomes 127: our choice, after which errors are at most 0.4 % of that entry.
+    The largest entry of a vector becomes 127: our choice, which limits errors to 0.4 % of that entry.
     """
     scales = vectors.abs().amax(-1) / INT8_MAX
     steps = torch.where(scales > 0, scales, 1.0)
@@ -180,62 +169,47 @@ def restored(vectors: np.ndarray, scales: np.ndarray | None = None) -> np.ndarra
     """Return stored vectors `(..., dim)` as float32.
 
     Args:
-        vectors: As stored.
-        scales: Of int8, `(...)`.
+        vectors: Numbers as stored.
+        scales: Scales of int8 vectors, `(...)`.
     """
     vectors = vectors.astype(np.float32)
     return vectors if scales is None else vectors * scales.astype(np.float32)[..., None]
 
 
 def column_names(row: Row) -> list[str]:
-    """Return the columns of vectors that a row of answers becomes, the model's first, without grids and scales."""
-    names = [name for name in row if _kind(name) in _ORDER]
-    return sorted(names, key=lambda name: ("/" in name, name.rpartition("/")[0], _ORDER.index(_kind(name))))
-
-
-def reduced(row: Row, reduction: Reduction) -> dict[str, Tensor]:
-    """Return a row of answers with what is left of its dense features, float32, and with their grids."""
-    kept = {name: tensor.float() for name, tensor in row.items() if _kind(name) in (SUMMARY, MEAN_FEATURES)}
-    for name in (name for name in row if _kind(name) == FEATURES):
-        tokens, grid = reduction.apply(name, row[name], _grid(row, name))
-        kept |= {name: tokens, _beside(name, GRID): torch.tensor(grid)}
-    return kept
-
-
-def dense_parts(row: Row) -> dict[str, tuple[Tensor, tuple[int, int]]]:
-    """Return the tokens and the grid of each dense column of a row of answers."""
-    return {name: (row[name], _grid(row, name)) for name in row if _kind(name) == FEATURES}
+    """Return the columns of vectors of a row, the model's first, without grids and scales."""
+    names = [name for name in row if _kind(name) in _VECTORS]
+    return sorted(names, key=lambda name: ("/" in name, name.rpartition("/")[0], _VECTORS.index(_kind(name))))
 
 
 def features_of(row: Row, storage: Storage, kept: Mapping[str, Any]) -> Features:
-    """Return the types of all columns, in the words of `datasets`.
+    """Return the types of all columns for `datasets`.
 
     Args:
-        row: Of answers, reduced.
-        storage: How vectors are stored.
+        row: Reduced outputs for an image.
+        storage: Format of the vectors.
         kept: Types of the columns that are copied from the source.
 
     Raises:
-        ValueError: If one of these has a name of ours.
+        ValueError: If a copied column has the name of one of features.
     """
     from datasets import Features, List, Value
 
-    types: dict[str, Any] = {}
-    number, scale = Value(storage.dtype), Value("float32")
-    for name in column_names(row):
-        vector = List(number, length=row[name].shape[-1])
-        if _kind(name) != FEATURES:
-            types[name] = vector
-        else:
-            types |= {_beside(name, GRID): List(Value("int32"), length=2)}
-            types[name] = List(List(List(number))) if storage.is_nested else List(number)
-        if storage.dtype == "int8":
-            types[name + SCALE] = List(scale) if _kind(name) == FEATURES else scale
-    types = {name: types[name] for name in types if name != ID}
-    taken = [name for name in kept if name == ID or _kind(name).removesuffix(SCALE) in (*_ORDER, GRID)]
+    taken = [name for name in kept if name == ID or _kind(name).removesuffix(SCALE) in (*_VECTORS, GRID)]
     if taken:
         raise ValueError(f"`keep` must name columns without a name of ours, got {taken[0]!r}. Rename it in the source.")
-    return Features({ID: Value("string"), **kept, **types})
+    types: dict[str, Any] = {ID: Value("string"), **kept}
+    number, scale = Value(storage.dtype), Value("float32")
+    for name in column_names(row):
+        is_dense = _kind(name) == FEATURES
+        if is_dense:
+            types[_beside(name, GRID)] = List(Value("int32"), length=2)
+            types[name] = List(List(List(number))) if storage.is_nested else List(number)
+        else:
+            types[name] = List(number, length=row[name].shape[-1])
+        if storage.dtype == "int8":
+            types[name + SCALE] = List(scale) if is_dense else scale
+    return Features(types)
 
 
 def table_of(
@@ -246,12 +220,12 @@ def table_of(
     Args:
         ids: Names of the images.
         kept: Columns that are copied from the source.
-        rows: Answers, reduced.
-        storage: How vectors are stored.
+        rows: Reduced outputs for each image.
+        storage: Format of the vectors.
         features: Types of all columns.
 
     Raises:
-        ValueError: If a number is too large for the type.
+        ValueError: If a number is not finite or too large for the type.
     """
     import pyarrow
 
@@ -275,7 +249,7 @@ def table_of(
 
 
 def _stored(name: str, vectors: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
-    """Return vectors in their type, and the scales of int8; of others zeros, which are not stored."""
+    """Return vectors in their type, and the scales of int8; of other types zeros, which are not stored."""
     if not vectors.isfinite().all():
         raise ValueError(f"`checkpoint` must answer with finite numbers, got others in {name}. Try float32 precision.")
     if dtype == "int8":
@@ -290,8 +264,7 @@ def _fixed(vectors: Sequence[np.ndarray]) -> Any:
     """Return vectors of one length as an array of Arrow."""
     import pyarrow
 
-    values = pyarrow.array(np.concatenate(vectors))
-    return pyarrow.FixedSizeListArray.from_arrays(values, len(vectors[0]))
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.concatenate(vectors)), len(vectors[0]))
 
 
 def _lists(values: Sequence[np.ndarray]) -> Any:
@@ -300,20 +273,6 @@ def _lists(values: Sequence[np.ndarray]) -> Any:
 
     ends = _ends([len(each) for each in values])
     return pyarrow.ListArray.from_arrays(ends, pyarrow.array(np.concatenate(values)))
-
-
-def _ends(lengths: Sequence[int]) -> np.ndarray:
-    """Return where each of several lists ends, with 0 in front, as Arrow counts.
-
-    Raises:
-        ValueError: If they are too long for that.
-    """
-    ends = np.cumsum([0, *lengths])
-    if ends[-1] > MAX_NUMBERS:
-        raise ValueError(
-            f"`batch_size` must leave at most {MAX_NUMBERS:,} numbers in a column, got {ends[-1]:,}. Halve it."
-        )
-    return ends.astype(np.int32)
 
 
 def _nested(vectors: Sequence[np.ndarray], grids: Sequence[np.ndarray]) -> Any:
@@ -328,7 +287,21 @@ def _nested(vectors: Sequence[np.ndarray], grids: Sequence[np.ndarray]) -> Any:
     return lists
 
 
-def _grid(row: Row, name: str) -> tuple[int, int]:
+def _ends(lengths: Sequence[int]) -> np.ndarray:
+    """Return the ends of several lists, with 0 in front, in Arrow's type.
+
+    Raises:
+        ValueError: If the lists are too long for it.
+    """
+    ends = np.cumsum([0, *lengths])
+    if ends[-1] > MAX_NUMBERS:
+        raise ValueError(
+            f"`batch_size` must leave at most {MAX_NUMBERS:,} numbers in a column, got {ends[-1]:,}. Halve it."
+        )
+    return ends.astype(np.int32)
+
+
+def _grid(row: Row, name: str) -> Grid:
     rows, cols = row[_beside(name, "grids")].tolist()
     return rows, cols
 
@@ -340,6 +313,3 @@ def _kind(name: str) -> str:
 def _beside(name: str, kind: str) -> str:
     """Return the name of another column of the same model or adaptor."""
     return f"{name.removesuffix(_kind(name))}{kind}"
-
-
-_ORDER = (SUMMARY, MEAN_FEATURES, FEATURES)

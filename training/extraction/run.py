@@ -1,4 +1,4 @@
-"""A whole extraction: what is missing is encoded and written, by every rank its share, until all rows are there."""
+"""A whole extraction: missing rows are encoded and written, by every rank its share, until all are there."""
 
 from __future__ import annotations
 
@@ -21,19 +21,7 @@ from modeling_radio.checks_radio import check_choice
 from training.data.sources import public_name
 from training.evaluation.features import Wanted, batches_between, encode_batches
 from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
-from training.extraction.columns import (
-    PCA_FILE,
-    Basis,
-    Reduction,
-    Storage,
-    dense_parts,
-    features_of,
-    fit_bases,
-    load_bases,
-    reduced,
-    save_bases,
-    table_of,
-)
+from training.extraction.columns import PCA_FILE, Storage, features_of, fit_bases, load_bases, save_bases, table_of
 from training.extraction.settings import ExtractionSettings
 from training.extraction.shards import AGAIN, SUMS, Shard, begin, missing_shards, plan_shards, read_sums, write_shard
 from training.extraction.source import SourceSplit, image_state, open_source
@@ -48,13 +36,13 @@ PCA_IMAGES = 256
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction works with.
+    """Parts of an extraction.
 
     Attributes:
-        settings: What is asked.
-        model: In eval mode.
-        splits: The images.
-        wanted: What is asked of the model.
+        settings: Settings of the run.
+        model: Model in eval mode.
+        splits: Images by split.
+        wanted: Outputs that are extracted.
     """
 
     settings: ExtractionSettings
@@ -69,7 +57,7 @@ class Extraction:
         return plan_shards(lengths, self.settings.images_of_shard)
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides the rows: another run with the same facts writes the same."""
+        """Return everything that decides the rows: another run with the same facts writes the same rows."""
         name, _, hub_id = public_name(str(self.settings.data))
         return {
             "settings": self.settings.of_rows() | {"adaptors": sorted(self.wanted.adaptors)},
@@ -78,17 +66,22 @@ class Extraction:
             "images": {name: image_state(split) for name, split in self.splits.items()},
         }
 
+    def encode(self, split: SourceSplit, batches: list[list[int]]) -> Iterator[list[dict[str, Tensor]]]:
+        """Yield the model's outputs for batches of images of a split."""
+        size, workers = self.settings.size, self.settings.num_workers
+        return encode_batches(self.model, split.images, batches, self.wanted, size_px=size, num_workers=workers)
+
 
 @dataclass(frozen=True)
 class Written:
-    """What an extraction did.
+    """Result of an extraction.
 
     Attributes:
-        num_rows: In the data set.
-        num_files: That have them.
-        num_bytes: Of these.
-        num_new: Images that were encoded now, by all ranks.
-        seconds: That this took.
+        num_rows: Rows of the data set.
+        num_files: Files of these rows.
+        num_bytes: Size of these files.
+        num_new: Images that this run encoded, on all ranks.
+        seconds: Time of this run.
     """
 
     num_rows: int
@@ -98,20 +91,17 @@ class Written:
     seconds: float
 
     def __str__(self) -> str:
-        speed = (
-            f"{self.num_new} encoded now, {self.num_new / self.seconds:.1f} images/s"
-            if self.num_new
-            else "all were there"
-        )
+        speed = f"{self.num_new} encoded now, {self.num_new / self.seconds:.1f} images/s"
         files = "1 file" if self.num_files == 1 else f"{self.num_files} files"
-        return f"{self.num_rows} images in {files}, {self.num_bytes / 1e6:.1f} MB ({speed})"
+        how = speed if self.num_new else "all were there"
+        return f"{self.num_rows} images in {files}, {self.num_bytes / 1e6:.1f} MB ({how})"
 
 
 def open_extraction(settings: ExtractionSettings) -> Extraction:
     """Open model and images; joins the other processes where a launcher started several.
 
     Raises:
-        ValueError: If one of them does not open, or lacks what was asked for.
+        ValueError: If model or images do not open, or lack an adaptor or column that the settings name.
     """
     dtype, data = AUTOCAST_TYPES[settings.precision], Path(str(settings.data)).expanduser()
     if data.is_dir() and settings.output.resolve().is_relative_to(data.resolve()):
@@ -126,102 +116,84 @@ def open_extraction(settings: ExtractionSettings) -> Extraction:
 
 
 def extract(extraction: Extraction) -> Written:
-    """Write the rows that are not there yet, this rank its share; return when all are.
+    """Write the missing rows, this rank its share; return when all ranks are done.
 
-    Files are the same however many ranks there are and however often the work was stopped. Several machines need a
-    folder that all of them see.
+    Files are the same for any number of ranks and interruptions. Several machines need a folder that all of them see.
 
     Raises:
-        ValueError: If the folder was begun with something else, an image cannot be decoded, or an answer not be stored.
+        ValueError: If the folder belongs to another extraction, an image cannot be decoded, or an output not be stored.
         WriteError: If writing fails, for example on a full disk.
     """
-    settings, output = extraction.settings, extraction.settings.output
+    settings, output, shards = extraction.settings, extraction.settings.output, extraction.shards
     facts = extraction.facts()
     if len({hash_of(each) for each in of_all_ranks(facts)}) > 1:
         raise ValueError("`data` and `checkpoint` must be the same on every rank, got different ones.")
     on_first_rank(lambda: begin(output, facts))
-    reduction = Reduction(settings.pool, _bases(extraction) if settings.pca is not None else {})
-    storage = Storage(settings.dtype, settings.layout == "nested", reduction)
+    bases = {}
+    if settings.pca is not None:
+        on_first_rank(lambda: _find_bases(extraction))
+        bases = load_bases(output / PCA_FILE)
+    storage = Storage(settings.dtype, settings.layout == "nested", settings.pool, bases)
     rank, count = rank_and_count()
-    missing = on_first_rank(lambda: missing_shards(output, extraction.shards))
-    _check_sums(output, [shard for shard in extraction.shards if shard not in missing])
+    missing = on_first_rank(lambda: missing_shards(output, shards))
+    _check_sums(output, [shard for shard in shards if shard not in missing])
     mine, started = [Shard(*shard) for shard in missing][rank::count], time.perf_counter()
     for shard, tables in _tables(extraction, storage, mine):
         write_shard(output / shard.path, tables, output / f"{SUMS}-{rank}")
     wait_for_ranks()
     seconds = time.perf_counter() - started
-    num_new = sum(shard.end - shard.start for shard in missing)
-    return on_first_rank(lambda: _check_whole(output, extraction.shards, num_new, seconds))
+    num_bytes = on_first_rank(lambda: _finish(output, shards))
+    num_rows, num_new = (sum(shard.end - shard.start for shard in each) for each in (shards, missing))
+    return Written(num_rows, len(shards), num_bytes, num_new, seconds)
 
 
 def _tables(
     extraction: Extraction, storage: Storage, shards: list[Shard]
 ) -> Iterator[tuple[Shard, Iterator[pyarrow.Table]]]:
-    """Yield each file with its rows, which must be taken before the next."""
+    """Yield each file with its rows, which must be taken before the next file."""
     total = sum(shard.end - shard.start for shard in shards)
     # disable=None: tqdm hides itself where stderr is no terminal.
     with tqdm(total=total, desc="features", unit=" images", disable=None) as progress:
         for split in extraction.splits.values():
             of_split = [shard for shard in shards if shard.split == split.name]
             batches = {shard: batches_between(*shard[1:3], extraction.settings.batch_size) for shard in of_split}
-            answers = _encode(extraction, split, list(itertools.chain(*batches.values())))
+            outputs = extraction.encode(split, list(itertools.chain(*batches.values())))
             for shard in of_split:
-                yield shard, _tables_of_shard(split, batches[shard], answers, storage, progress)
+                yield shard, _tables_of_shard(split, batches[shard], outputs, storage, progress)
 
 
 def _tables_of_shard(
     split: SourceSplit,
     batches: list[list[int]],
-    answers: Iterator[list[dict[str, Tensor]]],
+    outputs: Iterator[list[dict[str, Tensor]]],
     storage: Storage,
     progress: tqdm,
 ) -> Iterator[pyarrow.Table]:
     for batch in batches:
-        rows = [reduced(row, storage.reduction) for row in next(answers)]
+        rows = [storage.reduce(row) for row in next(outputs)]
         features = features_of(rows[0], storage, split.kept_features)
         first, end = batch[0], batch[-1] + 1
         yield table_of(split.ids(first, end), split.kept(first, end), rows, storage, features)
         progress.update(len(batch))
 
 
-def _encode(extraction: Extraction, split: SourceSplit, batches: list[list[int]]) -> Iterator[list[dict[str, Tensor]]]:
-    settings = extraction.settings
-    return encode_batches(
-        extraction.model,
-        split.images,
-        batches,
-        extraction.wanted,
-        size_px=settings.size,
-        num_workers=settings.num_workers,
-    )
-
-
-def _bases(extraction: Extraction) -> dict[str, Basis]:
-    """Return the principal components, found by the first rank where they are not there yet."""
-    path = extraction.settings.output / PCA_FILE
-
-    def find() -> None:
-        if not path.exists():
-            save_bases(path, _found_bases(extraction))
-
-    on_first_rank(find)
-    return load_bases(path)
-
-
-def _found_bases(extraction: Extraction) -> dict[str, Basis]:
-    settings = extraction.settings
+def _find_bases(extraction: Extraction) -> None:
+    """Write the principal components of a choice of images, where they are missing."""
+    settings, path = extraction.settings, extraction.settings.output / PCA_FILE
+    if path.exists():
+        return
     assert settings.pca is not None
     split = next(iter(extraction.splits.values()))
     chosen = make_generator(settings.random_seed, "principal components")
     numbers = torch.randperm(len(split), generator=chosen)[:PCA_IMAGES].sort().values.tolist()
     batches = [numbers[start : start + settings.batch_size] for start in range(0, len(numbers), settings.batch_size)]
-    answers = itertools.chain.from_iterable(_encode(extraction, split, batches))
-    rows = tqdm(answers, "principal components", len(numbers), unit=" images", leave=False, disable=None)
-    return fit_bases(map(dense_parts, rows), settings.pool, settings.pca)
+    outputs = itertools.chain.from_iterable(extraction.encode(split, batches))
+    rows = tqdm(outputs, "principal components", len(numbers), unit=" images", leave=False, disable=None)
+    save_bases(path, fit_bases(rows, settings.pool, settings.pca))
 
 
 def _check_sums(output: Path, shards: list[Shard]) -> None:
-    """Refuse files that are not what was written; all ranks take part, each reads its share."""
+    """Refuse files that differ from their checksums; all ranks take part, each reads its share."""
     rank, count = rank_and_count()
     sums = read_sums(output)
     own = [shard.path for shard in shards[rank::count]]
@@ -230,8 +202,14 @@ def _check_sums(output: Path, shards: list[Shard]) -> None:
         raise ValueError(f"{str(output / name)!r} is not what {SUMS} says that was written. {AGAIN}")
 
 
-def _join_sums(output: Path, shards: list[Shard]) -> None:
-    """Write the checksums of all ranks into one file, for whoever has a copy of the data set."""
+def _finish(output: Path, shards: list[Shard]) -> int:
+    """Check that all files are there, join the checksums of all ranks in one file, and return the files' size."""
+    missing = missing_shards(output, shards)
+    if missing:
+        raise ValueError(
+            f"`output` must be a folder that all machines see: {missing[0].path}, which another rank wrote, is not in "
+            f"{str(output)!r}."
+        )
     written = read_sums(output)
     lines = []
     for name in (shard.path for shard in shards):
@@ -240,16 +218,4 @@ def _join_sums(output: Path, shards: list[Shard]) -> None:
     write_text(output / SUMS, "".join(lines))
     for path in output.glob(f"{SUMS}-*"):
         path.unlink()
-
-
-def _check_whole(output: Path, shards: list[Shard], num_new: int, seconds: float) -> Written:
-    missing = missing_shards(output, shards)
-    if missing:
-        raise ValueError(
-            f"`output` must be a folder that all machines see: {missing[0].path}, which another rank wrote, is not in "
-            f"{str(output)!r}."
-        )
-    _join_sums(output, shards)
-    num_bytes = sum((output / shard.path).stat().st_size for shard in shards)
-    num_rows = sum(shard.end - shard.start for shard in shards)
-    return Written(num_rows, len(shards), num_bytes, num_new, seconds)
+    return sum((output / shard.path).stat().st_size for shard in shards)

@@ -1,4 +1,4 @@
-"""Nearest neighbors among extracted features: reduction, index, search."""
+"""Nearest neighbors among extracted features: indexes, search, and a page of the images found."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ from training.data.image_folder import IMAGE_SUFFIXES
 from training.evaluation.features import Wanted, encode_each
 from training.evaluation.models.base import TextModel
 from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
-from training.extraction.columns import ID, SCALE, SUMMARY, restored
+from training.extraction.columns import ID, MEAN_FEATURES, SCALE, SUMMARY, restored
 from training.extraction.settings import ExtractionSettings, SourceSettings
 from training.extraction.shards import Shard, missing_shards, plan_shards, read_columns, read_manifest
-from training.extraction.source import SourceSplit, image_state, open_source
+from training.extraction.source import image_state, open_source
 from training.figures.page import Picture, Row, Section, check_page, write_page
 
 
 FOLDER = "index"
 NUM_LINKS = 32
-"""Of each vector in a "hnsw" index: the default of faiss."""
+"""Links of each vector in a "hnsw" index: the default of faiss."""
+PICTURE_PX = 320
+"""Our choice for the longer side of an image on the page."""
 
 
 def index_path(split: str, column: str) -> str:
-    """Return where the index of a column of a split lies, below the data set's folder."""
+    """Return the path of the index of a column of a split in the data set's folder."""
     return f"{FOLDER}/{split}-{column.replace('/', '--')}.faiss"
 
 
@@ -46,7 +48,7 @@ def build_indexes(output: Path, shards: Sequence[Shard], columns: Sequence[str],
     Args:
         output: Folder of the data set.
         shards: All its files.
-        columns: Of one vector for each image.
+        columns: Columns of one vector for each image.
         kind: "flat" or "hnsw".
 
     Raises:
@@ -55,17 +57,17 @@ def build_indexes(output: Path, shards: Sequence[Shard], columns: Sequence[str],
     import faiss
 
     for column in columns:
-        for split in dict.fromkeys(shard.split for shard in shards):
+        for split, of_split in _by_split(shards).items():
             index: Any = None
-            of_split = [shard for shard in shards if shard.split == split]
             for shard in tqdm(of_split, f"index of {column}", unit=" files", leave=False, disable=None):
                 for vectors in _unit_vectors(output / shard.path, column):
-                    if index is None:
-                        index = _new_index(faiss, vectors.shape[1], kind)
+                    if index is None and kind == "flat":
+                        index = faiss.IndexFlatIP(vectors.shape[1])
+                    elif index is None:
+                        index = faiss.IndexHNSWFlat(vectors.shape[1], NUM_LINKS, faiss.METRIC_INNER_PRODUCT)
                     index.add(vectors)
-            write_file(
-                output / index_path(split, column), lambda place, index=index: faiss.write_index(index, str(place))
-            )
+            path = output / index_path(split, column)
+            write_file(path, lambda temporary, index=index: faiss.write_index(index, str(temporary)))
 
 
 def nearest(
@@ -73,22 +75,26 @@ def nearest(
 ) -> list[tuple[float, str, int]]:
     """Return the rows with the largest cosine, as cosine, split and number, the best first.
 
-    Indexes are used where there are some.
+    Indexes are used where they exist.
 
     Args:
         output: Folder of the data set.
         shards: All its files.
-        column: Whose vectors are compared.
+        column: Column of the vectors that are compared.
         query: Unit vector, `(dim,)` float32.
-        top: How many rows.
+        top: Number of rows.
     """
     found: list[tuple[float, str, int]] = []
-    for split in dict.fromkeys(shard.split for shard in shards):
+    for split, of_split in _by_split(shards).items():
         path = output / index_path(split, column)
-        of_split = [shard for shard in shards if shard.split == split]
-        scores, numbers = (
-            _by_index(path, query, top) if path.exists() else _by_all(output, of_split, column, query, top)
-        )
+        if path.exists():
+            scores, numbers = _by_index(path, query, top)
+        else:
+            cosines = np.concatenate(
+                [vectors @ query for shard in of_split for vectors in _unit_vectors(output / shard.path, column)]
+            )
+            numbers = np.argsort(-cosines, kind="stable")[:top]
+            scores = cosines[numbers]
         found += [(float(score), split, int(number)) for score, number in zip(scores, numbers, strict=True)]
     return sorted(found, key=lambda each: (-each[0], each[1:]))[:top]
 
@@ -98,10 +104,11 @@ def summary_columns(names: Sequence[str]) -> list[str]:
     return [name for name in names if name.rpartition("/")[2] == SUMMARY]
 
 
-def _new_index(faiss: Any, dim: int, kind: str) -> Any:
-    if kind == "flat":
-        return faiss.IndexFlatIP(dim)
-    return faiss.IndexHNSWFlat(dim, NUM_LINKS, faiss.METRIC_INNER_PRODUCT)
+def _by_split(shards: Sequence[Shard]) -> dict[str, list[Shard]]:
+    splits: dict[str, list[Shard]] = {}
+    for shard in shards:
+        splits.setdefault(shard.split, []).append(shard)
+    return splits
 
 
 def _by_index(path: Path, query: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
@@ -112,18 +119,8 @@ def _by_index(path: Path, query: np.ndarray, top: int) -> tuple[np.ndarray, np.n
     except RuntimeError as error:  # all that faiss raises
         raise ValueError(f"{path} is no index that faiss reads. Remove it, or write it again with --index.") from error
     scores, numbers = index.search(query[None], top)
-    is_there = numbers[0] >= 0  # fewer rows than asked for are filled up
+    is_there = numbers[0] >= 0  # an index with fewer rows fills up with -1
     return scores[0][is_there], numbers[0][is_there]
-
-
-def _by_all(
-    output: Path, shards: Sequence[Shard], column: str, query: np.ndarray, top: int
-) -> tuple[np.ndarray, np.ndarray]:
-    cosines = np.concatenate(
-        [vectors @ query for shard in shards for vectors in _unit_vectors(output / shard.path, column)]
-    )
-    numbers = np.argsort(-cosines, kind="stable")[:top]
-    return cosines[numbers], numbers
 
 
 def _unit_vectors(path: Path, column: str) -> Iterator[np.ndarray]:
@@ -140,19 +137,15 @@ def _unit_vectors(path: Path, column: str) -> Iterator[np.ndarray]:
         yield vectors / np.where(norms > 0, norms, 1)
 
 
-PICTURE_PX = 320
-"""Our choice for the longer side of a picture on the page."""
-
-
 @dataclass(frozen=True)
 class Hit:
     """A row that was found.
 
     Attributes:
-        cosine: With the query.
-        split: Where it is.
-        number: Of the row in its split.
-        row: Its name, and the columns that were copied from the source.
+        cosine: Cosine with the query.
+        split: Split of the row.
+        number: Number of the row in its split.
+        row: Name of the image, and the columns that were copied from the source.
     """
 
     cosine: float
@@ -165,10 +158,10 @@ class FeatureFolder:
     """A finished data set of features.
 
     Args:
-        folder: That `training.extract` wrote.
+        folder: Folder that `training.extract` wrote.
 
     Raises:
-        ValueError: If it is none, or not all rows are there.
+        ValueError: If it is none, or rows are missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -189,24 +182,34 @@ class FeatureFolder:
         return read_schema(self.folder / self.shards[0].path).names
 
     def read(self, split: str, number: int) -> dict[str, Any]:
-        """Return what is known of an image besides its features."""
+        """Return the columns of an image before its features, classes by name.
+
+        A number that is no class, such as -1 for an unknown one, stays.
+        """
+        from datasets import ClassLabel, Features
+        from pyarrow.parquet import read_schema
+
         names = self.column_names()
-        known = names[: names.index(next(name for name in names if name in (SUMMARY, "mean_features")))]
+        known = names[: names.index(next(name for name in names if name in (SUMMARY, MEAN_FEATURES)))]
         shard = next(each for each in self.shards if each.split == split and each.start <= number < each.end)
-        place = number - shard.start
-        for table in read_columns(self.folder / shard.path, known):
-            if place < table.num_rows:
-                return _with_class_names(table.slice(place, 1).to_pylist()[0], self.folder / shard.path)
-            place -= table.num_rows
-        raise AssertionError("a whole file has all its rows")
+        path, index = self.folder / shard.path, number - shard.start
+        for table in read_columns(path, known):
+            if index < table.num_rows:
+                break
+            index -= table.num_rows
+        row = table.slice(index, 1).to_pylist()[0]
+        for name, kind in Features.from_arrow_schema(read_schema(path)).items():
+            if name in row and isinstance(kind, ClassLabel) and row[name] in range(len(kind.names)):
+                row[name] = kind.int2str(row[name])
+        return row
 
 
 def search(settings: ExtractionSettings) -> list[Hit]:
     """Return the most similar images, the best first.
 
     Raises:
-        ValueError: If the data set is not whole or from another checkpoint, the image cannot be decoded, there is no
-            text tower for a text, or what is compared was not extracted.
+        ValueError: If the data set is not whole or from another checkpoint, the image cannot be decoded, the checkpoint
+            has no text tower for a text, or the compared column was not extracted.
     """
     if settings.page is not None:
         check_page(settings.page, "page")
@@ -219,40 +222,38 @@ def search(settings: ExtractionSettings) -> list[Hit]:
 
 
 def to_table(hits: Sequence[Hit]) -> str:
-    """Return what was found as a table."""
+    """Return hits as a Markdown table."""
     known = list(hits[0].row)
     rows = [
-        [str(place), f"{hit.cosine:.3f}", hit.split, *(plain_cell(str(hit.row[name])) for name in known)]
-        for place, hit in enumerate(hits, 1)
+        [str(rank), f"{hit.cosine:.3f}", hit.split, *(plain_cell(str(hit.row[name])) for name in known)]
+        for rank, hit in enumerate(hits, 1)
     ]
     return markdown(["", "cosine", "split", *known], rows, aligned=True)
 
 
 def write_found_page(settings: ExtractionSettings, hits: Sequence[Hit]) -> None:
-    """Write a page of the pictures that were found, beside the image that was searched.
+    """Write a page of the images found, beside the image that was searched.
 
     Raises:
-        ValueError: If the images are not those that the features are of.
+        ValueError: If `data` are other images than those of the features.
         WriteError: If writing fails, for example on a full disk.
     """
     assert settings.page is not None
-    facts = read_manifest(settings.output)
+    facts, query = read_manifest(settings.output), str(settings.search)
     names = [name for name in SourceSettings.model_fields if name != "data"]
     splits = open_source(SourceSettings(data=settings.data, **{name: facts["settings"][name] for name in names}))
     if {name: image_state(split) for name, split in splits.items()} != facts["images"]:
         raise ValueError(f"`data` must be the images that the features are of, got {settings.data!r} with other ones.")
     rows = []
-    if _is_image(str(settings.search)):
-        rows.append(Row("Searched", [_picture(_read_image(Path(str(settings.search))), str(settings.search), "")]))
-    rows.append(Row("Found", [_picture_of(splits, hit) for hit in hits]))
+    if _is_image(query):
+        rows.append(Row("Searched", [_picture(_read_image(Path(query)), query, "")]))
+    found = []
+    for hit in hits:
+        name = str(hit.row[ID])
+        found.append(_picture(splits[hit.split].images[hit.number], name, f"{hit.cosine:.3f} {name}"))
+    rows.append(Row("Found", found))
     text = "The images whose summaries have the largest cosine with that of the query, the most similar first."
-    section = Section(f"Similar to {Path(str(settings.search)).name}", text, rows=rows)
-    write_page(settings.page, "Search", "", [section])
-
-
-def _picture_of(splits: dict[str, SourceSplit], hit: Hit) -> Picture:
-    image = splits[hit.split].images[hit.number]
-    return _picture(image, str(hit.row[ID]), f"{hit.cosine:.3f} {hit.row[ID]}")
+    write_page(settings.page, "Search", "", [Section(f"Similar to {Path(query).name}", text, rows=rows)])
 
 
 def _picture(image: Tensor, alt: str, caption: str) -> Picture:
@@ -265,8 +266,7 @@ def _open_model(settings: ExtractionSettings, data: FeatureFolder) -> RadioFeatu
     stored = data.facts["settings"]
     dtype = AUTOCAST_TYPES[stored["precision"]]
     model = open_radio(settings.checkpoint, size_px=stored["size"], device=device_of_process(), dtype=dtype)
-    found = hash_of({"model": model.fingerprint()})[:16]
-    if found != data.facts["model"]["weights and processor"]:
+    if hash_of({"model": model.fingerprint()})[:16] != data.facts["model"]["weights and processor"]:
         raise ValueError(
             f"`checkpoint` must be the one that the features are of, got {str(settings.checkpoint)!r} with other "
             "weights or another processor."
@@ -276,8 +276,8 @@ def _open_model(settings: ExtractionSettings, data: FeatureFolder) -> RadioFeatu
 
 def _embed(settings: ExtractionSettings, model: RadioFeatures, columns: Sequence[str]) -> tuple[str, Tensor]:
     """Return the column that is compared, and the query's vector in its space."""
-    query, adaptor = str(settings.search), settings.by
-    if not _is_image(query):
+    query, adaptor, is_text = str(settings.search), settings.by, not _is_image(str(settings.search))
+    if is_text:
         if not isinstance(model, TextModel):
             raise ValueError(
                 f"`search` must be an image file where the checkpoint has no text tower, got {query!r}. "
@@ -294,7 +294,7 @@ def _embed(settings: ExtractionSettings, model: RadioFeatures, columns: Sequence
             f"`output` must hold the column {column!r} to be searched by it, got {has}. Extract again with "
             f"--adaptors {adaptor}."
         )
-    if isinstance(model, TextModel) and not _is_image(query):
+    if is_text and isinstance(model, TextModel):
         return column, model.embed_texts([query])[0]
     pixels = model.preprocess(_read_image(Path(query)))
     wanted = Wanted(adaptors=frozenset() if adaptor is None else frozenset([adaptor]))
@@ -302,7 +302,7 @@ def _embed(settings: ExtractionSettings, model: RadioFeatures, columns: Sequence
 
 
 def _is_image(query: str) -> bool:
-    """Return whether a query is a file or looks like the name of an image."""
+    """Return whether a query is a file or has the suffix of an image."""
     return Path(query).suffix.lower() in IMAGE_SUFFIXES or os.path.isfile(query)  # a text may be too long for a path
 
 
@@ -313,14 +313,3 @@ def _read_image(path: Path) -> Tensor:
         raise ValueError(
             f"`search` must be an image that can be decoded, or a text, got {str(path)!r}: {error}."
         ) from error
-
-
-def _with_class_names(row: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return a row with the names of its classes; a number that is none, such as -1 for an unknown one, stays."""
-    from datasets import ClassLabel, Features
-    from pyarrow.parquet import read_schema
-
-    types = Features.from_arrow_schema(read_schema(path))
-    classes = {name: kind for name, kind in types.items() if isinstance(kind, ClassLabel) and name in row}
-    known = {name: kind for name, kind in classes.items() if row[name] in range(len(kind.names))}
-    return row | {name: kind.int2str(row[name]) for name, kind in known.items()}

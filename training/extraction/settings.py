@@ -1,4 +1,4 @@
-"""What `training.extract` is asked to do."""
+"""Settings of `training.extract`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from model_cards.licenses import OTHER, License
 
 
 NUM_IMAGES, NUM_DENSE_IMAGES = 1000, 100
-"""Our choice of images for each file, without and with dense features: a ViT-H's at 512 px are 260 MB in float16."""
+"""Our choice of images a file, without and with dense features: those of a ViT-H at 512 px are 260 MB in float16."""
 
 
 class SourceSettings(Settings):
-    """Which images are read.
+    """Settings of the images.
 
     Attributes:
         data: Folder of images, with or without sub-folders for classes and splits; `.parquet` or `.tar` files, a
@@ -25,9 +25,9 @@ class SourceSettings(Settings):
         id_column: Column with a name for each row; by default the image's path in its folder, the key in its webdataset
             shard, or its number.
         keep: Columns that are copied, such as label; by default the classes, where there are several.
-        splits: Splits that are read; by default those called train, validation and test, or alike.
-        max_images: Take a seeded choice of so many images of each split.
-        random_seed: Of that choice, and of the images that principal components are found on.
+        splits: Splits that are read; by default those called train, validation and test, or similar.
+        max_images: Size of a seeded choice of images of each split; by default all are read.
+        random_seed: Seed of that choice, and of the images that principal components are computed from.
     """
 
     data: str | None = None
@@ -40,17 +40,18 @@ class SourceSettings(Settings):
 
 
 class StorageSettings(Settings):
-    """What is stored of the model's answers, and how.
+    """Settings of the stored features.
 
     Attributes:
-        adaptors: Adaptors whose answers are stored beside the backbone's, or "all".
+        adaptors: Adaptors whose outputs are stored beside the backbone's, or "all".
         dense: Whether the features of all patches are stored, also of the adaptors.
-        pool: Of dense features: means of so many by so many patches are stored.
-        pca: Of dense features: so many principal components are stored instead, found on a seeded choice of images.
-        dtype: Of all vectors; int8 has a scale for each vector beside.
-        layout: Of dense features: one flat list with the shape in the column `grid`, or lists of rows of patches.
+        pool: Patches along the side of a square of dense features that is averaged.
+        pca: Number of principal components that replace dense features; they are computed from a seeded choice of
+            images.
+        dtype: Type of all vectors; int8 has a scale for each vector beside.
+        layout: Dense features as one flat list, with the shape in the column `grid`, or as lists of rows of patches.
         size: Shorter side of the images in pixels; by default as the checkpoint's processor has it.
-        precision: What the checkpoint computes in.
+        precision: Type that the checkpoint computes in.
         shard_images: Images for each file; by default 1000, with dense features 100.
     """
 
@@ -69,13 +70,9 @@ class StorageSettings(Settings):
         """Refuse choices about dense features where none are stored."""
         defaults = {"pool": 1, "pca": None, "layout": "flat"}
         chosen = [name for name, default in defaults.items() if getattr(self, name) != default]
+        text = "`{path}` is about dense features, which are not stored: add --dense."
         if chosen and not self.dense:
-            raise SettingsError(
-                *(
-                    Problem((name,), "`{path}` is about dense features, which are not stored: add --dense.")
-                    for name in chosen
-                )
-            )
+            raise SettingsError(*(Problem((name,), text) for name in chosen))
         return self
 
     @property
@@ -85,21 +82,21 @@ class StorageSettings(Settings):
 
 
 class ExtractionSettings(SourceSettings, StorageSettings):
-    """What shall be extracted or searched, and where it lies.
+    """Settings of an extraction or a search.
 
     Attributes:
         checkpoint: Folder with config.json and weights.
-        output: Folder of the data set; one that was begun with the same settings is completed.
+        output: Folder of the data set; an unfinished one of the same settings is completed.
         index: Write an index for searching with `faiss`: "flat" compares with every vector, "hnsw" is faster on
             millions and may miss some.
         search: An image file or a text: list the most similar images of `output` instead of extracting.
         by: Adaptor whose summaries are compared; by default the model's own, for texts the text tower's.
         top: How many are listed.
-        page: Of a search: HTML file with the pictures found, for which `data` must be given.
+        page: HTML file for the images found by a search, which needs `data`.
         model_id: ORG/NAME of the checkpoint on the Hub, for the card.
-        license: Of the features, as the Hub names it; by default that of the checkpoint's card.
-        license_name: Where the license is "other": its name in lower-case letters, digits and hyphens.
-        license_link: Where the license is "other": the address of its text.
+        license: License of the features, as the Hub names it; by default that of the checkpoint's card.
+        license_name: Name of a license "other", in lower-case letters, digits and hyphens.
+        license_link: Address of the text of a license "other".
         batch_size: Images for each pass.
         num_workers: Processes that decode images where there are many.
     """
@@ -120,7 +117,7 @@ class ExtractionSettings(SourceSettings, StorageSettings):
 
     @model_validator(mode="after")
     def _check_mode(self) -> ExtractionSettings:
-        """Refuse what is missing for the one mode, or is of the other."""
+        """Refuse settings that one mode lacks, or that belong to the other mode."""
         if self.search is None and self.data is None:
             raise SettingsError(Problem(("data",), "`{path}` has no value: say which images with --data."))
         for name in ("by", "page", "top") if self.search is None else ():
@@ -133,13 +130,13 @@ class ExtractionSettings(SourceSettings, StorageSettings):
         return self
 
     def chosen_license(self) -> License | None:
-        """Return the license that was asked for."""
+        """Return the license that the settings name; None if they name none."""
         if self.license is None and self.license_name is None and self.license_link is None:
             return None
         return License(self.license or OTHER, self.license_name, self.license_link)
 
     def of_rows(self) -> dict[str, Any]:
-        """Return what decides what the rows hold, for the manifest."""
+        """Return the settings that decide the content of the rows, for the manifest."""
         decisive = [*SourceSettings.model_fields, *StorageSettings.model_fields]
         values = {name: value for name, value in self.to_dict().items() if name in decisive and name != "data"}
         return values | {"shard_images": self.images_of_shard}

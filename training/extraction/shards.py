@@ -1,11 +1,10 @@
-"""Files of extracted features: their shards and the file that lists them."""
+"""Files of extracted features: the manifest of a data set, its shards and their checksums."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,22 +28,29 @@ if TYPE_CHECKING:
 
 MANIFEST = "extraction.json"
 MAX_NAMED = 4
-"""Our choice: as many differences are named."""
+"""Our choice for the number of differences in a message."""
+FOLDER = "data"
+SUMS = "SHA256SUMS"
+"""Checksums of all files in the format of `sha256sum`; during an extraction each rank writes a file of its own."""
+AGAIN = "Remove it, and extract again: that writes what is missing."
+GROUP_BYTES = 64 << 20
+"""Our choice for a row group: readers hold one in memory."""
 
 
 def begin(output: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a new data set, or compare it with that of one that was begun.
+    """Write the manifest of a new data set, or compare it with that of an unfinished one.
 
-    One that has nothing but its manifest yet is begun anew: what stopped it may have been a wrong setting.
+    A data set without any rows is begun anew: a wrong setting may have stopped it.
 
     Args:
         output: Folder of the data set.
         facts: Plain data: settings, model and images.
 
     Raises:
-        ValueError: If `output` holds something else, or was begun with something else.
+        ValueError: If `output` holds other files or another data set.
     """
-    if _holds_at_most_a_manifest(output):
+    held = {path.name for path in output.rglob("*")} if output.is_dir() else set()
+    if not output.exists() or (output.is_dir() and held <= {MANIFEST, FOLDER, LOCK}):
         write_text(output / MANIFEST, json.dumps(facts, indent=2) + "\n")
     elif not (output / MANIFEST).is_file():
         raise ValueError(
@@ -61,50 +67,28 @@ def begin(output: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_manifest(output: Path) -> dict[str, Any]:
-    """Return what a data set was begun with.
+    """Return the manifest of a data set.
 
     Raises:
         ValueError: If there is none, or it cannot be read.
     """
-    path = output / MANIFEST
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        facts = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+        if not {"settings", "images", "source", "model"} <= facts.keys():
+            raise ValueError(f"{MANIFEST} lacks entries")
+    except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"`output` must be a folder of training.extract, got {str(output)!r}: {error}.") from error
-    if not isinstance(facts, dict) or not {"settings", "images", "source", "model"} <= facts.keys():
-        raise ValueError(
-            f"`output` must be a folder of training.extract, got {str(output)!r}, whose {MANIFEST} is none."
-        )
     return facts
 
 
-def _holds_at_most_a_manifest(output: Path) -> bool:
-    if not output.exists():
-        return True
-    return output.is_dir() and {path.name for path in output.rglob("*")} <= {MANIFEST, FOLDER, LOCK}
-
-
-def missing_shards(output: Path, shards: list[Shard]) -> list[Shard]:
-    """Return the files that are not there; one that has its name is whole."""
-    return [shard for shard in shards if not (output / shard.path).is_file()]
-
-
-FOLDER = "data"
-SUMS = "SHA256SUMS"
-"""Checksums of all files, as `sha256sum --check` reads them; while they are written each rank has a file of its own."""
-AGAIN = "Remove it, and extract again: that writes what is missing."
-GROUP_BYTES = 64 << 20
-"""Our choice for a group of rows: readers hold one in memory."""
-
-
 class Shard(NamedTuple):
-    """One file.
+    """A file of rows.
 
     Attributes:
-        split: Whose rows it has.
-        start: The first of them.
-        end: The one after the last.
-        path: Below the data set's folder.
+        split: Name of the split.
+        start: First row.
+        end: Row after the last.
+        path: Path in the data set's folder.
     """
 
     split: str
@@ -114,11 +98,11 @@ class Shard(NamedTuple):
 
 
 def plan_shards(lengths: Mapping[str, int], images_of_shard: int) -> list[Shard]:
-    """Return all files, the same whoever writes them and however often that is stopped.
+    """Return all files, the same for any number of ranks and interruptions.
 
     Args:
         lengths: Number of images of each split.
-        images_of_shard: In each file but the last of a split.
+        images_of_shard: Images of each file but the last of a split.
     """
     shards = []
     for split, length in lengths.items():
@@ -129,13 +113,18 @@ def plan_shards(lengths: Mapping[str, int], images_of_shard: int) -> list[Shard]
     return shards
 
 
+def missing_shards(output: Path, shards: list[Shard]) -> list[Shard]:
+    """Return the files that do not exist; an existing file is complete."""
+    return [shard for shard in shards if not (output / shard.path).is_file()]
+
+
 def write_shard(path: Path, tables: Iterable[pyarrow.Table], sums: Path | None = None) -> None:
-    """Write a file from tables of the same columns, at least one; what raises while they are made leaves no file.
+    """Write a file from tables of the same columns, at least one; if computing them raises, no file is left.
 
     Args:
-        path: File to write, in a folder of the data set's.
-        tables: What it holds.
-        sums: File to which its checksum is added, which no other process writes.
+        path: File to write.
+        tables: Rows of the file.
+        sums: File to which its checksum is added; no other process writes it.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
@@ -143,24 +132,24 @@ def write_shard(path: Path, tables: Iterable[pyarrow.Table], sums: Path | None =
     from pyarrow.parquet import ParquetWriter
 
     with scratch_folder(path.parent) as scratch:
-        place, groups = scratch / path.name, _groups(tables)
+        temporary, groups = scratch / path.name, _groups(tables)
         first = next(groups)
         with one_line_errors(path):
-            writer = ParquetWriter(place, first.schema, compression="zstd", write_page_checksum=True)
+            writer = ParquetWriter(temporary, first.schema, compression="zstd", write_page_checksum=True)
         with writer:
             for group in itertools.chain([first], groups):
                 with one_line_errors(path):
                     writer.write_table(group)
         with one_line_errors(path):
-            if sums is not None:  # before the file has its name, so that none is without
+            if sums is not None:  # before the file has its name, so that every file has one
                 with sums.open("a", encoding="utf-8") as file:
-                    file.write(f"{hash_file(place)}  {FOLDER}/{path.name}\n")
+                    file.write(f"{hash_file(temporary)}  {FOLDER}/{path.name}\n")
                 write_through(sums)
-            move_into_place(place, path)
+            move_into_place(temporary, path)
 
 
 def _groups(tables: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
-    """Join tables to groups of rows that are worth reading at once."""
+    """Join tables to row groups of about `GROUP_BYTES`."""
     from pyarrow import concat_tables
 
     waiting: list[pyarrow.Table] = []
@@ -174,7 +163,7 @@ def _groups(tables: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
 
 
 def read_sums(output: Path) -> dict[str, set[str]]:
-    """Return the checksums that were written for each file of a data set: several where it was written again."""
+    """Return the checksums of each file of a data set; several if it was written again."""
     sums: dict[str, set[str]] = {}
     for path in output.glob(f"{SUMS}*"):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -187,24 +176,18 @@ def read_columns(path: Path, names: list[str]) -> Iterator[pyarrow.Table]:
     """Yield some columns of a file, one group of rows after the other.
 
     Raises:
-        ValueError: If what is read is not what was written.
+        ValueError: If the file is damaged.
     """
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    with _damage_named(path), ParquetFile(path, page_checksum_verification=True) as file:
-        for group in range(file.num_row_groups):
-            table, wanted = file.read_row_group(group, columns=names), file.metadata.row_group(group).num_rows
-            if table.num_rows != wanted:  # a page says how many it has, which its checksum leaves out
-                raise OSError(f"it has {table.num_rows} of {wanted} rows")
-            yield table
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    from pyarrow import ArrowException
-
     try:
-        yield
+        with ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                table, wanted = file.read_row_group(group, columns=names), file.metadata.row_group(group).num_rows
+                if table.num_rows != wanted:  # the checksum of a page does not cover its number of rows
+                    raise OSError(f"it has {table.num_rows} of {wanted} rows")
+                yield table
     except (ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(f"{str(path)!r} cannot be read: {reason}. {AGAIN}") from error

@@ -1,10 +1,9 @@
-"""The images to extract from, by split: with a name for each, and what is known of them."""
+"""Images to extract from, by split, with a name and copied columns for each."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,25 +47,25 @@ SPLITS: SplitNames = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-"""What the splits may be called; a source without splits is all train."""
+"""Possible names of the splits; a source without splits is all train."""
 KEY = "__key__"
 """Column of webdataset shards."""
 DEMO_SIZE_PX = 256
-"""Our choice: at which the demo's images are drawn; a checkpoint's processor makes them smaller where it wants to."""
+"""Our choice of the size at which the demo's images are drawn; the processor of a checkpoint may shrink them."""
 _IMAGE, _ID = "image", "__id__"
 
 
 class SourceSplit:
-    """The images of one split.
+    """Images of one split.
 
     Args:
-        name: Of the split.
-        table: Images as `image`, names as `__id__`, and the columns that are kept.
-        source: What the user called the data.
+        name: Name of the split.
+        table: Images as `image`, names as `__id__`, and the columns that are copied.
+        source: The data as the user named it.
 
     Attributes:
-        images: Decoded when asked for.
-        fingerprint: Changes when the images or their order do.
+        images: Images that are decoded on access.
+        fingerprint: Hash of the images and their order.
     """
 
     def __init__(self, name: str, table: Dataset, source: str) -> None:
@@ -81,19 +80,19 @@ class SourceSplit:
 
     @property
     def kept_features(self) -> Features:
-        """The types of the columns that are kept."""
+        """Types of the copied columns."""
         return self._kept.features
 
     def ids(self, start: int = 0, end: int | None = None) -> list[str]:
-        """Return the names of some images or all."""
+        """Return the names of the images from `start` to `end`."""
         return self._ids[start : len(self) if end is None else end][_ID]
 
     def kept(self, start: int, end: int) -> Table:
-        """Return the columns that are kept, of some images."""
+        """Return the copied columns of the images from `start` to `end`."""
         return cast(Any, self._kept.with_format("arrow"))[start:end]
 
     def where(self, index: int) -> str:
-        """Return the name of an image, for errors."""
+        """Return the name of an image for messages."""
         return f"{self.name} image {self.ids(index, index + 1)[0]!r}"
 
 
@@ -101,7 +100,7 @@ def open_source(settings: SourceSettings) -> dict[str, SourceSplit]:
     """Open the images that settings name, by split.
 
     Raises:
-        ValueError: If they cannot be opened, or have no column or split that was asked for; or if names occur twice.
+        ValueError: If they cannot be opened, lack a column or split that the settings name, or have a name twice.
     """
     source = str(settings.data)
     names: SplitNames = SPLITS if settings.splits is None else {name: (name,) for name in settings.splits}
@@ -128,7 +127,7 @@ def open_source(settings: SourceSettings) -> dict[str, SourceSplit]:
 
 
 def image_state(split: SourceSplit) -> dict[str, Any]:
-    """Return number of the images, and hashes of what they are and how they are called, as plain data."""
+    """Return the number of images, and hashes of the images and of their names, as plain data."""
     return {
         "number": len(split),
         "state": hash_of({"images": split.fingerprint})[:16],
@@ -147,7 +146,7 @@ def _read_folder(path: Path, names: SplitNames) -> Tables:
 
 
 def _kept_columns(settings: SourceSettings, table: Dataset, image: str) -> list[str]:
-    """Return the columns that are copied, none of which may hold pictures or have a name of ours."""
+    """Return the columns that are copied, by default that of the classes; columns of images are refused."""
     from datasets import ClassLabel
 
     if settings.keep is None:
@@ -161,14 +160,14 @@ def _kept_columns(settings: SourceSettings, table: Dataset, image: str) -> list[
 
 
 def _with_ids(table: Dataset, image: str, settings: SourceSettings, split: str) -> Dataset:
-    """Return a table with a name for each row, no two of one split alike."""
+    """Return a table with a unique name for each row."""
     if settings.id_column is not None:
         check_choice("id_column", settings.id_column, [name for name in table.column_names if name != image])
-        ids = list(map(str, _values(table, settings.id_column)))
-        twice = [name for name, count in Counter(ids).items() if count > 1]
-        if twice:
+        ids = list(map(str, table.select_columns([settings.id_column])[:][settings.id_column]))
+        repeated = [name for name, count in Counter(ids).items() if count > 1]
+        if repeated:
             raise ValueError(
-                f"`id_column` must name each image once, got {settings.id_column!r} with {first_few(twice, 3)} more "
+                f"`id_column` must name each image once, got {settings.id_column!r} with {first_few(repeated, 3)} more "
                 "than once. Name another column, or leave it out."
             )
     else:
@@ -176,26 +175,28 @@ def _with_ids(table: Dataset, image: str, settings: SourceSettings, split: str) 
     return cast("Dataset", table.add_column(_ID, cast(Any, ids)))  # pyrefly: ignore[missing-argument]
 
 
-def _usual_ids(table: Dataset, image: str, source: str, split: str) -> Sequence[str]:
+def _usual_ids(table: Dataset, image: str, source: str, split: str) -> list[str]:
+    """Return paths, keys of webdataset shards, or, where these are missing or not unique, numbers."""
     paths = image_paths(table, image)
     found: list[str] = []
     if all(path is not None for path in paths):
         folder = Path(source).expanduser()
         found = [place_of(Path(str(path)), folder) for path in paths]
     elif KEY in table.column_names:
-        found = list(map(str, _values(table, KEY)))
+        found = list(map(str, table.select_columns([KEY])[:][KEY]))
     if found and len(set(found)) == len(found):
         return found
     return [f"{split}-{number:09d}" for number in range(len(table))]
 
 
-def _values(table: Dataset, column: str) -> list[Any]:
-    return table.select_columns([column])[:][column]
-
-
 def _demo_tables(source: str) -> Tables:
-    """Return the objects of known classes of the demo, as files of PNG."""
+    """Return the demo's objects of known classes, as encoded PNG files."""
     from datasets import ClassLabel, Dataset, Features, Image
+
+    def png(image: Tensor) -> dict[str, Any]:
+        content = io.BytesIO()
+        to_pil_image(image).save(content, "png")
+        return {"bytes": content.getvalue(), "path": None}
 
     part = open_data(source, DataOptions(), size_px=DEMO_SIZE_PX).part("labels")
     features = Features({_IMAGE: Image(), "label": ClassLabel(names=list(part.class_names))})
@@ -203,12 +204,6 @@ def _demo_tables(source: str) -> Tables:
     for name, examples in (("train", part.train), ("test", part.test)):
         assert examples is not None
         assert examples.labels is not None
-        rows = [{"bytes": _png(examples.images[number]), "path": None} for number in range(len(examples))]
+        rows = [png(examples.images[number]) for number in range(len(examples))]
         tables[name] = Dataset.from_dict({_IMAGE: rows, "label": examples.labels.tolist()}, features=features)
     return tables
-
-
-def _png(image: Tensor) -> bytes:
-    content = io.BytesIO()
-    to_pil_image(image).save(content, "png")
-    return content.getvalue()

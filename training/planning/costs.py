@@ -1,11 +1,10 @@
-"""What passes and steps cost: operations counted on the meta device, and the speed of GPUs."""
+"""Costs of passes and training steps, counted on the meta device, and the speed of GPUs."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -31,10 +30,10 @@ class Card(NamedTuple):
     """A GPU.
 
     Attributes:
-        name: As it is called.
+        name: Name of the card.
         peak_flops: Dense bfloat16 operations per second.
-        memory_gib: Its memory.
-        source: Where both are from.
+        memory_gib: Memory in GiB.
+        source: Source of both numbers.
     """
 
     name: str
@@ -63,23 +62,23 @@ CARDS = {
         Card("RTX-4090", 165.2e12, 24, _ADA),
     )
 }
-"""Those whose peak in bfloat16 was found; older ones (V100, T4) have none."""
+"""Cards with a published bfloat16 peak; older ones (V100, T4) have none."""
 
 MEMORY_SHARE = 0.9
-"""Of a card's memory that a plan may fill. Our choice: the rest is for the driver, PyTorch's own, the working space of
-teachers and fragmentation."""
+"""Share of a card's memory that a plan may fill. Our choice: the rest is for the driver, PyTorch itself, the working
+memory of teachers, and fragmentation."""
 
 
 def choose_cards(name: str | None, peak_tflops: float | None, memory_gib: float | None) -> list[Card]:
-    """Return the cards that a plan is for: the named one, one of given numbers, or all.
+    """Return the cards of a plan: the named one, one with the given numbers, or all known ones.
 
     Args:
-        name: One of `CARDS`; with both numbers any name.
-        peak_tflops: Dense bfloat16 operations per second, in units of 10^12; None for the known card's.
-        memory_gib: Memory; None for the known card's.
+        name: One of `CARDS`; any name if both numbers are given.
+        peak_tflops: Dense bfloat16 operations per second, in units of 10^12; None takes the known card's.
+        memory_gib: Memory; None takes the known card's.
 
     Raises:
-        SettingsError: If a number is missing and there is no card of that name to have it from.
+        SettingsError: If a number is missing and no card of that name is known.
     """
     if name is None and peak_tflops is None and memory_gib is None:
         return list(CARDS.values())
@@ -89,27 +88,25 @@ def choose_cards(name: str | None, peak_tflops: float | None, memory_gib: float 
         missing, given = ("memory_gib", "peak_tflops") if memory_gib is None else ("peak_tflops", "memory_gib")
         raise SettingsError(f"`{missing}` must be given with `{given}`, got None. Or name a known card with `gpu`.")
     check_choice("gpu", name, CARDS, error=SettingsError)
-    known = CARDS[name]
-    if peak_tflops is None and memory_gib is None:
-        return [known]
-    peak = known.peak_flops if peak_tflops is None else 1e12 * peak_tflops
-    memory = known.memory_gib if memory_gib is None else memory_gib
-    return [Card(name, peak, memory, f"given, else {known.source}")]
+    card = CARDS[name]
+    if peak_tflops is not None:
+        card = card._replace(peak_flops=1e12 * peak_tflops)
+    return [card if memory_gib is None else card._replace(memory_gib=memory_gib)]
 
 
 HALF_BYTES = 2
-"""Per number that is kept for the backward pass: bfloat16, under mixed precision."""
+"""Bytes of a number kept for the backward pass: bfloat16, under mixed precision."""
 FULL_BYTES = 4
-"""Per number of what blocks and norms take in, for tokens stay float32 from block to block; and of a target."""
+"""Bytes of a number of a target, and of the inputs of blocks and norms: tokens stay float32 from block to block."""
 
 
 class StudentCost(NamedTuple):
-    """What one image costs the student.
+    """Cost of one image for the student.
 
     Attributes:
-        flops: Of forward and backward pass.
+        flops: Operations of the forward and the backward pass.
         kept: Bytes kept for the backward pass.
-        kept_checkpointed: The same with `student.gradient_checkpointing`.
+        kept_checkpointed: Bytes kept with `student.gradient_checkpointing`.
     """
 
     flops: float
@@ -118,15 +115,12 @@ class StudentCost(NamedTuple):
 
 
 class Networks:
-    """The student and the teachers of a recipe, without data, and what their passes cost.
-
-    Args:
-        recipe: The recipe.
+    """The student and the teachers of a recipe on the meta device, and the costs of their passes.
 
     Attributes:
-        teachers: By name.
-        student: On the meta device.
-        student_cost: From a size in pixels, and taps if any, to the cost of one such image.
+        teachers: Cost of each teacher by its name.
+        student: The student.
+        student_cost: Function of the image's side in pixels, and of the taps if any, that returns the cost of an image.
 
     Raises:
         ValueError: If a network cannot be built.
@@ -143,28 +137,28 @@ class Networks:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers of the student with its adaptors."""
+        """Parameters of the student with its adaptors."""
         return sum(parameter.numel() for parameter in self.student.parameters())
 
     def teacher_flops(self, names: Sequence[str], size_px: int, num_images: int) -> dict[str, float]:
-        """Return the operations of the teachers' passes of images of `size_px` squared, by name.
+        """Return the operations of forward passes of images of `size_px` squared, by teacher.
 
-        A pass for several of one network counts for the first of them, for others what they read from it.
+        Where teachers share a network, the first one counts its pass, and each of the others only its own head.
         """
         flops: dict[str, float] = {}
         for own in by_network({name: self.teachers[name] for name in names}):
-            for place, name in enumerate(own):
+            for index, name in enumerate(own):
                 teacher = self.teachers[name]
                 whole = teacher.flops(size_px, num_images)
-                flops[name] = teacher.flops(size_px, num_images, 2) - whole if place else whole
+                flops[name] = teacher.flops(size_px, num_images, 2) - whole if index else whole
         return flops
 
     def taps_of(self, stage: Recipe) -> tuple[Tap, ...]:
-        """Return the taps of a stage."""
+        """Return the taps (intermediate supervision) of a stage."""
         return tuple(plan_taps(stage, self.student.config))
 
     def tap_heads(self, taps: Sequence[Tap]) -> Taps | None:
-        """Return heads for some taps, without data; None for none."""
+        """Return the heads of some taps on the meta device; None if there are no taps."""
         with torch.device("meta"):
             return Taps(taps, self.student, 0) if taps else None
 
@@ -178,25 +172,15 @@ class Networks:
 
 
 def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Tensor, int]:
-    """Return the loss of one image, and how many bytes are kept for its backward pass."""
+    """Return a loss of one image, and the bytes that autograd keeps for its backward pass.
+
+    Parameters and attention weights are not counted. The meta device computes attention without a fused kernel; the
+    kernels of a GPU keep no attention weights. It has no autocast either: blocks and norms are taken to keep float32
+    inputs, and everything else bfloat16.
+    """
     num_tokens = (size_px // student.patch_size) ** 2 + student.config.num_prefix_tokens
     learner = with_taps(student, heads)
-    with _count_kept(learner, num_tokens) as sizes:
-        pixel_values = torch.empty(1, 3, size_px, size_px, device="meta")
-        output = learner(pixel_values, window_size="global", return_dict=True)
-        answers = [answer for adaptor in output.adaptors.values() for answer in (adaptor.summary, adaptor.features)]
-        loss = torch.stack([answer.sum() for answer in answers if answer is not None]).sum()
-    return loss, sum(sizes.values())
-
-
-@contextmanager
-def _count_kept(student: nn.Module, num_tokens: int) -> Iterator[dict[int, int]]:
-    """Note the bytes of every storage that autograd keeps, but for parameters and attention weights.
-
-    The meta device knows no autocast, and computes attention in the plain way; the kernels of a GPU keep no attention
-    weights.
-    """
-    parameters = {parameter.untyped_storage()._cdata for parameter in student.parameters()}
+    parameters = {parameter.untyped_storage()._cdata for parameter in learner.parameters()}
     kept: dict[int, Tensor] = {}  # tensors, so that no storage is freed and its number given to another
     full: dict[int, Tensor] = {}
 
@@ -209,61 +193,61 @@ def _count_kept(student: nn.Module, num_tokens: int) -> Iterator[dict[int, int]]
             kept[storage] = tensor
         return tensor
 
-    sizes: dict[int, int] = {}
-    takers = [module for module in student.modules() if isinstance(module, RadioBlock | nn.LayerNorm)]
-    hooks = [module.register_forward_pre_hook(note_full) for module in takers]
+    in_full = [module for module in learner.modules() if isinstance(module, RadioBlock | nn.LayerNorm)]
+    hooks = [module.register_forward_pre_hook(note_full) for module in in_full]
     with saved_tensors_hooks(note, lambda tensor: tensor):
-        yield sizes
+        pixel_values = torch.empty(1, 3, size_px, size_px, device="meta")
+        output = learner(pixel_values, window_size="global", return_dict=True)
+        outputs = [tensor for adaptor in output.adaptors.values() for tensor in (adaptor.summary, adaptor.features)]
+        loss = torch.stack([tensor.sum() for tensor in outputs if tensor is not None]).sum()
     for hook in hooks:
         hook.remove()
-    for storage, tensor in kept.items():
-        sizes[storage] = tensor.numel() * (FULL_BYTES if storage in full else HALF_BYTES)
+    sizes = [tensor.numel() * (FULL_BYTES if storage in full else HALF_BYTES) for storage, tensor in kept.items()]
+    return loss, sum(sizes)
 
 
 class PackagedCost(NamedTuple):
     """A teacher whose weights, and perhaps architecture, come in a package.
 
     Attributes:
-        summary_dim: Width of its summary.
-        feature_dim: Width of its features.
-        cell_px: Pixels along a side that make one of its cells.
+        summary_dim: Channels of its summary.
+        feature_dim: Channels of its features.
         num_parameters: All of its numbers.
-        flops_per_cell: Operations of a pass for each cell of its input.
-        flops_per_pair: Operations of attention for each pair of cells; 0 without attention.
+        flops_per_patch: Operations of a pass for each patch of its input.
+        flops_per_pair: Operations of attention for each pair of patches; 0 without attention.
     """
 
     summary_dim: int
     feature_dim: int
-    cell_px: int
     num_parameters: int
-    flops_per_cell: float
+    flops_per_patch: float
     flops_per_pair: float
 
 
 PACKAGED = {
-    "efficientnet-lite0": PackagedCost(1280, 112, 16, 4_694_079, 3.917e6, 0),
-    "dinov2-s-saliency": PackagedCost(384, 384, 14, 20_281_350, 39.99e6, 11 * 4 * 384),
-    "nanodet-g": PackagedCost(384, 128, 16, 3_295_823, 4.469e6, 0),
+    "efficientnet-lite0": PackagedCost(1280, 112, 4_694_079, 3.917e6, 0),
+    "dinov2-s-saliency": PackagedCost(384, 384, 20_281_350, 39.99e6, 11 * 4 * 384),
+    "nanodet-g": PackagedCost(384, 128, 3_295_823, 4.469e6, 0),
 }
-"""By kind. Counted with `FlopCounterMode` on the real networks, to which a test compares them; of DINOv2-S the 11
-blocks that its answer needs, with attention as 4 operations for each pair of cells and channel."""
+"""Packaged teachers by kind. Counted with `FlopCounterMode` on the real networks, to which a test compares them; of
+DINOv2-S the 11 blocks that its output needs, with attention as 4 operations for each pair of patches and channel."""
 
 
 class TeacherCost:
-    """A teacher of a recipe without its weights: its widths, its size, and what it takes to answer.
+    """Dimensions, size and cost of a teacher of a recipe, without its weights.
 
     Args:
         entry: The teacher, of a kind with the option `weights` or one of `PACKAGED`.
-        stride: Pixels that make one cell to whoever asks: the student's patch size.
-        others: Whose networks it may share.
+        stride: Pixels along the side of a feature: the student's patch size.
+        others: Teachers whose networks it may share.
 
     Attributes:
-        summary_dim: Width of its summary; None without one.
-        feature_dim: Width of its features.
+        summary_dim: Channels of its summary; None without one.
+        feature_dim: Channels of its features.
         network_of: Name of the teacher whose network it runs, by default its own.
-        num_parameters: Numbers of the network that runs, of a shared one those that no other has.
-        weight_bytes: Memory that they take.
-        download_bytes: What is fetched: of a package its size, else these numbers in float32.
+        num_parameters: Numbers of its network, without those that it shares with the others.
+        weight_bytes: Memory of these.
+        download_bytes: Size of the package, or of these numbers in float32.
 
     Raises:
         ValueError: If it cannot be built without its weights.
@@ -271,14 +255,12 @@ class TeacherCost:
 
     def __init__(self, entry: TeacherRecipe, stride: int, others: Iterable[TeacherCost] = ()) -> None:
         self.entry, self.stride, self.network_of = entry, stride, entry.name
-        packaged = PACKAGED.get(entry.kind)
-        self._packaged = packaged
+        self.summary_dim: int | None
+        self._packaged = PACKAGED.get(entry.kind)
         self._teacher: Teacher | None = None
-        if packaged is not None:
-            self.summary_dim: int | None = packaged.summary_dim
-            self.feature_dim = packaged.feature_dim
-            self.num_parameters = packaged.num_parameters
-            self.weight_bytes = 4 * packaged.num_parameters
+        if self._packaged is not None:
+            self.summary_dim, self.feature_dim, self.num_parameters, *_ = self._packaged
+            self.weight_bytes = 4 * self.num_parameters
             self.download_bytes = PACKAGES[PACKAGE_OF_KIND[entry.kind]].archive_bytes
         else:
             self._teacher = teacher = _build(entry, stride)
@@ -294,13 +276,13 @@ class TeacherCost:
         self.flops = cache(self._flops)
 
     def _flops(self, size_px: int, num_images: int, num_readers: int = 1) -> float:
-        """Return the operations of a forward pass of images of `size_px` squared.
+        """Return the operations of a forward pass of images of `size_px` squared, read by a number of teachers.
 
-        As if so many teachers read it: two cost as much more than one as what is read from a pass of another teacher.
+        A second reader of a shared network adds the operations of its head.
         """
         if self._packaged is not None:
-            cells = (size_px // self.stride) ** 2  # it answers one cell for each, run at as many of its own
-            return num_images * cells * (self._packaged.flops_per_cell + cells * self._packaged.flops_per_pair)
+            patches = (size_px // self.stride) ** 2  # it runs at a size that gives as many of its own
+            return num_images * patches * (self._packaged.flops_per_patch + patches * self._packaged.flops_per_pair)
         assert self._teacher is not None
         with FlopCounterMode(display=False) as counter:
             images = torch.empty(num_images, 3, size_px, size_px, device="meta")
@@ -319,17 +301,17 @@ def _build(entry: TeacherRecipe, stride: int) -> Teacher:
 
 
 class PartitionCost(NamedTuple):
-    """What a step of a partition costs on all ranks together, averaged over its resolutions.
+    """Cost of a step of a partition on all ranks together, averaged over its resolutions.
 
     Attributes:
-        partition: Which partition.
-        images: Of a step; with a token budget their mean number.
+        partition: The partition.
+        images: Images of a step; with a token budget their mean number.
         images_per_pass: Images that a rank has on its GPU at once, rounded up.
-        student_flops: Of forward and backward passes.
-        teacher_flops: Of forward passes, by teacher.
+        student_flops: Operations of forward and backward passes.
+        teacher_flops: Operations of forward passes, by teacher.
         activations: Bytes that a rank keeps at the largest resolution, without and with gradient checkpointing.
-        targets: Bytes of the teachers' features of a pass at that resolution, with online teachers of all passes that
-            are answered at once.
+        targets: Bytes of the teachers' features of a pass at that resolution; of online teachers of all passes whose
+            targets are computed at once.
     """
 
     partition: PartitionRecipe
@@ -342,12 +324,12 @@ class PartitionCost(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """FLOPs of student and teachers together."""
+        """Operations of student and teachers together."""
         return self.student_flops + sum(self.teacher_flops.values())
 
 
 def plan_stage(networks: Networks, stage: Recipe, num_gpus: int) -> list[PartitionCost]:
-    """Return what a step of each partition costs.
+    """Return the cost of a step of each partition.
 
     Raises:
         RecipeError: If the recipe does not fit this number of ranks.
@@ -360,20 +342,18 @@ def _partition_cost(
     networks: Networks, stage: Recipe, partition: PartitionRecipe, taps: tuple[Tap, ...], num_ranks: int
 ) -> PartitionCost:
     num_passes, patch_size = num_ranks * partition.accumulation_steps, networks.student.patch_size
-    shares = shares_of(partition)
-    num_images = images_per_step(partition, patch_size)
+    shares, num_images = _shares_of(partition), _images_per_step(partition, patch_size)
     images_per_pass = math.ceil(num_images / num_passes)
     names = list(networks.teachers) if partition.teachers is None else partition.teachers
     of_sizes = {size: networks.teacher_flops(names, size, images_per_pass) for size in shares}
     per_image = {
         name: sum(share * of_sizes[size][name] for size, share in shares.items()) / images_per_pass for name in names
     }
-    largest, cells = networks.student_cost(max(shares), taps), (max(shares) // patch_size) ** 2
-    most: float = images_per_pass  # images of the largest size that a pass has as many patches as
+    largest, patches = networks.student_cost(max(shares), taps), (max(shares) // patch_size) ** 2
+    most: float = images_per_pass  # images of the largest size with as many patches as a pass may have
     if partition.token_budget is not None:
-        most = max(1, partition.token_budget / num_passes / cells)
+        most = max(1, partition.token_budget / num_passes / patches)
     parts = min(stage.views.parts_at_once, partition.accumulation_steps) if stage.views.teachers == "online" else 1
-    width = sum(networks.teachers[name].feature_dim for name in names)
     return PartitionCost(
         partition,
         num_images,
@@ -381,33 +361,33 @@ def _partition_cost(
         num_images * sum(share * networks.student_cost(size, taps).flops for size, share in shares.items()),
         {name: num_images * flops for name, flops in per_image.items()},
         (most * largest.kept, most * largest.kept_checkpointed),
-        FULL_BYTES * parts * most * cells * width,
+        FULL_BYTES * parts * most * patches * sum(networks.teachers[name].feature_dim for name in names),
     )
 
 
-def shares_of(partition: PartitionRecipe) -> dict[int, float]:
+def _shares_of(partition: PartitionRecipe) -> dict[int, float]:
     """Return the probability of each resolution."""
     chances = partition.probabilities or [1.0] * len(partition.sizes_px)
     return {size: chance / sum(chances) for size, chance in zip(partition.sizes_px, chances, strict=True)}
 
 
-def images_per_step(partition: PartitionRecipe, patch_size: int) -> float:
+def _images_per_step(partition: PartitionRecipe, patch_size: int) -> float:
     """Return the number of images of a step, with a token budget their mean."""
     if partition.batch_size is not None:
         return partition.batch_size
     assert partition.token_budget is not None
-    mean_tokens = sum(share * (size // patch_size) ** 2 for size, share in shares_of(partition).items())
+    mean_tokens = sum(share * (size // patch_size) ** 2 for size, share in _shares_of(partition).items())
     return partition.token_budget / mean_tokens
 
 
 def at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
-    """Return a stage with as many images as before, all at one resolution of each partition."""
+    """Return a stage with as many images as before, all of a partition at one of its resolutions."""
     patch_size = student_patch_size(stage)
     partitions = [
         p.replace(
             sizes_px=[choose(p.sizes_px)],
             probabilities=None,
-            batch_size=round(images_per_step(p, patch_size)),
+            batch_size=round(_images_per_step(p, patch_size)),
             token_budget=None,
         )
         for p in stage.partitions
@@ -416,7 +396,7 @@ def at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
 
 
 def with_split_teachers(stage: Recipe) -> Recipe:
-    """Return a stage whose images are split evenly: each teacher sees its own, as in stage 1 of PHI-S, table 10.
+    """Return a stage whose images are split evenly over its teachers, as in stage 1 of PHI-S, table 10.
 
     Its partitions run on every rank.
     """

@@ -1,4 +1,4 @@
-"""What all stages of a run cost on so many GPUs: operations and hours, memory, disk, network; as Markdown."""
+"""Cost of all stages of a run on a number of GPUs: operations, hours, memory, disk and network, as Markdown."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ GIB = 2**30
 
 STUDENT_BYTES = 20
 """Per parameter: weight, gradient, two moments of the optimizer and the moving average, all float32. Muon has only one
-moment of its matrices: for it this is too much."""
+moment of its matrices, so for Muon this is too much."""
 AVERAGE_BYTES = 4
-"""Of these the moving average, in which taps have no part."""
+"""The part of `STUDENT_BYTES` for the moving average, in which taps have no part."""
 CAST_BYTES = HALF_BYTES
-"""Per parameter: what autocast makes of it in a pass forward, kept for the way back; with FSDP too, and whole."""
+"""Per parameter: the copy that autocast makes in the forward pass and keeps for the backward pass; with FSDP also of
+the whole model."""
 CHECKPOINT_BYTES = 16
 """Per parameter in a checkpoint: all of the above but the gradient."""
 
 
 class Memory(NamedTuple):
-    """Bytes on each GPU at the largest pass of a run, the student a copy on each (DDP).
+    """Bytes on each GPU at the largest pass of a run, with a copy of the student on each (DDP).
 
     Attributes:
-        student: Weights, gradients, optimizer and average, of the heads of taps too.
-        casts: Weights in bfloat16, from the pass forward to its way back.
+        student: Weights, gradients, optimizer and average, also of the heads of taps.
+        casts: Weights in bfloat16, from the forward to the backward pass.
         teachers: Weights.
         targets: Teachers' features of a pass.
-        activations: What the student keeps for the backward pass.
+        activations: Tensors that the student keeps for the backward pass.
         checkpointed: The same with gradient checkpointing.
     """
 
@@ -63,26 +64,24 @@ class Memory(NamedTuple):
         return self.student + self.casts + self.teachers + self.targets + kept
 
     def fits(self, card: Card) -> str:
-        """Return in a word or two whether a card holds it."""
+        """Return "yes", "checkpointed" (only with gradient checkpointing) or "no" for a card."""
         room = MEMORY_SHARE * card.memory_gib * GIB
         if self.total(is_checkpointed=False) <= room:
             return "yes"
-        if self.total(is_checkpointed=True) <= room:
-            return "checkpointed"
-        return "no"
+        return "checkpointed" if self.total(is_checkpointed=True) <= room else "no"
 
 
 class Plan:
-    """What all stages of a run cost.
+    """Cost of all stages of a run.
 
     Args:
-        recipe: What is trained.
+        recipe: The recipe.
         num_gpus: Number of ranks.
 
     Attributes:
-        stages: Recipe of each stage; of a run without stages the recipe.
+        stages: The recipe of each stage; one if the recipe has no stages.
         networks: Student and teachers on the meta device.
-        costs: By stage, what a step of each partition costs.
+        costs: By stage, the cost of a step of each partition.
 
     Raises:
         ValueError: If a network cannot be built, or the recipe does not fit this number of GPUs.
@@ -97,12 +96,10 @@ class Plan:
         with tqdm(self.stages, desc="count", unit="stage") as progress:
             self.costs = {stage.name: plan_stage(self.networks, stage, num_gpus) for stage in progress}
 
-    # Operations
-
     def flops(self, stages: Sequence[Recipe] | None = None, *, with_teachers: bool = True) -> float:
         """Return the operations of some stages, by default those of the recipe.
 
-        Cached teachers answer each image once, before the first step; a data set whose length the recipe does not say
+        Cached teachers run once on each image, before the first step; a data set whose length the recipe does not give
         counts for nothing there.
         """
         total = 0.0
@@ -113,55 +110,41 @@ class Plan:
                 cost.flops if with_teachers and is_online else cost.student_flops for cost in costs
             )
             if with_teachers and not is_online:
-                total += self._cache_flops(stage)
+                of_image = self.networks.teacher_flops(list(self.networks.teachers), stage.data.image_size_px, 1)
+                total += (stage.data.num_images or 0) * sum(of_image.values())
         return total
 
-    def _cache_flops(self, stage: Recipe) -> float:
-        flops = self.networks.teacher_flops(list(self.networks.teachers), stage.data.image_size_px, 1)
-        return (stage.data.num_images or 0) * sum(flops.values())
-
-    def gpu_hours(
-        self, card: Card, mfu: float, stages: Sequence[Recipe] | None = None, *, with_teachers: bool = True
-    ) -> float:
-        """Return the hours that one card would take for the stages, at a share `mfu` of its peak."""
-        return self.flops(stages, with_teachers=with_teachers) / (card.peak_flops * mfu) / SECONDS_PER_HOUR
+    def gpu_hours(self, card: Card, mfu: float, *, with_teachers: bool = True) -> float:
+        """Return the hours that one card would take for all stages, at a share `mfu` of its peak."""
+        return self.flops(with_teachers=with_teachers) / (card.peak_flops * mfu) / SECONDS_PER_HOUR
 
     def steps(self) -> list[tuple[Recipe, PartitionCost]]:
-        """Return what a step of each partition of each stage costs."""
+        """Return the cost of a step of each partition of each stage."""
         return [(stage, cost) for stage in self.stages for cost in self.costs[stage.name]]
 
-    # Memory
-
     def memory(self) -> Memory:
-        """Return what each GPU holds at most."""
+        """Return the largest memory use of a GPU."""
+        teachers = max(
+            sum(self.networks.teachers[name].weight_bytes for name in teachers_of_rank(stage, rank, self.num_gpus))
+            for stage in self.stages
+            for rank in range(self.num_gpus)
+        )
+        passes = zip(*((cost.targets, *cost.activations) for _, cost in self.steps()), strict=True)
         return Memory(
             STUDENT_BYTES * self.networks.num_parameters + self.tap_bytes(),
             CAST_BYTES * (self.networks.num_parameters + self.tap_parameters()),
-            max(
-                sum(self.networks.teachers[name].weight_bytes for name in teachers_of_rank(stage, rank, self.num_gpus))
-                for stage in self.stages
-                for rank in range(self.num_gpus)
-            ),
-            *(
-                max(sizes)
-                for sizes in zip(*((cost.targets, *cost.activations) for _, cost in self.steps()), strict=True)
-            ),
+            teachers,
+            *map(max, passes),
         )
 
     def tap_parameters(self) -> int:
-        """Return the numbers of the taps' heads, of the stage with most of them."""
+        """Return the parameters of the taps' heads, of the stage with most of them."""
         heads = self.networks.tap_heads(max((self.networks.taps_of(stage) for stage in self.stages), key=len))
         return 0 if heads is None else sum(parameter.numel() for parameter in heads.parameters())
 
     def tap_bytes(self) -> int:
-        """Return what they take on a GPU while they are learned."""
+        """Return the memory of the taps' heads on a GPU in training."""
         return (STUDENT_BYTES - AVERAGE_BYTES) * self.tap_parameters()
-
-    # Disk and network
-
-    def download_bytes(self) -> int:
-        """Return what is fetched of the teachers, at least: a repository may hold a text tower or a decoder too."""
-        return sum(teacher.download_bytes for teacher in self.networks.teachers.values())
 
     def checkpoint_bytes(self) -> float:
         """Return the size of all checkpoints that stay, one that is written beside them, and the exported folders."""
@@ -170,75 +153,69 @@ class Plan:
         return self.networks.num_parameters * (CHECKPOINT_BYTES * (stages * keep + 1) + FULL_BYTES * exports)
 
     def cache_bytes_per_image(self, side_px: int) -> float:
-        """Return the size of a cached image and of the teachers' answers, in the recipe's format.
+        """Return the size of a cached image and of the teachers' outputs, in the recipe's format.
 
-        Pixels take a byte, summaries two each.
+        Pixels take a byte, numbers of summaries two each.
         """
         teachers = self.networks.teachers.values()
-        cells = (side_px // self.networks.student.patch_size) ** 2
-        total = 3 * side_px**2 + HALF_BYTES * sum(teacher.summary_dim or 0 for teacher in teachers)
-        for teacher in teachers:
-            is_small = self.recipe.views.cache_format == "int8"
-            total += teacher.feature_dim * (cells + 2 * FULL_BYTES if is_small else HALF_BYTES * cells)
-        return total
+        patches = (side_px // self.networks.student.patch_size) ** 2
+        is_int8 = self.recipe.views.cache_format == "int8"
+        of_channel = patches + 2 * FULL_BYTES if is_int8 else HALF_BYTES * patches
+        summaries = HALF_BYTES * sum(teacher.summary_dim or 0 for teacher in teachers)
+        return 3 * side_px**2 + summaries + of_channel * sum(teacher.feature_dim for teacher in teachers)
 
     def images_seen(self) -> float:
-        """Return how many images all steps see together."""
+        """Return the number of images of all steps together."""
         return sum(stage.schedule.num_steps * cost.images for stage, cost in self.steps())
 
     def files_read(self) -> float:
-        """Return how many files of images are read: one for each that a step sees; for a feature cache each once."""
+        """Return the number of image files read: one for each image of a step; for a feature cache each once."""
         if self.recipe.views.teachers == "cached":
             return self.recipe.data.num_images or 0
         return self.images_seen()
 
     def gradient_bytes(self) -> float:
-        """Return what each GPU sends, and receives, in a step: a ring's all-reduce of float32 gradients."""
+        """Return what each GPU sends and receives in a step: a ring all-reduce of float32 gradients."""
         learned = self.networks.num_parameters + self.tap_parameters()
         return 2 * (self.num_gpus - 1) / self.num_gpus * FULL_BYTES * learned
 
-    # What cannot be
-
     def refusals(self) -> list[tuple[str, RecipeError]]:
-        """Return the stages whose batches have not an image for each part of each rank, and why a run would refuse."""
-        found = [
-            (stage.name, _refusal(stage, self.num_gpus, self.networks.student.patch_size)) for stage in self.stages
-        ]
+        """Return the stages that a run would refuse, whose batches lack an image for some rank, and the reasons."""
+        found = [(stage.name, self._refusal(stage)) for stage in self.stages]
         return [(name, error) for name, error in found if error is not None]
 
-
-def _refusal(stage: Recipe, num_gpus: int, patch_size: int) -> RecipeError | None:
-    try:
-        BatchPlan(stage, None, num_ranks=num_gpus, patch_size=patch_size)
-    except RecipeError as error:
-        return error
-    return None
+    def _refusal(self, stage: Recipe) -> RecipeError | None:
+        try:
+            BatchPlan(stage, None, num_ranks=self.num_gpus, patch_size=self.networks.student.patch_size)
+        except RecipeError as error:
+            return error
+        return None
 
 
 def describe(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float) -> str:
     """Return a plan as Markdown.
 
     Args:
-        plan: What was counted.
-        cards: Cards that its times and memory are told for.
+        plan: The plan.
+        cards: Cards whose times and memory are listed.
         mfu: Share of a card's peak that the run is assumed to reach.
         image_kb: Assumed mean size of an image file, 1,000 bytes.
     """
     parts = [
         f"`{plan.recipe.name}` on {plan.num_gpus} GPUs, counted, not timed; times assume {mfu:.0%} of the peak.",
-        hours_table(plan, cards, mfu, image_kb),
+        _hours_table(plan, cards, mfu, image_kb),
         networks_table(plan),
-        steps_table(plan),
-        memory_table(plan),
-        storage_table(plan, image_kb),
-        levers_table(plan),
-        notes(plan, image_kb),
+        _steps_table(plan),
+        _memory_table(plan),
+        _storage_table(plan, image_kb),
+        _levers_table(plan),
+        _notes(plan, image_kb),
     ]
     return "\n\n".join(parts)
 
 
-def hours_table(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float) -> str:
-    """Return a table of the time on each card, whether it fits, and what must flow to it meanwhile."""
+def _hours_table(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float) -> str:
+    """Return a table of the time on each card, whether the run fits, and the data rates that it needs."""
     memory, steps, rows = plan.memory(), sum(stage.schedule.num_steps for stage in plan.stages), []
     for card in cards:
         hours = plan.gpu_hours(card, mfu)
@@ -255,18 +232,18 @@ def networks_table(plan: Plan) -> str:
     """Return a table of parameters and GPU memory of student and teachers."""
     size = STUDENT_BYTES * plan.networks.num_parameters / GIB
     sizes = f"{size:.1f} as a copy (DDP), {size / plan.num_gpus:.2f} sharded over all (FSDP)"
-    rows = [["student with adaptors", _millions(plan.networks.num_parameters), sizes]]
+    rows = [["student with adaptors", _short(plan.networks.num_parameters / 1e6), sizes]]
     if plan.tap_parameters():
         taps = max(len(plan.networks.taps_of(stage)) for stage in plan.stages)
         rows.append(
-            [f"heads of {taps} taps", _millions(plan.tap_parameters()), f"{plan.tap_bytes() / GIB:.1f} as a copy"]
+            [f"heads of {taps} taps", _short(plan.tap_parameters() / 1e6), f"{plan.tap_bytes() / GIB:.1f} as a copy"]
         )
     for name, teacher in plan.networks.teachers.items():
-        rows.append([name, _millions(teacher.num_parameters), f"{teacher.weight_bytes / GIB:.1f}"])
+        rows.append([name, _short(teacher.num_parameters / 1e6), f"{teacher.weight_bytes / GIB:.1f}"])
     return markdown(["network", "parameters (M)", "GiB on each GPU"], rows)
 
 
-def steps_table(plan: Plan) -> str:
+def _steps_table(plan: Plan) -> str:
     """Return a table of operations and activation memory of one step of each partition."""
     teachers = list(plan.networks.teachers)
     header = ["stage", "partition", "images", "sizes (px)", "student", *teachers, "sum (TFLOP per step)"]
@@ -283,8 +260,8 @@ def steps_table(plan: Plan) -> str:
     return markdown([*header, "images per pass", "activations (GiB)", "checkpointed (GiB)"], rows)
 
 
-def memory_table(plan: Plan) -> str:
-    """Return a table of what each GPU holds at the largest pass."""
+def _memory_table(plan: Plan) -> str:
+    """Return a table of the memory of each GPU at the largest pass."""
     memory = plan.memory()
     sizes = [memory.student, memory.casts, memory.teachers, memory.targets, memory.activations]
     sums = [memory.total(is_checkpointed=checkpointed) for checkpointed in (False, True)]
@@ -293,12 +270,15 @@ def memory_table(plan: Plan) -> str:
     return markdown(header, [["largest pass", *(f"{size / GIB:.1f}" for size in (*sizes, *sums))]])
 
 
-def storage_table(plan: Plan, image_kb: float) -> str:
+def _storage_table(plan: Plan, image_kb: float) -> str:
     """Return a table of disk and network."""
     keep, data = plan.recipe.checkpoints.keep, plan.recipe.data
     files = plan.files_read()
     sizes = {
-        ("weights of teachers, at least", "network once, and disk"): plan.download_bytes(),
+        # a repository may hold a text tower or a decoder, too
+        ("weights of teachers, at least", "network once, and disk"): sum(
+            teacher.download_bytes for teacher in plan.networks.teachers.values()
+        ),
         (f"checkpoints ({keep} kept of each stage) and exports", "disk"): plan.checkpoint_bytes(),
         (f"files of images, {files:,.0f} read in all", "network, or disk"): 1000 * image_kb * files,
         ("gradients, sent by each GPU in a step", "between GPUs"): plan.gradient_bytes(),
@@ -310,8 +290,8 @@ def storage_table(plan: Plan, image_kb: float) -> str:
     return markdown(["what", "where", "size"], [[*place, _bytes(size)] for place, size in sizes.items()])
 
 
-def levers_table(plan: Plan) -> str:
-    """Return a table of the run's operations with one thing changed, over those of the recipe."""
+def _levers_table(plan: Plan) -> str:
+    """Return a table of the operations with one thing changed, relative to those of the recipe."""
     whole, stages = plan.flops(), plan.stages
     levers = [
         ("one resolution per partition: its smallest", plan.flops([at_size(stage, min) for stage in stages])),
@@ -328,8 +308,8 @@ def levers_table(plan: Plan) -> str:
     )
 
 
-def notes(plan: Plan, image_kb: float) -> str:
-    """Return what is assumed, and what else would save or take, as a Markdown list."""
+def _notes(plan: Plan, image_kb: float) -> str:
+    """Return assumptions and further costs as a Markdown list."""
     costs = plan.costs[plan.stages[-1].name]
     total = sum(cost.flops for cost in costs)
     split = ", ".join(f"{cost.partition.name} {cost.flops / total:.0%}" for cost in costs)
@@ -351,10 +331,6 @@ def notes(plan: Plan, image_kb: float) -> str:
     ]
     lines += [f"This many GPUs could not run stage {name} as it is: {why}" for name, why in plan.refusals()]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _millions(count: float) -> str:
-    return _short(count / 1e6)
 
 
 def _short(value: float) -> str:

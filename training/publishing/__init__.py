@@ -1,1 +1,1 @@
-"""What a folder must be before strangers see it, and the few requests that bring it to the Hub."""
+"""Checks of a folder before others see it, and the requests that bring it to the Hub."""

@@ -1,4 +1,4 @@
-"""Whether strangers can open a folder, may use it, and see nothing of this machine."""
+"""Checks of a folder before it is published: it opens elsewhere, has a license, and names nothing of this machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from training.student.reopen import reopen_elsewhere
 
 TEXTS = (".json", ".md", ".txt", ".yaml", ".yml", ".html", ".jinja")
 NO_PATHS = ("nvidia_source", "id2label", "label2id")
-"""Fields of `config.json` that name no path of this machine: NVIDIA's own training arguments, and labels."""
+"""Fields of `config.json` that are not searched for paths: NVIDIA's own training arguments, and labels."""
 _PICKLE_START = re.compile(rb"\x80[\x02-\x05]")
 _LOCAL_PATH = re.compile(
     r"""(?:^|(?<=[\s"'`=(,:\[]))(?:file://|~/|[A-Za-z]:\\\\?\w|/(?:[\w.-]+/)+[\w.-]*|/(?:home|root|tmp|mnt)\b)"""
@@ -42,11 +42,10 @@ _SECRET = re.compile(
 )
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")
 _SIZE_PX = 64
-"""Of the image that the folder is opened with: our choice, small, since only whether it opens is asked."""
+"""Side of the image that the folder is opened with: our choice, small, since only opening is tested."""
 _MAX_NAMES = 4
 
 COMPLETED_BY_EXTRACTION = "`python -m training.extract`, with its options as before and `--license ID`, completes it."
-"""What helps a data set of features that is not fit."""
 
 OPEN_ADAPTER = """
 import sys
@@ -67,11 +66,11 @@ def check_publication(publication: Publication, *, trusts_remote_code: bool = Fa
     """Check everything that can be checked without the Hub, the slowest last.
 
     Args:
-        publication: What would be uploaded.
-        trusts_remote_code: Whether code of others that the folder or its base names is taken along, and run.
+        publication: Folder to be uploaded.
+        trusts_remote_code: Whether to allow, and run, code of others that the folder or its base names.
 
     Raises:
-        UnfitError: At the first thing that is not as it must be.
+        UnfitError: At the first fault.
     """
     check_card(publication)
     check_files(publication)
@@ -80,20 +79,21 @@ def check_publication(publication: Publication, *, trusts_remote_code: bool = Fa
 
 
 def check_card(publication: Publication) -> None:
-    """Refuse a card without metadata, license or code to use it; results are nobody's duty."""
-    again = f"`python -m model_cards.build {publication.folder} --license ID` writes a complete card."
-    again = COMPLETED_BY_EXTRACTION if publication.kind == "dataset" else again
-    text = publication.card
+    """Refuse a card without metadata, license or code to use it; results are optional."""
+    is_dataset = publication.kind == "dataset"
+    remedy = f"`python -m model_cards.build {publication.folder} --license ID` writes a complete card."
+    remedy = COMPLETED_BY_EXTRACTION if is_dataset else remedy
+    card = publication.read(CARD).decode()
     try:
-        data = read_card(text).data
+        data = read_card(card).data
     except ValueError as error:
-        raise UnfitError(f"{error} {again}") from error
-    wanted = ("license", "tags") if publication.kind == "dataset" else ("license", "library_name", "pipeline_tag")
+        raise UnfitError(f"{error} {remedy}") from error
+    wanted = ("license", "tags") if is_dataset else ("license", "library_name", "pipeline_tag")
     missing = [name for name in wanted if not data.get(name)]
-    if "```python" not in text:
+    if "```python" not in card:
         missing.append("code to use it")
     if missing:
-        raise UnfitError(f"{CARD} lacks {', '.join(missing)}. {again}")
+        raise UnfitError(f"{CARD} lacks {', '.join(missing)}. {remedy}")
     try:
         License(str(data.get("license")), data.get("license_name"), data.get("license_link"))
     except ValueError as error:
@@ -101,11 +101,11 @@ def check_card(publication: Publication) -> None:
 
 
 def check_files(publication: Publication) -> None:
-    """Refuse pickles, and absolute paths and secrets in texts and in the remarks of weights."""
-    for name, content in publication.files.items():
-        if _is_pickle(content):
+    """Refuse pickles, and absolute paths and secrets in texts and in the metadata of weights."""
+    for name in publication.files:
+        if _is_pickle(publication, name):
             raise UnfitError(f"{name} is, or may hold, a pickle, which can run code where it is opened: remove it.")
-        for text in _texts(Path(name), content):
+        for text in _texts(publication, name):
             found = _LOCAL_PATH.search(text)
             if found:
                 shown = text[found.start() : found.start() + 60].split("\n")[0]
@@ -121,16 +121,16 @@ def check_files(publication: Publication) -> None:
 
 
 def check_code(publication: Publication, *, trusts_remote_code: bool = False) -> None:
-    """Refuse code that is not ours as installed: what `trust_remote_code` runs must be what was tested."""
-    for name, content in publication.files.items():
-        foreign = foreign_code(_read_json(name, content), our_modules()) if name.endswith(".json") else []
+    """Refuse code other than the installed one: `trust_remote_code` must run only tested code."""
+    for name in publication.files:
+        foreign = foreign_code(_read_json(publication, name), our_modules()) if name.endswith(".json") else []
         if foreign and not trusts_remote_code:
             raise UnfitError(
                 f"{name} names code that is not of modeling_radio, {first_few(foreign, _MAX_NAMES):.200}, which runs "
                 "where the folder is opened. Remove the entries, or give `--trust-remote-code` if you know that code."
             )
     ours = {path.name: path.read_bytes() for path in Path(modeling_radio.__file__).parent.glob("*_radio.py")}
-    there = {name: _content(entry) for name, entry in publication.files.items() if name.endswith((".py", ".pyc"))}
+    there = {name: publication.read(name) for name in publication.files if name.endswith((".py", ".pyc"))}
     wanted = {} if publication.kind == "dataset" else ours
     differing = sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name))
     if differing:
@@ -141,9 +141,9 @@ def check_code(publication: Publication, *, trusts_remote_code: bool = False) ->
 
 
 def check_opens(publication: Publication, *, trusts_remote_code: bool = False) -> None:
-    """Open the folder as a stranger would, in a new process without this repository.
+    """Open the folder as others would, in a new process without this repository.
 
-    An adapter runs the code of its base's repository there, which this folder does not show: it is opened with ours.
+    An adapter would run the code of its base's repository there, so without trust it is opened with the installed code.
     """
     folder = publication.folder.resolve()
     if publication.kind == "model":
@@ -189,60 +189,53 @@ def _open_adapter_elsewhere(folder: Path) -> None:
 def _open_data_set(folder: Path) -> None:
     from datasets import load_dataset
 
-    _check_all_parts(folder)
-    parts = load_dataset(str(folder), streaming=True)
-    if any(next(iter(part.decode(False)), None) is None for part in parts.values()):  # a row may name any address
-        raise UnfitError(f"{folder} has a split without rows.")
-
-
-def _check_all_parts(folder: Path) -> None:
-    """Refuse a data set some of whose files, which are named PART-of-PARTS, are not there."""
     parts = [match for path in folder.rglob("*.parquet") if (match := _PART.search(path.name))]
     for beginning, count in sorted({(match.string[: match.start()], match[2]) for match in parts}):
         found = sum(match.string[: match.start()] == beginning and match[2] == count for match in parts)
         if found != int(count):
             raise UnfitError(f"{folder} has {found} of {int(count)} files of {beginning}. {COMPLETED_BY_EXTRACTION}")
+    splits = load_dataset(str(folder), streaming=True)
+    if any(next(iter(split.decode(False)), None) is None for split in splits.values()):  # a row may name any address
+        raise UnfitError(f"{folder} has a split without rows.")
 
 
-def _content(entry: Path | bytes) -> bytes:
-    return entry if isinstance(entry, bytes) else entry.read_bytes()
-
-
-def _read_json(name: str, content: Path | bytes) -> Any:
+def _read_json(publication: Publication, name: str) -> Any:
     try:
-        return json.loads(_content(content))
+        return json.loads(publication.read(name))
     except (ValueError, RecursionError) as error:
-        raise UnfitError(f"{name} is no valid JSON: {error}.") from error
+        raise UnfitError(f"{Path(name).name} is no valid JSON: {error}.") from error
 
 
-def _is_pickle(content: Path | bytes) -> bool:
-    if isinstance(content, bytes):
+def _is_pickle(publication: Publication, name: str) -> bool:
+    path = publication.files[name]
+    if isinstance(path, bytes):
         return False
-    with content.open("rb") as file:
-        begins_as_one = _PICKLE_START.match(file.read(2)) is not None
-    if begins_as_one or not zipfile.is_zipfile(content):
-        return begins_as_one and content.suffix != ".safetensors"  # whose first bytes are a length
-    with zipfile.ZipFile(content) as archive:
+    with path.open("rb") as file:
+        starts_as_pickle = _PICKLE_START.match(file.read(2)) is not None
+    if starts_as_pickle or not zipfile.is_zipfile(path):
+        return starts_as_pickle and path.suffix != ".safetensors"  # whose first bytes are a length
+    with zipfile.ZipFile(path) as archive:
         return any(member.endswith(".pkl") for member in archive.namelist())
 
 
-def _texts(name: Path, content: Path | bytes) -> Iterator[str]:
+def _texts(publication: Publication, file: str) -> Iterator[str]:
+    name, content = Path(file), publication.files[file]
     if name.suffix == ".safetensors" and isinstance(content, Path):
         with safe_open(content, "pt") as weights:
             yield from (weights.metadata() or {}).values()
     elif name.suffix == ".parquet" and isinstance(content, Path):
         yield from _texts_of_table(content)
     elif name.suffix == ".json" and name.name not in ("tokenizer.json", "vocab.json"):
-        value = _read_json(name.name, content)
+        value = _read_json(publication, file)
         if name.name == "config.json" and isinstance(value, dict):
             value = {field: entry for field, entry in value.items() if field not in NO_PATHS}
         yield from _strings(value)
     elif name.suffix in TEXTS and name.suffix != ".json":
-        yield _content(content).decode(errors="replace")
+        yield publication.read(file).decode(errors="replace")
 
 
 def _texts_of_table(path: Path) -> Iterator[str]:
-    """Yield what columns of texts hold, as far as it begins like a path: captions may have slashes within."""
+    """Yield the texts of a table that begin like a path: captions may have slashes within."""
     from pyarrow import string
     from pyarrow.parquet import ParquetFile
 

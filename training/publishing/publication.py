@@ -1,4 +1,4 @@
-"""A folder as it will stand on the Hub, and the requests that publish it."""
+"""A folder as it will be on the Hub, and the requests that publish it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FEATURE_FILES = (
     *(CARD, "*.parquet", "*/*.parquet", "index/*.faiss", "pca.safetensors", "extraction.json", "made.json"),
     *("SHA256SUMS", "LICENSE", "LICENSE.*"),
 )
-"""What `training.extract` writes, or another program that writes Parquet."""
+"""Files that `training.extract`, or another program that writes Parquet, writes."""
 _MAX_NAMES = 4
 _CODE_BLOCKS = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _OPENED = re.compile(r"""(?:from_pretrained\(|load_dataset\(|model=)(["'])(.*?)\1""")
@@ -40,13 +40,14 @@ _OPENED = re.compile(r"""(?:from_pretrained\(|load_dataset\(|model=)(["'])(.*?)\
 
 @dataclass(frozen=True)
 class Publication:
-    """What will be uploaded.
+    """Content of an upload.
 
     Attributes:
-        folder: Where it lies.
-        kind: What it is.
+        folder: Folder that is uploaded.
+        kind: Kind of the folder.
         repo_id: `ORG/NAME`.
-        files: Files by their path in the repository: of the folder, or the new content of those that name repositories.
+        files: Files by their path in the repository: a path in the folder, or the new content of a file that names
+            repositories.
     """
 
     folder: Path
@@ -56,42 +57,37 @@ class Publication:
 
     @property
     def repo_type(self) -> str:
-        """Return the kind of repository on the Hub."""
+        """Kind of repository on the Hub."""
         return "dataset" if self.kind == "dataset" else "model"
 
-    @property
-    def card(self) -> str:
-        """Return the text of the card."""
-        content = self.files[CARD]
-        return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+        content = self.files[name]
+        return content if isinstance(content, bytes) else content.read_bytes()
 
     def num_bytes(self) -> int:
         """Return the size of all files together."""
-        sizes = (len(each) if isinstance(each, bytes) else each.stat().st_size for each in self.files.values())
-        return sum(sizes)
+        return sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in self.files.values())
 
 
 def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publication:
-    """Return what a folder becomes on the Hub; the folder stays as it is.
+    """Return the files that a folder becomes on the Hub; the folder stays as it is.
 
     Args:
         folder: A checkpoint, an adapter, or features in Parquet files.
-        repo_id: `ORG/NAME`; takes its place in the card's code.
-        base: Of an adapter: the repository of its base, which may be a folder here.
+        repo_id: `ORG/NAME`; replaces the placeholder in the card's code.
+        base: Repository of an adapter's base, which may be a folder here.
 
     Raises:
-        ValueError: If it is none of these, holds what is no part of it or links, has no card, or the card's code opens
-            something else.
+        ValueError: If it is none of these, holds other files or links, has no card, or the card's code opens something
+            else.
     """
     kind = _kind(folder)
     files: dict[str, Path | bytes] = {**_published_files(folder, kind)}
     if CARD not in files:
-        how = (
-            "training.extract`, with its options as before,"
-            if kind == "dataset"
-            else f"model_cards.build {folder} --license ID`"
-        )
-        raise ValueError(f"{folder} has no card. `python -m {how} writes it.")
+        command = f"model_cards.build {folder} --license ID`"
+        command = "training.extract`, with its options as before," if kind == "dataset" else command
+        raise ValueError(f"{folder} has no card. `python -m {command} writes it.")
     card = (folder / CARD).read_text(encoding="utf-8").replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
     if kind == "adapter":
         named, files[ADAPTER_CONFIG_NAME] = _adapter_config(folder, base)
@@ -121,14 +117,15 @@ def _kind(folder: Path) -> Kind:
 
 
 def _published_files(folder: Path, kind: Kind) -> dict[str, Path]:
-    """Return the files for others to see, by their place in the folder.
+    """Return the files to publish by their path in the folder.
 
-    These are no caches, nothing hidden but the Hub's own, and no results that the card was written from: it shows them,
-    and they name the command that measured and its folders. Whatever else is no part of such a folder is refused.
+    Caches, hidden files other than the Hub's own, and the results that the card was written from are left out: the card
+    shows the results, and they name the command that measured and its folders. Any other file is refused.
     """
     found = allowed_files(folder, FEATURE_FILES if kind == "dataset" else PUBLISHED_FILES)
     names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir()]
-    seen = [name for name in names if name.name != RESULTS and not _is_passed_over(name)]
+    seen = [name for name in names if name.name != RESULTS and "__pycache__" not in name.parts]
+    seen = [name for name in seen if not any(part.startswith(".") for part in name.parts)]
     strangers = [name.as_posix() for name in seen if name.as_posix() not in found]
     if strangers:
         raise ValueError(
@@ -138,12 +135,8 @@ def _published_files(folder: Path, kind: Kind) -> dict[str, Path]:
     return found
 
 
-def _is_passed_over(name: Path) -> bool:
-    return any(part == "__pycache__" or part.startswith(".") for part in name.parts)
-
-
 def _adapter_config(folder: Path, base: str | None) -> tuple[str, bytes]:
-    """Return an adapter's base as a repository, and the file that names it."""
+    """Return the repository of an adapter's base, and the content of the file that names it."""
     config = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
     named = base or str(config.get("base_model_name_or_path"))
     if not HUB_ID.fullmatch(named):
@@ -160,27 +153,27 @@ def _with_base(card: str, base: str) -> str:
 
 T = TypeVar("T")
 WAITS_S = (1.0, 4.0, 16.0)
-"""Before a request is made again: our choice, long enough for a server that restarts."""
+"""Waits before a request is repeated: our choice, long enough for a server that restarts."""
 UPLOAD_FAULTS = (HTTPError, OSError, RuntimeError)
-"""Of the commit, whose large files hf_xet sends: what it raises is no HTTPError."""
+"""Errors of the commit: hf_xet, which sends large files, raises no HTTPError."""
 KEPT = (".gitattributes",)
-"""Files of a repository that no folder has."""
+"""Files of a repository that the Hub makes itself."""
 
 
 class PublishError(UserError):
-    """The Hub did not take something; the message says what is there now and what helps."""
+    """The Hub refused a request; the message says what is there now and how to go on."""
 
 
 def publish(publication: Publication, api: HfApi, *, private: bool, revision: str | None, exist_ok: bool) -> str:
-    """Bring a folder to the Hub.
+    """Upload a folder to the Hub.
 
-    All files go in one commit, so that whoever looks sees the old version or the new one. An upload may be repeated: a
-    commit that holds nothing new is none.
+    All files go in one commit, so that others see the old version or the new one. An upload may be repeated: the Hub
+    makes no commit of unchanged files.
 
     Args:
-        publication: What to upload, checked.
-        api: Of the Hub.
-        private: Whether a new repository is; that of an old one is never changed.
+        publication: Checked content of the upload.
+        api: Client of the Hub.
+        private: Whether a new repository is private; the visibility of an old one is never changed.
         revision: Tag of this version; None takes the first of v1, v2, ... that is free.
         exist_ok: Whether the repository may be there already.
 
@@ -188,7 +181,7 @@ def publish(publication: Publication, api: HfApi, *, private: bool, revision: st
         The address of this version.
 
     Raises:
-        PublishError: If the Hub refuses, or fails for longer than is waited for.
+        PublishError: If the Hub refuses, or fails for longer than `WAITS_S`.
     """
     repo = {"repo_id": publication.repo_id, "repo_type": publication.repo_type}
     is_new = _create(publication, api, private=private, exist_ok=exist_ok)
@@ -248,26 +241,26 @@ def _commit(publication: Publication, api: HfApi, gone: list[str], title: str) -
 
 
 def _ask(request: Callable[[], T], what: str, state: str, faults: tuple[type[Exception], ...] = (HTTPError,)) -> T:
-    """Return the answer to a request, made again where it failed in passing.
+    """Return the result of a request, repeated after temporary failures.
 
     Args:
-        request: Makes it.
-        what: What it is for, in words.
-        state: What is on the Hub if it fails for good.
-        faults: What it raises where it fails.
+        request: Function that makes the request.
+        what: Purpose, for the message.
+        state: State of the Hub if the request fails for good, for the message.
+        faults: Errors that the request raises where it fails.
     """
     for wait_s in (*WAITS_S, None):
         try:
             return request()
         except faults as error:
-            if wait_s is None or not _passes(error):
+            if wait_s is None or not _is_temporary(error):
                 raise PublishError(f"The Hub did not let us {what}: {_reason(error)} {state}") from error
         time.sleep(wait_s)
     raise AssertionError("the last wait is none")
 
 
-def _passes(error: Exception) -> bool:
-    """Return whether a failure is one of the network or of the server, not of what was asked or of a file here."""
+def _is_temporary(error: Exception) -> bool:
+    """Return whether a failure is temporary: of the network or the server, not of the request or of a local file."""
     if not isinstance(error, HfHubHTTPError):
         return not isinstance(error, FileNotFoundError | PermissionError)  # no answer came
     return error.response.status_code in (408, 429) or error.response.status_code >= 500

@@ -1,4 +1,4 @@
-"""A tiny checkpoint with adaptors, pictures of several shapes, and a quick way to extract and to read what came out."""
+"""A tiny checkpoint with adaptors, images of several shapes, and a quick way to extract and to read the result."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,8 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def made_pictures(tmp_path_factory):
+def pictures(tmp_path_factory):
+    """Two folders of classes, images of three shapes; not to be changed."""
     folder = tmp_path_factory.mktemp("pictures") / "pets"
     for number in range(NUM_IMAGES):
         random = np.random.default_rng(number)
@@ -35,12 +36,6 @@ def made_pictures(tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     return folder
-
-
-@pytest.fixture
-def pictures(made_pictures):
-    """Two folders of classes, images of three shapes; not to be changed."""
-    return made_pictures
 
 
 @pytest.fixture
@@ -57,8 +52,4 @@ def settings(checkpoint, pictures, tmp_path):
 @pytest.fixture
 def extract(settings):
     """Return a function that extracts with some settings."""
-
-    def call(**values):
-        return run.extract(run.open_extraction(settings(**values)))
-
-    return call
+    return lambda **values: run.extract(run.open_extraction(settings(**values)))

@@ -1,3 +1,5 @@
+"""Reduced, quantized and refused columns."""
+
 import numpy as np
 import pyarrow
 import pytest
@@ -6,14 +8,16 @@ from datasets import Value
 
 from training.extraction import columns
 from training.extraction.columns import (
-    Reduction,
+    Moments,
     Storage,
     column_names,
-    dense_parts,
     features_of,
+    fit_bases,
+    load_bases,
+    pooled,
     quantized,
-    reduced,
     restored,
+    save_bases,
     table_of,
 )
 
@@ -25,15 +29,30 @@ ROW = {
     "summary": torch.randn(4),
     "b/mean_features": torch.randn(3),
 }
+KEPT = pyarrow.table({"label": [1]})
 
 
-def test_columns_stand_in_one_order():
-    assert column_names(ROW) == ["summary", "mean_features", "b/mean_features", "b/features"]
-    assert list(dense_parts(ROW)) == ["b/features"]
-    assert column_names(reduced(ROW, Reduction())) == column_names(ROW)
+def table(storage, kept=KEPT, count=1, **changed):
+    row = storage.reduce(ROW | changed)
+    features = features_of(row, storage, {name: Value("int64") for name in kept.column_names})
+    return table_of(["x"] * count, kept, [row] * count, storage, features)
 
 
-def test_int8_comes_back_by_its_scales():
+def test_columns_have_one_order():
+    names = ["summary", "mean_features", "b/mean_features", "b/features"]
+    assert column_names(ROW) == column_names(Storage().reduce(ROW)) == names
+    types = features_of(Storage().reduce(ROW), Storage("int8"), {"label": Value("int64")})
+    assert list(types)[:4] == ["id", "label", "summary", "summary_scale"]
+    assert types["summary"].length == 4
+
+
+@pytest.mark.parametrize("name", ["summary", "id", "features", "grid", "c/summary", "mean_features_scale"])
+def test_copied_columns_have_no_name_of_features(name):
+    with pytest.raises(ValueError, match=f"`keep` .*'{name}'"):
+        features_of(Storage().reduce(ROW), Storage(), {name: Value("string")})
+
+
+def test_int8_is_restored_by_its_scales():
     vectors = torch.randn(5, 64) * torch.tensor([0.0, 1e-6, 1.0, 30.0, 1e6])[:, None]
     numbers, scales = quantized(vectors)
     assert numbers.dtype == torch.int8
@@ -42,44 +61,64 @@ def test_int8_comes_back_by_its_scales():
     assert not back[0].any()
 
 
-def test_types_name_lengths_and_copied_columns():
-    row = reduced(ROW, Reduction())
-    types = features_of(row, Storage("int8"), {"label": Value("int64")})
-    assert list(types)[:4] == ["id", "label", "summary", "summary_scale"]
-    assert types["summary"].length == 4
-    with pytest.raises(ValueError, match="`keep` must name columns without a name of ours, got 'summary'"):
-        features_of(row, Storage(), {"summary": Value("string")})
-    for name in ("id", "features", "grid", "c/summary", "mean_features_scale"):  # also where there are none of ours
-        with pytest.raises(ValueError, match=f"got '{name}'"):
-            features_of(row, Storage(), {name: Value("string")})
+@pytest.mark.parametrize(
+    ("dtype", "value", "name"),
+    [
+        ("float16", 1e6, "dtype"),
+        ("float32", float("nan"), "checkpoint"),
+        ("float16", float("inf"), "checkpoint"),
+        ("int8", float("nan"), "checkpoint"),
+    ],
+)
+def test_numbers_that_cannot_be_stored_are_refused(dtype, value, name):
+    with pytest.raises(ValueError, match=f"`{name}` .* summary"):
+        table(Storage(dtype), summary=torch.tensor([0.0, value, 1.0, 2.0]))
+    assert table(Storage("int8"), summary=torch.full((4,), 1e6)).num_rows == 1
 
 
-def test_numbers_that_are_too_large_are_refused():
-    row = reduced(ROW | {"summary": torch.full((4,), 1e6)}, Reduction())
-    kept = pyarrow.table({"label": [1]})
-    for dtype in ("float16", "int8"):
-        storage = Storage(dtype)
-        features = features_of(row, storage, {"label": Value("int64")})
-        if dtype == "int8":
-            assert table_of(["x"], kept, [row], storage, features).num_rows == 1
-        else:
-            with pytest.raises(ValueError, match="`dtype` must hold numbers as large as those of summary"):
-                table_of(["x"], kept, [row], storage, features)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_answers_that_are_no_numbers_are_refused(dtype):
-    row, storage = reduced(ROW | {"summary": torch.tensor([0.0, float("nan"), 1.0, 2.0])}, Reduction()), Storage(dtype)
-    with pytest.raises(ValueError, match="`checkpoint` must answer with finite numbers, got others in summary"):
-        table_of(["x"], pyarrow.table({}), [row], storage, features_of(row, storage, {}))
-
-
-def test_batches_beyond_arrows_numbers_are_refused(monkeypatch):
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_batches_beyond_arrows_numbers_are_refused(is_nested, monkeypatch):
     monkeypatch.setattr(columns, "MAX_NUMBERS", 20)
-    row, kept = reduced(ROW, Reduction()), pyarrow.table({"label": [1, 2]})
-    for is_nested in (False, True):
-        storage = Storage(is_nested=is_nested)
-        features = features_of(row, storage, {"label": Value("int64")})
-        assert table_of(["x"], kept.slice(0, 1), [row], storage, features).num_rows == 1
-        with pytest.raises(ValueError, match=r"`batch_size` must leave at most 20 numbers .* got 36\. Halve it"):
-            table_of(["x", "y"], kept, [row, row], storage, features)
+    assert table(Storage(is_nested=is_nested)).num_rows == 1
+    with pytest.raises(ValueError, match="`batch_size`"):
+        table(Storage(is_nested=is_nested), pyarrow.table({"label": [1, 2]}), 2)
+
+
+def test_pooling_averages_smaller_squares_at_the_edges():
+    tokens = torch.arange(6.0)[:, None]  # 2 rows of 3 patches
+    means, grid = pooled(tokens, (2, 3), 2)
+    assert grid == (1, 2)
+    torch.testing.assert_close(means, torch.tensor([[2.0], [3.5]]))  # of 0, 1, 3, 4 and of 2, 5
+    assert torch.equal(pooled(tokens, (2, 3), 1)[0], tokens)
+
+
+def test_components_are_those_of_a_singular_value_decomposition():
+    tokens = torch.randn(50, 6) * torch.tensor([5.0, 3.0, 1.0, 0.5, 0.2, 0.1]) + 7
+    moments = Moments()
+    for part in tokens.split(20):
+        moments.add(part)
+    basis = moments.basis(3)
+    _, values, rows = np.linalg.svd((tokens - tokens.mean(0)).double().numpy(), full_matrices=False)
+    np.testing.assert_allclose(np.abs((basis.components.numpy() * rows[:3]).sum(1)), 1, atol=1e-5)
+    np.testing.assert_allclose(basis.explained_variance, values[:3] ** 2 / 50, rtol=1e-4)
+    with pytest.raises(ValueError, match="6 dimensions"):
+        moments.basis(7)
+    few = Moments()
+    few.add(tokens[:3])
+    assert (few.basis(2).explained_variance > 0.01).all()
+    with pytest.raises(ValueError, match="3 patches"):
+        few.basis(3)
+
+
+def test_bases_of_all_columns_are_kept(tmp_path):
+    grid = torch.tensor([2, 2])
+    rows = [
+        {"features": torch.randn(4, 5), "grids": grid, "a/features": torch.randn(4, 3), "a/grids": grid}
+        for _ in range(9)
+    ]
+    bases = fit_bases(rows, 1, 2)
+    save_bases(tmp_path / "pca.safetensors", bases)
+    loaded = load_bases(tmp_path / "pca.safetensors")
+    assert loaded.keys() == {"features", "a/features"}
+    assert torch.equal(loaded["a/features"].components, bases["a/features"].components)
+    assert Storage(bases=loaded).reduce(rows[0])["a/features"].shape == (4, 2)

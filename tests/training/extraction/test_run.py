@@ -1,3 +1,5 @@
+"""Rows equal to the model's outputs, for any number of ranks and kills; and folders that are refused."""
+
 import os
 import shutil
 import subprocess
@@ -17,7 +19,7 @@ from training.evaluation.features import Wanted, encode_each
 from training.evaluation.models.radio import open_radio
 from training.extract import main
 from training.extraction import run
-from training.extraction.columns import restored
+from training.extraction.columns import Storage, restored
 from training.extraction.shards import MANIFEST, SUMS
 
 
@@ -85,18 +87,18 @@ def test_two_kills_change_nothing(extract, settings, tmp_path, monkeypatch):
     extract(output=tmp_path / "undisturbed", dense=True)
     finished = lambda: len(list((tmp_path / "out" / "data").glob("*.parquet")))  # noqa: E731
     is_writing = lambda: any((tmp_path / "out" / "data").glob(".partial-*"))  # noqa: E731
-    slow = run.reduced
+    reduce = Storage.reduce
 
     def slowly(*arguments):
         time.sleep(0.02)
-        return slow(*arguments)
+        return reduce(*arguments)
 
-    monkeypatch.setattr(run, "reduced", slowly)
+    monkeypatch.setattr(Storage, "reduce", slowly)
     for count in (1, 3):
         assert run_until(lambda: extract(dense=True), lambda n=count: finished() >= n and is_writing()) == 9
         assert count <= finished() < 5
     assert is_writing()  # when it was killed
-    monkeypatch.setattr(run, "reduced", slow)
+    monkeypatch.setattr(Storage, "reduce", reduce)
     missing = NUM_IMAGES - 5 * finished()
     assert extract(dense=True).num_new == missing
     assert same_files(tmp_path / "out", tmp_path / "undisturbed")
@@ -105,12 +107,21 @@ def test_two_kills_change_nothing(extract, settings, tmp_path, monkeypatch):
     assert extract(dense=True).num_new == 0
 
 
-def test_two_processes_write_the_same(extract, tmp_path):
+def test_two_processes_write_the_same_and_share_the_work(extract, tmp_path, monkeypatch):
     extract(output=tmp_path / "alone", dense=True, pca=3)
+    encoded = []
+    original = run.encode_batches
+
+    def counted(model, images, batches, *arguments, **options):
+        encoded.append(sum(map(len, batches)))
+        return original(model, images, batches, *arguments, **options)
+
+    monkeypatch.setattr(run, "encode_batches", counted)
 
     def work():
         assert extract(dense=True, pca=3).num_new == NUM_IMAGES
         rank = torch.distributed.get_rank()
+        assert encoded[-1] == (13 if rank == 0 else 10)
         (tmp_path / f"{rank}").touch()
 
     run_two_forks(work, tmp_path)
@@ -119,50 +130,28 @@ def test_two_processes_write_the_same(extract, tmp_path):
     assert (tmp_path / "1").exists()
 
 
-def test_each_process_encodes_its_own_share(settings, tmp_path, monkeypatch):
-    seen = []
-    original = run.encode_batches
-
-    def watched(model, images, batches, *arguments, **options):
-        seen.append(sum(map(len, batches)))
-        return original(model, images, batches, *arguments, **options)
-
-    monkeypatch.setattr(run, "encode_batches", watched)
-
-    def work():
-        run.extract(run.open_extraction(settings()))
-        assert seen == [13 if torch.distributed.get_rank() == 0 else 10]
-
-    run_two_forks(work, tmp_path)
-
-
-def test_other_settings_and_changed_images_are_refused(extract, pictures, tmp_path):
+def test_other_settings_images_and_weights_are_refused(extract, pictures, checkpoint, tmp_path):
     copy = shutil.copytree(pictures, tmp_path / "pets")
     extract(data=str(copy))
     before = (tmp_path / "out" / MANIFEST).read_bytes()
-    with pytest.raises(ValueError, match=r"other ones \(settings\.dtype: float32 -> float16\)\. Name another"):
-        extract(data=str(copy), dtype="float16")
-    with pytest.raises(ValueError, match=r"other ones \(settings\.shard_images: 5 -> 6\)"):
-        extract(data=str(copy), shard_images=6)
+
+    def refused(name, **values):
+        with pytest.raises(ValueError, match=rf"`output` .*\({name}: \w+ -> \w+\)"):
+            extract(data=str(copy), **values)
+
+    refused(r"settings\.dtype", dtype="float16")
+    refused(r"settings\.shard_images", shard_images=6)
+    other = shutil.copytree(checkpoint, tmp_path / "model")
+    model = open_radio(other).model
+    model.radio_model.blocks[0].attn.qkv.weight.data *= 2
+    model.save_pretrained(other)
+    refused(r"model\.weights and processor", checkpoint=other)
     os.utime(copy / "cat" / "01.png", (1, 1))
-    with pytest.raises(ValueError, match=r"other ones \(images\.train\.state: \w+ -> \w+\)"):
-        extract(data=str(copy))
+    refused(r"images\.train\.state")
     (copy / "cat" / "01.png").unlink()
     with pytest.raises(ValueError, match=r"images\.train\.number: 23 -> 22"):
         extract(data=str(copy))
     assert (tmp_path / "out" / MANIFEST).read_bytes() == before
-
-
-def test_other_weights_are_refused(extract, checkpoint, tmp_path):
-    extract()
-    other = shutil.copytree(checkpoint, tmp_path / "model")
-    with pytest.raises(ValueError, match=r"`output` must be .* other ones"):
-        extract(checkpoint=other, precision="bfloat16")
-    model = open_radio(other).model
-    model.radio_model.blocks[0].attn.qkv.weight.data *= 2
-    model.save_pretrained(other)
-    with pytest.raises(ValueError, match=r"other ones \(model\.weights and processor: \w+ -> \w+\)"):
-        extract(checkpoint=other)
 
 
 def test_pooled_features_are_means_of_squares(extract, tmp_path):
@@ -207,36 +196,32 @@ def test_broken_images_are_named_and_what_is_done_stays(extract, pictures, tmp_p
 
 def test_the_output_is_no_part_of_the_data(extract, pictures, tmp_path):
     copy = shutil.copytree(pictures, tmp_path / "pets")
-    with pytest.raises(ValueError, match="`output` must lie outside `data`, where it would be read as data, got"):
+    with pytest.raises(ValueError, match="`output`"):
         extract(data=str(copy), output=copy / "features")
     assert not (copy / "features").exists()
 
 
 def test_all_adaptors_may_be_named_beside_some(settings):
     assert run.open_extraction(settings(adaptors=["all", "teacher_a"])).wanted.adaptors == {"teacher_a", "teacher-b"}
-    with pytest.raises(ValueError, match=r"`adaptors` must be one of .* got 'teacher_c'"):
+    with pytest.raises(ValueError, match=r"`adaptors` .*'teacher_c'"):
         run.open_extraction(settings(adaptors=["all", "teacher_c"]))
 
 
-def test_a_file_that_is_not_what_was_written_is_refused(extract, tmp_path):
-    extract()
-    extract(output=tmp_path / "undisturbed")
-    path = tmp_path / "out" / "data" / "train-00001-of-00005.parquet"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"train-00001-of-00005\.parquet' .*SHA256SUMS.* Remove it"):
-        extract()
-    path.unlink()
-    assert extract().num_new == 5
-    assert same_files(tmp_path / "out", tmp_path / "undisturbed")
-
-
-def test_checksums_are_those_of_sha256sum(extract, tmp_path):
+def test_a_changed_file_is_refused_by_its_checksum(extract, tmp_path):
     extract()
     found = subprocess.run(["sha256sum", "--check", SUMS], cwd=tmp_path / "out", capture_output=True, text=True)
     assert (found.returncode, found.stdout.count(": OK")) == (0, 5)
     assert [path.name for path in (tmp_path / "out").glob(f"{SUMS}*")] == [SUMS]
+    shutil.copytree(tmp_path / "out", tmp_path / "undisturbed")
+    path = tmp_path / "out" / "data" / "train-00001-of-00005.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train-00001-of-00005\.parquet' .*SHA256SUMS"):
+        extract()
+    path.unlink()
+    assert extract().num_new == 5
+    assert same_files(tmp_path / "out", tmp_path / "undisturbed")
 
 
 def test_damaged_principal_components_are_refused(extract, tmp_path):

@@ -1,14 +1,73 @@
+"""Searches by images and texts, with and without an index, and their page."""
+
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageColumn
 from PIL import Image
+from pyarrow.parquet import read_table
 
 from modeling_radio import RadioModel
-from training.extraction.search import FeatureFolder, search, to_table, write_found_page
+from training.evaluation.models.radio import open_radio
+from training.extraction.search import (
+    FeatureFolder,
+    build_indexes,
+    index_path,
+    nearest,
+    search,
+    summary_columns,
+    to_table,
+    write_found_page,
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_nearest_row_is_the_vector_itself(extract, dtype, tmp_path):
+    extract(dtype=dtype)
+    data = FeatureFolder(tmp_path / "out")
+    rows = [np.stack(read_table(data.folder / each.path)["summary"].to_numpy()) for each in data.shards]
+    vectors = np.concatenate(rows).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors @ vectors[7]
+    found = nearest(data.folder, data.shards, "summary", vectors[7], 4)
+    assert found[0][1:] == ("train", 7)
+    scores = [cosine for cosine, _, _ in found]
+    np.testing.assert_allclose(scores, cosines[[number for _, _, number in found]], atol=1e-6)
+    np.testing.assert_allclose(scores, np.sort(cosines)[::-1][:4], atol=1e-5)
+    assert len(nearest(data.folder, data.shards, "summary", vectors[7], 99)) == 23
+
+
+@pytest.mark.parametrize(("kind", "index_class"), [("flat", "IndexFlatIP"), ("hnsw", "IndexHNSWFlat")])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_an_index_finds_the_same_as_a_comparison_with_all(extract, kind, index_class, dtype, tmp_path):
+    faiss = pytest.importorskip("faiss")
+    extract(adaptors=["teacher_a"], dtype=dtype)
+    data = FeatureFolder(tmp_path / "out")
+    queries = np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    by_all = [nearest(data.folder, data.shards, "summary", query, 5) for query in queries]
+    build_indexes(data.folder, data.shards, ["summary", "teacher_a/summary"], kind)
+    assert (data.folder / index_path("train", "teacher_a/summary")).is_file()
+    path = data.folder / index_path("train", "summary")
+    index = faiss.read_index(str(path))
+    assert (type(index).__name__, index.ntotal) == (index_class, 23)
+    for query, expected in zip(queries, by_all, strict=True):
+        found = nearest(data.folder, data.shards, "summary", query, 5)
+        assert [each[1:] for each in found] == [each[1:] for each in expected]
+        np.testing.assert_allclose([each[0] for each in found], [each[0] for each in expected], atol=1e-5)
+    assert len(nearest(data.folder, data.shards, "summary", queries[0], 99)) == 23
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"train-summary\.faiss"):
+        nearest(data.folder, data.shards, "summary", np.ones(32, np.float32), 5)
+
+
+def test_columns_of_summaries():
+    names = ["id", "summary", "summary_scale", "mean_features", "a/summary", "a/features"]
+    assert summary_columns(names) == ["summary", "a/summary"]
 
 
 @pytest.fixture
@@ -51,38 +110,22 @@ def test_a_vector_of_zeros_has_no_direction(extract, settings, colors, checkpoin
     assert [hit.cosine for hit in hits] == [0, 0, 0]
 
 
-def test_another_image_finds_others(extract, settings, colors):
-    extract(data=str(colors))
-    found = {
-        name: search(settings(data=None, search=str(colors / "train" / place / f"{name}.png"), top=2))
-        for name, place in (("red", "warm"), ("green", "cold"))
-    }
-    assert {hit.row["id"].rpartition("/")[2] for hit in found["red"]} == {"red.png"}
-    assert {hit.row["id"].rpartition("/")[2] for hit in found["green"]} == {"green.png"}
-
-
 def test_a_text_is_compared_in_the_space_of_the_tower(extract, settings, colors, zero_shot_folder):
     extract(checkpoint=zero_shot_folder, data=str(colors), adaptors=["siglip2-g"], shard_images=3)
     hits = search(settings(checkpoint=zero_shot_folder, data=None, search="a photo of a cat", top=8))
-    from training.evaluation.models.radio import open_radio
-
     model = open_radio(zero_shot_folder)
     text = model.embed_texts(["a photo of a cat"])[0]
     for hit in hits:
         with Image.open(colors / hit.row["id"]) as picture:
-            pixels = model.preprocess(torch.from_numpy(__import__("numpy").array(picture)).movedim(-1, 0))
+            pixels = model.preprocess(torch.from_numpy(np.array(picture)).movedim(-1, 0))
         summary = model.encode(pixels[None], ["siglip2-g"]).adaptors["siglip2-g"].summary[0]
         assert hit.cosine == pytest.approx(torch.cosine_similarity(summary, text, dim=0).item(), abs=1e-5)
     assert [hit.cosine for hit in hits] == sorted((hit.cosine for hit in hits), reverse=True)
-    others = search(settings(checkpoint=zero_shot_folder, data=None, search="grass", top=8))
+    longer_than_a_path = "a red cat, " * 500
+    others = search(settings(checkpoint=zero_shot_folder, data=None, search=longer_than_a_path, top=8))
     assert [hit.cosine for hit in others] != [hit.cosine for hit in hits]
-    with pytest.raises(ValueError, match="`by` must be 'siglip2-g' for texts, got 'other'"):
+    with pytest.raises(ValueError, match="`by`"):
         search(settings(checkpoint=zero_shot_folder, data=None, search="grass", by="other"))
-
-
-def test_a_text_may_be_longer_than_a_path(extract, settings, colors, zero_shot_folder):
-    extract(checkpoint=zero_shot_folder, data=str(colors), adaptors=["siglip2-g"])
-    assert len(search(settings(checkpoint=zero_shot_folder, data=None, search="a red cat, " * 500, top=2))) == 2
 
 
 def test_labels_outside_of_the_classes_stay_numbers(extract, settings, colors, tmp_path):
@@ -98,24 +141,21 @@ def test_labels_outside_of_the_classes_stay_numbers(extract, settings, colors, t
     assert "| -1" in to_table(hits)
 
 
-def test_what_cannot_be_searched_is_said(extract, settings, colors, checkpoint, zero_shot_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"`output` must be a folder of training\.extract"):
-        search(settings(data=None, search="cat"))
-    extract(data=str(colors))
-    with pytest.raises(ValueError, match="`search` must be an image file where the checkpoint has no text tower"):
-        search(settings(data=None, search="a cat"))
-    with pytest.raises(ValueError, match=r"`search` must be an image that can be decoded.*missing\.png"):
-        search(settings(data=None, search="missing.png"))
+def test_searches_that_cannot_be_made_are_refused(extract, settings, colors, zero_shot_folder, tmp_path):
     query = str(colors / "test" / "cold" / "blue.png")
-    with pytest.raises(
-        ValueError, match=r"must hold the column 'teacher_a/summary'.*got summary.*--adaptors teacher_a"
-    ):
-        search(settings(data=None, search=query, by="teacher_a"))
-    with pytest.raises(ValueError, match="`checkpoint` must be the one that the features are of"):
-        search(settings(checkpoint=zero_shot_folder, data=None, search=query))
+
+    def refused(name, **values):
+        with pytest.raises(ValueError, match=name):
+            search(settings(data=None, **{"search": query, **values}))
+
+    refused("`output`", search="cat")
+    extract(data=str(colors))
+    refused("`search` .*text tower", search="a cat")
+    refused(r"`search` .*missing\.png", search="missing.png")
+    refused("`output` .*'teacher_a/summary'", by="teacher_a")
+    refused("`checkpoint`", checkpoint=zero_shot_folder)
     (tmp_path / "out" / FeatureFolder(tmp_path / "out").shards[1].path).unlink()
-    with pytest.raises(ValueError, match="which lacks 1 of 2 files"):
-        search(settings(data=None, search=query))
+    refused("`output` .* 1 of 2 files")
 
 
 def test_the_page_shows_what_was_found(extract, settings, colors, tmp_path):
@@ -131,8 +171,8 @@ def test_the_page_shows_what_was_found(extract, settings, colors, tmp_path):
     search(asked)  # a page of ours is replaced
     other = shutil.copytree(colors, tmp_path / "other")
     (other / "test" / "warm" / "red.png").unlink()
-    with pytest.raises(ValueError, match="`data` must be the images that the features are of"):
+    with pytest.raises(ValueError, match="`data`"):
         write_found_page(settings(data=str(other), search=query, page=tmp_path / "found.html"), hits)
     (tmp_path / "notes.html").write_text("mine")
-    with pytest.raises(ValueError, match="`page` must leave room"):
+    with pytest.raises(ValueError, match="`page`"):
         search(settings(data=str(colors), search=query, page=tmp_path / "notes.html"))

@@ -1,19 +1,60 @@
+"""Manifests that go on or are refused, and files that are written whole and read with care."""
+
 import pyarrow
 import pytest
 
 from training.extraction import shards
-from training.extraction.shards import plan_shards, read_columns, write_shard
+from training.extraction.shards import (
+    MANIFEST,
+    begin,
+    missing_shards,
+    plan_shards,
+    read_columns,
+    read_manifest,
+    write_shard,
+)
 
 
-def test_every_row_has_one_place():
+FACTS = {
+    "settings": {"dtype": "float32", "splits": None},
+    "images": {"train": {"number": 3}},
+    "source": {},
+    "model": {},
+}
+OTHERS = FACTS | {"settings": {"dtype": "int8", "splits": None}}
+
+
+def test_a_data_set_with_rows_goes_on_with_the_same_facts_only(tmp_path):
+    begin(tmp_path / "out", OTHERS)
+    (tmp_path / "out" / "data").mkdir()  # as of a first file that could not be written
+    begin(tmp_path / "out", FACTS)
+    begin(tmp_path / "out", FACTS)
+    assert read_manifest(tmp_path / "out") == FACTS
+    (tmp_path / "out" / "data" / "train-00000-of-00001.parquet").touch()
+    with pytest.raises(ValueError, match=r"`output` .*settings\.dtype"):
+        begin(tmp_path / "out", OTHERS)
+
+
+def test_folders_with_other_files_are_left_alone(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ValueError, match="`output`"):
+            begin(path, FACTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    for content in ("[1]", "{", "{}"):
+        (tmp_path / MANIFEST).write_text(content)
+        with pytest.raises(ValueError, match="`output`"):
+            read_manifest(tmp_path)
+
+
+def test_every_row_is_in_one_file(tmp_path):
     planned = plan_shards({"train": 7, "test": 3}, 3)
-    assert [(shard.split, shard.start, shard.end) for shard in planned] == [
-        ("train", 0, 3),
-        ("train", 3, 6),
-        ("train", 6, 7),
-        ("test", 0, 3),
-    ]
+    bounds = [("train", 0, 3), ("train", 3, 6), ("train", 6, 7), ("test", 0, 3)]
+    assert [(shard.split, shard.start, shard.end) for shard in planned] == bounds
     assert planned[1].path == "data/train-00001-of-00003.parquet"
+    (tmp_path / "data").mkdir()
+    (tmp_path / planned[0].path).touch()
+    assert missing_shards(tmp_path, planned) == planned[1:]
 
 
 def test_tables_are_joined_to_groups(tmp_path, monkeypatch):
@@ -27,7 +68,7 @@ def test_tables_are_joined_to_groups(tmp_path, monkeypatch):
     assert parts[1].column_names == ["a"]
 
 
-def test_what_raises_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, full_disk):
     monkeypatch.setattr(shards, "GROUP_BYTES", 1)
 
     def tables():
@@ -36,25 +77,20 @@ def test_what_raises_leaves_nothing(tmp_path, monkeypatch):
 
     with pytest.raises(RuntimeError, match="out of memory"):  # not said to be a fault of the disk
         write_shard(tmp_path / "data" / "x.parquet", tables())
+    with full_disk(), pytest.raises(OSError, match=r"x\.parquet"):
+        write_shard(tmp_path / "data" / "x.parquet", [pyarrow.table({"a": list(range(100_000))})])
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_full_disk_is_said_in_one_line(tmp_path, full_disk):
-    table = pyarrow.table({"a": list(range(100_000))})
-    with full_disk(), pytest.raises(OSError, match=r"Cannot write .*x\.parquet"):
-        write_shard(tmp_path / "x.parquet", [table])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_changed_byte_of_the_rows_is_named_or_harmless(tmp_path):
-    """Those of the footer, which says how many rows there are, `SHA256SUMS` alone tells."""
+def test_a_changed_byte_of_the_rows_is_refused_or_harmless(tmp_path):
+    """Changed bytes of the footer, which has the number of rows, are found by `SHA256SUMS` alone."""
     path, table = tmp_path / "x.parquet", pyarrow.table({"a": [float(number) for number in range(20)]})
     write_shard(path, [table])
     content, refusals = path.read_bytes(), []
     footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    for place in range(4, footer):
+    for position in range(4, footer):
         changed = bytearray(content)
-        changed[place] ^= 0x10
+        changed[position] ^= 0x10
         path.write_bytes(changed)
         try:
             assert [part.to_pydict() for part in read_columns(path, ["a"])] == [table.to_pydict()]

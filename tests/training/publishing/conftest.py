@@ -16,48 +16,40 @@ from training.finetuning.adapters import add_adapter, save_adapter
 
 
 @pytest.fixture(scope="session")
-def made_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("publishing") / "model"
+def made_folders(tmp_path_factory):
+    """A checkpoint and an adapter; not to be changed."""
+    model, adapter = (tmp_path_factory.mktemp("publishing") / name for name in ("model", "adapter"))
     config = RadioConfig.from_preset("radio-test", num_hidden_layers=1)
     torch.manual_seed(0)
-    RadioModel(config).save_pretrained(folder)
-    RadioImageProcessor.from_model_config(config).save_pretrained(folder)
-    write_card(folder, license=License("apache-2.0"))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def made_adapter(made_model):
-    folder = made_model.with_name("adapter")
-    tuned = add_adapter(
-        RadioModel.from_pretrained(made_model), tuning_settings(checkpoint=str(made_model), tune="lora")
-    )
-    processor = RadioImageProcessor.from_pretrained(made_model)
-    save_adapter(tuned, processor, folder, str(made_model))
-    write_card(folder, license=License("apache-2.0"))
-    return folder
+    RadioModel(config).save_pretrained(model)
+    processor = RadioImageProcessor.from_model_config(config)
+    processor.save_pretrained(model)
+    tuned = add_adapter(RadioModel.from_pretrained(model), tuning_settings(checkpoint=str(model), tune="lora"))
+    save_adapter(tuned, processor, adapter, str(model))
+    for folder in (model, adapter):
+        write_card(folder, license=License("apache-2.0"))
+    return model, adapter
 
 
 @pytest.fixture
-def model_folder(made_model, tmp_path):
-    """Return a copy of the checkpoint that a test may spoil."""
-    return shutil.copytree(made_model, tmp_path / "model")
+def model_folder(made_folders, tmp_path):
+    """A copy of the checkpoint that a test may spoil."""
+    return shutil.copytree(made_folders[0], tmp_path / "model")
 
 
 @pytest.fixture
-def adapter_folder(made_adapter, tmp_path):
-    """Return a copy of the adapter that a test may spoil."""
-    return shutil.copytree(made_adapter, tmp_path / "adapter")
+def adapter_folder(made_folders, tmp_path):
+    """A copy of the adapter that a test may spoil."""
+    return shutil.copytree(made_folders[1], tmp_path / "adapter")
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Return a fresh Hub that this process asks in place of Hugging Face's."""
+    """A fresh local Hub in place of Hugging Face's."""
     with hub_in_place(monkeypatch) as server:
         yield server
 
 
 @pytest.fixture
 def api(hub):
-    """Return the Hub's client."""
     return HfApi(endpoint=hub.endpoint, token=TOKEN)

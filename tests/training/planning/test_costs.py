@@ -1,0 +1,198 @@
+"""Cards, and costs of student, teachers and steps on the meta device."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from core.packages import PackageUnavailableError
+from core.settings import SettingsError
+from modeling_radio import RadioModel
+from training.planning.costs import (
+    CARDS,
+    PACKAGED,
+    Card,
+    Networks,
+    TeacherCost,
+    at_size,
+    choose_cards,
+    plan_stage,
+    with_split_teachers,
+)
+from training.recipe import Recipe, TeacherRecipe
+from training.student.build import build_student, checkpoint_blocks
+from training.teachers.registry import build_teacher
+
+
+SIGLIP2_PARAMETERS = 1_163_659_776  # C-RADIOv4, https://arxiv.org/abs/2601.17237, counts 1.16 billion
+
+
+def test_cards_by_name_and_by_numbers() -> None:
+    assert choose_cards(None, None, None) == list(CARDS.values())
+    assert choose_cards("L40S", None, None) == [CARDS["L40S"]]
+    assert choose_cards(None, 209.5, 32) == [Card("yours", 209.5e12, 32, "given")]
+    assert choose_cards("RTX-5090", 209.5, 32) == [Card("RTX-5090", 209.5e12, 32, "given")]
+    (own,) = choose_cards("A100", None, 20)  # a slice of one
+    assert (own.peak_flops, own.memory_gib) == (312e12, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("H10", None, None), "gpu"),
+        (("Mine", 100, None), "gpu"),
+        ((None, 100, None), "memory_gib"),
+        ((None, None, 10), "peak_tflops"),
+    ],
+)
+def test_a_missing_number_or_unknown_card_is_refused(arguments: tuple, name: str) -> None:
+    with pytest.raises(SettingsError, match=f"^`{name}`"):
+        choose_cards(*arguments)
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_kept_bytes_equal_those_of_autocast(networks: Networks, recipe: Recipe, is_checkpointed: bool) -> None:
+    """On a CPU, which keeps heads' norms in bfloat16; and a copy of each matrix, whatever the number of images."""
+    student = build_student(recipe, networks.teachers).train()
+    if is_checkpointed:
+        checkpoint_blocks(student)
+    one, two = (kept_bytes(student, num_images) for num_images in (1, 2))
+    cost = networks.student_cost(128)
+    assert two - one == pytest.approx(cost.kept_checkpointed if is_checkpointed else cost.kept, rel=0.1)
+    if not is_checkpointed:
+        first = student.radio_model.model.patch_generator.embedder  # images need no gradient
+        layers = [each for each in student.modules() if isinstance(each, nn.Linear) and each is not first]
+        assert one - (two - one) == 2 * sum(layer.weight.numel() for layer in layers)
+        # Without attention weights, which would grow with the square of the number of tokens.
+        assert networks.student_cost(256).kept < 16 * networks.student_cost(64).kept
+
+
+def kept_bytes(student: RadioModel, num_images: int) -> int:
+    own = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = tensor
+        return tensor
+
+    with torch.autocast("cpu", torch.bfloat16), saved_tensors_hooks(note, lambda tensor: tensor):
+        output = student(torch.rand(num_images, 3, 128, 128), window_size="global", return_dict=True)
+        outputs = [tensor for each in output.adaptors.values() for tensor in (each.summary, each.features)]
+        torch.stack([tensor.sum() for tensor in outputs if tensor is not None]).sum()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def test_a_student_whose_configuration_returns_tuples(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks.student.config, "return_dict", False)
+    assert networks.student_cost(32).flops < networks.student_cost(48).flops < networks.student_cost(64).flops
+
+
+def test_a_teacher_takes_two_operations_per_weight_and_token(networks: Networks) -> None:
+    siglip2, sam3 = networks.teachers["siglip2-g"], networks.teachers["sam3"]
+    assert siglip2.num_parameters == SIGLIP2_PARAMETERS
+    assert siglip2.flops(128, 1) == pytest.approx(2 * SIGLIP2_PARAMETERS * (128 // 16) ** 2, rel=0.05)
+    assert siglip2.flops(128, 3) == 3 * siglip2.flops(128, 1)
+    assert sam3.flops(64, 300) == sam3.flops(64, 1)  # a mosaic of 18 x 18 images of 4 x 4 patches
+    assert sam3.flops(64, 325) == 2 * sam3.flops(64, 1)
+    half = TeacherCost(siglip2.entry.replace(options={"weights_dtype": "bfloat16"}), 16)
+    assert siglip2.weight_bytes == 4 * SIGLIP2_PARAMETERS == 2 * half.weight_bytes
+
+
+@pytest.mark.parametrize("kind", PACKAGED)
+def test_a_packaged_teacher_is_counted_without_its_package(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.demo.assets.fetch_package", None)
+    cost = TeacherCost(TeacherRecipe(name=kind, kind=kind), 16)
+    assert cost.flops(128, 2) == 2 * cost.flops(128, 1) > 0
+    assert cost.flops(256, 1) >= 4 * cost.flops(128, 1)
+    assert 1e6 < cost.download_bytes < 1e9
+
+
+@pytest.mark.packages
+@pytest.mark.parametrize("kind", PACKAGED)
+def test_packaged_costs_are_those_of_the_real_network(kind: str) -> None:
+    try:
+        teacher = build_teacher(kind, kind=kind)
+    except PackageUnavailableError as error:
+        pytest.skip(str(error))
+    cost, patches = TeacherCost(TeacherRecipe(name=kind, kind=kind), 16), 8 * 8
+    assert (teacher.summary_dim, teacher.feature_dim) == (cost.summary_dim, cost.feature_dim)
+    numbers = [*teacher.network.parameters(), *teacher.network.buffers()]
+    assert sum(number.numel() for number in numbers) == pytest.approx(cost.num_parameters, rel=1e-3)
+    with FlopCounterMode(display=False) as counter:
+        teacher.answer(torch.rand(1, 3, 128, 128))
+    attention = patches**2 * PACKAGED[kind].flops_per_pair  # which a CPU's kernel does not count
+    assert counter.get_total_flops() == pytest.approx(cost.flops(128, 1) - attention, rel=0.01)
+
+
+def test_a_step_averages_over_sizes_and_counts_each_partitions_teachers(networks: Networks, recipe: Recipe) -> None:
+    low, high = plan_stage(networks, recipe, 2)
+    assert low.student_flops == pytest.approx(
+        8 * (0.25 * networks.student_cost(32).flops + 0.75 * networks.student_cost(64).flops)
+    )
+    assert (low.images_per_pass, high.images_per_pass) == (4, 1)
+    assert low.teacher_flops.keys() == {"siglip2-g", "sam3"}
+    assert high.teacher_flops == {"siglip2-g": pytest.approx(2 * networks.teachers["siglip2-g"].flops(128, 1))}
+    assert high.flops == high.student_flops + high.teacher_flops["siglip2-g"]
+    # 4 images at the largest size
+    assert low.activations == (4 * networks.student_cost(64).kept, 4 * networks.student_cost(64).kept_checkpointed)
+    assert low.targets == 4 * 4 * 16 * (1536 + 1024)  # 4 bytes a number, 4 images of 16 patches
+
+
+def test_a_token_budget_costs_as_much_as_its_images(networks: Networks, recipe: Recipe) -> None:
+    """Of one size, so that the number of images is known."""
+    low = recipe.partitions[0]
+    patches = (low.sizes_px[0] // 16) ** 2
+    by_images = recipe.replace(partitions=[low.replace(sizes_px=low.sizes_px[:1], probabilities=None)])
+    budget = {"batch_size": None, "token_budget": low.batch_size * patches}
+    by_tokens = recipe.replace(partitions=[by_images.partitions[0].replace(**budget)])
+    (expected,), (cost,) = plan_stage(networks, by_images, 1), plan_stage(networks, by_tokens, 1)
+    assert (cost.images, cost.student_flops) == (expected.images, expected.student_flops)
+    assert cost.activations == pytest.approx(expected.activations)
+    assert cost.teacher_flops == expected.teacher_flops
+
+
+def test_changed_stages_keep_their_number_of_images(networks: Networks, recipe: Recipe) -> None:
+    low, _ = plan_stage(networks, recipe, 2)
+    shared = recipe.replace(partitions=[partition.replace(rank_share=1) for partition in recipe.partitions])
+    split, of_shared = (
+        {cost.partition.name: cost for cost in plan_stage(networks, with_split_teachers(each), 2)}
+        for each in (recipe, shared)
+    )
+    assert split.keys() == {"low-siglip2-g", "low-sam3", "high-siglip2-g", "high-sam3"}
+    assert split["low-siglip2-g"].images == low.images / 2
+    assert split["low-siglip2-g"].teacher_flops == {"siglip2-g": pytest.approx(low.teacher_flops["siglip2-g"] / 2)}
+    assert {name: cost.flops for name, cost in of_shared.items()} == {name: cost.flops for name, cost in split.items()}
+    smallest, _ = plan_stage(networks, at_size(recipe, min), 1)
+    assert smallest.images == low.images
+    assert smallest.student_flops == pytest.approx(8 * networks.student_cost(32).flops)
+
+
+def test_targets_of_parts_that_are_computed_at_once_add_up(networks: Networks, recipe: Recipe) -> None:
+    low = recipe.partitions[0].replace(accumulation_steps=2)
+    sizes = [
+        plan_stage(networks, recipe.replace(partitions=[low], views={"parts_at_once": parts}), 1)[0].targets
+        for parts in (1, 2, 4)
+    ]
+    assert sizes == [sizes[0], 2 * sizes[0], 2 * sizes[0]]  # there are but two parts
+
+
+def test_a_shared_network_is_counted_once(recipe: Recipe) -> None:
+    options = {"whole": {}, "text": {"adaptor_name": "siglip2-g"}, "dense": {"adaptor_name": "dino_v3"}}
+    names = list(options)
+    teachers = [
+        {"name": name, "kind": "radio", "source": "nvidia/C-RADIOv4-SO400M", "options": own}
+        for name, own in options.items()
+    ]
+    low, high = recipe.partitions
+    shared = recipe.replace(teachers=teachers, partitions=[low, high.replace(teachers=["text", "dense"])])
+    networks = Networks(shared)
+    alone = {name: networks.teachers[name].flops(128, 2) for name in names}
+    of_low, of_high = (networks.teacher_flops(each, 128, 2) for each in (names, names[1:]))
+    assert (of_low["whole"], of_high["text"]) == (alone["whole"], alone["text"])
+    assert {name: of_low[name] for name in names[1:]} == {name: alone[name] - alone["whole"] for name in names[1:]}
+    assert of_high["dense"] == of_low["dense"] < 0.1 * alone["dense"]
+    assert plan_stage(networks, shared, 1)[1].teacher_flops == of_high
+    assert networks.teachers["dense"].num_parameters < 0.2 * networks.teachers["whole"].num_parameters
