@@ -1,9 +1,9 @@
 """Serve a model's features: POST an image's bytes to /features; images that arrive together are one batch.
 
-The answer is JSON with the summary or, with `?dense=true`, a file of safetensors with `summary` and `features`. What is
-no image is answered by 400, too much of one by 413, what takes too long by 408, and 503 says that too many are waiting.
-/health says that the process lives, /ready whether it takes more. On SIGTERM or Ctrl-C nothing new is taken, and what
-was taken is answered.
+The response is JSON with the summary or, with `?dense=true`, a safetensors file with `summary` and `features`. Status
+400 means that the body is no image, 413 that it is too large, 408 that it took too long, 503 that too many requests are
+waiting. /health reports that the process lives, /ready whether it takes more. On SIGTERM or Ctrl-C the server takes no
+new requests and completes those that it took.
 """
 
 import asyncio
@@ -35,30 +35,29 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 BYTES_IN_MEMORY = 2**20
-"""Of a body that arrives; what is longer lies on disk until it is decoded. Our choice: most photographs for the web."""
+"""Part of a body kept in memory; longer bodies lie on disk until decoded. Our choice: most photographs on the web."""
 BYTES_OF_PIECE = 2**18
-"""Of an answer that is sent. Our choice: some of what a connection holds by itself."""
+"""Piece of a response that is sent at once. Our choice: a part of a connection's own buffer."""
 END_SECONDS = 3
-"""How long what was taken may take after a signal. Our choice: a third of the time in which every command ends."""
+"""Limit for open requests after a signal. Our choice: a third of the time in which every command ends."""
 
 
 class ServeSettings(Settings):
-    """What is served, where, and how much at once.
+    """Model, address and limits of the server.
 
     Attributes:
         checkpoint: Folder or Hub id of a RADIO model.
-        size: Height and width in pixels; by default what the model prefers.
+        size: Height and width in pixels; by default the model's preferred resolution.
         max_batch: Images in one pass.
         max_wait: Milliseconds that a batch waits for more images.
-        max_waiting: Requests that are there at once, from their first byte to the last one of their answer; more are
-            answered by 503.
-        max_seconds: That one of them may take in all.
-        max_bytes: Of one body.
-        max_pixels: Of one image.
-        num_decoders: Images that are decoded at once, each of which takes up to 28 bytes for each pixel.
-        device: Where the model runs, such as cpu or cuda:1; by default the first GPU, if there is one.
-        host: Address that is listened at; 0.0.0.0 lets other machines in.
-        port: Port that is listened at; 0 takes a free one.
+        max_waiting: Open requests at once, from their first byte to the last one of their response; others get 503.
+        max_seconds: Time limit of a request.
+        max_bytes: Largest body.
+        max_pixels: Largest image.
+        num_decoders: Images decoded at once, each of which takes up to 28 bytes for each pixel.
+        device: Device of the model, such as cpu or cuda:1; by default the first GPU, if there is one.
+        host: Address to listen at; 0.0.0.0 lets other machines in.
+        port: Port to listen at; 0 takes a free one.
     """
 
     checkpoint: str = Field(min_length=1)
@@ -86,18 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(settings: ServeSettings) -> None:
     import uvicorn
 
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half as many pixels as are refused
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half the refused number of pixels
     config = uvicorn.Config(
         build_app(settings),
         settings.host,
         settings.port,
         access_log=False,
-        limit_concurrency=2 * settings.max_waiting + 16,  # connections: there is room for /health, and for idle ones
+        limit_concurrency=2 * settings.max_waiting + 16,  # connections, also for /health and idle ones
         timeout_graceful_shutdown=END_SECONDS,
     )
 
     class Server(uvicorn.Server):
-        """Ends in order, then raises the signal again."""
+        """Shuts down in order, then raises the signal again."""
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             limit_unwinding(sig)
@@ -108,13 +107,13 @@ def _serve(settings: ServeSettings) -> None:
 
 
 class Limits:
-    """Middleware that takes so many requests at once, each for so long; others are answered at once.
+    """Middleware that limits the number and the duration of open requests; others are refused at once.
 
     Args:
-        app: What is protected.
-        path: Of the requests that are counted.
-        max_waiting: How many there are at once.
-        max_seconds: How long one may take, from its first byte until its answer is sent.
+        app: The application behind it.
+        path: Path of the counted requests.
+        max_waiting: Largest number of open requests.
+        max_seconds: Time limit of a request, from its first byte until its response is sent.
     """
 
     def __init__(self, app: "ASGIApp", path: str, max_waiting: int, max_seconds: float) -> None:
@@ -123,7 +122,7 @@ class Limits:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more are taken."""
+        """Whether no more requests are taken."""
         return self.count >= self.max_waiting
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -159,10 +158,10 @@ class Limits:
 
 
 class Batcher:
-    """Lets items that wait at the same time run as one batch, in another thread.
+    """Runs items that wait at the same time as one batch, in another thread.
 
     Attributes:
-        sizes: How many batches of each size there were.
+        sizes: Number of batches by size.
     """
 
     def __init__(self, run: Callable[[list], list], max_batch: int, max_wait: float) -> None:
@@ -172,14 +171,14 @@ class Batcher:
         self.sizes: Counter[int] = Counter()
 
     async def answer(self, item: Any) -> Any:
-        """Return what `run` gives for an item."""
+        """Return the output of `run` for an item."""
         future = asyncio.get_running_loop().create_future()
         self.items[future] = item
         self.waiting.put_nowait(future)
         try:
             return await future
         finally:
-            del self.items[future]  # also of a client that left: it is neither kept nor computed
+            del self.items[future]  # also if the client left: its item is neither kept nor computed
 
     async def work(self) -> None:
         """Run batches until cancelled."""
@@ -197,7 +196,7 @@ class Batcher:
     async def _run(self, items: list, futures: list[asyncio.Future]) -> None:
         try:
             answers = await asyncio.to_thread(self.run, items)
-        except Exception as error:  # noqa: BLE001  (theirs to hear of; the next batch may do)
+        except Exception as error:  # noqa: BLE001  (each of the batch gets it; the next batch may succeed)
             answers = [error] * len(futures)
         for future, answer in zip(futures, answers, strict=True):
             if future.done():
@@ -206,10 +205,10 @@ class Batcher:
 
 
 async def read_body(request: "Request", max_bytes: int) -> SpooledTemporaryFile:
-    """Return a request's body, and stop reading at once where it is too long."""
+    """Return a request's body; stop reading at once if it is too long."""
     from fastapi import HTTPException
 
-    body = SpooledTemporaryFile(BYTES_IN_MEMORY)  # noqa: SIM115 - who decodes it closes it
+    body = SpooledTemporaryFile(BYTES_IN_MEMORY)  # noqa: SIM115 - closed after decoding
     async for part in request.stream():
         body.write(part)
         if body.tell() > max_bytes:
@@ -218,7 +217,7 @@ async def read_body(request: "Request", max_bytes: int) -> SpooledTemporaryFile:
 
 
 async def while_connected(request: "Request", work: Awaitable[Answer]) -> Answer | None:
-    """Wait for work, whose request has been read; where its client leaves it is given up, and None returned."""
+    """Wait for work on a request that was read; if its client leaves, cancel the work and return None."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -229,13 +228,13 @@ async def while_connected(request: "Request", work: Awaitable[Answer]) -> Answer
 
 
 async def in_pieces(answer: bytes) -> AsyncIterator[bytes]:
-    """Yield an answer bit by bit: of one whose client stops reading it only a piece is kept."""
+    """Yield a response in pieces: if its client stops reading, only one piece stays in the connection."""
     for start in range(0, len(answer), BYTES_OF_PIECE):
         yield answer[start : start + BYTES_OF_PIECE]
 
 
 def read_image(body: SpooledTemporaryFile, max_pixels: int) -> Any:
-    """Return the picture, which Pillow refuses to decode where it is too large."""
+    """Return the decoded image; Pillow refuses one that is too large."""
     from fastapi import HTTPException
 
     body.seek(0)
@@ -281,16 +280,16 @@ def build_app(settings: ServeSettings) -> Limits:
     decoders = ThreadPoolExecutor(settings.num_decoders, "decoder")
 
     async def answer(body: SpooledTemporaryFile, dense: bool) -> list[float] | bytes:
-        with body:  # of a client that leaves it is not kept
+        with body:  # closed also if the client leaves
             image = await asyncio.get_running_loop().run_in_executor(decoders, prepare, body)
         return await batcher.answer((image, dense))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # Pillow refuses twice as many, also where a file hides the size of what is in it.
+        # Pillow refuses twice as many pixels, also where a file hides the size of an image within.
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, (settings.max_pixels + 1) // 2
         worker = asyncio.create_task(batcher.work())
-        yield  # until all that was taken is answered
+        yield  # until all open requests are completed
         worker.cancel()
         Image.MAX_IMAGE_PIXELS = before
 
@@ -314,7 +313,7 @@ def build_app(settings: ServeSettings) -> Limits:
 
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=400)  # to nobody
+        return Response(status_code=400)  # nobody receives it
 
     limits = Limits(app, "/features", settings.max_waiting, settings.max_seconds)
     return limits

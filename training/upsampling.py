@@ -31,7 +31,7 @@ from training.data.training_images import build_images, build_training_images
 from training.demo.assets import load_demo_assets
 from training.demo.images import load_pixel_bank
 from training.figures.features import Column, draw_columns, fit_pca_basis, pca_colors, photograph_column
-from training.recipe import DataRecipe, Recipe, RecipeCommand, RecipeError, TeacherRecipe, decisive_part
+from training.recipe import DataRecipe, Recipe, RecipeCommand, RecipeError, decisive_part
 from training.targets.feature_cache import size_words
 from training.teachers.base import Teacher
 from training.teachers.featsharp import (
@@ -53,38 +53,39 @@ SAMPLES = 4  # our choice: points of a fine map per side of a coarse cell
 KEPT_DTYPE = torch.bfloat16
 STATE_FILE = "training.safetensors"
 WEIGHTS, OPTIMIZER = "weights/", "optimizer/"  # begin the names of a state's tensors
-STATISTICS_IMAGES = 64  # our choice: some 10,000 tokens, from which one mean and one scale are known well
-FREE_SETTINGS = (
-    *("recipe", "changes"),  # what they come to decides
+STATISTICS_IMAGES = 64  # our choice: some 10,000 tokens suffice for one mean and one scale
+FREE_SETTINGS = {
+    *("recipe", "changes"),  # the resulting recipe decides
     *("output", "overwrite", "memory_gb", "save_every", "measured_images", "pictured_images", "device"),
-)
+}
+"""Settings that may differ when a run is resumed."""
 
 
 class UpsamplerSettings(RecipeCommand):
-    """What shall be trained.
+    """Teacher, training and output of an upsampler.
 
     Attributes:
-        teacher: Name of a teacher of the recipe; its `input_size_px`, or native size, is the size that it is run at.
+        teacher: Name of a teacher of the recipe; it runs at its `input_size_px` or native size.
         recipe: Recipe that names teacher and images, or a file of your own that ends in .yaml.
         output: Folder of the run; by default runs/upsamplers/TEACHER. The upsampler is the folder `upsampler` in it.
-        overwrite: Replace an upsampler that is finished.
-        factor: How many times finer the map becomes.
+        overwrite: Replace a finished upsampler.
+        factor: Ratio of the fine map's side to the teacher's.
         num_steps: Optimizer steps.
         batch_size: Images of a step.
         views: Views of an image in a step, beside the whole.
         largest_view: Largest side of a view over the image's; below 1 the whole image is no view either. At 0.5 all
-            views show as much as a tile does, at the scale of a larger run.
+            views cover as much as a tile does, at the scale of a larger run.
         num_images: Different images that are trained on.
-        num_views: Different views of each of them: a teacher's answers are remembered, so that few make a step cheap.
-        memory_gb: Main memory for the teacher's answers; those that find no room in it are computed at each use.
+        num_views: Different views of each of them: the teacher's features are kept, so that few views are cheap.
+        memory_gb: Main memory for the teacher's features; those that do not fit are computed at each use.
         learning_rate: Peak; FeatSharp's.
         warmup_steps: Steps with rising learning rate; FeatSharp's.
         max_grad_norm: Gradients are clipped to this norm; FeatSharp's.
         width: Width of the block.
-        save_every: Steps after which all that a restart needs is written.
+        save_every: Steps between two saved states.
         measured_images: Held-out images that the result is measured on; 0 measures nothing.
-        pictured_images: How many of them the picture shows.
-        device: Where to train, for example "cuda"; None takes a GPU where there is one.
+        pictured_images: Number of them in the figure.
+        device: Device of the training, for example "cuda"; None takes a GPU where there is one.
     """
 
     teacher: str
@@ -97,7 +98,7 @@ class UpsamplerSettings(RecipeCommand):
     largest_view: float = Field(1.0, ge=MIN_SHARE, le=1)
     num_images: int = Field(4000, gt=0)
     num_views: int = Field(4, gt=0)
-    memory_gb: float = Field(8.0, ge=0)  # our choice: for a machine of 16 GB; small teachers' answers all fit
+    memory_gb: float = Field(8.0, ge=0)  # our choice: for a machine of 16 GB; features of small teachers all fit
     learning_rate: float = Field(5e-4, gt=0)
     warmup_steps: int = Field(100, ge=0)
     max_grad_norm: float = Field(5.0, gt=0)
@@ -141,7 +142,7 @@ WHOLE = View(0.0, 0.0, 1.0, False)
 
 
 def draw_view(size_px: int, seed: int, *labels: int | str, largest: float = 1.0) -> View:
-    """Return a random view, at most this share of an image's side, whose edges lie between its pixels."""
+    """Return a random view with edges between pixels, its side at most the share `largest` of the image's."""
     generator = make_generator(seed, "view", *labels)
     share, row, col, flip = torch.rand(4, generator=generator).tolist()
     side = round(size_px * (MIN_SHARE + (largest - MIN_SHARE) * share))
@@ -157,35 +158,32 @@ def view_of_image(pixel_values: Tensor, view: View, size_px: int) -> Tensor:
     return resize_images(crop.flip(3) if view.is_mirrored else crop, (size_px, size_px))
 
 
-def view_of_map(features: Tensor, views: Sequence[View], cells: int) -> Tensor:
-    """Sample maps at the places that views show.
+def view_of_map(features: Tensor, views: Sequence[View], side: int) -> Tensor:
+    """Sample maps within views, bilinearly.
 
     Args:
         features: One map for each view, `(views, channels, rows, cols)`.
-        views: What to show.
-        cells: Points along a side.
+        views: Parts of the image.
+        side: Points along a side.
 
     Returns:
-        `(views, channels, cells, cells)`, bilinear.
+        `(views, channels, side, side)`.
     """
-    # affine_grid's places go from -1 to 1 over the map; a row gives the map's x or y for a point of the view.
-    theta = features.new_tensor(
-        [
-            [
-                [-view.side if view.is_mirrored else view.side, 0.0, 2 * view.left + view.side - 1],
-                [0.0, view.side, 2 * view.top + view.side - 1],
-            ]
-            for view in views
-        ]
-    )
-    places = F.affine_grid(theta, [len(views), features.shape[1], cells, cells], align_corners=False)
-    return F.grid_sample(features, places, padding_mode="border", align_corners=False)
+    # Positions of affine_grid go from -1 to 1 over the map; a row gives the map's x or y for a point of the view.
+    rows = []
+    for view in views:
+        x_scale = -view.side if view.is_mirrored else view.side
+        x_row = [x_scale, 0.0, 2 * view.left + view.side - 1]
+        rows.append([x_row, [0.0, view.side, 2 * view.top + view.side - 1]])
+    size = [len(views), features.shape[1], side, side]
+    points = F.affine_grid(features.new_tensor(rows), size, align_corners=False)
+    return F.grid_sample(features, points, padding_mode="border", align_corners=False)
 
 
 class ViewReader(nn.Module):
-    """What the teacher would say of a view, out of the fine map: samples of each cell, weighted by attention.
+    """Predicts the teacher's features of a view from the fine map: the samples of each patch, weighted by attention.
 
-    It serves training only. A new one takes their mean.
+    It is used in training only. When new, it takes the samples' mean.
 
     Args:
         feature_dim: Channels of the map.
@@ -205,7 +203,7 @@ class ViewReader(nn.Module):
         return F.avg_pool2d(samples * weights, SAMPLES) * SAMPLES**2
 
 
-# Images, and the frozen teacher's answers
+# Images, and the frozen teacher's features
 
 
 class PhotographCrops(Images):
@@ -213,9 +211,9 @@ class PhotographCrops(Images):
 
     Args:
         source: "demo" or "demo-pypi".
-        size: Their side, pixels.
-        num_images: How many.
-        split: Whose photographs.
+        size: Side of the crops, pixels.
+        num_images: Number of crops.
+        split: Split of the photographs.
     """
 
     def __init__(self, source: str, *, size: int, num_images: int, split: Split) -> None:
@@ -227,7 +225,7 @@ class PhotographCrops(Images):
         return self.num_images
 
     def fingerprint(self) -> str:
-        """Return what they are made of."""
+        """Return a description of the photographs."""
         return self.description
 
     def __getitem__(self, index: int) -> Tensor:
@@ -242,10 +240,10 @@ class PhotographCrops(Images):
 
 
 def open_images(data: DataRecipe, size: int, num_images: int, split: Split) -> Images:
-    """Return a recipe's images as squares: of the demo its photographs, which have detail everywhere.
+    """Return a recipe's images as squares; of the demo only photographs, which have detail everywhere.
 
     Raises:
-        ValueError: If there are none, or none that are held out.
+        ValueError: If there are none, or none are held out.
     """
     if data.source in DEMO_SOURCES:
         return PhotographCrops(data.source, size=size, num_images=num_images, split=split)
@@ -258,11 +256,11 @@ class Example(NamedTuple):
     """A batch of the trainer, on its device.
 
     Attributes:
-        images: Pixels at `factor` times the teacher's input, normalized as it does, `(batch, 3, side, side)`.
-        whole: Its features of the images at its input size, `(batch, feature_dim, grid, grid)`.
+        images: Pixels at `factor` times the teacher's input, normalized for it, `(batch, 3, side, side)`.
+        whole: The teacher's features of the images at its input size, `(batch, feature_dim, grid, grid)`.
         tiles: Its stitched features of tiles, `(batch, feature_dim, factor * grid, factor * grid)`.
-        views: What is seen of each image, one list for each view.
-        targets: Its features of these views, `(len(views), batch, feature_dim, grid, grid)`.
+        views: Views of each image, one list for each number of a view.
+        targets: The teacher's features of these views, `(len(views), batch, feature_dim, grid, grid)`.
     """
 
     images: Tensor
@@ -273,10 +271,9 @@ class Example(NamedTuple):
 
 
 class Answers:
-    """A fixed-size teacher's answers, in half precision, on its device.
+    """A fixed-size teacher's features, in half precision, on its device.
 
-    They are kept in the main memory as long as there is room; those that find none are computed at each use, and are
-    the same.
+    They are kept in main memory while there is room; others are computed at each use, with the same result.
 
     Args:
         teacher: In the run mode "fixed".
@@ -284,7 +281,7 @@ class Answers:
         factor: Tiles along a side.
         seed: Decides the views, and in training the weights and the order of the images.
         largest_view: Largest side of a view over the image's.
-        memory_gb: Room for what is kept.
+        memory_gb: Memory for kept features.
     """
 
     def __init__(
@@ -305,10 +302,10 @@ class Answers:
         self._room = 1e9 * memory_gb
 
     def num_bytes(self, num_images: int, num_views: int) -> int:
-        """Return what all answers to so many images take: to each as a whole, to its views and to its tiles."""
-        num_cells = (self.size // self.teacher.patch_size) ** 2
+        """Return the bytes of all features of so many images: of each as a whole, its views and its tiles."""
+        num_patches = (self.size // self.teacher.patch_size) ** 2
         num_maps = 1 + num_views + self.factor**2
-        return num_images * num_maps * num_cells * self.teacher.feature_dim * KEPT_DTYPE.itemsize
+        return num_images * num_maps * num_patches * self.teacher.feature_dim * KEPT_DTYPE.itemsize
 
     def pixels(self, index: int) -> Tensor:
         """Return image `index` on the teacher's device, RGB in [0, 1], `(1, 3, side, side)`."""
@@ -325,11 +322,9 @@ class Answers:
 
     def of_view(self, index: int, number: int) -> Tensor:
         """Return the features of a view, `(1, feature_dim, grid, grid)`."""
-
-        def compute() -> Tensor:
-            return self.run(view_of_image(self.pixels(index), self.view(index, number), self.size))
-
-        return self._answer((index, number), compute)
+        return self._kept_or(
+            (index, number), lambda: self.run(view_of_image(self.pixels(index), self.view(index, number), self.size))
+        )
 
     def of_tiles(self, index: int) -> Tensor:
         """Return the stitched features of an image's tiles, `(1, feature_dim, factor * grid, factor * grid)`."""
@@ -338,19 +333,19 @@ class Answers:
             tiles = self.run(cut_tiles(self.pixels(index), self.factor, self.factor))
             return stitch_tiles(tiles, self.factor, self.factor)
 
-        return self._answer((index, "tiles"), compute)
+        return self._kept_or((index, "tiles"), compute)
 
-    def _answer(self, key: tuple[int, int | str], compute: Callable[[], Tensor]) -> Tensor:
+    def _kept_or(self, key: tuple[int, int | str], compute: Callable[[], Tensor]) -> Tensor:
         if key in self._kept:
             return self._kept[key].to(self.teacher.mean.device).float()
-        answer = compute().to(KEPT_DTYPE)
-        if answer.nbytes <= self._room:
-            self._room -= answer.nbytes
-            self._kept[key] = answer.cpu()
-        return answer.float()
+        features = compute().to(KEPT_DTYPE)
+        if features.nbytes <= self._room:
+            self._room -= features.nbytes
+            self._kept[key] = features.cpu()
+        return features.float()
 
     def example(self, indices: Sequence[int], numbers: Sequence[int]) -> Example:
-        """Return some images and, besides each as a whole, some of its views."""
+        """Return some images, each as a whole and with some of its views."""
         numbers = [0, *numbers]
         pixels = torch.cat([self.pixels(index) for index in indices])
         targets = [torch.cat([self.of_view(index, number) for index in indices]) for number in numbers]
@@ -363,7 +358,7 @@ class Answers:
         )
 
     def larger(self, index: int) -> Tensor:
-        """Return the features of an image that the teacher sees at once at its full size, as fine as its tiles'."""
+        """Return the teacher's features of an image at full size in one pass, on the grid of its tiles."""
         return self.run(resize_images(self.pixels(index), (self.factor * self.size,) * 2))
 
 
@@ -374,9 +369,9 @@ class UpsamplerTrainer(nn.Module):
     """An upsampler in training.
 
     Args:
-        settings: How it is trained.
-        teacher: Whose features are made finer.
-        answers: What that teacher says.
+        settings: Of the training.
+        teacher: Teacher whose features are upsampled.
+        answers: Its features.
         data: The recipe's section on the images.
     """
 
@@ -414,28 +409,26 @@ class UpsamplerTrainer(nn.Module):
 
     @property
     def num_images(self) -> int:
-        """Return how many images it is trained on."""
+        """Number of training images."""
         return min(self.settings.num_images, len(self.answers.images))
 
     def loss(self, example: Example) -> Tensor:
-        """Return the mean squared error of the views, 1 for who answers the mean."""
+        """Return the mean squared error of the views; predicting the mean has 1."""
         network = self.upsampler
         first = 0 if self.settings.largest_view == 1 else 1  # the first view is the whole image
         fine = network.sharpen(network.standardize(example.whole), network.standardize(example.tiles), example.images)
-        # A teacher's answer has its pattern of positions, wherever the view lies: what moves with the image is content.
-        errors = [
-            F.mse_loss(
-                self.reader(fine, views, target.shape[-1]) + network.centered_pattern(), network.standardize(target)
-            )
-            for views, target in zip(example.views[first:], example.targets[first:], strict=True)
-        ]
+        errors = []
+        for views, target in zip(example.views[first:], example.targets[first:], strict=True):
+            # The teacher's pattern of positions is the same wherever the view lies; only content moves with the image.
+            predicted = self.reader(fine, views, target.shape[-1]) + network.centered_pattern()
+            errors.append(F.mse_loss(predicted, network.standardize(target)))
         return torch.stack(errors).mean()
 
     def train_step(self) -> float:
         """Take one step, a pure function of the state and its number; return its loss.
 
         Raises:
-            TrainingDivergedError: If the loss or its gradient is not finite; the weights are those of before.
+            TrainingDivergedError: If the loss or its gradient is not finite; the weights do not change.
         """
         settings = self.settings
         generator = make_generator(self.answers.seed, "step", self.step)
@@ -451,16 +444,18 @@ class UpsamplerTrainer(nn.Module):
                     f"The {name} of step {self.step} is not finite. Lower `learning_rate`, {settings.learning_rate}."
                 )
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * self._share_of_rate()
+            warm = min(1.0, (self.step + 1) / (settings.warmup_steps + 1))
+            share = warm * 0.5 * (1 + math.cos(math.pi * self.step / settings.num_steps))
+            group["lr"] = settings.learning_rate * share
         self.optimizer.step()
         self.step += 1
         return loss.item()
 
     def run(self, folder: Path) -> list[float]:
-        """Train to the end, from where an earlier run with the same settings stopped; return the losses of this one.
+        """Train to the end, from where an earlier run with the same settings stopped; return the losses.
 
         Raises:
-            Interrupted: If the process was asked to stop; what was done is saved.
+            Interrupted: If the process was asked to stop; the state is saved.
             ValueError: If the folder has the state of a run with other settings.
         """
         state, losses = folder / STATE_FILE, list[float]()
@@ -479,18 +474,18 @@ class UpsamplerTrainer(nn.Module):
         return losses
 
     def save(self, path: Path) -> None:
-        """Write all that a restart needs, whole or not at all."""
+        """Write the state atomically."""
         tensors = {f"{WEIGHTS}{name}": tensor for name, tensor in self.state_dict().items()}
         tensors |= {f"{OPTIMIZER}{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
         facts = {"step": self.step, "settings": self._decisive}
         write_file(path, lambda temporary: save_tensors(tensors, temporary, facts))
 
     def resume(self, path: Path) -> bool:
-        """Take up the state of an earlier run; return False where there is none.
+        """Load the state of an earlier run; return False where there is none.
 
         Raises:
-            DamagedFileError: If it is not as it was written.
-            ValueError: If it is one with other settings.
+            DamagedFileError: If the file is damaged.
+            ValueError: If that run had other settings.
         """
         if not path.exists():
             return False
@@ -511,15 +506,10 @@ class UpsamplerTrainer(nn.Module):
         self.step = saved.facts["step"]
         return True
 
-    def _share_of_rate(self) -> float:
-        settings = self.settings
-        warm = min(1.0, (self.step + 1) / (settings.warmup_steps + 1))
-        return warm * 0.5 * (1 + math.cos(math.pi * self.step / settings.num_steps))
 
+# Measurements on held-out images
 
-# What an upsampler is worth on held-out images
-
-# "tiles alone" is no way to run a teacher: it says what its view of the whole image adds.
+# "tiles alone" is no way to run a teacher: it shows the benefit of its view of the whole image.
 METHODS: dict[str, Callable[[FeatSharp, Example], Tensor]] = {
     "bilinear": lambda _, example: resample_features(example.whole, *example.tiles.shape[2:]),
     "tiles alone": lambda _, example: example.tiles,
@@ -536,17 +526,18 @@ MEASURES = {
 
 @torch.no_grad()
 def measure(upsampler: FeatSharp, answers: Answers, num_images: int, num_views: int) -> dict[str, list[dict]]:
-    """Return errors of every method on each image; all are squared and over the variance, 1 for who answers the mean.
+    """Return squared errors of every method on each image.
 
     Args:
-        upsampler: What is measured.
-        answers: The teacher's, on held-out images.
-        num_images: How many images.
+        upsampler: The trained network.
+        answers: The teacher's features of held-out images.
+        num_images: Number of images.
         num_views: Views of each.
 
     Returns:
-        For each method one mapping for each image: squared errors by name of `MEASURES`, and `of_NAME`, what they are
-        divided by after the sum over images. Where the teacher runs at one size only, `views` alone.
+        For each method one mapping for each image: squared errors by name of `MEASURES`, and `of_NAME`, their divisor
+        after the sum over images, for which predicting the mean has 1. Where the teacher runs at one size only, `views`
+        alone.
     """
     found: dict[str, list[dict]] = {name: [] for name in METHODS}
     center, count = upsampler.mean.view(-1, 1, 1), min(num_images, len(answers.images))
@@ -555,7 +546,9 @@ def measure(upsampler: FeatSharp, answers: Answers, num_images: int, num_views: 
         larger = answers.larger(index) if answers.teacher.runs_at_any_size else None
         for name, method in METHODS.items():
             fine = method(upsampler, example)
-            errors = _errors_of_views(fine, example, center)
+            side = SAMPLES * example.targets.shape[-1]
+            seen = [F.avg_pool2d(view_of_map(fine, views, side), SAMPLES) for views in example.views[1:]]
+            errors = _sums("views", torch.stack(seen), example.targets[1:], center)
             if larger is not None:
                 errors |= _sums("to_larger", fine, larger, center)
                 coarse, wanted = (F.avg_pool2d(each, answers.factor) for each in (fine, larger))
@@ -565,27 +558,20 @@ def measure(upsampler: FeatSharp, answers: Answers, num_images: int, num_views: 
     return found
 
 
-def _errors_of_views(fine: Tensor, example: Example, center: Tensor) -> dict[str, float]:
-    """Return the errors of the mean over each cell of a view, the whole image left out."""
-    grid = example.targets.shape[-1]
-    seen = [F.avg_pool2d(view_of_map(fine, views, SAMPLES * grid), SAMPLES) for views in example.views[1:]]
-    return _sums("views", torch.stack(seen), example.targets[1:], center)
-
-
 def _detail(features: Tensor, factor: int) -> Tensor:
-    """Return what a map has beyond the coarse grid."""
+    """Return the part of a map that is finer than the coarse grid."""
     return features - F.interpolate(F.avg_pool2d(features, factor), scale_factor=factor, mode="bilinear")
 
 
-def _sums(name: str, answer: Tensor, target: Tensor, center: Tensor | float) -> dict[str, float]:
+def _sums(name: str, predicted: Tensor, target: Tensor, center: Tensor | float) -> dict[str, float]:
     return {
-        name: float((answer - target).double().square().sum()),
+        name: float((predicted - target).double().square().sum()),
         f"of_{name}": float((target - center).double().square().sum()),
     }
 
 
 def summarize(found: Mapping[str, list[dict]]) -> dict[str, dict[str, float]]:
-    """Return each method's errors over all images, and on how many images FeatSharp is better (`worse_on_NAME`)."""
+    """Return each method's errors over all images, and the number on which FeatSharp is better (`worse_on_NAME`)."""
     summary: dict[str, dict[str, float]] = {}
     for method, images in found.items():
         summary[method] = {}
@@ -633,11 +619,11 @@ def draw(upsampler: FeatSharp, answers: Answers, num_images: int, path: Path, ca
 
 
 def train_upsampler(settings: UpsamplerSettings, recipe: Recipe) -> str:
-    """Train, save and measure an upsampler; return what to print.
+    """Train, save and measure an upsampler; return a report to print.
 
     Raises:
-        UserError: If another run is at work in the output.
-        ValueError: If the recipe has no such teacher, or the output exists or holds what no such run wrote.
+        UserError: If another run is using the output.
+        ValueError: If the recipe has no such teacher, or the output exists or holds files that no such run wrote.
         Interrupted: If the process was asked to stop.
     """
     folder = settings.folder()
@@ -647,9 +633,11 @@ def train_upsampler(settings: UpsamplerSettings, recipe: Recipe) -> str:
 
 def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
     remove_partial(folder)
-    state = folder / STATE_FILE  # as long as it is there, the run has not ended
+    state = folder / STATE_FILE  # exists until the run has ended
     check_output(folder / "upsampler", overwrite=settings.overwrite or state.exists())
-    entry = _entry(recipe, settings.teacher)
+    entries = {entry.name: entry for entry in recipe.teachers}
+    check_choice("teacher", settings.teacher, entries, error=RecipeError)
+    entry = entries[settings.teacher].replace(run_mode="fixed", upsample="bilinear", upsampler=None)
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     teacher = place_teacher(teacher_of_recipe(entry), entry, device)
     size = teacher.run.input_size_px
@@ -665,24 +653,17 @@ def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
     trainer.run(folder)
     save_upsampler(trainer.upsampler, folder / "upsampler")
     place = f"teachers.{entry.name}"
-    said = f"Use it: {place}.run_mode=fixed {place}.upsample=featsharp {place}.upsampler={folder / 'upsampler'}"
+    report = f"Use it: {place}.run_mode=fixed {place}.upsample=featsharp {place}.upsampler={folder / 'upsampler'}"
     held_out = _held_out_images(settings, recipe, settings.factor * size)
     if held_out is not None:
         measured = Answers(teacher, held_out, settings.factor, recipe.seed, memory_gb=memory)
-        said = f"{_measure(settings, trainer.upsampler, measured)}\n\n{said}"
+        report = f"{_measure(settings, trainer.upsampler, measured)}\n\n{report}"
     state.unlink(missing_ok=True)
-    return said
-
-
-def _entry(recipe: Recipe, name: str) -> TeacherRecipe:
-    """Return a teacher of the recipe as it answers at its one size, without an upsampler."""
-    entries = {entry.name: entry for entry in recipe.teachers}
-    check_choice("teacher", name, entries, error=RecipeError)
-    return entries[name].replace(run_mode="fixed", upsample="bilinear", upsampler=None)
+    return report
 
 
 def _forecast(settings: UpsamplerSettings, answers: Answers, num_images: int) -> str:
-    """Return a line that says how much memory the answers take, and what happens where that is too much."""
+    """Return a line about the memory of the teacher's features, and the consequence where it is too little."""
     needed = answers.num_bytes(num_images, settings.num_views)
     said = f"The answers of {settings.teacher!r} to {num_images:,} images take {size_words(needed)}"
     share = 1e9 * settings.memory_gb / needed

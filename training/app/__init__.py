@@ -1,1 +1,1 @@
-"""The Gradio app: look at a checkpoint from a browser, on this machine or as a Space."""
+"""The Gradio app: a checkpoint in a browser, on this machine or as a Space."""

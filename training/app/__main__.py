@@ -1,4 +1,4 @@
-"""Opens a page about a checkpoint: features, what is alike, words, windows and its task; or writes it as a Space."""
+"""Opens a page about a checkpoint: features, similarity, words, windows and its task; or writes it as a Space."""
 
 import sys
 import time
@@ -22,18 +22,18 @@ EXAMPLES = [Path(__file__).parents[2] / "docs" / "photograph.jpg"]
 
 
 class AppSettings(Settings):
-    """What is shown, and where.
+    """Checkpoint, device and address of the page.
 
     Attributes:
         checkpoint: Folder or Hub id of a backbone, a tuned model, an adapter or a model with a text tower.
-        base: Of an adapter: folder or Hub id of its base; by default what the adapter names, if that is a Hub id.
-        device: Where the model runs, such as cpu or cuda:1; by default the first GPU, if there is one.
-        dtype: What it computes in.
-        num_global: Blocks that attend globally where windows are on; by default as the checkpoint has it.
-        examples: Photographs to begin with.
-        host: Address that is listened at; 0.0.0.0 lets other machines in.
-        port: Port that is listened at; by default the first free one from 7860 on.
-        share: Also make an address that others can reach for a week, through a tunnel of Gradio's.
+        base: Of an adapter: folder or Hub id of its base; by default the one that the adapter names, if it is a Hub id.
+        device: Device of the model, such as cpu or cuda:1; by default the first GPU, if there is one.
+        dtype: Type that it computes in.
+        num_global: Blocks that attend globally where windows are on; by default the checkpoint's.
+        examples: Photographs to choose from.
+        host: Address to listen at; 0.0.0.0 lets other machines in.
+        port: Port to listen at; by default the first free one from 7860 on.
+        share: Also open an address that others can reach for a week, through a tunnel of Gradio's.
         space: Write a folder for a Space of the Hub instead, which needs nothing of this repository.
         overwrite: Replace that folder if it exists.
     """
@@ -91,7 +91,7 @@ def _serve(settings: AppSettings) -> None:
     app = App(settings.checkpoint, settings.device, settings.dtype, settings.num_global, base=base)
     is_for_one = settings.host in ("127.0.0.1", "localhost", "::1") and not settings.share
     page = build_page(app, settings.examples, may_reopen=is_for_one)
-    with raised_signals():  # a tunnel is another program
+    with raised_signals():  # a tunnel is another process
         address = {"server_name": settings.host, "server_port": settings.port, "share": settings.share}
         page.launch(**address, prevent_thread_lock=True, **launch_options())
         try:

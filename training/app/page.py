@@ -1,4 +1,4 @@
-"""The page of the app: a photograph and what is asked of it on the left, a tab for each kind of answer on the right."""
+"""The page of the app: a photograph and its settings on the left, a tab for each kind of result on the right."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ from training.figures.predictions import (
 
 BACKBONE = "backbone"
 OWN_WINDOWS, NO_WINDOWS, AUTOMATIC = "the checkpoint's", "off", "auto"
-"""Windows that are no number of patches, as they are chosen in the app."""
+"""Windows that are no number of patches, as the app names them."""
 EXACT_WIDTH = 768
-"""Dimensions up to which principal components are found exactly; our choice: it takes a fraction of a second."""
+"""Dimensions up to which principal components are exact; our choice: it takes a fraction of a second."""
 KEPT_PASSES = 2
-"""Our choice: the photograph that is looked at and the one before; features of a ViT-H at 2048 px are 300 MB."""
+"""Our choice: the current photograph and the one before; features of a ViT-H at 2048 px are 300 MB."""
 TIMED_RUNS = 3
-"""Of each window after one that is not counted; our choice, of which the median is told."""
+"""Of each window after a warmup, of which the median is shown; our choice."""
 MAX_WORDS = 40
-"""Our choice: more colors are not told apart, and each is nine prompts for the text tower."""
+"""Our choice: more colors are hard to distinguish, and each word is nine prompts for the text tower."""
 LABELS_SHOWN = 8
 SMALLEST_PATCHES = 4
-"""Of the shorter side that can be chosen; our choice: fewer show nothing."""
+"""Least patches on the shorter side; our choice: fewer show nothing."""
 STYLE = """
 .pictures {border: none !important; background: none !important; overflow: visible !important}
 .pictures .grid-wrap {height: auto !important; min-height: 0 !important; max-height: none !important; padding: 0}
@@ -73,7 +73,7 @@ STYLE = """
 .pictures .thumbnail-lg img {height: auto !important; display: block}
 .pictures .caption-label {position: static !important; max-width: none !important; border: none !important}
 """
-"""Pictures in their own shape with captions below, in as many columns as the screen has room for, two on a phone."""
+"""Images in their own shape with captions below, in as many columns as fit the screen, two on a phone."""
 CONTRAST = {
     "button_primary_background_fill": "*primary_700",
     "button_primary_background_fill_hover": "*primary_800",
@@ -82,24 +82,24 @@ CONTRAST = {
     "block_info_text_color": "*neutral_600",
     "block_info_text_color_dark": "*neutral_300",
 }
-"""Colors by which texts have at least 4.5 : 1 (https://www.w3.org/TR/WCAG22/#contrast-minimum); Gradio's have less."""
+"""Colors with a contrast of at least 4.5 : 1 (https://www.w3.org/TR/WCAG22/#contrast-minimum); Gradio's have less."""
 MAX_UPLOAD = "40mb"
-"""Of a photograph; our choice, above what cameras write."""
+"""Largest photograph; our choice, above what cameras write."""
 MAX_QUEUED = 64
-"""Requests that may wait; our choice, others are told to come again."""
+"""Requests that may wait; our choice, others are refused."""
 KEPT_SECONDS = 3600
-"""That photographs of visitors are kept at least, and between two looks for older ones; our choice."""
+"""Least time that photographs of visitors are kept, and the time between two cleanups; our choice."""
 QUEUE: dict[str, Any] = {"concurrency_id": "model"}
-"""All that needs the model is done one after the other: it may be opened anew, and memory is for one pass."""
+"""Events that need the model run one after the other: it may be reopened, and there is memory for one pass."""
 HIDDEN: dict[str, Any] = {"api_visibility": "private", **QUEUE}
-"""Of events that do what a named one does."""
+"""Of events that repeat one with a name in the API."""
 Picture = tuple[Image.Image, str]
-"""A picture and its caption."""
+"""An image and its caption."""
 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Show what our own code refuses, and a lack of memory, as messages on the page; also decorates functions.
+    """Show refused input and a lack of memory as messages on the page; also decorates functions.
 
     Raises:
         gr.Error: In place of `ValueError`, `OSError` and `torch.OutOfMemoryError`.
@@ -117,15 +117,15 @@ def clear_errors() -> Iterator[None]:
 
 
 def plain(text: str) -> str:
-    """Return a text for Markdown in which names of a checkpoint are no picture, link, formula or HTML."""
+    """Return a text escaped for Markdown: names of a checkpoint become no image, link, formula or HTML."""
     return re.sub(r"[\\`*\[<$]", r"\\\g<0>", text)
 
 
 def read_window(text: str) -> WindowSize:
-    """Return a window as it is chosen in the app for the models' `window_size`.
+    """Return the models' `window_size` for a window as the app names it.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is no window.
     """
     named: dict[str, WindowSize] = {OWN_WINDOWS: None, NO_WINDOWS: "global", AUTOMATIC: "auto"}
     text = str(text).strip()
@@ -138,12 +138,12 @@ def read_window(text: str) -> WindowSize:
 
 
 def read_words(text: str) -> list[str]:
-    """Return the words of a list with commas, each once."""
+    """Return the distinct words of a list with commas."""
     return list(dict.fromkeys(filter(None, (" ".join(word.split()) for word in text.replace("\n", ",").split(",")))))
 
 
 def fit_basis(features: Tensor) -> PcaBasis:
-    """Return three directions in which features `(1, dim, rows, cols)` vary, for pictures.
+    """Return the three principal directions of features `(1, dim, rows, cols)`.
 
     Raises:
         ValueError: If there are fewer than three dimensions.
@@ -155,10 +155,10 @@ def fit_basis(features: Tensor) -> PcaBasis:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a model made of one photograph.
+    """Output of a model for one photograph.
 
     Attributes:
-        photograph: As large as it is shown, uint8 RGB `(3, height, width)`.
+        photograph: At the size of figures, uint8 RGB `(3, height, width)`.
         maps: Dense features of "backbone" and of each teacher's adaptor, `(1, dim, rows, cols)`, float32 on the CPU.
         told: Sizes, time and device.
     """
@@ -169,9 +169,9 @@ class Pass:
 
 
 class App:
-    """A model that is shown, and what it answers: files of photographs in, pictures and texts out.
+    """A model that turns files of photographs into images and texts.
 
-    It can be opened again on another device or in another type.
+    It can be reopened on another device or in another type.
 
     Args:
         checkpoint: Folder or Hub id.
@@ -182,7 +182,7 @@ class App:
         base: As of `open_model`.
 
     Raises:
-        ValueError: As `open_model`; and from each answer on what cannot be, which the message names.
+        ValueError: As `open_model`; its methods raise it for input that the message names.
         OSError: As `open_model`.
     """
 
@@ -200,25 +200,25 @@ class App:
         self.reopen(device, dtype)
 
     def reopen(self, device: str | None, dtype: str) -> str:
-        """Open the checkpoint on a device and in a type, so that no weight is rounded twice; say what is shown now.
+        """Open the checkpoint again on a device and in a type, so that no weight is rounded twice; describe the model.
 
-        The model before stays if that fails.
+        If that fails, the model before stays.
 
         Raises:
             ValueError: As `open_model`.
         """
         self.opened: Opened = open_model(self._checkpoint, device, dtype, self._num_global, self._base)
-        self.look = lru_cache(KEPT_PASSES)(self._look)  # a file that is uploaded has its content's hash in its path
+        self.look = lru_cache(KEPT_PASSES)(self._look)  # the path of an uploaded file has its content's hash
         return self.describe()
 
     @property
     def device(self) -> str:
-        """Where the model is, as `devices` lists it: torch calls the only "mps" of a machine "mps:0"."""
+        """The model's device, as `devices` lists it: torch calls the only "mps" of a machine "mps:0"."""
         device = self.opened.model.device
         return device.type if device.type in devices() else str(device)
 
     def describe(self) -> str:
-        """Say what the model is, in Markdown."""
+        """Return a description of the model in Markdown."""
         model, config = self.opened.model, self.opened.model.config
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         adaptors = plain(", ".join(self.opened.dense_adaptors)) or "none"
@@ -232,11 +232,11 @@ class App:
         return read_photograph(image, self.opened.processor)
 
     def pixels(self, photograph: Tensor, resolution: float) -> Tensor:
-        """Return what the network sees of a photograph, `(1, 3, height, width)` on its device and in its type.
+        """Return the network's input for a photograph, `(1, 3, height, width)` on its device and in its type.
 
         Args:
             photograph: uint8 `(3, height, width)`.
-            resolution: Shorter side in pixels, but of a photograph that would be longer than the model takes.
+            resolution: Shorter side in pixels; it becomes smaller where the longer side would exceed the model's limit.
         """
         config, side = self.opened.model.config, int(resolution)
         longest = config.largest_side
@@ -263,13 +263,10 @@ class App:
         pixels = self.pixels(photograph, resolution)
         maps, milliseconds = self.encode(pixels, read_window(windows), self.opened.dense_adaptors)
         (height, width), (rows, cols) = pixels.shape[-2:], maps[BACKBONE].shape[-2:]
-        with_adaptors = f" with {len(maps) - 1} adaptors" if len(maps) > 1 else ""
-        told = f"{width} x {height} px, {cols} x {rows} patches, {milliseconds:.0f} ms{with_adaptors} on {self._where}."
+        device = f"{self.device}, {self.opened.dtype}"
+        device = f"with {len(maps) - 1} adaptors on {device}" if len(maps) > 1 else f"on {device}"
+        told = f"{width} x {height} px, {cols} x {rows} patches, {milliseconds:.0f} ms {device}."
         return Pass(shown(photograph), maps, told)
-
-    @property
-    def _where(self) -> str:
-        return f"{self.device}, {self.opened.dtype}"
 
     def features(self, image: str | None, resolution: float, windows: str) -> tuple[list[Picture], str]:
         """Principal components of the features of a photograph, in every space."""
@@ -283,7 +280,7 @@ class App:
     def alike(
         self, image: str | None, across: float, down: float, resolution: float, windows: str
     ) -> tuple[list[Picture], str]:
-        """How alike all places of a photograph are to one, in every space."""
+        """Similarity of all places of a photograph to one, in every space."""
         for name, share in (("across", across), ("down", down)):
             if not 0 <= share <= 100:
                 raise ValueError(f"`{name}` must be a percentage in [0, 100], got {share}.")
@@ -302,7 +299,7 @@ class App:
     def words(
         self, image: str | None, words: str, others: str, source: DenseSource, resolution: float, windows: str
     ) -> tuple[Any, str, dict[str, float], list[Picture]]:
-        """Where words are in a photograph, and which fit it."""
+        """Regions of words in a photograph, and scores of the whole."""
         model, tokenizer = self.opened.zero_shot, self.opened.tokenizer
         if model is None or tokenizer is None:
             raise ValueError(f"`words` need a checkpoint with a text tower, which {self.opened.checkpoint!r} has not.")
@@ -331,10 +328,14 @@ class App:
     def windows(
         self, image: str | None, resolution: float, compared: Sequence[str]
     ) -> tuple[list[list[str | float]], list[Picture], str]:
-        """Time of the network with windows, and how like its features are to those without."""
+        """Time of the network with windows, and similarity of its features to those without."""
         photograph = self.photograph(image)
         pixels = self.pixels(photograph, resolution)
-        seen = {name: self._timed(pixels, name) for name in dict.fromkeys([NO_WINDOWS, *map(str, compared)])}
+        seen: dict[str, tuple[Tensor, float]] = {}
+        for name in dict.fromkeys([NO_WINDOWS, *map(str, compared)]):
+            window = read_window(name)
+            maps, _ = self.encode(pixels, window)
+            seen[name] = maps[BACKBONE], statistics.median(self.encode(pixels, window)[1] for _ in range(TIMED_RUNS))
         whole, slowest = seen[NO_WINDOWS]
         basis, small = fit_basis(whole), shown(photograph)
         rows: list[list[str | float]] = []
@@ -344,7 +345,7 @@ class App:
             rows.append([name, round(milliseconds, 1), round(slowest / milliseconds, 2), round(cosine, 4)])
             pictures.append((_components(features, basis, small), f"windows: {name}, {milliseconds:.1f} ms"))
         height, width = pixels.shape[-2:]
-        told = f"{width} x {height} px on {self._where}; median of {TIMED_RUNS} passes."
+        told = f"{width} x {height} px on {self.device}, {self.opened.dtype}; median of {TIMED_RUNS} passes."
         config = self.opened.backbone.config
         if not config.has_windowed_blocks:
             told += (
@@ -353,13 +354,8 @@ class App:
             )
         return rows, pictures, told
 
-    def _timed(self, pixels: Tensor, name: str) -> tuple[Tensor, float]:
-        window = read_window(name)
-        maps, _ = self.encode(pixels, window)
-        return maps[BACKBONE], statistics.median(self.encode(pixels, window)[1] for _ in range(TIMED_RUNS))
-
     def predict(self, image: str | None, threshold: float, is_tuned: bool) -> tuple[str, Any, Any, Any]:
-        """What a tuned model says of a photograph."""
+        """Output of a tuned model for a photograph."""
         has_own = is_tuned and self.opened.model.config.score_thresholds is not None
         found = predict(self.opened, self.photograph(image), "tuned" if has_own else threshold)
         regions = None if found.regions is None else _annotated(found.photograph, found.regions)
@@ -368,19 +364,19 @@ class App:
 
 
 def _now(device: torch.device) -> float:
-    """Return the time in seconds at which a device has done what it was asked."""
+    """Return the time in seconds after a device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
 def cells_picture(colors: Tensor, size: Sequence[int]) -> Image.Image:
-    """Return RGB in [0, 1] of patches, `(rows, cols, 3)`, as a picture of a height and width with sharp cells."""
+    """Return RGB in [0, 1] of patches, `(rows, cols, 3)`, as an image of a height and width with sharp edges."""
     return to_pil_image(resize(to_pixels(colors), [max(side, 1) for side in size], InterpolationMode.NEAREST))
 
 
 def heat_picture(heat: Tensor, size: Sequence[int]) -> Image.Image:
-    """Return numbers in [0, 1], `(rows, cols)`, as a picture: black is 0, yellow is 1."""
+    """Return numbers in [0, 1], `(rows, cols)`, as an image: black is 0, yellow is 1."""
     return cells_picture(similarity_colors(heat[None])[0], size)
 
 
@@ -389,18 +385,18 @@ def _components(features: Tensor, basis: PcaBasis, photograph: Tensor) -> Image.
 
 
 def _annotated(photograph: Tensor, regions: Sequence[Region]) -> tuple[Image.Image, list[tuple[Any, str]]]:
-    """Return a picture and its parts as Gradio takes them."""
+    """Return an image and its regions in Gradio's format."""
     return to_pil_image(photograph), [(region.area, region.label) for region in regions]
 
 
 def _on_grid(place: tuple[int, int], grid: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
-    """Return the place on another grid of the same image: dense heads may have finer ones."""
+    """Return the place on another grid of the same image: dense heads may have a finer one."""
     row, col = (int((each + 0.5) * there / here) for each, here, there in zip(place, grid, other, strict=True))
     return row, col
 
 
 def _wanted_words(words: str, others: str) -> tuple[list[str], list[str]]:
-    """Return the words that are looked for, and all that patches are given to."""
+    """Return the words to draw, and all words that patches are assigned to."""
     wanted = read_words(words)
     names = list(dict.fromkeys([*wanted, *read_words(others)]))
     if not wanted:
@@ -416,7 +412,7 @@ def _wanted_words(words: str, others: str) -> tuple[list[str], list[str]]:
 
 
 class Asked(NamedTuple):
-    """What stands left of all tabs."""
+    """Inputs left of all tabs."""
 
     image: gr.Image
     resolution: gr.Slider
@@ -428,8 +424,8 @@ def build_page(app: App, examples: Sequence[Path] = (), *, may_reopen: bool = Fa
 
     Args:
         app: The model.
-        examples: Photographs to begin with; the first one is there when the page opens.
-        may_reopen: Whether whoever sees the page may choose device and precision, which are the same for all.
+        examples: Photographs to choose from; the first one is shown when the page opens.
+        may_reopen: Whether visitors may choose device and precision, which are the same for all.
     """
     pictures = [str(path.resolve()) for path in examples]
     with gr.Blocks(
@@ -455,7 +451,7 @@ def build_page(app: App, examples: Sequence[Path] = (), *, may_reopen: bool = Fa
 
 
 def launch_options() -> dict[str, Any]:
-    """Return how the page is launched wherever it runs: with nothing fetched from, or told to, other machines."""
+    """Return the options of every launch: the page exchanges nothing with other machines."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Default(primary_hue="teal", **fonts).set(**CONTRAST)
     return {
@@ -470,7 +466,7 @@ def launch_options() -> dict[str, Any]:
 
 
 def _add_questions(app: App, pictures: Sequence[str]) -> Asked:
-    """Add what all tabs ask about: photograph, resolution and windows."""
+    """Add the inputs of all tabs: photograph, resolution and windows."""
     config, processor = app.opened.model.config, app.opened.processor
     step, patches = config.resolution_step, SMALLEST_PATCHES
     own_size = [processor.size[key] for key in ("shortest_edge", "height", "width") if processor.size[key] is not None]
@@ -509,7 +505,7 @@ def _add_questions(app: App, pictures: Sequence[str]) -> Asked:
 
 
 def _add_reopening(app: App, description: gr.Markdown) -> None:
-    """Add where the model runs."""
+    """Add the choice of device and precision."""
     with gr.Accordion("Device and precision", open=False):
         device = gr.Dropdown(devices(), value=app.device, label="Device")
         dtype = gr.Dropdown(list(DTYPES), value=app.opened.dtype, label="Precision")
@@ -518,12 +514,12 @@ def _add_reopening(app: App, description: gr.Markdown) -> None:
 
 
 def _uploaded(payload: Any) -> str | None:
-    """Return the uploaded file unread: `read_photograph` says more clearly than Gradio what is wrong with one.
+    """Return the uploaded file unread: the errors of `read_photograph` are clearer than Gradio's.
 
     A class of our own would make Gradio write a `.pyi` beside this file.
 
     Raises:
-        gr.Error: If it is another file of this machine. Gradio 6.31 itself checks only what says to be a file (`meta`).
+        gr.Error: If it is another file of this machine. Gradio 6.31 itself checks only files with `meta`.
     """
     if payload is None:
         return None
@@ -553,7 +549,7 @@ def _said(name: str) -> gr.Markdown:
 
 
 def _add_features(app: App, asked: Asked, page: gr.Blocks) -> None:
-    """Add the spaces of backbone and teachers side by side, drawn at once for whatever is chosen."""
+    """Add the spaces of backbone and teachers side by side, drawn anew after each change."""
     with gr.Tab("Features", id="features"):
         gr.Markdown(
             "The three directions in which the features of this photograph vary most, as red, green and blue: of the "
@@ -572,7 +568,7 @@ def _add_features(app: App, asked: Asked, page: gr.Blocks) -> None:
 
 
 def _add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
-    """Add what is alike a place: clicked in the photograph, or said in percent."""
+    """Add the similarity to a place, clicked in the photograph or given in percent."""
     with gr.Tab("Alike", id="alike"):
         gr.Markdown(
             "Click a place in the photograph, or give it here: how alike all others are to it, in the features of the "
@@ -599,7 +595,7 @@ def _add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
 
 
 def _add_words(app: App, asked: Asked, usual_source: DenseSource) -> None:
-    """Add where words are, and which fit the whole photograph."""
+    """Add the regions of words, and their scores for the whole photograph."""
     with gr.Tab("Words", id="words"):
         gr.Markdown(
             "Any words: each patch goes to the one that it is most alike, and so does the whole photograph. Names of "
@@ -626,7 +622,7 @@ def _add_words(app: App, asked: Asked, usual_source: DenseSource) -> None:
 
 
 def _add_windows(app: App, asked: Asked) -> None:
-    """Add what windows cost and change."""
+    """Add time and effect of windows."""
     with gr.Tab("Windows", id="windows"):
         gr.Markdown(
             "In ViTDet mode most blocks attend within windows of patches. Time of the backbone alone, and how like its "
@@ -652,7 +648,7 @@ def _add_windows(app: App, asked: Asked) -> None:
 
 
 def _add_task(app: App, asked: Asked, title: str) -> None:
-    """Add the answer of a tuned model."""
+    """Add the output of a tuned model."""
     model = app.opened.model
     is_of_objects = isinstance(model, OBJECTS)
     is_of_image, is_depth = isinstance(model, RadioForImageClassification), isinstance(model, RadioForDepthEstimation)

@@ -1,6 +1,6 @@
-"""The app as a folder for a Space: its own files, the network, and the checkpoint or where it is on the Hub.
+"""The app as a folder for a Space: its files, the network, and the checkpoint or its Hub id.
 
-The Space opens with the classes that it carries: it runs no code of a checkpoint, and opens what the app opens here.
+The Space opens checkpoints with the classes that it carries, as the app does here: it runs no code of a checkpoint.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ CARRIED = (
     "training/__init__.py",
     "training/app/__init__.py",
     "training/app/page.py",
-    "training/pictures/__init__.py",
+    "training/figures/__init__.py",
     "training/figures/predictions.py",
     "training/figures/features.py",
 )
-"""Files that a Space has besides the network: the page and what it imports."""
+"""Files of a Space besides the network: the page and its imports."""
 PACKAGES = ("torch", "torchvision", "transformers", "safetensors", "pillow", "numpy", "matplotlib")
 ADAPTER_PACKAGES = ("peft",)
 PYTHON = "3.12"
-"""Of the Space; our choice among those that all packages have wheels for."""
+"""Python of the Space; our choice among the versions that all packages have wheels for."""
 CHECKPOINT, BASE, EXAMPLES = "checkpoint", "base", "examples"
 SPACE = FolderKind(
     "Spaces of this app",
@@ -100,15 +100,16 @@ def write_space(
     """Write the folder of a Space.
 
     Args:
-        folder: Written as a whole, in place of an older one.
+        folder: Written atomically, in place of an older one.
         checkpoint: Folder, which is copied, or Hub id, which is opened there.
-        dtype: What the model computes in.
+        dtype: Type that the model computes in.
         num_global: As of `open_model`.
-        examples: Photographs, which are written anew without EXIF data.
+        examples: Photographs, which are encoded anew without EXIF data.
         base: Of an adapter: RADIO folder, which is copied, or Hub id of its base; see `check_parts`.
 
     Raises:
-        ValueError: If the checkpoint is neither a RADIO folder nor a Hub id, has links for files, or as `check_parts`.
+        ValueError: If the checkpoint is neither a RADIO folder nor a Hub id, or has links for files; or as
+            `check_parts`.
         WriteError: If it cannot be written.
     """
     is_copied = Path(checkpoint).is_dir()
@@ -133,8 +134,11 @@ def write_space(
         has_base = base is not None and Path(base).is_dir()
         if base is not None and has_base:
             copy_model(Path(base), temporary / BASE)
-        if is_copied and base is not None:
-            _name_base(temporary / CHECKPOINT / ADAPTER_CONFIG_NAME, f"../{BASE}" if has_base else base)
+        if is_copied and base is not None:  # the copied adapter names its base at the new place
+            path = temporary / CHECKPOINT / ADAPTER_CONFIG_NAME
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config["base_model_name_or_path"] = f"../{BASE}" if has_base else base
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         may_be_adapter = base is not None or not is_copied
         packages = (*PACKAGES, *(ADAPTER_PACKAGES if may_be_adapter else ()))
         start = START.format(
@@ -160,19 +164,12 @@ def write_space(
 
 
 def carried_files() -> list[Path]:
-    """Return the files of this repository that a Space has: the whole network, and what the page imports besides."""
+    """Return the files of this repository in a Space: the whole network, and the page's other imports."""
     return sorted([*(ROOT / "modeling_radio").rglob("*.py"), *(ROOT / each for each in CARRIED)])
 
 
 def _requirement(package: str) -> str:
-    """Return the range of a package from the installed version on to the next major one."""
+    """Return the range of a package from the installed version up to the next major one."""
     found = re.match(r"\d+\.\d+", importlib.metadata.version(package))
     assert found is not None
     return f"{package}~={found[0]}"
-
-
-def _name_base(path: Path, base: str) -> None:
-    """Name the base of a copied adapter where it is now."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

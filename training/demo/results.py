@@ -27,7 +27,7 @@ from training.evaluation.demo_data import DemoData
 from training.evaluation.features import FeatureStore
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.pretrained import RawPixels, random_vit
-from training.evaluation.models.radio import RadioFeatures, open_radio
+from training.evaluation.models.radio import open_radio
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.provenance import describe_run, teacher_sources
 from training.evaluation.settings import PRESETS
@@ -45,7 +45,7 @@ SHOWN = {
     ("image_retrieval", "mAP"),
     ("segmentation_probe", "mIoU"),
 }
-"""Columns of the page: task and metric; the file of numbers has all."""
+"""Columns of the page: task and metric; the JSON file has all."""
 DEMO = "demo"
 DEMO_TITLE = "photographs and drawings: objects cut out, alone and on photographs (Tux Paint)"
 DEMO_REMARK = (
@@ -63,14 +63,14 @@ images of their own.
 
 
 class ResultsSettings(RecipeCommand):
-    """What shall be measured.
+    """Models and sets to measure.
 
     Attributes:
         student: Folder with config.json and weights, such as that of `make demo`.
-        others: Folders of more students, each at its own size; a folder `final` goes by the name of that above it.
+        others: Folders of more students, each at its own size; a folder `final` is named after the one above it.
         output: Page to write; the numbers go beside it, as JSON.
-        sets: What to measure on.
-        max_images: Measure a seeded choice of so many images of each split, for a quick look.
+        sets: Labeled sets to measure on.
+        max_images: Number of images of each split, by a seeded choice, for a quick look.
         cache: Folder for the sets and the features.
     """
 
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(settings: ResultsSettings, command: str) -> None:
-    transformers_logging.disable_progress_bar()  # models load in no time
+    transformers_logging.disable_progress_bar()
     results, titles = measure_sets(settings, command)
     results.save(settings.output.with_suffix(".json"))
     write_text(settings.output, page(results, titles))
@@ -110,8 +110,8 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
     """Measure all models on all sets.
 
     Args:
-        settings: Which.
-        command: For the file of numbers.
+        settings: Models and sets.
+        command: Named in the JSON file.
 
     Returns:
         The results, and title and remark of each set by the name that its measurements have.
@@ -123,8 +123,9 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
     recipe = settings.load_recipe()
     student = open_radio(settings.student)
     teachers = build_teachers(reachable_teachers(recipe), student.patch_size)
+    untrained = random_vit(student.model.config, size_px=student.size_px)
     others = [open_radio(folder, name=_name(folder)) for folder in settings.others]
-    models: list[FeatureModel] = [RawPixels(student.patch_size, student.size_px), *_networks(student), *others]
+    models: list[FeatureModel] = [RawPixels(student.patch_size, student.size_px), untrained, student, *others]
     models += [
         TeacherFeatures(teacher, patch_size=student.patch_size, size_px=student.size_px, name=f"teacher {name}")
         for name, teacher in teachers.items()
@@ -142,9 +143,10 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
             data, title, remark = open_set(name, settings, student.size_px)
             tasks = [*TASKS_OF_LABELS, *(["segmentation_probe"] if "masks" in data.kinds() else [])]
             for model in models:
-                is_alike = model.size_px == student.size_px
-                seen = data if is_alike else open_set(name, settings, model.size_px)[0]
-                measurements += measure(Evaluation(model, seen, _task_settings(name), store), tasks)
+                has_own_size = model.size_px != student.size_px
+                own = open_set(name, settings, model.size_px)[0] if has_own_size else data
+                task_settings = TaskSettings(**PRESETS[DEMO]) if name == DEMO else TaskSettings()
+                measurements += measure(Evaluation(model, own, task_settings, store), tasks)
         part = data.part("labels")
         titles[name] = (title, f"{remark} {_counts(data)}")
         sources += _sources(name, data)
@@ -171,7 +173,7 @@ def open_set(name: str, settings: ResultsSettings, size_px: int) -> tuple[Evalua
 
 
 def page(results: Results, titles: dict[str, tuple[str, str]]) -> str:
-    """Return the page: for each set what it is and its tables."""
+    """Return the page: title, remark and tables of each set, then the sources."""
     run = results.run
     lines = [INTRODUCTION, f"`{run['command']}`, {run['date']}, {run['machine']}."]
     for name, (title, remark) in titles.items():
@@ -186,14 +188,6 @@ def page(results: Results, titles: dict[str, tuple[str, str]]) -> str:
 
 def _name(folder: Path) -> str:
     return folder.resolve().parent.name if folder.name == "final" else folder.name
-
-
-def _networks(student: RadioFeatures) -> list[FeatureModel]:
-    return [random_vit(student.model.config, size_px=student.size_px), student]
-
-
-def _task_settings(name: str) -> TaskSettings:
-    return TaskSettings(**PRESETS[DEMO]) if name == DEMO else TaskSettings()
 
 
 def _counts(data: EvaluationData) -> str:

@@ -1,4 +1,4 @@
-"""Draws what a checkpoint sees in a clip: an MP4 of the clip beside principal components of its features."""
+"""An MP4 of a clip beside principal components of a checkpoint's features."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers.utils import logging as transformers_logging
 
 from core.command_line import Command
@@ -23,14 +24,14 @@ from training.figures.features import fit_pca_basis, foreground_map, pca_colors
 
 
 FRAMES_AT_ONCE = 8
-"""Of a pass, rounded up to whole temporal patches; our choice, which fits any card at 512 px."""
+"""Frames in one pass, rounded up to whole temporal patches; our choice, which fits any card at 512 px."""
 NUM_FITTED = 32
-"""Groups of frames, evenly spread, that choose the components. Our choice: neighboring frames say the same, and so many
-of a ViT-H at 512 px are 42 million numbers."""
+"""Groups of frames, evenly spread, that the components are fitted to. Our choice: neighboring frames are alike, and 32
+groups of a ViT-H at 512 px are 42 million numbers."""
 TITLE_PX = 24
-"""Height of the line of titles; our choice, readable in the film's own size."""
+"""Height of the line of titles; our choice, readable at the video's own size."""
 CODECS = ("libx264", "mpeg4")
-"""Of MP4, the first that is built in: H.264, which browsers show; and MPEG-4, which every build of FFmpeg has."""
+"""Codecs by preference: H.264, which browsers show, and MPEG-4, which every build of FFmpeg has."""
 CRF = 18
 """H.264's constant quality; FFmpeg's guide calls 17 or 18 visually lossless."""
 
@@ -40,11 +41,11 @@ class FeatureVideoSettings(Settings):
 
     Attributes:
         checkpoint: Folder of a RADIO model.
-        clip: The film, of any format that FFmpeg reads.
+        clip: The video, in any format that FFmpeg reads.
         output: The MP4 to write.
         size: Shorter side of the frames in pixels; null takes the checkpoint's own.
         num_frames: Frames, evenly spread over the clip; null takes all.
-        adaptors: Adaptors whose features stand beside the backbone's; null takes all that have any.
+        adaptors: Adaptors whose features stand beside the backbone's; null takes all of them.
         images: Encode each frame as an image, also where the checkpoint has temporal patches.
         device: Where the model runs.
         overwrite: Replace the output if it exists.
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _draw(settings: FeatureVideoSettings) -> None:
-    transformers_logging.disable_progress_bar()  # models load in no time
+    transformers_logging.disable_progress_bar()
     if settings.output.suffix.lower() != ".mp4":
         raise SettingsError(f"`output` must end in .mp4, got {str(settings.output)!r}.")
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint, settings.clip])
@@ -80,21 +81,17 @@ def _draw(settings: FeatureVideoSettings) -> None:
         raise SettingsError(f"`clip` must be a file, got {str(settings.clip)!r}.")
     radio = open_radio(settings.checkpoint, size_px=settings.size, device=settings.device)
     model = radio.model
-    names = _dense_adaptors(model) if settings.adaptors is None else settings.adaptors
+    dense = [adaptor.name for adaptor in model.config.adaptor_configs if adaptor.feature_dim is not None]
+    names = dense if settings.adaptors is None else settings.adaptors
     for name in names:
-        check_choice("adaptors", name, _dense_adaptors(model))
+        check_choice("adaptors", name, dense)
     frames, rate = read_frames(settings.clip, settings.num_frames)
     processor = RadioVideoProcessor.from_model_config(model.config, size={"shortest_edge": radio.size_px})
     pixels = processor(frames, return_tensors="pt")["pixel_values_videos"][0]
     spaces = clip_features(model, pixels, names, as_images=settings.images)
-    shown = (pixels * 255).round().byte()
-    write_clip(settings.output, film_frames(shown, spaces), rate)
+    write_clip(settings.output, film_frames((pixels * 255).round().byte(), spaces), rate)
     groups = len(spaces["backbone"])
     print(f"{settings.output}: {len(frames)} frames in {groups} groups, {', '.join(spaces)}.")
-
-
-def _dense_adaptors(model: RadioModel) -> list[str]:
-    return [adaptor.name for adaptor in model.config.adaptor_configs if adaptor.feature_dim is not None]
 
 
 @torch.no_grad()
@@ -106,7 +103,7 @@ def clip_features(
     Args:
         model: In evaluation mode.
         frames: Pixels in [0, 1], `(frames, 3, height, width)`.
-        adaptors: Those whose features are wanted too.
+        adaptors: Adaptors whose features are returned too.
         as_images: Whether each frame is an image, also where the model has temporal patches.
 
     Returns:
@@ -130,14 +127,14 @@ def read_frames(path: Path, num_frames: int | None = None) -> tuple[Tensor, floa
     """Read a clip.
 
     Args:
-        path: Of a file that FFmpeg reads.
-        num_frames: Take so many, evenly spread, or all where there are fewer; None takes all.
+        path: A file that FFmpeg reads.
+        num_frames: Number of frames, evenly spread; None, or more than there are, takes all.
 
     Returns:
-        The frames, uint8 RGB `(frames, 3, height, width)`, and how many of those are shown in a second.
+        The frames, uint8 RGB `(frames, 3, height, width)`, and their number in a second.
 
     Raises:
-        ValueError: If the file is no film.
+        ValueError: If the file is no video.
     """
     import av
 
@@ -146,7 +143,7 @@ def read_frames(path: Path, num_frames: int | None = None) -> tuple[Tensor, floa
             yield from file.decode(video=0)
 
     try:
-        count = sum(1 for _ in decode())  # many containers do not say
+        count = sum(1 for _ in decode())  # many containers do not name it
         with av.open(str(path)) as file:
             rate = file.streams.video[0].average_rate or Fraction(25)
     except (av.FFmpegError, IndexError) as error:
@@ -160,15 +157,15 @@ def read_frames(path: Path, num_frames: int | None = None) -> tuple[Tensor, floa
 
 
 def write_clip(path: Path, frames: Iterable[Tensor], frames_per_second: float) -> None:
-    """Write an MP4; a reader never sees half of it.
+    """Write an MP4 atomically.
 
     Args:
         path: The file.
         frames: uint8 RGB, `(height, width, 3)` each, of one size with even sides.
-        frames_per_second: Of the film.
+        frames_per_second: Of the video.
 
     Raises:
-        ValueError: If a side is odd, which no film of half the resolution in color has.
+        ValueError: If a side is odd: the colors have half the resolution.
     """
     import av
 
@@ -191,23 +188,21 @@ def write_clip(path: Path, frames: Iterable[Tensor], frames_per_second: float) -
     write_file(path, write)
 
 
-def film_frames(frames: Tensor, spaces: Mapping[str, Tensor], titles: Sequence[str] | None = None) -> Iterator[Tensor]:
-    """Yield the frames of a film: the clip's, and beside each the components of every space.
+def film_frames(frames: Tensor, spaces: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """Yield the frames of a clip, each beside the principal components of every feature space.
 
-    The components of a space are chosen once for the clip, by its foreground, so that a color means the same in all
-    frames.
+    The components of a space are fitted once to the clip's foreground, so that a color means the same in all frames.
 
     Args:
         frames: uint8 RGB, `(frames, 3, height, width)`.
-        spaces: By title dense features of groups of frames, `(groups, dim, rows, cols)` with `dim >= 3`.
-        titles: Over the clip and each space; None takes "clip" and the spaces' names.
+        spaces: Dense features of groups of frames by name, `(groups, dim, rows, cols)` with `dim >= 3`.
 
     Yields:
         uint8 RGB, `(title + height, width of all, 3)`, with even sides.
     """
     size = (frames.shape[-2] // 2 * 2, frames.shape[-1] // 2 * 2)
     colors = [clip_colors(features) for features in spaces.values()]
-    line = title_line(titles or ["clip", *spaces], size[1])
+    line = title_line(["clip", *spaces], size[1])
     for place, frame in enumerate(frames):
         panels = [frame[:, : size[0], : size[1]].permute(1, 2, 0)]
         for of_space in colors:
@@ -228,12 +223,10 @@ def clip_colors(features: Tensor) -> Tensor:
 def title_line(titles: Sequence[str], width: int) -> Tensor:
     """Return a white line with a title over each panel of a width, uint8 `(TITLE_PX, width of all, 3)`."""
     image = Image.new("RGB", (width * len(titles), TITLE_PX), "white")
-    draw = ImageDraw.Draw(image)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(TITLE_PX * 0.55)
     for panel, title in enumerate(titles):
-        font = ImageFont.load_default(TITLE_PX * 0.55)
         draw.text((panel * width + 4, TITLE_PX / 2), title, fill="black", font=font, anchor="lm")
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(TITLE_PX, width * len(titles), 3)
+    return pil_to_tensor(image).permute(1, 2, 0)
 
 
 if __name__ == "__main__":

@@ -17,30 +17,36 @@ from core.files import write_file
 
 
 DPI = 160
-"""Of figures."""
+"""Resolution of figures."""
 PERCENTILE = 2.0
+"""Share in percent of the tokens cut off at each end of the color range, so that a few outlier patches do not wash out
+the colors. Our choice."""
 OVERSAMPLED, POWER_ITERATIONS = 5, 4  # more than the least that Halko et al. advise (section 4.3): it is cheap
-STRETCH_THAT_IS_SAID = 1.05  # our choice: less is not seen
+LEAST_STRETCH = 1.05
+"""From which a title names it; our choice: less is not visible."""
 NEIGHBORHOOD = 5
-"""Cells on a side over which a map is averaged before its maximum is taken, so that one odd cell is not chosen. Our
-choice: a sixth of the side of a map of 32 cells."""
+"""Patches on a side over which a map is averaged before its maximum is taken, so that one odd patch is not chosen. Our
+choice: a sixth of the side of a map of 32 patches."""
 MARGIN = 0.25
-"""Share of each side in which no place is chosen: a thing in the middle is seen whole. Our choice."""
+"""Share of each side in which no place is chosen: an object in the middle is seen whole. Our choice."""
 HEAT = "inferno"
-"""Our choice: grows in brightness evenly, also to the color-blind."""
+"""Our choice: its brightness grows evenly, also for the color-blind."""
 MARK = (0.0, 1.0, 0.4)
-"""Our choice of RGB, which `HEAT` does not have."""
+"""RGB of the ring, our choice: `HEAT` does not have it."""
 MARK_RADIUS = 0.045
-"""Of the ring, in shares of the image's side; our choice."""
+"""Radius of the ring over the image's height; our choice."""
 GOLDEN_ANGLE = 0.618033988749895
-"""Of the color circle, so that any number of classes in a row have different hues."""
+"""Step on the color circle, so that any number of successive classes have different hues."""
 OPACITY = 0.55
-"""Of the color of a class over the image; our choice."""
+"""Opacity of the color of a class over the image; our choice."""
+CELL_INCHES, GAP_INCHES, TITLE_INCHES = 1.3, 0.22, 0.55
+EDGE_INCHES = 0.03
+"""White between neighboring panels of a column."""
 
 
 @dataclass(frozen=True)
 class PcaBasis:
-    """Three principal directions of one feature space and the range that is shown.
+    """Three principal directions of a feature space, and the range that colors show.
 
     Attributes:
         mean: `(dim,)`.
@@ -58,27 +64,21 @@ class PcaBasis:
         """Return the projections of features `(num_images, dim, rows, cols)`, `(num_images, rows, cols, 3)`."""
         return (features.movedim(1, -1).double() - self.mean) @ self.components
 
-    def with_range_of(self, features: Tensor, *, percentile: float = PERCENTILE) -> PcaBasis:
-        """Return the same directions with the range that other features fill, `(num_images, dim, rows, cols)`."""
-        limits = torch.tensor([percentile / 100, 1 - percentile / 100], dtype=torch.float64)
+    def with_range_of(self, features: Tensor) -> PcaBasis:
+        """Return the same directions with the range of other features, `(num_images, dim, rows, cols)`."""
+        limits = torch.tensor([PERCENTILE / 100, 1 - PERCENTILE / 100], dtype=torch.float64)
         low, high = self.project(features).flatten(0, 2).quantile(limits, dim=0)
         return PcaBasis(self.mean, self.components, low, high)
 
     def stretch(self, features: Tensor) -> str:
-        """Say how many times narrower than this range that of other features is, as " x2.0"; nothing if it is not."""
+        """Return how many times narrower the range of other features is, as " x2.0"; "" if it is not narrower."""
         own = self.with_range_of(features)
         widths = [float((basis.high - basis.low).mean()) for basis in (self, own)]
         times = widths[0] / max(widths[1], 1e-12)
-        return f" x{times:.1f}" if times >= STRETCH_THAT_IS_SAID else ""
+        return f" x{times:.1f}" if times >= LEAST_STRETCH else ""
 
 
-def fit_pca_basis(
-    features: Tensor,
-    *,
-    foreground: Tensor | None = None,
-    percentile: float = PERCENTILE,
-    approximate: bool = False,
-) -> PcaBasis:
+def fit_pca_basis(features: Tensor, *, foreground: Tensor | None = None, approximate: bool = False) -> PcaBasis:
     """Find the three directions along which dense features vary most.
 
     Args:
@@ -86,51 +86,51 @@ def fit_pca_basis(
         foreground: Places whose features choose the directions, bool `(num_images, rows, cols)`; None takes all. The
             range is that of all places. Of a student's backbone three directions of all places say which image a
             patch is from and where it lies; three of the foreground say more of what is there (docs/log.md).
-        percentile: Share in percent of the tokens cut off at each end of the color range, so that a few
-            outlier patches do not wash out the picture. 2 is our choice.
-        approximate: Find them by random projections, for those who wait: thousands of dimensions take seconds else.
+        approximate: Use random projections: with thousands of dimensions the exact directions take seconds.
 
     Returns:
         The basis; the sign of a direction is chosen so that its largest entry is positive.
 
     References:
-        Components of the foreground: DINOv2's pictures (https://arxiv.org/abs/2304.07193, figure 1). Random
+        Components of the foreground: figures of DINOv2 (https://arxiv.org/abs/2304.07193, figure 1). Random
         projections: Halko, Martinsson and Tropp (https://arxiv.org/abs/0909.4061), as `torch.pca_lowrank` has them.
     """
     tokens = features.movedim(1, -1).double()
     chosen = tokens.flatten(0, 2) if foreground is None else tokens[foreground]
-    mean = chosen.mean(dim=0)
     if approximate:
-        components = _random_directions(chosen)
+        with torch.random.fork_rng(devices=[]):  # the same directions for the same features
+            torch.default_generator.manual_seed(0)
+            rank = min(3 + OVERSAMPLED, *chosen.shape)
+            _, _, vectors = torch.pca_lowrank(chosen.float(), q=rank, niter=POWER_ITERATIONS)
+        components = vectors[:, :3].double()
     else:
         _, vectors = torch.linalg.eigh(torch.cov(chosen.T))  # ascending eigenvalues
         components = vectors[:, -3:].flip(1)
     largest = components.gather(0, components.abs().argmax(dim=0, keepdim=True))
-    components = components * largest.sign()
-    unbounded = PcaBasis(mean, components, torch.zeros(3), torch.ones(3))
-    return unbounded.with_range_of(features, percentile=percentile)
+    unbounded = PcaBasis(chosen.mean(dim=0), components * largest.sign(), torch.zeros(3), torch.ones(3))
+    return unbounded.with_range_of(features)
 
 
-def _random_directions(tokens: Tensor) -> Tensor:
-    """Return nearly the three principal directions of `(num_tokens, dim)`, always the same for the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        more = min(3 + OVERSAMPLED, *tokens.shape)
-        _, _, directions = torch.pca_lowrank(tokens.float(), q=more, niter=POWER_ITERATIONS)
-    return directions[:, :3].double()
+def pca_colors(features: Tensor, basis: PcaBasis | None = None) -> Tensor:
+    """Return dense features as colors.
 
+    Args:
+        features: `(num_images, dim, rows, cols)`.
+        basis: Directions and range; None fits those of the features.
 
-def pca_colors(features: Tensor, basis: PcaBasis) -> Tensor:
-    """Project features `(num_images, dim, rows, cols)` to RGB in [0, 1], `(num_images, rows, cols, 3)`."""
+    Returns:
+        RGB in [0, 1], `(num_images, rows, cols, 3)`.
+    """
+    basis = fit_pca_basis(features) if basis is None else basis
     span = (basis.high - basis.low).clamp(min=1e-12)
     return ((basis.project(features) - basis.low) / span).clamp(0, 1).float()
 
 
 def foreground_map(features: Tensor) -> Tensor:
-    """Return how much each place is part of a thing: positive within things, negative around them.
+    """Return how much each place belongs to an object: positive within objects, negative around them.
 
-    The first principal component over all places of all images. Its sign is that which makes the border of the images
-    more negative than the rest: what is photographed is rarely at the border.
+    It is the first principal component over all places of all images. Its sign makes the border of the images more
+    negative than the rest, since photographed objects rarely lie at the border.
 
     Args:
         features: `(num_images, dim, rows, cols)`.
@@ -139,7 +139,7 @@ def foreground_map(features: Tensor) -> Tensor:
         `(num_images, rows, cols)`, of mean zero.
 
     References:
-        The cut at zero is that of DINOv2's pictures (https://arxiv.org/abs/2304.07193, section 7.4 and figure 1), where
+        The cut at zero is that of DINOv2's figures (https://arxiv.org/abs/2304.07193, section 7.4 and figure 1), where
         the sign was chosen by eye; that the border is background is the prior of Wei et al., "Geodesic Saliency Using
         Background Priors", 2012.
     """
@@ -153,19 +153,24 @@ def foreground_map(features: Tensor) -> Tensor:
 
 
 def clearest(maps: Iterable[Tensor]) -> Tensor:
-    """Return the dense features whose first principal component says most of them: it has most of their variance.
+    """Return the dense features whose first principal component has the largest share of their variance.
 
     Args:
         maps: At least one, each `(num_images, dim, rows, cols)`.
     """
-    return max(maps, key=_share_of_first_component)
+
+    def share(features: Tensor) -> float:
+        variances = torch.linalg.eigvalsh(torch.cov(features.movedim(1, -1).flatten(0, 2).double().T))
+        return float(variances[-1] / variances.sum())
+
+    return max(maps, key=share)
 
 
 def most_salient_places(foreground: Tensor) -> list[tuple[int, int]]:
-    """Return row and column of the place in the middle that is most part of a thing, for each image.
+    """Return row and column of the most salient place in the middle of each image.
 
     Args:
-        foreground: `(num_images, rows, cols)`.
+        foreground: `(num_images, rows, cols)`, as of `foreground_map`.
     """
     padding = NEIGHBORHOOD // 2
     smooth = F.avg_pool2d(foreground[:, None], NEIGHBORHOOD, 1, padding, count_include_pad=False)[:, 0]
@@ -174,11 +179,6 @@ def most_salient_places(foreground: Tensor) -> list[tuple[int, int]]:
     middle = smooth[:, top : rows - top, left : cols - left]
     places = [divmod(int(place), middle.shape[2]) for place in middle.flatten(1).argmax(dim=1)]
     return [(top + row, left + col) for row, col in places]
-
-
-def _share_of_first_component(features: Tensor) -> float:
-    variances = torch.linalg.eigvalsh(torch.cov(features.movedim(1, -1).flatten(0, 2).double().T))
-    return float(variances[-1] / variances.sum())
 
 
 def similarity_maps(features: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
@@ -207,8 +207,8 @@ def marked(images: Tensor, places: Sequence[tuple[int, int]], grid: Sequence[int
 
     Args:
         images: `(num_images, height, width, 3)`.
-        places: Row and column, for each image.
-        grid: Rows and columns that the places are counted in.
+        places: Row and column in the grid, for each image.
+        grid: Number of rows and columns.
     """
     height, width = images.shape[1:3]
     radius, thickness = MARK_RADIUS * height, max(1.0, MARK_RADIUS * height / 4)
@@ -216,7 +216,7 @@ def marked(images: Tensor, places: Sequence[tuple[int, int]], grid: Sequence[int
     result = images.clone()
     for image, (row, col) in zip(result, places, strict=True):
         distances = torch.hypot(ys - (row + 0.5) * height / grid[0], xs - (col + 0.5) * width / grid[1])
-        image[(distances - radius).abs() < thickness * 1.6] = 0.0  # a dark edge, to be seen on anything
+        image[(distances - radius).abs() < thickness * 1.6] = 0.0  # a dark edge, visible on anything
         image[(distances - radius).abs() < thickness] = torch.tensor(MARK)
     return result
 
@@ -228,12 +228,18 @@ def class_color(index: int) -> tuple[int, int, int]:
 
 
 def hex_color(index: int) -> str:
-    """Return the color of a class as pages write it."""
+    """Return the color of a class as HTML writes it."""
     return "#{:02x}{:02x}{:02x}".format(*class_color(index))
 
 
 def overlaid(image: Tensor, mask: Tensor, bare: Collection[int] = ()) -> Tensor:
-    """Return an image, uint8 `(3, height, width)`, under the colors of its classes, `(height, width)`, but some."""
+    """Return an image under the colors of its classes.
+
+    Args:
+        image: uint8 `(3, height, width)`.
+        mask: Index of the class of each pixel, `(height, width)`.
+        bare: Indices without a color.
+    """
     colors, is_bare = torch.zeros_like(image), torch.ones_like(mask, dtype=torch.bool)
     for index in set(mask.unique().tolist()) - set(bare):
         colors[:, mask == index] = torch.tensor(class_color(index), dtype=torch.uint8)[:, None]
@@ -252,17 +258,12 @@ def to_colors(pixels: Tensor) -> Tensor:
     return pixels.movedim(-3, -1).float() / 255
 
 
-CELL_INCHES = 1.3
-GAP_INCHES = 0.22
-TITLE_INCHES = 0.55
-
-
 @dataclass(frozen=True)
 class Column:
-    """One column of a feature picture.
+    """One column of a figure of features.
 
     Attributes:
-        title: Shown above it; may have two lines.
+        title: Above the column; may have two lines.
         images: RGB in [0, 1], `(num_rows, rows, cols, 3)`.
         starts_group: Whether a gap separates it from the column before.
     """
@@ -280,32 +281,31 @@ def feature_columns(
 ) -> list[Column]:
     """Color the features of some photographs for `draw_columns`.
 
-    All maps must be of one grid. Their components are those of the foreground of the teacher that shows it clearest.
+    All maps must have one grid. Their components are those of the foreground of the teacher that shows it clearest.
 
     Args:
         photographs: uint8 RGB, `(num_photographs, 3, height, width)`.
-        teachers: Dense features per teacher name, `(num_photographs, dim, rows, cols)`; at least one.
-        adaptors: The student's answer for the same names.
-        backbones: Dense features drawn in a basis of their own, per title.
+        teachers: Dense features by teacher, `(num_photographs, dim, rows, cols)`; at least one.
+        adaptors: The student's predictions for the same names.
+        backbones: Dense features by title, each drawn in a basis of its own.
 
     Returns:
-        The photographs with a marked place, each teacher with its adaptor, the backbones, and how alike the backbones
-        hold every place to the marked one.
+        The photographs with a marked place, each teacher with its adaptor, the backbones, and the backbones' similarity
+        of every place to the marked one.
     """
-    things = foreground_map(clearest(teachers.values()))
-    foreground, places = things > 0, most_salient_places(things)
-    shown = photograph_column(photographs)
-    columns = [Column(shown.title, marked(shown.images, places, things.shape[1:]))]
+    salience = foreground_map(clearest(teachers.values()))
+    foreground, places = salience > 0, most_salient_places(salience)
+    columns = [Column("photograph", marked(to_colors(photographs), places, salience.shape[1:]))]
     for name, features in teachers.items():
         basis = fit_pca_basis(features, foreground=foreground)
         columns += [teacher_column(name, features, basis), adaptor_column(name, adaptors[name], basis)]
+    alike = []
     for index, (title, features) in enumerate(backbones.items()):
         colors = pca_colors(features, fit_pca_basis(features, foreground=foreground))
         columns.append(Column(title, colors, starts_group=index == 0))
-    for index, (title, features) in enumerate(backbones.items()):
-        colors = similarity_colors(similarity_maps(features, places))
-        columns.append(Column(f"alike the ring:\n{title}".replace("backbone\n", ""), colors, starts_group=index == 0))
-    return columns
+        heat = similarity_colors(similarity_maps(features, places))
+        alike.append(Column(f"alike the ring:\n{title}".replace("backbone\n", ""), heat, starts_group=index == 0))
+    return columns + alike
 
 
 def photograph_column(photographs: Tensor) -> Column:
@@ -319,47 +319,39 @@ def teacher_column(name: str, features: Tensor, basis: PcaBasis) -> Column:
 
 
 def adaptor_column(name: str, features: Tensor, basis: PcaBasis) -> Column:
-    """Return an adaptor's answer as a column beside its teacher's, whose basis is given.
+    """Return an adaptor's dense features as a column beside its teacher, whose basis is given.
 
-    The directions are the teacher's, the range is the adaptor's own. Who learns by squared errors answers nearer to the
-    mean the less it is sure of, so that within the teacher's range a half-trained adaptor is nearly uniform. The title
-    says how many times narrower its range is, where it is.
+    The directions are the teacher's, the range is the adaptor's own. A network that learns by squared errors predicts
+    closer to the mean the less certain it is, so that within the teacher's range a half-trained adaptor is nearly
+    uniform. The title says how many times narrower its range is.
     """
     colors = pca_colors(features, basis.with_range_of(features))
     return Column(f"student's adaptor{basis.stretch(features)}\n{name}", colors, starts_group=False)
 
 
 def draw_columns(columns: Sequence[Column], path: Path, *, caption: str = "") -> None:
-    """Draw pictures side by side and write a PNG; a reader never sees half of it.
+    """Draw images side by side and write a PNG atomically.
 
     Args:
-        columns: Equally long columns.
+        columns: Columns of equal length.
         path: The PNG to write.
-        caption: A line below the picture.
+        caption: Below the figure.
     """
-    num_rows = len(columns[0].images)
     num_gaps = sum(column.starts_group for column in columns[1:])
     width = CELL_INCHES * len(columns) + GAP_INCHES * (num_gaps + 2)
-    height = CELL_INCHES * num_rows + TITLE_INCHES + GAP_INCHES * 2
+    height = CELL_INCHES * len(columns[0].images) + TITLE_INCHES + GAP_INCHES * 2
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    left = 0.0
+    left, size = 0.0, CELL_INCHES - EDGE_INCHES
     for column in columns:
         left += GAP_INCHES if column.starts_group else 0.0
-        _draw_column(figure, column, left)
+        for row, image in enumerate(column.images):
+            bottom = height - TITLE_INCHES - CELL_INCHES * (row + 1)
+            axes = figure.add_axes((left / width, bottom / height, size / width, size / height))
+            axes.imshow(image.numpy())
+            axes.set_axis_off()
+        center = ((left + CELL_INCHES / 2) / width, 1 - TITLE_INCHES * 0.55 / height)
+        figure.text(*center, column.title, ha="center", va="center", fontsize=8)
         left += CELL_INCHES
     if caption:
         figure.text(0.5, GAP_INCHES * 0.55 / height, caption, ha="center", va="center", fontsize=7, color="0.4")
     write_file(path, figure.savefig)
-
-
-def _draw_column(figure: Figure, column: Column, left: float) -> None:
-    width, height = figure.get_size_inches()
-    edge = 0.03  # inches of white between neighboring cells
-    for row, image in enumerate(column.images):
-        bottom = height - TITLE_INCHES - CELL_INCHES * (row + 1)
-        size = CELL_INCHES - edge
-        axes = figure.add_axes((left / width, bottom / height, size / width, size / height))
-        axes.imshow(image.numpy())
-        axes.set_axis_off()
-    center = (left + CELL_INCHES / 2) / width
-    figure.text(center, 1 - TITLE_INCHES * 0.55 / height, column.title, ha="center", va="center", fontsize=8)

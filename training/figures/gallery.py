@@ -1,4 +1,4 @@
-"""Photographs through a checkpoint, on one page: teachers, adaptors, backbone, sizes, windows, words and tasks."""
+"""A page of photographs through a checkpoint: teachers, adaptors, backbone, sizes, windows, words and tasks."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,13 +49,13 @@ from training.teachers.registry import build_teachers, reachable_teachers
 
 PAGE = "index.html"
 COMPARED = ("hidden_size", "num_hidden_layers", "patch_size")
-"""What an untrained student must share with a checkpoint to be shown beside it."""
+"""Fields that an untrained student must share with a checkpoint to be shown beside it."""
 PHOTOGRAPH_PX = 512
-"""Side of the photographs from which all sizes are made, our choice."""
+"""Side of the photographs before they are resized; our choice."""
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Sizes of the strip, in sizes at which the model is at home; our choice. Those that it takes are shown."""
+"""Sizes shown, as multiples of the model's own; our choice. Those that it does not take are left out."""
 NUM_BLOCKS = 4
-"""Shown of the depth, evenly spread to the last; our choice, the four that DPT's decoder reads."""
+"""Blocks shown, evenly spread to the last; our choice, the four that DPT's decoder reads."""
 
 
 class GallerySettings(RecipeCommand):
@@ -64,12 +64,12 @@ class GallerySettings(RecipeCommand):
     Attributes:
         checkpoint: Folder of a RADIO model.
         output: Folder of the page.
-        alone: Leaves out the recipe's teachers, which else stand beside their adaptors, and its untrained student.
-        shifts: Cells for each patch and direction; divides the patch.
+        alone: Leave out the recipe's untrained student, and its teachers, which otherwise stand beside their adaptors.
+        shifts: Grid positions for each patch and direction; divides the patch.
         size: Side of the images in pixels; null takes the checkpoint's own.
         tasks: Folders of models tuned on labels.
-        words: Texts that patches are compared with, of a checkpoint with a text tower.
-        dense_source: Which of its patches: through the head of the summary, or the teacher's features.
+        words: Texts that patches are compared with, for a checkpoint with a text tower.
+        dense_source: Features of the patches: those of the summary head, or the teacher's.
     """
 
     checkpoint: Path
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(settings: GallerySettings) -> None:
-    transformers_logging.disable_progress_bar()  # models load in no time
+    transformers_logging.disable_progress_bar()
     page = settings.output / PAGE
     check_page(page)
     recipe = settings.load_recipe()
@@ -131,15 +131,15 @@ def _untrained(model: RadioFeatures, recipe: Recipe) -> dict[str, FeatureModel]:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Photographs and who looks at them.
+    """Photographs, and models whose features of them are shown.
 
     Attributes:
-        model: What is shown.
+        model: The checkpoint.
         photographs: uint8 RGB, `(num_photographs, 3, PHOTOGRAPH_PX, PHOTOGRAPH_PX)`.
         names: Of the photographs.
-        shifts: Cells for each patch and direction.
-        teachers: By name, those that the model has adaptors for.
-        backbones: Other models to set beside it, by name.
+        shifts: Grid positions for each patch and direction.
+        teachers: Teachers that the model has adaptors for, by name.
+        backbones: Other models beside it, by name.
     """
 
     model: RadioFeatures
@@ -154,7 +154,7 @@ class Gallery:
 
         Args:
             words: Texts that patches are compared with.
-            source: Which patches; see `RadioForZeroShotImageClassification.segment`.
+            source: Features of the patches; see `RadioForZeroShotImageClassification.segment`.
 
         Raises:
             ValueError: If there are words, but the model has no text tower.
@@ -178,15 +178,15 @@ class Gallery:
             yield self.word_section(model, words, source)
 
     def feature_section(self) -> Section:
-        """Show teachers beside adaptors beside backbones, and what the backbones hold to be alike a marked place."""
+        """Show teachers, adaptors and backbones, and the backbones' similarity to a marked place."""
         places, grid = most_salient_places(self.things), self.things.shape[1:]
         columns = {"photograph": marked(to_colors(self.shown), places, grid)}
         for name in self.adaptors:
-            said = self.answers[name]
-            basis = self._basis_of(self.teacher_maps.get(name, said))
+            maps = self.answers[name]
+            basis = self._basis_of(self.teacher_maps.get(name, maps))
             if name in self.teacher_maps:
                 columns[f"teacher {name}"] = pca_colors(self.teacher_maps[name], basis)
-            columns[f"adaptor {name}{basis.stretch(said)}"] = pca_colors(said, basis.with_range_of(said))
+            columns[f"adaptor {name}{basis.stretch(maps)}"] = pca_colors(maps, basis.with_range_of(maps))
         backbones = {name: self._maps_of(model)[""] for name, model in self.backbones.items()}
         backbones["backbone"] = self.answers[""]
         for name, maps in backbones.items():
@@ -216,7 +216,7 @@ class Gallery:
         shown = min(NUM_BLOCKS, depth)
         blocks = [depth * (number + 1) // shown - 1 for number in range(shown)]
         columns = {
-            f"after block {block + 1} of {depth}": pca_colors(maps, fit_pca_basis(maps))
+            f"after block {block + 1} of {depth}": pca_colors(maps)
             for block, maps in zip(blocks, self._maps_after(blocks), strict=True)
         }
         text = (
@@ -226,12 +226,12 @@ class Gallery:
         return self._section("Over depth", text, columns)
 
     def token_section(self) -> Section:
-        """Show RADIO1D's global tokens as the map that they are made from, and the decoder's answer to few of them."""
+        """Show the map that RADIO1D's global tokens are made from, and the decoder's output from few of them."""
         model, size = self.model, self.model.size_px
-        cells = size // model.patch_size
-        available = model.model.config.count_global_tokens(Resolution(cells, cells))
+        side = size // model.patch_size
+        available = model.model.config.count_global_tokens(Resolution(side, side))
         (neck,) = self._maps_after([model.model.config.num_hidden_layers - 1])
-        columns = {f"encoder, all {available} tokens": pca_colors(neck, fit_pca_basis(neck))}
+        columns = {f"encoder, all {available} tokens": pca_colors(neck)}
         whole = self._maps_at(size)
         basis = fit_pca_basis(whole)
         for count in reversed(token_counts(available)):
@@ -246,15 +246,15 @@ class Gallery:
         return self._section("Global tokens", text, columns)
 
     def window_section(self) -> Section:
-        """Show the backbone with ViTDet windows beside global attention, at the largest size of the strip."""
+        """Show the backbone with ViTDet windows beside global attention, at the largest size shown."""
         own = self.model
         network = with_windowed_blocks(own.model)
         model = RadioFeatures(network, own.processor, name=own.name, size_px=own.size_px, dtype=own.dtype)
         config, size = model.model.config, sizes_of(model)[-1]
-        cells = size // model.patch_size
+        side = size // model.patch_size
         whole = self._maps_at(size)
         columns = {f"{size} px, global": pca_colors(whole, self._basis)}
-        for window in dict.fromkeys((max(1, cells // 2), max(1, cells // 4))):
+        for window in dict.fromkeys((max(1, side // 2), max(1, side // 4))):
             maps = self._maps_at(size, model, window)
             cosine = torch.cosine_similarity(maps, whole, dim=1).mean()
             columns[f"windows of {window} patches, mean cosine {cosine:.2f}"] = pca_colors(maps, self._basis)
@@ -267,11 +267,11 @@ class Gallery:
 
     @torch.no_grad()
     def word_section(self, model: RadioTextFeatures, words: Sequence[str], source: DenseSource) -> Section:
-        """Show which of some words each patch is nearest to."""
+        """Show the word that each patch is nearest to."""
         classes = model.embed_classes(words, SIMPLE_TEMPLATES)
         overlays = []
-        for image, described in zip(self.shown, self._described, strict=True):
-            pixels = model.preprocess(described, model.size_px)[None].to(model.device)
+        for image, covered in zip(self.shown, self._covered, strict=True):
+            pixels = model.preprocess(covered, model.size_px)[None].to(model.device)
             patches = F.normalize(model.aligned_patches(pixels, source).float().cpu(), dim=1)
             scores = torch.einsum("bdhw,cd->bchw", patches, classes)
             overlays.append(overlaid(image, resize(scores, [SHOWN_PX, SHOWN_PX])[0].argmax(dim=0)))
@@ -297,22 +297,22 @@ class Gallery:
 
     @cached_property
     def things(self) -> Tensor:
-        """How much each place of the model's grid is part of a thing, `(num_photographs, rows, cols)`.
+        """The foreground on the model's grid, `(num_photographs, rows, cols)`, see `foreground_map`.
 
-        Who says it clearest is asked; maps of adaptors that are finer than the model's are averaged.
+        It is that of the clearest teacher or adaptor; maps finer than the model's are averaged.
         """
         adaptors = {name: self.answers[name] for name in self.adaptors}
         rows, cols = self.answers[""].shape[-2:]
-        asked = (self.teacher_maps or adaptors or self.answers).values()
-        return foreground_map(clearest([F.adaptive_avg_pool2d(maps, (rows, cols)) for maps in asked]))
+        maps = (self.teacher_maps or adaptors or self.answers).values()
+        return foreground_map(clearest([F.adaptive_avg_pool2d(each, (rows, cols)) for each in maps]))
 
     @cached_property
     def shown(self) -> Tensor:
-        """The part of the photographs that the maps show, uint8 `(num_photographs, 3, SHOWN_PX, SHOWN_PX)`."""
-        return resize(self._described, [SHOWN_PX, SHOWN_PX], antialias=True)
+        """The part of the photographs that the maps cover, uint8 `(num_photographs, 3, SHOWN_PX, SHOWN_PX)`."""
+        return resize(self._covered, [SHOWN_PX, SHOWN_PX], antialias=True)
 
     @cached_property
-    def _described(self) -> Tensor:
+    def _covered(self) -> Tensor:
         return window_of(self.photographs, self.model.size_px, self.model.patch_size)
 
     @cached_property
@@ -335,7 +335,7 @@ class Gallery:
 
     @torch.no_grad()
     def _maps_at(self, size: int, model: RadioFeatures | None = None, window: WindowSize = "global") -> Tensor:
-        """Return a model's features of the described part at one size, `(num_photographs, dim, rows, cols)`."""
+        """Return a model's features of the covered part at one size, `(num_photographs, dim, rows, cols)`."""
         chosen = model or self.model
         return torch.cat(
             [chosen.with_window(pixels, window).features.float().cpu() for pixels in self._pixels_at(size, chosen)]
@@ -351,14 +351,14 @@ class Gallery:
         return [torch.cat(maps).float().cpu() for maps in zip(*found, strict=True)]
 
     def _pixels_at(self, size: int, model: RadioFeatures | None = None) -> list[Tensor]:
-        """Return what a model takes in of the described part, `(1, channels, size, size)` for each photograph."""
+        """Return a model's input for the covered part, `(1, channels, size, size)` for each photograph."""
         chosen = model or self.model
-        images = resize(self._described, [size, size], antialias=True)
+        images = resize(self._covered, [size, size], antialias=True)
         return [chosen.preprocess(image, size)[None].to(chosen.device) for image in images]
 
 
 def sizes_of(model: RadioFeatures) -> list[int]:
-    """Return the sizes of the strip, pixels: multiples of the patch that the model takes, up to the photographs'."""
+    """Return the sizes shown, pixels: multiples of the patch that the model takes, up to the photographs' size."""
     patch, largest = model.patch_size, min(model.max_size_px, PHOTOGRAPH_PX)
     wanted = {max(1, round(model.size_px * scale / patch)) * patch for scale in SCALES}
     return sorted(size for size in wanted | {model.size_px} if size <= largest or size == model.size_px)
@@ -368,7 +368,7 @@ def open_task_model(folder: Path) -> Opened:
     """Open the folder of a tuned model.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is no tuned model.
     """
     opened = open_model(str(folder), "cpu")
     if not opened.has_head:
@@ -380,7 +380,7 @@ def open_task_model(folder: Path) -> Opened:
 
 
 def task_section(task: Opened, photographs: Tensor, names: Sequence[str]) -> Section:
-    """Show what a tuned model says of photographs; objects count from their class's fitted score or 0.5 on.
+    """Show the predictions of a tuned model; objects count from their class's fitted score or 0.5 on.
 
     Args:
         task: The model.

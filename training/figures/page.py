@@ -1,4 +1,4 @@
-"""Pages of pictures and tables: one HTML file each, which asks nothing of any server and says names as they are."""
+"""Self-contained HTML pages of figures and tables; all names are escaped."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from training.figures.features import to_colors, to_pixels
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
 GENERATOR = '<meta name="generator" content="training.evaluate">'
-"""Tells a page of ours from other files."""
+"""Marks the pages of this project."""
 WEBP_QUALITY = 88
-"""Of photographs, our choice: nothing of it is to be seen, at a fourth of the size of PNG."""
+"""Of photographs, our choice: not visible, at a fourth of the size of PNG."""
 SHOWN_PX = 224
-"""Side of the pictures, our choice: sharp on a phone, and a page of some hundred stays below 5 MB."""
+"""Side of the images, our choice: sharp on a phone, and a page of some hundred stays below 5 MB."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture.
+    """One image.
 
     Attributes:
         pixels: uint8 RGB, `(3, height, width)`.
-        alt: What it shows, for those who cannot see it.
-        caption: Below it; names are shown as they are.
-        is_grid: Drawn with sharp cells: a map of patches.
-        is_right: Marked as a right or a wrong answer; None marks nothing.
+        alt: Description for those who cannot see it.
+        caption: Text below it.
+        is_grid: Whether it is a map of patches, drawn with sharp edges.
+        is_right: Marks a right or a wrong prediction; None marks nothing.
     """
 
     pixels: Tensor
@@ -49,7 +49,7 @@ class Picture:
 
     @property
     def uri(self) -> str:
-        """The picture itself, as an address."""
+        """The image as a data URI."""
         content = io.BytesIO()
         to_pil_image(self.pixels).save(content, "webp", lossless=self.is_grid, quality=WEBP_QUALITY)
         return _uri(content.getvalue(), "webp")
@@ -61,7 +61,7 @@ class Drawing:
 
     Attributes:
         png: The content of its file.
-        alt: What it shows, for those who cannot see it.
+        alt: Description for those who cannot see it.
     """
 
     png: bytes
@@ -69,7 +69,7 @@ class Drawing:
 
     @property
     def uri(self) -> str:
-        """The figure itself, as an address."""
+        """The figure as a data URI."""
         return _uri(self.png, "png")
 
     @classmethod
@@ -88,7 +88,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures that are looked at together, under a title."""
+    """Images under one title."""
 
     title: str
     pictures: Sequence[Picture]
@@ -96,16 +96,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page; what it has is shown in this order.
+    """A part of a page, shown in this order.
 
     Attributes:
-        title: What it is about.
+        title: Its heading.
         text: How to read it.
         tables: Of measurements.
-        legend: Names of colors, as CSS has them.
-        rows: Of pictures.
+        legend: Names and their CSS colors.
+        rows: Of images.
         drawing: A figure.
-        steps: Words to copy, by what they are for.
+        steps: Commands to copy, by their purpose.
         items: Of a list.
     """
 
@@ -122,31 +122,24 @@ class Section:
 def picture_rows(
     names: Sequence[str], photographs: Tensor, columns: Mapping[str, Tensor], smooth: Collection[str] = ()
 ) -> list[Row]:
-    """Return a row for each photograph: itself, then its picture of each column.
+    """Return a row for each photograph: itself, then its image of each column.
 
     Args:
         names: Of the photographs.
         photographs: uint8 RGB, `(num_photographs, 3, height, width)`.
-        columns: RGB in [0, 1], `(num_photographs, rows, cols, 3)`, by caption; one called "photograph" takes the place
-            of the photographs.
-        smooth: Captions of columns that are no grids of patches.
+        columns: RGB in [0, 1], `(num_photographs, rows, cols, 3)`, by caption; one called "photograph" replaces the
+            photographs.
+        smooth: Captions of columns that are no maps of patches.
     """
-    columns = {"photograph": to_colors(photographs), **columns}
-    return [
-        Row(
-            name,
-            [
-                Picture(
-                    to_pixels(images[number]),
-                    f"{name}: {caption}",
-                    caption,
-                    is_grid=caption not in {"photograph", *smooth},
-                )
-                for caption, images in columns.items()
-            ],
-        )
-        for number, name in enumerate(names)
-    ]
+    columns, smooth = {"photograph": to_colors(photographs), **columns}, {"photograph", *smooth}
+    rows = []
+    for number, name in enumerate(names):
+        pictures = [
+            Picture(to_pixels(images[number]), f"{name}: {caption}", caption, is_grid=caption not in smooth)
+            for caption, images in columns.items()
+        ]
+        rows.append(Row(name, pictures))
+    return rows
 
 
 def source_section(sources: Sequence[Source]) -> list[Section]:
@@ -159,14 +152,14 @@ def source_section(sources: Sequence[Source]) -> list[Section]:
 
 
 def check_page(path: Path, name: str = "output") -> None:
-    """Refuse to write a page in place of anything but a page, before anything is measured.
+    """Refuse an output that would replace anything but a page, before anything is measured.
 
     Args:
-        path: Where it shall be.
-        name: Of the setting that says so.
+        path: Of the page.
+        name: Of the setting that names it.
 
     Raises:
-        ValueError: If something else is there.
+        ValueError: If there is something else.
     """
     if path.exists() and (path.is_dir() or GENERATOR.encode() not in path.read_bytes()):
         raise ValueError(
@@ -175,7 +168,7 @@ def check_page(path: Path, name: str = "output") -> None:
 
 
 def write_page(path: Path, title: str, text: str, sections: Sequence[Section]) -> None:
-    """Write a page; a reader never sees half of it. All texts are escaped.
+    """Write a page atomically. All texts are escaped.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.

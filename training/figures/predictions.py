@@ -1,11 +1,11 @@
-"""What any checkpoint says of a photograph: folders and repositories opened as what they are, answers drawn."""
+"""Predictions of any checkpoint on a photograph: opens folders and repositories by their class, draws the output."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from training.figures.features import class_color, overlaid, similarity_colors, 
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What a model can be opened in, by name."""
+"""Types that a model can be opened in, by name."""
 MODELS = {
     name: model
     for name in modeling_radio.__all__
@@ -45,24 +45,24 @@ MODELS = {
 }
 """Classes that a folder's `config.json` can name as its own."""
 OBJECTS = (RadioForObjectDetection, RadioForInstanceSegmentation)
-"""Models whose answers count from a score on."""
+"""Models whose objects count from a score on."""
 MAX_OBJECTS = 50
-"""That are drawn, the most certain ones; our choice."""
+"""Largest number of objects drawn, the most certain ones; our choice."""
 SHOWN_PX = 768
-"""Longer side of pictures, our choice: sharp on a screen, and some dozens of kB."""
+"""Longer side of figures, our choice: sharp on a screen, and some dozens of kB."""
 MAX_PIXELS = 100_000_000
-"""Of a photograph; our choice, above what cameras give, and 300 MB of memory."""
+"""Largest size of a photograph; our choice, above what cameras write, and 300 MB of memory."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A model in evaluation mode on its device, with what makes its inputs.
+    """A model in evaluation mode on its device, with its processor and tokenizer.
 
     Attributes:
         checkpoint: Folder or Hub id.
         model: Of the class that the folder names.
-        backbone: The same network as a `RadioModel`, with the adaptors that there are; the model itself if it is one.
-        processor: What makes its pixels.
+        backbone: The same network as a `RadioModel`, with its adaptors; the model itself if it is one.
+        processor: Makes the model's pixels.
         tokenizer: Of a zero-shot model, else `None`.
     """
 
@@ -74,12 +74,12 @@ class Opened:
 
     @property
     def dtype(self) -> str:
-        """What it computes in, as `DTYPES` names it."""
+        """The type that it computes in, as `DTYPES` names it."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def zero_shot(self) -> RadioForZeroShotImageClassification | None:
-        """The model, if it knows texts."""
+        """The model, if it has a text tower."""
         return self.model if isinstance(self.model, RadioForZeroShotImageClassification) else None
 
     @property
@@ -90,25 +90,26 @@ class Opened:
     @property
     def dense_adaptors(self) -> list[str]:
         """Adaptors with dense features, by the name of their teacher."""
-        named = self.backbone.config.adaptor_configs
-        in_folder = set(self.backbone.radio_model.adaptors)
-        return [each.name for each in named if each.feature_dim is not None and each.name in in_folder]
+        in_folder = self.backbone.radio_model.adaptors
+        configs = self.backbone.config.adaptor_configs
+        return [each.name for each in configs if each.feature_dim is not None and each.name in in_folder]
 
     @property
     def class_names(self) -> dict[int, str]:
         """Names of the classes of its task."""
-        return cast(dict[int, str], self.model.config.id2label)
+        names: Any = self.model.config.id2label
+        return names
 
 
 def devices() -> list[str]:
-    """Return the devices of this machine, the first of which is taken where none is asked for."""
+    """Return the devices of this machine; the first one is the default."""
     if torch.cuda.is_available():
         return [*(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
     return ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
 
 
 def read_radio_config(checkpoint: str) -> dict[str, Any]:
-    """Return what the `config.json` of a checkpoint says, ours or in NVIDIA's layout.
+    """Return the content of a checkpoint's `config.json`, ours or in NVIDIA's layout.
 
     Args:
         checkpoint: Folder or Hub id.
@@ -133,7 +134,7 @@ def open_model(
     num_global: int | None = None,
     base: str | None = None,
 ) -> Opened:
-    """Open a checkpoint of ours or in NVIDIA's layout; no code of its own is run.
+    """Open a checkpoint of ours or in NVIDIA's layout, without running any code of it.
 
     Args:
         checkpoint: Folder or Hub id.
@@ -143,7 +144,7 @@ def open_model(
         base: Of an adapter: folder or Hub id of its base; `None` takes the one that it names.
 
     Raises:
-        ValueError: If it is no RADIO model, lacks weights, or device or type cannot be.
+        ValueError: If it is no RADIO model, lacks weights, or device or type are not available.
         OSError: If there is no such folder or repository.
     """
     device = devices()[0] if device is None else device
@@ -156,7 +157,8 @@ def open_model(
         options |= {"config": checkpoint, "adapter_kwargs": {"_adapter_model_path": checkpoint}}
     (name,) = (values.get("architectures") or ["RadioModel"])[:1]
     model_class = RadioModel if is_nvidias else MODELS.get(name, RadioModel)
-    if model_class is RadioForZeroShotImageClassification and values.get("text_tower") is None:
+    has_texts = model_class is RadioForZeroShotImageClassification
+    if has_texts and values.get("text_tower") is None:
         raise ValueError(f"`checkpoint` must have the `text_tower` of its class, {name}, got {checkpoint!r} without.")
     model, loaded = model_class.from_pretrained(
         base or checkpoint, dtype=DTYPES[dtype], output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -169,12 +171,12 @@ def open_model(
         model=model,
         backbone=model if isinstance(model, RadioModel) else model.base_model.eval(),
         processor=_open_processor(checkpoint, model, is_nvidias=is_nvidias),
-        tokenizer=_open_tokenizer(checkpoint, model),
+        tokenizer=open_tokenizer(checkpoint) if has_texts else None,
     )
 
 
 def _open_processor(checkpoint: str, model: RadioPreTrainedModel, *, is_nvidias: bool) -> RadioImageProcessor:
-    """Return the processor of a folder of ours; of another the one that fits the model."""
+    """Return the processor of a folder of ours, otherwise the one that fits the model."""
     if not is_nvidias:
         try:
             return RadioImageProcessor.from_pretrained(checkpoint)
@@ -183,18 +185,12 @@ def _open_processor(checkpoint: str, model: RadioPreTrainedModel, *, is_nvidias:
     return RadioImageProcessor.from_model_config(model.config)
 
 
-def _open_tokenizer(checkpoint: str, model: RadioPreTrainedModel) -> PreTrainedTokenizerBase | None:
-    if not isinstance(model, RadioForZeroShotImageClassification):
-        return None
-    return open_tokenizer(checkpoint)
-
-
 def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> Tensor:
-    """Return an image file as uint8 RGB `(3, height, width)`, turned as its camera says.
+    """Return an image file as uint8 RGB `(3, height, width)`, rotated by its EXIF orientation.
 
     Args:
         path: The file; None if none was chosen.
-        processor: Reads palettes, transparency and 16 bits as for the model.
+        processor: Converts palettes, transparency and 16 bits as for the model.
 
     Raises:
         ValueError: If there is none, or it is no image, is damaged or too large.
@@ -220,7 +216,7 @@ def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> 
 
 
 def shown(photograph: Tensor, longest_px: int = SHOWN_PX) -> Tensor:
-    """Return a photograph as large as it is shown, uint8 `(3, height, width)`; small ones stay as they are."""
+    """Return a photograph at the size of figures, uint8 `(3, height, width)`; small ones stay as they are."""
     height, width = photograph.shape[-2:]
     scale = min(1.0, longest_px / max(height, width))
     size = [max(1, round(height * scale)), max(1, round(width * scale))]
@@ -232,7 +228,7 @@ class Region(NamedTuple):
 
     Attributes:
         area: A mask, bool `(height, width)` of NumPy, or a box: left, top, right, bottom in pixels.
-        label: What it is, of an object with its score.
+        label: Name of its class, of an object with its score.
         index: Of its class.
     """
 
@@ -243,14 +239,14 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a tuned model says of a photograph; what the task has not is None.
+    """Output of a tuned model for a photograph; fields that the task does not have are None.
 
     Attributes:
-        told: The answer in words.
-        photograph: As large as it is shown, uint8 RGB `(3, height, width)`.
+        told: The prediction in words.
+        photograph: At the size of figures, uint8 RGB `(3, height, width)`.
         regions: Its parts.
         scores: Of the labels of the whole photograph, in [0, 1].
-        depth: In colors, uint8 RGB `(3, height, width)`.
+        depth: As colors, uint8 RGB `(3, height, width)`.
     """
 
     told: str
@@ -260,16 +256,16 @@ class Prediction:
     depth: Tensor | None = None
 
     def drawn(self) -> Tensor:
-        """Return the depth, or the photograph with its regions in the colors of their classes, uint8 RGB as it is."""
+        """Return the depth, or the photograph with its regions in the colors of their classes, uint8 RGB."""
         if self.depth is not None:
             return self.depth
-        picture, boxes, index_map = self.photograph, [], torch.full(self.photograph.shape[1:], -1)
+        boxes, index_map = [], torch.full(self.photograph.shape[1:], -1)
         for region in reversed(self.regions or []):  # the most certain one lies on top
             if isinstance(region.area, tuple):
                 boxes.append(region)
             else:
                 index_map[torch.from_numpy(region.area)] = region.index
-        picture = overlaid(picture, index_map, bare={-1})
+        picture = overlaid(self.photograph, index_map, bare={-1})
         if not boxes:
             return picture
         colors: list[str | tuple[int, int, int]] = [class_color(box.index) for box in boxes]
@@ -278,7 +274,7 @@ class Prediction:
 
 @torch.inference_mode()
 def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) -> Prediction:
-    """Return what a tuned model says of a photograph, at the size that its processor says.
+    """Return the output of a tuned model for a photograph, at the size that its processor names.
 
     Args:
         opened: A model with a head.
@@ -286,7 +282,7 @@ def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) ->
         threshold: Least score of objects, in [0, 1], or "tuned" for that of each class in the configuration.
 
     Raises:
-        ValueError: On what cannot be; the message names it.
+        ValueError: If the model has no head, or the threshold is out of range.
     """
     model, processor = opened.model, opened.processor
     if not opened.has_head:
@@ -296,75 +292,57 @@ def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) ->
     outputs: Any = model(**inputs)
     for name, value in outputs.items():
         if torch.is_tensor(value) and value.is_floating_point():
-            outputs[name] = value.float()  # in which masks and boxes are resized
-    read = next(read for model_class, read in READERS if isinstance(model, model_class))
-    return read(opened, outputs, shown(photograph), inputs.get("pixel_mask"), limits)
+            outputs[name] = value.float()  # masks and boxes are resized in float32
+    small, mask = shown(photograph), inputs.get("pixel_mask")
+    sizes = [tuple(small.shape[-2:])]
+    if isinstance(model, RadioForImageClassification):
+        return _of_classes(opened, outputs.logits[0], small)
+    if isinstance(model, RadioForSemanticSegmentation):
+        labels = processor.post_process_semantic_segmentation(outputs, sizes, pixel_mask=mask)[0].cpu()
+        names = opened.class_names
+        regions = [Region((labels == index).numpy(), names[index], index) for index in labels.unique().tolist()]
+        return Prediction(told_shares(regions), small, regions)
+    if isinstance(model, RadioForDepthEstimation):
+        found = processor.post_process_depth_estimation(outputs, sizes, pixel_mask=mask)
+        return _of_depth(found[0]["predicted_depth"].cpu(), small)
+    least = min(limits.values())
+    if isinstance(model, RadioForObjectDetection):
+        found = processor.post_process_object_detection(outputs, least, sizes)[0]
+        areas: Sequence[Any] = [tuple(box) for box in found["boxes"].round().int().tolist()]
+        labels, scores = found["labels"].tolist(), found["scores"].tolist()
+    else:
+        found = processor.post_process_instance_segmentation(
+            outputs, least, target_sizes=sizes, pixel_mask=mask, return_binary_maps=True
+        )[0]
+        areas = found["segmentation"].cpu().numpy()
+        labels, scores = ([info[name] for info in found["segments_info"]] for name in ("label_id", "score"))
+    return _of_objects(opened.class_names, small, zip(areas, labels, scores, strict=True), limits)
 
 
-def _read_classes(opened: Opened, outputs: Any, photograph: Tensor, _mask: Any, _limits: Any) -> Prediction:
-    config = opened.model.config
-    values = class_scores(outputs.logits[0], config).tolist()
+def _of_classes(opened: Opened, logits: Tensor, photograph: Tensor) -> Prediction:
+    values = class_scores(logits, opened.model.config).tolist()
     scores = {opened.class_names[index]: score for index, score in enumerate(values)}
-    if config.problem_type == "regression":
+    if opened.model.config.problem_type == "regression":
         told = ", ".join(f"{name} {number:.3g}" for name, number in scores.items())
         return Prediction(f"{told}.", photograph, scores={})
     best = max(scores, key=lambda name: scores[name])
     return Prediction(f"{best}, {scores[best]:.2f}.", photograph, scores=scores)
 
 
-def _read_map(opened: Opened, outputs: Any, photograph: Tensor, mask: Any, _limits: Any) -> Prediction:
-    sizes = [tuple(photograph.shape[-2:])]
-    labels = opened.processor.post_process_semantic_segmentation(outputs, sizes, pixel_mask=mask)[0].cpu()
-    names = opened.class_names
-    regions = [Region((labels == index).numpy(), names[index], index) for index in labels.unique().tolist()]
-    return Prediction(told_shares(regions), photograph, regions)
-
-
-def _read_depth(opened: Opened, outputs: Any, photograph: Tensor, mask: Any, _limits: Any) -> Prediction:
-    size = tuple(photograph.shape[-2:])
-    found = opened.processor.post_process_depth_estimation(outputs, [size], pixel_mask=mask)
-    depth = found[0]["predicted_depth"].cpu()
+def _of_depth(depth: Tensor, photograph: Tensor) -> Prediction:
     near, far = float(depth.min()), float(depth.max())
     colors = similarity_colors((depth[None] - near) / max(far - near, 1e-12))[0]
     told = f"Depth from {near:.3g} (dark) to {far:.3g}, in the unit of its labels."
     return Prediction(told, photograph, depth=to_pixels(colors))
 
 
-def _read_boxes(opened: Opened, outputs: Any, photograph: Tensor, _mask: Any, limits: dict[str, float]) -> Prediction:
-    sizes = [tuple(photograph.shape[-2:])]
-    found = opened.processor.post_process_object_detection(outputs, min(limits.values()), sizes)[0]
-    boxes = [tuple(box) for box in found["boxes"].round().int().tolist()]
-    return _objects(opened, photograph, boxes, found["labels"].tolist(), found["scores"].tolist(), limits)
-
-
-def _read_instances(
-    opened: Opened, outputs: Any, photograph: Tensor, mask: Any, limits: dict[str, float]
+def _of_objects(
+    names: Mapping[int, str], photograph: Tensor, found: Iterable[tuple[Any, int, float]], limits: Mapping[str, float]
 ) -> Prediction:
-    found = opened.processor.post_process_instance_segmentation(
-        outputs,
-        min(limits.values()),
-        target_sizes=[tuple(photograph.shape[-2:])],
-        pixel_mask=mask,
-        return_binary_maps=True,
-    )[0]
-    labels, scores = ([info[name] for info in found["segments_info"]] for name in ("label_id", "score"))
-    return _objects(opened, photograph, found["segmentation"].cpu().numpy(), labels, scores, limits)
-
-
-def _objects(
-    opened: Opened,
-    photograph: Tensor,
-    areas: Sequence[Any],
-    labels: Sequence[int],
-    scores: Sequence[float],
-    limits: dict[str, float],
-) -> Prediction:
-    """Return objects as regions: those whose score exceeds that of their class, the most certain first."""
-    names = opened.class_names
-    found = sorted(zip(areas, labels, scores, strict=True), key=lambda each: -each[2])
+    """Return objects (area, label, score) above the limit of their class as regions, the most certain first."""
     kept = [
         Region(area, f"{names[label]} {score:.2f}", label)
-        for area, label, score in found
+        for area, label, score in sorted(found, key=lambda each: -each[2])
         if score > limits[names[label]]
     ]
     more = f", of which {MAX_OBJECTS} are drawn" if len(kept) > MAX_OBJECTS else ""
@@ -373,16 +351,6 @@ def _objects(
 
 
 def told_shares(regions: Sequence[Region]) -> str:
-    """Return how much of the photograph each region is, in words."""
+    """Return the share of each region in the photograph, in words."""
     shares = ", ".join(f"{region.label} {100 * region.area.mean():.0f} %" for region in regions)
     return f"Share of the photograph: {shares or 'none'}."
-
-
-READERS = (
-    (RadioForImageClassification, _read_classes),
-    (RadioForSemanticSegmentation, _read_map),
-    (RadioForDepthEstimation, _read_depth),
-    (RadioForInstanceSegmentation, _read_instances),
-    (RadioForObjectDetection, _read_boxes),
-)
-"""By class what reads its outputs."""

@@ -26,15 +26,15 @@ MAX_COLUMNS = 4
 CURVE_INCHES = (4.0, 3.0)
 _TOKEN_METRIC = re.compile(r"(?P<count>\d+) tokens, (?P<metric>.+)")
 ValuesByCount = dict[int, list[float]]
-"""Values, of several seeds or one, by what is counted."""
+"""Values of one or several seeds, by a count such as steps or tokens."""
 
 
 def figure_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], counted: str) -> Figure:
-    """Return means over seeds with each seed as a dot, over powers of two.
+    """Draw means over seeds as lines and each seed as a dot, over a logarithmic axis.
 
     Args:
         panels: Values by panel title, label and count.
-        counted: What is counted, such as "steps".
+        counted: Label of the axis, such as "steps".
     """
     num_columns = min(MAX_COLUMNS, len(panels))
     num_rows = -(-len(panels) // num_columns)
@@ -59,7 +59,7 @@ def figure_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], counte
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
         for text in axes.legend(fontsize=7, frameon=False).get_texts():
-            text.set_parse_math(False)  # names of models are shown as they are
+            text.set_parse_math(False)  # a $ in a name starts no formula
     return figure
 
 
@@ -97,7 +97,7 @@ LOSSES = {
 }
 TAP_LOSSES = {"tap_features": "dense loss of taps", "tap_summary": "summary loss of taps"}
 WEIGHTS = {"weight/features": "weight of dense losses", "weight/summary": "weight of summary losses"}
-"""Of teachers, by the names that `training.losses.weighting` gives them."""
+"""Groups of teachers' weights, as `training.losses.weighting` names them."""
 
 OF_BACKBONE = {
     "fixed_pattern": "fixed-pattern energy",
@@ -112,7 +112,7 @@ OF_ADAPTORS = {
     "summary_fidelity_centered": "summary fidelity, centered cosine",
 }
 EXPORTED_PREFIX = "student/"
-"""Begins the names of what is measured of the student itself, where it is exported instead of its moving average."""
+"""Prefix of measurements of the student itself, where it is exported instead of its moving average."""
 
 PROGRESS_DPI = 110
 PANEL_INCHES = (3.4, 2.6)
@@ -121,7 +121,7 @@ LINE_STYLES = ("-", "--", ":", "-.")
 NARROW_TICKS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
 WIDE_TICKS = (1.0, 2.0, 5.0)
 SHOWN_SHARE = 0.95
-"""Of the values of a loss that lie below the upper edge: the first steps are far above all others. Our choice."""
+"""Share of a loss's values below the upper edge: the first steps are far above all others. Our choice."""
 
 
 class Measured(NamedTuple):
@@ -129,9 +129,9 @@ class Measured(NamedTuple):
 
     Attributes:
         size_px: Side of the images.
-        teacher: Whose adaptor is measured; empty for the backbone.
+        teacher: Teacher whose adaptor is measured; empty for the backbone.
         curve: Steps and values.
-        is_thin: Whether it is of the student beside its moving average.
+        is_thin: Whether it measures the student beside its moving average.
     """
 
     size_px: int
@@ -141,24 +141,21 @@ class Measured(NamedTuple):
 
 
 def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
-    """Draw a run's losses and measurements over its steps and write a PNG; a reader never sees half of it.
+    """Draw a run's losses and measurements over its steps and write a PNG atomically.
 
-    A loss is drawn as the mean over the resolutions, each counting alike: which of them an interval happened to draw
-    does not show. Dense and summary losses share one logarithmic scale.
+    A loss is drawn as the mean over the resolutions, each with equal weight, whichever of them an interval had. Dense
+    and summary losses share one logarithmic scale.
 
     Args:
-        series: By name, as `HeldOutMetrics` and `LossesBySize` name them; others are passed over.
+        series: By name, as `HeldOutMetrics` and `LossesBySize` name them; others are ignored.
         path: The PNG to write.
     """
     losses = {kind: curves for kind in LOSSES | TAP_LOSSES if (curves := loss_curves(series, kind))}
-    weights = {group: curves for group in WEIGHTS if (curves := _below(series, group))}
+    weights = {group: curves for group in WEIGHTS if (curves := _in_group(series, group))}
     measured = {name: curves for name in OF_BACKBONE | OF_ADAPTORS if (curves := _measured(series, name))}
     known = losses.keys() | weights.keys() | measured.keys()
-    rows: list[dict[str, str]] = [
-        {name: title for name, title in titles.items() if name in known}
-        for titles in (LOSSES, TAP_LOSSES, WEIGHTS, OF_BACKBONE, OF_ADAPTORS)
-    ]
-    rows = [row for row in rows if row]
+    groups = (LOSSES, TAP_LOSSES, WEIGHTS, OF_BACKBONE, OF_ADAPTORS)
+    rows = [row for titles in groups if (row := {name: titles[name] for name in titles if name in known})]
     if not rows:
         return
     colors = _colors_of_teachers(losses | weights, measured)
@@ -166,15 +163,9 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
     num_columns = max(len(row) for row in rows)
     inches = (PANEL_INCHES[0] * num_columns, PANEL_INCHES[1] * len(rows))
     figure = Figure(figsize=inches, dpi=PROGRESS_DPI, facecolor="white")
-    margins = {
-        "left": 0.4 / inches[0],
-        "right": 1 - 0.1 / inches[0],
-        "bottom": 0.4 / inches[1],
-        "top": 1 - 0.4 / inches[1],
-    }
-    grid = figure.subplots(
-        len(rows), num_columns, squeeze=False, gridspec_kw={"wspace": 0.2, "hspace": 0.45, **margins}
-    )
+    spacing = {"left": 0.4 / inches[0], "right": 1 - 0.1 / inches[0], "wspace": 0.2}
+    spacing |= {"bottom": 0.4 / inches[1], "top": 1 - 0.4 / inches[1], "hspace": 0.45}
+    grid = figure.subplots(len(rows), num_columns, squeeze=False, gridspec_kw=spacing)
     drawn: dict[str, Axes] = {}
     for row, panels in zip(grid, rows, strict=True):
         drawn |= dict(zip(panels, row, strict=False))
@@ -196,7 +187,7 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
 
 
 def loss_curves(series: Mapping[str, Curve], kind: str) -> dict[str, Curve]:
-    """Return a loss by teacher, as the mean over all resolutions where it is known by resolution.
+    """Return a loss by teacher, as the mean over all resolutions where it was recorded by resolution.
 
     Args:
         series: By name.
@@ -212,19 +203,19 @@ def loss_curves(series: Mapping[str, Curve], kind: str) -> dict[str, Curve]:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Return the mean of curves, each interpolated where it has no value of its own."""
+    """Return the mean of curves, each interpolated at the steps of the others."""
     steps = sorted({step for own, _ in curves for step in own})
     return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0).tolist()
 
 
-def _below(series: Mapping[str, Curve], group: str) -> dict[str, Curve]:
-    """Return the curves whose names begin with a group, by the rest of the name."""
-    begin = f"{group}/"
-    return {name.removeprefix(begin): curve for name, curve in series.items() if name.startswith(begin)}
+def _in_group(series: Mapping[str, Curve], group: str) -> dict[str, Curve]:
+    """Return the curves named `GROUP/NAME`, by name."""
+    prefix = f"{group}/"
+    return {name.removeprefix(prefix): curve for name, curve in series.items() if name.startswith(prefix)}
 
 
 def _finite(curve: Curve) -> Curve:
-    """Return a curve without what is no number: an interval with a step that was skipped has no mean."""
+    """Return a curve without values that are not finite: an interval with a skipped step has no mean."""
     points = [(step, value) for step, value in zip(*curve, strict=True) if math.isfinite(value)]
     return [step for step, _ in points], [value for _, value in points]
 
@@ -242,7 +233,7 @@ def _measured(series: Mapping[str, Curve], metric: str) -> list[Measured]:
 def _colors_of_teachers(
     losses: Mapping[str, Mapping[str, Curve]], measured: Mapping[str, Sequence[Measured]]
 ) -> dict[str, str]:
-    """Return the color that each teacher has in all panels; what is of no teacher is gray."""
+    """Return the color of each teacher in all panels; curves of no teacher are gray."""
     names = [teacher for curves in losses.values() for teacher in curves]
     names += [curve.teacher for curves in measured.values() for curve in curves]
     teachers = list(dict.fromkeys(name.partition("@")[0] for name in names if name))
@@ -258,23 +249,16 @@ def _draw_by_teacher(axes: Axes, curves: Mapping[str, Curve], colors: Mapping[st
 
 
 def _draw_measured(axes: Axes, curves: Sequence[Measured], colors: Mapping[str, str], sizes: Sequence[int]) -> None:
-    """Draw a curve for each size, or for each teacher in its color and size in its style; the legend tells sizes."""
+    """Draw a curve for each size, of adaptors for each teacher (color) and size (style), with a legend of sizes."""
     shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.8, len(sizes)))
     for size, teacher, (steps, values), is_thin in curves:
         place = sizes.index(size)
-        axes.plot(
-            steps,
-            values,
-            color=colors[teacher] if teacher else shades[place],
-            linestyle=LINE_STYLES[place % len(LINE_STYLES)] if teacher else "-",
-            linewidth=0.5 if is_thin else 1.2,
-            marker="o",
-            markersize=1 if is_thin else 2,
-        )
+        color, style = (colors[teacher], LINE_STYLES[place % len(LINE_STYLES)]) if teacher else (shades[place], "-")
+        width, marker = (0.5, 1) if is_thin else (1.2, 2)
+        axes.plot(steps, values, color=color, linestyle=style, linewidth=width, marker="o", markersize=marker)
     for size in sorted({curve.size_px for curve in curves}, reverse=True):
         place = sizes.index(size)
-        is_of_backbone = not curves[0].teacher
-        color, style = (shades[place], "-") if is_of_backbone else ("0.2", LINE_STYLES[place % len(LINE_STYLES)])
+        color, style = ("0.2", LINE_STYLES[place % len(LINE_STYLES)]) if curves[0].teacher else (shades[place], "-")
         axes.plot([], [], label=f"{size} px", color=color, linestyle=style, linewidth=1.2)
 
 

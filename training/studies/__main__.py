@@ -1,8 +1,8 @@
 """Small runs that differ in one thing, over paired seeds: `python -m training.studies STUDY.yaml --jobs 2`.
 
 A study names a recipe, arms that each change it, seeds, and one measure that decides. Its raw results lie beside its
-file, `STUDY.jsonl`, a line for each run: what has one is not run again, wherever it was made. From them its tables and
-the figure `STUDY.webp` are made.
+file, `STUDY.jsonl`, a line for each run: a run with a line is not made again. The tables and the figure `STUDY.webp`
+are made of them.
 """
 
 import importlib
@@ -19,17 +19,17 @@ from core.files import write_text
 from core.settings import Settings, require
 from training.studies.raw_results import load_results
 from training.studies.report import build_report, draw_figure
-from training.studies.runs import missing_runs, run_study, with_seeds
+from training.studies.runs import missing_runs, run_study
 from training.studies.study import OpenedStudy, open_study
 
 
-class AblateSettings(Settings):
-    """Which studies shall be run.
+class StudiesSettings(Settings):
+    """Studies to run.
 
     Attributes:
         studies: Names of files in training/studies without .yaml, or files of your own that end in .yaml.
         jobs: Runs side by side, each with one thread.
-        seeds: Seeds in place of the studies' own, for example to see whether a result comes again.
+        seeds: Seeds in place of the studies' own, for example to see whether a result repeats.
         output: Folder of the runs.
         train: Make the runs that have no raw result.
         report: Markdown file that the tables of these studies are also written to.
@@ -43,7 +43,7 @@ class AblateSettings(Settings):
     report: Path | None = None
 
     @model_validator(mode="after")
-    def _check_seeds(self) -> "AblateSettings":
+    def _check_seeds(self) -> "StudiesSettings":
         require(self.train or self.seeds is None, "seeds", self.seeds, "left out where nothing is run")
         return self
 
@@ -51,33 +51,33 @@ class AblateSettings(Settings):
 COMMAND = Command(
     "training.studies",
     "Run studies: recipes that differ in one thing, with paired seeds, measured on held-out images.",
-    AblateSettings,
+    StudiesSettings,
     positionals=("studies",),
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(ablate, arguments, interrupted="Stopped: the same command goes on.")
+    return COMMAND.run(run_studies, arguments, interrupted="Stopped: the same command goes on.")
 
 
-def ablate(settings: AblateSettings) -> None:
-    """Run studies and write what they say.
+def run_studies(settings: StudiesSettings) -> None:
+    """Run studies and write their reports.
 
     Raises:
         RecipeError: If a study cannot be used, or raw results are of other recipes or images.
         Interrupted: If it was asked to stop.
     """
-    transformers_logging.disable_progress_bar()  # models load in no time
+    transformers_logging.disable_progress_bar()
     studies = [open_study(source) for source in settings.studies]  # all, before the first is run
-    importlib.import_module("scipy")  # without it no run could be compared, which would be said in the end only
+    importlib.import_module("scipy")  # runs are compared with it: a missing package is an error before the first run
     names = [opened.name for opened in studies]
     require(len(set(names)) == len(names), "studies", names, "studies of different names")
-    seeded = [opened if settings.seeds is None else with_seeds(opened, settings.seeds) for opened in studies]
     if settings.train:
         torch.set_num_threads(1)
-        for opened in seeded:
-            run_study(opened, settings.output / opened.name, settings.jobs)
+        for opened in studies:
+            seeded = opened if settings.seeds is None else opened.with_seeds(settings.seeds)
+            run_study(seeded, settings.output / opened.name, settings.jobs)
     sections = [f"## {opened.name}\n\n{_summarize(opened)}\n" for opened in studies]
     if settings.report is not None:
         write_text(settings.report, "\n".join(sections))
@@ -85,7 +85,7 @@ def ablate(settings: AblateSettings) -> None:
 
 
 def _summarize(opened: OpenedStudy) -> str:
-    """Draw the figure of a study, print its report and return it."""
+    """Draw a study's figure, print its report and return it."""
     results = load_results(opened)
     report = build_report(opened, results)
     if results is None:

@@ -1,4 +1,4 @@
-"""Held-out images that all runs of a study are measured on, and what a student scores there."""
+"""Held-out images that all runs of a study are measured on, and the scores of a student on them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,27 +44,27 @@ from training.studies.study import (
 
 
 CACHE = Path("runs/cache/ablation")
-"""Where teachers' answers to the held-out images are kept, for all studies."""
+"""Folder of the teachers' features of the held-out images, for all studies."""
 BATCH = 64
-"""Images for each pass. Our choice."""
+"""Images in a pass; our choice."""
 TOKEN_METRICS = {"accuracy": "knn", "mIoU": MIOU, "centered features": "cosine"}
 BACKBONE = {("knn", "accuracy"): KNN, ("segmentation_probe", "mIoU"): MIOU}
-"""Task and metric of a measure: its mean over the labeled sets that have such labels."""
+"""Measure by task and metric: the mean over the labeled sets that have such labels."""
 IMAGES_OF_SET = 500
-"""Our choice: of the labeled sets, at most so many images of each split, for 15 seconds a run on one core."""
+"""Most images of each split of the labeled sets. Our choice: 15 seconds a run on one core."""
 
 
 @dataclass
 class HeldOut:
-    """What all runs of a study share.
+    """Images, labels and teachers' features that all runs of a study share.
 
     Attributes:
         evaluation: Teachers, and objects and scenes with labels.
         labeled: More labeled sets.
         images: uint8 RGB, `(num_images, 3, side, side)`, at the largest of the study's sizes.
-        sources: Number of the picture that each image is made of, `(num_images,)`.
-        teachers: What each says of the images at the size at which adaptors are measured.
-        sizes_px: At which features are compared, the largest last.
+        sources: Index of the picture that each image is made of, `(num_images,)`.
+        teachers: Features of the images by teacher, at the size at which adaptors are measured.
+        sizes_px: Sizes at which features are compared, the largest last.
     """
 
     evaluation: StudentEvaluation
@@ -75,7 +76,7 @@ class HeldOut:
 
     @classmethod
     def load(cls, opened: OpenedStudy, cache: Path = CACHE) -> HeldOut:
-        """Make the images, and ask the teachers about those that they have not answered yet.
+        """Make the images, and run the teachers where their features are not stored yet.
 
         Raises:
             PackageError: If packages cannot be fetched.
@@ -86,30 +87,24 @@ class HeldOut:
         evaluation = StudentEvaluation.load(opened.reference)
         _check_sizes(opened, evaluation)
         side = max(*study.sizes_px, evaluation.size_px)
-        pictures = DemoImages(evaluation.data.assets, size=side, num_images=study.num_images, split="held_out")
-        images = render(pictures, range(study.num_images), num_workers=0, show_progress=False)
-        sources = groups_of([pictures.source_of(index) for index in range(study.num_images)])
+        demo = DemoImages(evaluation.data.assets, size=side, num_images=study.num_images, split="held_out")
+        images = render(demo, range(study.num_images), num_workers=0, show_progress=False)
+        sources = groups_of([demo.source_of(index) for index in range(study.num_images)])
         store, fingerprint = FeatureStore(cache, batch_size=BATCH), tensor_fingerprint(images)
-        answers = {
-            name: store.extract(
-                evaluation.teacher(name),
-                Stacked(images),
-                fingerprint,
-                Wanted(dense=True),
-                size_px=evaluation.size_px,
-                description="held-out images",
-            )
+        how: dict[str, Any] = {"size_px": evaluation.size_px, "description": "held-out images"}
+        teachers = {
+            name: store.extract(evaluation.teacher(name), Stacked(images), fingerprint, Wanted(dense=True), **how)
             for name in evaluation.teachers
         }
         options = DataOptions(max_images=IMAGES_OF_SET)
         labeled = [
             TableData(str(each.written(cache / "sets" / name)), options) for name, each in LABELED_PACKAGES.items()
         ]
-        return cls(evaluation, labeled, images, sources, answers, sorted(study.sizes_px))
+        return cls(evaluation, labeled, images, sources, teachers, sorted(study.sizes_px))
 
     @property
     def fingerprint(self) -> str:
-        """Of the images."""
+        """Hash of images and sources."""
         return tensor_fingerprint(self.images, self.sources)
 
     def summed(self, scores: Tensor) -> Tensor:
@@ -118,7 +113,7 @@ class HeldOut:
         return sums.index_add_(0, self.sources, scores.double())
 
     def references(self) -> HeldOutSums:
-        """Return what errors are divided by: those of answers that are the teacher's mean."""
+        """Return the divisors of errors: the errors of predicting the teacher's mean."""
         weights = {CONSISTENCY: torch.ones(len(self.images))}
         for name, teacher in self.teachers.items():
             maps, mean = teacher.maps(), teacher.mean_features().mean(0)
@@ -135,10 +130,10 @@ class HeldOut:
 
         Args:
             model: A student.
-            recipe: That it was trained with; its precision is the measurement's.
+            recipe: Recipe of the student; its precision is the measurement's.
 
         Raises:
-            TrainingDivergedError: If it says the same of everything, or what is not finite.
+            TrainingDivergedError: If its features are all equal, or not finite.
         """
         dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else None
         student = RadioFeatures(model.eval(), size_px=self.evaluation.size_px, dtype=dtype)
@@ -172,9 +167,9 @@ class HeldOut:
     def _errors(self, student: RadioFeatures) -> dict[str, Tensor]:
         """Return the adaptors' errors by measure and image."""
         scores: dict[str, list[Tensor]] = {}
-        for indices, answer in self._answers(student, self.evaluation.size_px, list(self.teachers)):
+        for indices, output in self._encoded(student, self.evaluation.size_px, list(self.teachers)):
             for name, teacher in self.teachers.items():
-                own = answer.adaptors[name]
+                own = output.adaptors[name]
                 maps = align_to_teacher(own.features.float(), teacher.maps(indices))
                 scores.setdefault(f"{DENSE}/{name}", []).append(_squared_error(maps.student, maps.teacher))
                 summary = teacher.summary()
@@ -187,11 +182,11 @@ class HeldOut:
     def _consistency(self, student: RadioFeatures) -> Tensor:
         """Return each image's centered cosine with the largest size, averaged over the others."""
         *smaller, largest = self.sizes_px
-        reference = torch.cat([answer.features.float() for _, answer in self._answers(student, largest)])
+        reference = torch.cat([output.features.float() for _, output in self._encoded(student, largest)])
         mean, agreement = reference.mean((0, 2, 3)), torch.zeros(len(reference))
         for size in smaller:
-            for indices, answer in self._answers(student, size):
-                for index, features in zip(indices, answer.features.float(), strict=True):
+            for indices, output in self._encoded(student, size):
+                for index, features in zip(indices, output.features.float(), strict=True):
                     agreement[index] += map_agreement(features, reference[index], mean)[1] / len(smaller)
         return agreement
 
@@ -203,16 +198,16 @@ class HeldOut:
             torch.cat([student.encode(pixels).features.float() for pixels in views])
             for views in zip(*parts, strict=True)
         )
-        whole = torch.cat([answer.features.float() for _, answer in self._answers(student, self.evaluation.size_px)])
+        whole = torch.cat([output.features.float() for _, output in self._encoded(student, self.evaluation.size_px)])
         if not whole.isfinite().all() or whole.var((0, 2, 3)).max() == 0:
             raise TrainingDivergedError("The student's features are all equal, or not finite.")
         shift = (view.shift, view.shift)
         return {FIXED_PATTERN: fixed_pattern_energy(whole), SHIFT_ERROR: shift_error(first, second, shift)}
 
-    def _answers(
+    def _encoded(
         self, student: RadioFeatures, size_px: int, adaptors: Sequence[str] = ()
     ) -> Iterator[tuple[list[int], Encoding]]:
-        """Yield the numbers of some images after the others, and what a student says of them at a size."""
+        """Yield batches of indices of images, and a student's output for them at a size."""
         for start in range(0, len(self.images), BATCH):
             indices = list(range(start, min(start + BATCH, len(self.images))))
             pixels = torch.stack([student.preprocess(self.images[index], size_px) for index in indices])

@@ -1,9 +1,9 @@
 """The raw results of a study: one file of JSON lines that stays, small enough to be committed.
 
-Its first line says what all runs are measured on, each other line is one run: what it scored by source picture, with
-its recipe, seed and processor. Lines are only ever added, each in one write under a lock, so that runs side by side may
-share the file. What a kill leaves of a line has no end of line: readers pass over it, and the next writer removes it.
-To run something again, delete its line.
+Its first line describes the held-out images, each other line is one run: its scores by source picture, with recipe,
+seed and processor. Lines are only added, each in one write under a lock, so that runs side by side may share the file.
+A line that a kill cut off has no end of line: readers skip it, and the next writer removes it. To repeat a run, delete
+its line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from core.files import one_line_errors
+from core.seeds import make_generator
 from core.settings import differences, with_defaults, without_unknown
 from training.recipe import Recipe, RecipeError, decisive_part
 from training.studies.study import (
@@ -37,35 +38,60 @@ from training.studies.study import (
     SUMMARY,
     WORST,
     OpenedStudy,
-    draw_sources,
-    effective_sources,
 )
 
 
 logger = logging.getLogger(__name__)
 
 DIGITS = 5
-"""Of the numbers in the files; our choice: differences of interest are in the third."""
+"""Significant digits of the numbers in the files; our choice: differences of interest are in the third."""
 MAX_DIFFERENCES_SHOWN = 3
 ROUNDING = 0.02
-"""How far a picture's sums over the same images may be apart, relative to them or, if larger, to the pictures' mean.
+"""Tolerance of a picture's sums over the same images, relative to them or, if larger, to the pictures' mean.
 
 Our choice: decoders, resizes and matrix products of two machines round differently, which moved sums by up to .005 and
 the smallest, of a single image, by .021; other images move them by much more.
 """
+NUM_RESAMPLES = 1000
+"""Our choice: the standard deviation of as many has an error of 2 %."""
 _Line = TypeVar("_Line")
+
+
+def draw_sources(num_sources: int, seed: int = 0) -> Tensor:
+    """Return how often each source is drawn with replacement, float64 `(NUM_RESAMPLES, num_sources)`."""
+    generator = make_generator(seed, "bootstrap")
+    drawn = torch.randint(num_sources, (NUM_RESAMPLES, num_sources), generator=generator)
+    times = torch.zeros(NUM_RESAMPLES, num_sources, dtype=torch.float64)
+    return times.scatter_add_(1, drawn, torch.ones(drawn.shape).double())
+
+
+def effective_sources(weights: Sequence[float]) -> float:
+    """Return the number of sources of equal weight that would have the same variance.
+
+    A source's part of the variance grows with the square of its weight where its images move together. 14 pictures with
+    40 images each and 240 with two count as 15.
+
+    Args:
+        weights: Of each source, at least 0, not all 0.
+
+    References:
+        Carter, Schnepel, Steigerwald, "Asymptotic behavior of a t-test robust to cluster heterogeneity", Review of
+        Economics and Statistics 99(4), 2017, whose "effective number of clusters" this is for a mean.
+    """
+    squares = torch.tensor(weights, dtype=torch.float64).square()
+    return float(squares.sum().square() / squares.square().sum())
 
 
 @dataclass(frozen=True)
 class HeldOutSums:
-    """What all runs of a study were measured on.
+    """The images that all runs of a study were measured on.
 
     Attributes:
         fingerprint: Of the images.
-        num_images: How many.
-        size_px: At which adaptors and the grid's patterns were measured.
-        sizes_px: Between which features were compared.
-        weights: By measure, what sums over the images of each source are divided by.
+        num_images: Their number.
+        size_px: Size at which adaptors and the grid's patterns were measured.
+        sizes_px: Sizes between which features were compared.
+        weights: By measure, divisors of the sums over the images of each source.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -78,11 +104,11 @@ class HeldOutSums:
 
     @property
     def num_sources(self) -> int:
-        """How many pictures the images are made of."""
+        """Number of pictures that the images are made of."""
         return len(self.weights[CONSISTENCY])
 
     def is_of_the_images_of(self, other: HeldOutSums) -> bool:
-        """Whether both were measured on the same images, to what machines round differently."""
+        """Return whether both were measured on the same images, up to the rounding of machines."""
         if (self.num_images, self.size_px, self.sizes_px) != (other.num_images, other.size_px, other.sizes_px):
             return False
         lengths, others = ({name: len(sums) for name, sums in each.weights.items()} for each in (self, other))
@@ -95,17 +121,17 @@ class HeldOutSums:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one run scored. A line may say more, which nothing here reads.
+    """Scores of one run. A line may have more fields; they are ignored.
 
     Attributes:
         arm: Its name.
         seed: Of the run.
-        recipe: What decided the weights.
+        recipe: The part that decided the weights.
         sums: By measure, sums over the images of each source picture.
         numbers: Measures that are no such sums.
         run: Processor, versions, date and seconds.
-        failure: Why there are no scores: the run diverged. Such a result stays, so that the study goes on and says so.
-        folders: By path in the recipe, a hash of the weights there: a teacher's, its upsampler's, the student's first.
+        failure: Reason for missing scores: the run diverged. Such a result stays, so that the study goes on.
+        folders: Hash of the weights by path in the recipe: of a teacher, its upsampler, the student's initial weights.
         gone: Whether the arm's options are no longer in the code. It stays in tables and in Holm's correction, beside
             the study's first arm.
     """
@@ -124,10 +150,10 @@ class RunResult:
 
 
 def claim(path: Path, held_out: HeldOutSums) -> None:
-    """Begin a file of raw results, or refuse other images than those of one that is there.
+    """Begin a file of raw results, or check that an existing one has the same images.
 
     Raises:
-        RecipeError: If the images are others.
+        RecipeError: If it has other images.
     """
     with _locked(path) as file:
         lines = _whole_lines(path, file)
@@ -141,7 +167,7 @@ def claim(path: Path, held_out: HeldOutSums) -> None:
 
 
 def add_run(path: Path, result: RunResult) -> None:
-    """Add a run to a file that `claim` has begun; where another process has added the same run, that one stays."""
+    """Add a run to a file that `claim` has begun, unless another process has added the same run."""
     with _locked(path) as file:
         lines = _whole_lines(path, file)
         known = (_read(path, number, line, RunResult) for number, line in enumerate(lines[1:], 2))
@@ -157,7 +183,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _whole_lines(path: Path, file: BinaryIO) -> list[bytes]:
-    """Return the lines of a file without one that was cut off, which is named."""
+    """Return the lines of a file without one that was cut off, which is logged."""
     file.seek(0)
     *lines, rest = file.read().split(b"\n")
     if rest:
@@ -191,12 +217,12 @@ def _read(path: Path, number: int, line: bytes, kind: type[_Line]) -> _Line:
 
 @dataclass
 class StudyResults:
-    """All that is known of a study so far.
+    """Results of a study so far.
 
     Attributes:
-        held_out: What was measured on.
+        held_out: The images.
         results: By arm and seed.
-        bootstrap: How often each source was drawn, `(num_resamples, num_sources)`.
+        bootstrap: Counts of each source in each draw, `(num_resamples, num_sources)`, see `draw_sources`.
     """
 
     held_out: HeldOutSums
@@ -205,12 +231,12 @@ class StudyResults:
 
     @property
     def runs(self) -> dict[tuple[str, int], RunResult]:
-        """Those that have scores."""
+        """Results with scores."""
         return {key: result for key, result in self.results.items() if not result.failure}
 
     @property
     def failures(self) -> dict[tuple[str, int], str]:
-        """Why others have none."""
+        """Reasons of results without scores."""
         return {key: result.failure for key, result in self.results.items() if result.failure}
 
     @property
@@ -219,7 +245,7 @@ class StudyResults:
         return list(dict.fromkeys(result.arm for result in self.results.values() if result.gone))
 
     def measures(self) -> list[str]:
-        """Return what was measured of every run, in the order of the tables."""
+        """Return the measures that every run has, in the order of the tables."""
         if not self.runs:
             return []
         summed = set.intersection(*(set(run.sums) for run in self.runs.values()))
@@ -229,13 +255,12 @@ class StudyResults:
         for family in (DENSE, SUMMARY):
             own = [name for name in self.held_out.weights if name in summed and name.startswith(f"{family}/")]
             names += own + ([f"{family}/{WORST}"] if len(own) > 1 else [])
-        plain = [
-            name for name in (FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU) if name in (*numbers, CONSISTENCY)
-        ]
-        return [*names, *plain, *(name for name in numbers if name not in plain)]
+        order = (FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU)
+        names += [name for name in order if name in (*numbers, CONSISTENCY)]
+        return [*names, *(name for name in numbers if name not in order)]
 
     def seeds(self, *arms: str) -> list[int]:
-        """Return the seeds that all of some arms were run with."""
+        """Return the seeds that all of the arms have scores of."""
         return sorted(set.intersection(*({seed for name, seed in self.runs if name == arm} for arm in arms)))
 
     def value(self, arm: str, seed: int, measure: str) -> float:
@@ -246,12 +271,12 @@ class StudyResults:
         return float(self._ratio(result, measure, torch.ones(1, self.held_out.num_sources, dtype=torch.float64)))
 
     def resampled(self, arm: str, seed: int, measure: str) -> Tensor | None:
-        """Return a measure of a run on each draw of sources, `(num_resamples,)`; None for what is no sum over them."""
+        """Return a measure of a run on each draw of sources, `(num_resamples,)`; None if it is no sum over sources."""
         result = self.results[arm, seed]
         return None if measure in result.numbers else self._ratio(result, measure, self.bootstrap)
 
     def num_effective_sources(self, measure: str) -> float:
-        """Return how many pictures carry a sum over images, of the worst teacher's the fewest of all teachers'."""
+        """Return the effective number of pictures of a sum over images; of the worst teacher the least of all."""
         family, _, teacher = measure.partition("/")
         of_teachers = [name for name in self.held_out.weights if name.startswith(f"{family}/")]
         names = of_teachers if teacher == WORST else [measure]
@@ -294,7 +319,7 @@ def load_results(opened: OpenedStudy) -> StudyResults | None:
 
 
 def _problem(opened: OpenedStudy, result: RunResult, runs: Mapping[tuple[str, int], RunResult]) -> str:
-    """Return what is wrong with a run beside the study and the runs before it; nothing where it fits."""
+    """Return why a run does not fit the study and the runs before it; "" if it fits."""
     if (result.arm, result.seed) in runs:
         return "is there twice. Delete one of the two."
     for name, weights in result.folders.items():
@@ -304,7 +329,7 @@ def _problem(opened: OpenedStudy, result: RunResult, runs: Mapping[tuple[str, in
         return ""
     if result.arm not in opened.recipes:
         return 'is of no arm of the study. Give the arm back its name, delete the line, or add `"gone":true` to it.'
-    # What a recipe can no longer set has nothing but its former default left; arms that set it otherwise are gone.
+    # Of a removed option only its former default is left; arms that set it otherwise are gone.
     then = with_defaults(Recipe, without_unknown(Recipe, result.recipe))
     changed = differences(decisive_part(then), decisive_part(opened.recipe(result.arm, result.seed).to_dict()))
     shown = "; ".join(changed[:MAX_DIFFERENCES_SHOWN])

@@ -1,4 +1,4 @@
-"""What a study says: its question, one table of means and paired differences, and one figure."""
+"""Report of a study: paired differences with intervals, a table of means and differences, and a figure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from core.files import write_file
 from core.tables import markdown
@@ -23,72 +23,122 @@ from training.studies.study import (
     SUMMARY,
     WORST,
     Comparison,
-    Difference,
     OpenedStudy,
     better_direction,
-    holm,
-    paired_difference,
 )
 
 
+LEVEL = 0.95
 SHOWN = (f"{DENSE}/{WORST}", f"{SUMMARY}/{WORST}", FIXED_PATTERN, CONSISTENCY)
-"""Our choice of what stands beside the primary measure in the figure."""
+"""Measures beside the primary one in the figure; our choice."""
 LEAST_P = 0.001
 """Smaller p-values are shown as "below": with three to five seeds they rest on the normal distribution of so few
 differences. Our choice."""
 
 
-class Compared(NamedTuple):
-    """An arm beside the one that it is compared with.
+class Difference(NamedTuple):
+    """A mean difference over paired seeds.
 
     Attributes:
-        pair: Which.
-        difference: None with fewer than two seeds.
-        adjusted: Its p-value after Holm's correction for all of the study's comparisons, of the primary measure; else
-            None.
+        mean: The difference.
+        low: Lower end of its interval at `LEVEL`.
+        high: Upper end.
+        p_value: Two-sided, of no difference.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def paired_difference(differences: Sequence[float], resampled: Tensor | None, num_sources: float) -> Difference | None:
+    """Return the mean of differences with its interval; None for fewer than two, or if nothing varies at all.
+
+    Args:
+        differences: One for each seed.
+        resampled: The same on each draw of the sources, `(num_seeds, num_resamples)`; None where images are not drawn,
+            so that the interval is of the seeds alone.
+        num_sources: Pictures that are drawn, as `effective_sources` counts them.
+    """
+    from scipy.stats import t as student_t
+
+    count = len(differences)
+    if count < 2:
+        return None
+    values = torch.tensor(differences, dtype=torch.float64)
+    of_seeds = values.var().item() / count
+    of_sources = 0.0 if resampled is None else resampled.mean(0).var().item()
+    mean, variance = values.mean().item(), of_seeds + of_sources
+    if variance == 0:
+        return None
+    freedom = variance**2 / (of_seeds**2 / (count - 1) + of_sources**2 / max(num_sources - 1, 1))
+    error = variance**0.5
+    margin = float(student_t.ppf((1 + LEVEL) / 2, freedom)) * error
+    p_value = 2 * float(student_t.sf(abs(mean) / error, freedom))
+    return Difference(mean, mean - margin, mean + margin, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, in the same order.
+
+    References:
+        Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda each: p_values[each])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+class Compared(NamedTuple):
+    """One measure of an arm beside that of another.
+
+    Attributes:
+        pair: The two arms.
+        differences: Of the seeds that both arms have.
+        difference: Their mean; None with fewer than two seeds.
+        adjusted: Its p-value after Holm's correction for all of the study's comparisons; None but for the primary
+            measure.
     """
 
     pair: Comparison
+    differences: list[float]
     difference: Difference | None
-    adjusted: float | None
-
-
-def comparisons(opened: OpenedStudy, results: StudyResults) -> list[Comparison]:
-    """Return what is compared: the study's arms, then those that are gone, each beside the first arm."""
-    first = opened.study.arms[0].name
-    return [*opened.comparisons(), *(Comparison(arm, first) for arm in results.gone)]
+    adjusted: float | None = None
 
 
 def compare(opened: OpenedStudy, results: StudyResults, measure: str, seeds: Sequence[int]) -> list[Compared]:
-    """Return the differences of a measure, over those seeds that both arms were run with."""
-    found = [(pair, _difference(results, pair, measure, seeds)) for pair in comparisons(opened, results)]
-    adjusted: list[float | None] = [None] * len(found)
-    if measure == opened.study.primary:  # what has no p-value yet counts as well: the last run must not lift the others
-        adjusted = [*holm([1.0 if difference is None else difference.p_value for _, difference in found])]
-    return [Compared(*each, p_value) for each, p_value in zip(found, adjusted, strict=True)]
+    """Return the differences of a measure between the arms that are compared, over some seeds."""
+    found = [_compared(results, pair, measure, seeds) for pair in opened.comparisons(results.gone)]
+    if measure != opened.study.primary:
+        return found
+    # Comparisons without a p-value count as well, so that the last run does not change the others' correction.
+    adjusted = holm([1.0 if each.difference is None else each.difference.p_value for each in found])
+    return [each._replace(adjusted=p_value) for each, p_value in zip(found, adjusted, strict=True)]
 
 
-def _differences(results: StudyResults, pair: Comparison, measure: str, seeds: Sequence[int]) -> dict[int, float]:
-    """Return the difference of each seed that both arms were run with."""
+def _compared(results: StudyResults, pair: Comparison, measure: str, seeds: Sequence[int]) -> Compared:
     shared = [seed for seed in results.seeds(*pair) if seed in seeds]
-    return {
-        seed: results.value(pair.arm, seed, measure) - results.value(pair.against, seed, measure) for seed in shared
-    }
-
-
-def _difference(results: StudyResults, pair: Comparison, measure: str, seeds: Sequence[int]) -> Difference | None:
-    values = _differences(results, pair, measure, seeds)
-    draws = []
-    for seed in values:
+    values, draws = [], []
+    for seed in shared:
+        values.append(results.value(pair.arm, seed, measure) - results.value(pair.against, seed, measure))
         own, other = (results.resampled(arm, seed, measure) for arm in pair)
-        draws += [] if own is None or other is None else [own - other]
-    if not draws:
-        return paired_difference([*values.values()], None, 1)
-    return paired_difference([*values.values()], torch.stack(draws), results.num_effective_sources(measure))
+        if own is not None and other is not None:
+            draws.append(own - other)
+    resampled = torch.stack(draws) if draws else None
+    num_sources = results.num_effective_sources(measure) if draws else 1
+    return Compared(pair, values, paired_difference(values, resampled, num_sources))
 
 
 def build_report(opened: OpenedStudy, results: StudyResults | None) -> str:
-    """Return what a study asked, what it was measured on, and its tables, in Markdown."""
+    """Return a study's question, held-out images and tables in Markdown."""
     study = opened.study
     if results is None:
         return f"{study.question.strip()}\n\nNot run yet. Primary measure: `{study.primary}`."
@@ -118,24 +168,24 @@ def build_report(opened: OpenedStudy, results: StudyResults | None) -> str:
 def build_table(opened: OpenedStudy, results: StudyResults, seeds: Sequence[int]) -> str:
     """Return a Markdown table with a row for each measure, the primary one first, and a column for each arm."""
     arms = [*(arm.name for arm in opened.study.arms), *results.gone]
-    against = {pair.arm: f" (against {pair.against})" for pair in comparisons(opened, results)}
-    against |= {arm: against[arm].replace("(", "(gone, ", 1) for arm in results.gone}
+    against = {arm: f" (against {other})" for arm, other in opened.comparisons()}
+    against |= dict.fromkeys(results.gone, f" (gone, against {opened.study.arms[0].name})")
     counts = {arm: [seed for seed in results.seeds(arm) if seed in seeds] for arm in arms}
-    rows = [["seeds", *(_seeds(counts[arm], results, arm, seeds) for arm in arms)]]
+    scored = []
+    for arm in arms:
+        failed = [f"{seed} failed" for seed in seeds if (arm, seed) in results.failures]
+        scored.append(", ".join([*map(str, counts[arm]), *failed]) or "none")
+    rows = [["seeds", *scored]]
     primary = opened.study.primary
     for measure in dict.fromkeys([primary, *results.measures()]):
         compared = {each.pair.arm: each for each in compare(opened, results, measure, seeds)}
         cells = []
         for arm in arms:
             values = [results.value(arm, seed, measure) for seed in counts[arm]]
-            cells.append("<br>".join(filter(None, [_mean(values), _shown(compared.get(arm))])))
+            difference = [_shown(compared[arm])] if arm in compared else []
+            cells.append("<br>".join(filter(None, [_mean(values), *difference])))
         rows.append([f"**{measure}** (primary)" if measure == primary else measure, *cells])
     return markdown(["", *(f"{arm}{against.get(arm, '')}" for arm in arms)], rows)
-
-
-def _seeds(scored: Sequence[int], results: StudyResults, arm: str, seeds: Sequence[int]) -> str:
-    failed = [f"{seed} failed" for seed in seeds if (arm, seed) in results.failures]
-    return ", ".join([*map(str, scored), *failed]) or "none"
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -145,8 +195,8 @@ def _mean(values: Sequence[float]) -> str:
     return f"{mean(values):.4f}{error}"
 
 
-def _shown(compared: Compared | None) -> str:
-    if compared is None or compared.difference is None:
+def _shown(compared: Compared) -> str:
+    if compared.difference is None:
         return ""
     found, adjusted = compared.difference, compared.adjusted
     text = f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
@@ -157,38 +207,36 @@ def _shown(compared: Compared | None) -> str:
 
 
 def draw_figure(opened: OpenedStudy, results: StudyResults, path: Path) -> None:
-    """Draw the paired differences of the primary measure and those that describe most; nothing without any pair.
+    """Draw the paired differences of the primary measure and of `SHOWN`; nothing without any pair.
+
+    Intervals stand around mean differences; each seed is a dot.
 
     Args:
         opened: The study.
         results: Its raw results.
-        path: The picture to write; a reader never sees half of it.
+        path: The image to write, atomically.
     """
-    seeds, known = opened.study.seeds, results.measures()
-    pairs = [pair for pair in comparisons(opened, results) if set(results.seeds(*pair)) & set(seeds)]
+    known = results.measures()
+    measures = list(dict.fromkeys([opened.study.primary, *(name for name in SHOWN if name in known)]))
+    rows_of = {measure: compare(opened, results, measure, opened.study.seeds) for measure in measures}
+    rows_of = {measure: [each for each in rows if each.differences] for measure, rows in rows_of.items()}
+    pairs = [each.pair for each in rows_of[opened.study.primary]]
     if not pairs:
         return
-    measures = list(dict.fromkeys([opened.study.primary, *(name for name in SHOWN if name in known)]))
     size = (2.0 + 2.9 * len(measures), 1.1 + 0.42 * len(pairs))
     figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
-    for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False, sharey=True)[0], measures, strict=True):
-        compared = [each for each in compare(opened, results, measure, seeds) if each.pair in pairs]
-        dots = [[*_differences(results, each.pair, measure, seeds).values()] for each in compared]
-        _draw_panel(axes, compared, dots)
+    panels = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
+    for axes, (measure, rows) in zip(panels, rows_of.items(), strict=True):
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        for row, (_, dots, difference, _) in enumerate(rows):
+            axes.scatter(dots, [row + 0.22] * len(dots), s=7, color="0.55")
+            if difference is not None:
+                margins = [[difference.mean - difference.low], [difference.high - difference.mean]]
+                axes.errorbar([difference.mean], [row], xerr=margins, fmt="o", markersize=4, capsize=3, color="C0")
+        axes.set_yticks(range(len(pairs)), [f"{arm} - {against}" for arm, against in pairs])
+        axes.set_ylim(len(pairs) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=4)
+        axes.tick_params(labelsize=7)
+        axes.grid(axis="x", alpha=0.25)
         axes.set_title(f"{measure} ({better_direction(measure)})", fontsize=8)
     write_file(path, figure.savefig)
-
-
-def _draw_panel(axes: Axes, compared: Sequence[Compared], dots: Sequence[Sequence[float]]) -> None:
-    """Draw intervals around mean differences, each seed as a dot, zero as a line."""
-    axes.axvline(0, color="0.6", linewidth=0.8)
-    for row, ((_, difference, _), own) in enumerate(zip(compared, dots, strict=True)):
-        axes.scatter(own, [row + 0.22] * len(own), s=7, color="0.55")
-        if difference is not None:
-            margins = [[difference.mean - difference.low], [difference.high - difference.mean]]
-            axes.errorbar([difference.mean], [row], xerr=margins, fmt="o", markersize=4, capsize=3, color="C0")
-    axes.set_yticks(range(len(compared)), [f"{arm} - {against}" for (arm, against), _, _ in compared])
-    axes.set_ylim(len(compared) - 0.5, -0.5)
-    axes.locator_params(axis="x", nbins=4)
-    axes.tick_params(labelsize=7)
-    axes.grid(axis="x", alpha=0.25)

@@ -1,4 +1,4 @@
-"""The runs of a study: those that have no raw result yet, one after the other or several side by side."""
+"""Runs of a study that have no raw result yet, one after the other or several side by side."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,53 +33,29 @@ from training.teachers.featsharp import load_upsampler
 
 
 POLL_SECONDS = 1.0
-"""How long Ctrl-C may wait while runs stand side by side; our choice."""
+"""Longest delay of Ctrl-C while runs stand side by side; our choice."""
 
 
-@dataclass
-class Runner:
-    """Runs of a study in one process.
+def _make_run(opened: OpenedStudy, held_out: HeldOut, output: Path, arm: str, seed: int) -> None:
+    """Distill a student, or resume it, measure it and add its raw result, also if it diverges.
 
-    Attributes:
-        opened: The study.
-        held_out: What all runs are measured on.
-        output: Folder of the runs, each `ARM/seed-N`.
+    Raises:
+        Interrupted: If it was asked to stop, with a checkpoint.
     """
-
-    opened: OpenedStudy
-    held_out: HeldOut
-    output: Path
-
-    def run(self, arm: str, seed: int) -> None:
-        """Distill a student, go on with it or take it as it is, measure it, and add its raw result.
-
-        The result of a run that diverges is that it did.
-
-        Raises:
-            Interrupted: If it was asked to stop, with a checkpoint.
-        """
-        folder, recipe = self.output / arm / f"seed-{seed}", self.opened.recipe(arm, seed)
-        clock, failure = Clock(report=lambda line: None), ""
-        try:
-            with clock.phase("distil"):
-                checkpoint = run_recipe(recipe, folder)
-            assert checkpoint is not None  # only a run that was told to stop early has none
-            with clock.phase("measure"):
-                sums, numbers = self.held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
-        except TrainingDivergedError as error:
-            sums, numbers, failure = {}, {}, str(error)
-        result = RunResult(
-            arm,
-            seed,
-            decisive_part(recipe.to_dict()),
-            sums,
-            numbers,
-            describe_run(f"python -m training.studies {self.opened.name}", clock),
-            failure,
-            hash_folders(recipe),
-        )
-        add_run(self.opened.raw_results, result)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays
+    folder, recipe = output / arm / f"seed-{seed}", opened.recipe(arm, seed)
+    clock, failure = Clock(report=lambda line: None), ""
+    try:
+        with clock.phase("distil"):
+            checkpoint = run_recipe(recipe, folder)
+        assert checkpoint is not None  # only a run that was told to stop early has none
+        with clock.phase("measure"):
+            sums, numbers = held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
+    except TrainingDivergedError as error:
+        sums, numbers, failure = {}, {}, str(error)
+    run, decisive = describe_run(f"python -m training.studies {opened.name}", clock), decisive_part(recipe.to_dict())
+    result = RunResult(arm, seed, decisive, sums, numbers, run, failure, hash_folders(recipe))
+    add_run(opened.raw_results, result)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays
 
 
 def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
@@ -87,11 +63,11 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
 
     Args:
         opened: The study.
-        output: Folder of the runs; what was stopped there goes on.
+        output: Folder of the runs, each `ARM/seed-N`; runs that were stopped there go on.
         num_jobs: Runs side by side, each in a process of its own with one thread.
 
     Raises:
-        RecipeError: If raw results that are there are of other recipes or images.
+        RecipeError: If existing raw results are of other recipes or images.
         Interrupted: If it was asked to stop; the same command goes on.
     """
     missing = missing_runs(opened)
@@ -102,14 +78,15 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
     _check_folders(opened)
     held_out = HeldOut.load(opened)
     references = held_out.references()
-    _check_primary(opened.study.primary, [name for name in references.weights if name.startswith(SUMMARY)])
+    primary, of_summaries = opened.study.primary, [name for name in references.weights if name.startswith(SUMMARY)]
+    known = [*of_summaries, f"{SUMMARY}/{WORST}"] if of_summaries else []
+    if primary.startswith(SUMMARY) and primary not in known:
+        raise RecipeError(f"`primary` {primary!r} is of a teacher without a summary. Measures of summaries: {known}.")
     claim(opened.raw_results, references)
-    bar = tqdm(total=len(missing), desc=opened.name, unit="run")
-    with bar:
+    with tqdm(total=len(missing), desc=opened.name, unit="run") as bar:
         if num_jobs == 1:
-            runner = Runner(opened, held_out, output)
             for arm, seed in missing:
-                runner.run(arm, seed)
+                _make_run(opened, held_out, output, arm, seed)
                 bar.update()
         else:
             for _ in _run_side_by_side(opened, output, missing, num_jobs):
@@ -117,7 +94,7 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
 
 
 def _check_sources(arm: str, recipe: Recipe) -> None:
-    """Refuse a teacher from a folder that is not there, and an upsampler that cannot be opened."""
+    """Refuse a teacher whose folder does not exist, and an upsampler that cannot be opened."""
     for entry in recipe.teachers:
         if entry.upsampler is not None:
             try:
@@ -133,12 +110,12 @@ def _check_sources(arm: str, recipe: Recipe) -> None:
 
 
 def _check_folders(opened: OpenedStudy) -> None:
-    """Refuse weights in a folder that are not those which a result learned from, before anything runs."""
+    """Refuse weights in a folder other than those that results learned from, before anything runs."""
     now = {name: weights for recipe in opened.recipes.values() for name, weights in hash_folders(recipe).items()}
     results = load_results(opened) if now else None
-    learned_from = [] if results is None else [run.folders for run in results.results.values()]
+    done = {} if results is None else results.results
     for name, weights in now.items():
-        if any(folders.get(name, weights) != weights for folders in learned_from):
+        if any(run.folders.get(name, weights) != weights for run in done.values()):
             raise RecipeError(
                 f"{name!r} must have the weights that results in {str(opened.raw_results)!r} learned from, got others. "
                 "Bring them back, or delete that file to run all of it with these."
@@ -146,61 +123,49 @@ def _check_folders(opened: OpenedStudy) -> None:
 
 
 def hash_folders(recipe: Recipe) -> dict[str, str]:
-    """Return by path a hash of the weights in each folder that a recipe names: a student, an upsampler, a start."""
+    """Return a hash of the weights in the folders of a recipe: teachers, upsamplers, initial weights."""
     paths = [path for entry in recipe.teachers for path in (entry.source, entry.upsampler)]
     named = {str(path) for path in (*paths, recipe.student.init_from) if path is not None}
     weights = {name: sorted(Path(name).expanduser().glob("*.safetensors")) for name in sorted(named)}
     return {name: hash_of({path.name: hash_file(path) for path in files}) for name, files in weights.items() if files}
 
 
-def _check_primary(primary: str, of_summaries: list[str]) -> None:
-    """Refuse a primary measure of a summary that its teacher does not have."""
-    known = [*of_summaries, *([f"{SUMMARY}/{WORST}"] if of_summaries else [])]
-    if primary.startswith(SUMMARY) and primary not in known:
-        raise RecipeError(f"`primary` {primary!r} is of a teacher without a summary. Measures of summaries: {known}.")
-
-
 def missing_runs(opened: OpenedStudy) -> list[tuple[str, int]]:
     """Return arms and seeds without a raw result, those of one seed together.
 
     Raises:
-        RecipeError: If raw results that are there are of other recipes or images.
+        RecipeError: If existing raw results are of other recipes or images.
     """
     results = load_results(opened)
     done = {} if results is None else results.results
     return [(arm, seed) for seed in opened.study.seeds for arm in opened.recipes if (arm, seed) not in done]
 
 
-_runner: Runner | None = None
-"""Of a process of its own."""
+_make_run_here: Callable[[str, int], None] | None = None
+"""Makes a run in a process that `_prepare` set up."""
 
 
 def _prepare(source: str, study_seeds: list[int], output: Path, start_method: str) -> None:
     """Set a process up: with one thread, and deaf to Ctrl-C in the terminal, which the first process passes on."""
-    global _runner
+    global _make_run_here
     os.setsid()
-    # Else data workers would be started as this process was, which takes seconds and a copy of all images.
+    # With "spawn", as this process was started, data workers would take seconds and a copy of all images.
     multiprocessing.set_start_method(start_method, force=True)
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
-    opened = with_seeds(open_study(source), study_seeds)
-    _runner = Runner(opened, HeldOut.load(opened), output)
+    opened = open_study(source).with_seeds(study_seeds)
+    _make_run_here = partial(_make_run, opened, HeldOut.load(opened), output)
 
 
 def _run(arm: str, seed: int) -> None:
-    assert _runner is not None  # `_prepare` came first
-    _runner.run(arm, seed)
-
-
-def with_seeds(opened: OpenedStudy, seeds: list[int]) -> OpenedStudy:
-    """Return a study with other seeds."""
-    return opened._replace(study=opened.study.replace(seeds=seeds))
+    assert _make_run_here is not None  # `_prepare` came first
+    _make_run_here(arm, seed)
 
 
 def _run_side_by_side(
     opened: OpenedStudy, output: Path, missing: list[tuple[str, int]], num_jobs: int
 ) -> Iterator[None]:
-    """Yield once for each run that is done."""
+    """Yield after each run."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     pool = ProcessPoolExecutor(
@@ -211,7 +176,7 @@ def _run_side_by_side(
     )
     left = iter(missing)
     with StopRequest() as request, pool:
-        # No run waits in the pool: after a stop none must begin.
+        # No run waits in the pool: after a stop no run must begin.
         running = {pool.submit(run_stoppable, _run, *run) for run in itertools.islice(left, num_jobs)}
         try:
             while running:

@@ -43,7 +43,7 @@ class EmbeddedTeacher(Teacher):
     """Base class of the teachers whose weights come in a package; arguments are those of `Teacher`.
 
     Attributes:
-        PACKAGE: Name of the package, as `training/demo_kit/packages.yaml` pins it.
+        PACKAGE: Name of the package, as `training/demo/packages.yaml` pins it.
     """
 
     PACKAGE: ClassVar[str]

@@ -4,6 +4,7 @@ import pytest
 from toy_studies import toy_held_out, write_study
 
 from training.studies.held_out import HeldOut
+from training.studies.raw_results import StudyResults, load_results
 from training.studies.study import OpenedStudy, open_study
 
 
@@ -20,3 +21,15 @@ def opened(tiny_world: None, recipe_file: str) -> OpenedStudy:
 @pytest.fixture
 def held_out(opened: OpenedStudy) -> HeldOut:
     return toy_held_out(opened)
+
+
+@pytest.fixture
+def load():
+    """Return all results of a study that has some."""
+
+    def load(opened: OpenedStudy) -> StudyResults:
+        results = load_results(opened)
+        assert results is not None
+        return results
+
+    return load

@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+from toy_studies import STUDY, write_study
+
+from training.recipe import RecipeError
+from training.studies.study import Study, better_direction, list_studies, open_study
+
+
+def test_arms_change_the_studys_recipe_and_run_quietly_in_one_thread(opened):
+    plain, dropping = opened.recipe("plain", 3), opened.recipe("dropping", 3)
+    assert plain.seed == dropping.seed == 3
+    assert (plain.schedule.num_steps, plain.balancing.method) == (2, "fixed")
+    assert dropping.replace(balancing=plain.balancing) == plain
+    assert dropping.balancing.method == "teacher_dropping"
+    assert opened.raw_results == Path(opened.source).with_suffix(".jsonl")
+    assert plain.student.passes_at_once == 1
+    assert (plain.logging.trackers, plain.logging.metrics_every_steps) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("arms", "pairs"),
+    [
+        ("a b c", "b<a c<a"),
+        ("a b<c c", "b<c"),  # an arm that others are compared with is compared with nothing
+        ("a b<c c<a", "b<c c<a"),
+    ],
+)
+def test_comparisons(opened, arms, pairs):
+    names = [arm.partition("<")[::2] for arm in arms.split()]
+    entries = [{"name": name, "against": against or None} for name, against in names]
+    asked = opened._replace(study=Study(question="?", primary="knn_sets", arms=entries))
+    assert ["<".join(pair) for pair in asked.comparisons()] == pairs.split()
+    assert asked.comparisons(["old"])[-1] == ("old", "a")
+
+
+DROPPING = "balancing.method=teacher_dropping, balancing.start_step=0, balancing.ramp_steps=0"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("primary: dense_error/worst", "", "`primary`"),
+        ("dense_error/worst", "dense_error/nobody", "`primary`"),
+        ("arms:", "arm:", "Did you mean 'arms'?"),
+        ("name: dropping", "name: plain", "`arms (names)`"),
+        ("name: dropping", "name: a/b", "`arms (names)`"),
+        ("name: dropping", "name: dropping, against: plan", "Did you mean 'plain'?"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "`seeds`"),
+        ("seeds: [0, 1]", "seeds: []", "`seeds`"),
+        ("seeds: [0, 1]", "seeds: [-1]", "`seeds`"),
+        ("balancing.method=", "balancing.mehod=", "`arms.dropping`"),
+        (DROPPING, "data.num_images=3", "`data` of arm 'dropping'"),
+        (DROPPING, '"teachers=[{name: semantic, kind: tiny}]"', "`teachers` of arm 'dropping'"),
+        (DROPPING, "seed=5", "`changes`"),
+        (DROPPING, '"stages=[{name: a}]"', "`stages` of arm 'dropping'"),
+        (DROPPING, '"partitions.low.sizes_px=[4096]"', "`partitions.low.sizes_px`"),
+        ("question: Does it matter?", "[", "is not YAML"),
+        ("", "- a\n", "must hold a mapping"),
+    ],
+)
+def test_bad_files_are_one_line(recipe_file, old, new, named):
+    with pytest.raises(RecipeError) as error:
+        open_study(write_study(recipe_file, STUDY.replace(old, new) if old else new))
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_study_that_does_not_exist(tmp_path):
+    with pytest.raises(RecipeError, match=r"'weigthings'\. Did you mean 'weightings'\?"):
+        open_study("weigthings")
+    with pytest.raises(RecipeError, match=r"none\.yaml"):
+        open_study(str(tmp_path / "none.yaml"))
+
+
+TWO_ARMS = ("full_step", "student_as_teacher", "taps_same_time", "warm_start")
+THREE_SEEDS = ("full_step", "student_as_teacher", "warm_start", "nested_dropout")
+
+
+@pytest.mark.parametrize("name", list_studies())
+def test_our_own_studies_are_long_enough_and_measured_on_enough(name):
+    opened = open_study(name)
+    assert opened.study.num_images >= 1000
+    assert opened.study.seeds == list(range(3 if name in THREE_SEEDS else 5))
+    for arm, recipe in opened.recipes.items():
+        least = {"warm_start": 200, "nested_dropout": 350}.get(name, 400)
+        assert recipe.schedule.num_steps >= (200 if arm in ("none_200", "all_moving_200") else least)
+        (partition,) = recipe.partitions
+        assert partition.batch_size == 64 or partition.token_budget is not None
+    assert len({pair.arm for pair in opened.comparisons()}) >= (1 if name in TWO_ARMS else 2)
+    texts = [repr(recipe.replace(name="any")) for recipe in opened.recipes.values()]
+    assert len(set(texts)) == len(texts), "each arm is another recipe"
+
+
+def test_upsampling_is_judged_by_the_teacher_at_the_images_size():
+    opened = open_study("upsampling")
+    (judge,) = opened.reference.teachers
+    assert (judge.run_mode, judge.input_size_px) == (None, None)
+    learned = {name: [entry.input_size_px for entry in recipe.teachers] for name, recipe in opened.recipes.items()}
+    assert learned == {"bilinear": [140], "tiles": [140], "featsharp": [140]}
+
+
+@pytest.mark.parametrize(
+    ("measure", "way"),
+    [("dense_error/worst", "lower"), ("shift_error", "lower"), ("knn_sets", "higher"), ("cosine/4 tokens", "higher")],
+)
+def test_measures_improve_one_way(measure, way):
+    assert better_direction(measure) == f"{way} is better"
