@@ -15,7 +15,6 @@ from core.interruption import Interrupted, OutOfTime, StopRequest
 from training.distillation.inputs import (
     check_image_sizes,
     ends_on_all_ranks,
-    fingerprint_of,
     load_teachers,
     open_images,
     open_targets,
@@ -31,21 +30,6 @@ from training.teachers.base import Teacher
 pytestmark = pytest.mark.usefixtures("tiny_world")
 
 CPU = torch.device("cpu")
-
-
-class Deep(Teacher):
-    """Has one block."""
-
-    image_mean, image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-
-    def __init__(
-        self, name: str, *, source: str | None = None, feature_dim: int, summary_dim: int | None = None
-    ) -> None:
-        super().__init__(name, summary_dim=summary_dim, feature_dim=feature_dim, patch_size=16)
-        self.layers = [torch.nn.Identity()]
-
-    def blocks(self) -> list[torch.nn.Module]:
-        return self.layers
 
 
 class Small(TinyTeacher):
@@ -72,25 +56,6 @@ def test_targets_are_online_or_cached(recipe_file: str, tmp_path: Path, views: s
     assert len(images) == 11
     assert list(teachers) == ["semantic", "segmenter"]
     assert (tmp_path / "cache" / "cache.json").is_file() == (views == "cached")
-
-
-def test_one_rank_alone_looks_at_the_files(recipe_file: str) -> None:
-    recipe = load_recipe(recipe_file)
-    images = NoiseImages(recipe.data, is_square=False)
-    ranks = [SimpleNamespace(is_main_process=is_main) for is_main in (True, False)]
-    assert [fingerprint_of(images, recipe, rank) for rank in ranks] == ["noise", ""]
-
-
-def test_only_teachers_that_taps_ask_are_asked_for_their_blocks(
-    recipe_file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "deep", Deep)
-    roles = ["teachers.semantic.role=semantic", "teachers.segmenter.role=task"]
-    settings = [*roles, "teachers.semantic.kind=deep", "taps={scheme: strict, targets: matching}"]
-    teachers = load_teachers(load_recipe(recipe_file, settings), CPU)
-    assert teachers["semantic"].listener is not None
-    assert teachers["semantic"].listener.depths == (2 / 3,)
-    assert teachers["segmenter"].listener is None  # at the end of the trunk, where it says what it always does
 
 
 def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(recipe_file: str) -> None:

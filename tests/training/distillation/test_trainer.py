@@ -1,7 +1,6 @@
 """The distillation loop on a tiny student, two tiny random teachers and random images."""
 
 import itertools
-import json
 import math
 import os
 import shutil
@@ -222,45 +221,6 @@ def test_a_student_starts_from_one_with_normalizers(recipe_file: str) -> None:
     torch.testing.assert_close(*answers, rtol=1e-2, atol=1e-2)
 
 
-def test_a_student_may_answer_in_pairs(recipe_file: str) -> None:
-    options = [*REGULARIZED, "schedule.num_steps=3", "logging.trackers=[tensorboard]"]
-    distil(recipe_file, "named", *options)
-    final = distil(recipe_file, "pairs", *options, "student.config.return_dict=false")
-    assert final is not None
-    assert_same_tensors(last_state("named", 3), last_state("pairs", 3))
-    answers = RadioModel.from_pretrained(final)(torch.rand(1, 3, 32, 48))
-    assert list(answers) == ["backbone", "semantic", "segmenter"]
-
-
-def test_no_teacher_weight_enters_a_checkpoint(recipe_file: str) -> None:
-    final = distil(recipe_file, "run")
-    assert final is not None
-    model = RadioModel.from_pretrained(final)
-    assert load_file(final / "model.safetensors").keys() == model.state_dict().keys()
-    student = {key.removeprefix("student/") for key in last_state("run") if key.startswith("student/")}
-    assert student == set(model.state_dict())
-
-
-def test_a_vit_of_transformers_is_a_start(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 128}
-    network = ViTModel(ViTConfig(**sizes, patch_size=16, image_size=64))
-    network.save_pretrained("vit")
-    settings = ["student.init_from=vit", "student.init_blocks=[0, 2]", "optimizer.learning_rate=1e-9"]
-    final = distil(recipe_file, "run", *settings)
-    given = network.layers[2].mlp.fc2.weight
-    for folder, is_taken in ((final, True), (distil(recipe_file, "cold", settings[2]), False)):
-        weights = load_file(folder / "model.safetensors")["radio_model.model.blocks.1.mlp.fc2.weight"]
-        assert torch.allclose(weights, given, atol=1e-5) == is_taken
-    report = json.loads(Path("run/warm_start.json").read_text())
-    assert report["source"] == "'vit', a ViTModel of transformers"
-    assert "the blocks [0, 2]" in report["taken"]
-    assert "  taken: patch projection; " in capsys.readouterr().out
-    heritage = Heritage.find(final)
-    assert [each.name for each in heritage.teachers] == ["semantic", "segmenter"]
-    assert [(each.name, each.origin) for each in heritage.weights] == [("vit", "folder vit")]
-    assert not Path("cold/warm_start.json").exists()
-
-
 def test_a_run_remembers_the_license_of_a_start_that_is_gone(recipe_file: str) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     ViTModel(ViTConfig(**sizes, patch_size=16, image_size=64)).save_pretrained("vit")
@@ -368,14 +328,6 @@ def test_a_trunk_that_wakes_warms_up_and_counts_its_own_steps(recipe_file: str) 
     assert {int(value) for key, value in last_state("run").items() if key.endswith(".step")} == {4, 8}
 
 
-def test_warmup_of_the_trunk_is_that_of_the_schedule_by_default(recipe_file: str) -> None:
-    distiller = trainer.Distiller(load_recipe(recipe_file, ["optimizer.trunk_frozen_steps=4"]), Path("run"))
-    shares = []
-    for distiller.step in (3, 4, 5):
-        shares.append(distiller._learning_rate(is_trunk=True) / distiller._learning_rate(is_trunk=False))
-    assert shares == [0, 0.5, 1]  # two steps
-
-
 class FailingTeacher(TinyTeacher):
     """Gives NaN before a batch, and after one."""
 
@@ -429,25 +381,6 @@ def test_non_finite_steps_are_skipped_then_the_run_gives_up(
     assert_same_tensors({key: before[key] for key in kept}, {key: after[key] for key in kept})
 
 
-def test_a_run_most_of_whose_steps_were_skipped_is_no_success(
-    recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
-    arguments = ["--recipe", recipe_file, "--output", "run", "teachers.segmenter.kind=failing"]
-    for _ in range(2):  # nor is it one the second time
-        assert main(arguments) == 1
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("distill: error: 7 of 8 steps were skipped as not finite, more than 50%: the student is")
-        assert {path.name for path in Path("run").iterdir()} == {
-            "recipe.yaml",
-            "learned_from.json",
-            "history.jsonl",
-            "checkpoints",
-            RUN_FILE,
-        }
-        assert len(list(Path("run/checkpoints").iterdir())) == 2
-
-
 def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(
     recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -489,19 +422,6 @@ def test_a_run_goes_on_with_changes_that_are_allowed(recipe_file: str, capsys: p
     key = "student/radio_model.model.blocks.0.attn.qkv.weight"
     assert torch.equal(last_state("run", 3)[key], last_state("run", 4)[key])
     assert main([*arguments, "optimizer.learning_rate=1e-30", "--stop-at", "5"]) == 0  # what is saved has it
-
-
-def test_a_run_that_is_cut_short_exports_its_student(recipe_file: str) -> None:
-    arguments = ["--recipe", recipe_file, "--output", "run"]
-    assert main([*arguments, "--stop-at", "5"]) == 0
-    before, arguments = last_state("run", 5), [*arguments, "schedule.num_steps=4"]
-    assert main([*arguments, "--allow-changes", "schedule.num_steps"]) == 0
-    assert Path("run/final/config.json").is_file()
-    assert_same_tensors(before, last_state("run", 5))
-    assert main(arguments) == 0  # what is saved knows that it is over
-    arguments[-1] = "schedule.num_steps=6"
-    assert main([*arguments, "--allow-changes", "schedule"]) == 0
-    assert list_checkpoints(Path("run/checkpoints"))[-1].name == "step_00000006"
 
 
 def test_a_run_that_is_extended_has_no_older_export_once_it_is_trained(
@@ -652,15 +572,6 @@ def test_finished_run_is_left_as_it_is(recipe_file: str) -> None:
     assert_same_tensors(before, last_state("run"))
 
 
-def test_checkpoints_are_rotated(recipe_file: str) -> None:
-    distil(recipe_file, "run")
-    names = [path.name for path in sorted(Path("run/checkpoints").iterdir())]
-    assert names == ["step_00000006", "step_00000008"]
-    state = json.loads(Path("run/checkpoints/step_00000006/state.json").read_text())
-    assert state["step"] == 6
-    assert state["recipe"]["seed"] == 0
-
-
 def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
     recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -707,12 +618,6 @@ def test_bad_input_is_one_line(
     assert error[0].startswith("distill: error: ")
     assert message in error[0]
     assert not Path("run/checkpoints").exists()
-
-
-def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main(["--list-recipes"])
-    assert "demo" in capsys.readouterr().out.splitlines()
 
 
 def test_an_export_that_fails_leaves_the_older_one(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:

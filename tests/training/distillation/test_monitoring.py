@@ -1,19 +1,95 @@
-"""What a person sees of a run: parts alone, and whole runs on the tiny world of `tiny_distillation.py`."""
+"""Losses by size, shares of time, skipped steps."""
 
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 import tiny_distillation as tiny
 import torch
+from accelerate import Accelerator
 from PIL import Image
+from small_recipes import small_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from core.interruption import TrainingDivergedError
 from modeling_radio import RadioConfig, RadioModel
 from training.distillation import monitoring
-from training.distillation.monitoring import NUM_NORM_IMAGES, PARTS, StepWatch, measure_block_norms
+from training.distillation.monitoring import (
+    PARTS,
+    LossesBySize,
+    SkippedSteps,
+    StepWatch,
+    measure_block_norms,
+)
+from training.views.plan import BatchPlan
+
+
+def test_too_many_in_a_row_end_the_run() -> None:
+    skipped = SkippedSteps(max_in_a_row=2)
+    assert skipped.add(3, ["loss", "gradient"]) == "Step 3 skipped: not finite: loss; gradient (1 in a row)."
+    skipped.end_row()
+    assert skipped.add(5, ["loss"]).endswith("(1 in a row).")
+    with pytest.raises(TrainingDivergedError, match=r"\(2 in a row\). Giving up; the last checkpoint is from before\."):
+        skipped.add(6, ["loss"])
+
+
+def test_a_run_most_of_whose_steps_were_skipped_is_no_success() -> None:
+    skipped = SkippedSteps(max_in_a_row=10)
+    assert skipped.summary(8) == ""
+    for step in range(4):
+        skipped.add(step, ["loss"])
+    assert skipped.summary(8) == "4 of 8 steps were skipped as not finite."
+    resumed = SkippedSteps(max_in_a_row=10)
+    resumed.load_state_dict(skipped.state_dict())
+    resumed.add(4, ["loss"])
+    with pytest.raises(TrainingDivergedError, match=r"^5 of 8 steps were skipped as not finite, more than 50%: the st"):
+        resumed.summary(8)
+
+
+class OneRank:
+    device = torch.device("cpu")
+
+    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
+        assert reduction == "sum"
+        return tensor
+
+
+ONE_RANK = cast(Accelerator, OneRank())
+
+
+def test_means_are_by_size_over_steps_and_parts() -> None:
+    recipe = small_recipe("a", "b", partitions=[{"sizes_px": [32, 64], "batch_size": 4, "accumulation_steps": 2}])
+    losses = LossesBySize(recipe.partitions)
+    part = BatchPlan(recipe, 100, patch_size=16).step(0)[0]
+    for size, step in ((32, 1.0), (32, 5.0), (64, 9.0)):
+        for shift in (0.0, 1.0):  # two parts of two images
+            values = {"loss": torch.zeros(()), "features/a": torch.tensor(step + shift), "mesa": torch.tensor(shift)}
+            losses.add(replace(part, size_px=size, teachers=("a",)), {**values, "features/b": torch.zeros(())})
+        losses.end_step(is_counted=True)
+        losses.add(replace(part, size_px=size), {"features/a": torch.tensor(float("nan"))})
+        losses.end_step(is_counted=False)
+    expected = {"features@32px/a": 3.5, "features@64px/a": 9.5, "mesa@32px": 0.5, "mesa@64px": 0.5}
+    assert losses.end_interval(ONE_RANK) == pytest.approx(expected)
+    assert losses.end_interval(ONE_RANK) == {}
+
+
+def test_ranks_may_know_different_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a rank is bound to a partition: all must exchange the same numbers."""
+    monkeypatch.setattr(monitoring, "gather_object", lambda own: [*own, "features/b"])
+    recipe = small_recipe("a", "b", partitions=[{"sizes_px": [32, 64], "batch_size": 4}])
+    exchanged: list[tuple[int, ...]] = []
+    accelerator = OneRank()
+    accelerator.reduce = lambda tensor, reduction: exchanged.append(tuple(tensor.shape)) or tensor
+    (part,) = BatchPlan(recipe, 100, patch_size=16).step(0)
+    for losses in ({"features/a": torch.ones(())}, {}):
+        known = LossesBySize(recipe.partitions)
+        known.add(part, losses)
+        known.end_step(is_counted=True)
+        known.end_interval(cast(Accelerator, accelerator))
+    assert exchanged == [(2, 4), (2, 2)]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -81,17 +157,6 @@ def test_devices_are_waited_for_on_watched_steps_only(monkeypatch: pytest.Monkey
     watch.begin_step()
     run_step(watch, clock, {})
     assert waits == [torch.device("cuda:0")] * 4  # the begin, and the end of each of three parts
-
-
-def test_a_watched_step_keeps_its_first_images() -> None:
-    watch = StepWatch({}, CPU)
-    watch.see(torch.ones(12, 3, 2, 2))
-    assert watch.images is None
-    watch.begin_step()
-    watch.see(torch.ones(12, 3, 2, 2))
-    watch.see(torch.zeros(12, 3, 2, 2))
-    assert watch.images is not None
-    assert torch.equal(watch.images, torch.ones(NUM_NORM_IMAGES, 3, 2, 2))
 
 
 # Norms

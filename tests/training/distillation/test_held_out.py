@@ -1,9 +1,10 @@
-"""Measurements on held-out images: numbers alone, and whole runs on the tiny world of `tiny_distillation.py`."""
+"""Held-out images: measurements and figures of a run."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_distillation as tiny
 import torch
@@ -11,18 +12,115 @@ from accelerate import Accelerator
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
-from torch.nn import functional as F
 
 from core.files import write_text
 from modeling_radio import RadioConfig, RadioModel
+from training.data.training_images import build_images
 from training.distillation import tracking
-from training.distillation.held_out import HeldOutMetrics
-from training.distillation.tracking import RunHistory
+from training.distillation.held_out import (
+    HeldOutMetrics,
+    HeldOutPictures,
+    View,
+    describe_lack,
+    held_out_images,
+    held_out_source,
+)
 from training.evaluation.metrics.fidelity import fixed_pattern_energy
 from training.evaluation.metrics.representation import effective_rank
+from training.figures.features import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
 from training.recipe import Recipe, RecipeError, load_recipe
+from training.recipe_sections import RunOptions
 from training.targets.phi_s import FeatureStandardizer, PhiS
 from training.teachers.base import Teacher
+
+
+pytestmark = pytest.mark.usefixtures("tiny_world")
+
+
+def recipe_with(recipe_file: str, **changes: object) -> Recipe:
+    return load_recipe(recipe_file, [f"{name.replace('__', '.')}={value}" for name, value in changes.items()])
+
+
+def test_where_held_out_images_come_from(recipe_file: str, folder: Path) -> None:
+    assert held_out_source(recipe_with(recipe_file)) is None
+    assert held_out_source(recipe_with(recipe_file, data__source=folder)) == str(folder)
+    assert held_out_source(recipe_with(recipe_file, logging__picture_source=folder)) == str(folder)
+    assert held_out_source(load_recipe("demo")) == "demo"
+
+
+def test_a_folder_that_is_streamed_holds_out_nothing(recipe_file: str, folder: Path, tmp_path: Path) -> None:
+    streamed = {"data": f"{{source: {folder}, num_images: null, streaming: true}}", "views__teachers": "online"}
+    assert held_out_source(recipe_with(recipe_file, **streamed)) is None
+    with pytest.raises(RecipeError, match=r"^`logging.picture_source` must be images that are not trained on"):
+        held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=folder))
+    mixed_in = f"[{{source: {folder}, weight: 0.5}}]"
+    mixed = {**streamed, "data": f"{{source: a/b, num_images: null, streaming: true, mixed_in: {mixed_in}}}"}
+    with pytest.raises(RecipeError, match="all of which are streamed"):
+        held_out_source(recipe_with(recipe_file, **mixed, logging__picture_source=folder))
+    (folder / "inner").mkdir()
+    for same in (f"{folder}/", folder / "inner", folder / ".." / folder.name):
+        with pytest.raises(RecipeError, match="all of which are streamed"):
+            held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=same))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=elsewhere)) == str(elsewhere)
+
+
+def test_a_run_whose_data_holds_out_no_images_says_so(recipe_file: str, folder: Path) -> None:
+    measured = {"logging__metrics_every_steps": 2}
+    line = describe_lack(recipe_with(recipe_file, **measured))
+    assert line.startswith("No held-out images in `data.source` 'noise'")
+    assert "set `logging.picture_source`" in line
+    assert describe_lack(recipe_with(recipe_file, logging__picture_every_steps=8)) == line
+    assert describe_lack(recipe_with(recipe_file)) == ""  # none are asked for within its few steps
+    assert describe_lack(recipe_with(recipe_file, **measured, logging__picture_source=folder)) == ""
+
+
+def test_images_are_spread_over_those_held_out(recipe_file: str, tmp_path: Path) -> None:
+    folder = tmp_path / "grays"
+    folder.mkdir()
+    for number in range(100):
+        Image.new("RGB", (40, 40), (number, number, number)).save(folder / f"{number:03}.png")
+    recipe = recipe_with(recipe_file, data__source=folder)
+    every = build_images(str(folder), size=32, split="held_out")
+    assert len(every) == 10
+    chosen = held_out_images(recipe, 32, 4, "logging.picture_every_steps")
+    assert chosen is not None
+    assert chosen.shape == (4, 3, 32, 32)
+    assert torch.equal(chosen, torch.stack([every[index] for index in (0, 2, 5, 7)]))
+    everything = held_out_images(recipe, 32, 99, "logging.picture_every_steps")
+    assert everything is not None
+    assert len(everything) == 10
+
+
+def test_a_folder_of_one_image_holds_none_out(recipe_file: str, folder: Path) -> None:
+    for path in sorted(folder.iterdir())[1:]:
+        path.unlink()
+    assert held_out_images(recipe_with(recipe_file, data__source=folder), 32, 4, "a.b") is None
+    with pytest.raises(RecipeError, match=r"has one image only.*Give another folder, or `a.b=null`"):
+        held_out_images(recipe_with(recipe_file, logging__picture_source=folder), 32, 4, "a.b")
+
+
+@pytest.mark.parametrize("size", [32, 48, 96, 128, 432])
+def test_the_second_view_is_the_first_one_moved(size: int) -> None:
+    view = View.of_size(size, 16)
+    images = torch.randint(0, 256, (2, 3, view.whole_px, view.whole_px), dtype=torch.uint8)
+    first, second = view.of_images(images)
+    assert first.shape == second.shape == (2, 3, size, size)
+    moved = view.shift * 16
+    assert torch.equal(second[..., : size - moved, : size - moved], first[..., moved:, moved:])
+    assert 1 <= view.shift < view.cells
+
+
+def test_a_teacher_of_one_size_sees_its_own_pixels() -> None:
+    view = View.of_size(32, 16)
+    teacher = tiny.TinyTeacher("semantic", feature_dim=4)
+    images = torch.randint(0, 256, (1, 3, 320, 320), dtype=torch.uint8)
+    assert torch.equal(view.of_teacher(images, teacher), view.of_images(images)[0])
+    teacher.set_run_mode(RunOptions(run_mode="fixed", input_size_px=128))
+    seen = view.of_teacher(images, teacher)
+    assert seen.shape[-2:] == (128, 128)
+    assert torch.equal(seen, View(128, view.shift * 4, 16).of_images(images)[0])
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -120,21 +218,6 @@ def test_numbers_are_those_of_the_functions(recipe: Recipe) -> None:
     assert values["effective_rank/48px"] == pytest.approx(effective_rank(tokens), rel=1e-4)
 
 
-def test_fidelity_is_of_the_teachers_own_space(recipe: Recipe) -> None:
-    metrics = metrics_of(recipe.replace(logging=recipe.logging.replace(metrics_sizes_px=[48])))
-    assert metrics is not None
-    model, known = RadioModel(CONFIG).eval(), standardizers()
-    values = metrics.measure({"": model}, known)
-    (view,) = metrics.views
-    first, _ = view.of_images(metrics.images)
-    with torch.no_grad():
-        answers = model(first, feature_format="NCHW", return_dict=True).adaptors
-    for name, teacher in teachers().items():
-        features, expected = known[name].invert(answers[name].features), teacher.answer(first).features
-        cosine = F.cosine_similarity(features, expected, dim=1).mean().item()
-        assert values[f"dense_fidelity/{name}/48px"] == pytest.approx(cosine, abs=1e-5)
-
-
 def test_a_pattern_fixed_to_the_grid_and_a_shift_show(recipe: Recipe) -> None:
     metrics = metrics_of(recipe)
     assert metrics is not None
@@ -171,32 +254,6 @@ def test_measuring_leaves_the_network_as_it_was(recipe: Recipe) -> None:
     assert modes[True] == modes[False]
     assert all(name.startswith("student/") for name in modes[True])
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_high_resolutions_are_compared_at_some_places_in_small_passes(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, known = RadioModel(CONFIG).eval(), standardizers()
-    whole = metrics_of(recipe)
-    monkeypatch.setattr("training.distillation.held_out.NUM_TOKENS", 40)
-    monkeypatch.setattr("training.distillation.held_out.MAX_TOKENS_PER_PASS", 20)
-    partly = metrics_of(recipe)
-    assert whole is not None
-    assert partly is not None
-    first, second = whole.measure({"": model}, known), partly.measure({"": model}, known)
-    for name in ("fixed_pattern/96px", "shift_error/96px", "summary_fidelity/semantic/96px", "consistency/64px"):
-        assert second[name] == pytest.approx(first[name], rel=1e-3)
-    assert second["dense_fidelity/semantic/96px"] != first["dense_fidelity/semantic/96px"]
-    assert second["dense_fidelity/semantic/96px"] == pytest.approx(first["dense_fidelity/semantic/96px"], abs=0.05)
-
-
-def test_teachers_are_asked_at_the_sizes_that_they_are_trained_at(recipe_file: str, folder: Path) -> None:
-    partitions = "[{name: low, sizes_px: [32], teachers: [semantic]}, {name: high, sizes_px: [64]}]"
-    settings = [*measured(folder), f"partitions={partitions}", "logging.metrics_sizes_px=[32,48,64]"]
-    metrics = metrics_of(load_recipe(recipe_file, settings))
-    assert metrics is not None
-    asked = {size: set(references) for size, references in metrics._references.items()}
-    assert asked == {32: {"semantic"}, 48: {"semantic", "segmenter"}, 64: {"semantic", "segmenter"}}
 
 
 def test_no_measurements_without_held_out_images(recipe_file: str, folder: Path) -> None:
@@ -264,25 +321,6 @@ def test_a_stopped_run_measures_the_same_and_has_no_gap(recipe_file: str, folder
             assert [event.value for event in recorded.Scalars(name)] == pytest.approx(values, rel=1e-5)
 
 
-@pytest.mark.usefixtures("quick_pictures")
-def test_the_last_measurement_is_that_of_the_exported_model(recipe_file: str, folder: Path) -> None:
-    settings = [*measured(folder), "logging.metrics_sizes_px=[48]", "schedule.num_steps=2"]
-    for is_exported in (True, False):
-        output = f"run-{is_exported}"
-        path = tiny.distil(recipe_file, output, *settings, f"ema.is_exported={is_exported}")
-        assert path is not None
-        recipe = load_recipe(recipe_file, settings)
-        model = RadioModel.from_pretrained(path)
-        metrics = HeldOutMetrics.of_run(recipe, model.config, teachers(), Accelerator(cpu=True))
-        assert metrics is not None
-        plain = {name: FeatureStandardizer(teacher.feature_dim) for name, teacher in teachers().items()}
-        expected = metrics.measure({"": model}, plain)
-        series = RunHistory(Path(output, "history.jsonl"), 2).series()
-        prefix = "" if is_exported else "student/"
-        for name, value in expected.items():
-            assert series[f"{prefix}{name}"][1][-1] == pytest.approx(value, rel=1e-3, abs=1e-4), name
-
-
 def test_a_run_says_and_draws_what_it_measured(
     recipe_file: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,3 +330,71 @@ def test_a_run_says_and_draws_what_it_measured(
     assert [path.name for path in Path("run/pictures").iterdir()] == ["progress.png"]
     with Image.open("run/pictures/progress.png") as picture:
         assert picture.width > picture.height > 600  # three rows of panels
+
+
+CPU = torch.device("cpu")
+
+
+def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder: Path) -> None:
+    recipe = load_recipe(recipe_file, [f"logging.picture_source={folder}", "logging.picture_every_steps=1"])
+    teacher = tiny.TinyTeacher("semantic", feature_dim=12, summary_dim=10)
+    other = tiny.TinyTeacher("segmenter", feature_dim=9, summary_dim=None)
+    pictures = HeldOutPictures.of_run(recipe, {"semantic": teacher, "segmenter": other}, CPU, Path("drawn"))
+    assert pictures is not None
+    assert pictures.pixel_values.shape == (2, 3, 48, 48)
+    answers = {
+        "semantic": teacher.answer(pictures.pixel_values).features,
+        "segmenter": other.answer(pictures.pixel_values).features,
+    }
+    with Image.open(pictures.draw(3, answers)) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    # Titles and caption aside, cells of a teacher and its adaptor are neighbors.
+    cell, left = CELL_INCHES * DPI, (2 * GAP_INCHES + CELL_INCHES) * DPI
+    rows = slice(round(TITLE_INCHES * DPI) + 8, round((TITLE_INCHES + CELL_INCHES) * DPI) - 8)
+    first, second = (pixels[rows, round(left + shift) + 8 : round(left + shift) + 190] for shift in (0, cell))
+    assert np.abs(first - second).mean() < 2
+    assert first.std() > 20
+
+
+def test_pictures_are_of_the_partition_that_most_teachers_see(recipe_file: str, folder: Path) -> None:
+    partitions = "[{name: low, sizes_px: [32, 48], teachers: [semantic]}, {name: high, sizes_px: [64]}]"
+    settings = [f"partitions={partitions}", f"logging.picture_source={folder}", "logging.picture_every_steps=1"]
+    teachers = {
+        "semantic": tiny.TinyTeacher("semantic", feature_dim=12, summary_dim=10),
+        "segmenter": tiny.TinyTeacher("segmenter", feature_dim=9, summary_dim=None),
+    }
+    pictures = HeldOutPictures.of_run(load_recipe(recipe_file, settings), teachers, CPU, Path("drawn"))
+    assert pictures is not None
+    assert pictures.pixel_values.shape[-1] == 64
+    cached = load_recipe(recipe_file, [*settings, "views.teachers=cached", "data.image_size_px=48"])
+    pictures = HeldOutPictures.of_run(cached, teachers, CPU, Path("drawn"))
+    assert pictures is not None
+    assert pictures.pixel_values.shape[-1] == 48
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("logging.picture_source=nowhere", "`logging.picture_source` must be one of .* or a folder of images"),
+        ("logging.picture_source=lonely", "has one image only.*Give another folder, or `logging.picture_every_steps"),
+        ("logging.picture_every_steps=0", "`logging.picture_every_steps` must be an integer above 0, or null, got 0"),
+    ],
+)
+def test_wrong_settings_of_figures_are_refused(recipe_file: str, folder: Path, setting: str, message: str) -> None:
+    Path("lonely").mkdir()
+    (folder / "0.png").rename("lonely/0.png")
+    with pytest.raises(RecipeError, match=message):
+        HeldOutPictures.of_run(load_recipe(recipe_file, ["logging.picture_every_steps=1", setting]), {}, CPU, folder)
+
+
+def test_a_run_goes_on_without_pictures_that_cannot_be_written(
+    recipe_file: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("run").mkdir()
+    Path("run/pictures").write_text("no folder", encoding="utf-8")
+    every_step = ["logging.picture_every_steps=1", "logging.metrics_every_steps=2"]
+    settings = [f"logging.picture_source={folder}", *every_step, "schedule={num_steps: 2, warmup_steps: 1}"]
+    assert tiny.distil(recipe_file, "run", *settings) == Path("run/final")
+    said = capfd.readouterr()
+    assert "Step 1: no picture. Cannot write 'run/pictures/step-1.png': " in said.out
+    assert "Step 2: no picture. Cannot write 'run/pictures/progress.png': " in said.out + said.err

@@ -1,5 +1,8 @@
-"""Passes on threads: sums in a fixed order, and only where nothing but the time changes."""
+"""Training on a CPU: passes on threads, and memory that is kept."""
 
+import platform
+import subprocess
+import sys
 import threading
 import time
 
@@ -30,14 +33,6 @@ def test_gradients_are_added_in_the_order_of_the_parts() -> None:
     assert unused.grad is None
 
 
-def test_an_error_of_a_part_arrives() -> None:
-    def work(number: int):
-        raise ValueError(f"part {number}")
-
-    with pytest.raises(ValueError, match="part 0"):
-        list(ParallelPasses(2).run(range(2), work, []))
-
-
 def test_threads_share_the_cores() -> None:
     before = torch.get_num_threads()
     counts = []
@@ -59,5 +54,28 @@ def test_random_passes_run_one_after_the_other(change: str) -> None:
     assert parallel_passes(load_recipe("demo", ["student.passes_at_once=2", change]), accelerator) is None
 
 
-def test_one_pass_at_once_needs_no_thread() -> None:
-    assert parallel_passes(load_recipe("demo", ["student.passes_at_once=1"]), Accelerator(cpu=True)) is None
+PROGRAM = """
+import resource, sys
+from training.distillation.cpu import keep_freed_memory
+
+def pages_of(num_rounds):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(num_rounds):
+        parts = [bytearray(12 << 20) for _ in range(3)]
+        del parts
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+pages_of(1)
+print(pages_of(10))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's switch")
+def test_memory_is_mapped_once() -> None:
+    pages = {
+        mode: int(subprocess.run([sys.executable, "-c", PROGRAM, mode], check=True, capture_output=True).stdout)
+        for mode in ("keep", "default")
+    }
+    assert pages["keep"] < pages["default"] / 10

@@ -1,0 +1,387 @@
+"""Checkpoints: written whole or not at all, damage found, read in parts, resumed exactly."""
+
+import errno
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from saved_steps import save, write_weights
+from small_recipes import small_recipe
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+from two_forks import run_two_forks
+
+from core.files import WriteError, remove_partial
+from training.distillation.checkpoints import (
+    MANIFEST,
+    CheckpointWriter,
+    SavedTensors,
+    check_allowed_changes,
+    check_same_recipe,
+    find_damage,
+    list_checkpoints,
+    newest_checkpoint,
+    read_state,
+    write_manifest,
+    writers_of,
+)
+from training.recipe import Recipe, RecipeError, load_recipe
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "weights").write_bytes(b"w" * 3_000_000)
+    (tmp_path / "state.json").write_text("{}")
+    write_manifest(tmp_path)
+    return tmp_path
+
+
+def test_what_is_as_it_was_written_is_intact(folder: Path) -> None:
+    assert find_damage(folder) is None
+    files = json.loads((folder / MANIFEST).read_text())
+    assert {name: entry["bytes"] for name, entry in files.items()} == {"weights": 3_000_000, "state.json": 2}
+    (folder / "notes.txt").write_text("what a user adds harms nothing")
+    assert find_damage(folder) is None
+
+
+def test_one_changed_byte_is_found(folder: Path) -> None:
+    with (folder / "weights").open("r+b") as file:
+        file.seek(2_500_000)
+        file.write(b"x")
+    assert find_damage(folder) == f"'{folder / 'weights'}' has another content than was written"
+
+
+WHOLE = {
+    "matrix": torch.arange(10.0).view(5, 2),
+    "row": torch.arange(3.0).view(1, 3),  # the second of two ranks has none of it
+    "bias": torch.arange(4).to(torch.bfloat16),
+    "count": torch.tensor(7),
+    "plain": torch.arange(3.0).double(),
+}
+SHARDED = ("matrix", "row", "bias")
+
+
+def write(folder: Path, tensors: dict[str, Tensor], *, is_main_process: bool = True) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, writer in writers_of("student", tensors, is_main_process=is_main_process).items():
+        writer(folder / name)
+
+
+def shard(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    mesh = init_device_mesh("cpu", (2,))
+    return {
+        name: distribute_tensor(tensor, mesh, [Shard(0)]) if name in SHARDED else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def check_whole(folder: Path) -> None:
+    saved = SavedTensors(folder, "student")
+    assert saved.shapes == {name: tuple(tensor.shape) for name, tensor in WHOLE.items()}
+    for name, tensor in WHOLE.items():
+        for like in (None, tensor):
+            read = saved.read(name, like)
+            assert read.dtype == tensor.dtype
+            assert torch.equal(read, tensor)
+
+
+def test_whole_tensors_are_one_file_which_one_rank_writes(tmp_path: Path) -> None:
+    write(tmp_path, WHOLE)
+    write(tmp_path, {"other": torch.zeros(1)}, is_main_process=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
+    check_whole(tmp_path)
+
+
+def test_later_changes_are_not_written(tmp_path: Path) -> None:
+    tensors = {name: tensor.clone() for name, tensor in WHOLE.items()}
+    writers = writers_of("student", tensors, is_main_process=True)
+    for tensor in tensors.values():
+        tensor.fill_(0)
+    for name, writer in writers.items():
+        writer(tmp_path / name)
+    check_whole(tmp_path)
+
+
+def test_parts_of_two_ranks_are_read_by_one_and_by_two(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+
+    def check() -> None:
+        sharded = shard(WHOLE)
+        with CommDebugMode() as exchanges:
+            write(folder, sharded, is_main_process=distributed.get_rank() == 0)
+        assert exchanges.get_total_counts() == 0
+        distributed.barrier()
+        saved = SavedTensors(folder, "student")
+        for name, tensor in sharded.items():
+            read = saved.read(name, tensor)
+            assert read.shape == tensor.shape
+            if isinstance(tensor, DTensor):
+                assert isinstance(read, DTensor)
+                assert torch.equal(read.to_local(), tensor.to_local())
+
+    run_two_forks(check, tmp_path)
+    assert [path.name for path in sorted(folder.iterdir())] == [
+        "student-00001-of-00002.safetensors",
+        "student-00002-of-00002.safetensors",
+    ]
+    check_whole(folder)
+
+
+def test_shards_that_are_copied_too_are_written_once(tmp_path: Path) -> None:
+    """On a mesh of two by one: each rank has all, as where groups of ranks have a copy each."""
+    folder = tmp_path / "saved"
+
+    def check() -> None:
+        mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("copies", "shards"))
+        tensor = distribute_tensor(WHOLE["matrix"], mesh, [Replicate(), Shard(0)])
+        rank = distributed.get_rank()
+        assert len(writers_of("student", {"matrix": tensor}, is_main_process=rank == 0)) == (rank == 0)
+
+    run_two_forks(check, tmp_path)
+    assert not folder.exists()
+
+
+def test_newest_is_found_and_oldest_are_removed(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    for step in (5, 90, 100):
+        save(tmp_path, step)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000090", "step_00000100"]
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert read_state(newest) == {"step": 100}
+
+
+def test_other_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
+    recipe = load_recipe("demo")
+    saved = recipe.to_dict()
+    check_same_recipe(tmp_path, saved, recipe)
+    check_same_recipe(tmp_path, saved, load_recipe("demo", ["checkpoints.every_steps=7", "logging.every_steps=1"]))
+    with pytest.raises(RecipeError, match=r"belongs to another recipe \(optimizer.learning_rate: .* -> 1.0\)"):
+        check_same_recipe(tmp_path, saved, load_recipe("demo", ["optimizer.learning_rate=1"]))
+
+
+def test_changes_that_are_allowed_are_returned(tmp_path: Path) -> None:
+    saved = load_recipe("demo").to_dict()
+    recipe = load_recipe("demo", ["optimizer.learning_rate=1", "data.source=demo-pypi", "data.num_images=7"])
+    with pytest.raises(RecipeError, match=r"`training.distill --allow-changes data.source,data.num_images` goes on"):
+        check_same_recipe(tmp_path, saved, recipe, ["optimizer.learning_rate"])
+    accepted = check_same_recipe(tmp_path, saved, recipe, ["optimizer.learning_rate", "data", "mesa"])
+    assert [change.partition(":")[0] for change in accepted] == [
+        "data.source",
+        "data.num_images",
+        "optimizer.learning_rate",
+    ]
+    assert check_same_recipe(tmp_path, recipe.to_dict(), recipe, ["data"]) == []
+
+
+def test_what_is_allowed_must_be_a_setting() -> None:
+    check_allowed_changes(["data.source", "teachers.nanodet-g.kind", "mesa"], [load_recipe("demo")])
+    with pytest.raises(RecipeError, match=r"^`allow_changes` must name .*'data.sorce'\. Did you mean 'data.source'\?"):
+        check_allowed_changes(["data.sorce"], [load_recipe("demo")])
+
+
+def test_weight_of_contrasts_may_change_but_not_begin(tmp_path: Path) -> None:
+    saved = load_recipe("demo", ["contrastive.weight=0.1"]).to_dict()
+    for weight, is_accepted in ((0.2, True), (0, False)):
+        recipe = load_recipe("demo", [f"contrastive.weight={weight}"])
+        if is_accepted:
+            assert len(check_same_recipe(tmp_path, saved, recipe, ["contrastive"])) == 1
+        else:
+            with pytest.raises(RecipeError, match=r"cannot be changed in a run \(contrastive.weight\)\.$"):
+                check_same_recipe(tmp_path, saved, recipe, ["contrastive"])
+
+
+@pytest.mark.parametrize("change", ["partitions.low.name=renamed", "loss.features=cosine"])
+def test_what_is_advised_can_be_followed(tmp_path: Path, change: str) -> None:
+    """Also where only one of the two recipes has the setting."""
+    plain, changed = load_recipe("demo"), load_recipe("demo", [change])
+    for saved, recipe in ((plain, changed), (changed, plain)):
+        with pytest.raises(RecipeError, match=r"`training.distill --allow-changes .*` goes on") as refused:
+            check_same_recipe(tmp_path, saved.to_dict(), recipe)
+        names = str(refused.value).partition("--allow-changes ")[2].partition("`")[0].split(",")
+        check_allowed_changes(names, [recipe])
+        assert check_same_recipe(tmp_path, saved.to_dict(), recipe, names)
+
+
+def test_teachers_in_another_order_are_refused(tmp_path: Path) -> None:
+    saved = small_recipe("semantic", "segmenter").to_dict()
+    with pytest.raises(RecipeError, match=r"\(order of teachers: semantic, segmenter -> segmenter, semantic\): resume"):
+        check_same_recipe(tmp_path, saved, small_recipe("segmenter", "semantic"))
+
+
+def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default(tmp_path: Path) -> None:
+    recipe = small_recipe("semantic")
+    saved = recipe.to_dict()
+    del saved["mesa"], saved["optimizer"]["clip_norm"], saved["teachers"][0]["summary_weight"]
+    check_same_recipe(tmp_path, saved, recipe)
+    changed = Recipe(**recipe.to_dict() | {"mesa": {"weight": 0.5}})
+    with pytest.raises(RecipeError, match=r"\(mesa.weight: 0.0 -> 0.5\)"):
+        check_same_recipe(tmp_path, saved, changed)
+
+
+def damage(path: Path, kind: str) -> None:
+    content = path.read_bytes()
+    changed = {"cut": content[:-1], "emptied": b"", "garbage": bytes(len(content)), "gone": None}[kind]
+    path.unlink() if changed is None else path.write_bytes(changed)
+
+
+@pytest.mark.parametrize("name", ["weights", "state.json", "manifest.json"])
+@pytest.mark.parametrize("kind", ["cut", "emptied", "garbage", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_in_one_line(
+    tmp_path: Path, name: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    older, newest = (save(tmp_path, step) for step in (3, 6))
+    damage(newest / name, kind)
+    assert newest_checkpoint(tmp_path) == older
+    (line,) = caplog.messages
+    assert line.startswith(f"'{newest / name}' ")
+    assert line.endswith(f"the run goes on from '{older}' instead")
+    assert newest.is_dir()
+
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_nothing_waits_for_a_write_and_nothing_appears_before_its_end(tmp_path: Path) -> None:
+    writer, may_write = CheckpointWriter(tmp_path, 2), threading.Event()
+    state = {"step": 3}
+
+    def write(path: Path) -> None:
+        may_write.wait(30)
+        write_weights(path)
+
+    writer.begin(state, {"weights": write})
+    state["step"] = 4  # the run goes on
+    assert writer.is_busy
+    assert newest_checkpoint(tmp_path) is None
+    may_write.set()
+    writer.finish()
+    assert not writer.is_busy
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert read_state(newest) == {"step": 3}
+    assert names_in(tmp_path) == ["step_00000003"]
+    assert names_in(newest) == ["manifest.json", "state.json", "weights"]
+    writer.finish()  # there is nothing more to do
+
+
+def test_the_next_one_waits_for_the_one_before(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, 2)
+    for step in (1, 2, 3):
+        writer.begin({"step": step}, {"weights": write_weights})
+    assert [name for name in names_in(tmp_path) if not name.startswith(".")] == ["step_00000001", "step_00000002"]
+    writer.finish()
+    assert names_in(tmp_path) == ["step_00000002", "step_00000003"]
+
+
+@pytest.mark.parametrize("error", [NO_SPACE, RuntimeError("PytorchStreamWriter failed writing file")])
+def test_failed_write_leaves_the_previous_one_and_says_so(tmp_path: Path, error: Exception) -> None:
+    save(tmp_path, 1)
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    with pytest.raises(WriteError, match=r"Cannot write .*step_00000002.*intact") as raised:
+        save(tmp_path, 2, fail)
+    assert "\n" not in str(raised.value)
+    assert names_in(tmp_path) == ["step_00000001"]
+
+
+def kill_this_process(*paths: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("moment", ["while writing", "before the move"])
+def test_sigkill_leaves_the_previous_one_the_newest(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr("core.files.os.replace", kill_this_process)
+        save(tmp_path, 2, kill_this_process if moment == "while writing" else write_weights)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.name == "step_00000001"
+    remove_partial(tmp_path)
+    assert names_in(tmp_path) == ["step_00000001"]
+
+
+def test_a_checkpoint_that_was_passed_over_does_not_push_out_intact_ones(tmp_path: Path) -> None:
+    for step in (3, 6, 9):
+        save(tmp_path, step)
+    (tmp_path / "step_00000009" / "weights").write_bytes(b"")
+    save(tmp_path, 7)  # of a run that went on from step 6
+    assert names_in(tmp_path) == ["step_00000006", "step_00000007"]
+
+
+def test_two_ranks_write_one_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+
+    def check() -> None:
+        rank = distributed.get_rank()
+        save(folder, 1, name=f"weights-{rank}")
+        distributed.barrier()
+        path = folder / "step_00000001"
+        assert names_in(path) == ["manifest.json", "state.json", "weights-0", "weights-1"]
+        assert find_damage(path) is None
+
+    run_two_forks(check, tmp_path)
+
+
+def test_a_kill_while_one_of_two_ranks_writes_leaves_the_previous_one_the_newest(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    save(folder, 1)
+
+    def write_half_on_rank_1(path: Path) -> None:
+        write_weights(path)
+        if distributed.get_rank() == 1:
+            (path.parent / "half").touch()
+            threading.Event().wait()
+
+    def begin() -> None:
+        rank = distributed.get_rank()
+        writer = CheckpointWriter(folder, 2)
+        writer.begin({"step": 2}, {f"weights-{rank}": write_half_on_rank_1})
+        distributed.barrier()
+        while not (folder / ".partial-step_00000002" / "half").exists() or writer.is_busy != (rank == 1):
+            time.sleep(0.001)
+        os._exit(0)  # as by a kill: nothing more is done, and the thread ends where it is
+
+    run_two_forks(begin, tmp_path)
+    newest = newest_checkpoint(folder)
+    assert newest is not None
+    assert newest.name == "step_00000001"
+    remove_partial(folder)
+    assert names_in(folder) == ["step_00000001"]
+
+
+def test_what_one_rank_cannot_write_fails_on_both(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+
+    def write(path: Path) -> None:
+        write_weights(path)
+        if distributed.get_rank() == 1:
+            raise NO_SPACE
+
+    def check() -> None:
+        with pytest.raises(WriteError, match=r"Cannot write .*: No space left on device\. What"):
+            save(folder, 1, write, name=f"weights-{distributed.get_rank()}")
+        distributed.barrier()
+        assert names_in(folder) == []
+
+    run_two_forks(check, tmp_path)
