@@ -1,4 +1,4 @@
-"""Measure a checkpoint on anybody's images or the demo's: kNN, probes, retrieval, fidelity to its teachers and more."""
+"""Measure a checkpoint on your images or the demo's: kNN, probes, retrieval, fidelity to its teachers and more."""
 
 import sys
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(settings: EvaluationSettings) -> None:
-    transformers_logging.disable_progress_bar()  # models load in no time
+    transformers_logging.disable_progress_bar()  # models load fast
     results, evaluations = run_evaluations(settings, settings.load_recipe())
     if rank_and_count()[0] > 0:
         return

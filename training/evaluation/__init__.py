@@ -1,1 +1,1 @@
-"""Measurements of frozen features: kNN, probes, fidelity to teachers, zero-shot, consistency over resolutions."""
+"""Evaluation of frozen features: kNN, probes, fidelity to teachers, zero-shot, consistency over resolutions."""

@@ -1,17 +1,22 @@
-"""Anybody's labeled images as evaluation data: folders, Parquet, webdataset, saved data sets and the Hub."""
+"""The user's labeled images as evaluation data: folders, Parquet, webdataset, saved data sets and the Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
+from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
-from core.settings import Settings
+from core.seeds import make_generator
+from core.settings import Settings, hash_of
 from core.timing import ProgressBar
 from model_cards.results import Source
+from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
+from training.data.image_folder import files_fingerprint
 from training.data.labeled.folders import (
     DEPTH_FOLDERS,
     IMAGE_FOLDERS,
@@ -25,18 +30,21 @@ from training.data.labeled.folders import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.data.labeled.labels import find_problem_type, number_classes
+from training.data.labeled.labels import find_problem_type, number_classes, read_depth, read_mask
 from training.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
+    encoded,
     image_paths,
     open_class_folders,
     open_tables,
+    read_row,
     readable_tables,
     with_columns,
 )
-from training.data.sources import public_name
-from training.evaluation.data import KINDS, Kind, Masks, Part, Rows, check_kind
+from training.data.sources import DEMO_SOURCES, ImageColumn, check_named_file, public_name
+from training.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
+from training.evaluation.demo_data import DemoData
 from training.evaluation.metrics.dense import IGNORE_INDEX
 
 
@@ -46,7 +54,7 @@ if TYPE_CHECKING:
 
 IMAGENET = "imagenet-1k"
 MAX_UNLABELED = 256
-"""Our choice: on so many images models are compared with themselves at other sizes, and adaptors with teachers."""
+"""Our choice of images for tasks without targets, such as consistency over sizes and fidelity to teachers."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "label": ("label", "labels", "class", "fine_label", "cls"),
@@ -54,28 +62,28 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "depth": ("depth", "depth_map"),
     "caption": ("caption", "captions", "text", "txt", "sentences"),
 }
-"""Names that are tried where none is given; what is not there is not measured. Groups have no usual name."""
+"""Column names that are tried if none is given. Groups have no usual name."""
 KIND_OF = {"label": "labels", "mask": "masks", "depth": "depth", "caption": "captions"}
 
 
 class DataOptions(Settings):
-    """How a source is read.
+    """Columns, splits and units of a source.
 
     Attributes:
-        image_column: Column of the images; the first of the usual names where it is left out, as of all columns.
+        image_column: Column of the images; like all columns the first of the usual names if it is left out.
         label_column: Column of the classes.
         mask_column: Column of the masks of class ids.
         depth_column: Column of the depth maps.
         caption_column: Column of the texts, one or a list for each image.
-        group_column: Column that tells which images are of one source, such as a video: intervals resample these, and
-            without a train split none is compared with another of its source.
-        train_split: Split that probes learn from and queries are compared with; train where it is left out.
-        test_split: Split that is measured; the first of validation, valid, val, dev and test.
-        class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for its
-            thousand in words, where folders have codes.
+        group_column: Column of the source of each image, such as its video: intervals resample whole sources, and
+            without a train split images of one source are not compared with each other.
+        train_split: Split that probes are trained on and queries are compared with; by default train.
+        test_split: Split that is measured; by default the first of validation, valid, val, dev and test.
+        class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for the
+            names of its thousand classes in words.
         reduce_labels: In masks, 0 does not count and all other classes become one less, as in ADE20k.
-        depth_scale: Units per meter of stored depth; 1000 of whole numbers and 1 of others.
-        max_images: Measure a seeded choice of so many images of each split.
+        depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
+        max_images: Number of images of each split to measure, a seeded choice; by default all.
     """
 
     image_column: str | None = None
@@ -92,8 +100,26 @@ class DataOptions(Settings):
     max_images: int | None = None
 
 
+def open_data(source: str, options: DataOptions, *, size_px: int, seed: int = 0) -> EvaluationData:
+    """Open the demo's set or the user's images.
+
+    Args:
+        source: "demo" or "demo-pypi", whose images are made of packages; or see `TableData`.
+        options: Columns, splits and units; unused for the demo.
+        size_px: Size at which the demo's images are rendered.
+        seed: Seed of the choice of images if not all are measured.
+
+    Raises:
+        ValueError: If the source cannot be opened.
+        PackageError: If packages cannot be fetched.
+    """
+    if source in DEMO_SOURCES:
+        return DemoData.load(source, size_px)
+    return TableData(source, options, seed=seed)
+
+
 class TableData:
-    """Images of anybody, with whatever is known of them.
+    """The user's images with their labels, masks, depth maps, captions and groups, as far as they have any.
 
     Folders have classes as sub-folders, `images/` beside `masks/` or `depth/` with files of equal names, or a
     `metadata.csv` as `datasets` reads it; each with folders such as `train/` and `test/` above, or without.
@@ -101,11 +127,11 @@ class TableData:
     Args:
         source: See `open_tables`.
         options: Columns, splits and units.
-        seed: Of the choice of images where not all are measured.
+        seed: Seed of the choice of images if not all are measured.
 
     Raises:
-        ValueError: If the source cannot be opened, or has no column or split that was asked for; those that there are
-            are named.
+        ValueError: If the source cannot be opened, or lacks a column or split of the options; the message names those
+            that there are.
     """
 
     def __init__(self, source: str, options: DataOptions | None = None, *, seed: int = 0) -> None:
@@ -115,8 +141,12 @@ class TableData:
         tables = readable_tables({split: with_columns(table, roles) for split, table in tables.items()})
         tables, self._label_names = self._number_labels(tables, roles)
         self.roles = {role for role in roles.values() if role != "target"} | ({"label"} if self._label_names else set())
-        self.test = Rows(self, tables[VALIDATION] if VALIDATION in tables else tables[TRAIN], "test")
-        self.train = Rows(self, tables[TRAIN], "train") if VALIDATION in tables and TRAIN in tables else None
+        self.test = self._rows(tables[VALIDATION] if VALIDATION in tables else tables[TRAIN], "test")
+        self.train = self._rows(tables[TRAIN], "train") if VALIDATION in tables and TRAIN in tables else None
+
+    def _rows(self, table: Dataset, split: str) -> Rows:
+        rows = Rows(self, table, split)
+        return rows if self.options.max_images is None else rows.chosen(self.options.max_images)
 
     @property
     def name(self) -> str:
@@ -124,7 +154,7 @@ class TableData:
         return public_name(self.source).name
 
     def kinds(self) -> frozenset[Kind]:
-        """Return what can be measured."""
+        """Return the kinds of parts that the columns allow."""
         known = [kind for role, kind in KIND_OF.items() if role in self.roles]
         return frozenset(kind for kind in KINDS if kind in ("images", "photographs", *known))
 
@@ -132,50 +162,48 @@ class TableData:
         """Return the images for tasks of one kind.
 
         Raises:
-            ValueError: If they lack what the kind needs.
+            ValueError: If there are none; the message names the kinds that there are.
         """
         check_kind(self.source, kind, self.kinds())
         if kind in ("images", "photographs"):
             return Part(self.name, self.test.chosen(MAX_UNLABELED).examples())
-        names = {"labels": self._label_names, "masks": self.mask_names if kind == "masks" else ()}.get(kind, ())
-        return Part(
-            self.name, self.test.examples(kind), None if self.train is None else self.train.examples(kind), names
-        )
+        names = self._label_names if kind == "labels" else self.mask_names if kind == "masks" else ()
+        train = None if self.train is None else self.train.examples(kind)
+        return Part(self.name, self.test.examples(kind), train, names)
 
     @cached_property
     def mask_names(self) -> tuple[str, ...]:
-        """The classes of the masks; where the folder has no `classes.txt`, numbers up to the largest in any mask."""
+        """The classes of the masks; without a `classes.txt` in the folder, numbers up to the largest in any mask."""
         if self._mask_classes:
             return self._mask_classes
-        splits = [split for split in (self.train, self.test) if split is not None]
-        masks = [Masks(split, None) for split in splits]
         largest = -1
-        for each in masks:
-            for index in ProgressBar(range(len(each)), desc="classes of masks", leave=False, disable=None):
-                ids = each[index]
+        for split in filter(None, (self.train, self.test)):
+            masks = Masks(split, None)
+            for index in ProgressBar(range(len(masks)), desc="classes of masks", leave=False, disable=None):
+                ids = masks[index]
                 largest = max([largest, *ids[ids != IGNORE_INDEX].unique().tolist()])
         return tuple(f"class {number}" for number in range(largest + 1))
 
     def sources(self) -> list[Source]:
-        """Return where the images come from."""
+        """Return the origin of the images."""
         counts = f"{len(self.test)} images measured" + (f", {len(self.train)} to learn from" if self.train else "")
         name, origin, hub_id = public_name(self.source)
         return [Source(name, "evaluation", "see its origin", origin, counts, hub_id)]
 
     def remarks(self, neighbors: int) -> list[str]:
-        """Return what was measured, and how it was divided; see `EvaluationData.remarks`."""
+        """Return the numbers of images; see `EvaluationData.remarks`."""
         if self.train is None:
             others = "those of other sources" if "group" in self.roles else "the others"
             return [f"{self.name}: {len(self.test)} images without a split; each is compared with {others}."]
         return [f"{self.name}: {len(self.test)} images measured, {len(self.train)} to learn from or compare with."]
 
-    def split_names(self) -> dict[str, Sequence[str]]:
-        """Return what each split may be called."""
-        asked = {TRAIN: self.options.train_split, VALIDATION: self.options.test_split}
-        return {split: names if asked[split] is None else (str(asked[split]),) for split, names in SPLIT_NAMES.items()}
-
     def _open(self) -> tuple[Tables, tuple[str, ...]]:
-        names, class_names = self.split_names(), ()
+        """Return the tables by split, and the classes of `classes.txt` beside masks."""
+        asked = {TRAIN: self.options.train_split, VALIDATION: self.options.test_split}
+        names: dict[str, Sequence[str]] = {
+            split: usual if asked[split] is None else (str(asked[split]),) for split, usual in SPLIT_NAMES.items()
+        }
+        class_names: tuple[str, ...] = ()
 
         def read_folder(path: Path) -> Tables:
             nonlocal class_names
@@ -189,21 +217,19 @@ class TableData:
             return _joined([readers[folders](path, names) for folders in targets])
 
         tables = open_tables(self.source, read_folder, names)
-        asked = self.options.test_split
-        if asked is not None and VALIDATION not in tables:
-            raise ValueError(f"`test_split` must be a split of {self.source!r}, got {asked!r}.")
-        if len(tables) > 1 and VALIDATION not in tables:
+        if VALIDATION not in tables and asked[VALIDATION] is not None:
+            raise ValueError(f"`test_split` must be a split of {self.source!r}, got {asked[VALIDATION]!r}.")
+        if VALIDATION not in tables and len(tables) > 1:
             raise ValueError(f"`test_split` must be one of the splits {', '.join(tables)}, got none.")
         if len(tables) == 1:
             return {TRAIN: next(iter(tables.values()))}, class_names
         return {split: tables[split] for split in (TRAIN, VALIDATION) if split in tables}, class_names
 
     def _roles(self, table: Dataset) -> dict[str, str]:
-        """Return which columns become `image`, `target` (the class), `mask`, `depth`, `caption` and `group`."""
+        """Return the roles of columns: `image`, `target` (the class), `mask`, `depth`, `caption` and `group`."""
         from datasets import Image
 
-        existing = table.column_names
-        purpose = "the evaluation"
+        existing, purpose = table.column_names, "the evaluation"
         image = choose_column("image", self.options.image_column, IMAGE_COLUMNS, existing, self.source, purpose)
         roles = {image: "image"}
         given = {role: getattr(self.options, f"{role}_column") for role in (*COLUMNS, "group")}
@@ -221,14 +247,19 @@ class TableData:
         return {column: "target" if role == "label" else role for column, role in roles.items()}
 
     def _number_labels(self, tables: Tables, roles: Mapping[str, str]) -> tuple[Tables, tuple[str, ...]]:
-        """Return tables whose labels are class indices, and the classes; none where images have no or one class."""
+        """Return tables whose labels are class indices, and the classes; empty if images have no or only one class."""
         column = next((name for name, role in roles.items() if role == "target"), None)
         if column is None:
             return tables, ()
         first = next(iter(tables.values()))
         problem = find_problem_type(first)
         if problem == "single_label_classification" and len(set(first["target"][:])) > 1:
-            return self._named(*number_classes({TRAIN: first, **tables}, column, None))
+            tables, names = number_classes({TRAIN: first, **tables}, column, None)
+            asked = self.options.class_names
+            given = names if asked is None else read_names(asked)
+            if len(given) != len(names):
+                raise ValueError(f"`class_names` must be {len(names)} names, one for each class, got {len(given)}.")
+            return tables, tuple(given)
         if self.options.label_column is not None:
             raise ValueError(
                 f"`label_column` must hold one of several classes for each image, got {column!r} with "
@@ -236,19 +267,9 @@ class TableData:
             )
         return tables, ()
 
-    def _named(self, tables: Tables, names: tuple[str, ...]) -> tuple[Tables, tuple[str, ...]]:
-        """Return the tables, and the names of the classes that the options give."""
-        asked = self.options.class_names
-        if asked is None:
-            return tables, names
-        given = imagenet_class_names() if asked == IMAGENET else _read_lines(Path(asked))
-        if len(given) != len(names):
-            raise ValueError(f"`class_names` must be {len(names)} names, one for each class, got {len(given)}.")
-        return tables, tuple(given)
-
 
 def _joined(tables: Sequence[Tables]) -> Tables:
-    """Return masks and depth maps of the same images in one table for each split; those without both are left out."""
+    """Join masks and depth maps of the same images in one table for each split; images without both are left out."""
     if len(tables) == 1:
         return tables[0]
     joined: Tables = {}
@@ -268,8 +289,201 @@ def imagenet_class_names() -> list[str]:
     return EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_names(given: str) -> list[str]:
+    """Return the names of ImageNet's classes, or the lines of a file.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
+    if given == IMAGENET:
+        return imagenet_class_names()
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"`class_names` must be a text file or {IMAGENET!r}, got {str(path)!r}: {error}.") from error
+        raise ValueError(f"`class_names` must be a text file or {IMAGENET!r}, got {given!r}: {error}.") from error
+
+
+class Rows:
+    """The rows of one split.
+
+    Args:
+        data: The data set.
+        table: Columns by role.
+        split: "train" or "test".
+    """
+
+    def __init__(self, data: TableData, table: Dataset, split: str) -> None:
+        self.data, self.table, self.split = data, table, split
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def chosen(self, most: int) -> Rows:
+        """Return a seeded choice of at most so many rows, in their order."""
+        return Rows(self.data, choose_rows(self.table, most, self.data.seed, self.split), self.split)
+
+    def examples(self, kind: Kind = "images") -> Examples:
+        """Return the images with the targets of a kind of tasks."""
+        data = self.data
+        groups = groups_of([str(value) for value in self._column("group")]) if "group" in data.roles else None
+        known: dict[str, Any] = {}
+        if kind == "labels":
+            known["labels"] = torch.tensor(list(self._column("target")))
+        elif kind == "masks":
+            known["masks"] = Masks(self, len(data.mask_names))
+        elif kind == "depth":
+            known["depth"] = DepthMaps(self)
+        elif kind == "captions":
+            known["captions"] = [
+                _texts(value, self.where(index)) for index, value in enumerate(self._column("caption"))
+            ]
+        pictures = hash_of({"images": table_state(self.table, ["image"], data.source)})[:16]
+        images = DecodedImages(self.table, data.source, self.where)
+        return Examples(images, self._fingerprint(kind, known), groups=groups, pictures=pictures, **known)
+
+    def _fingerprint(self, kind: Kind, known: Mapping[str, Any]) -> str:
+        """Return a hash of files' names, sizes and times, or of the table, of targets, and of the options for them."""
+        columns = [column for column in ("image", "mask", "depth") if column in self.table.column_names]
+        state = table_state(self.table, columns, self.data.source)
+        targets = {key: value.tolist() for key, value in known.items() if isinstance(value, Tensor)}
+        content = {
+            "kind": kind if kind != "photographs" else "images",
+            "state": state,
+            "targets": targets,
+            "texts": known.get("captions", []),
+        }
+        reading = {"masks": self.data.options.reduce_labels, "depth": self.data.options.depth_scale}.get(kind)
+        return hash_of(content | ({"reading": reading} if reading else {}))[:16]
+
+    @property
+    def name(self) -> str:
+        """Name of an image of the split in errors, without its index."""
+        return f"{self.split} image"
+
+    def where(self, index: int) -> str:
+        """Return the name of an image in errors."""
+        return f"{self.name} {index}"
+
+    def _column(self, role: str) -> list[Any]:
+        return self.table.select_columns([role])[:][role]
+
+
+class DecodedImages:
+    """The images of a split, decoded on access.
+
+    Args:
+        table: Table with the column `image`; opened by `open_tables`, which checks the files that it may name.
+        source: The user's name of the data.
+        where: Returns the name of an image in errors.
+    """
+
+    def __init__(self, table: Dataset, source: str, where: Callable[[int], str]) -> None:
+        self.table, self.where = encoded(cast("Dataset", table.select_columns(["image"]))), where
+        self.column = ImageColumn(source, "image", is_listed=True)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = self._read(index)
+        try:
+            return to_tensor(decode_rgb(image, smallest_px=1))
+        except UnusableImageError as error:
+            raise ValueError(
+                f"`data` must have images that can be decoded, got {image.name}: {error}. Correct it, or leave it out."
+            ) from error
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return height and width in pixels, upright."""
+        return image_size(self._read(index))
+
+    def _read(self, index: int) -> EncodedImage:
+        return self.column.read(cast("dict[str, Any]", self.table[index]), self.where(index))
+
+
+class Masks:
+    """The masks of a split; ids of no class are refused if the number of classes is known."""
+
+    def __init__(self, rows: Rows, num_classes: int | None) -> None:
+        self.rows, self.num_classes = rows, num_classes
+        self.table = encoded(cast("Dataset", rows.table.select_columns(["mask"])))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Tensor:
+        where = self.rows.where(index)
+        ids = read_mask(read_row(self.table, index, self.rows.name)["mask"], where)
+        if self.rows.data.options.reduce_labels:
+            ids = torch.where((ids == 0) | (ids == IGNORE_INDEX), IGNORE_INDEX, ids - 1)
+        wrong = ids[((ids < 0) | (ids >= (self.num_classes or IGNORE_INDEX))) & (ids != IGNORE_INDEX)]
+        if len(wrong):
+            raise ValueError(
+                f"The mask of {where} must have ids below {self.num_classes or IGNORE_INDEX} ({IGNORE_INDEX} is "
+                f"ignored), got {int(wrong.max())}. Correct it, or name all classes in classes.txt."
+            )
+        return ids
+
+
+class DepthMaps:
+    """The depth maps of a split, in meters."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self.table = rows, encoded(cast("Dataset", rows.table.select_columns(["depth"])))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Tensor:
+        depth = read_row(self.table, index, self.rows.name)["depth"]
+        if isinstance(depth, str):
+            check_named_file(depth, self.rows.data.source)
+        return read_depth(depth, self.rows.where(index), self.rows.data.options.depth_scale)
+
+
+def choose_rows(table: Dataset, most: int, seed: int, split: str) -> Dataset:
+    """Return a seeded choice of at most so many rows of a split, in their order."""
+    if len(table) <= most:
+        return table
+    rows = torch.randperm(len(table), generator=make_generator(seed, "images", split))
+    return cast("Dataset", table.select(rows[:most].sort().values.tolist()))
+
+
+def table_state(table: Dataset, columns: Sequence[str], source: str) -> str:
+    """Return a text that changes with the files of some columns and their order, or with the table that holds them.
+
+    Features are stored by index, so that the same files in another order count as other images.
+    """
+    paths = [path for column in columns for path in _paths(table, column)]
+    if any(path is None for path in paths):
+        return str(table._fingerprint)
+    folder = Path(source).expanduser()
+    files = [Path(str(path)) for path in paths]
+    places = [place_of(file, folder) for file in files]
+    state = files_fingerprint(dict(zip(places, files, strict=True)))
+    return f"{state}, order {hash_of({'places': places})[:16]}"
+
+
+def _paths(table: Dataset, column: str) -> list[str | None]:
+    """Return the files of a column of images, or of texts that name files, as for depth maps."""
+    from datasets import Value
+
+    feature = table.features[column]
+    if isinstance(feature, Value) and feature.dtype == "string":
+        return list(table.select_columns([column])[:][column])
+    return image_paths(table, column)
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    texts = [value] if isinstance(value, str) else list(value or [])
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(f"The caption of {where} must be a text or a list of texts, got {value!r:.60}.")
+    return texts
+
+
+def place_of(path: Path, folder: Path) -> str:
+    """Return a file's path in a folder, through links or not; for a file elsewhere its name with that of its folder."""
+    for file, root in ((path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())):
+        if file.is_relative_to(root):
+            return str(file.relative_to(root))
+    return str(Path(*path.parts[-2:]))

@@ -29,16 +29,16 @@ from training.evaluation.provenance import data_sources
 
 
 NUM_UNLABELED = 256
-"""Held-out images on which adaptors are compared with their teachers; our choice."""
+"""Our choice of held-out images for tasks without labels, such as fidelity to teachers."""
 
 
 @dataclass(frozen=True)
 class DemoData:
-    """The held-out images of one data source at one size, and how models are run on them.
+    """The held-out images of one data source at one size.
 
     Attributes:
         source: As in the recipe's `data.source`.
-        assets: What the images are made of.
+        assets: Cut-outs and photographs of the images.
         classification: Objects of known classes.
         segmentation: Scenes with masks.
         unlabeled: Images like those of the training, uint8 `(num_images, 3, size, size)`.
@@ -74,7 +74,7 @@ class DemoData:
         return self.source
 
     def kinds(self) -> frozenset[Kind]:
-        """Return the parts: photographs only where some are held out."""
+        """Return the kinds of parts; photographs only if some are held out."""
         shown: list[Kind] = ["photographs"] if photographs(self.assets) else []
         return frozenset(["images", "labels", "masks", *shown])
 
@@ -86,38 +86,33 @@ class DemoData:
         """
         check_kind(self.source, kind, self.kinds())
         if kind == "labels":
-            return self._objects()
+            objects = self.classification
+            return Part(
+                f"{self.source} objects",
+                _examples(objects.query_images, labels=objects.query_labels),
+                _examples(objects.gallery_images, labels=objects.gallery_labels),
+                objects.class_names,
+            )
         if kind == "masks":
-            return self._scenes()
+            scenes = self.segmentation
+            return Part(
+                f"{self.source} scenes",
+                _examples(scenes.test_images, masks=scenes.test_masks),
+                _examples(scenes.train_images, masks=scenes.train_masks),
+                scenes.class_names,
+            )
         if kind == "photographs":
-            chosen = Squares(photographs(self.assets))
-            return Part(f"{self.source} photographs", Examples(chosen, hash_of({"paths": chosen.names()})))
+            chosen = photographs(self.assets)
+            names = [photograph.name for photograph in chosen]
+            return Part(f"{self.source} photographs", Examples(Squares(chosen), hash_of({"paths": names})))
         return Part(f"{self.source} images", _examples(self.unlabeled))
 
-    def _objects(self) -> Part:
-        objects = self.classification
-        return Part(
-            f"{self.source} objects",
-            _examples(objects.query_images, labels=objects.query_labels),
-            _examples(objects.gallery_images, labels=objects.gallery_labels),
-            objects.class_names,
-        )
-
-    def _scenes(self) -> Part:
-        scenes = self.segmentation
-        return Part(
-            f"{self.source} scenes",
-            _examples(scenes.test_images, masks=scenes.test_masks),
-            _examples(scenes.train_images, masks=scenes.train_masks),
-            scenes.class_names,
-        )
-
     def sources(self, *, is_trained_on: bool = False) -> list[Source]:
-        """Return the packages that the images were made of; see `data_sources`."""
+        """Return the packages of the images; see `data_sources`."""
         return data_sources(self.assets, "training and evaluation" if is_trained_on else "evaluation")
 
     def remarks(self, neighbors: int) -> list[str]:
-        """Say what the test sets are and how far their numbers can be trusted; see `EvaluationData.remarks`."""
+        """Describe the test sets and the precision of their numbers; see `EvaluationData.remarks`."""
         classes, scenes = self.classification, self.segmentation
         num_queries, num_stored = len(classes.query_labels), len(classes.gallery_labels)
         majority = classes.query_labels.bincount().max().item() / num_queries
@@ -153,10 +148,6 @@ class Squares:
         with Image.open(self.chosen[index].path) as picture:
             return (min(picture.size), min(picture.size))
 
-    def names(self) -> list[str]:
-        """Return the photographs' names."""
-        return [photograph.name for photograph in self.chosen]
-
 
 def _examples(images: Tensor, *, labels: Tensor | None = None, masks: Tensor | None = None) -> Examples:
     known = [tensor for tensor in (labels, masks) if tensor is not None]
@@ -176,9 +167,9 @@ def load_photographs(chosen: Sequence[Photograph], size: int) -> Tensor:
     """
     if not chosen:
         raise ValueError("The data source has no held-out photographs, which `resolution_consistency` needs.")
-    pictures = []
+    squares = []
     for photograph in chosen:
         with Image.open(photograph.path) as picture:
             square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-        pictures.append(torch.from_numpy(np.array(square)).movedim(-1, 0))
-    return torch.stack(pictures)
+        squares.append(torch.from_numpy(np.array(square)).movedim(-1, 0))
+    return torch.stack(squares)

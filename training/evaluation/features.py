@@ -1,4 +1,4 @@
-"""Features of images, extracted once for all tasks: chunk by chunk on disk, so that what was stopped goes on."""
+"""Features of images, extracted once for all tasks: chunk by chunk on disk, so that a stopped run can go on."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Arrays = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is kept of a model's answers besides its summary and the mean of its features.
+    """Features that are kept besides the summary and the mean of the dense features.
 
     Attributes:
-        dense: Whether maps are kept, also those of the adaptors.
-        adaptors: Whose answers are kept.
+        dense: Whether dense features are kept, also those of the adaptors.
+        adaptors: Adaptors whose features are kept.
     """
 
     dense: bool = False
@@ -42,17 +42,17 @@ class Wanted:
         return Wanted(self.dense or other.dense, self.adaptors | other.adaptors)
 
     def keys(self) -> set[str]:
-        """Return the names under which the answers are kept, without that of a summary, which not all have."""
+        """Return the keys of the features, without those of summaries, which not all models have."""
         names = ["mean_features", *(["features", "grids"] if self.dense else [])]
         return {f"{prefix}{name}" for prefix in ("", *(f"{adaptor}/" for adaptor in self.adaptors)) for name in names}
 
 
 class StoredFeatures:
-    """What a model said about a set of images, by number; float32 on the CPU.
+    """Features of a set of images by index; float32 on the CPU.
 
     Args:
-        chunks: Of `CHUNK` images each, in memory or as files.
-        num_images: All together.
+        chunks: Features of `CHUNK` images each, in memory or as files.
+        num_images: Number of images in all chunks.
     """
 
     def __init__(self, chunks: Sequence[Arrays | Path], num_images: int) -> None:
@@ -63,13 +63,13 @@ class StoredFeatures:
         return self._num_images
 
     def summary(self, adaptor: str | None = None) -> Tensor | None:
-        """Return the summaries, `(num_images, dim)`, of the model or of an adaptor; None where it has none."""
+        """Return the summaries, `(num_images, dim)`, of the model or of an adaptor; None if it has none."""
         return self._joined(_key(adaptor, "summary"))
 
     def mean_features(self, adaptor: str | None = None) -> Tensor:
         """Return the dense features averaged over each image, `(num_images, dim)`."""
         means = self._joined(_key(adaptor, "mean_features"))
-        assert means is not None  # kept of every answer
+        assert means is not None  # always kept
         return means
 
     def map(self, index: int, adaptor: str | None = None) -> Tensor:
@@ -99,7 +99,7 @@ class StoredFeatures:
 
 
 class _Maps:
-    """The maps of one chunk, read one by one."""
+    """The dense features of one chunk, read one image at a time."""
 
     def __init__(self, chunk: Arrays | Path, adaptor: str | None) -> None:
         grids = _read(chunk, _key(adaptor, "grids"))
@@ -119,9 +119,9 @@ class FeatureStore:
     """Extracts features, and keeps them.
 
     Args:
-        folder: Where; None keeps them in memory, for the life of what `extract` returns.
+        folder: Folder of the features; None keeps them in memory, in the return value of `extract`.
         batch_size: Images for each pass.
-        num_workers: Processes that decode and resize images where there are many; 0 does it between passes.
+        num_workers: Processes that decode and resize images if there are many; 0 does it between passes.
     """
 
     def __init__(self, folder: Path | None = None, *, batch_size: int = 32, num_workers: int = 0) -> None:
@@ -137,82 +137,77 @@ class FeatureStore:
         size_px: int | None = None,
         description: str = "",
     ) -> StoredFeatures:
-        """Return the features of images; what is on disk already is not computed again.
+        """Return the features of images; features on disk are not computed again.
 
-        Several ranks share the work, and need a folder that all of them see. Chunks are the same however many there
-        are and however often the work was stopped, so the numbers are too.
+        Several ranks share the work, and need a shared folder. Chunks, and so the numbers, depend neither on the number
+        of ranks nor on interruptions.
 
         Args:
-            model: In eval mode.
-            images: What it is run on.
-            fingerprint: Of the images.
-            wanted: What is kept.
+            model: Model in eval mode.
+            images: The images.
+            fingerprint: Fingerprint of the images.
+            wanted: Features to keep.
             size_px: Shorter side of the images; None takes the model's.
             description: Label of the progress bar, which appears on terminals only.
 
         Raises:
-            ValueError: If there are no images, or an answer is not finite.
+            ValueError: If there are no images, or features are not finite.
         """
         if not len(images):
             raise ValueError(f"`data` must have images to measure on, got none for {description or 'the model'}.")
-        bounds = [(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
-        label = f"{model.name}: {description}"
+        label, starts = f"{model.name}: {description}", range(0, len(images), CHUNK)
+
+        def encode(starts: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+            return self._encode(model, images, starts, wanted, size_px, label)
+
         if self.folder is None:
-            made = self._encode(model, images, bounds, wanted, size_px, label)
-            return StoredFeatures([arrays for _, arrays in made], len(images))
+            return StoredFeatures(list(encode(starts)), len(images))
         facts = {"model": model.fingerprint(), "images": fingerprint, "size_px": size_px}
         folder = self.folder / hash_of(facts)[:24]
         if not (folder / ABOUT).exists():
             write_text(folder / ABOUT, json.dumps({"name": label, **facts}, indent=2) + "\n")
-        paths = [folder / f"{start:09d}.safetensors" for start, _ in bounds]
+        paths = {start: folder / f"{start:09d}.safetensors" for start in starts}
         remove_abandoned(folder)
-        self._complete(model, images, bounds, paths, wanted, size_px, label)
-        return StoredFeatures(paths, len(images))
-
-    def _complete(
-        self,
-        model: FeatureModel,
-        images: Pictures,
-        bounds: Sequence[tuple[int, int]],
-        paths: Sequence[Path],
-        wanted: Wanted,
-        size_px: int | None,
-        label: str,
-    ) -> None:
-        """Make the chunks that are not on disk, this rank its share of them."""
         rank, count = rank_and_count()
         wait_for_ranks()  # all look before one writes
-        missing = [number for number, path in enumerate(paths) if not wanted.keys() <= _keys(path)]
+        missing = [start for start, path in paths.items() if not wanted.keys() <= _keys(path)]
         mine = missing[rank::count]
         wait_for_ranks()
-        for number, arrays in self._encode(model, images, [bounds[number] for number in mine], wanted, size_px, label):
-            path = paths[mine[number]]
+        for start, arrays in zip(mine, encode(mine), strict=True):
+            path = paths[start]
             kept = {key: tensor for key in _keys(path) - arrays.keys() if (tensor := _read(path, key)) is not None}
             write_file(path, lambda place, content={**kept, **arrays}: save_tensors(content, place))
         wait_for_ranks()
+        return StoredFeatures(list(paths.values()), len(images))
 
     def _encode(
         self,
         model: FeatureModel,
         images: Pictures,
-        bounds: Sequence[tuple[int, int]],
+        starts: Sequence[int],
         wanted: Wanted,
         size_px: int | None,
         label: str,
-    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Yield the number and the answers of each chunk."""
-        batches = [batch for first, end in bounds for batch in batches_between(first, end, self.batch_size)]
-        answers = encode_batches(model, images, batches, wanted, size_px=size_px, num_workers=self.num_workers)
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield the features of the chunks that begin at these images."""
+        ends = [min(start + CHUNK, len(images)) for start in starts]
+        batches = [
+            batch
+            for start, end in zip(starts, ends, strict=True)
+            for batch in batches_between(start, end, self.batch_size)
+        ]
+        encoded = encode_batches(model, images, batches, wanted, size_px=size_px, num_workers=self.num_workers)
         # disable=None: tqdm hides itself where stderr is no terminal.
-        for number, (start, end) in enumerate(ProgressBar(bounds, label, unit="chunk", leave=False, disable=None)):
+        bar = ProgressBar(list(zip(starts, ends, strict=True)), label, unit="chunk", leave=False, disable=None)
+        for start, end in bar:
             rows: list[Arrays] = []
             while len(rows) < end - start:
-                rows += next(answers)
-            yield number, _joined_rows(rows)
+                rows += next(encoded)
+            yield _joined_rows(rows)
 
 
 def batches_between(first: int, end: int, batch_size: int) -> list[list[int]]:
-    """Return the numbers from `first` to `end`, without it, in batches."""
+    """Return the indices from `first` to `end`, exclusive, in batches."""
     return [list(range(start, min(start + batch_size, end))) for start in range(first, end, batch_size)]
 
 
@@ -225,15 +220,15 @@ def encode_batches(
     size_px: int | None = None,
     num_workers: int = 0,
 ) -> Iterator[list[dict[str, Tensor]]]:
-    """Yield what is kept of each image of each batch; see `encode_each`.
+    """Yield the features of each image of each batch; see `encode_each`.
 
     Args:
-        model: In eval mode.
-        images: What it is run on.
-        batches: Numbers of images.
-        wanted: What is kept.
+        model: Model in eval mode.
+        images: The images.
+        batches: Indices of images.
+        wanted: Features to keep.
         size_px: Shorter side of the images; None takes the model's.
-        num_workers: Processes that decode and resize images where there are many; 0 does it between passes.
+        num_workers: Processes that decode and resize images if there are many; 0 does it between passes.
     """
     loader = DataLoader(
         _Preprocessed(images, model.preprocessing(size_px)),
@@ -255,34 +250,34 @@ class _Preprocessed(Dataset[Tensor]):
 
 @torch.no_grad()
 def encode_each(model: FeatureModel, pixels: Sequence[Tensor], wanted: Wanted) -> list[dict[str, Tensor]]:
-    """Run a model on images of any sizes, those of one size together; return what is kept of each, in their order.
+    """Run a model on images of any sizes, those of one size together; return the features of each, in their order.
 
     Raises:
-        ValueError: If an answer is not finite.
+        ValueError: If features are not finite.
     """
     groups: dict[torch.Size, list[int]] = {}
-    for place, image in enumerate(pixels):
-        groups.setdefault(image.shape, []).append(place)
-    answers: dict[int, dict[str, Tensor]] = {}
-    for places in groups.values():
-        batch = torch.stack([pixels[place] for place in places]).to(model.device)
+    for index, image in enumerate(pixels):
+        groups.setdefault(image.shape, []).append(index)
+    found: dict[int, dict[str, Tensor]] = {}
+    for indices in groups.values():
+        batch = torch.stack([pixels[index] for index in indices]).to(model.device)
         encoding = model.encode(batch, sorted(wanted.adaptors))
         kept = _kept("", encoding, wanted.dense, model.name)
         for name in wanted.adaptors:
             kept |= _kept(f"{name}/", encoding.adaptors[name], wanted.dense, model.name)
-        for row, place in enumerate(places):
-            answers[place] = {key: tensor[row] for key, tensor in kept.items()}
-    return [answers[place] for place in range(len(pixels))]
+        for row, index in enumerate(indices):
+            found[index] = {key: tensor[row] for key, tensor in kept.items()}
+    return [found[index] for index in range(len(pixels))]
 
 
-def _kept(prefix: str, answer: FeaturePair, dense: bool, name: str) -> dict[str, Tensor]:
-    """Return summary, mean and tokens of a batch on the CPU; maps stay in the type that they were computed in."""
-    if not all(part.isfinite().all() for part in (answer.features, answer.summary) if part is not None):
-        raise ValueError(f"The answers of {name} are not finite: nothing can be done with them.")
-    features = answer.features
+def _kept(prefix: str, output: FeaturePair, dense: bool, name: str) -> dict[str, Tensor]:
+    """Return summary, mean and tokens of a batch on the CPU; dense features keep their dtype."""
+    if not all(part.isfinite().all() for part in (output.features, output.summary) if part is not None):
+        raise ValueError(f"The features of {name!r} must be finite, got NaN or infinite ones. Leave this model out.")
+    features = output.features
     kept = {"mean_features": features.float().mean((2, 3))}
-    if answer.summary is not None:
-        kept["summary"] = answer.summary.float()
+    if output.summary is not None:
+        kept["summary"] = output.summary.float()
     if dense:
         grid = torch.tensor(features.shape[2:])
         kept |= {"features": features.flatten(2).transpose(1, 2), "grids": grid.expand(len(features), 2)}
@@ -290,7 +285,7 @@ def _kept(prefix: str, answer: FeaturePair, dense: bool, name: str) -> dict[str,
 
 
 def _joined_rows(rows: Sequence[Arrays]) -> dict[str, Tensor]:
-    """Return the answers to the images of a chunk; of maps all tokens, one image after the other."""
+    """Join the features of the images of a chunk; dense features become the tokens of all images in a row."""
     joined = {}
     for key in rows[0]:
         values = [row[key] for row in rows]
@@ -303,9 +298,7 @@ def _key(adaptor: str | None, name: str) -> str:
 
 
 def _keys(path: Path) -> set[str]:
-    if not path.exists():
-        return set()
-    return CheckedTensors(path).keys()
+    return CheckedTensors(path).keys() if path.exists() else set()
 
 
 def _read(chunk: Arrays | Path, key: str) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Where numbers come from: teachers, images, machine and versions, for results files and model cards."""
+"""Provenance of numbers and models: teachers, images, machine and versions, for results files and model cards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def teacher_sources(config: RadioConfig, recipe: Recipe) -> list[Source]:
 
 
 def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:
-    """Describe a teacher: what its adaptor learned, where it is from and under which license."""
+    """Describe a teacher: the outputs that its adaptor learned, its origin and license."""
     outputs = {"summary": adaptor.summary_dim, "features": adaptor.feature_dim}
     role = ", ".join(f"{name} ({width})" for name, width in outputs.items() if width is not None)
     if entry.source is None and entry.kind in PACKAGE_OF_KIND:
@@ -47,30 +47,30 @@ def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:
 
 
 def _published(name: str, role: str, origin: str) -> Source:
-    """Describe what was opened from a folder or the Hub; a folder by its name, since its path is of this machine."""
+    """Describe a model from a folder or the Hub; a folder by its name, since its path means nothing elsewhere."""
     if not _is_folder(origin):
         return Source(name, role, _license_of_published(origin), origin, hub_id=origin if "/" in origin else None)
     try:
         license = license_of(Path(origin).expanduser())
-    except ValueError:  # a card that somebody else wrote in their own way
+    except ValueError:  # a card in another format
         license = None
     named = "see its origin" if license is None else license.name or license.id
     return Source(name, role, named, f"folder {_model_name(origin)}")
 
 
 def _is_folder(origin: str) -> bool:
-    """Return whether a model was opened from a folder, also where that is gone."""
+    """Return whether a model was opened from a folder, even if the folder is gone."""
     folder = Path(origin).expanduser()
     return folder.is_dir() or folder.is_absolute() or not HUB_ID.fullmatch(origin)
 
 
 def _model_name(origin: str) -> str:
-    """Return an id on the Hub as it is, and of a folder its name."""
+    """Return an id on the Hub, or the name of a folder."""
     return Path(origin).expanduser().resolve().name if _is_folder(origin) else origin
 
 
 def _license_of_published(origin: str) -> str:
-    """Return the license of a Hub id or of timm's name, with what its sources leave open."""
+    """Return the license of a Hub id or of a name of timm, with the doubts about it."""
     family = family_of(origin)
     if family is not None:
         return f"{family.license}; {DOUBT}{family.doubt}" if family.doubt else family.license
@@ -80,7 +80,7 @@ def _license_of_published(origin: str) -> str:
 
 
 def heritage_of(config: RadioConfig, recipe: Recipe) -> Heritage:
-    """Return what a student of this recipe learns from: its teachers, theirs where they are students, a start, images.
+    """Return the lineage of a student of this recipe: its teachers and the teachers of these, a start, images.
 
     Raises:
         PackageError: If the images are the demo's, and cannot be fetched.
@@ -117,23 +117,21 @@ def image_sources(data: DataRecipe) -> list[Source]:
 
 
 def data_sources(assets: DemoAssets, purpose: str = "evaluation") -> list[Source]:
-    """Describe the packages that the demo's images were made of.
+    """Describe the packages of the demo's images.
 
     Args:
-        assets: What the images are made of.
-        purpose: What they were used for; of "training" only those count that are not held out. Only a run that trained
-            a model can say that it was on these.
+        assets: Cut-outs and photographs of the images.
+        purpose: Use of the images; for "training" held-out images do not count.
     """
-    cut_outs, photographs = "object cut-outs", "photographs"
 
     def used(given: Iterable[CutOut | Photograph]) -> list[Path]:
         return [each.path for each in given if purpose != ABOUT_TRAINING or each.split == "train"]
 
-    pictures = dict.fromkeys(used((*assets.objects, *assets.emoji)), cut_outs)
-    pictures |= dict.fromkeys(used(assets.photographs), photographs)
+    files = dict.fromkeys(used((*assets.objects, *assets.emoji)), "object cut-outs")
+    files |= dict.fromkeys(used(assets.photographs), "photographs")
     sources = []
     for package in PACKAGES.values():
-        kinds = [kind for path, kind in pictures.items() if package.slug in path.parts]
+        kinds = [kind for path, kind in files.items() if package.slug in path.parts]
         if kinds:
             role, size = f"{purpose}: {kinds[0]}", f"{len(kinds)} pictures"
             sources.append(Source(package.name, role, package.license, _origin(package), size))
@@ -145,7 +143,7 @@ def _origin(package: Package) -> str:
 
 
 def describe_run(command: str, clock: Clock) -> dict[str, Any]:
-    """Return what a reader needs to repeat a run: command, date, machine, versions, seconds, and energy if counted."""
+    """Return the facts to repeat a run: command, date, machine, versions, seconds, and energy if counted."""
     run = {
         "command": command,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

@@ -1,4 +1,4 @@
-"""The page of an evaluation: its numbers, curves over resolution, and what the models saw."""
+"""HTML page of an evaluation: its numbers, curves over resolution, and images with features, neighbors and masks."""
 
 from __future__ import annotations
 
@@ -22,60 +22,57 @@ from training.figures.progress import PIXELS, figure_over_counts, values_by_size
 
 
 SUMMARY_TASKS = frozenset({"knn", "logistic_regression", "image_retrieval"})
-"""Tasks after which the summaries of test images and gallery are there."""
+"""Tasks that extract the summaries of test images and gallery."""
 
 
 def write_report(path: Path, results: Results, sections: Sequence[Section] = (), *, title: str = "Evaluation") -> None:
-    """Write the page; a reader never sees half of it.
+    """Write the page atomically.
 
     Args:
-        path: The `.html` to write.
-        results: What was measured.
-        sections: Pictures beside the numbers.
-        title: Of the page.
+        path: The `.html` file.
+        results: The measurements.
+        sections: Sections of images.
+        title: Title of the page.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
     """
-    said = " · ".join(str(results.run[key]) for key in ("date", "machine", "command") if key in results.run)
-    sources = source_section([*results.teachers, *results.datasets])
-    write_page(path, title, said, [*_numbers(results), *resolution_section(results.measurements), *sections, *sources])
-
-
-def _numbers(results: Results) -> list[Section]:
+    subtitle = " · ".join(str(results.run[key]) for key in ("date", "machine", "command") if key in results.run)
     tables = build_tables(results.measurements)
     text = (
-        "In brackets the 95 % interval, where one was computed; a dash stands where nothing was measured or the number "
-        "is not defined."
+        "In brackets the 95 % interval, if one was computed; a dash stands where nothing was measured or the number is "
+        "not defined."
     )
     is_any = tables or results.remarks
-    return [Section("Measurements", text, tables=tables, items=results.remarks)] if is_any else []
+    numbers = [Section("Measurements", text, tables=tables, items=results.remarks)] if is_any else []
+    sources = source_section([*results.teachers, *results.datasets])
+    write_page(path, title, subtitle, [*numbers, *resolution_section(results.measurements), *sections, *sources])
 
 
 def resolution_section(measurements: Sequence[Measurement]) -> list[Section]:
-    """Return a section of curves of the task `resolution_consistency`; none where it was not measured."""
+    """Return a section with the curves of the task `resolution_consistency`; none if it was not measured."""
     panels = values_by_size(measurements)
     if not panels:
         return []
-    said = "; ".join(
+    values = "; ".join(
         f"{title} of {model}: " + ", ".join(f"{size} px {sum(by[size]) / len(by[size]):.3f}" for size in sorted(by))
         for title, lines in panels.items()
         for model, by in lines.items()
     )
     text = (
         "Cosine of the dense features at each size with those at the largest, resampled to one grid. Centered: about "
-        "the mean feature, without which a model that hardly looks at the image scores well."
+        "the mean feature, because features that hardly depend on the image have a high plain cosine."
     )
     figure = figure_over_counts(panels, PIXELS)
-    return [Section("Over resolution", text, drawing=Drawing.of(figure, f"Over the images' side. {said}."))]
+    return [Section("Over resolution", text, drawing=Drawing.of(figure, f"Over the images' side. {values}."))]
 
 
 def report_sections(evaluations: Sequence[Evaluation], tasks: Collection[str]) -> list[Section]:
-    """Return pictures of a run: features as colors, and of what was measured neighbors and masks.
+    """Return sections of images: features as colors, and neighbors and masks if they were measured.
 
     Args:
-        evaluations: One for each model, in the order in which they are shown; after their tasks.
-        tasks: What was measured.
+        evaluations: One for each model, in the order of the columns; their tasks have been measured.
+        tasks: Tasks that were measured.
     """
     first = evaluations[0]
     kind: Kind = "photographs" if "photographs" in first.data.kinds() else "images"
@@ -113,8 +110,8 @@ def pca_section(models: Sequence[FeatureModel], images: Sequence[Tensor]) -> Sec
     """Show each model's dense features of images as three colors, beside the image.
 
     Args:
-        models: In eval mode.
-        images: uint8 `(3, height, width)`; their middle squares are taken.
+        models: Models in eval mode.
+        images: uint8 `(3, height, width)`; the middle squares are shown.
     """
     squares = [square(image) for image in images]
     columns: dict[str, Tensor] = {}
@@ -138,7 +135,7 @@ def pca_section(models: Sequence[FeatureModel], images: Sequence[Tensor]) -> Sec
     return Section(
         "Dense features",
         "The three directions in which a model's features of these images vary most, as red, green and blue. Colors of "
-        "different models cannot be compared; what has one color in one picture, and over pictures, can.",
+        "different models cannot be compared; equal colors of one model mean similar features, also across images.",
         rows=rows,
     )
 
@@ -146,13 +143,13 @@ def pca_section(models: Sequence[FeatureModel], images: Sequence[Tensor]) -> Sec
 def neighbor_section(
     vectors: Mapping[str, tuple[Tensor, Tensor]], part: Part, queries: Sequence[int], *, num_neighbors: int = 5
 ) -> Section:
-    """Show the images that each model finds most alike.
+    """Show each model's nearest neighbors of images.
 
     Args:
-        vectors: By model's name, the summaries of the test images and of the gallery.
+        vectors: Summaries of the test images and of the gallery by model name.
         part: The images, with labels or without.
-        queries: Test images to show.
-        num_neighbors: For each; fewer where the gallery has fewer.
+        queries: Indices of test images.
+        num_neighbors: Number of neighbors; fewer if the gallery has fewer.
     """
     sources = torch.arange(len(part.test)) if part.test.groups is None else part.test.groups
     rows = []
@@ -161,14 +158,14 @@ def neighbor_section(
         for name, (tests, gallery) in vectors.items():
             similarity = F.normalize(gallery, dim=1) @ F.normalize(tests[query], dim=0)
             if part.train is None:
-                similarity[sources == sources[query]] = -torch.inf  # neither itself nor what shows the same
+                similarity[sources == sources[query]] = -torch.inf  # neither itself nor its source
             found = similarity.topk(min(num_neighbors, int(similarity.isfinite().sum()))).indices.tolist()
             pictures = [_neighbor(part, query, index, float(similarity[index])) for index in found]
             rows.append(Row(f"{name}, {_label(part, part.test, query)}", [shown, *pictures]))
     return Section(
         "Nearest neighbors",
-        "Left an image, then those whose summary has the largest cosine with its own. A mark says whether the class is "
-        "the same.",
+        "Left an image, then the images whose summaries have the largest cosine with its own. A mark says whether the "
+        "class is the same.",
         rows=rows,
     )
 
@@ -192,34 +189,34 @@ def overlay_section(
     predictions: Mapping[str, Sequence[Tensor]],
     class_names: Sequence[str],
 ) -> Section:
-    """Show masks over images: the true one, and what a probe of each model predicts.
+    """Show masks over images: the true one, and the predictions of each model's probe.
 
     Args:
         images: uint8 `(3, height, width)`.
-        masks: Class of each pixel, `(height, width)`; `IGNORE_INDEX` is left bare.
-        predictions: By model's name, masks of the same sizes.
-        class_names: In the order of the classes.
+        masks: Class of each pixel, `(height, width)`; `IGNORE_INDEX` gets no color.
+        predictions: Masks of the same sizes by model name.
+        class_names: Names in the order of the class indices.
     """
     background = [index for index, name in enumerate(class_names) if name.lower() == "background"]
     bare = frozenset({IGNORE_INDEX, *background})
     rows = []
     present: set[int] = set()
     for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        answers = {name: each[number] for name, each in predictions.items()}
-        present.update(*(each.unique().tolist() for each in (mask, *answers.values())))
+        predicted = {name: each[number] for name, each in predictions.items()}
+        present.update(*(each.unique().tolist() for each in (mask, *predicted.values())))
         pictures = [
             Picture(_shown(image), f"Scene {number + 1}", "image"),
             Picture(_shown(overlaid(image, mask, bare)), f"True classes of scene {number + 1}", "true classes"),
         ]
         pictures += [
-            Picture(_shown(overlaid(image, answer, bare)), f"Scene {number + 1} by a probe of {name}", name)
-            for name, answer in answers.items()
+            Picture(_shown(overlaid(image, prediction, bare)), f"Scene {number + 1} by a probe of {name}", name)
+            for name, prediction in predicted.items()
         ]
         rows.append(Row("", pictures))
     legend = [(class_names[index], hex_color(index)) for index in sorted(present - bare) if index < len(class_names)]
     return Section(
         "Segmentation",
-        "What a linear probe on each model's dense features says. Without color: background, or not known.",
+        "Predictions of a linear probe on each model's dense features. Without color: background, or not known.",
         legend=legend,
         rows=rows,
     )
@@ -232,7 +229,7 @@ def _label(part: Part, examples: Examples, index: int) -> str:
 
 
 def _shown(image: Tensor) -> Tensor:
-    """Return a picture for the page; small ones stay as they are."""
+    """Return an image at the size of the page; small ones keep theirs."""
     if max(image.shape[-2:]) <= SHOWN_PX:
         return image
     height, width = (round(side * SHOWN_PX / max(image.shape[-2:])) for side in image.shape[-2:])

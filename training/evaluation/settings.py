@@ -1,4 +1,4 @@
-"""What `training.evaluate` is asked to do, and the protocols of the papers by name."""
+"""Settings of `training.evaluate`, and the protocols of the papers by name."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ PRESETS: dict[str, dict[str, Any]] = {
         "probe_schedule": "linear",
     },
 }
-"""Settings by protocol; what is given besides wins."""
+"""Settings by protocol; settings that the user gives replace them."""
 
 
 class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
-    """What shall be measured.
+    """Settings of an evaluation.
 
     Attributes:
         checkpoint: Folder with config.json and weights.
         data: Folder with a sub-folder of images for each class, or `images/` and `masks/` or `depth/`, with or without
             `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; `hub:ORG/NAME`; or
-            demo. What the recipe is trained on where it is left out.
+            demo. By default the data of the recipe.
         recipe: Recipe that names data and teachers, or a file of your own that ends in .yaml.
-        tasks: What to measure; by default knn and segmentation_probe, as far as the data have something for them.
-        preset: Protocol that gives what is not given here; of the demo's images the demo's.
-        size: Shorter side of the images in pixels; by default as the checkpoint's processor has it.
-        output: File that the numbers are also written to, as JSON; earlier results in it are replaced.
-        baselines: Measured beside the checkpoint where a task compares: the pixels themselves, or a network of the same
+        tasks: Tasks to measure; by default knn and segmentation_probe, as far as the data allow.
+        preset: Protocol with defaults of other settings; for the demo's images, by default the demo's.
+        size: Shorter side of the images in pixels; by default that of the checkpoint's processor.
+        output: JSON file for the numbers; earlier results in it are replaced.
+        baselines: Baselines in the tables of tasks that have any: the pixels themselves, or a network of the same
             architecture with random weights.
         compare: Other models in the same table: folders of ours, of NVIDIA's layout, of transformers or timm;
             `ORG/NAME` of the Hub; `timm:NAME`; `teacher:KIND` or `teacher:KIND:SOURCE`.
-        report: Whether a page of the numbers with pictures, one HTML file, is written beside `output`.
-        cache: Folder in which features are kept, so that a run that was stopped goes on and others need not wait.
+        report: Whether a page of the numbers with images, one HTML file, is written beside `output`.
+        cache: Folder of extracted features, so that a stopped run goes on and later runs are faster.
         batch_size: Images for each pass.
-        num_workers: Processes that decode images where there are many.
-        precision: What the checkpoint computes in.
+        num_workers: Processes that decode images if there are many.
+        precision: Number format in which the checkpoint computes.
     """
 
     checkpoint: Path
@@ -82,16 +82,16 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, values: Any) -> Any:
-        """Let a preset give what is not given."""
+        """Add the settings of a preset."""
         if not isinstance(values, dict):
             return values
         return {**PRESETS.get(str(values.get("preset")), {}), **values}
 
     def for_source(self, source: str) -> EvaluationSettings:
-        """Return the settings for what is measured: without a preset the demo's for its images, and for no others.
+        """Return these settings, with the preset of the demo for the demo's images if no preset is given.
 
         Args:
-            source: `data`, or the recipe's where it is left out.
+            source: `data`, or the recipe's data if it is left out.
         """
         if self.preset is not None or source not in DEMO_SOURCES:
             return self
@@ -99,6 +99,6 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
         return type(self)(**given | {"preset": "demo"})
 
     def of_tasks(self) -> dict[str, Any]:
-        """Return what decides the numbers, for the results file."""
+        """Return the settings that decide the numbers, for the results file."""
         decisive = [*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "precision"]
         return {name: value for name, value in self.to_dict().items() if name in decisive}

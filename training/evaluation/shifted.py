@@ -1,4 +1,4 @@
-"""Dense features finer than the patch: of the image shifted by parts of a patch, maps laid between each other."""
+"""Dense features on a grid finer than the patch, interleaved from passes over shifted images."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ def shifted_maps(
 ) -> Mapping[str, Tensor]:
     """Return dense features on a grid `shifts` times as fine as that of one pass.
 
-    The model sees windows of `size_px` at all of `shifts` x `shifts` offsets that are parts of its patch, and cell by
-    cell their maps are laid between each other: each cell is what the model says of a patch whose center is there. So
-    objects have the size at which it was trained, which in a larger image they have not: a student of the recipe
-    `demo` (trained at 96 and 128 px) comes closer to its teachers so than at 512 px, on the same grid
-    (docs/log.md).
+    The model runs on windows of `size_px` at `shifts` x `shifts` offsets within a patch, and their maps are
+    interleaved: each position has the features of the patch that is centered on it. Objects keep the size of the
+    training, unlike in a larger image: a student of the recipe `demo` (trained at 96 and 128 px) comes closer to its
+    teachers this way than at 512 px, on the same grid (docs/log.md).
 
     Args:
-        model: In eval mode.
-        images: uint8 RGB, `(num_images, 3, size_px + patch, size_px + patch)`: the middle `size_px` are described, and
-            half a patch around them is what shifted windows see.
+        model: Model in eval mode.
+        images: uint8 RGB, `(num_images, 3, size_px + patch, size_px + patch)`: the features describe the middle
+            `size_px`, and shifted windows reach half a patch beyond.
         size_px: Side of the windows, a multiple of the patch.
-        shifts: Cells for each patch and direction; divides the patch.
-        adaptors: Whose features are wanted besides the model's own.
+        shifts: Positions for each patch and direction; divides the patch.
+        adaptors: Adaptors whose features are returned too.
 
     Returns:
         By name, the model's own under "", `(num_images, dim, shifts * rows, shifts * cols)`, on the CPU.
@@ -49,7 +48,7 @@ def shifted_maps(
             f"`images` must have sides of `size_px` and a patch, {size_px + patch} pixels with `size_px` a multiple of "
             f"{patch}, got {tuple(images.shape[-2:])}. Resize them."
         )
-    # The middle of cell number `shift` within a patch, from the middle of the patch, is where the window moves.
+    # Offset of the window that centers a patch on position number `shift` within a patch.
     starts = [(2 * shift + 1) * patch // (2 * shifts) for shift in range(shifts)]
     rows: list[dict[str, Tensor]] = []
     for top in starts:
@@ -59,12 +58,12 @@ def shifted_maps(
 
 
 def window_of(images: Tensor, size_px: int, patch_size: int) -> Tensor:
-    """Return the part of images that `shifted_maps` describes, for images of any other size of the same squares.
+    """Return the part of images that `shifted_maps` describes, for images of another size.
 
     Args:
-        images: Squares, `(num_images, 3, side, side)`, that show what its images of `size_px + patch_size` show.
-        size_px: As given to it.
-        patch_size: Of the model.
+        images: Squares of another size with the same content, `(num_images, 3, side, side)`.
+        size_px: As for `shifted_maps`.
+        patch_size: Patch size of the model.
     """
     return center_crop(images, [round(images.shape[-1] * size_px / (size_px + patch_size))] * 2)
 
@@ -80,5 +79,5 @@ def _maps(model: FeatureModel, images: Tensor, adaptors: Sequence[str]) -> dict[
 
 
 def _interleaved(maps: Sequence[Tensor], dim: int) -> Tensor:
-    """Lay maps between each other: their first cells, then their second ones."""
+    """Interleave maps along a dimension: their first positions, then their second ones."""
     return torch.stack(list(maps), dim=dim + 1).flatten(dim, dim + 1)

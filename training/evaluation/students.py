@@ -1,4 +1,4 @@
-"""Students of one recipe, measured on the same images and against the same teachers, whatever their seeds."""
+"""Students of one recipe with different seeds, measured on the same images and against the same teachers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from model_cards.results import STUDENT, Measurement
 from modeling_radio import RadioModel
-from training.evaluation.data import EvaluationData, Kind
+from training.evaluation.data import Kind
 from training.evaluation.demo_data import DemoData
 from training.evaluation.features import StoredFeatures, Wanted
 from training.evaluation.models.base import FeatureModel
@@ -27,15 +27,15 @@ BACKBONE_TASKS = ("knn", "segmentation_probe")
 
 @dataclass(frozen=True)
 class StudentEvaluation:
-    """What all seeds share, fetched and computed once.
+    """Data and teachers of all seeds, fetched and computed once.
 
     Attributes:
-        recipe: Of every run; only its seed differs.
+        recipe: Recipe of all runs; only the seed differs.
         data: The held-out images.
-        teachers: By name.
+        teachers: Teachers by name.
         size_px: Side of the images.
-        settings: Of the tasks.
-        references: What the teachers say; see `Evaluation`.
+        settings: Settings of the tasks.
+        references: Features of the teachers; see `Evaluation`.
     """
 
     recipe: Recipe
@@ -47,7 +47,7 @@ class StudentEvaluation:
 
     @classmethod
     def load(cls, recipe: Recipe) -> StudentEvaluation:
-        """Fetch and load everything that is not trained.
+        """Fetch and load data and teachers.
 
         Raises:
             PackageError: If packages cannot be fetched.
@@ -63,7 +63,7 @@ class StudentEvaluation:
         return self.untrained_student(0).patch_size
 
     def untrained_student(self, seed: int) -> RadioModel:
-        """Return the student that a run with this seed starts from."""
+        """Return the student at the start of a run with this seed."""
         return build_student(self.recipe.replace(seed=seed), self.teachers).eval()
 
     def teacher(self, name: str) -> TeacherFeatures:
@@ -71,13 +71,12 @@ class StudentEvaluation:
         teacher = self.teachers[name]
         return TeacherFeatures(teacher, patch_size=self.patch_size, size_px=self.size_px, name=f"teacher {name}")
 
-    def of(self, model: FeatureModel, seed: int | None = None, settings: TaskSettings | None = None) -> Evaluation:
+    def of(self, model: FeatureModel, seed: int | None = None) -> Evaluation:
         """Return the evaluation of a model on the shared images, with the shared teachers."""
-        data: EvaluationData = self.data
         return Evaluation(
             model,
-            data,
-            settings or self.settings,
+            self.data,
+            self.settings,
             seed=seed,
             find_teachers=lambda: {name: self.teacher(name) for name in self.teachers},
             references=self.references,
@@ -88,7 +87,7 @@ class StudentEvaluation:
         return RadioFeatures(model, name=f"{STUDENT}{suffix}", size_px=self.size_px)
 
     def measure_backbone(self, evaluation: Evaluation) -> list[Measurement]:
-        """Measure what can be read from a model's own summary and features."""
+        """Measure a model's own summary and features."""
         return [measurement for name in BACKBONE_TASKS for measurement in TASKS[name].measure(evaluation)]
 
     def measure_student(self, model: RadioModel, suffix: str, seed: int) -> list[Measurement]:

@@ -32,9 +32,15 @@ from training.data.labeled.tables import (
     readable_tables,
 )
 from training.data.sources import DEMO_SOURCES
-from training.evaluation.data import DecodedImages, choose_rows, place_of, table_state
-from training.evaluation.data_tables import COLUMNS, DataOptions
-from training.evaluation.opening import open_data
+from training.evaluation.data_tables import (
+    COLUMNS,
+    DataOptions,
+    DecodedImages,
+    choose_rows,
+    open_data,
+    place_of,
+    table_state,
+)
 from training.extraction.settings import SourceSettings
 
 

@@ -338,7 +338,10 @@ class Gallery:
         """Return a model's features of the covered part at one size, `(num_photographs, dim, rows, cols)`."""
         chosen = model or self.model
         return torch.cat(
-            [chosen.with_window(pixels, window).features.float().cpu() for pixels in self._pixels_at(size, chosen)]
+            [
+                chosen.encode(pixels, window_size=window).features.float().cpu()
+                for pixels in self._pixels_at(size, chosen)
+            ]
         )
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from modeling_radio import RadioImageProcessor
 from modeling_radio.image_processing_radio import UNREADABLE, read_picture
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
 from training.data.labeled.tables import read_row
-from training.evaluation.data import DecodedImages
+from training.evaluation.data_tables import DecodedImages
 from training.figures.predictions import read_photograph
 from training.serve import read_image
 

@@ -1,4 +1,4 @@
-"""A tiny model, and held-out images that their colors tell apart."""
+"""A tiny model, and images of the demo's kind and of folders that their colors tell apart."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,8 @@ from PIL import Image
 from tiny_adaptors import build_model_with_adaptors
 from tuning_fixtures import class_folders, depth_folder, voc_folder
 
-from modeling_radio import RadioModel
+from conversion.text_tower import canonicalizing
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from training.demo.assets import DemoAssets
 from training.demo.images import ClassificationSet, SegmentationSet
 from training.evaluation.demo_data import DemoData
@@ -64,22 +65,42 @@ def noisy_folders(tmp_path) -> Path:
     """Class folders with `train/` and `test/` above them; images of many shapes whose colors overlap."""
     for split, count in (("train", 14), ("test", 7)):
         for number, name in enumerate(("ant", "bee", "cat")):
-            write_noisy(tmp_path / "noisy" / split / name, number, count, seed=hash_of_text(split))
+            folder = tmp_path / "noisy" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                random = np.random.default_rng([sum(split.encode()), number, index])
+                color = np.roll([150, 110, 110], number) + random.normal(0, 25, 3)
+                noise = random.normal(color, 60, (24, 20 + index, 3))
+                Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(folder / f"{index}.png")
     return tmp_path / "noisy"
 
 
-def hash_of_text(text: str) -> int:
-    return sum(text.encode())
+@pytest.fixture
+def scenes(tmp_path) -> Path:
+    """Images of several shapes, whose right part is green on red, with masks, in two splits."""
+    for split, count in (("train", 6), ("val", 4)):
+        for number in range(count):
+            mask = np.zeros((24, 32 + 4 * number), np.uint8)
+            mask[:, mask.shape[1] // 2 :] = 1
+            mask[0] = 255
+            noise = np.random.default_rng(number).normal(0, 40, (*mask.shape, 3))
+            image = np.where(mask[..., None] == 1, [40, 200, 40], [200, 40, 40]) + noise
+            for folder, array in (("images", image.clip(0, 255).astype(np.uint8)), ("masks", mask)):
+                path = tmp_path / "scenes" / split / folder / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    return tmp_path / "scenes"
 
 
-def write_noisy(folder: Path, number: int, count: int, seed: int = 0) -> None:
-    """Write images of one class: its color, much noise, and a brightness of their own."""
-    folder.mkdir(parents=True)
-    for index in range(count):
-        random = np.random.default_rng([seed, number, index])
-        color = np.roll([150, 110, 110], number) + random.normal(0, 25, 3)
-        noise = random.normal(color, 60, (24, 20 + index, 3))
-        Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(folder / f"{index}.png")
+@pytest.fixture
+def text_folder(build_dual_encoder, word_tokenizer, tmp_path) -> Path:
+    """A folder with a text tower."""
+    adaptor = {"name": "siglip2-g", "summary_dim": 12, "feature_dim": 10, "hidden_size": 16}
+    config = RadioConfig.from_preset("radio-test", adaptors=[adaptor], preferred_resolution=[32, 32])
+    model = RadioForZeroShotImageClassification.from_parts(RadioModel(config).eval(), build_dual_encoder("siglip", 12))
+    model.save_pretrained(tmp_path / "texts")
+    canonicalizing(word_tokenizer, 16).save_pretrained(tmp_path / "texts")
+    return tmp_path / "texts"
 
 
 @pytest.fixture(autouse=True)

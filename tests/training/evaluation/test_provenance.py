@@ -13,12 +13,17 @@ from training.recipe import TeacherRecipe, list_recipes, load_recipe
 from training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS
 
 
-def test_every_kind_and_package_exists():
-    assert set(PACKAGE_OF_KIND) <= set(TEACHER_KINDS)
-    assert set(PACKAGE_OF_KIND.values()) <= set(PACKAGES)
+FEATURES = {"hidden_size": 8, "feature_dim": 8}
+
+
+def described(**entry):
+    """Describe a teacher whose adaptor has features alone."""
+    return teacher_source(TeacherRecipe(name="t", **entry), RadioAdaptorConfig(name="t", **FEATURES))
 
 
 def test_an_embedded_teacher_has_its_packages_license():
+    assert set(PACKAGE_OF_KIND) <= set(TEACHER_KINDS)
+    assert set(PACKAGE_OF_KIND.values()) <= set(PACKAGES)
     adaptor = RadioAdaptorConfig(name="lite", hidden_size=8, summary_dim=1280, feature_dim=112)
     source = teacher_source(TeacherRecipe(name="lite", kind="efficientnet-lite0"), adaptor)
     assert (source.license, source.role) == ("Apache-2.0", "summary (1280), features (112)")
@@ -26,34 +31,26 @@ def test_an_embedded_teacher_has_its_packages_license():
     assert source.hub_id is None
 
 
-def test_a_teacher_of_ones_own_without_a_source_is_named_by_its_class():
-    adaptor = RadioAdaptorConfig(name="mine", hidden_size=8, feature_dim=8)
-    source = teacher_source(TeacherRecipe(name="mine", kind="my_package.my_module:MyTeacher"), adaptor)
+def test_a_teacher_without_a_source_is_named_by_its_class():
+    source = described(kind="my_package.my_module:MyTeacher")
     assert (source.origin, source.license) == ("kind my_package.my_module:MyTeacher", "see its origin")
     assert source.hub_id is None
 
 
-def test_a_hub_teacher_is_named_by_its_repository_and_a_folder_is_not(tmp_path):
-    adaptor = RadioAdaptorConfig(name="sam3", hidden_size=8, feature_dim=1024)
-    hub = teacher_source(TeacherRecipe(name="sam3", kind="sam3", source="facebook/sam3"), adaptor)
-    assert (hub.hub_id, hub.role) == ("facebook/sam3", "features (1024)")
-    assert teacher_source(TeacherRecipe(name="sam3", kind="sam3", source=str(tmp_path)), adaptor).hub_id is None
-
-
 def test_a_folder_is_named_without_its_path_and_with_the_license_of_its_card(tmp_path):
-    adaptor = RadioAdaptorConfig(name="radio", hidden_size=8, feature_dim=32)
-    entry = TeacherRecipe(name="radio", kind="radio", source=str(tmp_path))
-    assert teacher_source(entry, adaptor).license == "see its origin"
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Mine")
-    source = teacher_source(entry, adaptor)
-    assert (source.license, source.origin) == ("mit", f"folder {tmp_path.name}")
-    for theirs in ("other", "[mit, gpl-3.0]", "dinov3-license", "["):
-        (tmp_path / "README.md").write_text(f"---\nlicense: {theirs}\n---\n# Mine")
-        assert teacher_source(entry, adaptor).license == "see its origin"
+    for license, expected in [
+        (None, "see its origin"),
+        ("mit", "mit"),
+        *[(theirs, "see its origin") for theirs in ("other", "[mit, gpl-3.0]", "dinov3-license", "[")],
+    ]:
+        if license is not None:
+            (tmp_path / "README.md").write_text(f"---\nlicense: {license}\n---\n# Mine")
+        source = described(kind="radio", source=str(tmp_path))
+        assert (source.license, source.origin, source.hub_id) == (expected, f"folder {tmp_path.name}", None)
 
 
 @pytest.mark.parametrize(
-    ("source", "license", "hub_id"),
+    ("source", "license", "is_on_hub"),
     [
         ("facebook/dinov3-vit7b16-pretrain-lvd1689m", "dinov3-license; in doubt: what", True),
         ("facebook/dinov2-with-registers-giant", "apache-2.0", True),
@@ -63,18 +60,15 @@ def test_a_folder_is_named_without_its_path_and_with_the_license_of_its_card(tmp
         ("org/mine", "see its origin", True),
     ],
 )
-def test_a_published_teacher_has_the_license_of_the_catalog(source, license, hub_id):
-    described = teacher_source(
-        TeacherRecipe(name="t", kind="k", source=source),
-        RadioAdaptorConfig(name="t", hidden_size=8, feature_dim=8),
-    )
-    assert described.license.startswith(license)
-    assert described.hub_id == (source if hub_id else None)
+def test_a_published_teacher_has_the_license_of_the_catalog(source, license, is_on_hub):
+    found = described(kind="k", source=source)
+    assert found.license.startswith(license)
+    assert found.hub_id == (source if is_on_hub else None)
 
 
 def heritage(name, *changes):
     recipe = load_recipe(name, ["data.source=images", *changes])
-    adaptors = [{"name": entry.name, "hidden_size": 8, "feature_dim": 8} for entry in recipe.teachers]
+    adaptors = [{"name": entry.name, **FEATURES} for entry in recipe.teachers]
     tokens = {"num_cls_tokens": len(adaptors), "summary_idxs": [0]}
     return heritage_of(RadioConfig.from_preset("radio-test", adaptors=adaptors, **tokens), recipe)
 
@@ -85,10 +79,10 @@ def test_a_student_of_the_permissive_recipes_inherits_nothing(name):
     assert warnings_of(heritage(name).teachers) == []
 
 
-def test_what_students_of_the_other_recipes_inherit():
+def test_teachers_of_the_other_recipes_with_restricted_licenses():
     names = ("c_radio_v4_h", "c_radio_v3", "radio_s", "demo")
-    asked = [[warning.partition(":")[0] for warning in warnings_of(heritage(name).teachers)] for name in names]
-    assert asked == [["dino_v3", "sam3"], ["clip"], ["c-radio", "siglip2-g", "dino_v3", "sam3"], []]
+    warned = [[warning.partition(":")[0] for warning in warnings_of(heritage(name).teachers)] for name in names]
+    assert warned == [["dino_v3", "sam3"], ["clip"], ["c-radio", "siglip2-g", "dino_v3", "sam3"], []]
 
 
 def test_a_student_of_a_student_inherits_from_its_teachers_too_and_from_what_it_started_from(tmp_path):
@@ -125,30 +119,22 @@ def test_training_images_are_named_without_paths_of_the_machine(tmp_path):
     assert [each.size for each in images] == ["50% of the images", "25% of the images", "25% of the images"]
 
 
-def test_the_demos_images_are_named_by_package(monkeypatch):
-    folder = Path("cache") / PACKAGES["tuxpaint-stamps-default"].slug
-    pictures = [CutOut(folder / f"{split}.png", "bird", True, split) for split in ("train", "held_out")]
-    assets = DemoAssets(tuple(pictures), (), (), ("bird",), (), "")
+def test_the_demos_images_are_named_by_their_packages(monkeypatch):
+    stamps = Path("cache") / PACKAGES["tuxpaint-stamps-default"].slug
+    budgie = Path("cache") / PACKAGES["budgie-backgrounds"].slug
+    cut_outs = tuple(CutOut(stamps / f"{split}.png", "bird", True, split) for split in ("train", "held_out"))
+    photograph = Photograph(budgie / "c.jpg", "CC0-1.0", "budgie-backgrounds", "train")
+    assets = DemoAssets(cut_outs, (), (photograph,), ("bird",), (), "")
+    assert [(each.name, each.size, each.license, each.role) for each in data_sources(assets)] == [
+        ("tuxpaint-stamps-default", "2 pictures", "GPL-2+", "evaluation: object cut-outs"),
+        ("budgie-backgrounds", "1 pictures", "CC0-1.0", "evaluation: photographs"),
+    ]
     monkeypatch.setattr(provenance, "load_demo_assets", {"demo": assets}.__getitem__)
     images = heritage("demo", "data.source=demo").images
     assert [(each.name, each.role, each.size) for each in images] == [
-        ("tuxpaint-stamps-default", "training: object cut-outs", "1 pictures")  # the other one is held out
+        ("tuxpaint-stamps-default", "training: object cut-outs", "1 pictures"),  # the other one is held out
+        ("budgie-backgrounds", "training: photographs", "1 pictures"),
     ]
-
-
-def test_only_packages_that_gave_pictures_are_listed():
-    stamps = Path("cache") / PACKAGES["tuxpaint-stamps-default"].slug
-    budgie = Path("cache") / PACKAGES["budgie-backgrounds"].slug
-    cut_outs = tuple(CutOut(stamps / name, "bird", True, "train") for name in ("a.png", "b.png"))
-    photograph = Photograph(budgie / "c.jpg", "CC0-1.0", "budgie-backgrounds", "train")
-    assets = DemoAssets(cut_outs, (), (photograph,), ("bird",), (), "")
-    sources = data_sources(assets)
-    assert [(source.name, source.size, source.license) for source in sources] == [
-        ("tuxpaint-stamps-default", "2 pictures", "GPL-2+"),
-        ("budgie-backgrounds", "1 pictures", "CC0-1.0"),
-    ]
-    assert [source.role for source in sources] == ["evaluation: object cut-outs", "evaluation: photographs"]
-    assert data_sources(assets, "training")[1].role == "training: photographs"
 
 
 def test_a_run_is_described_by_plain_values(monkeypatch):

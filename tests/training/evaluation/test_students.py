@@ -1,5 +1,3 @@
-"""Students of one recipe are measured beside the same teachers, and named after what they are."""
-
 import pytest
 import torch
 from torch import nn
@@ -27,7 +25,7 @@ data: {source: toy}
 
 
 class ToyTeacher(nn.Module):
-    """Answers with pixels, and counts how often it is asked."""
+    """Outputs mean colors, and counts its passes."""
 
     def __init__(self, summary_dim: int | None) -> None:
         super().__init__()
@@ -43,54 +41,41 @@ class ToyTeacher(nn.Module):
 @pytest.fixture
 def evaluation(data, monkeypatch, tmp_path) -> StudentEvaluation:
     (tmp_path / "toy.yaml").write_text(RECIPE)
-    sizes, strides = [], []
-
-    def build(entries, grid_stride):
-        strides.append(grid_stride)
-        return {"a": ToyTeacher(3), "b": ToyTeacher(None)}
-
-    def load(source, size):
-        sizes.append(size)
-        return data
-
-    monkeypatch.setattr(students, "build_teachers", build)
-    monkeypatch.setattr(DemoData, "load", load)
+    asked = []
+    teachers = {"a": ToyTeacher(3), "b": ToyTeacher(None)}
+    monkeypatch.setattr(students, "build_teachers", lambda entries, stride: asked.append(stride) or teachers)
+    monkeypatch.setattr(DemoData, "load", lambda source, size: asked.append(size) or data)
     evaluation = StudentEvaluation.load(load_recipe(str(tmp_path / "toy.yaml")))
-    assert sizes == [min(evaluation.untrained_student(0).preferred_resolution)] == [evaluation.size_px]
-    assert strides == [evaluation.patch_size]
+    assert asked == [evaluation.patch_size, evaluation.size_px] == [8, 16]
     return evaluation
 
 
 def test_an_untrained_student_depends_on_its_seed_alone(evaluation):
-    weights = [evaluation.untrained_student(seed).radio_model.model.blocks[0].mlp.fc1.weight for seed in (0, 0, 1)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
+    one, same, other = (
+        evaluation.untrained_student(seed).radio_model.model.blocks[0].mlp.fc1.weight for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
 
 
 def test_a_student_has_rows_for_its_backbone_and_its_adaptors(evaluation):
-    measurements = evaluation.measure_student(evaluation.untrained_student(3), " before training", 3)
+    for seed in (0, 3):
+        measurements = evaluation.measure_student(evaluation.untrained_student(seed), " before training", seed)
+    assert [teacher.num_calls for teacher in evaluation.teachers.values()] == [1, 1]  # seeds share their features
     assert {found.seed for found in measurements} == {3}
-    rows = {found.model: set() for found in measurements}
-    for found in measurements:
-        rows[found.model].add((found.task, found.metric))
-    dense = {("adaptor_fidelity", metric) for metric in ("features", "centered features")}
-    summary = {("adaptor_fidelity", metric) for metric in ("summary", "centered summary")}
-    assert rows == {
-        f"{STUDENT} before training": {
-            ("knn", "accuracy"),
-            ("knn", "accuracy, mean features"),
-            ("segmentation_probe", "mIoU"),
-            ("segmentation_probe", "pixel accuracy"),
-        },
-        "adaptor a before training": dense | summary,
-        "adaptor b before training": dense,
+    dense = [("adaptor_fidelity", metric) for metric in ("features", "centered features")]
+    summary = [("adaptor_fidelity", metric) for metric in ("summary", "centered summary")]
+    backbone = [
+        ("knn", "accuracy"),
+        ("knn", "accuracy, mean features"),
+        ("segmentation_probe", "mIoU"),
+        ("segmentation_probe", "pixel accuracy"),
+    ]
+    assert {(found.model, found.task, found.metric) for found in measurements} == {
+        *((f"{STUDENT} before training", *each) for each in backbone),
+        *(("adaptor a before training", *each) for each in [*dense, *summary]),
+        *(("adaptor b before training", *each) for each in dense),
     }
-
-
-def test_teachers_are_asked_once_about_the_unlabeled_images(evaluation):
-    for seed in (0, 1):
-        evaluation.measure_student(evaluation.untrained_student(seed), "", seed)
-    assert [teacher.num_calls for teacher in evaluation.teachers.values()] == [1, 1]
 
 
 def test_teachers_are_rows_of_their_own(evaluation):

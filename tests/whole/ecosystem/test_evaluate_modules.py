@@ -15,9 +15,10 @@ from torchvision.transforms.v2.functional import to_pil_image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor
-from training.evaluation.metrics.dense import IGNORE_INDEX, mean_iou
-from training.evaluation.metrics.fidelity import adaptor_fidelity, mean_cosine
+from training.evaluation.metrics.dense import IGNORE_INDEX, class_sums, mean_iou_of_sums
+from training.evaluation.metrics.fidelity import adaptor_fidelity
 from training.evaluation.metrics.knn import knn_accuracy, retrieval_scores
+from training.evaluation.metrics.representation import mean_cosine
 from training.evaluation.models.base import Features
 
 
@@ -163,7 +164,7 @@ def test_a_tuned_segmenter_is_measured_by_the_module_as_by_our_own_count():
     for predicted, mask in zip(maps, masks, strict=True):
         module.add(predictions=predicted.numpy(), references=mask.numpy())
     answer = module.compute(num_classes=3)
-    assert answer["mean_iou"] == mean_iou(torch.stack(list(maps)), masks, 3)
+    assert answer["mean_iou"] == mean_iou_of_sums(class_sums(torch.stack(list(maps)), masks, 3)).item()
     assert 0 < answer["mean_iou"] < 1
 
 

@@ -3,7 +3,7 @@
     python -m training.evaluation.harnesses.clip_benchmark_runner eval --model_type radio --model FOLDER
         --pretrained - --task zeroshot_classification --dataset wds/mine --dataset_root DIR --output result.json
 
-`wds/NAME` are webdatasets in its layout: `test/0.tar` with pictures and `.cls`, `test/nshards.txt`, `classnames.txt`
+`wds/NAME` are webdatasets in its layout: `test/0.tar` with images and `.cls`, `test/nshards.txt`, `classnames.txt`
 and `zeroshot_classification_templates.txt`.
 """
 
@@ -25,10 +25,10 @@ MODEL_TYPE = "radio"
 
 
 class OpenClipLike(nn.Module):
-    """What `clip-benchmark` asks of a model.
+    """The interface of models in `clip-benchmark`.
 
     Args:
-        model: With a text tower, in eval mode.
+        model: Model with a text tower, in eval mode.
     """
 
     def __init__(self, model: RadioForZeroShotImageClassification) -> None:
@@ -54,7 +54,7 @@ def load_zero_shot(model_name: str, pretrained: str, cache_dir: str | None, devi
         model_name: The folder.
         pretrained: Unused: the weights are in the folder.
         cache_dir: Unused.
-        device: Where the model runs.
+        device: Device of the model.
     """
     folder = Path(model_name)
     model = RadioForZeroShotImageClassification.from_pretrained(folder).eval().to(device)  # pyrefly: ignore[bad-argument-type]
@@ -75,7 +75,7 @@ def load_zero_shot(model_name: str, pretrained: str, cache_dir: str | None, devi
 
 
 def register() -> None:
-    """Make `clip-benchmark` know the model type `radio`, and count right answers beside numpy 2.4.
+    """Add the model type `radio` to `clip-benchmark`, and an accuracy that runs with numpy 2.4.
 
     Raises:
         ImportError: If `clip-benchmark` is not installed.
@@ -86,7 +86,7 @@ def register() -> None:
     if MODEL_TYPE not in models.TYPE2FUNC:
         models.TYPE2FUNC[MODEL_TYPE] = load_zero_shot
         models.MODEL_TYPES.append(MODEL_TYPE)
-    # Its own (1.6.2) makes a float of an array of one number, which numpy refuses since 2.4.
+    # Its own (1.6.2) converts an array of one number to a float, which is an error since numpy 2.4.
     zeroshot_classification.accuracy = _accuracy
 
 

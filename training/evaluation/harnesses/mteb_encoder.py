@@ -1,4 +1,4 @@
-"""Any model of the evaluations as an encoder of `mteb`, of images and, with a text tower, of texts.
+"""Encoder of `mteb` from any model of the evaluations, for images and, with a text tower, texts.
 
     import mteb
     from training.evaluation.harnesses.mteb_encoder import mteb_encoder
@@ -7,7 +7,7 @@
     encoder = mteb_encoder(open_radio(Path("runs/mine/final")))
     mteb.evaluate(encoder, mteb.get_tasks(tasks=["CIFAR10Clustering"]))
 
-`mteb` has a class of its own for NVIDIA's repositories; it unpacks the pair that these return, and so opens folders of
+`mteb` has a class of its own for NVIDIA's repositories; it unpacks their pair of outputs, and so also opens folders of
 ours that were made with `--nvidia-outputs`.
 """
 
@@ -26,11 +26,11 @@ from training.evaluation.models.base import FeatureModel, TextModel
 
 
 def mteb_encoder(model: FeatureModel, *, num_parameters: int | None = None) -> Any:
-    """Return the model as an encoder for `mteb.evaluate`: summaries of images, vectors of texts, compared by cosine.
+    """Return an encoder for `mteb.evaluate`: summaries of images and vectors of texts, compared by cosine.
 
     Args:
-        model: Whose summaries, or those of its text adaptor where it has texts, stand for images.
-        num_parameters: For the record.
+        model: Model; images get its summaries, or those of its text adaptor if it has texts.
+        num_parameters: Number of parameters in the results.
 
     Raises:
         ImportError: If `mteb` is not installed.
@@ -41,7 +41,7 @@ def mteb_encoder(model: FeatureModel, *, num_parameters: int | None = None) -> A
     has_texts = isinstance(model, TextModel)
 
     class Encoder(AbsEncoder):
-        """What `mteb` asks of a model."""
+        """The interface of encoders in `mteb`."""
 
         def __init__(self) -> None:
             settings = {
@@ -62,7 +62,7 @@ def mteb_encoder(model: FeatureModel, *, num_parameters: int | None = None) -> A
 
 
 def _encode_batch(model: FeatureModel, batch: dict[str, Any]) -> Tensor:
-    """Return unit vectors; of an image with a text their sum, as the CLIPs of `mteb` answer composed queries."""
+    """Return unit vectors; for an image with a text their sum, as the CLIPs of `mteb` do for composed queries."""
     vectors = []
     if batch.get("image"):
         vectors.append(F.normalize(image_vectors(model, batch["image"]), dim=1))
@@ -75,12 +75,12 @@ def _encode_batch(model: FeatureModel, batch: dict[str, Any]) -> Tensor:
 
 @torch.no_grad()
 def image_vectors(model: FeatureModel, images: Sequence[Any]) -> Tensor:
-    """Return what stands for images, `(num_images, dim)`, float32 on the CPU.
+    """Return a vector for each image, `(num_images, dim)`, float32 on the CPU.
 
-    The summary, that of the text adaptor where the model has texts; the features' mean where there is no summary.
+    It is the summary, or that of the text adaptor if the model has texts; without a summary the mean of the features.
 
     Args:
-        model: In eval mode.
+        model: Model in eval mode.
         images: PIL images of any mode, or tensors `(channels, height, width)`: uint8, or floats in [0, 1].
     """
     adaptor = model.text_adaptor if isinstance(model, TextModel) else None
@@ -90,8 +90,8 @@ def image_vectors(model: FeatureModel, images: Sequence[Any]) -> Tensor:
     vectors = []
     for batch in batches:
         encoding = model.encode(batch.to(model.device), [] if adaptor is None else [adaptor])
-        answer = encoding if adaptor is None else encoding.adaptors[adaptor]
-        vectors.append(answer.features.mean(dim=(2, 3)) if answer.summary is None else answer.summary)
+        output = encoding if adaptor is None else encoding.adaptors[adaptor]
+        vectors.append(output.features.mean(dim=(2, 3)) if output.summary is None else output.summary)
     return torch.cat(vectors).float().cpu()
 
 

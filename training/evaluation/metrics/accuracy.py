@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Accuracy(evaluate.Metric):
-    """`compute(predictions=indices, references=indices)`: what evaluators of image classification ask for."""
+    """`compute(predictions=indices, references=indices)`, the metric of evaluators of image classification."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

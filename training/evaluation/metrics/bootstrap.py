@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling what was measured: images, or whole sources of images."""
+"""Confidence intervals by resampling the measured images, or whole sources of images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from core.seeds import make_generator
 
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
-"""Of Efron and Tibshirani, An introduction to the bootstrap, 1993, section 13.3: as many as percentiles need."""
+"""As many as percentiles need: Efron and Tibshirani, An introduction to the bootstrap, 1993, section 13.3."""
 _BLOCK = 50
 
 
 class Interval(NamedTuple):
-    """Where a number lies with a probability of `LEVEL`."""
+    """Bounds of a number at the confidence `LEVEL`."""
 
     low: float
     high: float
@@ -32,16 +32,16 @@ def bootstrap_interval(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Interval | None:
-    """Return the percentile interval of a statistic over resampled images; what they are compared with stays as it is.
+    """Return the percentile interval of a statistic over resampled test images; the gallery stays as it is.
 
     Args:
-        statistic: Takes weights `(resamples, num_images)`, how often each image was drawn, float64, and returns the
-            number that each resample gives, `(resamples,)`.
-        num_images: How many were measured.
-        groups: Which images are of one source, `(num_images,)`: sources are drawn, not images. Images of one source
-            resemble each other, so that drawing them one by one makes intervals too narrow.
-        num_resamples: Draws.
-        seed: Of the draws.
+        statistic: Takes weights `(resamples, num_images)`, the float64 counts of each image in each draw, and returns
+            the number of each resample, `(resamples,)`.
+        num_images: Number of test images.
+        groups: Source of each image, `(num_images,)`; whole sources are drawn. Images of one source resemble each
+            other, so that intervals over single images are too narrow.
+        num_resamples: Number of draws.
+        seed: Seed of the draws.
 
     Returns:
         The interval, or None where there are fewer than two sources or the statistic is never defined.
@@ -68,14 +68,7 @@ def bootstrap_interval(
 def mean_interval(
     scores: Tensor, *, groups: Tensor | None = None, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> Interval | None:
-    """Return the interval of the mean of one score for each image; see `bootstrap_interval`.
-
-    Args:
-        scores: `(num_images,)`.
-        groups: As there.
-        num_resamples: As there.
-        seed: As there.
-    """
+    """Return the interval of the mean of scores, one for each image, `(num_images,)`; see `bootstrap_interval`."""
     values = scores.double()
     return bootstrap_interval(
         lambda weights: weights @ values / weights.sum(1),

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import torch
 
-from .depth import DepthScore
+from .dense import DepthScore
 
 
 class DepthErrors(evaluate.Metric):

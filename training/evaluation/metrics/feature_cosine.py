@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import torch
 
-from .similarity import centered_cosine, mean_cosine
+from .representation import centered_cosine, mean_cosine
 
 
 class FeatureCosine(evaluate.Metric):

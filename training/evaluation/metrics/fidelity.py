@@ -1,4 +1,4 @@
-"""How near a student's features are to a teacher's."""
+"""Fidelity of features to a teacher's, and their consistency over shifts, sizes and positions."""
 
 from __future__ import annotations
 
@@ -9,36 +9,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.evaluation.features import StoredFeatures
+from training.evaluation.metrics.representation import centered_cosine, mean_cosine
 from training.evaluation.models.base import Features
 from training.losses.alignment import align_to_teacher
 
 
 RIDGE = 1e-4
-"""Our choice: share of the mean variance that is added to each direction, so that none that hardly varies counts."""
-
-
-def mean_cosine(features: Tensor, reference: Tensor) -> float:
-    """Return the mean cosine of vectors, in [-1, 1].
-
-    Args:
-        features: `(num_vectors, dim)`, or maps `(num_images, dim, rows, cols)` of a vector for each position.
-        reference: What they are compared with, of the same shape.
-    """
-    return F.cosine_similarity(features, reference, dim=1).mean().item()
-
-
-def centered_cosine(features: Tensor, reference: Tensor) -> float:
-    """Return the mean cosine about the reference's mean vector; shapes as in `mean_cosine`.
-
-    Features of a network share a large mean, so what always answers that mean scores well on the plain cosine and zero
-    here.
-    """
-    mean = reference.mean(dim=[axis for axis in range(reference.ndim) if axis != 1], keepdim=True)
-    return mean_cosine(features - mean, reference - mean)
+"""Our choice: share of the mean variance that is added to each direction, so that directions that hardly vary do not
+count."""
 
 
 def canonical_correlation(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
-    """Return the mean canonical correlation of two models' features, on patches that the directions were not fit to.
+    """Return the mean canonical correlation of two models' features, on patches other than those of the fit.
 
     Args:
         train: Features of the same patches by the two models, `(num_tokens, dim)` and `(num_tokens, other_dim)`.
@@ -88,8 +70,7 @@ def _whitening(features: Tensor) -> tuple[Tensor, Tensor]:
 class Fidelity(NamedTuple):
     """Mean cosine similarities in [-1, 1] between an adaptor and its teacher.
 
-    The `centered` pair first subtracts the teacher's mean vector from both sides. Features of a network share
-    a large mean, so a model that always answers that mean scores well on the plain cosine and zero here.
+    The `centered` pair first subtracts the teacher's mean vector from both sides; see `centered_cosine`.
 
     Attributes:
         summary: Over images; None if the teacher has no summary.
@@ -108,11 +89,8 @@ def adaptor_fidelity(adaptor: Features, teacher: Features) -> Fidelity:
     """Compare an adaptor's output with its teacher's on the same images.
 
     Args:
-        adaptor: The student's answer in the teacher's space.
+        adaptor: The student's features in the teacher's space.
         teacher: The teacher's own features. The smaller of two different grids is resampled, as in training.
-
-    Returns:
-        Mean cosine similarities of summaries and of dense tokens.
 
     Raises:
         ValueError: If the channels or the numbers of images differ.
@@ -121,65 +99,57 @@ def adaptor_fidelity(adaptor: Features, teacher: Features) -> Fidelity:
         shapes = f"{tuple(adaptor.features.shape)} beside {tuple(teacher.features.shape)}"
         raise ValueError(f"`adaptor` must have as many images and channels as `teacher`, got features {shapes}.")
     maps = align_to_teacher(adaptor.features, teacher.features)
-    student_tokens, teacher_tokens = _tokens(maps.student), _tokens(maps.teacher)
+    # (batch, dim, rows, cols) -> (tokens, dim)
+    student, target = (each.flatten(2).transpose(1, 2).flatten(0, 1) for each in (maps.student, maps.teacher))
     summary = centered_summary = None
     if adaptor.summary is not None and teacher.summary is not None:
         summary = mean_cosine(adaptor.summary, teacher.summary)
         centered_summary = centered_cosine(adaptor.summary, teacher.summary)
     return Fidelity(
         summary=summary,
-        features=mean_cosine(student_tokens, teacher_tokens),
+        features=mean_cosine(student, target),
         centered_summary=centered_summary,
-        centered_features=centered_cosine(student_tokens, teacher_tokens),
+        centered_features=centered_cosine(student, target),
     )
-
-
-def _tokens(features: Tensor) -> Tensor:
-    return features.flatten(2).transpose(1, 2).flatten(0, 1)  # (batch, dim, rows, cols) -> (tokens, dim)
 
 
 def fidelity_scores(student: StoredFeatures, teacher: StoredFeatures, adaptor: str) -> dict[str, Tensor]:
     """Return the mean cosines of each image between an adaptor and its teacher, in [-1, 1], `(num_images,)`.
 
-    The `centered` ones first subtract the teacher's mean vector from both sides. Features of a network share
-    a large mean, so a model that always answers that mean scores well on the plain cosine and zero there.
+    The `centered` ones first subtract the teacher's mean vector from both sides; see `centered_cosine`.
 
     Args:
-        student: Answers with those of the adaptor, which live in the teacher's space.
-        teacher: The teacher's own. The smaller of two different grids is resampled, as in training.
-        adaptor: Its name.
+        student: Features of the student, with those of the adaptor, which are in the teacher's space.
+        teacher: Features of the teacher. The smaller of two different grids is resampled, as in training.
+        adaptor: Name of the adaptor.
 
     Returns:
-        By name: `summary` and `centered summary`, where both have one, `features` and `centered features`.
+        By name: `summary` and `centered summary` if both have a summary, `features` and `centered features`.
 
     Raises:
         ValueError: If the channels or the numbers of images differ.
     """
     if len(student) != len(teacher):
         raise ValueError(f"`teacher` must have the student's {len(student)} images, got {len(teacher)}.")
-    scores = _summary_scores(student.summary(adaptor), teacher.summary())
+    scores = {}
+    summary, target = student.summary(adaptor), teacher.summary()
+    if summary is not None and target is not None:
+        center = target.mean(0)
+        scores["summary"] = F.cosine_similarity(summary, target, dim=1)
+        scores["centered summary"] = F.cosine_similarity(summary - center, target - center, dim=1)
     mean = teacher.mean_features().mean(0)[:, None, None]
     plain, centered = [], []
     for image in range(len(student)):
-        answer, truth = student.map(image, adaptor), teacher.map(image)
-        if len(answer) != len(truth):
+        features, truth = student.map(image, adaptor), teacher.map(image)
+        if len(features) != len(truth):
             raise ValueError(
-                f"`adaptor` must have as many channels as its teacher, {len(truth)}, got {len(answer)} of {adaptor!r}."
+                f"`adaptor` must have as many channels as its teacher, {len(truth)}, got {len(features)} of "
+                f"{adaptor!r}."
             )
-        maps = align_to_teacher(answer[None], truth[None])
+        maps = align_to_teacher(features[None], truth[None])
         plain.append(F.cosine_similarity(maps.student[0], maps.teacher[0], dim=0).mean())
         centered.append(F.cosine_similarity(maps.student[0] - mean, maps.teacher[0] - mean, dim=0).mean())
     return {**scores, "features": torch.stack(plain), "centered features": torch.stack(centered)}
-
-
-def _summary_scores(student: Tensor | None, teacher: Tensor | None) -> dict[str, Tensor]:
-    if student is None or teacher is None:
-        return {}
-    mean = teacher.mean(0)
-    return {
-        "summary": F.cosine_similarity(student, teacher, dim=1),
-        "centered summary": F.cosine_similarity(student - mean, teacher - mean, dim=1),
-    }
 
 
 EQUIVARIANCE_RIDGE = 1e-3
@@ -191,8 +161,8 @@ def fixed_pattern_energy(features: Tensor) -> float:
 
     With `f(n, p)` the feature of image `n` at position `p` and `m` the mean over both,
     `sum_p |mean_n f(n, p) - m|^2 / P` over `sum_np |f(n, p) - m|^2 / (N P)`: the variance over positions of the mean
-    feature over that of all features. 0 where no position differs from another on average, 1 where the image does not
-    matter. `N` images that share nothing still leave about `1 / N`, which is why many, of many kinds, are needed.
+    feature over that of all features. 0 if no position differs from another on average, 1 if the image does not matter.
+    `N` images that share nothing still leave about `1 / N`, so that many images of many kinds are needed.
 
     Args:
         features: `(num_images, dim, rows, cols)`, float, of at least one image that is not constant.
@@ -201,11 +171,11 @@ def fixed_pattern_energy(features: Tensor) -> float:
         The share, in [0, 1].
 
     Raises:
-        ValueError: If it is no such map, or all features are equal.
+        ValueError: If `features` has another shape, or all features are equal.
 
     References:
-        Our choice of a number for the fixed patterns that teachers have and students learn, which the shift-equivariant
-        losses of C-RADIOv4, section 2.3, are against. https://arxiv.org/abs/2601.17237
+        Our choice of a number for the fixed patterns of teachers that students learn, and that the shift-equivariant
+        losses of C-RADIOv4, section 2.3, work against. https://arxiv.org/abs/2601.17237
     """
     if features.ndim != 4 or not features.numel():
         raise ValueError(
@@ -221,16 +191,16 @@ def fixed_pattern_energy(features: Tensor) -> float:
 
 
 def shift_error(features: Tensor, shifted: Tensor, shift: tuple[int, int]) -> float:
-    """Return how far features of a shifted image are from the shifted features, over what both see.
+    """Return how far features of a shifted image are from the shifted features, over the overlap of both.
 
     With `f` the one map, `g` the other, `(r, c)` the shift and `m` the mean of `f` over the overlap, the mean of
     `|g(y, x) - f(y + r, x + c)|^2` over that of `|f(y + r, x + c) - m|^2`: the share of the variance that a shift
-    destroys. 0 for a map that moves with its image, about 2 for two maps that have nothing in common.
+    destroys. 0 for a map that moves with its image, about 2 for two unrelated maps.
 
     Args:
         features: Of the images, `(num_images, dim, rows, cols)`.
-        shifted: Of the same images seen `shift` patches further down and right: position `(y, x)` shows what
-            `(y + shift[0], x + shift[1])` of `features` does. Same shape.
+        shifted: Of the same images `shift` patches further down and right: position `(y, x)` shows the same as
+            `(y + shift[0], x + shift[1])` of `features`. Same shape.
         shift: Rows and columns, in patches; negative ones are up and left.
 
     Returns:
@@ -240,7 +210,7 @@ def shift_error(features: Tensor, shifted: Tensor, shift: tuple[int, int]) -> fl
         ValueError: If the shapes differ, the shift leaves no overlap, or `features` do not vary in it.
 
     References:
-        Our choice: the normalized error of what the shift-equivariant losses of C-RADIOv4, section 2.3, demand.
+        Our choice: the normalized error that the shift-equivariant losses of C-RADIOv4, section 2.3, lower.
         https://arxiv.org/abs/2601.17237
     """
     if features.ndim != 4 or features.shape != shifted.shape:
@@ -260,33 +230,23 @@ def shift_error(features: Tensor, shifted: Tensor, shift: tuple[int, int]) -> fl
 
 
 def _overlap(features: Tensor, shift: tuple[int, int]) -> Tensor:
-    """Return the part of a map that one moved by `shift` also shows."""
+    """Return the part of a map that a map moved by `shift` also shows."""
     rows, cols = features.shape[2:]
     return features[:, :, max(shift[0], 0) : rows + min(shift[0], 0), max(shift[1], 0) : cols + min(shift[1], 0)]
 
 
-class Consistency(NamedTuple):
-    """Mean cosine similarities in [-1, 1] between the features of an image at two sizes.
-
-    Attributes:
-        features: Over all positions of all images.
-        centered_features: The same about the mean feature of the larger size. Features of a network share a large mean,
-            so a model that hardly looks at the image scores well on the plain cosine.
-    """
-
-    features: float
-    centered_features: float
-
-
-def feature_consistency(features: Tensor, reference: Tensor) -> Consistency:
+def feature_consistency(features: Tensor, reference: Tensor) -> tuple[float, float]:
     """Compare two feature maps of the same images, the larger one resampled.
 
     Args:
         features: `(num_images, dim, rows, cols)`, no larger than `reference`.
         reference: `(num_images, dim, more_rows, more_cols)`.
+
+    Returns:
+        The mean cosine over all positions of all images, in [-1, 1], and the same about the mean of the reference.
     """
     reference = F.interpolate(reference, features.shape[-2:], mode="bilinear", antialias=True)
-    return Consistency(mean_cosine(features, reference), centered_cosine(features, reference))
+    return mean_cosine(features, reference), centered_cosine(features, reference)
 
 
 def map_agreement(features: Tensor, reference: Tensor, mean: Tensor) -> Tensor:
@@ -298,8 +258,7 @@ def map_agreement(features: Tensor, reference: Tensor, mean: Tensor) -> Tensor:
         mean: Of the reference over all images, `(dim,)`.
 
     Returns:
-        Two mean cosines over positions, in [-1, 1]: as they are, and about the mean. Features of a network share a
-        large mean, so a model that hardly looks at the image scores well on the plain cosine.
+        Two mean cosines over positions, in [-1, 1]: plain, and about the mean; see `centered_cosine`.
     """
     small = F.interpolate(reference[None], features.shape[-2:], mode="bilinear", antialias=True)[0]
     center = mean[:, None, None]
@@ -310,12 +269,12 @@ def map_agreement(features: Tensor, reference: Tensor, mean: Tensor) -> Tensor:
 def position_r2(train: Tensor, test: Tensor) -> float:
     """Return the share of the variance of positions that a linear map of unit features explains, at most 1.
 
-    High values mean that a patch tells where it is rather than what it shows. 0 for answers that do not, below 0 for
-    answers that are worse than the mean.
+    High values mean that the features of a patch encode its position more than its content. 0 if they do not, below 0
+    if the linear map is worse than the mean position.
 
     Args:
-        train: Maps that the map is fit to, `(num_images, dim, rows, cols)`.
-        test: Maps that it is measured on, of other images, the same shape but for their number.
+        train: Feature maps that the linear map is fit to, `(num_images, dim, rows, cols)`.
+        test: Feature maps of other images that it is measured on; the same shape but for the number of images.
 
     References:
         After the position predictor among NVIDIA's examples, as described; least squares is our choice.
@@ -330,7 +289,7 @@ def position_r2(train: Tensor, test: Tensor) -> float:
 
 
 def _tokens_of_map(maps: Tensor) -> Tensor:
-    """Return unit features with a constant, `(num_tokens, dim + 1)`."""
+    """Return unit features and a constant 1, `(num_tokens, dim + 1)`."""
     tokens = F.normalize(maps.double(), dim=1).movedim(1, -1).flatten(0, -2)
     return F.pad(tokens, (0, 1), value=1.0)
 

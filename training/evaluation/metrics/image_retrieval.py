@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import torch
 
-from .ranking import retrieval_scores
+from .knn import retrieval_scores
 
 
 class ImageRetrieval(evaluate.Metric):

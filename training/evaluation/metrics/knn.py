@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +14,11 @@ from torch.nn import functional as F
 TEMPERATURE = 0.07
 """Weights of the votes are `exp(cosine / 0.07)`, as in the RADIO papers' protocol."""
 
-
 QUERIES, GALLERY = 1024, 16384
 """Our choice of block sides: 64 MiB of similarities in float32."""
+
+MAX_SIMILARITIES = QUERIES * GALLERY
+"""The same for retrieval; one query beside a larger gallery takes a row of its own."""
 
 
 class Neighbors(NamedTuple):
@@ -27,7 +29,7 @@ class Neighbors(NamedTuple):
 
 
 def num_comparable(num_images: int, leave_one_out: bool, groups: Tensor | None = None) -> int:
-    """Return with how many images of a gallery each query can be compared; see `nearest_neighbors`."""
+    """Return the number of gallery images that each query can be compared with; see `nearest_neighbors`."""
     if not leave_one_out:
         return num_images
     return num_images - (1 if groups is None else int(groups.unique(return_counts=True)[1].max()))
@@ -41,13 +43,13 @@ def nearest_neighbors(
     Args:
         queries: `(num_queries, dim)`.
         gallery: `(num_gallery, dim)`.
-        k: How many.
-        leave_one_out: Queries and gallery are the same images, and none is a neighbor of itself.
-        groups: Sources of these images, `(num_gallery,)`, such as the videos that they are frames of: none is a
-            neighbor of another of its source. None: each image is a source of its own.
+        k: Number of neighbors.
+        leave_one_out: Queries and gallery are the same images, and no image is its own neighbor.
+        groups: Sources of these images, `(num_gallery,)`, such as the videos that frames come from: images of one
+            source are no neighbors. None: each image is a source of its own.
 
     Raises:
-        ValueError: If the widths differ, or a query has fewer than `k` images to be compared with.
+        ValueError: If the widths differ, or a query can be compared with fewer than `k` images.
     """
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(f"`queries` must be as wide as the gallery, {gallery.shape[1]}, got {queries.shape[1]}.")
@@ -55,19 +57,28 @@ def nearest_neighbors(
     if not 1 <= k <= most:
         raise ValueError(f"`k` must be between 1 and the gallery's {most} images, got {k}.")
     sources = torch.arange(len(gallery)) if groups is None else groups
-    found = [_nearest(rows, gallery, k, sources if leave_one_out else None, start) for start, rows in blocks(queries)]
+    found = [
+        _nearest(
+            F.normalize(queries[start : start + QUERIES], dim=1),
+            gallery,
+            k,
+            sources if leave_one_out else None,
+            start,
+        )
+        for start in range(0, len(queries), QUERIES)
+    ]
     return Neighbors(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def _nearest(rows: Tensor, gallery: Tensor, k: int, sources: Tensor | None, first: int) -> Neighbors:
-    """Return the neighbors of one block of queries, but for images of their own source.
+    """Return the neighbors of one block of queries.
 
     Args:
         rows: The queries, unit vectors.
         gallery: All images.
-        k: How many.
-        sources: Of the images, where the queries are some of them; None leaves none out.
-        first: Number of the first query.
+        k: Number of neighbors.
+        sources: Sources of the images if the queries are among them; images of a query's own source are left out.
+        first: Index of the first query.
     """
     best = Neighbors(rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.long, device=rows.device))
     for start in range(0, len(gallery), GALLERY):
@@ -80,12 +91,6 @@ def _nearest(rows: Tensor, gallery: Tensor, k: int, sources: Tensor | None, firs
         top, order = merged[0].topk(min(k, merged[0].shape[1]), dim=1)
         best = Neighbors(top, merged[1].gather(1, order))
     return best
-
-
-def blocks(queries: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield unit vectors of some queries at a time, and the number of the first."""
-    for start in range(0, len(queries), QUERIES):
-        yield start, F.normalize(queries[start : start + QUERIES], dim=1)
 
 
 def knn_predictions(
@@ -106,8 +111,8 @@ def knn_predictions(
         gallery_labels: Class indices, `(num_gallery,)`.
         k: Neighbors that vote. The papers use 20; sets with few images per class need fewer.
         temperature: Divides the cosine similarity in the exponent of a vote's weight.
-        leave_one_out: Queries and gallery are the same images, and none votes for itself.
-        groups: Sources of these images, within which none votes for another; see `nearest_neighbors`.
+        leave_one_out: Queries and gallery are the same images, and no image votes for itself.
+        groups: Sources of these images; images of one source do not vote for each other. See `nearest_neighbors`.
 
     Returns:
         Class indices, `(num_queries,)`.
@@ -144,10 +149,6 @@ def knn_accuracy(
     return (predictions == query_labels).double().mean().item()
 
 
-MAX_SIMILARITIES = 1 << 24
-"""Our choice: 64 MiB in float32; one query beside a larger gallery takes what it needs."""
-
-
 def retrieval_scores(
     queries: Tensor,
     query_labels: Tensor,
@@ -158,10 +159,10 @@ def retrieval_scores(
     leave_one_out: bool = False,
     groups: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return the scores of every query that has a relevant image: one of its class.
+    """Return the retrieval scores of every query; images of the query's class are relevant to it.
 
-    - "mAP": the mean, over its relevant images, of the share of relevant ones down to that rank.
-    - "hit rate@k": whether one of the first `k` is relevant: "Recall@k" of the papers on metric learning.
+    - "mAP": the mean, over the relevant images, of the precision at their ranks.
+    - "hit rate@k": 1 if one of the first `k` is relevant, else 0; "Recall@k" of the papers on metric learning.
     - "recall@k": the share of the relevant images that are among the first `k`.
 
     Args:
@@ -170,18 +171,18 @@ def retrieval_scores(
         gallery: `(num_gallery, dim)`.
         gallery_labels: Class indices, `(num_gallery,)`.
         ranks: The numbers `k`.
-        leave_one_out: Queries and gallery are the same images, and none finds itself.
-        groups: Sources of these images, `(num_gallery,)`, such as the videos that they are frames of: none finds
-            another of its source. None: each image is a source of its own.
+        leave_one_out: Queries and gallery are the same images, and no image finds itself.
+        groups: Sources of these images; images of one source do not find each other. See `nearest_neighbors`.
 
     Returns:
         By name, one number in [0, 1] for each query, `(num_queries,)`, NaN for those without a relevant image. Of
-        images that are equally alike the relevant ones come first.
+        images with equal similarity the relevant ones come first.
     """
     order = gallery_labels.argsort(stable=True)
     sorted_gallery, sorted_labels = F.normalize(gallery[order], dim=1), gallery_labels[order].contiguous()
     sources = (torch.arange(len(gallery)) if groups is None else groups).to(order.device)
-    scores = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in _names(ranks)}
+    names = ["mAP", *(f"{name}@{rank}" for rank in ranks for name in ("hit rate", "recall"))]
+    scores = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in names}
     for label in query_labels.unique():
         own = slice(*(int(torch.searchsorted(sorted_labels, label, right=right)) for right in (False, True)))
         rows = (query_labels == label).nonzero().flatten()
@@ -190,19 +191,21 @@ def retrieval_scores(
             if leave_one_out:
                 own_source = sources[chosen, None] == sources[order]
                 similarity.masked_fill_(own_source.to(similarity.device), -torch.inf)
-            _fill(scores, chosen, _ranks_of_relevant(similarity, own), ranks)
+            places = _ranks_of_relevant(similarity, own)
+            count = torch.arange(1, places.shape[1] + 1, dtype=torch.float64)
+            scores["mAP"][chosen] = (count / places).nanmean(1)
+            for rank in ranks:
+                among = (places <= rank).double().where(~places.isnan(), torch.nan)
+                scores[f"hit rate@{rank}"][chosen] = among[:, 0]
+                scores[f"recall@{rank}"][chosen] = among.nanmean(1)
     return scores
 
 
-def _names(ranks: Sequence[int]) -> list[str]:
-    return ["mAP", *(f"{name}@{rank}" for rank in ranks for name in ("hit rate", "recall"))]
-
-
 def _ranks_of_relevant(similarity: Tensor, own: slice) -> Tensor:
-    """Return the ranks of the relevant images, ascending and from 1, `(num_queries, num_own)`; NaN of those left out.
+    """Return the ranks of the relevant images, ascending and from 1, `(num_queries, num_own)`; NaN if left out.
 
     Args:
-        similarity: With the whole gallery, `(num_queries, num_gallery)`; minus infinity with what is left out.
+        similarity: To the whole gallery, `(num_queries, num_gallery)`; minus infinity for images that are left out.
         own: Columns of the images of the queries' class.
     """
     values = similarity.cpu().numpy()
@@ -212,13 +215,3 @@ def _ranks_of_relevant(similarity: Tensor, own: slice) -> Tensor:
     above = [len(row) - np.searchsorted(row, found, side="right") for row, found in zip(others, relevant, strict=True)]
     places = np.stack(above) + np.arange(1.0, relevant.shape[1] + 1)
     return torch.from_numpy(np.where(np.isneginf(relevant), np.nan, places))
-
-
-def _fill(scores: dict[str, Tensor], chosen: Tensor, places: Tensor, ranks: Sequence[int]) -> None:
-    """Write the scores of some queries, given the ranks of what is relevant to them; NaN where nothing is."""
-    count = torch.arange(1, places.shape[1] + 1, dtype=torch.float64)
-    scores["mAP"][chosen] = (count / places).nanmean(1)
-    for rank in ranks:
-        among = (places <= rank).double().where(~places.isnan(), torch.nan)
-        scores[f"hit rate@{rank}"][chosen] = among[:, 0]
-        scores[f"recall@{rank}"][chosen] = among.nanmean(1)

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import torch
 
-from .confusion import IGNORE_INDEX, ConfusionMatrix
+from .dense import IGNORE_INDEX, ConfusionMatrix
 
 
 class MeanIou(evaluate.Metric):

@@ -1,4 +1,4 @@
-"""Statistics of features and of activations."""
+"""Functions of features: cosines, ranks, extreme channels; and statistics of a network's blocks."""
 
 from __future__ import annotations
 
@@ -6,23 +6,46 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from modeling_radio import RadioModel
+
+if TYPE_CHECKING:
+    from modeling_radio import RadioModel
 
 
 REGULARIZATION = 1e-4  # LiDAR, section 4
 EPSILON = 1e-7  # RankMe, eq. 1
 
 
+def mean_cosine(features: Tensor, reference: Tensor) -> float:
+    """Return the mean cosine of vectors, in [-1, 1].
+
+    Args:
+        features: `(num_vectors, dim)`, or maps `(num_images, dim, rows, cols)` of a vector for each position.
+        reference: Vectors or maps of the same shape.
+    """
+    return F.cosine_similarity(features, reference, dim=1).mean().item()
+
+
+def centered_cosine(features: Tensor, reference: Tensor) -> float:
+    """Return the mean cosine about the reference's mean vector; shapes as in `mean_cosine`.
+
+    Features of a network share a large mean, so a model that always returns that mean scores well on the plain cosine
+    and zero here.
+    """
+    mean = reference.mean(dim=[axis for axis in range(reference.ndim) if axis != 1], keepdim=True)
+    return mean_cosine(features - mean, reference - mean)
+
+
 def effective_rank(features: Tensor) -> float:
     """Return the effective rank of features, which falls where they collapse.
 
     `exp(-sum_i p_i ln p_i)` with `p_i = s_i / sum_j s_j` and `s_i` the singular values of the centered features.
-    Between 1, where all lie on a line, and their rank, where all directions are used alike.
+    It lies between 1, where all lie on a line, and their rank, where all directions are used alike.
 
     Args:
         features: `(num_vectors, dim)`, at least two different ones; of maps, one vector for each position.
@@ -31,7 +54,7 @@ def effective_rank(features: Tensor) -> float:
         The effective rank, at least 1 and at most `min(num_vectors - 1, dim)`.
 
     Raises:
-        ValueError: If it is no such matrix, or all vectors are equal.
+        ValueError: If `features` has another shape, or all vectors are equal.
 
     References:
         Roy and Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007, definition 1; of the
@@ -59,12 +82,11 @@ def rank_me(vectors: Tensor) -> float:
     References:
         RankMe, eq. 1 and 2. https://arxiv.org/abs/2210.02885
     """
-    singular = torch.linalg.svdvals(vectors.double())
-    return _effective(singular)
+    return _effective(torch.linalg.svdvals(vectors.double()))
 
 
 def lidar(views: Tensor) -> float:
-    """Return the rank of what tells images apart and does not change between views of one image.
+    """Return the rank of the directions that tell images apart and do not change between views of one image.
 
     The effective rank of the eigenvalues of linear discriminant analysis, in which each image is a class.
 
@@ -80,7 +102,7 @@ def lidar(views: Tensor) -> float:
     if views.ndim != 3 or min(views.shape[:2]) < 2:
         raise ValueError(f"`views` must be two or more views of two or more images, got {tuple(views.shape)}.")
     values = views.double()
-    if values.shape[2] > values.shape[0] * values.shape[1]:  # nothing varies beyond what so many vectors span
+    if values.shape[2] > values.shape[0] * values.shape[1]:  # nothing varies outside the span of the vectors
         centered = (values - values.mean((0, 1))).flatten(0, 1)
         rotated, scales, _ = torch.linalg.svd(centered, full_matrices=False)
         values = (rotated * scales).unflatten(0, views.shape[:2])
@@ -95,12 +117,13 @@ def lidar(views: Tensor) -> float:
 
 
 def _effective(values: Tensor) -> float:
+    """Return the exponential of the entropy of values that are divided by their sum."""
     shares = values / values.sum() + EPSILON
     return torch.special.entr(shares).sum().exp().item()
 
 
 def channel_statistics(tokens: Tensor) -> dict[str, float]:
-    """Return what is extreme among the channels of features.
+    """Return how far the most extreme channels of features are from the others.
 
     Args:
         tokens: `(num_tokens, dim)`, at least two.
@@ -126,14 +149,14 @@ def channel_statistics(tokens: Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class BlockStatistics:
-    """Of one block, on some images.
+    """Statistics of one block on some images.
 
     Attributes:
         weight: Root mean square of the numbers in its matrices.
         entropy: Mean entropy of a token's attention, as a share of that of equal attention to all, in [0, 1].
         logit: Largest size of an attention logit. Training in low precision diverges where it grows beyond about 50
             (ViT-22B, https://arxiv.org/abs/2302.05442, section 2).
-        activation: Largest size of a number that the block hands on.
+        activation: Largest size of a number in the block's output.
     """
 
     weight: float
@@ -153,18 +176,20 @@ def block_statistics(model: RadioModel, pixels: Tensor) -> list[BlockStatistics]
     blocks = list(model.blocks)
     with _recorded(blocks) as found:
         model(pixels, window_size="global", adaptor_names=[])
-    weights = [
-        _root_mean_square([parameter for parameter in block.parameters() if parameter.ndim == 2]) for block in blocks
-    ]
-    return [BlockStatistics(weight, **found[index]) for index, weight in enumerate(weights)]
+    statistics = []
+    for block, own in zip(blocks, found, strict=True):
+        matrices = [parameter for parameter in block.parameters() if parameter.ndim == 2]
+        total = sum(matrix.double().square().sum().item() for matrix in matrices)
+        statistics.append(BlockStatistics(math.sqrt(total / sum(matrix.numel() for matrix in matrices)), **own))
+    return statistics
 
 
 @torch.no_grad()
 def block_norms(model: RadioModel, pixel_values: Tensor) -> list[Tensor]:
     """Return the Euclidean norm over channels of each patch token after each block, `(num_tokens,)` of all images.
 
-    Attention is the model's own, with windows where its configuration has them. Of RADIO1D the blocks are those of its
-    encoder, with fewer tokens behind each merging.
+    Attention is the model's own, with windows where its configuration has them. The blocks of a RADIO1D are those of
+    its encoder, with fewer tokens after each merging.
 
     Args:
         model: In eval mode.
@@ -178,14 +203,9 @@ def block_norms(model: RadioModel, pixel_values: Tensor) -> list[Tensor]:
     return [tokens[:, first_patch:].float().norm(dim=2).flatten() for tokens in output.hidden_states[1:]]
 
 
-def _root_mean_square(matrices: list[Tensor]) -> float:
-    total = sum(matrix.double().square().sum().item() for matrix in matrices)
-    return math.sqrt(total / sum(matrix.numel() for matrix in matrices))
-
-
 @contextmanager
 def _recorded(blocks: list[nn.Module]) -> Iterator[list[dict[str, float]]]:
-    """Let passes within write what they find, by block."""
+    """Record statistics of each block, one dictionary a block, during passes inside the `with` block."""
     found: list[dict[str, float]] = [{} for _ in blocks]
     handles = []
     for block, own in zip(blocks, found, strict=True):
@@ -206,11 +226,11 @@ def _recorded(blocks: list[nn.Module]) -> Iterator[list[dict[str, float]]]:
 
 
 def attention_statistics(attention: Any, hidden_states: Tensor, segments: Any) -> tuple[float, float]:
-    """Return entropy and largest logit of an attention layer, head by head so that no large matrix is kept.
+    """Return the entropy and the largest logit of an attention layer, head by head to keep memory small.
 
     Args:
         attention: A `RadioAttention`.
-        hidden_states: What it reads, `(batch, length, hidden)`.
+        hidden_states: Its input, `(batch, length, hidden)`.
         segments: Runs of segments, of which there must be one with one segment: global attention.
     """
     ((count, length),) = segments

@@ -1,4 +1,4 @@
-"""What evaluations ask of a model: its own preprocessing, and summary and dense features of a batch."""
+"""Interface of models in an evaluation: their own preprocessing, and summary and dense features of a batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Features(NamedTuple):
     """Summary and dense features of a set of images.
 
     Attributes:
-        summary: `(num_images, summary_dim)`, or None where there is none.
+        summary: `(num_images, summary_dim)`, or None if there is none.
         features: `(num_images, feature_dim, rows, cols)`.
     """
 
@@ -32,12 +32,12 @@ class Features(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """What a model says about a batch.
+    """Output of a model for a batch.
 
     Attributes:
-        summary: `(batch, summary_dim)`, or None where the model has none.
+        summary: `(batch, summary_dim)`, or None if the model has none.
         features: `(batch, feature_dim, rows, cols)`.
-        adaptors: The same of each adaptor that was asked for.
+        adaptors: Summary and features of the requested adaptors by name.
     """
 
     summary: Tensor | None
@@ -47,75 +47,75 @@ class Encoding(NamedTuple):
 
 @runtime_checkable
 class FeatureModel(Protocol):
-    """A frozen model in eval mode. Everything else about a model is its own: tasks that need more ask for its class."""
+    """A frozen model in eval mode. Tasks that need more than this check the model's class."""
 
     @property
     def name(self) -> str:
-        """Its row in tables."""
+        """Name of its row in tables."""
         ...
 
     @property
     def patch_size(self) -> int:
-        """Pixels of its input that make one cell of the dense features, in each direction."""
+        """Pixels of the input for each position of the dense features, in each direction."""
         ...
 
     @property
     def size_px(self) -> int:
-        """Shorter side of the images that it sees unless told otherwise."""
+        """Default shorter side of the images in pixels."""
         ...
 
     @property
     def max_size_px(self) -> int:
-        """Largest side that it takes."""
+        """Largest side of the images in pixels."""
         ...
 
     @property
     def runs_at_any_size(self) -> bool:
-        """False where it takes images of its own size only."""
+        """False if the model takes images of its own size only."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device of the model."""
         ...
 
     @property
     def adaptor_names(self) -> Sequence[str]:
-        """Adaptors that it can be asked for; empty for most models."""
+        """Names of its adaptors; empty for most models."""
         ...
 
     def fingerprint(self) -> str:
-        """Return a text that changes when the answers may: weights, preprocessing, precision."""
+        """Return a text that changes when the features may: weights, preprocessing, precision."""
         ...
 
     def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
-        """Return what the network takes in of one image, `(3, height, width)`.
+        """Return the network's input for one image, `(3, height, width)`.
 
         Args:
             image: RGB, uint8 `(3, height, width)`.
-            size_px: Shorter side to resize to. A square image becomes a square of exactly that side, so that places in
-                the image and in the features correspond. None takes the model's own preprocessing, at `size_px` of the
-                model, which may cut off borders or squeeze: dense tasks give a size.
+            size_px: Shorter side to resize to. A square image becomes a square of exactly that side, so that positions
+                in the image and in the features correspond. None takes the model's own preprocessing, at `size_px` of
+                the model, which may cut off borders or squeeze; dense tasks give a size.
         """
         ...
 
     def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
-        """Return `preprocess` at one size without the network: processes that prepare images are sent a copy."""
+        """Return `preprocess` at one size without the network, so that worker processes can have a copy."""
         ...
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
-        """Return the answer to a batch of preprocessed images `(batch, 3, height, width)` on the model's device.
+        """Return the output for a batch.
 
         Args:
-            pixels: What `preprocess` returned, stacked.
-            adaptors: Names of adaptors to run besides.
+            pixels: Preprocessed images on the model's device, `(batch, 3, height, width)`.
+            adaptors: Names of adaptors to run.
         """
         ...
 
 
 @runtime_checkable
 class TextModel(Protocol):
-    """A `FeatureModel` whose summary, or that of one adaptor, lives in the space of texts."""
+    """A `FeatureModel` whose summary, or that of one adaptor, is in the space of texts."""
 
     @property
     def text_adaptor(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Opens whatever a table of results may compare: by folder, name on the Hub, kind of teacher, or as a baseline."""
+"""Models by name, to compare with: folders, models of the Hub, teachers and baselines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 from core.checkpoints import read_config
 from modeling_radio import RadioConfig
 from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.pretrained import RawPixels, open_huggingface, random_vit
+from training.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_vit
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
 from training.teachers.published.base import find_folder
@@ -33,26 +33,26 @@ def open_model(
 ) -> FeatureModel:
     """Open a model to compare a RADIO model with, in eval mode on the same device.
 
-    Its row in tables is the name, that of a baseline its own.
+    Its row in tables has this name; a baseline has a name of its own.
 
     Args:
-        name: One of the forms:
+        name: One of these forms:
 
             - a folder: of ours, in the layout of NVIDIA's repositories, of transformers, or of timm;
             - `ORG/NAME` or `hub:ORG/NAME`: the same, from the Hub;
             - `timm:NAME`: a network of timm with its published weights, `timm-random:NAME` with random ones;
-            - `teacher:KIND` or `teacher:KIND:SOURCE`: as a recipe names it, at the size and patch of `beside`;
+            - `teacher:KIND` or `teacher:KIND:SOURCE`: as in a recipe, at the size and patch of `beside`;
             - `pixels` and `random-vit`: baselines of the size and patch of `beside`.
-        beside: The model that is measured.
+        beside: The model to compare with.
         size_px: Shorter side of the images; None for each model's own preprocessing.
         dtype: Autocast type; None computes in the model's own type.
 
     Raises:
-        ValueError: If it is none of these, does not open, or cannot run at `size_px`: the message names it.
+        ValueError: If the name has none of these forms, or the model does not open or cannot run at `size_px`.
         PackageError: If the package of a teacher cannot be fetched.
     """
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # weights that are not needed, such as those of texts, fill a screen
+    transformers_logging.set_verbosity_error()  # warnings about unused weights, such as those of texts, fill a screen
     try:
         return _open(name, beside, {"name": name, "size_px": size_px, "dtype": dtype})
     except (ValueError, OSError) as error:
@@ -70,16 +70,16 @@ def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureM
     if name == "random-vit":
         return random_vit(beside.model.config, size_px=size_px, device=beside.device)
     if kind == "teacher":
-        return _open_teacher(name, rest, beside, size_px)
+        kind, _, source = rest.partition(":")
+        teacher = build_teacher(name, kind=kind, source=source or None, grid_stride=beside.patch_size)
+        return TeacherFeatures(teacher.to(beside.device), patch_size=beside.patch_size, size_px=size_px, name=name)
     if kind in ("timm", "timm-random") and is_prefixed:
-        return _open_timm(rest, beside.device, options, pretrained=kind == "timm")
-    return _open_folder(_folder_of(name.removeprefix("hub:")), beside.device, options)
-
-
-def _open_teacher(name: str, rest: str, beside: RadioFeatures, size_px: int) -> TeacherFeatures:
-    kind, _, source = rest.partition(":")
-    teacher = build_teacher(name, kind=kind, source=source or None, grid_stride=beside.patch_size)
-    return TeacherFeatures(teacher.to(beside.device), patch_size=beside.patch_size, size_px=size_px, name=name)
+        return open_timm(rest, pretrained=kind == "timm", device=beside.device, **options)
+    try:
+        folder = find_folder(name.removeprefix("hub:"))
+    except ValueError as error:
+        raise ValueError(f"it must be {FORMS}, and {str(error).removeprefix('it ')}") from error
+    return _open_folder(folder, beside.device, options)
 
 
 def _open_folder(folder: Path, device: torch.device, options: dict[str, Any]) -> FeatureModel:
@@ -87,22 +87,7 @@ def _open_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
     if "args" in config or config.get("model_type") == RadioConfig.model_type:
         return open_radio(folder, device=device, **options)
     if "architecture" in config and "model_type" not in config:
-        return _open_timm(f"local-dir:{folder}", device, options)
+        return open_timm(f"local-dir:{folder}", pretrained=True, device=device, **options)
     if not (folder / "preprocessor_config.json").is_file():
         raise ValueError(f"{str(folder)!r} must hold a preprocessor_config.json: save its image processor there.")
     return open_huggingface(folder, device=device, **options)
-
-
-def _open_timm(
-    model_name: str, device: torch.device, options: dict[str, Any], *, pretrained: bool = True
-) -> FeatureModel:
-    from training.evaluation.models.pretrained import open_timm  # half a second, which `--help` need not wait for
-
-    return open_timm(model_name, pretrained=pretrained, device=device, **options)
-
-
-def _folder_of(name: str) -> Path:
-    try:
-        return find_folder(name)
-    except ValueError as error:
-        raise ValueError(f"it must be {FORMS}, and {str(error).removeprefix('it ')}") from error

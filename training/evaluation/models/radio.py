@@ -1,4 +1,4 @@
-"""RADIO models as evaluated networks."""
+"""RADIO models as models of an evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.evaluation.models.base import Encoding, FeatureModel, TextModel
 
 
 AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16}
-"""What a model can be told to compute in, by name; None is its own type."""
+"""Autocast types by name; None computes in the model's own type."""
 _Own = TypeVar("_Own", bound="RadioFeatures")
 
 
@@ -33,9 +33,9 @@ class RadioFeatures:
     """A RADIO model: its summary, its dense features, and those of its adaptors.
 
     Args:
-        model: In eval mode, on its device; on a CPU it attends by "cpu_blocks" from then on.
-        processor: What makes its pixels; None takes the one that fits the model.
-        name: Its row in tables.
+        model: Model in eval mode, on its device; on a CPU its attention is "cpu_blocks" from then on.
+        processor: Image processor; None takes the one that fits the model.
+        name: Name of its row in tables.
         size_px: Shorter side of the images; None takes the processor's.
         dtype: Autocast type such as `torch.bfloat16`; None computes in the model's own type.
 
@@ -67,7 +67,7 @@ class RadioFeatures:
 
     @property
     def size_px(self) -> int:
-        """Shorter side of the images, pixels; of a processor that bounds something else the preferred resolution."""
+        """Shorter side of the images in pixels; the preferred resolution if the processor bounds something else."""
         if self._size_px is not None:
             return self._size_px
         size = self.processor.size
@@ -81,38 +81,39 @@ class RadioFeatures:
 
     @property
     def runs_at_any_size(self) -> bool:
-        """True of every RADIO model."""
+        """Always True."""
         return True
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.model.device
 
     @property
     def adaptor_names(self) -> tuple[str, ...]:
-        """The adaptors in the folder."""
+        """Names of the adaptors."""
         return tuple(self.model.radio_model.adaptors)
 
     def fingerprint(self) -> str:
         """Return a hash of weights, configuration, processor and precision."""
         weights = tensor_fingerprint(*self.model.state_dict().values())
-        settings = (self.model.config, self.processor)
-        chosen = [
-            str(self._size_px),
-            str(self.dtype),
-            *([] if self.num_tokens is None else [f"{self.num_tokens} tokens"]),
+        parts = [
+            weights,
+            self.model.config.to_json_string(),
+            self.processor.to_json_string(),
+            self._size_px,
+            self.dtype,
         ]
-        return " ".join([weights, *(each.to_json_string() for each in settings), *chosen])
+        return " ".join(map(str, [*parts, *([] if self.num_tokens is None else [f"{self.num_tokens} tokens"])]))
 
     def with_tokens(self: _Own, num_tokens: int) -> _Own:
-        """Return the same RADIO1D with so many global tokens: its decoder's answer is the answer."""
+        """Return the same RADIO1D with another number of global tokens."""
         shorter = copy.copy(self)
         shorter.num_tokens = num_tokens
         return shorter
 
     def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
-        """Return what the processor makes of an image; the ratio of its sides stays, up to whole patches."""
+        """Return the pixels of an image by the processor; the ratio of its sides stays, up to whole patches."""
         return self.preprocessing(size_px)(image)
 
     def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
@@ -121,30 +122,24 @@ class RadioFeatures:
         size = self.processor.size if size_px is None else {"shortest_edge": size_px}
         return partial(_processed, processor=self.processor, size=size)
 
-    def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
-        """Return the backbone's own summary and features, and those of adaptors in the spaces of their teachers."""
+    def encode(self, pixels: Tensor, adaptors: Sequence[str] = (), *, window_size: WindowSize = None) -> Encoding:
+        """Return the backbone's own summary and features, and those of adaptors in the spaces of their teachers.
+
+        Args:
+            pixels: Preprocessed images, `(batch, 3, height, width)`.
+            adaptors: Names of adaptors to run.
+            window_size: Side of ViTDet windows in tokens, or "global"; None takes the configuration's.
+        """
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
             output = self.model(
                 pixels,
+                window_size=window_size,
                 feature_format="NCHW",
                 adaptor_names=list(adaptors),
                 return_dict=True,
                 num_tokens=self.num_tokens,
             )
         return Encoding(output.summary, cast(Tensor, output.features), output.adaptors or {})
-
-    def with_window(self, pixels: Tensor, window_size: WindowSize) -> Encoding:
-        """Return the backbone's answer with ViTDet windows of a side in tokens, or with "global" attention."""
-        with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
-            output = self.model(
-                pixels,
-                window_size=window_size,
-                num_tokens=self.num_tokens,
-                feature_format="NCHW",
-                adaptor_names=[],
-                return_dict=True,
-            )
-        return Encoding(output.summary, cast(Tensor, output.features))
 
 
 def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str, int | None]) -> Tensor:
@@ -153,24 +148,24 @@ def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str,
 
 @runtime_checkable
 class PatchTextModel(TextModel, FeatureModel, Protocol):
-    """A `FeatureModel` whose patches live in the space of texts too."""
+    """A `FeatureModel` whose patches can be mapped to the space of texts."""
 
     def aligned_patches(self, pixels: Tensor, source: DenseSource) -> Tensor:
         """Return patches in the space of the texts, `(batch, text_dim, rows, cols)`.
 
         Args:
-            pixels: As of `encode`.
-            source: As of `RadioForZeroShotImageClassification.segment`, where the model has both.
+            pixels: Preprocessed images, as for `encode`.
+            source: See `RadioForZeroShotImageClassification.segment`.
         """
         ...
 
 
 class RadioTextFeatures(RadioFeatures):
-    """A RADIO folder with a text tower, whose texts live in the space of one adaptor's summary.
+    """A RADIO folder with a text tower, whose texts are in the space of one adaptor's summary.
 
     Args:
-        folder: That `conversion.from_nvidia --text-tower` made.
-        model: As of `RadioFeatures`, which names the other arguments.
+        folder: Folder by `conversion.from_nvidia --text-tower`.
+        model: As for `RadioFeatures`, like the other arguments.
     """
 
     def __init__(
@@ -203,17 +198,6 @@ class RadioTextFeatures(RadioFeatures):
         return self._tower
 
 
-def radio_model(model: FeatureModel, task: str) -> RadioFeatures:
-    """Return a model of which a task looks at the blocks.
-
-    Raises:
-        ValueError: If it is not a RADIO model.
-    """
-    if not isinstance(model, RadioFeatures):
-        raise ValueError(f"`{task}` needs a RADIO model, got {model.name!r}. Leave the task out.")
-    return model
-
-
 def open_radio(
     folder: Path,
     *,
@@ -222,17 +206,16 @@ def open_radio(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> RadioFeatures:
-    """Open a folder of ours, or one in the layout of NVIDIA's repositories, with the processor that lies in it.
+    """Open a folder of ours, or one in the layout of NVIDIA's repositories, with its processor.
 
     Raises:
-        ValueError: If it is no checkpoint, is damaged or not finite, or does not take images of `size_px`.
+        ValueError: If the folder is no checkpoint, is damaged or not finite, or does not take images of `size_px`.
     """
     model = open_checkpoint(folder).model.to(device)  # pyrefly: ignore[bad-argument-type]
     is_ours = "args" not in read_config(folder)
     has_processor = is_ours and (folder / "preprocessor_config.json").is_file()
     processor = RadioImageProcessor.from_pretrained(folder) if has_processor else None
     options = {"name": name, "size_px": size_px, "dtype": dtype}
-    has_texts = is_ours and RadioConfig.from_pretrained(folder).text_tower is not None
-    if has_texts:
+    if is_ours and RadioConfig.from_pretrained(folder).text_tower is not None:
         return RadioTextFeatures(folder, model, processor, **options)
     return RadioFeatures(model, processor, **options)

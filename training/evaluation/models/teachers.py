@@ -1,4 +1,4 @@
-"""Teachers as evaluations see them: they resize and normalize on their own."""
+"""Teachers as models of an evaluation; they normalize images on their own."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from training.teachers.base import Teacher
 
 
 MAX_SIZE_PX = 4096
-"""Our choice for what has no bound of its own: beyond it no machine has the memory."""
+"""Our choice for models without a bound of their own: beyond it no machine has the memory."""
 
 
 class TeacherFeatures:
-    """A teacher, on images of the size that a student sees.
+    """A teacher on images of the student's size.
 
     Args:
-        teacher: On its device.
-        patch_size: Pixels for each cell of the answer: the student's patch, which the teacher was built for.
+        teacher: Teacher on its device.
+        patch_size: Pixels for each position of the features: the student's patch, which the teacher was built for.
         size_px: Shorter side of the images.
-        name: Its row in tables.
+        name: Name of its row in tables.
     """
 
     adaptor_names: tuple[str, ...] = ()
@@ -40,11 +40,11 @@ class TeacherFeatures:
 
     @property
     def device(self) -> torch.device:
-        """Where the teacher is."""
+        """Device of the teacher."""
         return self.teacher.mean.device
 
     def fingerprint(self) -> str:
-        """Return a hash of its network, and what else decides its answer: options may choose among layers."""
+        """Return a hash of its network, and the settings that change its features, such as options for a layer."""
         teacher = self.teacher
         options = f"{type(teacher).__qualname__} {sorted(teacher.options.items())}"
         return f"{options} {network_fingerprint(teacher)} {teacher.run} {teacher.grid_stride} {self.size_px}"
@@ -58,14 +58,14 @@ class TeacherFeatures:
         return partial(resized, size_px=size_px or self.size_px, patch_size=self.patch_size)
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
-        """Return the teacher's answer."""
+        """Return the teacher's features."""
         return Encoding(*self.teacher.answer(pixels))
 
 
 def network_fingerprint(network: nn.Module) -> str:
     """Return a hash of the weights, and one of the architecture: timm publishes the same weights under two activations.
 
-    Where the network was read from has no part in either.
+    Neither depends on the file that the network was read from.
     """
     modules = dict(network.named_modules())
     own = [vars(module) for module in modules.values()]

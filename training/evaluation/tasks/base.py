@@ -1,4 +1,4 @@
-"""What all tasks share: their settings, and the interface of a task."""
+"""Settings of the tasks, and the evaluation of one model on one data set that they measure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -17,39 +16,37 @@ from modeling_radio.zero_shot_radio import DenseSource
 from training.evaluation.data import CroppedViews, EvaluationData, Examples, Kind, Part, Pictures, Windows
 from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from training.evaluation.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
-from training.evaluation.models.base import FeatureModel, TextModel
+from training.evaluation.models.base import FeatureModel
 
 
 class TaskSettings(Settings):
-    """How tasks are measured; the defaults are the papers' protocols where there are any.
+    """Settings of the tasks; the defaults follow the papers' protocols where there are any.
 
     Attributes:
-        neighbors: That vote in kNN, where there are as many images to compare with. 20 as in the papers.
+        neighbors: Number of neighbors that vote in kNN, at most the gallery's images. 20 as in the papers.
         temperature: Divides the cosine in the exponent of a vote's weight. 0.07 as in the papers.
         logistic_c: Inverse strength of the logistic regression's penalty, on standardized features.
         recall_at: Ranks up to which retrieval counts.
-        templates: Prompts in which the names of classes stand: OpenAI's 80, as in the papers, seven of them, or the
-            bare name.
-        zero_shot_sizes_px: Sizes at which zero-shot accuracy is measured besides; none by default.
+        templates: Prompts for the names of classes: OpenAI's 80, as in the papers, seven of them, or the bare name.
+        zero_shot_sizes_px: Further sizes at which zero-shot accuracy is measured; none by default.
         probe_steps: Optimizer steps of segmentation and depth probes. 400 for some hundred images; the papers run
             80,000 or 160,000 on ADE20k.
         probe_learning_rate: Peak of AdamW without weight decay. The papers' 1e-3 tripled, for the short schedule.
-        probe_warmup_steps: Steps over which it rises; 1500 in the papers.
-        probe_schedule: How it falls after that: as a cosine, or in a straight line as in the papers.
-        window_px: Side of the windows of dense tasks; the model's own size where it is left out.
-        refinement: What open-vocabulary segmentation does with patches before texts are compared with them: nothing, or
-            give each the mean of those that resemble it (SCRA of RADSeg).
-        dense_source: Where the patches' place among texts comes from; see `segment`.
+        probe_warmup_steps: Steps over which the learning rate rises; 1500 in the papers.
+        probe_schedule: Fall of the learning rate after that: a cosine, or a straight line as in the papers.
+        window_px: Side of the windows of dense tasks; by default the model's own size.
+        refinement: Change of the patches in open-vocabulary segmentation before texts are compared with them: none, or
+            the mean of the patches that resemble each (SCRA of RADSeg).
+        dense_source: Network that maps patches to the space of texts; see `segment`.
         consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
             others; by default the range that the published models were trained for at low resolution, and one step
             beyond.
-        switching_sizes_px: Sides of middle squares between which a model might change its mind: kNN and adaptors at
-            each.
+        switching_sizes_px: Sides of middle squares for mode switching: kNN and adaptors at each.
         compared_window: Side in tokens of the windows that are compared with global attention; null takes the model's
-            own, and 16 where it has none.
-        held_out_classes: Share of the classes that are unknown to detectors of what is out of distribution.
+            own, or 16 if it has none.
+        held_out_classes: Share of the classes that are unknown to out-of-distribution detectors.
         resamples: Draws for the intervals.
-        random_seed: Of probes, choices and intervals.
+        random_seed: Seed of probes, choices and intervals.
     """
 
     title: ClassVar[str] = "tasks"
@@ -84,15 +81,13 @@ class TaskSettings(Settings):
 
 
 DENSE_KINDS: tuple[Kind, ...] = ("masks", "depth")
-"""Kinds whose images are cut into square windows, so that places in images and features correspond."""
+"""Kinds whose images are cut into square windows, so that positions in images and features correspond."""
+
+DENSE = Wanted(dense=True)
+"""The features of most dense tasks."""
 
 NUM_SHOWN = 4
-"""Images of each kind in pictures; our choice, a page of five models that is looked through in a minute."""
-
-
-def no_teachers() -> Mapping[str, FeatureModel]:
-    """Return no teachers: the model was not distilled here."""
-    return {}
+"""Our choice of images of each kind in the report: a page of five models stays short."""
 
 
 @dataclass
@@ -100,14 +95,14 @@ class Evaluation:
     """One model on one data set.
 
     Attributes:
-        model: What is measured.
-        data: What it is measured on.
-        settings: Of the tasks.
-        store: Where features are kept.
-        seed: Of the training run that made the model; None if nothing was trained here.
-        find_teachers: Returns the teachers of the model's adaptors by name, called when a task needs them.
-        shown_masks: Predicted masks of the images that `shown` names, for pictures.
-        references: What the teachers say, by name, kind of images and size; models of one recipe may share it.
+        model: The model.
+        data: The data set.
+        settings: Settings of the tasks.
+        store: Store of extracted features.
+        seed: Seed of the training run of the model; None if it was not trained here.
+        find_teachers: Returns the teachers of the model's adaptors by name; called when a task needs them.
+        shown_masks: Predicted masks of the images of `shown`, by index, for the report.
+        references: Features of the teachers by name, kind of images and size; models of one recipe may share them.
     """
 
     model: FeatureModel
@@ -115,7 +110,7 @@ class Evaluation:
     settings: TaskSettings = field(default_factory=TaskSettings)
     store: FeatureStore = field(default_factory=FeatureStore)
     seed: int | None = None
-    find_teachers: Callable[[], Mapping[str, FeatureModel]] = no_teachers
+    find_teachers: Callable[[], Mapping[str, FeatureModel]] = dict
     shown_masks: dict[int, Tensor] = field(default_factory=dict)
     references: dict[tuple[str, Kind, int | None], StoredFeatures] = field(default_factory=dict)
 
@@ -131,7 +126,7 @@ class Evaluation:
         return self.find_teachers()
 
     def expect(self, kind: Kind, wanted: Wanted) -> None:
-        """Announce what a task will ask for, so that one pass over the images serves all tasks."""
+        """Announce the features that a task will need, so that one pass over the images serves all tasks."""
         self._wanted[kind] = self._wanted.get(kind, Wanted()) | wanted
 
     def part(self, kind: Kind) -> Part:
@@ -141,17 +136,17 @@ class Evaluation:
         return self._parts[kind]
 
     def examples(self, kind: Kind, split: str = "test") -> Examples:
-        """Return the images of one split: "test", or "gallery", which without a train split is the same."""
+        """Return the images of one split: "test", or "gallery", which is the same without a train split."""
         part = self.part(kind)
         return part.test if split == "test" else part.gallery
 
     def shown(self, kind: Kind) -> list[int]:
-        """Return the test images that pictures show: a few, over the whole set."""
+        """Return the indices of the test images in the report: a few, spread over the whole set."""
         number = len(self.examples(kind))
         return sorted({round(step * (number - 1) / (NUM_SHOWN - 1)) for step in range(NUM_SHOWN)})
 
     def windows(self, kind: Kind, split: str = "test") -> Windows:
-        """Return the square windows of the images of dense tasks."""
+        """Return the square windows over the images of a dense task."""
         key = (kind, split)
         if key not in self._windows:
             window_px = self.settings.window_px or self.model.size_px
@@ -161,47 +156,48 @@ class Evaluation:
     def square_features(
         self, kind: Kind, split: str = "test", *, size_px: int, wanted: Wanted | None = None
     ) -> StoredFeatures:
-        """Return what the model says about the middle squares of the images of a split, at a size.
+        """Return features of the middle squares of the images of a split, at a size.
 
-        What compares sizes shows squares: of a longer image, whose longer side a model bounds, several are one.
+        Tasks that compare sizes use squares: several sizes of a long image become one where the model bounds the longer
+        side.
 
         Args:
-            kind: Of the images.
+            kind: Kind of the images.
             split: "test" or "gallery".
             size_px: Side of the squares.
-            wanted: What is kept.
+            wanted: Features to keep.
         """
-        examples, wanted = self.examples(kind, split), wanted or Wanted()
-        pictures, fingerprint = squares_of(examples)
-        return self._extracted(pictures, fingerprint, wanted, size_px, f"{self.part(kind).name}, {split}, {size_px} px")
+        pictures, fingerprint = squares_of(self.examples(kind, split))
+        description = f"{self.part(kind).name}, {split}, {size_px} px"
+        return self._extracted(pictures, fingerprint, wanted or Wanted(), size_px, description)
 
     def features(
         self, kind: Kind, split: str = "test", *, wanted: Wanted | None = None, size_px: int | None = None
     ) -> StoredFeatures:
-        """Return what the model says about the images of a split, at its own size or another one.
+        """Return features of the images of a split, at the model's own size or another one.
 
         Args:
-            kind: Of the images; of masks and depth their windows.
+            kind: Kind of the images; for masks and depth, features of windows.
             split: "test" or "gallery".
-            wanted: What is kept, besides what was announced.
-            size_px: Shorter side; None takes the model's own preprocessing, of windows their whole at the model's size.
+            wanted: Features to keep besides the announced ones.
+            size_px: Shorter side; None takes the model's own preprocessing, or whole windows at the model's size.
         """
         examples = self.examples(kind, split)
         wanted = wanted or Wanted()
         if size_px is None:
             wanted |= self._announced(kind, split, examples)
+        at = "" if size_px is None else f", {size_px} px"
         pictures, fingerprint = examples.images, examples.picture_fingerprint
         if kind in DENSE_KINDS:
             pictures = self.windows(kind, split)
             fingerprint = f"{fingerprint} windows {pictures.window_px}"
-        at = "" if size_px is None else f", {size_px} px"
-        seen_px = self.model.size_px if size_px is None and kind in DENSE_KINDS else size_px
-        return self._extracted(pictures, fingerprint, wanted, seen_px, f"{self.part(kind).name}, {split}{at}")
+            size_px = size_px or self.model.size_px
+        return self._extracted(pictures, fingerprint, wanted, size_px, f"{self.part(kind).name}, {split}{at}")
 
     def _extracted(
         self, pictures: Pictures, fingerprint: str, wanted: Wanted, size_px: int | None, description: str
     ) -> StoredFeatures:
-        """Return what the model says about pictures; asked for again it is what was kept in memory."""
+        """Return features of images from memory, or extract them."""
         key = (fingerprint, size_px, wanted)
         if key not in self._features:
             self._features[key] = self.store.extract(
@@ -210,7 +206,7 @@ class Evaluation:
         return self._features[key]
 
     def _announced(self, kind: Kind, split: str, examples: Examples) -> Wanted:
-        """Return what was announced for these images, also as those of other kinds: one pass serves all."""
+        """Return the announced features of these images, also under other kinds: one pass serves all."""
         wanted = self._wanted.get(kind, Wanted())
         for other, announced in self._wanted.items():
             is_alike = (other in DENSE_KINDS) == (kind in DENSE_KINDS)
@@ -219,33 +215,30 @@ class Evaluation:
         return wanted
 
     def reference(self, teacher: str, kind: Kind, size_px: int | None = None) -> StoredFeatures:
-        """Return the maps of a teacher of the test images.
+        """Return the features of a teacher on the test images.
 
         Args:
-            teacher: Its name.
-            kind: Of the images.
-            size_px: Side of the middle squares that the student sees; None for whole images at the student's own size.
+            teacher: Name of the teacher.
+            kind: Kind of the images.
+            size_px: Side of their middle squares; None for whole images at the student's own size.
         """
         key = (teacher, kind, size_px)
         if key not in self.references:
-            examples, model = self.examples(kind), self.teachers[teacher]
-            whole = (examples.images, examples.picture_fingerprint)
-            pictures, fingerprint = whole if size_px is None else squares_of(examples)
+            examples, description = self.examples(kind), self.part(kind).name
+            pictures, fingerprint = examples.images, examples.picture_fingerprint
+            if size_px is not None:
+                pictures, fingerprint = squares_of(examples)
+                description = f"{description}, {size_px} px"
             self.references[key] = self.store.extract(
-                model,
-                pictures,
-                fingerprint,
-                Wanted(dense=True),
-                size_px=size_px,
-                description=f"{self.part(kind).name}" + ("" if size_px is None else f", {size_px} px"),
+                self.teachers[teacher], pictures, fingerprint, DENSE, size_px=size_px, description=description
             )
         return self.references[key]
 
     def supported_sizes(self, name: str, sizes_px: list[int]) -> list[int]:
-        """Return sizes in ascending order as the model takes them: whole patches, no larger than it can.
+        """Return sizes in ascending order, rounded to whole patches and bounded by the model's largest size.
 
         Raises:
-            ValueError: If they are all one to the model.
+            ValueError: If they all become one size.
         """
         step, largest = self.model.patch_size, self.model.max_size_px
         sizes = sorted({min(max(step, round(size / step) * step), largest) for size in sizes_px})
@@ -256,19 +249,19 @@ class Evaluation:
     def measurement(
         self, task: str, metric: str, value: float, kind: Kind, interval: Interval | None = None
     ) -> Measurement:
-        """Return a number with its place in the tables."""
+        """Return a number with its row and column in the tables."""
         low, high = interval or (None, None)
         return Measurement(self.model.name, task, metric, self.part(kind).name, float(value), self.seed, low, high)
 
     def mean(self, task: str, metric: str, scores: Tensor, kind: Kind, groups: Tensor | None = None) -> Measurement:
-        """Return the mean of one score for each test image, with its interval.
+        """Return the mean of scores, with its interval.
 
         Args:
-            task: Of the measurement.
-            metric: Of the measurement.
-            scores: `(num_images,)`.
-            kind: Of the images.
-            groups: Sources of the scores; None takes those of the test images where there are as many scores.
+            task: Task of the measurement.
+            metric: Metric of the measurement.
+            scores: One for each test image, `(num_images,)`.
+            kind: Kind of the images.
+            groups: Sources of the scores; None takes those of the test images if there are as many.
         """
         if groups is None and len(scores) == len(self.part(kind).test):
             groups = self.part(kind).test.groups
@@ -279,14 +272,14 @@ class Evaluation:
     def of_sums(
         self, task: str, metric: str, sums: Tensor, combine: Callable[[Tensor], Tensor], kind: Kind
     ) -> Measurement:
-        """Return a number that is made of sums over test images, with its interval.
+        """Return a number that is computed from sums over test images, with its interval.
 
         Args:
-            task: Of the measurement.
-            metric: Of the measurement.
-            sums: What each image adds, `(num_images, num_sums)`.
-            combine: Makes the number of sums, `(..., num_sums)` to `(...)`.
-            kind: Of the images.
+            task: Task of the measurement.
+            metric: Metric of the measurement.
+            sums: Terms of each image, `(num_images, num_sums)`.
+            combine: Computes the number from sums, `(..., num_sums)` to `(...)`.
+            kind: Kind of the images.
         """
         sums = sums.double()
         interval = bootstrap_interval(
@@ -299,51 +292,12 @@ class Evaluation:
         return self.measurement(task, metric, combine(sums.sum(0)).item(), kind, interval)
 
 
-@dataclass(frozen=True)
-class Task:
-    """An entry of the table of tasks.
-
-    Attributes:
-        measure: Returns the measurements of an evaluation.
-        kind: What must be known of the images.
-        wanted: What is kept of the model's answers; called before anything is extracted.
-        of_baselines: Whether raw pixels and random networks are measured too.
-        of_compared: Which of the other models that one compares with are measured too, besides.
-    """
-
-    measure: Callable[[Evaluation], list[Measurement]]
-    kind: Kind
-    wanted: Callable[[FeatureModel], Wanted] = lambda model: Wanted()
-    of_baselines: bool = False
-    of_compared: Callable[[FeatureModel], bool] = lambda model: False
-
-
 def squares_of(examples: Examples) -> tuple[Pictures, str]:
     """Return the middle squares of images, and their fingerprint."""
     return CroppedViews(examples.images, 0, 0), f"{examples.picture_fingerprint} crops 0 0"
 
 
-def takes_sizes(model: FeatureModel) -> bool:
-    """Return whether the model takes images of several sizes."""
-    return model.runs_at_any_size
-
-
-def knows_texts(model: FeatureModel) -> bool:
-    """Return whether the task's texts mean something to the model."""
-    return isinstance(model, TextModel)
-
-
-def dense(model: FeatureModel) -> Wanted:
-    """Return that maps are wanted."""
-    return Wanted(dense=True)
-
-
 def summary_or_mean(features: StoredFeatures) -> Tensor:
-    """Return the summaries, or of a model without one the mean of its features."""
+    """Return the summaries, or the mean of the features of a model without a summary."""
     summary = features.summary()
     return features.mean_features() if summary is None else summary
-
-
-def unit(vectors: Tensor) -> Tensor:
-    """Return vectors of length 1 along the last dimension."""
-    return torch.nn.functional.normalize(vectors, dim=-1)

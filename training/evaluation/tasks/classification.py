@@ -1,4 +1,4 @@
-"""Tasks on whole images: k nearest neighbors, linear probe, retrieval, zero-shot classes."""
+"""Tasks on whole images: kNN, logistic regression, retrieval, zero-shot classes, unknown classes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.seeds import make_generator
 from model_cards.results import Measurement
 from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES, SIMPLE_TEMPLATES
 from training.evaluation.data import Examples
 from training.evaluation.data_tables import imagenet_class_names
 from training.evaluation.features import StoredFeatures, Wanted
+from training.evaluation.metrics.bootstrap import bootstrap_interval
 from training.evaluation.metrics.knn import knn_predictions, nearest_neighbors, num_comparable, retrieval_scores
 from training.evaluation.models.base import FeatureModel, TextModel
 from training.evaluation.models.pretrained import SentenceEncoder
@@ -25,9 +27,13 @@ from training.teachers.embedded import EfficientNetLiteTeacher
 
 
 NUM_FOLDS = 5
-"""Of the logistic regression where there is no train split; our choice, scikit-learn's default."""
+"""Folds of the logistic regression without a train split; our choice, scikit-learn's default."""
 MAX_ITERATIONS = 2000
 """Our choice: the solver stops long before on sets of some thousand images."""
+TEMPLATES = {"openai": OPENAI_TEMPLATES, "simple": SIMPLE_TEMPLATES, "plain": PLAIN_TEMPLATES}
+PROMPT = "a photo of a {}"
+NUM_CONSE_CLASSES = 10
+"""ImageNet classes that embed an image in text space; 10 as in the ConSE paper."""
 
 
 def labels_of(examples: Examples) -> Tensor:
@@ -36,33 +42,38 @@ def labels_of(examples: Examples) -> Tensor:
     return examples.labels
 
 
-def vectors(features: StoredFeatures) -> dict[str, Tensor]:
-    """Return what classes are read from, by what its metric adds: the summary, and the mean of the features."""
+def vectors_of(features: StoredFeatures) -> dict[str, Tensor]:
+    """Return the summary and the mean of the features, by the end of the metric's name."""
     summary = features.summary()
     means = {", mean features": features.mean_features()}
     return means if summary is None else {"": summary, **means}
 
 
+def smallest_class(labels: Tensor) -> int:
+    """Return the number of images of the smallest class that occurs."""
+    counts = labels.bincount()
+    return int(counts[counts > 0].min())
+
+
 def measure_knn(evaluation: Evaluation) -> list[Measurement]:
-    """Measure weighted kNN accuracy from the summary, and from the dense features' mean for comparison."""
+    """Measure weighted kNN accuracy with the summary, and with the mean of the dense features for comparison."""
     part = evaluation.part("labels")
-    is_alone = part.train is None
-    queries = vectors(evaluation.features("labels"))
-    gallery = queries if is_alone else vectors(evaluation.features("labels", "gallery"))
+    queries = vectors_of(evaluation.features("labels"))
+    gallery = queries if part.train is None else vectors_of(evaluation.features("labels", "gallery"))
     measurements = []
     for suffix, query in queries.items():
-        scores = answers_of_neighbors(evaluation, query, gallery[suffix]) == labels_of(part.test)
+        scores = predict_by_knn(evaluation, query, gallery[suffix]) == labels_of(part.test)
         measurements.append(evaluation.mean("knn", f"accuracy{suffix}", scores, "labels"))
     return measurements
 
 
-def answers_of_neighbors(evaluation: Evaluation, queries: Tensor, gallery: Tensor) -> Tensor:
+def predict_by_knn(evaluation: Evaluation, queries: Tensor, gallery: Tensor) -> Tensor:
     """Return the classes by kNN, `(num_queries,)`; without a train split images of one source do not vote for another.
 
     Args:
-        evaluation: Whose labels and settings.
+        evaluation: Labels and settings.
         queries: Vectors of the test images.
-        gallery: Those of the gallery.
+        gallery: Vectors of the gallery.
 
     Raises:
         ValueError: If there is nothing to compare with.
@@ -76,48 +87,57 @@ def answers_of_neighbors(evaluation: Evaluation, queries: Tensor, gallery: Tenso
     return knn_predictions(queries, gallery, labels_of(part.gallery), k=k, temperature=temperature, **options)
 
 
-def smallest_class(labels: Tensor) -> int:
-    """Return how many images the smallest class has that occurs at all."""
-    counts = labels.bincount()
-    return int(counts[counts > 0].min())
+def measure_mode_switching(evaluation: Evaluation) -> list[Measurement]:
+    """Measure kNN accuracy at several sizes of the queries, with the gallery at the model's own size and at theirs.
+
+    The features of a model with mode switching depend on the resolution: it is good where both sizes are alike, and bad
+    where they differ. Images are middle squares.
+
+    References:
+        RADIOv2.5, section 3 (mode switching). https://arxiv.org/abs/2412.07679
+    """
+    labels, own_size = labels_of(evaluation.part("labels").test), evaluation.model.size_px
+
+    def vectors(split: str, size_px: int) -> Tensor:
+        return summary_or_mean(evaluation.square_features("labels", split, size_px=size_px))
+
+    measurements = []
+    for size in evaluation.supported_sizes("switching_sizes_px", evaluation.settings.switching_sizes_px):
+        queries = vectors("test", size)
+        for name, gallery_size in (("gallery alike", size), (f"gallery at {own_size} px", own_size)):
+            scores = predict_by_knn(evaluation, queries, vectors("gallery", gallery_size)) == labels
+            measurements.append(evaluation.mean("mode_switching", f"{size} px, {name}", scores, "labels"))
+        own = vectors("test", own_size)
+        cosine = (F.normalize(queries - own.mean(0), dim=-1) * F.normalize(own - own.mean(0), dim=-1)).sum(1)
+        metric = f"{size} px, centered cosine with {own_size} px"
+        measurements.append(evaluation.mean("mode_switching", metric, cosine, "labels"))
+    return measurements
 
 
 def measure_logistic_regression(evaluation: Evaluation) -> list[Measurement]:
     """Measure the accuracy of scikit-learn's logistic regression on standardized summaries, and on mean features.
 
-    Without a train split each image is predicted by a regression that has not seen it, of `NUM_FOLDS` folds in which
-    images of one source stay together.
-    """
-    part = evaluation.part("labels")
-    queries = vectors(evaluation.features("labels"))
-    truth = labels_of(part.test).numpy()
-    measurements = []
-    for suffix, query in queries.items():
-        regression = build_regression(evaluation.settings.logistic_c)
-        if part.train is None:
-            predictions = _predict_by_folds(
-                regression, query.numpy(), truth, part.test.groups, evaluation.settings.random_seed
-            )
-        else:
-            stored = vectors(evaluation.features("labels", "gallery"))[suffix]
-            regression.fit(stored.numpy(), labels_of(part.train).numpy())
-            predictions = regression.predict(query.numpy())
-        scores = torch.from_numpy(predictions == truth)
-        measurements.append(evaluation.mean("logistic_regression", f"accuracy{suffix}", scores, "labels"))
-    return measurements
-
-
-def build_regression(inverse_strength: float) -> Any:
-    """Return scikit-learn's regression after a standardization.
-
-    Args:
-        inverse_strength: `C` of the regression.
+    Without a train split `NUM_FOLDS` folds predict each other's images; images of one source stay in one fold.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(C=inverse_strength, max_iter=MAX_ITERATIONS))
+    part, settings = evaluation.part("labels"), evaluation.settings
+    queries = vectors_of(evaluation.features("labels"))
+    truth = labels_of(part.test).numpy()
+    measurements = []
+    for suffix, query in queries.items():
+        regression = make_pipeline(StandardScaler(), LogisticRegression(C=settings.logistic_c, max_iter=MAX_ITERATIONS))
+        if part.train is None:
+            predictions = _predict_by_folds(regression, query.numpy(), truth, part.test.groups, settings.random_seed)
+        else:
+            stored = vectors_of(evaluation.features("labels", "gallery"))[suffix]
+            regression.fit(stored.numpy(), labels_of(part.train).numpy())
+            predictions = regression.predict(query.numpy())
+        scores = torch.from_numpy(predictions == truth)
+        measurements.append(evaluation.mean("logistic_regression", f"accuracy{suffix}", scores, "labels"))
+    return measurements
 
 
 def _predict_by_folds(
@@ -132,10 +152,10 @@ def _predict_by_folds(
 
 
 def measure_image_retrieval(evaluation: Evaluation) -> list[Measurement]:
-    """Measure how well the images of a class are found by each of them: mean average precision, hits and recall.
+    """Measure how well each image finds the images of its class: mean average precision, hits and recall.
 
-    Queries whose class has no other image are left out. Without a train split images of one source do not count as
-    found by each other.
+    Queries whose class has no other image are left out. Without a train split images of one source do not find each
+    other.
     """
     part = evaluation.part("labels")
     is_alone = part.train is None
@@ -163,29 +183,30 @@ def measure_image_retrieval(evaluation: Evaluation) -> list[Measurement]:
     ]
 
 
-def text_space(model: FeatureModel) -> Wanted:
-    """Return that the adaptor is wanted whose summary lives in the space of texts."""
-    adaptor = text_model(model, "image_text_retrieval").text_adaptor
-    return Wanted() if adaptor is None else Wanted(adaptors=frozenset([adaptor]))
+def no_text_tower(model: FeatureModel, task: str) -> ValueError:
+    """Return the error of a task on a model without a text tower."""
+    return ValueError(
+        f"`{task}` needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), which {model.name!r} "
+        "does not have. Leave the task out."
+    )
 
 
-def text_model(model: FeatureModel, task: str) -> TextModel:
-    """Return a model as one that knows texts.
+def text_features(model: FeatureModel) -> Wanted:
+    """Return the features whose summary is compared with texts.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If the model has no text tower.
     """
     if not isinstance(model, TextModel):
-        raise ValueError(
-            f"`{task}` needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), which "
-            f"{model.name!r} does not have. Leave the task out."
-        )
-    return model
+        raise no_text_tower(model, "image_text_retrieval")
+    return Wanted() if model.text_adaptor is None else Wanted(adaptors=frozenset([model.text_adaptor]))
 
 
 def measure_image_text_retrieval(evaluation: Evaluation) -> list[Measurement]:
-    """Measure whether images find one of their captions, and captions their image, among the first ones."""
-    model = text_model(evaluation.model, "image_text_retrieval")
+    """Measure whether images find one of their captions, and captions their image, among the first results."""
+    model = evaluation.model
+    if not isinstance(model, TextModel):
+        raise no_text_tower(model, "image_text_retrieval")
     captions = evaluation.part("captions").test.captions
     assert captions is not None  # the part's kind says so
     images = evaluation.features("captions").summary(model.text_adaptor)
@@ -214,9 +235,9 @@ def pair_scores(
 
     Args:
         queries: `(num_queries, dim)`.
-        query_owners: The image that each query is or belongs to, `(num_queries,)`.
+        query_owners: Index of the image that each query is or describes, `(num_queries,)`.
         gallery: `(num_gallery, dim)`.
-        gallery_owners: The same of the gallery, `(num_gallery,)`.
+        gallery_owners: The same for the gallery, `(num_gallery,)`.
         ranks: The numbers `k`; those beyond the gallery are cut to it.
 
     Returns:
@@ -227,23 +248,15 @@ def pair_scores(
     return {f"recall@{rank}": is_own[:, : min(rank, most)].any(1).double() for rank in ranks}
 
 
-TEMPLATES = {"openai": OPENAI_TEMPLATES, "simple": SIMPLE_TEMPLATES, "plain": PLAIN_TEMPLATES}
-PROMPT = "a photo of a {}"
-NUM_CONSE_CLASSES = 10
-"""ImageNet classes that place an image in text space; 10 as in the ConSE paper."""
-
-
-def wanted(model: FeatureModel) -> Wanted:
-    """Return that the adaptor is wanted whose summary is compared with texts; all, where a classifier is looked for."""
-    if isinstance(model, TextModel):
-        return Wanted() if model.text_adaptor is None else Wanted(adaptors=frozenset([model.text_adaptor]))
-    return Wanted(adaptors=frozenset(model.adaptor_names))
+def zero_shot_features(model: FeatureModel) -> Wanted:
+    """Return the features of zero-shot accuracy: the text adaptor's, or all adaptors' to look for a classifier."""
+    return text_features(model) if isinstance(model, TextModel) else Wanted(adaptors=frozenset(model.adaptor_names))
 
 
 def measure_zero_shot(evaluation: Evaluation) -> list[Measurement]:
     """Measure zero-shot accuracy through the model's text tower, or else through a teacher's classifier.
 
-    No labeled image is used. With a text tower further sizes are measured where `zero_shot_sizes_px` asks for them.
+    No labeled image is used. With a text tower the sizes of `zero_shot_sizes_px` are measured too.
     """
     if isinstance(evaluation.model, TextModel):
         return _by_texts(evaluation, evaluation.model)
@@ -260,13 +273,12 @@ def measure_zero_shot(evaluation: Evaluation) -> list[Measurement]:
 
 
 def _by_texts(evaluation: Evaluation, model: TextModel) -> list[Measurement]:
-    part, adaptor = evaluation.part("labels"), model.text_adaptor
-    classes = model.embed_classes(part.class_names, TEMPLATES[evaluation.settings.templates])
-    measurements = []
+    classes = model.embed_classes(evaluation.part("labels").class_names, TEMPLATES[evaluation.settings.templates])
+    wanted, measurements = zero_shot_features(evaluation.model), []
     for size_px in (None, *evaluation.settings.zero_shot_sizes_px):
-        features = evaluation.features("labels", wanted=wanted(evaluation.model), size_px=size_px)
-        images = _summary(features.summary(adaptor), evaluation.model.name)
+        summary = evaluation.features("labels", wanted=wanted, size_px=size_px).summary(model.text_adaptor)
         metric = "accuracy" if size_px is None else f"accuracy, {size_px} px"
+        images = _require_summary(summary, evaluation.model.name)
         measurements.append(_accuracy(evaluation, evaluation.model.name, metric, images, classes))
     return measurements
 
@@ -274,21 +286,22 @@ def _by_texts(evaluation: Evaluation, model: TextModel) -> list[Measurement]:
 def _by_classifier(
     evaluation: Evaluation, name: str, teacher: TeacherFeatures, classifier: EfficientNetLiteTeacher
 ) -> list[Measurement]:
-    """Measure a teacher and the adaptor for it by the names of the classes that its classifier sees."""
+    """Measure a teacher and its adaptor by the names of the classes that the teacher's classifier predicts."""
     examples = evaluation.examples("labels")
     encoder = SentenceEncoder()
     known = encoder.encode([PROMPT.format(each) for each in imagenet_class_names()])
     labels = encoder.encode([PROMPT.format(each) for each in evaluation.part("labels").class_names])
     mean = known.mean(dim=0)
-    answers = {
-        f"teacher {name}": evaluation.store.extract(
-            teacher, examples.images, examples.picture_fingerprint, Wanted(), description="zero-shot"
-        ).summary(),
-        f"adaptor {name}": evaluation.features("labels", wanted=wanted(evaluation.model)).summary(name),
-    }
+    of_teacher = evaluation.store.extract(
+        teacher, examples.images, examples.picture_fingerprint, Wanted(), description="zero-shot"
+    )
+    of_student = evaluation.features("labels", wanted=zero_shot_features(evaluation.model))
     measurements = []
-    for model, summaries in answers.items():
-        logits = classifier.classify(_summary(summaries, model).to(evaluation.model.device)).cpu()
+    for model, summary in {
+        f"teacher {name}": of_teacher.summary(),
+        f"adaptor {name}": of_student.summary(name),
+    }.items():
+        logits = classifier.classify(_require_summary(summary, model).to(evaluation.model.device)).cpu()
         embeddings = conse_embeddings(logits, centered(known, mean), top_k=NUM_CONSE_CLASSES)
         measurements.append(_accuracy(evaluation, model, "accuracy", embeddings, centered(labels, mean)))
     return measurements
@@ -299,7 +312,7 @@ def _accuracy(evaluation: Evaluation, model: str, metric: str, images: Tensor, c
     return replace(evaluation.mean("zero_shot", metric, scores, "labels"), model=model)
 
 
-def _summary(summary: Tensor | None, model: str) -> Tensor:
+def _require_summary(summary: Tensor | None, model: str) -> Tensor:
     if summary is None:
         raise ValueError(f"`zero_shot` needs a summary, which {model!r} does not have.")
     return summary
@@ -309,9 +322,9 @@ def conse_embeddings(class_logits: Tensor, class_name_embeddings: Tensor, *, top
     """Embed images in text space by the names of their likeliest classes.
 
     Args:
-        class_logits: The classifier's answer, `(num_images, num_classes)`.
+        class_logits: Output of the classifier, `(num_images, num_classes)`.
         class_name_embeddings: Sentence embeddings of the class names, `(num_classes, text_dim)`.
-        top_k: Classes that contribute.
+        top_k: Number of classes that contribute.
 
     Returns:
         Unit vectors, `(num_images, text_dim)`.
@@ -323,7 +336,7 @@ def conse_embeddings(class_logits: Tensor, class_name_embeddings: Tensor, *, top
 def centered(embeddings: Tensor, mean: Tensor) -> Tensor:
     """Return unit vectors of `embeddings`, `(num_texts, text_dim)`, about `mean`, `(text_dim,)`.
 
-    A prompt such as "a photo of a ..." adds one common direction to all names, which would make all alike.
+    A prompt such as "a photo of a ..." adds one common direction to all names, which makes them all alike.
     """
     return F.normalize(embeddings - mean, dim=1)
 
@@ -337,3 +350,81 @@ def zero_shot_predictions(image_embeddings: Tensor, label_embeddings: Tensor) ->
     """
     similarity = F.normalize(image_embeddings, dim=1) @ F.normalize(label_embeddings, dim=1).T
     return similarity.argmax(dim=1)
+
+
+def measure_out_of_distribution(evaluation: Evaluation) -> list[Measurement]:
+    """Measure how well the distance from known classes detects images of held-out classes.
+
+    A seeded share of the classes is known. Detectors are fit to images of these classes, and score the test split.
+    Without a train split they are fit to half of the sources with known images, and score the images of all others.
+    """
+    from pytorch_ood.detector import KNN, Mahalanobis
+
+    vectors, labels, train, tested = split_by_class(evaluation)
+    settings, test = evaluation.settings, evaluation.part("labels").test
+    groups = None if test.groups is None else test.groups[tested - (len(labels) - len(test))]  # a train split is first
+    known = labels[train]
+    k = min(settings.neighbors, smallest_class(known))
+    is_unknown = ~torch.isin(labels[tested], known.unique())
+    if not is_unknown.any() or is_unknown.all():
+        raise ValueError("`held_out_classes` must leave known and unknown test images, got only one kind of them.")
+    numbered = torch.unique(known, return_inverse=True)[1]
+    measurements = []
+    for name, detector in {"kNN distance": KNN(None, k=k), "Mahalanobis": Mahalanobis(None)}.items():
+        detector.fit_features(vectors[train], numbered)
+        scores = detector.predict_features(vectors[tested]).cpu()
+        interval = bootstrap_interval(
+            lambda weights, scores=scores: weighted_auroc(scores, is_unknown, weights),
+            len(scores),
+            groups=groups,
+            num_resamples=settings.resamples,
+            seed=settings.random_seed,
+        )
+        value = weighted_auroc(scores, is_unknown, torch.ones(1, len(scores), dtype=torch.float64)).item()
+        measurements.append(evaluation.measurement("out_of_distribution", f"AUROC, {name}", value, "labels", interval))
+    return measurements
+
+
+def split_by_class(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return all vectors and labels, and the rows that detectors are fit to and measured on.
+
+    Raises:
+        ValueError: If there is neither a train split nor a second source of known images.
+    """
+    part, settings = evaluation.part("labels"), evaluation.settings
+    vectors, labels = summary_or_mean(evaluation.features("labels")), labels_of(part.test)
+    classes = labels_of(part.gallery).unique()
+    generator = make_generator(settings.random_seed, "known classes")
+    num_held_out = min(max(1, round(settings.held_out_classes * len(classes))), len(classes) - 1)
+    held_out = classes[torch.randperm(len(classes), generator=generator)[:num_held_out]]
+    if part.train is not None:
+        stored, stored_labels = summary_or_mean(evaluation.features("labels", "gallery")), labels_of(part.train)
+        train = (~torch.isin(stored_labels, held_out)).nonzero().flatten()
+        tested = torch.arange(len(labels)) + len(stored_labels)
+        return torch.cat([stored, vectors]), torch.cat([stored_labels, labels]), train, tested
+    known = (~torch.isin(labels, held_out)).nonzero().flatten()
+    groups = torch.arange(len(labels)) if part.test.groups is None else part.test.groups
+    sources = groups[known].unique()
+    if len(sources) < 2:
+        raise ValueError("`data` must have a train split or known images of several sources, got one source.")
+    is_train = torch.isin(groups, sources[torch.randperm(len(sources), generator=generator)[: len(sources) // 2]])
+    return vectors, labels, known[is_train[known]], (~is_train).nonzero().flatten()
+
+
+def weighted_auroc(scores: Tensor, is_positive: Tensor, weights: Tensor) -> Tensor:
+    """Return the area under the ROC curve for several weightings of the same images, `(num_weightings,)`.
+
+    The probability that a positive image has a higher score than a negative one; ties count half.
+
+    Args:
+        scores: `(num_images,)`.
+        is_positive: Whether an image should score high, bool `(num_images,)`.
+        weights: Count of each image, `(num_weightings, num_images)`.
+    """
+    values, places = torch.unique(scores, return_inverse=True)
+    shape = (len(weights), len(values))
+    index = places.expand(len(weights), -1)
+    positive = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * is_positive)
+    negative = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * ~is_positive)
+    below = negative.cumsum(1) - negative / 2
+    return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))

@@ -1,65 +1,173 @@
-"""Tasks on dense features: label maps and depth by probe, correspondence, outliers, resolutions."""
+"""Tasks on dense features: class maps and depth by probe or text, correspondence of patches, sizes and windows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.seeds import make_generator
 from core.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.data import ByNumber, CroppedViews, Examples, Kind
-from training.evaluation.features import Wanted
-from training.evaluation.metrics.bootstrap import bootstrap_interval
 from training.evaluation.metrics.dense import (
     IGNORE_INDEX,
-    DenseProbe,
-    ProbeTraining,
     class_sums,
     depth_errors,
     depth_sums,
-    fit_dense_probe,
-    log_depth_loss,
     mean_iou_of_sums,
     pixel_accuracy_of_sums,
-    segmentation_loss,
-    upsampled,
 )
 from training.evaluation.metrics.fidelity import map_agreement
 from training.evaluation.models.radio import PatchTextModel, RadioFeatures
-from training.evaluation.tasks.base import Evaluation, dense, summary_or_mean, unit
-from training.evaluation.tasks.classification import TEMPLATES, answers_of_neighbors, labels_of, smallest_class
+from training.evaluation.tasks.base import DENSE, Evaluation, TaskSettings
+from training.evaluation.tasks.classification import TEMPLATES, no_text_tower
 
 
+BATCH_SIZE = 16
+"""Windows for each step of a probe, as in the papers."""
 BACKGROUND = "background"
 SHARPNESS = 10.0
-"""Our choice: divides the attention among alike patches; their cosines differ by some tenths."""
+"""Our choice: factor of the cosines in `gather_alike`; cosines of patches differ by some tenths."""
+NUM_CROPS = 4
+"""Our choice of crops of each image for the correspondence of patches."""
+DEFAULT_WINDOW = 16
+"""Our choice for models without windows of their own: the window of the published ones, in tokens."""
+CENTERED = ("", ", centered")
+"""Ends of the metrics' names for the two cosines of `map_agreement`."""
+
+
+class DenseProbe(nn.Sequential):
+    """Batch norm and a 1x1 convolution: `(batch, dim, rows, cols)` to `(batch, num_outputs, rows, cols)`."""
+
+    def __init__(self, dim: int, num_outputs: int, generator: torch.Generator):
+        linear = nn.utils.skip_init(nn.Conv2d, dim, num_outputs, kernel_size=1)
+        super().__init__(nn.BatchNorm2d(dim), linear)
+        for parameter in linear.parameters():
+            nn.init.normal_(parameter, std=0.01, generator=generator)
+
+
+def fit_dense_probe(
+    read: Callable[[Sequence[int]], tuple[Tensor, Tensor]],
+    num_items: int,
+    num_outputs: int,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    settings: TaskSettings,
+    *,
+    device: torch.device | str = "cpu",
+) -> DenseProbe:
+    """Train a probe; equal arguments give equal probes, whatever the global random state (on a GPU up to rounding).
+
+    Args:
+        read: Returns dense features `(batch, dim, rows, cols)` and targets `(batch, height, width)` of items by index;
+            targets may be finer than the features.
+        num_items: Number of items.
+        num_outputs: Channels of the output.
+        loss: Of outputs at the targets' resolution, `(batch, num_outputs, height, width)`, and the targets.
+        settings: Steps, learning rate, warmup, schedule and seed.
+        device: Where it is trained; each batch is moved there. Initial weights and batches are the same anywhere.
+
+    Returns:
+        The trained probe in eval mode, on that device.
+    """
+    generator = torch.Generator().manual_seed(settings.random_seed)
+    dim = read([0])[0].shape[1]
+    probe = DenseProbe(dim, num_outputs, generator).to(device)
+    optimizer = torch.optim.AdamW(probe.parameters(), settings.probe_learning_rate, weight_decay=0.0)
+    rates = _schedule(optimizer, settings)
+    for _ in ProgressBar(range(settings.probe_steps), desc="probe", leave=False, disable=None):
+        rows = torch.randint(num_items, (min(BATCH_SIZE, num_items),), generator=generator)
+        features, targets = (each.to(device) for each in read(rows.tolist()))
+        value = loss(upsampled(probe(features), targets.shape[-2:]), targets)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        rates.step()
+    return probe.eval()
+
+
+def _schedule(optimizer: torch.optim.Optimizer, settings: TaskSettings) -> torch.optim.lr_scheduler.LRScheduler:
+    schedulers = torch.optim.lr_scheduler
+    rest = max(1, settings.probe_steps - settings.probe_warmup_steps)
+    falling = {"cosine": schedulers.CosineAnnealingLR, "linear": schedulers.PolynomialLR}[settings.probe_schedule]
+    after = falling(optimizer, rest)
+    if not settings.probe_warmup_steps:
+        return after
+    rising = schedulers.LinearLR(optimizer, 1e-6, total_iters=settings.probe_warmup_steps)
+    return schedulers.SequentialLR(optimizer, [rising, after], [settings.probe_warmup_steps])
+
+
+def upsampled(outputs: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Return outputs at another resolution, `(batch, num_outputs, *size)`."""
+    return F.interpolate(outputs, size, mode="bilinear", align_corners=False)
+
+
+def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return the cross-entropy over pixels other than `IGNORE_INDEX`; 0 if there are none.
+
+    Args:
+        logits: `(batch, num_classes, height, width)`.
+        masks: Class indices, `(batch, height, width)`.
+    """
+    total = F.cross_entropy(logits, masks.long(), ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (masks != IGNORE_INDEX).sum().clamp(min=1)
+
+
+def log_depth_loss(logs: Tensor, depth: Tensor) -> Tensor:
+    """Return the mean absolute error of the logarithm of depth over pixels with a depth; 0 if there are none.
+
+    Our choice of a loss: relative errors count alike near and far, as in the metrics.
+
+    Args:
+        logs: Predicted logarithms, `(batch, 1, height, width)`.
+        depth: Meters, `(batch, height, width)`; 0 where the depth is not known.
+    """
+    is_known = depth > 0
+    error = (logs[:, 0] - depth.clamp(min=1e-6).log()).abs()
+    return (error * is_known).sum() / is_known.sum().clamp(min=1)
 
 
 def measure_segmentation_probe(evaluation: Evaluation) -> list[Measurement]:
     """Measure the mean IoU and the pixel accuracy of a linear probe on the dense features.
 
-    Without a train split the images are divided in two, whole sources each: a probe of either half predicts the other.
+    Without a train split the sources of the images are divided in two halves: a probe of either predicts the other.
     """
     num_classes = len(evaluation.part("masks").class_names)
-    sums: dict[int, Tensor] = {}
+    masks = masks_of(evaluation.part("masks").test)
     shown = evaluation.shown("masks")
-    for learn_from, measured in folds(evaluation, "masks"):
-        probe = fit_probe(evaluation, "masks", learn_from, num_classes, segmentation_loss)
-        for image in ProgressBar(measured, desc="masks", leave=False, disable=None):
-            answer = probed(evaluation, "masks", probe, image)
-            mask = masks_of(evaluation.part("masks").test)[image]
-            prediction = resized_to(answer, mask).argmax(0)
+    sums: dict[int, Tensor] = {}
+    for train, test in folds(evaluation, "masks"):
+        probe = fit_probe(evaluation, "masks", train, num_classes, segmentation_loss)
+        for image in ProgressBar(test, desc="masks", leave=False, disable=None):
+            mask = masks[image]
+            prediction = resized_to(predict_with_probe(evaluation, "masks", probe, image), mask).argmax(0)
             sums[image] = class_sums(prediction, mask, num_classes)
             if image in shown:
                 evaluation.shown_masks[image] = prediction
-    return iou_measurements(evaluation, "segmentation_probe", torch.stack([sums[image] for image in sorted(sums)]))
+    return _iou_measurements(evaluation, "segmentation_probe", torch.stack([sums[image] for image in sorted(sums)]))
 
 
-def iou_measurements(evaluation: Evaluation, task: str, sums: Tensor) -> list[Measurement]:
+def measure_depth_probe(evaluation: Evaluation) -> list[Measurement]:
+    """Measure the errors of a linear probe of the logarithm of depth; folds as of the segmentation probe."""
+    depth = evaluation.part("depth").test.depth
+    assert depth is not None  # the part's kind says so
+    sums: dict[int, Tensor] = {}
+    for train, test in folds(evaluation, "depth"):
+        probe = fit_probe(evaluation, "depth", train, 1, log_depth_loss)
+        for image in ProgressBar(test, desc="depth", leave=False, disable=None):
+            true = depth[image]
+            logs = resized_to(predict_with_probe(evaluation, "depth", probe, image), true)
+            sums[image] = depth_sums(logs[0].exp(), true)
+    stacked = torch.stack([sums[image] for image in sorted(sums)])
+    return [
+        evaluation.of_sums("depth_probe", metric, stacked, lambda each, name=metric: depth_errors(each)[name], "depth")
+        for metric in ("abs_rel", "rmse", "delta1")
+    ]
+
+
+def _iou_measurements(evaluation: Evaluation, task: str, sums: Tensor) -> list[Measurement]:
     """Return mean IoU and pixel accuracy of the sums of each test image, `(num_images, 3 * num_classes)`."""
     return [
         evaluation.of_sums(task, "mIoU", sums, mean_iou_of_sums, "masks"),
@@ -74,7 +182,11 @@ def masks_of(examples: Examples) -> ByNumber[Tensor]:
 
 
 def folds(evaluation: Evaluation, kind: Kind) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-    """Yield the images to learn from, of the gallery, and those to measure."""
+    """Yield indices of the images of the gallery to train on, and of the test images to predict.
+
+    Raises:
+        ValueError: If there is neither a train split nor a second source.
+    """
     part = evaluation.part(kind)
     if part.train is not None:
         yield range(len(part.train)), range(len(part.test))
@@ -98,8 +210,8 @@ def fit_probe(
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> DenseProbe:
     """Train a probe on the windows of some images of the gallery, on the model's device."""
-    settings, windows = evaluation.settings, evaluation.windows(kind, "gallery")
-    features = evaluation.features(kind, "gallery", wanted=dense(evaluation.model))
+    windows = evaluation.windows(kind, "gallery")
+    features = evaluation.features(kind, "gallery", wanted=DENSE)
     gallery = evaluation.part(kind).gallery
     targets = gallery.masks if kind == "masks" else gallery.depth
     rows = [window for image in images for window in windows.of_image(image)]
@@ -109,52 +221,36 @@ def fit_probe(
         chosen = [rows[item] for item in items]
         return features.maps(chosen), torch.stack([windows.target(targets, row) for row in chosen])
 
-    return fit_dense_probe(
-        read,
-        len(rows),
-        num_outputs,
-        loss,
-        ProbeTraining(
-            settings.probe_steps,
-            settings.probe_learning_rate,
-            settings.probe_warmup_steps,
-            settings.probe_schedule,
-            seed=settings.random_seed,
-        ),
-        device=evaluation.model.device,
-    )
+    return fit_dense_probe(read, len(rows), num_outputs, loss, evaluation.settings, device=evaluation.model.device)
 
 
 @torch.no_grad()
-def probed(evaluation: Evaluation, kind: Kind, probe: DenseProbe, image: int) -> Tensor:
-    """Return what a probe says of a test image, `(num_outputs, height, width)` of its windows' frame, on the CPU."""
+def predict_with_probe(evaluation: Evaluation, kind: Kind, probe: DenseProbe, image: int) -> Tensor:
+    """Return a probe's output for a test image, `(num_outputs, height, width)` of its resized frame, on the CPU."""
     windows = evaluation.windows(kind)
-    maps = evaluation.features(kind, wanted=dense(evaluation.model)).maps(windows.of_image(image))
-    answers = upsampled(probe(maps.to(evaluation.model.device)), (windows.window_px, windows.window_px))
-    return windows.merged(image, list(answers.cpu()))
+    maps = evaluation.features(kind, wanted=DENSE).maps(windows.of_image(image))
+    outputs = upsampled(probe(maps.to(evaluation.model.device)), (windows.window_px, windows.window_px))
+    return windows.merged(image, list(outputs.cpu()))
 
 
-def resized_to(answers: Tensor, target: Tensor) -> Tensor:
-    """Return answers `(num_outputs, rows, cols)` at the size of a target `(height, width)`."""
-    if answers.shape[1:] == target.shape:
-        return answers
-    return upsampled(answers[None], (target.shape[0], target.shape[1]))[0]
+def resized_to(outputs: Tensor, target: Tensor) -> Tensor:
+    """Return outputs `(num_outputs, rows, cols)` at the size of a target `(height, width)`."""
+    if outputs.shape[1:] == target.shape:
+        return outputs
+    return upsampled(outputs[None], (target.shape[0], target.shape[1]))[0]
 
 
 @torch.no_grad()
 def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
-    """Measure the mean IoU of patches that are compared with the names of the classes; no mask is learned from.
+    """Measure the mean IoU of patches that are compared with the names of the classes; nothing is trained.
 
-    With `refinement=correlation` each patch is first replaced by the mean of those that resemble it. "background" names
-    nothing that could be seen: where there is a class of that name, the pixels that belong to others are measured
-    besides, among those others, as in the papers' VOC20 (https://arxiv.org/abs/2312.01597).
+    With `refinement=correlation` each patch is first replaced by the mean of the patches that resemble it. If a class
+    is named "background", a second number counts only the pixels of the other classes, predicted among these, as in the
+    papers' VOC20 (https://arxiv.org/abs/2312.01597).
     """
     model, settings, part = evaluation.model, evaluation.settings, evaluation.part("masks")
     if not isinstance(model, PatchTextModel):
-        raise ValueError(
-            "`open_vocabulary` needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), which "
-            f"{model.name!r} does not have. Leave the task out."
-        )
+        raise no_text_tower(model, "open_vocabulary")
     texts = model.embed_classes(part.class_names, TEMPLATES[settings.templates]).to(model.device)
     windows, number = evaluation.windows("masks"), len(part.class_names)
     sums, sums_of_others = [], []
@@ -168,14 +264,14 @@ def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
             cosines = torch.einsum("dhw,nd->nhw", F.normalize(patches[0].float(), dim=0), texts)
             logits.append(upsampled(cosines[None], (windows.window_px, windows.window_px))[0].cpu())
         mask = masks_of(part.test)[image]
-        answer = resized_to(windows.merged(image, logits), mask)
-        sums.append(class_sums(answer.argmax(0), mask, number))
+        scores = resized_to(windows.merged(image, logits), mask)
+        sums.append(class_sums(scores.argmax(0), mask, number))
         if BACKGROUND in part.class_names:
-            nothing = part.class_names.index(BACKGROUND)
-            answer[nothing] = -torch.inf
-            others = mask.masked_fill(mask == nothing, IGNORE_INDEX)
-            sums_of_others.append(class_sums(answer.argmax(0), others, number))
-    measured = iou_measurements(evaluation, "open_vocabulary", torch.stack(sums))
+            background = part.class_names.index(BACKGROUND)
+            scores[background] = -torch.inf
+            others = mask.masked_fill(mask == background, IGNORE_INDEX)
+            sums_of_others.append(class_sums(scores.argmax(0), others, number))
+    measured = _iou_measurements(evaluation, "open_vocabulary", torch.stack(sums))
     if not sums_of_others:
         return measured
     others = torch.stack(sums_of_others)
@@ -185,13 +281,13 @@ def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
 def gather_alike(values: Tensor, features: Tensor, sharpness: float = SHARPNESS) -> Tensor:
     """Return each patch as the weighted mean of the patches that resemble it, over the whole image.
 
-    Weights are a softmax over the cosines of the features; patches less alike than the average have none. What one
-    object covers so gets one answer, though single patches waver.
+    Weights are a softmax over the cosines of the features; patches less alike than the average have none. This makes
+    the patches of one object agree.
 
     Args:
-        values: What is gathered, such as patches in the space of texts, `(batch, dim, rows, cols)`.
-        features: What is compared, of the same grid, `(batch, feature_dim, rows, cols)`.
-        sharpness: Multiplies the cosines.
+        values: Patches to average, for example in the space of texts, `(batch, dim, rows, cols)`.
+        features: Features to compare, of the same grid, `(batch, feature_dim, rows, cols)`.
+        sharpness: Factor of the cosines.
 
     Raises:
         ValueError: If the grids differ.
@@ -212,33 +308,11 @@ def gather_alike(values: Tensor, features: Tensor, sharpness: float = SHARPNESS)
     return gathered.unflatten(2, values.shape[2:]).to(values.dtype)
 
 
-def measure_depth_probe(evaluation: Evaluation) -> list[Measurement]:
-    """Measure the errors of a linear probe of the logarithm of depth; without a train split as of segmentation."""
-    depth = evaluation.part("depth").test.depth
-    assert depth is not None  # the part's kind says so
-    sums: dict[int, Tensor] = {}
-    for learn_from, measured in folds(evaluation, "depth"):
-        probe = fit_probe(evaluation, "depth", learn_from, 1, log_depth_loss)
-        for image in ProgressBar(measured, desc="depth", leave=False, disable=None):
-            true = depth[image]
-            answer = resized_to(probed(evaluation, "depth", probe, image), true)
-            sums[image] = depth_sums(answer[0].exp(), true)
-    stacked = torch.stack([sums[image] for image in sorted(sums)])
-    return [
-        evaluation.of_sums("depth_probe", metric, stacked, lambda each, name=metric: depth_errors(each)[name], "depth")
-        for metric in ("abs_rel", "rmse", "delta1")
-    ]
-
-
-NUM_CROPS = 4
-"""Our choice: views of each image."""
-
-
 def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:
-    """Measure how often the patch of an image that is most like one of a crop lies where that one does.
+    """Measure how often the nearest patch of an image to a patch of its crop lies at the right position.
 
-    Crops are zoomed by up to two and nothing else differs: the probe for data without annotated points. A size is
-    given, so that models see views whole: distances would be wrong where a preprocessing cuts off their borders.
+    Crops are zoomed by up to two and nothing else differs, so that no annotated points are needed. The size is given,
+    because a preprocessing that cuts off borders would make the distances wrong.
     """
     examples, seed = evaluation.examples("photographs"), evaluation.settings.random_seed
     views = CroppedViews(examples.images, NUM_CROPS, seed)
@@ -246,7 +320,7 @@ def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:
         evaluation.model,
         views,
         f"{examples.picture_fingerprint} crops {NUM_CROPS} {seed}",
-        Wanted(dense=True),
+        DENSE,
         size_px=evaluation.model.size_px,
         description="crops",
     )
@@ -265,12 +339,12 @@ def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:
 
 
 def correspondence_distances(features: Tensor, crop: Tensor, top: float, left: float, side: float) -> Tensor:
-    """Return how far the most alike patch of the whole image is from the right place, for each patch of a crop.
+    """Return the distance of the nearest patch of the whole image from the right position, for each patch of a crop.
 
     Args:
         features: Of the whole square image, `(dim, rows, cols)`.
         crop: Of the crop, `(dim, crop_rows, crop_cols)`.
-        top: Upper edge of the crop in shares of the image.
+        top: Upper edge of the crop as a share of the image.
         left: Its left edge.
         side: Its side.
 
@@ -278,111 +352,21 @@ def correspondence_distances(features: Tensor, crop: Tensor, top: float, left: f
         Distances in patches of the whole image, the larger of rows and columns, `(crop_rows * crop_cols,)`.
     """
     rows, cols = features.shape[1:]
-    vectors = F.normalize(crop.flatten(1), dim=0).T @ F.normalize(features.flatten(1), dim=0)
-    found = vectors.argmax(dim=1)
-    found_places = torch.stack([found // cols, found % cols], dim=1) + 0.5  # centers of patches
-    true_rows = (top + _centers(crop.shape[1]) * side) * rows
-    true_cols = (left + _centers(crop.shape[2]) * side) * cols
-    true_places = torch.stack(torch.meshgrid(true_rows, true_cols, indexing="ij"), dim=-1).flatten(0, 1)
-    return (found_places - true_places).abs().amax(dim=1)
-
-
-def _centers(count: int) -> Tensor:
-    return (torch.arange(count) + 0.5) / count
-
-
-def measure_out_of_distribution(evaluation: Evaluation) -> list[Measurement]:
-    """Measure how well the distance from known classes tells images of classes that were held out.
-
-    A seeded share of the classes is known. Detectors see images of these alone, and then score images of all: of the
-    test split, or where there is none of the sources of which they have seen no image: half of those of known images
-    are seen.
-    """
-    from pytorch_ood.detector import KNN, Mahalanobis
-
-    vectors, labels, seen, tested = _divided(evaluation)
-    test = evaluation.part("labels").test
-    groups = None if test.groups is None else test.groups[tested - (len(labels) - len(test))]  # a train split is first
-    known = labels[seen]
-    k = min(evaluation.settings.neighbors, smallest_class(known))
-    detectors = {"kNN distance": KNN(None, k=k), "Mahalanobis": Mahalanobis(None)}
-    is_unknown = ~torch.isin(labels[tested], known.unique())
-    if not is_unknown.any() or is_unknown.all():
-        raise ValueError("`held_out_classes` must leave known and unknown test images, got only one kind of them.")
-    numbered = torch.unique(known, return_inverse=True)[1]
-    measurements = []
-    for name, detector in detectors.items():
-        detector.fit_features(vectors[seen], numbered)
-        scores = detector.predict_features(vectors[tested]).cpu()
-        measurements.append(_auroc(evaluation, name, scores, is_unknown, groups))
-    return measurements
-
-
-def _auroc(evaluation: Evaluation, name: str, scores: Tensor, is_unknown: Tensor, groups: Tensor | None) -> Measurement:
-    def statistic(weights: Tensor) -> Tensor:
-        return weighted_auroc(scores, is_unknown, weights)
-
-    settings = evaluation.settings
-    interval = bootstrap_interval(
-        statistic, len(scores), groups=groups, num_resamples=settings.resamples, seed=settings.random_seed
-    )
-    value = statistic(torch.ones(1, len(scores), dtype=torch.float64)).item()
-    return evaluation.measurement("out_of_distribution", f"AUROC, {name}", value, "labels", interval)
-
-
-def _divided(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return all vectors and labels, and the rows that detectors are fit to and measured on."""
-    part, settings = evaluation.part("labels"), evaluation.settings
-    vectors, labels = summary_or_mean(evaluation.features("labels")), labels_of(part.test)
-    classes = labels_of(part.gallery).unique()
-    generator = make_generator(settings.random_seed, "known classes")
-    num_held_out = min(max(1, round(settings.held_out_classes * len(classes))), len(classes) - 1)
-    held_out = classes[torch.randperm(len(classes), generator=generator)[:num_held_out]]
-    if part.train is not None:
-        stored, stored_labels = summary_or_mean(evaluation.features("labels", "gallery")), labels_of(part.train)
-        seen = (~torch.isin(stored_labels, held_out)).nonzero().flatten()
-        tested = torch.arange(len(labels)) + len(stored_labels)
-        return torch.cat([stored, vectors]), torch.cat([stored_labels, labels]), seen, tested
-    known = (~torch.isin(labels, held_out)).nonzero().flatten()
-    groups = torch.arange(len(labels)) if part.test.groups is None else part.test.groups
-    sources = groups[known].unique()
-    if len(sources) < 2:
-        raise ValueError("`data` must have a train split or known images of several sources, got one source.")
-    is_seen = torch.isin(groups, sources[torch.randperm(len(sources), generator=generator)[: len(sources) // 2]])
-    return vectors, labels, known[is_seen[known]], (~is_seen).nonzero().flatten()
-
-
-def weighted_auroc(scores: Tensor, is_positive: Tensor, weights: Tensor) -> Tensor:
-    """Return the area under the ROC curve for several weightings of the same images, `(num_weightings,)`.
-
-    The probability that a positive image has a higher score than a negative one; ties count half.
-
-    Args:
-        scores: `(num_images,)`.
-        is_positive: Which ones should score high, bool `(num_images,)`.
-        weights: How often each image counts, `(num_weightings, num_images)`.
-    """
-    values, places = torch.unique(scores, return_inverse=True)
-    shape = (len(weights), len(values))
-    index = places.expand(len(weights), -1)
-    positive = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * is_positive)
-    negative = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * ~is_positive)
-    below = negative.cumsum(1) - negative / 2
-    return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
-
-
-DEFAULT_WINDOW = 16
-"""Our choice for models without windows of their own: the window of the published ones, in tokens."""
-CENTERED = ("", ", centered")
+    found = (F.normalize(crop.flatten(1), dim=0).T @ F.normalize(features.flatten(1), dim=0)).argmax(dim=1)
+    found_centers = torch.stack([found // cols, found % cols], dim=1) + 0.5
+    crop_rows, crop_cols = ((torch.arange(count) + 0.5) / count for count in crop.shape[1:])
+    axes = (top + crop_rows * side) * rows, (left + crop_cols * side) * cols
+    true_centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
+    return (found_centers - true_centers).abs().amax(dim=1)
 
 
 def measure_resolution_consistency(evaluation: Evaluation) -> list[Measurement]:
-    """Measure how alike the dense features of the images' middle squares are at other sizes and at the largest.
+    """Measure the cosine of dense features of the images' middle squares at each size with those at the largest.
 
     Metrics are "SIZE to LARGEST px", and the same with ", centered" about the mean feature.
     """
     sizes = evaluation.supported_sizes("consistency_sizes_px", evaluation.settings.consistency_sizes_px)
-    maps = {size: evaluation.square_features("photographs", size_px=size, wanted=Wanted(dense=True)) for size in sizes}
+    maps = {size: evaluation.square_features("photographs", size_px=size, wanted=DENSE) for size in sizes}
     *smaller, largest = sizes
     mean = maps[largest].mean_features().mean(0)
     measurements = []
@@ -396,56 +380,30 @@ def measure_resolution_consistency(evaluation: Evaluation) -> list[Measurement]:
     return measurements
 
 
-def measure_mode_switching(evaluation: Evaluation) -> list[Measurement]:
-    """Measure kNN accuracy at several sizes of the queries, the gallery at the model's own size and at theirs.
-
-    A model that changes its mind with the resolution is good where both are alike, and bad where they differ. Of the
-    images the middle squares are shown.
-
-    References:
-        RADIOv2.5, section 3 (mode switching). https://arxiv.org/abs/2412.07679
-    """
-    labels, own_size = labels_of(evaluation.part("labels").test), evaluation.model.size_px
-
-    def vectors(split: str, size_px: int) -> Tensor:
-        return summary_or_mean(evaluation.square_features("labels", split, size_px=size_px))
-
-    measurements = []
-    for size in evaluation.supported_sizes("switching_sizes_px", evaluation.settings.switching_sizes_px):
-        queries = vectors("test", size)
-        for name, gallery_size in (("gallery alike", size), (f"gallery at {own_size} px", own_size)):
-            scores = answers_of_neighbors(evaluation, queries, vectors("gallery", gallery_size)) == labels
-            measurements.append(evaluation.mean("mode_switching", f"{size} px, {name}", scores, "labels"))
-        own = vectors("test", own_size)
-        cosine = (unit(queries - own.mean(0)) * unit(own - own.mean(0))).sum(1)
-        metric = f"{size} px, centered cosine with {own_size} px"
-        measurements.append(evaluation.mean("mode_switching", metric, cosine, "labels"))
-    return measurements
-
-
 @torch.no_grad()
 def measure_window_consistency(evaluation: Evaluation) -> list[Measurement]:
-    """Measure how alike features with ViTDet windows and with global attention are, at the largest switching size."""
+    """Measure the cosine of features with ViTDet windows and with global attention, at the largest switching size."""
     model, settings = evaluation.model, evaluation.settings
     if not isinstance(model, RadioFeatures) or not model.model.config.has_windowed_blocks:
         raise ValueError(
             f"`window_consistency` needs a RADIO model with windowed blocks (`vitdet_num_global`), got {model.name!r}. "
             "Leave the task out."
         )
-    config = model.model.config
-    window = settings.compared_window or config.vitdet_window_size or DEFAULT_WINDOW
-    size = min(max(settings.switching_sizes_px), model.max_size_px)
-    size = max(model.patch_size, size // model.patch_size * model.patch_size)
-    if window >= size // model.patch_size:
+    window = settings.compared_window or model.model.config.vitdet_window_size or DEFAULT_WINDOW
+    num_patches = max(1, min(max(settings.switching_sizes_px), model.max_size_px) // model.patch_size)
+    size = num_patches * model.patch_size
+    if window >= num_patches:
         raise ValueError(
-            f"`compared_window` must be below the {size // model.patch_size} patches of {size} px, got {window}: else "
-            "one window is the whole image."
+            f"`compared_window` must be below the {num_patches} patches of {size} px, got {window}: else one window is "
+            "the whole image."
         )
     images = evaluation.examples("photographs").images
     pairs: list[tuple[Tensor, Tensor]] = []
     for index in ProgressBar(range(len(images)), desc="windows", leave=False, disable=None):
         pixels = model.preprocess(images[index], size)[None].to(model.device)
-        windowed, whole = (model.with_window(pixels, choice).features[0].float().cpu() for choice in (window, "global"))
+        windowed, whole = (
+            model.encode(pixels, window_size=choice).features[0].float().cpu() for choice in (window, "global")
+        )
         pairs.append((windowed, whole))
     mean = torch.stack([whole.mean((1, 2)) for _, whole in pairs]).mean(0)
     agreement = torch.stack([map_agreement(windowed, whole, mean) for windowed, whole in pairs])

@@ -34,64 +34,57 @@ from training.evaluation.metrics.representation import (
     rank_me,
 )
 from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.radio import RadioFeatures, radio_model
-from training.evaluation.tasks.base import Evaluation, squares_of, summary_or_mean
+from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.tasks.base import DENSE, Evaluation, squares_of, summary_or_mean
 from training.evaluation.tasks.classification import measure_knn
 from training.evaluation.tasks.dense_prediction import measure_segmentation_probe
 
 
 TOKENS_OF_EACH = 64
 """Our choice of patches of each image: enough for stable covariances, few enough for any memory."""
+MAX_TOKENS = 16384
+"""Our choice of patches for metrics that need a matrix of them all."""
+NUM_VIEWS = 8
+"""Our choice of crops of each image for LiDAR; its paper takes 50 of 1000 to 10000 images."""
+MAX_IMAGES = 32
+"""Our choice of images for statistics of blocks: all attention logits of each are computed, and extremes hardly move
+with more."""
+_LARGEST = ("logit", "activation")
 
 
-def adaptors(model: FeatureModel) -> Wanted:
-    """Return that the maps of all adaptors are wanted."""
+def all_adaptors(model: FeatureModel) -> Wanted:
+    """Return the dense features of all adaptors."""
     return Wanted(dense=True, adaptors=frozenset(model.adaptor_names))
 
 
 def measure_adaptor_fidelity(evaluation: Evaluation) -> list[Measurement]:
-    """Measure the mean cosine of every adaptor with its teacher, as it is and about the teacher's mean."""
+    """Measure the mean cosine of every adaptor with its teacher, plain and about the teacher's mean."""
     _require_teachers(evaluation, "adaptor_fidelity")
-    return [
-        measurement
-        for name in evaluation.teachers
-        for measurement in _measurements(evaluation, "adaptor_fidelity", name, fidelity(evaluation, name, "images"))
-    ]
+    measurements = []
+    for name in evaluation.teachers:
+        features = evaluation.features("images", wanted=Wanted(dense=True, adaptors=frozenset([name])))
+        scores = fidelity_scores(features, evaluation.reference(name, "images"), name)
+        measurements += _of_adaptor(evaluation, "adaptor_fidelity", name, scores, "images")
+    return measurements
 
 
 def measure_fidelity_over_sizes(evaluation: Evaluation) -> list[Measurement]:
-    """Measure the same at several sizes, where a teacher may change its answers, of photographs' middle squares."""
+    """Measure the fidelity of every adaptor on photographs' middle squares at several sizes."""
     _require_teachers(evaluation, "fidelity_over_sizes")
     measurements = []
     for size in evaluation.supported_sizes("switching_sizes_px", evaluation.settings.switching_sizes_px):
         for name in evaluation.teachers:
-            scores = fidelity(evaluation, name, "photographs", size)
+            features = evaluation.square_features("photographs", size_px=size, wanted=all_adaptors(evaluation.model))
+            scores = fidelity_scores(features, evaluation.reference(name, "photographs", size), name)
             named = {f"{size} px, {metric}": values for metric, values in scores.items()}
-            measurements += _measurements(evaluation, "fidelity_over_sizes", name, named, "photographs")
+            measurements += _of_adaptor(evaluation, "fidelity_over_sizes", name, named, "photographs")
     return measurements
 
 
-def fidelity(
-    evaluation: Evaluation, teacher: str, kind: Kind = "images", size_px: int | None = None
-) -> dict[str, Tensor]:
-    """Return the scores of each test image by metric, `(num_images,)`; see `fidelity_scores`.
-
-    Args:
-        evaluation: Of the student.
-        teacher: Its name.
-        kind: Of the images.
-        size_px: Side of their middle squares; None for whole images at the student's own size.
-    """
-    if size_px is None:
-        answers = evaluation.features(kind, wanted=Wanted(dense=True, adaptors=frozenset([teacher])))
-    else:
-        answers = evaluation.square_features(kind, size_px=size_px, wanted=adaptors(evaluation.model))
-    return fidelity_scores(answers, evaluation.reference(teacher, kind, size_px), teacher)
-
-
-def _measurements(
-    evaluation: Evaluation, task: str, teacher: str, scores: dict[str, Tensor], kind: Kind = "images"
+def _of_adaptor(
+    evaluation: Evaluation, task: str, teacher: str, scores: dict[str, Tensor], kind: Kind
 ) -> list[Measurement]:
+    """Return the means of scores as the row of an adaptor."""
     row = f"adaptor {teacher}{evaluation.model.name.removeprefix(STUDENT)}"
     return [replace(evaluation.mean(task, metric, values, kind), model=row) for metric, values in scores.items()]
 
@@ -106,10 +99,7 @@ def measure_model_similarity(evaluation: Evaluation) -> list[Measurement]:
 
     Directions and maps are fit to one half of the images and measured on the other.
     """
-    if not evaluation.teachers:
-        raise ValueError(
-            f"`model_similarity` needs the teachers of the model's adaptors, which {evaluation.model.name!r} lacks."
-        )
+    _require_teachers(evaluation, "model_similarity")
     measurements = []
     for name in evaluation.teachers:
         train, test = _halves(evaluation, name)
@@ -125,8 +115,8 @@ def measure_model_similarity(evaluation: Evaluation) -> list[Measurement]:
 
 
 def _halves(evaluation: Evaluation, teacher: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return patches of model and teacher at the same places, of the first half of the images and of the second."""
-    ours = evaluation.features("images", wanted=Wanted(dense=True))
+    """Return patches of model and teacher at the same positions, of the first half of the images and of the second."""
+    ours = evaluation.features("images", wanted=DENSE)
     theirs = evaluation.reference(teacher, "images")
     pairs = []
     for image in range(len(ours)):
@@ -138,32 +128,23 @@ def _halves(evaluation: Evaluation, teacher: str) -> tuple[tuple[Tensor, Tensor]
     half = len(pairs) // 2
     if not half:
         raise ValueError("`data` must have two images for model_similarity, got one. Leave the task out.")
-    (first, second), (third, fourth) = (
-        (torch.cat([one for one, _ in part]), torch.cat([two for _, two in part]))
-        for part in (pairs[:half], pairs[half:])
-    )
-    return (first, second), (third, fourth)
 
+    def joined(some: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        return torch.cat([one for one, _ in some]), torch.cat([two for _, two in some])
 
-MAX_TOKENS = 16384
-"""Our choice of patches for what needs a matrix of them all."""
-NUM_VIEWS = 8
-"""Our choice of crops of each image for LiDAR; its paper takes 50 of 1000 to 10000 images."""
-MAX_IMAGES = 32
-"""Our choice of images: all attention logits of each are computed, and extremes hardly move after some."""
-_LARGEST = ("logit", "activation")
+    return joined(pairs[:half]), joined(pairs[half:])
 
 
 def measure_effective_rank(evaluation: Evaluation) -> list[Measurement]:
-    """Measure how many directions summaries and patches use."""
-    features = evaluation.features("images", wanted=Wanted(dense=True))
+    """Measure the number of directions that summaries and patches use."""
+    features = evaluation.features("images", wanted=DENSE)
     values = {"summary": effective_rank(summary_or_mean(features)), "features": effective_rank(some_tokens(evaluation))}
     return [evaluation.measurement("effective_rank", metric, value, "images") for metric, value in values.items()]
 
 
 def some_tokens(evaluation: Evaluation) -> Tensor:
-    """Return at most `MAX_TOKENS` seeded patches of all test images, `(num_tokens, dim)`."""
-    features = evaluation.features("images", wanted=Wanted(dense=True))
+    """Return at most `MAX_TOKENS` random patches of all test images, seeded, `(num_tokens, dim)`."""
+    features = evaluation.features("images", wanted=DENSE)
     each = max(1, MAX_TOKENS // len(features))
     chosen = []
     for image in range(len(features)):
@@ -174,36 +155,34 @@ def some_tokens(evaluation: Evaluation) -> Tensor:
 
 
 def measure_feature_statistics(evaluation: Evaluation) -> list[Measurement]:
-    """Measure which channels of the patches are far off or far wider than the others."""
+    """Measure how far the most extreme channels of the patches are from the others."""
     found = channel_statistics(some_tokens(evaluation))
     return [evaluation.measurement("feature_statistics", name, value, "images") for name, value in found.items()]
 
 
 def measure_fixed_pattern(evaluation: Evaluation) -> list[Measurement]:
-    """Measure the share of the features' variance that depends on the place in the grid alone."""
+    """Measure the share of the features' variance that depends on the position alone."""
     energy = fixed_pattern_energy(_square_maps(evaluation))
     return [evaluation.measurement("fixed_pattern", "energy", energy, "images")]
 
 
 def measure_shift_error(evaluation: Evaluation) -> list[Measurement]:
-    """Measure how far features of an image that is moved by one patch are from the moved features."""
+    """Measure how far features of an image that is shifted by one patch are from the shifted features."""
     model, images = evaluation.model, evaluation.examples("images")
     step, size = model.patch_size, model.size_px
 
-    def seen(top: int) -> Tensor:
-        pictures = _Shifted(images, size, step, top)
+    def shifted(top: int) -> Tensor:
+        squares = _Shifted(images, size, step, top)
         name = f"{images.picture_fingerprint} shifted {top} of {size} + {step}"
-        stored = evaluation.store.extract(
-            model, pictures, name, Wanted(dense=True), size_px=size, description=f"shifted {top} px"
-        )
-        return stored.maps()
+        description = f"shifted {top} px"
+        return evaluation.store.extract(model, squares, name, DENSE, size_px=size, description=description).maps()
 
-    error = shift_error(seen(0), seen(step), (1, 1))
+    error = shift_error(shifted(0), shifted(step), (1, 1))
     return [evaluation.measurement("shift_error", "one patch", error, "images")]
 
 
 class _Shifted:
-    """Squares of `size_px` at a distance of `top_px` from the corner of squares that are one patch larger."""
+    """Squares of `size_px` at an offset of `top_px` down and right in squares that are one patch larger."""
 
     def __init__(self, examples: Examples, size_px: int, patch_size: int, top_px: int) -> None:
         self.images, self.size_px, self.large, self.top = examples.images, size_px, size_px + patch_size, top_px
@@ -221,8 +200,8 @@ class _Shifted:
 
 
 def measure_block_norms(evaluation: Evaluation) -> list[Measurement]:
-    """Measure the mean and the largest length of patch tokens after each block: outliers stand out in the latter."""
-    model = radio_model(evaluation.model, "block_norms")
+    """Measure the mean and the largest norm of patch tokens after each block; the latter shows outliers."""
+    model = _radio_model(evaluation.model, "block_norms")
     images = evaluation.examples("images").images
     means, largest = [], []
     for index in ProgressBar(range(len(images)), desc="norms", leave=False, disable=None):
@@ -237,7 +216,7 @@ def measure_block_norms(evaluation: Evaluation) -> list[Measurement]:
 
 
 def measure_self_supervised(evaluation: Evaluation) -> list[Measurement]:
-    """Measure RankMe of the summaries, and LiDAR over crops of each image: neither needs a label."""
+    """Measure RankMe of the summaries, and LiDAR over crops of each image; neither needs labels."""
     examples, seed = evaluation.examples("images"), evaluation.settings.random_seed
     views = CroppedViews(examples.images, NUM_VIEWS, seed)
     name = f"{examples.picture_fingerprint} crops {NUM_VIEWS} {seed}"
@@ -251,7 +230,7 @@ def measure_self_supervised(evaluation: Evaluation) -> list[Measurement]:
 
 
 def measure_position_predictor(evaluation: Evaluation) -> list[Measurement]:
-    """Measure how well a linear map reads the place of a patch from its features, on images that it was not fit to."""
+    """Measure how well a linear map predicts the position of a patch from its features, on images outside the fit."""
     maps = _square_maps(evaluation)
     half = len(maps) // 2
     if not half:
@@ -264,14 +243,19 @@ def _square_maps(evaluation: Evaluation) -> Tensor:
     """Return the maps of the middle squares of the images, all on one grid, `(num_images, dim, rows, cols)`."""
     examples = evaluation.examples("images")
     squares, name = squares_of(examples)
-    wanted = Wanted(dense=True)
-    return evaluation.store.extract(evaluation.model, squares, name, wanted, description="squares").maps()
+    return evaluation.store.extract(evaluation.model, squares, name, DENSE, description="squares").maps()
+
+
+def _radio_model(model: FeatureModel, task: str) -> RadioFeatures:
+    if not isinstance(model, RadioFeatures):
+        raise ValueError(f"`{task}` needs a RADIO model, got {model.name!r}. Leave the task out.")
+    return model
 
 
 @torch.no_grad()
 def measure_model_statistics(evaluation: Evaluation) -> list[Measurement]:
     """Measure sizes of weights, logits and activations, and the entropy of attention, of every block."""
-    model = radio_model(evaluation.model, "model_statistics")
+    model = _radio_model(evaluation.model, "model_statistics")
     images = evaluation.examples("images").images
     step = -(-len(images) // MAX_IMAGES)
     passes = [
@@ -294,17 +278,17 @@ def measure_knn_over_tokens(evaluation: Evaluation) -> list[Measurement]:
 
 
 def measure_segmentation_over_tokens(evaluation: Evaluation) -> list[Measurement]:
-    """Measure the mIoU of a linear probe with as many tokens, each number with a probe of its own."""
+    """Measure the mIoU of a linear probe with 1, 2, 4, ... and all global tokens, one probe for each number."""
     return _over_tokens(evaluation, "segmentation_over_tokens", measure_segmentation_probe)
 
 
 def measure_fidelity_over_tokens(evaluation: Evaluation) -> list[Measurement]:
-    """Measure the mean cosine of every adaptor with its teacher, with as many tokens."""
+    """Measure the mean cosine of every adaptor with its teacher with 1, 2, 4, ... and all global tokens."""
     return _over_tokens(evaluation, "fidelity_over_tokens", measure_adaptor_fidelity)
 
 
 def token_counts(available: int) -> list[int]:
-    """Return the powers of two below all tokens, and all."""
+    """Return the powers of two below the number of tokens, and the number itself."""
     return [2**power for power in range(available.bit_length()) if 2**power < available] + [available]
 
 
@@ -316,14 +300,14 @@ def _over_tokens(
         raise ValueError(
             f"`{task}` needs a RADIO1D, whose number of tokens can be chosen, got {model.name!r}. Leave the task out."
         )
-    cells = model.size_px // model.patch_size
+    side = model.size_px // model.patch_size
     measurements = []
-    for count in token_counts(model.model.config.count_global_tokens(Resolution(cells, cells))):
+    for count in token_counts(model.model.config.count_global_tokens(Resolution(side, side))):
         shorter = replace(
             evaluation,
             model=model.with_tokens(count),
             find_teachers=lambda: evaluation.teachers,
-            shown_masks={},  # pictures show all tokens
+            shown_masks={},  # the report shows all tokens
         )
         measurements += [
             replace(found, task=task, metric=f"{count} tokens, {found.metric}") for found in measure(shorter)

@@ -1,11 +1,40 @@
-"""Ranks of features without labels, and extreme channels."""
+"""Cosines, ranks and extreme channels of features; statistics of blocks beside the model's own attention weights."""
 
 import math
 
 import pytest
 import torch
 
-from training.evaluation.metrics.representation import channel_statistics, effective_rank, lidar, rank_me
+from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.eradio_radio import eradio_fields
+from modeling_radio.nvidia.eradio import PUBLISHED
+from training.evaluation.metrics.representation import (
+    block_norms,
+    block_statistics,
+    centered_cosine,
+    channel_statistics,
+    effective_rank,
+    lidar,
+    mean_cosine,
+    rank_me,
+)
+
+
+def test_cosines_by_hand():
+    features, reference = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    assert mean_cosine(features, reference) == pytest.approx((1 + 0.5**0.5) / 2)
+    # about (1, 1.5): (0, -1.5) with (1, -1.5), and (0, -.5) with (-1, 1.5)
+    assert centered_cosine(features, reference) == pytest.approx(0, abs=1e-6)
+    constant = torch.randn(50, 8) + 5
+    assert mean_cosine(constant.mean(0).expand(50, 8), constant) > 0.9
+    assert centered_cosine(constant.mean(0).expand(50, 8), constant) == pytest.approx(0, abs=1e-6)
+
+
+def test_cosines_of_maps_count_every_position():
+    features, reference = torch.randn(2, 2, 3, 4, 5)
+    rows = [maps.movedim(1, -1).flatten(0, 2) for maps in (features, reference)]
+    assert mean_cosine(features, reference) == pytest.approx(mean_cosine(*rows))
+    assert centered_cosine(features, reference) == pytest.approx(centered_cosine(*rows), abs=1e-6)
 
 
 def with_singular_values(*values: float) -> torch.Tensor:
@@ -21,54 +50,45 @@ def test_directions_used_alike_count_fully(num_directions):
 
 
 def test_directions_used_little_count_little():
-    # Shares 3/4 and 1/4.
-    expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
-    assert effective_rank(with_singular_values(3.0, 1.0)) == pytest.approx(expected)
-    assert effective_rank(with_singular_values(3.0, 1.0, 0.0)) == pytest.approx(expected)
-
-
-def test_scale_rotation_and_a_shared_mean_change_nothing():
-    features = with_singular_values(3.0, 2.0, 1.0)
+    expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))  # shares 3/4 and 1/4
+    features = with_singular_values(3.0, 1.0, 0.0)
+    assert effective_rank(features) == pytest.approx(expected)
     rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
-    assert effective_rank(100 * features @ rotation + 50) == pytest.approx(effective_rank(features), rel=1e-4)
+    assert effective_rank(100 * features @ rotation + 50) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("features", "message"),
+    ("function", "features", "name"),
     [
-        (torch.zeros(3), r"`features` must have the shape \(num_vectors, dim\).*got \(3,\)"),
-        (torch.zeros(1, 3), "at least two vectors"),
-        (torch.ones(4, 3), "`features` must not all be equal"),
+        (effective_rank, torch.zeros(3), "features"),
+        (effective_rank, torch.zeros(1, 3), "features"),
+        (effective_rank, torch.ones(4, 3), "features"),
+        (lidar, torch.zeros(3, 1, 4), "views"),
+        (lidar, torch.zeros(3, 4), "views"),
     ],
 )
-def test_what_has_no_rank_is_refused(features, message):
-    with pytest.raises(ValueError, match=message):
-        effective_rank(features)
+def test_features_without_a_rank_are_refused(function, features, name):
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        function(features)
 
 
-def test_rank_counts_directions():
+def test_rank_me_counts_directions():
     assert rank_me(torch.eye(6)) == pytest.approx(6, abs=1e-3)
     assert rank_me(torch.ones(6, 4)) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("dim", [6, 200])  # fewer and more dimensions than vectors
-def test_lidar_counts_what_tells_images_apart(dim):
-    """Of directions that vary between views alone nothing is counted, though a plain rank counts them."""
+def test_lidar_counts_directions_that_tell_images_apart(dim):
+    """Directions that vary between views alone do not count, unlike in a plain rank."""
     images = torch.zeros(30, 1, dim)
     images[:, :, :3] = torch.randn(30, 1, 3)
     noise = torch.zeros(30, 5, dim)
     noise[:, :, 3:6] = torch.randn(30, 5, 3)
-    value = lidar(images + noise + 1e-3 * torch.randn(30, 5, dim))
-    assert value == pytest.approx(3, abs=0.5)
+    assert lidar(images + noise + 1e-3 * torch.randn(30, 5, dim)) == pytest.approx(3, abs=0.5)
     assert rank_me((images + noise)[:, 0]) > 4.5
 
 
-def test_one_view_is_not_enough():
-    with pytest.raises(ValueError, match=r"`views` must be two or more views of two or more images, got \(3, 1, 4\)"):
-        lidar(torch.zeros(3, 1, 4))
-
-
-def test_one_channel_far_off_and_one_far_wider_are_seen():
+def test_extreme_channels_are_found():
     torch.manual_seed(0)
     tokens = torch.randn(20000, 8)
     even = channel_statistics(tokens)
@@ -76,17 +96,68 @@ def test_one_channel_far_off_and_one_far_wider_are_seen():
     assert even["largest deviation"] == pytest.approx(1, abs=0.05)
     assert even["variance of the widest"] == pytest.approx(1 / 8, abs=0.01)
     assert even["excess kurtosis"] == pytest.approx(0, abs=0.1)
+    heavy = tokens.clone()
+    heavy[::1000] *= 30
+    assert channel_statistics(heavy)["excess kurtosis"] > 50
     tokens[:, 3] += 20
     tokens[:, 5] *= 10
     uneven = channel_statistics(tokens)
     assert uneven["largest mean"] == pytest.approx(20 / ((400 + 7 + 100) / 8) ** 0.5, rel=0.02)
     assert uneven["largest deviation"] == pytest.approx(10, rel=0.05)
     assert uneven["variance of the widest"] == pytest.approx(100 / 107, rel=0.02)
-
-
-def test_rare_large_values_are_heavy_tails():
-    torch.manual_seed(0)
-    tokens = torch.randn(20000, 4)
-    tokens[::1000] *= 30
-    assert channel_statistics(tokens)["excess kurtosis"] > 50
     assert channel_statistics(torch.ones(3, 2))["largest deviation"] == 0
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=2, vitdet_window_size=2)).eval()
+
+
+@torch.no_grad()
+def test_statistics_are_those_of_weights_and_outputs(model):
+    images = torch.rand(2, 3, 64, 64)
+    for block in model.blocks:
+        block.attn.qkv.weight *= 20  # attention that is not uniform
+    found = block_statistics(model, images)
+    output = model(images, window_size="global", output_attentions=True, output_hidden_states=True)
+    assert len(found) == 2
+    for block, (each, weights) in enumerate(zip(found, output.attentions, strict=True)):
+        entropy = -(weights * weights.clamp(min=1e-30).log()).sum(dim=-1).mean() / math.log(weights.shape[-1])
+        assert each.entropy == pytest.approx(entropy.item(), abs=1e-4)
+        assert each.activation == pytest.approx(output.hidden_states[block + 1].abs().max().item(), rel=1e-5)
+    assert not any(block._forward_hooks or block.attn._forward_pre_hooks for block in model.blocks)
+
+
+@torch.no_grad()
+def test_statistics_grow_with_the_weights(model):
+    images = torch.rand(1, 3, 64, 64)
+    before = block_statistics(model, images)
+    model.blocks[0].attn.qkv.weight[: 2 * model.config.hidden_size] *= 10  # queries and keys
+    model.blocks[1].mlp.fc2.weight *= 5000
+    after = block_statistics(model, images)
+    assert after[0].logit == pytest.approx(100 * before[0].logit, rel=1e-3)
+    assert after[0].entropy < before[0].entropy <= 1
+    assert after[0].weight > before[0].weight
+    assert after[1].activation > 5 * before[1].activation
+
+
+def test_a_network_without_blocks_is_refused():
+    small = {"dim": 8, "in_dim": 8, "depths": [1, 1, 1, 1], "full_features_head_dim": 8}
+    model = RadioModel(RadioConfig(**eradio_fields(PUBLISHED["eradio"] | small)))
+    with pytest.raises(ValueError, match="`model_statistics`"):
+        block_statistics(model, torch.rand(1, 3, 32, 32))
+
+
+def test_norms_are_with_the_windows_of_the_model():
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 2, "vitdet_num_global": 1}
+    model = RadioModel(RadioConfig.from_preset("radio-test", vitdet_window_size=2, **shape)).eval()
+    images = torch.rand(2, 3, 64, 96)
+    norms = block_norms(model, images)
+    assert [norm.shape for norm in norms] == [(2 * 4 * 6,)] * 2
+    for window, is_same in ((2, True), ("global", False)):
+        with torch.no_grad():
+            states = model(images, window_size=window, output_hidden_states=True).hidden_states
+        expected = states[1][:, model.config.num_prefix_tokens :].norm(dim=2).flatten()
+        assert torch.allclose(norms[0], expected) == is_same

@@ -1,13 +1,30 @@
+import pytest
+
 from training.evaluation.data import KINDS
 from training.evaluation.features import Wanted
 from training.evaluation.models.pretrained import RawPixels
-from training.evaluation.tasks.registry import TASKS
+from training.evaluation.tasks.registry import TASKS, task_names
 
 
 def test_every_task_says_what_it_needs():
-    model = RawPixels(8, 16)
     for name, task in TASKS.items():
         assert task.kind in KINDS
         assert (task.measure.__doc__ or "").startswith("Measure")
         if name != "image_text_retrieval":  # which refuses a model without texts
-            assert isinstance(task.wanted(model), Wanted)
+            assert isinstance(task.wanted(RawPixels(8, 16)), Wanted)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kinds", "names"),
+    [
+        (["knn", "retrieval", "image_retrieval"], {"labels"}, ["knn", "image_retrieval"]),
+        (["retrieval"], {"labels", "captions"}, ["image_retrieval", "image_text_retrieval"]),
+        (["retrieval"], {"images"}, ["image_retrieval"]),
+        (None, {"images", "labels"}, ["knn"]),
+        (None, {"images", "masks"}, ["segmentation_probe"]),
+        (None, {"labels", "masks"}, ["knn", "segmentation_probe"]),
+        (None, {"images"}, ["knn"]),
+    ],
+)
+def test_tasks_are_those_that_the_data_allow(asked, kinds, names):
+    assert task_names(asked, kinds) == names
