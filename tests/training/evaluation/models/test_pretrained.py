@@ -91,7 +91,7 @@ def read_sam(model, pixels):
     return None, kept["trunk"].movedim(-1, 1)
 
 
-# By model type: the library's model and its settings, the processor that it is published with, what the library computes.
+# By model type: the library's model and its settings, its published processor, and what the library computes.
 MODELS = {
     "vit": ("ViT", VIT, t.ViTImageProcessor(**SQUARE), class_token(1)),
     "deit": ("DeiT", VIT, t.DeiTImageProcessor(size={"height": 72, "width": 72}, crop_size=64), class_token(2)),
