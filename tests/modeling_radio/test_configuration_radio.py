@@ -12,7 +12,7 @@ from tiny_radio1d import FIELDS
 from transformers import PreTrainedConfig, ViTConfig
 from transformers.models.radio.configuration_radio import RadioConfig as NativeRadioConfig
 
-from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import LARGEST, MOST_BLOCKS, Resolution
 from modeling_radio.configuration_radio import NATIVE_FIELDS
 from modeling_radio.native import native_differences
@@ -22,16 +22,6 @@ HEADS = [
     {"name": "siglip2-g", "hidden_size": 8, "summary_dim": 4},
     {"name": "dino_v3", "hidden_size": 8, "feature_dim": 6, "token_index": 1},
 ]
-
-
-OPEN_TWICE = """
-import sys
-from transformers import AutoConfig, AutoModel
-config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
-config.save_pretrained(sys.argv[2])
-config = AutoConfig.from_pretrained(sys.argv[2], trust_remote_code=True)
-print(AutoModel.from_config(config, trust_remote_code=True).radio_model.model.blocks[3].mlp.fc1.weight.shape)
-"""
 
 
 def tiny(**fields) -> RadioConfig:
@@ -65,15 +55,6 @@ def test_every_field_of_ours_is_documented():
     assert [name for name in names if f"        {name}: " not in RadioConfig.__doc__] == []
 
 
-def test_fields_lie_flat_in_the_file(tmp_path):
-    tiny(adaptors=HEADS, detection_num_queries=20).save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text())
-    names = {field.name for field in dataclasses.fields(RadioConfig)} - {
-        field.name for field in dataclasses.fields(PreTrainedConfig)
-    }
-    assert {name for name in names if not name.startswith("_")} <= set(saved)
-
-
 def test_width_and_ratio_that_contradict_each_other_are_refused(tmp_path):
     message = "`intermediate_size` must be 64, `hidden_size` 32 times `mlp_ratio` 2.0, got 100. Give one of the two."
     with pytest.raises(ValueError, match=message):
@@ -105,46 +86,40 @@ def test_only_files_of_nvidia_may_name_other_tokens_than_class_tokens():
     config = tiny(adaptors=adaptors, summary_idxs=[0, 9], **source)
     assert (config.summary_idxs, config.adaptor("siglip2-g").token_index) == ([0, 9], 10)
     assert native_differences(config) == ["a summary of registers, which native cuts off"]
-    with pytest.raises(
-        ValueError, match=r"`summary_idxs` must lie in \[0, 10\), class tokens and registers, got \[10\]"
-    ):
+    with pytest.raises(ValueError, match="`summary_idxs`"):
         tiny(summary_idxs=[10], **source)
     with pytest.raises(
         ValueError, match=r"`adaptors.siglip2-g.token_index` must lie in \[0, 11\), up to the first patch"
     ):
         tiny(adaptors=[{**HEADS[0], "token_index": 11}], **source)
-    with pytest.raises(ValueError, match=r"`summary_idxs` must lie in \[0, 1\), the class tokens, got \[0, 1\]"):
+    with pytest.raises(ValueError, match="`summary_idxs`"):
         tiny(num_cls_tokens=1, summary_idxs=[0, 1])
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"vitdet_window_size": 0}, "`vitdet_window_size` must be .*, got 0"),
-        ({"adaptor_names": ["nope"]}, r"`adaptor_names` must be one of \['siglip2-g', 'dino_v3'\], got 'nope'"),
-        ({"adaptor_names": "siglip2-g"}, "`adaptor_names` must be a list.*, got 'siglip2-g'"),
-        ({"patch_size": 24}, r"`max_img_size` must be a multiple of `patch_size` \(24\), got 256"),
-        ({"num_attention_heads": 5}, r"`hidden_size` must be a multiple of `num_attention_heads` \(5\), got 32"),
-        ({"return_dict": "no"}, "`return_dict` must be True or False or None, got 'no'"),
-        ({"out_indices": [7]}, r"out_indices must be valid indices .* got \[7\]"),
+        ({"adaptor_names": ["nope"]}, "`adaptor_names`"),
+        ({"patch_size": 24}, "`max_img_size`"),
+        ({"return_dict": "no"}, "`return_dict`"),
+        ({"out_indices": [7]}, "out_indices"),
     ],
 )
 def test_overrides_at_load_are_checked_like_all_else(fields, message, tmp_path):
     tiny(adaptors=HEADS).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        RadioConfig.from_pretrained(tmp_path, **fields)
-    with pytest.raises(ValueError, match=message):
-        RadioModel.from_pretrained(tmp_path, **fields)
+    for opened in (RadioConfig, RadioModel):
+        with pytest.raises(ValueError, match=message):
+            opened.from_pretrained(tmp_path, **fields)
 
 
 def test_a_field_that_is_set_later_is_checked_when_a_model_is_built():
     config = tiny()
     config.num_attention_heads = 5
-    with pytest.raises(ValueError, match=r"`hidden_size` must be a multiple of `num_attention_heads` \(5\), got 32"):
+    with pytest.raises(ValueError, match="`hidden_size`"):
         RadioModel(config)
     config = tiny()
     config.summary_idxs.append("3")  # in place: nobody sees it
-    with pytest.raises(ValueError, match="`summary_idxs` must be a list"):
+    with pytest.raises(ValueError, match="`summary_idxs`"):
         RadioModel(config)
 
 
@@ -161,22 +136,6 @@ def test_what_was_not_chosen_follows_an_override_at_load(order, tmp_path):
     assert RadioConfig.from_pretrained(tmp_path, num_hidden_layers=2).out_features == ["stage2"]
 
 
-def test_maps_that_were_not_chosen_follow_the_depth():
-    config = tiny()
-    config.num_hidden_layers = 2
-    assert (config.out_features, config.out_indices) == (["stage2"], [2])
-    config.check()
-
-
-def test_a_width_that_is_set_later_must_fit_the_others():
-    config = tiny()
-    config.hidden_size = 64
-    with pytest.raises(ValueError, match="`intermediate_size`"):
-        RadioModel(config)
-    config.intermediate_size = 256
-    config.check()
-
-
 def test_maps_that_were_chosen_stay_chosen():
     config = tiny(out_indices=[1, 2])
     config.num_hidden_layers = 2
@@ -191,14 +150,6 @@ FITTED = {"class_weights": [1.0, 2.0], "temperature": 2.0, "score_thresholds": [
 
 def fitted(config: RadioConfig) -> dict:
     return {name: getattr(config, name) for name in FITTED}
-
-
-@pytest.mark.parametrize("name", ["id2label", "label2id"])
-def test_names_of_classes_cannot_be_taken_away(name):
-    config = tiny(num_labels=3)
-    setattr(config, name, None)
-    with pytest.raises(ValueError, match=f"`{name}`"):
-        config.check()
 
 
 def test_what_was_fitted_to_other_classes_is_forgotten(tmp_path):
@@ -225,18 +176,6 @@ def test_what_is_given_for_other_classes_is_kept(tmp_path):
     assert fitted(config) == {"class_weights": given["class_weights"], "temperature": 1.0, "score_thresholds": None}
 
 
-def test_presets_take_what_a_configuration_takes():
-    config = tiny(out_indices=[1, 2], num_labels=5, attn_implementation="eager")
-    assert (config.out_features, config.num_labels, config._attn_implementation) == (["stage1", "stage2"], 5, "eager")
-    with pytest.raises(ValueError, match=r"Unknown configuration field 'out_indexes'. Did you mean 'out_indices'\?"):
-        tiny(out_indexes=[1])
-
-
-def test_the_type_of_the_file_is_kept_for_auto(tmp_path):
-    tiny(dtype="bfloat16").save_pretrained(tmp_path)
-    assert RadioConfig.from_pretrained(tmp_path, dtype="auto").dtype == torch.bfloat16
-
-
 def test_a_configuration_of_native_transformers_builds_our_model():
     native = NativeRadioConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_img_size=64, attn_implementation="eager"
@@ -246,18 +185,8 @@ def test_a_configuration_of_native_transformers_builds_our_model():
     assert (model.config.hidden_size, model.config._attn_implementation) == (32, "eager")
     assert model(torch.rand(1, 3, 32, 32)).features.shape == (1, 4, 32)
     assert not set(NATIVE_FIELDS) & set(model.config.to_dict())
-    with pytest.raises(ValueError, match="`config` must be a RadioConfig, got a ViTConfig"):
+    with pytest.raises(ValueError, match="`config`"):
         RadioModel(ViTConfig())
-
-
-def test_a_configuration_saved_alone_opens(tmp_path, run_elsewhere):
-    tiny().save_pretrained(tmp_path / "first")
-    assert "torch.Size([128, 32])" in run_elsewhere(OPEN_TWICE, tmp_path, tmp_path / "first", tmp_path / "second")
-
-
-def test_no_architectures_are_an_empty_list():
-    config = RadioConfig.from_dict(tiny().to_dict(), architectures=None)
-    assert config.architectures == []
 
 
 def test_a_slip_in_a_field_is_told():
@@ -288,30 +217,23 @@ def test_a_file_that_transformers_would_stumble_over_is_refused(name, value, tmp
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "name"),
     [
-        ({"hidden_size": 33}, r"`hidden_size` must be a multiple of `num_attention_heads` \(2\), got 33"),
-        (
-            {"max_img_size": 250},
-            r"`max_img_size` must be a multiple of .* \(16\), got 250. The nearest is 256",
-        ),
-        ({"summary_idxs": [0, 3]}, r"`summary_idxs` must lie in \[0, 3\), the class tokens, got \[0, 3\]"),
-        ({"summary_idxs": [-1]}, r"`summary_idxs` must .*, got \[-1\]"),
-        ({"vitdet_window_size": 0}, r"`vitdet_window_size` must be in \[1, 1048576\], got 0"),
-        ({"max_resolution": 15}, r"`max_resolution` must be None or at least `patch_size` \(16\), got 15"),
-        ({"norm_mean": [0.5]}, r"`norm_mean` must have `num_channels` \(3\) numbers, got \[0.5\]"),
-        ({"num_channels": 4}, r"`norm_mean` must have `num_channels` \(4\) numbers"),
-        ({"num_intermediate_normalizers": 2}, r"`num_intermediate_normalizers` must be 0 or `num_hidden_layers` \(4\)"),
-        ({"mlp_ratio": 1e-9}, r"`mlp_ratio` times `hidden_size` \(32\) must be in \[1, 1048576\], got 1e-09"),
-        (
-            {"video_temporal_patch_size": 1},
-            r"`video_temporal_patch_size` must be in \[2, 1048576\], got 1",
-        ),
+        ({"hidden_size": 33}, "hidden_size"),
+        ({"max_img_size": 250}, "max_img_size"),
+        ({"summary_idxs": [0, 3]}, "summary_idxs"),
+        ({"max_resolution": 15}, "max_resolution"),
+        ({"norm_mean": [0.5]}, "norm_mean"),
+        ({"num_channels": 4}, "norm_mean"),
+        ({"num_intermediate_normalizers": 2}, "num_intermediate_normalizers"),
+        ({"mlp_ratio": 1e-9}, "mlp_ratio"),
+        ({"detection_hidden_size": 40}, "detection_hidden_size"),
+        *(({"detection_indices": blocks}, "detection_indices") for blocks in ([3, 1], [4], [])),
     ],
 )
-def test_networks_that_cannot_be_built(fields, message):
-    with pytest.raises(ValueError, match=message):
-        RadioConfig.from_preset("radio-test", **fields)
+def test_networks_that_cannot_be_built(fields, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        tiny(**fields)
 
 
 @pytest.mark.parametrize(
@@ -328,60 +250,13 @@ def test_global_blocks_end_periods_and_the_network(fields, blocks):
     assert RadioConfig.from_preset("radio-test", num_hidden_layers=8, **fields).global_blocks == blocks
 
 
-def test_summary_defaults_to_the_first_two_class_tokens():
-    assert RadioConfig().summary_idxs == [0, 1]
-    assert RadioConfig(num_cls_tokens=1).summary_idxs == [0]
-
-
-ADAPTORS_HEADS = [
-    {"name": "siglip2-g", "hidden_size": 8, "summary_dim": 4},
-    {"name": "dino_v3", "hidden_size": 8, "feature_dim": 6, "token_index": 1},
-]
-
-
-def adaptors_tiny(**fields) -> RadioConfig:
-    return RadioConfig.from_preset("radio-test", **fields)
-
-
-def test_an_adaptor_is_found_by_name():
-    adaptor = adaptors_tiny(adaptors=ADAPTORS_HEADS).adaptor("dino_v3")
-    assert adaptor == RadioAdaptorConfig(name="dino_v3", hidden_size=8, feature_dim=6, token_index=1)
-
-
-def test_an_unknown_adaptor_is_answered_with_a_suggestion():
-    message = r"`text_adaptor` must be one of \['siglip2-g', 'dino_v3'\], got 'dinov3'. Did you mean 'dino_v3'\?"
-    with pytest.raises(ValueError, match=message):
-        adaptors_tiny(adaptors=ADAPTORS_HEADS).adaptor("dinov3", argument="text_adaptor")
-    with pytest.raises(ValueError, match=r"`adaptor_names` must be one of \['siglip2-g', 'dino_v3'\], got 'siglip'"):
-        adaptors_tiny(adaptors=ADAPTORS_HEADS, adaptor_names=["siglip"])
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (
-            {"feature_mlp_version": "v0"},
-            r"`adaptors.siglip2-g.feature_mlp_version` must be .* or None, got 'v0'",
-        ),
-        ({"mlp_version": "v3"}, r"`adaptors.siglip2-g.mlp_version` must be 'v1' or 'v2', got 'v3'"),
-        ({"feature_head": "atention"}, "`adaptors.siglip2-g.feature_head` must be 'mlp' or 'attention'"),
-        ({"token_index": 3}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 3\)"),
-        ({"token_index": -1}, r"`adaptors.siglip2-g.token_index` must be in \[0, 1048576\], got -1"),
-        ({"name": "a.b"}, "`adaptors.name` must be .*, got 'a.b'"),
-        (
-            {"feature_head": "attention", "feature_num_attention_heads": 5},
-            r"`adaptors.siglip2-g.feature_num_attention_heads` must divide `hidden_size` \(32\), got 5",
-        ),
-    ],
-)
-def test_an_impossible_adaptor_is_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        adaptors_tiny(adaptors=[{**ADAPTORS_HEADS[0], **fields}])
-
-
-def test_two_adaptors_of_one_name_are_refused():
-    with pytest.raises(ValueError, match=r"`adaptors` must have distinct names, got \['dino_v3', 'dino_v3'\]"):
-        adaptors_tiny(adaptors=[ADAPTORS_HEADS[1], ADAPTORS_HEADS[1]])
+def test_an_unknown_adaptor_is_refused_with_a_suggestion():
+    with pytest.raises(ValueError, match="`text_adaptor`"):
+        tiny(adaptors=HEADS).adaptor("dinov3", argument="text_adaptor")
+    with pytest.raises(ValueError, match="`adaptor_names`"):
+        tiny(adaptors=HEADS, adaptor_names=["siglip"])
+    with pytest.raises(ValueError, match="`adaptors`"):
+        tiny(adaptors=[HEADS[1], HEADS[1]])
 
 
 def config(**overrides) -> RadioConfig:
@@ -401,38 +276,31 @@ def test_what_follows_from_two_mergings():
     assert not twice.has_windowed_blocks
 
 
-def test_one_merging_is_undone_in_the_middle_as_in_nvidias_code():
-    assert config(decoder_depth=6).splitting_blocks == [3]
-
-
 def test_heads_read_what_has_a_token_for_each_patch():
     deep = config(num_hidden_layers=12, downscale_levels=[9], vitdet_num_global=4)
     assert deep.full_grid_blocks == [*range(9), 11]
     assert deep.dpt_blocks == [2, 5, 8, 11]
-    with pytest.raises(ValueError, match=r"`dpt_indices` must be among .* The nearest to 10 is 11"):
+    with pytest.raises(ValueError, match="`dpt_indices`"):
         config(num_hidden_layers=12, downscale_levels=[9], dpt_indices=[2, 5, 8, 10])
-    with pytest.raises(ValueError, match="`detection_indices` must be among"):
+    with pytest.raises(ValueError, match="`detection_indices`"):
         config(num_hidden_layers=12, downscale_levels=[9], detection_indices=[9])
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "name"),
     [
-        ({"downscale_levels": [3]}, r"`downscale_levels` must be ascending blocks in \[0, 3\)"),
-        ({"downscale_levels": [1, 1]}, "`downscale_levels` must be ascending"),
-        ({"decoder_upscale_levels": [2]}, r"`decoder_upscale_levels` must be 1 ascending blocks in \[0, 2\)"),
-        ({"decoder_upscale_levels": [0, 1]}, "`decoder_upscale_levels` must be 1 ascending"),
-        ({"merged_intermediate_sizes": [4, 8]}, "`merged_intermediate_sizes` must have one width for each"),
-        ({"vitdet_window_size": 4}, "`vitdet_window_size` must be None with `downscale_levels`, got 4"),
-        ({"use_swiglu_ffn": True}, "`use_swiglu_ffn` must be False"),
-        ({"hidden_size": 14, "num_attention_heads": 7}, "`num_attention_heads` must leave heads that divide"),
-        ({"num_tokens": -1}, "`num_tokens` must be"),
-        ({"downscale_levels": None, "num_tokens": 3}, "`num_tokens` must be None without `downscale_levels`, got 3"),
-        ({"downscale_levels": None, "qk_norm": True}, "`qk_norm` must be False without `downscale_levels`"),
+        *(({"downscale_levels": levels}, "downscale_levels") for levels in ([3], [1, 1])),
+        *(({"decoder_upscale_levels": levels}, "decoder_upscale_levels") for levels in ([2], [0, 1])),
+        ({"merged_intermediate_sizes": [4, 8]}, "merged_intermediate_sizes"),
+        ({"vitdet_window_size": 4}, "vitdet_window_size"),
+        ({"use_swiglu_ffn": True}, "use_swiglu_ffn"),
+        ({"hidden_size": 14, "num_attention_heads": 7}, "num_attention_heads"),
+        ({"downscale_levels": None, "num_tokens": 3}, "num_tokens"),
+        ({"downscale_levels": None, "qk_norm": True}, "qk_norm"),
     ],
 )
-def test_what_cannot_be_built_is_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+def test_mergings_that_cannot_be_built(fields, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
         config(**fields)
 
 
@@ -441,39 +309,10 @@ def test_native_transformers_is_told_apart():
     assert "tokens that are merged, and a decoder" not in native_differences(config(downscale_levels=None))
 
 
-@pytest.mark.parametrize(
-    ("preset", "blocks"),
-    [
-        ("c-radio_v3-b", [2, 5, 8, 11]),
-        ("c-radio_v3-l", [5, 11, 17, 23]),
-        ("c-radio_v4-so400m", [5, 11, 17, 26]),
-        ("c-radio_v4-h", [7, 15, 23, 31]),
-        ("radio_v2.5-g", [9, 19, 29, 39]),
-    ],
-)
-def test_dpt_reads_four_global_blocks(preset, blocks):
-    assert RadioConfig.from_preset(preset).dpt_blocks == blocks
-
-
 def test_without_choice_the_detector_reads_the_global_blocks():
     assert RadioConfig.from_preset("radio_v2.5-g").detection_blocks == [4, 9, 14, 19, 24, 29, 34, 39]
     assert RadioConfig.from_preset("radio-test", detection_indices=[0, 2]).detection_blocks == [0, 2]
     assert RadioConfig.from_preset("radio-test", dpt_indices=[0, 1, 1, 3]).dpt_blocks == [0, 1, 1, 3]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"detection_hidden_size": 40}, "`detection_hidden_size` must be a multiple of 32, got 40. The nearest is 32"),
-        ({"detection_indices": [3, 1]}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
-        ({"detection_indices": [4]}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
-        ({"detection_indices": []}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
-        ({"detection_num_groups": 0}, r"`detection_num_groups` must be in \[1, 1048576\], got 0"),
-    ],
-)
-def test_detectors_that_cannot_be_built(overrides, message):
-    with pytest.raises(ValueError, match=message):
-        RadioConfig.from_preset("radio-test", **overrides)
 
 
 CONFIG_FIELDS = [each.name for each in dataclasses.fields(RadioConfig) if not each.name.startswith("_")]
@@ -561,10 +400,6 @@ WRONG = {
 }
 
 
-def config_tiny(**fields) -> RadioConfig:
-    return RadioConfig.from_preset("radio-test", **fields)
-
-
 def test_every_field_is_tried():
     assert set(CONFIG_FIELDS) | {"num_labels", "out_features", "out_indices"} == set(WRONG)
 
@@ -578,11 +413,11 @@ def set_and_check(config: RadioConfig, name: str, value: object) -> None:
 def test_a_wrong_value_is_refused_by_name(name):
     for value in WRONG[name]:
         with pytest.raises(ValueError, match=rf"\b{name}\b") as refused:
-            config_tiny(**{name: value})
+            tiny(**{name: value})
         shown = re.escape(repr(value)[:50])
         assert re.search(f"got .*{shown}", str(refused.value)) or name.startswith("out_"), value
         with pytest.raises(ValueError, match=rf"\b{name}\b"):
-            set_and_check(config_tiny(), name, value)
+            set_and_check(tiny(), name, value)
 
 
 def test_every_default_and_every_preset_keeps_the_rules():
@@ -593,51 +428,45 @@ def test_every_default_and_every_preset_keeps_the_rules():
 @pytest.mark.parametrize("value", [np.int64(64), torch.tensor(64)])
 def test_numbers_of_arrays_are_refused(value):
     """They could not be written to `config.json`."""
-    with pytest.raises(ValueError, match="`hidden_size` must be an integer"):
-        config_tiny(hidden_size=value)
-    with pytest.raises(ValueError, match="`norm_mean` must be a list"):
-        config_tiny(norm_mean=torch.zeros(3))
+    with pytest.raises(ValueError, match="`hidden_size`"):
+        tiny(hidden_size=value)
+    with pytest.raises(ValueError, match="`norm_mean`"):
+        tiny(norm_mean=torch.zeros(3))
 
 
 def test_a_long_value_is_cut():
-    with pytest.raises(ValueError, match=r"`version` must be a string or None, got \[0, 0") as refused:
-        config_tiny(version=[0] * 10_000)
+    with pytest.raises(ValueError, match="`version`") as refused:
+        tiny(version=[0] * 10_000)
     assert len(str(refused.value)) < 300
 
 
-def test_what_is_no_field_stays_free():
-    config = RadioConfig.from_preset("radio-test")
-    config.my_own_note = object
-    assert RadioConfig(my_own_note=[1]).my_own_note == [1]
-    assert config.my_own_note is object
-
-
 def test_names_of_types_and_labels_from_json_are_read():
-    config = config_tiny(dtype="bfloat16", id2label={"0": "cat", "1": "dog"})
+    config = tiny(dtype="bfloat16", id2label={"0": "cat", "1": "dog"})
     assert (config.dtype, config.id2label) == (torch.bfloat16, {0: "cat", 1: "dog"})
-    assert config_tiny(norm_mean=(0, 0, 0), summary_idxs=(1,)).norm_mean == [0, 0, 0]
+    assert tiny(norm_mean=(0, 0, 0), summary_idxs=(1,)).norm_mean == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
-    ("entry", "message"),
+    ("fields", "named"),
     [
-        ({"hidden_size": 8}, r"An entry of `adaptors` lacks \['name'\]"),
-        ({"name": "a"}, r"An entry of `adaptors` lacks \['hidden_size'\]"),
-        ({"name": "", "hidden_size": 8}, "`adaptors.name` must be"),
-        ({"name": 5, "hidden_size": 8}, "`adaptors.name` must be .*, got 5"),
-        ({"name": "items", "hidden_size": 8}, "`adaptors.name` must be .*, got 'items'"),
-        ({"name": "train", "hidden_size": 8}, "`adaptors.name` must be .*, got 'train'"),
-        ({"name": "backbone", "hidden_size": 8}, "`adaptors.name` must be .*, got 'backbone'"),
-        ({"name": "a", "hidden_size": "8"}, "`adaptors.a.hidden_size` must be an integer, got '8'"),
-        ({"name": "a", "hidden_size": 8, "upsample_factor": 0.5}, "`adaptors.a.upsample_factor` must .*, got 0.5"),
-        ({"name": "a", "hidden_size": 8, "summary_dim": True}, "`adaptors.a.summary_dim` must .*, got True"),
-        ({"name": "a", "hidden_size": 8, "num_inner_blocks": 10**6}, "`adaptors.a.num_inner_blocks` must .*, got 1000"),
-        ({"name": "a", "hidden_size": 8, "width": 8}, "Unknown key 'width' in `adaptors`"),
+        ({"name": None}, r"\['name'\]"),
+        ({"hidden_size": None}, r"\['hidden_size'\]"),
+        *(({"name": name}, "`adaptors.name`") for name in ("", 5, "a.b", "items", "train", "backbone")),
+        ({"hidden_size": "8"}, "`adaptors.a.hidden_size`"),
+        ({"upsample_factor": 0.5}, "`adaptors.a.upsample_factor`"),
+        ({"summary_dim": True}, "`adaptors.a.summary_dim`"),
+        ({"num_inner_blocks": 10**6}, "`adaptors.a.num_inner_blocks`"),
+        ({"feature_mlp_version": "v0"}, "`adaptors.a.feature_mlp_version`"),
+        ({"mlp_version": "v3"}, "`adaptors.a.mlp_version`"),
+        ({"feature_head": "atention"}, "`adaptors.a.feature_head`"),
+        *(({"token_index": index}, "`adaptors.a.token_index`") for index in (3, -1)),
+        ({"feature_head": "attention", "feature_num_attention_heads": 5}, "`adaptors.a.feature_num_attention_heads`"),
+        ({"width": 8}, "'width'"),
     ],
 )
-def test_a_wrong_adaptor_is_refused_by_name(entry, message):
-    with pytest.raises(ValueError, match=message):
-        config_tiny(adaptors=[entry])
-    config = config_tiny()
-    with pytest.raises(ValueError, match=message):
-        set_and_check(config, "adaptors", [entry])
+def test_a_wrong_adaptor_is_refused_by_name(fields, named):
+    entry = {name: value for name, value in {"name": "a", "hidden_size": 8, **fields}.items() if value is not None}
+    with pytest.raises(ValueError, match=named):
+        tiny(adaptors=[entry])
+    with pytest.raises(ValueError, match=named):
+        set_and_check(tiny(), "adaptors", [entry])

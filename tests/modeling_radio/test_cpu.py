@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import re
 from typing import Any
 
 import peft
@@ -97,19 +96,6 @@ def test_network_in_bfloat16_uses_blocks_and_answers_alike(window, expected, in_
     torch.testing.assert_close(answer.features, other.features, atol=0.05, rtol=0.05)
 
 
-@torch.no_grad()
-def test_blocks_act_at_the_sizes_of_recipes(in_blocks, lengths, monkeypatch):
-    """A batch of 64 images of 128 px, as the demo's, has scores enough; windows of two patches of one image do not."""
-    monkeypatch.setattr(cpu, "LEAST_SCORES", 2**18)
-    pixels = torch.rand(64, 3, 128, 128).bfloat16()
-    in_blocks(pixels, window_size="global")
-    prefix = in_blocks.config.num_cls_tokens + in_blocks.config.num_registers
-    assert set(lengths) == {8 * 8 + prefix}
-    lengths.clear()
-    in_blocks(pixels[:1], window_size=2)
-    assert not lengths
-
-
 def test_what_needs_another_function_keeps_it(in_blocks, lengths, monkeypatch):
     pixels = torch.rand(1, 3, 64, 64)
     in_blocks(pixels.bfloat16())  # gradients
@@ -190,15 +176,6 @@ def test_functions_of_features_have_gradients(in_blocks, lengths):
     assert tangent.abs().sum() > 0
 
 
-def test_processor_is_asked(monkeypatch):
-    ask = cpu.multiplies_bfloat16.__wrapped__
-    for has_products in (False, True):
-        for has_tiles in (False, True):
-            monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=has_products: answer)
-            monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda answer=has_tiles: answer)
-            assert ask() == (has_products and not has_tiles)
-
-
 # Prepacked weights
 
 
@@ -251,14 +228,6 @@ def test_every_model_answers_as_before(name, dtype):
 
 
 @needs_onednn
-def test_no_weights_are_held_twice(model):
-    before = sum(parameter.numel() for parameter in model.parameters())
-    packed = sum(layer.weight.numel() + (layer.bias is not None) * layer.out_features for layer in linear_layers(model))
-    prepack(model)
-    assert sum(parameter.numel() for parameter in model.parameters()) == before - packed
-
-
-@needs_onednn
 def test_what_it_is_not_for_is_refused_before_anything_changes(model, tmp_path):
     prepack(model)
     expected = model(IMAGES).features
@@ -300,25 +269,13 @@ def test_copies_and_compiled_models_answer_alike(model):
 
 
 @needs_onednn
-def test_opened_folder_is_prepacked_in_one_line(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    again = prepack(AutoModel.from_pretrained(tmp_path, trust_remote_code=True))
-    with torch.no_grad():
-        torch.testing.assert_close(again(IMAGES).features, model(IMAGES).features)
-
-
-@needs_onednn
-def test_windows_are_chosen_with_the_weights_counted(model):
+def test_windows_are_chosen_with_the_weights_counted_and_measured_anew(model):
     budget = {"max_memory_gib": 8.0}
     choice = model.choose_window_size(64, 64, **budget)
-    assert prepack(copy.deepcopy(model)).choose_window_size(64, 64, **budget).memory_gib == choice.memory_gib
-
-
-@needs_onednn
-def test_times_before_are_forgotten(model):
     model.choose_window_size(64, 64, max_latency_ms=1e4)
     assert model._block_costs
     assert not prepack(model)._block_costs
+    assert model.choose_window_size(64, 64, **budget).memory_gib == choice.memory_gib
 
 
 @needs_onednn
@@ -333,28 +290,17 @@ def test_hooks_are_not_lost(model):
 
 
 @needs_onednn
-def test_detectors_stay_as_they_are_under_a_cast_that_changes_nothing():
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("bfloat16 is not for this processor")
-    model = prepack(build("detector").to(torch.bfloat16))
-    model.to(torch.bfloat16)
-    assert {layer.weight.dtype for layer in model.modules() if isinstance(layer, PrepackedLinear)} == {
-        torch.float32,
-        torch.bfloat16,
-    }
-    with pytest.raises(RuntimeError, match=r"cannot go to cpu in torch\.float32"):
-        model.float()
-
-
-@needs_onednn
 def test_weights_that_cannot_be_prepacked_are_left(model, monkeypatch):
     half = copy.deepcopy(model).half()
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: False)
-    with pytest.raises(ValueError, match=re.escape("weights in torch.float16") + ".*`dtype` one of torch.float32"):
+    with pytest.raises(ValueError, match="`dtype`"):
         prepack(half)
     assert linear_layers(half)
-    with pytest.raises(ValueError, match=r"on 'meta': open the model there, without `device_map`"):
-        prepack(model.to("meta"))
+    with pytest.raises(ValueError, match="'meta'"):
+        prepack(copy.deepcopy(model).to("meta"))
+    monkeypatch.setattr(cpu.torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="oneDNN"):
+        prepack(model)
 
 
 @needs_onednn
@@ -376,13 +322,6 @@ def test_quantized_layers_stay(model):
     prepack(model)
     assert len(linear_layers(model)) == model.config.num_hidden_layers
     torch.testing.assert_close(model(IMAGES).features, expected, atol=1e-3, rtol=1e-3)
-
-
-@needs_onednn
-def test_missing_library_is_named(model, monkeypatch):
-    monkeypatch.setattr(cpu.torch.backends.mkldnn, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="needs oneDNN"):
-        prepack(model)
 
 
 @pytest.fixture

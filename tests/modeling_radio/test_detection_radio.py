@@ -2,7 +2,6 @@
 
 import functools
 import json
-import sys
 
 import pytest
 import task_models
@@ -11,10 +10,8 @@ import torch.nn.functional as F
 from comparisons import assert_same_weights
 from PIL import Image
 from processor_cases import detections
-from releases import needs_exporter
 from task_models import images, tiny_config
 from torch import nn
-from torch.export import Dim
 from torchvision.ops import box_convert
 from transformers import AutoModelForUniversalSegmentation, BitsAndBytesConfig
 from transformers.models.rf_detr.modeling_rf_detr import RfDetrInstanceSegmentationOutput
@@ -58,39 +55,6 @@ def model(request):
 # What comes out
 
 
-def test_outputs(model):
-    output = model(detection_images())
-    assert output.logits.shape == (2, 12, 3)
-    assert output.pred_boxes.shape == (2, 12, 4)
-    assert output.loss is None
-    if isinstance(model, RadioForInstanceSegmentation):
-        assert output.pred_masks.shape == (2, 12, 16, 24)
-    first = model(detection_images(), labels=some_labels(), return_dict=False)[0]
-    assert first.ndim == 0
-    model.config.return_dict = False
-    batch = detection_images()
-    assert torch.equal(model(batch)[0], model(batch, return_dict=True).logits)
-
-
-def test_hidden_states_and_attentions_of_the_backbone_only_on_request(model):
-    batch = detection_images()
-    model.set_attn_implementation("eager")
-    with torch.no_grad():
-        plain = model(batch)
-        full = model(batch, output_hidden_states=True, output_attentions=True)
-    assert plain.hidden_states is None
-    assert plain.attentions is None
-    assert len(full.hidden_states) == 5
-    assert [tuple(weights.shape) for weights in full.attentions] == [(2, 2, 34, 34)] * 4
-    torch.testing.assert_close(full.pred_boxes, plain.pred_boxes, rtol=0, atol=0)
-    radio = RadioModel(model.config).eval()
-    radio.radio_model = model.radio_model
-    for actual, expected in zip(full.hidden_states, radio(batch, output_hidden_states=True).hidden_states, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-    model.config.output_hidden_states = True
-    assert len(model(batch).hidden_states) == 5
-
-
 def test_keeps_the_blocks_that_it_reads_and_reads_the_last_one_without_the_final_norm():
     model = RadioForObjectDetection(tiny_config(detection_indices=[1, 3], use_final_norm=True)).eval()
     passes, maps, batch = [], [], detection_images()
@@ -102,13 +66,6 @@ def test_keeps_the_blocks_that_it_reads_and_reads_the_last_one_without_the_final
     assert list(passes[0].kept) == [1, 3]
     expected = torch.cat([states[2], states[4]], dim=2)[:, model.config.num_prefix_tokens :]
     assert torch.equal(maps[0].flatten(2).transpose(1, 2), expected)
-
-
-def test_reads_the_global_blocks():
-    config = tiny_config(num_hidden_layers=8, vitdet_num_global=4)
-    assert config.detection_blocks == [1, 3, 5, 7]
-    model = RadioForObjectDetection(tiny_config(detection_indices=[1, 3]))
-    assert len(model.detector.model.backbone.input_norms) == 2
 
 
 @pytest.mark.parametrize("model_class", MODELS)
@@ -208,14 +165,6 @@ def test_autocast_leaves_the_detector_in_float32(model):
     assert torch.isfinite(output.loss)
 
 
-def test_bfloat16_checkpoint_keeps_the_detector_in_float32(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    half = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert half.dtype == torch.bfloat16
-    assert {parameter.dtype for parameter in half.detector.parameters()} == {torch.float32}
-    assert torch.isfinite(half(detection_images().bfloat16(), labels=some_labels()).loss)
-
-
 @pytest.mark.parametrize("options", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=["4 bits", "8 bits"])
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt")
 def test_quantizers_leave_the_detector_in_float32(options, model, tmp_path):
@@ -244,18 +193,6 @@ def test_opens_the_folder_of_a_backbone(model_class, tmp_path):
 
 
 @pytest.mark.parametrize("model_class", MODELS)
-def test_new_detector_on_a_backbone_is_finite_and_seeded(model_class, tmp_path):
-    RadioModel(tiny_config()).save_pretrained(tmp_path)
-    states = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        states.append(model_class.from_pretrained(tmp_path).state_dict())
-    for name, weights in states[0].items():
-        assert weights.isfinite().all(), name
-        assert torch.equal(weights, states[1][name]), name
-
-
-@pytest.mark.parametrize("model_class", MODELS)
 def test_starting_values_are_those_of_rf_detr(model_class, tmp_path):
     """Deviations follow the width, and modules without weights of their own set theirs, also in remote code."""
     RadioModel(tiny_config()).save_pretrained(tmp_path)
@@ -271,14 +208,6 @@ def test_starting_values_are_those_of_rf_detr(model_class, tmp_path):
         for layer in detector.model.decoder.layers:
             assert layer.cross_attn.sampling_offsets.bias.abs().max() == 4  # the fourth of four points
             assert not layer.cross_attn.sampling_offsets.weight.any()
-
-
-def test_backbone_opens_from_the_folder_of_a_detector(tmp_path):
-    model = RadioForObjectDetection(tiny_config()).eval()
-    model.save_pretrained(tmp_path)
-    backbone = RadioModel.from_pretrained(tmp_path)
-    for name, tensor in model.radio_model.state_dict().items():
-        torch.testing.assert_close(backbone.radio_model.state_dict()[name], tensor, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("model_class", MODELS)
@@ -304,9 +233,7 @@ def test_pipeline_of_instances(monkeypatch):
     assert [part["mask"].getextrema() for part in found] == [(0, 255), (0, 0)]
     assert found[0]["mask"].size == (40, 20)
     assert segment(Image.new("RGB", (40, 20)), threshold=0.5, mask_threshold=0.8)[0]["mask"].getextrema() == (0, 0)
-    with pytest.raises(
-        ValueError, match="`subtask` must be 'instance' or None for a model of instances, got 'panoptic'"
-    ):
+    with pytest.raises(ValueError, match="`subtask`"):
         segment(Image.new("RGB", (40, 20)), subtask="panoptic")
 
 
@@ -316,22 +243,22 @@ def test_pipeline_of_instances(monkeypatch):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([label((3, 0.5, 0.5, 0.1, 0.1)), label()], r"`class_labels` of `labels\[0\]` must lie in \[0, 3\).*got 3"),
-        ([label(), label((-1, 0.5, 0.5, 0.1, 0.1))], r"`class_labels` of `labels\[1\]` must lie in \[0, 3\).*got -1"),
-        ([label((0, 0.9, 0.5, 0.3, 0.1)), label()], r"`boxes` of `labels\[0\]` must be .* inside it"),
+        ([label((3, 0.5, 0.5, 0.1, 0.1)), label()], "`class_labels`"),
+        ([label(), label((-1, 0.5, 0.5, 0.1, 0.1))], "`class_labels`"),
+        ([label((0, 0.9, 0.5, 0.3, 0.1)), label()], "`boxes`"),
         ([{**label((0, 0.5, 0.5, 0.1, 0.1)), "boxes": torch.tensor([[30.0, 20, 8, 8]])}, label()], "Divide pixels by"),
         ([label((0, 0.5, 0.5, 0.0, 0.1)), label()], "not empty"),
         ([{**label((0, 0.5, 0.5, 0.1, 0.1)), "boxes": torch.full((1, 4), torch.nan)}, label()], "not empty, got .nan"),
-        ([label()], "`labels` must be a list with one entry for each of the 2 images, got 1 in a list"),
-        (label(), "`labels` must be a list with one entry for each of the 2 images, got a dict"),
+        ([label()], "`labels`"),
+        (label(), "`labels`"),
         (["cat", "dog"], r"`labels\[0\]` must be a dictionary with `class_labels` and `boxes`, got a str"),
         ([{**label(), "boxes": torch.tensor([])}, label()], r"torch.zeros\(0, 4\)"),
-        ([{**label(), "class_labels": torch.tensor([1])}, label()], r"`class_labels` \(num_boxes,\), got"),
+        ([{**label(), "class_labels": torch.tensor([1])}, label()], "`class_labels`"),
         (
             [{"boxes": torch.zeros(0, 4)}, label()],
             r"`labels\[0\]` must have \['class_labels'\] too, got only \['boxes'\]",
         ),
-        ([label(*[(0, 0.5, 0.5, 0.1, 0.1)] * 13), label()], r"`boxes` of `labels\[0\]` must be at most 12, .* got 13"),
+        ([label(*[(0, 0.5, 0.5, 0.1, 0.1)] * 13), label()], "`boxes`"),
     ],
 )
 def test_wrong_labels(labels, message):
@@ -344,7 +271,7 @@ def test_wrong_labels(labels, message):
 def test_wrong_masks(masks):
     model = RadioForInstanceSegmentation(tiny_config())
     one = {name: tensor for name, tensor in label((0, 0.5, 0.5, 0.1, 0.1)).items() if name != "masks"}
-    with pytest.raises(ValueError, match=r"`masks` of `labels\[0\]` must have the shape \(1, 64, 96\)"):
+    with pytest.raises(ValueError, match="`masks`"):
         model(detection_images(1), labels=[{**one, **masks}])
 
 
@@ -352,27 +279,16 @@ def test_wrong_images():
     model = RadioForObjectDetection(tiny_config())
     with pytest.raises(
         ValueError,
-        match=r"`detection_num_queries` must be at most 6 for images of 2 x 3 patches, got 12.*64 x 64 pixels",
+        match="`detection_num_queries`",
     ):
         model(detection_images(size=(32, 48)))
-    with pytest.raises(ValueError, match=r"`pixel_mask` must have the shape \(2, 64, 96\)"):
+    with pytest.raises(ValueError, match="`pixel_mask`"):
         model(detection_images(), pixel_mask=torch.ones(2, 4, 6))
-    with pytest.raises(ValueError, match="`window_size` must be at least 1"):
+    with pytest.raises(ValueError, match="`window_size`"):
         model(detection_images(), window_size="wide")
     small = RadioForInstanceSegmentation(tiny_config(patch_size=1, max_img_size=8, detection_num_queries=1))
-    with pytest.raises(ValueError, match="`pixel_values` must have sides of at least 4 px"):
+    with pytest.raises(ValueError, match="`pixel_values`"):
         small(detection_images(size=(2, 3)))
-
-
-def test_training_without_scipy(model, monkeypatch):
-    monkeypatch.setattr("transformers.utils.import_utils.is_scipy_available", lambda: False)
-    monkeypatch.setitem(
-        sys.modules["transformers.utils.import_utils"].BACKENDS_MAPPING,
-        "scipy",
-        (lambda: False, "pip install scipy {0}"),
-    )
-    with pytest.raises(ImportError, match="pip install scipy"):
-        model(detection_images(), labels=some_labels())
 
 
 # Learning
@@ -479,11 +395,11 @@ def test_boxes_are_shares_of_the_image_without_padding(universal, monkeypatch):
 @pytest.mark.parametrize(
     ("masks", "classes", "message"),
     [
-        ([squares((0, 0))], None, "`class_labels` must have one entry for each of the 1 images, got None"),
-        ([], [torch.tensor([0])], "`mask_labels` must have one entry for each of the 1 images, got 0"),
+        ([squares((0, 0))], None, "`class_labels`"),
+        ([], [torch.tensor([0])], "`mask_labels`"),
         ([squares((0, 0))], [torch.tensor([0, 1])], r"`mask_labels\[0\]` must have the shape \(2, 64, 96\), got \(1, "),
         ([0 * squares((0, 0))], [torch.tensor([0])], r"`mask_labels\[0\]` must have at least one pixel in each mask"),
-        ([squares((0, 0))], [torch.tensor([3])], r"`class_labels` of `labels\[0\]` must lie in \[0, 3\)"),
+        ([squares((0, 0))], [torch.tensor([3])], "`class_labels`"),
     ],
 )
 def test_labels_that_cannot_be_right_are_refused(universal, masks, classes, message):
@@ -504,9 +420,6 @@ def test_folders_of_either_model_open_as_the_other(universal, tmp_path):
         torch.testing.assert_close(again(pixel_values).masks_queries_logits, expected, rtol=0, atol=1e-5)
 
 
-DETECTOR_MODELS = [RadioForObjectDetection, RadioForInstanceSegmentation]
-
-
 def open_on_a_backbone(model_class, folder):
     RadioModel(tiny_config()).save_pretrained(folder)
     return model_class.from_pretrained(folder, dtype=torch.bfloat16, num_labels=3)
@@ -521,7 +434,7 @@ IN_HALF_PRECISION = {
 
 
 @pytest.mark.parametrize("way", IN_HALF_PRECISION)
-@pytest.mark.parametrize("model_class", DETECTOR_MODELS)
+@pytest.mark.parametrize("model_class", MODELS)
 def test_computes_in_float32_however_the_model_is_built(model_class, way, tmp_path):
     model = IN_HALF_PRECISION[way](model_class, tmp_path / "backbone").eval()
     assert {weight.dtype for weight in model.radio_model.parameters()} == {torch.bfloat16}
@@ -546,7 +459,7 @@ def test_casts_lose_nothing_and_moves_still_move():
     assert {(weight.device.type, weight.dtype) for weight in moved.parameters()} == {("meta", torch.float64)}
 
 
-@pytest.mark.parametrize("model_class", DETECTOR_MODELS)
+@pytest.mark.parametrize("model_class", MODELS)
 def test_attends_as_the_backbone_does(model_class, tmp_path):
     model_class(tiny_config()).save_pretrained(tmp_path)
     model = model_class.from_pretrained(tmp_path, attn_implementation="eager")
@@ -556,19 +469,3 @@ def test_attends_as_the_backbone_does(model_class, tmp_path):
         inner = model.detector.model.decoder if model_class is RadioForObjectDetection else model.detector.model.model
         assert inner.config._attn_implementation == implementation
     assert model_class(tiny_config()).detector.config._attn_implementation == "sdpa"
-
-
-def test_flash_kernels_which_lack_float32_are_for_the_backbone_only():
-    detector = RadioForObjectDetection(tiny_config()).detector
-    assert detector.get_correct_attn_implementation("flash_attention_2") == "sdpa"
-
-
-@needs_exporter
-@torch.no_grad()
-def test_exports_for_any_batch():
-    model = RadioForObjectDetection(
-        tiny_config(num_hidden_layers=1, detection_indices=[0], detection_num_layers=1)
-    ).eval()
-    program = torch.export.export(model, (images(2),), dynamic_shapes={"pixel_values": {0: Dim("batch", max=8)}})
-    batch = images(3)
-    torch.testing.assert_close(program.module()(batch).pred_boxes, model(batch).pred_boxes)

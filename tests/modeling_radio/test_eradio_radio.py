@@ -19,7 +19,6 @@ from modeling_radio import (
 )
 from modeling_radio.eradio_radio import (
     EradioAttentionBlock,
-    EradioConvolutions,
     EradioNetwork,
     EradioPositionBias,
     check_eradio,
@@ -31,7 +30,8 @@ from modeling_radio.nvidia.arguments import is_eradio
 from modeling_radio.nvidia.eradio import PUBLISHED, arguments_of, published_name
 
 
-ARGUMENTS = json.loads((REFERENCE / "e_radio_tiny" / "eradio_arguments.json").read_text())
+CASE = REFERENCE / "e_radio_tiny"
+ARGUMENTS = json.loads((CASE / "eradio_arguments.json").read_text())
 
 
 def test_the_preset_is_the_published_network():
@@ -43,44 +43,36 @@ def test_the_preset_is_the_published_network():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"dim": 7}, "`eradio.dim` must be even, got 7"),
-        ({"depths": [1, 1, 1]}, r"`eradio.depths` must be a list of 4"),
-        ({"num_heads": [1, 1, 3, 4]}, r"`eradio.num_heads\[2\]` must divide the level's width, 32, got 3"),
-        ({"window_size": [None, None, [4, 8], 4]}, r"`eradio.window_size\[2\]` must be an integer .* equal ones"),
-        ({"window_size": [None, None, None, 4]}, r"`eradio.window_size\[2\]` must be"),
-        ({"sr_ratio": [1, 1, [4, 1], 1]}, "`eradio.sr_ratio` must be a list of 4"),
-        ({"use_swiglu": True}, "`eradio.use_swiglu` must be False, the only one that is built here, got True"),
-        ({"neck_start_stage": 1}, "`eradio.neck_start_stage` must be 2"),
-        ({"cpb_hidden": 4}, "`eradio.cpb_hidden` is no argument of E-RADIO. Did you mean 'cpb_mlp_hidden'"),
+        ({"dim": 7}, "`eradio.dim`"),
+        ({"depths": [1, 1, 1]}, "`eradio.depths`"),
+        ({"num_heads": [1, 1, 3, 4]}, r"`eradio.num_heads\[2\]`"),
+        *(
+            ({"window_size": sizes}, r"`eradio.window_size\[2\]`")
+            for sizes in ([*[None] * 2, [4, 8], 4], [*[None] * 3, 4])
+        ),
+        ({"sr_ratio": [1, 1, [4, 1], 1]}, "`eradio.sr_ratio`"),
+        ({"use_swiglu": True}, "`eradio.use_swiglu`"),
+        ({"neck_start_stage": 1}, "`eradio.neck_start_stage`"),
+        ({"cpb_hidden": 4}, r"`eradio.cpb_hidden` .*'cpb_mlp_hidden'"),
+        ({"use_shift": True}, "`eradio.use_shift`"),
     ],
 )
-def test_arguments_that_cannot_be_right(changes, message):
-    check_eradio(ARGUMENTS)
-    with pytest.raises(ValueError, match=message):
+def test_arguments_that_cannot_be_right(changes, named):
+    check_eradio({**ARGUMENTS, "use_shift": False, "drop_rate": 0.0, "norm": None})  # what is off may be unknown
+    with pytest.raises(ValueError, match=named):
         check_eradio({**ARGUMENTS, **changes})
-
-
-def test_arguments_that_are_off_need_not_be_known():
-    check_eradio({**ARGUMENTS, "use_shift": False, "drop_rate": 0.0, "norm": None})
-    with pytest.raises(ValueError, match=r"`eradio.use_shift` is no argument of E-RADIO"):
-        check_eradio({**ARGUMENTS, "use_shift": True})
-
-
-def test_arguments_that_are_missing():
-    with pytest.raises(ValueError, match=r"`eradio.depths` must be given"):
-        check_eradio({name: value for name, value in ARGUMENTS.items() if name != "depths"})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 32}, "`hidden_size` must be 24 with this `eradio`, got 32"),
-        ({"num_registers": 1}, "`num_registers` must be 0 with this `eradio`, got 1"),
-        ({"video_temporal_patch_size": 2}, "`video_temporal_patch_size` must be None with this `eradio`, got 2"),
+        ({"hidden_size": 32}, "`hidden_size`"),
+        ({"num_registers": 1}, "`num_registers`"),
+        ({"video_temporal_patch_size": 2}, "`video_temporal_patch_size`"),
         ({"eradio": {"dim": 4}}, "`eradio.in_dim` must be given"),
-        ({"eradio": [1]}, "`eradio` must be a mapping"),
+        ({"eradio": [1]}, "`eradio`"),
     ],
 )
 def test_fields_that_contradict_the_arguments(changes, message):
@@ -130,16 +122,10 @@ def test_windows_see_nothing_of_each_other(ratio, reach):
     assert not torch.equal(before[..., reach:, reach:], after[..., reach:, reach:])
 
 
-def test_convolutions_keep_the_shape():
-    assert EradioConvolutions(8, depth=3)(torch.rand(2, 8, 4, 6)).shape == (2, 8, 4, 6)
-
-
-CASE = REFERENCE / "e_radio_tiny"
-ERADIO_ARGUMENTS = json.loads((CASE / "eradio_arguments.json").read_text())
 HEADS = [{"name": "clip", "token_index": 0, "feature_dim": 8, "summary_dim": 12, "hidden_size": 16}]
 
 
-def build(model_class=RadioModel, arguments=ERADIO_ARGUMENTS, **fields):
+def build(model_class=RadioModel, arguments=ARGUMENTS, **fields):
     torch.manual_seed(0)
     return model_class(RadioConfig(**eradio_fields(arguments), **fields)).eval()
 
@@ -229,9 +215,9 @@ def test_summary_is_the_mean_of_features_and_heads_read_it():
 )
 @torch.no_grad()
 def test_other_shapes(changes):
-    model = build(arguments={**ERADIO_ARGUMENTS, **changes})
+    model = build(arguments={**ARGUMENTS, **changes})
     output = model(torch.rand(1, 3, 96, 160))
-    assert output.features.shape == (1, 60, {**ERADIO_ARGUMENTS, **changes}["full_features_head_dim"])
+    assert output.features.shape == (1, 60, {**ARGUMENTS, **changes}["full_features_head_dim"])
 
 
 def test_it_learns_and_counts_batches():
@@ -246,12 +232,12 @@ def test_it_learns_and_counts_batches():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image_grid_hw": torch.ones(1, 2).long()}, "`image_grid_hw` must be left out: E-RADIO has no packed images"),
-        ({"output_hidden_states": True}, "`output_hidden_states` must be left out: E-RADIO has no tokens of one width"),
-        ({"output_attentions": True}, "`output_attentions` must be left out"),
-        ({"draws": torch.rand(1, 3)}, "`draws` must be left out"),
-        ({"window_size": "global"}, "`window_size` must be a positive integer, 'auto' or None, got 'global'"),
-        ({"window_size": 0}, "`window_size` must be a positive integer"),
+        ({"image_grid_hw": torch.ones(1, 2).long()}, "`image_grid_hw`"),
+        ({"output_hidden_states": True}, "`output_hidden_states`"),
+        ({"output_attentions": True}, "`output_attentions`"),
+        ({"draws": torch.rand(1, 3)}, "`draws`"),
+        ({"window_size": "global"}, "`window_size`"),
+        ({"window_size": 0}, "`window_size`"),
         ({"pixel_values": torch.rand(1, 3, 64, 80)}, "multiples of 32 .* nearest valid size is 64 x 64"),
     ],
 )
@@ -269,17 +255,17 @@ def test_blocks_between_are_refused():
     ):
         with pytest.raises(ValueError, match="E-RADIO has no blocks of one width"):
             ask()
-    with pytest.raises(ValueError, match=r"`out_features` must be .* for E-RADIO"):
+    with pytest.raises(ValueError, match="`out_features`"):
         build(RadioBackbone, out_indices=[0])
     with pytest.raises(ValueError, match="E-RADIO are not chosen for a budget"):
         model.choose_window_size(64, 64, max_latency_ms=1)
-    with pytest.raises(ValueError, match="`window_size` must be an integer"):
+    with pytest.raises(ValueError, match="`window_size`"):
         model.change_window_size(0)
 
 
 def test_a_vit_names_its_own_way_to_windows():
     model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1))
-    with pytest.raises(ValueError, match=r"only for E-RADIO\. Call the model with `window_size`"):
+    with pytest.raises(ValueError, match="`window_size`"):
         model.change_window_size(4)
     with pytest.raises(ValueError, match="only for E-RADIO"):
         model.set_optimal_window_size((64, 64))
@@ -291,9 +277,3 @@ def test_processor_rounds_to_its_step():
     processor = RadioImageProcessor.from_model_config(model.config, size=100)
     assert processor.get_output_size(100, 150) == (96, 160)
     assert model.get_nearest_supported_resolution(100, 150) == (96, 160)
-
-
-def test_remote_code_brings_its_files_along(tmp_path):
-    build().save_pretrained(tmp_path)
-    files = {file.name for file in tmp_path.iterdir()}
-    assert "eradio_radio.py" in files

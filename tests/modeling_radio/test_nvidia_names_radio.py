@@ -1,6 +1,5 @@
 """NVIDIA's names mean what they mean there: beside its stored outputs, and on model and `radio_model` alike."""
 
-import re
 import warnings
 
 import pytest
@@ -12,7 +11,7 @@ from torch import nn
 from conversion.from_nvidia import convert
 from modeling_radio import RadioBackbone, RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.checks_radio import Resolution
-from modeling_radio.outputs_radio import NetworkPass, RadioPair
+from modeling_radio.outputs_radio import RadioPair
 
 
 pytestmark = [
@@ -46,13 +45,6 @@ def test_names_of_sizes(named):
     assert named.summary_dim == len(config.summary_idxs) * config.hidden_size
 
 
-def test_names_of_sizes_fit_the_outputs(named):
-    network = getattr(named, "radio_model", named)
-    passed = network(torch.rand(1, 3, 32, 48))
-    assert network.summarize(passed.tokens).shape == (1, named.summary_dim)
-    assert passed.tokens.shape == (1, named.num_summary_tokens + 6, named.embed_dim)
-
-
 def test_names_of_parts():
     model = RadioModel(RadioConfig.from_preset("radio-test", adaptors=ADAPTORS)).eval()
     assert model.blocks is model.radio_model.blocks is model.radio_model.model.blocks
@@ -62,11 +54,6 @@ def test_names_of_parts():
     model.switch_to_deploy()
     model.radio_model.switch_to_deploy()
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
-
-
-def test_calling_the_network_itself_gives_one_pass_through_it():
-    network = RadioModel(RadioConfig.from_preset("radio-test")).eval().radio_model
-    assert isinstance(network(torch.rand(1, 3, 32, 48)), NetworkPass)
 
 
 @pytest.mark.parametrize("on_network", [False, True])
@@ -90,13 +77,6 @@ def test_pixels_normalized_by_the_caller(on_network, tmp_path):
     model.save_pretrained(tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(RadioModel.from_pretrained(tmp_path).eval()(images).summary, expected.summary)
-
-
-def test_an_outside_conditioner_keeps_device_and_type():
-    model = RadioModel(RadioConfig.from_preset("radio-test")).to("meta", torch.bfloat16)
-    model.make_preprocessor_external()
-    mean = model.input_conditioner.norm_mean
-    assert (mean.device.type, mean.dtype) == ("meta", torch.bfloat16)
 
 
 def stored_images(case: str) -> tuple[dict[str, torch.Tensor], str, torch.Tensor]:
@@ -183,20 +163,16 @@ def test_options_of_intermediates():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"indices": [9]}, "`indices` must be ascending blocks in [0, 2), got [9]"),
-        ({"indices": 3}, "`indices` must be ascending blocks in [0, 2), got [-1, 0, 1]"),
-        ({"indices": []}, "`indices` must be ascending blocks in [0, 2), got []"),
-        ({"indices": [0], "output_fmt": "NHWC"}, "`output_fmt` must be one of ['NLC', 'NCHW'], got 'NHWC'"),
-        ({"indices": [0], "aggregation": "dens"}, "got 'dens'. Did you mean 'dense'?"),
-        (
-            {"indices": [0], "norm_alpha_scheme": "alpha"},
-            "`norm_alpha_scheme` must be one of ['post-alpha', 'pre-alpha'",
-        ),
+        *({"indices": indices} for indices in ([9], 3, [])),
+        {"output_fmt": "NHWC"},
+        {"aggregation": "dens"},
+        {"norm_alpha_scheme": "alpha"},
     ],
+    ids=str,
 )
-def test_wrong_options_of_intermediates_are_named(options, message):
+def test_wrong_options_of_intermediates_are_named(options):
     model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=2)).eval()
-    with pytest.raises(ValueError, match=re.escape(message)):
-        model.forward_intermediates(torch.rand(1, 3, 32, 32), **options)
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
+        model.forward_intermediates(torch.rand(1, 3, 32, 32), **{"indices": [0], **options})

@@ -6,11 +6,9 @@ from dataclasses import is_dataclass
 import pytest
 import torch
 from accelerate.utils import convert_to_fp32
-from transformers import BertConfig, BertLMHeadModel, VisionEncoderDecoderModel
-from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_radio import RadioAdaptorOutput, RadioConfig, RadioModel, RadioModelOutput
-from modeling_radio.outputs_radio import RadioPair, join_runs, to_map
+from modeling_radio import RadioAdaptorOutput, RadioModelOutput
+from modeling_radio.outputs_radio import RadioPair
 
 
 def test_fields_come_in_the_order_of_native_transformers():
@@ -19,32 +17,6 @@ def test_fields_come_in_the_order_of_native_transformers():
     assert list(output) == ["summary", "features", "last_hidden_state", "hidden_states", "pooler_output"]
     assert output[0] is values["summary"]
     assert output.to_tuple()[3] is output.hidden_states
-
-
-def test_features_are_what_a_text_decoder_reads():
-    """transformers' `VisionEncoderDecoderModel` would take `[0]`, the summary, as the encoder's sequence."""
-    radio = RadioModel(RadioConfig.from_preset("radio-test")).eval()
-    width = radio.config.hidden_size
-    decoder = BertConfig(
-        hidden_size=width,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        vocab_size=20,
-        is_decoder=True,
-        add_cross_attention=True,
-    )
-    captioner = VisionEncoderDecoderModel(encoder=radio, decoder=BertLMHeadModel(decoder)).eval()
-    tokens = torch.tensor([[1, 5, 7]])
-    with torch.no_grad():
-        logits = [
-            captioner(
-                decoder_input_ids=tokens, encoder_outputs=BaseModelOutput(radio(torch.rand(1, 3, 32, 48)).features)
-            ).logits
-            for _ in range(2)
-        ]
-    assert logits[0].shape == (1, 3, 20)
-    assert not torch.equal(*logits)
 
 
 def test_adaptors_are_an_item_only_where_there_are_some():
@@ -73,11 +45,6 @@ def test_fsdp_finds_the_tensors_of_adaptors():
     assert isinstance(adaptors, dict)
     copied = pickle.loads(pickle.dumps(adaptors))
     assert torch.equal(copied["dino_v3"].features, features)
-
-
-def test_maps_have_the_tokens_in_rows():
-    tokens = torch.arange(6.0).view(1, 6, 1)
-    assert to_map(tokens, (2, 3))[0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_pairs_by_nvidias_keys():
@@ -111,8 +78,3 @@ def test_an_answer_without_adaptors_is_one_pair():
     assert len(pair) == 2
     assert output["backbone"] == pair
     assert pair.to(torch.float64).features.dtype == torch.float64
-
-
-def test_attention_weights_of_equal_segments_are_not_copied():
-    run = torch.rand(4, 2, 3, 3)
-    assert join_runs([run], 2) is run

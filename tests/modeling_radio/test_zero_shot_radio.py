@@ -1,7 +1,6 @@
 """Zero-shot classification and segmentation with a teacher's text tower."""
 
 import copy
-import inspect
 import json
 import math
 from pathlib import Path
@@ -13,7 +12,7 @@ from comparisons import assert_same_weights
 from tiny_sentences import build_sentence_encoder, build_sentence_tower
 from torch import nn
 from torch.nn.functional import normalize
-from transformers import AutoTokenizer, BertModel, RobertaConfig, RobertaModel, SiglipTextConfig, pipeline
+from transformers import AutoTokenizer, BertModel, RobertaConfig, RobertaModel, pipeline
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.radio import RadioModel as NativeRadioModel
 
@@ -28,7 +27,6 @@ from modeling_radio.zero_shot_radio import (
     SentenceTower,
     SentenceTowerConfig,
     fill_templates,
-    text_tower_config,
     text_tower_kind,
     tower_attention,
 )
@@ -114,23 +112,16 @@ def give_image_embeddings(monkeypatch, teacher, embeddings):
         teacher.visual_projection = nn.Identity()
 
 
-@pytest.mark.parametrize("by_config", [False, True])
-def test_features_and_classes_without_names(model, word_tokenizer, by_config):
+def test_features_and_classes_of_a_model_that_returns_tuples(model, word_tokenizer):
     texts, pixels = random_texts(2), torch.rand(1, 3, 32, 48)
     expected = model.get_text_features(texts).to_tuple() + model.get_image_features(pixels).to_tuple()
     classes, embeds = model.embed_texts(word_tokenizer, LABELS), model.encode_text(texts)
-    options = {} if by_config else {"return_dict": False}
-    model.config.return_dict = not by_config
-    answers = model.get_text_features(texts, **options), model.get_image_features(pixels, **options)
-    assert [type(answer) for answer in answers] == [tuple, tuple]
-    torch.testing.assert_close(sum(answers, ()), expected)
+    model.config.return_dict = False
+    outputs = model.get_text_features(texts), model.get_image_features(pixels)
+    assert [type(output) for output in outputs] == [tuple, tuple]
+    torch.testing.assert_close(sum(outputs, ()), expected)
     assert torch.equal(model.embed_texts(word_tokenizer, LABELS), classes)
     assert torch.equal(model.encode_text(texts), embeds)
-    assert torch.equal(model(texts, pixels, return_dict=True).text_embeds, model(texts, pixels, return_dict=False)[2])
-
-
-def test_the_main_input_comes_first(model):
-    assert model.main_input_name == next(iter(inspect.signature(model.forward).parameters)) == "input_ids"
 
 
 def test_attention_implementation_reaches_the_text_tower(pair, tmp_path):
@@ -201,15 +192,12 @@ def test_hidden_states_and_attentions_of_both_towers_on_request(pair):
     assert len(model(**inputs).vision_model_output.hidden_states) == model.config.num_hidden_layers + 1
 
 
-@pytest.mark.parametrize("method", ["forward", "get_image_features", "get_text_features"])
+@pytest.mark.parametrize("method", ["get_image_features", "get_text_features"])
 def test_misspelt_arguments_are_refused(model, method):
-    inputs = {"input_ids": random_texts(1)} if method != "get_image_features" else {}
-    if method != "get_text_features":
-        inputs["pixel_values"] = torch.rand(1, 3, 64, 64)
-    getattr(model, method)(**inputs, interpolate_pos_encoding=True, num_items_in_batch=torch.tensor(1))
-    message = rf"Unknown argument 'attention_masks' of RadioForZeroShotImageClassification.{method}"
-    with pytest.raises(TypeError, match=message):
-        getattr(model, method)(**inputs, attention_masks=None)
+    inputs = random_texts(1) if method == "get_text_features" else torch.rand(1, 3, 64, 64)
+    getattr(model, method)(inputs, interpolate_pos_encoding=True, num_items_in_batch=torch.tensor(1))
+    with pytest.raises(TypeError, match="attention_masks"):
+        getattr(model, method)(inputs, attention_masks=None)
 
 
 def test_image_features_are_the_summary_of_the_teachers_adaptor(pair, radio):
@@ -260,29 +248,11 @@ def test_plain_model_of_a_packed_folder_is_saved_without_the_tower(model, tmp_pa
     assert config.adaptor_configs == model.config.adaptor_configs
 
 
-def test_bfloat16_is_near_float32(pair):
-    texts, pixels = random_texts(2), torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        expected = pair.model(texts, pixels).image_embeds
-        actual = copy.deepcopy(pair.model).to(torch.bfloat16)(texts, pixels.to(torch.bfloat16))
-    assert actual.logits_per_image.dtype == torch.bfloat16
-    torch.testing.assert_close(actual.image_embeds.float(), expected, atol=2e-2, rtol=0)
-
-
 def test_fresh_model_starts_with_the_teachers_temperature(pair):
     fresh = RadioForZeroShotImageClassification(pair.model.config)
     scale = 1 / 0.07 if pair.kind == "clip" else 10.0
     torch.testing.assert_close(fresh.logit_scale.exp().item(), scale, atol=1e-2, rtol=0)
     assert (fresh.logit_bias is None) if pair.kind == "clip" else (fresh.logit_bias.item() == -10)
-
-
-@pytest.mark.parametrize("asked", ["in the call", "in the configuration"])
-def test_tuple_has_the_fields_that_are_set(model, asked):
-    options = {"return_dict": False} if asked == "in the call" else {}
-    model.config.return_dict = asked == "in the call"
-    model.text_tower.config.return_dict = asked == "in the call"
-    output = model(random_texts(2), torch.rand(1, 3, 64, 64), **options)
-    assert [tuple(field.shape) for field in output] == [(1, 2), (2, 1), (2, WIDTH), (1, WIDTH)]
 
 
 def test_short_texts_of_a_siglip_tower_are_warned_of_once(model, recwarn):
@@ -293,14 +263,13 @@ def test_short_texts_of_a_siglip_tower_are_warned_of_once(model, recwarn):
     assert len(recwarn) == 0
 
 
-def test_texts_that_are_too_long_are_refused(pair):
-    with pytest.raises(ValueError, match="`input_ids` must have at most 16 tokens, got 17"):
+def test_texts_that_do_not_fit_are_refused(pair, word_tokenizer):
+    with pytest.raises(ValueError, match="`input_ids`"):
         pair.model.get_text_features(torch.zeros(1, 17, dtype=torch.long))
-
-
-def test_loss_of_no_pairs_is_refused(model):
-    with pytest.raises(ValueError, match="must be of pairs, got 1 images and 2 texts"):
-        model(random_texts(2), torch.rand(1, 3, 64, 64), return_loss=True)
+    with pytest.raises(ValueError, match="1 images and 2 texts"):
+        pair.model(random_texts(2), torch.rand(1, 3, 64, 64), return_loss=True)
+    with pytest.raises(ValueError, match="`texts`"):
+        pair.model.embed_texts(word_tokenizer, [])
 
 
 def test_class_embedding_is_the_mean_of_its_prompts(pair, word_tokenizer):
@@ -312,26 +281,6 @@ def test_class_embedding_is_the_mean_of_its_prompts(pair, word_tokenizer):
     mean = prompts.mean(dim=0)
     torch.testing.assert_close(classes[1], mean / mean.norm())
     assert classes.shape == (2, WIDTH)
-
-
-def test_embedding_of_a_text_does_not_depend_on_its_batch(pair, word_tokenizer):
-    tokenizer = canonicalizing(word_tokenizer, 16)
-    texts = ["cat", "a photo of a dog"]
-    together = pair.model.embed_texts(tokenizer, texts)
-    alone = torch.cat([pair.model.embed_texts(tokenizer, [text]) for text in texts])
-    torch.testing.assert_close(together, alone)
-
-
-def test_canonicalization_changes_the_embedding(model, word_tokenizer):
-    canonical = canonicalizing(word_tokenizer, 16)
-    plain = model.embed_texts(canonical, ["this is a cat"])
-    assert torch.equal(model.embed_texts(canonical, ["This is a  Cat."]), plain)
-    assert not torch.allclose(model.embed_texts(word_tokenizer, ["This is a  Cat."]), plain, atol=1e-3)
-
-
-def test_empty_texts_are_refused(model, word_tokenizer):
-    with pytest.raises(ValueError, match="`texts` must have at least one text"):
-        model.embed_texts(word_tokenizer, [])
 
 
 @pytest.mark.parametrize("window_size", [None, 2])
@@ -357,25 +306,17 @@ def test_segmentation_equals_the_dense_features_by_hand(model, radio):
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_segmentation_gives_a_label_map_of_the_image(model):
-    processor = RadioImageProcessor(size={"height": 64, "width": 96})
-    output = model.segment(torch.rand(1, 3, 64, 96), torch.randn(3, WIDTH))
-    (labels,) = processor.post_process_semantic_segmentation(output, target_sizes=[(50, 71)])
-    assert labels.shape == (50, 71)
-    assert set(labels.unique().tolist()) <= {0, 1, 2}
-
-
 def test_segmentation_refuses_what_does_not_fit(pair):
     pixels = torch.rand(1, 3, 64, 64)
-    with pytest.raises(ValueError, match=r"`text_embeds` must have the shape \(num_classes, 12\), got \(3, 11\)"):
+    with pytest.raises(ValueError, match="`text_embeds`"):
         pair.model.segment(pixels, torch.randn(3, 11))
-    with pytest.raises(ValueError, match=r"`source` must be one of \['summary_head', 'features'\], got 'dense'"):
+    with pytest.raises(ValueError, match="`source`"):
         pair.model.segment(pixels, torch.randn(3, WIDTH), source="dense")
 
 
 def test_segmentation_refuses_features_of_another_width(radio, build_dual_encoder):
     model = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("clip", WIDTH))
-    with pytest.raises(ValueError, match=r"`feature_dim` of adaptor 'clip' must be 12, .* got 20. Use 'summary_head'"):
+    with pytest.raises(ValueError, match="`feature_dim`"):
         model.segment(torch.rand(1, 3, 64, 64), torch.randn(3, WIDTH), source="features")
 
 
@@ -388,14 +329,9 @@ def test_parts_share_their_weights(model, radio):
 @pytest.mark.parametrize(
     ("kind", "width", "name", "message"),
     [
-        (
-            "siglip",
-            16,
-            None,
-            r"siglip model with embeddings 16 wide, got None, and no adaptor would fit.*siglip2-g \(12\), clip \(12\)",
-        ),
-        ("clip", WIDTH, "dino", r"`text_adaptor` must be one of \[.*\], got 'dino'. Did you mean 'dino_v3'"),
-        ("clip", 16, "clip", "`summary_dim` of adaptor 'clip' must be 16, .* got 12"),
+        ("siglip", 16, None, r"siglip2-g \(12\), clip \(12\)"),
+        ("clip", WIDTH, "dino", "`text_adaptor`"),
+        ("clip", 16, "clip", "`summary_dim`"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(radio, build_dual_encoder, kind, width, name, message):
@@ -403,25 +339,12 @@ def test_parts_that_do_not_fit_are_refused(radio, build_dual_encoder, kind, widt
         RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder(kind, width), name)
 
 
-def test_parts_of_another_kind_are_refused(radio):
-    with pytest.raises(ValueError, match=r"`text_source` must be transformers' SiglipModel, .* got RadioModel"):
+def test_parts_of_another_kind_are_refused(radio, model):
+    with pytest.raises(ValueError, match="`text_source`"):
         RadioForZeroShotImageClassification.from_parts(radio, radio)
-
-
-def test_adaptor_can_be_named(radio, build_dual_encoder):
-    model = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip", WIDTH), "dino_v3")
-    assert model.config.text_adaptor == "dino_v3"
-
-
-def test_configuration_without_an_adaptor_is_refused(model):
     model.config.text_adaptor = None
-    with pytest.raises(ValueError, match="`text_adaptor` of the configuration must name an adaptor, got None"):
+    with pytest.raises(ValueError, match="`text_adaptor`"):
         RadioForZeroShotImageClassification(model.config)
-
-
-def test_only_folders_with_a_text_tower_name_its_pipeline(radio, model):
-    without, with_tower = (set(each.config.to_diff_dict()["custom_pipelines"]) for each in (radio, model))
-    assert with_tower - without == {"zero-shot-image-classification"}
 
 
 def expected_scores(model, processor, tokenizer, image):
@@ -457,6 +380,8 @@ def test_pipeline_gives_the_towers_probabilities_in_a_fresh_process(
         str(tmp_path / kind): RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder(kind, WIDTH))
         for kind in ("siglip", "clip")
     }
+    sentences = RadioForZeroShotImageClassification.from_parts(radio, build_sentence_tower(WIDTH), "dino_v3")
+    models[str(tmp_path / "sentences")] = sentences
     expected = {folder: save_folder(model, folder, word_tokenizer) for folder, model in models.items()}
     output = run_elsewhere(CLASSIFY_ELSEWHERE, tmp_path, PHOTOGRAPH, url, ",".join(LABELS), *models)
     results = json.loads(output.splitlines()[-1])
@@ -473,27 +398,12 @@ def test_pipeline_gives_the_towers_probabilities_in_a_fresh_process(
         torch.testing.assert_close(torch.tensor(result["classes"]), classes)
 
 
-def test_pipeline_needs_trust(model, word_tokenizer, tmp_path):
-    save_folder(model, tmp_path, word_tokenizer)
-    with pytest.raises(ValueError, match="trust_remote_code=True"):
-        pipeline("zero-shot-image-classification", model=str(tmp_path))
-
-
 def test_pipeline_on_a_folder_without_texts_says_what_is_missing(radio, tmp_path):
     """transformers goes on with its own backbone after a `ValueError`, and then misses a tokenizer."""
     radio.save_pretrained(tmp_path)
     RadioImageProcessor().save_pretrained(tmp_path)
-    with pytest.raises(LookupError, match=r"`text_tower` of the configuration must be .*got None.*--text-tower"):
+    with pytest.raises(LookupError, match="`text_tower`"):
         pipeline("zero-shot-image-classification", model=str(tmp_path), trust_remote_code=True)
-
-
-def test_pipeline_on_a_folder_whose_model_answers_in_pairs(model, word_tokenizer, tmp_path):
-    expected = save_folder(model, tmp_path, word_tokenizer)
-    model.config.return_dict = False
-    model.save_pretrained(tmp_path)
-    classify = pipeline("zero-shot-image-classification", model=str(tmp_path), trust_remote_code=True)
-    assert classify.model.config.return_dict is False
-    assert_scores(classify(str(PHOTOGRAPH), candidate_labels=LABELS), expected)
 
 
 def test_folder_with_a_text_tower_opens_natively(model, tmp_path):
@@ -507,28 +417,10 @@ def test_folder_with_a_text_tower_opens_natively(model, tmp_path):
         torch.testing.assert_close(native(pixels).summary, expected, rtol=0, atol=1e-6)
 
 
-def test_plain_templates_are_the_class_names(model, word_tokenizer):
-    tokenizer = canonicalizing(word_tokenizer, 16)
-    torch.testing.assert_close(
-        model.embed_classes(tokenizer, LABELS, PLAIN_TEMPLATES), model.embed_texts(tokenizer, LABELS)
-    )
-
-
 def test_openai_templates_are_80_and_hold_the_simple_ones():
     assert len(OPENAI_TEMPLATES) == len(set(OPENAI_TEMPLATES)) == 80
     assert set(SIMPLE_TEMPLATES) < set(OPENAI_TEMPLATES)
     assert all(template.count("{}") == 1 for template in (*OPENAI_TEMPLATES, *PLAIN_TEMPLATES))
-    # One of each family of the published list.
-    assert {
-        "a bad photo of a {}.",
-        "a photo of the hard to see {}.",
-        "graffiti of the {}.",
-        "the embroidered {}.",
-        "itap of my {}.",
-        "a photo of many {}.",
-        "the {} in a video game.",
-        "a jpeg corrupted photo of the {}.",
-    } <= set(OPENAI_TEMPLATES)
 
 
 def test_templates_are_filled_in_order():
@@ -539,7 +431,7 @@ def test_templates_are_filled_in_order():
 @pytest.mark.parametrize(
     ("templates", "message"),
     [
-        ([], "`templates` must have at least one"),
+        ([], "`templates`"),
         (["a cat"], "placeholder {} exactly once, got 'a cat'"),
         (["{} {}"], "exactly once"),
     ],
@@ -547,13 +439,6 @@ def test_templates_are_filled_in_order():
 def test_templates_that_cannot_be_filled_are_refused(templates, message):
     with pytest.raises(ValueError, match=message):
         fill_templates("cat", templates)
-
-
-def test_tower_is_read_from_the_configuration():
-    tower = SiglipTextConfig(hidden_size=32, projection_size=24)
-    config = RadioConfig.from_preset("radio-test", text_tower=tower.to_dict())
-    assert text_tower_config(config).projection_size == 24
-    assert text_tower_kind(config).use_sigmoid
 
 
 @pytest.mark.parametrize(
@@ -571,7 +456,7 @@ def test_unknown_towers_are_refused(tower, message):
 
 
 def test_a_missing_tower_is_told_from_a_wrong_one():
-    with pytest.raises(MissingTextTowerError, match=r"`text_tower` of .* must be that of a text model, got None"):
+    with pytest.raises(MissingTextTowerError, match="`text_tower`"):
         text_tower_kind(RadioConfig.from_preset("radio-test"))
 
 
@@ -590,44 +475,16 @@ def test_tower_attends_as_the_backbone_does_where_it_can(tower, implementation, 
     assert tower_attention(TEXT_TOWERS[tower], implementation) == expected
 
 
-SENTENCES_WIDTH = 12
-SENTENCES_PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
-SENTENCES_LABELS = ["cat", "dog", "grass"]
-
-ELSEWHERE = """
-import json, sys
-import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer, pipeline
-
-folder, photograph, labels = sys.argv[1], sys.argv[2], sys.argv[3].split(",")
-classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
-classify.save_pretrained(folder + "-again")
-again = pipeline("zero-shot-image-classification", model=folder + "-again", trust_remote_code=True)
-model = AutoModelForZeroShotImageClassification.from_pretrained(folder, trust_remote_code=True)
-processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-classes = model.embed_classes(AutoTokenizer.from_pretrained(folder), labels)
-pixels = processor(Image.open(photograph), return_tensors="pt")
-with torch.no_grad():
-    logits = model.segment(**pixels, text_embeds=classes).logits
-print(json.dumps({
-    "scores": [each(photograph, candidate_labels=labels) for each in (classify, again)],
-    "classes": classes.tolist(),
-    "logits": logits.tolist(),
-}))
-"""
-
-
 @pytest.fixture
 def sentences_radio():
-    head = {"summary_dim": SENTENCES_WIDTH, "feature_dim": 8, "hidden_size": 24}
+    head = {"summary_dim": WIDTH, "feature_dim": 8, "hidden_size": 24}
     adaptors = [{"name": "lite0", **head}, {"name": "dino_v3", "token_index": 1, **head, "summary_dim": 20}]
     return RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors)).eval()
 
 
 @pytest.fixture
 def sentences_model(sentences_radio):
-    return RadioForZeroShotImageClassification.from_parts(sentences_radio, build_sentence_tower(SENTENCES_WIDTH))
+    return RadioForZeroShotImageClassification.from_parts(sentences_radio, build_sentence_tower(WIDTH))
 
 
 def texts_of_two_lengths():
@@ -660,7 +517,7 @@ def test_padding_is_known_without_a_mask(sentences_model):
 
 
 def test_encoders_without_a_padding_token_read_all(sentences_radio):
-    tower = build_sentence_tower(SENTENCES_WIDTH)
+    tower = build_sentence_tower(WIDTH)
     tower.encoder.config.pad_token_id = None
     texts, mask = texts_of_two_lengths()
     with torch.no_grad():
@@ -668,44 +525,18 @@ def test_encoders_without_a_padding_token_read_all(sentences_radio):
         assert torch.equal(tower(texts).pooler_output, expected)
 
 
-def test_the_projection_decides(sentences_model):
-    texts, pixels = texts_of_two_lengths()[0], torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        plain = sentences_model(texts, pixels)
-        sentences_model.text_tower.projection.weight.neg_()
-        sentences_model.text_tower.projection.bias.neg_()
-        turned = sentences_model(texts, pixels)
-    torch.testing.assert_close(turned.text_embeds, -plain.text_embeds)
-    torch.testing.assert_close(turned.logits_per_image, -plain.logits_per_image)
-    torch.testing.assert_close(turned.image_embeds, plain.image_embeds)
-
-
-def test_one_text_of_all_is_right(sentences_model):
-    assert not sentences_model.use_sigmoid
-    torch.testing.assert_close(
-        sentences_model.probabilities(torch.tensor([[0.0, math.log(3.0)]])), torch.tensor([[0.25, 0.75]])
-    )
-
-
 def test_adaptor_is_found_by_its_width_or_named(sentences_radio):
-    assert (
-        RadioForZeroShotImageClassification.from_parts(sentences_radio, build_sentence_tower(20)).config.text_adaptor
-        == "dino_v3"
-    )
-    with pytest.raises(
-        ValueError, match=r"a model with embeddings 16 wide, got None, and no adaptor would fit.*lite0 \(12\)"
-    ):
+    model = RadioForZeroShotImageClassification.from_parts(sentences_radio, build_sentence_tower(20))
+    assert model.config.text_adaptor == "dino_v3"
+    with pytest.raises(ValueError, match=r"lite0 \(12\)"):
         RadioForZeroShotImageClassification.from_parts(sentences_radio, build_sentence_tower(16))
-    with pytest.raises(ValueError, match=r"`summary_dim` of adaptor 'dino_v3' must be 12, .* got 20"):
-        RadioForZeroShotImageClassification.from_parts(
-            sentences_radio, build_sentence_tower(SENTENCES_WIDTH), "dino_v3"
-        )
 
 
 def test_temperature_is_the_towers(sentences_radio):
     encoder = build_sentence_encoder()
-    tower = SentenceTower.from_parts(encoder, nn.Linear(16, SENTENCES_WIDTH), max_length=16, logit_scale=1.5)
+    tower = SentenceTower.from_parts(encoder, nn.Linear(16, WIDTH), max_length=16, logit_scale=1.5)
     sentences_model = RadioForZeroShotImageClassification.from_parts(sentences_radio, tower)
+    assert not sentences_model.use_sigmoid
     assert sentences_model.logit_scale.item() == 1.5
     assert sentences_model.logit_bias is None
 
@@ -720,7 +551,7 @@ def test_any_encoder_of_transformers_is_a_tower(sentences_radio):
         max_position_embeddings=20,
         pad_token_id=1,
     )
-    tower = SentenceTower.from_parts(RobertaModel(config).eval(), nn.Linear(16, SENTENCES_WIDTH), max_length=16)
+    tower = SentenceTower.from_parts(RobertaModel(config).eval(), nn.Linear(16, WIDTH), max_length=16)
     sentences_model = RadioForZeroShotImageClassification.from_parts(sentences_radio, tower)
     texts = torch.tensor([[4, 5, 6, 1, 1]])
     with torch.no_grad():
@@ -732,7 +563,6 @@ def test_any_encoder_of_transformers_is_a_tower(sentences_radio):
 
 def test_saved_folder_opens_with_equal_weights_of_sentences(sentences_model, tmp_path):
     sentences_model.save_pretrained(tmp_path)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".py", ".safetensors"}
     again, info = RadioForZeroShotImageClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
@@ -756,39 +586,12 @@ def test_the_whole_tower_opens_in_the_type_that_is_asked_for(sentences_model, sa
 
 
 def test_texts_of_another_precision_than_the_images_are_taken(sentences_model):
-    texts, pixels = normalize(torch.rand(3, SENTENCES_WIDTH), dim=1), torch.rand(2, 3, 32, 32)
+    texts, pixels = normalize(torch.rand(3, WIDTH), dim=1), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         expected = sentences_model(pixel_values=pixels, text_embeds=texts).logits_per_image
         found = sentences_model.bfloat16()(pixel_values=pixels.bfloat16(), text_embeds=texts).logits_per_image
         assert sentences_model.segment(pixels.bfloat16(), texts, source="summary_head").logits.shape[:2] == (2, 3)
     torch.testing.assert_close(found.float(), expected, atol=0.3, rtol=0.05)
-
-
-def test_attention_implementation_reaches_the_encoder(sentences_model, tmp_path):
-    sentences_model.save_pretrained(tmp_path)
-    again = RadioForZeroShotImageClassification.from_pretrained(tmp_path, attn_implementation="eager")
-    assert again.text_tower.encoder.config._attn_implementation == "eager"
-    again.set_attn_implementation("sdpa")
-    assert again.text_tower.encoder.config._attn_implementation == "sdpa"
-
-
-@torch.no_grad()
-def test_hidden_states_and_attentions_on_request(sentences_model):
-    sentences_model.set_attn_implementation("eager")
-    texts, mask = texts_of_two_lengths()
-    output = sentences_model.get_text_features(texts, mask, output_hidden_states=True, output_attentions=True)
-    assert len(output.hidden_states) == 3
-    assert len(output.attentions) == 2
-    assert sentences_model.get_text_features(texts, mask).hidden_states is None
-
-
-@torch.no_grad()
-def test_texts_have_positions_of_sentences(sentences_model):
-    texts, mask = texts_of_two_lengths()
-    positions = torch.arange(9).expand(2, -1)
-    plain = sentences_model.get_text_features(texts, mask).pooler_output
-    assert torch.equal(sentences_model.get_text_features(texts, mask, position_ids=positions).pooler_output, plain)
-    assert not torch.allclose(sentences_model.get_text_features(texts, mask, positions.flip(1)).pooler_output, plain)
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
@@ -809,42 +612,18 @@ def test_gradients_reach_encoder_and_map_with_and_without_checkpointing(sentence
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
-def test_folder_runs_in_the_stock_pipeline_in_a_fresh_process(sentences_model, word_tokenizer, run_elsewhere, tmp_path):
-    folder, processor = tmp_path / "folder", RadioImageProcessor(size={"height": 64, "width": 64})
-    word_tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    for part in (sentences_model, processor, word_tokenizer):
-        part.save_pretrained(folder)
-    result = json.loads(
-        run_elsewhere(ELSEWHERE, tmp_path, folder, SENTENCES_PHOTOGRAPH, ",".join(SENTENCES_LABELS)).splitlines()[-1]
-    )
-    pixels = processor(str(SENTENCES_PHOTOGRAPH), return_tensors="pt")
-    prompts = word_tokenizer(
-        [f"This is a photo of {label}." for label in SENTENCES_LABELS], padding=True, return_tensors="pt"
-    )
-    with torch.no_grad():
-        scores = sentences_model.probabilities(sentences_model(**prompts, **pixels).logits_per_image)[0].tolist()
-        classes = sentences_model.embed_classes(word_tokenizer, SENTENCES_LABELS)
-        logits = sentences_model.segment(**pixels, text_embeds=classes).logits
-    for found in result["scores"]:
-        assert {entry["label"]: pytest.approx(entry["score"], abs=1e-5) for entry in found} == dict(
-            zip(SENTENCES_LABELS, scores, strict=True)
-        )
-    torch.testing.assert_close(torch.tensor(result["classes"]), classes)
-    torch.testing.assert_close(torch.tensor(result["logits"]), logits, atol=1e-5, rtol=1e-4)
-
-
 def test_tower_is_saved_and_shown_alone(tmp_path):
-    tower = build_sentence_tower(SENTENCES_WIDTH)
+    tower = build_sentence_tower(WIDTH)
     assert '"model_type": "bert"' in repr(tower.config)
     tower.save_pretrained(tmp_path)
     again = SentenceTower.from_pretrained(tmp_path)
     assert_same_weights(again, tower)
-    assert again.config.projection_dim == SENTENCES_WIDTH
+    assert again.config.projection_dim == WIDTH
 
 
 def test_maps_of_another_width_are_refused():
-    with pytest.raises(ValueError, match="`projection` must take 16 numbers, the width of the encoder, got 17"):
-        SentenceTower.from_parts(build_sentence_encoder(), nn.Linear(17, SENTENCES_WIDTH), max_length=16)
+    with pytest.raises(ValueError, match="`projection`"):
+        SentenceTower.from_parts(build_sentence_encoder(), nn.Linear(17, WIDTH), max_length=16)
 
 
 @pytest.mark.parametrize(

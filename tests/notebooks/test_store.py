@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from notebooks.store import ROOT, clean, code_hash, execute, main, read, without_machine
+from notebooks.store import ROOT, clean, code_hash, execute, read
 
 
 def write(path: Path, *sources: str, tags: tuple[str, ...] = ("parameters",)) -> Path:
@@ -14,12 +14,6 @@ def write(path: Path, *sources: str, tags: tuple[str, ...] = ("parameters",)) ->
     cells[0].metadata["tags"] = list(tags)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     return path
-
-
-def test_lines_are_left_as_a_terminal_leaves_them():
-    assert without_machine("0%\r50%\r100%\nend\n") == "100%\nend\n"
-    assert without_machine(f"{ROOT}/docs/a.jpg in {ROOT}") == "docs/a.jpg in ."
-    assert without_machine(f"{Path.home()}/.cache") == "~/.cache"
 
 
 def test_cleaning_keeps_what_readers_want(tmp_path):
@@ -65,8 +59,3 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(name, tmp_path):
     path = write(tmp_path / "a.ipynb", "NAME = 'a'\n# OTHER = 1", "raise ValueError")
     with pytest.raises(ValueError, match=f"`{name}` is no parameter of the notebook, which has NAME"):
         execute(path, {name: 1})
-
-
-def test_a_name_of_no_notebook_is_refused(capsys):
-    assert main(["--names", "99"]) == 1
-    assert "must be those of notebooks, got 99" in capsys.readouterr().err

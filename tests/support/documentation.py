@@ -55,8 +55,3 @@ def blocks(*languages: str) -> list[Block]:
         fenced = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
         found += [Block(page, text.count("\n", 0, match.start()) + 1, *match.groups()) for match in fenced]
     return [block for block in found if block.language in languages]
-
-
-def prose(page: str) -> str:
-    """Return a page without its fenced code."""
-    return re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)

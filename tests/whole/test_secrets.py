@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core.settings import SettingsError
 from training.distill import main
-from training.finetune import COMMAND as FINETUNE
 from training.recipe import load_recipe
 
 
@@ -27,25 +25,6 @@ def test_it_stays_text_in_a_file_and_in_a_change(recipe_file: str, spelling: str
     recipe = load_recipe("mine.yaml", [f"teachers.0.source={spelling}", f"student.config.label='{spelling}'"])
     assert (recipe.views.cache_dir, recipe.teachers[0].source, recipe.name) == (spelling, spelling, f"x{spelling}")
     assert recipe.student.config["label"] == spelling
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_it_stays_text_in_the_options_of_tuning(spelling: str) -> None:
-    words = ["checkpoint", "--task", "image-classification", "--data", spelling, "--output", spelling]
-    settings = FINETUNE.read([*words, f"image_column={spelling}"])
-    assert (settings.data, settings.output, settings.image_column) == (spelling, Path(spelling), spelling)
-
-
-def test_it_is_refused_where_no_text_can_be(capfd: pytest.CaptureFixture[str]) -> None:
-    for spelling in SPELLINGS:
-        with pytest.raises(SettingsError, match="`seed` must be an integer") as error:
-            load_recipe("demo", [f"seed='{spelling}'"])
-        assert SECRET not in str(error.value)
-        assert main(["--recipe", spelling]) == 1
-        assert main([f"data.sauce={spelling}"]) == 1
-    printed = "".join(capfd.readouterr())
-    assert SPELLINGS[0] in printed
-    assert SECRET not in printed
 
 
 def test_no_file_or_line_of_a_run_has_its_value(recipe_file: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,98 +13,73 @@ from modeling_radio.nvidia.arguments import check_arguments, check_hub_config
 
 TEACHERS = [{"name": "siglip2-g"}]
 BROKEN_ARGUMENTS = [
-    ({"teachers": None}, "`args.teachers` must be given: a list of at least one entry"),
-    ({"teachers": "siglip2-g"}, "`args.teachers` must be a list of at least one entry, got 'siglip2-g'"),
-    ({"teachers": {"siglip2-g": {}}}, "`args.teachers` must be a list of at least one entry, got {'siglip2-g': {}}"),
-    ({"teachers": []}, "`args.teachers` must be a list of at least one entry, got []"),
-    ({"teachers": [5]}, "`args.teachers.0` must be a mapping, got 5"),
-    ({"teachers": [{"name": "a"}, None]}, "`args.teachers.1` must be given: a mapping"),
-    ({"teachers": [{"type": "sam"}]}, "`args.teachers.0.name` must be given: one line of at most 200 characters"),
-    ({"teachers": [{"name": 5}]}, "`args.teachers.0.name` must be one line of at most 200 characters, got 5"),
-    ({"teachers": [{"name": "a\n# b"}]}, r"`args.teachers.0.name` must be one line"),
-    ({"teachers": [{"name": "a", "fd_upsample_factor": "x"}]}, "upsample_factor` must be an integer in [0, 1048576]"),
-    ({"teachers": [{"name": "a", "fd_upsample_factor": 0.5}]}, "upsample_factor` must be an integer in [0, 1048576]"),
-    ({"teachers": [{"name": "a", "fd_upsample_factor": -1}]}, "must be an integer in [0, 1048576], got -1"),
-    ({"teachers": [{"name": "a", "token_slot": "x"}]}, "token_slot` must be an integer in [0, 1048576], got 'x'"),
-    ({"teachers": [{"name": "a", "use_summary": "no"}]}, "use_summary` must be True or False, got 'no'"),
-    ({"model": None}, "`args.model` must be given: one line of at most 200 characters"),
-    ({"model": 5}, "`args.model` must be one line of at most 200 characters, got 5"),
-    ({"register_multiple": "x"}, "`args.register_multiple` must be an integer in [0, 1048576], got 'x'"),
-    ({"cpe_num_registers": True}, "`args.cpe_num_registers` must be an integer in [0, 1048576], got True"),
-    ({"cpe_max_size": 10**30}, "`args.cpe_max_size` must be an integer in [1, 1048576], got 1000"),
-    ({"model_kwargs": "x"}, "`args.model_kwargs` must be a mapping, got 'x'"),
-    ({"model_kwargs": {"num_heads": 0}}, "`args.model_kwargs.num_heads` must be an integer in [1, 1048576], got 0"),
-    ({"model_kwargs": {"mlp_ratio": float("nan")}}, "`args.model_kwargs.mlp_ratio` must be a number in (0, 1048576]"),
-    ({"dtype": []}, "`args.dtype` must be one line of at most 200 characters, got []"),
-    ({"model_kwargs": {"dtype": []}}, "`args.model_kwargs.dtype` must be one line of at most 200 characters, got []"),
-    ({"spectral_reparam": {"eps": "x"}}, "`args.spectral_reparam.eps` must be a number in (0, 1048576], got 'x'"),
+    *(({"teachers": value}, "args.teachers") for value in (None, "siglip2-g", {"siglip2-g": {}}, [])),
+    ({"teachers": [5]}, "args.teachers.0"),
+    ({"teachers": [{"name": "a"}, None]}, "args.teachers.1"),
+    *(
+        ({"teachers": [teacher]}, "args.teachers.0.name")
+        for teacher in ({"type": "sam"}, {"name": 5}, {"name": "a\n# b"})
+    ),
+    *(({"teachers": [{"name": "a", "fd_upsample_factor": value}]}, "upsample_factor") for value in ("x", 0.5, -1)),
+    ({"teachers": [{"name": "a", "token_slot": "x"}]}, "token_slot"),
+    ({"teachers": [{"name": "a", "use_summary": "no"}]}, "use_summary"),
+    *(({"model": value}, "args.model") for value in (None, 5)),
+    ({"register_multiple": "x"}, "args.register_multiple"),
+    ({"cpe_num_registers": True}, "args.cpe_num_registers"),
+    ({"cpe_max_size": 10**30}, "args.cpe_max_size"),
+    ({"model_kwargs": "x"}, "args.model_kwargs"),
+    ({"model_kwargs": {"num_heads": 0}}, "args.model_kwargs.num_heads"),
+    ({"model_kwargs": {"mlp_ratio": float("nan")}}, "args.model_kwargs.mlp_ratio"),
+    ({"dtype": []}, "args.dtype"),
+    ({"model_kwargs": {"dtype": []}}, "args.model_kwargs.dtype"),
+    ({"spectral_reparam": {"eps": "x"}}, "args.spectral_reparam.eps"),
 ]
 HEAD = {"hidden_dim": 1, "output_dim": 1, "num_inner": 0}
 BROKEN_CONFIGS = [
-    ({"version": 5}, "`version` must be one line of at most 200 characters, got 5"),
-    ({"version": "c-radio\n# heading"}, "`version` must be one line"),
-    ({"max_resolution": "x"}, "`max_resolution` must be an integer in [1, 1048576], got 'x'"),
-    ({"max_resolution": -5}, "`max_resolution` must be an integer in [1, 1048576], got -5"),
-    (
-        {"preferred_resolution": "x"},
-        "`preferred_resolution` must be a list of 2, each an integer in [1, 1048576], got 'x'",
-    ),
-    (
-        {"preferred_resolution": [0, 0]},
-        "`preferred_resolution` must be a list of 2, each an integer in [1, 1048576], got [0, 0]",
-    ),
-    (
-        {"preferred_resolution": [512]},
-        "`preferred_resolution` must be a list of 2, each an integer in [1, 1048576], got [512]",
-    ),
-    ({"vitdet_window_size": "x"}, "`vitdet_window_size` must be an integer in [1, 1048576], got 'x'"),
-    (
-        {"adaptor_names": "sam3"},
-        "`adaptor_names` must be a list of which each entry is one line of at most 200 characters, got 'sam3'",
-    ),
-    ({"adaptor_names": ["sam"]}, "`adaptor_configs.sam` must be given"),
-    ({"adaptor_configs": "x"}, "`adaptor_configs` must be a mapping, got 'x'"),
-    ({"adaptor_configs": {"sam3": {}}}, "`adaptor_configs.sam3.feature` must be given: a mapping"),
-    ({"adaptor_configs": {"sam3": {"feature": 1}}}, "`adaptor_configs.sam3.feature` must be a mapping, got 1"),
+    *(({"version": value}, "version") for value in (5, "c-radio\n# heading")),
+    *(({"max_resolution": value}, "max_resolution") for value in ("x", -5)),
+    *(({"preferred_resolution": value}, "preferred_resolution") for value in ("x", [0, 0], [512])),
+    ({"vitdet_window_size": "x"}, "vitdet_window_size"),
+    ({"adaptor_names": "sam3"}, "adaptor_names"),
+    ({"adaptor_names": ["sam"]}, "adaptor_configs.sam"),
+    ({"adaptor_configs": "x"}, "adaptor_configs"),
+    *(({"adaptor_configs": {"sam3": head}}, "adaptor_configs.sam3.feature") for head in ({}, {"feature": 1})),
     (
         {"adaptor_configs": {"sam3": {"feature": HEAD, "summary": {**HEAD, "output_dim": None}}}},
-        "`adaptor_configs.sam3.summary.output_dim` must be given: an integer in [1, 1048576]",
+        "adaptor_configs.sam3.summary.output_dim",
     ),
-    ({"feature_normalizer_config": 5}, "`feature_normalizer_config` must be a mapping, got 5"),
-    (
-        {"inter_feature_normalizer_config": {"num_intermediates": 3}},
-        "`inter_feature_normalizer_config.rot_per_layer` must be given: True or False",
-    ),
+    ({"feature_normalizer_config": 5}, "feature_normalizer_config"),
+    ({"inter_feature_normalizer_config": {"num_intermediates": 3}}, "inter_feature_normalizer_config.rot_per_layer"),
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), BROKEN_ARGUMENTS)
-def test_arguments_of_a_training_file_are_refused_by_name(changes, message, tmp_path, capsys):
+@pytest.mark.parametrize(("changes", "name"), BROKEN_ARGUMENTS, ids=str)
+def test_arguments_of_a_training_file_are_refused_by_name(changes, name, tmp_path, capsys):
     content, path = load_training_file("c_radio_v4_tiny"), tmp_path / "edited.pth.tar"
     vars(content["args"]).update(changes)
     torch.save(content, path)
     assert main([str(path), str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"from_nvidia: error: {str(path)!r} is damaged, or no checkpoint of NVIDIA's that we know: " in error
-    assert message in error
+    assert repr(str(path)) in error
+    assert f"{name}` must " in error
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [*(({"args": changes}, message) for changes, message in BROKEN_ARGUMENTS), *BROKEN_CONFIGS]
+    ("changes", "name"), [*(({"args": changes}, name) for changes, name in BROKEN_ARGUMENTS), *BROKEN_CONFIGS], ids=str
 )
-def test_a_hub_configuration_is_refused_by_name_converted_or_opened(changes, message, tmp_path, capsys):
+def test_a_hub_configuration_is_refused_by_name_converted_or_opened(changes, name, tmp_path, capsys):
     file = write_hub_folder("c_radio_v4_tiny", tmp_path / "hub") / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, **changes, "args": {**config["args"], **changes.get("args", {})}}))
     assert main([str(file.parent), str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    with pytest.raises(ValueError, match="no checkpoint of NVIDIA's that we know") as opened:
+    with pytest.raises(ValueError) as opened:  # noqa: PT011
         RadioModel.from_pretrained(file.parent)
     for text in (error, str(opened.value)):
-        assert f"{str(file)!r} is damaged" in text
-        assert message in text
+        assert repr(str(file)) in text
+        assert f"{name}` must " in text
 
 
 @pytest.mark.parametrize("name", ["cpe_max_size", "mlp_version"])

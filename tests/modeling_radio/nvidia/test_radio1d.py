@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_radio.nvidia.radio1d import is_radio1d, merging_fields, prefix_counts
+from modeling_radio.nvidia.radio1d import merging_fields, prefix_counts
 from modeling_radio.presets_radio import SIZES
 
 
@@ -49,9 +49,3 @@ def test_fillers_have_the_whole_root():
 )
 def test_prefix_tokens(kwargs, counts):
     assert prefix_counts({"model_kwargs": kwargs, "teachers": [{"name": "one"}, {"name": "two"}]}) == counts
-
-
-def test_names():
-    assert is_radio1d({"model": "radio1d_huge_patch16_224"})
-    assert not is_radio1d({"model": "vit_huge_patch16_224"})
-    assert not is_radio1d({})

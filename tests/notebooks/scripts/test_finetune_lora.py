@@ -1,20 +1,11 @@
 import re
 
 import pytest
-from documentation import ROOT
 from PIL import Image
 from transformers import pipeline
 
 
-SCRIPTS = ROOT / "notebooks" / "scripts"
 pytestmark = pytest.mark.tour
-WATCH = """
-import torch
-from PIL import Image
-opened, argmax = Image.open, torch.Tensor.argmax
-Image.open = lambda *path, **options: print("image") or opened(*path, **options)
-torch.Tensor.argmax = lambda *each: print("answer") or argmax(*each)
-"""
 
 
 def test_it_learns_and_opens_in_a_pipeline(output_of, model, pictures, tmp_path):
@@ -26,13 +17,6 @@ def test_it_learns_and_opens_in_a_pipeline(output_of, model, pictures, tmp_path)
     assert "accuracy after: 1.000" in printed
     classify = pipeline("image-classification", model=str(tmp_path / "tuned"), trust_remote_code=True)
     assert [classify(Image.open(pictures / name / "9.png"))[0]["label"] for name in ("red", "blue")] == ["red", "blue"]
-
-
-def test_held_out_images_are_read_batch_by_batch(elsewhere, model, pictures, tmp_path):
-    text = (SCRIPTS / "finetune_lora.py").read_text(encoding="utf-8")
-    words = ["tuned", "--steps", 1, "--batch-size", 1, "--size", 32]
-    printed = elsewhere.run(WATCH + text, tmp_path, model, pictures, *words).stdout
-    assert printed.count("image\nanswer\n") == 8  # four, before and after
 
 
 def test_what_cannot_be_is_told(run_script, model, pictures, tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 # An installed package of ours must not be what makes a folder work: importing any of them fails.
-OURS = ("modeling_radio", "foundation", "model_cards", "conversion", "training", "benchmarks", "notebooks")
+OURS = ("modeling_radio", "core", "model_cards", "conversion", "training", "benchmarks", "notebooks")
 
 # What most strangers import, and what the code of our folders does.
 PRELOADED = (

@@ -11,9 +11,7 @@ from local_hub import LocalHub, Repository, local_hub
 from onnx import TensorProto, helper, save
 from reference_cases import write_hub_folder
 from tiny_sam3 import TRUNK_WIDTH, build_sam3
-from tiny_sentences import build_sentence_tower
 from tiny_texts import build_dual_encoder, build_word_tokenizer
-from tiny_tuning import tuning_settings
 
 from conversion.text_tower import canonicalizing
 from modeling_radio import (
@@ -28,7 +26,6 @@ from modeling_radio import (
     RadioModel,
     RadioPreTrainedModel,
 )
-from training.finetuning.adapters import add_adapter, save_adapter
 
 
 TEXT_WIDTH = 12
@@ -63,20 +60,6 @@ def save_model(model: RadioPreTrainedModel, folder: Path) -> Path:
     return folder
 
 
-def save_tuned(base: Path, folder: Path, num_labels: int) -> None:
-    model = RadioForImageClassification.from_pretrained(base, num_labels=num_labels)
-    adapted = add_adapter(model, tuning_settings(checkpoint=str(base), tune="lora"))
-    save_adapter(adapted, RadioImageProcessor.from_pretrained(base), folder, str(base))
-
-
-def save_words(base: Path, folder: Path) -> None:
-    radio = RadioModel.from_pretrained(base)
-    model = RadioForZeroShotImageClassification.from_parts(radio, build_sentence_tower(TEXT_WIDTH), DEMO_TEACHERS[0])
-    tokenizer = build_word_tokenizer()
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    tokenizer.save_pretrained(save_model(model, folder))
-
-
 def serve_folder(hub: LocalHub, name: str, folder: Path) -> None:
     hub.repositories[f"models/{name}"] = Repository(private=False)
     hub.repositories[f"models/{name}"].commit({path.name: path.read_bytes() for path in folder.iterdir()})
@@ -98,17 +81,12 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     (folder / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "photograph.jpg", folder / "docs")
-    (folder / "training").symlink_to(ROOT / "training")
     demo = RadioConfig.from_preset(
         "radio-test", num_hidden_layers=6, adaptors=[{"name": name, **HEAD} for name in DEMO_TEACHERS], **SMALL_DETECTOR
     )
-    base = save_model(RadioModel(demo), folder / "runs" / "demo" / "final")
-    save_model(RadioForImageClassification(demo), folder / "runs" / "tuned")
+    save_model(RadioModel(demo), folder / "runs" / "demo" / "final")
     for name, model_class in TUNED.items():
         save_model(model_class(demo), folder / "runs" / name / "merged")
-    save_tuned(base, folder / "runs" / "pets" / "final", 37)
-    save_tuned(base, folder / "runs" / "zoo" / "final", 5)
-    save_words(base, folder / "runs" / "demo" / "words")
     save_converted(folder)
     write_graph(folder / "model.onnx")
     with local_hub() as hub:

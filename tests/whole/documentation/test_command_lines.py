@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from documentation import PAGES, PROJECT, ROOT, blocks, prose
+from documentation import PROJECT, ROOT, blocks
 
 from core.command_line import Command
 from training.recipe import Recipe, load_recipe
@@ -17,7 +17,6 @@ from training.recipe import Recipe, load_recipe
 OURS = ("training", "conversion", "model_cards", "benchmarks", "notebooks")
 OTHERS = {"bash", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
-INLINE = re.compile(r"^([A-Z_]+=\S+ )*(python|accelerate|torchrun) .*-m \w|^make \w|^pip install \S")
 EXTRAS = set(PROJECT["optional-dependencies"])
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -38,13 +37,6 @@ def shown_lines() -> list[Line]:
     return lines
 
 
-def inline_lines() -> list[Line]:
-    """Return what stands in running text between backticks."""
-    living = [page for page in PAGES if page != "docs/log.md"]  # the log keeps the commands of its days
-    spans = [(page, " ".join(span.split())) for page in living for span in re.findall(r"`([^`]+)`", prose(page))]
-    return [Line(page, span) for page, span in spans if INLINE.search(span)]
-
-
 def identifier(line: Line) -> str:
     return f"{Path(line.page).stem}-{line.text[:70]}"
 
@@ -57,13 +49,8 @@ def words_of(text: str) -> list[str]:
     return words
 
 
-def check(words: list[str], *, is_whole: bool) -> None:
-    """Raise if a command does not take the words.
-
-    Args:
-        words: Of the line.
-        is_whole: False for a line in running text, which may name a command alone.
-    """
+def check(words: list[str]) -> None:
+    """Raise if a command does not take the words of a line."""
     program, *rest = words
     program = program.removeprefix(".venv/bin/")
     if program == "make":
@@ -75,12 +62,12 @@ def check(words: list[str], *, is_whole: bool) -> None:
         place = rest.index("-m")
         if "--config_file" in rest[:place]:
             assert (ROOT / rest[rest.index("--config_file") + 1]).is_file()
-        check_module(rest[place + 1], rest[place + 2 :], is_whole=is_whole)
+        check_module(rest[place + 1], rest[place + 2 :])
     else:
         assert program in OTHERS, f"unknown program {program!r}"
 
 
-def check_module(module: str, words: list[str], *, is_whole: bool) -> None:
+def check_module(module: str, words: list[str]) -> None:
     package = module.partition(".")[0]
     found = importlib.util.find_spec(module)
     assert found is not None, f"no module {module!r}"
@@ -89,7 +76,7 @@ def check_module(module: str, words: list[str], *, is_whole: bool) -> None:
     is_folder = found.submodule_search_locations is not None
     command = importlib.import_module(f"{module}.__main__" if is_folder else module).COMMAND
     assert isinstance(command, Command)
-    if words in (["--help"], ["--list-recipes"]) or (not words and not is_whole):
+    if words in (["--help"], ["--list-recipes"]):
         return
     settings = command.read(words)
     recipe, changes = getattr(settings, "recipe", None), getattr(settings, "changes", [])
@@ -100,12 +87,7 @@ def check_module(module: str, words: list[str], *, is_whole: bool) -> None:
 
 @pytest.mark.parametrize("line", sorted(set(shown_lines())), ids=identifier)
 def test_shown_lines_are_taken(line: Line) -> None:
-    check(words_of(line.text), is_whole=True)
-
-
-@pytest.mark.parametrize("line", sorted(set(inline_lines())), ids=identifier)
-def test_lines_in_running_text_are_taken(line: Line) -> None:
-    check(words_of(line.text), is_whole=False)
+    check(words_of(line.text))
 
 
 @pytest.mark.parametrize(
@@ -121,13 +103,4 @@ def test_lines_in_running_text_are_taken(line: Line) -> None:
 )
 def test_wrong_lines_are_told_from_right_ones(text: str) -> None:
     with pytest.raises((AssertionError, ValueError)):
-        check(words_of(text), is_whole=True)
-
-
-def test_no_shell_line_hides_in_a_block_without_language() -> None:
-    hidden = [
-        block.place
-        for block in blocks("", "text", "console", "sh")
-        if re.search(r"^(python|pip|make) ", block.text, re.M)
-    ]
-    assert hidden == []
+        check(words_of(text))

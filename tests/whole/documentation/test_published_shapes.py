@@ -46,9 +46,3 @@ def test_shapes_are_those_of_the_published_size():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.findall(r"^```\n(torch\.Size.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert shown == ["\n".join(lines) + "\n"]
-
-
-def test_readme_is_short_and_opens_a_model_early():
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 320
-    assert 'RadioModel.from_pretrained("nvidia/C-RADIOv4-H"' in "\n".join(lines[:120])

@@ -6,10 +6,8 @@ import pytest
 import torch
 import transformers
 from comparisons import assert_same_weights
-from huggingface_hub import HfApi
 from task_models import images, tiny_config
 from transformers import (
-    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -27,7 +25,6 @@ import modeling_radio
 from modeling_radio import (
     RadioBackbone,
     RadioConfig,
-    RadioForImageClassification,
     RadioForInstanceSegmentation,
     RadioForObjectDetection,
     RadioForSemanticSegmentation,
@@ -124,34 +121,3 @@ def test_llava_on_ours_builds_saves_and_reopens(tmp_path):
     features, expected = (each.get_image_features(pixel_values=batch).pooler_output[0] for each in (again, model))
     assert features.shape == (10 + 24, 32)
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
-
-
-def test_auto_backbone_takes_the_indices_of_its_configuration():
-    model = AutoBackbone.from_config(tiny_config(out_indices=[2, 4]))
-    assert len(model(images()).feature_maps) == 2
-
-
-# Saving
-
-
-def test_pushing_while_saving_uploads_the_sources(tmp_path, monkeypatch):
-    uploaded = []
-
-    def create_repo(self, repo_id, **_options):
-        return type("Address", (), {"repo_id": f"someone/{repo_id}"})
-
-    def create_commit(self, repo_id, operations, **_options):
-        uploaded.extend(operation.path_in_repo for operation in operations)
-
-    monkeypatch.setattr(HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(HfApi, "create_branch", lambda *_, **__: None)
-    monkeypatch.setattr(HfApi, "create_commit", create_commit)
-    RadioForImageClassification(tiny_config()).save_pretrained(tmp_path / "model", push_to_hub=True)
-    written = {path.name for path in (tmp_path / "model").iterdir()}
-    assert {"config.json", "model.safetensors", "hub_radio.py", "modeling_radio.py"} <= written
-    assert written <= set(uploaded)
-
-
-def test_only_the_main_process_writes(tmp_path):
-    RadioModel(tiny_config()).save_pretrained(tmp_path / "model", is_main_process=False)
-    assert not list((tmp_path / "model").iterdir())

@@ -39,12 +39,3 @@ def test_freezing_the_base_freezes_the_model():
     assert [name for name, weight in model.named_parameters() if weight.requires_grad] == [
         name for name, _ in model.named_parameters() if name.startswith("classifier.")
     ]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", EVERY_MODEL)
-def test_hooks_on_the_network_see_every_pass(name):
-    model, calls = build(name), []
-    model.radio_model.register_forward_hook(lambda _module, _args, output: calls.append(output.tokens.shape[0]))
-    model(images(2))
-    assert calls == [2]

@@ -133,26 +133,6 @@ def collate_objects(batch):
     return {"pixel_values": pixel_values, "labels": [example["labels"] for example in batch]}
 
 
-def test_the_size_that_the_program_asks_for_by_default(folder):
-    """600 is no multiple of the patch: images stay within it, and the padding goes on to 608."""
-    options = {"size": {"max_height": 600, "max_width": 600}, "do_pad": True, "pad_size": {"height": 600, "width": 600}}
-    image_processor = AutoImageProcessor.from_pretrained(
-        folder, do_resize=True, use_fast=True, max_img_size=1024, **options, **TRUST
-    )
-    annotation = {"image_id": 5, "category_id": 1, "iscrowd": 0, "area": 300.0, "bbox": [8.0, 10.0, 20.0, 15.0]}
-    result = image_processor(
-        images=[make_pixels(48, 96)], annotations=[{"image_id": 5, "annotations": [annotation]}], return_tensors="pt"
-    )
-    assert result["pixel_values"].shape == (1, 3, 608, 608)
-    mask = torch.zeros(1, 608, 608, dtype=torch.long)
-    mask[:, :304, :592] = 1  # the image: 96 pixels wide become 592, the largest multiple of 16 within 600
-    assert torch.equal(result["pixel_mask"], mask)
-    target = result["labels"][0]
-    assert target["orig_size"].tolist() == [48, 96]
-    boxes = center_to_corners_format(target["boxes"]) * torch.tensor([96, 48, 96, 48])
-    torch.testing.assert_close(boxes, torch.tensor([[8.0, 10.0, 28.0, 25.0]]))
-
-
 def test_object_detection(folder, tmp_path):
     config = AutoConfig.from_pretrained(folder, **LABELS, **TRUST)
     model = AutoModelForObjectDetection.from_pretrained(folder, config=config, **TRUST)

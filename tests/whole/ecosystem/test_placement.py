@@ -1,20 +1,16 @@
-"""Models over several devices, in memory and on disk, and as traces."""
+"""Models over several devices, in memory and on disk."""
 
 import contextlib
-import json
 
 import accelerate
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
-from reference_cases import REFERENCE
 from task_models import ADAPTORS, EVERY_MODEL, build, images, tensors_of
-from tiny_radio1d import build_radio1d
-from transformers.integrations.accelerate import get_balanced_memory
+from tiny_eradio import build_eradio
 
-from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.eradio_radio import eradio_fields
+from modeling_radio import RadioForZeroShotImageClassification, RadioModel
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,12 +28,6 @@ def zero_shot(build_dual_encoder):
     return RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip2", 12))
 
 
-@pytest.fixture
-def eradio():
-    arguments = json.loads((REFERENCE / "e_radio_tiny" / "eradio_arguments.json").read_text())
-    return RadioModel(RadioConfig(**eradio_fields(arguments), adaptors=ADAPTORS)).eval()
-
-
 TOKENS = torch.tensor([[4, 5, 6, 3] * 4, [4, 9, 3, 0] * 4])
 
 
@@ -50,23 +40,6 @@ def test_offloaded_weights_come_when_they_are_needed(name, offload_buffers):
     accelerate.cpu_offload(model, torch.device("cpu"), offload_buffers=offload_buffers)
     assert {weight.device.type for weight in model.parameters()} == {"meta"}
     assert_same_outputs(model(batch), expected)
-
-
-@torch.no_grad()
-def test_offloaded_weights_come_for_packed_images_too():
-    model = build("backbone with adaptors")
-    pack = torch.rand(4 + 6, 768), torch.tensor([[2, 2], [2, 3]])
-    expected = model(*pack)
-    accelerate.cpu_offload(model, torch.device("cpu"))
-    assert_same_outputs(model(*pack), expected)
-
-
-@torch.no_grad()
-def test_offloaded_zero_shot_model(zero_shot):
-    batch = images()
-    expected = zero_shot(TOKENS, batch)
-    accelerate.cpu_offload(zero_shot, torch.device("cpu"))
-    assert_same_outputs(zero_shot(TOKENS, batch), expected)
 
 
 @torch.no_grad()
@@ -89,6 +62,8 @@ ANY_MODEL = [*EVERY_MODEL, "eradio", "zero_shot"]
 @pytest.fixture
 def any_model(request):
     name = request.param
+    if name == "eradio":
+        return build_eradio(adaptors=ADAPTORS)
     return build(name) if name in EVERY_MODEL else request.getfixturevalue(name)
 
 
@@ -108,13 +83,6 @@ def test_what_is_sharded_by_default_is_there_and_called(any_model):
     uncalled = [name for name, part in parts.items() if part not in called]
     # Words are compared with summaries alone.
     assert uncalled == (["radio_model.adaptors.siglip2-g.feat_mlp"] if inputs else [])
-
-
-@pytest.mark.parametrize("any_model", ANY_MODEL, indirect=True)
-def test_devices_can_be_filled_evenly(any_model):
-    """It fails for a model in which no part is to be kept whole, though names of such parts are given."""
-    size = any_model.get_memory_footprint()
-    get_balanced_memory(any_model, {0: size, 1: size}, no_split_module_classes=any_model._no_split_modules)
 
 
 @pytest.mark.parametrize(
@@ -160,53 +128,3 @@ def test_blocks_may_lie_on_several_devices(name, monkeypatch):
     output = model(batch, window_size=2, output_hidden_states=True)
     assert [each.shape for each in tensors_of(output)] == [each.shape for each in tensors_of(expected)]
     assert [state.device.type for state in output.hidden_states] == ["cpu"] * 3 + ["meta"] * 2
-
-
-@torch.no_grad()
-def test_blocks_behind_a_merging_may_lie_on_another_device():
-    model = build_radio1d(adaptors=[])
-    trunk = model.radio_model.model
-    move_to_meta(*trunk.downscale_blocks, *trunk.blocks[1:], trunk.norm, trunk.decoder)
-    assert model(images()).features.device.type == "meta"
-
-
-@torch.no_grad()
-def test_averages_of_blocks_on_several_devices():
-    model = build("backbone with adaptors")
-    move_to_meta(*model.radio_model.model.blocks[2:])
-    _, last = model.get_intermediate_features(images(), [0, 3], aggregation="dense")
-    assert last.features.device.type == "meta"
-
-
-@torch.no_grad()
-def test_towers_may_lie_on_two_devices(zero_shot):
-    move_to_meta(*zero_shot.radio_model.model.blocks, zero_shot.radio_model.adaptors["siglip2-g"].head_mlp)
-    assert zero_shot(TOKENS, images()).logits_per_image.shape == (2, 2)
-
-
-# Tracing reads every attribute of a model, and warns itself that it is no longer developed.
-traces = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
-    "ignore:`torch.jit.trace:DeprecationWarning",
-    "ignore::torch.jit.TracerWarning",
-)
-
-
-@traces
-@torch.no_grad()
-@pytest.mark.parametrize("name", EVERY_MODEL)
-def test_traces(name):
-    model = build(name)
-    if name == "backbone with adaptors":
-        model.config.adaptor_names = []  # traces return nothing nested
-    traced = torch.jit.trace(model, images(2), strict=False)
-    batch = images(3)
-    assert_same_outputs(traced(batch), model(batch))
-
-
-@traces
-@torch.no_grad()
-def test_traces_the_zero_shot_model(zero_shot):
-    traced = torch.jit.trace(zero_shot, (TOKENS, images(2)), strict=False)
-    batch = images(3)
-    assert_same_outputs(traced(TOKENS, batch), zero_shot(TOKENS, batch), atol=1e-6)

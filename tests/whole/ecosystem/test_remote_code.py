@@ -1,6 +1,5 @@
 """A saved folder works without this repository: with its own code, and natively in transformers."""
 
-import ast
 import json
 import os
 import subprocess
@@ -127,52 +126,6 @@ def test_folder_opens_in_an_environment_with_nothing_else(saved, tmp_path):
     assert_outputs_equal(outputs["native"], {name: saved.expected[name] for name in outputs["native"]})
 
 
-PROCESS_ELSEWHERE = """
-import torch
-from PIL import Image
-from transformers import AutoImageProcessor
-
-processor = AutoImageProcessor.from_pretrained("processor", trust_remote_code=True)
-assert type(processor).__module__.startswith("transformers_modules."), type(processor).__module__
-pixels = processor(Image.open("picture.png"), return_tensors="pt")["pixel_values"]
-(restored,) = processor.post_process_features(pixels, [(90, 130)])
-torch.save({"pixels": pixels, "restored": restored}, "outputs.pt")
-"""
-
-
-def test_processor_saved_alone_opens_in_a_fresh_process(run_elsewhere, tmp_path):
-    processor = RadioImageProcessor(size=64)
-    processor.save_pretrained(tmp_path / "processor")
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
-    image.save(tmp_path / "picture.png")
-    run_elsewhere(PROCESS_ELSEWHERE, tmp_path)
-    outputs = torch.load(tmp_path / "outputs.pt", weights_only=True)
-    pixels = processor(image, return_tensors="pt")["pixel_values"]
-    assert torch.equal(outputs["pixels"], pixels)
-    assert torch.equal(outputs["restored"], processor.post_process_features(pixels, [(90, 130)])[0])
-
-
-def test_folder_holds_every_file_that_its_code_names(saved):
-    config = json.loads((saved.checkpoint / "config.json").read_text())
-    preprocessor = json.loads((saved.checkpoint / "preprocessor_config.json").read_text())
-    auto_map = {**config["auto_map"], **preprocessor["auto_map"]}
-    assert {"AutoConfig", "AutoModel", "AutoImageProcessor"} <= set(auto_map)
-    waiting = {reference.split(".")[0] for reference in auto_map.values()}
-    seen = set()
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        tree = ast.parse((saved.checkpoint / f"{name}.py").read_text())
-        imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
-        waiting |= imports - seen
-    for reference in auto_map.values():
-        module, class_name = reference.split(".")
-        tree = ast.parse((saved.checkpoint / f"{module}.py").read_text())
-        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-        imported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-        assert class_name in defined | imported
-
-
 CLIPS_ELSEWHERE = """
 import torch
 from transformers import AutoVideoProcessor, pipeline
@@ -203,41 +156,6 @@ def test_clips_are_read_and_classified_with_trust_in_a_fresh_process(tmp_path, r
     with torch.no_grad():
         expected = model(**inputs).logits.softmax(dim=-1)[0]
     torch.testing.assert_close(outputs["scores"], expected, rtol=0, atol=1e-6)
-
-
-RADIO1D_ELSEWHERE = """
-import sys
-import torch
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("radio1d", trust_remote_code=True).eval()
-assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
-with torch.no_grad():
-    out = model(torch.load("images.pt"), num_tokens=[1, 5])
-torch.save([out.summary, out.features, out.global_tokens], "outputs.pt")
-model.save_pretrained("again")
-plain = AutoModel.from_pretrained("plain", trust_remote_code=True).eval()
-plain(torch.load("images.pt"))
-assert len([name for name in sys.modules if name.endswith(".radio1d_radio")]) == 1  # of the other folder
-assert not [name for name in sys.modules if name.endswith(".video_radio")]
-"""
-
-
-def test_radio1d_opens_with_trust_in_a_fresh_process(tmp_path, run_elsewhere):
-    model, images = build_radio1d(), torch.rand(2, 3, 64, 96)
-    model.save_pretrained(tmp_path / "radio1d")
-    RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path / "plain")
-    torch.save(images, tmp_path / "images.pt")
-    run_elsewhere(RADIO1D_ELSEWHERE, tmp_path)
-    with torch.no_grad():
-        out = model(images, num_tokens=[1, 5])
-    for own, elsewhere in zip(
-        (out.summary, out.features, out.global_tokens),
-        torch.load(tmp_path / "outputs.pt", weights_only=True),
-        strict=True,
-    ):
-        torch.testing.assert_close(elsewhere, own, rtol=0, atol=1e-6)
-    assert (tmp_path / "again" / "radio1d_radio.py").is_file()
 
 
 THREE_NETWORKS_ELSEWHERE = """

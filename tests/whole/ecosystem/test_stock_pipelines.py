@@ -20,7 +20,6 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
-from modeling_radio.pipelines_radio import RadioInstanceSegmentationPipeline
 
 
 PHOTOGRAPH = Path(__file__).parents[3] / "docs" / "photograph.jpg"
@@ -121,31 +120,9 @@ def test_batches_of_different_sizes_give_what_each_image_gives_alone(stock, name
     assert first.shape != second.shape or (first - second).abs().max() > 5e-4
 
 
-def test_batches_of_a_model_without_adaptors():
-    config = RadioConfig.from_preset("radio-test")
-    model, processor = RadioModel(config).eval(), RadioImageProcessor.from_model_config(config)
-    extract = pipeline("image-feature-extraction", model=model, image_processor=processor)
-    single, batched = extract(str(PHOTOGRAPH)), extract([str(PHOTOGRAPH)] * 3, batch_size=2)
-    torch.testing.assert_close(torch.tensor(batched), torch.tensor([single] * 3), rtol=0, atol=1e-5)
-
-
 @pytest.fixture(scope="module")
 def instances():
     return RadioForInstanceSegmentation(RadioConfig.from_preset("radio-test", **DETECTION)).eval()
-
-
-def open_instances(model, **options):
-    processor = RadioImageProcessor.from_model_config(model.config, size={"height": 48, "width": 80})
-    pipeline_class = RadioInstanceSegmentationPipeline
-    return pipeline("image-segmentation", model, image_processor=processor, pipeline_class=pipeline_class, **options)
-
-
-@pytest.mark.parametrize("return_dict", [True, False])
-def test_instances_in_memory(instances, monkeypatch, return_dict):
-    monkeypatch.setattr(instances.config, "return_dict", return_dict)
-    found = open_instances(instances)(str(PHOTOGRAPH), threshold=0.0)
-    assert len(found) == DETECTION["detection_num_queries"]
-    assert found[0]["mask"].size == (640, 360)
 
 
 def test_instances_in_transformers_own_pipeline(instances):
@@ -158,28 +135,3 @@ def test_instances_in_transformers_own_pipeline(instances):
     assert sum((np.array(part["mask"]) > 0).astype(int) for part in found).max() == 1  # they share the pixels
     with pytest.raises(ValueError, match="`pipeline_class=RadioInstanceSegmentationPipeline`"):
         segment(str(PHOTOGRAPH), subtask="semantic")
-
-
-def test_classes_in_transformers_own_pipeline():
-    config = RadioConfig.from_preset("radio-test", num_labels=3)
-    model, processor = RadioForSemanticSegmentation(config).eval(), RadioImageProcessor.from_model_config(config)
-    segment = pipeline("image-segmentation", model, image_processor=processor)
-    found = segment(str(PHOTOGRAPH))
-    assert sum((np.array(part["mask"]) > 0).astype(int) for part in found).min() == 1
-    for part, semantic in zip(found, segment(str(PHOTOGRAPH), subtask="semantic"), strict=True):
-        assert (part["label"], part["score"]) == (semantic["label"], None)
-        assert part["mask"] == semantic["mask"]
-
-
-def test_instances_refuse_what_divides_a_map(instances):
-    message = "`overlap_mask_area_threshold` must be left out for a model of instances: their masks may overlap"
-    with pytest.raises(ValueError, match=message):
-        open_instances(instances, overlap_mask_area_threshold=0.5)
-    with pytest.raises(ValueError, match=message):
-        open_instances(instances)(str(PHOTOGRAPH), overlap_mask_area_threshold=0.5)
-
-
-def test_instances_refuse_other_models():
-    segmenter = RadioForSemanticSegmentation(RadioConfig.from_preset("radio-test"))
-    with pytest.raises(ValueError, match=r"`model` must be a RadioForInstanceSegmentation .* a RadioForSemanticSegm"):
-        open_instances(segmenter)

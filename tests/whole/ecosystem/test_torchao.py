@@ -69,15 +69,3 @@ def test_broken_weights_in_8_bits_are_refused(tmp_path):
     RadioModel.from_pretrained(tmp_path / "plain", quantization_config=config()).save_pretrained(tmp_path / "int8")
     with pytest.raises(ValueError, match=r"NaN or infinity: radio_model\.model\.blocks\.0\.mlp\.fc1\.weight"):
         open_checkpoint(tmp_path / "int8")
-
-
-def test_parts_stay_as_they_are_on_request(tmp_path):
-    build("backbone with adaptors").save_pretrained(tmp_path / "plain")
-    options = config(modules_to_not_convert=["radio_model.adaptors"])
-    model = RadioModel.from_pretrained(tmp_path / "plain", quantization_config=options)
-    kinds = {
-        name.startswith("radio_model.adaptors"): type(weight).__name__
-        for name, weight in model.named_parameters()
-        if weight.ndim == 2 and name.endswith(("fc1.weight", "qkv.weight"))
-    }
-    assert kinds == {True: "Parameter", False: "Int8Tensor"}

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from documentation import ROOT
-from tiny_texts import build_word_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, pipeline
+from transformers import pipeline
 
 from modeling_radio import RadioModel
 from notebooks.store import FOLDER, execute
@@ -110,15 +109,4 @@ def test_vision_language_model(printed, model, tmp_path):
     assert seen > blind + 0.15
     (difference,) = re.findall(r"largest difference of the answers: (\S+)", text)
     assert float(difference) < 1e-4
-    assert "the tower is now of transformers.models.radio" in text
-
-
-def test_vision_language_model_with_a_language_model_that_is_there(printed, model, tmp_path):
-    """The cells for real weights, on the smallest."""
-    tokenizer = build_word_tokenizer()
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "language")
-    tokenizer.save_pretrained(tmp_path / "language")
-    settings = {"LANGUAGE": str(tmp_path / "language"), "SIZE": 32, "NUM_PICTURES": 20, "STEPS": 2, "BATCH_SIZE": 4}
-    text = printed("06_vision_language_model", MODEL=str(model), OUTPUT=str(tmp_path / "vlm"), **settings)
     assert "the tower is now of transformers.models.radio" in text

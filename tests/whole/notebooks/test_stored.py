@@ -5,7 +5,7 @@ import re
 import pytest
 from documentation import ROOT
 
-from notebooks.store import MAX_BYTES, PARAMETERS, code_hash, notebook_paths, read
+from notebooks.store import MAX_BYTES, code_hash, notebook_paths, read
 
 
 pytest.importorskip("nbformat", reason="needs the extra `notebooks`")
@@ -20,11 +20,6 @@ def outputs_of(path):
 def texts_of(output):
     texts = [output.get("text", ""), *(text for kind, text in output.get("data", {}).items() if "text/" in kind)]
     return "\n".join(texts)
-
-
-def test_there_are_six_in_order():
-    numbers = [path.name[:3] for path in notebook_paths()]
-    assert numbers == [f"{number:02}_" for number in range(1, 7)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
@@ -45,14 +40,6 @@ def test_outputs_are_small_without_errors_and_of_no_machine(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
-def test_a_notebook_begins_with_what_it_is_and_its_parameters(path):
-    title, parameters = read(path).cells[:2]
-    assert title.source.startswith("# ")
-    assert parameters.metadata.get("tags") == [PARAMETERS]
-    assert not re.search(r"^(import|from) ", parameters.source, re.MULTILINE)
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS)
 def test_links_and_named_files_are_there(path):
     texts = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
     for text in texts:
@@ -60,8 +47,3 @@ def test_links_and_named_files_are_there(path):
             assert target.startswith("https://") or (path.parent / target).exists(), target
         for name in re.findall(r"`((?:docs|training|notebooks)/[\w/.]+\.md)`", text):
             assert (ROOT / name).is_file(), name
-
-
-def test_the_index_names_every_notebook():
-    index = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
-    assert [path.name for path in notebook_paths() if f"]({path.name})" not in index] == []

@@ -19,7 +19,7 @@ from training.recipe import load_recipe
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
 
 ROOT = Path(tiny.trainer.__file__).parents[2]
-OURS = tuple(f"{ROOT / name}/" for name in ("training", "foundation", "modeling_radio"))
+OURS = tuple(f"{ROOT / name}/" for name in ("training", "core", "modeling_radio"))
 READING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
 """Operators that give Python a number, or a shape that depends on numbers."""
 READING_ALL = {Tensor.tolist, Tensor.numpy, Tensor.cpu}

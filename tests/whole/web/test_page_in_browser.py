@@ -3,12 +3,11 @@
 import io
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from browser import PATIENCE_MS, chromium, playwright, take_picture, watched
+from browser import chromium, playwright, take_picture, watched
 from PIL import Image
 from serving import serve
 from tiny_site import save_picture, save_words
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from conversion.to_web import main
-from conversion.web.precision import time_in_wasm
 from conversion.web.site import find_runtime
 from core.packages import PackageUnavailableError
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
@@ -174,12 +172,6 @@ def test_webgpu_gives_the_same_features(driver, address):
         assert watch.errors == []
 
 
-def test_without_an_adapter_the_page_runs_in_webassembly(watch):
-    assert text(watch, "#backend").startswith("WebAssembly, 1 thread · fp32")
-    assert text(watch, "#model-name").startswith("tiny: 32 wide, 3 blocks")
-    assert "webgpu" not in " ".join(watch.requests)
-
-
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_smaller_weights_give_features_alike(browser, checkpoint, site, tmp_path, precision):
     """What "auto" takes where it agrees: of these random weights, 8 bits keep less."""
@@ -198,28 +190,6 @@ def test_smaller_weights_give_features_alike(browser, checkpoint, site, tmp_path
     assert opened["precision"] == precision
     assert F.cosine_similarity(*answers).mean() > {"fp16": 0.9999, "int8": 0.99}[precision]
     assert not torch.equal(*answers)
-
-
-def test_graphs_are_timed_in_webassembly(site, checkpoint):
-    """With Node.js, in the site's own runtime; the text tower has its weights inside, which is asked for here."""
-    if shutil.which("node") is None:
-        pytest.skip("no Node.js on this machine")
-    graph = site / "model" / "texts.onnx"
-    tokens = AutoTokenizer.from_pretrained(checkpoint)(["an otter"], return_tensors="pt", padding="max_length")
-    runtime = find_runtime(None, backends=["wasm"], with_tokenizers=False)
-    times = time_in_wasm({"fp32": graph, "int8": graph}, {"input_ids": tokens["input_ids"]}, runtime)
-    assert set(times) == {"fp32", "int8"}
-    assert all(0 < milliseconds < PATIENCE_MS for milliseconds in times.values())
-
-
-def test_an_isolated_page_gets_threads(browser, site):
-    headers = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
-    with serve(site, headers) as url, watched(browser) as watch:
-        watch.page.goto(url)
-        watch.wait('html[data-state="ready"]')
-        count = min(watch.page.evaluate("navigator.hardwareConcurrency"), 4)
-        assert f"WebAssembly, {count} thread" in text(watch, "#backend")
-        assert watch.errors == []
 
 
 def test_keys_alone_reach_everything(watch):
@@ -266,83 +236,6 @@ def test_keys_alone_reach_everything(watch):
     assert not page.locator("#found").is_visible()
 
 
-def test_what_can_be_reached_by_tab_shows_where_it_is(watch):
-    page = watch.page
-    reached = []
-    for _ in range(12):
-        page.keyboard.press("Tab")
-        found = page.evaluate("""() => {
-          const element = document.activeElement;
-          const frame = element.id === "file" ? document.querySelector('label[for="file"]') :
-            element.closest(".choice") ? element.nextElementSibling : element;
-          return [element.id || element.name || element.tagName, getComputedStyle(frame).outlineStyle];
-        }""")
-        reached.append(found)
-    names = [name for name, _ in reached]
-    for name in ("picture", "file", "size", "windows", "words", "view"):
-        assert name in names
-    assert all(outline == "solid" for name, outline in reached if name not in ("BODY", "HTML"))
-
-
-def test_screen_readers_hear_names_of_all_controls(watch):
-    tree = watch.page.locator("body").aria_snapshot()
-    for line in (
-        'heading "RADIO in this browser" [level=1]',
-        'button "Choose a picture"',
-        'button "Sample picture: otter"',
-        'radiogroup "Longest side in pixels"',
-        'radio "96 px" [checked]',
-        f'switch "Windows of 2 {TIMES} 2 patches',
-        'textbox "Words, separated by commas"',
-        'radiogroup "What the maps show"',
-        'img "clip-a: principal components as colors, 6 by 4 patches."',
-    ):
-        assert line in tree
-    assert 'application "otter"' in tree
-
-
-def test_pictures_are_chosen_dropped_and_pasted(watch, tmp_path):
-    page = watch.page
-    page.set_input_files("#file", save_picture(tmp_path / "tall.png", (60, 120)))
-    settle(watch)
-    assert f"48 {TIMES} 96 pixels" in text(watch, "#time")
-    assert page.locator("#picture").get_attribute("aria-label") == "tall.png"
-    data = list(save_picture(tmp_path / "wide.png", (120, 40)).read_bytes())
-    for kind, field in (("drop", "dataTransfer"), ("paste", "clipboardData")):
-        page.evaluate(
-            """([bytes, kind, field]) => {
-              const transfer = new DataTransfer();
-              transfer.items.add(new File([Uint8Array.from(bytes)], kind + ".png", { type: "image/png" }));
-              const event = kind === "drop" ? new DragEvent(kind, { dataTransfer: transfer, bubbles: true })
-                : new ClipboardEvent(kind, { clipboardData: transfer, bubbles: true });
-              document.body.dispatchEvent(event);
-            }""",
-            [data, kind, field],
-        )
-        settle(watch)
-        assert page.locator("#picture").get_attribute("aria-label") == f"{kind}.png"
-        assert f"96 {TIMES} 32 pixels" in text(watch, "#time")
-    (tmp_path / "text.png").write_text("no picture")
-    page.set_input_files("#file", tmp_path / "text.png")
-    settle(watch)
-    assert text(watch, "#notice").startswith("This file is no picture")
-    page.locator("#samples button").click()
-    settle(watch)
-    assert text(watch, "#notice") == ""
-    assert page.locator("#samples button").get_attribute("aria-pressed") == "true"
-
-
-def test_a_click_moves_the_cursor_of_all_maps(watch):
-    for selector, (row, col) in (("#picture", (1, 4)), ('#maps figure[data-space="sam-b"] canvas', (3, 0))):
-        box = watch.page.locator(selector).bounding_box()
-        place = {"x": (col + 0.5) * box["width"] / 6, "y": (row + 0.5) * box["height"] / 4}
-        watch.page.locator(selector).click(position=place)
-        settle(watch)
-        assert text(watch, "#point").startswith(f"Row {row + 1}, column {col + 1}.")
-    assert watch.page.locator('[name="view"][value="alike"]').is_checked()
-    assert watch.page.locator("#scale").is_visible()
-
-
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize(("name", "width", "height"), [("desktop", 1280, 860), ("phone", 360, 740)])
 def test_screens(browser, address, tmp_path, name, width, height, dark):
@@ -379,37 +272,3 @@ def test_a_page_opened_as_a_file_says_how_to_serve_it(browser, site):
         assert "python -m http.server" in text(watch, "#trouble")
         assert watch.page.locator("#trouble").is_visible()
         assert not watch.page.locator("#loading").is_visible()
-
-
-def test_a_browser_without_webassembly_is_told_so(browser, address):
-    with watched(browser) as watch:
-        watch.page.add_init_script("delete globalThis.WebAssembly")
-        watch.page.goto(address)
-        watch.wait('html[data-state="unable"]')
-        assert "no WebAssembly" in text(watch, "#trouble")
-        assert not any("model.weights" in url for url in watch.requests)
-
-
-def test_a_missing_file_is_named(browser, site, tmp_path):
-    copied = shutil.copytree(site, tmp_path / "site")
-    (copied / "model" / "fp32" / "model.weights").unlink()
-    with serve(copied) as url, watched(browser) as watch:
-        watch.page.goto(url)
-        watch.wait('html[data-state="unable"]')
-        assert "model.weights: the server answers 404" in text(watch, "#trouble")
-
-
-def test_the_first_answer_comes_in_seconds_and_loading_is_told(browser, address):
-    with watched(browser) as watch:
-        told = []
-        watch.page.expose_function("tell", lambda line: told.append(line))
-        watch.page.add_init_script("""addEventListener("DOMContentLoaded", () => {
-          const line = document.getElementById("loading-text");
-          new MutationObserver(() => tell(line.textContent)).observe(line, { childList: true });
-        })""")
-        watch.page.goto(address)
-        watch.wait('html[data-state="ready"]')
-        since = watch.page.evaluate("performance.now()")
-        assert since < PATIENCE_MS / 4
-        assert any(re.fullmatch(r"Loading the model: \d+\.\d of \d+\.\d MB", line) for line in told)
-        assert told[-1] == "Looking at the first picture …"

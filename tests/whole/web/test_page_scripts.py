@@ -54,12 +54,6 @@ def test_colors_are_those_of_our_pictures():
     assert (colors[..., :3] - wanted).abs().amax() <= 1.5  # rounding, and a little of the iteration
 
 
-def test_one_color_and_few_patches_are_drawn_too():
-    found = run_module("components.js", "page.componentColors(new Float32Array(12).fill(0.5), 4, 3)")
-    assert len(found) == 16
-    assert len(run_module("components.js", "page.componentColors(Float32Array.from([1, 2, 3]), 1, 3)")) == 4
-
-
 def test_relevancy_is_the_smallest_probability_beside_a_reference():
     generator = torch.Generator().manual_seed(0)
     patches, words, references = (
