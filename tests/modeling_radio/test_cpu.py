@@ -165,17 +165,6 @@ def test_only_sdpa_is_replaced(model):
     assert meta.config._attn_implementation == "sdpa"
 
 
-def test_functions_of_features_have_gradients(in_blocks, lengths):
-    """In `torch.func` what a pass computes does not say that gradients of it are asked for."""
-    pixels = torch.rand(1, 3, 64, 64).bfloat16()
-    in_blocks.requires_grad_(False)
-    weights = torch.randn(in_blocks.config.hidden_size).bfloat16()
-    gradient = torch.func.grad(lambda weights: (in_blocks(pixels).features @ weights).sum())(weights)
-    assert gradient.abs().sum() > 0
-    tangent = torch.func.jvp(lambda pixels: in_blocks(pixels).features, (pixels,), (torch.ones_like(pixels),))[1]
-    assert tangent.abs().sum() > 0
-
-
 # Prepacked weights
 
 

@@ -68,18 +68,6 @@ def test_keeps_the_blocks_that_it_reads_and_reads_the_last_one_without_the_final
     assert torch.equal(maps[0].flatten(2).transpose(1, 2), expected)
 
 
-@pytest.mark.parametrize("model_class", MODELS)
-def test_windows(model_class):
-    model = model_class(tiny_config(vitdet_num_windowed=1)).eval()
-    batch = detection_images()
-    with torch.no_grad():
-        everywhere = model(batch, window_size="global").logits
-        windowed = model(batch, window_size=2).logits
-        model.config.detection_window_size = 2
-        torch.testing.assert_close(model(batch).logits, windowed, rtol=0, atol=0)
-    assert not torch.equal(everywhere, windowed)
-
-
 def test_queries_start_from_the_patches_that_are_image(model):
     """The right half is padding: twelve queries take the twelve patches of the left half, as shares of that half."""
     mask = torch.ones(1, 4, 6)
@@ -177,19 +165,6 @@ def test_quantizers_leave_the_detector_in_float32(options, model, tmp_path):
 
 
 # Saving and opening
-
-
-@pytest.mark.parametrize("model_class", MODELS)
-def test_opens_the_folder_of_a_backbone(model_class, tmp_path):
-    adaptors = [{"name": "dino_v3", "feature_dim": 8, "hidden_size": 8}]
-    backbone = RadioModel(tiny_config(adaptors=adaptors))
-    backbone.save_pretrained(tmp_path)
-    model, info = model_class.from_pretrained(tmp_path, num_labels=5, output_loading_info=True)
-    assert all(name.startswith("detector.") for name in info["missing_keys"])
-    assert not info["unexpected_keys"]
-    for name, tensor in model.radio_model.state_dict().items():
-        torch.testing.assert_close(tensor, backbone.radio_model.state_dict()[name], rtol=0, atol=0)
-    assert model(detection_images()).logits.shape[-1] == 5
 
 
 @pytest.mark.parametrize("model_class", MODELS)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from reference_cases import REFERENCE
 from safetensors.torch import load_file
-from transformers import AutoModel
 
 from conversion.from_nvidia import convert
 from modeling_radio import (
@@ -19,13 +18,11 @@ from modeling_radio import (
 )
 from modeling_radio.eradio_radio import (
     EradioAttentionBlock,
-    EradioNetwork,
     EradioPositionBias,
     check_eradio,
     eradio_fields,
     optimal_window,
 )
-from modeling_radio.native import native_differences
 from modeling_radio.nvidia.arguments import is_eradio
 from modeling_radio.nvidia.eradio import PUBLISHED, arguments_of, published_name
 
@@ -163,32 +160,6 @@ def test_windows_are_set_as_nvidia_sets_them(stored):
 )
 def test_the_optimal_window_is_the_largest_divisor(size, window):
     assert optimal_window(*size) == window
-
-
-@torch.no_grad()
-def test_a_saved_folder_opens_with_its_windows_and_heads(tmp_path):
-    model = build(adaptors=HEADS)
-    for tensor in model.state_dict().values():  # running statistics of batch norms too
-        if tensor.is_floating_point():
-            tensor += 0.1 * torch.rand_like(tensor)
-    model.change_window_size(3)
-    model.save_pretrained(tmp_path)
-    images = torch.rand(2, 3, 96, 64)
-    for opened in (RadioModel.from_pretrained, AutoModel.from_pretrained):
-        again, report = opened(tmp_path, output_loading_info=True)
-        assert not any(report.values())
-        assert isinstance(again.radio_model, EradioNetwork)
-        output, expected = again.eval()(images), model(images)
-        for left, right in ((output, expected), (output.adaptors["clip"], expected.adaptors["clip"])):
-            assert torch.equal(left.features, right.features)
-            assert torch.equal(left.summary, right.summary)
-    assert native_differences(again.config) == ["E-RADIO, which native does not know", *expected_others(again.config)]
-    plain = {"window_size": 4, "adaptor_names": []}
-    assert not torch.equal(model(images, **plain).features, model(images, adaptor_names=[]).features)
-
-
-def expected_others(config):
-    return ["windowed attention by default"] if config.vitdet_window_size and config.has_windowed_blocks else []
 
 
 @torch.no_grad()

@@ -83,19 +83,6 @@ def backbone_folder(tmp_path_factory):
     return folder
 
 
-def test_opens_the_folder_of_a_backbone_with_adaptors(head, backbone_folder):
-    options = {"num_labels": NUM_LABELS, "dpt_hidden_size": 16, **head.fields}
-    model, info = head.model_class.from_pretrained(backbone_folder, output_loading_info=True, **options)
-    assert all(name.startswith(head.module + ".") for name in info["missing_keys"])
-    assert not info["unexpected_keys"]
-    backbone = {
-        k: v for k, v in RadioModel.from_pretrained(backbone_folder).state_dict().items() if "adaptors" not in k
-    }
-    state = model.state_dict()
-    assert all(torch.equal(state[name], weight) for name, weight in backbone.items())
-    assert set(state) - set(backbone) == set(info["missing_keys"])
-
-
 def test_new_heads_start_as_those_built_directly(head, backbone_folder):
     options = {"num_labels": NUM_LABELS, "dpt_hidden_size": 16, **head.fields}
     opened = head.model_class.from_pretrained(backbone_folder, **options).get_submodule(head.module).state_dict()
@@ -269,16 +256,6 @@ def test_scales_and_mirror_images_are_looks_of_their_own():
         ((64, 96), True),
     ]
     assert torch.equal(views[3].pixel_values, views[2].pixel_values.flip(-1))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_images_of_less_precision_are_resized_as_in_float32(dtype):
-    config, pixels = tiny_config(), images(1, (64, 96)).to(dtype)
-    resized = [next(ViewOptions(scales=(0.5,)).take(config, each)).pixel_values for each in (pixels, pixels.float())]
-    whole = [fit_whole(config, each, 48) for each in (pixels, pixels.float())]
-    for small, expected in (resized, whole):
-        assert small.dtype == dtype
-        assert torch.equal(small, expected.to(dtype))
 
 
 @pytest.mark.parametrize(
@@ -607,13 +584,6 @@ def test_trainer_learns_the_same_from_several_batches_as_from_one(tmp_path):
     assert trainer.model_accepts_loss_kwargs
     _, one = weights_after_a_step(tmp_path, batch_size=4)
     torch.testing.assert_close(several, one, rtol=0, atol=1e-5)
-
-
-def test_trainer_divides_weighted_losses_itself():
-    """It counts labels, and not what they weigh."""
-    assert classification_build().accepts_loss_kwargs
-    assert not classification_build(class_weights=[1.0, 2.0, 3.0]).accepts_loss_kwargs
-    assert not RadioModel(tiny_config()).accepts_loss_kwargs
 
 
 def segmentation_build(**overrides):

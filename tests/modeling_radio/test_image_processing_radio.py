@@ -54,13 +54,6 @@ def test_resizing_is_antialiased_bicubic(processor):
     torch.testing.assert_close(values, torch.from_numpy(expected).permute(2, 0, 1) / 255, atol=1.1 / 255, rtol=0)
 
 
-def test_float_pixels_stay_in_range_when_the_filter_overshoots(processor):
-    checker = np.kron(np.indices((6, 8)).sum(0) % 2, np.ones((8, 8)))
-    values = process(processor, checker, do_rescale=False, size=(144, 160))
-    assert values.min() == 0
-    assert values.max() == 1
-
-
 def count_resizes(processor, monkeypatch):
     """Return a list that grows by the shape of each batch that the processor resizes."""
     shapes = []
@@ -96,16 +89,6 @@ def test_images_of_one_shape_are_resized_together_with_the_same_pixels(processor
     assert len(resized) == len(changed)
     assert {shape[-2:]: shape[0] for shape in resized} == {shape: SHAPES.count(shape) for shape in changed}
     assert len(together) == len(alone)
-    assert all(torch.equal(first, second) for first, second in zip(together, alone, strict=True))
-
-
-def test_images_of_several_kinds_keep_the_rounding_of_their_own(processor):
-    integers, deep = make_pixels(seed=1), make_pixels(seed=2).astype(np.uint16) * 257
-    gray = make_pixels(seed=3)[..., 0]
-    options = {"size": 96, "do_convert_rgb": False}
-    together = processor([integers, deep, gray], disable_grouping=False, **options)["pixel_values"]
-    alone = [process(processor, image, **options)[0] for image in (integers, deep, gray)]
-    assert [len(pixels) for pixels in together] == [3, 3, 1]
     assert all(torch.equal(first, second) for first, second in zip(together, alone, strict=True))
 
 
@@ -324,18 +307,6 @@ def test_paths_are_read(processor, tmp_path):
     assert torch.equal(process(processor, [path, [pixels]]), expected.expand(2, -1, -1, -1))
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_transparency_of_files_is_white_as_that_of_pil_images(suffix, processor, tmp_path):
-    pixels = np.concatenate([make_pixels(), np.full((*make_pixels().shape[:2], 1), 255, np.uint8)], axis=2)
-    pixels[:8, :, 3] = 0
-    path = tmp_path / f"logo.{suffix}"
-    Image.fromarray(pixels).save(path, **({"lossless": True, "exact": True} if suffix == "webp" else {}))
-    expected = process(processor, Image.open(path))
-    assert (expected[..., :4, :] == 1).all()
-    assert torch.equal(process(processor, path), expected)
-    assert torch.equal(process(processor, base64.b64encode(path.read_bytes()).decode()), expected)
-
-
 @pytest.mark.parametrize("num_pictures", [2, 5])
 def test_the_first_picture_of_an_animation_is_read(num_pictures, processor, tmp_path, monkeypatch):
     pictures = [Image.new("RGB", (32, 48), (50 * number, 100, 150)) for number in range(num_pictures)]
@@ -388,13 +359,6 @@ def test_integers_that_hold_bytes_are_read_as_bytes(processor):
     # A file of 16 bits says so: there 255 is almost black.
     deep = process(processor, Image.fromarray(gray.astype(np.uint16)))
     torch.testing.assert_close(deep, expected / 257, atol=1e-6, rtol=0)
-
-
-def test_sixteen_bit_png_keeps_its_range(processor, tmp_path):
-    depth = np.repeat(np.linspace(0, 65535, 64).astype(np.uint16)[None], 48, axis=0)
-    Image.fromarray(depth).save(tmp_path / "deep.png")
-    values = process(processor, Image.open(tmp_path / "deep.png"))[0, 0]
-    torch.testing.assert_close(values, torch.from_numpy(depth / 65535).float(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["array", "pil", "palette"])

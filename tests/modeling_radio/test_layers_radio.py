@@ -15,10 +15,8 @@ from modeling_radio.layers_radio import (
     MIN_CROP_AREA,
     POSITION_DRAWS,
     RESIZED_CHANNELS,
-    ImagePack,
     PositionCache,
     RadioPatchGenerator,
-    partition_windows,
     resize_position_table,
 )
 
@@ -143,14 +141,6 @@ def test_ragged_windows_equal_masked_attention(model, grid, window):
     torch.testing.assert_close(actual, expected, rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize(("rows", "cols", "window"), [(8, 8, 4), (7, 11, 3), (2, 3, 8), (9, 4, 4)])
-def test_partition_is_a_permutation_into_at_most_four_runs(rows, cols, window):
-    order, segments = partition_windows(rows, cols, window)
-    assert sorted(order.tolist()) == list(range(rows * cols))
-    assert sum(count * length for count, length in segments) == rows * cols
-    assert len(segments) <= 4
-
-
 def test_flash_kernels_get_all_windows_in_one_call(model, monkeypatch):
     """With a flash implementation ragged windows are one variable-length call; a stand-in kernel computes it here."""
     calls = []
@@ -200,49 +190,3 @@ def test_flash_equals_sdpa(model, window):
         model.set_attn_implementation("flash_attention_2")
         actual = model(batch, window_size=window).last_hidden_state
     torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
-
-
-GRIDS = [(4, 6), (3, 3), (4, 6), (5, 2), (3, 3)]
-
-
-@pytest.fixture
-def pack():
-    return ImagePack(torch.tensor(GRIDS), num_prefix=2)
-
-
-def test_images_of_a_pack_are_sorted_by_grid(pack):
-    assert pack.groups == {(4, 6): [0, 2], (3, 3): [1, 4], (5, 2): [3]}
-    assert pack.runs == ((2, 26), (2, 11), (1, 12))
-    assert pack.largest_grid == (4, 6)
-    numbers = torch.arange(sum(rows * cols for rows, cols in GRIDS)).unsqueeze(1)
-    by_image = numbers.split([rows * cols for rows, cols in GRIDS])
-    for patches, images in zip(pack.group_patches(numbers), pack.groups.values(), strict=True):
-        assert torch.equal(patches, torch.stack([by_image[image] for image in images]))
-
-
-def test_a_packed_sequence_comes_apart_in_the_order_of_the_call(pack):
-    owners = torch.cat([torch.tensor(images).repeat_interleave(length) for images, (_, length) in
-                        zip(pack.groups.values(), pack.runs, strict=True)])  # fmt: skip
-    sequence = owners.float().view(1, -1, 1)
-    lengths = [2 + rows * cols for rows, cols in GRIDS]
-    expected = torch.arange(len(GRIDS)).repeat_interleave(torch.tensor(lengths)).float()
-    assert torch.equal(pack.concatenate(sequence)[:, 0], expected)
-    means = [group.mean(dim=(1, 2)) for group in pack.group_sequence(sequence)]
-    assert [value.item() for value in pack.ungroup(means)] == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("window", [1, 2, 3, 9])
-def test_windows_of_a_pack_hold_neighbors_of_one_image(pack, window):
-    layout = pack.layout(window, torch.device("cpu"))
-    assert layout.global_segments == pack.runs
-    places = []  # image, row and column of each token, none for prefix tokens
-    for grid, images in pack.groups.items():
-        for image in images:
-            places += [None, None, *((image, row, col) for row in range(grid.height) for col in range(grid.width))]
-    windowed = [places[index] for index in layout.window_order.tolist()]
-    assert sorted(windowed) == sorted(place for place in places if place is not None)
-    for count, size in layout.window_segments:
-        for _ in range(count):
-            one, windowed = windowed[:size], windowed[size:]
-            assert len({(image, row // window, col // window) for image, row, col in one}) == 1
-    assert not windowed

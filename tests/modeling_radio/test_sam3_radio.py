@@ -159,13 +159,6 @@ def test_saved_pair_opens_as_sam3_with_equal_weights(sam3, tmp_path):
         torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=1e-6)
 
 
-def test_attention_implementation_reaches_radio(sam3, tmp_path):
-    save_attached(attach_to_sam3(sam3, build_radio()), tmp_path)
-    trunk = Sam3Model.from_pretrained(tmp_path, attn_implementation="eager").vision_encoder.backbone
-    assert trunk.radio.config._attn_implementation == "eager"
-    assert trunk.radio.radio_model.model.blocks[0].attn.config._attn_implementation == "eager"
-
-
 def test_saved_pair_opens_elsewhere_with_its_own_code(sam3, run_elsewhere, tmp_path):
     attach_to_sam3(sam3, build_radio())
     inputs = random_inputs(RADIO_PX)

@@ -171,25 +171,15 @@ def test_texts_have_positions(pair):
 
 
 @torch.no_grad()
-def test_hidden_states_and_attentions_of_both_towers_on_request(pair):
-    model = pair.model
+def test_hidden_states_and_attentions_of_the_text_tower_on_request(pair):
+    model, texts, pixels = pair.model, random_texts(2), torch.rand(1, 3, 64, 64)
     model.set_attn_implementation("eager")
-    inputs = {"input_ids": random_texts(2), "pixel_values": torch.rand(1, 3, 64, 64)}
-    assert "vision_model_output" not in model(**inputs)
-    wanted = {"output_hidden_states": True, "output_attentions": True}
-    out = model(**inputs, **wanted)
-    images, texts = out.vision_model_output, out.text_model_output
-    assert len(images.hidden_states) == model.config.num_hidden_layers + 1
-    assert len(images.attentions) == model.config.num_hidden_layers
+    output = model(texts, pixels, output_hidden_states=True, output_attentions=True)
     layers = model.text_tower.config.num_hidden_layers
-    assert len(texts.hidden_states) == layers + 1
-    assert len(texts.attentions) == layers
-    assert images.last_hidden_state.shape == images.hidden_states[-1].shape
-    *_, texts_tuple, images_tuple = model(**inputs, **wanted, return_dict=False)
+    assert len(output.text_model_output.hidden_states) == layers + 1
+    assert len(output.text_model_output.attentions) == layers
+    *_, texts_tuple, images_tuple = model(texts, pixels, output_hidden_states=True, return_dict=False)
     assert type(texts_tuple) is type(images_tuple) is tuple
-    model.config.output_hidden_states = True
-    assert len(model(**inputs).text_model_output.hidden_states) == layers + 1
-    assert len(model(**inputs).vision_model_output.hidden_states) == model.config.num_hidden_layers + 1
 
 
 @pytest.mark.parametrize("method", ["get_image_features", "get_text_features"])
@@ -229,14 +219,18 @@ def test_probabilities_are_sigmoid_or_softmax(pair):
     torch.testing.assert_close(pair.model.probabilities(logits), torch.tensor(expected))
 
 
-def test_saved_folder_opens_as_the_plain_model(model, radio, tmp_path):
+@torch.no_grad()
+def test_saved_folder_opens_as_the_plain_model_ours_or_native(model, radio, tmp_path):
     model.save_pretrained(tmp_path)
+    pixels = torch.rand(1, 3, 64, 64)
     plain, info = RadioModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert_same_weights(plain, radio)
-    pixels = torch.rand(1, 3, 64, 64)
-    torch.testing.assert_close(plain(pixels).summary, radio(pixels).summary, rtol=0, atol=1e-6)
+    native, info = NativeRadioModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    for opened in (plain, native):
+        torch.testing.assert_close(opened(pixels).summary, radio(pixels).summary, rtol=0, atol=1e-6)
 
 
 def test_plain_model_of_a_packed_folder_is_saved_without_the_tower(model, tmp_path):
@@ -404,17 +398,6 @@ def test_pipeline_on_a_folder_without_texts_says_what_is_missing(radio, tmp_path
     RadioImageProcessor().save_pretrained(tmp_path)
     with pytest.raises(LookupError, match="`text_tower`"):
         pipeline("zero-shot-image-classification", model=str(tmp_path), trust_remote_code=True)
-
-
-def test_folder_with_a_text_tower_opens_natively(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    native, info = NativeRadioModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"]
-    pixels = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        network = model.radio_model
-        expected = network.read_out(network(pixels)).summary
-        torch.testing.assert_close(native(pixels).summary, expected, rtol=0, atol=1e-6)
 
 
 def test_openai_templates_are_80_and_hold_the_simple_ones():

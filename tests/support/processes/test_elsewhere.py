@@ -3,7 +3,7 @@
 import pytest
 
 
-@pytest.mark.parametrize("package", ["modeling_radio", "training", "conversion", "elsewhere"])
+@pytest.mark.parametrize("package", ["modeling_radio", "core", "training", "conversion", "elsewhere"])
 def test_nothing_of_this_repository_can_be_imported(elsewhere, tmp_path, package):
     result = elsewhere.run(f"import {package}", tmp_path)
     assert result.returncode == 1
