@@ -352,8 +352,7 @@ def test_run_lengths_are_outlines(annotations_processor, spelling):
     ],
 )
 def test_run_lengths_that_do_not_fill_the_image_are_refused(annotations_processor, outline):
-    message = r"`segmentation` of entry 0 of `annotations\[0\]` must be polygons or run lengths that fill the image, 48"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"`segmentation` of entry 0 of `annotations\[0\]` must be"):
         annotations_processor(
             make_pixels(48, 64), annotations=objects(segmentation=outline), return_segmentation_masks=True
         )
