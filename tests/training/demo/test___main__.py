@@ -1,11 +1,13 @@
+import importlib
 from types import SimpleNamespace
 
 import pytest
 
 from model_cards.results import STUDENT, Results
-from training.demo.__main__ import DemoSettings, main, run_demo
-from training.demo.__main__ import __main__ as demo_command
 from training.evaluation.tasks.base import TaskSettings
+
+
+demo = importlib.import_module("training.demo.__main__")
 
 
 @pytest.mark.parametrize(
@@ -17,12 +19,12 @@ from training.evaluation.tasks.base import TaskSettings
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo_command, "reachable_teachers", lambda recipe: recipe.teachers)
+    monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
     teacher = SimpleNamespace(summary_dim=4, feature_dim=4)
     monkeypatch.setattr(
         "training.evaluation.students.build_teachers", lambda entries, _: {entry.name: teacher for entry in entries}
     )
-    assert main(["--output", str(tmp_path / "demo"), *arguments]) == 1
+    assert demo.main(["--output", str(tmp_path / "demo"), *arguments]) == 1
     errors = capsys.readouterr().err
     assert errors.startswith("demo: error: ")
     assert errors.count("\n") == 1
@@ -31,34 +33,40 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch
 
 
 def test_cards_know_whether_the_time_is_that_of_several_seeds(tmp_path, monkeypatch):
-    student = SimpleNamespace(config=None)
-    evaluation = SimpleNamespace(teachers=[], recipe=None, patch_size=16, size_px=64)
-    evaluation.settings = TaskSettings(neighbors=7)
-    asked = []
-    evaluation.data = SimpleNamespace(
+    asked, cards = [], {}
+    data = SimpleNamespace(
         sources=lambda is_trained_on: asked.append(is_trained_on) or [], remarks=lambda neighbors: [f"k = {neighbors}"]
     )
-    evaluation.of, evaluation.measure_backbone = lambda model: model, lambda one: []
-    evaluation.untrained_student = lambda seed: student
-    cards = {}
-    monkeypatch.setattr(demo_command, "StudentEvaluation", SimpleNamespace(load=lambda recipe: evaluation))
-    monkeypatch.setattr(demo_command, "reachable_teachers", lambda recipe: recipe.teachers)
-    monkeypatch.setattr(demo_command, "teacher_sources", lambda config, recipe: [])
+    evaluation = SimpleNamespace(
+        teachers=[],
+        recipe=None,
+        patch_size=16,
+        size_px=64,
+        settings=TaskSettings(neighbors=7),
+        data=data,
+        of=lambda model: model,
+        measure_backbone=lambda one: [],
+        untrained_student=lambda seed: SimpleNamespace(config=None),
+    )
 
     def run_seed(evaluation, folder, seed, clock):
         folder.mkdir(exist_ok=True)
-        (folder / demo_command.PICTURE).write_bytes(b"drawn")
+        (folder / demo.PICTURE).write_bytes(b"drawn")
         return []
 
-    monkeypatch.setattr(demo_command, "run_seed", run_seed)
-    monkeypatch.setattr(
-        demo_command, "write_card", lambda folder, results, name: cards.update({folder.parent.name: results})
-    )
-    monkeypatch.setattr(demo_command, "write_closing_page", lambda *arguments, **options: None)
-    recipe = DemoSettings().load_recipe()
-    results = run_demo(recipe, tmp_path, [3], "")
+    def write_card(folder, results, name):
+        cards[folder.parent.name] = results
+
+    monkeypatch.setattr(demo, "StudentEvaluation", SimpleNamespace(load=lambda recipe: evaluation))
+    monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
+    monkeypatch.setattr(demo, "teacher_sources", lambda config, recipe: [])
+    monkeypatch.setattr(demo, "run_seed", run_seed)
+    monkeypatch.setattr(demo, "write_card", write_card)
+    monkeypatch.setattr(demo, "write_closing_page", lambda *arguments, **options: None)
+    recipe = demo.DemoSettings().load_recipe()
+    results = demo.run_demo(recipe, tmp_path, [3], "")
     assert (results.run["seeds"], results.remarks, asked) == ([3], ["k = 7"], [True])
-    run_demo(recipe, tmp_path, [0, 1], "")
+    demo.run_demo(recipe, tmp_path, [0, 1], "")
     assert [cards[name].run["seeds"] for name in ("seed-0", "seed-1")] == [[0, 1], [0, 1]]
 
 
@@ -68,10 +76,9 @@ def test_the_whole_demo_in_small(tmp_path, capsys):
     output = tmp_path / "demo"
     cache = f"views.cache_dir={tmp_path / 'cache'}"
     small = ["data.num_images=64", "standardization.calibration_steps=1", "logging.every_steps=1", cache]
-    assert main(["--output", str(output), "--seeds", "0,1", "--steps", "3", *small]) == 0
+    assert demo.main(["--output", str(output), "--seeds", "0,1", "--steps", "3", *small]) == 0
     results = Results.load(output / "results.json")
-    student = [found for found in results.measurements if found.model == STUDENT]
-    assert {found.seed for found in student} == {0, 1}
+    assert {found.seed for found in results.measurements if found.model == STUDENT} == {0, 1}
     for seed in (0, 1):
         folder = output / f"seed-{seed}"
         assert {"features.png", "history.jsonl", "recipe.yaml"} <= {path.name for path in folder.iterdir()}

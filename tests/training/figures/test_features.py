@@ -1,14 +1,18 @@
-"""Features and classes as colors: what has which color, and where things are."""
+"""Features and classes as colors, and figures of them."""
 
 from itertools import pairwise
 
 import pytest
 import torch
+from PIL import Image
 
 from training.figures.features import (
     MARK,
+    adaptor_column,
     class_color,
     clearest,
+    draw_columns,
+    feature_columns,
     fit_pca_basis,
     foreground_map,
     hex_color,
@@ -24,7 +28,7 @@ from training.figures.features import (
 
 
 @pytest.fixture
-def features() -> torch.Tensor:
+def features():
     """Three strong directions in channels 5, 2 and 0 (in that order), weak noise elsewhere."""
     features = 0.01 * torch.randn(4, 8, 6, 6, generator=torch.Generator().manual_seed(0))
     for channel, scale in [(5, 9.0), (2, 3.0), (0, 1.0)]:
@@ -50,25 +54,24 @@ def test_random_projections_find_nearly_the_same_basis(features):
 
 def test_colors_fill_the_range_and_ignore_outliers(features):
     features[0, 5, 0, 0] = 1e4
-    colors = pca_colors(features, fit_pca_basis(features))
+    colors = pca_colors(features)
+    assert torch.equal(colors, pca_colors(features, fit_pca_basis(features)))
     assert colors.shape == (4, 6, 6, 3)
-    assert colors.min() == 0
-    assert colors.max() == 1
+    assert (colors.min(), colors.max()) == (0, 1)
     assert colors[..., 0].std() > 0.15
 
 
 def test_components_of_the_foreground_are_not_those_of_all(features):
     foreground = torch.zeros(4, 6, 6, dtype=torch.bool)
     foreground[:, :3] = True
-    features[:, 5, :3] = 0.0  # what varies most varies around things only
+    features[:, 5, :3] = 0.0  # the largest variance lies in the background only
     basis = fit_pca_basis(features, foreground=foreground)
     assert basis.components.argmax(dim=0).tolist()[:2] == [2, 0]
     assert fit_pca_basis(features).components.argmax(dim=0)[0] == 5
-    colors = pca_colors(features, basis)
-    assert colors[:, 3:].std() > 0.1, "what is around things is drawn too"
+    assert pca_colors(features, basis)[:, 3:].std() > 0.1, "the background is drawn too"
 
 
-def with_squares(sign: float = 1.0) -> torch.Tensor:
+def with_squares(sign=1.0):
     """Noise around a square of another feature, at another place of each image."""
     features = 0.03 * torch.randn(2, 5, 12, 12, generator=torch.Generator().manual_seed(0))
     features[0, 3, 3:7, 4:8] += 2.0 * sign
@@ -76,7 +79,7 @@ def with_squares(sign: float = 1.0) -> torch.Tensor:
     return features
 
 
-def test_things_are_positive_whatever_the_sign_of_their_features():
+def test_the_foreground_is_positive_whatever_the_sign_of_its_features():
     for sign in (1.0, -1.0):
         foreground = foreground_map(with_squares(sign)) > 0
         assert foreground[0, 3:7, 4:8].all()
@@ -84,7 +87,7 @@ def test_things_are_positive_whatever_the_sign_of_their_features():
         assert foreground.sum() == 32
 
 
-def test_the_middle_of_the_thing_is_chosen_but_not_at_the_border():
+def test_the_middle_of_the_object_is_chosen_but_not_at_the_border():
     foreground = foreground_map(with_squares())
     first, second = most_salient_places(foreground)
     assert first in {(row, col) for row in (4, 5, 6) for col in (5, 6, 7)}
@@ -95,24 +98,19 @@ def test_the_middle_of_the_thing_is_chosen_but_not_at_the_border():
 
 def test_the_clearest_features_are_those_of_one_direction():
     noise = torch.randn(2, 5, 12, 12, generator=torch.Generator().manual_seed(1))
-    assert clearest([noise, with_squares(), noise * 9]) is not noise
-    assert torch.equal(clearest([noise, with_squares()]), with_squares())
+    assert torch.equal(clearest([noise, with_squares(), noise * 9]), with_squares())
 
 
-def test_what_has_the_feature_of_the_place_is_alike():
+def test_places_with_the_feature_of_the_marked_one_are_alike_and_bright():
     features = torch.zeros(2, 3, 4, 4)
     features[:, 0] = 1.0
     features[0, :, 1:3, 1:3] = torch.tensor([0.0, 1.0, 0.0])[:, None, None]
     features[1, :, 0] = torch.tensor([0.0, 0.0, 1.0])[:, None]
-    features += 5.0  # common to all: says nothing
+    features += 5.0  # common to all
     maps = similarity_maps(features, [(1, 1), (0, 3)])
     torch.testing.assert_close(maps[0, 1:3, 1:3], torch.ones(2, 2))
     torch.testing.assert_close(maps[1, 0], torch.ones(4))
-    assert maps[0, 0].max() < 0
-    assert maps[1, 1:].max() < 0
-
-
-def test_brightness_grows_with_the_cosine():
+    assert max(maps[0, 0].max(), maps[1, 1:].max()) < 0
     colors = similarity_colors(torch.tensor([[[-1.0, 0.0, 0.4, 1.0]]]))
     assert torch.equal(colors[0, 0, 0], colors[0, 0, 1])
     assert (colors[0, 0, 1:].sum(-1).diff() > 0.3).all()
@@ -124,36 +122,52 @@ def test_a_ring_around_the_place():
     changed = (ringed != images).any(-1)[0].nonzero()
     torch.testing.assert_close(changed.float().mean(0), torch.tensor([29.5, 49.5]), atol=0.6, rtol=0)
     assert (ringed == torch.tensor(MARK)).all(-1).any()
-    assert torch.equal(ringed[0, 30, 50], images[0, 30, 50]), "the place itself is seen"
+    assert torch.equal(ringed[0, 30, 50], images[0, 30, 50]), "the place itself is visible"
 
 
-def test_every_class_has_a_bright_color_of_its_own():
+def test_every_class_has_a_bright_color_unlike_its_neighbors():
     colors = [class_color(index) for index in range(150)]
     assert len(set(colors)) == 150
     assert all(max(color) > 200 for color in colors)
-
-
-def test_neighbors_in_a_row_differ_plainly():
-    colors = [class_color(index) for index in range(20)]
-    steps = [sum(abs(a - b) for a, b in zip(one, other, strict=True)) for one, other in pairwise(colors)]
+    steps = [sum(abs(a - b) for a, b in zip(one, other, strict=True)) for one, other in pairwise(colors[:20])]
     assert min(steps) > 150
-
-
-def test_colors_are_written_as_on_pages():
     assert hex_color(0) == "#f23d3d"
 
 
-def test_masks_are_mixed_into_the_image_but_where_nothing_is_known():
+def test_masks_are_mixed_into_the_image_but_where_they_are_bare():
     image = torch.full((3, 2, 2), 100, dtype=torch.uint8)
     mask = torch.tensor([[0, 1], [255, 0]])
     mixed = overlaid(image, mask, {255})
     assert mixed[:, 1, 0].tolist() == [100, 100, 100]
     assert mixed[:, 0, 0].tolist() == [round(100 * 0.45 + value * 0.55) for value in class_color(0)]
     assert not torch.equal(mixed[:, 0, 0], mixed[:, 0, 1])
-    assert overlaid(image, mask, {0, 255})[:, 0, 0].tolist() == [100, 100, 100]
 
 
 def test_pixels_become_colors_and_come_back():
     pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
     assert to_colors(pixels).shape == (2, 4, 5, 3)
     assert torch.equal(to_pixels(to_colors(pixels)), pixels)
+
+
+def test_columns_of_a_figure_and_its_file(features, tmp_path):
+    photographs = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    columns = feature_columns(photographs, {"a": features}, {"a": features.clone()}, {"backbone\nx": features * 3})
+    titles = ["photograph", "teacher\na", "student's adaptor\na", "backbone\nx", "alike the ring:\nx"]
+    assert [column.title for column in columns] == titles
+    assert torch.equal(columns[1].images, columns[2].images), "equal features have equal colors"
+    assert columns[0].images.amax() > 0, "the ring"
+    brightest = columns[4].images.sum(-1).flatten(1).argmax(dim=1)
+    assert brightest.tolist() == [row * 6 + col for row, col in most_salient_places(foreground_map(features))]
+    draw_columns(columns[:3], tmp_path / "f.png", caption="x")
+    assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
+    with Image.open(tmp_path / "f.png") as image:
+        assert image.height > image.width  # three columns, four rows
+
+
+def test_an_uncertain_adaptor_is_stretched_and_its_title_says_how_far(features):
+    mean = features.mean(dim=(0, 2, 3), keepdim=True)
+    uncertain, basis = mean + (features - mean) / 4, fit_pca_basis(features)
+    column = adaptor_column("a", uncertain, basis)
+    assert column.title == "student's adaptor x4.0\na"
+    torch.testing.assert_close(column.images, pca_colors(features, basis), atol=1e-4, rtol=0)
+    assert pca_colors(uncertain, basis).std() < 0.1, "in the range of the teacher"

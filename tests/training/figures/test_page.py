@@ -1,4 +1,4 @@
-"""The page is one file that asks nothing of any server, says names as they are, and describes its pictures."""
+"""The page is one file that makes no request, escapes names, and describes its images."""
 
 import base64
 import io
@@ -16,7 +16,6 @@ from training.figures.page import Drawing, Picture, Row, Section, check_page, pi
 
 
 NASTY = 'a <script>alert("x")</script> | b\n& "c" {{ d }}'
-
 MEASUREMENTS = [
     Measurement("student", "knn", "accuracy", "mine", 0.612),
     Measurement(NASTY, "knn", "accuracy", "mine", 0.5),
@@ -26,7 +25,7 @@ FETCHING = {"src", "href", "srcset", "data", "action", "poster", "background", "
 
 
 class Reader(HTMLParser):
-    """Collects elements and texts, and checks that what is opened is closed."""
+    """Collects elements and texts, and checks that each element is closed."""
 
     def __init__(self):
         super().__init__()
@@ -47,13 +46,6 @@ class Reader(HTMLParser):
         self.texts.append(data)
 
 
-def read(path):
-    reader = Reader()
-    reader.feed(path.read_text(encoding="utf-8"))
-    assert reader.open == []
-    return reader
-
-
 @pytest.fixture
 def page(tmp_path):
     pictures = [
@@ -67,27 +59,33 @@ def page(tmp_path):
         Section("Next", steps={"Run": f"python {NASTY}"}),
         *source_section([Source("mine", "test images", "MIT", "https://example.org/images", "9 images")]),
     ]
-    path = tmp_path / "results.html"
-    write_page(path, f"Title {NASTY}", f"python -m training.evaluate {NASTY}", sections)
-    return path
+    write_page(tmp_path / "results.html", f"Title {NASTY}", f"python -m training.evaluate {NASTY}", sections)
+    return (tmp_path / "results.html").read_text(encoding="utf-8")
 
 
-def test_no_request_leaves_it(page):
-    reader = read(page)
-    for tag, attributes in reader.elements:
+@pytest.fixture
+def read(page):
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    return reader
+
+
+def test_it_makes_no_request(page, read):
+    for tag, attributes in read.elements:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form"}
         for name in FETCHING & attributes.keys():
             assert attributes[name].startswith("data:image/"), (tag, name)
         assert not [name for name in attributes if name.startswith("on")]
-    styles = " ".join(re.findall(r"<style>(.*?)</style>", page.read_text(), re.DOTALL))
+    styles = " ".join(re.findall(r"<style>(.*?)</style>", page, re.DOTALL))
     assert "url(" not in styles
     assert "@import" not in styles
-    policies = [each["content"] for tag, each in reader.elements if each.get("http-equiv") == "Content-Security-Policy"]
+    policies = [each["content"] for tag, each in read.elements if each.get("http-equiv") == "Content-Security-Policy"]
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
-def test_pictures_are_inside_and_described(page):
-    images = [attributes for tag, attributes in read(page).elements if tag == "img"]
+def test_images_are_inside_and_described(read):
+    images = [attributes for tag, attributes in read.elements if tag == "img"]
     assert [image["alt"] for image in images] == [f"Query {NASTY}", "Map", f"Curves of {NASTY}"]
     for image in images:
         (content,) = re.fullmatch(r"data:image/(?:webp|png);base64,(.*)", image["src"]).groups()
@@ -103,20 +101,13 @@ def test_maps_keep_every_pixel_and_photographs_take_less():
     assert len(photograph) < len(grid)
 
 
-def test_names_are_shown_as_they_are(page):
-    texts = read(page).texts
-    assert sum(NASTY in text for text in texts) >= 5  # title, text, a row of the table, a caption, a step
-    assert "alert" not in "".join(tag for tag, _ in read(page).elements)
-    assert "0.612" in texts
-    assert "\u2013" in texts  # of the student's mean features nothing is known
-    assert "mine: test images, 9 images (https://example.org/images; MIT)" in texts
-
-
-def test_it_is_readable_on_a_phone_and_in_the_dark(page):
-    text = page.read_text()
-    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
-    assert "prefers-color-scheme: dark" in text
-    assert re.search(r'<html lang="en">', text)
+def test_names_are_escaped_and_it_is_readable_on_a_phone_and_in_the_dark(page, read):
+    assert sum(NASTY in text for text in read.texts) >= 5  # title, text, a row of the table, a caption, a step
+    assert "0.612" in read.texts
+    assert "\u2013" in read.texts  # of the student's mean features nothing is known
+    assert "mine: test images, 9 images (https://example.org/images; MIT)" in read.texts
+    for part in ('name="viewport" content="width=device-width', "prefers-color-scheme: dark", '<html lang="en">'):
+        assert part in page
 
 
 def test_photographs_stand_before_their_columns():
@@ -124,27 +115,21 @@ def test_photographs_stand_before_their_columns():
     columns = {"map": torch.rand(2, 4, 4, 3), "mask": torch.rand(2, 8, 8, 3)}
     first, second = picture_rows(["one", "two"], photographs, columns, smooth=["mask"])
     assert (first.title, second.title) == ("one", "two")
-    assert [(each.caption, each.is_grid) for each in second.pictures] == [
-        ("photograph", False),
-        ("map", True),
-        ("mask", False),
-    ]
+    kinds = [(each.caption, each.is_grid) for each in second.pictures]
+    assert kinds == [("photograph", False), ("map", True), ("mask", False)]
     assert torch.equal(second.pictures[0].pixels, photographs[1])
-    ringed = {"photograph": torch.zeros(2, 8, 8, 3)}
-    assert not picture_rows(["one", "two"], photographs, ringed)[0].pictures[0].pixels.any()
+    ringed = picture_rows(["one", "two"], photographs, {"photograph": torch.zeros(2, 8, 8, 3)})
+    assert not ringed[0].pictures[0].pixels.any()
 
 
-def test_only_pages_are_replaced_by_pages(tmp_path):
-    path = tmp_path / "results.html"
+def test_only_pages_are_replaced_and_a_full_disk_leaves_nothing(tmp_path, full_disk):
+    path = tmp_path / "page.html"
+    with full_disk(), pytest.raises(OSError, match=r"page\.html"):
+        write_page(path, "Title", "", [])
+    assert list(tmp_path.iterdir()) == []
     check_page(path)
     write_page(path, "Title", "", [])
     check_page(path)
     path.write_text("<html>precious</html>")
-    with pytest.raises(ValueError, match=r"`output` must leave room for its page, got '.*results.html', which holds"):
+    with pytest.raises(ValueError, match=r"`output` .*page\.html"):
         check_page(path)
-
-
-def test_a_full_disk_leaves_nothing(tmp_path, full_disk):
-    with full_disk(), pytest.raises(OSError, match=r"page\.html"):
-        write_page(tmp_path / "page.html", "Title", "", [])
-    assert list(tmp_path.iterdir()) == []
