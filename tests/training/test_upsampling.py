@@ -1,11 +1,14 @@
 """FeatSharp's training, on a random teacher with a pattern of positions and images with sharp edges."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from small_recipes import small_recipe
-from tiny_upsampling import GRID, SIDE, Blocks, tiny_answers, tiny_trainer
+from tiny_distillation import distil
+from tiny_upsampling import GRID, SIDE, Blocks, PatternTeacher, tiny_answers, tiny_trainer
 from torch.nn import functional as F
 
 from core.checked_tensors import DamagedFileError
@@ -13,7 +16,9 @@ from core.files import RUN_FILE
 from core.interruption import TrainingDivergedError
 from core.settings import SettingsError
 from training import upsampling
-from training.recipe import Recipe, RecipeError
+from training.recipe import RecipeError, load_recipe
+from training.targets.feature_cache import weights_fingerprint
+from training.teachers import registry
 from training.teachers.featsharp import FeatSharp, UpsamplerConfig, cut_tiles
 from training.upsampling import (
     METHODS,
@@ -23,29 +28,21 @@ from training.upsampling import (
     UpsamplerSettings,
     View,
     ViewReader,
-    draw,
     draw_view,
     measure,
     summarize,
     table_of,
+    train_upsampler,
     view_of_image,
     view_of_map,
 )
 
 
-def test_folder_follows_from_the_teacher():
+def test_settings_are_checked():
     assert UpsamplerSettings(teacher="clip").folder() == Path("runs/upsamplers/clip")
-    assert UpsamplerSettings(teacher="clip", output="here").folder() == Path("here")
-
-
-def test_a_factor_of_one_is_refused():
-    with pytest.raises(SettingsError, match=r"`factor` must be .*got 1"):
-        UpsamplerSettings(teacher="clip", factor=1)
-
-
-def test_more_views_in_a_step_than_there_are_are_refused():
-    with pytest.raises(SettingsError, match="`views` must be at most `num_views`, 4, got 8"):
-        UpsamplerSettings(teacher="clip", views=8)
+    for changes, named in (({"factor": 1}, "`factor`"), ({"views": 8}, "`views`")):
+        with pytest.raises(SettingsError, match=named):
+            UpsamplerSettings(teacher="clip", **changes)
 
 
 def test_views_lie_inside_and_differ():
@@ -58,21 +55,17 @@ def test_views_lie_inside_and_differ():
         assert max(view.top, view.left) + view.side <= 1
     assert draw_view(4096, 0, 3, 5) == views[3 * 8 + 5]
     assert draw_view(4096, 1, 3, 5) != views[3 * 8 + 5]
-
-
-def test_views_may_be_as_small_as_tiles():
-    views = [draw_view(4096, 0, number, largest=0.5) for number in range(8)]
-    assert {view.side for view in views} == {0.5}
-    assert len(set(views)) == 8
+    small = [draw_view(4096, 0, number, largest=0.5) for number in range(8)]
+    assert {view.side for view in small} == {0.5}
+    assert len(set(small)) == 8
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True])
-def test_a_map_is_seen_where_the_image_is(is_mirrored):
+def test_a_view_of_a_map_is_where_that_of_the_image_is(is_mirrored):
     image = F.interpolate(torch.rand(1, 3, 5, 5), 64, mode="bicubic").clamp(0, 1)
     view = View(8 / 64, 16 / 64, 40 / 64, is_mirrored)
-    seen = F.avg_pool2d(view_of_map(image, [view], 32), 4)
     pixels = F.interpolate(view_of_image(image, view, 40), 8, mode="area")
-    torch.testing.assert_close(seen, pixels, atol=0.01, rtol=0)
+    torch.testing.assert_close(F.avg_pool2d(view_of_map(image, [view], 32), 4), pixels, atol=0.01, rtol=0)
     other = view._replace(is_mirrored=not is_mirrored)
     assert (F.avg_pool2d(view_of_map(image, [other], 32), 4) - pixels).abs().mean() > 0.02
 
@@ -82,11 +75,11 @@ def test_a_new_reader_takes_the_mean_and_a_trained_one_chooses():
     maps = torch.randn(2, 5, 16, 16)
     reader = ViewReader(5)
     torch.testing.assert_close(reader(maps, [WHOLE, WHOLE], 4), F.avg_pool2d(view_of_map(maps, [WHOLE] * 2, 16), 4))
-    reader.place[0] = 30  # the first of each cell's samples
+    reader.place[0] = 30  # the first sample of each patch
     torch.testing.assert_close(reader(maps, [WHOLE, WHOLE], 4), maps[:, :, ::4, ::4], atol=1e-4, rtol=0)
 
 
-def test_an_example_has_the_teachers_answers():
+def test_an_example_has_the_teachers_features_and_the_teacher_runs_once_for_each():
     answers = tiny_answers()
     example = answers.example([3, 5], [2, 1])
     assert example.images.shape == (2, 3, 2 * SIDE, 2 * SIDE)
@@ -95,24 +88,19 @@ def test_an_example_has_the_teachers_answers():
     assert [len(views) for views in example.views] == [2, 2, 2]
     assert example.views[0] == [WHOLE, WHOLE]
     assert torch.equal(example.targets[0], example.whole)
-    pixels = answers.pixels(5)
-    corner = answers.run(cut_tiles(pixels, 2, 2)[3:])[0]
+    corner = answers.run(cut_tiles(answers.pixels(5), 2, 2)[3:])[0]
     torch.testing.assert_close(example.tiles[1, :, GRID:, GRID:], corner, rtol=2**-8, atol=0)
     assert answers.larger(5).shape == example.tiles[1:].shape
-
-
-def test_the_teacher_runs_once_for_each_view():
-    answers = tiny_answers()
-    first = answers.example([0, 1], [1])
     answers.run = None
-    assert torch.equal(answers.example([0, 1], [1]).targets, first.targets)
+    assert torch.equal(answers.example([3, 5], [2, 1]).targets, example.targets)
 
 
-def test_answers_without_room_are_computed_again_and_are_the_same():
-    answers, everything = tiny_answers(), tiny_answers()
-    of_map = answers.num_bytes(1, 1) / 6  # the whole, a view and four tiles
-    assert of_map == 2 * 6 * GRID**2
-    answers = Answers(answers.teacher, answers.images, 2, seed=0, memory_gb=2 * of_map / 1e9)
+def test_features_without_room_are_computed_again_and_are_the_same():
+    everything, few = tiny_answers(), tiny_answers(num_images=2)
+    few.example([0, 1], [1, 2, 3])
+    assert few.num_bytes(2, 3) == sum(kept.nbytes for kept in few._kept.values())
+    of_map = everything.num_bytes(1, 1) / 6  # the whole, a view and four tiles
+    answers = Answers(everything.teacher, everything.images, 2, seed=0, memory_gb=2 * of_map / 1e9)
     wanted = everything.example([0, 1], [1])
     for _ in range(2):
         for found, expected in zip(answers.example([0, 1], [1]), wanted, strict=True):
@@ -122,12 +110,6 @@ def test_answers_without_room_are_computed_again_and_are_the_same():
     answers.of_view(1, 0)
     with pytest.raises(TypeError):
         answers.of_view(0, 1)
-
-
-def test_all_answers_take_what_was_forecast():
-    answers = tiny_answers(num_images=2)
-    answers.example([0, 1], [1, 2, 3])
-    assert answers.num_bytes(2, 3) == sum(kept.nbytes for kept in answers._kept.values())
 
 
 def test_training_lowers_the_loss_and_finds_the_pattern(tmp_path):
@@ -145,22 +127,22 @@ def test_views_of_other_images_agree_better_and_the_map_is_another(tmp_path):
     trainer = tiny_trainer(tmp_path, num_images=64)
     trainer.run(tmp_path)
     answers = tiny_answers(num_images=80)
-    answers.images.images = answers.images.images[64:]  # those before are the ones that it was trained on
+    answers.images.images = answers.images.images[64:]  # it was trained on those before
     example = answers.example([12, 13], [1, 2])
     with torch.no_grad():
         bilinear, _, tiles, sharp = (method(trainer.upsampler, example) for method in METHODS.values())
     for other in (bilinear, tiles):
         assert (sharp - other).square().mean() > 0.05 * other.var()
     summary = summarize(measure(trainer.upsampler, answers, num_images=16, num_views=3))
-    for other in ("bilinear", "tiles"):
-        assert summary["FeatSharp"]["to_larger"] < summary[other]["to_larger"]
-    for other in summary.keys() - {"FeatSharp"}:
-        assert summary["FeatSharp"]["views"] < 0.95 * summary[other]["views"]
-        assert summary[other]["worse_on_views"] > 12
+    best = summary.pop("FeatSharp")
+    assert best["to_larger"] < min(summary["bilinear"]["to_larger"], summary["tiles"]["to_larger"])
+    for other in summary.values():
+        assert best["views"] < 0.95 * other["views"]
+        assert other["worse_on_views"] > 12
 
 
 @pytest.mark.parametrize("largest", [1.0, 0.5])
-def test_small_views_leave_out_what_the_teacher_says_of_the_whole(largest, tmp_path):
+def test_small_views_leave_out_the_features_of_the_whole(largest, tmp_path):
     trainer = tiny_trainer(tmp_path, largest_view=largest)
     trainer.fit_statistics()
     example = trainer.answers.example([0, 1], [1, 2])
@@ -169,172 +151,23 @@ def test_small_views_leave_out_what_the_teacher_says_of_the_whole(largest, tmp_p
     assert (trainer.loss(other) == trainer.loss(example)) == (largest == 0.5)
 
 
-def test_a_run_that_was_stopped_ends_the_same(tmp_path):
+def test_a_run_that_was_stopped_ends_the_same_with_the_same_settings_only(tmp_path):
     whole, first = (tiny_trainer(tmp_path / name, num_steps=10) for name in ("whole", "first"))
     whole.run(tmp_path / "whole")
     first.fit_statistics()
     for _ in range(6):
         first.train_step()
     first.save(tmp_path / "first" / STATE_FILE)
-    second = tiny_trainer(tmp_path / "first", num_steps=10)
+    with pytest.raises(ValueError, match=r"training.safetensors' .*\(learning_rate: 0.01 -> 0.001\)"):
+        tiny_trainer(tmp_path, num_steps=10, learning_rate=1e-3).run(tmp_path / "first")
+    second = tiny_trainer(tmp_path / "first", num_steps=10, save_every=7, memory_gb=1)
     assert len(second.run(tmp_path / "first")) == 4
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
 
 
-def test_state_of_other_settings_is_refused(tmp_path):
-    tiny_trainer(tmp_path, num_steps=2).run(tmp_path)
-    other = tiny_trainer(tmp_path, num_steps=2, learning_rate=1e-3)
-    with pytest.raises(
-        ValueError, match=r"training.safetensors' is of a run with other settings \(learning_rate: 0.01 -> 0.001\)"
-    ):
-        other.run(tmp_path)
-    assert tiny_trainer(tmp_path, num_steps=2, save_every=7, memory_gb=1).run(tmp_path) == []
-
-
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    trainer = tiny_trainer(tmp_path)
-    trainer.upsampler.scale.fill_(float("nan"))
-    with pytest.raises(TrainingDivergedError, match=r"loss of step 0 is not finite. Lower `learning_rate`, 0.01"):
-        trainer.train_step()
-
-
-def test_a_gradient_that_is_not_finite_ends_the_run_and_moves_no_weight(tmp_path):
-    trainer = tiny_trainer(tmp_path)
-    trainer.fit_statistics()
-    trainer.upsampler.pattern.register_hook(lambda gradient: gradient / 0)
-    before = {name: value.clone() for name, value in trainer.state_dict().items()}
-    with pytest.raises(TrainingDivergedError, match=r"gradient of step 0 is not finite"):
-        trainer.train_step()
-    assert all(torch.equal(value, before[name]) for name, value in trainer.state_dict().items())
-
-
-@pytest.fixture
-def upsampler() -> FeatSharp:
-    torch.manual_seed(0)
-    return FeatSharp(UpsamplerConfig(kind="pattern", feature_dim=6, input_size_px=32, grid=4, width=16, num_heads=2))
-
-
-def test_errors_are_shares_of_the_variance(upsampler, monkeypatch):
-    answers = tiny_answers(num_images=3)
-    monkeypatch.setitem(METHODS, "tiles", lambda *_: torch.zeros(1, 6, 8, 8))  # the mean that is subtracted
-    summary = summarize(measure(upsampler, answers, num_images=9, num_views=2))
-    assert summary["tiles"]["to_larger"] == pytest.approx(1)
-    assert summary["tiles"]["views"] == pytest.approx(1)
-    monkeypatch.setitem(METHODS, "tiles", lambda *_: answers.larger(0))
-    assert summarize(measure(upsampler, answers, num_images=1, num_views=2))["tiles"]["to_larger"] == 0
-
-
-def test_the_error_to_a_larger_run_has_a_coarse_part_and_detail(upsampler, monkeypatch):
-    answers = tiny_answers(num_images=2)
-    larger = [answers.larger(index) for index in range(2)]
-    wrong_everywhere = iter([each + 1 for each in larger])
-    monkeypatch.setitem(METHODS, "tiles", lambda *_: next(wrong_everywhere))
-    checkered = torch.ones(8, 8).where(torch.arange(8)[:, None] % 2 == torch.arange(8) % 2, -1)
-    wrong_within_cells = iter([each + checkered for each in larger])
-    monkeypatch.setitem(METHODS, "tiles alone", lambda *_: next(wrong_within_cells))
-    summary = summarize(measure(upsampler, answers, num_images=2, num_views=1))
-    assert summary["tiles"]["detail"] == pytest.approx(0, abs=1e-9)
-    assert summary["tiles alone"]["coarse"] == pytest.approx(0, abs=1e-9)
-    assert min(summary["tiles"]["coarse"], summary["tiles alone"]["detail"]) > 0.01
-
-
-def test_teacher_of_one_size_has_the_error_of_views_only(upsampler):
-    answers = tiny_answers(num_images=2)
-    answers.teacher.runs_at_any_size = False
-    summary = summarize(measure(upsampler, answers, num_images=2, num_views=1))
-    assert "error of views" in table_of(summary, 2)
-    assert "larger" not in table_of(summary, 2)
-
-
-def test_a_picture_is_drawn(upsampler, tmp_path):
-    draw(upsampler, tiny_answers(num_images=2), 2, tmp_path / "features.png", "caption")
-    assert (tmp_path / "features.png").stat().st_size > 5000
-
-
-def test_existing_output_is_kept_before_anything_is_loaded(tmp_path, monkeypatch):
-    (tmp_path / "upsampler").mkdir()
-    monkeypatch.setattr(upsampling, "teacher_of_recipe", None)
-    settings = UpsamplerSettings(teacher="t", output=tmp_path, overwrite=True)
-    with pytest.raises(ValueError, match=r"`output` .*which holds upsampler\."):  # somebody else's
-        upsampling.train_upsampler(settings, small_recipe("t"))
-    (tmp_path / RUN_FILE).write_text("training.upsampling")
-    with pytest.raises(ValueError, match=r"exists already"):
-        upsampling.train_upsampler(settings.replace(overwrite=False), small_recipe("t"))
-
-
-def test_unknown_teacher_is_named(tmp_path):
-    with pytest.raises(RecipeError, match=r"Unknown teacher 'u'|`teacher` must be"):
-        upsampling.train_upsampler(UpsamplerSettings(teacher="u", output=tmp_path), small_recipe("t"))
-
-
-def test_data_that_hold_nothing_out_are_told(monkeypatch, capsys):
-    def refuse(*args):
-        raise ValueError("`data.source` holds nothing out.")
-
-    monkeypatch.setattr(upsampling, "open_images", refuse)
-    assert upsampling._held_out_images(UpsamplerSettings(teacher="t"), small_recipe("t"), 32) is None
-    assert capsys.readouterr().out == "`measured_images` are not measured: `data.source` holds nothing out.\n"
-
-
-def test_memory_of_the_answers_is_told_before_the_training():
-    answers = tiny_answers()  # 16 cells of 6 channels in two bytes
-    said = "The answers of 't' to 4,000 images take 6.91 MB"
-    assert upsampling._forecast(UpsamplerSettings(teacher="t"), answers, 4000) == f"{said} of memory."
-    line = upsampling._forecast(UpsamplerSettings(teacher="t", memory_gb=0.001), answers, 4000)
-    assert line.startswith(f"{said}: `memory_gb`, 0.001, keeps 14% of them, and the others are computed at each use.")
-
-
-def _recipe(data: dict | None = None, **teacher: str) -> Recipe:
-    entry = {"name": "t", "kind": "tiny_upsampling:PatternTeacher", **teacher}
-    return small_recipe(teachers=[entry], data={"source": "s", **(data or {})})
-
-
-def _interrupt(*args: object) -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.fixture
-def stopped(tmp_path, monkeypatch) -> UpsamplerSettings:
-    """The settings of a run that was stopped after its training, while a picture was drawn."""
-    monkeypatch.setattr(upsampling, "open_images", lambda data, size, num_images, split: Blocks(4, size))
-    fast = {"num_steps": 2, "batch_size": 2, "views": 1, "num_views": 1, "width": 16, "measured_images": 2}
-    settings = UpsamplerSettings(teacher="t", output=tmp_path, device="cpu", **fast)
-    with monkeypatch.context() as patch:
-        patch.setattr(upsampling, "draw", _interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            upsampling.train_upsampler(settings, _recipe())
-    return settings
-
-
-def test_a_run_that_was_stopped_while_it_was_measured_goes_on(stopped, monkeypatch):
-    weights = stopped.output / "upsampler" / "model.safetensors"
-    trained = weights.read_bytes()
-    monkeypatch.setattr(upsampling.UpsamplerTrainer, "train_step", None)
-    again = stopped.replace(recipe="the_same", changes=["data.seed=0"])  # said in other words
-    assert "error of views" in upsampling.train_upsampler(again, _recipe())
-    assert weights.read_bytes() == trained
-    names = ["features.png", "measurements.json", RUN_FILE, "upsampler"]
-    assert sorted(path.name for path in Path(stopped.output).iterdir()) == names
-    with pytest.raises(ValueError, match="exists already"):
-        upsampling.train_upsampler(stopped, _recipe())
-
-
-def test_a_run_that_was_stopped_does_not_go_on_with_another_recipe(stopped, monkeypatch):
-    with pytest.raises(
-        ValueError, match=r"training.safetensors' is of a run with other settings \(data.seed: 0 -> 1\)\. Go on"
-    ):
-        upsampling.train_upsampler(stopped, _recipe({"seed": 1}))
-    with pytest.raises(ValueError, match=r"\(teacher.precision: float32 -> bfloat16\)"):
-        upsampling.train_upsampler(stopped, _recipe(precision="bfloat16"))
-    monkeypatch.setattr(Blocks, "fingerprint", lambda images: "others")
-    with pytest.raises(ValueError, match=r"\(images: blocks -> others\)"):
-        upsampling.train_upsampler(stopped, _recipe({"num_workers": 5}))
-
-
 def test_a_damaged_state_is_refused_by_name(tmp_path):
-    trainer = tiny_trainer(tmp_path, num_steps=2)
-    trainer.run(tmp_path)
+    tiny_trainer(tmp_path, num_steps=2).run(tmp_path)
     path = tmp_path / STATE_FILE
     whole = path.read_bytes()
     flipped = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
@@ -343,3 +176,192 @@ def test_a_damaged_state_is_refused_by_name(tmp_path):
         with pytest.raises(DamagedFileError) as error:
             tiny_trainer(tmp_path, num_steps=2).run(tmp_path)
         assert error.value.path == path
+
+
+@pytest.mark.parametrize("part", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_and_moves_no_weight(part, tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    trainer.fit_statistics()
+    if part == "loss":
+        trainer.upsampler.scale.fill_(float("nan"))
+    else:
+        trainer.upsampler.pattern.register_hook(lambda gradient: gradient / 0)
+    before = {name: value.clone() for name, value in trainer.named_parameters()}
+    with pytest.raises(TrainingDivergedError, match=f"{part} of step 0 is not finite"):
+        trainer.train_step()
+    assert all(torch.equal(value, before[name]) for name, value in trainer.named_parameters())
+
+
+@pytest.fixture
+def upsampler():
+    torch.manual_seed(0)
+    return FeatSharp(UpsamplerConfig(kind="pattern", feature_dim=6, input_size_px=32, grid=4, width=16, num_heads=2))
+
+
+def test_errors_are_shares_of_the_variance_in_a_coarse_part_and_detail(upsampler, monkeypatch):
+    answers = tiny_answers(num_images=2)
+
+    def summarized(*maps):
+        """Measure a method that returns these maps, one for each image."""
+        left = iter(maps)
+        monkeypatch.setitem(METHODS, "tiles", lambda *_: next(left))
+        return summarize(measure(upsampler, answers, num_images=len(maps), num_views=2))["tiles"]
+
+    of_mean = summarized(*torch.zeros(2, 1, 6, 8, 8))  # the mean that is subtracted
+    assert (of_mean["to_larger"], of_mean["views"]) == pytest.approx((1, 1))
+    larger = [answers.larger(index) for index in range(2)]
+    assert summarized(larger[0])["to_larger"] == 0
+    shifted = summarized(*(each + 1 for each in larger))
+    checkered = torch.ones(8, 8).where(torch.arange(8)[:, None] % 2 == torch.arange(8) % 2, -1)
+    sharper = summarized(*(each + checkered for each in larger))
+    assert (shifted["detail"], sharper["coarse"]) == pytest.approx((0, 0), abs=1e-9)
+    assert min(shifted["coarse"], sharper["detail"]) > 0.01
+    answers.teacher.runs_at_any_size = False
+    table = table_of(summarize(measure(upsampler, answers, num_images=2, num_views=1)), 2)
+    assert "error of views" in table
+    assert "larger" not in table
+
+
+def test_existing_output_is_kept_before_anything_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "upsampler").mkdir()
+    monkeypatch.setattr(upsampling, "teacher_of_recipe", None)
+    settings = UpsamplerSettings(teacher="t", output=tmp_path, overwrite=True)
+    with pytest.raises(ValueError, match=r"`output` .*upsampler"):  # somebody else's
+        train_upsampler(settings, small_recipe("t"))
+    (tmp_path / RUN_FILE).write_text("training.upsampling")
+    with pytest.raises(ValueError, match="exists already"):
+        train_upsampler(settings.replace(overwrite=False), small_recipe("t"))
+
+
+def test_data_without_held_out_images_and_the_memory_of_features_are_reported(monkeypatch, capsys):
+    def refuse(*args):
+        raise ValueError("`data.source` holds nothing out.")
+
+    monkeypatch.setattr(upsampling, "open_images", refuse)
+    assert upsampling._held_out_images(UpsamplerSettings(teacher="t"), small_recipe("t"), 32) is None
+    assert capsys.readouterr().out == "`measured_images` are not measured: `data.source` holds nothing out.\n"
+    answers = tiny_answers()  # 16 patches of 6 channels in two bytes
+    assert upsampling._forecast(UpsamplerSettings(teacher="t"), answers, 4000).endswith(" 6.91 MB of memory.")
+    line = upsampling._forecast(UpsamplerSettings(teacher="t", memory_gb=0.001), answers, 4000)
+    assert " 6.91 MB: `memory_gb`, 0.001, keeps 14% of them" in line
+
+
+def _recipe(data=None, **teacher):
+    entry = {"name": "t", "kind": "tiny_upsampling:PatternTeacher", **teacher}
+    return small_recipe(teachers=[entry], data={"source": "s", **(data or {})})
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """The settings of a run that was stopped after its training, while a figure was drawn."""
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(upsampling, "open_images", lambda data, size, num_images, split: Blocks(4, size))
+    fast = {"num_steps": 2, "batch_size": 2, "views": 1, "num_views": 1, "width": 16, "measured_images": 2}
+    settings = UpsamplerSettings(teacher="t", output=tmp_path, device="cpu", **fast)
+    with monkeypatch.context() as patch:
+        patch.setattr(upsampling, "draw", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_upsampler(settings, _recipe())
+    return settings
+
+
+def test_a_run_that_was_stopped_while_it_was_measured_goes_on(stopped, monkeypatch):
+    weights = stopped.output / "upsampler" / "model.safetensors"
+    trained = weights.read_bytes()
+    monkeypatch.setattr(upsampling.UpsamplerTrainer, "train_step", None)
+    again = stopped.replace(recipe="the_same", changes=["data.seed=0"])  # the same recipe in other words
+    assert "error of views" in train_upsampler(again, _recipe())
+    assert weights.read_bytes() == trained
+    names = ["features.png", "measurements.json", RUN_FILE, "upsampler"]
+    assert sorted(path.name for path in Path(stopped.output).iterdir()) == names
+    with pytest.raises(ValueError, match="exists already"):
+        train_upsampler(stopped, _recipe())
+
+
+def test_a_run_that_was_stopped_does_not_go_on_with_another_recipe(stopped, monkeypatch):
+    with pytest.raises(ValueError, match=r"\(data.seed: 0 -> 1\)"):
+        train_upsampler(stopped, _recipe({"seed": 1}))
+    with pytest.raises(ValueError, match=r"\(teacher.precision: float32 -> bfloat16\)"):
+        train_upsampler(stopped, _recipe(precision="bfloat16"))
+    monkeypatch.setattr(Blocks, "fingerprint", lambda images: "others")
+    with pytest.raises(ValueError, match=r"\(images: blocks -> others\)"):
+        train_upsampler(stopped, _recipe({"num_workers": 5}))
+
+
+FAST = ["num_steps=8", "learning_rate=0.01", "warmup_steps=0", "batch_size=2", "views=2", "num_views=2"]
+SEMANTIC = "{name: semantic, kind: tiny, options: {summary_dim: 10, feature_dim: 12}}"
+TEACHERS = f"teachers=[{SEMANTIC}, {{name: segmenter, kind: pattern}}]"
+
+
+@pytest.fixture
+def train(recipe_file, tiny_world, monkeypatch, tmp_path):
+    """Return a function that runs the command on images in a folder."""
+    monkeypatch.setitem(registry.TEACHER_KINDS, "pattern", PatternTeacher)
+    (tmp_path / "images").mkdir()
+    for number, pixels in enumerate(torch.randint(0, 256, (20, 80, 80, 3), dtype=torch.uint8)):
+        Image.fromarray(pixels.numpy()).save(tmp_path / "images" / f"{number}.png")
+    words = ["--recipe", recipe_file, "--output", str(tmp_path / "run"), *FAST, "width=16", "measured_images=2"]
+    words += ["device=cpu", f"data.source={tmp_path / 'images'}", "data.num_images=null", TEACHERS]
+    return lambda *more, teacher="segmenter": upsampling.main([teacher, *words, *more])
+
+
+def test_from_the_command_into_a_recipe(train, recipe_file, tmp_path, capsys):
+    assert train() == 0, capsys.readouterr().err
+    run = tmp_path / "run"
+    assert sorted(path.name for path in run.iterdir()) == ["features.png", "measurements.json", "run.txt", "upsampler"]
+    assert list(json.loads((run / "measurements.json").read_text())["summary"]) == list(METHODS)
+    assert f"teachers.segmenter.upsampler={run / 'upsampler'}" in capsys.readouterr().out
+    for options, message in (({}, "exists already"), ({"teacher": "segmnter"}, "Did you mean 'segmenter'")):
+        assert train(**options) == 1
+        assert message in capsys.readouterr().err
+
+    # 48 px are 3 patches of the student, 64 px 4, as many as the teacher has; 128 px are twice as many.
+    changes = [TEACHERS, "teachers.segmenter.run_mode=fixed", "partitions.low.sizes_px=[128]", "schedule.num_steps=2"]
+    changes += ["standardization={calibration_steps: 1, estimation_steps: 1}", "schedule.warmup_steps=0"]
+    folders = {"featsharp": str(run / "upsampler"), "tiles": "null", "bilinear": "null"}
+    ways = {
+        how: [*changes, f"teachers.segmenter.upsample={how}", f"teachers.segmenter.upsampler={folder}"]
+        for how, folder in folders.items()
+    }
+    teachers = {how: registry.teacher_of_recipe(load_recipe(recipe_file, way).teachers[1]) for how, way in ways.items()}
+    assert weights_fingerprint(teachers["featsharp"]) != weights_fingerprint(teachers["tiles"])  # a cache notices
+    images = torch.rand(2, 3, 128, 128)
+    maps = {how: teacher.answer(images).features for how, teacher in teachers.items()}
+    for how in ("tiles", "bilinear"):
+        assert (maps["featsharp"] - maps[how]).abs().mean() > 0.01
+    assert distil(recipe_file, str(tmp_path / "distilled"), *ways["featsharp"]) is not None
+
+
+def test_wrong_upsamplers_are_refused(train, recipe_file, tmp_path):
+    assert train("measured_images=0") == 0
+    fixed = [TEACHERS, "teachers.segmenter.run_mode=fixed"]
+    with pytest.raises(RecipeError, match=r"`teachers.segmenter.upsampler`"):
+        load_recipe(recipe_file, [*fixed, "teachers.segmenter.upsample=featsharp"])
+    for folder, changes, message in (
+        ("nowhere", [], "Teacher 'segmenter': `upsampler`"),
+        ("run/upsampler", ["teachers.segmenter.input_size_px=64"], "Teacher 'segmenter': .*`input_size_px` 64"),
+        (
+            "run/upsampler",
+            ["teachers.segmenter.options={feature_dim: 7}"],
+            "Teacher 'segmenter': .*(feature_dim|options)",
+        ),
+        ("run/upsampler", ["teachers.segmenter.run_mode=native"], "`run_mode`"),
+    ):
+        sharp = f"teachers.segmenter={{upsample: featsharp, upsampler: {tmp_path / folder}}}"
+        with pytest.raises(ValueError, match=message):
+            registry.teacher_of_recipe(load_recipe(recipe_file, [*fixed, sharp, *changes]).teachers[1])
+
+
+def test_views_are_as_large_as_the_setting(train, monkeypatch):
+    asked = set()
+
+    def draw(*arguments, largest):
+        asked.add(largest)
+        return draw_view(*arguments, largest=largest)
+
+    monkeypatch.setattr(upsampling, "draw_view", draw)
+    assert train("num_steps=1", "largest_view=0.5", "measured_images=0") == 0
+    assert asked == {0.5}

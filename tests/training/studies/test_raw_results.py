@@ -28,7 +28,14 @@ def test_sources_are_drawn_with_replacement_and_count_by_their_share():
 
 
 def test_sums_become_measures(opened, load):
-    save_toy_results(opened, {("plain", 0): 0.5, ("dropping", 0): 0.05, ("plain", 1): 0.6})
+    claim(opened.raw_results, toy_sums(opened))
+    for arm, seed, error, more in (
+        ("plain", 0, 0.5, {"knn/4 tokens": 0.5}),
+        ("dropping", 0, 0.05, {}),
+        ("plain", 1, 0.6, {}),
+    ):
+        run = toy_result(opened, arm, seed, error)
+        add_run(opened.raw_results, replace(run, numbers={**run.numbers, "knn/2 tokens": 0.1, **more}))
     results = replace(load(opened), bootstrap=torch.tensor([[1, 1, 1], [0, 0, 3]], dtype=torch.float64))
     assert results.seeds("plain") == [0, 1]
     assert results.seeds("plain", "dropping") == [0]
@@ -40,16 +47,15 @@ def test_sums_become_measures(opened, load):
     assert results.resampled("plain", 0, "dense_error/worst").tolist() == pytest.approx([0.5 * 4.01 / 4, 0.505])
     assert results.resampled("plain", 0, "knn_sets") is None
     of_errors = ["dense_error/semantic", "dense_error/segmenter", "dense_error/worst"]
-    assert results.measures() == [*of_errors, "fixed_pattern", "shift_error", "consistency", "knn_sets", "miou"]
-
-
-def test_measures_over_tokens_that_every_run_has_come_last(opened, load):
-    claim(opened.raw_results, toy_sums(opened))
-    for seed, more in ((0, {"knn/4 tokens": 0.5}), (1, {})):
-        run = toy_result(opened, "plain", seed, 0.5)
-        numbers = {**run.numbers, "knn/2 tokens": 0.1, "knn/16 tokens": 0.2, **more}
-        add_run(opened.raw_results, replace(run, numbers=numbers))
-    assert load(opened).measures()[-4:] == ["knn_sets", "miou", "knn/2 tokens", "knn/16 tokens"]
+    assert results.measures() == [
+        *of_errors,
+        "fixed_pattern",
+        "shift_error",
+        "consistency",
+        "knn_sets",
+        "miou",
+        "knn/2 tokens",
+    ]
 
 
 def test_without_results_there_is_nothing_to_load(opened):
@@ -134,6 +140,17 @@ def test_many_may_write_side_by_side_and_a_run_is_there_once(opened, load):
         list(pool.map(lambda result: add_run(opened.raw_results, result), results))
     assert sorted(load(opened).runs) == [("plain", seed) for seed in range(10)]
     assert len(opened.raw_results.read_text().splitlines()) == 11
+
+
+def test_a_file_belongs_to_its_images(opened):
+    """Decoders and resizes of two machines differ by single levels, and with them the fingerprints."""
+    here = toy_sums(opened)
+    claim(opened.raw_results, here)
+    before = opened.raw_results.read_bytes()
+    claim(opened.raw_results, replace(here, fingerprint="elsewhere"))
+    assert opened.raw_results.read_bytes() == before  # of the machine that came first
+    with pytest.raises(RecipeError, match="Held-out images"):
+        claim(opened.raw_results, replace(here, num_images=9))
 
 
 def test_a_file_that_cannot_be_written_to_is_named(opened):
