@@ -6,8 +6,10 @@
 `int8` linear layers in 8 bits; `stack` one pass for three teachers; `training` the step beside other trainers, and what
 its options cost; `checkouts` the step of another checkout (`--against`); `data` from files to pixels, and the feature
 cache; `serving` a server under load; `page` docs/benchmarks.md. Several cases run in a process each, one after the
-other; one that fails is told and the others go on. On a GPU `inference`, `sizes`, `stack` and `training` run.
-Results go to `benchmarks/results/`, those of a quick look to `runs/benchmarks-quick/`, so that it replaces nothing.
+other; one that fails is reported and the others go on. On a GPU `inference`, `sizes`, `stack` and `training` run.
+Results go to `benchmarks/results/`, those of quick runs to `runs/benchmarks-quick/`, where they replace nothing.
+
+The page's tables are between `<!-- table: NAME -->` and `<!-- end -->`; all around them is written by hand.
 """
 
 import json
@@ -31,7 +33,7 @@ from core.settings import OneOf
 PAGE_FILE = ROOT / "docs" / "benchmarks.md"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEAST_GROUPED = 10_000
-"""From here on numbers have commas between thousands, and no fraction."""
+"""Numbers from here on have commas between thousands, and no fraction."""
 
 
 def condense_speed(rows: Rows) -> Rows:
@@ -73,11 +75,11 @@ TABLES: dict[str, tuple[str, str, Callable[[Rows], Rows]]] = {
         for table in tables
     },
 }
-"""By the name of a table of the page: the case and the table of its results, and what makes its rows of theirs."""
+"""By the name of a table on the page: case and table of its results, and the function that makes its rows."""
 
 
 def caption(result: Result) -> str:
-    """Return what the numbers of a result depend on, in a line."""
+    """Return a line about the machine, versions and facts of a result."""
     machine = result.machine
     where = ", ".join([*([machine["gpu"]] if "gpu" in machine else []), machine["processor"]])
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "timm") if name in machine)
@@ -94,9 +96,9 @@ def fact_text(name: str, value: object) -> str:
 
 
 def build_table(name: str) -> str:
-    """Return a table of the page with its captions: one for each subject and machine, without rows that are gone.
+    """Return a table of the page with a caption for each subject and machine, without rows of removed options.
 
-    Facts that consist of rows have a table of their own.
+    Facts that are rows get a table of their own.
     """
     case, table, condense = TABLES[name]
     parts = []
@@ -123,9 +125,9 @@ class Case(NamedTuple):
     """A group of measurements.
 
     Attributes:
-        module: Of this package.
-        function: That measures and reports.
-        on_gpu: Whether a GPU has a part in it.
+        module: Module of this package.
+        function: Function that measures and reports.
+        on_gpu: Whether it runs on a GPU too.
     """
 
     module: str
@@ -147,7 +149,7 @@ PAGE = "page"
 
 
 class AllSettings(MeasuringSettings):
-    """Which cases are measured, and how.
+    """Settings of a run of cases.
 
     Attributes:
         only: Names of cases, and "page" for the page's tables of all stored results; all by default.
@@ -185,7 +187,7 @@ def run(settings: AllSettings) -> None:
 
 
 def _words(settings: AllSettings) -> list[str]:
-    """Return the changes that make another process's settings these, but for its cases."""
+    """Return the command-line words for these settings without the cases."""
     given = settings.model_dump(mode="json", exclude={"only"}, exclude_defaults=True)
     return [f"{name}={json.dumps(value)}" for name, value in given.items()]
 

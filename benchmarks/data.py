@@ -1,16 +1,16 @@
-"""From files to what networks see: the image processor, a run's loader, and the formats of the feature cache.
+"""From files to the inputs of networks: the image processor, a run's loader, and the formats of the feature cache.
 
-The image processor stands beside transformers' and timm's at equal work, from PIL images to pixels in [0, 1]: all
-resize to one exact size with the antialiased bicubic filter and rescale, none normalizes. Smooth noise stands in for
+The image processor is compared with transformers' and timm's at equal work, from PIL images to pixels in [0, 1]: all
+resize to one exact size with the antialiased bicubic filter and rescale, none normalizes. Smooth noise replaces
 photographs of that size.
 
 The loader reads, decodes, crops and resizes JPEGs of each format once; the first batch, with which worker processes
-start, does not count. "difference" is the mean of the absolute differences, in levels of 255, between a view of JPEGs
-that were decoded no larger than it needs (drafts) and the same of whole ones.
+start, does not count. "difference" is the mean absolute difference, in levels of 255, between views of
+JPEGs that were decoded at a reduced size (drafts) and at full size.
 
-A format of the cache stores what the demo's teachers say of its first images as a shard, and reads it back. "error" is
-the norm of the difference over that of the features' deviations from their mean, whose square is 1 - R2; "cosine" the
-mean over tokens.
+A format of the cache stores the features of the demo's teachers for its first images as a shard, and reads it back.
+"error" is the norm of the difference over that of the features' deviations from their mean, whose square is 1 - R2;
+"cosine" the mean over tokens.
 """
 
 import io
@@ -54,7 +54,7 @@ from training.views.plan import Batch, BatchPlan
 
 OURS = "ours"
 COARSENESS = 16
-"""Pixels between independent ones of a picture. Our choice: neighbors are alike as in photographs."""
+"""Distance in pixels between independent random ones. Our choice: neighbors are similar as in photographs."""
 PROCESSED_BATCH = 16
 BATCH_SIZE = 8
 """Our choice: small, so that few images keep several workers busy."""
@@ -76,14 +76,14 @@ def run(settings: MeasuringSettings) -> None:
 
 
 def draw_picture(width: int, height: int, seed: int) -> Image.Image:
-    """Return a smooth picture of noise."""
+    """Return an image of smooth noise."""
     side = (-(-height // COARSENESS), -(-width // COARSENESS), 3)
     noise = np.random.default_rng(seed).integers(0, 256, side, dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def draw_pictures(batch_size: int) -> dict[str, list[Image.Image]]:
-    """Return by name what is brought to one size: a large photograph, a small one, batches of one size and of eight."""
+    """Return inputs of the processors by name: a large image, a small one, batches of one size and of eight."""
     equal = [draw_picture(640, 480, number) for number in range(batch_size)]
     mixed = [draw_picture(320 + 96 * (number % 8), 720 - 48 * (number % 8), number) for number in range(batch_size)]
     return {
@@ -95,7 +95,7 @@ def draw_pictures(batch_size: int) -> dict[str, list[Image.Image]]:
 
 
 def build_processors(size_px: int) -> dict[str, Callable[[list[Image.Image]], Tensor]]:
-    """Return by name what brings images to a batch `(images, 3, size_px, size_px)`."""
+    """Return by name functions from images to a batch `(images, 3, size_px, size_px)`."""
     size = {"height": size_px, "width": size_px}
     equal_work: dict[str, Any] = {"size": size, "resample": Image.Resampling.BICUBIC, "do_normalize": False}
     plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "crop_pct": 1.0, "crop_mode": "squash"}
@@ -115,7 +115,7 @@ def build_processors(size_px: int) -> dict[str, Callable[[list[Image.Image]], Te
 
 
 def measure_processors(sizes: Sequence[int], pace: Mapping[str, Any], batch_size: int = PROCESSED_BATCH) -> list[Row]:
-    """Return one row for each size and kind of pictures."""
+    """Return one row for each size and kind of input."""
     rows = []
     for size_px in sizes:
         processors = build_processors(size_px)
@@ -126,7 +126,7 @@ def measure_processors(sizes: Sequence[int], pace: Mapping[str, Any], batch_size
 
 
 def processor_row(turns: Turns[str]) -> Row:
-    """Return milliseconds of each processor, and how many times as fast as each of the others ours is."""
+    """Return milliseconds of each processor, and the speed of ours relative to each of the others."""
     others = [name for name in turns.seconds if name != OURS]
     return {f"{name}, ms": turns.milliseconds(name) for name in turns.seconds} | {
         f"times as fast as {name}": str(turns.times_as_fast(OURS, name)) for name in others
@@ -134,7 +134,7 @@ def processor_row(turns: Turns[str]) -> Row:
 
 
 def find_photographs(folder: Path | None, number: int) -> list[Path]:
-    """Return the largest JPEGs of a folder, in pixels; by default of the packages that the demo fetches.
+    """Return the JPEGs with the most pixels of a folder, by default of the packages of the demo.
 
     Raises:
         ValueError: If there are fewer than two batches.
@@ -153,7 +153,7 @@ def find_photographs(folder: Path | None, number: int) -> list[Path]:
 
 
 def _num_pixels(path: Path) -> int:
-    """Return how many pixels an image has, 0 for what is none."""
+    """Return the number of pixels of an image, 0 for another file."""
     try:
         return math.prod(image_size(EncodedImage(str(path), path)))
     except UnusableImageError:
@@ -193,7 +193,7 @@ FORMATS: dict[str, tuple[Callable[[Sequence[Path], Path], None], bool]] = {
     "parquet, streamed": (write_parquet, True),
     "webdataset, streamed": (write_webdataset, True),
 }
-"""By name how it is written, and whether it is read as a stream."""
+"""Formats by name: the function that writes it, and whether it is read as a stream."""
 
 
 def recipe_of(folder: Path, num_images: int, size_px: int, *, streams: bool, workers: int, drafts: bool) -> Recipe:
@@ -210,7 +210,7 @@ def recipe_of(folder: Path, num_images: int, size_px: int, *, streams: bool, wor
 
 
 def views_of(recipe: Recipe, num_steps: int) -> Iterator[Tensor]:
-    """Yield what the student sees at each step, as a run's loader gives it."""
+    """Yield the student's pixels of each step from a run's loader."""
     patch_size = recipe.student.config["patch_size"]
     if recipe.data.streaming:
         images, number = PartitionStreams.open(recipe), None
@@ -233,7 +233,7 @@ def views_of(recipe: Recipe, num_steps: int) -> Iterator[Tensor]:
 
 
 def images_per_second(views: Iterator[Tensor]) -> tuple[float, Tensor]:
-    """Return how fast images come after the first batch, and all of them."""
+    """Return the number of images per second after the first batch, and all images."""
     first = next(views)
     began = time.perf_counter()
     rest = list(views)
@@ -261,7 +261,7 @@ def measure_loader(
 
 
 class FullPrecision(FeatureFormat):
-    """Keeps the answers as they are: the cache's formats are compared with it."""
+    """Keeps features unchanged, as the reference of the cache's formats."""
 
     def encode(self, features: Tensor) -> Entries:
         return {"features": features}
@@ -284,7 +284,7 @@ def answer(recipe: Recipe, num_images: int) -> dict[str, Tensor]:
 
 
 def measure_formats(features: Mapping[str, Tensor]) -> list[Row]:
-    """Return a row for each format: what it makes of the features of some images, and what that takes."""
+    """Return a row for each format: its disk, times and errors for the features of some images."""
     rows = []
     for name, feature_format in CACHE_FORMATS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -293,7 +293,7 @@ def measure_formats(features: Mapping[str, Tensor]) -> list[Row]:
 
 
 def format_row(features: Mapping[str, Tensor], feature_format: FeatureFormat, folder: Path) -> Row:
-    """Return disk, times of all teachers together, and by teacher what is lost."""
+    """Return disk and times of all teachers together, and errors by teacher."""
     num_images = len(next(iter(features.values())))
     began = time.perf_counter()
     for name, maps in features.items():
@@ -318,6 +318,6 @@ def format_row(features: Mapping[str, Tensor], feature_format: FeatureFormat, fo
 
 
 def relative_error(kept: Tensor, features: Tensor) -> float:
-    """Return the norm of the difference, of that of the features' deviations from their mean over all tokens."""
+    """Return the norm of the difference relative to that of the features' deviations from their mean token."""
     deviations = features - features.mean((0, 1, 2))
     return ((kept - features).double().norm() / deviations.double().norm()).item()

@@ -1,4 +1,4 @@
-"""Our network beside its peers, one image at a time: how fast, and in how much memory.
+"""Speed and memory of our network and its peers, one image at a time.
 
 All have random weights and equal shapes, and take turns. On a GPU full batches and 2048 px are timed besides.
 """
@@ -229,9 +229,9 @@ LARGEST_PX = 2048
 LARGEST_WARMED_UP = 512
 """Our choice: at the next size a round of all networks takes a minute on a CPU."""
 UNMEASURED = (COMPILED, PREPACKED)
-"""Whose memory is that of ours, and of ours with its weights twice."""
+"""Networks whose memory follows from ours: the same, and the weights twice."""
 SMALL = "radio-test"
-"""Runs first, so that what the packages themselves hold does not count as memory of a network."""
+"""Preset of a network that runs first, so that memory of the packages does not count."""
 
 
 def run(settings: MeasuringSettings) -> None:
@@ -253,12 +253,12 @@ def run(settings: MeasuringSettings) -> None:
 
 
 def needs_warm_up(size: int, place: Place) -> bool:
-    """Return whether a round before the first is worth its time: above some size on a CPU setting up is nothing."""
+    """Return whether to run a warm-up round: for large images on a CPU the setup takes a negligible time."""
     return place.device != "cpu" or size <= LARGEST_WARMED_UP
 
 
 def full_batch(size: int, patch_size: int) -> int:
-    """Return how many images of a size make a full batch."""
+    """Return the number of images of a size in a full batch."""
     return max(1, FULL_BATCH_TOKENS // (size // patch_size) ** 2)
 
 
@@ -277,9 +277,9 @@ def measure_speed(
         preset: Shape of all networks.
         sizes: Image sides in pixels, ascending.
         place: Device and data type.
-        peak: Of the machine in that type, 1e9 operations a second.
+        peak: The machine's peak in that type, 1e9 operations a second.
         pace: Options of `take_turns`.
-        batch_of: Images of a call by size; one by default.
+        batch_of: Batch size by image size; one by default.
     """
     config, rows = RadioConfig.from_preset(preset), []
     kept: dict[str, Encode] = {}
@@ -302,7 +302,7 @@ def measure_speed(
 def rows_of(
     size: int, batch: int, place: Place, turns: Turns[str], flops: Mapping[str, float], peak: float
 ) -> list[Row]:
-    """Return what follows from the times of one size, and the operations of each network that is counted."""
+    """Return the rows of one size from times and operations of the networks."""
     rows: list[Row] = []
     for name, seconds in turns.seconds.items():
         operations, taken = flops[NETWORKS[name].counted_as or name], spread_of(seconds)
@@ -320,7 +320,7 @@ def rows_of(
 
 
 def add_exponents(rows: Sequence[Row], config: RadioConfig) -> None:
-    """Add to each row by what power of the tokens the time grew since the next smaller size of the same network."""
+    """Add to each row the exponent with which time grew with tokens since the next smaller size of the network."""
     before: dict[object, Row] = {}
     for row in rows:
         if row["contender"] in before and row["batch"] == before[row["contender"]]["batch"]:
@@ -331,7 +331,7 @@ def add_exponents(rows: Sequence[Row], config: RadioConfig) -> None:
 
 
 def measure_memory(preset: str, sizes: Sequence[int], place: Place) -> list[Row]:
-    """Return one row for each network: MB of weights and activations at their most while one image runs, by size.
+    """Return one row for each network: the peak of weights and activations in MB while one image runs, by size.
 
     Each is measured in a process of its own.
     """
@@ -348,7 +348,7 @@ def measure_memory(preset: str, sizes: Sequence[int], place: Place) -> list[Row]
 
 @torch.inference_mode()
 def memory_of(name: str, preset: str, place: Place, sizes: Sequence[int]) -> list[float]:
-    """In a new process: return the MB that one image of each size takes at its most, weights included."""
+    """In a new process: return the peak MB of one image of each size, weights included."""
     network, config = NETWORKS[name], RadioConfig.from_preset(preset)
     network.build(RadioConfig.from_preset(SMALL), place, 64)(place.images(64))
     before, peaks, encode = peak_mb_of(lambda: None, place.device), [], None

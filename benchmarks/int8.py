@@ -1,8 +1,8 @@
-"""Linear layers in 8 bits beside float32: how fast, and how much faster still beside windows.
+"""Speed of linear layers in 8 bits relative to float32, also combined with windows.
 
-Times are of random weights and one image: PyTorch as it is and compiled, with torchao's
-`Int8DynamicActivationInt8WeightConfig`, and onnxruntime with `conversion.to_onnx --precision int8`. At one size, global
-attention and windows in both precisions: if gains multiply, "of the product" is 1.
+Times are of random weights and one image: PyTorch eager and compiled, with torchao's
+`Int8DynamicActivationInt8WeightConfig`, and onnxruntime with `conversion.to_onnx --precision int8`. Global attention
+and windows are timed in both precisions at one size: if gains multiply, "of the product" is 1.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ from modeling_radio import RadioConfig, RadioModel
 
 
 LARGEST_PX = 512
-"""Sizes up to this one are compared in all ways; windows and both precisions at the largest."""
+"""Sizes up to this one are compared in all ways; windows in both precisions at the largest of all sizes."""
 ROUNDS = 4
 SECONDS = 8.0
 """Our choices: with turns and medians, enough for two digits in a few minutes."""
@@ -59,12 +59,12 @@ def open_both(folder: Path) -> dict[str, RadioModel]:
 
 
 def build_calls(models: Mapping[str, RadioModel], folder: Path, *, is_quick: bool) -> dict[str, Callable[..., Tensor]]:
-    """Return what gives features of images, by name; not compiled and exported, which take minutes, if `is_quick`.
+    """Return functions from images to features by name.
 
     Args:
-        models: In both precisions.
-        folder: For graphs.
-        is_quick: Whether to leave these out.
+        models: Models in both precisions.
+        folder: Folder for graphs.
+        is_quick: Whether to leave out compiled and exported models, which take minutes.
     """
     calls: dict[str, Callable[..., Tensor]] = {name: partial(features_of, model) for name, model in models.items()}
     if is_quick:

@@ -1,4 +1,4 @@
-"""Shared by all cases: their settings, calls and processes that take turns, the machine's peak, files of results."""
+"""Shared by all cases: settings, timing of calls and processes in turns, the machine's peak, files of results."""
 
 import ctypes
 import json
@@ -30,33 +30,33 @@ from modeling_radio.checks_radio import check_multiple
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 QUICK_RESULTS = ROOT / "runs" / "benchmarks-quick"
-"""Where quick looks write, so that they replace nothing that was measured with care."""
+"""Folder of the results of quick runs, which replace no careful ones."""
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "torchao")
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
-"""Our choice: large enough for full speed."""
+"""Sides of the matrices that measure the machine's peak. Our choice: large enough for full speed."""
 PEAK_ROUNDS = 5
 SECONDS = {"cpu": 40.0, "cuda": 2.0}
-"""Our choices: for the rounds of one size, in which all networks take turns. On a CPU those are some fifteen at 224 px,
-where single ones are 5 % apart."""
+"""Time for the rounds of one size, in which all networks take turns. Our choice: some 15 rounds at 224 px on a CPU,
+where single ones differ by 5 %."""
 Row = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 Timing = dict[str, float]
-"""Seconds of a step by part; "wall" is all of it."""
+"""Seconds of a step by part; "wall" is the whole step."""
 
 
 class MeasuringSettings(Settings):
-    """Settings that the cases of a run have in common.
+    """Settings that all cases have in common.
 
     Attributes:
         device: "cpu" or "cuda", the first GPU.
-        quick: Whether to look only: few rounds, small images, random weights. Results go to runs/benchmarks-quick.
-        preset: Shape of the networks that have random weights.
+        quick: Take few rounds, small images and random weights. Results go to runs/benchmarks-quick.
+        preset: Shape of the networks with random weights.
         sizes: Image sides in pixels.
-        dtypes: Data types of networks that are compared.
-        student: Folder that `serving` serves; None for random weights.
-        photographs: Folder of JPEGs that `data` reads; None for the demo's packages.
-        peer_python: A Python that has lightly-train and timm; None leaves out that trainer.
-        against: Root of another checkout of this project, which `checkouts` compares; None times the present one alone.
+        dtypes: Data types of the compared networks.
+        student: Model folder for `serving`; None for random weights.
+        photographs: Folder of JPEGs for `data`; None for the demo's packages.
+        peer_python: Python with lightly-train and timm; None leaves out that trainer.
+        against: Root of another checkout of this project for `checkouts`; None times the present one alone.
     """
 
     device: Annotated[str, OneOf(("cpu", "cuda"))] = "cpu"
@@ -70,7 +70,7 @@ class MeasuringSettings(Settings):
     against: Path | None = None
 
     def check(self) -> None:
-        """Refuse what this machine or the preset lacks, before any long work.
+        """Refuse settings that this machine or the preset cannot have, before any long work.
 
         Raises:
             ValueError: If there is no such GPU, Python or checkout, or an image side that the preset cannot have.
@@ -91,12 +91,12 @@ class MeasuringSettings(Settings):
 
     @property
     def chosen_sizes(self) -> list[int]:
-        """The image sides, ascending; of a quick look on a CPU those up to 512 pixels."""
+        """The image sides, ascending; in quick runs on a CPU those up to 512 pixels."""
         return [size for size in sorted(self.sizes) if not self.quick or self.on_gpu or size <= 512]
 
     @property
     def places(self) -> "list[Place]":
-        """Where networks run, in each data type."""
+        """The device with each data type."""
         return [Place(self.device, getattr(torch, dtype)) for dtype in self.dtypes]
 
     @property
@@ -107,7 +107,7 @@ class MeasuringSettings(Settings):
 
 
 class Place(NamedTuple):
-    """Where a network runs, and in what type."""
+    """Device and data type of a network."""
 
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
@@ -134,7 +134,7 @@ class Spread(NamedTuple):
 
 
 def spread_of(numbers: Sequence[float]) -> Spread:
-    """Return the median and the quartiles of some numbers; of one it is all three."""
+    """Return the median and the quartiles of some numbers; one number is all three."""
     if len(numbers) == 1:
         return Spread(*3 * list(numbers))
     low, median, high = statistics.quantiles(numbers, n=4, method="inclusive")
@@ -146,7 +146,7 @@ class Turns(Generic[Name]):
     """Times of calls that took turns.
 
     Attributes:
-        seconds: By name one number for each round.
+        seconds: By name the seconds of each round.
     """
 
     seconds: Mapping[Name, list[float]]
@@ -156,7 +156,7 @@ class Turns(Generic[Name]):
         return float(f"{1000 * statistics.median(self.seconds[name]):.4g}")
 
     def times_as_fast(self, name: Name, other: Name) -> Spread:
-        """Return how many times as fast as another a call is: the ratio of each round."""
+        """Return how many times as fast as another a call is, from the ratios of all rounds."""
         return spread_of([theirs / own for own, theirs in zip(self.seconds[name], self.seconds[other], strict=True)])
 
 
@@ -168,16 +168,16 @@ def take_turns(
     device: str = "cpu",
     warm_up: bool = True,
 ) -> Turns[Name]:
-    """Run calls one after the other, round after round, every other round in reverse. Of a GPU each is waited for.
+    """Run calls one after the other, round after round, every other round in reverse. On a GPU each is waited for.
 
-    Disturbances so meet all of them, and ratios are those of one round.
+    Disturbances affect all calls alike, and ratios are taken within a round.
 
     Args:
-        calls: What to time, by name.
-        min_rounds: Rounds, at least.
-        budget_seconds: Go on with further rounds until so much time is over.
-        device: Where they run.
-        warm_up: Whether to run a round before, which sets kernels up and does not count.
+        calls: Calls to time, by name.
+        min_rounds: Least number of rounds.
+        budget_seconds: Continue with further rounds until this time has passed.
+        device: Device of the calls.
+        warm_up: Whether to run a round first, which sets kernels up and does not count.
     """
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     for call in calls.values() if warm_up else ():
@@ -197,36 +197,36 @@ def take_turns(
 
 
 def peak_mb_of(call: Callable[[], object], device: str = "cpu") -> float:
-    """Return the most memory held during a call, in MB: by this process, whatever it held before, or on the GPU.
+    """Return the peak memory during a call in MB: of this process, including what it held before, or of the GPU.
 
-    For Linux where it is the process's.
+    The process's needs Linux.
     """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         call()
         return torch.cuda.max_memory_allocated() / 1e6
-    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now what is held; proc(5)
+    ctypes.CDLL(None).malloc_trim(0)  # returns free memory to the system
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak to the present use; proc(5)
     call()
     return peak_memory_mb()
 
 
 class StepProcess:
-    """A process that answers every line "NUM_STEPS" of its input with a line of JSON, seconds per step by part.
+    """A process that reads lines "NUM_STEPS" and prints a line of JSON for each: seconds per step by part.
 
-    It prints one line of JSON more when it is ready: what it has to tell then. See `benchmarks/steps.py`.
+    It prints one line of JSON first, when it is ready. See `benchmarks/steps.py`.
 
     Args:
-        name: For errors.
-        command: What is run.
-        folder: Where.
+        name: Name in errors.
+        command: Command of the process.
+        folder: Its working directory.
         **environment: Variables besides those of this process.
 
     Attributes:
-        told: What it told when it was ready.
+        told: Its first line.
 
     Raises:
-        RuntimeError: If it ends before it answers; what it printed says why.
+        RuntimeError: If it ends too early; its output has the reason.
     """
 
     def __init__(self, name: str, command: Sequence[str], folder: Path, **environment: str) -> None:
@@ -258,13 +258,13 @@ class StepProcess:
 def take_step_turns(
     processes: Mapping[str, StepProcess], rounds: int, num_steps: int, stays: str | None = None
 ) -> dict[str, list[Timing]]:
-    """Let processes that are warm run steps in turns, and end them; return the timings of every round by name.
+    """Let warm processes run steps in turns, and end them; return the timings of every round by name.
 
     Args:
-        processes: By name.
+        processes: Processes by name.
         rounds: Turns of each.
-        num_steps: Of a turn.
-        stays: Name of one that does not end.
+        num_steps: Steps of a turn.
+        stays: Name of one that is not ended.
     """
     timings: dict[str, list[Timing]] = {name: [] for name in processes}
     for _ in tqdm(range(rounds), desc=list(processes)[-1]):
@@ -278,11 +278,11 @@ def take_step_turns(
 
 @torch.inference_mode()
 def measure_peak(place: Place, side: int | None = None) -> float:
-    """Return the floating-point operations of a square matrix product, 1e9 a second: the most that is to be had here.
+    """Return the speed of a square matrix product, in 1e9 floating-point operations a second: this machine's peak.
 
     Args:
-        place: Device, and type of the matrices.
-        side: Of the matrices; by default `PRODUCT_SIDE`.
+        place: Device and type of the matrices.
+        side: Side of the matrices; by default `PRODUCT_SIDE`.
     """
     side = side or PRODUCT_SIDE[place.device]
     first, second = (torch.randn(side, side, device=place.device).to(place.dtype) for _ in range(2))
@@ -291,14 +291,14 @@ def measure_peak(place: Place, side: int | None = None) -> float:
 
 
 def count_flops(call: Callable[[], object]) -> float:
-    """Return the floating-point operations of the products in a call, a multiplication and an addition being two."""
+    """Return the floating-point operations of the products in a call, two for a multiplication and an addition."""
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        call()  # the counter knows no fused attention of CPUs
+        call()  # the counter does not count fused attention of CPUs
     return float(counter.get_total_flops())
 
 
 def describe_machine(device: str = "cpu") -> Row:
-    """Return what the numbers of this run depend on: date, processor, threads and versions."""
+    """Return date, processor, threads and versions of this run."""
     info = Path("/proc/cpuinfo")
     tiles = " with AMX" if info.is_file() and "amx_tile" in info.read_text() else ""
     architecture = "" if platform.machine() == "x86_64" else f" ({platform.machine()})"
@@ -318,10 +318,10 @@ class Result(NamedTuple):
 
     Attributes:
         table: Its name.
-        subject: What was measured, such as the name of a preset.
-        machine: What the numbers depend on, see `describe_machine`.
-        facts: What holds for all rows, such as the measured peak of the machine.
-        rows: The numbers. Those of which `is_gone` is true are of options that no longer exist.
+        subject: Measured object, such as the name of a preset.
+        machine: Machine and versions, see `describe_machine`.
+        facts: Facts about all rows, such as the measured peak of the machine.
+        rows: The numbers. Rows with `is_gone` are of options that no longer exist.
     """
 
     table: str
@@ -330,16 +330,14 @@ class Result(NamedTuple):
     facts: Mapping[str, Any]
     rows: Rows
 
-    def replaces(self, other: "Result") -> bool:
-        """Whether it measures anew what another one did, on the same machine."""
-        return self._key() == other._key()
-
-    def _key(self) -> tuple[object, ...]:
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for results of the same table, subject and machine, of which the newest replaces the others."""
         return self.table, self.subject, self.machine["processor"], self.machine.get("gpu")
 
 
 def load_results(path: Path) -> list[Result]:
-    """Return the results in a file, in their order; none where there is no file."""
+    """Return the results in a file, in their order; none without a file."""
     if not path.is_file():
         return []
     return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -354,14 +352,14 @@ def report(
     facts: Mapping[str, object] | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Print rows as a table and store them with what they depend on; return the file.
+    """Print rows as a table and store them in the file of the case; return the file.
 
-    It is that of the case, whose older result of the same table, subject and machine is replaced. Rows may have
-    different columns; the table has all of them, in the order in which they appear.
+    An older result of the same table, subject and machine is replaced. Rows may have different columns; the table has
+    all of them, in the order in which they appear.
     """
     result = Result(table, subject, describe_machine(device), dict(facts or {}), rows)
     path = (QUICK_RESULTS if settings.quick else RESULTS) / f"{case}.jsonl"
-    results = [*(other for other in load_results(path) if not result.replaces(other)), result]
+    results = [*(other for other in load_results(path) if other.key != result.key), result]
     write_text(path, "".join(f"{json.dumps(each._asdict())}\n" for each in results))
     tables = [rows, *(fact for fact in result.facts.values() if isinstance(fact, list))]
     print(*map(table_of, tables), json.dumps({**result.machine, **result.facts}), f"Wrote {path}.", sep="\n\n")

@@ -1,7 +1,7 @@
 """The server of `python -m training.serve` with 1, 4 and 16 requests in flight.
 
-Each client sends an image, waits for the answer and sends the next. All images differ, and each answer is compared with
-that of a first round, one by one: "lost" counts requests without an answer, "mixed up" answers of another image. In the
+Each client sends an image, waits for the reply and sends the next. All images differ, and each reply is compared with
+that of a first round, one by one: "lost" counts requests without a reply, "mixed up" replies for another image. In the
 end the server is told to stop while requests are in flight.
 """
 
@@ -27,7 +27,7 @@ from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 
 
 ANSWER_SECONDS, END_SECONDS = 60.0, 30.0
-"""How long one answer and ending may take. Our choice: bounds against hanging, not measures."""
+"""Timeouts of one reply and of the end. Our choice: they prevent hanging and measure nothing."""
 IN_FLIGHT = (1, 4, 16)
 NUM_REQUESTS = 64
 SIZE_PX, MAX_BATCH = 224, 16
@@ -49,7 +49,7 @@ def run(settings: MeasuringSettings) -> None:
 
 
 def measure(folder: Path, in_flight: Sequence[int], number: int, size: int = SIZE_PX) -> tuple[list[Row], Row]:
-    """Return a row for each number of requests in flight, and what became of those at the end."""
+    """Return a row for each number of requests in flight, and the result of ending under load."""
     bodies, rows = encode_images(number, size), []
     with serve(folder, f"--size={size}", f"--max-batch={MAX_BATCH}") as server:
         expected, _ = load(server.url, bodies, 1)  # alone in their batches, and not timed
@@ -67,19 +67,19 @@ class Server(NamedTuple):
     url: str
 
     def end(self) -> int:
-        """Tell it to end, and return its exit status."""
+        """Send SIGTERM and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(END_SECONDS)
 
 
 @contextmanager
 def serve(model: Path, *options: str, said: list[str] | None = None) -> Iterator[Server]:
-    """Start the server on a free port of 127.0.0.1; in the end it is killed if it still runs.
+    """Start the server on a free port of 127.0.0.1; kill it in the end if it still runs.
 
     Args:
         model: Folder of a model.
-        options: Of the command.
-        said: Gets what the server writes on standard error.
+        options: Options of the command.
+        said: Receives the server's standard error.
 
     Raises:
         RuntimeError: If it ends before it serves.
@@ -96,7 +96,7 @@ def serve(model: Path, *options: str, said: list[str] | None = None) -> Iterator
                     break
             else:
                 raise RuntimeError(f"The server ended before it served: {''.join(said)[-2000:]}")
-            with ThreadPoolExecutor(1) as reader:  # or the server would block on a full pipe
+            with ThreadPoolExecutor(1) as reader:  # else the server would block on a full pipe
                 reader.submit(said.extend, process.stderr)
                 try:
                     yield Server(process, found[1])
@@ -117,7 +117,7 @@ def encode_images(number: int, size: int) -> list[bytes]:
 
 
 class Reply(NamedTuple):
-    """Status, or None without an answer; its JSON; and the seconds that it took."""
+    """Status, or None without a reply; JSON content; and seconds."""
 
     status: int | None
     content: Any
@@ -153,12 +153,12 @@ def batches_of(url: str) -> dict[int, int]:
 
 
 def is_near(answer: Any, expected: Any) -> bool:
-    """Whether two summaries are those of one image: batches of other sizes add up in another order."""
+    """Whether two summaries are of one image: they differ slightly, since sums depend on the batch."""
     return bool(np.allclose(answer["summary"], expected["summary"], rtol=1e-2, atol=1e-3))
 
 
 def row_of(in_flight: int, replies: Sequence[Reply], expected: Sequence[Reply], seconds: float, batches: float) -> Row:
-    """Return what is told of one load."""
+    """Return the row of one load."""
     took = np.array([reply.seconds for reply in replies])
     answered = [reply.status == 200 for reply in replies]
     mixed = sum(
@@ -179,7 +179,7 @@ def row_of(in_flight: int, replies: Sequence[Reply], expected: Sequence[Reply], 
 
 
 def end_under_load(server: Server, bodies: Sequence[bytes], in_flight: int) -> Row:
-    """Tell a server to end while requests are in flight: what it took must be answered."""
+    """End a server while requests are in flight; it must reply to those that it accepted."""
     before = sum(size * count for size, count in batches_of(server.url).items())
     with ThreadPoolExecutor(1) as background:
         loading = background.submit(load, server.url, bodies, in_flight)

@@ -1,7 +1,7 @@
 """Large images in windows, and images of many sizes in one pack.
 
-Ours with windows stands beside ours without, beside what leaving out the attention of windowed blocks altogether would
-give (Amdahl), and beside what `predict_window_cost` says. Packs stand beside one image at a time, and beside padding.
+Ours with windows is compared with ours without, with the limit of no attention at all in windowed blocks (Amdahl), and
+with `predict_window_cost`. Packs are compared with one image at a time and with padding.
 """
 
 import inspect
@@ -31,7 +31,7 @@ SETS: dict[str, tuple[tuple[int, int], ...]] = {
     "thumbnails": ((3, 3), (3, 4), (4, 3), (4, 4), (4, 6), (5, 5), (6, 4), (6, 6)),
     "photographs": ((10, 20), (12, 16), (12, 18), (14, 14), (16, 12), (16, 16), (18, 12), (20, 10)),
 }
-"""Eight grids of patches each, by their name: sides from 48 to 96 px, and from 160 to 320 px. Our choice."""
+"""Sets of eight grids of patches by name: sides from 48 to 96 px, and from 160 to 320 px. Our choice."""
 IMAGES_PER_GRID = 2
 PACKED = "ours, packed"
 
@@ -52,7 +52,7 @@ def run(settings: MeasuringSettings) -> None:
 
 @contextmanager
 def attention_timed(model: RadioModel, device: str) -> Iterator[list[float]]:
-    """Let a model's attention be timed for a while: a list gets the seconds of each call."""
+    """Time a model's attention within the context: the list receives the seconds of each call."""
     before, seconds = model.config._attn_implementation, []
     attend, wait = AttentionInterface()[before], torch.cuda.synchronize if device == "cuda" else lambda: None
 
@@ -84,11 +84,11 @@ def attention_share(model: RadioModel, images: Tensor, num_rounds: int = SHARE_R
 
 
 def amdahl_limit(config: RadioConfig, share: float) -> float:
-    """Return how many times as fast a pass is whose windowed blocks have no attention at all.
+    """Return the speedup of a pass whose windowed blocks have no attention at all.
 
     Args:
-        config: Of the network, all of whose blocks are alike.
-        share: Of attention in the time of a global pass.
+        config: Configuration of a network whose blocks are all alike.
+        share: Share of attention in the time of a global pass.
     """
     depth = config.num_hidden_layers
     return 1 / (1 - share * sum(not config.is_global_block(index) for index in range(depth)) / depth)
@@ -129,12 +129,12 @@ def measure_windows(
 
 
 def build_calls(config: RadioConfig, place: Place, images: Sequence[Tensor]) -> dict[str, Callable[[], list[Tensor]]]:
-    """Return what encodes all images, by name; each answers the features `(tokens, width)` of every image.
+    """Return functions that encode all images, by name; each returns the features `(tokens, width)` of every image.
 
     Args:
         config: Shape of all networks.
         place: Device and data type.
-        images: Of any sizes, `(1, 3, height, width)` each, in the order in which they come.
+        images: Images of any sizes in their order, `(1, 3, height, width)` each.
     """
     size = config.patch_size
     grids = torch.tensor([[side // size for side in image.shape[2:]] for image in images], device=place.device)
@@ -161,7 +161,7 @@ def build_calls(config: RadioConfig, place: Place, images: Sequence[Tensor]) -> 
 
 
 def padded_call(config: RadioConfig, place: Place, images: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-    """Return what runs timm's NaFlexViT on all images, padded to the longest, as its loader gives them."""
+    """Return a function that runs timm's NaFlexViT on all images, padded to the longest as by its loader."""
     size, model = config.patch_size, build_timm(config, place)
     parts = [split_patches(image, size)[0] for image in images]
     lengths = [len(part) for part in parts]
@@ -184,7 +184,7 @@ def padded_call(config: RadioConfig, place: Place, images: Sequence[Tensor]) -> 
 
 
 def draw_images(grids: Sequence[tuple[int, int]], patch_size: int, place: Place) -> list[Tensor]:
-    """Return images of each grid, no two of one grid beside each other."""
+    """Return images of each grid, in an order in which no two neighbors share a grid."""
     return [
         torch.rand(1, 3, rows * patch_size, cols * patch_size, device=place.device).to(place.dtype)
         for _ in range(IMAGES_PER_GRID)

@@ -1,4 +1,4 @@
-"""One RADIO pass with three adaptors beside the three teachers that it replaces, run one after the other.
+"""One RADIO pass with three adaptors compared with the three teachers that it replaces, run one after the other.
 
 The teachers are those of C-RADIOv4 (https://arxiv.org/abs/2601.17237, section 2), each from an image to its features:
 its own image processor in transformers, its published input size, its vision network of transformers; RADIO at its
@@ -7,8 +7,8 @@ changes the time. Calls take turns in one run.
 
 On a GPU the networks have their published depth. On a CPU they have a share of their blocks, the same share for all,
 since seven billion weights fit few machines: widths, tokens, windows and the share of blocks with global attention
-stay as published. What a network takes without adaptors then counts as often as its share fits in, preprocessing and
-adaptors, which have no such share, count once: "whole" is what the published networks take.
+stay as published. The time without adaptors is then multiplied by the inverse of that share, preprocessing and adaptors
+count once: "whole" is the time of the published networks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,11 +32,11 @@ from training.teachers.published.architectures import published_config
 STUDENT = "nvidia/C-RADIOv4-H"
 TEACHERS = ("google/siglip2-giant-opt-patch16-384", "facebook/dinov3-vit7b16-pretrain-lvd1689m", "facebook/sam3")
 CPU_DEPTH_SHARE = 4
-"""Our choice: the largest that divides the depths of all and leaves SAM3 a block with global attention in eight."""
+"""Our choice: the largest that divides all depths and leaves SAM3 one block with global attention in eight."""
 DTYPE = torch.bfloat16
 ROUNDS = 5
 IMAGE_PX = 1024
-"""Side of the images before preprocessing. Our choice: about what the largest of the networks takes in."""
+"""Side of the images before preprocessing. Our choice: about the input size of the largest network."""
 SAM3_GRID_PX, WINDOW_SIZE = 72 * 16, 8
 """RADIO with as many tokens as SAM3 has at 1008 pixels in patches of 14, in the windows that it was trained with."""
 CLASSES: dict[str, tuple[type[PreTrainedModel], str]] = {
@@ -44,7 +44,7 @@ CLASSES: dict[str, tuple[type[PreTrainedModel], str]] = {
     "DINOv3ViTConfig": (transformers.DINOv3ViTModel, "DINOv3ViTImageProcessor"),
     "Sam3ViTConfig": (Sam3ViTModel, "Sam3ImageProcessor"),
 }
-"""By configuration, the network and the image processor of a teacher."""
+"""Network and image processor of a teacher by the class of its configuration."""
 ALL_TEACHERS = "all teachers"
 
 
@@ -58,15 +58,15 @@ def run(settings: MeasuringSettings) -> None:
 
 @dataclass(frozen=True)
 class Contender:
-    """A network and what brings images to it.
+    """A network with its preprocessing.
 
     Attributes:
-        name: As the table has it.
-        size_px: Side of what the network takes in.
-        size_from: Where this is published.
-        calls: By part, in this order: "preprocessing" from uint8 images `(3, height, width)` to pixel values, "network"
-            from these to features, and of what has adaptors "backbone", the same without them.
-        model: Whose network it is.
+        name: Name in the table.
+        size_px: Side of the network's input.
+        size_from: Source of this size.
+        calls: Parts in this order: "preprocessing" from uint8 images `(3, height, width)` to pixel values, "network"
+            from these to features, and for a network with adaptors "backbone", the same without them.
+        model: The network's model.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Contender:
 
 
 def with_share_of_blocks(config: PreTrainedConfig, share: int) -> PreTrainedConfig:
-    """Return a configuration with one of `share` blocks, from the first on, and so of those with global attention."""
+    """Return a configuration with the first of every `share` blocks, also of those with global attention."""
     config.num_hidden_layers = depth = config.num_hidden_layers // share
     if isinstance(config, transformers.Sam3ViTConfig):
         config.global_attn_indexes = [place for place in config.global_attn_indexes if place < depth]
@@ -129,14 +129,14 @@ def _preprocessing(processor: Any, device: str) -> Callable[[list[Tensor]], Tens
 
 
 def whole_of(parts: Mapping[str, float], share: int) -> float:
-    """Return what a published network takes: its backbone `share` times, all else once."""
+    """Return the time of a published network: its backbone `share` times, all else once."""
     backbone = parts.get("backbone", parts["network"])
     return parts.get("preprocessing", 0.0) + share * backbone + parts["network"] - backbone
 
 
 @torch.inference_mode()
 def measure(device: str, share: int, rounds: int) -> list[Row]:
-    """Return one row for each network, one for all teachers, and of each student how many times as fast it is."""
+    """Return one row for each network, with the speedup of each student, and one for all teachers."""
     students, teachers = build_students(share, device), [build_teacher(source, share, device) for source in TEACHERS]
     image = torch.randint(0, 256, (3, IMAGE_PX, IMAGE_PX), dtype=torch.uint8, device=device)
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
@@ -158,14 +158,14 @@ def rows_of(
     teraflops: Mapping[str, float],
     share: int,
 ) -> list[Row]:
-    """Return the rows of what took turns; a whole is that of the published network, in each round.
+    """Return the rows of all contenders; a whole is that of the published network, in each round.
 
     Args:
-        students: Of one network.
-        teachers: All that it replaces.
-        turns: By contender and part.
+        students: Students of one network.
+        teachers: All teachers that it replaces.
+        turns: Times by contender and part.
         teraflops: Operations of each contender's published network, in 10**12.
-        share: All had one of so many of their blocks.
+        share: All networks had one of so many of their blocks.
     """
     teraflops = {**teraflops, ALL_TEACHERS: sum(teraflops[each.name] for each in teachers)}
     seconds = {each.name: _whole_seconds(each, turns, share) for each in (*students, *teachers)}
@@ -189,6 +189,6 @@ def rows_of(
 
 
 def _whole_seconds(each: Contender, turns: Turns[tuple[str, str]], share: int) -> list[float]:
-    """Return what the published network takes from an image on, in each round."""
+    """Return the seconds of the published network from an image on, in each round."""
     rounds = zip(*(turns.seconds[each.name, part] for part in each.calls), strict=True)
     return [whole_of(dict(zip(each.calls, seconds, strict=True)), share) for seconds in rounds]

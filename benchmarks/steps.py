@@ -1,11 +1,11 @@
-"""Runs training steps when asked, so that trainers of different libraries and checkouts take turns.
+"""Runs training steps on request, so that trainers of different libraries and checkouts take turns.
 
     python steps.py RUN_DIR CHANGES...        in the root of a checkout: times the demo's steps
 
-A program that has steps tells in one line of JSON that it is ready, and answers every line "NUM_STEPS" of its input
-with another one: seconds per step by part. This file needs Python alone, since it also runs beside libraries that may
-not go together with ours, and knows no more of the project than what its versions have in common, so that it can time
-an older one: `keep_freed_memory`, `load_recipe`, and `Distiller` with `build`, `train_step` and `parts`.
+A program with steps prints a line of JSON when it is ready, and another one for every line "NUM_STEPS" of its input:
+seconds per step by part. This file needs Python alone, since it also runs beside libraries that may be incompatible
+with ours. Of the project it uses only what all versions have, so that it can time an older one: `keep_freed_memory`,
+`load_recipe`, and `Distiller` with `build`, `train_step` and `parts`.
 """
 
 import json
@@ -19,14 +19,14 @@ from typing import Any
 
 
 GPU_MEMORY = "GPU memory, MB"
-"""Key of an answer."""
+"""Key of a timing."""
 
 
 class StepTimer:
-    """Runs steps of a distiller that is built, and adds up what its parts take.
+    """Runs steps of a distiller that is built, and sums the times of their parts.
 
     Args:
-        distiller: Its student learns from the first step on.
+        distiller: The distiller; its student learns from the first step on.
     """
 
     def __init__(self, distiller: Any) -> None:
@@ -40,7 +40,7 @@ class StepTimer:
     def run(self, num_steps: int) -> dict[str, float]:
         """Return seconds per step: of the wall clock, of all cores together, and of each part of the wall clock.
 
-        "passes" is what no other part is: forward and backward passes, losses, clipping.
+        "passes" is the rest: forward and backward passes, losses, clipping.
         """
         self.seconds = dict.fromkeys(self.seconds, 0.0)
         wait_for_gpu()
@@ -76,22 +76,22 @@ class StepTimer:
 
 
 class Stepper:
-    """Lets a loop go on by as many steps as each line of the input asks for, and answers what a step took.
+    """Pauses a loop until a line of the input requests further steps, and prints their time.
 
-    `end_step` is called after every step, and waits there for the next line, so that loops of other libraries need no
-    change. The first steps, which set kernels up, do not count.
+    `end_step` is called after every step and waits for the next line, so that loops of other libraries need no change.
+    The first steps, which set kernels up, do not count.
 
     Args:
-        num_warm_up_steps: Steps before it says that it is ready.
+        num_warm_up_steps: Steps before it is ready.
     """
 
     def __init__(self, num_warm_up_steps: int) -> None:
-        self._answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+        self._answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries goes to standard error
         self._left, self._asked, self._is_ready = num_warm_up_steps, num_warm_up_steps, False
         self._began = time.perf_counter()
 
     def end_step(self) -> None:
-        """Count a step; after the last that was asked for, answer and wait for more. It ends with the input."""
+        """Count a step; after the last requested one print its time and wait for a line. Ends with the input."""
         self._left -= 1
         if self._left:
             return
@@ -107,7 +107,7 @@ class Stepper:
 
 
 def wait_for_gpu() -> dict[str, float]:
-    """Wait until the GPU, if there is one, has done all steps; return the most memory that they took, in MB."""
+    """Wait for the GPU, if there is one; return the peak of its memory in MB."""
     import torch
 
     if not torch.cuda.is_available():
@@ -122,7 +122,7 @@ def _cpu_seconds() -> float:
 
 
 def build(run_dir: str, *changes: str) -> StepTimer:
-    """Return what times the steps of the demo's recipe with changes, whatever version of the project is here."""
+    """Return a timer of the steps of the demo's recipe with changes, in any version of the project."""
     from training.distillation.cpu import keep_freed_memory
     from training.distillation.trainer import Distiller
     from training.recipe import load_recipe
@@ -134,7 +134,7 @@ def build(run_dir: str, *changes: str) -> StepTimer:
 
 
 def answer_steps(build_timer: Callable[[], tuple[StepTimer, dict[str, float]]]) -> None:
-    """Build a timer, tell what it comes with, and answer until the input ends; nothing else goes to the output."""
+    """Build a timer, print what it comes with, and time steps until the input ends; nothing else is printed."""
     answers, sys.stdout = sys.stdout, sys.stderr
     timer, told = build_timer()
     print(json.dumps(told), file=answers, flush=True)

@@ -1,10 +1,10 @@
-"""Other trainers of the same student from the same teacher, both of random weights: programs that run steps when asked.
+"""Other trainers of the same student and teacher, both with random weights: programs that run steps on request.
 
     python -m benchmarks.trainers plain FOLDER BATCH_SIZE NUM_WARM_UP_STEPS NUM_WORKERS [compiled]
     PEER_PYTHON -m benchmarks.trainers lightly FOLDER BATCH_SIZE NUM_WARM_UP_STEPS OUTPUT
 
-"plain" is a loop in PyTorch that we wrote after UNIC (https://arxiv.org/abs/2408.05088, section 3): what any trainer
-must do, and nothing else. A head on the class token and one on the patches; their loss is a cosine distance plus a
+"plain" is our loop in PyTorch after UNIC (https://arxiv.org/abs/2408.05088, section 3): the least that any trainer
+does. A head on the class token and one on the patches; their loss is a cosine distance plus a
 smooth L1 distance to the teacher's features, standardized by running means and deviations. No moving average, no
 shifts, no checkpoints; bfloat16 by autocast, AdamW; on a GPU if there is one. "lightly" is the distillation of
 lightly-train (read of 0.18), whose Python has `lightly-train` and `timm`: its "distillationv2", which takes students of
@@ -33,7 +33,7 @@ SIDE_PX = 224
 STUDENT = "vit_tiny_patch16_224"
 TEACHER_PATCH = 14
 MOMENTUM = 0.99
-"""Of running means. Our choice: it does not change the time."""
+"""Momentum of the running means. Our choice: it does not change the time."""
 LIGHTLY_TEACHER = "vits14-noreg"
 STEPS_WITHOUT_END = 10**6
 
@@ -65,7 +65,7 @@ class Pictures(Dataset[Tensor]):
 
 
 class RunningStandardizer(nn.Module):
-    """Standardizes by the mean and the mean square of all batches so far, each counting less the older it is."""
+    """Standardizes by exponential moving averages of mean and mean square."""
 
     mean: Tensor
     square: Tensor
@@ -125,7 +125,7 @@ class PlainDistillation(nn.Module):
 
 def build_plain() -> PlainDistillation:
     """Return a ViT-Ti/16 that learns from DINOv2-S/14, both of random weights."""
-    from transformers import Dinov2Config, Dinov2Model  # which the peer's Python may lack
+    from transformers import Dinov2Config, Dinov2Model  # the peer's Python may lack it
 
     config = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, patch_size=TEACHER_PATCH)
     return PlainDistillation(timm.create_model(STUDENT, num_classes=0), Dinov2Model(config))
@@ -149,7 +149,7 @@ def plain_steps(network: PlainDistillation, folder: Path, batch_size: int, num_w
 
 
 def run_plain(folder: str, batch_size: str, num_warm_up_steps: str, num_workers: str, *compiled: str) -> None:
-    """Run the plain loop, which waits after the steps that were asked for."""
+    """Run the plain loop, which waits after the requested steps."""
     stepper = Stepper(int(num_warm_up_steps))
     network = build_plain().to("cuda" if torch.cuda.is_available() else "cpu")
     if compiled:
@@ -159,8 +159,8 @@ def run_plain(folder: str, batch_size: str, num_warm_up_steps: str, num_workers:
 
 
 def run_lightly(folder: str, batch_size: str, num_warm_up_steps: str, output: str) -> None:
-    """Start lightly-train's training, which then waits after the steps that were asked for."""
-    os.environ["LIGHTLY_TRAIN_EVENTS_DISABLED"] = "1"  # it tells its makers of runs
+    """Start lightly-train's training, which waits after the requested steps."""
+    os.environ["LIGHTLY_TRAIN_EVENTS_DISABLED"] = "1"  # no telemetry
     stepper = Stepper(int(num_warm_up_steps))
 
     import lightly_train  # pyrefly: ignore[missing-import]

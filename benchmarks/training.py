@@ -1,15 +1,14 @@
-"""Steps of distillation: beside other trainers, beside the same step with one option, and beside another checkout.
+"""Steps of distillation compared with other trainers, with the same step with one option, and with other checkouts.
 
 Other trainers: a ViT-Ti/16 (192 wide, 12 blocks) learns from DINOv2-S/14, both of random weights, from crops of 224 px
-of one folder of JPEGs, in bfloat16 by autocast with AdamW, data decoded in the process that trains. Ours has none of
-what the others lack (MESA, DAMP). On a GPU batches are larger, other processes decode, and compiled networks take part.
+of one folder of JPEGs, in bfloat16 by autocast with AdamW, data decoded in the process that trains. Ours uses no option
+that the others lack (MESA, DAMP). On a GPU batches are larger, other processes decode, and compiled networks take part.
 
-Options: each runs beside the demo's recipe without it, one thread, images of 128 px, a step's 64 in one pass, banks
-full and windows in every step. "more CPU" is the median over the rounds of what a step takes more than the plain one in
-the same round; "memory" is the most that the process held in a step, teachers included. For Linux.
+Options: each is compared with the demo's recipe without it, one thread, images of 128 px, a step's 64 in one pass, full
+banks and windows in every step. "more CPU" is the median over the rounds of the increase over the plain step of the
+same round; "memory" is the peak of the process in a step, teachers included. For Linux.
 
-Checkouts: the demo's step, its parts and its data. On a machine that does other work CPU times tell more than those
-of the wall clock.
+Checkouts: the demo's step, its parts and its data. On a busy machine CPU times are more reliable than the wall clock.
 """
 
 import statistics
@@ -45,17 +44,17 @@ BATCH_SIZES = {"cpu": 16, "cuda": 256}
 NUM_WORKERS = {"cpu": 0, "cuda": 4}
 """Our choice: three or four trainers take turns, and a machine has some 16 cores for each GPU."""
 WARM_UP_STEPS = 2
-DEMO_WARM_UP_STEPS = 10  # until kernels are set up and memory is there
+DEMO_WARM_UP_STEPS = 10  # until kernels are set up and memory is allocated
 SIDE_PX = 224
 STORED_PX = 320
 NUM_PICTURES = 512  # two of the larger batches
-NUM_STEPS = 10**6  # of the schedule, whose end no benchmark reaches
+NUM_STEPS = 10**6  # length of the schedule, whose end no benchmark reaches
 ROUNDS, STEPS, CHECKOUT_STEPS = 5, 3, 10
-SMALL_TEACHER = {"run_mode": "fixed", "input_size_px": 64}  # 4 cells a side; the student has 8
+SMALL_TEACHER = {"run_mode": "fixed", "input_size_px": 64}  # a grid of 4 x 4 patches; the student has 8 x 8
 
 
 def run(settings: MeasuringSettings) -> None:
-    """Measure and report the step beside other trainers, then, on a CPU, its options."""
+    """Measure and report the step of all trainers, then, on a CPU, its options."""
     rounds, num_steps = (1, 1) if settings.quick else (ROUNDS, STEPS)
     batch_size = BATCH_SIZES[settings.device]
     rows = trainer_rows(time_trainers(settings, rounds, num_steps), batch_size)
@@ -77,7 +76,7 @@ def run_checkouts(settings: MeasuringSettings) -> None:
 
 
 def recipe_changes(folder: Path, device: str = "cpu") -> list[str]:
-    """Return the changes of the demo's recipe that make it the student, teacher and batch of the comparison."""
+    """Return the changes of the demo's recipe to the student, teacher and batch of the comparison."""
     return [
         f"data={{source: '{folder}', num_images: null, image_size_px: {STORED_PX}}}",
         f"data.num_workers={NUM_WORKERS[device]}",
@@ -96,7 +95,7 @@ def recipe_changes(folder: Path, device: str = "cpu") -> list[str]:
 
 
 def time_trainers(settings: MeasuringSettings, rounds: int, num_steps: int) -> dict[str, list[Timing]]:
-    """Return what a step took of each trainer in each round."""
+    """Return the timings of each trainer in each round."""
     device, batch_size = settings.device, str(BATCH_SIZES[settings.device])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "pictures")
@@ -123,7 +122,7 @@ def time_trainers(settings: MeasuringSettings, rounds: int, num_steps: int) -> d
 
 
 def trainer_rows(rounds: Mapping[str, Sequence[Timing]], batch_size: int) -> list[Row]:
-    """Return one row for each trainer; ours says also what its parts took."""
+    """Return one row for each trainer, with the times of the parts for ours."""
     turns = Turns({name: [timing["wall"] for timing in timings] for name, timings in rounds.items()})
     rows = []
     for name, timings in rounds.items():
@@ -148,8 +147,8 @@ class Group(NamedTuple):
     """Options that are compared with the same plain step.
 
     Attributes:
-        plain: What the plain step changes in the demo's recipe.
-        options: By name what each changes besides.
+        plain: Changes of the plain step to the demo's recipe.
+        options: Further changes of each option, by name.
     """
 
     plain: Sequence[str]
@@ -157,10 +156,10 @@ class Group(NamedTuple):
 
 
 def groups(upsampler: Path) -> dict[str, Group]:
-    """Return all options by the name of the step that they are compared with.
+    """Return all options by the name of their plain step.
 
     Args:
-        upsampler: Folder of one for EfficientNet, see `save_untrained_upsampler`.
+        upsampler: Folder of an upsampler for EfficientNet, see `save_untrained_upsampler`.
     """
     teacher = "teachers.efficientnet-lite0"
     weighed = "balancing={{method: {}, start_step: 0, period_steps: 1, ramp_steps: 0}}"
@@ -193,14 +192,14 @@ def groups(upsampler: Path) -> dict[str, Group]:
 
 
 def save_untrained_upsampler(folder: Path) -> None:
-    """Write FeatSharp for the small EfficientNet as it is before training: it costs what a trained one does."""
+    """Write an untrained FeatSharp for the small EfficientNet: it costs the same as a trained one."""
     size = SMALL_TEACHER["input_size_px"]
     config = UpsamplerConfig(kind="efficientnet-lite0", feature_dim=112, input_size_px=size, grid=size // 16)
     save_upsampler(FeatSharp(config), folder)
 
 
 def measure_options(rounds: int, num_steps: int, *, is_quick: bool = False) -> list[Row]:
-    """Return one row for each plain step and each option; of a quick look the first option of each."""
+    """Return one row for each plain step and each option; in quick runs for the first option of each."""
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         save_untrained_upsampler(Path(scratch, "upsampler"))
@@ -237,8 +236,8 @@ def option_rows(
 
     Args:
         plain: Name of the plain step.
-        timings: By option those of the plain step and of its own.
-        memory: Of all of them by name, in MB.
+        timings: By option the timings of the plain step and of its own.
+        memory: Memory of all steps by name, in MB.
     """
     of_plain = [timing for both in timings.values() for timing in both[plain]]
     rows = [_option_row(plain, of_plain, memory[plain])]
@@ -257,7 +256,7 @@ def _option_row(step: str, timings: Sequence[Timing], memory: float) -> Row:
 
 
 def build_option(run_dir: str, *changes: str) -> tuple[steps.StepTimer, dict[str, float]]:
-    """In a new process: return what times the steps of the demo with changes, and the memory that a step takes."""
+    """In a new process: return a timer of the demo's steps with changes, and the memory of a step."""
     timer = steps.build(run_dir, *changes)
     if timer.distiller.parts.contrasts is not None:
         for bank in timer.distiller.parts.contrasts.banks.values():
@@ -281,10 +280,10 @@ def time_checkouts(roots: Mapping[str, Path], rounds: int, num_steps: int, num_i
 
 
 def checkout_rows(rounds: Mapping[str, Sequence[Timing]]) -> list[Row]:
-    """Return one row per checkout: medians of its timings in ms; how many times as fast the first one is.
+    """Return one row per checkout: medians of its timings in ms, and ratios to the first one.
 
     Args:
-        rounds: By checkout, the present one first; those of one round stand at the same place.
+        rounds: Timings by checkout, the present one first; those of one round have the same index.
     """
     present = next(iter(rounds.values()))
     rows = []

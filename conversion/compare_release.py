@@ -1,8 +1,8 @@
-"""Runs NVIDIA's own code and ours on the same images, and writes how far apart they are, how fast and how large.
+"""Runs NVIDIA's own code and ours on the same images, and writes their differences, times and memory.
 
     python -m conversion.compare_release nvidia/C-RADIOv4-H
 
-NVIDIA's repository is fetched and its code is run, in a process of its own. It stays where the Hub's cache is.
+NVIDIA's repository is fetched into the Hub's cache, and its code runs in a process of its own.
 """
 
 import sys
@@ -46,14 +46,14 @@ from modeling_radio.nvidia.stored_tensors import stored_tensors
 
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Our choice: some ten times what the order of sums in a deep network gives, far below what a wrong token gives."""
+"""Our choice: ten times the effect of another order of sums in a deep network, far below that of a wrong token."""
 TEXT = "parity.md"
 _PATTERNS = ["*.json", "*.py", "*.safetensors"]
 _VERSIONED = ("torch", "torchvision", "transformers", "timm")
 
 
 class Release(NamedTuple):
-    """NVIDIA's checkpoint: its name and commit, and where it lies."""
+    """NVIDIA's checkpoint: name, commit and local folder."""
 
     name: str
     revision: str | None
@@ -61,27 +61,17 @@ class Release(NamedTuple):
 
 
 def fetch_release(source: str, revision: str | None) -> Release:
-    """Return a folder as it is, or fetch a repository of the Hub, weights and code, at one commit.
+    """Return a local folder, or fetch weights and code of a Hub repository at one commit.
 
     Raises:
-        ValueError: If it is neither, or cannot be fetched.
+        ValueError: If it is neither, cannot be fetched, or names code of another repository, which nobody asked to run.
     """
     if Path(source).is_dir():
         if revision is not None:
             raise ValueError(f"`revision` must be left out for a folder, got {revision!r}.")
-        return _with_own_code(Release(read_label(source), None, Path(source)))
-    try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_PATTERNS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"{source!r} is no folder here, and could not be fetched from the Hub: {str(error).splitlines()[0]} "
-            "Look at the name, `revision` and the network; HF_ENDPOINT names another Hub."
-        ) from error
-    return _with_own_code(Release(source, folder.name, folder))
-
-
-def _with_own_code(release: Release) -> Release:
-    """Refuse a repository that names code of another one, which nobody asked to run."""
+        release = Release(read_label(source), None, Path(source))
+    else:
+        release = _download(source, revision)
     modules = {path.stem for path in release.folder.glob("*.py")}
     foreign = foreign_code(read_json(release.folder / "config.json"), modules)
     if foreign:
@@ -89,8 +79,19 @@ def _with_own_code(release: Release) -> Release:
     return release
 
 
+def _download(source: str, revision: str | None) -> Release:
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_PATTERNS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"{source!r} is no folder here, and could not be fetched from the Hub: {str(error).splitlines()[0]} "
+            "Look at the name, `revision` and the network; HF_ENDPOINT names another Hub."
+        ) from error
+    return Release(source, folder.name, folder)
+
+
 def adaptors_of(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the adaptors that a repository's class can build and has weights of, and its other teachers."""
+    """Return the adaptors that a repository's class can build from its weights, and its other teachers."""
     config = read_json(folder / "config.json")
     teachers = [teacher["name"] for teacher in (config.get("args") or {}).get("teachers") or []]
     stored = {key.split(".")[2] for key in stored_tensors(folder) if key.startswith("radio_model.adaptors.")}
@@ -103,22 +104,22 @@ def _read_windows(text: str) -> list[int]:
 
 
 class CompareReleaseSettings(Settings):
-    """What shall be compared.
+    """Settings of the comparison.
 
     Attributes:
         source: Repository of NVIDIA's on the Hub, such as nvidia/C-RADIOv4-H, or a folder with its files and its code.
-        converted: What conversion.from_nvidia made of it; by default it is converted here, for the comparison alone.
-        output: Folder for parity.json and parity.md; by default the converted one, whose card shows them, or
+        converted: Folder that conversion.from_nvidia wrote; by default it is converted here, for the comparison alone.
+        output: Folder for parity.json and parity.md; by default `converted`, whose card shows them, or
             runs/parity/NAME.
         revision: Branch, tag or commit of the repository; by default its main branch. The commit is recorded.
-        images: Pictures; by default a photograph and noise.
+        images: Image files; by default a photograph and noise.
         sizes: Such as 512 or 384x640 (height x width, px), rounded to what patches and windows divide; by default the
             preferred one and two more.
         windows: Sides of ViTDet windows in tokens, beside global attention; by default 8, and none for E-RADIO and
             RADIO1D, which have no such windows.
-        adaptors: Adaptors to compare; all that the repository has by default.
-        device: Where both run; "auto" takes a GPU if there is one.
-        dtype: Of weights and pixels.
+        adaptors: Adaptors to compare; by default all of the repository.
+        device: Device of both models; "auto" takes a GPU if there is one.
+        dtype: Data type of weights and pixels.
         rounds: Timed calls of each case, the fastest counts.
         tolerance: Largest relative difference that counts as equal; by default 1e-4 in float32, 5e-2 in bfloat16 and
             1e-2 in float16.
@@ -141,7 +142,7 @@ class CompareReleaseSettings(Settings):
 
     @property
     def folder(self) -> Path:
-        """Where the comparison is written."""
+        """Output folder of the comparison."""
         return self.output or self.converted or Path("runs") / "parity" / Path(self.source).name
 
 
@@ -167,7 +168,9 @@ def _run(settings: CompareReleaseSettings) -> None:
         check_choice("adaptors", name, available)
     settings.folder.mkdir(parents=True, exist_ok=True)
     with scratch_folder(settings.folder) as scratch:
-        ours = settings.converted or _convert(release, scratch / "converted")
+        ours = settings.converted or scratch / "converted"
+        if settings.converted is None:
+            save(convert(release.folder), ours, release.name)
         cases = plan_cases(RadioConfig.from_pretrained(ours), settings.sizes, settings.windows)
         question = Question(
             name=release.name,
@@ -214,13 +217,8 @@ def _device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _convert(release: Release, folder: Path) -> Path:
-    save(convert(release.folder), folder, release.name)
-    return folder
-
-
 def _ask_both(theirs: Question, ours: Path, images: dict[str, Any]) -> tuple[Answers, Answers]:
-    """Ask NVIDIA's model, and then ours what that one could answer."""
+    """Run NVIDIA's model, and then ours on the cases that NVIDIA's could run."""
     with tqdm(total=2, desc="models") as bar:
         first = ask(theirs, images)
         bar.update()
@@ -256,7 +254,7 @@ def _report(parity: Parity, folder: Path) -> None:
     """Print the tables and write both files.
 
     Raises:
-        ParityError: If an output differs by more than the tolerance; the files are there then too.
+        ParityError: If an output differs by more than the tolerance; both files are written in any case.
     """
     header = ["output", "attention", "max. abs.", "relative", "cosine"]
     print(f"\n{markdown(header, parity.rows(), aligned=True)}\n")

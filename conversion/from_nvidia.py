@@ -69,8 +69,8 @@ def convert(
         source: A `.pth.tar` file, a folder in the layout of NVIDIA's Hub repositories, or such a repository's name.
         adaptors: Adaptors to keep, by name; `None` keeps all that the file has.
         version: Name of the published version, for example "c-radio_v4-h". A training file does not name it; `None`
-            takes what its teachers and sizes look like.
-        overrides: Configuration fields to set by hand, where the checkpoint does not tell them.
+            infers it from its teachers and sizes.
+        overrides: Configuration fields to set by hand, where the checkpoint does not determine them.
 
     Returns:
         The model in evaluation mode, in the data type of the file; where its tensors have several, in float32.
@@ -101,7 +101,10 @@ def convert(
         layer_scale=layer_scale,
     )
     RadioConfig.check_fields(overrides or {})
-    model = _build_model(RadioConfig(**{**fields, **(overrides or {})}), state)
+    config = RadioConfig(**{**fields, **(overrides or {})})
+    with torch.device("meta"):  # `_load` assigns the file's tensors
+        model = RadioModel(config)
+    config.dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())  # the same for all
     _load(model, state, source_keys)
     _warn_of_other_tokens(model.config)
     return model.eval()
@@ -139,14 +142,6 @@ def _select_adaptors(
     return {key: tensor for key, tensor in state.items() if adaptor_of(key) not in unwanted}
 
 
-def _build_model(config: RadioConfig, state: Mapping[str, Tensor]) -> RadioModel:
-    """Build the network on the meta device; `_load` assigns the file's tensors."""
-    with torch.device("meta"):
-        model = RadioModel(config)
-    config.dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())  # of all, here
-    return model
-
-
 def _load(model: RadioModel, state: dict[str, Tensor], source_keys: Mapping[str, str]) -> None:
     state = {**state, "radio_model.summary_idxs": torch.tensor(model.config.summary_idxs)}
     expected = model.state_dict()
@@ -158,8 +153,7 @@ def _load(model: RadioModel, state: dict[str, Tensor], source_keys: Mapping[str,
         if key in state and state[key].shape != tensor.shape
     ]
     check_fit(unknown, missing, misshapen)
-    contiguous = {key: tensor.contiguous() for key, tensor in state.items()}
-    model.load_state_dict(contiguous, assign=True)
+    model.load_state_dict({key: tensor.contiguous() for key, tensor in state.items()}, assign=True)
 
 
 def save(
@@ -172,11 +166,11 @@ def save(
     """Write model, processor, tokenizer, remote code and a card into a folder.
 
     Args:
-        model: What `convert` returned, also with a text tower.
-        folder: Where to write.
-        source: How the card names NVIDIA's checkpoint.
-        tokenizer: That of the text tower.
-        text_source: How the card names the text tower's checkpoint.
+        model: Result of `convert`, also with a text tower.
+        folder: Output folder.
+        source: Name of NVIDIA's checkpoint in the card.
+        tokenizer: Tokenizer of the text tower.
+        text_source: Name of the text tower's checkpoint in the card.
     """
     model.save_pretrained(folder)
     RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
@@ -195,7 +189,7 @@ def verify(folder: Path, reference: Path, tolerance: float) -> list[Comparison]:
         One comparison per stored output.
 
     Raises:
-        ValueError: If an output differs by more than `tolerance`, or that is no number of at least 0.
+        ValueError: If an output differs by more than `tolerance`, or `tolerance` is no number of at least 0.
     """
     check_tolerance(tolerance)
     model = RadioModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -208,21 +202,21 @@ def verify(folder: Path, reference: Path, tolerance: float) -> list[Comparison]:
 
 
 class FromNvidiaSettings(Settings):
-    """What shall be converted.
+    """Settings of the conversion.
 
     Attributes:
         source: A .pth.tar file, a folder with config.json, or a name on the Hub.
         output: Folder to write.
         adaptors: Adaptors to keep; all by default.
         version: Published version, for example c-radio_v4-h.
-        config: Fields of the model's configuration that the checkpoint does not tell, such as `num_attention_heads`.
+        config: Fields of the model's configuration that the checkpoint does not have, such as `num_attention_heads`.
         text_tower: SigLIP, SigLIP2 or CLIP in transformers' format, a folder or a Hub id: pack its text tower and
             tokenizer for zero-shot tasks.
-        text_adaptor: Adaptor of that teacher; by default the one of its family and width.
+        text_adaptor: Adaptor of the text tower's teacher; by default the one of its family and width.
         verify: File of stored outputs, .safetensors, to compare with.
         tolerance: Largest absolute difference that `verify` accepts.
-        nvidia_outputs: Write a folder whose model answers like NVIDIA's: with the pair `(summary, features)`, and with
-            adaptors only where they are asked for.
+        nvidia_outputs: Write a folder whose model returns what NVIDIA's returns: the pair `(summary, features)`, and
+            adaptors only on request.
         overwrite: Replace the output if it exists.
     """
 
@@ -241,7 +235,7 @@ class FromNvidiaSettings(Settings):
     @model_validator(mode="after")
     def _check(self) -> "FromNvidiaSettings":
         if self.text_adaptor is not None and self.text_tower is None:
-            raise SettingsError(f"`text_adaptor` {self.text_adaptor} needs `text_tower`, which it belongs to.")
+            raise SettingsError(f"`text_adaptor` {self.text_adaptor} needs `text_tower`, to which it belongs.")
         return self
 
 
@@ -275,7 +269,7 @@ def _run(settings: FromNvidiaSettings) -> None:
 
 
 def read_label(source: str) -> str:
-    """Return how a card names a source: a Hub name in full, a local path by its last part."""
+    """Return the name of a source in a card: a Hub name in full, a local path by its last part."""
     return Path(source).name if Path(source).exists() else source
 
 

@@ -1,4 +1,4 @@
-"""An exported ONNX file in half precision or in 8 bits, by onnxruntime's own tools."""
+"""Converts an exported ONNX file to half precision or 8 bits with onnxruntime's tools."""
 
 import logging
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from core.files import scratch_folder
 Precision = Literal["fp16", "int8"]
 
 LEAST_COSINE: dict[Precision, float] = {"fp16": 0.999, "int8": 0.995}
-"""Mean cosine with float32 below which an output is refused. Our choice: what float16 keeps with room to spare, and
-what features may lose in 8 bits."""
+"""Mean cosine with float32 below which an output is refused. Our choice: float16 keeps more with room to spare, and
+features may lose this much in 8 bits."""
 
-_INT8_OPERATORS = ["MatMul"]  # of weights: linear layers, as the exporter writes them
+_INT8_OPERATORS = ["MatMul"]  # linear layers, as the exporter writes them
 
 
 def convert_precision(source: Path, output: Path, precision: Precision) -> None:
@@ -25,13 +25,13 @@ def convert_precision(source: Path, output: Path, precision: Precision) -> None:
     - "fp16" (`onnxruntime.transformers.float16`): weights and operators in float16, half the file. For GPUs and WebGPU:
       a CPU has few such operators, and casts around the others.
     - "int8" (`onnxruntime.quantization.quantize_dynamic`): weights of linear layers are int8 with one scale for each
-      output channel, their inputs uint8 with a scale for each tensor, found as it comes; attention stays float32. A
+      output channel, their inputs uint8 with a scale computed for each tensor; attention stays float32. A
       quarter of the file. For CPUs and WASM.
 
     Args:
-        source: Float32 file. Its folder must be writable, since shapes are inferred in a file there.
+        source: Float32 file. Its folder must be writable: onnxruntime infers shapes in a file there.
         output: File to write; more than 2 GB of weights go to another one beside it.
-        precision: What is wanted.
+        precision: "fp16" or "int8".
 
     Raises:
         ValueError: If `precision` is unknown.
@@ -69,7 +69,7 @@ def _quantize(source: Path, output: Path) -> None:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Silence the advice to optimize the graph first: sessions do that for the machine that they run on."""
+    """Silence the advice to optimize the graph first: sessions do that for their own machine."""
     is_wanted = lambda record: "pre-processing before quantization" not in record.getMessage()  # noqa: E731
     logging.root.addFilter(is_wanted)
     try:

@@ -1,4 +1,4 @@
-"""Opens the folder that an export reads, and refuses files that an export would lose something by."""
+"""Opens the checkpoint of an export, and refuses outputs that would replace something else."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -27,12 +27,12 @@ _OF_TEXTS = ("text_tower.", "logit_scale", "logit_bias")
 
 
 def check_file_output(path: Path, checkpoint: Path, *, endings: tuple[str, ...], overwrite: bool) -> None:
-    """Refuse an output file that would replace what is read or what no export writes, before any long work.
+    """Refuse an output file that would replace the checkpoint or a file of another kind, before any long work.
 
     Args:
-        path: File to be written.
+        path: Output file.
         checkpoint: Folder that is read. Earlier exports in it may be replaced.
-        endings: How the names of such files end.
+        endings: Endings of the names of such files.
         overwrite: Whether to replace an earlier one.
 
     Raises:
@@ -50,11 +50,11 @@ def check_file_output(path: Path, checkpoint: Path, *, endings: tuple[str, ...],
 def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
     """Open a folder of ours, or one in the layout of NVIDIA's Hub repositories.
 
-    What a folder has besides, such as the head of a task, is left out with a warning.
+    Other parts, such as the head of a task, are left out with a warning.
 
     Args:
         checkpoint: The folder.
-        with_texts: Whether its text tower is exported too, so that there is nothing to warn of.
+        with_texts: Whether the caller exports the text tower too: then there is no warning about it.
 
     Returns:
         The model in evaluation mode.
@@ -74,10 +74,10 @@ def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
 
 
 def open_task_model(checkpoint: Path) -> RadioTaskModel:
-    """Open a folder that a task model was saved in, with its head.
+    """Open a saved task model with its head.
 
     Returns:
-        The model in evaluation mode, of the class that was saved.
+        The model in evaluation mode, of the saved class.
 
     Raises:
         ValueError: If it holds no task model, is quantized, or has weights that are missing, unknown, of another shape

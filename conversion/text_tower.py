@@ -17,12 +17,12 @@ from modeling_radio.tokenizer import open_tokenizer
 
 
 DUAL_ENCODERS = ("siglip", "siglip2", "clip")
-"""`model_type` of the teachers with a text tower that `RadioForZeroShotImageClassification` knows."""
+"""`model_type` of the teachers whose text tower `RadioForZeroShotImageClassification` can use."""
 
 _IMAGE_PARTS = ("vision_model.", "visual_projection.")
 
 CANONICAL_SAMPLE = "a photo of a cat"
-"""A text that canonicalization leaves as it is."""
+"""A text that canonicalization does not change."""
 
 
 def add_text_tower(
@@ -37,11 +37,11 @@ def add_text_tower(
         text_adaptor: As in `RadioForZeroShotImageClassification.from_parts`.
 
     Returns:
-        The zero-shot model, and the tokenizer that belongs to it.
+        The zero-shot model and its tokenizer.
 
     Raises:
-        ValueError: If the source is no SigLIP, SigLIP2 or CLIP, fits no adaptor, has weights of texts that are damaged
-            or missing, or a tokenizer that is missing, another tower's, or cannot be made to canonicalize texts.
+        ValueError: If the source is no SigLIP, SigLIP2 or CLIP, fits no adaptor, has damaged or missing weights of its
+            text tower, or a tokenizer that is missing, another tower's, or cannot be made to canonicalize texts.
         OSError: If the source cannot be read.
     """
     if not Path(source).exists() and str(source).count("/") != 1:
@@ -58,7 +58,7 @@ def add_text_tower(
 
 
 def _open_teacher(source: str | Path) -> Any:
-    """Open both towers; that of the images, which nobody reads, may lack what it likes.
+    """Open both towers; weights of the image tower, which is not used, may be missing.
 
     Raises:
         ValueError: If weights of the text tower are damaged, missing, of another shape or not finite.
@@ -84,11 +84,11 @@ def _open_tokenizer(source: str | Path, vocabulary_size: int) -> PreTrainedToken
     """Open the tokenizer of a text tower.
 
     Raises:
-        ValueError: If it cannot be read, knows no words, or has more tokens than the tower.
+        ValueError: If it cannot be read, has no words, or has more tokens than the tower.
     """
     tokenizer = open_tokenizer(source, "text_tower")
     tokens = tokenizer(CANONICAL_SAMPLE).input_ids
-    if not set(tokens) - set(tokenizer.all_special_ids):  # without its files transformers makes an empty one
+    if not set(tokens) - set(tokenizer.all_special_ids):  # empty, where there are no files
         raise ValueError(
             f"The tokenizer of `text_tower` {str(source)!r} must know words, got none of {CANONICAL_SAMPLE!r}. Add the "
             "files of the teacher's tokenizer, such as tokenizer.json."
@@ -102,14 +102,14 @@ def _open_tokenizer(source: str | Path, vocabulary_size: int) -> PreTrainedToken
 
 
 def canonicalizing(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that canonicalizes texts by itself, for a SigLIP tower.
+    """Return a tokenizer for a SigLIP tower that canonicalizes texts.
 
-    As OpenCLIP's `canonicalize`: underscores become spaces, punctuation goes, letters become lowercase, runs of white
-    space become one space. The steps are part of `tokenizer.json`, so that no user can forget them.
+    As OpenCLIP's `canonicalize`: underscores become spaces, punctuation is removed, letters become lowercase, runs of
+    white space become one space. The steps are part of `tokenizer.json`, so that no user can forget them.
 
     Args:
-        tokenizer: The tower's own. transformers' `SiglipTokenizer` does this already and is returned as it is.
-        max_length: Length in tokens that texts are padded and cut to.
+        tokenizer: The tower's own. transformers' `SiglipTokenizer` does this already and is returned unchanged.
+        max_length: Length of padded and truncated texts in tokens.
 
     Raises:
         ValueError: If the tokenizer is not one of the `tokenizers` library, or would tokenize canonical texts
@@ -140,7 +140,7 @@ def canonicalizing(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTr
     if result(CANONICAL_SAMPLE).input_ids != tokenizer(CANONICAL_SAMPLE).input_ids:
         raise ValueError(
             f"The text tower's tokenizer, a {type(tokenizer).__name__}, tokenizes {CANONICAL_SAMPLE!r} differently "
-            "once it is written as `tokenizer.json`: it does more than that file can tell."
+            "once it is written as `tokenizer.json`: it does more than that file can express."
         )
     return result
 

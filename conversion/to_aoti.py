@@ -22,7 +22,7 @@ from core.interruption import raised_signals
 
 
 DEFAULT_TOLERANCE = 1e-3
-"""Largest absolute difference to PyTorch in float32: fused loops add up in another order, and take faster functions."""
+"""Largest absolute difference to PyTorch in float32: fused loops change the order of sums and use faster functions."""
 
 
 def export_program(wrapped: FlatModel) -> ExportedProgram:
@@ -38,15 +38,15 @@ def export_program(wrapped: FlatModel) -> ExportedProgram:
 
 
 def compile_program(program: ExportedProgram, path: Path) -> None:
-    """Compile a program for the device that its weights are on, and write it as a package.
+    """Compile a program for the device of its weights, and write it as a package.
 
     Raises:
-        ValueError: If there is no compiler for C++ here, or it fails.
+        ValueError: If there is no compiler for C++, or it fails.
     """
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the compiler about its own options
-            with raised_signals():  # its compiler
+            warnings.simplefilter("ignore")  # from the compiler about its own options
+            with raised_signals():  # for the compiler's process
                 aoti_compile_and_package(program, package_path=str(path))
     except (OSError, RuntimeError) as error:
         raise ValueError(
@@ -56,10 +56,10 @@ def compile_program(program: ExportedProgram, path: Path) -> None:
 
 
 def check_package(wrapped: FlatModel, path: Path) -> dict[str, Parity]:
-    """Open a package and run it at several sizes and batches, beside the model itself.
+    """Open a package and compare it with the model at several sizes and batches.
 
     Returns:
-        Per output name, how far the two are apart.
+        The differences by output name.
     """
     package = aoti_load_package(str(path))
 
@@ -70,10 +70,10 @@ def check_package(wrapped: FlatModel, path: Path) -> dict[str, Parity]:
 
 
 class AotiSettings(GraphSettings):
-    """What shall be compiled, to a file .pt2.
+    """Settings of the compilation, to a file .pt2.
 
     Attributes:
-        tolerance: Largest absolute difference that is accepted.
+        tolerance: Largest accepted absolute difference.
     """
 
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)

@@ -27,86 +27,11 @@ from modeling_radio.nvidia.radio1d import is_radio1d
 from modeling_radio.presets_radio import mlp_ratio_for
 
 
-@torch.no_grad()
-def relative_positions(model: RadioModel) -> dict[str, Tensor]:
-    """Return the buffers of every position MLP under the keys of a training file, at the window of the training.
-
-    Args:
-        model: An E-RADIO.
-
-    Returns:
-        By key the coordinates that the MLP reads, `(1, 2 * w - 1, 2 * w - 1, 2)`, the place of each pair of tokens
-        among them, `(w**2, w**2)`, and the bias that NVIDIA's code keeps once it is frozen, zeros here: until then it
-        computes it anew in every pass.
-    """
-    buffers: dict[str, Tensor] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, EradioPositionBias):
-            window = module.trained_window
-            heads = len(module.cpb_mlp[-1].weight)  # pyrefly: ignore[bad-argument-type]
-            values = {
-                "relative_coords_table": module.coordinates(window).unsqueeze(0),
-                "relative_position_index": module.index(window),
-                "relative_bias": torch.zeros(1, heads, window**2, window**2),
-            }
-            for buffer, value in values.items():
-                key = training_file_key(f"{name}.{buffer}", TrainingFileLayout(heads={}))
-                assert key is not None
-                buffers[key] = value
-    return buffers
-
-
-_LAYER_SCALE = re.compile(r"^(base_model\.blocks\.\d+\.ls[12])\.grandma$")
-
-
-def radio1d_key(key: str) -> str:
-    """Return the key of a training file as RADIO1D has it: LayerScale of its blocks has the plain name."""
-    return _LAYER_SCALE.sub(r"\1.gamma", key)
-
-
-def radio1d_arguments(config: RadioConfig) -> dict[str, Any]:
-    """Return the training arguments that describe a RADIO1D of ours: all its sizes stand in `model_kwargs`.
-
-    Raises:
-        ValueError: If NVIDIA's code has no such network.
-    """
-    if config.patch_size != 16 or not config.use_cropped_positions or config.use_patch_bias:
-        raise ValueError(
-            "NVIDIA's RADIO1D has `patch_size` 16, `use_cropped_positions` and no `use_patch_bias`, got "
-            f"{config.patch_size}, {config.use_cropped_positions} and {config.use_patch_bias}."
-        )
-    # There is one ratio for all widths, rounded down at each: the smallest that is large enough for all.
-    widths = [config.hidden_size << count for count in range(config.num_mergings + 1)]
-    own = [config.merged_intermediate_size(count) for count in range(config.num_mergings + 1)]
-    ratio = max(map(mlp_ratio_for, own, widths))
-    theirs = [int(width * ratio) for width in widths]
-    if own != theirs:
-        raise ValueError(
-            f"`intermediate_size` and `merged_intermediate_sizes` must be {theirs} in NVIDIA's code, got {own}."
-        )
-    kwargs = {
-        "embed_dim": config.hidden_size,
-        "depth": config.num_hidden_layers,
-        "num_heads": config.num_attention_heads,
-        "mlp_ratio": ratio,
-        "qkv_bias": config.qkv_bias,
-        "qk_norm": config.qk_norm,
-        "init_values": config.layerscale_value if config.use_layer_scale else None,
-        "cpe_max_size": config.max_img_size,
-        "img_size": (config.filler_side << config.num_mergings) * config.patch_size,
-        "num_cls_tokens": config.num_cls_tokens,
-        "num_registers": config.num_registers,
-        "downscale_levels": config.downscale_levels,
-        "decoder_depth": config.decoder_depth,
-        "decoder_upscale_levels": config.splitting_blocks,
-        "progressive_reduction": config.progressive_reduction,
-    }
-    return {"model": "radio1d_large_patch16_224", "model_kwargs": kwargs, "model_norm": config.use_final_norm}
-
-
 _DINO_STUDENT = "dino_v2_g_student"
+# LayerScale of RADIO1D's blocks has the plain name in its training files.
+_RADIO1D_LAYER_SCALE = re.compile(r"^(base_model\.blocks\.\d+\.ls[12])\.grandma$")
 _DTYPE_ARGUMENTS = ("dtype", "amp_dtype")
-# What NVIDIA's loader reads of the arguments, with the values of a run that left them alone.
+# The arguments that NVIDIA's loader reads, with their default values.
 _DEFAULT_ARGS: dict[str, Any] = {
     "in_chans": None,
     "input_size": None,
@@ -129,21 +54,21 @@ _DEFAULT_ARGS: dict[str, Any] = {
 
 
 def training_file_content(model: RadioModel) -> dict[str, Any]:
-    """Return what a training file of NVIDIA's would hold for a model.
+    """Return the content of a training file of NVIDIA's for a model.
 
     Weights that conversion folded stay folded: LayerScale is written as ones where the architecture has it, and the
-    arguments say that nothing is spectrally reparametrized. All other tensors are the model's own. Aligned corners of
-    the position table are not in this format: NVIDIA's code of today knows none. A head that reads another token than
-    that of its position gets a `token_slot`, which NVIDIA's code reads since 2026.
+    arguments turn spectral reparametrization off. All other tensors are the model's own. The format does not store
+    whether the position table is resized with aligned corners. A head that reads another token than that of its
+    position gets a `token_slot`, which NVIDIA's code reads since 2026.
 
     Args:
-        model: Any of ours; one that came from NVIDIA gets back the arguments that it came with.
+        model: Any of ours; one that came from NVIDIA keeps the arguments of its training file.
 
     Returns:
         `arch`, `epoch`, `state_dict` and `args`, to be saved with `torch.save`.
 
     Raises:
-        ValueError: If NVIDIA's code has no such architecture, or the configuration tells of arguments that no run had.
+        ValueError: If NVIDIA's code has no such architecture, or `nvidia_source` of the configuration is damaged.
     """
     _check_fixed(model.config)
     source = model.config.nvidia_source or {}
@@ -159,7 +84,7 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
     )
     is_elastic = model.config.num_mergings > 0
     state = {
-        radio1d_key(key) if is_elastic else key: tensor.detach().clone()
+        _RADIO1D_LAYER_SCALE.sub(r"\1.gamma", key) if is_elastic else key: tensor.detach().clone()
         for ours, tensor in model.state_dict().items()
         if (key := training_file_key(ours, layout)) is not None
     }
@@ -178,7 +103,7 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
 
 
 def _with_tokens(args: dict[str, Any], config: RadioConfig) -> dict[str, Any]:
-    """Return the arguments with the registers and slots of the model, where they would not imply them.
+    """Return the arguments with the registers and slots of the model, where they do not imply these.
 
     Raises:
         ValueError: If they lack an adaptor, imply another summary, or one token for all where the model has more.
@@ -216,8 +141,37 @@ def _with_tokens(args: dict[str, Any], config: RadioConfig) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
+def relative_positions(model: RadioModel) -> dict[str, Tensor]:
+    """Return the buffers of every position MLP under the keys of a training file, for the window of the training.
+
+    Args:
+        model: An E-RADIO.
+
+    Returns:
+        By key the coordinates that the MLP reads, `(1, 2 * w - 1, 2 * w - 1, 2)`, the index of each pair of tokens
+        among them, `(w**2, w**2)`, and zeros for the bias, which NVIDIA's code computes anew in every pass until it is
+        frozen.
+    """
+    buffers: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, EradioPositionBias):
+            window = module.trained_window
+            heads = len(module.cpb_mlp[-1].weight)  # pyrefly: ignore[bad-argument-type]
+            values = {
+                "relative_coords_table": module.coordinates(window).unsqueeze(0),
+                "relative_position_index": module.index(window),
+                "relative_bias": torch.zeros(1, heads, window**2, window**2),
+            }
+            for buffer, value in values.items():
+                key = training_file_key(f"{name}.{buffer}", TrainingFileLayout(heads={}))
+                assert key is not None
+                buffers[key] = value
+    return buffers
+
+
 def _layer_scale_ones(state: dict[str, Tensor], backbone: str, config: RadioConfig) -> dict[str, Tensor]:
-    """Return the LayerScale entries that the state lacks."""
+    """Return ones for each LayerScale entry that the state lacks."""
     like = state[f"{backbone}blocks.0.norm1.weight"]
     names = (
         f"{backbone}blocks.{index}.{scale}.grandma"
@@ -228,7 +182,7 @@ def _layer_scale_ones(state: dict[str, Tensor], backbone: str, config: RadioConf
 
 
 def _head_names(args: dict[str, Any], stored: dict[str, str]) -> dict[str, str]:
-    """Return how the file names each adaptor: as it came, or by its teacher's position."""
+    """Return by adaptor its name in the file's keys: the stored one, or its teacher's position."""
     positions: dict[str, str] = {}
     for position, teacher in enumerate(args["teachers"]):
         positions.setdefault(teacher["name"], str(position))  # a repeated teacher has its heads under the first entry
@@ -244,7 +198,7 @@ def _dtype(value: Any) -> Any:
 
 
 def _check_fixed(config: RadioConfig) -> None:
-    """Refuse what no argument tells NVIDIA's code, which would then compute something else."""
+    """Refuse fields for which NVIDIA's code has no argument: it would compute something else."""
     for field, fixed in {"hidden_act": "gelu", "layer_norm_eps": 1e-6}.items():
         if config.eradio is None and getattr(config, field) != fixed:
             raise ValueError(f"`{field}` must be {fixed!r} in NVIDIA's code, got {getattr(config, field)!r}.")
@@ -301,6 +255,46 @@ def _architecture_args(config: RadioConfig) -> dict[str, Any]:
     }
 
 
+def radio1d_arguments(config: RadioConfig) -> dict[str, Any]:
+    """Return the training arguments of a RADIO1D of ours, all of whose sizes are in `model_kwargs`.
+
+    Raises:
+        ValueError: If NVIDIA's code has no such network.
+    """
+    if config.patch_size != 16 or not config.use_cropped_positions or config.use_patch_bias:
+        raise ValueError(
+            "NVIDIA's RADIO1D has `patch_size` 16, `use_cropped_positions` and no `use_patch_bias`, got "
+            f"{config.patch_size}, {config.use_cropped_positions} and {config.use_patch_bias}."
+        )
+    # There is one ratio for all widths, rounded down at each: the smallest that is large enough for all.
+    widths = [config.hidden_size << count for count in range(config.num_mergings + 1)]
+    own = [config.merged_intermediate_size(count) for count in range(config.num_mergings + 1)]
+    ratio = max(map(mlp_ratio_for, own, widths))
+    theirs = [int(width * ratio) for width in widths]
+    if own != theirs:
+        raise ValueError(
+            f"`intermediate_size` and `merged_intermediate_sizes` must be {theirs} in NVIDIA's code, got {own}."
+        )
+    kwargs = {
+        "embed_dim": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "mlp_ratio": ratio,
+        "qkv_bias": config.qkv_bias,
+        "qk_norm": config.qk_norm,
+        "init_values": config.layerscale_value if config.use_layer_scale else None,
+        "cpe_max_size": config.max_img_size,
+        "img_size": (config.filler_side << config.num_mergings) * config.patch_size,
+        "num_cls_tokens": config.num_cls_tokens,
+        "num_registers": config.num_registers,
+        "downscale_levels": config.downscale_levels,
+        "decoder_depth": config.decoder_depth,
+        "decoder_upscale_levels": config.splitting_blocks,
+        "progressive_reduction": config.progressive_reduction,
+    }
+    return {"model": "radio1d_large_patch16_224", "model_kwargs": kwargs, "model_norm": config.use_final_norm}
+
+
 def _teachers(config: RadioConfig, *, per_teacher: bool) -> list[dict[str, Any]]:
     """Return one teacher per class token, in order; a token without an adaptor gets a name of its own."""
     teachers = {adaptor["name"]: _teacher(adaptor) for adaptor in config.adaptors}
@@ -341,7 +335,7 @@ def _teacher(adaptor: dict[str, Any]) -> dict[str, Any]:
 
 
 class ToNvidiaSettings(Settings):
-    """What shall be converted.
+    """Settings of the conversion.
 
     Attributes:
         checkpoint: Folder with config.json and weights.

@@ -21,7 +21,7 @@ from modeling_radio import RadioModel
 
 
 DEFAULT_TOLERANCE = 1e-4
-"""Largest absolute difference to PyTorch in float32: the two runtimes add up in different orders."""
+"""Largest absolute difference to PyTorch in float32: the two runtimes sum in different orders."""
 
 AnyPrecision = Literal["fp32", Precision]
 
@@ -39,22 +39,23 @@ def export_onnx(
     """Return a model as an ONNX program; nothing is written.
 
     Input `pixel_values`: RGB in [0, 1], any batch; height and width are multiples of the patch, or of patch times
-    window in ViTDet mode, since the exported graph has no smaller windows at the edges.
+    window in ViTDet mode, since the exported graph has no partial windows at the edges.
 
     Args:
-        model: Taken in evaluation mode.
-        adaptors: Adaptors whose outputs are wanted; `None` takes the model's own list.
+        model: It is put into evaluation mode.
+        adaptors: Adaptors whose outputs are exported; `None` takes the model's own list.
         window_size: Side of the ViTDet windows in tokens; `None` is the model's own default, "global" none.
         opset: ONNX operator set.
-        encoder: RADIO1D's encoder alone, with the number of global tokens as the input `num_tokens`: from 0 to what an
-            image has; `adaptors` and `window_size` are left out then. Without, that number is the configuration's.
+        encoder: Export RADIO1D's encoder alone, with the number of global tokens as the input `num_tokens`, from 0 to
+            the image's largest; `adaptors` and `window_size` must then be left out. Otherwise that number is the
+            configuration's.
 
     Returns:
         The wrapped model, whose `names` are those of the outputs, and the program.
 
     Raises:
-        ValueError: If an adaptor is unknown, `encoder` is asked for of another network or of one whose tokens depend on
-            their number, or together with adaptors or windows, the window does not fit the largest image, or the
+        ValueError: If an adaptor is unknown, `encoder` is combined with adaptors or windows, or given for another
+            network or one whose tokens depend on their number, the window does not fit the largest image, or the
             exporter does not know the operator set.
     """
     for name, value in {"adaptors": adaptors, "window_size": window_size}.items():
@@ -74,7 +75,7 @@ def export_flat(wrapped: FlatModel, opset: int = DEFAULT_OPSET) -> ONNXProgram:
 
 
 def save_onnx(program: ONNXProgram, path: Path, precision: AnyPrecision = "fp32") -> None:
-    """Write what `export_onnx` returned, in float32 or another precision of `convert_precision`.
+    """Write a program of `export_onnx`, in float32 or another precision of `convert_precision`.
 
     More than 2 GB of weights go to `NAME.xxxxxxxx.data` beside the file.
     """
@@ -87,23 +88,23 @@ def save_onnx(program: ONNXProgram, path: Path, precision: AnyPrecision = "fp32"
 
 
 def check_onnx(wrapped: FlatModel, path: Path) -> dict[str, Parity]:
-    """Run an exported file with onnxruntime at several sizes and batches, beside the model itself.
+    """Compare an exported file in onnxruntime with the model at several sizes and batches.
 
     Returns:
-        Per output name, how far the two are apart.
+        The differences by output name.
     """
     return compare_graph(wrapped, open_graph(path), wrapped.checked_inputs())
 
 
 class OnnxSettings(GraphSettings):
-    """What shall be exported, to a file .onnx.
+    """Settings of the export, to a file .onnx.
 
     Attributes:
         opset: ONNX operator set.
         encoder: Export RADIO1D's encoder alone, with the number of global tokens as a second input.
         precision: "fp16" for GPUs and "int8" for CPUs; inputs and outputs are float32 in any case.
-        tolerance: Largest absolute difference that is accepted of "fp32".
-        least_cosine: Smallest mean cosine with PyTorch that is accepted of "fp16" and "int8"; by default .999 and .995.
+        tolerance: Largest absolute difference accepted for "fp32".
+        least_cosine: Smallest mean cosine with PyTorch accepted for "fp16" and "int8"; by default .999 and .995.
     """
 
     opset: int = Field(DEFAULT_OPSET, ge=1)

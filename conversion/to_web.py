@@ -23,7 +23,7 @@ from modeling_radio.zero_shot_radio import DenseSource
 
 
 TITLES = {PHOTOGRAPH: "Otters on a rock"}
-"""Of pictures of ours; others are called as their files."""
+"""Captions of our own images; others are named after their files."""
 
 
 def _read_sizes(text: str) -> list[int]:
@@ -35,24 +35,24 @@ def _read_pictures(text: str) -> list[Path]:
 
 
 class WebSettings(Settings):
-    """What the page shall be.
+    """Settings of the page.
 
     Attributes:
         checkpoint: Folder with config.json and weights; with a text tower the page also finds words.
         site: Folder to write.
-        adaptors: Teachers whose spaces are shown, as far as they have dense features; by default the model's own list.
-        sizes: Pixels of a picture's longer side that may be chosen; by default three up to 512 or what the model takes.
-            Up to three times as large as that, since positions were cropped in training.
-        window_size: Side of the ViTDet windows in patches that may be switched on, 0 for none; by default 4, where the
+        adaptors: Teachers with dense features whose spaces are shown; by default the model's own list.
+        sizes: Selectable lengths of an image's longer side in pixels, up to three times the model's largest if
+            positions were cropped in training; by default three up to 512 or the model's largest.
+        window_size: Side of the selectable ViTDet windows in patches, 0 for none; by default 4, where the
             network can have them. A third of a shallow network's blocks stays global.
-        precision: Of the weights; "auto" measures all three and takes the fastest in WebAssembly that agrees with fp32.
-        words: Whether to add a text tower that the folder has.
-        dense_source: Where patches get their place among texts; by default the summary head, and the dense features
-            where the texts are a sentence encoder's. See `segment` of the model.
+        precision: Precision of the weights; "auto" takes the fastest in WebAssembly that agrees with fp32.
+        words: Add the folder's text tower, if it has one.
+        dense_source: Source of the patches' embeddings among texts; by default the summary head, or the dense features
+            for texts of a sentence encoder. See `segment` of the model.
         webgpu: Whether browsers with a GPU may use it, for 27 MB more on the server.
-        runtime: Folder that has the runtime's files at any depth, such as a node_modules; by default the pinned npm
+        runtime: Folder with the runtime's files at any depth, such as a node_modules; by default the pinned npm
             packages are fetched, and their SHA-256 verified.
-        pictures: Sample pictures, JPEG, PNG or WebP; by default a photograph of ours.
+        pictures: Sample images, JPEG, PNG or WebP; by default a photograph of ours.
         heading: A line about the model; by default its name and size.
         overwrite: Replace an earlier site.
     """

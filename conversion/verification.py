@@ -1,4 +1,4 @@
-"""Compares a model with stored outputs, in the layout of the reference cases."""
+"""Compares a model with outputs of NVIDIA's code, stored in a file."""
 
 import math
 import re
@@ -30,12 +30,12 @@ _INPUTS = ("/image_uint8", "/clip_uint8", "/training/draws", "/mixed/num_tokens"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One stored output beside the model's.
+    """Difference between one stored output and the model's.
 
     Attributes:
         key: Its key in the file.
-        difference: Largest absolute difference, infinite where the shapes differ, or `None` if the model has no such
-            adaptor or we no such output.
+        difference: Largest absolute difference, infinite where the shapes differ; `None` if the model has no such
+            output.
     """
 
     key: str
@@ -43,7 +43,7 @@ class Comparison:
 
 
 def check_tolerance(tolerance: float) -> None:
-    """Refuse a tolerance that says nothing.
+    """Refuse a meaningless tolerance.
 
     Raises:
         ValueError: If it is negative, infinite or NaN.
@@ -59,16 +59,16 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
         model: In evaluation mode, in float32.
         reference: A safetensors file with keys `HxW/image_uint8`, `HxW/global|windowN/NAME/summary|features` (NAME is
             `backbone` or an adaptor, features are token sequences) and `HxW/intermediates/sparse|dense/BLOCK/...`
-            (features are maps); of video `HxW/clip_uint8` and `HxW/frames|packed|packed_padded/backbone/...`: each
+            (features are maps); for video `HxW/clip_uint8` and `HxW/frames|packed|packed_padded/backbone/...`: each
             frame as an image, temporal patches of all frames, and of all but the last one; and `HxW/training/draws`
-            with the `positions` of clips that share a crop; of E-RADIO `HxW/attention_windowN|optimal/backbone/...`;
-            of RADIO1D those of `radio1d_outputs`.
+            with the `positions` of clips that share a crop; for E-RADIO `HxW/attention_windowN|optimal/backbone/...`;
+            for RADIO1D those of `radio1d_outputs`.
 
     Returns:
         One comparison per stored output.
 
     Raises:
-        ValueError: If the file is no such file, lacks the images of an output, or holds nothing that the model has.
+        ValueError: If the file cannot be read, lacks the images of an output, or holds no output of the model.
     """
     try:
         stored = load_file(reference)
@@ -123,14 +123,14 @@ def largest_difference(comparisons: list[Comparison]) -> float:
 
 
 def list_unchecked(config: RadioConfig, comparisons: Sequence[Comparison]) -> list[str]:
-    """Say what of a converted model no stored output has confirmed.
+    """List the parts of a converted model that no stored output has confirmed.
 
-    Sizes and weights are the file's own. Which token is whose, how positions are resized and where attention is global
-    no tensor tells: that rests on the training arguments and the version.
+    Sizes and weights are the file's own. The token of each head, the resizing of positions and the blocks with global
+    attention follow from the training arguments and the version, not from tensors.
 
     Args:
-        config: Of the model.
-        comparisons: Of its outputs with stored ones, none where there were none.
+        config: The model's configuration.
+        comparisons: Comparisons of its outputs with stored ones; may be empty.
     """
     compared = [comparison.key.split("/") for comparison in comparisons if comparison.difference is not None]
     images = {size for size, mode, *_ in compared}
@@ -165,7 +165,7 @@ def _list(items: Iterable[object]) -> str:
 
 
 def _input_key(match: re.Match[str]) -> str:
-    """Return the key of the images, or of the clip, that an output is of."""
+    """Return the key of an output's images or clip."""
     return f"{match['size']}/{'clip_uint8' if match['mode'] in _CLIP_MODES else 'image_uint8'}"
 
 
@@ -196,8 +196,8 @@ def _run(model: RadioModel, images: Tensor, mode: str, wanted: list[re.Match[str
 
 
 def _window_of(mode: str, config: RadioConfig) -> Any:
-    """Return the `window_size` of a call that gives the outputs of a mode."""
-    if mode == "optimal":  # of E-RADIO, as `attention_window`
+    """Return the `window_size` of the call for a mode."""
+    if mode == "optimal":  # a mode of E-RADIO
         return "auto"
     if size := re.fullmatch(r"(?:attention_)?window(\d+)", mode):
         return int(size[1])
@@ -205,7 +205,7 @@ def _window_of(mode: str, config: RadioConfig) -> Any:
 
 
 def _positions(model: RadioModel, key: str, stored: Mapping[str, Tensor]) -> Tensor | None:
-    """Return the position embeddings in training of clips that share their crops, or nothing without their draws."""
+    """Return the training position embeddings of clips that share their crops; `None` without their random draws."""
     draws = stored.get(key.replace(_POSITIONS, "/training/draws"))
     if draws is None:
         return None
@@ -225,11 +225,11 @@ def _difference(output: Tensor | None, stored: Tensor) -> float | None:
 
 @torch.no_grad()
 def radio1d_outputs(model: RadioModel, stored: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """Return by key what a RADIO1D gives for the stored outputs that only such a network has.
+    """Return the outputs of a RADIO1D for the stored keys that only such a network has.
 
     Args:
         model: In evaluation mode.
-        stored: `HxW/image_uint8` and `HxW/tokensN/encoder|decoder/summary|features` (N is the number asked for, or
+        stored: `HxW/image_uint8` and `HxW/tokensN/encoder|decoder/summary|features` (N is the requested number, or
             "max"), `HxW/tokensN/decoder_adaptors/NAME/...`, `HxW/encoder_blocks/BLOCK/features`; also
             `HxW/mixed/image_uint8`, `HxW/mixed/num_tokens` and `HxW/mixed/encoder|decoder/...`.
 

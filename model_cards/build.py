@@ -30,14 +30,14 @@ from modeling_radio.zero_shot_radio import SentenceTowerConfig
 
 
 PICTURE = "features.png"
-"""A picture of this name in the checkpoint folder is shown in the card."""
+"""An image of this name in the checkpoint folder is shown in the card."""
 RESULTS = "results.json"
-"""Lies beside a card that shows results, so that it can be written again with another license or name."""
+"""File of results beside a card, from which it can be written again with another license or name."""
 _MODEL_ID = re.compile(r"(?=.{3,96}$)(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![-.])", re.ASCII)
 COST = ("seconds", "energy_kwh", "energy_of")
-"""What a run says of its time and energy."""
+"""Entries of a run about its time and energy."""
 MAKING = "distil"
-"""How the phase begins in which a run made the checkpoint; one without it has measured what was there."""
+"""Beginning of the name of a run's training phase; a run without such a phase is an evaluation."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -53,10 +53,10 @@ def build_card(
 
     Args:
         checkpoint: Folder with `config.json` and safetensors weights.
-        results: What was measured and what it was made from; None leaves these sections out.
+        results: Measurements and sources; None leaves these sections out.
         model_id: `ORG/NAME` on the Hub, for the usage code; None leaves these words, which publishing replaces.
-        name: Of the model; None takes it from `model_id`, the configuration's version, or the folder.
-        license: Of the weights; None leaves it open, and the card is not complete.
+        name: Name of the model; None takes it from `model_id`, the configuration's version, or the folder.
+        license: License of the weights; None leaves it open, and the card is not complete.
 
     Returns:
         The card with its metadata.
@@ -117,7 +117,7 @@ def write_card(
 ) -> Path:
     """Write `README.md`, its results as `results.json`, and `.eval_results/` for data sets of the Hub.
 
-    Arguments are those of `build_card`; without `results` the card shows those that lie in the folder.
+    Arguments are those of `build_card`; without `results` the card shows those in the folder.
 
     Raises:
         ValueError: If the folder is no RADIO checkpoint, or its `results.json` holds something else.
@@ -127,14 +127,14 @@ def write_card(
     card = build_card(checkpoint, results, model_id=model_id, name=name, license=license)
     write_text(checkpoint / "README.md", str(card))
     if results is not None:
-        numbers = [each for each in results.measurements if isfinite(each.value)]  # of others the file holds none
+        numbers = [each for each in results.measurements if isfinite(each.value)]  # the file holds no others
         replace(results, measurements=numbers).save(checkpoint / RESULTS)
     write_eval_results(checkpoint, results or Results([]))
     return checkpoint / "README.md"
 
 
 def _with_heritage(results: Results, checkpoint: Path) -> tuple[Results, Heritage]:
-    """Return results with the teachers and training images that the folder alone names, and what it remembers."""
+    """Return results with the teachers and training images of the folder's heritage, and that heritage."""
     heritage = Heritage.find(checkpoint)
     names = {teacher.name for teacher in results.teachers}
     teachers = [teacher for teacher in heritage.teachers if teacher.name not in names]
@@ -159,7 +159,7 @@ def _read_config(checkpoint: Path) -> RadioConfig:
 
 
 def _texts(config: RadioConfig) -> dict[str, bool]:
-    """Return whether texts are those of a sentence encoder, and whether dense features are compared with them."""
+    """Return whether a sentence encoder embeds the texts, and whether dense features are compared with them."""
     has_sentences = (config.text_tower or {}).get("model_type") == SentenceTowerConfig.model_type
     adaptor = config.adaptor(str(config.text_adaptor)) if has_sentences else None
     is_dense = adaptor is not None and adaptor.feature_dim == adaptor.summary_dim
@@ -172,12 +172,12 @@ def _phases(run: dict[str, Any]) -> list[str]:
 
 
 def _is_made_by(run: dict[str, Any]) -> bool:
-    """Return whether a run made the checkpoint: time and energy of others are those of its evaluation."""
+    """Return whether a run trained the checkpoint; others evaluated it."""
     return any(phase.startswith(MAKING) for phase in _phases(run))
 
 
 def _with_own_cost(run: dict[str, Any]) -> dict[str, Any]:
-    """Return a run without time and energy where those are not of this checkpoint: after a resume, or of more seeds."""
+    """Return a run without time and energy that are not of this checkpoint: after a resume, or of several seeds."""
     seeds = run.get("seeds")
     is_resumed = any(phase.endswith("(resumed)") for phase in _phases(run))
     is_of_more = isinstance(seeds, list) and len(seeds) > 1
@@ -185,7 +185,7 @@ def _with_own_cost(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cost(run: dict[str, Any]) -> dict[str, str]:
-    """Return hardware, time and energy in words, as far as the run recorded them."""
+    """Return hardware, time and energy in words, if the run recorded them."""
     seconds, energy, cost = run.get("seconds"), run.get("energy_kwh"), {}
     if "machine" in run:
         cost["hardware"] = _flat(run["machine"])
@@ -207,7 +207,7 @@ def _sources_table(sources: Iterable[Source]) -> str:
 
 
 def _flat(value: Any) -> str:
-    """Return one table cell: maps and lists become comma-separated; what is no number is a dash."""
+    """Return one table cell: maps and lists are comma-separated, numbers that are not finite are dashes."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_flat(entry)}" for key, entry in value.items())
     if isinstance(value, list):
@@ -216,17 +216,16 @@ def _flat(value: Any) -> str:
 
 
 class CardSettings(Settings):
-    """Whose card shall be written, and what it shall say.
+    """Settings of the card.
 
     Attributes:
         checkpoint: Folder with config.json and model.safetensors, or with an adapter.
-        results: File that training.evaluate or training.demo wrote, results.json; by default what the card in the
-            folder shows.
+        results: File results.json of training.evaluate or training.demo; by default that of the folder.
         model_id: ORG/NAME on the Hub; without it training.publish writes it.
-        name: Of the model; by default from the id, the results of the card in the folder, the version, or the folder.
-        license: Of the weights, as the Hub names it, such as apache-2.0; by default that of the card in the folder.
-        license_name: Where the license is "other": its name in lower-case letters, digits and hyphens.
-        license_link: Where the license is "other": the address of its text, or LICENSE in the folder.
+        name: Name of the model; by default from the id, the folder's card and its results, the version, or the folder.
+        license: License of the weights by its id on the Hub, such as apache-2.0; by default that of the folder's card.
+        license_name: Name of an "other" license, in lower-case letters, digits and hyphens.
+        license_link: Address of the text of an "other" license, or LICENSE in the folder.
     """
 
     checkpoint: Path
@@ -247,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check_model_id(model_id: str | None) -> None:
-    """Refuse what can be no repository on the Hub.
+    """Refuse a name that no repository on the Hub can have.
 
     Raises:
         ValueError: If it is given and not ORG/NAME in letters, digits, "-", "_" and ".".
@@ -264,35 +263,31 @@ def _write(settings: CardSettings) -> None:
     results = results_of(settings.checkpoint) if settings.results is None else Results.load(settings.results)
     path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=_name(settings), license=license)
     print(f"Wrote {path}." + ("" if license else " It names no license yet: --license ID does."))
-    for warning in warnings_of(_learned_from(settings.checkpoint, results)):
+    results, heritage = _with_heritage(results or Results(measurements=[]), settings.checkpoint)
+    for warning in warnings_of([*results.teachers, *heritage.weights]):
         print(f"Mind {warning}")
 
 
-def _learned_from(checkpoint: Path, results: Results | None) -> list[Source]:
-    results, heritage = _with_heritage(results or Results(measurements=[]), checkpoint)
-    return [*results.teachers, *heritage.weights]
-
-
 def _license(settings: CardSettings) -> License | None:
-    """Return the license that was asked for, or that of the card which is replaced."""
+    """Return the license of the settings, or that of the replaced card."""
     if settings.license is not None or settings.license_name is not None or settings.license_link is not None:
         return License(settings.license or OTHER, settings.license_name, settings.license_link)
     return license_of(settings.checkpoint)
 
 
 def _name(settings: CardSettings) -> str | None:
-    """Return the name that was asked for, or that of the card which is replaced, as far as its results say one."""
+    """Return the name of the settings, or that in the metadata of the replaced card."""
     if settings.name or settings.model_id:
         return settings.name
     try:
         data = _metadata(settings.checkpoint)
-    except ValueError:  # a damaged card is what a new one is for
+    except ValueError:  # a new card replaces a damaged one
         return None
     return None if data is None else data.get("model_name")
 
 
 def results_of(folder: Path) -> Results | None:
-    """Return the results that lie beside the card in a folder; None where there are none.
+    """Return the results beside the card in a folder; None where there are none.
 
     Raises:
         ValueError: If the file holds something else.
@@ -313,7 +308,7 @@ def license_of(folder: Path) -> License | None:
 
 
 def _metadata(folder: Path) -> CardData | None:
-    """Return that of the card in a folder, None where there is no card."""
+    """Return the metadata of the card in a folder, None where there is no card."""
     card = folder / "README.md"
     return read_card(card.read_text(encoding="utf-8")).data if card.is_file() else None
 

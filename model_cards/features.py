@@ -14,17 +14,17 @@ from model_cards.rendering import PLACEHOLDER, Raw, code_span, escaped, render_p
 
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
-"""The Hub's words for the number of rows, each ten times the one before."""
+"""The Hub's categories of the number of rows, each ten times the one before."""
 
 
 class Column(NamedTuple):
     """One column of the data set.
 
     Attributes:
-        name: As in the files.
-        type: Of its numbers.
-        shape: In words such as "(1280,)"; empty for a single value.
-        meaning: One line.
+        name: Name in the files.
+        type: Type of its numbers.
+        shape: Shape in words such as "(1280,)"; empty for a single value.
+        meaning: Description in one line.
     """
 
     name: str
@@ -35,21 +35,21 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Everything that the card says.
+    """Content of the card.
 
     Attributes:
         model: Name of the model.
         source: Name of the images.
         rows: Number of rows of each split.
         files: Pattern of the files of each split.
-        columns: In their order.
-        made: How, as pairs of what and its value.
-        dtype: Of the vectors.
+        columns: Columns in their order.
+        made: How it was made, as pairs of an aspect and its value.
+        dtype: Data type of the vectors.
         is_dense: Whether there are dense features.
-        has_bases: Whether these are principal components, which `pca.safetensors` brings back.
-        indexes: Files by the column that each is for, of the first split.
+        has_bases: Whether these are principal components, which `pca.safetensors` inverts.
+        indexes: Index files of the first split by column.
         model_id: The model's repository on the Hub.
-        source_id: That of the images.
+        source_id: The images' repository on the Hub.
     """
 
     model: str
@@ -75,8 +75,8 @@ def build_features_card(features: FeatureSet, license: License | None) -> Datase
     """Return the card of a data set of features.
 
     Args:
-        features: What it holds.
-        license: Of the features; None leaves it open, and the card is not complete.
+        features: Content of the data set.
+        license: License of the features; None leaves it open, and the card is not complete.
     """
     known: dict[str, Any] = {"base_model": features.model_id} | ({} if license is None else license.metadata())
     data = DatasetCardData(
@@ -111,5 +111,5 @@ def build_features_card(features: FeatureSet, license: License | None) -> Datase
 
 
 def size_category(num_rows: int) -> str:
-    """Return the Hub's word for a number of rows."""
+    """Return the Hub's category for a number of rows."""
     return next((word for power, word in enumerate(SIZES) if num_rows < 10 ** (power + 3)), "n>1T")

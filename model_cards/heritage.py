@@ -1,4 +1,4 @@
-"""What a checkpoint was made from, in a file beside its weights, so that its card can say what it inherits."""
+"""The file beside a checkpoint's weights that lists its teachers, initial weights and training images, for its card."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FILE = "learned_from.json"
 
 @dataclass(frozen=True)
 class Heritage:
-    """What a student learned from, and whose weights it holds changed.
+    """Teachers, initial weights and training images of a student.
 
     Attributes:
-        teachers: Their answers were learned; of a teacher that is a student itself, its teachers too.
-        weights: Those that it started from.
-        images: What it was trained on, and students that it learned or started from.
+        teachers: Teachers of the student; for a teacher that is a student itself, its teachers too.
+        weights: Weights that it started from.
+        images: Training images, also of students that it learned or started from.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -37,10 +37,10 @@ class Heritage:
 
     @classmethod
     def find(cls, folder: Path) -> Heritage:
-        """Return what the file in a folder says; nothing where there is none.
+        """Return the content of the file in a folder; an empty one where there is no file.
 
         Raises:
-            ValueError: If the file is no such file.
+            ValueError: If the file holds something else.
         """
         path = folder / FILE
         if not path.is_file():
@@ -53,7 +53,7 @@ class Heritage:
             ) from error
 
     def seen_through(self, name: str) -> Heritage:
-        """Return it as the heritage of a teacher called `name`: its starting weights count as teachers."""
+        """Return the heritage of a student of this one, called `name`: initial weights count as teachers."""
 
         def renamed(sources: list[Source], role: str) -> list[Source]:
             return [replace(each, name=f"{name}: {each.name}", role=f"{role} of {name}") for each in sources]
@@ -61,7 +61,7 @@ class Heritage:
         return Heritage(renamed([*self.teachers, *self.weights], "teacher"), [], renamed(self.images, "images"))
 
     def joined(self, other: Heritage) -> Heritage:
-        """Return it with what the other adds: of the same name and role this one's stay."""
+        """Return the union of both; entries of this one win over those of the same name and role."""
 
         def both(own: list[Source], others: list[Source]) -> list[Source]:
             known = {(each.name, each.role) for each in own}

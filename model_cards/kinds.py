@@ -20,7 +20,7 @@ from modeling_radio import RadioConfig
 
 
 BASE_PLACEHOLDER = "ORG/BASE"
-"""Stands for a base that is a folder of one machine, until `training.publish --base` names its repository."""
+"""Stands for a base that is a local folder, until `training.publish --base` names its repository."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -32,9 +32,9 @@ def build_adapter_card(folder: Path, config: RadioConfig, source: str, shown: di
     """Return the card of an adapter.
 
     Args:
-        folder: With peft's two files and the `config.json` of the task model.
-        config: Of the task model.
-        source: What the code opens.
+        folder: Folder with peft's two files and the `config.json` of the task model.
+        config: Configuration of the task model.
+        source: Hub id that the code opens.
         shown: Title, license and results.
     """
     settings = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
@@ -65,24 +65,24 @@ def build_adapter_card(folder: Path, config: RadioConfig, source: str, shown: di
 
 
 def _auto_class(config: RadioConfig) -> str:
-    """Return the Auto class that opens the task model whose configuration stands beside an adapter."""
+    """Return the Auto class that opens the task model of an adapter."""
     (name,) = (config.architectures or ["RadioModel"])[:1]
     return f"AutoModel{name.removeprefix('Radio').removeprefix('Model')}"
 
 
 CONVERTED = ", converted"
-"""Ends the title."""
+"""End of the title."""
 FILE = "conversion.json"
-"""Lies in a converted folder, so that its card can be written again; a folder that was trained from it has none."""
+"""File of a converted folder, from which its card can be written again; later training does not copy it."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a folder was converted from.
+    """Origin of a converted folder.
 
     Attributes:
-        source: How the card names NVIDIA's checkpoint; a Hub id is named in the metadata too.
-        text_source: How it names the checkpoint of a packed text tower.
+        source: Name of NVIDIA's checkpoint in the card; a Hub id is in the metadata too.
+        text_source: Name of the checkpoint of a packed text tower.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -96,25 +96,25 @@ class Conversion:
 
     @classmethod
     def find(cls, folder: Path) -> Conversion | None:
-        """Return what a folder was converted from, if it was.
+        """Return the origin of a folder if it was converted.
 
         Raises:
-            ValueError: If the file says what none can.
+            ValueError: If the file holds something else.
         """
         return load_typed(cls, folder / FILE, "file of `conversion.from_nvidia`") if (folder / FILE).is_file() else None
 
 
 def build_converted_card(config: RadioConfig, conversion: Conversion, source: str, shown: dict[str, Any]) -> ModelCard:
-    """Return the card: where the weights come from, whose license they have, what opens them.
+    """Return the card of a converted checkpoint, with origin and license of its weights.
 
     Args:
         config: The checkpoint's configuration.
-        conversion: What it was made from.
-        source: What the code opens.
+        conversion: Its origin.
+        source: Hub id that the code opens.
         shown: Title, license and results.
 
     Raises:
-        ValueError: If another license is asked for than NVIDIA's, where that is known.
+        ValueError: If NVIDIA's license is known and another one is given.
     """
     license = _license(config.version, shown["license"])
     bases = [name for name in (conversion.source, conversion.text_source) if name and "/" in name]
@@ -141,7 +141,7 @@ def build_converted_card(config: RadioConfig, conversion: Conversion, source: st
 
 
 def _license(version: str | None, asked: License | None) -> License | None:
-    """Return the license that the weights keep."""
+    """Return the license of the weights: NVIDIA's where it is known."""
     known = nvidia_license(version)
     if known is not None and asked is not None and asked != known:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Licenses as the Hub names them: of what is published, of NVIDIA's checkpoints, and what those of teachers ask.
+"""Licenses in the Hub's terms, those of NVIDIA's checkpoints, and the conditions of teachers' licenses.
 
-This is not advice: whether weights have a say in what is learned from outputs is settled nowhere that we know, and
-none of these licenses says what the images allow that a teacher was trained on.
+This is not legal advice: we know of no settled rule on whether a teacher's license covers a student that learned from
+its outputs, and none of these licenses covers the images that a teacher was trained on.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ HUB_LICENSES = (
     ),
     *("deepfloyd-if-license", OTHER),
 )
-"""Identifiers of https://huggingface.co/docs/hub/repositories-licenses, but for "unknown", which allows nothing."""
+"""Identifiers of https://huggingface.co/docs/hub/repositories-licenses except "unknown", which allows nothing."""
 PERMISSIVE = re.compile(r"(?i)mit(-0)?|apache-2\.0|bsd(-[\w-]+)?|isc|zlib|unlicense|cc0-1\.0|ncsa|postgresql|bsl-1\.0")
-"""Of teachers, as SPDX writes them: they ask for their notice with copies, and for nothing of what is learned."""
+"""Permissive licenses by their SPDX names: they ask for their notice with copies, and nothing of a student."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _LINK = re.compile(r"https?://[^\s<>\"'|`()\[\]\\]+|LICENSE(\.md|\.txt)?")
 
@@ -52,8 +52,8 @@ class License:
 
     Attributes:
         id: Identifier of the Hub.
-        name: Where that is "other": lower-case letters, digits and hyphens.
-        link: Where that is "other": its text, an address or `LICENSE` in the repository.
+        name: Name of an "other" license: lower-case letters, digits and hyphens.
+        link: Text of an "other" license: an address, or `LICENSE` in the repository.
     """
 
     id: str
@@ -77,7 +77,7 @@ class License:
             raise ValueError(f"`license_link` must be an address or LICENSE in the repository, got {self.link!r}.")
 
     def metadata(self) -> dict[str, Any]:
-        """Return its entries of a card's metadata."""
+        """Return the entries for a card's metadata."""
         entries = {"license": self.id, "license_name": self.name, "license_link": self.link}
         return {name: value for name, value in entries.items() if value is not None}
 
@@ -93,7 +93,7 @@ SOURCE_CODE_LICENSE = License(
 
 
 def nvidia_license(version: str | None) -> License | None:
-    """Return the license of a checkpoint of NVIDIA's: C-RADIO's, that of RADIO and E-RADIO, or None if unknown."""
+    """Return the license of a version of NVIDIA's: that of C-RADIO, that of RADIO and E-RADIO, or None."""
     name = (version or "").lower()
     if name.startswith(("c-radio", "c_radio")):
         return OPEN_MODEL_LICENSE
@@ -101,12 +101,12 @@ def nvidia_license(version: str | None) -> License | None:
 
 
 def binding_teachers(teachers: Iterable[Source]) -> list[Source]:
-    """Return the teachers whose license may have a say in a student: all that are not permissive, or unknown."""
+    """Return the teachers whose license may cover a student: all but those of a permissive license."""
     return [teacher for teacher in teachers if not all(map(_is_permissive, teacher.license.split(";")))]
 
 
 def _is_permissive(part: str) -> bool:
-    """Return whether a license is, also of a part of something: "MIT" as well as "the base is Apache-2.0"."""
+    """Return whether a license is permissive, given as "MIT" or as "the base is Apache-2.0"."""
     return PERMISSIVE.fullmatch(part.rpartition(" is ")[2].strip()) is not None
 
 
@@ -119,20 +119,20 @@ WORDS: dict[Asks, str] = {
     "no commerce": "is for research or non-commercial use: a student of it should not be sold or used in a product",
     "unknown": "is not known here: ask its makers",
 }
-"""What a license asks, after its name."""
+"""Conditions in words, which follow the license's name."""
 
 DOUBT = "in doubt: "
-"""Begins the part of `Source.license`, after a semicolon, that says what its sources leave open."""
+"""Begins the part of `Source.license`, after a semicolon, that names open questions."""
 
 
 class Terms(NamedTuple):
-    """What a license asks of who learns from the answers.
+    """Conditions of a license for those who learn from a model's outputs.
 
     Attributes:
-        asks: In a word.
-        link: Its text.
-        date: Of that text, or of when it was read.
-        is_gated: Whether the Hub gives weights under it only to who accepts it.
+        asks: Kind of condition.
+        link: Address of its text.
+        date: Date of that text, or of its reading.
+        is_gated: Whether the Hub requires its acceptance for weights under it.
     """
 
     asks: Asks
@@ -164,19 +164,20 @@ TERMS = {
     ),
     "cc-by-4.0": Terms("naming", "https://creativecommons.org/licenses/by/4.0/legalcode", "version 4.0"),
 }
-"""By the license's name in lower case, as the Hub writes it; the permissive ones are `PERMISSIVE`."""
+"""Terms by the license's name in lower case, as the Hub writes it; see `PERMISSIVE` for others."""
 
 
 def what_it_asks(license: str) -> Asks:
-    """Return what a license asks, also of several things: "MIT; the base is Apache-2.0"."""
-    parts = [part.rpartition(" is ")[2].strip() for part in license.partition(DOUBT)[0].rstrip("; ").split(";")]
-    if len(parts) == 1 and parts[0].lower() in TERMS:
-        return TERMS[parts[0].lower()].asks
-    return "nothing" if all(PERMISSIVE.fullmatch(part) for part in parts) else "unknown"
+    """Return the condition of a license, also of one for several parts: "MIT; the base is Apache-2.0"."""
+    known = license.partition(DOUBT)[0].rstrip("; ")
+    terms = TERMS.get(known.rpartition(" is ")[2].strip().lower())
+    if terms is not None and ";" not in known:
+        return terms.asks
+    return "nothing" if all(map(_is_permissive, known.split(";"))) else "unknown"
 
 
 def warnings_of(sources: Iterable[Source]) -> list[str]:
-    """Return a sentence for each source whose license asks for something, or whose license is in doubt."""
+    """Return a sentence for each source whose license has conditions or is in doubt."""
     sentences = []
     for source in sources:
         asks, doubt = what_it_asks(source.license), source.license.partition(DOUBT)[2]

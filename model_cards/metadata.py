@@ -1,4 +1,4 @@
-"""What a card tells the Hub: task, license, data sets, metrics, base and results, in the Hub's own identifiers."""
+"""A card's metadata: task, license, data sets, metrics, base models and results, in the Hub's identifiers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ TASK_OF_EVALUATION = {
     "open_vocabulary": "image-segmentation",
 }
 METRICS = {"accuracy": "accuracy", "mIoU": "mean_iou", "AUROC": "roc_auc", "R2": "r_squared"}
-"""Our metrics by the Hub's identifiers, https://huggingface.co/metrics; others stand in the card's tables alone."""
+"""Our metrics by the Hub's identifiers, https://huggingface.co/metrics; others are in the card's tables alone."""
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
-"""What the Hub knows. Of these a distilled student is a "finetune" of its teachers: unsaid, several would be a "merge".
-A converted checkpoint is "quantized", which is where the Hub lists copies in another format."""
+"""The Hub's relations. A distilled student is a "finetune" of its teachers: by default several would be a "merge". A
+converted checkpoint is "quantized", under which the Hub lists copies in another format."""
 ABOUT_TRAINING = "training"
-"""Data sets whose role has this word were learned from; the others were measured on."""
+"""A word in the role of training data; other data sets are evaluation data."""
 HUB_ID = re.compile(r"(?=.{1,96}$)(?!.*(?:--|\.\.))([\w-][\w.-]*/)?[\w-][\w.-]*(?<![-.])", re.ASCII)
 
 
@@ -54,12 +54,12 @@ def card_data(
     Args:
         config: The checkpoint's configuration.
         title: Name of the model.
-        license: Of the weights; None leaves it out, and the card is not complete.
-        tags: Besides those of all RADIO checkpoints.
-        base_models: What it was made from; those that are no repository of the Hub are left out.
-        relation: One of `RELATIONS`, to the base models.
-        results: What was measured.
-        library: Of the Hub, which opens it.
+        license: License of the weights; None leaves it out, and the card is not complete.
+        tags: Tags besides those of all RADIO checkpoints.
+        base_models: Models that it was made from; those that are not on the Hub are left out.
+        relation: Relation to the base models, one of `RELATIONS`.
+        results: Measured results.
+        library: The Hub's name of the library that opens it.
 
     Raises:
         ValueError: If the Hub knows no such relation.
@@ -96,7 +96,7 @@ def hub_metric(metric: str) -> str | None:
 
 
 def write_eval_results(folder: Path, results: Results) -> None:
-    """Write `.eval_results/DATA_SET.yaml` for each data set of the Hub, and nothing for others: it needs their ids."""
+    """Write `.eval_results/DATA_SET.yaml` for each data set with an id on the Hub."""
     hub_ids = _hub_ids(results)
     entries: dict[str, list[EvalResultEntry]] = {}
     for measurement in _published(results):
@@ -112,7 +112,7 @@ def write_eval_results(folder: Path, results: Results) -> None:
 
 
 def _published(results: Results) -> list[Measurement]:
-    """Return the numbers of the checkpoint itself that the Hub has a name for; what is no number is not published."""
+    """Return the finite measurements of the checkpoint itself whose metric the Hub has."""
     return [
         measurement
         for measurement in results.measurements

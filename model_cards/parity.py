@@ -1,4 +1,4 @@
-"""The file of a comparison with NVIDIA's own code: written by `conversion.compare_release`, shown in the card."""
+"""The file of a comparison with NVIDIA's code: `conversion.compare_release` writes it, the card shows it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from model_cards.results import load_typed
 
 
 FILE = "parity.json"
-"""Name of the file in a converted folder; its card shows what it holds."""
+"""Name of the file in a converted folder, whose card shows it."""
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far one output of ours is from NVIDIA's, over all images.
+    """Difference between one output of ours and NVIDIA's, over all images.
 
     Attributes:
-        size: Of the images, "HEIGHTxWIDTH" in pixels.
+        size: Size of the images, "HEIGHTxWIDTH" in pixels.
         window: Side of the ViTDet windows in tokens; None is global attention.
-        output: Such as "summary", "features" or "sam3 features".
+        output: Name of the output, such as "summary", "features" or "sam3 features".
         max_abs: Largest absolute difference.
         relative: Length of the difference divided by that of NVIDIA's output.
         cosine: Smallest cosine of a token of ours with NVIDIA's.
@@ -43,16 +43,16 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call takes, with all adaptors, in processes that run one after the other.
+    """Time and memory of one call with all adaptors, in processes that run one after the other.
 
     Attributes:
-        size: Of the images, "HEIGHTxWIDTH" in pixels.
+        size: Size of the images, "HEIGHTxWIDTH" in pixels.
         window: Side of the ViTDet windows in tokens; None is global attention.
-        theirs_seconds: Of the fastest call of NVIDIA's code.
-        ours_seconds: Of ours.
-        theirs_mib: Peak memory of NVIDIA's: on a GPU what is allocated there, else what the process holds; None where
-            this machine does not tell.
-        ours_mib: Of ours.
+        theirs_seconds: Time of the fastest call of NVIDIA's code.
+        ours_seconds: Time of ours.
+        theirs_mib: Peak memory of NVIDIA's code: allocated on the GPU, or held by the process; None where it cannot be
+            measured.
+        ours_mib: Peak memory of ours.
     """
 
     __pydantic_config__ = _STRICT
@@ -72,16 +72,16 @@ class Parity:
     Attributes:
         source: NVIDIA's repository, or the name of a folder.
         revision: Its commit; None for a folder.
-        date: When it was run.
-        machine: On what.
+        date: Date of the run.
+        machine: Machine of the run.
         device: "cpu" or "cuda".
-        dtype: Of weights and pixels.
-        versions: Of Python and packages.
-        images: What was shown.
+        dtype: Data type of weights and pixels.
+        versions: Versions of Python and packages.
+        images: Names of the images.
         tolerance: Largest relative difference that counts as equal.
-        agreements: One for each case and output.
-        costs: One for each case.
-        remarks: What was not compared, and why.
+        agreements: Differences of each case and output.
+        costs: Costs of each case.
+        remarks: Parts that were not compared, with reasons.
     """
 
     __pydantic_config__ = _STRICT
@@ -114,7 +114,7 @@ class Parity:
 
     @property
     def worst(self) -> Agreement:
-        """Return the output that differs most."""
+        """The output that differs most."""
         return max(self.agreements, key=lambda agreement: agreement.relative)
 
     def rows(self) -> list[list[str]]:
@@ -134,7 +134,7 @@ class Parity:
         ]
 
     def cost_rows(self) -> list[list[str]]:
-        """Return a row for each case: times and peak memory of both, as text; empty what was not measured."""
+        """Return a row for each case: times and peak memory of both, as text; empty where not measured."""
         return [
             [
                 f"{cost.size} px",
@@ -146,7 +146,7 @@ class Parity:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """Return what a text says around the tables: all but these."""
+        """Return the values in the text around the tables."""
         sizes = list(dict.fromkeys(agreement.size for agreement in self.agreements))
         return {"sizes": sizes, "worst": _difference(self.worst.relative), "tolerance": f"{self.tolerance:g}"}
 

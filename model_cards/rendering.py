@@ -23,12 +23,12 @@ from modeling_radio.native import native_differences
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Learned numbers of a checkpoint, by part.
+    """Numbers of parameters of a checkpoint by part.
 
     Attributes:
-        backbone: Without the position table, as the papers count.
-        position_table: The position table alone.
-        adaptors: Per adaptor name.
+        backbone: Backbone without the position table, as in the papers.
+        position_table: Position table alone.
+        adaptors: Adaptors by name.
     """
 
     backbone: int
@@ -52,33 +52,33 @@ def _num_parameters(module: torch.nn.Module) -> int:
 
 
 PLACEHOLDER = "ORG/NAME"
-"""What the code of a card opens until it is published: `training.publish` writes the real name in its place."""
+"""Name in the code of an unpublished card; `training.publish` replaces it."""
 UNPUBLISHED = (
     f"`{PLACEHOLDER}` stands for the name that it will have on the Hub; until then, give the path of this folder.\n\n"
 )
-"""Stands above the code of a card that has no name yet; `training.publish` leaves it out."""
+"""Text above the code of an unpublished card; `training.publish` removes it."""
 TEMPLATES = Path(__file__).parent / "templates"
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
-_AT_START = re.compile(r"[#=]|[+-](?=[\s+-]|$)|\d+(?=[.)](\s|$))")  # of headings, rules and lists
+_AT_START = re.compile(r"[#=]|[+-](?=[\s+-]|$)|\d+(?=[.)](\s|$))")  # begins headings, rules and lists
 
 
 class Raw(str):
-    """Markdown that is meant as such: every other text that a template shows is escaped."""
+    """Markdown that templates show unescaped, unlike all other texts."""
 
 
 def render_card(template: str, config: RadioConfig, card_data: ModelCardData, source: str, **values: Any) -> ModelCard:
     """Return a card.
 
-    Texts are shown as they are, whatever they hold: names and remarks can neither add headings nor break tables. The
-    templates' filters are `code` for a code span, `literal` for a text in Python, `cells` for cells of a table row.
+    Texts are escaped: names and remarks can neither add headings nor break tables. The templates' filters are `code`
+    for a code span, `literal` for a text in Python, `cells` for cells of a table row.
 
     Args:
         template: Name of a file in `templates/`. It may include `architecture.md`, the network with its
             inputs and outputs, and `usage.md`, the code that opens a checkpoint.
         config: The checkpoint's configuration.
         card_data: The card's metadata.
-        source: What the code opens: a Hub id.
-        values: What else the template names; a name without a value is an error.
+        source: Hub id that the code opens.
+        values: Other values of the template; a name without a value is an error.
     """
     text = render_part(
         template,
@@ -95,7 +95,7 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
 
 
 def render_part(template: str, **values: Any) -> str:
-    """Return a filled template as it is, a card or a part of one; arguments as in `render_card`."""
+    """Return a filled template, a card or a part of one; arguments as in `render_card`."""
     environment = jinja2.Environment(  # noqa: S701  Markdown, not HTML: `finalize` escapes
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -107,7 +107,7 @@ def render_part(template: str, **values: Any) -> str:
 
 
 def read_card(text: str) -> ModelCard:
-    """Return a card of anybody's.
+    """Return the card with a text of unknown origin.
 
     Raises:
         ValueError: If its metadata cannot be read.
@@ -121,7 +121,7 @@ def read_card(text: str) -> ModelCard:
 
 
 def _architecture(config: RadioConfig) -> dict[str, Any]:
-    """Return what `architecture.md` names beyond the configuration."""
+    """Return the values of `architecture.md` beyond the configuration."""
     height, width = config.preferred_resolution
     rows, cols = height // config.patch_size, width // config.patch_size
     return {
@@ -135,7 +135,7 @@ def _architecture(config: RadioConfig) -> dict[str, Any]:
 
 
 def escaped(text: str) -> Raw:
-    """Return a text as Markdown that shows it: in one line, without a meaning of its own."""
+    """Return a text as one line of Markdown in which nothing has a special meaning."""
     if isinstance(text, Raw):
         return text
     line = _SPECIAL.sub(lambda match: f"\\{match[0]}", one_line(text))
@@ -155,7 +155,7 @@ def _without_meaning(match: re.Match[str]) -> str:
 
 
 def _literal(text: str) -> Raw:
-    """Return a text as Python writes it."""
+    """Return a text as a Python literal."""
     return Raw(json.dumps(str(text), ensure_ascii=False))
 
 

@@ -1,4 +1,4 @@
-"""The file of measured results: written by an evaluation, read by the model card and by people."""
+"""The file of measured results, written by an evaluation and shown in the model card; its tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 
 def load_typed(kind: type[T], path: Path, what: str) -> T:
-    """Return what a JSON file holds.
+    """Return the typed content of a JSON file.
 
     Args:
-        kind: Class of it, a dataclass that pydantic can check.
+        kind: Its class, a dataclass that pydantic can check.
         path: The file.
-        what: What the file should be, for the message, such as "results file of `training.evaluate`".
+        what: Its expected content, for the message, such as "results file of `training.evaluate`".
 
     Raises:
         ValueError: If the file is missing, is not JSON, or has unknown or missing fields or values of other types; all
@@ -39,7 +39,7 @@ def load_typed(kind: type[T], path: Path, what: str) -> T:
 
 
 def _faults(error: ValidationError) -> str:
-    """Return what is wrong in one line: where, what must be, what is given."""
+    """Return all faults in one line, each with field, rule and given value."""
     found = [
         f"{'.'.join(map(str, entry['loc'])) or 'the file'}: {entry['msg']}, got {entry['input']!r:.60}"
         for entry in error.errors(include_url=False)
@@ -49,9 +49,9 @@ def _faults(error: ValidationError) -> str:
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 MAX_COLUMNS = 8
-"""Our choice: of tables that several tasks share."""
+"""Widest table that several tasks share. Our choice."""
 STUDENT = "student"
-"""The row that describes the checkpoint itself; the card's metadata lists only its measurements."""
+"""Row of the checkpoint itself; the card's metadata lists only its measurements."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Measurement:
     """One number.
 
     Attributes:
-        model: What was measured, a table row: `STUDENT`, or for comparison such as "raw pixels".
+        model: Measured model, a table row: `STUDENT`, or one to compare with, such as "raw pixels".
         task: Evaluation, such as "knn".
-        metric: What the number is, such as "accuracy".
-        dataset: Name of the images, as in `Results.datasets`.
+        metric: Name of the metric, such as "accuracy".
+        dataset: Name of the data set, as in `Results.datasets`.
         value: The number, in [0, 1] or [-1, 1] for cosines.
         seed: Seed of the training run that produced the model; None if nothing was trained.
-        low: Lower end of the 95 % interval over resampled images, or whole sources of images; None where it has none.
+        low: Lower end of the 95 % interval over resampled images, or resampled sources of images; None for no interval.
         high: Its upper end.
     """
 
@@ -83,14 +83,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Source:
-    """Something the checkpoint was made from or measured on.
+    """Teacher, weights or data set that a checkpoint was made from or measured on.
 
     Attributes:
-        name: As used in measurements and in the configuration.
-        role: What it did, such as "teacher, summary and dense features" or "training images".
+        name: Name in measurements and in the configuration.
+        role: Its role, such as "teacher, summary and dense features" or "training images".
         license: SPDX identifier or the license's name.
-        origin: Where it comes from: package and version, folder, or address.
-        size: How much of it, in words, such as "99 images of 14 classes"; empty if it does not apply.
+        origin: Package and version, folder, or address.
+        size: Size in words, such as "99 images of 14 classes"; empty if it does not apply.
         hub_id: Its repository on the Hugging Face Hub, or None.
     """
 
@@ -106,16 +106,16 @@ class Source:
 
 @dataclass
 class Results:
-    """Everything a card can say beyond the configuration.
+    """Content of a card beyond the configuration.
 
     Attributes:
         measurements: The numbers.
-        teachers: What was distilled.
-        datasets: What it was trained and measured on.
-        run: How: command, date, machine, versions, seconds per phase, settings with their seed; values as JSON knows
-            them.
-        fingerprints: Of the images of each data set and of each model: equal ones were measured alike.
-        remarks: Sentences that belong beside the numbers, such as the size of a small test set.
+        teachers: Distilled teachers.
+        datasets: Training and evaluation data.
+        run: Command, date, machine, versions, seconds per phase, settings with their seed; values of JSON.
+        fingerprints: Fingerprints of the images of each data set and of each model; results with equal ones are
+            comparable.
+        remarks: Sentences beside the numbers, such as the size of a small test set.
     """
 
     __pydantic_config__ = _STRICT
@@ -158,8 +158,8 @@ class Table:
     """Measurements with models as rows and metrics as columns.
 
     Attributes:
-        title: What the whole table is about: the task, if all columns belong to one; otherwise empty.
-        columns: Headers: task and metric such as "knn accuracy", or only the metric where the title says the task.
+        title: The task, if all columns belong to one; otherwise empty.
+        columns: Headers: task and metric such as "knn accuracy", or only the metric where the title is the task.
         rows: Model name and one cell per column; a cell is empty where nothing was measured.
     """
 
@@ -179,8 +179,7 @@ class Table:
 def build_tables(measurements: Sequence[Measurement]) -> list[Table]:
     """Arrange measurements as tables, in order of appearance.
 
-    Tasks that were measured on the same models share a table as long as it stays narrow; several seeds become mean and
-    deviation.
+    Tasks of the same models share a table as long as it stays narrow; several seeds become mean and deviation.
     """
     models_of_task: dict[str, dict[str, None]] = {}  # dictionaries as ordered sets
     for measurement in measurements:
@@ -214,7 +213,7 @@ def _build_table(measurements: Sequence[Measurement]) -> Table:
 def format_values(measurements: Sequence[Measurement]) -> str:
     """Return "0.612", with its interval "0.612 [0.581, 0.640]"; over several seeds "0.612 +- 0.010"; "" for none.
 
-    The deviation is that of the sample. A number that is not defined is a dash.
+    The deviation is that of the sample. A number that is not finite becomes a dash.
     """
     if not measurements:
         return ""

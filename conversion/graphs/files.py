@@ -1,4 +1,4 @@
-"""ONNX files: exported from a module, written with their weights inside or beside them, and opened to be run."""
+"""Exports modules to ONNX, writes the files with weights inside or beside them, and opens them in onnxruntime."""
 
 import re
 import secrets
@@ -22,10 +22,10 @@ DEFAULT_OPSET = 20
 
 
 def require_exporter() -> None:
-    """Refuse a torch whose exporter fails at networks of any size.
+    """Refuse a torch whose exporter fails at open image sizes.
 
     Raises:
-        ValueError: With the version that there is.
+        ValueError: If torch is too old.
     """
     if not is_torch_greater_or_equal("2.7"):
         raise ValueError(f"Exported graphs need torch 2.7 or newer, and this is {torch.__version__}. Upgrade torch.")
@@ -38,9 +38,9 @@ def export_graph(
 
     Args:
         module: In evaluation mode, with a tensor or a tuple of them as its output.
-        inputs: Examples in the order of its arguments, by the names that the graph gives them.
-        names: Of the outputs.
-        shapes: Which dimensions of the inputs are open, as `torch.export` wants it.
+        inputs: Examples in the order of its arguments, by their names in the graph.
+        names: Names of the outputs.
+        shapes: Open dimensions of the inputs, as for `torch.export`.
         opset: ONNX operator set.
 
     Raises:
@@ -48,7 +48,7 @@ def export_graph(
     """
     require_exporter()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
+        warnings.simplefilter("ignore")  # from the exporter about its own rewriting
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
@@ -71,14 +71,14 @@ RunGraph = Callable[[Mapping[str, Tensor]], list[Tensor]]
 """Runs a graph on inputs by name, and returns all outputs in their order."""
 
 EXTERNAL_DATA_BYTES = 2 * 1024**3
-"""A protobuf file cannot be larger: beyond, the weights go to a file of their own beside it."""
+"""Largest protobuf file: the weights of a larger one go to a file beside it."""
 
 
 def write_graph(graph: "ir.Model", path: Path) -> None:
-    """Write an ONNX model, without what the exporter notes of the source files and folders that it came from.
+    """Write an ONNX model without the exporter's notes about source files and folders.
 
     More than 2 GB of weights go to `NAME.xxxxxxxx.data` beside the file. That name is new each time, so that an older
-    model goes on with its own weights until the new one is in its place.
+    model keeps its own weights until the new one replaces it.
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from onnxscript import ir
@@ -100,20 +100,20 @@ def open_graph(path: Path, num_threads: int = 0) -> RunGraph:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        answers = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-        return [torch.from_numpy(answer) for answer in answers]
+        outputs = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        return [torch.from_numpy(output) for output in outputs]
 
     return run
 
 
 def find_weights(path: Path) -> list[Path]:
-    """Return the files of weights beside an exported file; those that an older one or a killed export left, too."""
+    """Return the files of weights beside an exported file, also those of older or killed exports."""
     pattern = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.data")
     return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
 
 
 def remove_stale_weights(path: Path) -> None:
-    """Remove the weights beside an exported file that it does not name."""
+    """Remove the files of weights beside an exported file that it does not use."""
     from onnxscript import ir
 
     found = find_weights(path)

@@ -1,4 +1,4 @@
-"""Models whose outputs are a flat tuple of named tensors, as graphs have them, and the settings that choose one."""
+"""Models whose outputs are a flat tuple of named tensors, as graphs need them, and the settings of an export."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,13 @@ from modeling_radio.outputs_radio import RadioModelOutput
 
 
 MAX_BATCH = 2**31 - 1
-"""Torch 2.6 and 2.7 take a batch without an end for a constant."""
+"""Torch 2.6 and 2.7 treat a batch without an upper bound as a constant."""
 
 Window = Annotated[int, Field(ge=1)] | Literal["global"] | None
 """Side of the ViTDet windows of a graph in tokens; None is the model's own default."""
 
 NO_ANSWERS = {"loss", "last_hidden_state"}
-"""Tensors in the output of a task model that are not what it was tuned for."""
+"""Tensors in the output of a task model that are not its results."""
 
 
 class FlatModel(nn.Module):
@@ -37,14 +37,14 @@ class FlatModel(nn.Module):
     Args:
         model: It is put into evaluation mode.
         window_size: Side of the ViTDet windows in tokens; `None` is the model's own default, "global" none.
-        fixed_size: The one height and width in pixels that the graph takes; `None` leaves them open.
+        fixed_size: The only height and width in pixels of the graph; `None` leaves them open.
 
     Attributes:
-        names: Of the outputs.
-        step: Number of pixels that height and width are multiples of.
+        names: Names of the outputs.
+        step: Height and width are multiples of this number of pixels.
 
     Raises:
-        ValueError: If the window does not fit the largest image twice, or the fixed size is none that the model takes.
+        ValueError: If the window does not fit the largest image twice, or the model does not take the fixed size.
     """
 
     names: list[str]
@@ -76,20 +76,20 @@ class FlatModel(nn.Module):
 
     @property
     def checked_sizes(self) -> tuple[tuple[int, int, int], ...]:
-        """Batches, rows and columns to check a graph with; rows and columns count steps of a side."""
+        """Batches, rows and columns of the images that check a graph; rows and columns in steps."""
         return (1, 1, 1), (1, 3, 2), (3, 2, 5), (2, 4, 4)
 
     def example_inputs(self) -> dict[str, Tensor]:
         """Return inputs to trace with, by name.
 
-        The sizes differ and none of them is 1, so that a tracer takes none for a constant or two for one.
+        The sizes differ and none is 1, so that a tracer takes none for a constant and no two for the same.
         """
         largest = self.config.largest_side // self.step
         size = self.fixed_size or (2 * self.step, min(3, largest) * self.step)
         return {"pixel_values": self._images(2, *size), **self.example}
 
     def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
-        """Return which dimensions of the inputs are open, as `torch.export` wants it."""
+        """Return the open dimensions of the inputs, as for `torch.export`."""
         largest = self.config.largest_side // self.step
         rows, cols = Dim("rows", min=1, max=largest), Dim("cols", min=1, max=largest)
         sides = {2: self.step * rows, 3: self.step * cols} if self.fixed_size is None else {}
@@ -103,7 +103,7 @@ class FlatModel(nn.Module):
             yield {"pixel_values": self._images(batch_size, *size), **self.example}
 
     def sizes_in_words(self) -> str:
-        """Return which heights and widths the graph takes."""
+        """Return the heights and widths of the graph in words."""
         if self.fixed_size is None:
             return f"height and width multiples of {self.step} px"
         return "{} x {} px".format(*self.fixed_size)
@@ -119,12 +119,12 @@ class FlatRadio(FlatModel):
 
     Args:
         model: The model.
-        adaptors: Adaptors whose outputs are wanted; `None` takes the model's own list.
-        window_size: As of `FlatModel`.
-        fixed_size: As of `FlatModel`.
+        adaptors: Adaptors whose outputs are exported; `None` takes the model's own list.
+        window_size: See `FlatModel`.
+        fixed_size: See `FlatModel`.
 
     Attributes:
-        names: "summary", "features" and, per adaptor, "NAME_summary" and "NAME_features" as far as it has them.
+        names: "summary", "features" and, for each adaptor, those of "NAME_summary" and "NAME_features" that it has.
             Features are token sequences `(batch, tokens, channels)`.
     """
 
@@ -183,7 +183,7 @@ class FlatEncoder(FlatModel):
 
     @property
     def checked_sizes(self) -> tuple[tuple[int, int, int], ...]:
-        return super().checked_sizes[1:]  # an image of one patch has no global token to ask for
+        return super().checked_sizes[1:]  # an image of one patch has no global tokens
 
     def forward(self, pixel_values: Tensor, num_tokens: Tensor) -> tuple[Tensor, ...]:
         output = self.model(pixel_values, num_tokens=num_tokens, decode=False, return_dict=True)
@@ -194,11 +194,11 @@ class FlatTask(FlatModel):
     """A task model with its head.
 
     Attributes:
-        names: Those of its outputs: "logits" of classifiers and segmenters, "predicted_depth", and "logits",
+        names: Names of its outputs: "logits" of classifiers and segmenters, "predicted_depth", and "logits",
             "pred_boxes" and "pred_masks" of detectors.
 
     Raises:
-        ValueError: If it is a detector and no size is fixed.
+        ValueError: If it is a detector without a fixed size.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class FlatTask(FlatModel):
                 "size of images."
             )
         if is_detector and window_size is None:
-            self.window_size = None  # what it was tuned with
+            self.window_size = None  # that of its tuning
         with torch.no_grad():
             output = self._run(self.example_inputs()["pixel_values"])
         self.names = [name for name, value in output.items() if isinstance(value, Tensor) and name not in NO_ANSWERS]
@@ -226,9 +226,9 @@ class FlatTask(FlatModel):
 
 
 def size_step(config: RadioConfig, window_size: Window) -> int:
-    """Return the number of pixels that height and width of an exported model are multiples of.
+    """Return the pixels of which height and width of an exported model are multiples.
 
-    The graph of an E-RADIO stretches no map to whole windows, so that they must fit the coarsest level.
+    The graph of an E-RADIO does not pad maps to whole windows: these must fit the coarsest level.
     """
     arguments, window_size = config.eradio, None if window_size == "global" else window_size
     if arguments is None:
@@ -238,16 +238,16 @@ def size_step(config: RadioConfig, window_size: Window) -> int:
 
 
 class GraphSettings(Settings):
-    """Of what a graph is made, and where it goes.
+    """Settings that the exports have in common.
 
     Attributes:
         checkpoint: Folder with config.json and weights.
         output: File to write.
-        adaptors: Adaptors whose outputs are wanted; by default all that the checkpoint's `adaptor_names` lists.
+        adaptors: Adaptors whose outputs are exported; by default those of the checkpoint's `adaptor_names`.
         window_size: ViTDet window in tokens, or "global"; None for the model's own default. Height and width must be
             multiples of patch x window.
-        head: Take the model of a task with its head, in place of features.
-        fixed_size: Height and width in pixels where the graph shall take no others; detectors need it.
+        head: Export the model of a task with its head, in place of features.
+        fixed_size: The only height and width in pixels of the graph; detectors need it.
         verify: Compare with the model at several sizes.
         overwrite: Replace the output if it exists.
     """
@@ -268,7 +268,7 @@ class GraphSettings(Settings):
         return self
 
     def wrap(self) -> FlatModel:
-        """Open the checkpoint in float32, with its outputs as a graph has them.
+        """Open the checkpoint in float32, with a flat tuple of outputs.
 
         Raises:
             ValueError: As `open_model`, `open_task_model` and the wrapping classes.

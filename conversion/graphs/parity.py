@@ -1,4 +1,4 @@
-"""How far a graph's outputs are from those of the model that it was made from, and what is refused."""
+"""Differences between the outputs of a graph and of the model that it was made from, and their limits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class NamedOutputs(Protocol):
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences of one output over several inputs, which add up with `+`.
+    """Differences of one output over several inputs; `+` accumulates them.
 
     Attributes:
         largest_difference: Largest absolute difference; infinity where one of the two is not a number.
-        sum_of_cosines: Over all vectors, which run along an output's last dimension.
-        num_vectors: How many there were.
-        lowest_cosine: Of all vectors.
+        sum_of_cosines: Sum over all vectors, which run along an output's last dimension.
+        num_vectors: Number of vectors.
+        lowest_cosine: Smallest cosine of all vectors.
     """
 
     largest_difference: float = 0.0
@@ -69,15 +69,15 @@ def compare(output: Tensor, expected: Tensor) -> Parity:
 
 
 def compare_graph(module: NamedOutputs, run: RunGraph, inputs: Iterable[Mapping[str, Tensor]]) -> dict[str, Parity]:
-    """Run a graph beside the module that it was made from.
+    """Compare a graph with the module that it was made from.
 
     Args:
-        module: It takes the inputs in their order.
+        module: The module, called with the inputs in their order.
         run: Runs the graph.
-        inputs: All that are compared, by name.
+        inputs: Inputs of each comparison, by name.
 
     Returns:
-        Per output name, how far the two are apart.
+        The differences by output name.
     """
     parities = dict.fromkeys(module.names, Parity())
     for given in inputs:
@@ -107,7 +107,7 @@ def require_difference(parities: Mapping[str, Parity], tolerance: float) -> None
 
 
 def require_cosine(parities: Mapping[str, Parity], least: float) -> None:
-    """Refuse outputs whose mean cosine with what is expected is lower than a bound.
+    """Refuse outputs whose mean cosine with the expected ones is below a bound.
 
     Raises:
         ValueError: If one is.

@@ -19,8 +19,8 @@ from transformers import Sam3Model
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
-from conversion.graphs.files import DEFAULT_OPSET, export_graph, open_graph, write_graph
-from conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
+from conversion.graphs.files import export_graph, open_graph, write_graph
+from conversion.graphs.parity import compare_graph, print_parities, require_difference
 from conversion.to_onnx import DEFAULT_TOLERANCE
 from core.checkpoints import read_config
 from core.command_line import Command, one_line_warnings
@@ -51,7 +51,7 @@ class Sam3Part(nn.Module):
 
 
 class ImageEncoder(Sam3Part):
-    """Images `(batch, 3, side, side)` in [-1, 1], as SAM3's processor makes them, to what the detector reads of them.
+    """Images `(batch, 3, side, side)` in [-1, 1], as SAM3's processor makes them, to the inputs of the detector.
 
     Attributes:
         names: Maps "fpn_0", "fpn_1", ..., the finest first, and "position", the position encoding of the last.
@@ -77,7 +77,7 @@ class TextEncoder(Sam3Part):
 
 
 class Detector(Sam3Part):
-    """What both encoders gave, and the texts' mask, to objects.
+    """Outputs of both encoders and the texts' mask to objects.
 
     Attributes:
         names: "pred_masks" `(batch, queries, rows, cols)`, "pred_boxes" `(batch, queries, 4)` as corners in [0, 1],
@@ -102,7 +102,7 @@ class Detector(Sam3Part):
 
 
 class _SizesAsNumbers(nn.Module):
-    """SAM3's encoder, with the sizes of its maps as numbers: in a tensor they would be open to a tracer."""
+    """SAM3's encoder, with the sizes of its maps as numbers: a tracer would leave those in a tensor open."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def _sizes_as_numbers(model: Sam3Model) -> Iterator[None]:
 
 
 PARTS: dict[str, type[Sam3Part]] = {"image_encoder": ImageEncoder, "text_encoder": TextEncoder, "detector": Detector}
-"""By the name of its file."""
+"""Parts by the name of their file."""
 EXPORT = FolderKind(
     "exports of SAM3",
     tuple(f"{name}.onnx*" for name in PARTS),
@@ -159,28 +159,23 @@ def example_inputs(model: Sam3Model, batch_size: int) -> dict[str, dict[str, Ten
     return given | {"detector": {name: found[name] for name in Detector(model).inputs}}
 
 
-def export_part(part: Sam3Part, inputs: Mapping[str, Tensor], path: Path, opset: int = DEFAULT_OPSET) -> None:
-    """Write one part as an ONNX file whose batch is open."""
+def export_part(part: Sam3Part, inputs: Mapping[str, Tensor], path: Path) -> None:
+    """Write one part as an ONNX file with an open batch."""
     batch = Dim("batch", min=1)
     open_batches = tuple({0: batch} for _ in inputs)
     # The detector takes any number of maps: all of its inputs are one argument to the tracer.
     shapes = (open_batches,) if isinstance(part, Detector) else open_batches
     named = dict(zip(part.inputs, inputs.values(), strict=True))
-    write_graph(export_graph(part, named, part.names, shapes, opset).model, path)
-
-
-def check_part(part: Sam3Part, path: Path, inputs: Mapping[str, Tensor]) -> dict[str, Parity]:
-    """Run a file with onnxruntime beside the part; return per output how far the two are apart."""
-    return compare_graph(part, open_graph(path), [inputs])
+    write_graph(export_graph(part, named, part.names, shapes).model, path)
 
 
 class Sam3Settings(Settings):
-    """What shall be exported.
+    """Settings of the export.
 
     Attributes:
         checkpoint: Folder that `save_attached` wrote.
         output: Folder to write: image_encoder.onnx, text_encoder.onnx and detector.onnx.
-        tolerance: Largest absolute difference that is accepted.
+        tolerance: Largest accepted absolute difference.
         overwrite: Replace the output if it exists.
     """
 
@@ -230,9 +225,7 @@ def _write_parts(model: Sam3Model, tolerance: float, folder: Path) -> None:
     for name, part_class in PARTS.items():
         part, path = part_class(model), folder / f"{name}.onnx"
         export_part(part, inputs[name], path)
-        parities = dict.fromkeys(part.names, Parity())
-        for each in checked:
-            parities = {key: parities[key] + more for key, more in check_part(part, path, each[name]).items()}
+        parities = compare_graph(part, open_graph(path), [each[name] for each in checked])
         print(name)
         print_parities(parities)
         require_difference(parities, tolerance)

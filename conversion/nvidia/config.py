@@ -1,4 +1,4 @@
-"""Works out our configuration from a checkpoint of NVIDIA's: sizes from the tensors, the rest from its arguments."""
+"""Derives our configuration from a checkpoint of NVIDIA's: sizes from the tensors, the rest from its arguments."""
 
 import math
 import re
@@ -33,7 +33,7 @@ _ESSENTIAL = {
     "radio_model.input_conditioner.norm_std": None,
     f"{BLOCKS}.0.attn.qkv.weight": 2,
 }
-"""Tensors without which there is no RADIO, and their dimensions where it matters."""
+"""Tensors that every RADIO ViT has, and the number of their dimensions where it matters."""
 _BLOCK = re.compile(rf"{re.escape(BLOCKS)}\.([0-9]{{1,4}})\.")
 _HEADS_BY_WIDTH = {size.hidden_size: size.num_attention_heads for size in SIZES.values()}
 _HEADS_OF_SMALL = 4  # our choice for widths below any published one: in test networks 64 channels a head are too many
@@ -47,10 +47,10 @@ def build_config_fields(
     Args:
         state: The weights under our keys, spectral reparametrization and LayerScale folded.
         source: The checkpoint, for its arguments.
-        version: Name of the published version; `None` takes the one that the checkpoint names or looks like.
+        version: Name of the published version; `None` takes the one that the checkpoint names or resembles.
 
     Raises:
-        ValueError: If tensors that tell the sizes are missing or contradict each other, or the version is unknown.
+        ValueError: If tensors that determine sizes are missing or contradict each other, or the version is unknown.
     """
     if version is not None:
         check_choice("version", version, RELEASES)
@@ -72,7 +72,7 @@ def build_config_fields(
 
 
 def _eradio_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, version: str | None) -> dict[str, Any]:
-    """Return the fields of an E-RADIO: its arguments tell its shape, which the weights must then have."""
+    """Return the fields of an E-RADIO: its shape comes from its arguments, and the weights must fit."""
     conditioner = {name: f"radio_model.input_conditioner.{name}" for name in ("norm_mean", "norm_std")}
     missing = [key for key in conditioner.values() if key not in state]
     if missing:
@@ -108,8 +108,8 @@ def _shape(state: Mapping[str, Tensor], named: Mapping[str, Any]) -> tuple[int, 
     """Return width and number of blocks.
 
     Raises:
-        ValueError: If a block is missing: a file that lost its last ones must not pass as a smaller network, nor a
-            number out of thin air ask for blocks without end.
+        ValueError: If a block is missing: a file that lost its last blocks must not pass as a smaller network, and a
+            made-up block number must not make a huge one.
     """
     width = state[f"{PATCH_GENERATOR}.embedder.weight"].shape[0]
     found = {int(match[1]) for key in state if (match := _BLOCK.match(key))}
@@ -125,9 +125,9 @@ def _shape(state: Mapping[str, Tensor], named: Mapping[str, Any]) -> tuple[int, 
 
 
 def _named_fields(args: dict[str, Any]) -> dict[str, Any]:
-    """Return what the architecture's name tells, or nothing if it is not a name we know."""
+    """Return the fields that follow from the architecture's name; none for an unknown name."""
     if is_radio1d(args):
-        return backbone_fields(args)  # where tokens are merged no tensor tells
+        return backbone_fields(args)  # no tensor says where tokens are merged
     try:
         return backbone_fields(args)
     except (KeyError, ValueError):
@@ -149,7 +149,7 @@ def _block_fields(state: Mapping[str, Tensor], named: dict[str, Any], depth: int
 
 
 def _merging_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict[str, Any]:
-    """Return what only RADIO1D has: the arguments tell it, and the tensors must then fit."""
+    """Return the fields of RADIO1D alone: they come from the arguments, and the tensors must fit."""
     if not named.get("downscale_levels"):
         return {}
     fields = {name: named[name] for name in MERGING_FIELDS if name in named}
@@ -161,7 +161,7 @@ def _merging_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict[
 
 
 def _num_heads(width: int, named: dict[str, Any]) -> int:
-    """Return the attention heads: no tensor tells them.
+    """Return the number of attention heads, which no tensor determines.
 
     timm's architectures have theirs by name or keyword argument at any width; DINOv2's only at their own width.
     """
@@ -281,7 +281,7 @@ def _feature_head_fields(feature: dict[str, Any], factor: int, name: str) -> dic
 def _mlp_fields(heads: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     """Return the sizes of one MLP, or nothing if there is none."""
     for version, last in (("v1", "fc2"), ("v2", "final.2")):
-        # Weight and bias tell the same; a file that lacks one of them is then refused for that one alone.
+        # Weight or bias is enough here; a file that lacks one of them is refused later, for that tensor alone.
         first, output = (_either(heads, f"{prefix}.{layer}") for layer in ("fc1", last))
         if first is not None and output is not None:
             return {

@@ -1,4 +1,4 @@
-"""Names of tensors: NVIDIA's training file and Hub folder on one side, our model on the other."""
+"""Maps names of tensors between NVIDIA's training file or Hub folder and our model."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +16,8 @@ KEY_TABLE = (
     ("base_model.", "radio_model.model."),
     ("radio_model.model.inner.", "radio_model.model."),
 )
-"""Beginnings of keys, NVIDIA's and ours, read in both directions. `ADAPTOR` stands for an adaptor's name; in NVIDIA's
-files also for the position of its teacher. Which of the backbone's three names a file has is for its layout to say."""
+"""Prefixes of keys, NVIDIA's and ours, used in both directions. `ADAPTOR` stands for an adaptor's name; in NVIDIA's
+files also for the position of its teacher. The layout of a file decides which of the backbone's three names it has."""
 
 DROPPED_KEYS: dict[str, str] = {
     r"(base_model|radio_model\.model)\.(inner\.)?mask_token": "DINOv2's token for masked training",
@@ -26,9 +26,9 @@ DROPPED_KEYS: dict[str, str] = {
     "the top-level ones are used",
     r"(base_model|radio_model\.model)\._iter_count": "RADIO1D's counter of training steps",
     r"(base_model|radio_model\.model)\.dynamic_rate_(vec|projector\..+)": "chose RADIO1D's tokens in training",
-    r"(base_model|radio_model\.model)\.levels\..*\.pos_emb_funct\.relative_\w+": "what E-RADIO computes positions from",
+    r"(base_model|radio_model\.model)\.levels\..*\.pos_emb_funct\.relative_\w+": "inputs of E-RADIO's positions",
 }
-"""Tensors that published files hold and no reader uses: pattern of the key, and why."""
+"""Tensors that published files hold and no reader uses: pattern of the key, and the reason."""
 
 _HEAD = re.compile(r"(?:_heads|_feature_projections)\.([^.]+)\.")
 _ADAPTOR = re.compile(r"radio_model\.adaptors\.([^.]+)\.")
@@ -39,10 +39,10 @@ _GRANDMA = re.compile(r"(?<=\.ls[12]\.)grandma$")
 
 @dataclass(frozen=True)
 class TrainingFileLayout:
-    """How a training file names things that our model does not tell.
+    """Names in a training file that do not follow from our model.
 
     Attributes:
-        heads: The part of the key that stands for an adaptor, by adaptor name: its teacher's position, or its name.
+        heads: By adaptor name, the part of the key that stands for it: its teacher's position, or its name.
         backbone: Prefix of the backbone: "base_model.", or "base_model.inner." for the DINOv2-shaped models.
     """
 
@@ -60,7 +60,7 @@ def our_keys(keys: Iterable[str], teachers: Sequence[str]) -> dict[str, str]:
 
     Returns:
         Our key for each key that is used. Keys in `DROPPED_KEYS` are absent. Unknown keys map to keys that no model
-        has, so that they can be refused.
+        has; the caller refuses those.
     """
     names = {str(position): name for position, name in enumerate(teachers)}
     mapping = {}
@@ -72,9 +72,9 @@ def our_keys(keys: Iterable[str], teachers: Sequence[str]) -> dict[str, str]:
 
 
 def _translate(key: str, table: Iterable[tuple[str, str]], names: Mapping[str, str]) -> str | None:
-    """Return a key with its beginning as the other side of the table has it, or nothing where the table lacks it.
+    """Return a key with the prefix of the other side of the table; `None` where the table lacks it.
 
-    `names` turns what stands for an adaptor on this side into what does on the other.
+    `names` maps an adaptor's name on this side to its name on the other.
     """
     for given, wanted in table:
         if match := re.match(re.escape(given).replace(ADAPTOR, r"([^.]+)"), key):

@@ -22,21 +22,21 @@ from modeling_radio.nvidia.stored_tensors import indexed_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 ERADIO_ARGUMENTS = "eradio_arguments.json"
-"""File beside an E-RADIO that is none of the published ones: the arguments of its network."""
+"""File beside an unpublished E-RADIO: the arguments of its network."""
 PICKLES = (".pth.tar", ".pth", ".pt")
-"""How the names of training files end."""
+"""Endings of the names of training files."""
 
 
 @dataclass(frozen=True)
 class NvidiaCheckpoint:
-    """What a checkpoint of NVIDIA's holds.
+    """A checkpoint of NVIDIA's.
 
     Attributes:
-        label: Where it came from, for messages and the card.
+        label: Its origin, for messages and the card.
         state: Tensors under the file's own keys.
         args: Arguments of the training run, as plain JSON values; data types are strings such as "torch.float32".
         hub_config: The rest of `config.json`, for a Hub folder.
-        eradio_arguments: What the file of this name beside an E-RADIO holds, where there is one.
+        eradio_arguments: Content of the file of this name beside an E-RADIO, where there is one.
         arch: Name of the architecture, where the file has one.
         epoch: Last epoch, where the file has one.
     """
@@ -144,7 +144,7 @@ def _read_pickle(path: Path) -> NvidiaCheckpoint:
 
 
 def _arguments_beside(folder: Path, args: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the arguments of the network that lie beside an E-RADIO, where they do."""
+    """Return the content of the file of network arguments beside an E-RADIO, if there is one."""
     file = folder / ERADIO_ARGUMENTS
     return read_json(file) if is_eradio(args) and file.is_file() else None
 

@@ -1,6 +1,6 @@
-"""Weights of NVIDIA's checkpoints: refused if they cannot be weights, brought to one data type, and folded.
+"""Weights of NVIDIA's checkpoints: checked, brought to one data type, and folded.
 
-Folded is what native readers do not know: spectral reparametrization and LayerScale.
+Spectral reparametrization and LayerScale are folded into the linear layers, since native readers do not know them.
 """
 
 import re
@@ -13,23 +13,23 @@ from torch import Tensor
 
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""Data types that weights may have. 8-bit ones need scales that a checkpoint of NVIDIA's does not name."""
+"""Data types that weights may have. 8-bit ones need scales, which NVIDIA's checkpoints do not have."""
 _MAX_NAMES = 8
-_SMALL_BYTES = 2**20  # views that repeat what is stored, such as a scale, may be saved; large ones fill the memory
+_SMALL_BYTES = 2**20  # views that repeat a stored value are accepted up to this size; large ones fill the memory
 _PARAMETRIZATION = re.compile(r"\.parametrizations\.")  # the scales of spectral reparametrization are single numbers
 _BATCHES = ".num_batches_tracked"  # of batch norms, a single number each
 _COUNTERS = (".summary_idxs", "._sn_version", _BATCHES)  # the tensors that are whole numbers
 
 
 def check_kinds(state: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that no weight can be, before anything is computed with them.
+    """Refuse tensors that cannot be weights, before anything is computed with them.
 
     Args:
         state: Tensors under the file's own keys.
 
     Raises:
         ValueError: If any is sparse, quantized, without values, empty, a single number, complex, integer, of 8 bits,
-            or larger than what is stored of it; all are named.
+            or larger than its storage; all are named.
     """
     kinds: dict[str, list[str]] = {}
     for key, tensor in state.items():
@@ -79,10 +79,10 @@ def check_finite(state: Mapping[str, Tensor], source_keys: Mapping[str, str]) ->
 
 
 def to_one_dtype(state: Mapping[str, Tensor], source_keys: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return weights of one data type: the file's where it has one, else float32, with a warning.
+    """Return weights of one data type: the file's if it has one, else float32, with a warning.
 
     Args:
-        state: Tensors under our keys; those of whole numbers stay.
+        state: Tensors under our keys; integers stay.
         source_keys: The file's key of each, for the message.
     """
     groups: dict[torch.dtype, list[str]] = {}
@@ -108,7 +108,7 @@ def _shortened(keys: list[str]) -> str:
 MIN_SCALE = 0.05
 """Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680).
 
-`training.student.regularizers`, which nothing here may import, has the same number under the same name.
+`training.student.regularizers`, which is not imported here, has the same constant.
 """
 _PARAMETRIZED = re.compile(r"(?P<layer>.+)\.parametrizations\.weight\.(?P<part>.+)")
 _SPECTRAL_PART = re.compile(r"0\.(?:parts\.\d+\.)?(?:scale|_u|_v|_sn_version)")
@@ -117,7 +117,7 @@ _SCALED_LAYERS = {"ls1": ("attn.proj",), "ls2": ("mlp.fc2", "mlp.w3")}
 
 
 def spectral_epsilon(args: Mapping[str, object]) -> float:
-    """Return what the training arguments add to the spectral norm before dividing by it."""
+    """Return the epsilon that is added to the spectral norm before the division."""
     settings = args.get("spectral_reparam")
     return float(settings.get("eps", 1e-12)) if isinstance(settings, dict) else 1e-6
 
@@ -134,7 +134,7 @@ def fold_spectral(state: Mapping[str, Tensor], epsilon: float = 1e-6) -> dict[st
         epsilon: Added to sigma.
 
     Returns:
-        New weights. Entries under `parametrizations` that are not of this kind stay, for the caller to refuse.
+        New weights. Other entries under `parametrizations` stay; the caller refuses them.
 
     Raises:
         ValueError: If a layer's scale comes without its singular vectors, or a tensor has no fitting shape.
@@ -172,13 +172,13 @@ def _normalized(state: Mapping[str, Tensor], weight: Tensor, prefix: str, epsilo
     if missing:
         raise ValueError(f"Spectral reparametrization lacks {', '.join(missing)}.")
     _check_shape(f"{prefix}_v", state[f"{prefix}_v"], weight.shape[1:])
-    # The first runs stored the norm itself, and no version; some store copies of it in further columns.
+    # The first runs stored the norm itself and no version; some stored copies of it in further columns.
     scale = state[f"{prefix}scale"].flatten()[0].float()
     version = state.get(f"{prefix}_sn_version")
     if version is not None and int(version.flatten()[0]) >= 2:
         scale = F.softplus(scale) + MIN_SCALE
-    # NVIDIA's loader folds a module that is still in training mode, which takes one more step of the power iteration:
-    # published outputs have that step in them.
+    # NVIDIA's loader folds a module in training mode, which takes one more step of the power iteration: published
+    # outputs include that step.
     left = F.normalize(torch.mv(weight, state[f"{prefix}_v"]), dim=0, eps=epsilon)
     right = F.normalize(torch.mv(weight.T, left), dim=0, eps=epsilon)
     sigma = torch.dot(left, torch.mv(weight, right)) + epsilon
@@ -188,7 +188,7 @@ def _normalized(state: Mapping[str, Tensor], weight: Tensor, prefix: str, epsilo
 def fold_layer_scale(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Multiply the backbone's LayerScale into the linear layers before it, in float32, and drop it.
 
-    Attention heads of adaptors keep theirs: only the backbone has other readers.
+    Attention heads of adaptors keep theirs: other readers read only the backbone.
 
     Args:
         state: Weights under our keys.
@@ -197,8 +197,8 @@ def fold_layer_scale(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         New weights, in the data types of the old ones.
 
     Raises:
-        ValueError: If a scale and the layer before it differ in width: they would be multiplied all the same, wrongly,
-            where one of them has one element.
+        ValueError: If a scale and the layer before it differ in width: broadcasting would hide that where one of them
+            has one element.
     """
     folded = dict(state)
     for key, scale in state.items():

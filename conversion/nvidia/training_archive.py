@@ -1,4 +1,4 @@
-"""Opens the archive of a training file: none of its code runs, and it holds what it says or is refused."""
+"""Opens the archive of a training file without running its code, and refuses one that is damaged or inconsistent."""
 
 import io
 import pickle
@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from torch import Tensor
 ALLOWED_GLOBALS: list[Callable | tuple[Callable, str]] = [Namespace]
 """Classes that a training file may create besides tensors, data types and plain containers."""
 MAX_DEPTH = 32
-"""Of containers in containers; NVIDIA's files have five."""
+"""Largest depth of nested containers; NVIDIA's files have five."""
 MAX_VALUES = 1_000_000
-"""Of containers and what they hold: a few bytes of a pickle can stand for any number."""
+"""Largest number of containers and values together: a few bytes of a pickle can stand for any number."""
 MAX_RECORDS = 20_000
-"""Of the archive. C-RADIOv4-H has 700 weights; with moving averages and an optimizer, a training file has thousands."""
+"""Most records of an archive. C-RADIOv4-H has 700 weights; moving averages and an optimizer make that thousands."""
 MAX_PICKLE_BYTES = 4 * 2**20
-"""Of the record that says what the tensors are: 200 bytes for each. A larger one takes gigabytes while it is opened."""
+"""Largest pickle, with 200 bytes for each tensor. A larger one takes gigabytes while it is opened."""
 _BYTES_OF_AN_ENTRY = 256  # of the archive's directory: a name of 200 letters
 _OF_ANY_SIZE = (b"__builtin__\nbytearray\n", b"builtins\nbytearray\n", b"_codecs\nencode\n")
 _SAVE_AGAIN = "Download it again, or save it again with torch.save."
@@ -45,22 +45,21 @@ _REPACK = "Unpack it and pack it with `zip -0 -r`, or save it with torch.save ag
 
 
 def open_archive(path: Path) -> Any:
-    """Return what a file of `torch.save` holds, its tensors mapped into memory.
+    """Return the content of a file of `torch.save`, its tensors mapped into memory.
 
     Raises:
-        ValueError: If it is damaged or of the format before PyTorch 1.6, its archive is compressed or lies about names
-            or sizes, it asks to run code, or it holds more than any checkpoint has.
+        ValueError: If it is damaged or of the format before PyTorch 1.6, its archive is compressed or has false names
+            or sizes, its pickle asks to run code, or it holds more than any checkpoint does.
     """
     records = _check_records(path)
     _check_sums(path)
     content = _unpickle(path)
-    tensors = list(_tensors_of(path, content))
-    _check_storages(path, tensors, records)
+    _check_storages(path, _tensors_of(path, content), records)
     return content
 
 
 class _ArchiveFile(io.FileIO):
-    """A file of which only so much is read at once as the directory of `MAX_RECORDS` records takes.
+    """A file that refuses to read more at once than the directory of `MAX_RECORDS` records.
 
     `zipfile` reads the directory at once and then makes objects of it that are ten times as large.
     """
@@ -73,7 +72,7 @@ class _ArchiveFile(io.FileIO):
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Name the file in whatever `zipfile` raises of a damaged one."""
+    """Turn the errors of `zipfile` about a damaged file into one that names the file."""
     try:
         yield
     except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, struct.error) as error:
@@ -81,11 +80,11 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _check_records(path: Path) -> Counter[int]:
-    """Return the sizes of the tensors' records, how often each occurs.
+    """Return the sizes of the tensors' records and how often each occurs.
 
-    The file is mapped as if everything in it were stored as it is; a compressed archive would give noise, or expand to
-    more than there is memory. Files of the format before zip are refused: RADIO is younger, and they are unpickled, and
-    their tensors' memory taken, before any of their sizes is known.
+    The file is mapped as if it were uncompressed; a compressed archive would give noise, or expand beyond the memory.
+    Files of the format before zip are refused: RADIO is younger, and unpickling them takes the tensors' memory before
+    any of their sizes is known.
     """
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: torch.save writes a zip archive. {_SAVE_AGAIN}")
@@ -118,7 +117,7 @@ def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _check_pickle(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuse a pickle that asks for strangers, or for memory of any size, before it is opened."""
+    """Refuse a pickle of a wrong size, or one that asks for memory of any size, before it is opened."""
     pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
     if len(pickles) != 1 or not 0 < pickles[0].file_size <= MAX_PICKLE_BYTES:
         raise ValueError(
@@ -134,7 +133,7 @@ def _check_pickle(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _check_sums(path: Path) -> None:
-    """Refuse records that are not what was written, by the CRC-32 of each, which `torch.load` leaves alone."""
+    """Refuse records whose CRC-32 is wrong; `torch.load` does not compare it."""
     with _damage_named(path), zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
@@ -144,7 +143,7 @@ def _check_sums(path: Path) -> None:
 def _unpickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(ALLOWED_GLOBALS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle's protocol: nothing that a user could change
+            warnings.simplefilter("ignore")  # about the pickle's protocol, which no user can change
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, str(error))) from error
@@ -164,7 +163,7 @@ def _refusal(path: Path, message: str) -> str:
 
 
 def _tensors_of(path: Path, content: Any) -> Iterator[Tensor]:
-    """Yield all tensors of nested containers, which may be nested in themselves.
+    """Yield all tensors of nested containers, which may contain themselves.
 
     Raises:
         ValueError: If there are too many, or too deep ones.
@@ -188,15 +187,12 @@ def _tensors_of(path: Path, content: Any) -> Iterator[Tensor]:
             waiting.extend((entry, depth + 1) for entry in value)
 
 
-def _check_storages(path: Path, tensors: list[Tensor], records: Counter[int]) -> None:
-    """Refuse an archive whose pickle gives a tensor other bytes than its record has."""
-    storages = [tensor.untyped_storage() for tensor in tensors if _has_storage(tensor)]
+def _check_storages(path: Path, tensors: Iterable[Tensor], records: Counter[int]) -> None:
+    """Refuse an archive whose tensors differ in size from their records."""
+    stored = (tensor for tensor in tensors if tensor.layout == torch.strided and tensor.device.type == "cpu")
+    storages = [tensor.untyped_storage() for tensor in stored]
     sizes = Counter({storage.data_ptr(): storage.nbytes() for storage in storages if storage.nbytes()}.values())
     if any(count > records[size] for size, count in sizes.items()):
         raise ValueError(
             f"{str(path)!r} is damaged: its tensors and the records that hold them differ in size. Download it again."
         )
-
-
-def _has_storage(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and tensor.device.type == "cpu"

@@ -29,14 +29,14 @@ from modeling_radio.image_processing_radio import UNREADABLE, read_picture
 PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
 NOISE = "uniform noise"
 _DEFAULT_SIZES = ((224, 224), (384, 640))
-"""Besides the preferred one: our choice, a small square and an image that is not square."""
+"""Sizes besides the preferred one. Our choice: a small square, and an image that is not square."""
 _DEFAULT_WINDOWS = (8,)
-"""Our choice: of the sides that NVIDIA's report measures, the smallest, whose windows differ most from none."""
+"""Our choice: the smallest side in NVIDIA's report, which differs most from global attention."""
 _SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
 _SEED, _NOISE_SIZE = 0, (512, 512)
 
 Cases = list[tuple[int | None, list[str]]]
-"""Window, and the sizes "HEIGHTxWIDTH" that are run with it; None is global attention, of E-RADIO its own."""
+"""Windows, each with sizes "HEIGHTxWIDTH". None is global attention, or E-RADIO's own windows."""
 
 
 def read_size(text: str) -> tuple[int, int]:
@@ -53,18 +53,18 @@ def read_size(text: str) -> tuple[int, int]:
 
 
 def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int] | None = None) -> Cases:
-    """Return what to run: every size with global attention, and with each window.
+    """Return the cases: every size with global attention, and with each window.
 
-    NVIDIA's windows must divide the grid of patches, so that sizes are rounded to what divides. E-RADIO and RADIO1D
-    have no ViTDet windows, so that they run as they are alone.
+    Sizes are rounded such that the windows divide the grid of patches, as NVIDIA's code requires. E-RADIO and RADIO1D
+    have no ViTDet windows and run without.
 
     Args:
-        config: Of the model.
-        sizes: As `read_size` takes them; none for the preferred one and two more.
+        config: The model's configuration.
+        sizes: Sizes as text, see `read_size`; none for the preferred one and two more.
         windows: Sides of windows in tokens; `None` for 8 where the network has windows.
 
     Raises:
-        ValueError: If the network has no windows, or one is larger than what it takes in.
+        ValueError: If the network has no windows, or one is larger than its largest image.
     """
     wanted = [read_size(size) for size in sizes] or [tuple(config.preferred_resolution), *_DEFAULT_SIZES]
     cases: Cases = []
@@ -83,10 +83,10 @@ def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int]
 
 
 def open_images(paths: Sequence[Path]) -> dict[str, Image.Image]:
-    """Return pictures by name; without paths a photograph and noise, which strains every channel.
+    """Return images by name; without paths a photograph and noise, which excites every channel.
 
     Raises:
-        ValueError: If a file is no picture.
+        ValueError: If a file is no image.
     """
     if paths:
         return {path.name: _open(path) for path in paths}
@@ -103,7 +103,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def pixels_of(images: Iterable[Image.Image], cases: Cases) -> dict[str, Tensor]:
-    """Return the pictures at each size, `(images, 3, height, width)` in 0 ... 255."""
+    """Return the images at each size, `(images, 3, height, width)` in 0 ... 255."""
     pictures = list(images)
     found: dict[str, Tensor] = {}
     for size in dict.fromkeys(size for _, sizes in cases for size in sizes):
@@ -114,11 +114,11 @@ def pixels_of(images: Iterable[Image.Image], cases: Cases) -> dict[str, Tensor]:
 
 
 class ParityError(UserError):
-    """Outputs that cannot be compared, or are not equal; the message says which."""
+    """Raised for outputs that cannot be compared or are not equal; the message names them."""
 
 
 def compare_outputs(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[Agreement]:
-    """Compare outputs under `SIZE/WINDOW/NAME/KIND`, in the order of theirs.
+    """Compare outputs under `SIZE/WINDOW/NAME/KIND`, in the order of NVIDIA's.
 
     Raises:
         ParityError: If one side lacks an output, their shapes differ, or numbers are not finite.
@@ -154,15 +154,15 @@ _MISSING = re.compile(r"packages that were not found in your environment: ([\w, 
 
 @dataclass(frozen=True)
 class Question:
-    """What one model is asked.
+    """Request to the process that runs one model.
 
     Attributes:
-        name: For messages.
-        source: Folder, with its code.
+        name: Name of the model, for messages.
+        source: Folder with its weights and code.
         is_theirs: Whether it is NVIDIA's model, with NVIDIA's code.
-        adaptors: To run, by name.
-        device: Where.
-        dtype: Of weights and pixels.
+        adaptors: Names of the adaptors to run.
+        device: Device of the model.
+        dtype: Data type of weights and pixels.
         rounds: Timed calls of each case.
         cases: Windows and sizes.
     """
@@ -179,13 +179,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model said.
+    """Results of the process that ran one model.
 
     Attributes:
-        outputs: Under `SIZE/WINDOW/NAME/KIND`.
+        outputs: Tensors under `SIZE/WINDOW/NAME/KIND`.
         costs: Seconds and peak memory of each case.
-        left_out: By window, why it could not be run.
-        notes: What a reader of differences should know.
+        left_out: Reasons why windows could not be run, by window.
+        notes: Notes for the reader of differences.
     """
 
     outputs: dict[str, Tensor]
@@ -198,11 +198,11 @@ def ask(question: Question, images: dict[str, Tensor]) -> Answers:
     """Run a model on images in a new process that can import nothing of this repository.
 
     Args:
-        question: What is asked.
-        images: By size, `(images, 3, height, width)` in 0 ... 255.
+        question: The request.
+        images: Images by size, `(images, 3, height, width)` in 0 ... 255.
 
     Raises:
-        ParityError: If the process fails; the message is the last line of what it said.
+        ParityError: If the process fails; the message is the last line of its errors.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

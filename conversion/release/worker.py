@@ -1,7 +1,7 @@
-"""Answers images with one model: NVIDIA's with its own remote code, or ours with the code beside it.
+"""Runs one model on images: NVIDIA's with its own remote code, or ours with the code beside it.
 
-Runs by itself, `python -I -c CODE REQUEST.json`, where neither this repository nor the other model's code can be
-imported: both call themselves RADIO, and transformers keeps one registry. It imports nothing of ours.
+Runs as `python -I -c CODE REQUEST.json`, where neither this repository nor the other model's code can be imported: both
+register the model type "radio" in transformers. It imports nothing of this repository.
 """
 
 import json
@@ -27,7 +27,7 @@ _RESET_PEAK = "5"  # proc(5): sets the peak of resident memory to what is reside
 
 
 def open_ours(request: dict[str, Any], window: int | None) -> Callable[[Tensor], Named]:
-    """Return a function that answers images with a folder of ours."""
+    """Return a function that runs the model of a folder of ours."""
     options = {"trust_remote_code": True, "dtype": getattr(torch, request["dtype"])}
     model = AutoModel.from_pretrained(request["source"], **options).to(request["device"]).eval()
     window_size = window or ("global" if model.config.eradio is None else None)  # E-RADIO attends in windows only
@@ -42,7 +42,7 @@ def open_ours(request: dict[str, Any], window: int | None) -> Callable[[Tensor],
 
 
 def open_theirs(request: dict[str, Any], window: int | None) -> Callable[[Tensor], Named]:
-    """Return a function that answers images with NVIDIA's class, as its model card opens it."""
+    """Return a function that runs NVIDIA's class, opened as its model card does."""
     config = AutoConfig.from_pretrained(request["source"], trust_remote_code=True)
     if not type(config).__module__.startswith("transformers_modules."):
         raise ValueError(f"it brings no code, and would be opened as {type(config).__module__}")
@@ -67,7 +67,7 @@ def open_theirs(request: dict[str, Any], window: int | None) -> Callable[[Tensor
 def _attend_in_windows(model: Any, window: int) -> None:
     """Switch NVIDIA's model to ViTDet mode, which its class for the Hub leaves to the caller.
 
-    Which blocks stay global follows from the version, as in NVIDIA's own entry point for torch.hub.
+    The version determines which blocks stay global, as in NVIDIA's own entry point for torch.hub.
     """
     package = type(model).__module__.rpartition(".")[0]
     try:
@@ -86,7 +86,7 @@ def answer_all(request: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[st
     """Run every case.
 
     Returns:
-        Outputs under `SIZE/WINDOW/NAME/KIND`, what each case cost, and by window why it could not be run.
+        Outputs under `SIZE/WINDOW/NAME/KIND`, costs of the cases, and by window the reason why it could not be run.
     """
     images = load_file(request["images"])
     outputs: dict[str, Tensor] = {}
@@ -114,9 +114,9 @@ def _flat(case: str, named: Named) -> Iterator[tuple[str, Tensor]]:
 
 
 def _measure(call: Callable[[], Named], rounds: int) -> tuple[Named, float, float | None]:
-    """Return a call's answer, the seconds of the fastest of some rounds, and its peak memory in MiB."""
+    """Return a call's outputs, the seconds of the fastest round, and the peak memory in MiB."""
     has_peak = _reset_peak()
-    named = call()  # the first sets kernels up and does not count
+    named = call()  # sets kernels up and does not count
     fastest = float("inf")
     for _ in range(rounds):
         started = time.perf_counter()
@@ -132,7 +132,7 @@ def _wait() -> None:
 
 
 def _reset_peak() -> bool:
-    """Begin anew to look for the peak; return whether this machine tells one."""
+    """Reset the peak of memory; return whether this machine measures one."""
     if torch.cuda.is_initialized():
         _wait()
         torch.cuda.reset_peak_memory_stats()
@@ -153,7 +153,7 @@ def _peak_mib() -> float | None:
 
 
 def main(path: str) -> None:
-    """Answer the request in a file; write `outputs` and `report`, which it names."""
+    """Run the request in a file; write the files `outputs` and `report` that it names."""
     request = json.loads(Path(path).read_text()) | {"notes": set()}
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32 here
     outputs, costs, left_out = answer_all(request)

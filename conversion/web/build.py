@@ -18,7 +18,6 @@ from conversion.web.plan import Plan, keep_offered_positions, write_graphs
 from conversion.web.precision import (
     PRECISIONS,
     Candidate,
-    Feeds,
     PrecisionChoice,
     WebPrecision,
     choose,
@@ -33,16 +32,16 @@ from modeling_radio import RadioImageProcessor, RadioModel
 
 
 LEAST_BYTES = 1024
-"""Smaller tensors stay in the graph, where shapes and axes must be. Our choice."""
+"""Smaller tensors, such as shapes and axes, stay in the graph. Our choice."""
 ALIGNMENT = 64
-"""Bytes that tensors begin at multiples of; our choice: a line of the processor's cache."""
+"""Tensors begin at multiples of so many bytes. Our choice: a line of the processor's cache."""
 
 
 def share_weights(graphs: Sequence[Path], weights: Path) -> None:
     """Move the tensors of ONNX files into one file beside them, equal ones once.
 
     Args:
-        graphs: Files with their weights inside; they are written again, without.
+        graphs: Files with their weights inside; they are replaced by files without.
         weights: File to write, in the same folder.
     """
     import onnx
@@ -70,9 +69,9 @@ def share_weights(graphs: Sequence[Path], weights: Path) -> None:
 
 
 TOLERANCE = 1e-3
-"""Largest absolute difference of float32 features to PyTorch that is accepted."""
+"""Largest accepted absolute difference of float32 features to PyTorch."""
 PATIENCE_MS = 500
-"""A picture is first seen at the largest size that takes no longer; our choice."""
+"""An image is first shown at the largest size that takes no longer. Our choice."""
 WEIGHTS = "model.weights"
 
 
@@ -90,12 +89,12 @@ def build_site(
 
     Args:
         site: The folder.
-        model: That the page runs, in float32; it is changed: its position table is cropped.
-        texts: Its text side, if the page is to find words.
-        plan: What the page offers.
-        runtime: Files by name, as of `find_runtime`.
-        samples: Pictures.
-        precision: Of the weights; "auto" chooses by measurement.
+        model: The page's model in float32. It is changed: its position table is cropped.
+        texts: Its text side, if the page finds words.
+        plan: Content of the page.
+        runtime: Files by name, see `find_runtime`.
+        samples: Sample images.
+        precision: Precision of the weights; "auto" chooses by measurement.
         title: A line about the model.
 
     Raises:
@@ -111,7 +110,8 @@ def build_site(
         for name, path in graphs.items():
             require_difference(compare_graph(wrapped[name], open_graph(path), feeds), TOLERANCE)
         has_gpu = "ort.webgpu.min.mjs" in runtime
-        found = _weigh(graphs["global"], feeds, runtime, _wanted(precision, has_gpu=has_gpu))
+        wanted = _wanted(precision, has_gpu=has_gpu)
+        found = measure({each: _convert(graphs["global"], each) for each in wanted}, feeds, runtime)
         chosen = _take(found, precision)
         tables = [describe(found, chosen, "model")]
         models = {}
@@ -157,7 +157,7 @@ def _pixels(model: RadioModel, path: Path, size: int, step: int) -> Tensor:
 
 
 def _convert(path: Path, precision: WebPrecision) -> Path:
-    """Return a float32 file in a precision: itself, or another in a folder of that name beside it, made once."""
+    """Convert a float32 file once, to a folder beside it; return the converted file, or the file itself for "fp32"."""
     if precision == "fp32":
         return path
     target = path.parent / precision / path.name
@@ -168,18 +168,11 @@ def _convert(path: Path, precision: WebPrecision) -> Path:
 
 
 def _wanted(precision: PrecisionChoice, *, has_gpu: bool = False) -> tuple[WebPrecision, ...]:
-    """Return the precisions that come into question, that for WebGPU, which has no 8 bits, among them."""
+    """Return the candidate precisions, including one for WebGPU, which has no 8 bits."""
     if precision == "auto":
         return PRECISIONS
     of_gpu: tuple[WebPrecision, ...] = ("fp16",) if has_gpu and precision == "int8" else ()
     return tuple(dict.fromkeys(("fp32", *of_gpu, precision)))
-
-
-def _weigh(
-    path: Path, feeds: Sequence[Feeds], runtime: Mapping[str, Path], wanted: Sequence[WebPrecision]
-) -> list[Candidate]:
-    """Convert a graph to some precisions; compare and time it in each."""
-    return measure({each: _convert(path, each) for each in wanted}, feeds, runtime)
 
 
 def _take(found: Sequence[Candidate], precision: PrecisionChoice) -> Candidate:
@@ -192,7 +185,7 @@ def _take(found: Sequence[Candidate], precision: PrecisionChoice) -> Candidate:
 
 
 def _for_gpu(found: Sequence[Candidate], chosen: Candidate) -> WebPrecision:
-    """Return the precision for WebGPU, which has no 8 bits: what was chosen, else float16 where that agrees."""
+    """Return the precision for WebGPU: the chosen one, or the best other one in place of 8 bits, which it lacks."""
     if chosen.precision != "int8":
         return chosen.precision
     others = [each for each in found if each.precision != "int8"]
@@ -200,7 +193,7 @@ def _for_gpu(found: Sequence[Candidate], chosen: Candidate) -> WebPrecision:
 
 
 def _place(graphs: Mapping[str, Path], precision: WebPrecision, site: Path) -> dict[str, Any]:
-    """Put graphs in one precision into the site, with their weights in one file; return what the page is told."""
+    """Copy graphs of one precision into the site, with their weights in one file; return their description."""
     place = Path("model") / precision
     targets = {name: place / path.name for name, path in graphs.items()}
     if not (site / place).exists():
@@ -219,12 +212,12 @@ def _place(graphs: Mapping[str, Path], precision: WebPrecision, site: Path) -> d
 def _write_texts(
     texts: Texts, plan: Plan, runtime: Mapping[str, Path], precision: PrecisionChoice, scratch: Path, site: Path
 ) -> tuple[dict[str, Any], str]:
-    """Write the text tower and its tokenizer; return what the page is told, and the table of its precisions."""
+    """Write the text tower and its tokenizer; return their description and the table of precisions."""
     assert plan.text_space is not None
     tower = write_tower(texts, scratch / "texts.onnx")
     feeds = [{"input_ids": texts.sample_tokens}]
     require_difference(compare_graph(tower, open_graph(scratch / "texts.onnx"), feeds), TOLERANCE)
-    found = _weigh(scratch / "texts.onnx", feeds, runtime, _wanted(precision))
+    found = measure({each: _convert(scratch / "texts.onnx", each) for each in _wanted(precision)}, feeds, runtime)
     chosen = _take(found, precision)
     table = describe(found, chosen, "words")
     target = chosen.path.rename(site / "model" / "texts.onnx")
@@ -242,7 +235,7 @@ def _write_texts(
 
 
 def first_size(sizes: Sequence[int], milliseconds: float | None) -> int:
-    """Return the size that a picture is first seen at: the largest that is quick, by the time of the largest of all."""
+    """Return the size at which an image is first shown: the largest quick one, by the time of the largest size."""
     if milliseconds is None:
         return sizes[(len(sizes) - 1) // 2]
     quick = [size for size in sizes if milliseconds * (size / sizes[-1]) ** 2 <= PATIENCE_MS]

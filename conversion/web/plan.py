@@ -1,4 +1,4 @@
-"""What a page offers of a model: sizes, windows, spaces of features, words; and the network that computes it."""
+"""Plan of a page: its sizes, windows, feature spaces and words, and the network that computes them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from modeling_radio.zero_shot_radio import DenseSource
 
 
 class OfferedPatchGenerator(RadioPatchGenerator):
-    """A patch generator that knows the positions of grids whose longer side is one of a few, and of no others.
+    """A patch generator with the positions of only those grids whose longer side the page offers.
 
-    In evaluation the network resizes its table to the longer side of the grid and crops it. These resized tables are
-    what is kept, one after the other: 256, 384 and 512 px take 1,856 rows of patches of 16 px in place of 16,384.
+    In evaluation the network resizes its table to the longer side of the grid and crops it. Only these resized tables
+    are kept, one after the other: 256, 384 and 512 px take 1,856 rows of patches of 16 px in place of 16,384.
 
     Args:
         generator: The network's own, whose layers are shared.
@@ -33,8 +33,8 @@ class OfferedPatchGenerator(RadioPatchGenerator):
 
     Attributes:
         pos_embed: The tables, `(1, rows of all, hidden)`.
-        places: For each side up to the largest, where its table begins and how long its rows are, `(sides, 2)`. A side
-            that is not offered begins behind the end, so that it fails.
+        places: First index and row length of the table of each side up to the largest, `(sides, 2)`. A side that is
+            not offered begins behind the end, so that it fails.
     """
 
     def __init__(self, generator: RadioPatchGenerator, sides: Sequence[int]) -> None:
@@ -67,7 +67,7 @@ class OfferedPatchGenerator(RadioPatchGenerator):
 
 
 def keep_offered_positions(model: RadioModel, sides: Sequence[int]) -> None:
-    """Leave a model the positions of a few grids; a network without a position table stays as it is.
+    """Remove all positions of a model but those of a few grids; a network without a position table does not change.
 
     Args:
         model: In evaluation mode; it is changed.
@@ -81,17 +81,17 @@ def keep_offered_positions(model: RadioModel, sides: Sequence[int]) -> None:
 
 
 TEXT_PATCHES = "text_patches"
-"""Output with patches in the space of the texts, where no adaptor's features are that."""
+"""Output with patches in the space of the texts, where no adaptor's features are in it."""
 
 
 class WebRadio(FlatRadio):
-    """A model's dense features alone; patches may also go to the space of texts by a summary head, as in `segment`.
+    """A model's dense features alone; a summary head may also map patches to the space of texts, as in `segment`.
 
     Args:
-        model: Whose outputs are wanted.
-        adaptors: All that have dense features.
+        model: The model.
+        adaptors: Adaptors with dense features.
         window_size: Side of the ViTDet windows in tokens; `None` is global attention.
-        text_head: That summary head.
+        text_head: The summary head for patches, if there is one.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class Space:
     """A space of dense features that the page shows.
 
     Attributes:
-        name: Of the adaptor, or "backbone".
-        title: For people.
-        output: Of the graph.
-        width: Numbers a patch.
-        scale: How many times finer its grid is than the backbone's.
+        name: Name of the adaptor, or "backbone".
+        title: Name on the page.
+        output: Output of the graph.
+        width: Channels of a patch.
+        scale: Factor by which its grid is finer than the backbone's.
     """
 
     name: str
@@ -143,41 +143,35 @@ def find_spaces(model: RadioModel, adaptors: Sequence[str]) -> list[Space]:
 
 
 def write_graphs(wrapped: Mapping[str, WebRadio], folder: Path) -> dict[str, Path]:
-    """Export wrapped models to float32 files; return them by the same names.
-
-    Args:
-        wrapped: By the names of their files.
-        folder: Where to write.
-    """
-    paths = {}
+    """Export wrapped models to float32 files of their names in a folder; return the files by the same names."""
+    paths = {name: folder / f"{name}.onnx" for name in wrapped}
     for name, model in wrapped.items():
-        paths[name] = folder / f"{name}.onnx"
         write_graph(export_flat(model).model, paths[name])
     return paths
 
 
 DEFAULT_WINDOW = 4
-"""Patches. Our choice: windows of 8, which released models were trained for, do not divide most small images."""
+"""Window in patches. Our choice: windows of 8, as released models have, do not divide most small images."""
 DEFAULT_LARGEST = 512
-"""Pixels of the largest size that is offered where none are given: the preferred one of C-RADIOv4."""
+"""Largest size in pixels where none are given: the preferred one of C-RADIOv4."""
 FINEST_GRID = 3
-"""How many times larger than the model's largest side a size may be: in training a crop of the position table covers a
-tenth of it or more, stretched over the whole grid (AM-RADIO, appendix C), as if the image were three times as large."""
+"""Largest ratio of a size to the model's largest side: in training a crop of the position table, of a tenth of it or
+more, is stretched over the whole grid (AM-RADIO, appendix C), as if the image were three times as large."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a page offers.
+    """Content of a page.
 
     Attributes:
-        adaptors: That the graphs compute.
-        spaces: That are shown.
-        sizes: Pixels of a picture's longer side, ascending.
-        step: Pixels that both sides are multiples of.
-        window: Side of the windows in patches; `None` has none.
-        window_step: Pixels that both sides are multiples of with windows.
-        text_space: Output in which words meet patches, if there are words.
-        text_head: Summary head that makes it of the final tokens, if no adaptor's features are it.
+        adaptors: Adaptors that the graphs compute.
+        spaces: Spaces that are shown.
+        sizes: Pixels of an image's longer side, ascending.
+        step: Both sides are multiples of so many pixels.
+        window: Side of the windows in patches; `None` for none.
+        window_step: With windows both sides are multiples of so many pixels.
+        text_space: Space in which words and patches are compared, if there are words.
+        text_head: Summary head that maps the final tokens to it, if no adaptor's features are in it.
     """
 
     adaptors: list[str]
@@ -190,7 +184,7 @@ class Plan:
     text_head: nn.Module | None
 
     def wrap(self, model: RadioModel) -> dict[str, WebRadio]:
-        """Return the model as it is to be exported, "global" and with "windows"."""
+        """Return the modules to export: "global", and "windows" if there are any."""
         windows = {"global": None} if self.window is None else {"global": None, "windows": self.window}
         return {name: WebRadio(model, self.adaptors, window, self.text_head) for name, window in windows.items()}
 
@@ -204,19 +198,19 @@ def plan_page(
     window_size: int | None = None,
     dense_source: DenseSource | None = None,
 ) -> Plan:
-    """Decide what a page offers; see the settings of `conversion.to_web`.
+    """Decide the content of a page; see the settings of `conversion.to_web`.
 
     Args:
-        model: That the page runs.
+        model: The page's model.
         texts: Its text side.
-        adaptors: Whose spaces are shown; `None` takes the model's own list.
+        adaptors: Adaptors whose spaces are shown; `None` takes the model's own list.
         sizes: Pixels of the longer side; `None` takes three.
         window_size: In patches, 0 for none; `None` takes 4 where some blocks have windows.
-        dense_source: Where patches get their place among texts.
+        dense_source: Source of the patches' embeddings among texts.
 
     Raises:
-        ValueError: If the model takes other pictures than RGB, an adaptor is unknown, a size is not possible, or
-            windows are asked for of a model that has none.
+        ValueError: If the model takes other images than RGB, an adaptor is unknown, a size is not possible, or windows
+            are set for a model that has none.
     """
     if model.config.num_channels != 3:
         raise ValueError(f"`checkpoint` must take RGB pictures, got {model.config.num_channels} channels.")
@@ -263,7 +257,7 @@ def _choose_sizes(model: RadioModel, sizes: Sequence[int] | None, step: int) -> 
 
 
 def _text_space(model: RadioModel, texts: Texts, source: DenseSource | None) -> tuple[Space, nn.Module | None]:
-    """Return where words meet patches: an adaptor's features, or its summary head's answer to patches."""
+    """Return the space that words and patches share: an adaptor's features, or its summary head's output."""
     adaptor = texts.model.image_adaptor
     if source is None:
         source = texts.model.usual_dense_source

@@ -1,4 +1,4 @@
-"""Which precision a page's graphs have: the fastest in WebAssembly among those that agree with float32."""
+"""Chooses the precision of a page's graphs: the fastest in WebAssembly of those that agree with float32."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ WebPrecision = Literal["fp32", "fp16", "int8"]
 PrecisionChoice = Literal["auto", "fp32", "fp16", "int8"]
 PRECISIONS: tuple[WebPrecision, ...] = ("fp32", "fp16", "int8")
 LEAST_AGREEMENT = 0.999
-"""Mean cosine with float32 in every output. Our choice: maps and colors then look the same."""
+"""Least mean cosine with float32 in every output. Our choice: maps and colors then look the same."""
 NEGLIGIBLE = 1.1
-"""How many times slower a smaller file may be and still be taken: within the noise of such times. Our choice."""
+"""A smaller file may be slower by this factor, which is within the noise of the times. Our choice."""
 TIMEOUT_S = 600.0
-"""Of all times together; our choice, a ViT-B takes some tens of seconds."""
+"""Timeout of all measurements together. Our choice: a ViT-B takes some tens of seconds."""
 
 Feeds = dict[str, Tensor]
 
@@ -37,10 +37,10 @@ class Candidate:
     """A graph in one precision.
 
     Attributes:
-        precision: Of its weights.
+        precision: Precision of its weights.
         path: Its file.
         agreement: Lowest mean cosine of an output with float32.
-        milliseconds: Of a pass in WebAssembly on one thread; `None` where nothing could measure it.
+        milliseconds: Time of a pass in WebAssembly on one thread; `None` where it could not be measured.
     """
 
     precision: WebPrecision
@@ -50,22 +50,22 @@ class Candidate:
 
     @property
     def megabytes(self) -> float:
-        """Size of the file, and of weights beside it."""
+        """Size of the file and of weights beside it."""
         return sum(each.stat().st_size for each in (self.path, *find_weights(self.path))) / 1e6
 
     @property
     def is_one_file(self) -> bool:
-        """Whether the weights are in the file, as a browser takes them; 2 GB and more are not."""
+        """Whether the weights are in the file, as browsers need them; 2 GB and more are not."""
         return not find_weights(self.path)
 
 
 def measure(paths: Mapping[WebPrecision, Path], feeds: Sequence[Feeds], runtime: Mapping[str, Path]) -> list[Candidate]:
-    """Compare and time graphs that are to be the same.
+    """Compare and time one graph in several precisions.
 
     Args:
         paths: The files; float32 must be among them.
         feeds: Inputs to compare on; the first is timed.
-        runtime: Files of ONNX Runtime Web by name. Times are of its WebAssembly build in Node.js, where that is.
+        runtime: Files of ONNX Runtime Web by name; its WebAssembly build is timed in Node.js, if that is installed.
     """
     run = open_graph(paths["fp32"])
     expected = [run(each) for each in feeds]
@@ -75,7 +75,7 @@ def measure(paths: Mapping[WebPrecision, Path], feeds: Sequence[Feeds], runtime:
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the fastest of those that agree with float32, or a smaller one as fast; the smallest without times.
+    """Return the fastest that agrees with float32, or a smaller one as fast; without times the smallest.
 
     Raises:
         ValueError: If none that agrees is one file.
@@ -90,7 +90,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def refuse_size(candidates: Sequence[Candidate]) -> NoReturn:
-    """Say that a browser cannot open these.
+    """Refuse graphs that a browser cannot open.
 
     Raises:
         ValueError: Always.
@@ -139,7 +139,7 @@ def time_in_wasm(
 
 
 def describe(candidates: Sequence[Candidate], chosen: Candidate, title: str) -> str:
-    """Return a table of what was measured."""
+    """Return a table of the measurements."""
     lines = [f"{title:<28}{'MB':>8}{'cosine with fp32':>20}{'ms in WebAssembly':>20}"]
     for each in candidates:
         took = "not measured" if each.milliseconds is None else f"{each.milliseconds:.0f}"

@@ -20,7 +20,7 @@ PACKAGES = read_packages(Path(__file__).with_name("packages.yaml"))
 ORT, TOKENIZERS = "onnxruntime-web", "@huggingface/tokenizers"
 TOKENIZER_SCRIPT = "tokenizers.min.mjs"
 RUNTIME_FOLDER = "runtime"
-"""Of a site."""
+"""Folder in a site."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Build:
     """One build of ONNX Runtime Web: names of its files.
 
     Attributes:
-        script: What the page imports.
-        loader: What starts the binary.
+        script: Script that the page imports.
+        loader: Script that starts the binary.
         binary: WebAssembly.
     """
 
@@ -44,17 +44,17 @@ BUILDS = {
         "ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"
     ),
 }
-"""By execution provider."""
+"""Builds by execution provider."""
 
 
 def find_runtime(folder: Path | None, *, backends: list[str], with_tokenizers: bool) -> dict[str, Path]:
-    """Return the files that a page needs, by name.
+    """Return the files that a page needs by name.
 
     Args:
-        folder: Where they lie, at any depth, such as a `node_modules`; `None` fetches the pinned npm packages, whose
-            SHA-256 is verified.
+        folder: Folder with the files at any depth, such as a `node_modules`; `None` fetches the pinned npm packages,
+            whose SHA-256 is verified.
         backends: Keys of `BUILDS`.
-        with_tokenizers: Whether the page reads words.
+        with_tokenizers: Whether the page has words.
 
     Raises:
         ValueError: If a file is not in the folder.
@@ -85,7 +85,7 @@ def _fetch(name: str) -> Path:
 
 
 def copy_runtime(files: dict[str, Path], site: Path) -> dict[str, dict[str, str | int] | str]:
-    """Copy the files into a site; return what the page is told of them, by backend, and "tokenizers"."""
+    """Copy the files into a site; return their description by backend, and "tokenizers"."""
     (site / RUNTIME_FOLDER).mkdir()
     for name, path in files.items():
         shutil.copyfile(path, site / RUNTIME_FOLDER / name)
@@ -115,11 +115,11 @@ ISOLATION = ("cross-origin-embedder-policy: require-corp", "cross-origin-opener-
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture that the page offers.
+    """A sample image of the page.
 
     Attributes:
         path: Its file.
-        title: What is on it.
+        title: Its caption.
     """
 
     path: Path
@@ -127,7 +127,7 @@ class Sample:
 
 
 def check_samples(samples: Sequence[Sample]) -> None:
-    """Refuse sample pictures that browsers do not open.
+    """Refuse sample images that browsers do not open.
 
     Raises:
         ValueError: If one cannot be read, or is of another format than `PICTURE_FORMATS`.
@@ -146,7 +146,7 @@ def check_samples(samples: Sequence[Sample]) -> None:
 
 
 def copy_samples(samples: Sequence[Sample], site: Path) -> list[dict[str, str]]:
-    """Write sample pictures into a site as `copy_picture` does; return what the page is told of them."""
+    """Write sample images into a site as `copy_picture` does; return their description."""
     (site / "samples").mkdir()
     told = []
     for number, sample in enumerate(samples, start=1):
@@ -156,25 +156,25 @@ def copy_samples(samples: Sequence[Sample], site: Path) -> list[dict[str, str]]:
 
 
 def copy_page(site: Path) -> None:
-    """Copy the page itself: `index.html` stands in the site's root, all else in `page/`."""
+    """Copy the page itself: `index.html` to the site's root, all else to `page/`."""
     shutil.copytree(PAGE, site / "page")
     (site / "page" / "index.html").replace(site / "index.html")
 
 
 def describe_model(model: RadioModel, name: str) -> str:
-    """Return a line about a model for people."""
+    """Return a line that describes a model."""
     config: RadioConfig = model.config
     millions = sum(parameter.numel() for parameter in model.radio_model.model.parameters()) / 1e6
     return f"{name}: {config.hidden_size} wide, {config.num_hidden_layers} blocks, {millions:.1f} M parameters"
 
 
 def write_description(told: Mapping[str, Any], site: Path) -> None:
-    """Write what the page is told of the model."""
+    """Write the description of the model that the page reads."""
     (site / DESCRIPTION).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def write_space_card(title: str, measured: str, site: Path) -> None:
-    """Write the card with which the folder is a static Space of the Hub, and how its files are stored there."""
+    """Write the card that makes the folder a static Space of the Hub, and the list of files for LFS."""
     front_matter = [
         f"title: {json.dumps(title.partition(':')[0])}",
         "emoji: 🔭",

@@ -1,4 +1,4 @@
-"""The words of a page: a text tower as an ONNX graph, its tokenizer, and what the page must know of both."""
+"""The words of a page: a text tower as an ONNX graph, its tokenizer, and their description."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, fill_templates
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 SAMPLE_WORDS = ("animal", "sky", "a wooden house", "Golden Gate Bridge", "naïve café, 2nd floor!")
-"""What the tower's precisions are compared on; our choice: short and long, with what tokenizers trip over."""
+"""Texts on which the tower's precisions are compared. Our choice: short and long, with difficult characters."""
 
 
 class OnnxTexts(nn.Module):
-    """Tokens `(num_texts, length)` to embeddings `(num_texts, text_dim)`, as `embed_texts` asks for them: no mask."""
+    """Tokens `(num_texts, length)` to embeddings `(num_texts, text_dim)`, without a mask as in `embed_texts`."""
 
     names = ("text_embeds",)
 
@@ -40,8 +40,8 @@ class Texts:
     """A model's text side.
 
     Attributes:
-        model: With the tower.
-        tokenizer: Of its folder, with a `tokenizer.json`.
+        model: The model with the tower.
+        tokenizer: Tokenizer of its folder, with a `tokenizer.json`.
     """
 
     model: RadioForZeroShotImageClassification
@@ -49,7 +49,7 @@ class Texts:
 
     @property
     def sample_tokens(self) -> Tensor:
-        """Prompts of `SAMPLE_WORDS` as the tower takes them, `(num_texts, length)`."""
+        """Tokens of prompts of `SAMPLE_WORDS`, `(num_texts, length)`."""
         prompts = [prompt for word in SAMPLE_WORDS for prompt in fill_templates(word, SIMPLE_TEMPLATES)]
         return self.tokens(prompts)
 
@@ -61,7 +61,7 @@ class Texts:
         return self.tokenizer(prompts, return_tensors="pt", **options)["input_ids"]
 
     def describe(self) -> dict[str, Any]:
-        """Return what the page must know: prompts, padding, width and scale."""
+        """Return the page's description: prompts, padding, width and scale."""
         padding = {"id": self.tokenizer.pad_token_id, "to": "max_length" if self.model.use_sigmoid else "longest"}
         return {
             "templates": list(SIMPLE_TEMPLATES),
@@ -76,7 +76,7 @@ def open_texts(checkpoint: Path) -> Texts:
     """Open the text side of a folder that has one.
 
     Raises:
-        ValueError: If its tokenizer cannot be opened or has no form that the page reads.
+        ValueError: If its tokenizer cannot be opened or the page cannot read it.
     """
     model = RadioForZeroShotImageClassification.from_pretrained(checkpoint, attn_implementation="eager").float().eval()
     tokenizer = open_tokenizer(checkpoint)
@@ -89,7 +89,7 @@ def open_texts(checkpoint: Path) -> Texts:
 
 
 def write_tower(texts: Texts, path: Path) -> OnnxTexts:
-    """Export the text tower in float32; any number of texts, and any length up to the longest. Return what was."""
+    """Export the text tower in float32, for any number and length of texts; return the exported module."""
     longest = texts.model.max_text_length
     length = None if texts.model.use_sigmoid else Dim("length", min=2, max=longest)
     shapes = {"input_ids": {0: Dim("texts", min=1), **({} if length is None else {1: length})}}
@@ -99,7 +99,7 @@ def write_tower(texts: Texts, path: Path) -> OnnxTexts:
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the two files of a tokenizer that the page reads."""
+    """Write the two tokenizer files that the page reads."""
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
         if path.name not in TOKENIZER_FILES:

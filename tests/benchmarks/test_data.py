@@ -23,9 +23,6 @@ def test_all_processors_do_equal_work() -> None:
         assert torch.equal(ours, batches["transformers, torchvision, grouped"])
         for batch in batches.values():  # PIL rounds between rows and columns
             assert (ours - batch).abs().max() < 3 / 255
-
-
-def test_rows_of_processors() -> None:
     row = data.processor_row(Turns({"ours": [0.1, 0.1], "timm": [0.3, 0.2]}))
     assert row == {"ours, ms": 100, "timm, ms": 250, "times as fast as timm": "2.50 (2.25 to 2.75)"}
 

@@ -1,6 +1,7 @@
 """A text tower packed with a converted checkpoint."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +11,9 @@ from tokenizers.models import WordLevel
 from transformers import (
     AutoModelForZeroShotImageClassification,
     AutoTokenizer,
-    BertConfig,
-    CLIPTextConfig,
-    CLIPVisionConfig,
+    PreTrainedTokenizerFast,
     Siglip2Tokenizer,
-    Siglip2VisionConfig,
     SiglipTextConfig,
-    SiglipVisionConfig,
-    VisionTextDualEncoderConfig,
     ViTConfig,
 )
 
@@ -52,9 +48,10 @@ def save_teacher(build_dual_encoder, word_tokenizer, tmp_path):
     return save
 
 
-def test_command_packs_tower_and_tokenizer(checkpoint, width, save_teacher, tmp_path):
+def test_command_packs_tower_and_tokenizer(reference, checkpoint, width, save_teacher, tmp_path):
     teacher, output = save_teacher("siglip", width), tmp_path / "output"
-    assert main([str(checkpoint), str(output), "--text-tower", str(teacher)]) == 0
+    verify = ["--verify", str(reference / CASE / "expected.safetensors")]
+    assert main([str(checkpoint), str(output), "--text-tower", str(teacher), *verify]) == 0
     model = RadioForZeroShotImageClassification.from_pretrained(output).eval()
     assert model.config.text_adaptor == "siglip2-g"
     own, packed = load_file(teacher / "model.safetensors"), model.state_dict()
@@ -67,12 +64,6 @@ def test_command_packs_tower_and_tokenizer(checkpoint, width, save_teacher, tmp_
     assert tokens.keys() == {"input_ids"}
     assert tokenizer.convert_ids_to_tokens(tokens["input_ids"][0][:6]) == ["this", "is", "a", "cat", "</s>", "<pad>"]
     assert tokens["input_ids"].shape == (1, 16)
-
-
-def test_packed_folder_still_equals_the_reference(reference, checkpoint, width, save_teacher, tmp_path):
-    expected = str(reference / CASE / "expected.safetensors")
-    command = [str(checkpoint), str(tmp_path / "output"), "--text-tower", str(save_teacher("siglip", width))]
-    assert main([*command, "--verify", expected]) == 0
 
 
 def test_packed_folder_opens_with_trust_and_describes_itself(
@@ -91,84 +82,6 @@ def test_packed_folder_opens_with_trust_and_describes_itself(
     code = "\n".join(re.findall(r"```python\n(.*?)```", text.replace("ORG/NAME", "output"), flags=re.DOTALL))
     exec(code, {})
     assert "'label': 'a dog'" in capsys.readouterr().out
-
-
-def test_adaptor_is_chosen_by_name(checkpoint, width, save_teacher, tmp_path, capsys):
-    command = [str(checkpoint), str(tmp_path / "output"), "--text-tower", str(save_teacher("siglip", width))]
-    assert main([*command, "--text-adaptor", "siglip2-g"]) == 0
-    assert main([*command, "--overwrite", "--text-adaptor", "siglip-g"]) == 1
-    error = capsys.readouterr().err
-    assert "`text_adaptor` must be one of" in error
-    assert "got 'siglip-g'. Did you mean 'siglip2-g'?" in error
-
-
-def test_tower_of_another_width_is_refused(checkpoint, width, save_teacher, tmp_path, capsys):
-    output = tmp_path / "output"
-    assert main([str(checkpoint), str(output), "--text-tower", str(save_teacher("siglip", width + 4))]) == 1
-    error = capsys.readouterr().err
-    assert f"embeddings {width + 4} wide, got None, and no adaptor would fit" in error
-    assert f"siglip2-g ({width})" in error
-    assert not output.exists()
-
-
-def test_adaptor_without_a_tower_is_refused(checkpoint, tmp_path, capsys):
-    assert main([str(checkpoint), str(tmp_path / "output"), "--text-adaptor", "siglip2-g"]) == 1
-    assert "`text_adaptor` siglip2-g needs `text_tower`" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        BertConfig(),
-        ViTConfig(),
-        CLIPTextConfig(),
-        CLIPVisionConfig(),
-        SiglipTextConfig(),
-        SiglipVisionConfig(),
-        Siglip2VisionConfig(),
-        VisionTextDualEncoderConfig.from_vision_text_configs(ViTConfig(), BertConfig()),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_source_that_is_no_dual_encoder_is_refused(config, checkpoint, tmp_path, capsys):
-    config.save_pretrained(tmp_path / "tower")
-    assert main([str(checkpoint), str(tmp_path / "output"), "--text-tower", str(tmp_path / "tower")]) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    rule = "`text_tower` must have both towers and one of the model types siglip, siglip2, clip, got "
-    assert error == f"from_nvidia: error: {rule}{config.model_type!r} in {str(tmp_path / 'tower')!r}."
-    assert not (tmp_path / "output").exists()
-
-
-@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
-def test_whole_teachers_of_any_kind_are_packed(kind, checkpoint, width, save_teacher, tmp_path):
-    arguments = ["--text-tower", str(save_teacher(kind, width)), "--text-adaptor", "siglip2-g"]
-    assert main([str(checkpoint), str(tmp_path / "output"), *arguments]) == 0
-    model = RadioForZeroShotImageClassification.from_pretrained(tmp_path / "output")
-    assert model.use_sigmoid == (kind != "clip")
-
-
-def test_code_of_a_tower_is_neither_run_nor_asked_about(checkpoint, tmp_path, capsys):
-    code = f"import os\nos.mkdir({str(tmp_path / 'touched')!r})\nclass Mine: pass\n"
-    (tmp_path / "tower").mkdir()
-    (tmp_path / "tower" / "mine.py").write_text(code)
-    (tmp_path / "tower" / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}')
-    assert main([str(checkpoint), str(tmp_path / "output"), "--text-tower", str(tmp_path / "tower")]) == 1
-    assert f"from_nvidia: error: The repository {tmp_path / 'tower'} contains custom code" in capsys.readouterr().err
-    assert not (tmp_path / "touched").exists()
-
-
-def test_missing_source_is_one_clear_line(checkpoint, tmp_path, capsys):
-    assert main([str(checkpoint), str(tmp_path / "output"), "--text-tower", str(tmp_path / "nowhere")]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("from_nvidia: error: `text_tower` must be a folder or a Hub name ORG/NAME, got '")
-    assert error.endswith("nowhere'.\n")
-
-
-def test_clip_keeps_its_tokenizer(checkpoint, save_teacher, width):
-    teacher = save_teacher("clip", width)
-    model, tokenizer = add_text_tower(convert(checkpoint), teacher, "siglip2-g")
-    assert not model.use_sigmoid
-    assert tokenizer("Cat.").input_ids == AutoTokenizer.from_pretrained(teacher)("Cat.").input_ids
 
 
 @pytest.mark.parametrize(
@@ -198,95 +111,101 @@ def test_tokenizer_of_siglip2_keeps_its_own_steps(tmp_path):
     assert tokenizer.tokenize("A,  Cat!") != ["a", "\u2581cat"]
 
 
-def test_slow_tokenizers_are_refused(word_tokenizer):
-    class SlowTokenizer:
-        is_fast = False
-
-    with pytest.raises(
-        ValueError, match="a SlowTokenizer, cannot be made to canonicalize texts: it must be a fast one"
-    ):
-        canonicalizing(SlowTokenizer(), 16)
-
-
-def test_tokenizers_that_do_more_than_their_file_are_refused(word_tokenizer):
-    class Shouting(type(word_tokenizer)):
-        def __call__(self, text, **options):
-            return super().__call__(text.upper(), **options)
-
-    tokenizer = Shouting(tokenizer_object=word_tokenizer.backend_tokenizer, unk_token="<unk>")
-    with pytest.raises(ValueError, match="a Shouting, tokenizes 'a photo of a cat' differently once"):
-        canonicalizing(tokenizer, 16)
-
-
-def drop_layer(tensors):
-    for key in [key for key in tensors if key.startswith("text_model.encoder.layers.0.mlp")]:
-        del tensors[key]
-
-
-DAMAGES = {
-    "missing": (drop_layer, r"4 missing: text_model\.encoder\.layers\.0\.mlp\.fc1\.bias, "),
-    "misshapen": (
-        lambda tensors: tensors.update({"text_model.head.weight": torch.ones(3, 3)}),
-        r"1 of another shape: text_model\.head\.weight",
-    ),
-    "nan": (
-        lambda tensors: tensors["text_model.head.weight"].view(-1)[:1].fill_(float("nan")),
-        r"1 hold NaN or infinity: text_model\.head\.weight",
-    ),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_towers_are_refused_by_name(damage, checkpoint, width, save_teacher):
-    edit, message = DAMAGES[damage]
-    folder = save_teacher("siglip", width)
-    tensors = load_file(folder / "model.safetensors")
-    edit(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=message):
-        add_text_tower(convert(checkpoint), folder)
-
-
-def test_images_of_a_tower_may_be_missing(checkpoint, width, save_teacher):
-    folder = save_teacher("siglip", width)
-    tensors = {key: value for key, value in load_file(folder / "model.safetensors").items() if "vision" not in key}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    add_text_tower(convert(checkpoint), folder)
-
-
-def test_a_cut_file_of_a_tower_is_one_line(checkpoint, width, save_teacher, tmp_path, capsys):
-    file = save_teacher("siglip", width) / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:2000])
-    assert main([str(checkpoint), str(tmp_path / "output"), "--text-tower", str(file.parent)]) == 1
-    assert f"error: The weights of `text_tower` {str(file.parent)!r} are damaged: " in capsys.readouterr().err
-    assert not (tmp_path / "output").exists()
+@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
+def test_teachers_of_any_kind_are_packed(kind, checkpoint, width, save_teacher):
+    teacher = save_teacher(kind, width)
+    model, tokenizer = add_text_tower(convert(checkpoint), teacher, "siglip2-g")
+    assert model.use_sigmoid == (kind != "clip")
+    if kind == "clip":  # it keeps its tokenizer
+        assert tokenizer("Cat.").input_ids == AutoTokenizer.from_pretrained(teacher)("Cat.").input_ids
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("words", "message"),
     [
-        (None, "must know words|cannot be read"),
-        ("{", "cannot be read: "),
-        ("", "cannot be read: "),
-        ('{"x": 0}', "cannot be read: "),
+        (["--text-adaptor", "siglip2-g"], "`text_adaptor` siglip2-g needs `text_tower`"),
+        (["--text-tower", "teacher", "--text-adaptor", "siglip-g"], "`text_adaptor`.*Did you mean 'siglip2-g'"),
+        (["--text-tower", "wide"], "no adaptor would fit"),
+        (["--text-tower", "nowhere"], "`text_tower` .*nowhere"),
+        (["--text-tower", "vit"], "`text_tower` .*'vit'"),
+        (["--text-tower", "siglip_text_model"], "`text_tower` .*'siglip_text_model'"),
+        (["--text-tower", "mine"], "contains custom code"),
+        (["--text-tower", "cut"], "`text_tower` .*damaged"),
     ],
 )
-def test_a_tower_without_its_tokenizer_is_refused(text, message, checkpoint, width, save_teacher):
+def test_what_is_no_tower_of_this_checkpoint_is_one_line(
+    words, message, checkpoint, width, save_teacher, tmp_path, monkeypatch, capsys
+):
+    """Code of a tower is neither run nor asked about."""
+    monkeypatch.chdir(tmp_path)
+    save_teacher("siglip", width).rename("teacher")
+    save_teacher("siglip", width + 4).rename("wide")
+    for config in (ViTConfig(), SiglipTextConfig()):
+        config.save_pretrained(config.model_type)
+    Path("mine").mkdir()
+    Path("mine/mine.py").write_text("import os\nos.mkdir('touched')\nclass Mine: pass\n")
+    Path("mine/config.json").write_text('{"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}')
+    file = save_teacher("siglip", width).rename("cut") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000])
+    assert main([str(checkpoint), "output", *words]) == 1
+    assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+    assert not Path("touched").exists()
+    assert not Path("output").exists()
+
+
+class SlowTokenizer:
+    is_fast = False
+
+
+class Shouting(PreTrainedTokenizerFast):
+    def __call__(self, text, **options):
+        return super().__call__(text.upper(), **options)
+
+
+def test_tokenizers_that_no_file_can_canonicalize_are_refused(word_tokenizer):
+    shouting = Shouting(tokenizer_object=word_tokenizer.backend_tokenizer, unk_token="<unk>")
+    for tokenizer in (SlowTokenizer(), shouting):
+        with pytest.raises(ValueError, match=type(tokenizer).__name__):
+            canonicalizing(tokenizer, 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (None, None),
+        (("encoder.layers.0.mlp.fc1.bias", lambda tensor: None), "missing: text_model"),
+        (("head.weight", lambda tensor: torch.ones(3, 3)), "shape: text_model"),
+        (("head.weight", lambda tensor: tensor.fill_(float("nan"))), "infinity: text_model"),
+    ],
+)
+def test_a_damaged_text_tower_is_refused_by_name_and_images_may_be_missing(
+    change, named, checkpoint, width, save_teacher
+):
     folder = save_teacher("siglip", width)
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").unlink()
-    if text is not None:
-        (folder / "tokenizer.json").write_text(text)
-    with pytest.raises(ValueError, match=f"The tokenizer of `text_tower` '.*' ({message})"):
+    tensors = {key: value for key, value in load_file(folder / "model.safetensors").items() if "vision" not in key}
+    if change is not None:
+        key = f"text_model.{change[0]}"
+        tensors[key] = change[1](tensors[key])
+    kept = {key: value for key, value in tensors.items() if value is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    if named is None:
+        add_text_tower(convert(checkpoint), folder)
+        return
+    with pytest.raises(ValueError, match=named.replace("text_model", rf"text_model\.{change[0]}")):
         add_text_tower(convert(checkpoint), folder)
 
 
-def test_a_tokenizer_of_another_tower_is_refused(checkpoint, width, save_teacher, word_tokenizer):
+@pytest.mark.parametrize("text", [None, "{", '{"x": 0}', "of another tower"])
+def test_a_tower_without_its_own_tokenizer_is_refused(text, checkpoint, width, save_teacher, word_tokenizer):
     folder = save_teacher("siglip", width)
-    word_tokenizer.add_tokens([f"word{index}" for index in range(40)] + ["of"])
-    backend = word_tokenizer.backend_tokenizer
-    vocabulary = {**backend.get_vocab(), "photo": 99}
-    backend.model = WordLevel(vocabulary, unk_token="<unk>")
-    word_tokenizer.save_pretrained(folder)
-    with pytest.raises(ValueError, match="must be the tower's, which has 32 tokens, got token 99"):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    if text == "of another tower":
+        word_tokenizer.add_tokens([f"word{index}" for index in range(40)] + ["of"])
+        backend = word_tokenizer.backend_tokenizer
+        backend.model = WordLevel({**backend.get_vocab(), "photo": 99}, unk_token="<unk>")
+        word_tokenizer.save_pretrained(folder)
+    elif text is not None:
+        (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match=r"The tokenizer of `text_tower`"):
         add_text_tower(convert(checkpoint), folder)

@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 from releases import needs_exporter
-from task_models import build
 
 from conversion.graphs.models import FlatRadio
 from conversion.to_aoti import check_package, main
@@ -49,20 +48,6 @@ def test_a_package_is_compiled_opened_and_checked(tmp_path, capsys):
         model.radio_model.model.patch_generator.pos_embed += 1
     assert check_package(FlatRadio(model, ["clip"]), tmp_path / "out.pt2")["features"].largest_difference > 0.1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out.pt2"]
-
-
-@needs_compiler
-@pytest.mark.slow
-def test_a_head_and_a_window(tmp_path):
-    model = build("classifier")
-    model.save_pretrained(tmp_path / "in")
-    words = [str(tmp_path / "in"), str(tmp_path / "out.pt2"), "--head", "--window-size", "2"]
-    assert main(words) == 0
-    images = torch.rand(1, 3, 64, 96)
-    (logits,) = torch._inductor.aoti_load_package(str(tmp_path / "out.pt2"))(pixel_values=images)
-    with torch.no_grad():
-        expected = model(images, window_size=2).logits
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
 
 
 def test_without_a_compiler_nothing_is_left_and_one_line_says_what_is_needed(tmp_path, capsys, monkeypatch):

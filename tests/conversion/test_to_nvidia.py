@@ -1,15 +1,22 @@
 """Back to NVIDIA's training file: bit-equal wherever nothing was folded, and the same network again."""
 
+import json
 from argparse import Namespace
 
 import pytest
 import torch
+from reference_cases import REFERENCE, load_training_file
+from safetensors.torch import save_file
+from tiny_radio1d import build_radio1d
 
 from conversion.from_nvidia import convert
 from conversion.from_nvidia import main as from_nvidia
 from conversion.to_nvidia import main as to_nvidia
-from conversion.to_nvidia import training_file_content
+from conversion.to_nvidia import radio1d_arguments, training_file_content
+from conversion.verification import compare_with_reference, largest_difference
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.eradio_radio import eradio_fields
+from modeling_radio.nvidia import eradio
 
 
 pytestmark = [
@@ -54,7 +61,9 @@ def test_what_was_not_folded_is_bit_equal(case, reference, training_file):
     state = original.get("state_dict_ema") or original["state_dict"]
     back = training_file_content(convert(reference / case / "checkpoint.pth.tar"))
     written = back["state_dict"]
-    folded = ("attn.proj.", "mlp.fc2.", "mlp.w3.", ".ls1.", ".ls2.") if has_layer_scale(state) else ()
+    folded = (
+        ("attn.proj.", "mlp.fc2.", "mlp.w3.", ".ls1.", ".ls2.") if any(key.endswith("grandma") for key in state) else ()
+    )
     for key, tensor in state.items():
         in_block = ".blocks." in key and key.startswith("base_model")
         if "parametrizations" in key or key.endswith(("reg_token", "mask_token")) or "base_model.input_cond" in key:
@@ -67,16 +76,6 @@ def test_what_was_not_folded_is_bit_equal(case, reference, training_file):
     assert (back["arch"], back["epoch"]) == (original["arch"], original["epoch"])
     unfolded = {**vars(original["args"]), "spectral_reparam": False}
     assert vars(back["args"]) == unfolded
-
-
-def has_layer_scale(state) -> bool:
-    return any(key.endswith("grandma") for key in state)
-
-
-def test_missing_adaptors_stay_missing(reference):
-    model = convert(reference / "c_radio_v4_tiny" / "checkpoint.pth.tar", adaptors=["sam3"])
-    back = training_file_content(model)["state_dict"]
-    assert {key.split(".")[1] for key in back if key.startswith(("_heads", "_feature"))} == {"2"}
 
 
 def test_our_own_network_describes_itself(tmp_path):
@@ -146,98 +145,6 @@ def test_a_summary_of_a_hub_folder_that_no_training_file_tells(hub_folder):
         training_file_content(model)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"use_swiglu_ffn": True}, "no ViT with SwiGLU"),
-        ({"patch_size": 8}, "`patch_size` must be 14 or 16 in NVIDIA's code, got 8"),
-        ({"summary_idxs": [1, 0]}, "`summary_idxs` must ascend in NVIDIA's code"),
-        ({"hidden_act": "quick_gelu"}, "`hidden_act` must be 'gelu' in NVIDIA's code, got 'quick_gelu'"),
-        ({"layer_norm_eps": 1e-5}, "`layer_norm_eps` must be 1e-06 in NVIDIA's code, got 1e-05"),
-        (
-            {"adaptors": [{"name": name, **HEAD} for name in "abcd"]},
-            r"`adaptors` must be no more than the class tokens \(3\) in a training file, got 4",
-        ),
-    ],
-)
-def test_what_nvidia_has_no_architecture_for(overrides, message):
-    with pytest.raises(ValueError, match=message):
-        training_file_content(RadioModel(RadioConfig.from_preset("radio-test", **overrides)))
-
-
-def test_hub_folder_becomes_a_training_file(hub_folder, tmp_path):
-    folder = hub_folder("c_radio_v3_tiny")
-    assert to_nvidia([str(folder), str(tmp_path / "back.pth.tar")]) == 0
-    left, right = convert(folder).state_dict(), convert(tmp_path / "back.pth.tar").state_dict()
-    assert all(torch.equal(tensor, right[key]) for key, tensor in left.items())
-
-
-def test_bad_input_is_one_line(tmp_path, capsys):
-    assert to_nvidia([str(tmp_path), str(tmp_path / "back.pth.tar")]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
-    (tmp_path / "there.pth.tar").write_text("mine")
-    assert to_nvidia([str(tmp_path), str(tmp_path / "there.pth.tar")]) == 1
-    assert "exists already" in capsys.readouterr().err
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing(hub_folder, tmp_path, capsys, full_disk):
-    folder, output = hub_folder("c_radio_v3_tiny"), tmp_path / "back.pth.tar"
-    with full_disk():
-        assert to_nvidia([str(folder), str(output)]) == 1
-    assert f"to_nvidia: error: Cannot write {str(output)!r}: " in capsys.readouterr().err.splitlines()[-1]
-    assert list(tmp_path.iterdir()) == [folder]
-
-
-@pytest.mark.parametrize("output", ["model.safetensors", "config.json", ".", ".."])
-def test_nothing_of_the_checkpoint_is_replaced(output, hub_folder, capsys):
-    folder = hub_folder("c_radio_v4_tiny")
-    weights = (folder / "model.safetensors").read_bytes()
-    assert to_nvidia([str(folder), str(folder / output), "--overwrite"]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "`output` must not be or hold what is read, " in error
-    assert (folder / "model.safetensors").read_bytes() == weights
-
-
-def test_an_earlier_export_beside_the_weights_may_be_replaced(hub_folder):
-    folder = hub_folder("c_radio_v4_tiny")
-    (folder / "checkpoint.pth.tar").touch()
-    assert to_nvidia([str(folder), str(folder / "checkpoint.pth.tar"), "--overwrite"]) == 0
-    assert load(folder / "checkpoint.pth.tar")["arch"]
-
-
-@pytest.mark.parametrize("text", ["[]", "{"])
-def test_a_configuration_that_is_no_object_is_one_line(text, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(text)
-    assert to_nvidia([str(tmp_path), str(tmp_path / "out.pth.tar")]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "config.json' " in error
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ({"args": 5}, "`nvidia_source.args` must be a mapping, got 5"),
-        ({"args": {"model": "x", "teachers": 5}}, "`nvidia_source.args.teachers` must be a list of at least one entry"),
-        ({"args": {"teachers": [{"name": "a"}]}}, "`nvidia_source.args.model` must be given"),
-        ({"heads": {"sam3": 7}}, "`nvidia_source.heads.sam3` must be one line of at most 200 characters, got 7"),
-        ({"epoch": "x"}, "`nvidia_source.epoch` must be an integer in"),
-    ],
-)
-def test_a_source_that_no_conversion_wrote_is_refused_by_name(source, message):
-    model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1))
-    model.config.nvidia_source = source
-    with pytest.raises(ValueError, match=f"'config.json' is damaged, .*{message}"):
-        training_file_content(model)
-
-
-def test_a_name_that_could_not_be_read_back_is_refused():
-    heads = [{"name": "a\nb", **HEAD}]
-    with pytest.raises(ValueError, match=r"`args\.teachers\.0\.name` must be one line .* got 'a\\nb'|`name` of an ada"):
-        training_file_content(RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1, adaptors=heads)))
-
-
 @pytest.mark.parametrize("versions", [("v1", "v2"), ("v2", "v1")])
 @torch.no_grad()
 def test_heads_of_two_versions_in_one_adaptor_go_there_and_back(versions, tmp_path):
@@ -261,3 +168,208 @@ def test_heads_of_two_versions_in_one_adaptor_go_there_and_back(versions, tmp_pa
     args = {name: value for name, value in vars(content["args"]).items() if not isinstance(value, torch.dtype)}
     config = RadioConfig.from_dict({"args": args, "adaptor_names": ["clip"], "adaptor_configs": described})
     assert (config.adaptor("clip").mlp_version, config.adaptor("clip").feature_mlp_version) == versions
+
+
+ERADIO = REFERENCE / "e_radio_tiny"
+ERADIO_ARGUMENTS = json.loads((ERADIO / "eradio_arguments.json").read_text())
+
+
+def test_round_trip_through_a_folder(tmp_path):
+    assert from_nvidia([str(ERADIO / "checkpoint.pth.tar"), str(tmp_path / "ours"), "--version", "e-radio_v2"]) == 0
+    assert RadioConfig.from_pretrained(tmp_path / "ours").version == "e-radio_v2"
+    (tmp_path / "back").mkdir()
+    file = tmp_path / "back" / "model.pth.tar"
+    assert to_nvidia([str(tmp_path / "ours"), str(file)]) == 0
+    with torch.serialization.safe_globals([type(load_training_file("e_radio_tiny")["args"])]):
+        content = torch.load(file, weights_only=True)
+    theirs = load_training_file("e_radio_tiny")
+    assert vars(content["args"]) == vars(theirs["args"])
+    assert content["state_dict"].keys() == theirs["state_dict"].keys()
+    assert all(torch.equal(content["state_dict"][key], tensor) for key, tensor in theirs["state_dict"].items())
+    assert json.loads((file.parent / "eradio_arguments.json").read_text()) == ERADIO_ARGUMENTS
+    again = compare_with_reference(convert(file), ERADIO / "expected.safetensors")
+    assert largest_difference(again) <= 1e-5
+
+
+def write_eradio_hub_layout(folder, **changes):
+    content = load_training_file("e_radio_tiny")
+    state = {
+        key.replace("base_model.", "radio_model.model.").replace("input_cond", "radio_model.input_cond"): tensor
+        for key, tensor in content["state_dict"].items()
+    }
+    teachers = content["args"].teachers  # the file lists them, though the mean of the features stands for all
+    places = [place for place, teacher in enumerate(teachers) if teacher.get("use_summary", True)]
+    state["radio_model.summary_idxs"] = torch.tensor(places)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    args = {**vars(content["args"]), "amp_dtype": "bfloat16", "dtype": "float32", **changes}
+    (folder / "config.json").write_text(json.dumps({"args": args, "version": "e-radio_v2"}))
+
+
+RADIO1D_KINDS = {
+    "plain": {},
+    "two mergings": {"downscale_levels": [0, 2], "decoder_depth": 3, "decoder_upscale_levels": [1, 2]},
+    "three mergings": {
+        "downscale_levels": [0, 1, 2],
+        "decoder_depth": 4,
+        "decoder_upscale_levels": [1, 2, 3],
+        "hidden_size": 8,
+    },
+    "normed": {"qk_norm": True, "use_final_norm": True, "use_layer_scale": True, "layerscale_value": 0.5},
+    "progressive": {"progressive_reduction": True, "qkv_bias": False, "num_registers": 6},
+    "odd width": {"mlp_ratio": 3.74, "merged_intermediate_sizes": [119], "filler_grid_size": 3},
+}
+
+
+@pytest.fixture(params=list(RADIO1D_KINDS))
+def radio1d(request) -> RadioModel:
+    radio1d = build_radio1d(**RADIO1D_KINDS[request.param])
+    for name, tensor in radio1d.named_parameters():
+        torch.nn.init.normal_(tensor, std=0.3) if "norm" in name or "grandma" in name else None
+    return radio1d
+
+
+def radio1d_tensors(radio1d: RadioModel) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    batch = torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        out = radio1d(batch, num_tokens=1, adaptor_names=[])
+    return [out.summary, out.features, out.global_tokens, out.global_summary]
+
+
+def test_the_hub_layout_opens_directly_and_by_conversion(radio1d, tmp_path):
+    content = training_file_content(radio1d)
+    args = {name: value for name, value in vars(content["args"]).items() if "dtype" not in name}
+    backbone = "base_model."
+    tensors = {
+        key.replace(backbone, "radio_model.model.").replace("input_cond", "radio_model.input_cond"): tensor
+        for key, tensor in content["state_dict"].items()
+        if key.startswith((backbone, "input_cond"))
+    }
+    tensors["radio_model.summary_idxs"] = torch.tensor(radio1d.config.summary_idxs)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps({"args": args, "adaptor_names": None, "adaptor_configs": {}}))
+    for again in (RadioModel.from_pretrained(tmp_path).eval(), convert(tmp_path)):
+        for left, right in zip(radio1d_tensors(radio1d), radio1d_tensors(again), strict=True):
+            torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
+
+
+def test_a_training_file_that_lost_a_block_of_the_decoder_is_refused(tmp_path):
+    content = training_file_content(build_radio1d())
+    content["state_dict"] = {
+        key: tensor
+        for key, tensor in content["state_dict"].items()
+        if not key.startswith("base_model.decoder.blocks.1.")
+    }
+    torch.save(content, tmp_path / "file.pth.tar")
+    with pytest.raises(ValueError, match=r"The tensors do not fit the architecture. 11 missing: .*decoder.blocks.1"):
+        convert(tmp_path / "file.pth.tar")
+
+
+def test_a_preset_describes_itself_as_published():
+    arguments = radio1d_arguments(RadioConfig.from_preset("c-radio_v4-1d-h"))
+    kwargs = arguments["model_kwargs"]
+    assert (kwargs["img_size"], kwargs["downscale_levels"], kwargs["decoder_upscale_levels"]) == (1024, [24], [3])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"use_swiglu_ffn": True}, "SwiGLU"),
+        ({"patch_size": 8}, "`patch_size`"),
+        ({"summary_idxs": [1, 0]}, "`summary_idxs`"),
+        ({"hidden_act": "quick_gelu"}, "`hidden_act`"),
+        ({"layer_norm_eps": 1e-5}, "`layer_norm_eps`"),
+        ({"adaptors": [{"name": name, **HEAD} for name in "abcd"]}, "`adaptors`"),
+        ({"adaptors": [{"name": "a\nb", **HEAD}]}, r"`args\.teachers\.0\.name`|`name` of an adaptor"),
+    ],
+)
+def test_what_nvidias_code_cannot_build_is_refused(overrides, named):
+    with pytest.raises(ValueError, match=named):
+        training_file_content(RadioModel(RadioConfig.from_preset("radio-test", **overrides)))
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ({"args": 5}, "args"),
+        ({"args": {"model": "x", "teachers": 5}}, "args.teachers"),
+        ({"args": {"teachers": [{"name": "a"}]}}, "args.model"),
+        ({"heads": {"sam3": 7}}, "heads.sam3"),
+        ({"epoch": "x"}, "epoch"),
+    ],
+)
+def test_a_source_that_no_conversion_wrote_is_refused_by_name(source, named):
+    model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1))
+    model.config.nvidia_source = source
+    with pytest.raises(ValueError, match=rf"`nvidia_source\.{named}`"):
+        training_file_content(model)
+
+
+def test_a_hub_folder_becomes_a_training_file_beside_which_an_earlier_one_is_replaced(hub_folder):
+    folder = hub_folder("c_radio_v3_tiny")
+    (folder / "back.pth.tar").touch()
+    assert to_nvidia([str(folder), str(folder / "back.pth.tar")]) == 1
+    assert to_nvidia([str(folder), str(folder / "back.pth.tar"), "--overwrite"]) == 0
+    left, right = convert(folder).state_dict(), convert(folder / "back.pth.tar").state_dict()
+    assert all(torch.equal(tensor, right[key]) for key, tensor in left.items())
+    back = training_file_content(convert(folder, adaptors=["sam"]))["state_dict"]
+    assert len({key.split(".")[1] for key in back if key.startswith(("_heads", "_feature"))}) == 1
+
+
+def test_an_e_radio_of_ours_needs_the_arguments_beside_its_file(tmp_path, capsys):
+    model = RadioModel(RadioConfig(**eradio_fields(ERADIO_ARGUMENTS), adaptors=[{"name": "clip", **HEAD}])).eval()
+    model.save_pretrained(tmp_path / "ours")
+    file, beside = tmp_path / "model.pth.tar", tmp_path / "eradio_arguments.json"
+    assert to_nvidia([str(tmp_path / "ours"), str(file)]) == 0
+    assert_same_outputs(model, convert(file))
+    beside.write_text(json.dumps({**ERADIO_ARGUMENTS, "cpb_mlp_hidden": 4}))
+    assert to_nvidia([str(tmp_path / "ours"), str(tmp_path / "second.pth.tar")]) == 1
+    assert "arguments of another E-RADIO" in capsys.readouterr().err
+    assert not (tmp_path / "second.pth.tar").exists()
+    with pytest.raises(ValueError, match="cpb_mlp"):
+        convert(file)
+    beside.unlink()
+    with pytest.raises(ValueError, match=r"eradio_arguments\.json"):
+        convert(file)
+    content = training_file_content(model)
+    del content["state_dict"]["input_conditioner.norm_std"]
+    torch.save(content, file)
+    beside.write_text(json.dumps(ERADIO_ARGUMENTS))
+    with pytest.raises(ValueError, match="norm_std"):
+        convert(file)
+
+
+def test_an_e_radio_opens_from_the_hub_layout(tmp_path, monkeypatch):
+    write_eradio_hub_layout(tmp_path, cpe_max_size=2048)
+    (tmp_path / "eradio_arguments.json").write_text(json.dumps(ERADIO_ARGUMENTS))
+    assert largest_difference(compare_with_reference(convert(tmp_path), ERADIO / "expected.safetensors")) <= 1e-5
+    with pytest.raises(ValueError, match=r"conversion\.from_nvidia"):
+        RadioModel.from_pretrained(tmp_path)
+    monkeypatch.setitem(eradio.PUBLISHED, "eradio", ERADIO_ARGUMENTS)  # a small one in its place
+    write_eradio_hub_layout(tmp_path, model="eradio")
+    model, report = RadioModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert largest_difference(compare_with_reference(model.eval(), ERADIO / "expected.safetensors")) <= 1e-5
+
+
+def test_the_published_e_radio_needs_no_arguments():
+    with torch.device("meta"):  # its weights would be 1.5 GB
+        content = training_file_content(RadioModel(RadioConfig.from_preset("e-radio_v2")))
+    assert (content["args"].model, content["args"].cpe_max_size) == ("eradio", None)
+    table = "base_model.levels.3.blocks.4.attention_blocks.0.attn.pos_emb_funct.relative_coords_table"
+    assert content["state_dict"][table].shape == (1, 31, 31, 2)
+
+
+def test_radio1d_there_and_back(radio1d, tmp_path):
+    content = training_file_content(radio1d)
+    assert not any("grandma" in key for key in content["state_dict"])
+    torch.save(content, tmp_path / "file.pth.tar")
+    again = convert(tmp_path / "file.pth.tar")
+    assert all(torch.equal(*pair) for pair in zip(radio1d_tensors(radio1d), radio1d_tensors(again), strict=True))
+    assert again.state_dict().keys() == radio1d.state_dict().keys()
+
+
+@pytest.mark.parametrize(("field", "value"), [("patch_size", 8), ("merged_intermediate_sizes", [100])])
+def test_a_radio1d_that_nvidia_cannot_build_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"`{field}`"):
+        training_file_content(build_radio1d(**{field: value}))

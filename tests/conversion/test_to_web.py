@@ -33,8 +33,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys):
         assert message in captured.err
         assert captured.err.count("\n") == 1
         assert not site.exists()
-    assert main([str(tmp_path / "runtime"), str(site), "--runtime", str(runtime)]) == 1
-    assert "`checkpoint` must be a folder with a config.json" in capsys.readouterr().err
     assert main([str(source), str(source / ".."), "--runtime", str(runtime), "--overwrite"]) == 1
     assert "`site` must not be or hold what is read" in capsys.readouterr().err
 

@@ -41,146 +41,6 @@ def test_the_bait_bites_without_care(tmp_path):
     assert (tmp_path / "touched").exists()
 
 
-def test_malicious_file_of_the_format_before_zip_runs_nothing(tmp_path):
-    content = {"args": Namespace(), "state_dict": {}, "arch": Touch(tmp_path / "touched")}
-    torch.save(content, tmp_path / "bad.pth.tar", _use_new_zipfile_serialization=False)
-    with pytest.raises(ValueError, match=r"torch\.save writes a zip archive"):
-        read_checkpoint(tmp_path / "bad.pth.tar")
-    assert not (tmp_path / "touched").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"no pickle at all", b"PK\x03\x04 half a zip", b"\x80\x04\x95"])
-def test_damaged_file_is_one_line(content, tmp_path, capsys):
-    (tmp_path / "bad.pth.tar").write_bytes(content)
-    assert main([str(tmp_path / "bad.pth.tar"), str(tmp_path / "out")]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "damaged or no PyTorch file" in error
-
-
-def test_truncated_file_is_refused(reference, tmp_path):
-    content = (reference / "radio_v2_tiny" / "checkpoint.pth.tar").read_bytes()
-    (tmp_path / "half.pth.tar").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="damaged or no PyTorch file"):
-        read_checkpoint(tmp_path / "half.pth.tar")
-
-
-def test_other_contents_are_refused(tmp_path):
-    torch.save({"model": {}}, tmp_path / "other.pth.tar")
-    with pytest.raises(ValueError, match="must hold `args` and `state_dict`"):
-        read_checkpoint(tmp_path / "other.pth.tar")
-    torch.save({"args": Namespace(), "state_dict": {"weight": 1}}, tmp_path / "other.pth.tar")
-    with pytest.raises(ValueError, match="no tensors: weight"):
-        read_checkpoint(tmp_path / "other.pth.tar")
-
-
-def test_sources_that_are_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"name a \.pth\.tar file, a folder or a Hub repository"):
-        read_checkpoint(tmp_path / "absent.pth.tar")
-    with pytest.raises(ValueError, match="could not be fetched from the Hub"):
-        read_checkpoint("nobody/no-such-radio")
-    with pytest.raises(ValueError, match=r"no config\.json and 0 \.pth\.tar files"):
-        read_checkpoint(tmp_path)
-
-
-def test_hub_folders_that_are_none(hub_folder):
-    folder = hub_folder("c_radio_v4_tiny")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"lacks model\.safetensors"):
-        read_checkpoint(folder)
-    (folder / "config.json").write_text('{"model_type": "radio", "hidden_size": 64}')
-    with pytest.raises(ValueError, match="no training arguments `args`"):
-        read_checkpoint(folder)
-    (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="no valid JSON"):
-        read_checkpoint(folder)
-
-
-def test_folder_with_one_training_file(reference):
-    assert read_checkpoint(reference / "radio_v2_tiny").arch == "vit_tiny_patch16_224"
-
-
-def test_arguments_are_plain_values(reference):
-    args = read_checkpoint(reference / "radio_v2_tiny" / "checkpoint.pth.tar").args
-    assert args["dtype"] == "torch.float32"
-    assert args["teachers"][3] == {"name": "sam", "type": "sam", "model": "vit-h", "use_summary": False}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"state_dict": [1]}, r"`state_dict` in '.*' must be dict, got \[1\]"),
-        ({"state_dict": {5: torch.ones(1)}}, "state entries that are no tensors: 5"),
-        ({"args": None}, r"`args` in '.*' must be argparse\.Namespace \| dict, got None"),
-        ({"args": "x"}, r"`args` in '.*' must be argparse\.Namespace \| dict, got 'x'"),
-        ({"args": Namespace(model="vit_base_patch16_224")}, r"`args\.teachers` must be given"),
-        ({"arch": 5}, r"`arch` in '.*' must be str \| None, got 5"),
-        ({"epoch": "x"}, r"`epoch` in '.*' must be int \| None, got 'x'"),
-    ],
-)
-def test_contents_of_wrong_types_are_one_line(changes, message, edited):
-    path = edited("c_radio_v4_tiny", lambda content: content.update(changes))
-    with pytest.raises(ValueError, match=message):
-        read_checkpoint(path)
-
-
-@pytest.mark.parametrize("text", ["[]", "5", "[" * 100_000, "\ud800"])
-def test_a_configuration_that_is_no_object_is_refused_by_name(text, hub_folder):
-    folder = hub_folder("c_radio_v4_tiny")
-    (folder / "config.json").write_bytes(text.encode(errors="surrogatepass"))
-    with pytest.raises(ValueError, match=r"hub/config\.json' (is no valid JSON|must hold a JSON object)"):
-        read_checkpoint(folder)
-
-
-def damaged(content):
-    """A safetensors file that is cut, empty, of zeros, or whose header lies about its length or its tensors."""
-    yield content[:-1]
-    yield content[:40]
-    yield b""
-    yield bytes(len(content))
-    yield (2**62).to_bytes(8, "little") + content[8:]
-    yield content.replace(b'"data_offsets":[0,', b'"data_offsets":[4,', 1)
-
-
-@pytest.mark.parametrize("number", range(6))
-def test_damaged_weights_of_a_hub_folder_are_refused_by_name(number, hub_folder, tmp_path, capsys):
-    file = hub_folder("c_radio_v4_tiny") / "model.safetensors"
-    file.write_bytes(list(damaged(file.read_bytes()))[number])
-    assert main([str(file.parent), str(tmp_path / "out")]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert f"from_nvidia: error: {str(file)!r} is damaged or no safetensors file: " in error
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "is no valid JSON"),
-        ("{}", "`weight_map` in '.*' must map tensors to files, got None"),
-        ('{"weight_map": ["model.safetensors"]}', "`weight_map` in '.*' must map tensors to files"),
-        ('{"weight_map": {"weight": 5}}', "must name .safetensors files beside it, got 5 for 'weight'"),
-        ('{"weight_map": {"weight": "config.json"}}', "must name .safetensors files beside it, got 'config.json'"),
-        ('{"weight_map": {"weight": "model-00001.safetensors"}, "metadata": {}}', "lacks model-00001.safetensors"),
-    ],
-)
-def test_damaged_indices_are_refused_by_name(text, message, hub_folder):
-    folder = hub_folder("c_radio_v4_tiny")
-    (folder / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_checkpoint(folder)
-
-
-@pytest.mark.parametrize("place", ["../elsewhere/model.safetensors", "/{}/elsewhere/model.safetensors", "a/../b"])
-def test_an_index_reads_nothing_outside_of_its_folder(place, hub_folder, tmp_path):
-    folder = hub_folder("c_radio_v4_tiny")
-    (tmp_path / "elsewhere").mkdir()
-    (folder / "model.safetensors").rename(tmp_path / "elsewhere" / "model.safetensors")
-    index = {"weight_map": {"weight": place.format(tmp_path)}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"`weight_map` in .* must name \.safetensors files beside it, got '"):
-        read_checkpoint(folder)
-
-
 def test_an_index_names_the_files_beside_it(hub_folder):
     folder = hub_folder("c_radio_v4_tiny")
     whole = read_checkpoint(folder).state
@@ -191,3 +51,89 @@ def test_an_index_names_the_files_beside_it(hub_folder):
         save_file({key: whole[key] for key in keys if names[key] == name}, folder / name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names, "metadata": {}}))
     assert read_checkpoint(folder).state.keys() == whole.keys()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda _: b"PK\x03\x04 half a zip", lambda content: content[: len(content) // 2]]
+)
+def test_a_damaged_file_is_one_line(damage, reference, tmp_path, capsys):
+    content = (reference / "radio_v2_tiny" / "checkpoint.pth.tar").read_bytes()
+    (tmp_path / "bad.pth.tar").write_bytes(damage(content))
+    assert main([str(tmp_path / "bad.pth.tar"), str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "damaged or no PyTorch file" in error
+
+
+def test_sources_that_are_nothing_are_named(tmp_path):
+    for source in (tmp_path / "absent.pth.tar", "nobody/no-such-radio", tmp_path):
+        with pytest.raises(ValueError, match=str(source)):
+            read_checkpoint(source)
+
+
+def test_a_folder_may_hold_one_training_file_whose_arguments_become_plain_values(reference):
+    checkpoint = read_checkpoint(reference / "radio_v2_tiny")
+    assert (checkpoint.arch, checkpoint.args["dtype"]) == ("vit_tiny_patch16_224", "torch.float32")
+    assert checkpoint.args["teachers"][3] == {"name": "sam", "type": "sam", "model": "vit-h", "use_summary": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"state_dict": [1]}, "`state_dict`"),
+        ({"state_dict": {5: torch.ones(1)}}, "no tensors: 5"),
+        ({"state_dict": {"weight": 1}}, "no tensors: weight"),
+        ({"args": None}, "`args`"),
+        ({"args": Namespace(model="vit_base_patch16_224")}, r"`args\.teachers`"),
+        ({"arch": 5}, "`arch`"),
+        ({"epoch": "x"}, "`epoch`"),
+    ],
+)
+def test_contents_of_wrong_types_are_refused_by_name(changes, named, edited, tmp_path):
+    with pytest.raises(ValueError, match=named):
+        read_checkpoint(edited("c_radio_v4_tiny", lambda content: content.update(changes)))
+    torch.save({"model": {}}, tmp_path / "other.pth.tar")
+    with pytest.raises(ValueError, match="`args` and `state_dict`"):
+        read_checkpoint(tmp_path / "other.pth.tar")
+
+
+CONFIGS = ("[]", "{", "[" * 100_000, "\ud800", '{"model_type": "radio", "hidden_size": 64}')
+INDICES = (
+    *("{", "{}", '{"weight_map": ["model.safetensors"]}', '{"weight_map": {"weight": 5}}'),
+    *(f'{{"weight_map": {{"weight": "{name}"}}}}' for name in ("config.json", "model-00001.safetensors", "a/../b")),
+    *(f'{{"weight_map": {{"weight": "{name}"}}}}' for name in ("../elsewhere.safetensors", "/elsewhere.safetensors")),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [*(("config.json", text) for text in CONFIGS), *(("model.safetensors.index.json", text) for text in INDICES)],
+)
+def test_damaged_files_of_a_hub_folder_are_refused(name, text, hub_folder, tmp_path):
+    """An index of weights names files beside it, and no others."""
+    folder = hub_folder("c_radio_v4_tiny")
+    (tmp_path / "elsewhere.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / name).write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(ValueError, match=r"config\.json|`weight_map`|index\.json|lacks model-00001\.safetensors"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: b"",
+        lambda content: bytes(len(content)),
+        lambda content: (2**62).to_bytes(8, "little") + content[8:],
+        lambda content: content.replace(b'"data_offsets":[0,', b'"data_offsets":[4,', 1),
+        None,
+    ],
+)
+def test_damaged_weights_of_a_hub_folder_are_refused_by_name(damage, hub_folder):
+    file = hub_folder("c_radio_v4_tiny") / "model.safetensors"
+    content = file.read_bytes()
+    file.unlink()
+    if damage is not None:
+        file.write_bytes(damage(content))
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        read_checkpoint(file.parent)

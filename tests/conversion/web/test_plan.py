@@ -1,14 +1,46 @@
-"""What a page offers of a model, and what is refused."""
+"""The content of a page, its network, and the positions that are kept."""
+
+import copy
 
 import pytest
 import torch
+from tiny_eradio import build_eradio
 from tiny_sentences import build_sentence_tower
 from tiny_site import build_radio, build_tokenizer
 from tiny_texts import build_dual_encoder
 
-from conversion.web.plan import TEXT_PATCHES, plan_page
+from conversion.graphs.files import open_graph
+from conversion.web.plan import TEXT_PATCHES, WebRadio, find_spaces, keep_offered_positions, plan_page, write_graphs
 from conversion.web.texts import Texts
 from modeling_radio import RadioForZeroShotImageClassification
+
+
+def test_spaces_are_those_with_dense_features():
+    without = {"name": "words-only", "summary_dim": 12, "feature_dim": None, "hidden_size": 16}
+    model = build_radio(adaptors=[without, {**without, "name": "dense", "feature_dim": 6, "upsample_factor": 2}])
+    spaces = find_spaces(model, ["words-only", "dense"])
+    assert [(each.name, each.output, each.width, each.scale) for each in spaces] == [
+        ("backbone", "features", 32, 1),
+        ("dense", "dense_features", 6, 2),
+    ]
+    with pytest.raises(ValueError, match="'nothing'"):
+        find_spaces(model, ["nothing"])
+
+
+@pytest.mark.slow
+def test_a_graph_answers_as_the_model_and_takes_patches_to_the_texts(tmp_path):
+    pytest.importorskip("onnxscript")
+    model = build_radio()
+    head = model.radio_model.adaptor("clip-a").head_mlp
+    wrapped = WebRadio(model, ["clip-a"], None, head)
+    assert wrapped.names == ["features", "clip-a_features", TEXT_PATCHES]
+    paths = write_graphs({"global": wrapped}, tmp_path)
+    images = torch.rand(1, 3, 64, 48)
+    with torch.no_grad():
+        wanted = wrapped(images)
+    torch.testing.assert_close(wanted[2], head(wanted[0]))
+    for found, tensor in zip(open_graph(paths["global"])({"pixel_values": images}), wanted, strict=True):
+        torch.testing.assert_close(found, tensor, rtol=0, atol=1e-4)
 
 
 def texts_of(radio, source):
@@ -24,40 +56,6 @@ def test_sizes_windows_and_spaces_by_default():
     ]
     assert list(plan.wrap(model)) == ["global", "windows"]
     assert plan.text_space is None
-
-
-def test_what_is_asked_for_is_taken():
-    plan = plan_page(build_radio(max_img_size=256), adaptors=["sam-b"], sizes=[96, 64, 96], window_size=0)
-    assert ([space.name for space in plan.spaces], plan.sizes, plan.window) == (["backbone", "sam-b"], [64, 96], None)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sizes": [100]}, "`sizes` must have sides that are multiples of 64 .* nearest valid size is 128 x 128"),
-        ({"sizes": [1024]}, "`sizes` must have sides .* at most 768 pixels"),
-        ({"sizes": []}, "`sizes` must have at least one"),
-        ({"adaptors": ["sam"]}, "'sam'"),
-        ({"window_size": 9}, "`window_size` must leave two windows in 256 px, got 9"),
-    ],
-)
-def test_what_cannot_be_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        plan_page(build_radio(max_img_size=256), **options)
-
-
-def test_sizes_beyond_those_of_training_are_taken_with_a_warning():
-    with pytest.warns(UserWarning, match="512 px: the model was made for 256 px"):
-        assert plan_page(build_radio(max_img_size=256), sizes=[512, 256]).sizes == [256, 512]
-    with pytest.raises(ValueError, match="at most 256 pixels"):
-        plan_page(build_radio(max_img_size=256, use_cropped_positions=False), sizes=[512])
-
-
-def test_windows_of_a_network_that_has_none_are_refused():
-    with pytest.raises(ValueError, match="`window_size` must be 0 for this model"):
-        plan_page(build_radio(vitdet_num_global=3), window_size=2)
-    with pytest.raises(ValueError, match="must take RGB pictures, got 4"):
-        plan_page(build_radio(num_channels=4, norm_mean=[0.5] * 4, norm_std=[0.5] * 4))
 
 
 def test_words_meet_the_features_of_a_sentence_encoder_and_the_summary_head_of_others():
@@ -76,8 +74,63 @@ def test_words_meet_the_features_of_a_sentence_encoder_and_the_summary_head_of_o
     assert plan_page(radio, of_clip, dense_source="features").text_head is None
 
 
+@pytest.mark.parametrize("fields", [{}, {"use_cropped_positions": False}, {"pos_embed_align_corners": True}])
+def test_offered_sizes_give_the_same_features(fields):
+    model = build_radio(**fields)
+    cropped = copy.deepcopy(model)
+    keep_offered_positions(cropped, [2, 4])
+    for height, width in ((64, 48), (32, 64), (32, 32), (16, 32)):
+        images = torch.rand(1, 3, height, width)
+        with torch.no_grad():
+            assert torch.equal(cropped(images).features, model(images).features)
+
+
+def test_what_is_asked_for_is_taken_also_beyond_the_sizes_of_training():
+    plan = plan_page(build_radio(max_img_size=256), adaptors=["sam-b"], sizes=[96, 64, 96], window_size=0)
+    assert ([space.name for space in plan.spaces], plan.sizes, plan.window) == (["backbone", "sam-b"], [64, 96], None)
+    with pytest.warns(UserWarning, match="`sizes` of 512 px"):
+        assert plan_page(build_radio(max_img_size=256), sizes=[512, 256]).sizes == [256, 512]
+
+
+FOUR = {"num_channels": 4, "norm_mean": [0.5] * 4, "norm_std": [0.5] * 4}
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "named"),
+    [
+        ({}, {"sizes": [100]}, "`sizes`.* 128 x 128"),
+        ({}, {"sizes": [1024]}, "`sizes`.* 768"),
+        ({"use_cropped_positions": False}, {"sizes": [512]}, "`sizes`.* 256"),
+        ({}, {"sizes": []}, "`sizes`"),
+        ({}, {"adaptors": ["sam"]}, "'sam'"),
+        ({}, {"window_size": 9}, "`window_size`"),
+        ({"vitdet_num_global": 3}, {"window_size": 2}, "`window_size` must be 0"),
+        (FOUR, {}, "`checkpoint`"),
+    ],
+)
+def test_what_cannot_be_is_refused(fields, options, named):
+    with pytest.raises(ValueError, match=named):
+        plan_page(build_radio(max_img_size=256, **fields), **options)
+
+
 def test_features_that_are_not_as_wide_as_the_texts_are_refused():
     adaptor = {"name": "clip-a", "summary_dim": 12, "feature_dim": 8, "hidden_size": 16}
     radio = build_radio(adaptors=[adaptor])
-    with pytest.raises(ValueError, match="`feature_dim` of adaptor 'clip-a' must be 12"):
+    with pytest.raises(ValueError, match="`feature_dim` of adaptor 'clip-a'"):
         plan_page(radio, texts_of(radio, build_sentence_tower(12)))
+
+
+def test_nothing_but_offered_positions_is_kept():
+    model, one_table = build_radio(), build_radio(use_cropped_positions=False)
+    for each in (model, one_table):
+        keep_offered_positions(each, [2, 4])
+    assert model.radio_model.model.patch_generator.pos_embed.shape[1] == 2 * 2 + 4 * 4
+    assert one_table.radio_model.model.patch_generator.pos_embed.shape[1] == 4 * 4  # its corner, for any grid
+    with torch.no_grad():
+        one_table(torch.rand(1, 3, 48, 48))
+        with pytest.raises((IndexError, RuntimeError), match="out of"):
+            model(torch.rand(1, 3, 48, 48))
+    without_table = build_eradio()
+    before = str(without_table)
+    keep_offered_positions(without_table, [8])
+    assert str(without_table) == before

@@ -1,73 +1,58 @@
-"""The folder of a page: what may be replaced, sample pictures, the card of a Space."""
+"""The folder of a page: the runtime, replaceable files, sample images, the card of a Space."""
 
 import pytest
 import yaml
 from PIL import Image, ImageChops
-from tiny_site import build_radio, save_picture
+from tiny_site import save_picture, save_runtime
 
+from conversion.web import site
 from conversion.web.site import (
+    BUILDS,
     DESCRIPTION,
+    PACKAGES,
     PAGE,
     SITE,
+    TOKENIZER_SCRIPT,
+    TOKENIZERS,
     Sample,
     check_samples,
     copy_page,
+    copy_runtime,
     copy_samples,
-    describe_model,
+    find_runtime,
     write_space_card,
 )
 from core.files import check_output
+from core.packages import PackageUnavailableError
 
 
-def test_only_earlier_sites_are_replaced(tmp_path, monkeypatch):
-    site = tmp_path / "site"
-    check_output(site, overwrite=False, kind=SITE)
-    site.mkdir()
-    (site / DESCRIPTION).write_text("{}")
-    with pytest.raises(ValueError, match="exists already"):
-        check_output(site, overwrite=False, kind=SITE, name="site")
-    check_output(site, overwrite=True, kind=SITE, name="site")
-    monkeypatch.chdir(site)
-    with pytest.raises(ValueError, match=r"`site` .*working directory"):
-        check_output(site, overwrite=True, kind=SITE, name="site")
-    monkeypatch.chdir(tmp_path)
-    (site / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match=r"replaces sites only.*thesis\.tex"):
-        check_output(site, overwrite=True, kind=SITE, name="site")
-    (site / "thesis.tex").unlink()
-    (site / DESCRIPTION).rename(site / "README.md")
-    with pytest.raises(ValueError, match=r"`site` .* is none"):
-        check_output(site, overwrite=True, kind=SITE, name="site")
-    with pytest.raises(ValueError, match="`site` must be a folder"):
-        check_output(site / "README.md", overwrite=True, kind=SITE, name="site")
+def test_a_folder_is_searched_to_any_depth_and_a_missing_file_is_named(tmp_path):
+    found = find_runtime(save_runtime(tmp_path / "all"), backends=list(BUILDS), with_tokenizers=True)
+    assert len(found) == 7
+    lacking = save_runtime(tmp_path / "some", leave_out=TOKENIZER_SCRIPT)
+    with pytest.raises(ValueError, match=f"`runtime` must be a folder with {TOKENIZER_SCRIPT} .*{TOKENIZERS}"):
+        find_runtime(lacking, backends=["wasm"], with_tokenizers=True)
 
 
-def test_pictures_that_browsers_do_not_open_are_refused(tmp_path):
-    check_samples([Sample(save_picture(tmp_path / f"a.{ending}"), "a") for ending in ("png", "jpg", "webp")])
-    with pytest.raises(ValueError, match=r"`pictures` must be JPEG, PNG, WEBP.*got TIFF"):
-        check_samples([Sample(save_picture(tmp_path / "a.tiff"), "a")])
-    (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(ValueError, match=r"`pictures` must be image files, got .*text\.jpg"):
-        check_samples([Sample(tmp_path / "text.jpg", "a")])
-    with pytest.raises(ValueError, match="`pictures` must be image files"):
-        check_samples([Sample(tmp_path / "missing.jpg", "a")])
-    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
-    with pytest.raises(ValueError, match=r"`pictures` must be image files, got .*bomb\.png"):
-        check_samples([Sample(tmp_path / "bomb.png", "a")])
+def test_the_page_is_told_where_the_copies_lie(tmp_path):
+    found = find_runtime(save_runtime(tmp_path / "all"), backends=["wasm"], with_tokenizers=True)
+    (tmp_path / "site").mkdir()
+    told = copy_runtime(found, tmp_path / "site")
+    assert set(told) == {"wasm", "tokenizers"}
+    assert told["wasm"].pop("bytes") == found["ort-wasm-simd-threaded.wasm"].stat().st_size
+    for name in (*told["wasm"].values(), told["tokenizers"]):
+        assert (tmp_path / "site" / name).is_file()
 
 
-def test_samples_are_copied(tmp_path):
-    picture = save_picture(tmp_path / "my_otter.png")
-    (told,) = copy_samples([Sample(picture, "my_otter")], tmp_path)
-    assert told == {"file": "samples/1.png", "title": "my otter"}
-    assert ImageChops.difference(Image.open(tmp_path / told["file"]), Image.open(picture)).getbbox() is None
-
-
-def test_the_page_is_copied_with_its_index_in_the_root(tmp_path):
+def test_samples_and_page_are_copied(tmp_path):
     copy_page(tmp_path)
     assert (tmp_path / "index.html").read_bytes() == (PAGE / "index.html").read_bytes()
     copied = {path.name for path in (tmp_path / "page").iterdir()}
     assert copied == {path.name for path in PAGE.iterdir()} - {"index.html"}
+    picture = save_picture(tmp_path / "my_otter.png")
+    (told,) = copy_samples([Sample(picture, "my_otter")], tmp_path)
+    assert told == {"file": "samples/1.png", "title": "my otter"}
+    assert ImageChops.difference(Image.open(tmp_path / told["file"]), Image.open(picture)).getbbox() is None
 
 
 def test_the_card_is_that_of_a_static_space_with_threads(tmp_path):
@@ -83,5 +68,38 @@ def test_the_card_is_that_of_a_static_space_with_threads(tmp_path):
     assert "*.wasm filter=lfs" in (tmp_path / ".gitattributes").read_text()
 
 
-def test_a_model_is_described_by_its_size():
-    assert describe_model(build_radio(), "mine").startswith("mine: 32 wide, 3 blocks, ")
+def test_only_earlier_sites_are_replaced(tmp_path):
+    site = tmp_path / "site"
+    check_output(site, overwrite=False, kind=SITE)
+    site.mkdir()
+    (site / DESCRIPTION).write_text("{}")
+    check_output(site, overwrite=True, kind=SITE, name="site")
+    (site / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"replaces sites only.*thesis\.tex"):
+        check_output(site, overwrite=True, kind=SITE, name="site")
+    (site / "thesis.tex").unlink()
+    (site / DESCRIPTION).rename(site / "README.md")
+    with pytest.raises(ValueError, match="`site`"):
+        check_output(site, overwrite=True, kind=SITE, name="site")
+
+
+def test_images_that_browsers_do_not_open_are_refused(tmp_path):
+    check_samples([Sample(save_picture(tmp_path / f"a.{ending}"), "a") for ending in ("png", "jpg", "webp")])
+    save_picture(tmp_path / "a.tiff")
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    for name in ("a.tiff", "text.jpg", "missing.jpg", "bomb.png"):
+        with pytest.raises(ValueError, match=rf"`pictures`.*{name}"):
+            check_samples([Sample(tmp_path / name, "a")])
+
+
+def test_without_a_folder_pinned_packages_are_fetched(tmp_path, monkeypatch):
+    assert all(len(package.sha256) == 64 and package.ecosystem == "npm" for package in PACKAGES.values())
+    monkeypatch.setattr(site, "fetch_package", lambda package: save_runtime(tmp_path / package.name.replace("/", "-")))
+    found = find_runtime(None, backends=["wasm"], with_tokenizers=True)
+    assert set(found) == {*vars(BUILDS["wasm"]).values(), TOKENIZER_SCRIPT}
+    monkeypatch.undo()
+    monkeypatch.setenv("RADIO_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PackageUnavailableError, match=r"'npm'.* --runtime DIR"):
+        find_runtime(None, backends=["wasm"], with_tokenizers=False)

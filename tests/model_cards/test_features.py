@@ -1,6 +1,7 @@
+"""Cards of data sets of features."""
+
 import dataclasses
 
-import pytest
 import yaml
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
@@ -41,13 +42,8 @@ def test_metadata_is_the_hubs():
     data = build_features_card(known, None).data.to_dict()
     assert (data["base_model"], data["source_datasets"]) == ("org/model", ["org/pets"])
     assert "license" not in data
-
-
-@pytest.mark.parametrize(
-    ("rows", "word"), [(999, "n<1K"), (1000, "1K<n<10K"), (2_000_000, "1M<n<10M"), (10**13, "n>1T")]
-)
-def test_sizes_in_the_hubs_words(rows, word):
-    assert size_category(rows) == word
+    words = {999: "n<1K", 1000: "1K<n<10K", 2_000_000: "1M<n<10M", 10**13: "n>1T"}
+    assert {rows: size_category(rows) for rows in words} == words
 
 
 def test_names_break_neither_yaml_nor_markdown():
