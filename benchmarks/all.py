@@ -34,6 +34,7 @@ PAGE_FILE = ROOT / "docs" / "benchmarks.md"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEAST_GROUPED = 10_000
 """Numbers from here on have commas between thousands, and no fraction."""
+PAGE = "page"
 
 
 def condense_speed(rows: Rows) -> Rows:
@@ -145,7 +146,6 @@ CASES: dict[str, Case] = {
     "data": Case("data"),
     "serving": Case("serving"),
 }
-PAGE = "page"
 
 
 class AllSettings(MeasuringSettings):

@@ -50,6 +50,15 @@ SAM3_PRETRAINED_GRID = 24
 """Patches of a window and along a side of the table of positions, as `facebook/sam3`."""
 Encode = Callable[[Tensor], Tensor]
 """From images `(batch, 3, height, width)` in [0, 1] to tokens `(batch, length, width)`."""
+FULL_BATCH_TOKENS = 2**15
+"""Our choice: patches of a full batch on a GPU, 32 images of 512 px, which keep an H100 busy in any of its parts."""
+LARGEST_PX = 2048
+LARGEST_WARMED_UP = 512
+"""Our choice: at the next size a round of all networks takes a minute on a CPU."""
+UNMEASURED = (COMPILED, PREPACKED)
+"""Networks whose memory follows from ours: the same, and the weights twice."""
+SMALL = "radio-test"
+"""Preset of a network that runs first, so that memory of the packages does not count."""
 
 
 class Network(NamedTuple):
@@ -221,17 +230,6 @@ NETWORKS: dict[str, Network] = {
 def names_on(device: str) -> list[str]:
     """Return the networks that run on a device."""
     return [name for name, network in NETWORKS.items() if device == "cpu" or network.on_gpu]
-
-
-FULL_BATCH_TOKENS = 2**15
-"""Our choice: patches of a full batch on a GPU, 32 images of 512 px, which keep an H100 busy in any of its parts."""
-LARGEST_PX = 2048
-LARGEST_WARMED_UP = 512
-"""Our choice: at the next size a round of all networks takes a minute on a CPU."""
-UNMEASURED = (COMPILED, PREPACKED)
-"""Networks whose memory follows from ours: the same, and the weights twice."""
-SMALL = "radio-test"
-"""Preset of a network that runs first, so that memory of the packages does not count."""
 
 
 def run(settings: MeasuringSettings) -> None:

@@ -21,6 +21,10 @@ from modeling_radio import RadioConfig
 
 BASE_PLACEHOLDER = "ORG/BASE"
 """Stands for a base that is a local folder, until `training.publish --base` names its repository."""
+CONVERTED = ", converted"
+"""End of the title."""
+FILE = "conversion.json"
+"""File of a converted folder, from which its card can be written again; later training does not copy it."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -68,12 +72,6 @@ def _auto_class(config: RadioConfig) -> str:
     """Return the Auto class that opens the task model of an adapter."""
     (name,) = (config.architectures or ["RadioModel"])[:1]
     return f"AutoModel{name.removeprefix('Radio').removeprefix('Model')}"
-
-
-CONVERTED = ", converted"
-"""End of the title."""
-FILE = "conversion.json"
-"""File of a converted folder, from which its card can be written again; later training does not copy it."""
 
 
 @dataclass(frozen=True)

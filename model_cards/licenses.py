@@ -44,6 +44,18 @@ PERMISSIVE = re.compile(r"(?i)mit(-0)?|apache-2\.0|bsd(-[\w-]+)?|isc|zlib|unlice
 """Permissive licenses by their SPDX names: they ask for their notice with copies, and nothing of a student."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _LINK = re.compile(r"https?://[^\s<>\"'|`()\[\]\\]+|LICENSE(\.md|\.txt)?")
+Asks = Literal["nothing", "naming", "own terms", "no commerce", "unknown"]
+WORDS: dict[Asks, str] = {
+    "nothing": "asks for its notice with copies of the weights",
+    "naming": "asks that its makers are named wherever what is made of it is shared",
+    "own terms": "has terms of its own, which may bind who uses its weights or outputs: read them",
+    "no commerce": "is for research or non-commercial use: a student of it should not be sold or used in a product",
+    "unknown": "is not known here: ask its makers",
+}
+"""Conditions in words, which follow the license's name."""
+DOUBT = "in doubt: "
+"""Begins the part of `Source.license`, after a semicolon, that names open questions."""
+_HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -110,21 +122,6 @@ def _is_permissive(part: str) -> bool:
     return PERMISSIVE.fullmatch(part.rpartition(" is ")[2].strip()) is not None
 
 
-Asks = Literal["nothing", "naming", "own terms", "no commerce", "unknown"]
-
-WORDS: dict[Asks, str] = {
-    "nothing": "asks for its notice with copies of the weights",
-    "naming": "asks that its makers are named wherever what is made of it is shared",
-    "own terms": "has terms of its own, which may bind who uses its weights or outputs: read them",
-    "no commerce": "is for research or non-commercial use: a student of it should not be sold or used in a product",
-    "unknown": "is not known here: ask its makers",
-}
-"""Conditions in words, which follow the license's name."""
-
-DOUBT = "in doubt: "
-"""Begins the part of `Source.license`, after a semicolon, that names open questions."""
-
-
 class Terms(NamedTuple):
     """Conditions of a license for those who learn from a model's outputs.
 
@@ -140,8 +137,6 @@ class Terms(NamedTuple):
     date: str
     is_gated: bool = False
 
-
-_HUB = "https://huggingface.co"
 
 TERMS = {
     "dinov3-license": Terms(

@@ -21,6 +21,17 @@ from modeling_radio.modeling_radio import POSITIONS
 from modeling_radio.native import native_differences
 
 
+PLACEHOLDER = "ORG/NAME"
+"""Name in the code of an unpublished card; `training.publish` replaces it."""
+UNPUBLISHED = (
+    f"`{PLACEHOLDER}` stands for the name that it will have on the Hub; until then, give the path of this folder.\n\n"
+)
+"""Text above the code of an unpublished card; `training.publish` removes it."""
+TEMPLATES = Path(__file__).parent / "templates"
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
+_AT_START = re.compile(r"[#=]|[+-](?=[\s+-]|$)|\d+(?=[.)](\s|$))")  # begins headings, rules and lists
+
+
 @dataclass(frozen=True)
 class ParameterCounts:
     """Numbers of parameters of a checkpoint by part.
@@ -49,17 +60,6 @@ def count_parameters(config: RadioConfig) -> ParameterCounts:
 
 def _num_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-PLACEHOLDER = "ORG/NAME"
-"""Name in the code of an unpublished card; `training.publish` replaces it."""
-UNPUBLISHED = (
-    f"`{PLACEHOLDER}` stands for the name that it will have on the Hub; until then, give the path of this folder.\n\n"
-)
-"""Text above the code of an unpublished card; `training.publish` removes it."""
-TEMPLATES = Path(__file__).parent / "templates"
-_SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
-_AT_START = re.compile(r"[#=]|[+-](?=[\s+-]|$)|\d+(?=[.)](\s|$))")  # begins headings, rules and lists
 
 
 class Raw(str):

@@ -17,6 +17,11 @@ from core.tables import markdown, plain_cell
 
 
 T = TypeVar("T")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+MAX_COLUMNS = 8
+"""Widest table that several tasks share. Our choice."""
+STUDENT = "student"
+"""Row of the checkpoint itself; the card's metadata lists only its measurements."""
 
 
 def load_typed(kind: type[T], path: Path, what: str) -> T:
@@ -45,13 +50,6 @@ def _faults(error: ValidationError) -> str:
         for entry in error.errors(include_url=False)
     ]
     return "; ".join(" ".join(fault.split()) for fault in found)
-
-
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-MAX_COLUMNS = 8
-"""Widest table that several tasks share. Our choice."""
-STUDENT = "student"
-"""Row of the checkpoint itself; the card's metadata lists only its measurements."""
 
 
 @dataclass(frozen=True)

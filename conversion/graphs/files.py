@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 DEFAULT_OPSET = 20
 """Oldest operator set that has GELU as one operator."""
+RunGraph = Callable[[Mapping[str, Tensor]], list[Tensor]]
+"""Runs a graph on inputs by name, and returns all outputs in their order."""
+EXTERNAL_DATA_BYTES = 2 * 1024**3
+"""Largest protobuf file: the weights of a larger one go to a file beside it."""
 
 
 def require_exporter() -> None:
@@ -65,13 +69,6 @@ def export_graph(
             f"`opset` must be one that PyTorch can export to, got {opset}: it wrote {program.model.opset_imports['']}."
         )
     return program
-
-
-RunGraph = Callable[[Mapping[str, Tensor]], list[Tensor]]
-"""Runs a graph on inputs by name, and returns all outputs in their order."""
-
-EXTERNAL_DATA_BYTES = 2 * 1024**3
-"""Largest protobuf file: the weights of a larger one go to a file beside it."""
 
 
 def write_graph(graph: "ir.Model", path: Path) -> None:

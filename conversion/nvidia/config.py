@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import count, islice
 from typing import Any
 
@@ -25,12 +25,12 @@ from modeling_radio.nvidia.radio1d import MERGING_FIELDS, is_radio1d
 from modeling_radio.presets_radio import RELEASES, SIZES
 
 
+_NORMALIZATION = {name: f"radio_model.input_conditioner.{name}" for name in ("norm_mean", "norm_std")}
 _ESSENTIAL = {
     f"{PATCH_GENERATOR}.embedder.weight": 2,
     POSITIONS: 3,
     PREFIX_TOKENS: 2,
-    "radio_model.input_conditioner.norm_mean": None,
-    "radio_model.input_conditioner.norm_std": None,
+    **dict.fromkeys(_NORMALIZATION.values()),
     f"{BLOCKS}.0.attn.qkv.weight": 2,
 }
 """Tensors that every RADIO ViT has, and the number of their dimensions where it matters."""
@@ -54,36 +54,21 @@ def build_config_fields(
     """
     if version is not None:
         check_choice("version", version, RELEASES)
-    if is_eradio(source.args):
-        return _eradio_fields(state, source, version)
-    _check_essential(state)
-    named = _named_fields(source.args)
-    width, depth = _shape(state, named)
     told = {**(source.hub_config or {}), **({} if version is None else {"version": version})}
-    shape = {"hidden_size": width, **_block_fields(state, named, depth), **_position_fields(state, named)}
+    if is_eradio(source.args):  # its arguments alone determine its shape, and the weights must fit
+        _check_essential(state, _NORMALIZATION.values())
+        shape, others = backbone_fields(source.args, source.eradio_arguments), _normalization_fields(state)
+    else:
+        _check_essential(state, _ESSENTIAL)
+        named = _named_fields(source.args)
+        width, depth = _shape(state, named)
+        shape = {"hidden_size": width, **_block_fields(state, named, depth), **_position_fields(state, named)}
+        others = {**_normalization_fields(state), **_merging_fields(state, named), **_prefix_fields(state, source)}
     return {
         **shape,
-        **_merging_fields(state, named),
-        **_prefix_fields(state, source),
+        **others,
         **_normalizer_fields(state),
         **release_fields(source.args, shape, told),
-        "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
-    }
-
-
-def _eradio_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, version: str | None) -> dict[str, Any]:
-    """Return the fields of an E-RADIO: its shape comes from its arguments, and the weights must fit."""
-    conditioner = {name: f"radio_model.input_conditioner.{name}" for name in ("norm_mean", "norm_std")}
-    missing = [key for key in conditioner.values() if key not in state]
-    if missing:
-        raise ValueError(f"This E-RADIO is damaged: it lacks {', '.join(missing)}.")
-    shape = backbone_fields(source.args, source.eradio_arguments)
-    told = {**(source.hub_config or {}), **({} if version is None else {"version": version})}
-    return {
-        **shape,
-        **_normalizer_fields(state),
-        **release_fields(source.args, shape, told),
-        **{name: state[key].flatten().tolist() for name, key in conditioner.items()},
         "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
     }
 
@@ -95,11 +80,12 @@ def adaptor_names(keys: Iterable[str], source: NvidiaCheckpoint) -> list[str]:
     return [name for name in dict.fromkeys(teachers) if name in found]
 
 
-def _check_essential(state: Mapping[str, Tensor]) -> None:
-    missing = [key for key in _ESSENTIAL if key not in state]
+def _check_essential(state: Mapping[str, Tensor], keys: Collection[str]) -> None:
+    missing = [key for key in keys if key not in state]
     if missing:
-        raise ValueError(f"This is no RADIO ViT, or it is damaged: it lacks {', '.join(missing)}.")
-    for key, ndim in _ESSENTIAL.items():
+        raise ValueError(f"This is no RADIO, or it is damaged: it lacks {', '.join(missing)}.")
+    for key in keys:
+        ndim = _ESSENTIAL[key]
         if ndim is not None and state[key].ndim != ndim:
             raise ValueError(f"`{key}` must have {ndim} dimensions, got the shape {tuple(state[key].shape)}.")
 
@@ -184,7 +170,7 @@ def _intermediate_size(state: Mapping[str, Tensor], width: int, *, swiglu: bool)
     layer = "mlp.w3" if swiglu else "mlp.fc2"
     weight = state.get(f"{BLOCKS}.0.{layer}.weight")
     if weight is None:
-        raise ValueError(f"This is no RADIO ViT, or it is damaged: it lacks {BLOCKS}.0.{layer}.weight.")
+        raise ValueError(f"This is no RADIO, or it is damaged: it lacks {BLOCKS}.0.{layer}.weight.")
     if not swiglu:
         return weight.shape[1]
     # SwiGLU has two thirds of that width, rounded up to a multiple of 8.
@@ -194,7 +180,7 @@ def _intermediate_size(state: Mapping[str, Tensor], width: int, *, swiglu: bool)
 
 def _position_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict[str, Any]:
     num_positions = state[f"{PATCH_GENERATOR}.pos_embed"].shape[1]
-    channels = state["radio_model.input_conditioner.norm_mean"].numel()
+    channels = state[_NORMALIZATION["norm_mean"]].numel()
     weight, video = (state.get(f"{PATCH_GENERATOR}.{name}.weight") for name in ("embedder", "video_embedder"))
     assert weight is not None, "an essential one"
     patch_dim = weight.shape[1]
@@ -210,8 +196,6 @@ def _position_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict
         "max_img_size": grid * patch_size,
         "use_cropped_positions": named.get("use_cropped_positions", True),
         "video_temporal_patch_size": temporal_patch_size(None if video is None else video.shape, weight.shape),
-        "norm_mean": state["radio_model.input_conditioner.norm_mean"].flatten().tolist(),
-        "norm_std": state["radio_model.input_conditioner.norm_std"].flatten().tolist(),
     }
 
 
@@ -225,6 +209,10 @@ def _prefix_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint) -> dic
     if stored is not None and not has_one_token(source.args):
         fields["summary_idxs"] = stored.tolist()
     return fields
+
+
+def _normalization_fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: state[key].flatten().tolist() for name, key in _NORMALIZATION.items()}
 
 
 def _normalizer_fields(state: Mapping[str, Tensor]) -> dict[str, Any]:

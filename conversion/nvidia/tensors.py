@@ -19,6 +19,15 @@ _SMALL_BYTES = 2**20  # views that repeat a stored value are accepted up to this
 _PARAMETRIZATION = re.compile(r"\.parametrizations\.")  # the scales of spectral reparametrization are single numbers
 _BATCHES = ".num_batches_tracked"  # of batch norms, a single number each
 _COUNTERS = (".summary_idxs", "._sn_version", _BATCHES)  # the tensors that are whole numbers
+MIN_SCALE = 0.05
+"""Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680).
+
+`training.student.regularizers`, which is not imported here, has the same constant.
+"""
+_PARAMETRIZED = re.compile(r"(?P<layer>.+)\.parametrizations\.weight\.(?P<part>.+)")
+_SPECTRAL_PART = re.compile(r"0\.(?:parts\.\d+\.)?(?:scale|_u|_v|_sn_version)")
+_LAYER_SCALE = re.compile(r"(?P<block>radio_model\.model\.blocks\.\d+)\.(?P<scale>ls[12])\.grandma")
+_SCALED_LAYERS = {"ls1": ("attn.proj",), "ls2": ("mlp.fc2", "mlp.w3")}
 
 
 def check_kinds(state: Mapping[str, Tensor]) -> None:
@@ -103,17 +112,6 @@ def to_one_dtype(state: Mapping[str, Tensor], source_keys: Mapping[str, str]) ->
 def _shortened(keys: list[str]) -> str:
     more = f" and {len(keys) - _MAX_NAMES} more" if len(keys) > _MAX_NAMES else ""
     return ", ".join(keys[:_MAX_NAMES]) + more
-
-
-MIN_SCALE = 0.05
-"""Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680).
-
-`training.student.regularizers`, which is not imported here, has the same constant.
-"""
-_PARAMETRIZED = re.compile(r"(?P<layer>.+)\.parametrizations\.weight\.(?P<part>.+)")
-_SPECTRAL_PART = re.compile(r"0\.(?:parts\.\d+\.)?(?:scale|_u|_v|_sn_version)")
-_LAYER_SCALE = re.compile(r"(?P<block>radio_model\.model\.blocks\.\d+)\.(?P<scale>ls[12])\.grandma")
-_SCALED_LAYERS = {"ls1": ("attn.proj",), "ls2": ("mlp.fc2", "mlp.w3")}
 
 
 def spectral_epsilon(args: Mapping[str, object]) -> float:

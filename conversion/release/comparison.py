@@ -37,6 +37,9 @@ _SEED, _NOISE_SIZE = 0, (512, 512)
 
 Cases = list[tuple[int | None, list[str]]]
 """Windows, each with sizes "HEIGHTxWIDTH". None is global attention, or E-RADIO's own windows."""
+_WORKER = Path(__file__).parent / "worker.py"
+_ERROR = re.compile(r"[\w.]*(?:Error|Exception)\b.*")
+_MISSING = re.compile(r"packages that were not found in your environment: ([\w, -]+)\.")
 
 
 def read_size(text: str) -> tuple[int, int]:
@@ -145,11 +148,6 @@ def _compare(key: str, theirs: Tensor, ours: Tensor) -> Agreement:
         relative=(difference.norm() / theirs.norm().clamp_min(torch.finfo(torch.float64).tiny)).item(),
         cosine=F.cosine_similarity(theirs, ours, dim=-1, eps=torch.finfo(torch.float64).tiny).min().item(),
     )
-
-
-_WORKER = Path(__file__).parent / "worker.py"
-_ERROR = re.compile(r"[\w.]*(?:Error|Exception)\b.*")
-_MISSING = re.compile(r"packages that were not found in your environment: ([\w, -]+)\.")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ LEAST_BYTES = 1024
 """Smaller tensors, such as shapes and axes, stay in the graph. Our choice."""
 ALIGNMENT = 64
 """Tensors begin at multiples of so many bytes. Our choice: a line of the processor's cache."""
+TOLERANCE = 1e-3
+"""Largest accepted absolute difference of float32 features to PyTorch."""
+PATIENCE_MS = 500
+"""An image is first shown at the largest size that takes no longer. Our choice."""
+WEIGHTS = "model.weights"
 
 
 def share_weights(graphs: Sequence[Path], weights: Path) -> None:
@@ -66,13 +71,6 @@ def share_weights(graphs: Sequence[Path], weights: Path) -> None:
                 external_data_helper.set_external_data(tensor, weights.name, places[key], len(data))
                 tensor.ClearField("raw_data")
             path.write_bytes(model.SerializeToString())
-
-
-TOLERANCE = 1e-3
-"""Largest accepted absolute difference of float32 features to PyTorch."""
-PATIENCE_MS = 500
-"""An image is first shown at the largest size that takes no longer. Our choice."""
-WEIGHTS = "model.weights"
 
 
 def build_site(

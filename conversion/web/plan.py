@@ -21,6 +21,17 @@ from modeling_radio.outputs_radio import RadioModelOutput
 from modeling_radio.zero_shot_radio import DenseSource
 
 
+TEXT_PATCHES = "text_patches"
+"""Output with patches in the space of the texts, where no adaptor's features are in it."""
+DEFAULT_WINDOW = 4
+"""Window in patches. Our choice: windows of 8, as released models have, do not divide most small images."""
+DEFAULT_LARGEST = 512
+"""Largest size in pixels where none are given: the preferred one of C-RADIOv4."""
+FINEST_GRID = 3
+"""Largest ratio of a size to the model's largest side: in training a crop of the position table, of a tenth of it or
+more, is stretched over the whole grid (AM-RADIO, appendix C), as if the image were three times as large."""
+
+
 class OfferedPatchGenerator(RadioPatchGenerator):
     """A patch generator with the positions of only those grids whose longer side the page offers.
 
@@ -78,10 +89,6 @@ def keep_offered_positions(model: RadioModel, sides: Sequence[int]) -> None:
     if generator is not None:
         with torch.no_grad():
             network.patch_generator = OfferedPatchGenerator(generator, sides)
-
-
-TEXT_PATCHES = "text_patches"
-"""Output with patches in the space of the texts, where no adaptor's features are in it."""
 
 
 class WebRadio(FlatRadio):
@@ -148,15 +155,6 @@ def write_graphs(wrapped: Mapping[str, WebRadio], folder: Path) -> dict[str, Pat
     for name, model in wrapped.items():
         write_graph(export_flat(model).model, paths[name])
     return paths
-
-
-DEFAULT_WINDOW = 4
-"""Window in patches. Our choice: windows of 8, as released models have, do not divide most small images."""
-DEFAULT_LARGEST = 512
-"""Largest size in pixels where none are given: the preferred one of C-RADIOv4."""
-FINEST_GRID = 3
-"""Largest ratio of a size to the model's largest side: in training a crop of the position table, of a tenth of it or
-more, is stretched over the whole grid (AM-RADIO, appendix C), as if the image were three times as large."""
 
 
 @dataclass(frozen=True)

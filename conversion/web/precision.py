@@ -116,13 +116,13 @@ def time_in_wasm(
     """Return milliseconds of a pass in WebAssembly on one thread; nothing where Node.js is missing or fails."""
     node = shutil.which("node")
     build = BUILDS["wasm"]
-    if node is None or any(name not in runtime for name in vars(build).values()):
+    if node is None or any(name not in runtime for name in build.values()):
         return {}
     (name, tensor), *_ = feed.items()
     values = tensor.numpy()
     encoded = base64.b64encode(values.tobytes()).decode()
     asked = {
-        "files": {role: str(runtime[file].resolve()) for role, file in vars(build).items()},
+        "files": {role: str(runtime[file].resolve()) for role, file in build.items()},
         "graphs": {precision: str(path.resolve()) for precision, path in paths.items()},
         "input": {"name": name, "type": str(values.dtype), "dims": list(values.shape), "data": encoded},
     }

@@ -23,28 +23,20 @@ RUNTIME_FOLDER = "runtime"
 """Folder in a site."""
 
 
-@dataclass(frozen=True)
-class Build:
-    """One build of ONNX Runtime Web: names of its files.
-
-    Attributes:
-        script: Script that the page imports.
-        loader: Script that starts the binary.
-        binary: WebAssembly.
-    """
-
-    script: str
-    loader: str
-    binary: str
-
-
 BUILDS = {
-    "wasm": Build("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
-    "webgpu": Build(
-        "ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"
-    ),
+    backend: {"script": f"ort.{backend}.min.mjs", "loader": f"{binary}.mjs", "binary": f"{binary}.wasm"}
+    for backend, binary in (("wasm", "ort-wasm-simd-threaded"), ("webgpu", "ort-wasm-simd-threaded.asyncify"))
 }
-"""Builds by execution provider."""
+"""Builds of ONNX Runtime Web by execution provider: the script of the page, and the loader of the binary."""
+PAGE = Path(__file__).with_name("page")
+DESCRIPTION = "site.json"
+SITE = FolderKind(
+    "sites",
+    ("index.html", "page", "runtime", "model", "samples", DESCRIPTION, "README.md", ".gitattributes"),
+    lambda folder: (folder / DESCRIPTION).is_file(),
+)
+ISOLATION = ("cross-origin-embedder-policy: require-corp", "cross-origin-opener-policy: same-origin")
+"""Headers with which browsers give WebAssembly several threads."""
 
 
 def find_runtime(folder: Path | None, *, backends: list[str], with_tokenizers: bool) -> dict[str, Path]:
@@ -60,7 +52,7 @@ def find_runtime(folder: Path | None, *, backends: list[str], with_tokenizers: b
         ValueError: If a file is not in the folder.
         PackageError: If a package cannot be fetched or is not the pinned one.
     """
-    names = {ORT: [name for each in backends for name in vars(BUILDS[each]).values()]}
+    names = {ORT: [name for each in backends for name in BUILDS[each].values()]}
     if with_tokenizers:
         names[TOKENIZERS] = [TOKENIZER_SCRIPT]
     found = {}
@@ -91,26 +83,15 @@ def copy_runtime(files: dict[str, Path], site: Path) -> dict[str, dict[str, str 
         shutil.copyfile(path, site / RUNTIME_FOLDER / name)
     told: dict[str, dict[str, str | int] | str] = {
         backend: {
-            **{role: f"{RUNTIME_FOLDER}/{name}" for role, name in vars(build).items()},
-            "bytes": files[build.binary].stat().st_size,
+            **{role: f"{RUNTIME_FOLDER}/{name}" for role, name in build.items()},
+            "bytes": files[build["binary"]].stat().st_size,
         }
         for backend, build in BUILDS.items()
-        if build.script in files
+        if build["script"] in files
     }
     if TOKENIZER_SCRIPT in files:
         told["tokenizers"] = f"{RUNTIME_FOLDER}/{TOKENIZER_SCRIPT}"
     return told
-
-
-PAGE = Path(__file__).with_name("page")
-DESCRIPTION = "site.json"
-SITE = FolderKind(
-    "sites",
-    ("index.html", "page", "runtime", "model", "samples", DESCRIPTION, "README.md", ".gitattributes"),
-    lambda folder: (folder / DESCRIPTION).is_file(),
-)
-ISOLATION = ("cross-origin-embedder-policy: require-corp", "cross-origin-opener-policy: same-origin")
-"""Headers with which browsers give WebAssembly several threads."""
 
 
 @dataclass(frozen=True)

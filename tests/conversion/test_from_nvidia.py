@@ -272,11 +272,11 @@ def test_contradictions_in_a_file_are_refused_at_once_by_name(edit, named, edite
 def test_adaptors_and_fields_are_chosen_by_name(reference, tmp_path, capsys):
     source = str(reference / "c_radio_v4_tiny" / "checkpoint.pth.tar")
     assert convert(source, adaptors=["sam3", "siglip2-g"]).config.adaptor_names == ["siglip2-g", "sam3"]
-    words = ["--adaptors", "none", "config.num_attention_heads=8", "config.vitdet_num_global=3"]
+    words = ["--adaptors", "none", "config.num_attention_heads=8", "config.vitdet_num_global=2"]
     assert main([source, str(tmp_path / "none"), *words]) == 0
     assert not any("adaptors" in key for key in load_file(tmp_path / "none" / "model.safetensors"))
     config = AutoConfig.from_pretrained(tmp_path / "none", trust_remote_code=True)
-    assert (config.num_attention_heads, config.vitdet_num_global, config.adaptor_names) == (8, 3, [])
+    assert (config.num_attention_heads, config.vitdet_num_global, config.adaptor_names) == (8, 2, [])
     for word, hint in (("--adaptors=dinov3", "dino_v3"), ("config.num_attention_head=6", "num_attention_heads")):
         assert main([source, str(tmp_path / "typo"), word]) == 1
         assert f"Did you mean '{hint}'?" in capsys.readouterr().err

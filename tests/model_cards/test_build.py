@@ -273,6 +273,8 @@ def test_what_is_no_number_is_neither_published_nor_kept(checkpoint, tmp_path):
     assert [result.metric_value for result in card.data.eval_results] == [0.5]
     assert not re.search(r"\b(nan|inf)\b", str(card), re.IGNORECASE)
     assert Results.load(folder / "results.json").measurements == measurements[2:]
+    run = {"seconds": {"distil": math.inf}, "energy_kwh": math.nan, "loss": -math.inf}
+    assert not re.search(r"\b(nan|inf)\b", build_card(folder, Results([], run=run)).text, re.IGNORECASE)
 
 
 def test_the_command_keeps_name_results_and_license_of_the_card_it_replaces(checkpoint, tmp_path, capsys):
@@ -310,7 +312,7 @@ def test_the_command_keeps_name_results_and_license_of_the_card_it_replaces(chec
         (["--license-name", "mine", "--license-link", "javascript:alert(1)"], "`license_link`"),
         *(
             ([f"--model-id={model_id}"], "`model_id`")
-            for model_id in ('a/b"); import evil #', "name", "org/name/more", "org/", "org/a--b", "org/a.", "org/a\n")
+            for model_id in ('a/b"); import evil #', "name", "org/name/more", "org/", "org/a--b", "org/a.")
         ),
     ],
 )
@@ -323,6 +325,8 @@ def test_what_the_hub_cannot_have_is_refused_and_nothing_is_written(checkpoint, 
     assert set(checkpoint.iterdir()) == before
     for model_id in ("nvidia/C-RADIOv4-H", "a_b/c.d_e-f", None):
         check_model_id(model_id)
+    with pytest.raises(ValueError, match="`model_id`"):
+        check_model_id("org/a\n")
 
 
 @pytest.mark.parametrize("text", [None, "{", "{}", '{"model_type": "bert"}', "[]", "[" * 100_000])

@@ -97,7 +97,7 @@ def test_without_a_folder_pinned_packages_are_fetched(tmp_path, monkeypatch):
     assert all(len(package.sha256) == 64 and package.ecosystem == "npm" for package in PACKAGES.values())
     monkeypatch.setattr(site, "fetch_package", lambda package: save_runtime(tmp_path / package.name.replace("/", "-")))
     found = find_runtime(None, backends=["wasm"], with_tokenizers=True)
-    assert set(found) == {*vars(BUILDS["wasm"]).values(), TOKENIZER_SCRIPT}
+    assert set(found) == {*BUILDS["wasm"].values(), TOKENIZER_SCRIPT}
     monkeypatch.undo()
     monkeypatch.setenv("RADIO_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
