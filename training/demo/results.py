@@ -123,9 +123,9 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
     recipe = settings.load_recipe()
     student = open_radio(settings.student)
     teachers = build_teachers(reachable_teachers(recipe), student.patch_size)
-    untrained = random_vit(student.model.config, size_px=student.size_px)
     others = [open_radio(folder, name=_name(folder)) for folder in settings.others]
-    models: list[FeatureModel] = [RawPixels(student.patch_size, student.size_px), untrained, student, *others]
+    models: list[FeatureModel] = [RawPixels(student.patch_size, student.size_px)]
+    models += [random_vit(student.model.config, size_px=student.size_px), student, *others]
     models += [
         TeacherFeatures(teacher, patch_size=student.patch_size, size_px=student.size_px, name=f"teacher {name}")
         for name, teacher in teachers.items()

@@ -182,8 +182,8 @@ def build_table(opened: OpenedStudy, results: StudyResults, seeds: Sequence[int]
         cells = []
         for arm in arms:
             values = [results.value(arm, seed, measure) for seed in counts[arm]]
-            difference = [_shown(compared[arm])] if arm in compared else []
-            cells.append("<br>".join(filter(None, [_mean(values), *difference])))
+            difference = _shown(compared[arm]) if arm in compared else ""
+            cells.append(f"{_mean(values)}<br>{difference}" if difference else _mean(values))
         rows.append([f"**{measure}** (primary)" if measure == primary else measure, *cells])
     return markdown(["", *(f"{arm}{against.get(arm, '')}" for arm in arms)], rows)
 
