@@ -8,8 +8,8 @@ import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, NoReturn, TextIO, TypeVar
 
 from pydantic.fields import FieldInfo
@@ -20,7 +20,6 @@ from core.settings import (
     MISSING,
     Settings,
     SettingsError,
-    Spelling,
     choices_of,
     describe_type,
     field_texts,
@@ -30,6 +29,7 @@ from core.settings import (
     load,
     read_text,
     section_of,
+    spelling_of,
 )
 
 
@@ -134,12 +134,12 @@ def _end(name: str, message: str, status: int) -> int:
 S = TypeVar("S", bound=Settings)
 
 CHANGES = "changes"
-"""Field of a command's settings that takes the changes of something else, such as a recipe."""
+"""Field of a command's settings for the changes of something else, such as a recipe."""
 _CHANGE = re.compile(r"\w[\w-]*(\.[\w-]+)*=")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises what is wrong, so that a command answers it in one line like everything else."""
+    """A parser whose errors are one line, like all others of a command."""
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("the following arguments are required"):
@@ -148,13 +148,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Lengthen(argparse.Action):
-    """Lets a flag of a list be given several times: `--compare A --compare B` is `--compare A,B`.
-
-    Those of lists with a spelling of their own, such as `none`, win over earlier ones as other flags do.
-    """
+    """Joins the values of a flag that is given several times: `--compare A --compare B` is `--compare A,B`."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        before = getattr(namespace, self.dest, None)
+        before = vars(namespace).get(self.dest)
         setattr(namespace, self.dest, values if before is None else f"{before},{values}")
 
 
@@ -165,12 +162,16 @@ class Command(Generic[S]):
     mapping has no flag, but `field.key=value`.
 
     Args:
-        module: As it is run, for example "training.finetune".
+        module: The module, for example "training.finetune".
         description: For `--help`.
         settings: Class of the options.
         positionals: Fields without a flag; the last may be a list.
         changes: Class of what `section.field=value` changes where the settings have a field `changes`: a recipe.
         add_shorthands: Adds flags that stand for several.
+
+    Attributes:
+        name: Of the command in its messages.
+        parser: Of flags and positionals, for tools that read it.
     """
 
     def __init__(
@@ -184,25 +185,28 @@ class Command(Generic[S]):
     ) -> None:
         self.name = module.rpartition(".")[2]
         self.settings, self.changes = settings, changes
-        options = {"prog": f"python -m {module}", "argument_default": argparse.SUPPRESS, "allow_abbrev": False}
-        # Words that are no flags are told apart before they are parsed, so that positionals may stand anywhere.
-        self._flags = _Parser(add_help=False, **options)
-        _add_flags(self._flags, settings, leave_out=(*positionals, CHANGES))
-        if add_shorthands is not None:
-            add_shorthands(self._flags)
-        self._flags.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
-        self._parser = _Parser(
-            parents=[self._flags],
+        self.parser = _Parser(
+            prog=f"python -m {module}",
             description=textwrap.fill(" ".join(description.split()), 100),
-            epilog=self._epilog(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            **options,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
         )
         texts = field_texts(settings)
+        for name, field in settings.model_fields.items():
+            if name in positionals or name == CHANGES or dict in kinds_of(field.annotation):
+                continue
+            owners = [each for each in settings.__mro__ if issubclass(each, Settings) and name in each.model_fields]
+            title = owners[-1].title  # of the class that declares the field
+            groups = {group.title: group for group in self.parser._action_groups}
+            group = self.parser if not title else groups.get(title) or self.parser.add_argument_group(title)
+            _add_flag(group, name, field, texts[name].replace("%", "%%"))
+        if add_shorthands is not None:
+            add_shorthands(self.parser)
+        self.parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
         for name in positionals:
-            field = settings.model_fields[name]
-            count = "+" if list in kinds_of(field.annotation) else None
-            self._parser.add_argument(name, nargs=count, metavar=name.upper(), help=_escaped(texts[name]))
+            count = "+" if list in kinds_of(settings.model_fields[name].annotation) else None
+            self.parser.add_argument(name, nargs=count, metavar=name.upper(), help=texts[name].replace("%", "%%"))
 
     def run(
         self,
@@ -217,8 +221,8 @@ class Command(Generic[S]):
         Args:
             run: Does the work and prints its results.
             arguments: Words after the command; None for those of this process.
-            interrupted: What to say after Ctrl-C where the interruption itself says nothing.
-            extra: Optional dependency of `pyproject.toml` that has every package which the command may need.
+            interrupted: Message after Ctrl-C where the interruption has none.
+            extra: Optional dependency of `pyproject.toml` with every package that the command may need.
         """
         words = sys.argv[1:] if arguments is None else list(arguments)
         show_traceback = "--traceback" in words
@@ -231,35 +235,35 @@ class Command(Generic[S]):
         )
 
     def read(self, words: Sequence[str]) -> S:
-        """Return the settings that the words of a command line stand for, and print the usage if one is missing.
+        """Return the settings of a command line; print the usage if one is missing, or the help if it is asked for.
 
         Raises:
-            SettingsError: If a flag, a field or a value cannot be.
+            SettingsError: If a flag, a field or a value is refused.
         """
         words, changes = self._without_changes(words)
-        given, rest = self._flags.parse_known_args(words)
-        given, unknown = self._parser.parse_known_args(rest, given)
-        for word in unknown:
+        given = argparse.Namespace()
+        if not {"-h", "--help"}.isdisjoint(words):
+            with suppress(SettingsError):
+                self.parser.parse_known_intermixed_args([word for word in words if word not in ("-h", "--help")], given)
+            self.parser.epilog = self._epilog(vars(given))
+        _, own = self.parser.parse_known_intermixed_args(words, given)
+        for word in own:  # neither flags nor positionals: what is left is refused as a change without "="
             if word.startswith("-"):
-                flags = re.findall(r"--[a-z-]+", self._parser.format_help())
+                flags = re.findall(r"--[a-z-]+", self.parser.format_help())
                 raise SettingsError(f"Unknown option {word!r}.{did_you_mean(word, flags)} --help lists all.")
-        own, others = unknown, []  # what is neither flag nor change is refused as a change without "="
-        for word in changes:
-            (others if self._is_change_of_others(word) else own).append(word)
+        others = [word for word in changes if self._is_change_of_others(word)]
+        own += [word for word in changes if word not in others]
         values = {name: self._read(name, text) for name, text in vars(given).items() if name != "traceback"}
         try:
             return load(self.settings, [values | ({CHANGES: others} if others else {})], own)
         except SettingsError as error:
             if any(problem.text == MISSING for problem in error.problems):
-                self._parser.print_usage(sys.stderr)
+                self.parser.print_usage(sys.stderr)
             raise
 
     def _without_changes(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return flags and positionals, and the changes among the words, which may stand anywhere.
-
-        What follows a flag that must have a value is its value, whatever it looks like.
-        """
-        needy = {flag for action in self._flags._actions if action.nargs is None for flag in action.option_strings}
+        """Return flags and positionals, and the changes, which may stand anywhere but where a flag needs a value."""
+        needy = {flag for action in self.parser._actions if action.nargs is None for flag in action.option_strings}
         others, changes = [], []
         for before, word in zip(["", *words], words, strict=False):
             (changes if _CHANGE.match(word) and before not in needy else others).append(word)
@@ -280,57 +284,50 @@ class Command(Generic[S]):
     def _read(self, name: str, text: Any) -> Any:
         field = self.settings.model_fields[name]
         words = text if isinstance(text, list) else [text]
-        if any(isinstance(word, str) and not word.strip() for word in words):  # null to YAML: it would not count
+        if any(isinstance(word, str) and not word.strip() for word in words):  # null in YAML: it would not count
             raise SettingsError(f"`{name}` must be {describe_type(field)}, got {text!r}. Leave it out for its default.")
         try:
             return read_text(text, field) if isinstance(text, str) else text
         except ValueError as error:
             raise SettingsError(f"`{name}` is {error}") from error
 
-    def _epilog(self) -> str:
-        """Return what can be set without a flag."""
-        lines = ["Every option can be written as field=value too."]
-        texts = field_texts(self.settings)
-        for name, field in self.settings.model_fields.items():
-            if dict in kinds_of(field.annotation):
-                lines += _paragraph(f"{name}.KEY=value", texts[name])
+    def _epilog(self, given: Mapping[str, Any]) -> str:
+        """Return the settings without a flag; a recipe's with the defaults of the one that the options name."""
+        lines, known = ["Every option can be written as field=value too."], set()
+        texts, width = field_texts(self.settings), shutil.get_terminal_size().columns - 2
+        free = [name for name, field in self.settings.model_fields.items() if dict in kinds_of(field.annotation)]
+        entries = [(f"  {name}.KEY=value", texts[name]) for name in free]
         if self.changes is not None:
-            lines += ["", f"section.field=value changes the {self.changes.__name__.lower()}:"]
-            for path, field, text in list_settings(self.changes):
-                lines += _paragraph(f"{path}: {describe_type(field)}{_default(field)}", text)
+            entries.append((f"\nsection.field=value changes the {self.changes.__name__.lower()}:", ""))
+            for path, field, text in list_settings(self.changes, self.settings.unchanged(given)):
+                entries.append((f"  {path}: {describe_type(field)}{_default(field)}", text))
+        for title, text in entries:
+            lines.append(title)
+            if text not in known:  # all entries of a list have the same text
+                lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            known.add(text)
         return "\n".join(lines)
 
 
-def _add_flags(parser: argparse.ArgumentParser, model: type[Settings], leave_out: Sequence[str]) -> None:
-    """Add a flag for each field; those of a class with a title stand in a group of that name."""
-    texts = field_texts(model)
-    groups: dict[str, argparse._ActionsContainer] = {"": parser}
-    for name, field in model.model_fields.items():
-        kinds = kinds_of(field.annotation)
-        if name in leave_out or dict in kinds:
-            continue
-        parents = [parent for parent in model.__mro__ if issubclass(parent, Settings) and name in parent.model_fields]
-        title = parents[-1].title
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        flag, text = name.replace("_", "-"), _escaped(texts[name] + _default(field))
-        if kinds == {bool} and field.default:
-            groups[title].add_argument(
-                f"--no-{flag}", dest=name, action="store_false", help=f"Switch off: {_escaped(texts[name])}"
-            )
-        elif kinds == {bool}:
-            groups[title].add_argument(f"--{flag}", action="store_true", help=text)
-        else:
-            is_plain_list = list in kinds and not any(isinstance(rule, Spelling) for rule in field.metadata)
-            action = _Lengthen if is_plain_list else "store"
-            groups[title].add_argument(f"--{flag}", action=action, metavar=_metavar(name, field), help=text)
+def _add_flag(group: "argparse._ActionsContainer", name: str, field: FieldInfo, text: str) -> None:
+    flag, kinds = name.replace("_", "-"), kinds_of(field.annotation)
+    if kinds == {bool} and field.default:
+        group.add_argument(f"--no-{flag}", dest=name, action="store_false", help=f"Switch off: {text}")
+        return
+    text += _default(field).replace("%", "%%")
+    if kinds == {bool}:
+        group.add_argument(f"--{flag}", action="store_true", help=text)
+    else:
+        action = _Lengthen if list in kinds and spelling_of(field) is None else "store"
+        group.add_argument(f"--{flag}", action=action, metavar=_metavar(name, field), help=text)
 
 
 def _metavar(name: str, field: FieldInfo) -> str:
-    choices, kinds = choices_of(field), kinds_of(field.annotation)
-    form = next((rule.form for rule in field.metadata if isinstance(rule, Spelling)), None)
-    if form is not None or choices is not None:
-        return form or f"{{{','.join(map(str, choices or []))}}}"
+    choices, kinds, spelling = choices_of(field), kinds_of(field.annotation), spelling_of(field)
+    if spelling is not None:
+        return spelling.form
+    if choices is not None:
+        return f"{{{','.join(map(str, choices))}}}"
     if kinds & {list, tuple}:
         return "|".join([*map(str, literals_of(field.annotation)), "A,B"])
     return "N" if kinds & {int, float} else name.rpartition("_")[2].upper()
@@ -346,13 +343,3 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return f" (default: {str(value).lower()})"
     return f" (default: {','.join(map(str, value)) if isinstance(value, list | tuple) else value})"
-
-
-def _paragraph(title: str, text: str) -> list[str]:
-    width = shutil.get_terminal_size().columns - 2
-    return [f"  {title}", *textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)]
-
-
-def _escaped(text: str) -> str:
-    """Return a text in which argparse finds nothing to fill in."""
-    return text.replace("%", "%%")

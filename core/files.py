@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from core.errors import UserError, first_few
-from core.ranks import on_first_rank
 
 
 TEMPORARY_PREFIX = ".partial-"
@@ -355,6 +354,8 @@ def sole_run(output: Path, command: str | None = None) -> Iterator[None]:
         UserError: On every rank, if another process has the folder.
         ValueError: As `check_run_folder`.
     """
+    from core.ranks import on_first_rank  # imports torch, for which `--help` need not wait
+
     with ExitStack() as stack:
 
         def lock() -> None:

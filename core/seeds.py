@@ -1,8 +1,13 @@
-"""Random numbers as a pure function of what they are for, so that a restarted run repeats an undisturbed one."""
+"""Random numbers as a pure function of their purpose, so that a restarted run repeats an undisturbed one."""
+
+from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(seed: int, *labels: int | str) -> int:
@@ -10,7 +15,7 @@ def derive_seed(seed: int, *labels: int | str) -> int:
 
     Args:
         seed: The run's seed.
-        labels: What the numbers are for, for example `("flip", partition, step)`. Different labels give
+        labels: The purpose of the numbers, for example `("flip", partition, step)`. Different labels give
             independent streams; the same labels give the same stream on every machine and rank.
 
     Returns:
@@ -22,4 +27,6 @@ def derive_seed(seed: int, *labels: int | str) -> int:
 
 def make_generator(seed: int, *labels: int | str) -> torch.Generator:
     """Return a CPU generator seeded by `derive_seed`."""
+    import torch  # takes seconds, which recipes and `--help` need not wait for
+
     return torch.Generator().manual_seed(derive_seed(seed, *labels))

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from core.command_line import Command
 from core.files import sole_run
-from core.ranks import rank_and_count
 from training.extraction.settings import ExtractionSettings
 
 
@@ -26,9 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _extract(settings: ExtractionSettings) -> None:
-    # These take seconds, which `--help` need not wait for.
+    # These take seconds to import, which `--help` need not wait for.
     from transformers.utils import logging as transformers_logging
 
+    from core.ranks import rank_and_count
     from model_cards.build import check_model_id
     from training.extraction.card import finish
     from training.extraction.run import extract, open_extraction

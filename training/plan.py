@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from core.command_line import Command
-from training.planning.costs import choose_cards
-from training.planning.plan import Plan, describe
 from training.recipe import Recipe, RecipeCommand
 
 
@@ -61,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(settings: PlanSettings) -> None:
+    from training.planning.costs import choose_cards  # import torch, for which `--help` need not wait
+    from training.planning.plan import Plan, describe
+
     cards = choose_cards(settings.gpu, settings.peak_tflops, settings.memory_gib)
     # The images are not opened: a recipe that leaves their source to the command line can be planned without.
     recipe = settings.load_recipe("data.source=unopened")

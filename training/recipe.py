@@ -5,6 +5,7 @@ it further (`teachers.NAME.field=value` for an entry of a list). A key that does
 suggests the right one.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from core.errors import check_choice, did_you_mean, first_few
 from core.seeds import derive_seed
-from core.settings import Settings, load, marked, merged, read_yaml, require, without
+from core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
 from training.recipe_sections import (
     INDECISIVE,
     STAGELESS,
@@ -222,6 +223,15 @@ class RecipeCommand(Settings):
     recipe: str = "demo"
     trust_remote_code: bool = False
     changes: list[str] = []
+
+    @classmethod
+    def unchanged(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the unchecked plain data of the recipe that the options name; empty where they must and do not."""
+        source = options.get("recipe", cls.model_fields["recipe"].default)
+        if not isinstance(source, str):
+            return {}
+        path = _find_recipe(source)
+        return with_defaults(Recipe, functools.reduce(merged, _read_layers([path]), {"name": path.stem}))
 
     def load_recipe(self, *first: str) -> Recipe:
         """Return the recipe with the changes; others may be made before them.

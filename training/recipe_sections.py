@@ -7,11 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field, model_validator
-from torch import nn
 
-from core.settings import Mark, OneOf, Settings, SettingsError, require
-from training.losses.features import FEATURE_LOSSES
-from training.losses.summaries import SUMMARY_LOSSES
+from core.settings import Mark, Settings, SettingsError, require
 
 
 Count = Annotated[int, Gt(0)]
@@ -537,8 +534,10 @@ class TeacherRecipe(RunOptions, Named):
 
     @model_validator(mode="after")
     def _check(self) -> "TeacherRecipe":
+        from torch.nn import ModuleDict  # takes seconds to import, which `--help` need not wait for
+
         # PyTorch keeps the heads in a `ModuleDict`, which takes no name of its own attributes and methods.
-        is_name = re.fullmatch(r"[\w-]+", self.name) is not None and not hasattr(nn.ModuleDict(), self.name)
+        is_name = re.fullmatch(r"[\w-]+", self.name) is not None and not hasattr(ModuleDict(), self.name)
         require(is_name, "name", self.name, "of letters, digits, '_' and '-', and no word of PyTorch's such as 'keys'")
         for key in self.options:
             rule = f"written one level up, as teachers.{self.name}.{key}"
@@ -575,8 +574,8 @@ class LossRecipe(RecipeSection):
         summary: A key of `training.losses.summaries.SUMMARY_LOSSES`.
     """
 
-    features: Annotated[str, OneOf(FEATURE_LOSSES)] = "mse"
-    summary: Annotated[str, OneOf(SUMMARY_LOSSES)] = "balanced"
+    features: Literal["mse", "smooth_l1", "cosine", "cosine_smooth_l1"] = "mse"
+    summary: Literal["balanced", "angle", "cosine"] = "balanced"
 
 
 class MesaRecipe(RecipeSection):

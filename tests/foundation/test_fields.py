@@ -11,7 +11,6 @@ from core.settings import (
     Settings,
     describe_type,
     field_texts,
-    item_kinds_of,
     list_settings,
     read_names,
     read_text,
@@ -135,7 +134,7 @@ def test_items_and_their_ranges_in_words():
     fields = Ranges.model_fields
     assert describe_type(fields["counts"]) == "[an integer above 0, ...], or null"
     assert describe_type(fields["pair"]) == "[a number in [0, 1), a number]"
-    kinds = [item_kinds_of(fields[name].annotation) for name in ("counts", "pair", "size")]
+    kinds = [(fields[name].annotation) for name in ("counts", "pair", "size")]
     assert kinds == [{int}, {float}, set()]
 
 

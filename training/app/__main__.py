@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from transformers.utils import logging as transformers_logging
 
 from core.command_line import Command
 from core.files import check_output
 from core.interruption import raised_signals
 from core.settings import Settings, SettingsError
-from core.trust import check_parts
-from modeling_radio.image_processing_radio import UNREADABLE, read_picture
-from training.app.space import SPACE, write_space
 
 
 EXAMPLES = [Path(__file__).parents[2] / "docs" / "photograph.jpg"]
@@ -65,6 +61,8 @@ def _run(settings: AppSettings) -> None:
     if settings.space is None:
         _serve(settings)
         return
+    from training.app.space import SPACE, write_space
+
     checkpoint = Path(settings.checkpoint)
     read = [checkpoint, *settings.examples]
     check_output(settings.space, overwrite=settings.overwrite, inputs=read, kind=SPACE, name="space")
@@ -77,6 +75,8 @@ def _run(settings: AppSettings) -> None:
 
 
 def _check_photograph(path: Path) -> None:
+    from modeling_radio.image_processing_radio import UNREADABLE, read_picture  # takes seconds to import
+
     try:
         read_picture(path)
     except UNREADABLE as error:
@@ -84,6 +84,9 @@ def _check_photograph(path: Path) -> None:
 
 
 def _serve(settings: AppSettings) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    from core.trust import check_parts
     from training.app.page import App, build_page, launch_options
 
     transformers_logging.disable_progress_bar()

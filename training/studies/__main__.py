@@ -9,18 +9,17 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field, model_validator
-from transformers.utils import logging as transformers_logging
 
 from core.command_line import Command
 from core.files import write_text
 from core.settings import Settings, require
-from training.studies.raw_results import load_results
-from training.studies.report import build_report, draw_figure
-from training.studies.runs import missing_runs, run_study
-from training.studies.study import OpenedStudy, open_study
+
+
+if TYPE_CHECKING:
+    from training.studies.study import OpenedStudy
 
 
 class StudiesSettings(Settings):
@@ -68,6 +67,13 @@ def run_studies(settings: StudiesSettings) -> None:
         RecipeError: If a study cannot be used, or raw results are of other recipes or images.
         Interrupted: If it was asked to stop.
     """
+    # These take seconds to import, which `--help` need not wait for.
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from training.studies.runs import run_study
+    from training.studies.study import open_study
+
     transformers_logging.disable_progress_bar()
     studies = [open_study(source) for source in settings.studies]  # all, before the first is run
     importlib.import_module("scipy")  # runs are compared with it: a missing package is an error before the first run
@@ -84,8 +90,12 @@ def run_studies(settings: StudiesSettings) -> None:
         print(f"Wrote {settings.report}.")
 
 
-def _summarize(opened: OpenedStudy) -> str:
+def _summarize(opened: "OpenedStudy") -> str:
     """Draw a study's figure, print its report and return it."""
+    from training.studies.raw_results import load_results
+    from training.studies.report import build_report, draw_figure
+    from training.studies.runs import missing_runs
+
     results = load_results(opened)
     report = build_report(opened, results)
     if results is None:
