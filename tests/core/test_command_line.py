@@ -1,0 +1,272 @@
+"""Words of a command line become settings; what is wrong with them, or ends a command, is one line and a status."""
+
+import functools
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader
+from toy_settings import Section, Toy
+
+from core.command_line import Command, one_line_warnings, run_command
+from core.errors import UserError
+from core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
+from core.settings import Settings
+
+
+class WithChanges(Settings):
+    """Options of a command that changes something else.
+
+    Attributes:
+        files: Files to read.
+        changes: Changes of the toy.
+        steps: How many.
+        check: Whether to look twice.
+        entries: As a section of the toy is called.
+    """
+
+    files: list[Path]
+    changes: list[str] = []
+    steps: int = 3
+    check: bool = True
+    entries: str = "x"
+
+    @classmethod
+    def unchanged(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"section": {"rate": 0.7}} if options.get("steps") == "5" else {}
+
+
+TOY = Command("package.toy", "Plays.", Toy, positionals=("source",))
+CHANGING = Command("package.change", "Changes.", WithChanges, positionals=("files",), changes=Toy)
+
+
+def test_flags_and_changes_set_the_same_fields():
+    flags = TOY.read(
+        ["a", "--sizes", "1,2", "--sizes", "3", "--weights", "balanced", "--side", "4", "--is-quick", "--output", "007"]
+    )
+    assert flags == TOY.read(["sizes=1,2,3", "weights=balanced", "a", "side=4", "is_quick=true", "output=007"])
+    assert (flags.source, flags.sizes, flags.side, flags.output) == ("a", [1, 2, 3], (4, 4), Path("007"))
+    settings = TOY.read(["a", "--window", "8", "window=auto", "section.rate=0.3", "entries.low.size=2"])
+    assert (settings.window, settings.section.rate, settings.entries[0].size) == ("auto", 0.3, 2)
+    assert TOY.read(["a", "--output", "x=y", "side=4"]).output == Path("x=y")  # a flag's value is no change
+
+
+def test_changes_of_something_else_are_told_from_options_and_files():
+    words = ["x", "./a=b", "section.rate=0.3", "y", "--steps", "5", "source=z", "entries=y", "entries.low.size=2"]
+    settings = CHANGING.read([*words, "--no-check"])
+    assert settings.files == [Path("x"), Path("./a=b"), Path("y")]
+    assert settings.changes == ["section.rate=0.3", "source=z", "entries.low.size=2"]
+    assert (settings.steps, settings.entries, settings.check) == (5, "y", False)
+    assert CHANGING.read(["x", "steps=6"]).check
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "parts"),
+    [
+        (TOY, ["a", "--sises", "1"], "'--sises'|'--sizes'?|--help"),
+        (TOY, ["a", "--sises=1"], "'--sises=1'|'--sizes'?"),
+        (TOY, ["a", "--sizes"], "--sizes|expected one argument"),
+        (TOY, ["a", "--bits", "5"], "`bits`|[4, 8]|got 5."),
+        (TOY, ["a", "--window", "[1"], "`window`|not YAML"),
+        (TOY, ["a", "--window", ""], "`window`|''|Leave it out"),
+        (TOY, ["a", "--output= "], "`output`|' '"),
+        (TOY, [""], "`source`|''"),
+        (TOY, ["a", "sises=1"], "'sises'|'sizes'?"),
+        (TOY, ["a", "b"], "'b'|field=value"),
+        (CHANGING, ["x", "sectoin.rate=1"], "'sectoin'|'section'?"),
+        (CHANGING, ["x", "stebs=1"], "'stebs'|'steps'?"),
+    ],
+)
+def test_a_refused_word_is_one_line(command, words, parts, capsys):
+    assert command.run(lambda settings: None, words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{command.name}: error: ")
+    assert [part for part in parts.split("|") if part not in line] == []
+    with pytest.raises(ValueError, match=r"."):
+        command.run(lambda settings: None, [*words, "--traceback"])
+
+
+def test_usage_stands_before_what_is_missing(capsys):
+    assert TOY.run(lambda settings: None, []) == 1
+    usage, error = capsys.readouterr().err.split("toy: error: ")
+    assert usage.startswith("usage: python -m package.toy [-h]")
+    assert "SOURCE" in error
+    assert error.count("\n") == 1
+
+
+def shown_help(command, *words, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.read([*words, "--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_lists_every_setting_with_the_defaults_that_the_options_choose(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    toy, changing = (shown_help(command, capsys=capsys) for command in (TOY, CHANGING))
+    for part in ("--weights balanced|A,B", "--bits {4,8}", "SOURCE"):
+        assert part in toy
+    for part in (
+        *("--no-check", "How many. (default: 3)", "Switch off: Whether to look twice.\n"),
+        "  section.rate: a number in [0, 1) (default: 0.1)\n      How fast, over two lines.\n",
+        "  entries.NAME.size: an integer above 0 (default: 8)\n",
+        *("  source: a text (required)\n", "  is_quick: true or false (default: false)\n"),
+    ):
+        assert part in changing
+    assert "section.rate: a number in [0, 1) (default: 0.7)" in shown_help(CHANGING, "--steps", "5", capsys=capsys)
+
+
+def test_a_class_with_a_title_is_a_group_of_its_own(capsys):
+    class Titled(Section):
+        """A group.
+
+        Attributes:
+            power: How strong.
+        """
+
+        title = "speed"
+
+        power: int = 1
+
+    class Grouped(Titled):
+        """More.
+
+        Attributes:
+            depth: How deep.
+        """
+
+        title = ""
+
+        depth: int = 0
+
+    text = shown_help(Command("package.grouped", "Groups.", Grouped), capsys=capsys)
+    assert text.index("--depth") < text.index("\nspeed:\n") < text.rindex("--power")
+    assert "free.KEY=value\n      Free keys." in text
+
+
+HELP = """
+import sys
+sys.argv = ["x", "--help"]
+from {module} import main
+try: main()
+finally: assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("training.distill", "training.finetune", "training.plan", "training.extract", "training.publish"),
+        *("training.studies.__main__", "training.app.__main__"),
+    ],
+)
+def test_help_does_not_wait_for_torch(module):
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", HELP.format(module=module)], check=True, cwd=root, stdout=subprocess.DEVNULL)
+
+
+def test_a_sound_recipe_does_not_wait_for_transformers():
+    program = """
+import sys
+from training.distill import COMMAND
+COMMAND.read(["--recipe", "demo", "optimizer.learning_rate=1e-4"]).load_recipe()
+assert "transformers" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+# How commands end
+
+run_finetune = functools.partial(run_command, "finetune", show_traceback=False, extra="export")
+
+
+def failing(error):
+    def run():
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        *((kind("bad\n  value"), 1, "error: bad value") for kind in (ValueError, OSError, UserError)),
+        (TrainingDivergedError("bad"), 1, "error: bad"),
+        (
+            ModuleNotFoundError(name="absent_package.part"),
+            1,
+            'error: .*absent_package .*`pip install -e ".\\[export]"`',
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Signaled(signal.SIGTERM), 143, "interrupted"),
+        (Interrupted("stopped at step 3", signal.SIGUSR1), 138, "stopped at step 3"),
+        (ValueError("x" * 10**6), 1, r"error: x{5000}\.\.\. \(1,000,000 characters\)"),
+    ],
+)
+def test_what_ends_a_command_is_one_line_and_a_status(error, status, line, capsys):
+    assert run_finetune(failing(error)) == status
+    assert re.fullmatch(f"finetune: {line}\n", capsys.readouterr().err)
+
+
+def test_the_end_of_the_given_time_is_no_failure(capsys):
+    assert run_finetune(failing(OutOfTime("Stopped after step 3."))) == 0
+    assert capsys.readouterr() == ("Stopped after step 3.\n", "")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        failing(KeyError("bug")),
+        lambda: importlib.import_module("training.missing"),
+        lambda: importlib.import_module("transformers.missing"),
+    ],
+)
+def test_bugs_pass(run):
+    with pytest.raises((KeyError, ModuleNotFoundError)):
+        run_finetune(run)
+
+
+class BadRow:
+    """Rows that raise one error from another, or whose worker is killed as by a system without memory left."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        if self.kind is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            raise ValueError("first")
+        except ValueError as error:
+            raise self.kind("row 0:\n  bad") from error
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"), [(FileNotFoundError, "row 0: bad"), (UserError, "row 0: bad"), (None, "`num_workers`")]
+)
+def test_errors_of_data_workers_are_one_line(kind, part, capsys):
+    def run():
+        list(DataLoader(BadRow(kind), num_workers=1))
+
+    assert run_finetune(run) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert part in line
+    with pytest.raises((RuntimeError, OSError, UserError)):
+        run_finetune(run, show_traceback=True)
+
+
+def test_warnings_are_one_line(capsys):
+    with one_line_warnings("toy"):
+        warnings.warn("odd\nnumbers", stacklevel=1)
+    assert capsys.readouterr().err == "toy: warning: odd numbers\n"

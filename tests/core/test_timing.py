@@ -1,0 +1,99 @@
+import time
+
+import pytest
+
+from core.timing import Clock, ProgressBar, WholeRun, fastest_seconds
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A clock that stands still until it is told to go on."""
+    seconds = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
+    return seconds
+
+
+def test_clock_adds_up_phases_and_reports_each(now, capsys):
+    clock, lines = Clock(), []
+    for name in ("evaluate", "draw", "evaluate"):
+        with clock.phase(name):
+            now[0] += 1.0
+    assert clock.seconds == {"evaluate": 2.0, "draw": 1.0}
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["evaluate", "draw", "evaluate"]
+    with Clock(lines.append).phase("train"):
+        pass
+    assert lines == ["train               0.0 s"]
+
+
+def test_calls_take_turns_and_the_first_round_does_not_count(now):
+    order, durations = [], {"a": iter([100.0, 3.0, 1.0, 2.0]), "b": iter([0.5, 5.0, 6.0, 4.0])}
+
+    def run(name):
+        order.append(name)
+        now[0] += next(durations[name])
+
+    calls = {name: lambda name=name: run(name) for name in durations}
+    assert fastest_seconds(calls, min_rounds=3) == {"a": 1.0, "b": 4.0}
+    assert order == ["a", "b"] * 4
+    durations["a"], began = iter([1.0] * 9), now[0]
+    fastest_seconds({"a": calls["a"]}, min_rounds=1, budget_seconds=5.0)
+    assert now[0] - began == 6.0  # one that does not count, then five
+
+
+def test_a_whole_run_tells_the_time_left_at_the_speed_of_this_machine(now):
+    with WholeRun([("fetch", 10.0), ("distil", 100.0), ("evaluate", 20.0)], is_shown=False) as run:
+        assert run.seconds_left == 130.0
+        with run.phase("fetch"):
+            now[0] += 20.0  # half as fast as expected
+        assert run.seconds_left == 240.0
+        with run.phase("distil"):
+            for _ in ProgressBar(range(4), desc="distil"):
+                now[0] += 50.0
+        assert run.seconds_left == 40.0
+        assert run.share_done == pytest.approx(220 / 260)
+        with run.phase("evaluate"):
+            pass
+        assert run.seconds_left == 0.0
+    assert run.seconds == {"fetch": 20.0, "distil": 200.0, "evaluate": 0.0}
+    with WholeRun([("distil", 100.0)], is_shown=False) as run:
+        bar = ProgressBar(total=100, initial=80, desc="distil")
+        for _ in range(10):  # the first update says where it is
+            bar.update(1)
+            now[0] += 2.0
+    assert run.slowness == pytest.approx(2.0)
+
+
+def test_phases_come_again_and_may_be_passed_over():
+    phases = [("teacher features", 50.0), ("distil", 100.0), ("evaluate", 20.0), ("distil", 100.0), ("evaluate", 20.0)]
+    with WholeRun(phases, is_shown=False) as run:
+        run.TELLING_SHARE = 2.0  # never: of a machine as expected
+        with run.phase("distil"):  # the cache has the teachers' features already
+            assert run.seconds_left == 240.0
+            run.show("teacher features", 0.5)  # or has not
+            assert run.seconds_left == 265.0
+            run.show("distil", 0.5)
+            assert run.seconds_left == 190.0
+        with run.phase("evaluate"):
+            pass
+        with run.phase("distil"):
+            assert run.seconds_left == 120.0
+
+
+def test_bars_inside_a_whole_run_are_silent_and_alone_tqdms_own(capfd):
+    def work():
+        with ProgressBar(range(3), desc="classes of masks") as bar:
+            assert list(bar) == [0, 1, 2]
+            bar.say("a remark")
+        return capfd.readouterr()
+
+    with WholeRun([("work", 1.0)], is_shown=True):
+        inside = work()
+    assert "classes of masks" not in inside.err
+    assert "work" in inside.err
+    assert inside.out == ""
+    alone = work()
+    assert "classes of masks: 100%" in alone.err
+    assert alone.out.strip() == "a remark"
+    with WholeRun([("work", 1.0)]) as run, run.phase("work"):  # where no terminal is
+        pass
+    assert capfd.readouterr().out.split()[0] == "work"
