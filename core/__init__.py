@@ -1,1 +1,1 @@
-"""What any command needs and what knows nothing of RADIO: whole files, errors, ranks, seeds, tables, timing."""
+"""Shared by all commands: settings, whole files, errors, ranks, seeds, tables, timing, trust in folders."""

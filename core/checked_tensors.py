@@ -1,4 +1,4 @@
-"""Tensors in safetensors files that tell damage: the header has the SHA-256 of each, compared as it is read."""
+"""Tensors in safetensors files that detect damage: the header has the SHA-256 of each, compared on reading."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ _FACTS = ""  # no tensor has this name
 
 
 class DamagedFileError(UserError):
-    """A file does not hold what was written; the message is one line that names it.
+    """A file whose content is not what was written; the message is one line that names it.
 
     Attributes:
         path: The file.
-        reason: What is wrong with it.
+        reason: The damage in words.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -38,7 +38,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, 
     Args:
         tensors: By name.
         path: File to write.
-        facts: Plain data that `CheckedTensors.facts` gives back.
+        facts: Plain data, returned by `CheckedTensors.facts`.
     """
     known = json.dumps(facts or {})
     sums = {name: _sum_of(tensor) for name, tensor in tensors.items()} | {_FACTS: _sha256(known.encode())}
@@ -47,13 +47,13 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, 
 
 
 class CheckedTensors:
-    """A file of `save_tensors`, from which tensors are read one by one.
+    """A file of `save_tensors`, whose tensors are read one by one.
 
     Args:
         path: The file.
 
     Raises:
-        DamagedFileError: If it is no such file, or of what it holds something differs from what was written.
+        DamagedFileError: If it is no such file, or something in it differs from what was written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,8 +106,8 @@ def _sha256(*parts: Any) -> str:
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     """Return an optimizer's state as `INDEX.NAME`, INDEX counting parameters; counts of steps become int64 scalars.
 
-    PyTorch's `get_optimizer_state_dict` is no help here: for parameters that have no state yet (a trunk that waits) it
-    makes some up, and a resumed run would differ from an undisturbed one.
+    PyTorch's `get_optimizer_state_dict` makes up a state for parameters that have none yet (a frozen trunk), so that a
+    resumed run would differ from an uninterrupted one.
     """
     return {
         f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
@@ -117,7 +117,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `optimizer_tensors` returned, moments sharded as their parameters are; settings stay as they are."""
+    """Load the tensors of `optimizer_tensors`, moments sharded like their parameters; settings stay as they are."""
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")

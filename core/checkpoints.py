@@ -1,4 +1,4 @@
-"""Opens the folder of a model so that nothing in it is made up: its weights are all there, whole and sound."""
+"""Opening of model folders with checks: all weights are there, of the right shape, and finite."""
 
 import copy
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def _is_model(folder: Path) -> bool:
 MODEL_FOLDER = FolderKind(
     "RADIO model folders", (*MODEL_FILES, "__pycache__", ".gitattributes", "results.json"), _is_model
 )
-"""The only kind of folder that a command which writes a model may replace."""
+"""The only kind of folder that a command that writes a model may replace."""
 
 
 class OpenedCheckpoint(NamedTuple):
@@ -47,7 +47,7 @@ class OpenedCheckpoint(NamedTuple):
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:
-    """Return what a folder's `config.json` says. With `args` in it, it is in the layout of NVIDIA's Hub repositories.
+    """Return the content of a folder's `config.json`; with `args` in it, the layout is that of NVIDIA's repositories.
 
     Raises:
         ValueError: If there is none, or it is no JSON object.
@@ -61,7 +61,7 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
 def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     """Open a folder of ours, or one in the layout of NVIDIA's Hub repositories.
 
-    transformers fills in what is missing at random and makes floats of anything; here each such case is an error.
+    transformers fills in missing weights at random and converts any type to floats; here each such case is an error.
 
     Raises:
         ValueError: If it is neither, is damaged or an adapter, names code of others, or has weights that are missing,
@@ -88,7 +88,7 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
 
 
 def with_global_blocks(model: RadioModel, num_global: int) -> RadioModel:
-    """Return a model so many of whose blocks attend globally in ViTDet mode, in evaluation mode; weights are shared."""
+    """Return a model with so many global blocks in ViTDet mode, in evaluation mode; weights are shared."""
     config = copy.deepcopy(model.config)
     config.vitdet_num_global, config.vitdet_num_windowed = num_global, None
     with torch.device("meta"):
@@ -98,10 +98,10 @@ def with_global_blocks(model: RadioModel, num_global: int) -> RadioModel:
 
 
 def with_windowed_blocks(model: RadioModel) -> RadioModel:
-    """Return a model some of whose blocks have windows where they are asked for; weights are shared.
+    """Return a model with some windowed blocks in ViTDet mode; weights are shared.
 
-    Where all of a shallow network's blocks attend globally, a third of them stays global, as in conversion. E-RADIO,
-    RADIO1D and a single block, which have no such windows, are returned as they are.
+    Where all blocks of a shallow network attend globally, a third of them stays global, as in conversion. E-RADIO,
+    RADIO1D and networks of a single block have no such windows and are returned as they are.
     """
     config = model.config
     is_possible = config.num_hidden_layers > 1 and config.eradio is None and not config.num_mergings
@@ -111,7 +111,7 @@ def with_windowed_blocks(model: RadioModel) -> RadioModel:
 
 
 def _check_stored(checkpoint: Path, config: Mapping[str, Any]) -> None:
-    """Refuse another kind of model, and weights of types of which transformers would silently make floats."""
+    """Refuse another kind of model, and weights of types that transformers would silently convert to floats."""
     if config.get("model_type") != RadioConfig.model_type:
         raise ValueError(
             f"`checkpoint` must be a RADIO model, got {str(checkpoint)!r} with the `model_type` "

@@ -10,7 +10,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Generic, NoReturn, TextIO, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
@@ -34,7 +34,7 @@ from core.settings import (
 
 
 MAX_MESSAGE = 5000
-"""Characters of an error that are shown; our choice, above all lists of names that a sound file leads to."""
+"""Characters of an error that are shown. Our choice: the names in a sound file are fewer."""
 USER_ERRORS = (ValueError, OSError, UserError, TrainingDivergedError)
 
 KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
@@ -44,7 +44,7 @@ WORKER_IS_GONE = (
     "with fewer workers (`num_workers`)."
 )
 
-# How torch raises in the main process what a data worker has raised (`torch._utils.ExceptionWrapper`).
+# The error of a data worker as torch raises it in the main process (`torch._utils.ExceptionWrapper`).
 FROM_WORKER = re.compile(
     r"Caught (\w+) in DataLoader worker process \d+\.\nOriginal Traceback.*^(?:[\w.]+\.)?\1: (?P<message>.*)",
     re.DOTALL | re.MULTILINE,
@@ -60,8 +60,8 @@ def run_command(
         name: Of the command; begins the line of an error.
         run: Does the work and prints its results.
         show_traceback: Let errors pass, so that Python shows where they came from.
-        interrupted: What to say after Ctrl-C where the interruption itself says nothing.
-        extra: Optional dependency of `pyproject.toml` that has every package which the command may need.
+        interrupted: Message after Ctrl-C where the interruption has none.
+        extra: Optional dependency of `pyproject.toml` with every package that the command may need.
     """
     try:
         with ends_in_time():
@@ -71,64 +71,41 @@ def run_command(
         return 0
     except (Interrupted, KeyboardInterrupt) as interruption:
         number = interruption.number if isinstance(interruption, Interrupted | Signaled) else signal.SIGINT
-        return _end(name, str(interruption) or interrupted, 128 + number)  # as shells count
-    except ModuleNotFoundError as error:
-        if show_traceback or error.name is None or not _is_absent(error.name):
+        message, status = str(interruption) or interrupted, 128 + number  # as shells count
+    except (*USER_ERRORS, ModuleNotFoundError, RuntimeError) as error:
+        advice = None if show_traceback else _advice(error, extra)
+        if advice is None:
             raise
-        package = error.name.partition(".")[0]
-        return _end(name, f'error: the package {package} is not installed: run `pip install -e ".[{extra}]"`', 1)
-    except RuntimeError as error:
-        if show_traceback or not KILLED_WORKER.match(str(error)):
-            raise
-        return _end(name, f"error: {WORKER_IS_GONE}", 1)
-    except USER_ERRORS as error:
-        if show_traceback:
-            raise
-        return _end(name, f"error: {' '.join(_message(error).split())}", 1)
-    return 0
+        message, status = f"error: {' '.join(advice.split())}", 1
+    else:
+        return 0
+    print(f"{name}: {message}", file=sys.stderr, flush=True)
+    return status
 
 
-@contextmanager
-def one_line_warnings(name: str) -> Iterator[None]:
-    """Print warnings as one line each, without the place in the source that raised them.
-
-    Args:
-        name: Of the command; begins the line.
-    """
-
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        print(f"{name}: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
-
-
-def _message(error: Exception) -> str:
-    """Return what an error says, of a data worker's without the traceback that torch puts before it.
-
-    A damaged file may have names of any length, which messages quote.
-    """
+def _advice(error: Exception, extra: str) -> str | None:
+    """Return the message of an error that the user can mend; None for a bug."""
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        is_absent = package and importlib.util.find_spec(package) is None  # else a part is missing, which is a bug
+        return f'the package {package} is not installed: run `pip install -e ".[{extra}]"`' if is_absent else None
+    if not isinstance(error, USER_ERRORS):
+        return WORKER_IS_GONE if KILLED_WORKER.match(str(error)) else None
     from_worker = FROM_WORKER.match(str(error))
     message = from_worker["message"] if from_worker else str(error)
     return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}... ({len(message):,} characters)"
 
 
-def _is_absent(module: str) -> bool:
-    """Return whether a module's whole package is missing: a missing part of one that is there is a bug."""
-    return importlib.util.find_spec(module.partition(".")[0]) is None
+@contextmanager
+def one_line_warnings(name: str) -> Iterator[None]:
+    """Print warnings as one line each, which begins with the name of the command, without a place in the source."""
 
+    def show(message: Warning | str, *_: object) -> None:
+        print(f"{name}: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
-def _end(name: str, message: str, status: int) -> int:
-    print(f"{name}: {message}", file=sys.stderr, flush=True)
-    return status
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 S = TypeVar("S", bound=Settings)

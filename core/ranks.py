@@ -1,4 +1,4 @@
-"""Several ranks: the sums and copies that running statistics need, and how a launcher asks for shards (FSDP)."""
+"""Several ranks: sums and copies for running statistics, and the settings of FSDP that a launcher passes on."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT = timedelta(days=1)
-"""Our choice: so far apart ranks that share images may come to their end; NCCL would give up after ten minutes."""
+"""Our choice: ranks that share images may end so far apart; NCCL would give up after ten minutes."""
 STEP_TIMEOUT = timedelta(minutes=15)
-"""Between the steps of a run, where no rank works alone for long: one that hangs ends the run. Our choice: a large
-checkpoint on a slow disk takes minutes."""
+"""Timeout between the steps of a run, where no rank works alone for long: a rank that hangs ends the run. Our choice: a
+large checkpoint on a slow disk takes minutes."""
 _GLOO_TRANSPORT = "/gloo/transport/"
-"""In the errors of gloo's connections, which have no class of their own: the source file that raised them."""
+"""Source file in the errors of gloo's connections, which have no class of their own."""
 
 
 def _is_distributed() -> bool:
@@ -36,12 +36,12 @@ def _is_distributed() -> bool:
 
 
 def rank_and_count() -> tuple[int, int]:
-    """Return the number of this process and how many there are: 0 and 1 where it is alone."""
+    """Return the rank of this process and the number of processes: 0 and 1 where it is alone."""
     return (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
 
 
 def device_of_process() -> torch.device:
-    """Return where this process computes; it joins the others where a launcher started several."""
+    """Return the device of this process, which joins the others where a launcher started several."""
     has_gpu = torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
@@ -51,14 +51,14 @@ def device_of_process() -> torch.device:
 
 
 def set_timeout(timeout: timedelta) -> None:
-    """Let this rank wait for others that long from now on; call it where all have just met."""
+    """Set the time that this rank waits for others from now on; call it right after all have met."""
     if _is_distributed():
         # PyTorch has no other way: its own trainer, torchtitan, shortens the timeout after the first step by this.
         distributed.distributed_c10d._set_pg_timeout(timeout)
 
 
 def wait_for_ranks() -> None:
-    """Wait until every rank has come so far."""
+    """Wait until every rank has arrived here."""
     if _is_distributed():
         distributed.barrier()
 
@@ -78,9 +78,9 @@ def copy_from_first_rank(tensor: Tensor) -> Tensor:
 
 
 def on_first_rank(work: Callable[[], T]) -> T:
-    """Do something on rank 0 alone and return its result on every rank.
+    """Call a function on rank 0 alone and return its result on every rank.
 
-    An error that the user can mend is raised on every rank, so that none waits for one that has ended.
+    An error that the user can mend is raised on every rank, so that no rank waits for one that has ended.
     """
     if not _is_distributed():
         return work()
@@ -97,7 +97,7 @@ def on_first_rank(work: Callable[[], T]) -> T:
 
 
 def of_all_ranks(value: T) -> list[T]:
-    """Return every rank's plain value, in their order, on every rank."""
+    """Return the plain values of all ranks in order, on every rank."""
     if not _is_distributed():
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()
@@ -110,7 +110,7 @@ def rows_of_all_ranks(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
     Args:
         rows: `(rows, ...)`, this rank's.
-        counts: Of each rank how many it has.
+        counts: Number of rows of each rank.
     """
     if not _is_distributed():
         return rows
@@ -123,7 +123,7 @@ def rows_of_all_ranks(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 @contextmanager
 def lost_ranks_named() -> Iterator[None]:
-    """Say in one line that another process of the run has ended, wherever this one was waiting for it.
+    """Report in one line that another process of the run has ended while this one waited for it.
 
     Raises:
         UserError: In place of the error of a connection between processes; others pass.
@@ -141,10 +141,10 @@ def lost_ranks_named() -> Iterator[None]:
 
 
 def any_rank(flags: Sequence[bool | Tensor], device: torch.device) -> list[bool]:
-    """Return of each flag whether it is set on at least one rank: one exchange, and one wait for the device, for all.
+    """Return for each flag whether it is set on at least one rank, by one exchange and one wait for the device.
 
     Args:
-        flags: Python's, or tensors of one element.
+        flags: Booleans of Python, or tensors of one element.
         device: Of the tensors.
     """
     rows = [flag.view(()) if isinstance(flag, Tensor) else torch.full((), flag, device=device) for flag in flags]
@@ -155,10 +155,10 @@ def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
     """Return the settings of FSDP that `accelerate launch` passes on, None where it asks for no FSDP.
 
     Mixed precision is left to autocast, as without shards: Accelerate's policy for FSDP would turn all weights into
-    bfloat16, also heads and others that autocast leaves alone, round labels, and sum the gradients of all ranks in it.
+    bfloat16 (also heads, which autocast leaves alone), round labels, and sum the gradients of all ranks in bfloat16.
 
     Raises:
-        ValueError: If the launcher asks for FSDP of version 1, or for what Accelerate does not know.
+        ValueError: If the launcher asks for FSDP of version 1, or for values that Accelerate does not know.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None

@@ -9,7 +9,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, aligned: b
     Args:
         header: Title of each column.
         rows: Cells of each row, as many as `header`.
-        aligned: Pad the cells to equal widths, so that the table can be read as plain text too.
+        aligned: Pad the cells to equal widths, for readers of the plain text.
     """
     table = [list(header), *(list(row) for row in rows)]
     widths = [max(len(cell) for cell in column) if aligned else 0 for column in zip(*table, strict=True)]
@@ -26,5 +26,5 @@ def one_line(text: str) -> str:
 
 
 def plain_cell(text: str) -> str:
-    """Return a text as a cell of a Markdown table: one line, without what would end the cell or begin HTML."""
+    """Return a text as a cell of a Markdown table: one line, with the signs escaped that end a cell or begin HTML."""
     return one_line(text).replace("|", r"\|").replace("<", "&lt;")

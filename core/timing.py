@@ -1,4 +1,4 @@
-"""How long things take: phases of a command, the bar that says what is left of it, and the fastest of several runs."""
+"""Durations: phases of a command, its bar with the time left, and the fastest of several runs."""
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ class Clock:
     Attributes:
         report: Called with the line.
         seconds: By phase.
-        energy: Counts from the making of the clock on.
+        energy: Energy since the clock was made.
     """
 
     report: Callable[[str], object] = lambda line: print(line, flush=True)
@@ -31,7 +31,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what happens inside; the same phase may be entered again."""
+        """Time a phase; it may be entered again."""
         started = time.perf_counter()
         yield
         took = time.perf_counter() - started
@@ -40,18 +40,18 @@ class Clock:
 
 
 class WholeRun(Clock):
-    """A clock with one bar for all phases of a command, in place of the bars of each: it tells the whole time left.
+    """A clock with one bar for all phases of a command, in place of a bar for each; it shows the whole time left.
 
-    How fast the machine is follows from the last phase of which enough is done to tell.
+    The speed of the machine is estimated from the last phase with enough progress.
 
     Args:
         expected: In order, the phases and the seconds that each takes on some machine; a name may come again. A
-            `ProgressBar` of that name tells how far its phase is; one of which nothing is heard is passed over.
+            `ProgressBar` of that name reports the progress of its phase; a phase without reports is skipped.
         is_shown: Whether to show the bar; None shows it on a terminal only.
     """
 
     TELLING_SHARE = 0.05
-    """Of a phase, from which on its time tells how fast the machine is. Our choice: the first steps are slower."""
+    """Share of a phase after which its time counts as the machine's speed. Our choice: the first steps are slower."""
 
     REFRESH_SECONDS = 0.1
     """As tqdm."""
@@ -81,7 +81,7 @@ class WholeRun(Clock):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what happens inside; the same phase may be entered again."""
+        """Time a phase; it may be entered again."""
         self.show(name, 0.0)
         with super().phase(name):
             yield
@@ -89,12 +89,12 @@ class WholeRun(Clock):
 
     @property
     def seconds_left(self) -> float:
-        """What is left at the speed of this machine."""
+        """Estimated time left at the speed of this machine."""
         rest_of_this = self.expected[self._place] * (1 - self._share)
         return (rest_of_this + sum(self.expected[self._place + 1 :])) * self.slowness
 
     def show(self, name: str, share: float) -> None:
-        """Say how much of a phase is done, from 0 to 1; of a name that is no phase only the time goes on."""
+        """Show the share of a phase that is done, from 0 to 1; for other names only the time is updated."""
         now = time.perf_counter()
         if name in self.names:
             self._move_to(name, share, now)
@@ -121,7 +121,7 @@ _WHOLE_RUN: ContextVar[WholeRun | None] = ContextVar("whole_run", default=None)
 
 
 class ProgressBar(tqdm):
-    """The bar of one piece of work; inside of a `WholeRun` it is silent and moves that run's bar instead."""
+    """Bar of one piece of work; inside a `WholeRun` it is silent and moves that run's bar instead."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         is_wanted = options.get("disable") is not True
@@ -140,7 +140,7 @@ class ProgressBar(tqdm):
             self.update()
 
     def update(self, n: float | None = 1) -> bool | None:
-        """Count what was done since the last call."""
+        """Add the items done since the last call."""
         if self.whole_run is None:
             return super().update(n)
         self.n += n or 0
@@ -149,7 +149,7 @@ class ProgressBar(tqdm):
         return None
 
     def say(self, text: str) -> None:
-        """Print a line above the bar; of a whole run only the bar is seen."""
+        """Print a line above the bar; inside a whole run nothing is printed."""
         if self.whole_run is None:
             self.write(text)
 
@@ -157,12 +157,12 @@ class ProgressBar(tqdm):
 def fastest_seconds(
     calls: Mapping[Name, Callable[[], object]], *, min_rounds: int, budget_seconds: float = 0.0
 ) -> dict[Name, float]:
-    """Return how long the fastest run of each call took on the CPU, in seconds.
+    """Return the time of the fastest run of each call on the CPU, in seconds.
 
-    The calls take turns, so that all meet the same disturbances. A round before, which sets kernels up, does not count.
+    The calls take turns, so that all meet the same disturbances. A first round, which sets up kernels, does not count.
 
     Args:
-        calls: What to time, by name.
+        calls: Functions to time, by name.
         min_rounds: Runs of each call, at least.
         budget_seconds: Go on with further rounds for so long.
     """
