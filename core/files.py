@@ -21,16 +21,16 @@ from core.errors import UserError, first_few
 
 TEMPORARY_PREFIX = ".partial-"
 PREVIOUS_PREFIX = ".previous-"
-"""Begins the name of a folder that steps aside for the moment in which its successor takes its place."""
+"""Prefix of a folder that is moved aside while its successor takes its place."""
 _MAX_NAMED = 4
 _PRIVATE = 0o600  # of every file that safetensors writes
-_UMASK = os.umask(0)  # which can only be asked by setting it
+_UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(_UMASK)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # file systems that cannot do this for folders
 
 
 class WriteError(OSError):
-    """Something could not be written; the message is one line, and what was there before is intact."""
+    """A failed write; the message is one line, and the old content is intact."""
 
 
 def hash_file(path: Path) -> str:
@@ -46,9 +46,9 @@ class FolderKind(NamedTuple):
     """A kind of folder that a command writes as a whole, and may write again.
 
     Attributes:
-        title: What such folders are called, "sites".
-        entries: Patterns of the names of all that one may hold. Whatever else lies there is somebody's work.
-        is_one: Tells one from any other folder.
+        title: Plural noun for such folders, "sites".
+        entries: Patterns of the names of all its entries. Anything else is somebody's work.
+        is_one: Whether a folder is of this kind.
     """
 
     title: str
@@ -63,7 +63,7 @@ def check_output(
 
     Args:
         path: File to be written, or folder.
-        overwrite: Whether to replace what is there.
+        overwrite: Whether to replace an existing one.
         inputs: Files and folders that the command reads.
         kind: Of a folder: an earlier one of this kind may be replaced, and nothing else.
         name: Of the argument.
@@ -86,7 +86,7 @@ def check_output(
 
 
 def _check_replaceable(path: Path, kind: FolderKind, name: str) -> None:
-    """Refuse an existing folder that is not all of its kind, or that somebody works in."""
+    """Refuse an existing folder with other entries, or with the working directory in it."""
     if not path.is_dir():
         raise ValueError(f"`{name}` must be a folder, got the file {str(path)!r}. Name another output.")
     if Path.cwd().is_relative_to(path.resolve()):
@@ -113,7 +113,7 @@ def write_file(path: Path, write: Callable[[Path], object], *, overwrite: bool =
     Args:
         path: File to be written.
         write: Makes it, given its temporary name.
-        overwrite: Whether to replace what is there by then.
+        overwrite: Whether to replace one that exists by then.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
@@ -137,7 +137,7 @@ def write_folder(path: Path, write: Callable[[Path], object], *, overwrite: bool
     Args:
         path: Folder to be written.
         write: Fills it, given its temporary name.
-        overwrite: Whether to replace what is there by then.
+        overwrite: Whether to replace one that exists by then.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
@@ -151,7 +151,7 @@ def write_folder(path: Path, write: Callable[[Path], object], *, overwrite: bool
 
 
 def write_beside(path: Path, write: Callable[[Path], object]) -> None:
-    """Like `write_file`, for a writer that may put more files beside the one that it is given; that one comes last.
+    """Like `write_file`, for a writer of several files beside each other; the named one is moved last.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
@@ -164,7 +164,7 @@ def write_beside(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def scratch_folder(parent: Path, prefix: str = TEMPORARY_PREFIX) -> Iterator[Path]:
-    """Yield a new folder in `parent` that is removed in the end: what is finished in it can be moved into place."""
+    """Yield a new folder in `parent` that is removed in the end; finished files in it can be moved into place."""
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as scratch, _lock(Path(scratch)):
         yield Path(scratch)
@@ -172,7 +172,7 @@ def scratch_folder(parent: Path, prefix: str = TEMPORARY_PREFIX) -> Iterator[Pat
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[bool]:
-    """Yield whether nobody else holds a folder; it is held then, until the end of the context or of the process."""
+    """Lock a folder until the end of the context or of the process, and yield whether that succeeded."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield _takes_lock(descriptor)
@@ -197,7 +197,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def remove_abandoned(folder: Path, prefix: str = TEMPORARY_PREFIX) -> None:
-    """Remove the scratch folders of processes that were killed while they wrote; those at work hold theirs."""
+    """Remove the scratch folders of processes that were killed while they wrote; living processes lock theirs."""
     for leftover in folder.glob(f"{glob.escape(prefix)}*"):
         if leftover.is_dir() and not leftover.is_symlink():
             with _lock(leftover) as is_free:
@@ -206,10 +206,10 @@ def remove_abandoned(folder: Path, prefix: str = TEMPORARY_PREFIX) -> None:
 
 
 def move_into_place(finished: Path, path: Path) -> None:
-    """Rename a finished file or folder of a scratch folder to its name, instead of what has that name.
+    """Rename a finished file or folder of a scratch folder to its name, and replace an older one.
 
-    A file is replaced in one step. An older folder steps aside first, to a name of its own beside `path`: if the new
-    one cannot follow it comes back at once, and after a kill between the two steps `restore_previous` brings it back.
+    A file is replaced in one step. An older folder is moved aside first, to a name of its own beside `path`: if the
+    second step fails it comes back at once, and after a kill between the two `restore_previous` brings it back.
     A folder is never replaced by a file, nor a file by a folder.
     """
     write_through(finished)
@@ -227,11 +227,11 @@ def move_into_place(finished: Path, path: Path) -> None:
         aside.replace(path)
         raise
     _sync(path.parent)
-    aside.replace(finished)  # whole until it has left: what has the name of a previous folder is never half of one
+    aside.replace(finished)  # in one step, so that a folder with the name of a previous one is always whole
 
 
 def restore_previous(path: Path) -> None:
-    """Bring back the folder that a process was replacing when it was killed; do nothing where there is none."""
+    """Bring back the folder that a process was replacing when it was killed, if there is one."""
     aside = _previous(path)
     if not aside.is_dir():
         return
@@ -246,7 +246,7 @@ def _previous(path: Path) -> Path:
 
 
 def write_through(path: Path) -> None:
-    """Wait until a file, or a folder with all that it holds, is on the disk, readable for whom the umask says."""
+    """Wait until a file, or a folder with its content, is on the disk, with the permissions of the umask."""
     for folder, _, names in os.walk(path):
         for name in names:
             _finish(Path(folder, name))
@@ -274,7 +274,7 @@ def _sync(path: Path) -> None:
 
 
 def remove_partial(folder: Path, prefix: str = TEMPORARY_PREFIX) -> None:
-    """Clear up what an earlier process left behind when it was killed: scratch folders go, previous folders return."""
+    """Clear up after a killed process: scratch folders are removed, previous folders come back."""
     for leftover in folder.glob(f"{prefix}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -286,10 +286,10 @@ def remove_partial(folder: Path, prefix: str = TEMPORARY_PREFIX) -> None:
 
 @contextmanager
 def one_line_errors(path: Path) -> Iterator[None]:
-    """Say in one line why something cannot be written.
+    """Report in one line why something cannot be written.
 
     Raises:
-        WriteError: In place of the errors of a disk and of those who write to it.
+        WriteError: In place of errors of the system, torch and safetensors.
     """
     try:
         yield
@@ -299,7 +299,7 @@ def one_line_errors(path: Path) -> Iterator[None]:
 
 
 def _system_says(error: BaseException | None) -> str | None:
-    """Return the system's words for an error or for the first that led to it: `torch.save` raises one of its own."""
+    """Return the system's words for an error or its cause: `torch.save` raises one of its own."""
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror
@@ -309,11 +309,11 @@ def _system_says(error: BaseException | None) -> str | None:
 
 LOCK = ".lock"
 RUN_FILE = "run.txt"
-"""Names the command that began a folder, whose files it may replace and remove."""
+"""Holds the name of the command that began a folder, whose files it may replace and remove."""
 
 
 def check_run_folder(output: Path, command: str) -> None:
-    """Refuse a folder that is neither new or empty nor was begun by the same command.
+    """Refuse a folder that is not new, empty or begun by the same command.
 
     Args:
         output: Folder of a run.
@@ -342,13 +342,13 @@ def check_run_folder(output: Path, command: str) -> None:
 
 @contextmanager
 def sole_run(output: Path, command: str | None = None) -> Iterator[None]:
-    """Keep other runs out of a folder, which is made if need be; rank 0 does it for all ranks.
+    """Lock a folder, which is made if need be, against other runs; rank 0 does it for all ranks.
 
-    The system gives the lock back when the process dies, however it does, so none is ever stale.
+    The system releases the lock when the process dies, so that it is never stale.
 
     Args:
         output: Folder of a run.
-        command: What began the folder, which says so from then on; None where the command itself tells its folders.
+        command: The command, whose name is written into a new folder; None where the command has its own checks.
 
     Raises:
         UserError: On every rank, if another process has the folder.

@@ -1,7 +1,7 @@
-"""Why a run ends early: a request by Ctrl-C or a signal, answered between two steps, or divergence.
+"""Early ends of a run: a request by Ctrl-C or a signal, answered between two steps, or divergence.
 
-A phase with nothing to save leaves signals alone: they end it at once, where a handler of Python's would wait for
-native code. `docs/guides/train/distil.md` has the table of phases, signals and exit statuses.
+A phase with nothing to save leaves signals alone, which then end it at once: a Python handler would wait for native
+code. `docs/guides/train/distil.md` has the table of phases, signals and exit statuses.
 """
 
 import atexit
@@ -26,14 +26,14 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 LAUNCHER_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
-"""Read by PyTorch's launcher, and so by `accelerate launch`: seconds from a signal that it passes on to SIGKILL."""
+"""Variable of PyTorch's launcher (and of `accelerate launch`): seconds between a signal passed on and SIGKILL."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
     """The run stopped because it was asked to; the message says how to go on.
 
     Attributes:
-        number: The signal that asked, of which the exit status is made.
+        number: The signal, which decides the exit status.
     """
 
     def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
@@ -42,7 +42,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for i
 
 
 class Signaled(KeyboardInterrupt):
-    """Another signal than Ctrl-C's, raised as that one is: libraries catch every `Exception`.
+    """Another signal than Ctrl-C's, also a `KeyboardInterrupt`: libraries catch every `Exception`.
 
     Attributes:
         number: The signal.
@@ -54,7 +54,7 @@ class Signaled(KeyboardInterrupt):
 
 
 class OutOfTime(Interrupted):
-    """The run stopped because the time is over that it was given; the message says how to go on."""
+    """The run stopped because its time limit was reached; the message says how to go on."""
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -64,14 +64,14 @@ class TrainingDivergedError(ArithmeticError):
 class StopRequest:
     """While entered, SIGINT, SIGTERM and SIGUSR1 only set `is_set`; a second SIGINT interrupts at once.
 
-    Of SIGTERM, and SIGUSR1, which batch systems send when the time is nearly over, any number may come: to a process
-    that a launcher has started both the launcher and the batch system send one. A signal that came too late to be
-    answered within it is sent again at its end.
+    SIGTERM and SIGUSR1 (from batch systems, shortly before the time is over) may come repeatedly: a process under a
+    launcher gets one from the launcher and one from the batch system. A signal that the run has not answered is sent
+    again at the end.
 
     Outside of the main thread, where Python allows no signal handlers, it does nothing. A time limit sets it too.
 
     Attributes:
-        number: Of the first signal that has come; None before.
+        number: The first signal; None before.
         deadline: Second of `time.monotonic` from which it is set without a signal; None for no limit.
     """
 
@@ -84,16 +84,16 @@ class StopRequest:
 
     @property
     def is_asked(self) -> bool:
-        """Whether a signal has come."""
+        """Whether there was a signal."""
         return self.number is not None
 
     def interrupted(self, message: str) -> Interrupted:
-        """Return what to raise; on a rank that no signal reached, where another's did, as after SIGTERM."""
+        """Return the exception to raise; on a rank without a signal of its own as after SIGTERM."""
         return Interrupted(message, signal.SIGTERM if self.number is None else self.number)
 
     @property
     def is_set(self) -> bool:
-        """Whether to stop: a signal has come, or the time is over."""
+        """Whether to stop: there was a signal, or the time is over."""
         return self.is_asked or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def __enter__(self) -> "StopRequest":
@@ -117,9 +117,9 @@ class StopRequest:
 
 
 def warn_of_impatient_launcher() -> None:
-    """Say that a launcher may kill this process before its checkpoint is written, where the environment says no limit.
+    """Warn that a launcher may kill this process before its checkpoint is written, if the environment sets no limit.
 
-    Whether the launcher has been given `--shutdown-timeout` cannot be seen from here.
+    The launcher's own `--shutdown-timeout` is not visible here.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and LAUNCHER_PATIENCE not in os.environ:
         logger.warning(
@@ -131,9 +131,9 @@ def warn_of_impatient_launcher() -> None:
 
 
 def ignore_stop_signals(worker: int = 0) -> None:
-    """Let a data worker live on until its parent has finished the step (`worker_init_fn` of a DataLoader).
+    """Keep a data worker alive until its parent has finished the step (`worker_init_fn` of a DataLoader).
 
-    Only for what a `StopRequest` outlives: elsewhere workers end by the same signals as their parent.
+    Only for workers within a `StopRequest`: others end by the same signals as their parent.
     """
     for number in StopRequest.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -147,15 +147,15 @@ def _kill_workers() -> None:
             process.kill()
 
 
-# At its exit multiprocessing sends daemons a SIGTERM and waits for them: for ever, for those that ignore it.
+# At exit multiprocessing sends daemons SIGTERM and waits for them: for ever, for daemons that ignore it.
 Finalize(None, _kill_workers, exitpriority=0)
 
-# Else the interpreter looks for garbage in all that torch and transformers have made before it ends, for seconds.
+# Otherwise the interpreter spends seconds on a last search for garbage among the objects of torch and transformers.
 atexit.register(gc.freeze)
 
 
 UNWINDING_SECONDS = 8.0
-"""Our choice: of the ten seconds in which a command ends."""
+"""Our choice, out of the ten seconds in which a command ends."""
 
 _is_bounded = False
 _limits: list[threading.Timer] = []
@@ -164,7 +164,7 @@ _limits: list[threading.Timer] = []
 
 @contextmanager
 def ends_in_time() -> Iterator[None]:
-    """Within it a signal that is raised ends the process even where that waits for threads, such as a download's."""
+    """End the process soon after a raised signal, even if it waits for threads, such as those of a download."""
     global _is_bounded
     before, _is_bounded = _is_bounded, True
     try:
@@ -180,7 +180,7 @@ def ends_in_time() -> Iterator[None]:
 def raised_signals() -> Iterator[None]:
     """Let SIGTERM and SIGUSR1 raise `Signaled` as Ctrl-C raises `KeyboardInterrupt`.
 
-    Around the wait for another program, which would go on without us: whoever waits ends it.
+    For waits for another program, which would go on without this process: the caller ends it.
     """
     with _handling(set(StopRequest.SIGNALS) - {signal.SIGINT}, signal.SIG_DFL):
         yield
@@ -188,7 +188,7 @@ def raised_signals() -> Iterator[None]:
 
 @contextmanager
 def _handling(numbers: set[signal.Signals], usual: Callable | int) -> Iterator[None]:
-    """Let signals raise that have their usual handlers; outside of the main thread it does nothing."""
+    """Let those signals raise that have their usual handlers; outside of the main thread do nothing."""
     is_main = threading.current_thread() is threading.main_thread()
     changed = {number for number in numbers if is_main and signal.getsignal(number) == usual}
     for number in changed:
@@ -201,7 +201,7 @@ def _handling(numbers: set[signal.Signals], usual: Callable | int) -> Iterator[N
 
 
 def limit_unwinding(number: int) -> None:
-    """Let the process end soon after a signal, whatever it waits for; in `ends_in_time`, and once."""
+    """Start the timer that ends the process after a signal; only within `ends_in_time`, and once."""
     if _is_bounded and not _limits:
         limit = threading.Timer(UNWINDING_SECONDS, os._exit, [128 + number])
         limit.daemon = True
@@ -215,19 +215,19 @@ def _raise(number: int, frame: FrameType | None) -> NoReturn:
 
 
 _stop: Event | None = None
-"""Of a process of a pool: set once all shall stop."""
+"""Event of a pool's process, set once all shall stop."""
 
 
 def prepare_stoppable(stop: Event, prepare: Callable[..., None], *arguments: Any) -> None:
-    """Set a process of a pool up (its `initializer`), so that SIGTERM reaches what it runs, and ends it never idle.
+    """Initialize a process of a pool so that SIGTERM interrupts its function, and never ends it while it is idle.
 
-    An idle process waits with a lock in its hands that the others need: if it died, they would wait for ever. SIGUSR1
-    is left to the process that has the pool, and to what runs within a `StopRequest` of its own.
+    An idle process holds a lock that the others need: if it died, they would wait for ever. SIGUSR1 is left to the
+    process that owns the pool, and to functions with a `StopRequest` of their own.
 
     Args:
-        stop: Set before the signal is sent: what is about to begin must not.
-        prepare: What else there is to set up.
-        arguments: Of it.
+        stop: Event that is set before the signal is sent, so that no further function begins.
+        prepare: Further set-up.
+        arguments: Arguments of `prepare`.
     """
     global _stop
     _stop = stop
@@ -239,10 +239,10 @@ def prepare_stoppable(stop: Event, prepare: Callable[..., None], *arguments: Any
 def run_stoppable(run: Callable[..., Result], *arguments: Any) -> Result:
     """Run a function in a process of a pool that `prepare_stoppable` set up; SIGTERM interrupts it at once.
 
-    Within a `StopRequest` of its own it goes on to the end of what must not be left half done.
+    Within a `StopRequest` of its own the function finishes its step first.
 
     Raises:
-        Interrupted: If it was asked to stop.
+        Interrupted: On a request to stop.
     """
     assert _stop is not None  # `prepare_stoppable` came first
     signal.signal(signal.SIGTERM, _interrupt)

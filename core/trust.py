@@ -1,7 +1,7 @@
-"""Checks of folders that strangers made: such a folder may decide nothing but numbers and names.
+"""Checks of untrusted folders, which may decide nothing but numbers and names.
 
-One place says which files a RADIO folder may have, which of its values name code, which base an adapter may name, and
-what a process that checks a folder sees of this machine.
+They cover the files of a RADIO folder, the values that name code, the base that an adapter names, and the environment
+of a process that opens such a folder.
 """
 
 import os
@@ -28,7 +28,7 @@ MODEL_FILES = (
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja"),
     *("conversion.json", "parity.json", "parity.md", "features.png"),
 )
-"""Names of what a model folder holds, which commands write, in the folder itself; `*` stands for any letters."""
+"""Names of the files that commands write into a model folder; `*` stands for any letters."""
 COPIED_FILES = (
     *MODEL_FILES,
     *("adapter_config.json", "adapter_model.safetensors", "learned_from.json"),
@@ -48,7 +48,7 @@ _SHOWN = 80
 
 
 def has_name(name: str, patterns: Iterable[str]) -> bool:
-    """Return whether a file's place in a folder is that of a pattern; `*` stands for no `/`."""
+    """Return whether a path within a folder matches a pattern; `*` matches no `/`."""
     parts = name.split("/")
     return any(
         len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
@@ -57,10 +57,10 @@ def has_name(name: str, patterns: Iterable[str]) -> bool:
 
 
 def allowed_files(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
-    """Return the files of a folder with certain names, by their place in it.
+    """Return the files of a folder with certain names, by their path in it.
 
     Raises:
-        ValueError: If one lies behind a link: it may be any file of this machine.
+        ValueError: If one is a link, which may lead to any file of this machine.
     """
     patterns, root = tuple(patterns), folder.resolve()
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -75,7 +75,7 @@ def allowed_files(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
 
 
 def copy_model(folder: Path, target: Path) -> None:
-    """Copy what belongs to a model or an adapter into a new folder, and nothing else that lies there.
+    """Copy the files of a model or an adapter into a new folder, without others beside them.
 
     Raises:
         ValueError: As `allowed_files`.
@@ -86,16 +86,16 @@ def copy_model(folder: Path, target: Path) -> None:
 
 
 def our_modules() -> set[str]:
-    """Return the modules that lie beside every checkpoint of ours."""
+    """Return the modules that are saved with every checkpoint of ours."""
     return {path.stem for path in Path(modeling_radio.__file__).parent.glob("*_radio.py")}
 
 
 def foreign_code(values: Any, modules: Collection[str]) -> list[str]:
-    """Return the classes that a JSON value tells transformers to take from other files than some modules beside it.
+    """Return the classes outside of given modules that a JSON value lets transformers import.
 
     Args:
-        values: Of a file such as `config.json`.
-        modules: Those that may be named; code of another repository is written `ORG/NAME--module.Class`.
+        values: Content of a file such as `config.json`.
+        modules: Allowed modules beside that file; code of another repository is written `ORG/NAME--module.Class`.
     """
     if isinstance(values, list):
         return [name for entry in values for name in foreign_code(entry, modules)]
@@ -115,15 +115,15 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def check_named_code(checkpoint: str | Path) -> None:
-    """Refuse a folder whose settings name code of others: what is written from it would name that code too.
+    """Refuse a folder whose settings name foreign code, which models written from it would name too.
 
-    None is run here. A folder in the layout of NVIDIA's repositories names NVIDIA's, which nothing is written with.
+    No code is run here. A folder in the layout of NVIDIA's repositories names NVIDIA's code, which is never copied.
 
     Args:
         checkpoint: Folder or Hub id.
 
     Raises:
-        ValueError: If one does; the message names file and class.
+        ValueError: If there is any; the message names file and class.
     """
     for name in _SETTINGS:
         path = cached_file(str(checkpoint), name, **_IF_THERE)
@@ -143,11 +143,11 @@ def _shown(names: list[str]) -> str:
 
 
 def check_parts(checkpoint: str, word: str | None = None) -> str | None:
-    """Refuse a model that names code of others, or an adapter whose base does or may be any folder of this machine.
+    """Refuse a model that names foreign code, and an adapter whose base does, or is any folder of this machine.
 
     Args:
         checkpoint: Folder or Hub id of a model or an adapter.
-        word: What the user calls the base; None leaves it to the adapter, which then may name the Hub alone.
+        word: The base as the user names it; None for the one that the adapter names, which must be on the Hub.
 
     Returns:
         Folder or Hub id of an adapter's base; None where there is no adapter.
@@ -182,7 +182,7 @@ def _base_of_adapter(checkpoint: str, word: str | None) -> str | None:
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """Return the environment for a process that opens a folder of others: without what opens this user's accounts.
+    """Return the environment for a process that opens an untrusted folder: without this user's secrets.
 
     Args:
         changes: Variables to set.
