@@ -208,7 +208,11 @@ def test_help_starts_from_the_recipe_that_the_options_name(write) -> None:
     assert RecipeCommand.unchanged({})["name"] == "demo"
     assert Required.unchanged({}) == {}
     values = Required.unchanged({"recipe": write("base: c_radio_v4_h\nseed: 5\n")})  # which names no images
-    assert (values["name"], values["seed"], values["ema"]["decay"]) == ("mine", 5, 0.999)
+    assert (values["name"], values["seed"], values["ema"]["decay"]) == (
+        "mine",
+        5,
+        load_recipe("c_radio_v4_h", [SOURCE]).ema.decay,
+    )
 
 
 def test_stages_are_the_recipe_with_their_changes(write) -> None:
