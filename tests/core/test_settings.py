@@ -59,7 +59,7 @@ def test_later_layers_and_changes_win():
         ("section.rate=true", "`section.rate`|True"),
         ("section.rate=.nan", "`section.rate`|a finite number|nan"),
         ("section.loss=msa", "`section.loss`|['mse', 'cosine']|'msa'|'mse'?"),
-        ("section.loss={mse: 1}", "`section.loss`|['mse', 'cosine']|{'mse': 1}"),
+        ("section={loss: {mse: 1}}", "`section.loss`|['mse', 'cosine']|{'mse': 1}"),
         ("section=fast", "`section`|a mapping|'fast'"),
         ("window=atuo", "`window`|'atuo'|'auto'?"),
         ("bits=3", "`bits`|[4, 8], or null|got 3."),
