@@ -29,9 +29,9 @@ from training.student.build import build_student, checkpoint_blocks, compile_blo
 from training.student.ema import MovingAverage
 from training.student.export import check_normalizers
 from training.student.intermediate import Taps, build_taps, with_taps
-from training.student.warm_start.radio import standardize_heads
 from training.student.warm_start.start import start_student
 from training.targets.examples import TargetSource
+from training.targets.refits import standardize_heads
 from training.targets.statistics import TeacherStatistics
 from training.teachers.base import Teacher
 from training.views.plan import BatchPlan

@@ -1,1 +1,1 @@
-"""What student and teachers are compared by: pure functions of tensors."""
+"""Losses between student and teachers: pure functions of tensors, and the weights of teachers."""

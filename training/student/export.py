@@ -1,4 +1,4 @@
-"""From a trained student to a folder that `AutoModel` opens, with feature normalizers if the recipe wants them."""
+"""Export of a trained student to a folder that `AutoModel` opens, with feature normalizers if the recipe wants them."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,43 +20,25 @@ from training.recipe_sections import ExportRecipe
 from training.student.packing import pack_groups
 from training.student.regularizers import fold_spectral_scales
 from training.targets.phi_s import AffineMap, FeatureStandardizer, PhiS
-
-
-class FinalNormalizer(NamedTuple):
-    """Of the backbone's dense features: `matrix @ (features - mean)`, float64.
-
-    Attributes:
-        mean: `(hidden,)`.
-        matrix: `(hidden, hidden)`, a rotation times a scale.
-    """
-
-    mean: Tensor
-    matrix: Tensor
-
-
-class BlockNormalizers(NamedTuple):
-    """Of the blocks' outputs: `scale * rotation @ (features - mean)`, float64.
-
-    Attributes:
-        scales: `(blocks,)`.
-        means: `(blocks, hidden)`.
-        rotation: `(blocks, hidden, hidden)`, or `(hidden, hidden)` for all.
-    """
-
-    scales: Tensor
-    means: Tensor
-    rotation: Tensor
+from training.targets.refits import unstandardize_heads
 
 
 class Normalizers(NamedTuple):
-    """What was fitted; None for what was not asked for."""
+    """States of the fitted normalizer modules, in float64; None for what the recipe does not want.
 
-    final: FinalNormalizer | None
-    blocks: BlockNormalizers | None
+    Attributes:
+        final: `tx @ (features - mean)` of the backbone's dense features: `mean` `(hidden,)`, and `tx`
+            `(hidden, hidden)`, a rotation times a scale.
+        blocks: `alpha * rotation @ (features - mean)` of the blocks' outputs: `alphas` `(blocks,)`, `means`
+            `(blocks, hidden)`, and `rotation` `(blocks, hidden, hidden)` or, for all blocks, `(hidden, hidden)`.
+    """
+
+    final: dict[str, Tensor] | None
+    blocks: dict[str, Tensor] | None
 
 
 def check_normalizers(recipe: ExportRecipe, config: RadioConfig) -> None:
-    """Refuse, before anything is trained, normalizers that could not be added to a student.
+    """Refuse normalizers that could not be added to a student, before anything is trained.
 
     Raises:
         RecipeError: If it has some already, merges tokens, or has a dense head that cannot undo the final one.
@@ -87,12 +69,12 @@ def check_normalizers(recipe: ExportRecipe, config: RadioConfig) -> None:
 def fit_normalizers(network: RadioModel, batches: Iterable[Sequence[Tensor]], recipe: ExportRecipe) -> Normalizers:
     """Fit normalizers to a student's features; all ranks take part and get the same.
 
-    Nothing but moments is kept, in float64, summed over ranks: how images are shared among them changes nothing.
+    Only moments are kept, in float64, summed over ranks: the split of images among them changes nothing.
 
     Args:
-        network: The student as it will be exported, sharded or not; it is left as it was.
+        network: The student as it will be exported, sharded or not; it is not changed.
         batches: This rank's images in [0, 1], for each forward pass the groups of one size.
-        recipe: Which ones.
+        recipe: The normalizers to fit.
 
     Raises:
         ValueError: If no image was given, or features are not finite.
@@ -112,13 +94,13 @@ def fit_normalizers(network: RadioModel, batches: Iterable[Sequence[Tensor]], re
         standardizer.end_step()
         standardizer.refit()
     return Normalizers(
-        FinalNormalizer(final[0].mean.cpu(), final[0].matrix.cpu()) if final else None,
+        {"mean": final[0].mean.cpu(), "tx": final[0].matrix.cpu()} if final else None,
         _of_blocks(blocks, is_shared=recipe.intermediate_normalizers == "shared") if blocks else None,
     )
 
 
 def _patch_tokens(network: RadioModel, groups: Sequence[Tensor], num_blocks: int) -> tuple[Tensor, list[Tensor]]:
-    """Return the patches' final features and outputs of the first blocks, `(tokens, hidden)` each."""
+    """Return the patches' final features and the outputs of the first blocks, `(tokens, hidden)` each."""
     inputs, num_prefix = pack_groups(groups, network.config.patch_size), network.config.num_prefix_tokens
     output = network(
         **inputs,
@@ -134,42 +116,42 @@ def _patch_tokens(network: RadioModel, groups: Sequence[Tensor], num_blocks: int
     return output.features, [torch.cat([image[num_prefix:] for image in state.split(lengths)]) for state in states]
 
 
-def _of_blocks(blocks: Sequence[PhiS], *, is_shared: bool) -> BlockNormalizers:
-    scales = torch.tensor([1 / block.scale for block in blocks], dtype=torch.float64)
+def _of_blocks(blocks: Sequence[PhiS], *, is_shared: bool) -> dict[str, Tensor]:
+    alphas = torch.tensor([1 / block.scale for block in blocks], dtype=torch.float64)
     means = torch.stack([block.mean for block in blocks]).cpu()
-    if not is_shared:
-        return BlockNormalizers(scales, means, torch.stack([block.matrix * block.scale for block in blocks]).cpu())
-    covariance = torch.stack([block.covariance / block.scale**2 for block in blocks]).mean(0)
-    rotation, _ = blocks[0].solve(covariance)  # whose mean variance is 1, so that there is nothing to scale
-    return BlockNormalizers(scales, means, copy_from_first_rank(rotation.contiguous()).cpu())
+    if is_shared:
+        covariance = torch.stack([block.covariance / block.scale**2 for block in blocks]).mean(0)
+        rotation, _ = blocks[0].solve(covariance)  # a rotation: the mean variance is 1, so that its scale is, too
+        rotation = copy_from_first_rank(rotation.contiguous()).cpu()
+    else:
+        rotation = torch.stack([block.matrix * block.scale for block in blocks]).cpu()
+    return {"alphas": alphas, "means": means, "rotation": rotation}
 
 
 @torch.no_grad()
 def add_normalizers(model: RadioModel, normalizers: Normalizers) -> None:
-    """Give a model on the CPU its normalizers in place. Its adaptors answer as before, as they undo the final one."""
+    """Add normalizers to a model on the CPU in place; its adaptors undo the final one, so that their outputs stay."""
     network, config = model.radio_model, model.config
     if normalizers.final is not None:
-        mean, matrix = normalizers.final
-        inverse = torch.linalg.inv(matrix)
+        inverse = AffineMap(torch.linalg.inv(normalizers.final["tx"]), normalizers.final["mean"])
         for adaptor in network.adaptors.values():
-            _follow(adaptor, AffineMap(inverse, mean))
+            _precede(adaptor, inverse)
         config.use_feature_normalizer = True
         network.feature_normalizer = RadioFeatureNormalizer(config)
-        network.feature_normalizer.load_state_dict({"mean": mean, "tx": matrix})
+        network.feature_normalizer.load_state_dict(normalizers.final)
     if normalizers.blocks is not None:
-        scales, means, rotation = normalizers.blocks
-        config.intermediate_rotation_per_layer = rotation.ndim == 3
-        config.num_intermediate_normalizers = len(scales)
+        config.intermediate_rotation_per_layer = normalizers.blocks["rotation"].ndim == 3
+        config.num_intermediate_normalizers = len(normalizers.blocks["alphas"])
         network.inter_feature_normalizer = RadioIntermediateNormalizer(config)
-        network.inter_feature_normalizer.load_state_dict({"alphas": scales, "means": means, "rotation": rotation})
+        network.inter_feature_normalizer.load_state_dict(normalizers.blocks)
 
 
 @torch.no_grad()
 def remove_normalizers(model: RadioModel) -> None:
-    """Take a model's normalizers away in place; its adaptors answer as before.
+    """Remove a model's normalizers in place; the outputs of its adaptors stay.
 
     Raises:
-        RecipeError: If a dense head of attention reads what the final one gives.
+        RecipeError: If a dense head of attention reads the output of the final one.
     """
     network, config = model.radio_model, model.config
     final = network.feature_normalizer
@@ -181,15 +163,15 @@ def remove_normalizers(model: RadioModel) -> None:
                     f"`student.config.use_feature_normalizer` must be true to start from this checkpoint: its dense "
                     f"head {name!r} reads normalized features, and cannot do without."
                 )
-            _follow(adaptor, AffineMap(matrix, -matrix @ mean))
+            _precede(adaptor, AffineMap(matrix, -matrix @ mean))
         network.feature_normalizer, config.use_feature_normalizer = None, False
     if network.inter_feature_normalizer is not None:
         network.inter_feature_normalizer = None
         config.num_intermediate_normalizers, config.intermediate_rotation_per_layer = 0, False
 
 
-def _follow(adaptor: RadioAdaptor, change: AffineMap) -> None:
-    """Let a dense head read `matrix @ features + offset` where it gets `features`."""
+def _precede(adaptor: RadioAdaptor, change: AffineMap) -> None:
+    """Fold a map of its input into a dense head: it then behaves as if `change` came before it."""
     linear: nn.Linear | None = adaptor.first_dense_linear
     if linear is None:
         return
@@ -205,22 +187,21 @@ def export_student(
     normalizers: Normalizers | None = None,
     heritage: Heritage | None = None,
 ) -> None:
-    """Write model and processor: plain weights, and adaptors that answer in their teachers' own spaces.
+    """Write model and processor: plain weights, and adaptors that predict features in their teachers' own spaces.
 
     Args:
         model: The student or its moving average; it is not changed.
         standardizers: By adaptor name; the inverse is folded into the dense head's last layer.
         path: Folder to write, replaced as a whole if it exists.
-        normalizers: Of the model's features, which it has from then on; its adaptors answer as without.
-        heritage: What it learned from, for its card; None writes nothing of it.
+        normalizers: Normalizers to add; the outputs of adaptors stay the same.
+        heritage: The models and data behind the student, for its card; None writes nothing about them.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.
     """
     exported = copy.deepcopy(model).cpu().eval().requires_grad_(True)
     fold_spectral_scales(exported)
-    for name, standardizer in standardizers.items():
-        standardizer.fold_inverse_into_linear(exported.radio_model.adaptor(name).last_dense_linear)
+    unstandardize_heads(exported, standardizers)
     if normalizers is not None:
         add_normalizers(exported, normalizers)
     processor = RadioImageProcessor.from_model_config(exported.config)

@@ -1,1 +1,1 @@
-"""What teachers' answers become: standardized, balanced, run online or cached."""
+"""Targets of the student: teacher outputs, run online or cached, standardized (PHI-S) and balanced."""

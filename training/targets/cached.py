@@ -1,4 +1,4 @@
-"""Windows and flips of images whose teacher features were computed once."""
+"""Examples from a feature cache: windows and flips of images whose teacher features were computed once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -26,15 +26,14 @@ from training.views.plan import Batch, Grid
 class CachedTargets:
     """Windows and flips of whole images whose teacher features were computed once.
 
-    The teachers' position patterns stay where they are while the student's window moves over them by whole
-    patches, so the student cannot learn them: the shift-equivariance of the online mode. Summaries are those
-    of the whole image.
+    The student's window moves over the image by whole patches, while the teachers' position patterns stay: the student
+    cannot learn them, as with the shifts of the online mode. Summaries are those of the whole image.
 
     Args:
         recipe: The recipe.
         patch_size: The student's patch in pixels.
-        cache: Views and teacher features.
-        device: Where the student is.
+        cache: Images and teacher features.
+        device: Device of the student.
 
     Raises:
         RecipeError: If a window is no whole number of patches or larger than the images.
@@ -51,7 +50,7 @@ class CachedTargets:
                         f"({patch_size}) and at most `data.image_size_px` ({side_px}) with cached features, got "
                         f"{window} px."
                     )
-        self.num_cells = side_px // patch_size
+        self.patches_per_side = side_px // patch_size
 
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
         for batch in plan():
@@ -59,17 +58,17 @@ class CachedTargets:
 
     def student_images(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[list[Tensor]]:
         for batch in plan():
-            offsets = draw_window_offsets(batch, "offset", self.num_cells)
+            offsets = draw_window_offsets(batch, "offset", self.patches_per_side)
             yield self._student_images(self.cache.images(batch.indices), batch, offsets)
 
     def state_dict(self) -> dict[str, Any]:
-        return {}  # which images a step sees depends on its number only
+        return {}  # the images of a step depend on its number only
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
         return
 
     def _example(self, batch: Batch) -> Example:
-        offsets = draw_window_offsets(batch, "offset", self.num_cells)
+        offsets = draw_window_offsets(batch, "offset", self.patches_per_side)
         images, answers = self.cache.images(batch.indices), self.cache.answers(batch.indices)
         targets = {
             name: Target(
@@ -86,7 +85,7 @@ class CachedTargets:
     def _average_view(self, images: Tensor, batch: Batch, offsets: Tensor) -> AverageView | None:
         """Return another window for the moving average, moved by whole tokens, to the nearest pixel of the image.
 
-        All that lie in the image but the student's own are equally likely.
+        All windows within the image are equally likely, except for the student's own.
         """
         if not self.recipe.mesa.is_due(batch.step):
             return None
@@ -94,34 +93,30 @@ class CachedTargets:
         moved, shifts = offsets.double(), []
         for shape, group in batch.groups:
             window, grid = torch.tensor(shape.window), torch.tensor(shape.grid)
-            behind = self.num_cells - window - offsets[group]
+            behind = self.patches_per_side - window - offsets[group]
             shift = draw_other_place(number[group], offsets[group] * grid // window, behind * grid // window)
             moved[group] += shift * window / grid
             shifts.append(flip_shift(shift, is_flipped[group]).to(self.device, non_blocking=True))
         return AverageView(self._student_images(images, batch, moved), shifts)
 
     def _windows(self, maps: Tensor, batch: Batch, offsets: Tensor) -> list[Tensor]:
-        """Cut each group's windows out of pixels or features, whatever their number of rows per cell."""
-        rows_per_cell = maps.shape[2] // self.num_cells
+        """Cut each group's windows out of pixels or features, which may have several rows for each patch."""
+        rows_per_patch = maps.shape[2] // self.patches_per_side
         is_flipped = draw_flips(batch, self.recipe.views)
         windows = []
         for shape, group in batch.groups:
-            side = Grid(*(cells * rows_per_cell for cells in shape.window))
-            cut = cut_windows(maps[group], (offsets[group] * rows_per_cell).round().long(), side)
+            side = Grid(*(patches * rows_per_patch for patches in shape.window))
+            cut = cut_windows(maps[group], (offsets[group] * rows_per_patch).round().long(), side)
             windows.append(flip(cut, is_flipped[group]).to(self.device, non_blocking=True))
         return windows
 
     def _student_images(self, images: Tensor, batch: Batch, offsets: Tensor) -> list[Tensor]:
         """Return windows of uint8 images as the student sees them: at its sizes, with changed colors, in [0, 1]."""
         contrast, brightness = draw_colors(batch, self.recipe.views)
-        windows = self._windows(images, batch, offsets)
-        return [
-            change_colors(self._resize(window, shape.grid), contrast[group], brightness[group])
-            for (shape, group), window in zip(batch.groups, windows, strict=True)
-        ]
-
-    def _resize(self, images: Tensor, grid: Grid) -> Tensor:
-        size, images = tuple(cells * self.patch_size for cells in grid), images.float() / 255
-        if images.shape[2:] == size:
-            return images
-        return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+        pixel_values = []
+        for (shape, group), window in zip(batch.groups, self._windows(images, batch, offsets), strict=True):
+            size, pixels = tuple(patches * self.patch_size for patches in shape.grid), window.float() / 255
+            if pixels.shape[2:] != size:
+                pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+            pixel_values.append(change_colors(pixels, contrast[group], brightness[group]))
+        return pixel_values

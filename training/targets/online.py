@@ -1,4 +1,4 @@
-"""Teachers that run at every step, each on its own shifted crop."""
+"""Examples from teachers that run at every step, each on its own shifted crop."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.data.decoding import Size
 from training.data.image_table import Images
 from training.losses.alignment import shows_image
 from training.recipe import Recipe
@@ -26,26 +25,26 @@ from training.views.crops import (
     draw_shifts,
 )
 from training.views.loaders import PartitionStreams, build_view_loader
-from training.views.plan import Batch, Grid
+from training.views.plan import Batch
 
 
 Part = tuple[Batch, list[Seen]]
-"""A batch, and what was seen of each group of it."""
+"""A batch, and the crops of each of its groups."""
 
 
 class OnlineTargets:
     """Runs every teacher at every step, each on its own crop of the image, shifted by whole patches.
 
-    One region of the image is drawn, whatever the student's resolution. Student, moving average and teachers see
-    crops of its size, displaced by whole patches of the student, each resized once from the decoded image to what that
-    viewer takes in; teachers answer on their own grids (C-RADIOv4 2.2 and 2.3).
+    One region of the image is drawn, whatever the student's resolution. Student, moving average and teachers get crops
+    of the region's size, displaced by whole patches of the student. Each crop is resized once, from the decoded image
+    to the input size of its network. Teachers return features on their own grids (C-RADIOv4 2.2 and 2.3).
 
     Args:
         recipe: The recipe.
         patch_size: The student's patch in pixels.
         images: Map-style, uint8 `(3, height, width)`; or streams of this rank.
         teachers: By name.
-        device: Where teachers and student are.
+        device: Device of teachers and student.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class OnlineTargets:
         self.views.load_state_dict(states)
 
     def _parts_at_once(self, views: Iterator[Part]) -> Iterator[list[Part]]:
-        """Yield as many accumulated parts of a partition's step as the teachers answer together; none is read ahead."""
+        """Yield the accumulated parts of a partition's step that teachers process together; none is read ahead."""
         for first in views:
             left = next(each.accumulation_steps for each in self.recipe.partitions if each.name == first[0].partition)
             parts = [first]
@@ -92,39 +91,36 @@ class OnlineTargets:
                 parts = []
 
     def _sights(self, batch: Batch) -> list[Sight]:
-        """Return what is to be seen of each image, and by whom."""
+        """Return the crops of each image for the student, the teachers and, if MESA is due, the moving average."""
         has_average = self.recipe.mesa.is_due(batch.step)
         viewers = [names[0] for names in self._by_network(batch)]
         return self._sights_of(batch, [STUDENT, *viewers, *([AVERAGE] if has_average else [])])
 
     def _by_network(self, batch: Batch) -> list[list[str]]:
-        """Return the names of a batch's teachers; those of one network see the crop of the first of them."""
+        """Return the names of a batch's teachers by network; teachers of one network get the crop of the first."""
         return by_network({name: self.teachers[name] for name in batch.teachers})
 
     def _sights_of(self, batch: Batch, viewers: Sequence[str]) -> list[Sight]:
-        views = self.recipe.views
         shifts = {viewer: self._shifts_of(viewer, batch).tolist() for viewer in viewers}
-        sizes = {
-            shape.grid: {viewer: self._sizes(viewer, shape.grid) for viewer in viewers} for shape, _ in batch.groups
-        }
+        sizes = {}
+        for shape, _ in batch.groups:
+            student = ((shape.grid.rows * self.patch_size, shape.grid.cols * self.patch_size),)
+            sizes[shape.grid] = {
+                viewer: self.teachers[viewer].input_sizes(*shape.grid) if viewer in self.teachers else student
+                for viewer in viewers
+            }
+        regions, flips = batch.uniform("region", 4).tolist(), draw_flips(batch, self.recipe.views).tolist()
         return [
             Sight(
-                tuple(numbers),
+                tuple(region),
                 self._scales[batch.partition],
                 shape.grid,
                 is_flipped,
                 {viewer: tuple(shifts[viewer][row]) for viewer in viewers},
                 sizes[shape.grid],
             )
-            for row, (numbers, shape, is_flipped) in enumerate(
-                zip(batch.uniform("region", 4).tolist(), batch.shapes, draw_flips(batch, views).tolist(), strict=True)
-            )
+            for row, (region, shape, is_flipped) in enumerate(zip(regions, batch.shapes, flips, strict=True))
         ]
-
-    def _sizes(self, viewer: str, grid: Grid) -> tuple[Size, ...]:
-        if viewer in self.teachers:
-            return self.teachers[viewer].input_sizes(*grid)
-        return ((grid.rows * self.patch_size, grid.cols * self.patch_size),)
 
     def _example(self, batch: Batch, groups: list[Seen], targets: dict[str, Target]) -> Example:
         average = None
@@ -142,18 +138,18 @@ class OnlineTargets:
         ]
 
     def _shifts_of(self, viewer: str, batch: Batch) -> Tensor:
-        """Return by how many patches each of a viewer's crops lies beside the region, `(batch, 2)`."""
+        """Return the patches between the region and each of a network's crops, `(batch, 2)`."""
         views = self.recipe.views
         if viewer == AVERAGE:
             return draw_other_shifts(batch, viewer, views, self._shifts_of(STUDENT, batch))
         return draw_shifts(batch, viewer, views)
 
     def _shifts(self, viewer: str, batch: Batch) -> list[Tensor]:
-        """Return for each group where a viewer's crops lie beside the student's."""
+        """Return for each group a network's crops minus the student's, `(images, 2)` in patches."""
         return self._by_group(self._shifts_of(viewer, batch) - self._shifts_of(STUDENT, batch), batch)
 
     def _extents(self, viewer: str, batch: Batch, groups: list[Seen]) -> list[Tensor]:
-        """Return for each group what of a viewer's crops is image."""
+        """Return for each group the part of a network's crops that shows the image, `(images, 2, 2)`."""
         seen = torch.cat([each.extent for each in groups])
         return self._by_group(seen - self._shifts_of(viewer, batch)[:, :, None], batch)
 
@@ -164,11 +160,11 @@ class OnlineTargets:
         """Run a network once for some parts of a step.
 
         Args:
-            names: Of the teachers that read it.
-            parts: What was seen.
+            names: The teachers of this network.
+            parts: Batches and their crops.
 
         Returns:
-            By name, the target of each teacher and those of its blocks, one for each part.
+            By name the targets of each teacher and of its inner depths, one for each part.
         """
         viewer = names[0]
         inputs = [[self._pixels(images) for images in seen.pixels[viewer]] for _, groups in parts for seen in groups]
@@ -183,9 +179,9 @@ class OnlineTargets:
                     shows_image(extent, maps[0].shape[2:], seen.grid)
                     for extent, (_, maps), seen in zip(extents, own, groups, strict=True)
                 ]
-                for place, depth in enumerate((1.0, *self.recipe.inner_depths().get(name, []))):
-                    summary = torch.cat(summaries) if summaries and not place else None
-                    target = Target(summary, [maps[place] for _, maps in own], shifts, shown)
+                for index, depth in enumerate((1.0, *self.recipe.inner_depths().get(name, []))):
+                    summary = torch.cat(summaries) if summaries and not index else None
+                    target = Target(summary, [maps[index] for _, maps in own], shifts, shown)
                     targets.setdefault(target_name(name, depth), []).append(target)
         return targets
 

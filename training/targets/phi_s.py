@@ -1,7 +1,8 @@
-"""PHI-S: dense targets of every teacher brought to unit variance in each channel by one rotation and one scale."""
+"""PHI-S: dense targets of unit variance in each channel, by one rotation and one scale.
 
-import functools
-import itertools
+`training.targets.refits` has what the dense heads do about it.
+"""
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,180 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from core.ranks import copy_from_first_rank, sum_over_ranks
-
-
-def hadamard_order_is_known(order: int) -> bool:
-    """Return whether `hadamard_matrix` can build this order.
-
-    No Hadamard matrix exists for odd orders above 1 or orders 2 mod 4 above 2; a few multiples of 4, the
-    smallest of them 92, need constructions that this file leaves out.
-    """
-    return _plan(order) is not None
-
-
-@functools.lru_cache(maxsize=4)
-def hadamard_matrix(order: int) -> np.ndarray:
-    """Return a Hadamard matrix H with `H @ H.T == order * I`.
-
-    The largest Sylvester factor that leaves a known order is split off first: 1280 = S(64) x P1(20), as in
-    PHI-S A.1.1.
-
-    Args:
-        order: Number of rows and columns.
-
-    Returns:
-        `(order, order)` int8 array of +1 and -1. It is cached: do not write to it.
-
-    Raises:
-        ValueError: If no construction of this file gives the order.
-
-    References:
-        Sylvester 1867; Paley 1933; PHI-S A.1, https://arxiv.org/abs/2410.01680
-    """
-    plan = _plan(order)
-    if plan is None:
-        raise ValueError(f"`order` {order} has no Sylvester, Paley or Kronecker construction of a Hadamard matrix.")
-    matrix = _CONSTRUCTIONS[plan[0]](*plan[1:])
-    matrix.setflags(write=False)
-    return matrix
-
-
-@functools.cache
-def _plan(order: int) -> tuple | None:
-    """Return the construction of an order as `(name, *arguments)`, or None."""
-    if order > 0 and order & (order - 1) == 0:
-        return ("sylvester", order)
-    if order < 4 or order % 4:
-        return None
-    power = order & -order
-    while power > 1:
-        if _plan(order // power) is not None:
-            return ("kronecker", power, order // power)
-        power //= 2
-    return _paley_plan(order) or _kronecker_plan(order)
-
-
-def _paley_plan(order: int) -> tuple | None:
-    if (order - 1) % 4 == 3 and _prime_power(order - 1):
-        return ("paley_1", order - 1)
-    if order % 2 == 0 and (order // 2 - 1) % 4 == 1 and _prime_power(order // 2 - 1):
-        return ("paley_2", order // 2 - 1)
-    return None
-
-
-def _kronecker_plan(order: int) -> tuple | None:
-    for left in range(4, int(order**0.5) + 1, 4):
-        if order % left == 0 and _plan(left) and _plan(order // left):
-            return ("kronecker", left, order // left)
-    return None
-
-
-def _sylvester(order: int) -> np.ndarray:
-    matrix = np.ones((1, 1), dtype=np.int8)
-    while len(matrix) < order:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return matrix
-
-
-def _kronecker(left: int, right: int) -> np.ndarray:
-    return np.kron(hadamard_matrix(left), hadamard_matrix(right))
-
-
-def _paley_1(field_order: int) -> np.ndarray:
-    """Return the matrix of order q + 1 for a prime power q = 3 mod 4."""
-    return _bordered(field_order, corner_sign=-1) + np.eye(field_order + 1, dtype=np.int8)
-
-
-def _paley_2(field_order: int) -> np.ndarray:
-    """Return the matrix of order 2 (q + 1) for a prime power q = 1 mod 4."""
-    conference = _bordered(field_order, corner_sign=1)
-    plus = np.array([[1, 1], [1, -1]], dtype=np.int8)
-    minus = np.array([[1, -1], [-1, -1]], dtype=np.int8)
-    return np.kron(conference, plus) + np.kron(np.eye(len(conference), dtype=np.int8), minus)
-
-
-def _bordered(field_order: int, corner_sign: int) -> np.ndarray:
-    """Return `[[0, 1], [sign, Q]]` with Paley's matrix `Q[a, b]` = quadratic character of a - b."""
-    matrix = np.ones((field_order + 1, field_order + 1), dtype=np.int8)
-    matrix[0, 0] = 0
-    matrix[1:, 0] = corner_sign
-    matrix[1:, 1:] = _quadratic_character(field_order)[_differences(field_order)]
-    return matrix
-
-
-_CONSTRUCTIONS = {"sylvester": _sylvester, "kronecker": _kronecker, "paley_1": _paley_1, "paley_2": _paley_2}
-
-
-# An element of the field with p^k elements is written as the integer whose base-p digits are its coefficients.
-
-
-def _prime_power(number: int) -> tuple[int, int] | None:
-    """Return `(p, k)` with `p ** k == number` for a prime p, or None."""
-    if number < 2:
-        return None
-    prime = next((d for d in range(2, int(number**0.5) + 1) if number % d == 0), number)
-    exponent = 0
-    while number % prime == 0:
-        number //= prime
-        exponent += 1
-    return (prime, exponent) if number == 1 else None
-
-
-def _field(order: int) -> tuple[int, int]:
-    field = _prime_power(order)
-    assert field is not None
-    return field
-
-
-def _differences(order: int) -> np.ndarray:
-    """Return the `(order, order)` table of a - b in the field."""
-    prime, degree = _field(order)
-    elements = np.arange(order, dtype=np.int32)
-    table = np.zeros((order, order), dtype=np.int32)
-    for place in range(degree):
-        digits = elements // prime**place % prime
-        table += (digits[:, None] - digits[None, :]) % prime * prime**place
-    return table
-
-
-def _quadratic_character(order: int) -> np.ndarray:
-    """Return chi: 0 at 0, +1 at non-zero squares, -1 elsewhere; even powers of a generator are the squares."""
-    powers = _powers_of_generator(order)
-    character = np.zeros(order, dtype=np.int8)
-    character[powers[0::2]] = 1
-    character[powers[1::2]] = -1
-    return character
-
-
-def _powers_of_generator(order: int) -> list[int]:
-    """Return g^0, g^1, ... g^(order - 2) for a generator g of the field's multiplicative group.
-
-    g is the residue of x modulo the first monic polynomial for which x generates everything (a primitive
-    polynomial: finding it settles irreducibility too). In a prime field the polynomial is x - g.
-    """
-    prime, degree = _field(order)
-    for low_coefficients in itertools.product(range(1, prime), *[range(prime)] * (degree - 1)):
-        powers = _powers_of_x(prime, low_coefficients)
-        if len(powers) == order - 1:
-            return powers
-    raise AssertionError(f"no primitive polynomial over GF({prime}) of degree {degree}")
-
-
-def _powers_of_x(prime: int, low_coefficients: tuple[int, ...]) -> list[int]:
-    """Return 1, x, x^2, ... modulo `x^k + low_coefficients` (the constant first, not 0), up to the return to 1."""
-    degree = len(low_coefficients)
-    one = [1] + [0] * (degree - 1)
-    element, powers = one, []
-    while not powers or element != one:
-        powers.append(sum(digit * prime**place for place, digit in enumerate(element)))
-        shifted = [0, *element[:-1]]
-        element = [(digit - element[-1] * low) % prime for digit, low in zip(shifted, low_coefficients, strict=True)]
-    return powers
+from training.targets.hadamard import hadamard_matrix, hadamard_order_is_known
 
 
 MIN_VARIANCE = 1e-12
 """Floor of a variance that is divided by: a teacher with constant features gives zeros, not NaN. Our choice."""
-
 
 CHANNELS_PER_PRODUCT = 128
 """Rows of a moment matrix that are computed at once: enough for a fast product (our choice)."""
@@ -219,8 +51,8 @@ def map_rows(matrix: Tensor, values: Tensor) -> Tensor:
 class FeatureStandardizer(nn.Module):
     """An affine map of a teacher's features, fitted to their running mean and covariance.
 
-    `standardize` computes `matrix @ (y - mean)` for every token, `invert` undoes it. Subclasses say in
-    `solve` which matrix. All state is in buffers: `state_dict` holds everything that a restart needs.
+    `standardize` computes `matrix @ (y - mean)` for every token, `invert` undoes it. Subclasses choose the matrix in
+    `solve`. All state is in buffers: `state_dict` holds everything that a restart needs.
 
     Args:
         num_channels: Width C of the teacher's dense features.
@@ -258,18 +90,18 @@ class FeatureStandardizer(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, shown: Tensor | None = None) -> None:
-        """Keep the moments of a batch of teacher features, for `end_step` to add to the running ones.
+        """Keep the moments of a batch of teacher features; `end_step` adds them to the running ones.
 
         Args:
             features: `(batch, C, rows, cols)`, this rank's part.
-            shown: `(batch, rows, cols)` bool, which tokens count; None for all.
+            shown: `(batch, rows, cols)` bool, the tokens that count; None for all.
 
         Raises:
             RuntimeError: If the statistics are frozen.
         """
         if not self.is_moving:
             raise RuntimeError("`update` of frozen statistics: they must not change any more.")
-        tokens = _tokens(features).double()
+        tokens = features.movedim(1, -1).flatten(0, -2).double()  # (batch, C, rows, cols) -> (tokens, C)
         count = tokens.new_full((1,), len(tokens))
         if shown is not None:
             tokens, count = torch.where(shown.flatten()[:, None], tokens, 0.0), shown.sum()[None].double()
@@ -278,7 +110,7 @@ class FeatureStandardizer(nn.Module):
 
     @torch.no_grad()
     def end_step(self) -> None:
-        """Add what `update` kept on all ranks since the last call: one exchange, however many batches each rank had.
+        """Add the moments of all ranks since the last call: one exchange, however many batches each rank had.
 
         A step with a non-finite value is left out on every rank: it does not train either.
         """
@@ -296,8 +128,8 @@ class FeatureStandardizer(nn.Module):
         """Recompute the map from the moments so far; rank 0 decides, since eigenvectors differ between machines.
 
         Returns:
-            What leads from features standardized before to the same ones standardized now. Axes change their order and
-            sign from one fit to the next, so that it may be any rotation.
+            The map from features standardized before to the same ones standardized now. It may be any rotation, since
+            axes change their order and sign from one fit to the next.
 
         Raises:
             ValueError: If there are no samples yet.
@@ -328,8 +160,8 @@ class FeatureStandardizer(nn.Module):
     def standardize(self, features: Tensor) -> Tensor:
         """Return `(batch, C, rows, cols)` features with zero mean and unit variance, float32 (Eq 26).
 
-        The product is one of float32 numbers, not of TF32 ones (our choice): these would be off by 3e-4 of a deviation
-        where float32 is by 4e-7, and save less than 1 % of a step of C-RADIOv4-H. Both are little beside answers in
+        The product is in float32, not in TF32 (our choice). TF32 would be off by 3e-4 of a deviation, float32 is by
+        4e-7, and TF32 would save less than 1 % of a step of C-RADIOv4-H. Both errors are small beside teachers in
         bfloat16, whose rounding is 9e-3 to 2e-2. (Emulated: 384 to 1,536 channels with variances of a power law.)
         """
         return _map_tokens(features, lambda tokens: (tokens - self.float_mean) @ self.float_matrix.T)
@@ -339,24 +171,24 @@ class FeatureStandardizer(nn.Module):
         inverse, mean = self.inverse.float(), self.mean.float()
         return _map_tokens(features, lambda tokens: tokens @ inverse.T + mean)
 
+    def fold_into_linear(self, linear: nn.Linear) -> None:
+        """Change a layer in place so that its output becomes `standardize` of its former output.
+
+        Args:
+            linear: The adaptor's last layer, with bias; C outputs, or a multiple of C if the head upsamples, with the
+                channels of one fine token side by side.
+
+        Raises:
+            ValueError: If the layer has no bias or another number of outputs.
+        """
+        self._fold(linear, AffineMap(self.matrix, -self.matrix @ self.mean))
+
     def fold_inverse_into_linear(self, linear: nn.Linear) -> None:
         """Change a layer in place so that its output becomes `invert` of its former output (PHI-S A.6).
 
         Arguments and errors as `fold_into_linear`.
         """
         self._fold(linear, AffineMap(self.inverse, self.mean))
-
-    def fold_into_linear(self, linear: nn.Linear) -> None:
-        """Change a layer in place so that its output becomes `standardize` of its former output.
-
-        Args:
-            linear: The adaptor's last layer, with bias; C outputs, or a multiple of C where the head
-                upsamples, the channels of one fine token side by side.
-
-        Raises:
-            ValueError: If the layer has no bias or another number of outputs.
-        """
-        self._fold(linear, AffineMap(self.matrix, -self.matrix @ self.mean))
 
     def _follow_state(self) -> None:
         """Derive the rest from buffers that were loaded."""
@@ -370,7 +202,6 @@ class FeatureStandardizer(nn.Module):
 
     @torch.no_grad()
     def _fold(self, linear: nn.Linear, change: AffineMap) -> None:
-        """Follow a layer by a map of every `num_channels` of its outputs."""
         if linear.out_features % self.num_channels or linear.bias is None:
             raise ValueError(
                 f"`linear` must have a bias and a multiple of {self.num_channels} outputs to take a standardization or "
@@ -383,14 +214,17 @@ class FeatureStandardizer(nn.Module):
 class PhiS(FeatureStandardizer):
     """PHI-S: the principal axes, spread evenly over the channels by a Hadamard rotation, and one scale for all.
 
-    Every channel of the output has variance 1, and errors in all directions weigh the same. The map is
-    orthogonal up to the scale, so rank-deficient features are no problem. Where no Hadamard matrix of the
-    width is known (`hadamard_order_is_known`), `equalizing_rotation` takes its place.
+    Every channel of the output has variance 1, and errors in all directions weigh the same. The map is orthogonal up
+    to the scale, so rank-deficient features are no problem. If no Hadamard matrix of the width is known
+    (`hadamard_order_is_known`), `equalizing_rotation` takes its place.
     """
 
     def solve(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Return `H U^T / phi` and `phi U H^T` (Eq 22, 25, 26, 50)."""
-        eigenvalues, eigenvectors = _principal_axes(covariance)
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+        eigenvalues = eigenvalues.clamp(min=0)  # rounding
+        largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
+        eigenvectors = eigenvectors * torch.where(largest < 0, -1.0, 1.0)  # a fixed sign: the largest entry is positive
         scale = eigenvalues.mean().clamp(min=MIN_VARIANCE).sqrt()
         rotation = spreading_rotation(eigenvalues) @ eigenvectors.T
         return rotation / scale, rotation.T * scale
@@ -419,7 +253,7 @@ class GlobalStandardizer(FeatureStandardizer):
 
 
 class NoStandardizer(FeatureStandardizer):
-    """Only the mean is taken off: teachers whose features are large count more, and their large channels most."""
+    """Only the mean is subtracted: teachers whose features are large count more, and their large channels most."""
 
     def solve(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
         identity = torch.eye(self.num_channels, dtype=covariance.dtype, device=covariance.device)
@@ -438,10 +272,10 @@ def spreading_rotation(eigenvalues: Tensor) -> Tensor:
     """Return a rotation H such that `H diag(eigenvalues) H^T` has a constant diagonal.
 
     Args:
-        eigenvalues: `(C,)` float64 variances along the principal axes.
+        eigenvalues: `(C,)` float64.
 
     Returns:
-        `(C, C)` float64: the normalized Hadamard matrix where one is known, else `equalizing_rotation`.
+        `(C, C)` float64: the normalized Hadamard matrix if one is known, else `equalizing_rotation`.
     """
     num_channels = len(eigenvalues)
     if not hadamard_order_is_known(num_channels):
@@ -453,10 +287,9 @@ def spreading_rotation(eigenvalues: Tensor) -> Tensor:
 def equalizing_rotation(eigenvalues: Tensor) -> Tensor:
     """Return a rotation that gives these variances a constant diagonal, for widths without a Hadamard matrix.
 
-    C - 1 plane rotations: each pairs a variance below the mean with one above it, sets the first to the mean
-    exactly and leaves the remainder to the second. Unlike a Hadamard matrix it depends on the eigenvalues and
-    does not mix all axes into every channel; unit variance in each channel and the isotropic scale hold all
-    the same. Our choice.
+    C - 1 plane rotations: each pairs a variance below the mean with one above it, sets the first to the mean exactly
+    and leaves the remainder to the second. Unlike a Hadamard matrix it depends on the eigenvalues and does not mix all
+    axes into every channel. Unit variance in each channel and the isotropic scale hold all the same. Our choice.
 
     Args:
         eigenvalues: `(C,)` float64.
@@ -484,18 +317,17 @@ def equalizing_rotation(eigenvalues: Tensor) -> Tensor:
     return rotation.to(eigenvalues.device)
 
 
-def _principal_axes(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues (rounding below zero clamped) and eigenvectors with a fixed sign: largest entry positive."""
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
-    largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
-    return eigenvalues.clamp(min=0), eigenvectors * torch.where(largest < 0, -1.0, 1.0)
+def _map_tokens(features: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        tokens = features.movedim(1, -1).float().contiguous()  # else one small product for each row of each image
+        return function(tokens).movedim(-1, 1)
 
 
 def _outer_total(tokens: Tensor) -> Tensor:
-    """Return `tokens.T @ tokens` of `(tokens, C)` float64, each product computed once: the matrix is symmetric.
+    """Return `tokens.T @ tokens` of `(tokens, C)` float64; the matrix is symmetric, and each product computed once.
 
-    Products of float32 would be faster still, but then sums depend on how a batch is split, and eigenvectors, which
-    enlarge such differences, would differ between one process and two.
+    Products of float32 would be faster, but then sums depend on how a batch is split. Eigenvectors enlarge such
+    differences: one process and two would differ.
     """
     num_channels = tokens.shape[1]
     total = tokens.new_empty(num_channels, num_channels)
@@ -504,13 +336,3 @@ def _outer_total(tokens: Tensor) -> Tensor:
         rows = tokens[:, own].T @ tokens[:, start:]
         total[own, start:], total[start:, own] = rows, rows.T
     return total
-
-
-def _tokens(features: Tensor) -> Tensor:
-    return features.movedim(1, -1).flatten(0, -2)  # (batch, C, rows, cols) -> (tokens, C)
-
-
-def _map_tokens(features: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    with torch.autocast(features.device.type, enabled=False):
-        tokens = features.movedim(1, -1).float().contiguous()  # else one small product for each row of each image
-        return function(tokens).movedim(-1, 1)

@@ -1,34 +1,51 @@
-"""Refits of PHI-S without a jump: the dense heads follow their targets, and so do the optimizer's moments."""
+"""Dense heads and their standardized targets: heads are standardized at the start, moved with refits, and exported.
+
+A head predicts standardized features (`training.targets.phi_s`). A head from a checkpoint predicts the teacher's own
+features: the map is folded into its last layer (`standardize_heads`). When the map is refitted, the layer and the
+optimizer's moments move with it (`follow_refits`). For export its inverse is folded in (`unstandardize_heads`).
+"""
 
 from collections.abc import Iterable, Mapping
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
-from modeling_radio.adaptors_radio import RadioAdaptor
 from training.distillation.sharding import reshard, rewrite
 from training.student.intermediate import Taps
-from training.targets.phi_s import AffineMap, map_rows
+from training.targets.phi_s import AffineMap, FeatureStandardizer, map_rows
+
+
+def standardize_heads(
+    student: RadioModel, names: Iterable[str], standardizers: Mapping[str, FeatureStandardizer]
+) -> None:
+    """Let dense heads that predict the teachers' own features predict standardized ones, in place."""
+    for name in names:
+        standardizers[name].fold_into_linear(student.radio_model.adaptor(name).last_dense_linear)
+
+
+def unstandardize_heads(student: RadioModel, standardizers: Mapping[str, FeatureStandardizer]) -> None:
+    """Let dense heads that predict standardized features predict the teachers' own ones, in place."""
+    for name, standardizer in standardizers.items():
+        standardizer.fold_inverse_into_linear(student.radio_model.adaptor(name).last_dense_linear)
 
 
 @torch.no_grad()
 def follow_refits(
     changes: Mapping[str, AffineMap], models: Iterable[RadioModel], optimizer: Optimizer, taps: Taps | None = None
 ) -> None:
-    """Let dense heads predict what they did, in the space into which a refit moved their targets; all ranks take part.
+    """Move the dense heads, and the optimizer's moments, with their targets after a refit; all ranks take part.
 
-    What is predicted in the teachers' own spaces stays as it is. So do the averages of gradients that the optimizer
-    keeps: the gradient of a squared error at the head's last layer turns with the map, exactly, so its running mean is
-    turned. Of its square only the diagonal is known: it is turned as if the gradients of two outputs were independent,
-    by the squares of the matrix. Clearing both would make the next steps of Adam as large as a run's first ones.
+    Predictions stay the same in the teachers' own spaces. The gradient of a squared error at a head's last layer turns
+    with the map, exactly, so its running mean is turned. Only the diagonal of its running square is known: it is turned
+    by the squares of the matrix, as if the gradients of two outputs were independent. Clearing both would make the next
+    steps of Adam as large as the first ones of a run.
 
     Args:
-        changes: By teacher, and by `Tap.target` for features on a teacher's way, see `TeacherStatistics.begin_step`.
+        changes: By teacher, and by `Tap.target` for features of its inner blocks, see `TeacherStatistics.begin_step`.
         models: The student and its moving average, sharded or not; changed in place.
-        optimizer: The student's; parameters that have no state yet have none afterwards.
+        optimizer: The student's; parameters without state stay without.
         taps: Further heads that predict the same.
 
     References:
@@ -41,8 +58,9 @@ def follow_refits(
     for model in models:
         reshard(model)
     for name, change in changes.items():
-        adaptors = [model.radio_model.adaptors[name] for model in models if name in model.radio_model.adaptors]
-        linears = [cast(RadioAdaptor, adaptor).last_dense_linear for adaptor in adaptors]
+        linears = [
+            model.radio_model.adaptor(name).last_dense_linear for model in models if name in model.radio_model.adaptors
+        ]
         for linear in linears + ([] if taps is None else taps.last_dense_linears(name)):
             rewrite(linear.weight, change.of_weight)
             rewrite(linear.bias, change.of_bias)
@@ -51,7 +69,7 @@ def follow_refits(
 
 
 def _turn_moments(state: Mapping[str, object], parameter: Tensor, matrix: Tensor) -> None:
-    """Turn the averages in a parameter's state; by convention the names of those of squares end in "_sq"."""
+    """Turn the averages in a parameter's state; by convention the names of averages of squares end in "_sq"."""
     for name, moment in state.items():
         if isinstance(moment, Tensor) and moment.shape == parameter.shape:
             turn = matrix.square() if name.endswith("_sq") else matrix

@@ -1,4 +1,4 @@
-"""The running statistics of all teachers: what standardizes dense targets and balances summary losses."""
+"""Running statistics of all teachers: they standardize dense targets and balance summary losses."""
 
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -22,8 +22,7 @@ MIN_DISPERSION = 1e-8
 class SummaryDispersion(nn.Module):
     """Running `Disp = E[angle(y, mean direction)^2]` of one teacher's summaries, in rad^2.
 
-    Angles of a batch are taken to the mean of all summaries up to and including it. State is in float64
-    buffers.
+    Angles of a batch are to the mean of all summaries up to and including it. State is in float64 buffers.
 
     Args:
         num_channels: Width C of the teacher's summary.
@@ -44,7 +43,7 @@ class SummaryDispersion(nn.Module):
 
     @torch.no_grad()
     def update(self, summary: Tensor) -> None:
-        """Add a batch of teacher summaries, of all ranks together; a non-finite batch is left out.
+        """Add a batch of teacher summaries of all ranks together; a non-finite batch is left out.
 
         Args:
             summary: `(batch, C)`, this rank's part.
@@ -66,13 +65,13 @@ class SummaryDispersion(nn.Module):
 class TeacherStatistics(nn.Module):
     """A `FeatureStandardizer` for each teacher, and a `SummaryDispersion` for each that has a summary.
 
-    Estimation is over when the recipe says so; from then on nothing moves. A step's targets are standardized
-    with what was known before the step, so that accumulation and the number of ranks do not matter.
+    After the recipe's `estimation_steps` nothing moves. A step's targets are standardized with the statistics from
+    before the step, so that accumulation and the number of ranks do not matter.
 
     Args:
-        recipe: How targets are standardized, and for how many steps the statistics are estimated.
+        recipe: The method of standardization, and the number of steps that estimate the statistics.
         teachers: By name.
-        inner_depths: By teacher the shares of its own blocks whose features are standardized as well.
+        inner_depths: By teacher the depths, as shares of its blocks, whose features are standardized as well.
 
     Raises:
         RecipeError: If the method is unknown.
@@ -109,9 +108,10 @@ class TeacherStatistics(nn.Module):
         """Refit the maps if this step is due, and freeze them once the estimation is over.
 
         Returns:
-            By teacher, how its standardized features moved; empty without a refit. Who predicts them must follow.
+            By target, the map that moved its standardized features; empty without a refit. Heads that predict them
+            must follow.
         """
-        if self._is_estimating(step):
+        if step < self.recipe.estimation_steps:
             return self.refit() if step and self._is_refit_due(step) else {}
         if self._is_frozen:
             return {}
@@ -121,7 +121,7 @@ class TeacherStatistics(nn.Module):
         return changes
 
     def update(self, targets: Mapping[str, Target]) -> None:
-        """Add the teachers' answers for a part of a step, unless frozen."""
+        """Add the teachers' outputs for a part of a step, unless frozen."""
         if self._is_frozen:
             return
         for name, target in targets.items():
@@ -129,12 +129,12 @@ class TeacherStatistics(nn.Module):
             shown = (
                 None if target.shown is None else torch.cat([each.flatten() for each in target.shown])[None, :, None]
             )
-            self._all()[name].update(tokens[None, :, :, None], shown)  # as one map: moments take memory
+            self._all()[name].update(tokens[None, :, :, None], shown)  # in one call: moments take memory
             if target.summary is not None:
                 self._new_summaries[name].append(target.summary)
 
     def end_step(self) -> None:
-        """Count what all ranks saw since the last call, unless frozen: angles are to a mean that includes all of it."""
+        """Add the updates of all ranks since the last call, unless frozen; angles are to a mean that includes them."""
         if self._is_frozen:
             return
         for standardizer in self._all().values():
@@ -145,19 +145,19 @@ class TeacherStatistics(nn.Module):
             self._new_summaries[name].clear()
 
     def refit(self) -> dict[str, AffineMap]:
-        """Recompute all maps; return by target how each moved its standardized features.
+        """Recompute all maps; return by target the map that moved its standardized features.
 
         Raises:
-            RecipeError: If a teacher has given nothing finite yet.
+            RecipeError: If a teacher has returned nothing finite yet.
         """
         return {name: _refit(name, standardizer) for name, standardizer in self._all().items()}
 
     def standardize(self, name: str, features: Tensor) -> Tensor:
-        """Return standardized features of a target: of a teacher, or on its way as `target_name` calls them."""
+        """Return standardized features of a target: a teacher, or one of its inner depths, by `target_name`."""
         return self._all()[name].standardize(features)
 
     def dispersion(self, name: str) -> SummaryDispersion:
-        """Return how a teacher's summaries spread."""
+        """Return the dispersion of a teacher's summaries."""
         return self._dispersions()[name]
 
     def standardizers(self) -> dict[str, FeatureStandardizer]:
@@ -178,9 +178,6 @@ class TeacherStatistics(nn.Module):
     @property
     def _is_frozen(self) -> bool:
         return not any(standardizer.is_moving for standardizer in self._all().values())
-
-    def _is_estimating(self, step: int) -> bool:
-        return step < self.recipe.estimation_steps
 
     def _is_refit_due(self, step: int) -> bool:
         is_power_of_two = step & (step - 1) == 0

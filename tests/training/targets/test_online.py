@@ -1,4 +1,4 @@
-"""Online targets against what the teacher says of the student's very pixels."""
+"""Online targets against the teacher's features of the student's very pixels."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pytest
 import torch
 from mean_colors import CPU, NUM_IMAGES, PATCH, SIDE, TEACHERS, Images, MeanColor, check_the_average_view, recipe_with
 from small_recipes import small_recipe
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.losses.alignment import align_to_teacher
 from training.recipe import Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
@@ -22,34 +22,36 @@ from training.teachers.registry import share_network
 from training.views.plan import Batch, BatchPlan
 
 
-def examples_of(recipe: Recipe, steps: int) -> list[tuple[Batch, Example]]:
-    source = OnlineTargets(recipe, PATCH, Images(), TEACHERS, CPU)
+PACKED = {"batch_size": None, "token_budget": 60}
+
+
+def examples_of(
+    recipe: Recipe, steps: int, teachers=TEACHERS, images: Images | None = None
+) -> list[tuple[Batch, Example]]:
+    source = OnlineTargets(recipe, PATCH, images or Images(), teachers, CPU)
     return list(source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, steps)))
 
 
 def overlap(maps: Tensor, row: int, col: int) -> Tensor:
-    """Return the part of a map that another, which lies so far below and to the right of it, shows too."""
+    """Return the part of a map that another map shows, too, which lies so far below and to the right of it."""
     rows, cols = maps.shape[1:]
     return maps[:, max(row, 0) : rows + min(row, 0), max(col, 0) : cols + min(col, 0)]
 
 
 @pytest.mark.parametrize(
-    ("views", "partition"),
-    [({}, {}), ({"is_square": False}, {}), ({"is_square": False}, {"batch_size": None, "token_budget": 60})],
-    ids=["square", "any aspect", "packed"],
+    ("is_square", "partition"), [(True, {}), (False, {}), (False, PACKED)], ids=["square", "any aspect", "packed"]
 )
-def test_online_shift_says_where_the_teachers_crop_lies(views: dict, partition: dict) -> None:
+def test_shift_is_between_the_students_crop_and_the_teachers(is_square: bool, partition: dict) -> None:
     """Shown on images that are smooth enough for two resized crops to agree where both show the same."""
-    recipe = recipe_with(
-        ViewsRecipe(max_shift_patches=1, shift_deviation_patches=2.0, crop_scale=(0.2, 0.4), **views), **partition
-    )
+    views = ViewsRecipe(max_shift_patches=1, shift_deviation_patches=2.0, crop_scale=(0.2, 0.4), is_square=is_square)
     shifts = []
-    for batch, example in examples_of(recipe, 6):
+    for batch, example in examples_of(recipe_with(views, **partition), 6):
         target = example.targets["coarse"]
-        assert target.shifts is not None
-        for number, (shape, _) in enumerate(batch.groups):
+        for number, (shape, group) in enumerate(batch.groups):
             student = MeanColor().answer(example.pixel_values[number]).features
             assert student.shape[2:] == shape.grid
+            assert target.shifts[number].shape == (group.stop - group.start, 2)
+            assert target.shifts[number].dtype == torch.int64
             shifts.append(target.shifts[number])
             for image, (row, col) in enumerate(target.shifts[number].tolist()):
                 seen = overlap(student[image], row, col), overlap(target.features[number][image], -row, -col)
@@ -58,19 +60,17 @@ def test_online_shift_says_where_the_teachers_crop_lies(views: dict, partition: 
     assert any((a != b).any() for a, b in zip(target.shifts, example.targets["fine"].shifts, strict=True))
 
 
-def test_teachers_answer_on_their_own_grid_in_the_order_of_the_images() -> None:
+def test_teachers_have_their_own_grid_in_the_order_of_the_images() -> None:
     views = ViewsRecipe(max_shift_patches=0, is_square=False, brightness=0.1)
-    for batch, example in examples_of(recipe_with(views, batch_size=None, token_budget=60), 3):
-        target = example.targets["fine"]
-        for (shape, _), features in zip(batch.groups, target.features, strict=True):
+    for batch, example in examples_of(recipe_with(views, **PACKED), 3):
+        for (shape, _), features in zip(batch.groups, example.targets["fine"].features, strict=True):
             assert features.shape[2:] == (2 * shape.grid.rows, 2 * shape.grid.cols)
-        summary = example.targets["coarse"].summary
-        means = torch.cat([features.mean((2, 3)) for features in target.features])
-        torch.testing.assert_close(summary, means)
+        means = torch.cat([features.mean((2, 3)) for features in example.targets["fine"].features])
+        torch.testing.assert_close(example.targets["coarse"].summary, means)
 
 
-@pytest.mark.parametrize(("parts_at_once", "passes"), [(1, 6), (2, 4), (9, 2)])
-def test_teachers_answer_several_parts_in_one_pass(parts_at_once: int, passes: int) -> None:
+@pytest.mark.parametrize(("parts_at_once", "passes"), [(2, 4), (9, 2)])
+def test_several_parts_in_one_pass_of_the_teachers(parts_at_once: int, passes: int) -> None:
     """Three parts a step: the same targets, in fewer passes, and no image of the next step is read ahead."""
 
     class Counting(MeanColor):
@@ -80,52 +80,42 @@ def test_teachers_answer_several_parts_in_one_pass(parts_at_once: int, passes: i
             self.num_passes += 1
             return super().forward(groups, readers)
 
-    def targets(parts_at_once: int) -> tuple[list[Example], Counting]:
+    def targets(parts_at_once: int) -> tuple[list[Tensor], int]:
         views = ViewsRecipe(parts_at_once=parts_at_once, is_square=False)
         recipe = recipe_with(views, batch_size=None, token_budget=90, accumulation_steps=3)
         teachers = {"coarse": Counting(), "fine": TEACHERS["fine"]}
-        source = OnlineTargets(recipe, PATCH, Images(), teachers, CPU)
-        found = []
+        source, tensors = OnlineTargets(recipe, PATCH, Images(), teachers, CPU), []
         for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 2)):
-            found.append(example)
+            tensors.append(example.targets["coarse"].summary)
+            for target in example.targets.values():
+                tensors += [*target.features, *target.shifts]
             assert teachers["coarse"].num_passes <= math.ceil(3 / parts_at_once) * (batch.step + 1)
-        return found, teachers["coarse"]
+        return tensors, teachers["coarse"].num_passes
 
-    (together, teacher), (apart, _) = targets(parts_at_once), targets(1)
-    assert teacher.num_passes == passes
-    assert len(together) == len(apart) == 6
-    for one, other in zip(together, apart, strict=True):
-        for name in ("coarse", "fine"):
-            first, second = one.targets[name], other.targets[name]
-            assert all(torch.equal(*pair) for pair in zip(first.features, second.features, strict=True))
-            assert all(torch.equal(*pair) for pair in zip(first.shifts, second.shifts, strict=True))
-        assert torch.equal(one.targets["coarse"].summary, other.targets["coarse"].summary)
+    (together, num_passes), (apart, num_apart) = targets(parts_at_once), targets(1)
+    assert (num_passes, num_apart) == (passes, 6)
+    assert all(torch.equal(*pair) for pair in zip(together, apart, strict=True))
 
 
-def test_cells_beside_the_image_count_neither_in_losses_nor_in_statistics() -> None:
-    """Of a white image, seen in crops that are larger, all is alike but for what lies beside it."""
+def test_positions_beside_the_image_count_neither_in_losses_nor_in_statistics() -> None:
+    """Crops of a white image that are larger than it differ only beside it."""
 
     class White(Images):
         def __getitem__(self, index: int) -> Tensor:
             return torch.full_like(self.images[index], 255)
 
     recipe = recipe_with(ViewsRecipe(crop_scale=(1.2, 1.5), shift_deviation_patches=1.0), crop_scale=(1.5, 1.8))
-    source = OnlineTargets(recipe, PATCH, White(), TEACHERS, CPU)
-    shapes = {
-        "coarse": SimpleNamespace(feature_dim=3, summary_dim=3),
-        "fine": SimpleNamespace(feature_dim=3, summary_dim=None),
-    }
+    shapes = {name: SimpleNamespace(feature_dim=3, summary_dim=TEACHERS[name].summary_dim) for name in TEACHERS}
     statistics = TeacherStatistics(StandardizationRecipe(), shapes)
     compared = beside = 0
-    for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 4)):
+    for batch, example in examples_of(recipe, 4, images=White()):
         ((shape, _),) = batch.groups
         student = MeanColor().answer(example.pixel_values[0]).features
         statistics.update(example.targets)
         for target in example.targets.values():
             maps = align_to_teacher(student, target.features[0], target.shifts[0], shape.grid, example.extents[0])
             inside = maps.valid[:, None].expand_as(maps.teacher)
-            assert (maps.student[inside] > 0.95).all()
-            assert (maps.teacher[inside] > 0.95).all()
+            assert (torch.stack([maps.student[inside], maps.teacher[inside]]) > 0.95).all()
             compared += int(maps.valid.sum())
             beside += int((~target.shown[0]).sum())
     assert min(compared, beside) > 50
@@ -148,31 +138,20 @@ def test_moving_average_sees_another_crop_that_the_shift_explains() -> None:
     check_the_average_view(OnlineTargets(recipe, PATCH, Images(), TEACHERS, CPU), recipe)
 
 
-class Silent(MeanColor):
-    """A teacher that must not be asked."""
+def test_student_images_need_no_teacher() -> None:
+    class Silent(MeanColor):
+        def forward(self, groups: Sequence[Sequence[Tensor]], readers: Sequence[MeanColor]) -> list[TeacherOutput]:
+            raise AssertionError("a teacher was asked")
 
-    def forward(self, groups: Sequence[Sequence[Tensor]], readers: Sequence[MeanColor]) -> list[TeacherOutput]:
-        raise AssertionError("a teacher was asked")
-
-
-def test_what_the_student_sees_can_be_had_without_the_teachers() -> None:
-    recipe = recipe_with(ViewsRecipe(is_square=False, brightness=0.1), batch_size=None, token_budget=60)
-    expected = [example.pixel_values for _, example in examples_of(recipe, 3)]
+    recipe = recipe_with(ViewsRecipe(is_square=False, brightness=0.1), **PACKED)
     source = OnlineTargets(recipe, PATCH, Images(), {name: Silent() for name in TEACHERS}, CPU)
-    found = list(source.student_images(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 3)))
-    for own, theirs in zip(found, expected, strict=True):
-        assert all(torch.equal(*pair) for pair in zip(own, theirs, strict=True))
-
-
-def test_shifts_are_whole_patches() -> None:
-    for _, example in examples_of(recipe_with(ViewsRecipe()), 1):
-        (shifts,) = example.targets["coarse"].shifts
-        assert shifts.shape == (4, 2)
-        assert not shifts.is_floating_point()
+    found = source.student_images(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 3))
+    for own, (_, example) in zip(found, examples_of(recipe, 3), strict=True):
+        assert all(torch.equal(*pair) for pair in zip(own, example.pixel_values, strict=True))
 
 
 class Reading(Teacher):
-    """One network, and two ways to read it: the colors of its cells, or how bright they are."""
+    """One network, and two ways to read it: the colors of its patches, or how bright they are."""
 
     image_mean, image_std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     read_options = frozenset({"is_gray"})
@@ -186,11 +165,11 @@ class Reading(Teacher):
 
     def encode_for(self, pixel_values: Tensor, readers: Sequence[Teacher]) -> list[TeacherOutput]:
         self.num_passes += 1
-        cells = torch.nn.functional.avg_pool2d(pixel_values, PATCH)
-        return [TeacherOutput(None, cells.mean(1, keepdim=True) if each.is_gray else cells) for each in readers]
+        colors = nn.functional.avg_pool2d(pixel_values, PATCH)
+        return [TeacherOutput(None, colors.mean(1, keepdim=True) if each.is_gray else colors) for each in readers]
 
 
-def test_teachers_of_one_network_read_one_pass_of_one_crop() -> None:
+def test_teachers_of_one_network_share_one_pass_of_one_crop() -> None:
     recipe = small_recipe(
         *("color", "gray", "other"),
         data={"source": "s", "image_size_px": SIDE, "num_workers": 0},
@@ -200,9 +179,8 @@ def test_teachers_of_one_network_read_one_pass_of_one_crop() -> None:
     entries = [TeacherRecipe(name=name, kind="k", options={"is_gray": name == "gray"}) for name in ("color", "gray")]
     color, gray, other = Reading("color"), Reading("gray", is_gray=True), Reading("other")
     share_network(gray, entries[1], [(color, entries[0])])
-    teachers = {"color": color, "gray": gray, "other": other}
-    source, shifts = OnlineTargets(recipe, PATCH, Images(), teachers, CPU), []
-    for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 3)):
+    teachers, shifts = {"color": color, "gray": gray, "other": other}, []
+    for batch, example in examples_of(recipe, 3, teachers):
         assert example.targets.keys() == set(batch.teachers)
         if batch.partition == "low":
             one, two, three = (example.targets[name] for name in teachers)

@@ -13,7 +13,7 @@ from training.distillation import trainer
 from training.distillation.optimizers import build_optimizer
 from training.recipe import OptimizerRecipe, load_recipe
 from training.targets.phi_s import PhiS
-from training.targets.refits import follow_refits
+from training.targets.refits import follow_refits, standardize_heads, unstandardize_heads
 from training.targets.statistics import TeacherStatistics
 
 
@@ -148,3 +148,18 @@ def test_nothing_moves_without_a_refit() -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     follow_refits({}, [model], build_optimizer(model, OptimizerRecipe()))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_heads_are_standardized_and_back() -> None:
+    model, standardizer = head_and_standardizer(1)
+    images = torch.rand(2, 3, 32, 32)
+
+    def predict() -> Tensor:
+        return model.eval()(images, feature_format="NCHW").adaptors["teacher"].features
+
+    before = predict()
+    standardize_heads(model, ["teacher"], {"teacher": standardizer, "other": standardizer})
+    torch.testing.assert_close(predict(), standardizer.standardize(before), rtol=1e-4, atol=1e-5)
+    unstandardize_heads(model, {"teacher": standardizer})
+    torch.testing.assert_close(predict(), before, rtol=1e-4, atol=1e-4)

@@ -1,11 +1,41 @@
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from training.recipe import RecipeError, StandardizationRecipe
 from training.targets.examples import Target
-from training.targets.statistics import TeacherStatistics
+from training.targets.statistics import MIN_DISPERSION, SummaryDispersion, TeacherStatistics
+
+
+def cone(angle: float, num_vectors: int = 4000) -> Tensor:
+    """Vectors at one angle to the first axis, of random lengths."""
+    around = F.normalize(torch.randn(num_vectors, 7), dim=-1)
+    vectors = torch.cat([torch.full((num_vectors, 1), math.cos(angle)), math.sin(angle) * around], dim=1)
+    return vectors * (0.5 + torch.rand(num_vectors, 1))
+
+
+@pytest.mark.parametrize("angle", [0.2, 0.8, 1.4])
+def test_dispersion_of_a_cone_is_its_squared_angle_whatever_the_lengths(angle: float) -> None:
+    dispersion, large = SummaryDispersion(8), SummaryDispersion(8)
+    for part in cone(angle).chunk(4):
+        dispersion.update(part)
+        large.update(1024 * part)
+    assert dispersion.value.item() == pytest.approx(angle**2, rel=0.05)
+    assert dispersion.total[0] > 0.9 * dispersion.total.norm()
+    torch.testing.assert_close(large.value, dispersion.value)
+    dispersion.update(torch.full((2, 8), float("inf")))  # a non-finite batch is left out
+    torch.testing.assert_close(large.value, dispersion.value)
+
+
+def test_identical_summaries_have_a_floor() -> None:
+    dispersion = SummaryDispersion(8)
+    assert dispersion.value == MIN_DISPERSION
+    dispersion.update(torch.ones(4, 8))
+    assert MIN_DISPERSION <= dispersion.value < 1e-5
 
 
 TEACHERS = {
@@ -14,17 +44,10 @@ TEACHERS = {
 }
 
 
-def targets(num_images: int = 4) -> dict[str, Target]:
+def targets() -> dict[str, Target]:
     return {
-        "a": Target(torch.randn(num_images, 4), [torch.randn(num_images, 6, 3, 3)], None),
-        "b": Target(None, [torch.randn(num_images, 5, 3, 3)], None),
-    }
-
-
-def part_of(whole: dict[str, Target], rows: slice) -> dict[str, Target]:
-    return {
-        name: Target(None if t.summary is None else t.summary[rows], [features[rows] for features in t.features], None)
-        for name, t in whole.items()
+        "a": Target(torch.randn(4, 4), [torch.randn(4, 6, 3, 3)], None),
+        "b": Target(None, [torch.randn(4, 5, 3, 3)], None),
     }
 
 
@@ -37,24 +60,23 @@ def calibrated(**settings) -> TeacherStatistics:
 
 
 def test_parts_of_a_step_count_as_the_whole() -> None:
-    whole = targets()
+    (summary, (a,), _, _), (_, (b,), _, _) = targets().values()
     one, two = (TeacherStatistics(StandardizationRecipe(), TEACHERS) for _ in range(2))
-    one.update(whole)
-    for rows in (slice(0, 1), slice(1, 4)):
-        two.update(part_of(whole, rows))
-    for statistics in (one, two):
+    for statistics, parts in ((one, [slice(0, 4)]), (two, [slice(0, 1), slice(1, 4)])):
+        for rows in parts:
+            statistics.update({"a": Target(summary[rows], [a[rows]], None), "b": Target(None, [b[rows]], None)})
         statistics.end_step()
         statistics.refit()
     for key, value in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[key], value)
 
 
-def test_targets_of_a_step_follow_what_was_known_before_it() -> None:
-    statistics = calibrated()
+def test_targets_of_a_step_follow_the_statistics_before_it() -> None:
+    statistics, ones = calibrated(), torch.ones(4, 6, 3, 3)
     statistics.begin_step(5)
-    before = statistics.standardize("a", targets()["a"].features[0] * 0 + 1), statistics.dispersion("a").value.clone()
+    before = statistics.standardize("a", ones), statistics.dispersion("a").value.clone()
     statistics.update(targets())
-    assert torch.equal(statistics.standardize("a", torch.ones(4, 6, 3, 3)), before[0])
+    assert torch.equal(statistics.standardize("a", ones), before[0])
     assert torch.equal(statistics.dispersion("a").value, before[1])
     statistics.end_step()
     assert not torch.equal(statistics.dispersion("a").value, before[1])
@@ -65,9 +87,10 @@ def test_maps_are_refitted_at_powers_of_two_then_periodically_until_frozen() -> 
     refitted = []
     for step in range(40):
         before = statistics.standardizers()["b"].matrix.clone()
-        statistics.begin_step(step)
+        changes = statistics.begin_step(step)
         if not torch.equal(before, statistics.standardizers()["b"].matrix):
             refitted.append(step)
+        assert changes.keys() == (TEACHERS.keys() if refitted[-1:] == [step] else set())
         statistics.update(targets())
         statistics.end_step()
     assert refitted == [1, 2, 4, 8, 10, 20, 23]
@@ -87,12 +110,9 @@ def test_scalars_name_the_teachers() -> None:
     assert calibrated(method="global").scalars().keys() == {"dispersion/a"}
 
 
-def test_unknown_method_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"`method` must be one of .*Did you mean 'phi_s'"):
-        TeacherStatistics(StandardizationRecipe(method="phis"), TEACHERS)
-
-
-def test_a_teacher_without_a_finite_answer_is_named() -> None:
+def test_bad_methods_and_teachers_are_named() -> None:
+    with pytest.raises(RecipeError, match="`method`"):
+        StandardizationRecipe(method="phis")
     statistics = TeacherStatistics(StandardizationRecipe(), TEACHERS)
     statistics.update({"a": targets()["a"], "b": Target(None, [torch.full((4, 5, 3, 3), torch.nan)], None)})
     statistics.end_step()

@@ -1,8 +1,8 @@
-"""Starts a student from a RADIO checkpoint: from its trunk, and from its heads for teachers that the recipe keeps."""
+"""Start of a student from a RADIO checkpoint: its trunk, and the heads of teachers that the recipe keeps."""
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,20 +15,19 @@ from modeling_radio.modeling_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSI
 from training.recipe import RecipeError
 from training.student.export import remove_normalizers
 from training.student.parameters import CLIPS
-from training.targets.phi_s import FeatureStandardizer
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What came along from a source, and what did not; each entry is a few words.
+    """Report of a start, with entries of a few words.
 
     Attributes:
-        source: As `student.init_from` names it, and what was found there.
-        kept: Teachers whose heads came along; their dense heads predict features in the teacher's own space.
+        source: The source as named by `student.init_from`, and the kind of model.
+        kept: Teachers whose heads were taken; their dense heads predict features in the teacher's own space.
         taken: Weights of the source that the student has now.
-        resized: What had to be brought to another size, or was folded into something else.
-        added: What the student has beyond the source, and how it starts.
-        left_out: What the source has and the student does not.
+        resized: Weights that were resized, or folded into others.
+        added: Parts that the source lacks, and how they start.
+        left_out: Parts of the source that the student lacks.
     """
 
     source: str
@@ -48,30 +47,25 @@ class WarmStart:
 NOISE = 0.01
 """Deviation of the noise, in deviations of the weight. Our choice: large beside rounding, small beside the weight."""
 SEED = 0
-"""Of the noise: the same start on all ranks, and for every seed of a run, which decides what is new beside it."""
+"""Seed of the noise, the same on all ranks and in all runs. The run's seed decides about new weights only."""
 
 _NEW = ("decoder.", "downscale_blocks.", "prefix_proj_blocks.")
 _NEW_KEYS = tuple(f"{BLOCKS.removesuffix('blocks')}{name}" for name in _NEW)
 _PREFIX = re.compile(rf"{re.escape(BLOCKS.removesuffix('blocks'))}prefix_proj_blocks\.\d+\.weight")
 
 
-def is_new(key: str) -> bool:
-    """Whether a weight has no counterpart in a plain network."""
-    return key.startswith(_NEW_KEYS)
-
-
 def widen(key: str, tensor: Tensor, shape: torch.Size, noise: float = NOISE) -> Tensor:
-    """Return a weight of a narrow block at the shape of a wide one; one of the same shape as it is.
+    """Return a weight of a narrow block, repeated to the shape of a wide one; unchanged if it has this shape.
 
     Args:
-        key: Its name, which tells projections to queries, keys and values apart from others.
+        key: Its name, since projections to queries, keys and values are repeated apart.
         tensor: The narrow weight: a matrix `(output, input)`, or a vector.
-        shape: Of the wide weight, each side a multiple of the narrow one.
+        shape: Shape of the wide weight, each side a multiple of the narrow one.
         noise: See `NOISE`.
     """
     if tensor.shape == shape:
         return tensor
-    parts = 3 if ".attn.qkv." in key else 1  # each with heads of its own, of which there are more
+    parts = 3 if ".attn.qkv." in key else 1  # each with its own heads
     factors = [wide // narrow for wide, narrow in zip(shape, tensor.shape, strict=True)]
     wide = tensor.unflatten(0, (parts, -1)).repeat(1, *factors).flatten(0, 1)
     if tensor.ndim == 2:
@@ -80,19 +74,13 @@ def widen(key: str, tensor: Tensor, shape: torch.Size, noise: float = NOISE) -> 
     return wide + deviation * torch.randn(wide.shape, generator=make_generator(SEED, "widening", key))
 
 
-def start_prefix(key: str, tensor: Tensor) -> None:
-    """Let a projection of prefix tokens repeat them, so that they too are the narrow ones twice; others stay."""
-    if _PREFIX.fullmatch(key):
-        tensor.copy_(torch.eye(tensor.shape[1]).repeat(2, 1))
-
-
 def check_widening(config: RadioConfig, source: RadioConfig, name: str) -> None:
-    """Refuse a start whose mergings are others than the student's, and widths that no repetition gives.
+    """Refuse a start with other mergings than the student's, or widths that are no multiples.
 
     Args:
         config: The student's configuration.
-        source: That of the checkpoint.
-        name: Of the checkpoint.
+        source: The checkpoint's configuration.
+        name: The checkpoint.
 
     Raises:
         RecipeError: If the checkpoint cannot be widened, or needs no widening and has another decoder.
@@ -138,7 +126,7 @@ TRUNK_FIELDS = (
     "intermediate_rotation_per_layer",
     "eradio",
 )
-"""Fields of the configuration that decide what the trunk's weights mean."""
+"""Fields of the configuration that the meaning of the trunk's weights depends on."""
 
 
 def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None = None) -> RadioModel:
@@ -147,10 +135,10 @@ def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None =
     Args:
         source: Folder or Hub id.
         config: The student's configuration.
-        blocks: Which of its blocks become the student's, in order; None for all.
+        blocks: Indices of its blocks that become the student's, in order; None for all.
 
     Raises:
-        RecipeError: If it cannot be opened, or its trunk is another one; the message lists the fields.
+        RecipeError: If it cannot be opened, or its trunk differs; the message lists the fields.
     """
     try:
         model = RadioModel.from_pretrained(source, dtype=torch.float32)
@@ -183,13 +171,13 @@ def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None =
 def warm_start(student: RadioModel, source: RadioModel, name: str, blocks: Sequence[int] | None = None) -> WarmStart:
     """Copy the trunk, and the class tokens and heads of the teachers that both have.
 
-    A head comes along if its shape is the same; a class token follows its teacher's name. Registers keep their order.
+    A head is copied if its shape is the same; a class token follows its teacher's name. Registers keep their order.
 
     Args:
         student: Changed in place.
         source: A model with the same trunk, see `open_source`.
         name: Its name, for the report.
-        blocks: Which of its blocks become the student's, in order; None for all.
+        blocks: Indices of its blocks that become the student's, in order; None for all.
     """
     ours, theirs = _adaptors(student), _adaptors(source)
     kept = [name for name in ours if name in theirs and _is_same_head(ours[name], theirs[name])]
@@ -199,12 +187,13 @@ def warm_start(student: RadioModel, source: RadioModel, name: str, blocks: Seque
     has_new_clips = CLIPS in own and CLIPS not in given
     apart = {POSITIONS, PREFIX_TOKENS, SUMMARY_INDICES, DECODER_PREFIX, *([CLIPS] if has_new_clips else [])}
     for key, tensor in own.items():
-        if is_widened and is_new(key):
-            start_prefix(key, tensor)
+        if is_widened and key.startswith(_NEW_KEYS):
+            if _PREFIX.fullmatch(key):  # repeats its tokens, so that they, too, are the narrow ones twice
+                tensor.copy_(torch.eye(tensor.shape[1]).repeat(2, 1))
         elif key.startswith(heads) or not (key.startswith(f"{ADAPTORS}.") or key in apart):
             tensor.copy_(widen(key, given[_key_in_source(key, blocks)], tensor.shape))
     copied = []
-    if student.config.eradio is None:  # which has no positions, and no tokens but patches
+    if student.config.eradio is None:  # an E-RADIO has no positions, and no tokens but patches
         own[POSITIONS].copy_(_resize_table(given[POSITIONS], student.config))
         copied = _copy_prefix_tokens(own[PREFIX_TOKENS], given[PREFIX_TOKENS], student.config, source.config)
     if source.config.num_mergings:
@@ -232,14 +221,6 @@ def warm_start(student: RadioModel, source: RadioModel, name: str, blocks: Seque
     return report
 
 
-def standardize_heads(
-    student: RadioModel, names: Iterable[str], standardizers: Mapping[str, FeatureStandardizer]
-) -> None:
-    """Make dense heads that predict teachers' own features predict standardized ones: the inverse of export's fold."""
-    for name in names:
-        standardizers[name].fold_into_linear(student.radio_model.adaptor(name).last_dense_linear)
-
-
 def _adaptors(model: RadioModel) -> dict[str, RadioAdaptorConfig]:
     return {adaptor.name: adaptor for adaptor in model.config.adaptor_configs}
 
@@ -249,18 +230,17 @@ def _is_same_head(ours: RadioAdaptorConfig, theirs: RadioAdaptorConfig) -> bool:
 
 
 def _resize_table(table: Tensor, config: RadioConfig) -> Tensor:
-    """Return a position table `(1, side * side, hidden)` at the side that the configuration wants."""
+    """Return a position table `(1, side * side, hidden)` at the side of a configuration."""
     side, wanted = round(table.shape[1] ** 0.5), config.position_grid_size
     if side == wanted:
         return table
-    table = table.unflatten(1, (side, side))
-    return resize_position_table(table, wanted, wanted, config.pos_embed_align_corners)
+    return resize_position_table(table.unflatten(1, (side, side)), wanted, wanted, config.pos_embed_align_corners)
 
 
 def _copy_prefix_tokens(own: Tensor, given: Tensor, ours: RadioConfig, theirs: RadioConfig) -> list[str]:
     """Copy registers and the class tokens of shared teachers in place; return those teachers."""
     places = {adaptor.name: adaptor.token_index for adaptor in theirs.adaptor_configs}
-    # A head of NVIDIA's may read the first patch: then it has no token of its own to copy.
+    # A head of NVIDIA's may read the first patch: it has no token of its own to copy.
     shared = [adaptor for adaptor in ours.adaptor_configs if places.get(adaptor.name, len(given)) < len(given)]
     for adaptor in shared:
         own[adaptor.token_index].copy_(given[places[adaptor.name]])
@@ -270,7 +250,7 @@ def _copy_prefix_tokens(own: Tensor, given: Tensor, ours: RadioConfig, theirs: R
 
 
 def _key_in_source(key: str, blocks: Sequence[int] | None) -> str:
-    """Return the name that a weight has in a source, some of whose blocks are the student's."""
+    """Return the name of a weight in a source, given which of its blocks are the student's."""
     match = re.fullmatch(rf"{re.escape(BLOCKS)}\.(\d+)\.(.+)", key)
     return key if match is None or blocks is None else f"{BLOCKS}.{blocks[int(match[1])]}.{match[2]}"
 

@@ -1,0 +1,439 @@
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
+
+import pytest
+import torch
+from filelock import FileLock
+from mean_colors import CPU, NUM_IMAGES, PATCH, SIDE, TEACHERS, Images, MeanColor, contents_of, open_cache, recipe_with
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from core.interruption import Interrupted
+from training.data.image_folder import ImageFolder
+from training.data.training_images import build_training_images
+from training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
+from training.targets import feature_cache
+from training.targets.feature_cache import (
+    FORMATS,
+    CacheContents,
+    EightBits,
+    FeatureCache,
+    FeatureFormat,
+    HalfPrecision,
+    TeacherAnswers,
+    check_contents,
+    check_shards,
+    clear_up,
+    shard_paths,
+    time_words,
+    weights_fingerprint,
+    write_feature_cache,
+    writing_turn,
+)
+from training.teachers.outputs import TeacherOutput
+
+
+WHOLE = ["cache.json", *(f"shard_{number:05d}.safetensors" for number in range(3))]
+
+
+def cached_recipe(cache_format: str = "float16") -> Recipe:
+    return recipe_with(ViewsRecipe(teachers="cached", cache_format=cache_format))
+
+
+def answers_of(teachers=TEACHERS, cache_format: str = "float16") -> TeacherAnswers:
+    return TeacherAnswers(teachers, SIDE // PATCH, CPU, FORMATS[cache_format])
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three shards of two images."""
+    monkeypatch.setattr(feature_cache, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(feature_cache, "IMAGES_PER_FORWARD", 2)
+
+
+class TestContents:
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ({"data": DataRecipe(source="s", image_size_px=SIDE, seed=1)}, "data.seed"),
+            ({"teachers": [TeacherRecipe(name="coarse", kind="k", options={"layer": 3})]}, "teachers.coarse.options"),
+            ({"views": ViewsRecipe(teachers="cached", cache_format="int8")}, "views.cache_format"),
+            ({"seed": 7, "optimizer": {"learning_rate": 1.0}}, None),  # the student may change
+        ],
+    )
+    def test_stale_cache_is_refused(self, tmp_path: Path, change: dict, named: str | None) -> None:
+        recipe = cached_recipe()
+        open_cache(recipe, tmp_path)
+        changed = recipe.replace(**change)
+        if named is None:
+            assert len(open_cache(changed, tmp_path)) == NUM_IMAGES
+            return
+        with pytest.raises(RecipeError, match=rf"{named}.*`views\.cache_dir`"):
+            open_cache(changed, tmp_path)
+
+    @pytest.mark.parametrize("text", [None, "", "{", "[]", "5", '{"teachers": 5, "data": []}', "\xff"])
+    def test_folder_without_a_whole_description_is_refused(self, tmp_path: Path, text: str | None) -> None:
+        if text is not None:
+            (tmp_path / "cache.json").write_text(text, encoding="latin-1")
+        with pytest.raises(RecipeError, match=r"`views\.cache_dir`"):
+            FeatureCache(tmp_path, contents_of(cached_recipe()))
+
+    @pytest.mark.parametrize("is_renamed", [False, True])
+    def test_changed_images_are_noticed_even_by_a_half_written_cache(self, tmp_path: Path, is_renamed: bool) -> None:
+        folder, cache = image_folder(tmp_path), tmp_path / "cache"
+        for _ in range(2):
+            build_cache(cached_recipe(), folder, cache)
+        (cache / WHOLE[1]).unlink()
+        for path in list(folder.iterdir()):
+            if is_renamed:
+                path.rename(path.with_stem(f"x{path.stem}"))
+            else:
+                was = path.stat().st_mtime_ns
+                draw(path, 200)
+                os.utime(path, ns=(was + 1, was + 1))
+        with pytest.raises(RecipeError, match=r"is stale .*images: "):
+            build_cache(cached_recipe(), folder, cache)
+        assert names_in(cache) == WHOLE[:1]
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+    def test_fingerprint_of_weights_follows_every_bit_and_name(self, dtype: torch.dtype) -> None:
+        def fingerprint(name: str, *shape: int, last: int = 0) -> str:
+            network, tensor = nn.Module(), torch.zeros(shape, dtype=dtype)
+            tensor.view(-1)[-1] = last
+            network.register_buffer(name, tensor)
+            return weights_fingerprint(network)
+
+        first = fingerprint("a", 2, 3)
+        assert first == fingerprint("a", 2, 3)
+        assert len({first, fingerprint("b", 2, 3), fingerprint("a", 3, 2), fingerprint("a", 2, 3, last=1)}) == 4
+        assert fingerprint("a").startswith("1 numbers")  # a scalar
+
+    def test_setting_of_a_later_version_makes_no_cache_stale_nor_moves_it(self, tmp_path: Path) -> None:
+        recipe = cached_recipe()
+        contents = contents_of(recipe)
+        old = json.loads(json.dumps(contents.settings))
+        for entry in old["teachers"]:
+            del entry["upsample"]
+        of_old = CacheContents({**contents.settings, "teachers": old["teachers"]}, {}, contents.places)
+        more = CacheContents({**contents.settings, "num_images": NUM_IMAGES + 1}, {}, contents.places)
+        assert of_old.default_folder() == contents.default_folder() != more.default_folder()
+        del old["data"]["seed"], old["views"]
+        (tmp_path / "cache.json").write_text(json.dumps(old | contents.state))
+        check_contents(tmp_path, contents)
+        recipe.teachers[0].upsample = "tiles"
+        with pytest.raises(RecipeError, match=r"teachers\.coarse\.upsample: bilinear -> tiles"):
+            check_contents(tmp_path, contents_of(recipe))
+
+    def test_cache_can_be_copied_to_another_machine(self, tmp_path: Path) -> None:
+        recipe = cached_recipe()
+        recipe.teachers[0].source, recipe.data.source = str(tmp_path / "weights"), str(tmp_path / "first/images")
+        (tmp_path / "first").mkdir()
+        build_cache(recipe, image_folder(tmp_path / "first"), tmp_path / "first/cache")
+        assert str(tmp_path) not in (tmp_path / "first/cache/cache.json").read_text()
+        shutil.copytree(tmp_path / "first", tmp_path / "second")
+        for path in (tmp_path / "second/images").iterdir():
+            os.utime(path, ns=(1, 1))
+        images = ImageFolder(tmp_path / "second/images", size=SIDE)
+        contents = CacheContents.of(cached_recipe(), PATCH, images, TEACHERS)
+        assert torch.equal(FeatureCache(tmp_path / "second/cache", contents).images([0]), images[0][None])
+        assert contents.default_folder() != CacheContents.of(recipe, PATCH, images, TEACHERS).default_folder()
+
+    def test_cache_of_one_form_of_data_serves_another_of_the_same_images(
+        self, tmp_path: Path, write_source: Callable[..., str]
+    ) -> None:
+        """Images are known by their content: in a Parquet file as in a webdataset shard."""
+        data, folder = cached_recipe().data, tmp_path / "features"
+        for kind in ("parquet", "webdataset"):
+            source = write_source(kind, 5, num_shards=1)
+            images = build_training_images(data.replace(source=source), is_square=True)
+            contents = CacheContents.of(cached_recipe(), PATCH, images, TEACHERS)
+            write_feature_cache(folder, contents, images, answers_of() if kind == "parquet" else never)
+        expected = torch.stack([images[index] for index in range(5)])
+        assert torch.equal(FeatureCache(folder, contents).images(range(5)), expected)
+
+
+def draw(path: Path, color: int) -> None:
+    Image.new("RGB", (SIDE, SIDE), (color, 0, 0)).save(path)
+
+
+def image_folder(folder: Path) -> Path:
+    """Return a folder with four images, files of one size."""
+    (folder / "images").mkdir()
+    for number in range(4):
+        draw(folder / f"images/{number}.bmp", number)
+    return folder / "images"
+
+
+def build_cache(recipe: Recipe, folder: Path, cache: Path) -> None:
+    images = ImageFolder(folder, size=SIDE)
+    write_feature_cache(cache, CacheContents.of(recipe, PATCH, images, TEACHERS), images, answers_of())
+
+
+def never(images: Tensor) -> NoReturn:
+    raise AssertionError("features were computed")
+
+
+def correlated_features(num_images: int = 5, channels: int = 12, rank: int = 3) -> Tensor:
+    """Features of a low rank, in channels of very different sizes, far from zero."""
+    generator = torch.Generator().manual_seed(0)
+    inner = torch.randn(num_images, 4, 5, rank, generator=generator)
+    mixing = torch.randn(rank, channels, generator=generator) * torch.logspace(-1, 1, channels)
+    return inner @ mixing + 7
+
+
+def stored(features: Tensor, feature_format: FeatureFormat) -> Tensor:
+    """Return the features that a shard of two batches gives back."""
+    parts = [feature_format.encode(part) for part in features.split(2)]
+    entries = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    assert set(entries) == set(feature_format.entries)
+    return torch.stack([feature_format.decode(entries, row).float() for row in range(len(features))])
+
+
+class TestFormats:
+    def test_half_precision_rounds_and_nothing_else(self) -> None:
+        features = correlated_features()
+        assert torch.equal(stored(features, HalfPrecision()), features.half().float())
+
+    def test_eight_bits_are_off_by_half_a_step_of_a_channel_of_an_image(self) -> None:
+        features = correlated_features()
+        kept = stored(features, EightBits())
+        extent = features.amax((1, 2), keepdim=True) - features.amin((1, 2), keepdim=True)
+        assert ((kept - features).abs() <= extent / 510 * 1.001).all()
+        assert ((kept - features).abs() > extent / 2000).any()
+        assert torch.equal(stored(features[3:4], EightBits())[0], kept[3])  # alone as among others
+
+    def test_eight_bits_keep_constant_channels_and_values_beyond_float16(self) -> None:
+        features = torch.full((2, 3, 3, 2), 1e6)
+        features[..., 1] = torch.linspace(-1e30, 1e30, 9).view(3, 3)
+        kept = stored(features, EightBits())
+        assert torch.equal(kept[..., 0], features[..., 0])
+        torch.testing.assert_close(kept[..., 1], features[..., 1], rtol=0, atol=2e30 / 510)
+
+    @pytest.mark.parametrize(("name", "factor"), [("float16", 1e6), ("float16", float("nan")), ("int8", float("inf"))])
+    def test_values_that_a_format_cannot_hold_are_refused(self, name: str, factor: float) -> None:
+        class Scaled(MeanColor):
+            def answer(self, pixel_values: Tensor) -> TeacherOutput:
+                return TeacherOutput(None, super().answer(pixel_values).features * factor)
+
+        with pytest.raises(
+            RecipeError, match="'huge'.*" + (r"`views\.cache_format=int8`" if factor == 1e6 else "finite")
+        ):
+            answers_of({"huge": Scaled()}, name)(Images().images)
+
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_cache_is_read_back_in_any_order(self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(feature_cache, "IMAGES_PER_SHARD", 4)
+        monkeypatch.setattr(feature_cache, "IMAGES_PER_FORWARD", 2)
+        cache, indices = open_cache(cached_recipe(name), tmp_path), [5, 0, 3]
+        assert names_in(tmp_path) == WHOLE[:3]
+        assert torch.equal(cache.images(indices), Images().images[indices])
+        answers = cache.answers(indices)
+        assert answers.keys() == TEACHERS.keys()
+        for teacher, (summary, features) in answers.items():
+            expected = TEACHERS[teacher].answer(Images().images[indices].float() / 255)
+            error = (features.float() - expected.features).norm()
+            assert 1e-3 < error / (expected.features - expected.features.mean()).norm() < 0.01
+            assert (summary is None) == (expected.summary is None)
+            if summary is not None:
+                torch.testing.assert_close(summary.float(), expected.summary, atol=1e-3, rtol=0)
+
+
+class TestAnswers:
+    def test_grid_that_is_no_multiple_of_the_students_is_resampled(self) -> None:
+        features = answers_of({"odd": MeanColor(cell_px=27)})(Images().images)["odd.features"]  # 2 x 2 positions
+        assert features.shape == (NUM_IMAGES, 5, 5, 3)
+        assert features.dtype == torch.float16
+
+    @pytest.mark.parametrize("can_share", [True, False])
+    def test_threads_share_the_images_and_answer_as_one(self, monkeypatch: pytest.MonkeyPatch, can_share: bool) -> None:
+        meeting, threads = threading.Barrier(3, timeout=20), []  # which breaks if they come one after the other
+
+        class Heard(MeanColor):
+            can_share_cores = can_share
+
+            def answer(self, pixel_values: Tensor) -> TeacherOutput:
+                threads.append(threading.current_thread().name)
+                if can_share:
+                    meeting.wait()
+                return super().answer(pixel_values)
+
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        divided = answers_of({"color": Heard()})(Images().images)
+        assert len(set(threads)) == 3 if can_share else threads == [threading.current_thread().name]
+        monkeypatch.undo()
+        whole = answers_of({"color": MeanColor()})(Images().images)
+        assert divided.keys() == whole.keys()
+        assert all(torch.equal(divided[key], whole[key]) for key in whole)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lie(path: Path) -> None:
+    path.write_bytes((2**40).to_bytes(8, "little") + path.read_bytes()[8:])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def shorten(path: Path) -> None:
+    save_file({key: value[:1] for key, value in load_file(path).items()}, path)
+
+
+def lose(key: str) -> Callable[[Path], None]:
+    return lambda path: save_file({name: value for name, value in load_file(path).items() if name != key}, path)
+
+
+class TestWriting:
+    def test_missing_shards_are_computed_and_others_kept(self, tmp_path: Path, small_shards: None) -> None:
+        contents, asked = contents_of(cached_recipe()), iter([False, True])
+        with pytest.raises(Interrupted):
+            write_feature_cache(tmp_path, contents, Images(), answers_of(), should_stop=lambda: next(asked))
+        first = shard_paths(tmp_path, contents)[0]
+        assert names_in(tmp_path) == [*WHOLE[:2], "shard_00001.safetensors.lock"]
+        with pytest.raises(RecipeError, match="shard_00001"):
+            FeatureCache(tmp_path, contents)
+        written_at = first.stat().st_mtime_ns
+        cache = open_cache(cached_recipe(), tmp_path)
+        assert first.stat().st_mtime_ns == written_at
+        assert torch.equal(cache.images(range(NUM_IMAGES)), Images().images)
+
+    def test_complete_cache_starts_no_loader(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        contents = contents_of(cached_recipe())
+        write_feature_cache(tmp_path, contents, Images(), answers_of())
+        monkeypatch.setattr(feature_cache, "DataLoader", None)
+        write_feature_cache(tmp_path, contents, Images(), never, num_workers=2)
+
+    def test_full_disk_is_noticed_before_it_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=999))
+        with pytest.raises(RecipeError, match=r"needs \d+ kB more.*`views\.cache_format`"):
+            open_cache(cached_recipe(), tmp_path)
+
+    def test_ranks_write_their_shares_of_the_shards(self, tmp_path: Path, small_shards: None) -> None:
+        contents, written = contents_of(cached_recipe()), []
+        for rank in (0, 1):
+            write_feature_cache(tmp_path, contents, Images(), answers_of(), rank=rank, num_ranks=2)
+            written.append([path.is_file() for path in shard_paths(tmp_path, contents)])
+        assert written == [[True, False, True], [True, True, True]]
+        assert torch.equal(FeatureCache(tmp_path, contents).images([5, 0]), Images().images[[5, 0]])
+
+    @pytest.mark.parametrize(
+        "damage",
+        [cut, lie, empty, flip_a_bit, shorten, lose("coarse.summary"), lose("fine.features"), lose("coarse.step")],
+    )
+    def test_damaged_shard_is_named_before_any_work(self, tmp_path: Path, small_shards: None, damage: Callable) -> None:
+        """A single bit only when all is there: checksums are compared where a complete cache is opened."""
+        contents = contents_of(cached_recipe("int8"))
+        open_cache(cached_recipe("int8"), tmp_path)
+        damage(tmp_path / WHOLE[2])
+        runs = [lambda: FeatureCache(tmp_path, contents)]
+        if damage is not flip_a_bit:
+            (tmp_path / WHOLE[3]).unlink()
+            runs = [
+                lambda: write_feature_cache(tmp_path, contents, Images(), never),
+                lambda: check_shards(tmp_path, contents),
+            ]
+        for run in runs:
+            with pytest.raises(RecipeError, match=r"shard_00001[^\n]*Delete it[^\n]*$"):
+                run()
+        (tmp_path / WHOLE[2]).unlink()
+        cache = open_cache(cached_recipe("int8"), tmp_path)
+        assert torch.equal(cache.images(range(NUM_IMAGES)), Images().images)
+
+    def test_runs_that_build_one_cache_share_the_work(self, tmp_path: Path, small_shards: None) -> None:
+        contents, seen, both = contents_of(cached_recipe()), [], threading.Barrier(2, timeout=20)
+
+        class Slow(TeacherAnswers):
+            def __call__(self, images: Tensor) -> dict[str, Tensor]:
+                seen.append(images)
+                time.sleep(0.05)
+                return super().__call__(images)
+
+        def run() -> None:
+            both.wait()
+            write_feature_cache(tmp_path, contents, Images(), Slow(TEACHERS, SIDE // PATCH, CPU, HalfPrecision()))
+
+        threads = [threading.Thread(target=run) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(map(len, seen)) == NUM_IMAGES
+        assert names_in(tmp_path) == WHOLE
+        assert torch.equal(FeatureCache(tmp_path, contents).images(range(NUM_IMAGES)), Images().images)
+
+    @pytest.mark.parametrize("name", FORMATS)
+    @pytest.mark.parametrize(("images_per_forward", "seconds"), [(2, 30), (6, 0)])  # six at once: a single batch
+    def test_size_and_time_are_forecast(
+        self, tmp_path: Path, name: str, images_per_forward: int, seconds: int, monkeypatch, capsys
+    ) -> None:
+        monkeypatch.setattr(feature_cache, "IMAGES_PER_FORWARD", images_per_forward)
+        clock = iter([10.0, 40.0])
+        monkeypatch.setattr(feature_cache, "time", SimpleNamespace(perf_counter=lambda: next(clock, 99.0)))
+        write_feature_cache(tmp_path, contents_of(cached_recipe(name)), Images(), answers_of(TEACHERS, name))
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "Feature cache" in line]
+        start = f"Feature cache {str(tmp_path)!r}: 6 of 6 images are missing, 2 teachers, "
+        assert line.startswith(start)
+        assert line.endswith(f" in format {name!r}, about {seconds} seconds to go.")  # two of six images are left
+        size, unit = line.removeprefix(start).split()[:2]
+        assert unit == "kB"
+        assert float(size) * 1000 == pytest.approx((tmp_path / WHOLE[1]).stat().st_size, rel=0.02)
+
+    @pytest.mark.parametrize(
+        ("seconds", "words"), [(0.4, "0 seconds"), (119, "119 seconds"), (121, "2 minutes"), (9000, "2.5 hours")]
+    )
+    def test_times_in_words(self, seconds: float, words: str) -> None:
+        assert time_words(seconds) == words
+
+
+class TestTurns:
+    def test_lock_stays_until_the_file_is_there(self, tmp_path: Path) -> None:
+        path, lock = tmp_path / "shard", tmp_path / "shard.lock"
+        with pytest.raises(ZeroDivisionError), writing_turn(path, lambda: False):
+            _ = 1 / 0
+        assert lock.is_file()
+        with writing_turn(path, lambda: False):
+            path.touch()
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_waiting_run_warns_once_and_can_be_stopped(self, tmp_path: Path, monkeypatch, caplog) -> None:
+        monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_LOOKS", 0.01)
+        asked = iter([False, False, True])
+        with (
+            FileLock(tmp_path / "shard.lock"),
+            caplog.at_level(logging.WARNING),
+            pytest.raises(Interrupted),
+            writing_turn(tmp_path / "shard", lambda: next(asked)),
+        ):
+            raise AssertionError("two runs write at once")
+        (record,) = caplog.records
+        assert str(tmp_path / "shard") in record.message
+
+    def test_files_of_other_writers_are_left_alone(self, tmp_path: Path) -> None:
+        for name in ("at_work", "killed"):
+            (tmp_path / name).touch()
+            (tmp_path / f"{name}.lock").touch()
+            (tmp_path / f".partial-{name}-1").mkdir()
+        with FileLock(tmp_path / "at_work.lock"):
+            clear_up(tmp_path)
+            assert names_in(tmp_path) == [".partial-at_work-1", "at_work", "at_work.lock", "killed"]
