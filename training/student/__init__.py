@@ -1,1 +1,1 @@
-"""The network that learns: built, warm-started, regularized, averaged, exported."""
+"""The student: built, warm-started, regularized, averaged, exported."""

@@ -1,9 +1,10 @@
-"""Builds the student that a recipe and its teachers describe."""
+"""The student for a recipe and its teachers: configuration, fresh weights, checkpointed or compiled blocks."""
 
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from core.timing import fastest_seconds
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
-from training.recipe import Recipe, RecipeError, TeacherRecipe
+from training.recipe import Recipe, RecipeError
 from training.student.packing import check_merging
 from training.student.parameters import freeze_projection_of_clips
 from training.student.regularizers import add_damp, add_spectral_scales
@@ -34,18 +35,17 @@ _RUNS = 5  # our choice: the fastest of a few calls is stable enough to tell fac
 @torch.no_grad()
 def is_bfloat16_faster() -> bool:
     """Time one linear layer on this machine's CPU in both precisions, for some tens of milliseconds."""
-    layers = {dtype: _linear(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    rows, inputs, outputs = _SHAPE
+    layers = {
+        dtype: partial(F.linear, torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype))
+        for dtype in (torch.float32, torch.bfloat16)
+    }
     seconds = fastest_seconds(layers, min_rounds=_RUNS)
     return seconds[torch.bfloat16] < seconds[torch.float32]
 
 
-def _linear(dtype: torch.dtype) -> Callable[[], Tensor]:
-    rows, inputs, outputs = _SHAPE
-    return partial(F.linear, torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype))
-
-
 def in_faster_precision(recipe: Recipe) -> Recipe:
-    """Return the recipe with student and teachers in float32 if this machine has a CPU only that is faster so."""
+    """Return the recipe with student and teachers in float32 if this machine has only a CPU that is faster with it."""
     if torch.accelerator.is_available() or is_bfloat16_faster():
         return recipe
     teachers = [entry.replace(precision="float32") for entry in recipe.teachers]
@@ -53,7 +53,7 @@ def in_faster_precision(recipe: Recipe) -> Recipe:
 
 
 def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioModel:
-    """Return a student with fresh weights, the same for the same seed; it learns from images, nothing of clips.
+    """Return a student with fresh weights, the same for the same seed; its projection of clips is frozen.
 
     Args:
         recipe: The recipe.
@@ -72,7 +72,7 @@ def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radio
 
 
 def regularize(student: RadioModel, recipe: Recipe) -> None:
-    """Add in place what acts on the student's weights in training only: noise and spectral reparametrization."""
+    """Add the regularizers of the student's weights in place: noise and spectral reparametrization."""
     if recipe.damp.sigma:
         add_damp(student, recipe.damp.sigma)
     if recipe.spectral.is_used:
@@ -80,11 +80,11 @@ def regularize(student: RadioModel, recipe: Recipe) -> None:
 
 
 def checkpoint_blocks(student: RadioModel) -> None:
-    """Let each transformer block keep only its input for the backward pass, and compute the rest again then.
+    """Let each transformer block keep only its input for the backward pass, and recompute the rest then.
 
-    Sets the attributes of transformers' `GradientCheckpointingLayer`, since the method that does was renamed in 5.x.
+    Sets the attributes of transformers' `GradientCheckpointingLayer`: the method that sets them was renamed in 5.x.
     """
-    recompute = functools.partial(checkpoint, use_reentrant=False)
+    recompute = partial(checkpoint, use_reentrant=False)
     blocks = [module for module in student.radio_model.model.modules() if isinstance(module, RadioBlock)]
     for block in blocks:
         block.gradient_checkpointing = True
@@ -92,20 +92,20 @@ def checkpoint_blocks(student: RadioModel) -> None:
 
 
 def compile_blocks(student: RadioModel, recipe: Recipe, backend: str | Callable = "inductor") -> int:
-    """Compile each transformer block in place, which leaves the keys of the state alone.
+    """Compile each transformer block in place; the keys of the state stay the same.
 
-    Block by block, as all are alike: they share their graphs, and FSDP can shard what is compiled. Where resolutions
-    or windows change, their sizes are symbols. Another graph is needed for each pattern of windows (global, equal
-    ones, ragged ones; a single one or a single token has its own), and for blocks with and without dropped paths.
+    Blocks are compiled one by one, since they are alike and share their graphs, and since FSDP can shard compiled
+    blocks. If resolutions or windows change, their sizes are symbols. Each pattern of windows (global, equal, ragged;
+    a single window or a single token has its own) needs another graph, and so do blocks with dropped paths.
 
     Args:
         student: The student.
-        recipe: Says which grids and windows it will see.
-        backend: Of `torch.compile`.
+        recipe: The grids and windows of its images.
+        backend: Backend of `torch.compile`.
 
     Returns:
-        How many graphs there will be at most; twice that where batches of one image and of more meet. PyTorch's limit,
-        after which blocks would silently run uncompiled, is raised to it.
+        The largest number of graphs; twice that if there are batches of one image and of more. PyTorch's limit is
+        raised to it, because blocks would silently run uncompiled after it.
 
     Raises:
         RecipeError: If images of several shapes are packed: each step would need another graph.
@@ -121,28 +121,24 @@ def compile_blocks(student: RadioModel, recipe: Recipe, backend: str | Callable 
     drops_paths = {rate > 0 for rate in student.radio_model.model.drop_path_rates}
     num_graphs = len(patterns) * len(drops_paths)
     dynamo = torch._dynamo.config
-    dynamo.cache_size_limit = max(dynamo.cache_size_limit, 2 * num_graphs)  # its name in PyTorch 2.6, an alias later
+    dynamo.cache_size_limit = max(dynamo.cache_size_limit, 2 * num_graphs)  # the name in PyTorch 2.6, an alias later
     for block in student.radio_model.model.blocks:
         block.compile(backend=backend, dynamic=len(segments) > 1 or None)
     return num_graphs
 
 
 def _all_segments(config: RadioConfig, recipe: Recipe) -> set[Segments]:
-    """Return the runs that blocks attend in, over all grids and windows of a recipe."""
+    """Return the sequences that blocks attend within, over all grids and windows of a recipe."""
     segments = set()
     for partition in recipe.partitions:
         for size_px in partition.sizes_px:
-            for grid in _grids_between(extreme_grids(recipe, partition, size_px, config.patch_size)):
+            extremes = zip(*extreme_grids(recipe, partition, size_px, config.patch_size), strict=True)
+            rows, cols = (range(min(side), max(side) + 1) for side in extremes)
+            for grid in itertools.starmap(Grid, itertools.product(rows, cols)):
                 for window in [None, *fitting_windows(partition, grid)]:
                     layout = AttentionLayout.for_grid(*grid, config.num_prefix_tokens, window, torch.device("cpu"))
                     segments.add(layout.global_segments if window is None else layout.window_segments)
     return segments
-
-
-def _grids_between(extremes: Sequence[Grid]) -> list[Grid]:
-    """Return all grids with no fewer and no more rows and columns than these."""
-    rows, cols = ([grid[axis] for grid in extremes] for axis in (0, 1))
-    return [Grid(row, col) for row in range(min(rows), max(rows) + 1) for col in range(min(cols), max(cols) + 1)]
 
 
 def sincos_positions(side: int, width: int) -> Tensor:
@@ -178,12 +174,12 @@ def student_config(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radi
 
 
 def student_patch_size(recipe: Recipe) -> int:
-    """Return the student's patch in pixels, which teachers must know before the student can be built."""
+    """Return the student's patch in pixels: teachers need it before the student can be built."""
     return _config(recipe, recipe.student.config).patch_size
 
 
 def check_student_views(recipe: Recipe) -> None:
-    """Refuse images that the student cannot take, and windows that could not act, before anything is built.
+    """Refuse images that the student cannot take, and windows without effect, before anything is built.
 
     Raises:
         RecipeError: If a size of a partition is too large or no multiple of the patch, or as `check_windows` and
@@ -227,24 +223,22 @@ def _eradio_of(preset: str) -> dict[str, Any] | None:
 
 
 def _adaptors(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> list[dict[str, Any]]:
+    _check_keys("student.adaptor", recipe.student.adaptor, RadioAdaptorConfig)
+    for entry in recipe.teachers:
+        _check_keys(f"teachers.{entry.name}.adaptor", entry.adaptor, RadioAdaptorConfig)
     widths = [width for teacher in teachers.values() for width in (teacher.summary_dim, teacher.feature_dim) if width]
     return [
         {
             "hidden_size": max(widths),  # AM-RADIO 3.2: as wide as the widest teacher
             "token_index": index,
-            **_adaptor_fields(recipe, entry),
+            **recipe.student.adaptor,
+            **entry.adaptor,
             "name": entry.name,
             "summary_dim": teachers[entry.name].summary_dim,
             "feature_dim": teachers[entry.name].feature_dim,
         }
         for index, entry in enumerate(recipe.teachers)
     ]
-
-
-def _adaptor_fields(recipe: Recipe, entry: TeacherRecipe) -> dict[str, Any]:
-    _check_keys("student.adaptor", recipe.student.adaptor, RadioAdaptorConfig)
-    _check_keys(f"teachers.{entry.name}.adaptor", entry.adaptor, RadioAdaptorConfig)
-    return {**recipe.student.adaptor, **entry.adaptor}
 
 
 def _check_keys(section: str, values: dict[str, Any], config_class: type) -> None:

@@ -1,4 +1,4 @@
-"""The exponential moving average of the student: what is exported, and what MESA compares the student with."""
+"""The exponential moving average of the student, which MESA compares the student with, and which is exported."""
 
 import torch
 from torch import nn
@@ -8,8 +8,8 @@ from torch.optim.swa_utils import AveragedModel
 class MovingAverage(AveragedModel):
     """A frozen copy of a model, `.module`, that follows it by `update_parameters(model)` after each optimizer step.
 
-    Parameters are averaged with the rising decay of `ema_decay`; buffers are copied. The first update copies all.
-    Each is one call for all tensors, while PyTorch's own loop handles them one by one.
+    Parameters are averaged with the rising decay of `ema_decay`; buffers are copied. The first update copies all. Each
+    update is one call for all tensors, while PyTorch's own loop handles them one by one.
 
     Args:
         model: The student, not wrapped for distributed training.
@@ -23,8 +23,8 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move towards the parameters of `model`, and take its buffers."""
-        num_updates = int(self.n_averaged)  # kept on the CPU: no wait for a device
+        """Move towards the parameters of `model`, and copy its buffers."""
+        num_updates = int(self.n_averaged)  # on the CPU: no wait for a device
         share = 1 - ema_decay(num_updates, self.decay) if num_updates else 1.0
         torch._foreach_lerp_(tuple(self.module.parameters()), tuple(model.parameters()), share)
         buffers = list(self.module.buffers())
@@ -36,12 +36,12 @@ class MovingAverage(AveragedModel):
 def ema_decay(num_updates: int, decay: float) -> float:
     """Return the decay of an exponential moving average after `num_updates` updates.
 
-    Short runs would otherwise keep the random start in the average: `min(decay, (1 + n) / (10 + n))`, the
-    usual warm-up (as in TensorFlow's `ExponentialMovingAverage`).
+    `min(decay, (1 + n) / (10 + n))`, the usual warm-up, as in TensorFlow's `ExponentialMovingAverage`. Otherwise short
+    runs would keep the random start in the average.
 
     Args:
-        num_updates: Updates done before this one.
-        decay: Value that the decay rises to, in [0, 1).
+        num_updates: Updates before this one.
+        decay: Final decay, in [0, 1).
 
     Returns:
         Share of the old average that the next update keeps.

@@ -1,10 +1,11 @@
-"""Taps: heads that read the trunk on its way, what each is for, and the student with them around it.
+"""Taps: heads that read the output of blocks within the trunk and learn from the teachers, too.
 
-They are trained beside the student and thrown away: its moving average and what is exported have none.
+They are trained beside the student and dropped: neither its moving average nor an exported model has any.
 
 References:
-    Heads on the way, as in UNIC's ladder, https://arxiv.org/abs/2408.05088, and SAK, https://arxiv.org/abs/2410.14633;
-    hints, as in FitNets, https://arxiv.org/abs/1412.6550. Which depth is for whom is our choice.
+    Heads at inner blocks, as in UNIC's ladder, https://arxiv.org/abs/2408.05088, and SAK,
+    https://arxiv.org/abs/2410.14633; hints, as in FitNets, https://arxiv.org/abs/1412.6550. The depth of each teacher
+    is our choice.
 """
 
 from collections.abc import Sequence
@@ -34,10 +35,11 @@ class Tap(NamedTuple):
     """One head.
 
     Attributes:
-        block: 0-based, whose output it reads.
-        teacher: Whom it is compared with.
-        share: What its losses count by beside those of other taps.
-        depth: Share of the teacher's own blocks whose features it is compared with; 1 for what the teacher answers.
+        block: Index of the block that it reads.
+        teacher: The teacher that it is compared with.
+        share: Factor of its losses relative to those of other taps.
+        depth: Depth in the teacher, as a share of its blocks, of the features that it is compared with; 1 for the
+            teacher's output.
     """
 
     block: int
@@ -47,24 +49,24 @@ class Tap(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As its answers and losses are called; no teacher's name has an "@"."""
+        """Name of its outputs and losses; no teacher's name has an "@"."""
         return f"{self.teacher}@{self.block}"
 
     @property
     def target(self) -> str:
-        """As the dense features are called that it is compared with."""
+        """Name of the dense features that it is compared with."""
         return target_name(self.teacher, self.depth)
 
 
 def plan_taps(recipe: Recipe, config: RadioConfig) -> list[Tap]:
-    """Return the taps of a run, from the first block to the last; those that fall on the same block are added up.
+    """Return the taps of a run, from the first block to the last; shares of taps at the same block are added up.
 
     Args:
-        recipe: Its section `taps` says where, and which teacher counts there; without taps there are none.
+        recipe: Its section `taps` has their depths and the teachers' shares; without it there are no taps.
         config: The student's.
 
     Raises:
-        RecipeError: If two taps with targets of their own fall on the same block.
+        RecipeError: If two taps with targets of their own are at the same block.
     """
     if not recipe.taps.is_used:
         return []
@@ -84,27 +86,27 @@ def plan_taps(recipe: Recipe, config: RadioConfig) -> list[Tap]:
 
 
 def tap_blocks(recipe: Recipe, config: RadioConfig) -> list[int]:
-    """Return the block at each of `taps.depths`: a depth of 1 is the last one.
+    """Return the block at each of `taps.depths`: a depth of 1 is the last block.
 
-    Where any step may have ViTDet windows, only blocks that attend globally then are taken, in steps without windows as
-    well: a head is of one block, what windowed blocks say has seams at the windows' borders, and their class tokens are
-    those of the last global block.
+    If any step may have ViTDet windows, only blocks that attend globally in such steps are taken, in steps without
+    windows as well: a head belongs to one block, features of windowed blocks have seams at the borders of windows, and
+    their class tokens are those of the last global block.
     """
     has_windows = any(each.vitdet_windows is not None for each in recipe.partitions)
     blocks = config.global_blocks if has_windows else range(config.num_hidden_layers)
 
     def distance(block: int, depth: float) -> tuple[float, int]:
-        return round(abs(block + 1 - depth * config.num_hidden_layers), 6), -block  # of two as near the later one
+        return round(abs(block + 1 - depth * config.num_hidden_layers), 6), -block  # the later of two equally near ones
 
     return [min(blocks, key=lambda block, depth=depth: distance(block, depth)) for depth in recipe.taps.depths]
 
 
 class TapHead(nn.Module):
-    """A dense head and, for a teacher that has a summary, a summary head: two linear layers each, as adaptors have.
+    """A dense head and, for a teacher with a summary, a summary head: two linear layers each, as in adaptors.
 
     Args:
         config: The student's.
-        adaptor: The teacher's adaptor, whose widths and class token it has.
+        adaptor: The teacher's adaptor; the head has its widths and reads its class token.
     """
 
     def __init__(self, config: RadioConfig, adaptor: RadioAdaptorConfig) -> None:
@@ -118,9 +120,9 @@ class TapHead(nn.Module):
             self.summary = RadioHeadMLP(config.hidden_size, adaptor.hidden_size, adaptor.summary_dim, 0)
 
     def forward(self, images: Sequence[Tensor] | Tensor, num_prefix: int) -> RadioAdaptorOutput:
-        """Answer for the tokens of each image, `(images, length, hidden)`, or for images of several lengths in a list.
+        """Return summary and features of the tokens of each image, `(images, length, hidden)` or a list by image.
 
-        Features are `(images, patches, feature_dim)`, or those of all images one after the other.
+        Features are `(images, patches, feature_dim)`, or for a list those of all images one after the other.
         """
         if isinstance(images, Tensor):
             patches, token = images[:, num_prefix:], images[:, self.token_index]
@@ -133,11 +135,11 @@ class TapHead(nn.Module):
 
 
 class Taps(nn.Module):
-    """The heads of all taps, with weights that depend on the seed and on each tap alone.
+    """The heads of all taps. Their weights depend on the seed and on each tap alone.
 
     Args:
-        taps: What they are for.
-        student: Whose trunk they read.
+        taps: The planned taps.
+        student: The student whose blocks they read.
         seed: The run's.
     """
 
@@ -154,7 +156,7 @@ class Taps(nn.Module):
                 self.heads[tap.name] = head.apply(student._init_weights)
 
     def describe(self) -> str:
-        """Return one line that says where the taps are, and whom each block is compared with."""
+        """Return one line with the targets at each block."""
         parts = [
             f"block {block}: " + ", ".join(f"{tap.target} {tap.share:.3g}" for tap in self.taps if tap.block == block)
             for block in self.blocks
@@ -162,13 +164,13 @@ class Taps(nn.Module):
         return f"Taps: {'; '.join(parts)}."
 
     def last_dense_linears(self, target: str) -> list[nn.Linear]:
-        """Return the layers that predict some dense features (`Tap.target`), and follow how these are standardized."""
+        """Return the layers that predict a target's dense features (`Tap.target`); they follow its refits."""
         heads = [cast(TapHead, self.heads[tap.name]) for tap in self.taps if tap.target == target]
         return [cast(nn.Linear, head.features.final[-1]) for head in heads]
 
 
 class TappedStudent(nn.Module):
-    """A student and the heads of its taps, in one pass.
+    """A student and the heads of its taps in one forward pass.
 
     Args:
         student: The student, which is not changed.
@@ -187,9 +189,9 @@ class TappedStudent(nn.Module):
         feature_format: FeatureFormat = "NLC",
         **options: Any,
     ) -> RadioModelOutput:
-        """Return the features and the answers of all heads, those of taps among the adaptors' by the taps' names.
+        """Return the features and the outputs of all heads; those of taps are among the adaptors' by the taps' names.
 
-        Arguments are those of `RadioModel.forward`. The gradient of what a tap says ends at its block.
+        Arguments are those of `RadioModel.forward`. The gradient of a tap ends at its block.
         """
         output = self.student(
             pixel_values,
@@ -199,23 +201,23 @@ class TappedStudent(nn.Module):
             **options,
         )
         config = self.student.config
-        answers = RadioAdaptorOutputs(output.adaptors or {})
+        outputs = RadioAdaptorOutputs(output.adaptors or {})
         images = {
             block: _by_image(output.hidden_states[block + 1], image_grid_hw, config.num_prefix_tokens)
             for block in self.taps.blocks
         }
         for tap in self.taps.taps:
-            answer = self.taps.heads[tap.name](images[tap.block], config.num_prefix_tokens)
+            head_output = self.taps.heads[tap.name](images[tap.block], config.num_prefix_tokens)
             if feature_format == "NCHW":
                 sides = (side // config.patch_size for side in pixel_values.shape[2:])
-                answer.features = to_map(answer.features, Resolution(*sides))
-            answers[tap.name] = answer
-        return RadioModelOutput(features=output.features, adaptors=answers)
+                head_output.features = to_map(head_output.features, Resolution(*sides))
+            outputs[tap.name] = head_output
+        return RadioModelOutput(features=output.features, adaptors=outputs)
 
 
 def _by_image(tokens: Tensor, image_grid_hw: Tensor | None, num_prefix: int) -> Sequence[Tensor] | Tensor:
-    """Return normed tokens `(batch, length, hidden)` as they are, or those of a pack `(length, hidden)` by image."""
-    normed = F.layer_norm(tokens, tokens.shape[-1:])  # before any head, as blocks norm what they read
+    """Return normed tokens: `(batch, length, hidden)` as they are, a pack `(length, hidden)` as a list by image."""
+    normed = F.layer_norm(tokens, tokens.shape[-1:])  # before any head, as blocks norm their input
     if image_grid_hw is None:
         return normed
     return normed.split([num_prefix + rows * cols for rows, cols in image_grid_hw.tolist()])
@@ -228,5 +230,5 @@ def build_taps(recipe: Recipe, student: RadioModel) -> Taps | None:
 
 
 def with_taps(student: RadioModel, taps: Taps | None) -> nn.Module:
-    """Return what is run and trained: the student itself where there are no taps."""
+    """Return the module that is trained: the student itself if there are no taps."""
     return student if taps is None else TappedStudent(student, taps)

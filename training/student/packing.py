@@ -13,67 +13,57 @@ from training.recipe import Recipe, RecipeError
 from training.views.plan import Batch
 
 
-TokenDraw = Literal["triangular", "uniform", "beta", "fixed"]
 NUM_DRAWS = 5
 """Uniform numbers behind one count; only "beta" needs more than the first."""
 _BETA_RANK = 2
 
 
-def _triangular(draws: Tensor, available: int) -> Tensor:
-    """Density 2 - 2x: few tokens are drawn most often (https://arxiv.org/abs/2607.03624, better than uniform there)."""
-    return torch.round((1 - draws[:, 0].sqrt()) * (available - 1)) + 1
-
-
-def _uniform(draws: Tensor, available: int) -> Tensor:
-    return torch.round(draws[:, 0] * available)
-
-
-def _beta(draws: Tensor, available: int) -> Tensor:
-    """Beta(2, 4), whose mode is a quarter, NVIDIA's default; its width is our choice.
-
-    The second smallest of five uniform numbers has this distribution.
-    """
-    return torch.round(draws.kthvalue(_BETA_RANK, dim=1).values * available)
-
-
-_DRAWS: dict[str, Callable[[Tensor, int], Tensor]] = {"triangular": _triangular, "uniform": _uniform, "beta": _beta}
-
-
-def counts_from(draw: TokenDraw, draws: Tensor, available: int) -> list[int]:
+def counts_from(draw: Literal["triangular", "uniform", "beta", "fixed"], draws: Tensor, available: int) -> list[int]:
     """Return the number of tokens of each image, in [1, `available`].
 
+    - "triangular": density 2 - 2x, few tokens most often (https://arxiv.org/abs/2607.03624, better than uniform there).
+    - "uniform".
+    - "beta": Beta(2, 4), the second smallest of five uniform numbers. Its mode is a quarter, NVIDIA's default; its
+      width is our choice.
+    - "fixed": all tokens.
+
     Args:
-        draw: Which distribution; "fixed" has all.
+        draw: The distribution.
         draws: Uniform numbers in [0, 1), `(images, NUM_DRAWS)`.
-        available: Tokens that an image has.
+        available: Tokens of an image.
     """
     if draw == "fixed":
         return [available] * len(draws)
-    counts = _DRAWS[draw](draws.double(), available)
+    draws = draws.double()
+    if draw == "triangular":
+        counts = torch.round((1 - draws[:, 0].sqrt()) * (available - 1)) + 1
+    else:
+        shares = draws[:, 0] if draw == "uniform" else draws.kthvalue(_BETA_RANK, dim=1).values
+        counts = torch.round(shares * available)
     return [int(count) for count in counts.clamp(min(1, available), available)]
 
 
 def token_counts(recipe: Recipe, config: RadioConfig, batch: Batch, height: int, width: int) -> list[int] | None:
-    """Return how many tokens each image of a batch has in a step; `None` where the recipe drops none.
+    """Return the number of tokens of each image of a batch in a step; None if the recipe drops none.
 
-    The numbers follow from the run's seed, the step and the image's place in it, whatever rank and part it falls to.
+    The numbers follow from the run's seed, the step and the image's row in it, whatever rank and part has the image.
 
     Args:
-        recipe: Names the distribution.
+        recipe: Its `student.num_tokens` is the distribution.
         config: The student's.
-        batch: Whose images they are.
-        height: Of the student's images in pixels.
-        width: Of the student's images in pixels.
+        batch: The batch.
+        height: Height of the student's images in pixels.
+        width: Their width in pixels.
     """
     draw = recipe.student.num_tokens
     if draw is None or draw == "fixed":
         return None
-    cells = height // config.patch_size * (width // config.patch_size)
-    return counts_from(draw, batch.uniform("num_tokens", NUM_DRAWS), cells // 4**config.num_mergings)
+    num_patches = height // config.patch_size * (width // config.patch_size)
+    return counts_from(draw, batch.uniform("num_tokens", NUM_DRAWS), num_patches // 4**config.num_mergings)
 
 
 def check_merging(recipe: Recipe, config: RadioConfig) -> None:
-    """Refuse a recipe that asks of the student what merged tokens cannot do, before anything is built.
+    """Refuse a recipe that wants the impossible of merged tokens, before anything is built.
 
     Raises:
         RecipeError: If tokens are dropped of a student that has no decoder, or merged ones are packed, compiled or
@@ -102,7 +92,7 @@ def check_merging(recipe: Recipe, config: RadioConfig) -> None:
 
 
 class HeadAnswer(NamedTuple):
-    """What one adaptor answers.
+    """Output of one adaptor.
 
     Attributes:
         summary: `(batch, summary_dim)`, or None.
@@ -114,7 +104,7 @@ class HeadAnswer(NamedTuple):
 
 
 class StudentAnswer(NamedTuple):
-    """What the student answers.
+    """Output of the student.
 
     Attributes:
         features: The backbone's, for each group of images `(images, hidden, rows, cols)`.
@@ -131,22 +121,25 @@ def answer_groups(
     """Run the student once over all images of a batch.
 
     Args:
-        student: A `RadioModel`, or what wraps it for several ranks.
+        student: A `RadioModel`, possibly wrapped for several ranks.
         groups: Images of one size each, `(images, 3, height, width)` in [0, 1].
         patch_size: The student's patch in pixels.
         options: Further arguments of `RadioModel.forward`; `draws` in the order of the images.
     """
-    inputs = pack_groups(groups, patch_size)
-    if len(groups) == 1:
-        output = student(**inputs, feature_format="NCHW", return_dict=True, **options)
-        return _answer(output, lambda features: [features])
+    feature_format = "NCHW" if len(groups) == 1 else "NLC"
+    output = student(**pack_groups(groups, patch_size), feature_format=feature_format, return_dict=True, **options)
     grids = [(len(images), *(side // patch_size for side in images.shape[2:])) for images in groups]
-    output = student(**inputs, return_dict=True, **options)
-    return _answer(output, lambda tokens: _split(tokens, grids))
+
+    def to_groups(features: Tensor | None) -> list[Tensor]:
+        return [cast(Tensor, features)] if len(groups) == 1 else _split(cast(Tensor, features), grids)
+
+    adaptors = cast(dict[str, RadioAdaptorOutput], output.adaptors)
+    heads = {name: HeadAnswer(answer.summary, to_groups(answer.features)) for name, answer in adaptors.items()}
+    return StudentAnswer(to_groups(output.features), heads)
 
 
 def pack_groups(groups: Sequence[Tensor], patch_size: int) -> dict[str, Tensor]:
-    """Return images of one size each as arguments of one pass: as they are where there is one size, else packed."""
+    """Return images of one size each as arguments of one forward pass: packed if there are several sizes."""
     if len(groups) == 1:
         return {"pixel_values": groups[0]}
     patches = [F.pixel_unshuffle(images, patch_size) for images in groups]  # (images, channels * patch**2, rows, cols)
@@ -154,17 +147,6 @@ def pack_groups(groups: Sequence[Tensor], patch_size: int) -> dict[str, Tensor]:
         "pixel_values": torch.cat([each.flatten(2).transpose(1, 2).flatten(0, 1) for each in patches]),
         "image_grid_hw": torch.tensor([each.shape[2:] for each in patches for _ in range(len(each))]),
     }
-
-
-def _answer(output: RadioModelOutput, to_groups: Callable[[Tensor], list[Tensor]]) -> StudentAnswer:
-    adaptors = cast(dict[str, RadioAdaptorOutput], output.adaptors)
-    return StudentAnswer(
-        to_groups(cast(Tensor, output.features)),
-        {
-            name: HeadAnswer(answer.summary, to_groups(cast(Tensor, answer.features)))
-            for name, answer in adaptors.items()
-        },
-    )
 
 
 def _split(tokens: Tensor, grids: Sequence[tuple[int, ...]]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Parameters of the student by part of the network, and a trunk that is not trained for now."""
+"""Parameters of the student by part of the network, and a trunk that is frozen for a while."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,16 +14,15 @@ STACKED_MATRICES = {"attn.qkv": 3, "mlp.w12": 2}
 """Linear layers of a block that hold several matrices of equal shape, one above the other: query, key and value; gate
 and value of SwiGLU. Each has a spectral norm of its own, as in NVIDIA's inference code, and is a matrix to Muon."""
 
-
 CLIPS = f"{PATCH_GENERATOR}.video_embedder.weight"
-"""Where the projection of clips stands, of a network that has temporal patches."""
+"""The projection of clips, in networks with temporal patches."""
 
 
 def freeze_projection_of_clips(model: nn.Module) -> None:
-    """Freeze what images do not reach, where a network has it: DDP would wait for its gradient.
+    """Freeze the projection of clips, if any: images give it no gradient, and DDP would wait for one.
 
     Args:
-        model: Around `radio_model`, changed in place.
+        model: A module with a `radio_model`, changed in place.
     """
     for name, parameter in model.named_parameters():
         if name == CLIPS:
@@ -39,32 +38,27 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith((POSITIONS, PREFIX_TOKENS, DECODER_PREFIX, FILLERS))
 
 
-TAPS = "taps"
-STUDENT = "student"
-"""Where a student with taps around it keeps the heads of its taps, and the student."""
-
-
 def student_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield all parameters of a student, with taps around it or not, under the names of a student without."""
+    """Yield all parameters of a student or a `TappedStudent`, the student's under its own names."""
     for name, parameter in model.named_parameters():
-        yield name.removeprefix(f"{STUDENT}."), parameter
+        yield name.removeprefix("student."), parameter
 
 
 def is_of_trunk(name: str) -> bool:
-    """Return whether a parameter lies outside of all heads, which are adaptors and taps."""
-    return not name.startswith((f"{ADAPTORS}.", f"{TAPS}."))
+    """Return whether a parameter is in no head: neither in an adaptor nor in a tap of a `TappedStudent`."""
+    return not name.startswith((f"{ADAPTORS}.", "taps."))
 
 
 @contextlib.contextmanager
 def frozen_trunk(student: RadioModel) -> Iterator[None]:
-    """Build no graph below the adaptors in the student's passes within this context.
+    """Build no graph below the adaptors in the student's forward passes within this context.
 
-    The trunk's parameters are not marked, since DDP and FSDP look at these marks once, when they wrap the student.
+    The trunk's parameters stay trainable: DDP and FSDP look at `requires_grad` once, when they wrap the student.
 
     Args:
-        student: Possibly wrapped, sharded or compiled; what the adaptors learn is not changed.
+        student: Possibly wrapped, sharded or compiled; gradients of the adaptors stay the same.
     """
-    trunk = student.radio_model  # whose pass ends before the adaptors read it
+    trunk = student.radio_model  # its forward pass ends before the adaptors
     hooks = [trunk.register_forward_pre_hook(_stop_recording), trunk.register_forward_hook(_record, always_call=True)]
     try:
         yield

@@ -17,11 +17,11 @@ class DampLinear(nn.Linear):
     """A linear layer whose weight is multiplied by noise of mean 1 in training; `(..., inputs)` to `(..., outputs)`.
 
     Algorithm 1 of DAMP: the gradient is taken at the noisy weight and applied to the clean one, without the factor that
-    the chain rule would add. The noise comes from torch's global generator, so whoever seeds it decides who shares it.
-    In evaluation, and so in the moving average, it is a plain linear layer.
+    the chain rule would add. The noise comes from torch's global generator: ranks with the same seed share it. In
+    evaluation, and so in the moving average, it is a plain linear layer.
 
     Args:
-        linear: The layer whose weight and bias it takes, under the same names.
+        linear: The layer; its weight and bias keep their names.
         sigma: Standard deviation of the factors.
     """
 
@@ -34,16 +34,14 @@ class DampLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight
         if self.training:
-            weight = weight + self._noise(weight)
+            with torch.no_grad():
+                noise = weight * torch.randn_like(weight).mul_(self.sigma)
+            weight = weight + noise
         return F.linear(input, weight, self.bias)
-
-    @torch.no_grad()
-    def _noise(self, weight: Tensor) -> Tensor:
-        return weight * torch.randn_like(weight).mul_(self.sigma)
 
 
 def add_damp(model: RadioModel, sigma: float) -> None:
-    """Give every linear layer of the trunk noise, in place; parameters and the keys of the state stay the same.
+    """Add noise to every linear layer of the trunk, in place; parameters and the keys of the state stay the same.
 
     The adaptors stay plain: C-RADIOv4 2.4 makes the student robust, and NVIDIA's inference code registers DAMP on the
     linear layers of the backbone, the patch projection included, before it builds any adaptor.
@@ -53,13 +51,12 @@ def add_damp(model: RadioModel, sigma: float) -> None:
         sigma: Standard deviation of the factors; 0.1 to 0.25 in the paper's appendix F.
     """
     trunk = model.radio_model.model
-    linears = [(name, module) for name, module in trunk.named_modules() if type(module) is nn.Linear]
-    for name, linear in linears:
+    for name, linear in [each for each in trunk.named_modules() if type(each[1]) is nn.Linear]:
         trunk.set_submodule(name, DampLinear(linear, sigma))
 
 
 MIN_SCALE = 0.05  # as in NVIDIA's inference code, and in `conversion.nvidia.tensors`, which may not be imported here
-SCALE_SUFFIX = "parametrizations.weight.0.scale"  # how the names of the scales end
+SCALE_SUFFIX = "parametrizations.weight.0.scale"  # end of the names of the scales
 START_ITERATIONS = 15  # as in torch.nn.utils.parametrizations.spectral_norm
 
 
@@ -67,10 +64,10 @@ class SpectralScale(nn.Module):
     """Parametrization of one weight `(outputs, inputs)`; stacked matrices are scaled one by one.
 
     `update_spectral_norms` renews the estimate of the spectral norm once per step, outside of `forward`, so that
-    accumulated parts and recomputed activations see the same weight. Both singular vectors are whole on every rank.
+    accumulated parts and recomputed activations have the same weight. Both singular vectors are whole on every rank.
 
     Args:
-        weight: The weight to start from: it is left as it is, if its norm is above `MIN_SCALE`.
+        weight: The weight to start from: it stays as it is if its norm is above `MIN_SCALE`.
         num_chunks: Parts along the outputs, each with a norm and a scale of its own.
     """
 
@@ -95,21 +92,21 @@ class SpectralScale(nn.Module):
             return (self._chunks(weight) * factors[:, None, None]).flatten(0, 1)
 
     def toward_inputs(self, rows: Tensor, first: int) -> Tensor:
-        """Return what a rank's rows of the weight, from `first` on, add to the product of `left` with each chunk."""
+        """Return the product of `left` with this rank's rows of each chunk; `first` is the first row in the weight."""
         right = torch.zeros_like(self.right)
         for chunk, of_chunk, of_rows in self._overlaps(first, len(rows)):
             torch.mv(rows[of_rows].T, self.left[chunk, of_chunk], out=right[chunk])
         return right
 
     def toward_outputs(self, rows: Tensor, first: int) -> Tensor:
-        """Return the product of each chunk with `right`, at the outputs that a rank's rows give; others are 0."""
+        """Return the product of this rank's rows of each chunk with `right`; outputs of other ranks' rows are 0."""
         left = torch.zeros_like(self.left)
         for chunk, of_chunk, of_rows in self._overlaps(first, len(rows)):
             torch.mv(rows[of_rows], self.right[chunk], out=left[chunk, of_chunk])
         return left
 
     def _overlaps(self, first: int, num_rows: int) -> Iterator[tuple[int, slice, slice]]:
-        """Yield each chunk of which some rows are given: its number, and where these are in it and among those."""
+        """Yield each chunk with some of the given rows: its number, the rows' range in it, and among the given ones."""
         size = self.left.shape[1]
         for chunk in range(len(self.left)):
             start, end = max(first, chunk * size), min(first + num_rows, (chunk + 1) * size)
@@ -138,9 +135,9 @@ def add_spectral_scales(model: RadioModel) -> None:
 
 
 def update_spectral_norms(model: nn.Module) -> None:
-    """Do one power iteration on every reparametrized weight; nothing for a model without.
+    """Do one power iteration on every reparametrized weight, if there are any.
 
-    Sharded weights stay so: each rank multiplies its rows, and two sums over ranks serve the vectors of all weights.
+    Sharded weights are not gathered: each rank multiplies its rows, and two sums over ranks serve all weights.
     """
     parametrized = [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]
     if parametrized:
@@ -164,7 +161,7 @@ def fold_spectral_scales(model: nn.Module) -> None:
     """Replace every reparametrized weight by its value, under its plain name, in place."""
     for module in list(model.modules()):
         if parametrize.is_parametrized(module, "weight"):
-            # Torch takes the property `weight` off the class, which a deep copy shares with what it was copied from.
+            # Torch removes the property `weight` from the class, which a deep copy shares with its original.
             shared = type(module)
             module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

@@ -1,4 +1,4 @@
-"""Reopens a checkpoint folder as its users will: in a new process, in another folder, with transformers alone."""
+"""Test of a checkpoint folder: open it as its users will, in a new process, elsewhere, with transformers alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modeling_radio.native import native_differences
 
 
 TOLERANCE = 1e-5
-"""Largest accepted difference; the same machine gives zero, another order of summation a few 1e-6."""
+"""Largest accepted difference: it is zero on the same machine, and a few 1e-6 with another order of summation."""
 
 OPENING_SCRIPT = """
 import sys
@@ -34,27 +34,21 @@ processor = AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=Tru
 model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
 assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
 pixels = processor(image, return_tensors="pt")
+extract = pipeline("image-feature-extraction", model=checkpoint, trust_remote_code=True)
 with torch.no_grad():
     output = model(**pixels, return_dict=True)
-extract = pipeline("image-feature-extraction", model=checkpoint, trust_remote_code=True)
-found = {
-    "summary": output.summary,
-    "features": output.features,
-    "pipeline": extract(image, return_tensors=True),
-}
-if natively:
-    with torch.no_grad():
-        native = AutoModel.from_pretrained(checkpoint).eval()(**pixels)
+    native = AutoModel.from_pretrained(checkpoint).eval()(**pixels) if natively else None
+found = {"summary": output.summary, "features": output.features, "pipeline": extract(image, return_tensors=True)}
+if native is not None:
     found |= {"native summary": native.summary, "native features": native.features}
 for name, adaptor in output.adaptors.items():
-    answers_of_heads = {f"{name} summary": adaptor.summary, f"{name} features": adaptor.features}
-    found |= {head: answer for head, answer in answers_of_heads.items() if answer is not None}
-save_file({name: tensor.contiguous() for name, tensor in found.items()}, answers)
+    found |= {f"{name} summary": adaptor.summary, f"{name} features": adaptor.features}
+save_file({name: tensor.contiguous() for name, tensor in found.items() if tensor is not None}, answers)
 """
 
 
 class ReopenError(ValueError):
-    """A checkpoint folder did not open elsewhere, or gave other numbers; the message is one line."""
+    """A checkpoint folder did not open elsewhere, or gave other outputs; the message is one line."""
 
 
 def reopen_elsewhere(checkpoint: Path, image: Image.Image) -> float:
@@ -88,17 +82,12 @@ def _outputs_here(checkpoint: Path, image: Image.Image) -> dict[str, Tensor]:
     model = RadioModel.from_pretrained(checkpoint).eval()
     inputs = RadioImageProcessor.from_pretrained(checkpoint)(image, return_tensors="pt")
     output = model(**inputs, return_dict=True)
-    expected = {
-        "summary": output.summary,
-        "features": output.features,
-        "pipeline": output[0],
-    }
+    expected = {"summary": output.summary, "features": output.features, "pipeline": output[0]}
     if not native_differences(model.config):
         expected |= {"native summary": output.summary, "native features": output.features}
     for name, adaptor in output.adaptors.items():
-        answers_of_heads = {f"{name} summary": adaptor.summary, f"{name} features": adaptor.features}
-        expected |= {head: answer for head, answer in answers_of_heads.items() if answer is not None}
-    return expected
+        expected |= {f"{name} summary": adaptor.summary, f"{name} features": adaptor.features}
+    return {name: tensor for name, tensor in expected.items() if tensor is not None}
 
 
 def _outputs_elsewhere(checkpoint: Path, image: Image.Image, *, natively: bool) -> dict[str, Tensor]:

@@ -14,30 +14,6 @@ def test_decay_rises_to_its_value() -> None:
     assert decays == sorted(decays)
 
 
-def test_average_follows_the_model() -> None:
-    model = nn.Linear(2, 2)
-    ema = MovingAverage(model, 0.5)
-    ema.update_parameters(model)
-    first = model.weight.detach().clone()
-    assert torch.equal(ema.module.weight, first)
-    with torch.no_grad():
-        model.weight.fill_(7.0)
-    ema.update_parameters(model)
-    decay = ema_decay(1, 0.5)
-    torch.testing.assert_close(ema.module.weight, decay * first + (1 - decay) * 7)
-    assert not ema.module.weight.requires_grad
-    assert not ema.module.training
-
-
-def test_buffers_are_copied() -> None:
-    model = nn.BatchNorm1d(2)
-    ema = MovingAverage(model, 0.9)
-    for _ in range(3):
-        model.running_mean.add_(1.0)
-        ema.update_parameters(model)
-    assert torch.equal(ema.module.running_mean, model.running_mean)
-
-
 def test_it_is_pytorchs_average_bit_for_bit_in_one_call_for_all_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     calls, lerp = [], torch._foreach_lerp_
@@ -60,4 +36,7 @@ def test_it_is_pytorchs_average_bit_for_bit_in_one_call_for_all_tensors(monkeypa
             theirs.update_parameters(model)
     assert calls == [6, 6, 6, 6]
     assert_same_weights(ours, theirs)
+    assert torch.equal(ours.module[1].running_mean, model[1].running_mean)  # buffers are copied
     assert int(ours.n_averaged) == 4
+    assert not ours.module.training
+    assert not any(parameter.requires_grad for parameter in ours.module.parameters())

@@ -242,7 +242,7 @@ def test_small_recipe_is_planned(name: str, tiny_world: Path, tmp_path: Path, mo
     assert 0 < plan.gpu_hours(CARDS["H100"], 0.35, with_teachers=False) < h100 < a100
 
 
-# Merged tokens have no windows: `tests/training/student/test_token_counts.py` has runs with them.
+# Merged tokens have no windows: `tests/training/student/test_packing.py` has runs with them.
 @pytest.mark.parametrize(
     "name",
     [

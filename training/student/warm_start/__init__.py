@@ -1,1 +1,1 @@
-"""Starts a student from weights that are there: a RADIO folder, or a ViT of transformers or timm."""
+"""Start of a student from existing weights: a RADIO folder, or a ViT of transformers or timm."""

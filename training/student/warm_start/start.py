@@ -1,4 +1,4 @@
-"""Starts a student from whatever `student.init_from` names."""
+"""Start of a student from the model that `student.init_from` names."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,17 +12,17 @@ from training.teachers.base import Teacher
 def start_student(
     student: RadioModel, source: str, teachers: Mapping[str, Teacher], blocks: Sequence[int] | None = None
 ) -> WarmStart:
-    """Copy what a source has into a student.
+    """Copy the weights of a source into a student.
 
     Args:
         student: With fresh weights; changed in place.
         source: Name of one of the teachers, whose network is the source then; or Hub id or folder of a RADIO
             checkpoint, ours or NVIDIA's, or of a ViT of transformers or timm.
         teachers: By name.
-        blocks: Which of the source's blocks become the student's, in order; None for all.
+        blocks: Indices of the source's blocks that become the student's, in order; None for all.
 
     Raises:
-        RecipeError: If the source cannot be opened, or its trunk is another one.
+        RecipeError: If the source cannot be opened, or its trunk differs.
     """
     try:
         if source in teachers:

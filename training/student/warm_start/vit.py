@@ -1,4 +1,4 @@
-"""Starts a student from a plain ViT of transformers or timm: its trunk, read by name and fitted to the student."""
+"""Start of a student from a plain ViT of transformers or timm, which is opened, read by name and fitted to it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,61 @@ from training.recipe import RecipeError
 from training.student.warm_start.radio import WarmStart
 from training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD
 from training.teachers.published.base import explain_failure
+
+
+Block = dict[str, Tensor]
+"""Weights of one block under the names of `RadioBlock`; biases that the source lacks are missing."""
+
+
+@dataclass
+class VitTrunk:
+    """Weights and settings of a plain ViT, for `fit_vit`.
+
+    Attributes:
+        name: Its class, for messages.
+        patch: Patch projection, `(hidden, channels, patch, patch)`.
+        patch_bias: Bias of the patch projection, `(hidden,)`; zeros for none.
+        class_token: `(hidden,)`, with its position added; None for none.
+        registers: `(count, hidden)`.
+        positions: Table of positions, `(rows, cols, hidden)`; None if it has none, or rotates queries and keys.
+        blocks: Blocks in their order.
+        final_norm: `weight` and `bias` of the norm after the last block; None for none.
+        num_heads: Attention heads of each block.
+        hidden_act: Activation of the MLP, by its name in transformers; ignored if the MLP is gated.
+        layer_norm_eps: Epsilon of the blocks' norms.
+        mean: Mean of the pixels in [0, 1] that it expects, per channel.
+        std: Their deviation, per channel.
+        left_out: Parts without a counterpart in RADIO, in a few words each.
+    """
+
+    name: str
+    patch: Tensor
+    patch_bias: Tensor
+    class_token: Tensor | None
+    registers: Tensor
+    positions: Tensor | None
+    blocks: list[Block]
+    final_norm: dict[str, Tensor] | None
+    num_heads: int
+    hidden_act: str
+    layer_norm_eps: float
+    mean: list[float]
+    std: list[float]
+    left_out: list[str]
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the MLP is SwiGLU."""
+        return "mlp.w12.weight" in self.blocks[0]
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of the MLP; of a gated one after its gate."""
+        return self.blocks[0]["mlp.w3.weight" if self.is_gated else "mlp.fc2.weight"].shape[1]
+
+
+class UnknownTrunkError(ValueError):
+    """A ViT that RADIO's trunk cannot represent; the message is one line."""
 
 
 TRANSFORMERS_MODELS = {
@@ -39,8 +94,8 @@ NORMALIZATIONS = {
     "SiglipVisionModel": (HALF_MEAN, HALF_STD),
     "Siglip2VisionModel": (HALF_MEAN, HALF_STD),
 }
-"""Mean and deviation that the published checkpoints of a class expect, where they are not ImageNet's: a checkpoint
-without `preprocessor_config.json` is taken to be like these."""
+"""Mean and deviation that the published checkpoints of a class expect, if they are not ImageNet's. A checkpoint without
+`preprocessor_config.json` is taken to be like these."""
 NO_TABLE = "rotary positions, which RADIO's attention has not"
 
 
@@ -51,30 +106,35 @@ def open_vit(source: str) -> VitTrunk | None:
         source: For example `facebook/dinov2-with-registers-base` or `timm/vit_small_patch16_dinov3.lvd1689m`.
 
     Returns:
-        Its trunk; None where `config.json` cannot be read or says that it is something else.
+        Its trunk; None if `config.json` cannot be read or names another kind of model.
 
     Raises:
-        UnknownTrunkError: If it does not load, or is a ViT that RADIO's trunk cannot be: one line.
+        UnknownTrunkError: If it does not load, or is a ViT that RADIO's trunk cannot represent.
     """
     config = _read_json(source, "config.json")
     if config is None:
         return None
-    if "architecture" in config:
-        return _open(source, lambda: _open_timm(source))
     class_name = TRANSFORMERS_MODELS.get(config.get("model_type", ""))
-    return None if class_name is None else _open(source, lambda: _open_transformers(source, class_name))
+    try:
+        if "architecture" in config:
+            return _open_timm(source)
+        return None if class_name is None else _open_transformers(source, class_name)
+    except UnknownTrunkError:
+        raise
+    except Exception as error:  # a library may raise anything for a damaged or foreign checkpoint
+        raise UnknownTrunkError(f"it does not load: {explain_failure(error, source).rstrip('.')}") from error
 
 
 def vit_of(network: Any, mean: Any = None, std: Any = None) -> VitTrunk:
     """Return the trunk of a network of transformers or timm.
 
     Args:
-        network: One of the classes above, cut short or not.
-        mean: Of the pixels in [0, 1] that it expects; None for what its class's published checkpoints expect.
-        std: Of them.
+        network: Of a class in `TRANSFORMERS_MODELS`, or timm's VisionTransformer or Eva; possibly cut short.
+        mean: Mean of the pixels in [0, 1] that it expects; None for that of its class's published checkpoints.
+        std: Their deviation, or None.
 
     Raises:
-        UnknownTrunkError: If it is another class, or has something that RADIO's trunk has not: one line.
+        UnknownTrunkError: If it is another class, or has a part that RADIO's trunk lacks.
     """
     name, module = type(network).__name__, type(network).__module__
     if module.startswith("transformers.") and name in TRANSFORMERS_MODELS.values():
@@ -88,19 +148,17 @@ def vit_of(network: Any, mean: Any = None, std: Any = None) -> VitTrunk:
 
 def _of_transformers(network: Any, mean: Any, std: Any) -> VitTrunk:
     config, name = network.config, type(network).__name__
-    has_class_token = not name.startswith("Siglip")
-    is_rotary = name == "DINOv3ViTModel"
     is_dinov2_gated = getattr(config, "use_swiglu_ffn", False)  # whatever `hidden_act` says
-    return read_trunk(
-        f"{name} of transformers",
-        network.state_dict(),
+    weights, left_out = _read_weights(network.state_dict(), num_prefix_positions=int(not name.startswith("Siglip")))
+    return VitTrunk(
+        name=f"{name} of transformers",
+        **weights,
         num_heads=config.num_attention_heads,
         hidden_act="silu" if is_dinov2_gated else config.hidden_act,
         layer_norm_eps=config.layer_norm_eps,
-        mean=mean,
-        std=std,
-        num_prefix_positions=int(has_class_token),
-        left_out=[NO_TABLE] if is_rotary else [],
+        mean=list(mean),
+        std=list(std),
+        left_out=[*([NO_TABLE] if name == "DINOv3ViTModel" else []), *left_out],
     )
 
 
@@ -113,24 +171,25 @@ def _of_timm(network: Any, mean: Any, std: Any) -> VitTrunk:
         raise UnknownTrunkError(f"its blocks are {type(first).__name__}, and must be ordinary pre-norm ones")
     if getattr(first.mlp, "gate_last", False):
         raise UnknownTrunkError("its MLP has the gate behind the value")
-    has_table = network.pos_embed is not None
-    is_rotary = getattr(network, "rope", None) is not None
-    return read_trunk(
-        f"{type(network).__name__} of timm",
+    weights, left_out = _read_weights(
         network.state_dict(),
+        num_prefix_positions=0 if network.no_embed_class else network.num_prefix_tokens,
+        grid=tuple(network.patch_embed.grid_size) if network.pos_embed is not None else None,
+    )
+    return VitTrunk(
+        name=f"{type(network).__name__} of timm",
+        **weights,
         num_heads=first.attn.num_heads,
         hidden_act=_activation(first.mlp.act),
         layer_norm_eps=first.norm1.eps,
-        mean=mean,
-        std=std,
-        num_prefix_positions=0 if network.no_embed_class else network.num_prefix_tokens,
-        grid=tuple(network.patch_embed.grid_size) if has_table else None,
-        left_out=[NO_TABLE] if is_rotary else [],
+        mean=list(mean),
+        std=list(std),
+        left_out=[*([NO_TABLE] if getattr(network, "rope", None) is not None else []), *left_out],
     )
 
 
 def _activation(module: nn.Module) -> str:
-    """Return transformers' name of timm's activation."""
+    """Return the name in transformers of an activation of timm."""
     if isinstance(module, nn.GELU):
         return "gelu" if module.approximate == "none" else "gelu_pytorch_tanh"
     names = {"GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh", "QuickGELU": "quick_gelu", "SiLU": "silu"}
@@ -140,18 +199,7 @@ def _activation(module: nn.Module) -> str:
     return names[name]
 
 
-def _open(source: str, load: Callable[[], VitTrunk]) -> VitTrunk:
-    """Return what `load` gives, failures in one line."""
-    try:
-        return load()
-    except UnknownTrunkError:
-        raise
-    except Exception as error:  # whatever a library makes of a damaged or foreign checkpoint
-        raise UnknownTrunkError(f"it does not load: {explain_failure(error, source).rstrip('.')}") from error
-
-
 def _open_transformers(source: str, class_name: str) -> VitTrunk:
-    import torch
     import transformers
 
     model_class = getattr(transformers, class_name)
@@ -186,7 +234,7 @@ def _open_timm(source: str) -> VitTrunk:
 
 
 def _read_json(source: str, name: str) -> dict[str, Any] | None:
-    """Return a file of a checkpoint; None where there is none, or it is no JSON object."""
+    """Return a file of a checkpoint; None if there is none, or it is no JSON object."""
     from transformers.utils.hub import cached_file
 
     try:
@@ -195,61 +243,6 @@ def _read_json(source: str, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-Block = dict[str, Tensor]
-"""Weights of one block under the names of `RadioBlock`; biases that are missing there are missing here."""
-
-
-@dataclass
-class VitTrunk:
-    """A plain ViT: what `fit_vit` needs to know of it.
-
-    Attributes:
-        name: What it is, for messages.
-        patch: Patch projection, `(hidden, channels, patch, patch)`.
-        patch_bias: Its bias, `(hidden,)`; zeros for none.
-        class_token: `(hidden,)`, with its position added; None for none.
-        registers: `(count, hidden)`.
-        positions: Table of positions, `(rows, cols, hidden)`; None where it has none, or rotates queries and keys.
-        blocks: In their order.
-        final_norm: `weight` and `bias` of the norm after the last block; None for none.
-        num_heads: Attention heads of each block.
-        hidden_act: Activation of the MLP, by its name in transformers; not looked at where the MLP is gated.
-        layer_norm_eps: Of the blocks' norms.
-        mean: Per channel, of the pixels in [0, 1] that it expects.
-        std: Per channel.
-        left_out: What it has beyond that, in a few words each.
-    """
-
-    name: str
-    patch: Tensor
-    patch_bias: Tensor
-    class_token: Tensor | None
-    registers: Tensor
-    positions: Tensor | None
-    blocks: list[Block]
-    final_norm: dict[str, Tensor] | None
-    num_heads: int
-    hidden_act: str
-    layer_norm_eps: float
-    mean: list[float]
-    std: list[float]
-    left_out: list[str] = field(default_factory=list)
-
-    @property
-    def is_gated(self) -> bool:
-        """Whether the MLP is SwiGLU."""
-        return "mlp.w12.weight" in self.blocks[0]
-
-    @property
-    def mlp_width(self) -> int:
-        """Hidden width of the MLP, of the gated one after its gate."""
-        return self.blocks[0]["mlp.w3.weight" if self.is_gated else "mlp.fc2.weight"].shape[1]
-
-
-class UnknownTrunkError(ValueError):
-    """A ViT that cannot be told in RADIO's words; the message is one line."""
 
 
 _BLOCK = re.compile(r"(?:encoder\.|model\.)?(?:layers?|blocks)\.(\d+)\.(.+)")
@@ -289,35 +282,18 @@ _BEFORE_BLOCKS = re.compile(r"(?:norm_pre|pre_layrnorm|pre_layernorm|patch_embed
 _WITHOUT_EFFECT = re.compile(r"(?:embeddings\.)?mask_token|embeddings\.position_ids")
 
 
-def read_trunk(  # noqa: PLR0913
-    name: str,
-    state: Mapping[str, Tensor],
-    *,
-    num_heads: int,
-    hidden_act: str,
-    layer_norm_eps: float,
-    mean: Iterable[float],
-    std: Iterable[float],
-    num_prefix_positions: int,
-    grid: tuple[int, int] | None = None,
-    left_out: Iterable[str] = (),
-) -> VitTrunk:
-    """Return a trunk from the weights of a ViT, in float32.
+def _read_weights(
+    state: Mapping[str, Tensor], num_prefix_positions: int, grid: tuple[int, int] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the weights of a ViT for a `VitTrunk`, in float32, and a note of those behind the blocks.
 
     Args:
-        name: What it is.
-        state: Its weights by name, as transformers' or timm's plain ViTs have them.
-        num_heads: Attention heads of each block.
-        hidden_act: Activation of the MLP.
-        layer_norm_eps: Of its norms.
-        mean: Of the pixels that it expects.
-        std: Of them.
-        num_prefix_positions: Entries of its position table that are those of class token and registers.
-        grid: Rows and columns of the others; None for a square.
-        left_out: What it has that no weight shows.
+        state: Its weights, under the names of transformers' or timm's plain ViTs.
+        num_prefix_positions: Entries of its position table for class token and registers.
+        grid: Rows and columns of the other entries; None for a square.
 
     Raises:
-        UnknownTrunkError: If a weight would change the tokens and has no place in a RADIO trunk.
+        UnknownTrunkError: If a weight changes the tokens and RADIO's trunk has no counterpart.
     """
     blocks: dict[int, Block] = defaultdict(dict)
     outside: dict[str, Tensor] = {}
@@ -341,26 +317,22 @@ def read_trunk(  # noqa: PLR0913
     width = len(patch)
     class_token, registers, positions = _tokens(outside, width, num_prefix_positions, grid)
     heads = sorted({key.split(".")[0] for key in others})
-    return VitTrunk(
-        name=name,
-        patch=patch,
-        patch_bias=outside.get("patch.bias", torch.zeros(width)),
-        class_token=class_token,
-        registers=registers,
-        positions=positions,
-        blocks=[_joined(blocks[index]) for index in sorted(blocks)],
-        final_norm={part: outside[f"norm.{part}"] for part in ("weight", "bias")} if "norm.weight" in outside else None,
-        num_heads=num_heads,
-        hidden_act=hidden_act,
-        layer_norm_eps=layer_norm_eps,
-        mean=list(mean),
-        std=list(std),
-        left_out=[*left_out, *([f"weights behind the blocks ({', '.join(heads)})"] if heads else [])],
-    )
+    weights = {
+        "patch": patch,
+        "patch_bias": outside.get("patch.bias", torch.zeros(width)),
+        "class_token": class_token,
+        "registers": registers,
+        "positions": positions,
+        "blocks": [_joined(blocks[index]) for index in sorted(blocks)],
+        "final_norm": {part: outside[f"norm.{part}"] for part in ("weight", "bias")}
+        if "norm.weight" in outside
+        else None,
+    }
+    return weights, [f"weights behind the blocks ({', '.join(heads)})"] if heads else []
 
 
 def _rename(key: str, layers: Mapping[str, str], parameters: Mapping[str, str]) -> str | None:
-    """Return our name of a weight: of a layer's `weight` or `bias`, or of a parameter of its own."""
+    """Return our name of a weight, either a layer's `weight` or `bias` or a single parameter; None if unknown."""
     for own, pattern in parameters.items():
         if re.fullmatch(pattern, key):
             return own
@@ -375,7 +347,7 @@ def _rename(key: str, layers: Mapping[str, str], parameters: Mapping[str, str]) 
 def _as_kernel(weight: Tensor) -> Tensor:
     """Return a patch projection as `(hidden, channels, patch, patch)`.
 
-    SigLIP2's flexible one is a matrix over patches whose rows, columns and channels lie in this order.
+    That of SigLIP2's flexible models is a matrix over the rows, columns and channels of a patch, in this order.
     """
     if weight.ndim == 4:
         return weight
@@ -387,7 +359,7 @@ def _as_kernel(weight: Tensor) -> Tensor:
 def _tokens(
     outside: Mapping[str, Tensor], width: int, num_prefix_positions: int, grid: tuple[int, int] | None
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """Return class token, registers and positions; tokens that have a position get it added."""
+    """Return class token, registers and positions; the positions of tokens are added to them."""
     prefix = [outside[name].reshape(-1, width) for name in ("class_token", "registers") if name in outside]
     tokens = torch.cat([torch.zeros(0, width), *prefix])
     positions = outside.get("positions")
@@ -411,7 +383,7 @@ def _joined(block: Block) -> Block:
     if "attn.q.weight" in own:
         own["attn.qkv.weight"] = torch.cat([own.pop(f"attn.{part}.weight") for part in "qkv"])
     biases = {part: own.pop(f"attn.{part}.bias") for part in "qkv" if f"attn.{part}.bias" in own}
-    if biases:  # DINOv3 has none for keys, where it would change nothing
+    if biases:  # DINOv3 has none for keys, where a bias changes nothing
         width = own["attn.qkv.weight"].shape[1]
         own["attn.qkv.bias"] = torch.cat([biases.get(part, torch.zeros(width)) for part in "qkv"])
     if "mlp.gate.weight" in own:
@@ -434,25 +406,25 @@ def _move(block: Block, old: str, new: str) -> None:
 
 
 ALIKE = ("gelu", "gelu_pytorch_tanh", "gelu_new")
-"""Activations that differ by less than 1e-3 everywhere, so that weights of one work with another."""
+"""Activations that differ by less than 1e-3 everywhere: weights of one work with another."""
 
 
 @torch.no_grad()
 def fit_vit(student: RadioModel, trunk: VitTrunk, source: str, blocks: Sequence[int] | None = None) -> WarmStart:
     """Copy a trunk into a student, so that equal pixels give equal patch tokens before the first block.
 
-    That holds at the source's own patch and grid, in evaluation. The student's normalization is folded into the patch
-    projection. Class tokens of all teachers start as the source's one. LayerScale is kept with
-    `student.config.use_layer_scale`, and folded into the linear layers without.
+    This holds at the source's own patch and grid, in evaluation. The student's normalization is folded into the patch
+    projection. Class tokens of all teachers start as the source's class token. LayerScale is kept with
+    `student.config.use_layer_scale`, and folded into the linear layers without it.
 
     Args:
         student: Changed in place. Heads stay as they are.
-        trunk: The source's, see `vit_sources`.
+        trunk: The source's trunk.
         source: Its name.
-        blocks: Which of the source's blocks become the student's, in order; None for all.
+        blocks: Indices of the source's blocks that become the student's, in order; None for all.
 
     Raises:
-        RecipeError: If widths, heads or blocks do not fit; the message has the configuration that would.
+        RecipeError: If widths, heads or blocks do not fit; the message has a configuration that does.
     """
     config = student.config
     numbers = list(range(len(trunk.blocks))) if blocks is None else list(blocks)
@@ -474,10 +446,10 @@ def fit_vit(student: RadioModel, trunk: VitTrunk, source: str, blocks: Sequence[
 
 
 def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequence[int]) -> None:
-    """Refuse a trunk that is not the student's, or blocks that it has not.
+    """Refuse a trunk that differs from the student's, or blocks that it does not have.
 
     Raises:
-        RecipeError: With what differs, and the preset or the configuration that fits.
+        RecipeError: With the differences, and the preset or the configuration that fits.
     """
     depth = len(trunk.blocks)
     if config.eradio is not None:
@@ -506,7 +478,7 @@ def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequen
 
 
 def _config_fields(trunk: VitTrunk, num_blocks: int) -> dict[str, int | bool | str]:
-    """Return the fields of a configuration that decide whether the weights fit, as the trunk wants them."""
+    """Return the fields of the configuration that the trunk's weights need."""
     width = trunk.mlp_width
     fields: dict[str, int | bool | str] = {
         "hidden_size": len(trunk.patch),
@@ -521,7 +493,7 @@ def _config_fields(trunk: VitTrunk, num_blocks: int) -> dict[str, int | bool | s
 
 
 def _way_out(wanted: dict[str, int | bool | str], own: dict[str, int | bool | str], depth: int) -> str:
-    """Return the line that would make a trunk fit: blocks of it, a preset, or fields of the configuration."""
+    """Return a line with settings that make a trunk fit: blocks of it, a preset, or fields of the configuration."""
     changed = [name for name, value in wanted.items() if value != own[name]]
     wanted_blocks = own["num_hidden_layers"]
     if changed == ["num_hidden_layers"] and isinstance(wanted_blocks, int) and wanted_blocks < depth:
@@ -537,15 +509,18 @@ def _has(config: RadioConfig, wanted: dict[str, int | bool | str]) -> bool:
 
 
 def _fit_patches(student: RadioModel, trunk: VitTrunk, report: WarmStart) -> None:
-    """Set projection and positions, with what the source subtracts and divides by in place of what the student does."""
+    """Set projection and positions; both absorb the difference between the normalizations of source and student."""
     config, generator = student.config, student.radio_model.model.patch_generator
     kernel, side, grid = trunk.patch.double(), config.patch_size, config.position_grid_size
     if kernel.shape[-1] != side:
+        from timm.layers.patch_embed import resample_patch_embed
+
         report.resized.append(f"patches from {kernel.shape[-1]} to {side} px")
-        kernel = _resize_kernel(trunk.patch, side).double()
+        # By the pseudo-inverse of resizing patches: FlexiViT, section 3.4. https://arxiv.org/abs/2212.08013
+        kernel = resample_patch_embed(trunk.patch, [side, side]).double()
     mean, std = (torch.tensor(each, dtype=torch.float64) for each in (trunk.mean, trunk.std))
     own_mean, own_std = (torch.tensor(each, dtype=torch.float64) for each in (config.norm_mean, config.norm_std))
-    # What the source computes of (x - mean) / std, for what the student has, (x - own_mean) / own_std.
+    # The source's output for (x - mean) / std, from the student's input, (x - own_mean) / own_std.
     bias = trunk.patch_bias.double() + kernel.sum((2, 3)) @ ((own_mean - mean) / std)
     kernel = kernel * (own_std / std)[None, :, None, None]
     generator.embedder.weight.copy_(kernel.flatten(1))
@@ -562,19 +537,8 @@ def _fit_patches(student: RadioModel, trunk: VitTrunk, report: WarmStart) -> Non
     generator.pos_embed.copy_(table.view(1, grid**2, -1))
 
 
-def _resize_kernel(kernel: Tensor, side: int) -> Tensor:
-    """Return a patch projection for other patches, by the pseudo-inverse of resizing them.
-
-    References:
-        FlexiViT, section 3.4. https://arxiv.org/abs/2212.08013
-    """
-    from timm.layers.patch_embed import resample_patch_embed
-
-    return resample_patch_embed(kernel, [side, side])
-
-
 def _table(own: Tensor, trunk: VitTrunk, config: RadioConfig, report: WarmStart) -> Tensor:
-    """Return the source's positions `(1, grid**2, hidden)` at the student's grid; zeros where it has no table."""
+    """Return the source's positions `(1, grid**2, hidden)` at the student's grid; zeros if it has no table."""
     side, table = config.position_grid_size, trunk.positions
     if table is None:
         report.added.append("position table, of zeros: the source has none, and what it knew of places must be learned")
@@ -588,7 +552,7 @@ def _table(own: Tensor, trunk: VitTrunk, config: RadioConfig, report: WarmStart)
 
 
 def _fit_prefix(own: Tensor, trunk: VitTrunk, config: RadioConfig, report: WarmStart) -> None:
-    """Set class tokens and registers; those that the source has not stay as they started."""
+    """Set class tokens and registers; those that the source lacks keep their start."""
     num_cls, given = config.num_cls_tokens, len(trunk.registers)
     if trunk.class_token is None:
         report.added.append(f"{num_cls} class tokens, random: the source has none")
@@ -606,7 +570,7 @@ def _fit_prefix(own: Tensor, trunk: VitTrunk, config: RadioConfig, report: WarmS
 
 
 def _fit_block(given: Block, own: nn.Module, config: RadioConfig) -> Block:
-    """Return a block's weights as the student's block has them: missing biases are zeros, LayerScale is 1 or folded."""
+    """Return a block's weights for the student's block: missing biases are zeros, LayerScale is 1 or folded."""
     block = dict(given)
     for scale, linear in (("ls1", "attn.proj"), ("ls2", "mlp.w3" if config.use_swiglu_ffn else "mlp.fc2")):
         factors = block.get(f"{scale}.grandma")
