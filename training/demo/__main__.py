@@ -25,10 +25,10 @@ from training.demo.closing_page import write_closing_page
 from training.demo.images import photographs
 from training.distillation.trainer import Distiller
 from training.evaluation.demo_data import load_photographs
+from training.evaluation.features import shifted_maps, window_of
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.provenance import describe_run, teacher_sources
-from training.evaluation.shifted import shifted_maps, window_of
 from training.evaluation.students import StudentEvaluation
 from training.figures.features import draw_columns, feature_columns
 from training.figures.page import Drawing

@@ -21,10 +21,10 @@ from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, DenseSource
 from training.demo.assets import load_demo_assets
 from training.demo.closing_page import republishable_photographs
 from training.evaluation.demo_data import load_photographs
+from training.evaluation.features import shifted_maps, window_of
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.radio import RadioFeatures, RadioTextFeatures, open_radio
 from training.evaluation.run import build_references
-from training.evaluation.shifted import shifted_maps, window_of
 from training.evaluation.tasks.representation import token_counts
 from training.figures.features import (
     PcaBasis,

@@ -7,12 +7,10 @@ import torch
 
 from model_cards.results import Measurement, Results, Source
 from training.evaluation.data import Examples, Part, Stacked
-from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.report import (
     neighbor_section,
     overlay_section,
-    pca_section,
     report_sections,
     resolution_section,
     write_report,
@@ -32,25 +30,22 @@ MEASUREMENTS = [
 ]
 
 
-@pytest.fixture
-def evaluations(pixels, data, tiny_model):
+def test_measured_tasks_have_a_section(pixels, data, tiny_model):
     student = Evaluation(RadioFeatures(tiny_model, size_px=16), data, TaskSettings(probe_steps=20))
-    return [student, pixels(probe_steps=20)]
-
-
-def test_measured_tasks_have_a_section(evaluations):
+    evaluations = [student, pixels(probe_steps=20)]
+    assert [section.title for section in report_sections(evaluations, ["effective_rank"])] == ["Dense features"]
     for evaluation in evaluations:
         measure_knn(evaluation)
         measure_segmentation_probe(evaluation)
     colors, neighbors, masks = report_sections(evaluations, ["knn", "segmentation_probe"])
     assert [picture.caption for picture in colors.rows[0].pictures] == ["image", "student", "raw pixels"]
-    assert len(neighbors.rows) == 2 * len(evaluations[0].shown("labels"))
+    assert [picture.pixels.shape[1:] for picture in colors.rows[0].pictures] == [(16, 16), (2, 2), (2, 2)]
+    assert not torch.equal(*(row.pictures[1].pixels for row in colors.rows[:2]))
+    assert len(neighbors.rows) == 2 * len(student.shown("labels"))
     scene = masks.rows[0].pictures
     assert [picture.caption for picture in scene] == ["image", "true classes", "student", "raw pixels"]
     assert torch.equal(scene[1].pixels, scene[3].pixels)  # colors alone tell the halves apart
     assert [name for name, _ in masks.legend] == ["left", "right"]
-    other = Evaluation(RawPixels(8, 16), evaluations[0].data)
-    assert [section.title for section in report_sections([other], ["effective_rank"])] == ["Dense features"]
 
 
 def test_numbers_curves_and_sources_are_on_the_page(tmp_path):
@@ -70,32 +65,17 @@ def test_numbers_curves_and_sources_are_on_the_page(tmp_path):
     for values in ("student: 128 px 0.920, 256 px 0.970;", "a <b> $x_$: 128 px 0.400;", "a <b> $x_$: 128 px -0.100."):
         assert values in section.drawing.alt
     assert section.drawing.png.startswith(b"\x89PNG")
-    assert resolution_section(MEASUREMENTS[:1]) == []
     write_report(tmp_path / "empty.html", Results([]))
     assert "<h2>" not in (tmp_path / "empty.html").read_text(encoding="utf-8")
 
 
-def images(count=3, height=40, width=60):
-    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
-
-
-def test_features_of_several_models_stand_beside_the_image(tiny_model):
-    models = [RadioFeatures(tiny_model, size_px=32), RawPixels(8, 40)]
-    section = pca_section(models, list(images()))
-    assert len(section.rows) == 3
-    shown, student, pixels = section.rows[0].pictures
-    assert shown.pixels.shape == (3, 40, 40)
-    assert student.pixels.shape == (3, 4, 4)
-    assert pixels.pixels.shape == (3, 5, 5)
-    assert (student.caption, pixels.caption) == ("student", "raw pixels")
-    assert student.is_grid
-    assert not torch.equal(student.pixels, section.rows[1].pictures[1].pixels)
+def images(count):
+    return torch.randint(0, 256, (count, 3, 40, 60), dtype=torch.uint8)
 
 
 @pytest.fixture
 def part():
-    labels = torch.tensor([0, 1, 0, 1])
-    test = Examples(Stacked(images(4)), "test", labels=labels)
+    test = Examples(Stacked(images(4)), "test", labels=torch.tensor([0, 1, 0, 1]))
     return Part("mine", test, Examples(Stacked(images(3)), "train", labels=torch.tensor([0, 1, 1])), ("cat", "dog"))
 
 
@@ -103,36 +83,36 @@ def test_neighbors_are_the_nearest_and_marked(part):
     gallery = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
     tests = torch.tensor([[1.0, 0.1], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     section = neighbor_section({"a": (tests, gallery), "b": (tests.flip(1), gallery)}, part, [0, 3], num_neighbors=2)
-    first, other, third, _ = section.rows
     assert [row.title for row in section.rows] == ["a, cat", "b, cat", "a, dog", "b, dog"]
-    query, nearest, next_one = first.pictures
+    first, other, third, _ = section.rows
+    query, nearest, _ = first.pictures
     assert torch.equal(query.pixels, part.test.images[0][:, :, 10:50])
     assert torch.equal(nearest.pixels, part.train.images[0][:, :, 10:50])
-    assert (nearest.is_right, next_one.is_right, query.is_right) == (True, False, None)
     assert nearest.caption.startswith("cat, 1.00")
+    assert [each.is_right for each in first.pictures] == [None, True, False]
     assert [each.is_right for each in other.pictures[1:]] == [False, False]
     assert third.pictures[1].is_right
 
 
-def test_an_image_is_not_its_own_neighbor(part):
-    alone = Part("mine", part.test, None, part.class_names)
-    vectors = torch.eye(4)
-    section = neighbor_section({"a": (vectors, vectors)}, alone, [2], num_neighbors=9)
-    assert len(section.rows[0].pictures) == 1 + 3
-    assert all("0.00" in each.caption for each in section.rows[0].pictures[1:])
-    grouped = Examples(part.test.images, "test", labels=part.test.labels, groups=torch.tensor([0, 1, 1, 1]))
-    section = neighbor_section({"a": (vectors, vectors)}, Part("mine", grouped, None, part.class_names), [2])
-    assert len(section.rows[0].pictures) == 1 + 1  # two others are of its source
+@pytest.mark.parametrize(("groups", "num_neighbors"), [(None, 3), ([0, 1, 1, 1], 1)])
+def test_an_image_has_no_neighbor_of_its_own_source(part, groups, num_neighbors):
+    groups = None if groups is None else torch.tensor(groups)
+    alone = Part("mine", Examples(part.test.images, "x", labels=part.test.labels, groups=groups), None, ("cat", "dog"))
+    (row,) = neighbor_section({"a": (torch.eye(4), torch.eye(4))}, alone, [2], num_neighbors=9).rows
+    assert len(row.pictures) == 1 + num_neighbors
+    assert all("0.00" in each.caption for each in row.pictures[1:])
 
 
 def test_predictions_of_several_models_stand_beside_the_truth():
     scenes, masks = images(2), torch.randint(0, 3, (2, 40, 60))
     masks[0, 0] = 255
     predictions = {"a": [masks[0].clamp(max=2), masks[1]], "b": [torch.zeros(40, 60, dtype=torch.long)] * 2}
-    section = overlay_section(list(scenes), list(masks), predictions, ("ground", "cat", "dog", "never seen"))
+    section, bare = (
+        overlay_section(list(scenes), list(masks), predictions, (name, "cat", "dog", "never seen"))
+        for name in ("ground", "Background")
+    )
     assert [picture.caption for picture in section.rows[0].pictures] == ["image", "true classes", "a", "b"]
     assert torch.equal(section.rows[1].pictures[1].pixels, section.rows[1].pictures[2].pixels)
     assert [name for name, _ in section.legend] == ["ground", "cat", "dog"]
-    plain = overlay_section(list(scenes), list(masks), predictions, ("Background", "cat", "dog", "never seen"))
-    assert [name for name, _ in plain.legend] == ["cat", "dog"]
-    assert torch.equal(plain.rows[0].pictures[3].pixels, plain.rows[0].pictures[0].pixels)  # all background
+    assert [name for name, _ in bare.legend] == ["cat", "dog"]
+    assert torch.equal(bare.rows[0].pictures[3].pixels, bare.rows[0].pictures[0].pixels)  # all background

@@ -3,22 +3,18 @@
 import json
 import shlex
 import shutil
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import torch
-from killing import run_until
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 import model_cards
 from model_cards.results import STUDENT, Results
 from modeling_radio import RadioImageProcessor
-from training.evaluation import features
 from training.evaluation import run as evaluation_run
-from training.evaluation.data_tables import open_data
 from training.evaluation.demo_data import DemoData
 from training.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
 from training.evaluation.models.radio import RadioFeatures, open_radio
@@ -155,48 +151,3 @@ def test_other_models_stand_in_the_same_table(settings, tmp_path):
     assert list(dict.fromkeys(of_task["resolution_consistency"])) == [*names, STUDENT]
     values = {found.model: found.value for found in measured if found.task == "knn" and found.metric == "accuracy"}
     assert len(set(values.values())) > 1
-
-
-def test_modules_of_evaluate_agree_with_the_results_file(settings, tmp_path):
-    evaluate_package = pytest.importorskip("evaluate")
-    metrics = Path(evaluation_run.__file__).parent / "metrics"
-    chosen = settings.replace(neighbors=5, tasks=["knn", "image_retrieval"], baselines=[], recall_at=[2])
-    measured = {(found.task, found.metric): found.value for found in evaluate(chosen).measurements}
-    model, data = open_radio(settings.checkpoint), open_data(str(chosen.data), chosen, size_px=16, seed=0)
-    part = data.part("labels")
-    with torch.no_grad():
-        queries, gallery = (
-            torch.cat([model.encode(model.preprocess(images[index])[None]).summary for index in range(len(images))])
-            for images in (part.test.images, part.gallery.images)
-        )
-    rows = {"predictions": queries.numpy(), "references": part.test.labels.numpy()}
-    rows |= {"gallery": gallery, "gallery_labels": part.gallery.labels}
-    answers = {
-        **evaluate_package.load(str(metrics / "knn_accuracy.py")).compute(**rows, k=5),
-        **evaluate_package.load(str(metrics / "image_retrieval.py")).compute(**rows, ranks=[2]),
-    }
-    saved = json.loads(evaluate_package.save(tmp_path / "saved.json", **answers).read_text())
-    assert saved["knn_accuracy"] == pytest.approx(measured["knn", "accuracy"])
-    for metric in ("mAP", "hit rate@2", "recall@2"):
-        # One image at a time is rounded otherwise than a batch: images of nearly equal similarity may change places.
-        assert saved[metric] == pytest.approx(measured["image_retrieval", metric], rel=1e-3)
-    assert 0.34 < saved["knn_accuracy"] < 1
-
-
-def test_a_run_that_is_killed_twice_goes_on_with_the_same_numbers(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "CHUNK", 8)
-    settings = settings.replace(tasks=["knn"], baselines=[])
-    undisturbed = evaluate(settings.replace(cache=tmp_path / "undisturbed"))
-    encode, encoded = RadioFeatures.encode, []
-
-    def slow(self, pixels, adaptors=()):
-        encoded.append(len(pixels))
-        time.sleep(0.02)
-        return encode(self, pixels, adaptors)
-
-    monkeypatch.setattr(RadioFeatures, "encode", slow)
-    for num_chunks in (2, 5):
-        chunks = lambda n=num_chunks: len(list((tmp_path / "features").glob("*/*.safetensors"))) >= n  # noqa: E731
-        assert run_until(lambda: evaluate(settings), chunks) == 9
-    assert evaluate(settings).measurements == undisturbed.measurements
-    assert 0 < sum(encoded) <= 21 + 42 - 5 * 8 + 3  # five chunks were on disk; the last of a split has 5 images

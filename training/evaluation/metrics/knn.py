@@ -49,10 +49,8 @@ def nearest_neighbors(
             source are no neighbors. None: each image is a source of its own.
 
     Raises:
-        ValueError: If the widths differ, or a query can be compared with fewer than `k` images.
+        ValueError: If a query can be compared with fewer than `k` images.
     """
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"`queries` must be as wide as the gallery, {gallery.shape[1]}, got {queries.shape[1]}.")
     most = num_comparable(len(gallery), leave_one_out, groups)
     if not 1 <= k <= most:
         raise ValueError(f"`k` must be between 1 and the gallery's {most} images, got {k}.")
@@ -118,7 +116,7 @@ def knn_predictions(
         Class indices, `(num_queries,)`.
 
     Raises:
-        ValueError: If the widths differ, the labels do not match the gallery, or `k` is out of range.
+        ValueError: If the labels do not match the gallery, or `k` is out of range.
     """
     if len(gallery) != len(gallery_labels):
         raise ValueError(f"`gallery_labels` must have the gallery's {len(gallery)} rows, got {len(gallery_labels)}.")

@@ -289,17 +289,10 @@ def gather_alike(values: Tensor, features: Tensor, sharpness: float = SHARPNESS)
         features: Features to compare, of the same grid, `(batch, feature_dim, rows, cols)`.
         sharpness: Factor of the cosines.
 
-    Raises:
-        ValueError: If the grids differ.
-
     References:
         The self-correlating recursive attention (SCRA) of RADSeg, https://arxiv.org/abs/2511.19704, in one step and
         outside the network.
     """
-    if values.shape[2:] != features.shape[2:]:
-        raise ValueError(
-            f"`features` must have the grid of `values`, {tuple(values.shape[2:])}, got {tuple(features.shape[2:])}."
-        )
     vectors = F.normalize(features.flatten(2).float(), dim=1)
     alike = torch.einsum("bdi,bdj->bij", vectors, vectors)
     is_left_out = alike < alike.mean(dim=2, keepdim=True)

@@ -77,15 +77,11 @@ def test_different_grids_are_resampled():
     assert scores(finer, teacher)["features"] > 0.9
 
 
-def test_different_widths_and_numbers_are_refused():
+def test_different_widths_are_refused():
     teacher = pair(0)
     narrow = teacher._replace(features=teacher.features[:, :7])
     with pytest.raises(ValueError, match=r"`adaptor` .* 8, got 7"):
         fidelity_scores(stored(*narrow, "a/"), stored(*teacher), "a")
-    with pytest.raises(ValueError, match=r"`adaptor` .* \(6, 7, 4, 4\)"):
-        adaptor_fidelity(narrow, teacher)
-    with pytest.raises(ValueError, match=r"`teacher` .* 6 images, got 5"):
-        fidelity_scores(stored(*teacher, "a/"), stored(teacher.summary[:5], teacher.features[:5]), "a")
 
 
 def test_a_change_of_basis_changes_nothing():
@@ -122,12 +118,6 @@ def test_the_fixed_pattern_is_the_share_of_the_variance():
     assert fixed_pattern_energy(noise(50, 16, 8, 8)) == pytest.approx(1 / 50, rel=0.1)
 
 
-@pytest.mark.parametrize("features", [torch.zeros(2, 3, 4), torch.zeros(0, 3, 4, 4), torch.ones(2, 3, 4, 4)])
-def test_maps_without_a_pattern_are_refused(features):
-    with pytest.raises(ValueError, match="`features`"):
-        fixed_pattern_energy(features)
-
-
 WORLD = noise(3, 4, 20, 20)
 
 
@@ -150,19 +140,15 @@ def test_shift_errors_by_hand():
     assert shift_error(*noise(2, 20, 16, 8, 8), (1, 1)) == pytest.approx(2, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("shape", "other", "shift", "name"),
-    [
-        ((2, 3, 4, 4), (2, 3, 4, 5), (0, 0), "shifted"),
-        ((3, 4, 4), (3, 4, 4), (0, 0), "shifted"),
-        ((2, 3, 4, 6), (2, 3, 4, 6), (-4, 0), "shift"),
-        ((2, 3, 4, 6), (2, 3, 4, 6), (0, 6), "shift"),
-        ((2, 3, 4, 4), (2, 3, 4, 4), (1, 0), "features"),
-    ],
-)
-def test_maps_that_cannot_be_compared_are_refused(shape, other, shift, name):
-    with pytest.raises(ValueError, match=f"`{name}` must"):
-        shift_error(torch.zeros(shape), torch.zeros(other), shift)
+def test_maps_without_variance_or_overlap_are_refused():
+    for function, arguments, name in [
+        (fixed_pattern_energy, [torch.ones(2, 3, 4, 4)], "features"),
+        (shift_error, [torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4), (1, 0)], "features"),
+        (shift_error, [*noise(2, 2, 3, 4, 6), (-4, 0)], "shift"),
+        (shift_error, [*noise(2, 2, 3, 4, 6), (0, 6)], "shift"),
+    ]:
+        with pytest.raises(ValueError, match=f"`{name}` must"):
+            function(*arguments)
 
 
 def test_consistency_of_one_map_and_of_many():

@@ -27,7 +27,6 @@ def test_votes_are_weighted_by_exponentiated_similarity():
         ({"k": 0}, "`k` .* got 0"),
         ({"k": 4, "leave_one_out": True}, "`k` .* 3 images, got 4"),
         ({"k": 2, "leave_one_out": True, "groups": torch.tensor([0, 0, 0, 1])}, "`k` .* 1 images, got 2"),
-        ({"queries": torch.ones(1, 3)}, "`queries`"),
         ({"gallery_labels": torch.arange(3)}, "`gallery_labels`"),
     ],
 )

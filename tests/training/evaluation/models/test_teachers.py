@@ -9,16 +9,16 @@ from training.teachers.outputs import TeacherOutput
 class Colors(Teacher):
     image_mean, image_std = HALF_MEAN, HALF_STD
 
-    def __init__(self):
+    def __init__(self, grid_stride=8):
         super().__init__("colors", summary_dim=3, feature_dim=3, patch_size=8)
-        self.set_run_mode(grid_stride=8)
+        self.set_run_mode(grid_stride=grid_stride)
         self.freeze()
 
     def encode(self, pixel_values):
         return TeacherOutput(pixel_values.mean((2, 3)), torch.nn.functional.avg_pool2d(pixel_values, 8))
 
 
-def test_a_teacher_sees_whole_patches_and_normalizes_by_itself():
+def test_a_teacher_gets_whole_patches_and_normalizes_by_itself():
     model = TeacherFeatures(Colors(), patch_size=8, size_px=24, name="teacher colors")
     assert isinstance(model, FeatureModel)
     pixels = model.preprocess(torch.full((3, 50, 100), 255, dtype=torch.uint8))
@@ -28,15 +28,14 @@ def test_a_teacher_sees_whole_patches_and_normalizes_by_itself():
     assert encoding.features.shape == (1, 3, 3, 6)
 
 
-def test_the_fingerprint_knows_what_decides_an_answer():
-    def fingerprint(options=None, stride=8):
-        teacher = Colors()
-        teacher.set_run_mode(grid_stride=stride)
-        teacher.options = options or {}
+def test_the_fingerprint_knows_what_decides_the_features():
+    def fingerprint(stride=8, **changes):
+        teacher = Colors(stride)
+        for name, value in changes.items():
+            setattr(teacher, name, value)
         return TeacherFeatures(teacher, patch_size=stride, size_px=24, name="t").fingerprint()
 
-    other = Colors()
-    other.activation = torch.nn.GELU()
-    assert TeacherFeatures(other, patch_size=8, size_px=24, name="t").fingerprint() != fingerprint()
     assert fingerprint() == fingerprint()
-    assert len({fingerprint(), fingerprint({"level": 0}), fingerprint({"level": 1}), fingerprint(stride=4)}) == 4
+    others = [fingerprint(options={"level": level}) for level in (0, 1)]
+    others += [fingerprint(stride=4), fingerprint(activation=torch.nn.GELU())]
+    assert len({fingerprint(), *others}) == 5
