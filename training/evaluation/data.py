@@ -37,7 +37,7 @@ class ByNumber(Protocol[Item]):
     def __getitem__(self, index: int) -> Item: ...
 
 
-class Pictures(ByNumber[Tensor], Protocol):
+class Images(ByNumber[Tensor], Protocol):
     """Images by index, uint8 `(3, height, width)`, whose sizes are known without decoding them."""
 
     def size(self, index: int) -> tuple[int, int]:
@@ -58,26 +58,26 @@ class Examples:
         captions: One or more texts for each image.
         groups: Source of each image, such as a video or a scene: int64 `(num_images,)`. Intervals resample whole
             groups, and images of one group are not compared with each other. None: each image is a source of its own.
-        pictures: Changes when the images or their order do, so that labels and captions of the same images share
+        own_fingerprint: Changes when the images or their order do, so that labels and captions of the same images share
             features; None if it equals `fingerprint`.
     """
 
-    images: Pictures
+    images: Images
     fingerprint: str
     labels: Tensor | None = None
     masks: ByNumber[Tensor] | None = None
     depth: ByNumber[Tensor] | None = None
     captions: Sequence[Sequence[str]] | None = None
     groups: Tensor | None = None
-    pictures: str | None = None
+    own_fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
-    def picture_fingerprint(self) -> str:
+    def image_fingerprint(self) -> str:
         """Fingerprint of the images alone."""
-        return self.pictures or self.fingerprint
+        return self.own_fingerprint or self.fingerprint
 
 
 @dataclass(frozen=True)
@@ -200,26 +200,26 @@ class CroppedViews:
     """The middle square of each image, followed by random square crops of it.
 
     Args:
-        pictures: The images.
+        images: The images.
         num_crops: Number of crops of each.
         seed: Seed of the crops.
     """
 
-    def __init__(self, pictures: Pictures, num_crops: int, seed: int) -> None:
-        self.pictures, self.num_views, self.seed = pictures, num_crops + 1, seed
+    def __init__(self, images: Images, num_crops: int, seed: int) -> None:
+        self.images, self.num_views, self.seed = images, num_crops + 1, seed
 
     def __len__(self) -> int:
-        return len(self.pictures) * self.num_views
+        return len(self.images) * self.num_views
 
     def __getitem__(self, index: int) -> Tensor:
         image, _ = divmod(index, self.num_views)
-        picture = self.pictures[image]
-        side = min(picture.shape[1:])
-        top, left = ((length - side) // 2 for length in picture.shape[1:])
+        full = self.images[image]
+        side = min(full.shape[1:])
+        top, left = ((length - side) // 2 for length in full.shape[1:])
         box = self.box(index)
         length = max(1, round(box.side * side))
         first, second = (min(round(share * side), side - length) for share in (box.top, box.left))
-        return picture[:, top + first :, left + second :][:, :length, :length]
+        return full[:, top + first :, left + second :][:, :length, :length]
 
     def box(self, index: int) -> Box:
         """Return the part of its image's middle square that a view shows."""
@@ -232,7 +232,7 @@ class CroppedViews:
 
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width in pixels of a view."""
-        side = min(self.pictures.size(index // self.num_views))
+        side = min(self.images.size(index // self.num_views))
         length = max(1, round(self.box(index).side * side))
         return (length, length)
 
@@ -265,14 +265,14 @@ class Windows:
     """Windows over images whose shorter side is resized to that of a window; a square image is one window.
 
     Args:
-        pictures: The images.
+        images: The images.
         window_px: Side of a window.
         stride: Step from one window to the next as a share of a window.
     """
 
-    def __init__(self, pictures: Pictures, window_px: int, stride: float = STRIDE) -> None:
-        self.pictures, self.window_px = pictures, window_px
-        self.frames = [_frame(pictures.size(index), window_px) for index in range(len(pictures))]
+    def __init__(self, images: Images, window_px: int, stride: float = STRIDE) -> None:
+        self.images, self.window_px = images, window_px
+        self.frames = [_frame(images.size(index), window_px) for index in range(len(images))]
         step = max(1, round(window_px * stride))
         self.places = [
             Place(image, top, left)
@@ -292,9 +292,9 @@ class Windows:
         """Return a window, uint8 `(3, window_px, window_px)`."""
         image = self.places[index].image
         if self._last is None or self._last[0] != image:  # windows of an image follow each other
-            picture, frame = self.pictures[image], self.frames[image]
-            is_same = tuple(picture.shape[1:]) == frame
-            self._last = image, picture if is_same else resize(picture, list(frame), InterpolationMode.BICUBIC)
+            full, frame = self.images[image], self.frames[image]
+            is_same = tuple(full.shape[1:]) == frame
+            self._last = image, full if is_same else resize(full, list(frame), InterpolationMode.BICUBIC)
         return self.cut(self._last[1], index)
 
     def size(self, index: int) -> tuple[int, int]:
@@ -314,10 +314,10 @@ class Windows:
         """Return the window of the mask or depth map of its image, `(window_px, window_px)`."""
         image = self.places[index].image
         target, frame = targets[image], self.frames[image]
-        if tuple(target.shape) != tuple(self.pictures.size(image)):
+        if tuple(target.shape) != tuple(self.images.size(image)):
             raise ValueError(
                 f"Masks and depth maps must be as large as their images, got {tuple(target.shape)} pixels beside "
-                f"{self.pictures.size(image)} of image {image}."
+                f"{self.images.size(image)} of image {image}."
             )
         if tuple(target.shape) != frame:
             target = F.interpolate(target[None, None].float(), frame, mode="nearest-exact")[0, 0].to(target.dtype)

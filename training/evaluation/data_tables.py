@@ -337,9 +337,9 @@ class Rows:
             known["captions"] = [
                 _texts(value, self.where(index)) for index, value in enumerate(self._column("caption"))
             ]
-        pictures = hash_of({"images": table_state(self.table, ["image"], data.source)})[:16]
+        own = hash_of({"images": table_state(self.table, ["image"], data.source)})[:16]
         images = DecodedImages(self.table, data.source, self.where)
-        return Examples(images, self._fingerprint(kind, known), groups=groups, pictures=pictures, **known)
+        return Examples(images, self._fingerprint(kind, known), groups=groups, own_fingerprint=own, **known)
 
     def _fingerprint(self, kind: Kind, known: Mapping[str, Any]) -> str:
         """Return a hash of files' names, sizes and times, or of the table, of targets, and of the options for them."""

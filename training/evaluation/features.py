@@ -17,7 +17,7 @@ from core.files import remove_abandoned, write_file, write_text
 from core.ranks import rank_and_count, wait_for_ranks
 from core.settings import hash_of
 from core.timing import ProgressBar
-from training.evaluation.data import Pictures
+from training.evaluation.data import Images
 from training.evaluation.models.base import FeatureModel, FeaturePair
 
 
@@ -131,7 +131,7 @@ class FeatureStore:
     def extract(
         self,
         model: FeatureModel,
-        images: Pictures,
+        images: Images,
         fingerprint: str,
         wanted: Wanted,
         *,
@@ -184,7 +184,7 @@ class FeatureStore:
     def _encode(
         self,
         model: FeatureModel,
-        images: Pictures,
+        images: Images,
         starts: Sequence[int],
         wanted: Wanted,
         size_px: int | None,
@@ -214,7 +214,7 @@ def batches_between(first: int, end: int, batch_size: int) -> list[list[int]]:
 
 def encode_batches(
     model: FeatureModel,
-    images: Pictures,
+    images: Images,
     batches: Sequence[list[int]],
     wanted: Wanted,
     *,
@@ -242,7 +242,7 @@ def encode_batches(
 
 
 class _Preprocessed(Dataset[Tensor]):
-    def __init__(self, images: Pictures, preprocess: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, images: Images, preprocess: Callable[[Tensor], Tensor]) -> None:
         self.images, self.preprocess = images, preprocess
 
     def __getitem__(self, index: int) -> Tensor:

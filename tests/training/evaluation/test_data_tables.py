@@ -230,9 +230,9 @@ def test_the_fingerprint_knows_order_and_repetition(names, tmp_path):
         return TableData(str(tmp_path)).part("captions").test
 
     first = of_rows("123")
-    assert of_rows("123").picture_fingerprint == first.picture_fingerprint
+    assert of_rows("123").image_fingerprint == first.image_fingerprint
     others = of_rows(names)
-    assert others.picture_fingerprint != first.picture_fingerprint
+    assert others.image_fingerprint != first.image_fingerprint
     assert others.fingerprint != first.fingerprint
 
 

@@ -124,12 +124,12 @@ def test_images_of_many_shapes_keep_their_order_and_their_grid(tiny_model):
         torch.testing.assert_close(features["summary"], model.encode(image[None]).summary[0])
         assert features["grids"].tolist() == [side // 8 for side in image.shape[1:]]
 
-    class Pictures(list):
+    class ImageList(list):
         def size(self, index):
             return tuple(self[index].shape[1:])
 
-    pictures = Pictures((image * 255).to(torch.uint8) for image in pixels)
-    stored = FeatureStore().extract(RawPixels(8, 8), pictures, "x", DENSE)
+    images = ImageList((image * 255).to(torch.uint8) for image in pixels)
+    stored = FeatureStore().extract(RawPixels(8, 8), images, "x", DENSE)
     assert [tuple(stored.map(index).shape[1:]) for index in range(4)] == [(1, 2), (2, 1), (1, 2), (1, 1)]
     with pytest.raises(ValueError, match="of one size"):
         stored.maps()

@@ -154,7 +154,7 @@ class BlockStatistics:
     Attributes:
         weight: Root mean square of the numbers in its matrices.
         entropy: Mean entropy of a token's attention, as a share of that of equal attention to all, in [0, 1].
-        logit: Largest size of an attention logit. Training in low precision diverges where it grows beyond about 50
+        logit: Largest size of an attention logit. Training in low precision diverges if it grows beyond about 50
             (ViT-22B, https://arxiv.org/abs/2302.05442, section 2).
         activation: Largest size of a number in the block's output.
     """

@@ -141,9 +141,9 @@ class PretrainedFeatures:
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return the network's summary and features."""
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
-            return self.answer(pixels)
+            return self.forward(pixels)
 
-    def answer(self, pixels: Tensor) -> Encoding:
+    def forward(self, pixels: Tensor) -> Encoding:
         """Return summary and dense features of normalized images, `(batch, 3, height, width)`."""
         raise NotImplementedError
 
@@ -224,7 +224,7 @@ class HuggingfaceFeatures(PretrainedFeatures):
         self.read = read
         super().__init__(network, HuggingfacePreprocessing(processor), **options)
 
-    def answer(self, pixels: Tensor) -> Encoding:
+    def forward(self, pixels: Tensor) -> Encoding:
         """Return summary and dense features of normalized images."""
         return self.read(pixels)
 
@@ -416,7 +416,7 @@ class TimmFeatures(PretrainedFeatures):
         self.data_config: dict[str, Any] = resolve_model_data_config(network)
         super().__init__(network, TimmPreprocessing(self.data_config), **options)
 
-    def answer(self, pixels: Tensor) -> Encoding:
+    def forward(self, pixels: Tensor) -> Encoding:
         """Return summary and dense features of normalized images."""
         network: Any = self.network
         hidden = network.forward_features(pixels)

@@ -1,1 +1,1 @@
-"""What is measured: one file for each group of tasks, and the table that names them."""
+"""Tasks: one file for each group, and the table of their names."""

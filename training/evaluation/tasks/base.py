@@ -13,7 +13,7 @@ from torch import Tensor
 from core.settings import Settings, require
 from model_cards.results import Measurement
 from modeling_radio.zero_shot_radio import DenseSource
-from training.evaluation.data import CroppedViews, EvaluationData, Examples, Kind, Part, Pictures, Windows
+from training.evaluation.data import CroppedViews, EvaluationData, Examples, Images, Kind, Part, Windows
 from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from training.evaluation.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
 from training.evaluation.models.base import FeatureModel
@@ -167,9 +167,9 @@ class Evaluation:
             size_px: Side of the squares.
             wanted: Features to keep.
         """
-        pictures, fingerprint = squares_of(self.examples(kind, split))
+        images, fingerprint = squares_of(self.examples(kind, split))
         description = f"{self.part(kind).name}, {split}, {size_px} px"
-        return self._extracted(pictures, fingerprint, wanted or Wanted(), size_px, description)
+        return self._extracted(images, fingerprint, wanted or Wanted(), size_px, description)
 
     def features(
         self, kind: Kind, split: str = "test", *, wanted: Wanted | None = None, size_px: int | None = None
@@ -187,21 +187,21 @@ class Evaluation:
         if size_px is None:
             wanted |= self._announced(kind, split, examples)
         at = "" if size_px is None else f", {size_px} px"
-        pictures, fingerprint = examples.images, examples.picture_fingerprint
+        images, fingerprint = examples.images, examples.image_fingerprint
         if kind in DENSE_KINDS:
-            pictures = self.windows(kind, split)
-            fingerprint = f"{fingerprint} windows {pictures.window_px}"
+            images = self.windows(kind, split)
+            fingerprint = f"{fingerprint} windows {images.window_px}"
             size_px = size_px or self.model.size_px
-        return self._extracted(pictures, fingerprint, wanted, size_px, f"{self.part(kind).name}, {split}{at}")
+        return self._extracted(images, fingerprint, wanted, size_px, f"{self.part(kind).name}, {split}{at}")
 
     def _extracted(
-        self, pictures: Pictures, fingerprint: str, wanted: Wanted, size_px: int | None, description: str
+        self, images: Images, fingerprint: str, wanted: Wanted, size_px: int | None, description: str
     ) -> StoredFeatures:
         """Return features of images from memory, or extract them."""
         key = (fingerprint, size_px, wanted)
         if key not in self._features:
             self._features[key] = self.store.extract(
-                self.model, pictures, fingerprint, wanted, size_px=size_px, description=description
+                self.model, images, fingerprint, wanted, size_px=size_px, description=description
             )
         return self._features[key]
 
@@ -210,7 +210,7 @@ class Evaluation:
         wanted = self._wanted.get(kind, Wanted())
         for other, announced in self._wanted.items():
             is_alike = (other in DENSE_KINDS) == (kind in DENSE_KINDS)
-            if is_alike and self.examples(other, split).picture_fingerprint == examples.picture_fingerprint:
+            if is_alike and self.examples(other, split).image_fingerprint == examples.image_fingerprint:
                 wanted |= announced
         return wanted
 
@@ -225,12 +225,12 @@ class Evaluation:
         key = (teacher, kind, size_px)
         if key not in self.references:
             examples, description = self.examples(kind), self.part(kind).name
-            pictures, fingerprint = examples.images, examples.picture_fingerprint
+            images, fingerprint = examples.images, examples.image_fingerprint
             if size_px is not None:
-                pictures, fingerprint = squares_of(examples)
+                images, fingerprint = squares_of(examples)
                 description = f"{description}, {size_px} px"
             self.references[key] = self.store.extract(
-                self.teachers[teacher], pictures, fingerprint, DENSE, size_px=size_px, description=description
+                self.teachers[teacher], images, fingerprint, DENSE, size_px=size_px, description=description
             )
         return self.references[key]
 
@@ -292,9 +292,9 @@ class Evaluation:
         return self.measurement(task, metric, combine(sums.sum(0)).item(), kind, interval)
 
 
-def squares_of(examples: Examples) -> tuple[Pictures, str]:
+def squares_of(examples: Examples) -> tuple[Images, str]:
     """Return the middle squares of images, and their fingerprint."""
-    return CroppedViews(examples.images, 0, 0), f"{examples.picture_fingerprint} crops 0 0"
+    return CroppedViews(examples.images, 0, 0), f"{examples.image_fingerprint} crops 0 0"
 
 
 def summary_or_mean(features: StoredFeatures) -> Tensor:

@@ -249,7 +249,7 @@ def pair_scores(
 
 
 def zero_shot_features(model: FeatureModel) -> Wanted:
-    """Return the features of zero-shot accuracy: the text adaptor's, or all adaptors' to look for a classifier."""
+    """Return the features of zero-shot accuracy: the text adaptor's, or all adaptors' to find a classifier."""
     return text_features(model) if isinstance(model, TextModel) else Wanted(adaptors=frozenset(model.adaptor_names))
 
 
@@ -293,7 +293,7 @@ def _by_classifier(
     labels = encoder.encode([PROMPT.format(each) for each in evaluation.part("labels").class_names])
     mean = known.mean(dim=0)
     of_teacher = evaluation.store.extract(
-        teacher, examples.images, examples.picture_fingerprint, Wanted(), description="zero-shot"
+        teacher, examples.images, examples.image_fingerprint, Wanted(), description="zero-shot"
     )
     of_student = evaluation.features("labels", wanted=zero_shot_features(evaluation.model))
     measurements = []

@@ -312,7 +312,7 @@ def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:
     features = evaluation.store.extract(
         evaluation.model,
         views,
-        f"{examples.picture_fingerprint} crops {NUM_CROPS} {seed}",
+        f"{examples.image_fingerprint} crops {NUM_CROPS} {seed}",
         DENSE,
         size_px=evaluation.model.size_px,
         description="crops",

@@ -173,7 +173,7 @@ def measure_shift_error(evaluation: Evaluation) -> list[Measurement]:
 
     def shifted(top: int) -> Tensor:
         squares = _Shifted(images, size, step, top)
-        name = f"{images.picture_fingerprint} shifted {top} of {size} + {step}"
+        name = f"{images.image_fingerprint} shifted {top} of {size} + {step}"
         description = f"shifted {top} px"
         return evaluation.store.extract(model, squares, name, DENSE, size_px=size, description=description).maps()
 
@@ -219,7 +219,7 @@ def measure_self_supervised(evaluation: Evaluation) -> list[Measurement]:
     """Measure RankMe of the summaries, and LiDAR over crops of each image; neither needs labels."""
     examples, seed = evaluation.examples("images"), evaluation.settings.random_seed
     views = CroppedViews(examples.images, NUM_VIEWS, seed)
-    name = f"{examples.picture_fingerprint} crops {NUM_VIEWS} {seed}"
+    name = f"{examples.image_fingerprint} crops {NUM_VIEWS} {seed}"
     stored = evaluation.store.extract(evaluation.model, views, name, Wanted(), description="crops")
     vectors = summary_or_mean(stored).unflatten(0, (len(examples), NUM_VIEWS + 1))
     whole, crops = vectors[:, 0], vectors[:, 1:]
