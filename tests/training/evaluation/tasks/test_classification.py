@@ -126,7 +126,6 @@ def test_a_model_without_summary_has_only_the_mean_of_its_features(pixels, monke
         (measure_image_retrieval, range(6), None, "`data` must have .* image_retrieval"),
         (measure_image_retrieval, [0, 1] * 3, [0, 1] * 3, "`data` must have .* image_retrieval"),
         (split_by_class, [0, 1] * 3, [0] * 6, "`data` must have .* several sources"),
-        (measure_out_of_distribution, [0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 0, 1], "`held_out_classes`"),
     ],
 )
 def test_too_few_sources_and_classes(pixels, data, measure, labels, groups, message):
