@@ -30,7 +30,8 @@ SAM = {key: value for key, value in VIT.items() if key != "intermediate_size"} |
     "window_size": 2,
     "global_attn_indexes": [1],
 }
-DUAL = {"vision_config": VIT, "text_config": SIZES, "projection_dim": 24}
+TOWERS = {"vision_config": VIT, "text_config": SIZES}
+DUAL = TOWERS | {"projection_dim": 24}
 TIPS = {"vision_config": DINOV2, "text_config": {**SIZES, "vocab_size": 50}}
 SQUARE = {"size": {"height": 64, "width": 64}}
 SHORTEST, LONGEST = {"size": {"shortest_edge": 64}}, {"size": {"longest_edge": 64}}
