@@ -9,7 +9,6 @@ import torch
 from drawn_assets import assets
 from PIL import Image
 from tiny_adaptors import build_model_with_adaptors
-from tuning_fixtures import class_folders, depth_folder, voc_folder
 
 from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
@@ -20,7 +19,7 @@ from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.tasks.base import Evaluation, TaskSettings
 
 
-__all__ = ["assets", "class_folders", "depth_folder", "voc_folder"]
+__all__ = ["assets"]
 
 COLORS = torch.tensor([[250, 20, 20], [20, 250, 20]], dtype=torch.uint8)
 
