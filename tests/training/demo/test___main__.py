@@ -37,31 +37,21 @@ def test_cards_know_whether_the_time_is_that_of_several_seeds(tmp_path, monkeypa
     data = SimpleNamespace(
         sources=lambda is_trained_on: asked.append(is_trained_on) or [], remarks=lambda neighbors: [f"k = {neighbors}"]
     )
-    evaluation = SimpleNamespace(
-        teachers=[],
-        recipe=None,
-        patch_size=16,
-        size_px=64,
-        settings=TaskSettings(neighbors=7),
-        data=data,
-        of=lambda model: model,
-        measure_backbone=lambda one: [],
-        untrained_student=lambda seed: SimpleNamespace(config=None),
-    )
+    evaluation = SimpleNamespace(teachers=[], recipe=None, patch_size=16, size_px=64, data=data)
+    evaluation.settings, evaluation.of = TaskSettings(neighbors=7), lambda model: model
+    evaluation.measure_backbone = lambda one: []
+    evaluation.untrained_student = lambda seed: SimpleNamespace(config=None)
 
     def run_seed(evaluation, folder, seed, clock):
         folder.mkdir(exist_ok=True)
         (folder / demo.PICTURE).write_bytes(b"drawn")
         return []
 
-    def write_card(folder, results, name):
-        cards[folder.parent.name] = results
-
     monkeypatch.setattr(demo, "StudentEvaluation", SimpleNamespace(load=lambda recipe: evaluation))
     monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
     monkeypatch.setattr(demo, "teacher_sources", lambda config, recipe: [])
     monkeypatch.setattr(demo, "run_seed", run_seed)
-    monkeypatch.setattr(demo, "write_card", write_card)
+    monkeypatch.setattr(demo, "write_card", lambda folder, found, name: cards.update({folder.parent.name: found}))
     monkeypatch.setattr(demo, "write_closing_page", lambda *arguments, **options: None)
     recipe = demo.DemoSettings().load_recipe()
     results = demo.run_demo(recipe, tmp_path, [3], "")
@@ -84,4 +74,5 @@ def test_the_whole_demo_in_small(tmp_path, capsys):
         assert {"features.png", "history.jsonl", "recipe.yaml"} <= {path.name for path in folder.iterdir()}
         assert (folder / "pictures" / "progress.png").is_file()
         assert "One training seed." in (folder / "final" / "README.md").read_text(encoding="utf-8")
+    assert (output / "index.html").is_file()
     assert f"| {STUDENT}" in capsys.readouterr().out

@@ -1,7 +1,6 @@
 import re
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -53,12 +52,6 @@ def test_each_command_reads_its_words(command, tmp_path):
     modules = [f"{package}.{command.name}" for package in ("training", "training.demo", "model_cards")]
     (arguments,) = [each[3:] for each in words if each[:2] == ["python", "-m"] and each[2] in modules]
     command.read(arguments)
-
-
-def test_the_license_comes_before_the_publication():
-    texts = list(next_steps(Path("runs/demo/final")).values())
-    assert texts[-2] == "python -m model_cards.build runs/demo/final --license ID"
-    assert texts[-1].startswith("python -m training.publish runs/demo/final ")
 
 
 def test_only_free_and_credited_photographs_that_were_held_out(assets, tmp_path, monkeypatch):

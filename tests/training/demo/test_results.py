@@ -78,9 +78,3 @@ def test_bad_input_is_one_line(arguments, named, tmp_path, monkeypatch, capsys):
     assert main(arguments) == 1
     assert named in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_it_takes_changes_of_the_recipe():
-    settings = results.COMMAND.read(["--sets", "mnist", "data.num_images=64", "student.adaptor.hidden_size=8"])
-    recipe = settings.load_recipe()
-    assert (recipe.data.num_images, recipe.student.adaptor["hidden_size"]) == (64, 8)
