@@ -30,7 +30,8 @@ from training.data.sources import DEMO_SOURCES
 from training.data.training_images import build_images, build_training_images
 from training.demo.assets import load_demo_assets
 from training.demo.images import load_pixel_bank
-from training.figures.features import Column, draw_columns, fit_pca_basis, pca_colors, photograph_column
+from training.figures.columns import Column, draw_columns, photograph_column
+from training.figures.features import fit_pca_basis, pca_colors
 from training.recipe import DataRecipe, Recipe, RecipeCommand, RecipeError, decisive_part
 from training.targets.feature_cache import size_words
 from training.teachers.base import Teacher

@@ -30,7 +30,7 @@ from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.provenance import describe_run, teacher_sources
 from training.evaluation.students import StudentEvaluation
-from training.figures.features import draw_columns, feature_columns
+from training.figures.columns import draw_columns, feature_columns
 from training.figures.page import Drawing
 from training.recipe import Recipe, RecipeCommand
 from training.student.build import in_faster_precision

@@ -26,15 +26,8 @@ from training.evaluation.metrics.fidelity import (
 )
 from training.evaluation.metrics.representation import effective_rank
 from training.evaluation.models.base import Features
-from training.figures.features import (
-    Column,
-    PcaBasis,
-    adaptor_column,
-    draw_columns,
-    fit_pca_basis,
-    photograph_column,
-    teacher_column,
-)
+from training.figures.columns import Column, adaptor_column, draw_columns, photograph_column, teacher_column
+from training.figures.features import PcaBasis, fit_pca_basis
 from training.recipe import PartitionRecipe, Recipe, RecipeError
 from training.targets.phi_s import FeatureStandardizer
 from training.teachers.base import Teacher

@@ -27,7 +27,7 @@ from training.distillation.held_out import (
 )
 from training.evaluation.metrics.fidelity import fixed_pattern_energy
 from training.evaluation.metrics.representation import effective_rank
-from training.figures.features import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
+from training.figures.columns import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.recipe_sections import RunOptions
 from training.targets.phi_s import FeatureStandardizer, PhiS

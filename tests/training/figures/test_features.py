@@ -1,18 +1,13 @@
-"""Features and classes as colors, and figures of them."""
+"""Features and classes as colors."""
 
 from itertools import pairwise
 
-import pytest
 import torch
-from PIL import Image
 
 from training.figures.features import (
     MARK,
-    adaptor_column,
     class_color,
     clearest,
-    draw_columns,
-    feature_columns,
     fit_pca_basis,
     foreground_map,
     hex_color,
@@ -25,15 +20,6 @@ from training.figures.features import (
     to_colors,
     to_pixels,
 )
-
-
-@pytest.fixture
-def features():
-    """Three strong directions in channels 5, 2 and 0 (in that order), weak noise elsewhere."""
-    features = 0.01 * torch.randn(4, 8, 6, 6, generator=torch.Generator().manual_seed(0))
-    for channel, scale in [(5, 9.0), (2, 3.0), (0, 1.0)]:
-        features[:, channel] += scale * torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(channel))
-    return features
 
 
 def test_basis_finds_the_directions_in_order_of_variance(features):
@@ -147,27 +133,3 @@ def test_pixels_become_colors_and_come_back():
     pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
     assert to_colors(pixels).shape == (2, 4, 5, 3)
     assert torch.equal(to_pixels(to_colors(pixels)), pixels)
-
-
-def test_columns_of_a_figure_and_its_file(features, tmp_path):
-    photographs = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-    columns = feature_columns(photographs, {"a": features}, {"a": features.clone()}, {"backbone\nx": features * 3})
-    titles = ["photograph", "teacher\na", "student's adaptor\na", "backbone\nx", "alike the ring:\nx"]
-    assert [column.title for column in columns] == titles
-    assert torch.equal(columns[1].images, columns[2].images), "equal features have equal colors"
-    assert columns[0].images.amax() > 0, "the ring"
-    brightest = columns[4].images.sum(-1).flatten(1).argmax(dim=1)
-    assert brightest.tolist() == [row * 6 + col for row, col in most_salient_places(foreground_map(features))]
-    draw_columns(columns[:3], tmp_path / "f.png", caption="x")
-    assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
-    with Image.open(tmp_path / "f.png") as image:
-        assert image.height > image.width  # three columns, four rows
-
-
-def test_an_uncertain_adaptor_is_stretched_and_its_title_says_how_far(features):
-    mean = features.mean(dim=(0, 2, 3), keepdim=True)
-    uncertain, basis = mean + (features - mean) / 4, fit_pca_basis(features)
-    column = adaptor_column("a", uncertain, basis)
-    assert column.title == "student's adaptor x4.0\na"
-    torch.testing.assert_close(column.images, pca_colors(features, basis), atol=1e-4, rtol=0)
-    assert pca_colors(uncertain, basis).std() < 0.1, "in the range of the teacher"
