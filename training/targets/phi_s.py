@@ -1,6 +1,6 @@
 """PHI-S: dense targets of unit variance in each channel, by one rotation and one scale.
 
-`training.targets.refits` has what the dense heads do about it.
+The dense heads follow its refits: see `training.targets.refits`.
 """
 
 from collections.abc import Callable

@@ -114,15 +114,6 @@ def test_a_ramp_spreads_the_change_over_its_steps() -> None:
     torch.testing.assert_close(values(slow) - 1, (values(fast) - 1) / 2)
 
 
-@pytest.mark.parametrize("period", [1, 3])
-def test_weights_go_on_from_saved_ones(period: int) -> None:
-    whole = drive(weights_of(period_steps=period), uneven, range(12))
-    first, second = (weights_of(period_steps=period) for _ in range(2))
-    drive(first, uneven, range(7))
-    second.load_state_dict(first.state_dict())
-    assert drive(second, uneven, range(7, 12)) == whole[7:]
-
-
 def test_step_with_a_non_finite_loss_changes_nothing() -> None:
     weights = weights_of()
     drive(weights, uneven, range(6))

@@ -4,11 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import RadioModel as NativeModel
-from two_forks import run_two_forks
 
 from conversion.from_nvidia import convert
 from core.files import WriteError
-from core.ranks import rank_and_count
 from model_cards.build import build_card
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.native import native_differences
@@ -155,18 +153,6 @@ class TestNormalizers:
         apart = [[group] for groups in batches for group in groups]
         together, alone = (tensors_of(fit_normalizers(model, each, BOTH)) for each in (batches, apart))
         torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
-
-    def test_two_ranks_fit_what_one_does(self, tmp_path: Path) -> None:
-        model, batches = build(), images()
-        alone = [(recipe, tensors_of(fit_normalizers(model, batches, recipe))) for recipe in (BOTH, SHARED)]
-
-        def check() -> None:
-            rank, count = rank_and_count()
-            for recipe, expected in alone:  # two batches and one
-                found = tensors_of(fit_normalizers(model, batches[rank::count], recipe))
-                torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-
-        run_two_forks(check, tmp_path)
 
     @torch.no_grad()
     def test_the_exported_folder_opens_with_and_without_trust(self, tmp_path: Path) -> None:
