@@ -11,7 +11,7 @@ from training.finetuning.settings import FinetuneSettings
 
 
 class _Lora(argparse.Action):
-    """Stands for `--tune lora --lora-rank RANK`; another `--tune` wins."""
+    """Short for `--tune lora --lora-rank RANK`; another `--tune` wins."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         vars(namespace).setdefault("tune", "lora")
@@ -27,7 +27,7 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "training.finetune",
-    "Tune a checkpoint for a task on labeled images. A run that was stopped goes on with the same command. "
+    "Tune a checkpoint for a task on labeled images. The same command continues an interrupted run. "
     "docs/guides/train/tune.md has a recipe for each task.",
     FinetuneSettings,
     positionals=("checkpoint",),
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _finetune(settings: FinetuneSettings) -> None:
     if settings.quantize is None:
-        # transformers imports bitsandbytes wherever it is installed, and that says at once what it cannot download.
+        # transformers imports bitsandbytes wherever it is installed, and that logs at once what it cannot download.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
 

@@ -21,7 +21,7 @@ class PublishSettings(Settings):
         private: Only for a new repository: visible to its owners alone. It is never switched later.
         revision: Tag of this version; by default the first of v1, v2, ... that is free.
         exist_ok: Add a version to a repository that is there already.
-        base: Of an adapter: ORG/NAME of its base on the Hub.
+        base: ORG/NAME of an adapter's base on the Hub.
         dry_run: Check, and list what would be uploaded, without any request to the Hub.
         trust_remote_code: Publish, and run in the check, code of others that the folder or an adapter's base names.
     """

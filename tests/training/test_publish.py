@@ -17,7 +17,6 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.extract import main as extract
 from training.finetuning.adapters import add_adapter, save_adapter
 from training.publish import main
-from training.publishing import publication
 
 
 run_process = subprocess.run  # before tests put something in its place
@@ -117,22 +116,6 @@ def test_a_process_that_knows_the_hub_from_its_environment_opens_the_name(folder
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_what_the_hub_refuses_is_one_line(folders, hub, monkeypatch, capsys):
-    """A wrong token, a server that stays broken, a repository that is there: the command ends, and says what is."""
-    monkeypatch.setattr(publication, "WAITS_S", (0.0,))
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert main([str(folders[0]), "org/name"]) == 1
-    assert hub.repositories == {}
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    hub.faults += [("/commit/", "503")] * 99
-    assert main([str(folders[0]), "org/name"]) == 1
-    assert len(hub.repositories["models/org/name"].commits) == 1  # the empty one that the Hub makes
-    hub.faults.clear()
-    assert main([str(folders[0]), "org/name"]) == 1
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("publish: error: ")]
-    assert [word in line for word, line in zip(("401", "empty", "exists"), errors, strict=True)] == [True] * 3
-
-
 def test_published_features_open_elsewhere(folders, hub, visit, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     for number in range(3):
@@ -156,14 +139,18 @@ def test_a_dry_run_asks_nothing_of_the_hub(folders, hub, capsys):
     assert hub.requests == []
 
 
-def test_what_is_unfit_is_refused_in_one_line_before_the_hub_is_asked(folders, hub, tmp_path, capsys):
+def test_mistakes_are_one_line_and_wrong_folders_are_found_before_the_hub_is_asked(
+    folders, hub, tmp_path, monkeypatch, capsys
+):
     assert main([str(tmp_path), "org/name"]) == 1
     assert main([str(folders[0]), "no-org"]) == 1
     assert main([str(folders[1]), "org/lora"]) == 1
     errors = capsys.readouterr().err.splitlines()
-    assert [line.split("error: ")[1].split(" must be")[0] for line in errors] == [
-        "`checkpoint`",
-        "`model_id`",
-        "`base`",
-    ]
+    names = [line.split("error: ")[1].split(" must be")[0] for line in errors]
+    assert names == ["`checkpoint`", "`model_id`", "`base`"]
     assert hub.requests == []
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert main([str(folders[0]), "org/name"]) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("publish: error: ")]
+    assert "401" in error
+    assert hub.repositories == {}

@@ -91,7 +91,7 @@ class ExtractionSettings(SourceSettings, StorageSettings):
             millions and may miss some.
         search: An image file or a text: list the most similar images of `output` instead of extracting.
         by: Adaptor whose summaries are compared; by default the model's own, for texts the text tower's.
-        top: How many are listed.
+        top: Number of images that a search lists.
         page: HTML file for the images found by a search, which needs `data`.
         model_id: ORG/NAME of the checkpoint on the Hub, for the card.
         license: License of the features, as the Hub names it; by default that of the checkpoint's card.

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, DoRA, rsLoRA) by peft: which layers get one, how they are saved, opened and merged."""
+"""Low-rank adapters (LoRA, DoRA, rsLoRA) by peft: added to layers of the backbone, saved, opened and merged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 BACKBONE, TEXT_TOWER = "radio_model", "text_tower"
 PEFT_PREFIX = "base_model.model."
 IN_BLOCKS = rf"{re.escape(BACKBONE)}\.model\.(?:decoder\.)?blocks\.\d+\."
-"""How the names of what stands in a block of the backbone begin, those of RADIO1D's decoder among them."""
+"""Prefix of the names of modules in blocks of the backbone, RADIO1D's decoder included."""
 
 
 def valid_targets(model: RadioPreTrainedModel) -> list[str]:
@@ -45,9 +45,9 @@ def valid_targets(model: RadioPreTrainedModel) -> list[str]:
 
 
 def head_names(model: RadioPreTrainedModel) -> list[str]:
-    """Return the names of what a task model has beside its backbone and a teacher's text tower.
+    """Return the names of a task model's heads: its modules beside the backbone and a teacher's text tower.
 
-    Where images are compared with texts it is the last layer of the adaptor that stands among them.
+    For zero-shot classification this is the last layer of the adaptor whose space the texts are in.
     """
     if isinstance(model, RadioForZeroShotImageClassification):
         name = f"{ADAPTORS}.{model.image_adaptor.name}.head_mlp"
@@ -56,14 +56,8 @@ def head_names(model: RadioPreTrainedModel) -> list[str]:
     return [name for name, _ in model.named_children() if name not in (BACKBONE, TEXT_TOWER)]
 
 
-def norm_names(model: RadioPreTrainedModel) -> list[str]:
-    """Return the names of the norms of all blocks."""
-    modules = model.named_modules()
-    return [name for name, module in modules if re.match(IN_BLOCKS, name) and isinstance(module, nn.LayerNorm)]
-
-
 def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -> LoraConfig:
-    """Return peft's configuration: adapters on named layers of the backbone's blocks, the heads trained in full.
+    """Return peft's configuration: adapters on linear layers of the backbone's blocks, the heads trained in full.
 
     The layers are named by full path. "all-linear" would also wrap the patch projection and the heads.
 
@@ -72,34 +66,26 @@ def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -
     """
     from peft import LoraConfig
 
-    targets = target_pattern(model, settings.lora_targets)
+    valid = valid_targets(model)
+    for target in settings.lora_targets or ():
+        check_choice("lora_targets", target, valid)
+    targets = "|".join(settings.lora_targets or valid)
     alpha = settings.lora_alpha if settings.lora_alpha is not None else 2 * settings.lora_rank
+    modules = model.named_modules() if settings.train_norms else ()
+    norms = [name for name, module in modules if re.match(IN_BLOCKS, name) and isinstance(module, nn.LayerNorm)]
     return LoraConfig(
         r=settings.lora_rank,
         lora_alpha=cast(int, alpha),  # peft takes any number
         lora_dropout=settings.lora_dropout,
-        target_modules=targets,
-        modules_to_save=[*head_names(model), *(norm_names(model) if settings.train_norms else ())] or None,
+        target_modules=rf"{IN_BLOCKS}(?:attn|mlp)\.(?:{targets})",
+        modules_to_save=[*head_names(model), *norms] or None,
         use_dora=settings.tune == "dora",
         use_rslora=settings.tune == "rslora",
     )
 
 
-def target_pattern(model: RadioPreTrainedModel, targets: Sequence[str] | None) -> str:
-    """Return a regular expression for the full paths of the named layers; None names all that are valid.
-
-    Raises:
-        ValueError: If a target is no linear layer of a block; the message lists those that are.
-    """
-    valid = valid_targets(model)
-    for target in targets or ():
-        check_choice("lora_targets", target, valid)
-    names = "|".join(targets or valid)
-    return rf"{IN_BLOCKS}(?:attn|mlp)\.(?:{names})"
-
-
 def add_adapter(model: RadioPreTrainedModel, settings: FinetuneSettings) -> PeftModel:
-    """Freeze the model and give it fresh adapters, which change nothing until they are trained.
+    """Freeze the model and give it new adapters, which change nothing until they are trained.
 
     Its heads become float32 and train in full.
     """
@@ -120,81 +106,68 @@ def save_adapter(
     weights: dict[str, Tensor] | None = None,
     extras: Sequence[PreTrainedTokenizerBase] = (),
 ) -> None:
-    """Write an adapter folder, replaced as a whole if it exists.
+    """Write an adapter folder; an older one is replaced as a whole.
 
-    Beside peft's two files it holds the task model's `config.json` with the code it names, from which the base is
-    opened with the right head, and the processor.
+    Beside peft's two files it holds the processor and the task model's `config.json` with its code, from which the base
+    is opened with the right head.
 
     Args:
         model: A task model with one adapter.
-        processor: Of the images that the adapter was trained on.
+        processor: Processor of the images that the adapter was trained on.
         path: Folder to write.
-        base: Folder or Hub id of the base, for `base_model_name_or_path`; of a folder the absolute path.
-        weights: All of the model's, whole, if it is sharded.
-        extras: What else belongs into the folder.
+        base: Folder or Hub id of the base, for `base_model_name_or_path`; a folder is written as its absolute path.
+        weights: All weights of a sharded model, gathered.
+        extras: Tokenizers to write, too.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.
     """
     base_model = _base_of(model)
+    fields = {**base_model.config.to_dict(), "architectures": [type(base_model).__name__]}
+    fields.pop("quantization_config", None)  # the base's own files are not quantized
+    base = str(Path(base).resolve()) if Path(base).is_dir() else base
 
     def write(folder: Path) -> None:
         model.save_pretrained(str(folder), state_dict=weights)
-        _config_to_open(base_model).save_pretrained(folder)
+        RadioConfig.from_dict(fields).save_pretrained(folder)
         for part in (processor, *extras):
             part.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's template, all blanks
-        _make_portable(folder / ADAPTER_CONFIG_NAME, base)
-        _name_magnitudes(folder / ADAPTER_SAFE_WEIGHTS_NAME)
+        config_file, weights_file = folder / ADAPTER_CONFIG_NAME, folder / ADAPTER_SAFE_WEIGHTS_NAME
+        # `auto_mapping` names the Python module of the class, which no other process can import.
+        config = json.loads(config_file.read_text()) | {"base_model_name_or_path": base, "auto_mapping": None}
+        config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        saved = load_file(weights_file)
+        renamed = {_named_magnitude(key): tensor for key, tensor in saved.items()}
+        if renamed.keys() != saved.keys():
+            save_file(renamed, weights_file, metadata={"format": "pt"})
 
     write_folder(path, write)
 
 
-def _config_to_open(model: RadioPreTrainedModel) -> RadioConfig:
-    """Return the configuration that opens the base with the model's head; the base's own files are not quantized."""
-    fields = {**model.config.to_dict(), "architectures": [type(model).__name__]}
-    fields.pop("quantization_config", None)
-    return RadioConfig.from_dict(fields)
-
-
-def _make_portable(path: Path, base: str) -> None:
-    """Name the base, and drop the Python module of its class, which no other process can import."""
-    config = json.loads(path.read_text())
-    base = str(Path(base).resolve()) if Path(base).is_dir() else base
-    config |= {"base_model_name_or_path": base, "auto_mapping": None}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _name_magnitudes(path: Path) -> None:
-    """Add ".weight" to the keys of DoRA's magnitudes: peft reads either, `load_adapter` of transformers this one."""
-    weights = load_file(path)
-    renamed = {_named_magnitude(key): tensor for key, tensor in weights.items()}
-    if renamed.keys() != weights.keys():
-        save_file(renamed, path, metadata={"format": "pt"})
-
-
 def _named_magnitude(key: str) -> str:
+    """Add ".weight" to the key of a DoRA magnitude: peft reads either, `load_adapter` of transformers only this one."""
     return re.sub(r"lora_magnitude_vector$", r"\g<0>.weight", key)
 
 
 def open_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path, name: str = "default") -> PeftModel:
-    """Put a saved adapter on a base, or a further one beside those that it has.
+    """Put a saved adapter on a base, or a further one on a model with adapters.
 
     Args:
-        model: The base with the task's head, or what this function returned before.
-        folder: What `save_adapter` wrote.
-        name: For `set_adapter`, and for `adapter_names` of a call that mixes adapters of a backbone within its batch.
+        model: The base with the task's head, or a model that this function returned.
+        folder: Folder that `save_adapter` wrote.
+        name: Name for `set_adapter`, and for `adapter_names` of a call that mixes adapters of a backbone in its batch.
 
     Returns:
         The model with the adapter active.
 
     Raises:
         ValueError: If the folder holds no adapter, or one for a model of another shape or with another head; the model
-            is as it was.
+            is unchanged.
     """
     from peft import PeftModel
 
-    check_adapter(model, folder)
+    _check_adapter(model, folder)
     if isinstance(model, PeftModel):
         model.load_adapter(str(folder), name)
         model.set_adapter(name)
@@ -205,21 +178,23 @@ def open_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path, name: st
 
 @contextmanager
 def _without_renaming_warning() -> Iterator[None]:
-    """Hide that peft asks a model for `is_gradient_checkpointing`, which transformers is renaming."""
+    """Hide that peft reads a model's `is_gradient_checkpointing`, which transformers is renaming."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         yield
 
 
-def check_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path) -> None:
-    """Raise a `ValueError` unless an adapter folder fits a model."""
-    missing = [
-        name for name in (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME) if not (folder / name).is_file()
-    ]
+def _check_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path) -> None:
+    """Refuse an adapter folder that does not fit a model."""
+    files = (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME)
+    missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} is no adapter folder: it lacks {', '.join(missing)}.")
     base = _base_of(model)
-    there, here = _saved_shapes(folder), _fitting_shapes(base, folder)
+    with safe_open(folder / ADAPTER_SAFE_WEIGHTS_NAME, "pt") as weights:
+        shapes = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    there = {name.removeprefix(PEFT_PREFIX): shape for name, shape in shapes.items()}
+    here = _fitting_shapes(base, folder)
     mismatched = [(name, there[name], here[name]) for name in there.keys() & here.keys() if there[name] != here[name]]
     remark = _differing_fields(RadioConfig.from_pretrained(folder), base.config)
     check_adapter_weights(folder, here.keys() - there.keys(), there.keys() - here.keys(), mismatched, remark)
@@ -231,15 +206,8 @@ def _base_of(model: RadioPreTrainedModel | PeftModel) -> RadioPreTrainedModel:
     return base
 
 
-def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return the weights of an adapter folder by their names in the base."""
-    with safe_open(folder / ADAPTER_SAFE_WEIGHTS_NAME, "pt") as weights:
-        names = weights.keys()
-        return {name.removeprefix(PEFT_PREFIX): tuple(weights.get_slice(name).get_shape()) for name in names}
-
-
 def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return the weights that an adapter of the folder's kind has if it is made for a model and its heads.
+    """Return the shapes of the weights of an adapter for a model, of the kind of the folder's adapter.
 
     Raises:
         ValueError: If the folder's `adapter_config.json` is not one of LoRA.
@@ -262,7 +230,7 @@ def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tupl
 
 
 def _differing_fields(there: RadioConfig, here: RadioConfig) -> str:
-    """Return in words which of our fields, and which number of classes, two configurations disagree on."""
+    """Return a sentence about our fields, and the number of classes, in which two configurations differ."""
     general = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     ours = [field.name for field in dataclasses.fields(RadioConfig) if field.name not in general]
     names = ["num_labels", *(name for name in ours if not name.startswith("_"))]
@@ -276,6 +244,6 @@ def merge_adapter(base: RadioPreTrainedModel, folder: Path) -> RadioPreTrainedMo
 
     Args:
         base: In float32, since the sum is rounded to the base's precision; it becomes the result.
-        folder: What `save_adapter` wrote.
+        folder: Folder that `save_adapter` wrote.
     """
     return open_adapter(base, folder).merge_and_unload()

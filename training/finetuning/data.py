@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import tqdm
 from torch import Tensor, nn
 from torchvision import tv_tensors
@@ -16,19 +17,8 @@ from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
 from core.seeds import derive_seed
-from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_picture
-from training.data.labeled.labels import LabelReader
-from training.data.sources import ImageColumn
-from training.finetuning.settings import BALANCED, BOX_TASKS, FinetuneSettings
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
-from typing import TYPE_CHECKING, cast
-
-from accelerate import PartialState
-
 from modeling_radio.heads_radio import ProblemType
+from training.data.decoding import SkippedImages, UnusableImageError, load_picture
 from training.data.labeled.coco import holds_coco, read_coco
 from training.data.labeled.folders import (
     TRAIN,
@@ -38,12 +28,7 @@ from training.data.labeled.folders import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.data.labeled.labels import (
-    check_numbers,
-    find_problem_type,
-    number_classes,
-    stated_names,
-)
+from training.data.labeled.labels import LabelReader, check_numbers, find_problem_type, number_classes, stated_names
 from training.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
@@ -53,24 +38,38 @@ from training.data.labeled.tables import (
     readable_tables,
     with_columns,
 )
-from training.data.sources import is_listed
-from training.finetuning.settings import LABEL_TASKS
+from training.data.sources import ImageColumn, is_listed
+from training.finetuning.settings import BALANCED, BOX_TASKS, LABEL_TASKS, FinetuneSettings
 
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 Sample = dict[str, Any]
-"""`image`, a `tv_tensors.Image` of uint8 RGB, and what belongs to it: `label`, a number or a list; `mask` or `depth`, a
+"""`image`, a `tv_tensors.Image` of uint8 RGB, and its target: `label`, a number or a list; `mask` or `depth`, a
 `tv_tensors.Mask` `(height, width)`; or `boxes`, `tv_tensors.BoundingBoxes` with corners in pixels, `labels`, and where
 objects have outlines `masks`, a `tv_tensors.Mask` `(num_boxes, height, width)` of 0 and 1."""
 
 CROP_ASPECT = (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop
 MIN_BOX_SIDE_PX = 1.0
+SHUFFLED_TOGETHER = 1000  # our choice: encoded images that wait in memory, some 100 MB; files are shuffled as wholes
+FILES_AT_ONCE = 1  # `datasets` mixes ten by default, with threads that take 5 s to end in each pass
+
+TARGET_COLUMNS = {
+    **dict.fromkeys(LABEL_TASKS, ("label", "labels", "class", "fine_label", "cls")),
+    "semantic-segmentation": ("mask", "annotation", "label", "labels", "segmentation", "semantic_segmentation"),
+    "object-detection": ("objects", "annotations"),
+    "instance-segmentation": ("objects", "annotations"),
+    "depth-estimation": ("depth", "depth_map"),
+}
+"""Usual names of the column of the target; the first that exists is taken."""
 
 
 def build_transform(settings: FinetuneSettings, size: tuple[int, int], *, is_training: bool) -> nn.Module:
-    """Return what turns a sample of any size into one of `size`, height and width in pixels, floats in [0, 1].
+    """Return the transform of a sample of any size to `size`, height and width in pixels, with values in [0, 1].
 
-    Evaluation resizes only, exactly as `RadioImageProcessor` does with this `size`. Depth maps are not cropped in
-    training either: a crop zooms, and a zoom changes how near things look.
+    Evaluation resizes only, exactly as `RadioImageProcessor` does with this `size`. Images with depth are not cropped
+    in training either: a crop zooms, and a zoom changes the apparent distance.
     """
     steps: list[nn.Module] = _random_steps(settings, size) if is_training else []
     steps.append(v2.Resize(size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True))
@@ -101,7 +100,7 @@ def _random_steps(settings: FinetuneSettings, size: tuple[int, int]) -> list[nn.
 
 
 class TightBoxes(nn.Module):
-    """Draws the boxes around what a crop left of the masks; where nothing is left they are empty."""
+    """Fits the boxes to cropped masks; the boxes of empty masks are empty."""
 
     def forward(self, sample: Sample) -> Sample:
         masks, boxes = sample["masks"].as_subclass(Tensor), torch.zeros(len(sample["masks"]), 4)
@@ -112,18 +111,18 @@ class TightBoxes(nn.Module):
 
 
 def image_weights(sampler: str, classes: Sequence[Sequence[int]], num_classes: int, threshold: float) -> Tensor:
-    """Return how often each image shall be seen an epoch, on average, `(num_images,)`.
+    """Return the mean number of times that each image is shown in an epoch, `(num_images,)`.
 
     Args:
-        sampler: "balanced": every class is seen as often as the others, and an epoch has as many images as before.
-            "repeat-factor": an image of a class whose share f of all images is below the threshold t is seen
-            sqrt(t / f) times, by its rarest class, and all others once, so that an epoch grows.
-        classes: Ids of what each image shows.
+        sampler: "balanced": every class is shown equally often, and an epoch keeps its number of images.
+            "repeat-factor": an image whose rarest class has a share f of all images below the threshold t is shown
+            sqrt(t / f) times, and all others once, so that an epoch grows.
+        classes: Ids of the classes of each image.
         num_classes: Number of classes.
         threshold: The share t.
 
     Raises:
-        ValueError: If "balanced" is asked for images that show no class or several.
+        ValueError: If "balanced" is chosen for images with no class or several.
 
     References:
         LVIS, appendix B.2. https://arxiv.org/abs/1908.03195
@@ -143,16 +142,16 @@ def image_weights(sampler: str, classes: Sequence[Sequence[int]], num_classes: i
 
 
 def draw_images(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the images of an epoch in no order, each as often as its weight says, rounded up or down at random.
+    """Return the images of an epoch, each as often as its weight, rounded up or down at random, in no order.
 
-    Systematic sampling: equally spaced points, shifted at random, on the line that the weights divide.
+    Systematic sampling: equally spaced points, shifted at random, on a line divided by the weights.
 
     Args:
-        weights: How often each is wanted on average, `(num_images,)`.
-        generator: Draws the shift and the order on the line.
+        weights: Mean number of times of each image, `(num_images,)`.
+        generator: Random numbers for the shift and the order on the line.
 
     Returns:
-        Indices, as many as the weights' sum, rounded.
+        Indices, as many as the rounded sum of the weights.
     """
     order = torch.randperm(len(weights), generator=generator)
     ends = weights[order].cumsum(0)
@@ -162,63 +161,52 @@ def draw_images(weights: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def epoch_length(weights: Tensor) -> int:
-    """Return how many images an epoch has."""
+    """Return the number of images of an epoch."""
     return max(round(float(weights.sum())), 1)
 
 
 def choose_weights(
-    asked: str | tuple[float, ...], class_names: tuple[str, ...], count: Callable[[], Tensor]
+    setting: str | tuple[float, ...], class_names: tuple[str, ...], count: Callable[[], Tensor]
 ) -> list[float]:
     """Return one weight for each class.
 
     Args:
-        asked: "balanced" or the weights.
+        setting: The weights, or "balanced" for total / (number of classes that occur * count), with which all classes
+            count alike. A class that does not occur gets the weight 1.
         class_names: The classes.
-        count: Returns how often each class occurs in the training images, `(num_classes,)`.
+        count: Function that returns the frequency of each class in the training images, `(num_classes,)`.
 
     Raises:
         ValueError: If there are more or fewer weights than classes.
-    """
-    if asked == BALANCED:
-        return balanced_weights(count())
-    if len(asked) != len(class_names):
-        raise ValueError(
-            f"`class_weights` must have one number for each of the {len(class_names)} classes "
-            f"({', '.join(class_names)}), got {len(asked)}."
-        )
-    return [float(weight) for weight in asked]
-
-
-def balanced_weights(counts: Tensor) -> list[float]:
-    """Return weights with which every class counts alike: total / (number of classes that occur * count).
-
-    Args:
-        counts: How often each class occurs, `(num_classes,)`. A class that does not occur gets the weight 1.
 
     References:
         "balanced" of scikit-learn, after King and Zeng, 2001, Logistic regression in rare events data.
     """
-    occurring = counts > 0
-    weights = counts.sum() / (occurring.sum() * counts.clamp(min=1))
-    return weights.where(occurring, 1.0).tolist()
-
-
-SHUFFLED_TOGETHER = 1000  # our choice: encoded images that wait in memory, some 100 MB; files are shuffled as wholes
-FILES_AT_ONCE = 1  # `datasets` mixes ten by default, with threads whose end takes 5 s in each pass
+    if setting == BALANCED:
+        counts = count()
+        occurring = counts > 0
+        weights = counts.sum() / (occurring.sum() * counts.clamp(min=1))
+        return weights.where(occurring, 1.0).tolist()
+    if len(setting) != len(class_names):
+        raise ValueError(
+            f"`class_weights` must have one number for each of the {len(class_names)} classes "
+            f"({', '.join(class_names)}), got {len(setting)}."
+        )
+    return [float(weight) for weight in setting]
 
 
 @dataclass(frozen=True)
 class LabeledStream:
     """Endless passes through the training images of a source, in another order each time.
 
-    What a reader gets depends on the seed, its rank and its worker alone, so that a resumed run reads it again.
+    The images of a reader depend on the seed, its rank and its worker alone, so that a resumed run repeats them.
 
     Attributes:
         images: A column of encoded images, and one of labels.
-        column: Reads the images.
-        labels: Reads the labels.
-        seed: Decides the order.
-        rank: Of this process.
+        column: Reader of the images.
+        labels: Reader of the labels.
+        seed: Seed of the order.
+        rank: Rank of this process.
         num_ranks: Processes that share the images.
     """
 
@@ -231,13 +219,13 @@ class LabeledStream:
 
     @property
     def num_readers(self) -> int:
-        """How many workers of a rank can read side by side: one for each of its files."""
+        """Largest number of workers of a rank: one for each of its files."""
         return self._of_rank(self.images).num_shards
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of this rank, and in a worker those of this worker.
 
-        `image` is as Pillow opens it, `target` as a task reads it. Images that cannot be opened are left out, and named
+        `image` is a Pillow image, `target` the label for a task. Images that cannot be opened are left out, and named
         in the log.
 
         Raises:
@@ -270,12 +258,12 @@ class LabeledStream:
 
 
 def collect(images: IterableDataset, column: ImageColumn, labels: LabelReader) -> Dataset:
-    """Return validation images, which are read again and again, as a table in memory: encoded, with their labels read.
+    """Return validation images, which are read repeatedly, as a table in memory: encoded, with their labels read.
 
     Args:
         images: A column of encoded images, and one of labels.
-        column: Reads the images.
-        labels: Reads the labels.
+        column: Reader of the images.
+        labels: Reader of the labels.
 
     Returns:
         Columns `image` and `target`.
@@ -289,7 +277,9 @@ def collect(images: IterableDataset, column: ImageColumn, labels: LabelReader) -
     for index, row in enumerate(tqdm(images, desc="validation images", unit="image")):
         image = column.read(row, f"validation image {index}")
         if skipped.check(image, min_side_px=1):
-            kept["image"].append(_stored(image))
+            is_file = isinstance(image.content, Path)
+            stored = {"bytes": None, "path": str(image.content)} if is_file else {"bytes": image.content, "path": None}
+            kept["image"].append(stored)
             kept["target"].append(labels.read(row, image.name))
     if not kept["image"]:
         raise ValueError(f"None of the validation images of {column.source!r} can be opened; the log names them.")
@@ -301,22 +291,6 @@ def collect(images: IterableDataset, column: ImageColumn, labels: LabelReader) -
     return Dataset.from_dict(kept, features=Features({"image": Image(), "target": target}))
 
 
-def _stored(image: EncodedImage) -> dict[str, Any]:
-    """Return an encoded image as `datasets` stores it."""
-    is_file = isinstance(image.content, Path)
-    return {"bytes": None if is_file else image.content, "path": str(image.content) if is_file else None}
-
-
-TARGET_COLUMNS = {
-    **dict.fromkeys(LABEL_TASKS, ("label", "labels", "class", "fine_label", "cls")),
-    "semantic-segmentation": ("mask", "annotation", "label", "labels", "segmentation", "semantic_segmentation"),
-    "object-detection": ("objects", "annotations"),
-    "instance-segmentation": ("objects", "annotations"),
-    "depth-estimation": ("depth", "depth_map"),
-}
-"""Names that are tried where none is given; the first that exists counts."""
-
-
 @dataclass(frozen=True)
 class LabeledImages:
     """Two splits of one source.
@@ -325,9 +299,9 @@ class LabeledImages:
         train: Columns `image` and `target`.
         validation: The same columns.
         class_names: In the order of their ids; empty if the source names none.
-        remark: One line for people: what the source is and how it was split.
-        problem_type: What the labels of image classification are; None for other tasks.
-        stream: The training images if they are streamed; `train` is empty then.
+        remark: A line about the source and its splits.
+        problem_type: Kind of the labels of image classification; None for other tasks.
+        stream: Streamed training images; `train` is empty then.
     """
 
     train: Dataset
@@ -342,8 +316,8 @@ def load_images(settings: FinetuneSettings) -> LabeledImages:
     """Open the source that the settings name.
 
     Raises:
-        ValueError: If nothing is there, it is not laid out as the task needs, a column is missing, a label is wrong, or
-            two classes have one name.
+        ValueError: If the source does not exist, lacks the layout or a column that the task needs, has a wrong label,
+            or two classes of one name.
     """
     if settings.streaming:
         return _load_streams(settings)
@@ -352,17 +326,27 @@ def load_images(settings: FinetuneSettings) -> LabeledImages:
     _require_distinct(class_names)
     if TRAIN not in tables:
         raise ValueError(f"{settings.data!r} has no split 'train'; it has {', '.join(tables)}.")
-    columns = _choose_columns(settings, tables[TRAIN].column_names)
+    image, target = _choose_columns(settings, tables[TRAIN].column_names)
+    columns = {image: "image", target: "target"}
     tables = readable_tables({split: with_columns(table, columns) for split, table in tables.items()})
-    problem_type = None
+    problem_type: ProblemType | None = None
     if settings.task in LABEL_TASKS:
-        column = next(name for name, role in columns.items() if role == "target")
-        tables, class_names, problem_type = _read_labels(tables, settings, column)
-    train = tables[TRAIN]
+        problem_type = find_problem_type(tables[TRAIN])
+        if problem_type == "regression":
+            _refuse_classes_of_numbers(settings, target)
+            check_numbers(tables, target)
+            class_names = ()
+        else:
+            tables, class_names = number_classes(tables, target, settings.classes)
+    train, how = tables[TRAIN], "its own validation split"
     if VALIDATION in tables:
-        validation, how = tables[VALIDATION], "its own validation split"
+        validation = tables[VALIDATION]
+    elif len(train) < 2:
+        raise ValueError(f"{settings.data!r} has one image: none is left for validation.")
     else:
-        train, validation = _split(train, settings)
+        seed = derive_seed(settings.seed, "validation split") % 2**32
+        parts = train.train_test_split(test_size=settings.validation_share, seed=seed)
+        train, validation = cast("Dataset", parts["train"]), cast("Dataset", parts["test"])
         how = f"a seeded split of {settings.validation_share:.0%}"
     remark = f"{settings.data}: {len(train)} training and {len(validation)} validation images ({how})"
     return LabeledImages(train, validation, class_names, remark, problem_type)
@@ -370,38 +354,30 @@ def load_images(settings: FinetuneSettings) -> LabeledImages:
 
 def _load_streams(settings: FinetuneSettings) -> LabeledImages:
     """Open the training images as a stream, and read the validation images into memory."""
+    from datasets import Image
+
     streams = open_streams(settings.data)
-    missing = next((split for split in (TRAIN, VALIDATION) if split not in streams), None)
-    if missing is not None:
+    if TRAIN not in streams or VALIDATION not in streams:
         raise ValueError(
             f"`streaming` needs splits for training and validation; {settings.data!r} has {', '.join(streams)}."
         )
-    roles = _choose_columns(settings, list(streams[TRAIN].features or ()))
-    names = {role: name for name, role in roles.items()}
-    image_column, column = names["image"], names["target"]
-    images = {split: _encoded(streams[split], image_column, column) for split in (TRAIN, VALIDATION)}
-    labels, state = _label_reader(settings, images[TRAIN], column), PartialState()
+    features = streams[TRAIN].features
+    image, target = _choose_columns(settings, list(features or ()))
+    images = {}
+    for split in (TRAIN, VALIDATION):
+        stream = streams[split]
+        assert stream.features is not None
+        if isinstance(stream.features[image], Image):
+            stream = stream.cast_column(image, Image(decode=False))
+        images[split] = stream.select_columns([image, target])
+    labels, state = _label_reader(settings, images[TRAIN], target), PartialState()
+    column = ImageColumn(settings.data, image, is_listed(images[TRAIN]))
     seed = derive_seed(settings.seed, "stream")
-    ranks = (state.process_index, state.num_processes)
-    stream = LabeledStream(images[TRAIN], _column(settings, images[TRAIN], image_column), labels, seed, *ranks)
-    validation = collect(images[VALIDATION], stream.column, labels)
+    labeled = LabeledStream(images[TRAIN], column, labels, seed, state.process_index, state.num_processes)
+    validation = collect(images[VALIDATION], column, labels)
     remark = f"{settings.data}: a stream of training images and {len(validation)} validation images (its own split)"
     empty = cast("Dataset", validation.select([]))
-    return LabeledImages(empty, validation, labels.names, remark, labels.problem_type, stream)
-
-
-def _column(settings: FinetuneSettings, stream: IterableDataset, name: str) -> ImageColumn:
-    return ImageColumn(settings.data, name, is_listed(stream))
-
-
-def _encoded(stream: IterableDataset, image_column: str, column: str) -> IterableDataset:
-    """Return two columns of a stream, images as they are encoded."""
-    from datasets import Image
-
-    assert stream.features is not None
-    if isinstance(stream.features[image_column], Image):
-        stream = stream.cast_column(image_column, Image(decode=False))
-    return stream.select_columns([image_column, column])
+    return LabeledImages(empty, validation, labels.names, remark, labels.problem_type, labeled)
 
 
 def _label_reader(settings: FinetuneSettings, images: IterableDataset, column: str) -> LabelReader:
@@ -439,7 +415,7 @@ def _require_distinct(class_names: tuple[str, ...]) -> None:
 
 
 def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
-    """Return the tables by split and the class names, where the layout states them."""
+    """Return the tables by split, and the class names if the layout states them."""
     class_names: tuple[str, ...] = ()
 
     def read_folder(path: Path) -> Tables:
@@ -452,49 +428,20 @@ def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
                 f"{settings.data!r} must be a folder, a .parquet or .tar file or a Hub id for {settings.task}."
             )
         if settings.task in LABEL_TASKS:
-            return _open_class_folders(path)
+            if holds_coco(path):
+                raise ValueError(
+                    f"{path} has COCO annotations, which are for the tasks {' and '.join(BOX_TASKS)}; "
+                    "image-classification needs a sub-folder of images for each class."
+                )
+            return open_class_folders(path)
         class_names = read_class_names(path) or ()
         return (read_mask_folder if settings.task == "semantic-segmentation" else read_depth_folder)(path)
 
     return open_tables(settings.data, read_folder), class_names
 
 
-def _open_class_folders(path: Path) -> Tables:
-    if holds_coco(path):
-        raise ValueError(
-            f"{path} has COCO annotations, which are for the tasks {' and '.join(BOX_TASKS)}; image-classification "
-            "needs a sub-folder of images for each class."
-        )
-    return open_class_folders(path)
-
-
-def _choose_columns(settings: FinetuneSettings, existing: Sequence[str]) -> dict[str, str]:
-    """Return which columns become `image` and `target`."""
-    wanted = {
-        "image": (settings.image_column, IMAGE_COLUMNS),
-        "target": (settings.target_column, TARGET_COLUMNS[settings.task]),
-    }
-    return {
-        choose_column(role, given, candidates, existing, settings.data, settings.task): role
-        for role, (given, candidates) in wanted.items()
-    }
-
-
-def _read_labels(
-    tables: Tables, settings: FinetuneSettings, column: str
-) -> tuple[Tables, tuple[str, ...], ProblemType]:
-    """Return tables whose labels are numbers, checked, the names of the classes and what the labels are."""
-    problem_type = find_problem_type(tables[TRAIN])
-    if problem_type != "regression":
-        return *number_classes(tables, column, settings.classes), problem_type
-    _refuse_classes_of_numbers(settings, column)
-    check_numbers(tables, column)
-    return tables, (), problem_type
-
-
-def _split(table: Dataset, settings: FinetuneSettings) -> tuple[Dataset, Dataset]:
-    if len(table) < 2:
-        raise ValueError(f"{settings.data!r} has one image: none is left for validation.")
-    seed = derive_seed(settings.seed, "validation split") % 2**32
-    parts = table.train_test_split(test_size=settings.validation_share, seed=seed)
-    return cast("Dataset", parts["train"]), cast("Dataset", parts["test"])
+def _choose_columns(settings: FinetuneSettings, existing: Sequence[str]) -> tuple[str, str]:
+    """Return the columns of images and targets."""
+    data, task = settings.data, settings.task
+    image = choose_column("image", settings.image_column, IMAGE_COLUMNS, existing, data, task)
+    return image, choose_column("target", settings.target_column, TARGET_COLUMNS[task], existing, data, task)

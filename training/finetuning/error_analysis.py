@@ -1,4 +1,4 @@
-"""Where a tuned model errs on its validation images, as figures, and the best threshold of each class."""
+"""Figures of a tuned model's errors on its validation images, and the best threshold of each class."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ from training.finetuning.tasks.base import Batch, Evidence, Examples, Finetuning
 
 NUM_PICTURED = 6  # our choice: as many columns as fit a screen
 PICTURE_INCHES = 1.9
+CONFUSION, CURVES, WORST = "confusion.png", "precision_recall.png", "worst.png"
+NO_THRESHOLD = 0.5  # of classes that no validation image has
+MAX_CLASSES = 30  # our choice: more names cannot be read
+MAX_CURVES = 10  # our choice: as many colors as matplotlib tells apart
+SMALL_MATRIX = 12  # our choice: numbers are printed for at most this many classes
 
 
 class PredictedExamples(NamedTuple):
-    """Images of a split with what a model makes of them, on the CPU.
+    """Images of a split with the predictions of a model, on the CPU.
 
     Attributes:
         images: RGB in [0, 1], `(count, 3, height, width)`.
-        predictions: As `FinetuningTask.compare` gives them.
-        references: Ground truth, laid out as the predictions.
+        predictions: Predictions of `FinetuningTask.compare`.
+        references: Ground truth in the layout of the predictions.
     """
 
     images: Tensor
@@ -46,14 +51,14 @@ def predict_examples(
 ) -> PredictedExamples:
     """Run a model, which stays in evaluation mode, on images spread evenly over a split.
 
-    The first ones might be all of one class.
+    The first images might be all of one class.
 
     Args:
-        task: Joins the examples and reads the outputs.
+        task: The task.
         model: The task's model, with or without adapters.
         examples: The split.
         count: Number of images; fewer if the split has fewer.
-        rows: The images themselves, in place of a number.
+        rows: Indices of the images, in place of a number.
     """
     count = min(count, len(examples))
     rows = [index * len(examples) // count for index in range(count)] if rows is None else rows
@@ -71,13 +76,13 @@ def draw_predictions(
 ) -> Figure:
     """Return a figure with a column for each image: the truth, then a row for each model.
 
-    Where the truth covers the image, a row above shows it bare.
+    Where the truth covers the image, a row above shows the image alone.
 
     Args:
-        task: Draws.
+        task: The task.
         images: RGB in [0, 1], `(count, 3, height, width)`.
         references: The truth, as in `PredictedExamples`.
-        predictions: Those of each model by its title.
+        predictions: Predictions of each model by its title.
     """
     rows, columns = task.covers_image + 1 + len(predictions), len(images)
     figure = Figure(figsize=(columns * PICTURE_INCHES, rows * PICTURE_INCHES), dpi=150, layout="constrained")
@@ -100,38 +105,29 @@ def draw_predictions(
     return figure
 
 
-CONFUSION, CURVES, WORST = "confusion.png", "precision_recall.png", "worst.png"
-NO_THRESHOLD = 0.5  # of classes that no validation image has
-MAX_CLASSES = 30  # our choice: more names cannot be read
-MAX_CURVES = 10  # our choice: as many colors as matplotlib tells apart
-SMALL_MATRIX = 12  # our choice: up to so many classes the cells have their numbers
-
-
 def gather_evidence(task: FinetuningTask, model: nn.Module, examples: Examples) -> Evidence:
     """Run a model on all images of a split, on every rank: a sharded model gathers its weights as it runs."""
-    settings = task.settings
+    settings, device = task.settings, next(model.parameters()).device
     loader = DataLoader(
         examples, settings.batch_size, collate_fn=task.collate, num_workers=settings.num_workers, shuffle=False
     )
+
+    def of_batches() -> Iterator[Evidence]:
+        for batch in tqdm(loader, desc="examination", leave=False):
+            inputs = cast(Batch, send_to_device(batch, device))
+            with torch.no_grad():
+                outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+            predictions, references = task.compare(outputs, inputs)
+            yield task.evidence(predictions.cpu(), references.cpu())
+
     model.eval()
-    return join(_evidence_of_batches(task, model, loader))
-
-
-def _evidence_of_batches(task: FinetuningTask, model: nn.Module, loader: DataLoader) -> Iterator[Evidence]:
-    device = next(model.parameters()).device
-    for batch in tqdm(loader, desc="examination", leave=False):
-        inputs = cast(Batch, send_to_device(batch, device))
-        with torch.no_grad():
-            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-        predictions, references = task.compare(outputs, inputs)
-        yield task.evidence(predictions.cpu(), references.cpu())
+    return join(of_batches())
 
 
 def fit_thresholds(task: FinetuningTask, evidence: Evidence) -> dict[str, Any]:
-    """Return for `results.json` the threshold of each class and its F1, where an image may have several or no classes.
+    """Return the `thresholds` of the classes and their `f1_at_thresholds`, each by the name of the class.
 
-    They are `thresholds` and `f1_at_thresholds`, both by the name of the class, in the order of the ids; for other
-    tasks there is nothing.
+    Only for tasks whose images may have several or no classes; for others the result is empty.
     """
     if evidence.ranking is None or not task.has_thresholds:
         return {}
@@ -140,9 +136,9 @@ def fit_thresholds(task: FinetuningTask, evidence: Evidence) -> dict[str, Any]:
 
 
 def best_thresholds(ranking: Ranking) -> tuple[list[float], list[float]]:
-    """Return for each class the score from which on its answers have the best F1, and that F1.
+    """Return the threshold of each class with the best F1, and that F1.
 
-    A threshold lies between two scores. Classes that are not there to be found get `NO_THRESHOLD` and an F1 of 0.
+    A threshold lies between two scores. Classes without an object get `NO_THRESHOLD` and an F1 of 0.
     """
     thresholds, measured = [NO_THRESHOLD] * len(ranking.num_truths), [0.0] * len(ranking.num_truths)
     for number in ranking.occurring():
@@ -151,7 +147,7 @@ def best_thresholds(ranking: Ranking) -> tuple[list[float], list[float]]:
             continue
         f1 = 2 * hits / (torch.arange(1, len(scores) + 1) + ranking.num_truths[number])
         lower = torch.cat([scores[1:], scores.new_zeros(1)])
-        f1 = f1.where(scores > lower, -1.0)  # answers of one score are taken or left together
+        f1 = f1.where(scores > lower, -1.0)  # no threshold separates predictions of one score
         f1[-1] = f1[-1].clamp(min=0)
         best = int(f1.argmax())
         thresholds[number], measured[number] = float((scores[best] + lower[best]) / 2), float(f1[best])
@@ -161,7 +157,7 @@ def best_thresholds(ranking: Ranking) -> tuple[list[float], list[float]]:
 def draw_examination(
     task: FinetuningTask, model: nn.Module, examples: Examples, evidence: Evidence, folder: Path
 ) -> None:
-    """Write the pictures that the task has; all ranks call it, and the first one writes."""
+    """Write the figures of a task; all ranks call it, and the first one writes."""
     worst, title = describe_worst(evidence.errors, NUM_PICTURED)
     found = predict_examples(task, model, examples, rows=worst)
     if not PartialState().is_main_process:
@@ -176,11 +172,11 @@ def draw_examination(
 
 
 def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
-    """Return a figure of the share of each true class that was taken for each class; of many classes the worst.
+    """Return a figure of the share of each true class that was predicted as each class; of many classes the worst.
 
     Args:
         confusion: Counts, `(num_classes, num_classes)`, rows for true classes.
-        names: Of the classes.
+        names: Names of the classes.
     """
     shares = confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)
     occurring = confusion.sum(dim=1) > 0
@@ -204,7 +200,7 @@ def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
 
 
 def precision_and_recall(ranking: Ranking, number: int) -> tuple[Tensor, Tensor]:
-    """Return precision and recall of a class at each of its answers, from the most certain down."""
+    """Return precision and recall of a class at each of its predictions, from the most certain down."""
     _, hits = ranking.of_class(number)
     return hits / torch.arange(1, len(hits) + 1), hits / ranking.num_truths[number].clamp(min=1)
 

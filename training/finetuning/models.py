@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +30,18 @@ from training.views.plan import more_windowed
 
 TRUNK = f"{BACKBONE}.model"
 MAX_GRAPHS = 64
-"""Of compiled blocks; our choice: windows with dropped paths take 9, and beyond PyTorch's own 8 blocks run eagerly."""
-
-_OF_UNTUNED = ".original_module."
+"""Limit for compiled blocks; our choice: windows with dropped paths take 9, and PyTorch runs more than 8 eagerly."""
 
 
-@dataclass(frozen=True)
-class TrainableShare:
-    """How many numbers a model has and how many of them are trained."""
-
-    trainable: int
-    total: int
-
-    @classmethod
-    def of(cls, model: nn.Module) -> TrainableShare:
-        """Count a model's parameters, without the heads as they were that peft keeps beside the trained ones."""
-        kept = [(_num_weights(weight), weight) for name, weight in model.named_parameters() if _OF_UNTUNED not in name]
-        return cls(sum(size for size, weight in kept if weight.requires_grad), sum(size for size, _ in kept))
-
-    def __str__(self) -> str:
-        return f"{self.trainable:,} of {self.total:,} parameters ({self.trainable / self.total:.2%})"
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Return the number of trained and of all parameters, without the copies of untrained heads that peft keeps."""
+    kept = [weight for name, weight in model.named_parameters() if ".original_module." not in name]
+    trained = sum(_num_weights(weight) for weight in kept if weight.requires_grad)
+    return trained, sum(map(_num_weights, kept))
 
 
 def _num_weights(parameter: nn.Parameter) -> int:
-    """Return how many numbers a parameter has: bitsandbytes packs those of four bits in pairs."""
+    """Return the size of a parameter before quantization: bitsandbytes packs weights of four bits in pairs."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else state.shape.numel()
 
@@ -63,8 +50,8 @@ def open_config(checkpoint: str) -> RadioConfig:
     """Return the configuration of a checkpoint folder or Hub id.
 
     Raises:
-        ValueError: If there is none, or an adapter beside it, which transformers would put on the model, or the
-            folder names code of others.
+        ValueError: If there is none, or an adapter beside it, which transformers would put on the model, or the folder
+            names code of others.
     """
     try:
         if find_adapter_config_file(checkpoint) is not None:
@@ -73,18 +60,18 @@ def open_config(checkpoint: str) -> RadioConfig:
                 "`--merge` writes, or its base."
             )
         check_named_code(checkpoint)
-        return RadioConfig.from_pretrained(checkpoint, return_dict=True)  # a tuned model answers by name
+        return RadioConfig.from_pretrained(checkpoint, return_dict=True)  # a tuned model returns named outputs
     except OSError as error:
         raise ValueError(f"`checkpoint` must be a folder or Hub id with a config.json, got {checkpoint!r}.") from error
 
 
 def check_network(config: RadioConfig, settings: FinetuneSettings) -> None:
-    """Refuse what needs a ViT's blocks of an E-RADIO, which has levels of convolutions and of attention in windows.
+    """Refuse settings that need a ViT's blocks for an E-RADIO, which has levels of convolutions and windowed attention.
 
-    Adapters would leave its convolutions as they are, and nothing would save the running statistics of its batch norms.
+    Adapters would not change its convolutions, and the running statistics of its batch norms would not be saved.
 
     Raises:
-        ValueError: It names the setting.
+        ValueError: If a setting is refused; the message names it.
     """
     refused = {
         "tune": settings.uses_adapter,
@@ -105,8 +92,8 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
 
     Raises:
         ValueError: If the settings change a field that does not exist or that the labels or other settings decide,
-            images have fewer patches than a detector has queries, a window would change nothing, or there is no tower
-            for the texts of a task.
+            images have fewer patches than a detector has queries, a window would change nothing, or the checkpoint has
+            no text tower for a task that needs one.
     """
     settings = task.settings
     if settings.task == ZERO_SHOT and config.text_tower is None:
@@ -115,7 +102,9 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
             "conversion.from_nvidia ... --text-tower ID`, of the demo's student by `python -m "
             "training.demo.add_words`."
         )
-    decided = {**task.config_fields(), **_window_fields(config, task)}
+    height, width = task.size
+    grid = Resolution(height // config.patch_size, width // config.patch_size)
+    decided = {**task.config_fields(), **_window_fields(config, task, grid)}
     known = [field.name for field in dataclasses.fields(RadioConfig)]
     for name, value in settings.config.items():
         if name not in known:
@@ -123,64 +112,56 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
         if decided.get(name, value) != value:
             raise ValueError(f"`config` cannot set {name!r}: the labels and the settings decide it ({decided[name]}).")
     configured = RadioConfig.from_dict({**config.to_dict(), **decided, **settings.config})
-    _check_window_acts(configured, settings.window_size)
-    if settings.task in BOX_TASKS:  # now, and not in the first step
-        check_num_queries(configured, _grid(config, task))
-    return configured
-
-
-def _check_window_acts(config: RadioConfig, window: int | str | None) -> None:
-    if isinstance(window, int) and config.eradio is None and not config.has_windowed_blocks:
-        remedy = more_windowed(config, "model", "config")
+    window = settings.window_size
+    if isinstance(window, int) and configured.eradio is None and not configured.has_windowed_blocks:
+        remedy = more_windowed(configured, "model", "config")
         raise ValueError(
             f"`window_size` must be left out where all blocks attend globally: {window} has no effect. {remedy}"
         )
+    if settings.task in BOX_TASKS:  # now, and not in the first step
+        check_num_queries(configured, grid)
+    return configured
 
 
-def _grid(config: RadioConfig, task: FinetuningTask) -> Resolution:
-    height, width = task.size
-    return Resolution(height // config.patch_size, width // config.patch_size)
-
-
-def _window_fields(config: RadioConfig, task: FinetuningTask) -> dict[str, Any]:
-    """Return the field that holds the window; where that takes numbers only, "auto" is chosen for the image size."""
+def _window_fields(config: RadioConfig, task: FinetuningTask, grid: Resolution) -> dict[str, Any]:
+    """Return the field that holds the window; "auto" is resolved for the image size where only numbers are allowed."""
     window = task.settings.window_size
     if window is None:
         return {}
     if task.settings.task in BOX_TASKS:
         return {"detection_window_size": window}
-    if window == "auto":
-        window = _automatic_window(config, task)
+    if window == "auto" and config.eradio is None:
+        window = choose_without_budget(config, *grid)
+    elif window == "auto":
+        from modeling_radio.eradio_radio import optimal_window
+
+        window = optimal_window(*task.size)
     return {"vitdet_window_size": None if window == "global" else window}
 
 
-def _automatic_window(config: RadioConfig, task: FinetuningTask) -> int | None:
-    if config.eradio is None:
-        return choose_without_budget(config, *_grid(config, task))
-    from modeling_radio.eradio_radio import optimal_window
-
-    return optimal_window(*task.size)
-
-
 def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str], None]) -> nn.Module:
-    """Open the backbone, start a new head where the checkpoint has none that fits, and set what is trained.
+    """Open the checkpoint with a new head, unless it has one that fits, and choose the trained weights.
 
     Args:
-        config: The task model's configuration.
+        config: Configuration of the task's model.
         task: The task.
         report: Called with a line about head weights that start new.
     """
     settings = task.settings
     dtype = torch.bfloat16 if settings.uses_adapter and computes_in_bfloat16(settings) else torch.float32
-    options = {"quantization_config": quantization(settings)} if settings.quantize else {}
+    options = {"quantization_config": _quantization(settings)} if settings.quantize else {}
     model = open_task_model(task, settings.checkpoint, report, config=config, dtype=dtype, **options)
     task.prepare(model)
     if settings.uses_adapter:
-        return add_adapter(prepared_if_quantized(model, settings), settings)
+        if settings.quantize is not None:
+            from peft import prepare_model_for_kbit_training
+
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # norms in float32
+        return add_adapter(model, settings)
     if settings.tune == "head":
         model.requires_grad_(False)
     elif isinstance(model, RadioForZeroShotImageClassification):
-        model.requires_grad_(False)  # texts, and adaptors that no image is compared by
+        model.requires_grad_(False)  # the text tower and unused adaptors
         model.get_submodule(TRUNK).requires_grad_(True)
     for name in head_names(model):
         model.get_submodule(name).requires_grad_(True)
@@ -189,13 +170,13 @@ def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str
 
 
 def compile_blocks(model: nn.Module, backend: str | Callable = "inductor") -> None:
-    """Compile each block in place, which leaves the names of the weights alone.
+    """Compile each block in place, which keeps the names of the weights.
 
-    Not the whole model, as `Trainer` would: that compiles the losses too, those of boxes anew for each number of boxes.
+    `Trainer` would compile the whole model with its losses, those of boxes again for each number of boxes.
 
     Args:
         model: A task model, with or without adapters.
-        backend: Of `torch.compile`.
+        backend: Backend of `torch.compile`.
     """
     dynamo = torch._dynamo.config
     dynamo.cache_size_limit = max(dynamo.cache_size_limit, MAX_GRAPHS)  # its name in PyTorch 2.6, an alias later
@@ -206,13 +187,13 @@ def compile_blocks(model: nn.Module, backend: str | Callable = "inductor") -> No
 def open_task_model(
     task: FinetuningTask, checkpoint: str, report: Callable[[str], None] | None = None, **options: Any
 ) -> RadioPreTrainedModel:
-    """Open a checkpoint as the task's model; what its head lacks starts new, without a list of every weight.
+    """Open a checkpoint as the task's model, with new weights where it has no head that fits.
 
     Args:
         task: The task.
         checkpoint: Folder or Hub id.
         report: Called with a line about head weights that start new because they have another shape.
-        options: Of `from_pretrained`.
+        options: Options of `from_pretrained`.
 
     Raises:
         ValueError: If weights are damaged, or those of the backbone are missing or have another shape.
@@ -241,8 +222,8 @@ def open_task_model(
     return model
 
 
-def quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:
-    """Return how the linear layers of the blocks are stored in 4 or 8 bits; everything else is not.
+def _quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:
+    """Return the configuration that stores the linear layers of the blocks, and nothing else, in 4 or 8 bits.
 
     Raises:
         ValueError: If bitsandbytes is not installed.
@@ -265,15 +246,6 @@ def quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:
     )
 
 
-def prepared_if_quantized(model: RadioPreTrainedModel, settings: FinetuneSettings) -> RadioPreTrainedModel:
-    """Return the model with norms and heads in float32 if its linear layers are quantized."""
-    if settings.quantize is None:
-        return model
-    from peft import prepare_model_for_kbit_training
-
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-
-
 def computes_in_bfloat16(settings: FinetuneSettings) -> bool:
     """Whether forward and backward run in bfloat16."""
     if settings.precision == "auto":
@@ -293,10 +265,10 @@ def save_plain(
 
     Args:
         model: The model.
-        processor: Saved beside it.
+        processor: Its processor.
         path: Folder to write.
-        weights: All of the model's, whole, if it is sharded.
-        extras: What else belongs into the folder.
+        weights: All weights of a sharded model, gathered.
+        extras: Tokenizers to write, too.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.

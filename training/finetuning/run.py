@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,19 +21,19 @@ from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.data import load_images
 from training.finetuning.error_analysis import draw_examination, fit_thresholds, gather_evidence
 from training.finetuning.models import (
-    TrainableShare,
     build_model,
     check_network,
     compile_blocks,
     computes_in_bfloat16,
     configure,
+    count_parameters,
     open_config,
     open_task_model,
     save_plain,
 )
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import Examples, build_examples, build_training_examples
-from training.finetuning.tasks.registry import TASK_CLASSES, build_task
+from training.finetuning.tasks import TASK_CLASSES, build_task
+from training.finetuning.tasks.base import Examples, build_examples
 from training.finetuning.trainer import (
     FinetuningTrainer,
     diverged,
@@ -52,12 +51,12 @@ LOGGING_STEPS = 10  # our choice
 
 
 class FinetuningRun:
-    """Everything that one run needs, built and checked; `run` trains.
+    """A run, built and checked; `run` trains.
 
-    A run that was stopped goes on with equal settings and output.
+    An interrupted run goes on with the same settings.
 
     Args:
-        settings: What to do.
+        settings: Settings of the run.
 
     Raises:
         ValueError: If checkpoint, data or settings do not fit, or `output` holds a run with other settings.
@@ -72,9 +71,11 @@ class FinetuningRun:
         self._check_output()
         _check_launch(settings)
         self.arguments = training_arguments(self.settings)  # joins the other processes, so that one of them reports
-        remark = use_one_gpu(self.arguments)
-        if remark is not None:
-            self._report(remark)
+        if self.arguments.n_gpu > 1:
+            # `Trainer` would use `nn.DataParallel`, which cuts every tensor along its first dimension, also the objects
+            # of an image and the classes of a text tower, and multiplies the batch.
+            self._report(f"One of {self.arguments.n_gpu} GPUs is used: start with `accelerate launch` to use all.")
+            self.arguments._n_gpu = 1
         images = load_images(self.settings)
         self._report(images.remark)
         self.task = build_task(self.settings, images)
@@ -83,9 +84,13 @@ class FinetuningRun:
         transformers_logging.disable_progress_bar()  # models load in no time
         set_seed(self.settings.seed)
         self.model = build_model(self.config, self.task, self._report)
-        self.share = TrainableShare.of(self.model)
-        self.learning_rates = learning_rates(self.settings, self.config)
-        self._report(f"Training {self.share}; peaks of the learning rate: {self._describe_rates()}.")
+        self.num_trained, self.num_parameters = trained, total = count_parameters(self.model)
+        self.learning_rates = backbone, head = learning_rates(self.settings, self.config)
+        rates = f"head {head:.2g}"
+        if settings.tune != "head":
+            rates = f"{'backbone' if settings.tune == 'full' else 'adapters'} {backbone:.2g}, {rates}"
+        share = f"{trained:,} of {total:,} parameters ({trained / total:.2%})"
+        self._report(f"Training {share}; peaks of the learning rate: {rates}.")
         if settings.compile:
             compile_blocks(self.model)
         self.trainer = self._build_trainer()
@@ -95,14 +100,14 @@ class FinetuningRun:
 
         Raises:
             CheckpointError: If all checkpoints are damaged.
-            TrainingDivergedError: If numbers are not finite any more.
+            TrainingDivergedError: If numbers are not finite.
             UserError: If another run is at work in `output`, or another process of this run has ended.
             WriteError: If something cannot be written.
         """
         with lost_ranks_named(), sole_run(self.settings.output, NAME):
-            return self._run()
+            return self._train_and_save()
 
-    def _run(self) -> dict[str, float]:
+    def _train_and_save(self) -> dict[str, float]:
         output, clock = self.settings.output, Clock(self._report)
         checkpoint = on_first_rank(self._prepare_output)
         if checkpoint is not None and ends_run(checkpoint):
@@ -116,22 +121,22 @@ class FinetuningRun:
         metrics = self.trainer.metrics.latest
         with clock.phase("examination"):
             examined = self._examine()
-        weights = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)  # all ranks have parts of it
+        weights = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)  # gathered from all ranks
         if self.trainer.is_world_process_zero():
             with clock.phase("saving"):
                 self.save(weights)
             results = {
                 "metrics": metrics,
                 **examined,
-                "trainable_parameters": self.share.trainable,
-                "parameters": self.share.total,
+                "trainable_parameters": self.num_trained,
+                "parameters": self.num_parameters,
                 "seconds": self.trainer.seconds_before + clock.seconds["training"] + clock.seconds["saving"],
             }
-            write_results(output, results)
+            write_text(output / RESULTS, json.dumps(results, indent=2) + "\n")
         return metrics
 
     def _examine(self) -> dict[str, Any]:
-        """Draw where the best state errs, and give its configuration the thresholds of classes; return them."""
+        """Draw the errors of the best state, and return thresholds of classes, which its configuration gets, too."""
         model, examples = self.trainer.model, self.trainer.eval_dataset
         assert model is not None
         assert isinstance(examples, Examples)
@@ -149,7 +154,7 @@ class FinetuningRun:
         """Write `final`, an adapter or a plain folder, and with `merge` the merged model.
 
         Args:
-            weights: All of the model, whole.
+            weights: All weights, gathered.
 
         Raises:
             TrainingDivergedError: If a trained weight is not finite.
@@ -174,17 +179,11 @@ class FinetuningRun:
         if self.arguments.process_index == 0:
             print(line, flush=True)
 
-    def _describe_rates(self) -> str:
-        backbone, head = self.learning_rates
-        trained = {"head": None, "full": "backbone"}.get(self.settings.tune, "adapters")
-        return f"head {head:.2g}" if trained is None else f"{trained} {backbone:.2g}, head {head:.2g}"
-
     def _check_output(self) -> None:
         output = self.settings.output
         check_run_folder(output, NAME)
         path = output / SETTINGS
-        has_begun = bool(sealed_checkpoints(output)) or (output / RESULTS).is_file()
-        if not (path.is_file() and has_begun):
+        if not path.is_file() or not (sealed_checkpoints(output) or (output / RESULTS).is_file()):
             return
         try:
             before = FinetuneSettings.with_newer(read_json(path))
@@ -194,12 +193,12 @@ class FinetuningRun:
         changed = [name for name in now if name != "output" and before.get(name) != now[name]]
         if changed:
             raise ValueError(
-                f"`output` {str(self.settings.output)!r} holds a run with another {', '.join(changed)}: choose another "
+                f"`output` {str(output)!r} holds a run with another {', '.join(changed)}: choose another "
                 "folder, or remove that one."
             )
 
     def _prepare_output(self) -> str | None:
-        """Clear up what a killed run left in the folder, and return the checkpoint to go on from."""
+        """Remove leftovers of a killed run in the folder, and return the checkpoint to go on from."""
         output = self.settings.output
         for folder in (output, output / PICTURES):
             remove_partial(folder)
@@ -209,7 +208,7 @@ class FinetuningRun:
 
     def _build_trainer(self) -> FinetuningTrainer:
         settings = self.settings
-        # Known only now: labels decide which classification it is, and the model's width how fast it learns.
+        # Known only now: labels decide the kind of classification, and the model's width its learning rate.
         self.arguments.learning_rate = self.learning_rates[0]
         self.arguments.metric_for_best_model = self.task.best_metric
         self.arguments.greater_is_better = self.task.greater_is_better
@@ -220,18 +219,13 @@ class FinetuningRun:
             pictures=settings.output / PICTURES,
             model=self.model,
             args=self.arguments,
-            train_dataset=build_training_examples(self.task),
-            eval_dataset=build_examples(self.task, self.task.images.validation, "validation image", is_training=False),
+            train_dataset=build_examples(self.task, is_training=True),
+            eval_dataset=build_examples(self.task, is_training=False),
             data_collator=self.task.collate,
         )
         if settings.patience is not None:
             trainer.add_callback(EarlyStoppingCallback(settings.patience))
         return trainer
-
-
-def write_results(output: Path, results: dict[str, Any]) -> None:
-    """Write what a run measured into its folder."""
-    write_text(output / RESULTS, json.dumps(results, indent=2) + "\n")
 
 
 def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
@@ -260,10 +254,10 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         save_steps=settings.evaluate_every or 500,
         save_total_limit=KEPT_CHECKPOINTS,
         load_best_model_at_end=True,
-        restore_callback_states_from_checkpoint=True,  # how long a run has waited for a better metric
+        restore_callback_states_from_checkpoint=True,  # among them the patience
         batch_eval_metrics=True,
         logging_steps=LOGGING_STEPS,
-        logging_nan_inf_filter=False,  # what is not finite ends the run
+        logging_nan_inf_filter=False,  # values that are not finite end the run
         report_to=["tensorboard"],
         remove_unused_columns=False,
         dataloader_num_workers=settings.num_workers,
@@ -271,19 +265,6 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         use_cpu=not torch.accelerator.is_available(),
         **renamed,
     )
-
-
-def use_one_gpu(arguments: TrainingArguments) -> str | None:
-    """Keep a process to one of several GPUs, and say so: `Trainer` would cut its batches with `nn.DataParallel`.
-
-    That wrapper cuts every tensor along its first dimension, also the objects of an image and the classes of a text
-    tower, and multiplies the batch.
-    """
-    if arguments.n_gpu <= 1:
-        return None
-    remark = f"One of {arguments.n_gpu} GPUs is used: start with `accelerate launch` to use all."
-    arguments._n_gpu = 1
-    return remark
 
 
 def _check_launch(settings: FinetuneSettings) -> None:

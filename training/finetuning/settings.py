@@ -1,4 +1,4 @@
-"""What one fine-tuning run is asked to do, checked before anything is loaded."""
+"""Settings of a fine-tuning run, checked before anything is loaded."""
 
 import json
 from collections.abc import Mapping
@@ -19,23 +19,23 @@ BALANCED = "balanced"
 
 
 def read_size(text: str) -> tuple[int, int]:
-    """Return the height and width that `PX` or `HxW` stands for."""
+    """Return the height and width of `PX` or `HxW`."""
     height, _, width = text.partition("x")
     return int(height), int(width or height)
 
 
 class MethodSettings(Settings):
-    """What is trained.
+    """Settings of the trained weights.
 
     Attributes:
         tune: "head" trains the head on the frozen backbone, "full" everything, the others add low-rank adapters.
         lora_rank: Rank of the adapters.
-        lora_alpha: Their scale times the rank (for rsLoRA times its root); None means twice the rank.
+        lora_alpha: Scale of the adapters times the rank (for rsLoRA times its root); None means twice the rank.
         lora_dropout: Dropout before the adapters, in [0, 1).
         lora_targets: Linear layers of every block that get an adapter; None means all of them.
         train_norms: Also train the norms of every block, beside adapters.
         merge: Also write the model with its adapter merged, as a plain folder.
-        quantize: 4 or 8 bits for the frozen weights (needs bitsandbytes); None for none.
+        quantize: 4 or 8 bits for the frozen weights (needs bitsandbytes); None does not quantize.
         window_size: ViTDet window in tokens, "global" or "auto", kept in the saved configuration; None leaves the
             checkpoint's.
         config: Fields of the model's configuration to change, such as `detection_num_queries`.
@@ -56,21 +56,21 @@ class MethodSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Which images, and how they are seen.
+    """Settings of the images and their augmentation.
 
     Attributes:
         size: Height and width in pixels that images are resized to; None takes the checkpoint's preferred one.
         streaming: Read the training images in order while training, without a copy on the disk: for labels of whole
             images in Parquet or webdataset files or on the Hub; needs `steps` and `evaluate_every`.
-        classes: Names of the classes in the order of their ids; None takes what the data says.
+        classes: Names of the classes in the order of their ids; None takes those of the data.
         class_weights: "balanced" (not for lists of labels), one weight for each class, or None; classification and
             semantic segmentation only.
-        sampler: Which images an epoch has; None shows each once. "balanced" shows every class equally often (one class
-            an image), "repeat-factor" repeats images of rare classes.
-        repeat_threshold: Share of the images below which "repeat-factor" takes a class for rare.
-        image_column: Column of the images; None finds it.
-        target_column: Column of the labels, masks, boxes or depth maps; None finds it.
-        box_format: How a `datasets` source states boxes, in pixels.
+        sampler: Images of an epoch; None shows each once. "balanced" shows every class equally often (one class an
+            image), "repeat-factor" repeats images of rare classes.
+        repeat_threshold: Share of the images below which a class is rare for "repeat-factor".
+        image_column: Column of the images; None takes the first of the usual names.
+        target_column: Column of the labels, masks, boxes or depth maps; None takes the first of the usual names.
+        box_format: Format of the boxes of a `datasets` source, in pixels.
         depth_scale: Units of a stored depth value in a meter; None means 1000 for integers and 1 for floats.
         validation_share: Share of the images that is held out where the source has no split of its own.
         crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
@@ -99,7 +99,7 @@ class DataSettings(Settings):
 
 
 class ScheduleSettings(Settings):
-    """How long and how fast.
+    """Settings of the schedule and the optimizer.
 
     Attributes:
         epochs: Passes over the training images.
@@ -107,20 +107,20 @@ class ScheduleSettings(Settings):
         batch_size: Images a device and forward pass.
         accumulation: Forward passes a step.
         learning_rate: Peak of the backbone's last block or of the adapters; None takes the task's, for a ViT-B 5e-5
-            or 5e-4 (boxes: 1e-5, 1e-4), and for other widths what `trainer.scaled_rate` makes of them.
+            or 5e-4 (boxes: 1e-5, 1e-4), scaled to other widths by `trainer.scaled_rate`.
         head_learning_rate: Peak of the head; None takes the task's, 1e-3 (of a linear head on a ViT-B; scaled like the
-            backbone's), for boxes and words 1e-4.
+            backbone's), for boxes and texts 1e-4.
         layer_decay: Factor on the learning rate from each block to the one below it; 1 is uniform.
-        weight_decay: Of matrices; biases, norms, tokens and positions have none.
+        weight_decay: Weight decay of matrices; biases, norms, tokens and positions have none.
         warmup_share: Share of the steps with rising learning rate.
         max_grad_norm: Gradients are clipped to this norm; 0 clips nothing, None takes the task's, 1 or for boxes 0.1.
-        precision: "bf16" computes in bfloat16, "fp32" does not; "auto" takes bfloat16 on a GPU that has it.
+        precision: "bf16" or "fp32"; "auto" takes bfloat16 on a GPU that supports it.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         compile: Compile every block with `torch.compile`: faster steps after a wait at the start; needs a compiler for
             C++ on a CPU.
         evaluate_every: Steps between evaluations; None evaluates after every epoch.
         patience: Evaluations without a better metric after which the run ends; None never ends early.
-        seed: Of new weights, the split, the order and the augmentation.
+        seed: Seed of new weights, the split, the order and the augmentation.
     """
 
     title: ClassVar[str] = "schedule"
@@ -140,15 +140,15 @@ class ScheduleSettings(Settings):
     compile: bool = False
     evaluate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)  # what NumPy takes
+    seed: int = Field(0, ge=0, lt=2**32)  # the range of NumPy
 
 
 class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
-    """One run; every field is an option of `python -m training.finetune`.
+    """Settings of a run; every field is an option of `python -m training.finetune`.
 
     Attributes:
         checkpoint: Folder or Hub id of the backbone (or of a task model to go on with).
-        task: What the model shall do.
+        task: Task of the model.
         data: Folder, file or Hub id of the labeled images; see `docs/guides/train/tune.md`.
         output: Folder of the run; by default runs/finetune-TASK.
     """
@@ -174,8 +174,9 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
             if getattr(self, name) and not self.uses_adapter:
                 raise SettingsError(f"`{name}` needs an adapter: choose `tune` out of {', '.join(ADAPTER_METHODS)}.")
         if self.class_weights is not None and self.task not in ("image-classification", "semantic-segmentation"):
-            rule = "it has no loss over classes that takes weights."
-            raise SettingsError(f"`class_weights` is not for {self.task}: {rule}")
+            raise SettingsError(
+                f"`class_weights` is not for {self.task}: it has no loss over classes that takes weights."
+            )
         if self.sampler is not None and self.task == "depth-estimation":
             raise SettingsError("`sampler` is not for depth-estimation: it has no classes.")
         if isinstance(self.class_weights, tuple):
@@ -186,20 +187,18 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
             from modeling_radio.inputs_radio import check_window_size  # takes seconds; `--help` need not wait
 
             check_window_size(self.window_size)
+        if self.streaming:
+            self._check_streaming()
         return self
 
-    @model_validator(mode="after")
-    def _check_streaming(self) -> "FinetuneSettings":
-        if not self.streaming:
-            return self
+    def _check_streaming(self) -> None:
         if self.task not in LABEL_TASKS:
             raise SettingsError(f"`streaming` is not for {self.task}, whose labels are looked at before the run.")
         for name in ("steps", "evaluate_every"):
             require(getattr(self, name) is not None, name, None, "a number with `streaming`, which has no epochs")
         for name in ("sampler", "class_weights"):
-            if getattr(self, name) is not None and not isinstance(getattr(self, name), tuple):
+            if isinstance(getattr(self, name), str):
                 raise SettingsError(f"`{name}` {getattr(self, name)!r} counts the images: leave it or `streaming` out.")
-        return self
 
     @property
     def uses_adapter(self) -> bool:
@@ -208,7 +207,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
 
     @classmethod
     def with_newer(cls, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what an earlier run wrote with the defaults of the settings that did not exist then."""
+        """Return stored settings, with the defaults of those that did not exist when they were written."""
         fields = cls.model_fields.items()
         return {**{name: field.default for name, field in fields if not field.is_required()}, **stored}
 

@@ -1,4 +1,4 @@
-"""transformers' `Trainer` with learning rates by depth, frozen parts in evaluation mode, and pictures."""
+"""transformers' `Trainer` with learning rates by depth, frozen parts in evaluation mode, and figures."""
 
 from __future__ import annotations
 
@@ -32,16 +32,23 @@ from training.finetuning.adapters import BACKBONE
 from training.finetuning.error_analysis import draw_predictions, predict_examples
 from training.finetuning.models import TRUNK
 from training.finetuning.settings import FinetuneSettings
+from training.finetuning.tasks import TASK_CLASSES
 from training.finetuning.tasks.base import Examples, FinetuningTask, Score, StreamedExamples
-from training.finetuning.tasks.registry import TASK_CLASSES
 from training.student.parameters import is_decayed
 
 
 logger = logging.getLogger(__name__)
 
+REFERENCE_WIDTH = 768
+"""Channels of a ViT-B, the model of the tasks' learning rates."""
+
+_BLOCK = re.compile(rf"{re.escape(TRUNK)}\.(?:blocks|levels)\.(\d+)\.")
+_MERGING = re.compile(rf"{re.escape(TRUNK)}\.(?:downscale_blocks|prefix_proj_blocks)\.(\d+)\.")
+_ABOVE_BLOCKS = re.compile(rf"{re.escape(TRUNK)}\.(?:norm|decoder|high_res_neck)\.")
+
 
 class SealCheckpoints(TrainerCallback):
-    """Ends each checkpoint with a manifest, once all ranks have written their parts and these are on the disk."""
+    """Writes a manifest into each checkpoint after all ranks have written their parts and these are on the disk."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()
@@ -52,10 +59,10 @@ class SealCheckpoints(TrainerCallback):
 
 
 class BestThatIsLeft(TrainerCallback):
-    """Finds the best checkpoint in the run's folder, which may have been moved since.
+    """Finds the best checkpoint in the run's folder, which may have been moved.
 
-    Where it was damaged and removed, that from which the run goes on takes its place. `Trainer` would go on comparing
-    with the metric of what is lost, and save the last state in the end.
+    If it was damaged and removed, the checkpoint from which the run goes on replaces it. `Trainer` would compare with
+    the metric of the lost one, and save the last state in the end.
     """
 
     def on_train_begin(
@@ -83,36 +90,29 @@ def sealed_checkpoints(output: Path) -> list[Path]:
 
 
 def last_checkpoint(output: Path) -> str | None:
-    """Return the newest intact checkpoint of a run, or None if there is none at all.
+    """Return the newest intact checkpoint of a run, or None if the run has no checkpoint.
 
-    What a killed run left half written or half removed goes, and with a line in the log what is damaged.
+    Half written and half removed checkpoints of a killed run are removed, and damaged ones with a line in the log.
 
     Raises:
-        CheckpointError: If there are some, all of them damaged. They stay as they are.
+        CheckpointError: If all checkpoints are damaged. They stay as they are.
     """
+
+    def remove(path: Path) -> None:
+        with scratch_folder(output) as scratch:  # so that no half removed folder has the name of a checkpoint
+            os.replace(path, scratch / path.name)
+
     sealed = sealed_checkpoints(output)
     for path in set(_all_checkpoints(output)).difference(sealed):
-        _remove(path)
+        remove(path)
     damages = {path: damage for path in sealed if (damage := find_damage(path)) is not None}
     intact = [path for path in sealed if path not in damages]
     if damages and not intact:
         raise CheckpointError.of_all(output, damages.values())
     for path, damage in damages.items():
         logger.warning("%s: %s is removed, and the run goes on from %s", damage, path.name, intact[-1].name)
-        _remove(path)
+        remove(path)
     return str(intact[-1]) if intact else None
-
-
-def ends_run(checkpoint: str | Path) -> bool:
-    """Return whether a run ended with a checkpoint, after its last step or early, for want of a better metric.
-
-    `Trainer` does not ask: it would train on, a step where the last one lies within an epoch, or until the patience
-    is over once more.
-    """
-    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-    callbacks: Any = state.stateful_callbacks  # those of a file are a dictionary
-    control = callbacks.get(TrainerControl.__name__, {}).get("args", {})
-    return state.global_step >= state.max_steps or control.get("should_training_stop", False)
 
 
 def _all_checkpoints(output: Path) -> list[Path]:
@@ -121,29 +121,27 @@ def _all_checkpoints(output: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(steps[path]))
 
 
-def _remove(path: Path) -> None:
-    """Remove a folder that no longer has the name of a checkpoint while it goes."""
-    with scratch_folder(path.parent) as scratch:
-        os.replace(path, scratch / path.name)
+def ends_run(checkpoint: str | Path) -> bool:
+    """Return whether a run ended with a checkpoint, after its last step or early, without a better metric.
 
-
-REFERENCE_WIDTH = 768
-"""Channels of a ViT-B, for which tasks give their learning rates."""
-
-_BLOCK = re.compile(rf"{re.escape(TRUNK)}\.(?:blocks|levels)\.(\d+)\.")
-_MERGING = re.compile(rf"{re.escape(TRUNK)}\.(?:downscale_blocks|prefix_proj_blocks)\.(\d+)\.")
-_ABOVE_BLOCKS = re.compile(rf"{re.escape(TRUNK)}\.(?:norm|decoder|high_res_neck)\.")
+    `Trainer` does not check it: it would go on training, by a step where the last one lies within an epoch, or for
+    another time of patience.
+    """
+    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    callbacks: Any = state.stateful_callbacks  # those of a file are a dictionary
+    control = callbacks.get(TrainerControl.__name__, {}).get("args", {})
+    return state.global_step >= state.max_steps or control.get("should_training_stop", False)
 
 
 class FinetuningTrainer(Trainer):
-    """Trains a task model; see `Trainer` for the rest.
+    """transformers' `Trainer` for a task model.
 
     Args:
-        task: Scores and draws predictions.
+        task: The task.
         learning_rates: Peaks of the backbone and of the head.
         layer_decay: Factor on the learning rate from each block to the one below it.
-        pictures: Folder of the pictures.
-        options: Of `Trainer`.
+        pictures: Folder of the figures.
+        options: Options of `Trainer`.
     """
 
     def __init__(
@@ -166,12 +164,12 @@ class FinetuningTrainer(Trainer):
 
     @property
     def seconds_before(self) -> float:
-        """How long the run had trained when the checkpoint was written from which it went on, in seconds."""
+        """Training time of the run before its last interruption, in seconds."""
         (timer,) = [each for each in self.callback_handler.callbacks if isinstance(each, TrainingTime)]
         return timer.seconds_before
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Return AdamW (or what `args.optim` names) over groups of one learning rate and weight decay each."""
+        """Return AdamW (or the optimizer `args.optim`) over groups of one learning rate and weight decay each."""
         if self.optimizer is None:
             model = self.model if model is None else model
             assert model is not None
@@ -181,7 +179,7 @@ class FinetuningTrainer(Trainer):
         return self.optimizer
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the training images in batches; of a stream, whose readers share it out among the ranks themselves."""
+        """Return the training images in batches; the readers of a stream share it among the ranks themselves."""
         examples = self.train_dataset
         if not isinstance(examples, StreamedExamples):
             return super().get_train_dataloader()
@@ -195,25 +193,25 @@ class FinetuningTrainer(Trainer):
         return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
-        """Return autocast in the run's precision, which Accelerate's sharded models do not enter by themselves."""
+        """Return autocast in the run's precision, also for sharded models, for which Accelerate leaves it out."""
         return self.accelerator.autocast()
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
-        """Return the loss, with what is frozen in evaluation mode: it learns nothing from dropping or cropping.
+        """Return the loss, with frozen parts in evaluation mode, where random dropping and cropping are useless.
 
-        That holds for the positions of the backbone even where it is trained: runs have one image size, which random
-        crops of the table would only disturb.
+        The positions of a trained backbone are in evaluation mode, too: a run has one image size, and random crops of
+        the table would only disturb.
 
         Raises:
-            TrainingDivergedError: If it is not finite on some rank; it is raised on all of them.
+            TrainingDivergedError: On all ranks, if the loss is not finite on one of them.
         """
         for part in frozen_parts(model):
             part.eval()
         when = f"in step {self.state.global_step + 1}" if model.training else f"after step {self.state.global_step}"
         try:
-            result = super().compute_loss(model, dict(inputs), *args, **options)  # which may take the labels out
-        except ValueError as error:  # transformers' loss of boxes matches none that are not finite
-            if answers_are_finite(model, inputs):
+            result = super().compute_loss(model, dict(inputs), *args, **options)  # it may remove the labels
+        except ValueError as error:  # transformers' loss of boxes cannot match boxes that are not finite
+            if _has_finite_outputs(model, inputs):
                 raise
             raise diverged(f"{when} the model's answers are not finite") from error
         loss = result[0] if isinstance(result, tuple) else result
@@ -224,7 +222,7 @@ class FinetuningTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return loss, predictions and references of a batch; the base class fills up their second axes over ranks."""
+        """Return loss, predictions and references of a batch; the base class pads their second axes over ranks."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -257,10 +255,10 @@ class FinetuningTrainer(Trainer):
 
 
 class BatchMetrics:
-    """Takes predictions batch by batch, so that maps of a whole validation set need no memory.
+    """Metrics that are updated batch by batch, so that maps of a whole validation set need no memory.
 
     Attributes:
-        latest: What the last whole evaluation gave.
+        latest: Metrics of the last whole evaluation.
     """
 
     def __init__(self, score: Score):
@@ -268,7 +266,7 @@ class BatchMetrics:
         self.latest: dict[str, float] = {}
 
     def __call__(self, batch: EvalPrediction, compute_result: bool) -> dict[str, float]:
-        """Add one gathered batch; after the last return all metrics."""
+        """Add a gathered batch; return all metrics after the last one."""
         self.score.update(torch.as_tensor(batch.predictions).cpu(), torch.as_tensor(batch.label_ids).cpu())
         if not compute_result:
             return {}
@@ -278,7 +276,7 @@ class BatchMetrics:
 
 
 class EpochOfExamples(TrainerCallback):
-    """Tells the training examples which epoch begins: augmentation depends on it."""
+    """Sets the epoch of the training examples, on which augmentation depends."""
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -287,10 +285,10 @@ class EpochOfExamples(TrainerCallback):
 
 
 class TrainingTime(TrainerCallback, ExportableState):
-    """Keeps in each checkpoint how long the run has trained, however often it was interrupted.
+    """Keeps the training time of the run over all interruptions in each checkpoint.
 
     Args:
-        seconds_before: Of the checkpoint from which the run goes on.
+        seconds_before: Training time of the checkpoint from which the run goes on.
     """
 
     def __init__(self, seconds_before: float = 0.0):
@@ -303,20 +301,20 @@ class TrainingTime(TrainerCallback, ExportableState):
         self._began = time.perf_counter()
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, as transformers wants it."""
+        """Return the content for a checkpoint in the format of transformers."""
         seconds = self.seconds_before + time.perf_counter() - self._began
         return {"args": {"seconds_before": seconds}, "attributes": {}}
 
 
 @torch.no_grad()
-def answers_are_finite(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
-    """Return whether all that a model answers without labels is finite."""
+def _has_finite_outputs(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Return whether all outputs of a model without labels are finite."""
     outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
     return all(bool(value.isfinite().all()) for value in outputs.values() if isinstance(value, Tensor))
 
 
 def diverged(what: str) -> TrainingDivergedError:
-    """Return the error for numbers that left the finite ones; `what` says which and when."""
+    """Return the error for values that are not finite; `what` names them."""
     return TrainingDivergedError(
         f"Training diverged: {what}. Nothing is exported, and the checkpoints from before are intact. Choose a lower "
         "`learning_rate` or `head_learning_rate`, or a larger `warmup_share`."
@@ -324,7 +322,7 @@ def diverged(what: str) -> TrainingDivergedError:
 
 
 def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
-    """Give every rank the mean of all ranks' running statistics, so that each measures the model that is saved."""
+    """Average the running statistics of all ranks, so that each rank measures the model that is saved."""
     norms = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     for statistic in (buffer for norm in norms for buffer in norm.buffers()):
         if statistic.is_floating_point():  # not the number of batches
@@ -332,7 +330,7 @@ def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
 
 
 def frozen_parts(model: nn.Module) -> list[nn.Module]:
-    """Return what learns nothing: the backbone if it has no trained weights, else its patch generator if it has one."""
+    """Return the parts in evaluation mode: a backbone without trained weights, else its patch generator if any."""
     network = _network_of(model)
     if not any(parameter.requires_grad for parameter in network.model.parameters()):
         return [network]
@@ -347,8 +345,8 @@ def learning_rates(settings: FinetuneSettings, config: RadioConfig) -> tuple[flo
     """Return the peaks of the learning rate of the backbone (or its adapters) and of the head.
 
     Args:
-        settings: Of the run; what they give is taken as it is.
-        config: Of the run's model.
+        settings: Settings of the run; given rates are not scaled.
+        config: Configuration of the run's model.
     """
     backbone, head, task = settings.learning_rate, settings.head_learning_rate, TASK_CLASSES[settings.task]
     if backbone is None:
@@ -361,10 +359,10 @@ def learning_rates(settings: FinetuneSettings, config: RadioConfig) -> tuple[flo
 
 
 def scaled_rate(rate: float, width: int) -> float:
-    """Return the learning rate for matrices with `width` inputs that does what `rate` does in a ViT-B.
+    """Return the learning rate for matrices with `width` inputs that corresponds to `rate` in a ViT-B.
 
-    Adam moves each weight by about the rate, whatever the gradient, and so what a matrix answers by as many times that
-    as it has inputs.
+    Adam moves each weight by about the rate, whatever the gradient, and so the output of a matrix by the rate times the
+    number of its inputs.
 
     References:
         Yang et al., Tensor Programs V, table 3. https://arxiv.org/abs/2203.03466
@@ -382,32 +380,27 @@ def parameter_groups(
         learning_rates: Peaks of the backbone's last block and of the head.
         layer_decay: Factor from each block, of an E-RADIO from each level, to the one below it; positions, tokens and
             patch projection lie below the first block (BEiT, https://arxiv.org/abs/2106.08254).
-        weight_decay: Of matrices; vectors, tokens and positions have none.
+        weight_decay: Weight decay of matrices; vectors, tokens and positions have none.
     """
     network = _network_of(model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = _learning_rate(name, network, learning_rates, layer_decay)
+        rate = learning_rates[1]
+        if f"{BACKBONE}." in name and f"{ADAPTORS}." not in name:
+            rate = learning_rates[0] * layer_decay ** _num_blocks_above(name, network)
         key = (rate, weight_decay if is_decayed(name, parameter) else 0.0)
         group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
         group["params"].append(parameter)
     return list(groups.values())
 
 
-def _learning_rate(name: str, network: RadioNetwork, learning_rates: tuple[float, float], layer_decay: float) -> float:
-    backbone_rate, head_rate = learning_rates
-    if f"{BACKBONE}." not in name or f"{ADAPTORS}." in name:
-        return head_rate
-    return backbone_rate * layer_decay ** _num_blocks_above(name, network)
-
-
 def _num_blocks_above(name: str, network: RadioNetwork) -> int:
-    """Return how many blocks, of an E-RADIO levels, come after the one that a weight of the backbone belongs to.
+    """Return the number of blocks, of an E-RADIO levels, after the one that a weight of the backbone belongs to.
 
-    None after the last norm, RADIO1D's decoder and E-RADIO's neck: the head reads what they give. A merging belongs to
-    the block behind it, whose width it makes.
+    It is 0 for the last norm, RADIO1D's decoder and E-RADIO's neck, which the head reads. A merging belongs to the
+    block behind it, whose width it produces.
     """
     depth = len(network.blocks)
     if _ABOVE_BLOCKS.search(name):

@@ -1,1 +1,1 @@
-"""What a run costs, counted before anything is loaded: operations, memory, disk, network."""
+"""Cost of a run, counted before anything is loaded: operations, memory, disk, network."""

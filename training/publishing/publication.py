@@ -36,6 +36,13 @@ FEATURE_FILES = (
 _MAX_NAMES = 4
 _CODE_BLOCKS = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _OPENED = re.compile(r"""(?:from_pretrained\(|load_dataset\(|model=)(["'])(.*?)\1""")
+T = TypeVar("T")
+WAITS_S = (1.0, 4.0, 16.0)
+"""Waits before a request is repeated: our choice, long enough for a server that restarts."""
+UPLOAD_FAULTS = (HTTPError, OSError, RuntimeError)
+"""Errors of the commit: hf_xet, which sends large files, raises no HTTPError."""
+KEPT = (".gitattributes",)
+"""Files of a repository that the Hub makes itself."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,9 @@ def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publicat
     card = (folder / CARD).read_text(encoding="utf-8").replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
     if kind == "adapter":
         named, files[ADAPTER_CONFIG_NAME] = _adapter_config(folder, base)
-        card = _with_base(card, named)
+        found = read_card(card.replace(BASE_PLACEHOLDER, named))
+        found.data.__dict__.update(base_model=[named], base_model_relation="adapter")
+        card = str(found)
     elif base is not None:
         raise ValueError(f"`base` must be left out where the folder holds no adapter, got {base!r}.")
     files[CARD] = card.encode()
@@ -143,21 +152,6 @@ def _adapter_config(folder: Path, base: str | None) -> tuple[str, bytes]:
         raise ValueError(f"`base` must be the repository of the adapter's base, got {named!r}. Give `--base ORG/NAME`.")
     text = json.dumps(config | {"base_model_name_or_path": named}, indent=2, sort_keys=True) + "\n"
     return named, text.encode()
-
-
-def _with_base(card: str, base: str) -> str:
-    found = read_card(card.replace(BASE_PLACEHOLDER, base))
-    found.data.__dict__.update(base_model=[base], base_model_relation="adapter")
-    return str(found)
-
-
-T = TypeVar("T")
-WAITS_S = (1.0, 4.0, 16.0)
-"""Waits before a request is repeated: our choice, long enough for a server that restarts."""
-UPLOAD_FAULTS = (HTTPError, OSError, RuntimeError)
-"""Errors of the commit: hf_xet, which sends large files, raises no HTTPError."""
-KEPT = (".gitattributes",)
-"""Files of a repository that the Hub makes itself."""
 
 
 class PublishError(UserError):

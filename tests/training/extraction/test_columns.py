@@ -6,11 +6,11 @@ import pytest
 import torch
 from datasets import Value
 
+from core.checked_tensors import DamagedFileError
 from training.extraction import columns
 from training.extraction.columns import (
     Moments,
     Storage,
-    column_names,
     features_of,
     fit_bases,
     load_bases,
@@ -36,14 +36,6 @@ def table(storage, kept=KEPT, count=1, **changed):
     row = storage.reduce(ROW | changed)
     features = features_of(row, storage, {name: Value("int64") for name in kept.column_names})
     return table_of(["x"] * count, kept, [row] * count, storage, features)
-
-
-def test_columns_have_one_order():
-    names = ["summary", "mean_features", "b/mean_features", "b/features"]
-    assert column_names(ROW) == column_names(Storage().reduce(ROW)) == names
-    types = features_of(Storage().reduce(ROW), Storage("int8"), {"label": Value("int64")})
-    assert list(types)[:4] == ["id", "label", "summary", "summary_scale"]
-    assert types["summary"].length == 4
 
 
 @pytest.mark.parametrize("name", ["summary", "id", "features", "grid", "c/summary", "mean_features_scale"])
@@ -122,3 +114,8 @@ def test_bases_of_all_columns_are_kept(tmp_path):
     assert loaded.keys() == {"features", "a/features"}
     assert torch.equal(loaded["a/features"].components, bases["a/features"].components)
     assert Storage(bases=loaded).reduce(rows[0])["a/features"].shape == (4, 2)
+    content = bytearray((tmp_path / "pca.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "pca.safetensors").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"pca\.safetensors"):
+        load_bases(tmp_path / "pca.safetensors")

@@ -10,11 +10,10 @@ import pytest
 import torch
 from datasets import load_dataset
 from killing import run_until
+from safetensors.numpy import load_file
 from two_forks import run_two_forks
 
-from core.checked_tensors import DamagedFileError
 from core.files import LOCK, sole_run
-from modeling_radio import RadioModel
 from training.evaluation.features import Wanted, encode_each
 from training.evaluation.models.radio import open_radio
 from training.extract import main
@@ -74,13 +73,6 @@ def test_rows_equal_what_the_model_says(extract, settings, tmp_path, dtype, tole
             assert ((found - tensor).abs() <= tolerance * largest).all(), column
     assert len(grids) == 3
     assert "teacher-b/summary" not in row
-
-
-def test_a_checkpoint_of_clips_reads_images_as_any_other(extract, checkpoint, tmp_path):
-    RadioModel.from_pretrained(checkpoint, video_temporal_patch_size=2).save_pretrained(tmp_path / "clips")
-    extract(output=tmp_path / "images", dense=True)
-    extract(output=tmp_path / "of_clips", dense=True, checkpoint=tmp_path / "clips")
-    assert same_files(tmp_path / "images", tmp_path / "of_clips")
 
 
 def test_two_kills_change_nothing(extract, settings, tmp_path, monkeypatch):
@@ -154,35 +146,26 @@ def test_other_settings_images_and_weights_are_refused(extract, pictures, checkp
     assert (tmp_path / "out" / MANIFEST).read_bytes() == before
 
 
-def test_pooled_features_are_means_of_squares(extract, tmp_path):
-    extract(dense=True)
-    extract(dense=True, pool=2, output=tmp_path / "pooled")
-    whole, pooled = rows_of(tmp_path / "out"), rows_of(tmp_path / "pooled")
-    for name, row in pooled.items():
-        grid = whole[name]["grid"]
-        assert row["grid"] == [(side + 1) // 2 for side in grid]
-        tokens = np.asarray(whole[name]["features"]).reshape(*grid, -1)
-        first = np.asarray(row["features"]).reshape(*row["grid"], -1)[0, 0]
-        np.testing.assert_allclose(first, tokens[:2, :2].mean((0, 1)), atol=1e-6)
-
-
-def test_principal_components_come_back(extract, tmp_path):
-    from safetensors.numpy import load_file
-
-    extract(dense=True)
-    extract(dense=True, pca=16, output=tmp_path / "all")
-    extract(dense=True, pca=4, output=tmp_path / "some")
-    bases = [load_file(tmp_path / name / "pca.safetensors") for name in ("all", "some")]
-    whole, every, some = (rows_of(tmp_path / name) for name in ("out", "all", "some"))
-    errors = []
-    for rows, basis, width in ((every, bases[0], 16), (some, bases[1], 4)):
+def test_principal_components_come_back_and_pooled_features_are_means(extract, tmp_path):
+    rows, errors = {}, []
+    for name, values in {"out": {}, "all": {"pca": 16}, "some": {"pca": 4}, "pooled": {"pool": 2}}.items():
+        extract(dense=True, output=tmp_path / name, **values)
+        rows[name] = rows_of(tmp_path / name)
+    for name, width in (("all", 16), ("some", 4)):
+        basis = load_file(tmp_path / name / "pca.safetensors")
         difference = 0.0
-        for name, row in rows.items():
+        for image, row in rows[name].items():
             tokens = np.asarray(row["features"]).reshape(-1, width)
             back = tokens @ basis["features/components"] + basis["features/mean"]
-            difference = max(difference, np.abs(back.ravel() - np.asarray(whole[name]["features"])).max())
+            difference = max(difference, np.abs(back.ravel() - np.asarray(rows["out"][image]["features"])).max())
         errors.append(difference)
     assert errors[0] < 1e-5 < errors[1]
+    for image, row in rows["pooled"].items():
+        grid = rows["out"][image]["grid"]
+        assert row["grid"] == [(side + 1) // 2 for side in grid]
+        tokens = np.asarray(rows["out"][image]["features"]).reshape(*grid, -1)
+        first = np.asarray(row["features"]).reshape(*row["grid"], -1)[0, 0]
+        np.testing.assert_allclose(first, tokens[:2, :2].mean((0, 1)), atol=1e-6)
 
 
 def test_broken_images_are_named_and_what_is_done_stays(extract, pictures, tmp_path):
@@ -222,16 +205,6 @@ def test_a_changed_file_is_refused_by_its_checksum(extract, tmp_path):
     path.unlink()
     assert extract().num_new == 5
     assert same_files(tmp_path / "out", tmp_path / "undisturbed")
-
-
-def test_damaged_principal_components_are_refused(extract, tmp_path):
-    extract(dense=True, pca=4)
-    path = tmp_path / "out" / "pca.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DamagedFileError, match=r"pca\.safetensors"):
-        extract(dense=True, pca=4)
 
 
 def test_one_extraction_at_a_time(settings, tmp_path, capsys):

@@ -19,7 +19,6 @@ from training.extraction.search import (
     index_path,
     nearest,
     search,
-    summary_columns,
     to_table,
     write_found_page,
 )
@@ -63,11 +62,6 @@ def test_an_index_finds_the_same_as_a_comparison_with_all(extract, kind, index_c
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(ValueError, match=r"train-summary\.faiss"):
         nearest(data.folder, data.shards, "summary", np.ones(32, np.float32), 5)
-
-
-def test_columns_of_summaries():
-    names = ["id", "summary", "summary_scale", "mean_features", "a/summary", "a/features"]
-    assert summary_columns(names) == ["summary", "a/summary"]
 
 
 @pytest.fixture

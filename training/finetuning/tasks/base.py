@@ -1,16 +1,16 @@
-"""What the trainer asks of a task: to read rows, to score outputs and to draw predictions."""
+"""Interface of tasks, which read rows, score outputs and draw predictions; and their examples."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from matplotlib.axes import Axes
 from PIL.ImageFile import ImageFile
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
@@ -33,13 +33,13 @@ from training.finetuning.settings import FinetuneSettings
 
 @dataclass(frozen=True)
 class Ranking:
-    """Answers that claim a class, each with its certainty, and whether it is right.
+    """Predictions of a class, each with its score, and whether it is right.
 
     Attributes:
-        classes: Ids, `(num_answers,)`.
-        scores: In [0, 1], `(num_answers,)`.
-        hits: Booleans, `(num_answers,)`.
-        num_truths: How often each class is there to be found, `(num_classes,)`.
+        classes: Ids, `(num_predictions,)`.
+        scores: In [0, 1], `(num_predictions,)`.
+        hits: Booleans, `(num_predictions,)`.
+        num_truths: Number of objects or images of each class, `(num_classes,)`.
     """
 
     classes: Tensor
@@ -48,24 +48,24 @@ class Ranking:
     num_truths: Tensor
 
     def of_class(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return the scores of a class, from the best down, and the hits among the answers down to each."""
+        """Return the scores of a class, from the best down, and the hits among the predictions down to each."""
         chosen = self.classes == number
         scores, order = self.scores[chosen].double().sort(descending=True, stable=True)
         return scores, self.hits[chosen][order].cumsum(0)
 
     def occurring(self) -> Iterator[int]:
-        """Return the classes that are there to be found."""
+        """Yield the classes of at least one object or image."""
         yield from self.num_truths.nonzero().flatten().tolist()
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of some images.
+    """Errors of a model on some images.
 
     Attributes:
-        errors: How wrong each answer is, `(num_images,)`; more is worse.
-        ranking: Of tasks whose answers claim classes.
-        confusion: Answers of each class for each true one, `(num_classes, num_classes)`, rows for true ones.
+        errors: Error of each image, `(num_images,)`; more is worse.
+        ranking: Predictions of classes, for tasks that have them.
+        confusion: Predictions of each class for each true one, `(num_classes, num_classes)`, rows for true classes.
     """
 
     errors: Tensor
@@ -74,7 +74,7 @@ class Evidence:
 
 
 def join(batches: Iterable[Evidence]) -> Evidence:
-    """Return the evidence of several batches of one task as one; of confusions no more than their sum is kept."""
+    """Return the joined evidence of several batches of one task; only the sum of confusions is kept in memory."""
     parts, confusion = [], None
     for batch in batches:
         if batch.confusion is not None:
@@ -89,12 +89,12 @@ def join(batches: Iterable[Evidence]) -> Evidence:
 
 
 def rank_classes(scores: Tensor, truths: Tensor, most: int | None = None) -> Ranking:
-    """Return the ranking of images that are scored for every class.
+    """Return the ranking of images with a score for every class.
 
     Args:
         scores: In [0, 1], `(num_images, num_classes)`.
         truths: Whether an image has a class, of the same shape.
-        most: Keep so many of the most probable classes of an image.
+        most: Number of the most probable classes of an image that are kept; None keeps all.
     """
     num_classes = scores.shape[1]
     kept, classes = scores.topk(min(most or num_classes, num_classes), dim=1)
@@ -103,17 +103,17 @@ def rank_classes(scores: Tensor, truths: Tensor, most: int | None = None) -> Ran
 
 
 def count_confusion(predicted: Tensor, true: Tensor, num_classes: int) -> Tensor:
-    """Return how often each class was predicted for each true one, from ids of one shape."""
+    """Return the number of predictions of each class for each true one, from ids of one shape."""
     pairs = true.flatten().long() * num_classes + predicted.flatten().long()
     return pairs.bincount(minlength=num_classes**2).unflatten(0, (num_classes, num_classes))
 
 
 Batch = dict[str, Any]
-"""`pixel_values` `(batch, 3, height, width)` in [0, 1], and `labels` as the task's model takes them."""
+"""`pixel_values` `(batch, 3, height, width)` in [0, 1], and `labels` in the format of the task's model."""
 
 
 class Score(Protocol):
-    """What the trainer calls on a metric; torchmetrics' classes fit."""
+    """Interface of metrics, that of torchmetrics."""
 
     def update(self, predictions: Tensor, references: Tensor) -> None: ...
 
@@ -130,16 +130,16 @@ class FinetuningTask(ABC):
         images: The labeled images.
 
     Attributes:
-        model_class: The task's model.
-        best_metric: The metric by which the best checkpoint is chosen.
+        model_class: Class of the task's model.
+        best_metric: Name of the metric that chooses the best checkpoint.
         greater_is_better: Whether more of it is better.
-        has_thresholds: Whether an answer counts from a certainty on, since an image may have several or none.
+        has_thresholds: Whether an image may have several or no classes, so that predictions need a threshold.
         covers_image: Whether drawings of truth and predictions hide the image below them.
-        loss_function: Of outputs, labels and `num_items_in_batch`; `None` where the model computes it.
-        adapter_learning_rate: Peak learning rate of adapters on a ViT-B where the settings give none.
+        loss_function: Function of outputs, labels and `num_items_in_batch`; `None` if the model computes its loss.
+        adapter_learning_rate: Default peak learning rate of adapters on a ViT-B.
         full_learning_rate: The same of the backbone itself.
-        head_learning_rate: Peak learning rate of the head where the settings give none; of a linear head on a ViT-B.
-        max_grad_norm: What gradients are clipped to where the settings give none.
+        head_learning_rate: Default peak learning rate of the head; of a linear head on a ViT-B.
+        max_grad_norm: Default norm that gradients are clipped to.
         class_names: In the order of their ids; empty where the task has no classes.
     """
 
@@ -164,7 +164,7 @@ class FinetuningTask(ABC):
 
     @classmethod
     def has_linear_head(cls, config: RadioConfig) -> bool:
-        """Return whether the head is one layer on the backbone, whose learning rate follows the backbone's width."""
+        """Return whether the head is one layer on the backbone, whose learning rate depends on the backbone's width."""
         return False
 
     @property
@@ -175,23 +175,23 @@ class FinetuningTask(ABC):
 
     @abstractmethod
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
-        """Return one row of the table as a sample; a `ValueError` names `where` if it cannot be right."""
+        """Return a row of the table as a sample; the `ValueError` of a wrong row names `where`."""
 
     @abstractmethod
     def labels(self, sample: Sample) -> Any:
-        """Return the labels of a transformed sample as the model takes them."""
+        """Return the labels of a transformed sample in the format of the model."""
 
     @abstractmethod
     def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return predictions and references as tensors of equal batch size, to score and to draw."""
+        """Return predictions and references as tensors of equal batch size, for metrics and drawings."""
 
     @abstractmethod
     def build_score(self) -> Score:
-        """Return the task's metrics, empty."""
+        """Return new metrics of the task."""
 
     @abstractmethod
     def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
-        """Return what a batch says, image by image; arguments as `compare` returns them."""
+        """Return the errors of a batch, from the results of `compare`."""
 
     @abstractmethod
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
@@ -199,21 +199,21 @@ class FinetuningTask(ABC):
 
     @abstractmethod
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
-        """Draw what a model makes of one image, on the scale of its truth."""
+        """Draw the prediction for one image, on the scale of its truth."""
 
     def prepare(self, model: RadioPreTrainedModel) -> None:  # noqa: B027  (most tasks need nothing)
-        """Take from the model what the task needs of it, before anything is trained."""
+        """Check or use the model before the training."""
 
     def extras(self) -> list[PreTrainedTokenizerBase]:
-        """Return what else belongs into the folder of a tuned model."""
+        """Return tokenizers for the folder of a tuned model."""
         return []
 
     def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
-        """Return the ids of what each image of a table shows, one for each label; `None` for a task without classes.
+        """Return the ids of the labels of each image of a table; `None` for a task without classes.
 
         Args:
             rows: Columns `image` and `target`.
-            name: For messages, such as "training image".
+            name: Name of an image for messages, such as "training image".
 
         Raises:
             ValueError: If a label is none of a class.
@@ -221,10 +221,10 @@ class FinetuningTask(ABC):
         return None
 
     def config_fields(self) -> dict[str, Any]:
-        """Return what the model's configuration must know of the data."""
+        """Return the fields of the model's configuration that depend on the data."""
         names = dict(enumerate(self.class_names))
         numbers = {name: number for number, name in names.items()}
-        earlier = {"class_weights": None, "temperature": 1.0, "score_thresholds": None}  # forgotten
+        earlier = {"class_weights": None, "temperature": 1.0, "score_thresholds": None}  # of an earlier tuning
         return {"id2label": names, "label2id": numbers, **earlier}
 
     def collate(self, examples: Sequence[Batch]) -> Batch:
@@ -235,7 +235,7 @@ class FinetuningTask(ABC):
         }
 
     def read_image(self, image: Any, where: str) -> tv_tensors.Image:
-        """Return any picture as uint8 RGB, as the processor reads it."""
+        """Return an image of any kind as uint8 RGB, as the processor reads it."""
         try:
             pixels = self.processor.process_image(image, do_convert_rgb=True)
         except ValueError as error:
@@ -244,7 +244,7 @@ class FinetuningTask(ABC):
 
 
 def with_file(where: str, picture: Any) -> str:
-    """Return the name of an image with the file of a picture, if it was opened from one: a split shuffles the rows."""
+    """Return the name of an image with the file that it was opened from, if any: a split shuffles the rows."""
     return f"{where} ({picture.filename})" if isinstance(picture, ImageFile) and picture.filename else where
 
 
@@ -255,29 +255,20 @@ def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> N
         raise ValueError(f"The {name} of {where} has {sizes[0]} pixels but its image {sizes[1]} (height x width).")
 
 
-TaskType = TypeVar("TaskType", bound=FinetuningTask)
-
-
-class Examples(Dataset[Batch], Generic[TaskType]):
+class Examples(Dataset[Batch]):
     """Rows as model inputs. Item `index` depends on (seed, epoch, index) alone, so that a resumed run repeats it.
 
     Args:
         rows: The table, columns `image` and `target`.
-        task: Reads rows and encodes labels.
-        transform: Of samples; draws from torch's global generator.
-        seed: Of the augmentation.
-        name: For messages, such as "training image".
-        weights: How often each row is wanted an epoch, `(num_rows,)`; `None` for once.
+        task: The task.
+        transform: Transform of samples that draws from torch's global generator.
+        seed: Seed of the augmentation.
+        name: Name of an image for messages, such as "training image".
+        weights: Mean number of times of each row in an epoch, `(num_rows,)`; `None` for once.
     """
 
     def __init__(
-        self,
-        rows: Any,
-        task: TaskType,
-        transform: torch.nn.Module,
-        seed: int,
-        name: str,
-        weights: torch.Tensor | None = None,
+        self, rows: Any, task: FinetuningTask, transform: nn.Module, seed: int, name: str, weights: Tensor | None = None
     ):
         self.rows, self.task, self.transform, self.seed, self.name = encoded(rows), task, transform, seed, name
         self.weights = weights
@@ -288,7 +279,7 @@ class Examples(Dataset[Batch], Generic[TaskType]):
         return len(self.rows) if self.weights is None else epoch_length(self.weights)
 
     def row_of(self, index: int) -> int:
-        """Return the row that stands for an index in this epoch."""
+        """Return the row of an index in this epoch."""
         if self.weights is None:
             return index
         if self._drawn is None or self._drawn[0] != self.epoch:
@@ -302,18 +293,18 @@ class Examples(Dataset[Batch], Generic[TaskType]):
         return build_example(self.task, self.transform, values, f"{self.name} {row}", (self.seed, self.epoch, index))
 
 
-class StreamedExamples(IterableDataset[Batch], Generic[TaskType]):
+class StreamedExamples(IterableDataset[Batch]):
     """The rows of a stream as model inputs, without end.
 
     Args:
         stream: The rows.
-        task: Reads rows and encodes labels.
-        transform: Of samples; draws from torch's global generator.
-        seed: Of the augmentation.
-        name: For messages, such as "training image".
+        task: The task.
+        transform: Transform of samples that draws from torch's global generator.
+        seed: Seed of the augmentation.
+        name: Name of an image for messages, such as "training image".
     """
 
-    def __init__(self, stream: LabeledStream, task: TaskType, transform: torch.nn.Module, seed: int, name: str):
+    def __init__(self, stream: LabeledStream, task: FinetuningTask, transform: nn.Module, seed: int, name: str):
         self.stream, self.task, self.transform, self.seed, self.name = stream, task, transform, seed, name
 
     def __iter__(self) -> Iterator[Batch]:
@@ -324,27 +315,31 @@ class StreamedExamples(IterableDataset[Batch], Generic[TaskType]):
 
 
 def build_example(
-    task: FinetuningTask, transform: torch.nn.Module, row: Mapping[str, Any], where: str, draw: Sequence[int]
+    task: FinetuningTask, transform: nn.Module, row: Mapping[str, Any], where: str, draw: Sequence[int]
 ) -> Batch:
     """Return a row as model inputs.
 
     Args:
-        task: Reads the row and encodes its labels.
-        transform: Of the sample; draws from torch's global generator.
+        task: The task.
+        transform: Transform of the sample that draws from torch's global generator.
         row: `image` and `target`.
-        where: Names the image in errors.
-        draw: Seeds the augmentation.
+        where: Name of the image in errors.
+        draw: Numbers that seed the augmentation.
     """
     sample = task.read(row, where)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(draw[0], "augmentation", *draw[1:]))
         sample = transform(sample)
-    return {"pixel_values": sample["image"].as_subclass(torch.Tensor), "labels": task.labels(sample)}
+    return {"pixel_values": sample["image"].as_subclass(Tensor), "labels": task.labels(sample)}
 
 
-def build_examples(task: TaskType, rows: Any, name: str, *, is_training: bool) -> Examples[TaskType]:
-    """Return the table of a split as model inputs; `name` is for messages."""
-    settings, weights = task.settings, None
+def build_examples(task: FinetuningTask, *, is_training: bool) -> Examples | StreamedExamples:
+    """Return the training or validation images of a task as model inputs."""
+    settings, images, weights = task.settings, task.images, None
+    rows, name = (images.train, "training image") if is_training else (images.validation, "validation image")
+    transform = build_transform(settings, task.size, is_training=is_training)
+    if is_training and images.stream is not None:
+        return StreamedExamples(images.stream, task, transform, settings.seed, name)
     if is_training and settings.sampler is not None:
         classes = task.classes_of(rows, name)
         if classes is None:
@@ -352,14 +347,4 @@ def build_examples(task: TaskType, rows: Any, name: str, *, is_training: bool) -
                 f"`sampler` {settings.sampler!r} is for classes, but the labels are numbers: leave it out."
             )
         weights = image_weights(settings.sampler, classes, len(task.class_names), settings.repeat_threshold)
-    transform = build_transform(settings, task.size, is_training=is_training)
     return Examples(rows, task, transform, settings.seed, name, weights)
-
-
-def build_training_examples(task: TaskType) -> Examples[TaskType] | StreamedExamples[TaskType]:
-    """Return the training images of a task as model inputs."""
-    name = "training image"
-    if task.images.stream is None:
-        return build_examples(task, task.images.train, name, is_training=True)
-    transform = build_transform(task.settings, task.size, is_training=True)
-    return StreamedExamples(task.images.stream, task, transform, task.settings.seed, name)

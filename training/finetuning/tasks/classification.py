@@ -1,4 +1,4 @@
-"""Labels of whole images: one class, several, a measured number, or texts that images are compared with."""
+"""Labels of whole images: one class, several, a measured number, or a class of texts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from training.finetuning.settings import BALANCED, FinetuneSettings
 from training.finetuning.tasks.base import Batch, Evidence, FinetuningTask, Score, count_confusion, rank_classes
 
 
-NUM_BARS = 3  # our choice: pictures show at least as many of the most probable classes
-MAX_RANKED = 20  # our choice: of a thousand classes, those of an image that can have a say; all would fill the memory
-THRESHOLD = 0.5  # torchmetrics' own: from this probability on, an image is said to have a class
+NUM_BARS = 3  # our choice: figures show at least this number of the most probable classes
+MAX_RANKED = 20  # our choice of the most probable classes of an image; all of a thousand would fill the memory
+THRESHOLD = 0.5  # that of torchmetrics: classes of at least this probability are predicted
 
 
 class ClassificationTask(FinetuningTask):
@@ -43,14 +43,15 @@ class ClassificationTask(FinetuningTask):
     def config_fields(self) -> dict[str, Any]:
         fields = {**super().config_fields(), "problem_type": self.problem_type}
         if self.settings.class_weights is not None:
-            fields["class_weights"] = choose_weights(self.settings.class_weights, self.class_names, self._count_classes)
+            fields["class_weights"] = choose_weights(
+                self.settings.class_weights,
+                self.class_names,
+                lambda: torch.tensor(self.images.train["target"][:]).bincount(minlength=len(self.class_names)),
+            )
         return fields
 
     def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         return [[label] for label in rows["target"][:]]
-
-    def _count_classes(self) -> Tensor:
-        return torch.tensor(self.images.train["target"][:]).bincount(minlength=len(self.class_names))
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
         return {"image": self.read_image(row["image"], where), "label": row["target"]}
@@ -84,7 +85,10 @@ class ClassificationTask(FinetuningTask):
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         ax.imshow(image.numpy())
-        ax.set_title(self.class_names[int(reference)], fontsize=7)
+        ax.set_title(self._describe(reference), fontsize=7)
+
+    def _describe(self, reference: Tensor) -> str:
+        return self.class_names[int(reference)]
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         shares = prediction.softmax(dim=0)
@@ -144,10 +148,9 @@ class MultiLabelTask(ClassificationTask):
         errors = F.binary_cross_entropy(predictions, references.float(), reduction="none").mean(dim=1)
         return Evidence(errors, rank_classes(predictions, references))
 
-    def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
+    def _describe(self, reference: Tensor) -> str:
         names = [self.class_names[number] for number in reference.nonzero().flatten().tolist()]
-        ax.imshow(image.numpy())
-        ax.set_title(", ".join(names) or "no class", fontsize=7)
+        return ", ".join(names) or "no class"
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         is_predicted = prediction >= THRESHOLD
@@ -185,9 +188,8 @@ class RegressionTask(ClassificationTask):
     def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
         return Evidence((predictions - references).abs())
 
-    def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
-        ax.imshow(image.numpy())
-        ax.set_title(f"{float(reference):.4g}", fontsize=7)
+    def _describe(self, reference: Tensor) -> str:
+        return f"{float(reference):.4g}"
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         ax.barh(("prediction", "truth"), (float(prediction), float(reference)), color=("tab:blue", "tab:gray"))
@@ -195,7 +197,7 @@ class RegressionTask(ClassificationTask):
 
 
 class MultiLabelScore:
-    """Mean average precision and F1 over the classes that occur; torchmetrics' own means count the others as 0.
+    """Mean average precision and F1 over the classes that occur; the means of torchmetrics count the others as 0.
 
     Args:
         num_classes: Number of classes.
@@ -238,11 +240,11 @@ def cross_entropy_of_texts(outputs: Any, labels: Tensor, num_items_in_batch: Ten
 
 
 class ZeroShotTask(ClassificationTask):
-    """One class an image, told by a text of it; the tuned model still answers to any other texts.
+    """One class an image, described by a text; the tuned model still accepts any other texts.
 
-    The texts are those of `embed_classes` and are encoded once: the text tower learns nothing. The head is the last
-    layer of the adaptor's summary head, a projection into the space of the texts, as in CLIP-Adapter
-    (https://arxiv.org/abs/2110.04544), but in place and not beside.
+    The texts are those of `embed_classes`, encoded once: the text tower is frozen. The head is the last layer of the
+    adaptor's summary head, a projection into the space of the texts. CLIP-Adapter (https://arxiv.org/abs/2110.04544)
+    adds layers behind it; here the projection itself is trained.
 
     Raises:
         ValueError: If images have several labels, or numbers.
@@ -250,7 +252,7 @@ class ZeroShotTask(ClassificationTask):
 
     model_class = RadioForZeroShotImageClassification
     loss_function = staticmethod(cross_entropy_of_texts)
-    head_learning_rate = 1e-4  # our choice: the projection is good already
+    head_learning_rate = 1e-4  # our choice: the projection is trained already
 
     text_embeds: Tensor
     tokenizer: PreTrainedTokenizerBase

@@ -1,4 +1,4 @@
-"""Masks of class ids and depth maps: how they are read, scored and drawn."""
+"""Tasks of maps: semantic segmentation and depth estimation."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from training.finetuning.tasks.base import (
 
 logger = logging.getLogger(__name__)
 
-NUM_NAMED = 6  # our choice: as many names of classes as fit a picture
-SMALLEST_SHARE_OF_IDS = 0.5  # our choice: more classes without a pixel than with one are a mistake, such as a stray 254
+NUM_NAMED = 6  # our choice: names of classes that fit a figure
+SMALLEST_SHARE_OF_IDS = 0.5  # our choice: with fewer ids in use there is a mistake, such as a stray 254
 MAX_SHOWN_IDS = 20  # our choice
-MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent, and seconds to read
+MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent, read in seconds
 
 
 class SegmentationTask(FinetuningTask):
     """A class for each pixel; predictions and references are ids, `(batch, height, width)`.
 
     Attributes:
-        ignore_index: Id of pixels that neither train nor count: `semantic_loss_ignore_index` of the settings' `config`,
+        ignore_index: Id of pixels without a loss and a score: `semantic_loss_ignore_index` of the settings' `config`,
             else 255.
     """
 
@@ -64,8 +64,7 @@ class SegmentationTask(FinetuningTask):
                 f"`config.semantic_loss_ignore_index` must be the id of a class, got {self.ignore_index!r}."
             )
         self._require_two_classes()
-        if not self.class_names:
-            self.class_names = tuple(f"class {number}" for number in range(self._count_classes()))
+        self.class_names = self.class_names or tuple(f"class {number}" for number in range(self._count_classes()))
 
     @classmethod
     def has_linear_head(cls, config: RadioConfig) -> bool:
@@ -78,7 +77,7 @@ class SegmentationTask(FinetuningTask):
         return fields
 
     def _require_two_classes(self) -> None:
-        """Read masks until two classes have been seen; with fewer every prediction would be right."""
+        """Read masks until two classes are found; with fewer every prediction would be right."""
         found: set[int] = set()
         for _, mask in self._training_masks("two classes"):
             found |= set(mask.unique().tolist())
@@ -92,7 +91,7 @@ class SegmentationTask(FinetuningTask):
         )
 
     def _count_classes(self) -> int:
-        """Return how many classes the ids of the training masks make; refuse ids of which most are not there."""
+        """Return the number of classes of the training masks; refuse ids of which most do not occur."""
         ids: set[int] = set()
         for _, mask in self._training_masks("classes"):
             ids |= set(mask.unique().tolist())
@@ -122,14 +121,14 @@ class SegmentationTask(FinetuningTask):
         return counts
 
     def _training_masks(self, purpose: str, limit: int | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Return the masks of the training images, each with its name."""
+        """Yield the masks of the training images, each with the name of its image."""
         yield from _read_masks(self.images.train, "training image", purpose, limit)
 
     def prepare(self, model: RadioPreTrainedModel) -> None:
-        """Refuse what would stop the run in its middle, as far as the first masks of each split have it.
+        """Refuse masks that would stop the run in its middle, among the first of each split.
 
         Raises:
-            ValueError: If a mask has an id that is none of a class, or images are too small for the head's batch norm.
+            ValueError: If a mask has an id of no class, or images are too small for the head's batch norm.
         """
         if self.has_linear_head(model.config) and math.prod(self.size) <= model.config.patch_size**2:
             height, width = self.size
@@ -187,10 +186,6 @@ class SegmentationTask(FinetuningTask):
         shown = np.ma.masked_equal(reference.numpy(), self.ignore_index)
         ax.imshow(image.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1)  # else colors would mix with the classes'
         ax.imshow(shown, cmap=colors, vmin=-0.5, vmax=len(self.class_names) - 0.5, alpha=0.5, interpolation="nearest")
-        self._add_legend(ax, shown)
-
-    def _add_legend(self, ax: Axes, shown: np.ma.MaskedArray) -> None:
-        """Name the largest classes of a map, in the order of their ids."""
         ids, areas = np.unique(shown.compressed(), return_counts=True)
         largest = np.sort(ids[np.argsort(-areas)[:NUM_NAMED]])
         handles = [Patch(color=hex_color(number), label=self.class_names[number]) for number in largest.tolist()]
@@ -201,7 +196,7 @@ class SegmentationTask(FinetuningTask):
 
 
 def _read_masks(rows: Any, name: str, purpose: str, limit: int | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Return the masks of a table, or the first ones, each with the name of its image."""
+    """Yield the masks of a table, or the first ones, each with the name of its image."""
     rows = encoded(rows.select_columns(["target"]))
     for index in tqdm(range(min(len(rows), limit or len(rows))), desc=purpose, leave=False):
         picture = read_row(rows, index, name)["target"]
@@ -213,7 +208,7 @@ class DepthTask(FinetuningTask):
     """Meters for each pixel, `(batch, height, width)`; 0 marks pixels without a depth.
 
     Raises:
-        ValueError: If the first depth map of a split cannot be right: all are probably alike.
+        ValueError: If the first depth map of a split is wrong: all are probably alike.
     """
 
     model_class = RadioForDepthEstimation

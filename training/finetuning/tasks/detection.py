@@ -1,4 +1,4 @@
-"""Boxes with classes, with and without masks: how they are read, scored and drawn."""
+"""Tasks of objects: boxes with classes, with and without masks."""
 
 from __future__ import annotations
 
@@ -27,33 +27,36 @@ from training.finetuning.tasks.base import Batch, Evidence, FinetuningTask, Rank
 
 
 NO_OBJECT = -100
-"""Class of the rows that fill references up to equal length; transformers' `Trainer` fills several ranks' so."""
+"""Class of the rows that pad references to equal length; the value with which transformers' `Trainer` pads."""
 
 # torchmetrics' names: mAP over IoU 0.50 to 0.95, at 0.50, at 0.75, of sizes; mean recall with 100 detections.
 METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+MASK_METRICS = ("map", "map_50", "map_75", "mar_100")
 OBJECT_KEYS = {
     "bbox": ("bbox", "boxes", "bboxes"),
     "category": ("category", "category_id", "label", "labels"),
     "segmentation": ("segmentation", "segmentations"),
 }
-"""What a data set may call the parts of its objects; the first that exists counts."""
+"""Usual names of the parts of objects; the first that exists is taken."""
 
-LARGEST_SHARE = 1.01  # our choice: shares of an image may be rounded up, and a box of one pixel is no object
+LARGEST_SHARE = 1.01  # our choice: shares of an image may be rounded up; a box of one pixel is no object
 MATCHING_OVERLAP = 0.5  # as in the metric `map_50`
-SHOWN_SCORE = 0.3  # our choice: pictures show boxes at least this certain, or the most certain one
+SHOWN_SCORE = 0.3  # our choice: figures show boxes at least this certain, or the most certain one
+MASK_STRIDE = 4  # of RF-DETR's mask head
+ROW_SIZE = 6  # corners, class and score of an object
 
 
 class DetectionTask(FinetuningTask):
     """Boxes with classes; images without objects train too.
 
-    Predictions and references are rows of left, top, right, bottom (shares of the image), class and score:
-    `(batch, num_queries, 6)`, and of the references as many as the image with most objects has, and one more.
+    Predictions and references are rows of left, top, right, bottom (shares of the image), class and score. There are
+    predictions `(batch, num_queries, 6)`, and references for one object more than the largest number of an image.
     """
 
     model_class = RadioForObjectDetection
     best_metric = "map"
     has_thresholds = True
-    adapter_learning_rate = 1e-4  # as little as measured best on a small backbone, scaled (docs/tuning_study.md)
+    adapter_learning_rate = 1e-4  # the best on a small backbone, scaled (docs/tuning_study.md)
     full_learning_rate = 1e-5  # as DETR's backbone, appendix A.4, https://arxiv.org/abs/2005.12872
     head_learning_rate = 1e-4  # as in RF-DETR, https://arxiv.org/abs/2511.09554
     max_grad_norm = 0.1  # as in DETR, appendix A.4, https://arxiv.org/abs/2005.12872
@@ -63,11 +66,11 @@ class DetectionTask(FinetuningTask):
         super().__init__(settings, images)
         for name, table in (("training", images.train), ("validation", images.validation)):
             self._check_objects(table, name)
-        self.class_names = self.class_names or self._find_names()
+        self.class_names = self.class_names or _category_names(images.train)
         self.ids = {name: number for number, name in enumerate(self.class_names)}
 
     def _check_objects(self, rows: Any, name: str) -> None:
-        """Refuse a split without boxes, or whose boxes are all shares of the image; read up to one that is not."""
+        """Refuse a split without boxes, or all of whose boxes are shares of the image."""
         has_boxes = False
         for where, objects in _named_objects(rows, f"{name} image"):
             for part in self.parts:
@@ -83,22 +86,12 @@ class DetectionTask(FinetuningTask):
             "of the image. Multiply them by its width and height: boxes are in pixels."
         )
 
-    def _find_names(self) -> tuple[str, ...]:
-        feature = _category_feature(self.images.train.features["target"])
-        if feature is not None:
-            return tuple(feature.names)
-        return name_classes(
-            label
-            for where, objects in _named_objects(self.images.train, "training image")
-            for label in read_objects(objects, where, "category")
-        )
-
     def prepare(self, model: RadioPreTrainedModel) -> None:
-        """Refuse what would stop the run in its middle.
+        """Refuse objects that would stop the run in its middle.
 
         Raises:
-            ValueError: If an image has more objects than the model can find, a box is not finite or empty, or a label
-                is none of a class.
+            ValueError: If an image has more objects than the model has queries, a box is not finite or empty, or a
+                label is no class.
         """
         most, largest = 0, ""
         for name, rows in (("training image", self.images.train), ("validation image", self.images.validation)):
@@ -137,7 +130,7 @@ class DetectionTask(FinetuningTask):
         return box_convert(_read_boxes(objects, where), self.settings.box_format, "xyxy")
 
     def _check_boxes(self, boxes: Tensor, size: tuple[int, int] | None, where: str) -> None:
-        """Refuse boxes that are none, and where the image's height and width are known, those outside."""
+        """Refuse boxes that are not finite, empty, or outside of an image of known height and width."""
         rules = {
             "is not finite": ~boxes.isfinite().all(dim=1),
             "is empty": (boxes[:, 2:] <= boxes[:, :2]).any(dim=1),
@@ -172,7 +165,7 @@ class DetectionTask(FinetuningTask):
         return predictions, F.pad(references, (0, 0, 0, 1), value=NO_OBJECT)  # processes cannot gather empty tensors
 
     def predicted_objects(self, outputs: Any) -> list[dict[str, Tensor]]:
-        """Return `boxes`, `labels` and `scores` of each image, `(num_queries, ...)`; boxes as in rows."""
+        """Return `boxes` (as in rows), `labels` and `scores` of each image, `(num_queries, ...)`."""
         return self.processor.post_process_object_detection(outputs, threshold=-1.0)
 
     def true_objects(self, label: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -185,7 +178,12 @@ class DetectionTask(FinetuningTask):
 
     def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
         images = [match_objects(*image, len(self.class_names)) for image in zip(predictions, references, strict=True)]
-        return join([Evidence(_missing_f1(image)[None], image) for image in images])
+        errors = []
+        for image in images:  # 1 minus the F1 of the shown boxes; 0 with nothing to find and nothing found
+            is_shown = image.scores >= SHOWN_SCORE
+            total = is_shown.sum() + image.num_truths.sum()
+            errors.append(1 - 2 * (image.hits & is_shown).sum() / total if total else torch.tensor(0.0))
+        return join([Evidence(error[None], image) for error, image in zip(errors, images, strict=True)])
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         self._draw_objects(ax, image, reference[reference[:, 4] != NO_OBJECT])
@@ -199,21 +197,17 @@ class DetectionTask(FinetuningTask):
 
     def _draw_objects(self, ax: Axes, image: Tensor, rows: Tensor) -> None:
         ax.imshow(image.numpy())
-        for row in rows[:, :6].tolist():
-            self._draw_box(ax, row, image.shape[1], image.shape[0])
-
-    def _draw_box(self, ax: Axes, row: list[float], width: int, height: int) -> None:
-        left, top, right, bottom, number, score = row
-        corner = (left * width, top * height)
-        color = f"C{int(number) % 10}"
-        box = Rectangle(corner, (right - left) * width, (bottom - top) * height, fill=False, color=color, linewidth=1.2)
-        ax.add_patch(box)
-        name = self.class_names[int(number)] + (f" {score:.2f}" if score < 1 else "")
-        ax.text(*corner, name, fontsize=5, color="white", backgroundcolor=color, va="top")
+        height, width = image.shape[:2]
+        for left, top, right, bottom, number, score in rows[:, :6].tolist():
+            corner, color = (left * width, top * height), f"C{int(number) % 10}"
+            sides = ((right - left) * width, (bottom - top) * height)
+            ax.add_patch(Rectangle(corner, *sides, fill=False, color=color, linewidth=1.2))
+            name = self.class_names[int(number)] + (f" {score:.2f}" if score < 1 else "")
+            ax.text(*corner, name, fontsize=5, color="white", backgroundcolor=color, va="top")
 
 
 class DetectionScore:
-    """COCO's mean average precision; areas (small, medium, large) are those of the images as the model sees them."""
+    """COCO's mean average precision; areas (small, medium, large) are those of the model's input images."""
 
     def __init__(self, size: tuple[int, int]):
         from torchmetrics.detection import MeanAveragePrecision
@@ -223,7 +217,7 @@ class DetectionScore:
         self.scale = torch.tensor([width, height, width, height])
 
     def update(self, predictions: Tensor, references: Tensor) -> None:
-        """Add a batch of rows, as `DetectionTask` lays them out."""
+        """Add a batch of rows in the layout of `DetectionTask`."""
         self.metric.update([self._unpack(rows) for rows in predictions], [self._unpack(rows) for rows in references])
 
     def _unpack(self, rows: Tensor) -> dict[str, Tensor]:
@@ -232,7 +226,7 @@ class DetectionScore:
 
     def compute(self) -> dict[str, Tensor]:
         """Return those of `METRICS` that are defined: sizes that do not occur are left out."""
-        return take_metrics(self.metric.compute(), METRICS)
+        return _take_metrics(self.metric.compute(), METRICS)
 
     def reset(self) -> None:
         """Reset the metric."""
@@ -240,12 +234,12 @@ class DetectionScore:
 
 
 def match_objects(predictions: Tensor, references: Tensor, num_classes: int) -> Ranking:
-    """Return which boxes of an image are right: the most certain ones first take the object that they overlap most.
+    """Return whether each box of an image is right, as COCO's metric does at an intersection over union of 0.5.
 
-    As COCO's metric does at an intersection over union of 0.5.
+    The most certain boxes are first to take the object that they overlap most.
 
     Args:
-        predictions: Rows of one image, as `DetectionTask` lays them out.
+        predictions: Rows of one image in the layout of `DetectionTask`.
         references: Rows of its objects.
         num_classes: Number of classes.
     """
@@ -263,20 +257,13 @@ def match_objects(predictions: Tensor, references: Tensor, num_classes: int) -> 
     return Ranking(found[:, 4].long(), found[:, 5], hits, num_truths)
 
 
-def _missing_f1(image: Ranking) -> Tensor:
-    """Return 1 minus the F1 of the boxes that pictures show; 0 where there is nothing to find and nothing found."""
-    is_shown = image.scores >= SHOWN_SCORE
-    total = is_shown.sum() + image.num_truths.sum()
-    return torch.tensor(0.0) if total == 0 else 1 - 2 * (image.hits & is_shown).sum() / total
-
-
-def take_metrics(result: Mapping[str, Tensor], names: Sequence[str], prefix: str = "") -> dict[str, Tensor]:
-    """Return some of torchmetrics' numbers, without their prefix; -1 stands for what does not occur."""
+def _take_metrics(result: Mapping[str, Tensor], names: Sequence[str], prefix: str = "") -> dict[str, Tensor]:
+    """Return some metrics of torchmetrics without their prefix and those of -1, of sizes that do not occur."""
     return {name: result[prefix + name] for name in names if result[prefix + name] >= 0}
 
 
 def _named_objects(rows: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Return the objects of each row, with its number and its file, if it has one, for messages."""
+    """Yield the objects of each row, with its number and its file, if any, for messages."""
     paths = image_paths(rows, "image") if "image" in rows.column_names else [None] * len(rows)
     for index, (path, objects) in enumerate(zip(paths, rows["target"], strict=True)):
         yield f"{name} {index}" + (f" ({path})" if path else ""), objects
@@ -286,12 +273,12 @@ def read_objects(objects: Any, where: str, part: str) -> Sequence[Any]:
     """Return one part of all objects of an image.
 
     Args:
-        objects: Lists by key, or as data sets of the Hub have it too, a list of objects; None for no objects.
-        where: Names the image in messages.
+        objects: Lists by key, or, as in some data sets of the Hub, a list of objects; None for no objects.
+        where: Name of the image in messages.
         part: A key of `OBJECT_KEYS`.
 
     Raises:
-        ValueError: If the objects are something else, or have nothing of that name.
+        ValueError: If the objects are something else, or lack the part.
     """
     if objects is not None and not isinstance(objects, (Mapping, list)):
         raise ValueError(
@@ -318,29 +305,28 @@ def _read_boxes(objects: Any, where: str) -> Tensor:
         raise ValueError(f"The boxes of {where} must be four numbers each, got {boxes!r:.100}.") from error
 
 
-def _category_feature(feature: Any) -> Any:
-    """Return the `ClassLabel` of a feature of objects, or None if their categories are numbers or names only."""
+def _category_names(rows: Any) -> tuple[str, ...]:
+    """Return the names of the classes: those of a `ClassLabel` of the column of objects, else those that occur."""
     from datasets import ClassLabel, List
 
+    feature = rows.features["target"]
     while isinstance(feature, List):
         feature = feature.feature
     category = next((feature[key] for key in OBJECT_KEYS["category"] if key in feature), None)
     while isinstance(category, List):
         category = category.feature
-    return category if isinstance(category, ClassLabel) else None
+    if isinstance(category, ClassLabel):
+        return tuple(category.names)
+    objects = _named_objects(rows, "training image")
+    return name_classes(label for where, each in objects for label in read_objects(each, where, "category"))
 
 
 def _rows(objects: Mapping[str, Tensor]) -> Tensor:
-    """Return corners, class and score of each object, and its mask where there are some, `(num_objects, row_size)`."""
+    """Return corners, class and score of each object, and its mask if any, `(num_objects, row_size)`."""
     parts = [objects["boxes"], objects["labels"][:, None], objects["scores"][:, None]]
     if "masks" in objects:
         parts.append(objects["masks"].flatten(1))
     return torch.cat([part.float() for part in parts], dim=1)
-
-
-MASK_STRIDE = 4  # of RF-DETR's mask head
-MASK_METRICS = ("map", "map_50", "map_75", "mar_100")
-ROW_SIZE = 6  # of a detection: corners, class and score
 
 
 class InstanceSegmentationTask(DetectionTask):
@@ -381,7 +367,8 @@ class InstanceSegmentationTask(DetectionTask):
         return [{**image, "boxes": image["boxes"] / sides} for image in found]
 
     def true_objects(self, label: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {**super().true_objects(label), "masks": _shrink(label["masks"], self.mask_size)}
+        masks = F.interpolate(label["masks"][None].float(), self.mask_size, mode="area")[0]
+        return {**super().true_objects(label), "masks": masks >= 0.5}  # at least half of a pixel is in the mask
 
     def build_score(self) -> Score:
         return InstanceSegmentationScore(self.size, self.mask_size)
@@ -400,7 +387,7 @@ class InstanceSegmentationTask(DetectionTask):
 
 
 class InstanceSegmentationScore(DetectionScore):
-    """COCO's mean average precision of boxes and of masks, masks at the size at which they are predicted.
+    """COCO's mean average precision of boxes and masks, at the size of predicted masks.
 
     As in COCO an object is small, medium or large by the area of its mask.
     """
@@ -417,10 +404,10 @@ class InstanceSegmentationScore(DetectionScore):
         return {**super()._unpack(rows), "masks": masks, "area": masks.sum(dim=(1, 2)) * MASK_STRIDE**2}
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the metrics of `DetectionScore` for boxes, and some for masks, whose names begin with `mask_`."""
+        """Return the metrics of `DetectionScore` for boxes, and those of masks with the prefix `mask_`."""
         result = self.metric.compute()
-        masks = take_metrics(result, MASK_METRICS, "segm_")
-        return {**take_metrics(result, METRICS, "bbox_"), **{f"mask_{name}": value for name, value in masks.items()}}
+        masks = _take_metrics(result, MASK_METRICS, "segm_")
+        return {**_take_metrics(result, METRICS, "bbox_"), **{f"mask_{name}": value for name, value in masks.items()}}
 
 
 def decode_mask(segmentation: Any, size: Sequence[int], where: str) -> np.ndarray:
@@ -430,13 +417,13 @@ def decode_mask(segmentation: Any, size: Sequence[int], where: str) -> np.ndarra
         segmentation: Polygons, lists of x, y, x, y, ... in pixels; or run lengths, `counts` and `size`; or JSON of
             either.
         size: Height and width of the image.
-        where: Names the image in messages.
+        where: Name of the image in messages.
 
     Returns:
         0 and 1, `(height, width)`, uint8.
 
     Raises:
-        ValueError: If the outline is none of these, or that of an image of another size, or its runs do not fill it.
+        ValueError: If the outline is none of these, or of an image of another size, or its runs do not fill the image.
     """
     try:
         outline: Any = json.loads(segmentation) if isinstance(segmentation, str) else segmentation
@@ -460,7 +447,7 @@ def _fill_polygons(polygons: list[Any], size: Sequence[int]) -> np.ndarray:
     height, width = size
     if any(len(polygon) % 2 for polygon in polygons):
         raise ValueError("a point has no y")
-    polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # two points would be taken for a box
+    polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # pycocotools would take two points for a box
     if not np.abs(np.concatenate(polygons)).max() <= 2 * max(size):  # pycocotools hangs on NaN
         raise ValueError("a point lies far outside of the image")
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
@@ -469,8 +456,3 @@ def _fill_polygons(polygons: list[Any], size: Sequence[int]) -> np.ndarray:
 def unpack_masks(rows: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the masks of rows as in `InstanceSegmentationTask`, `(num_rows, height, width)`, boolean."""
     return rows[:, ROW_SIZE:].unflatten(1, size).bool()
-
-
-def _shrink(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return masks `(num_masks, height, width)` at another size: a pixel is in where at least half of its area is."""
-    return F.interpolate(masks[None].float(), size, mode="area")[0] >= 0.5

@@ -1,11 +1,24 @@
-"""Images of any mode are read, and examples joined."""
+"""Images of any mode, evidence that joins, and examples whose augmentation repeats itself."""
+
+from itertools import islice
 
 import pytest
 import torch
-from tiny_tuning import build_task, picture
+from datasets import ClassLabel, Dataset, load_from_disk
+from tiny_tuning import build_task, load, picture, save_labels, save_shards
 from torchvision import tv_tensors
 
-from training.finetuning.tasks.base import require_same_size
+from training.data.labeled.tables import read_row
+from training.finetuning.tasks.base import (
+    Evidence,
+    Examples,
+    Ranking,
+    StreamedExamples,
+    build_examples,
+    count_confusion,
+    join,
+    rank_classes,
+)
 from training.finetuning.tasks.classification import ClassificationTask
 
 
@@ -14,30 +27,101 @@ def task():
     return build_task(ClassificationTask, "image-classification")
 
 
-def test_images_of_any_mode_become_rgb(task):
-    for mode in ("L", "RGBA", "P", "I;16"):
-        image = task.read_image(picture().convert("L").convert(mode), "image 0")
-        assert isinstance(image, tv_tensors.Image)
-        assert (image.shape, image.dtype) == ((3, 36, 48), torch.uint8)
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_images_of_any_mode_become_rgb(task, mode):
+    image = task.read_image(picture().convert("L").convert(mode), "image 0")
+    assert isinstance(image, tv_tensors.Image)
+    assert (image.shape, image.dtype) == ((3, 36, 48), torch.uint8)
 
 
-def test_what_is_no_image_is_named(task):
-    with pytest.raises(ValueError, match="The image of image 7 cannot be read: "):
+def test_images_that_cannot_be_read_are_named(task, class_folders):
+    with pytest.raises(ValueError, match="image 7"):
         task.read_image("nothing.png", "image 7")
+    path = class_folders / "cat" / "1.png"
+    path.write_bytes(path.read_bytes()[:2000])
+    rows = load(class_folders, "image-classification", validation_share=0.2)
+    rows = [(table, number) for table in (rows.train, rows.validation) for number in range(len(table))]
+    with pytest.raises(ValueError, match=rf"image \d \({path}\)"):
+        [read_row(table, number, "image") for table, number in rows]
 
 
-def test_examples_are_joined(task):
-    examples = [
-        {"pixel_values": torch.full((3, 2, 2), float(number)), "labels": torch.tensor(number)} for number in (1, 2)
-    ]
-    batch = task.collate(examples)
-    assert batch["pixel_values"].shape == (2, 3, 2, 2)
-    assert batch["labels"].tolist() == [1, 2]
+def test_joined_batches_equal_one_batch():
+    scores, truths = torch.rand(5, 3), torch.tensor([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    errors, confusion = torch.rand(5), torch.ones(3, 3, dtype=torch.long)
+
+    def of(rows):
+        return Evidence(errors[rows], rank_classes(scores[rows], truths[rows]), confusion)
+
+    whole, parts = of(slice(0, 5)), join([of(slice(0, 2)), of(slice(2, 5))])
+    assert torch.equal(parts.errors, whole.errors)
+    for name in ("classes", "scores", "hits", "num_truths"):
+        assert torch.equal(getattr(parts.ranking, name), getattr(whole.ranking, name))
+    assert torch.equal(parts.confusion, 2 * confusion)
+    assert list(whole.ranking.occurring()) == [0, 1, 2]
 
 
-def test_maps_are_as_large_as_their_images():
-    require_same_size(torch.zeros(3, 4, 6), torch.zeros(4, 6), "image 7", "mask")
-    with pytest.raises(
-        ValueError, match=r"The mask of image 7 has 6 x 4 pixels but its image 4 x 6 \(height x width\)"
-    ):
-        require_same_size(torch.zeros(3, 4, 6), torch.zeros(6, 4), "image 7", "mask")
+def test_rankings_and_confusions_by_hand():
+    hits = torch.tensor([True, True, True, False])
+    ranking = Ranking(torch.tensor([1, 0, 1, 1]), torch.tensor([0.2, 0.9, 0.7, 0.5]), hits, torch.tensor([1, 2]))
+    scores, hits = ranking.of_class(1)
+    torch.testing.assert_close(scores, torch.tensor([0.7, 0.5, 0.2], dtype=torch.double))
+    assert hits.tolist() == [1, 1, 2]
+    ranking = rank_classes(torch.tensor([[0.1, 0.6, 0.3]]), torch.tensor([[1, 0, 0]]), most=2)
+    assert (ranking.classes.tolist(), ranking.hits.tolist()) == ([1, 2], [False, False])
+    assert ranking.num_truths.tolist() == [1, 0, 0]  # which is missed
+    found = count_confusion(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 0], [1, 2]]), 3)
+    assert found.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
+
+
+class RandomShift(torch.nn.Module):
+    def forward(self, sample):
+        return {**sample, "image": tv_tensors.Image(sample["image"] / 255 + torch.rand(1))}
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_alone(task):
+    rows = Dataset.from_list([{"image": picture(), "target": 1}] * 3)
+
+    def draw(index, seed=0, epoch=0):
+        examples = Examples(rows, task, RandomShift(), seed, "image")
+        examples.epoch = epoch
+        return examples[index]["pixel_values"].sum().item()
+
+    before = torch.get_rng_state()
+    assert draw(0) == draw(0)
+    assert len({draw(0), draw(1), draw(0, seed=1), draw(0, epoch=1)}) == 4
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_augmentation_of_a_stream_repeats_itself(task, tmp_path):
+    options = {"streaming": True, "steps": 2, "evaluate_every": 2, "classes": ("even", "odd")}
+    images = load(save_shards(tmp_path / "shards"), "image-classification", **options)
+
+    def draw(seed=0, count=12):
+        examples = StreamedExamples(images.stream, task, RandomShift(), seed, "image")
+        return [(example["pixel_values"].sum().item(), int(example["labels"])) for example in islice(examples, count)]
+
+    assert draw() == draw()
+    assert draw(seed=1) != draw()
+    assert [label for _, label in draw(seed=1)] == [label for _, label in draw()], "the order is the stream's"
+    shifts = {round(pixels, 3) for pixels, _ in draw(count=24)}
+    assert len(shifts) == 24, "an image is shifted differently in its second pass"
+
+
+def test_a_sampler_draws_anew_each_epoch(tmp_path):
+    rows = load_from_disk(save_labels(tmp_path / "rows", ClassLabel(names=["cat", "dog"]), [0] * 8 + [1] * 2))
+    rows = rows.rename_column("label", "target")
+    plain, sampled = (
+        build_examples(
+            build_task(ClassificationTask, "image-classification", ("cat", "dog"), rows, **options), is_training=True
+        )
+        for options in ({}, {"sampler": "balanced"})
+    )
+    assert [plain.row_of(index) for index in range(10)] == list(range(10))
+    assert len(sampled) == 10
+    first = [sampled.row_of(index) for index in range(10)]
+    assert 4 <= sum(row >= 8 for row in first) <= 6
+    assert [int(sampled[index]["labels"]) for index in range(10)] == [int(row >= 8) for row in first]
+    sampled.epoch = 1
+    assert [sampled.row_of(index) for index in range(10)] != first
+    sampled.epoch = 0
+    assert [sampled.row_of(index) for index in range(10)] == first

@@ -1,16 +1,20 @@
-"""Boxes in all the ways that data sets state them, what is refused, and scores that are known."""
+"""Boxes and outlines in all the ways that data sets state them, wrong ones, and scores that are known."""
 
+import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from matplotlib.figure import Figure
 from tiny_tuning import build_task, picture, tuning_settings
-from tuning_fixtures import save_picture
+from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_picture, run_lengths, save_picture
 
-from training.finetuning.data import LabeledImages
-from training.finetuning.tasks.detection import NO_OBJECT, DetectionTask
+from training.finetuning.data import LabeledImages, build_transform
+from training.finetuning.tasks.base import build_example
+from training.finetuning.tasks.detection import NO_OBJECT, DetectionTask, InstanceSegmentationTask, decode_mask
 
 
 OBJECTS = {"bbox": [[4, 6, 20, 12], [0, 0, 48, 36]], "category": [2, 0]}
@@ -51,17 +55,16 @@ def test_objects_as_lists_of_objects(detection):
         assert (sample["boxes"].shape, sample["labels"].shape) == ((0, 4), (0,))
 
 
-@pytest.mark.parametrize("box_key", ["bbox", "boxes"])
-@pytest.mark.parametrize("class_key", ["category", "category_id", "label", "labels"])
-def test_spellings(box_key, class_key):
+@pytest.mark.parametrize(
+    ("box_key", "class_key"),
+    [("bbox", "category"), ("boxes", "category_id"), ("bboxes", "label"), ("bbox", "labels")],
+)
+def test_spellings_of_keys_and_classes(box_key, class_key):
     objects = {box_key: [[4, 6, 20, 12]], class_key: [1]}
     task = build(objects, names=())
     assert task.class_names == ("class 0", "class 1")
     assert read(task, objects)["labels"].tolist() == [1]
-
-
-def test_names_of_classes():
-    objects = {"bbox": [[4, 6, 20, 12]] * 3, "label": ["dog", "cat", "dog"]}
+    objects = {box_key: [[4, 6, 20, 12]] * 3, class_key: ["dog", "cat", "dog"]}
     task = build(objects, names=())
     assert task.class_names == ("cat", "dog")
     assert read(task, objects)["labels"].tolist() == [1, 0, 1]
@@ -79,94 +82,66 @@ def test_names_in_the_type_of_the_column(as_list):
 
 
 @pytest.mark.parametrize(
-    ("objects", "message"),
+    ("objects", "problem"),
     [
-        ({"bbox": [[0, 0, 4, 4]], "category": [3]}, r"label 3 of image 7 is none of the 3 classes \(a, b, c\)"),
-        ({"bbox": [[0, 0, 4, 4]], "category": ["d"]}, "label 'd' of image 7 is none of the 3 classes"),
-        ({"bbox": [[0, 0, 4, 4]], "category": [None]}, "label None of image 7 is none of the 3 classes"),
-        ({"bbox": [[0, 0, 4, 4]], "category": [0, 1]}, "objects of image 7 have 1 boxes but 2 classes"),
-        ({"bbox": [[50, 0, 4, 4]], "category": [0]}, "A box of image 7 lies outside its 36 x 48 pixels.*`box_format`"),
-        ({"bbox": [[-9, 0, 4, 4]], "category": [0]}, "A box of image 7 lies outside its 36 x 48 pixels"),
-        ({"bbox": [[9, 9, -4, 4]], "category": [0]}, r"A box of image 7 is empty: .* \[9.0, 9.0, 5.0, 13.0\].*xywh"),
-        ({"bbox": [[9, 9, 4, 0]], "category": [0]}, "A box of image 7 is empty"),
-        ({"bbox": [[9, 9, math.nan, 4]], "category": [0]}, "A box of image 7 is not finite"),
-        ({"bbox": [[9, 9, math.inf, 4]], "category": [0]}, "A box of image 7 is not finite"),
-        ({"bbox": [[9, 9, 4]] * 4, "category": [0] * 4}, "boxes of image 7 must be four numbers each, got "),
-        ({"bbox": [{"xmin": 9}], "category": [0]}, "boxes of image 7 must be four numbers each, got "),
-        ({"bbox": [[9, 9, 4, 4]], "kind": [0]}, r"no category \(category, .*labels\); they have bbox, kind"),
-        ([{"rectangle": [9, 9, 4, 4], "label": 0}], r"no bbox \(bbox, boxes, bboxes\); they have rectangle, label"),
-        (5, r"objects of image 7 must be lists by key or a list of objects, got 5\. See `target_column`\."),
-        ('[{"bbox": ', "objects of image 7 must be lists by key or a list of objects, got '"),
+        ({"bbox": [[0, 0, 4, 4]], "category": [3]}, "label 3"),
+        ({"bbox": [[0, 0, 4, 4]], "category": ["d"]}, "label 'd'"),
+        ({"bbox": [[0, 0, 4, 4]], "category": [0, 1]}, "1 boxes but 2 classes"),
+        ({"bbox": [[50, 0, 4, 4]], "category": [0]}, "outside .*`box_format`"),
+        ({"bbox": [[9, 9, -4, 4]], "category": [0]}, "empty"),
+        ({"bbox": [[9, 9, math.nan, 4]], "category": [0]}, "not finite"),
+        ({"bbox": [[9, 9, 4]] * 4, "category": [0] * 4}, "four numbers"),
+        ({"bbox": [[9, 9, 4, 4]], "kind": [0]}, "category"),
+        ([{"rectangle": [9, 9, 4, 4], "label": 0}], "bbox"),
+        (5, "`target_column`"),
     ],
 )
-def test_wrong_objects(detection, objects, message):
-    with pytest.raises(ValueError, match=message):
+def test_wrong_objects_are_refused(detection, objects, problem):
+    with pytest.raises(ValueError, match=problem) as error:
         read(detection, objects)
-
-
-def test_width_and_height_taken_for_corners():
-    with pytest.raises(ValueError, match=r"is empty: .* \[30.0, 20.0, 10.0, 12.0\].* pixels, xyxy; see `box_format`"):
-        read(build(box_format="xyxy"), {"bbox": [[30, 20, 10, 12]], "category": [0]})
+    assert "image 7" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("objects", "message"),
+    ("objects", "problem"),
     [
-        ({"bbox": [[0.4, 0.4, 0.1, 0.1], [0, 0, 1, 1.0001]], "category": [0, 1]}, "'data' .* seem to be shares of the"),
-        ({"bbox": [], "category": []}, "'data' has no boxes in its training images"),
-        ({"bbox": [], "kind": []}, "objects of training image 0 have no category"),
+        ({"bbox": [[0.4, 0.4, 0.1, 0.1], [0, 0, 1, 1.0001]], "category": [0, 1]}, "shares"),
+        ({"bbox": [], "category": []}, "training images"),
+        ({"bbox": [], "kind": []}, "training image 0 .*category"),
     ],
 )
-def test_sources_that_train_on_nothing(objects, message):
-    with pytest.raises(ValueError, match=message):
+def test_sources_without_boxes_are_refused(objects, problem):
+    with pytest.raises(ValueError, match=problem):
         build(objects)
-
-
-def test_validation_needs_boxes_too():
     train, validation = (Dataset.from_dict({"target": [row]}) for row in (OBJECTS, {"bbox": [], "category": []}))
-    with pytest.raises(ValueError, match="'data' has no boxes in its validation images"):
+    with pytest.raises(ValueError, match="validation images"):
         DetectionTask(tuning_settings("object-detection"), LabeledImages(train, validation, ("a",), ""))
 
 
-def model_of(num_queries):
-    return SimpleNamespace(config=SimpleNamespace(detection_num_queries=num_queries))
+def test_objects_that_would_stop_a_run_are_refused_before_it(detection, tmp_path):
+    def prepare(task, num_queries):
+        task.prepare(SimpleNamespace(config=SimpleNamespace(detection_num_queries=num_queries)))
 
-
-def test_more_objects_than_queries_are_refused_before_the_run(detection):
-    detection.prepare(model_of(2))
-    with pytest.raises(
-        ValueError, match=r"No more than 1 objects, .* training image 0 has 2, .*`config\.detection_num_queries=2`"
-    ):
-        detection.prepare(model_of(1))
-
-
-def test_classes_that_are_none_are_refused_before_the_run():
-    task = build({"bbox": [[4, 6, 20, 12]], "category": [7]})
-    with pytest.raises(ValueError, match="The label 7 of training image 0 is none of the"):
-        task.prepare(model_of(2))
-
-
-def test_boxes_that_are_none_are_refused_before_the_run_with_their_file(tmp_path):
+    prepare(detection, 2)
+    with pytest.raises(ValueError, match=r"training image 0 has 2, .*`config.detection_num_queries=2`"):
+        prepare(detection, 1)
+    with pytest.raises(ValueError, match="label 7 of training image 0"):
+        prepare(build({"bbox": [[4, 6, 20, 12]], "category": [7]}), 2)
     save_picture(tmp_path / "a.png", 0)
     columns = {"image": [str(tmp_path / "a.png")], "target": [{"bbox": [[9, 9, 4, 0]], "category": [0]}]}
-    task = build_task(
-        DetectionTask, "object-detection", ("a",), Dataset.from_dict(columns).cast_column("image", Image())
-    )
-    for check in (lambda: task.prepare(model_of(9)), lambda: task.read(task.images.train[0], "training image 0")):
-        with pytest.raises(ValueError, match=r"A box of training image 0 \(.*a\.png\) is empty"):
+    rows = Dataset.from_dict(columns).cast_column("image", Image())
+    task = build_task(DetectionTask, "object-detection", ("a",), rows)
+    for check in (lambda: prepare(task, 9), lambda: task.read(task.images.train[0], "training image 0")):
+        with pytest.raises(ValueError, match=r"training image 0 \(.*a\.png\) is empty"):
             check()
-
-
-def detection_outputs(boxes, logits):
-    return SimpleNamespace(pred_boxes=torch.tensor([boxes]), logits=torch.tensor([logits]))
 
 
 def test_average_precision_by_hand(detection):
     truth = {"class_labels": torch.tensor([1, 0]), "boxes": torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.8, 0.5, 0.2, 0.4]])}
     # The first query is right; the second has the right box of the second object but another class.
-    outputs = detection_outputs(
-        [[0.25, 0.5, 0.5, 1.0], [0.8, 0.5, 0.2, 0.4], [0.1, 0.1, 0.1, 0.1]],
-        [[-9.0, 5.0, -9.0], [-9.0, -9.0, 4.0], [-9.0, -9.0, -9.0]],
+    outputs = SimpleNamespace(
+        pred_boxes=torch.tensor([[[0.25, 0.5, 0.5, 1.0], [0.8, 0.5, 0.2, 0.4], [0.1, 0.1, 0.1, 0.1]]]),
+        logits=torch.tensor([[[-9.0, 5.0, -9.0], [-9.0, -9.0, 4.0], [-9.0, -9.0, -9.0]]]),
     )
     predictions, references = detection.compare(outputs, {"labels": [truth]})
     assert predictions.shape == references.shape == (1, 3, 6)
@@ -189,3 +164,182 @@ def test_references_have_the_rows_of_the_fullest_image(detection):
     assert predictions.shape == (2, 9, 6)
     assert references.shape == (2, 4, 6)
     assert references[..., 4].tolist() == [[0] + [NO_OBJECT] * 3, [0, 1, 2, NO_OBJECT]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "drawn"), [((0.9, 0.1, 0.4), (0.9, 0.4)), ((0.2, 0.1, 0.1), (0.2,)), ((0.1, 0.1, 0.05), (0.1, 0.1))]
+)
+def test_of_uncertain_boxes_the_most_certain_is_drawn(detection, scores, drawn):
+    ax = Figure().add_subplot()
+    boxes = torch.tensor([[0.1, 0.1, 0.5, 0.5, 0.0, score] for score in scores])
+    detection.draw_prediction(ax, torch.zeros(32, 48, 3), boxes, boxes)
+    texts = [text.get_text() for text in ax.texts]
+    assert [float(text.split()[-1]) for text in texts if "above" not in text] == list(drawn)
+    assert any("nothing above 0.3" in text for text in texts) == (max(scores) <= 0.3)
+
+
+TRIANGLE = [[4, 6, 24, 6, 4, 18]]
+OUTLINED = {
+    "bbox": [[4, 6, 20, 12], [12, 10, 18, 8]],
+    "category": [1, 0],
+    "segmentation": [json.dumps(TRIANGLE), json.dumps([[12, 10, 30, 10, 30, 18, 12, 18]])],
+}
+
+
+def build_instances(objects=OUTLINED):
+    table = Dataset.from_list([{"target": objects}])
+    return build_task(InstanceSegmentationTask, "instance-segmentation", ("a", "b"), table)
+
+
+@pytest.fixture
+def instances():
+    return build_instances()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [[12, 10, 30, 10, 30, 18, 12, 18]],
+        [[12, 10, 20, 10, 20, 18, 12, 18], [1, 1, 2, 2], [20, 10, 30, 10, 30, 18, 20, 18]],  # two parts, and a line
+        run_lengths(RECTANGLE, compressed=True),
+        run_lengths(RECTANGLE, compressed=False),
+    ],
+)
+def test_outlines(outline, as_json):
+    mask = decode_mask(json.dumps(outline) if as_json else outline, (HEIGHT, WIDTH), "image 7")
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, RECTANGLE)
+
+
+RUNS = {"size": [HEIGHT, WIDTH]}
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [],
+        [[1, 1, 5, 5]],
+        [1, 1, 5, 1, 5, 5],
+        [[1, 1, 5, 1, 5, math.nan]],
+        [[1, 1, 5, 1, 5, 5, 9]],
+        None,
+        "[" * 100_000,
+        RUNS,
+        *({**RUNS, "counts": counts} for counts in ([5], [], [5, -3, HEIGHT * WIDTH - 2], [HEIGHT * WIDTH, 1])),
+        *({**RUNS, "counts": counts} for counts in ("5", "P", "~ !")),
+    ],
+)
+def test_wrong_outlines_are_refused(outline):
+    with pytest.raises(ValueError, match="outline of image 7"):
+        decode_mask(outline, (HEIGHT, WIDTH), "image 7")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_run_lengths_of_any_mask(seed):
+    draw = np.random.default_rng(seed)
+    mask = (draw.random((HEIGHT, WIDTH)) < draw.random()).astype(np.uint8)
+    mask[:, : draw.integers(0, WIDTH)] = draw.integers(0, 2)  # long runs, whose numbers take several characters
+    for compressed in (False, True):
+        decoded = decode_mask(run_lengths(mask, compressed=compressed), (HEIGHT, WIDTH), "image 7")
+        assert decoded.dtype == np.uint8
+        assert np.array_equal(decoded, mask)
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        run_lengths(RECTANGLE.T, compressed=False),
+        run_lengths(RECTANGLE.T, compressed=True),
+        {"size": [10**9, 10**9], "counts": [10**18]},  # without memory for its pixels
+    ],
+)
+def test_outlines_of_another_size_are_refused(outline):
+    height, width = outline["size"]
+    with pytest.raises(ValueError, match=f"image 7 has {height} x {width} pixels but its image 36 x 48"):
+        decode_mask(outline, (HEIGHT, WIDTH), "image 7")
+
+
+def test_masks_are_read(instances):
+    sample = instances.read({"image": rectangle_picture(), "target": OUTLINED}, "image 0")
+    assert sample["masks"].shape == (2, HEIGHT, WIDTH)
+    assert sample["masks"][0].sum() == pytest.approx(20 * 12 / 2, rel=0.1)
+    assert np.array_equal(sample["masks"][1], RECTANGLE)
+    labels = instances.labels(sample)
+    assert type(labels["masks"]) is torch.Tensor
+    nothing = instances.read({"image": rectangle_picture(), "target": {key: [] for key in OUTLINED}}, "image 0")
+    assert nothing["masks"].shape == (0, HEIGHT, WIDTH)
+
+
+def test_missing_outlines_are_refused(instances):
+    objects = {**OUTLINED, "segmentation": OUTLINED["segmentation"][:1]}
+    with pytest.raises(ValueError, match="image 7 have 2 boxes but 1 outlines"):
+        instances.read({"image": rectangle_picture(), "target": objects}, "image 7")
+    with pytest.raises(ValueError, match="training image 0 have no segmentation"):
+        build_instances({key: OUTLINED[key] for key in ("bbox", "category")})
+
+
+@pytest.mark.parametrize("outline", [TRIANGLE, run_lengths(RECTANGLE, compressed=True)])
+def test_outlines_in_a_table(outline):
+    task = build_instances([{"bbox": [4, 6, 20, 12], "label": 1, "segmentation": outline}] * 2)
+    masks = task.read({"image": rectangle_picture(), "target": task.images.train["target"][0]}, "image 0")["masks"]
+    assert np.array_equal(masks[1], decode_mask(outline, (HEIGHT, WIDTH), ""))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_and_boxes_follow_the_image(seed, instances):
+    chosen = tuning_settings("instance-segmentation", color_jitter=0.0)
+    transform = build_transform(chosen, (HEIGHT, WIDTH), is_training=True)
+    row = {"image": rectangle_picture(), "target": OUTLINED}
+    example = build_example(instances, transform, row, "image 0", (seed, 0, 0))
+    labels = example["labels"]
+    assert len(labels["boxes"]) == len(labels["masks"]) == len(labels["class_labels"])
+    for box, mask, number in zip(labels["boxes"], labels["masks"], labels["class_labels"], strict=True):
+        rows, cols = torch.nonzero(mask, as_tuple=True)
+        seen = torch.stack([cols.min(), rows.min(), cols.max() + 1, rows.max() + 1])
+        center, sides = box[:2], box[2:]
+        found = torch.cat([center - sides / 2, center + sides / 2]) * torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])
+        assert (found - seen).abs().max() <= 2.5  # a crop of a third is enlarged, and with it half a pixel
+        if number == 0:
+            red = example["pixel_values"][0] > 0.5
+            assert (red != mask.bool()).float().mean() < 0.06
+
+
+def test_an_object_that_is_cropped_away_takes_its_mask_along(instances):
+    sample = instances.read({"image": rectangle_picture(), "target": OUTLINED}, "image 0")
+    sample["masks"][0] = 0  # as where a crop has left the box without a pixel
+    chosen = tuning_settings("instance-segmentation", color_jitter=0.0, flip_probability=0.0)
+    transform = build_transform(chosen, (HEIGHT, WIDTH), is_training=True)
+    torch.manual_seed(0)
+    out = transform(sample)
+    assert out["labels"].tolist() == [0]
+    assert out["masks"].shape == (1, HEIGHT, WIDTH)
+
+
+def test_average_precision_of_masks_by_hand(instances):
+    masks = torch.zeros(2, 32, 48)
+    masks[0, :, :24], masks[1, 8:16, 24:40] = 1, 1
+    boxes = torch.tensor([[0.25, 0.5, 0.5, 1.0], [32 / 48, 12 / 32, 16 / 48, 8 / 32]])
+    truth = {"class_labels": torch.tensor([1, 0]), "boxes": boxes, "masks": masks}
+    # All boxes are right. Of the masks the first is right, and the second covers a quarter of the object.
+    small = torch.full((3, 8, 12), -5.0)
+    small[0, :, :6], small[1, 2:3, 6:8] = 5, 5
+    logits = torch.tensor([[[-9.0, 5.0], [4.0, -9.0], [-9.0, -9.0]]])
+    queries = [1, 2, 0]  # the most certain need not come first
+    predicted = torch.cat([boxes, torch.tensor([[0.1, 0.1, 0.1, 0.1]])])
+    outputs = SimpleNamespace(
+        logits=logits[:, queries], pred_boxes=predicted[None, queries], pred_masks=small[None, queries]
+    )
+    predictions, references = instances.compare(outputs, {"labels": [truth]})
+    assert predictions.shape == references.shape == (1, 3, 6 + 8 * 12)
+    score = instances.build_score()
+    score.update(predictions, references)
+    result = score.compute()
+    assert result["map"] == 1
+    assert result["mask_map"] == pytest.approx(0.5)
+    assert result["map_small"] == 1  # by the area of masks as in COCO: 8 x 16 and 32 x 24 pixels
+    assert "map_medium" not in result
+    score.reset()
+    empty = {key: value[:0] for key, value in truth.items()}
+    score.update(*instances.compare(outputs, {"labels": [empty]}))
+    assert "mask_map" not in score.compute()

@@ -1,0 +1,183 @@
+"""Figures of counted errors, thresholds with the best F1, and pipelines that use them."""
+
+import json
+
+import pytest
+import torch
+from datasets import List, Value
+from PIL import Image
+from sklearn.metrics import average_precision_score
+from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings, save_labels, tuning_settings
+
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioForObjectDetection, RadioImageProcessor
+from modeling_radio.pipelines_radio import RadioImageClassificationPipeline, RadioObjectDetectionPipeline
+from training.finetuning.data import load_images
+from training.finetuning.error_analysis import (
+    MAX_CLASSES,
+    NO_THRESHOLD,
+    average_precision,
+    best_thresholds,
+    describe_worst,
+    draw_confusion,
+    draw_precision_recall,
+    draw_predictions,
+    gather_evidence,
+    precision_and_recall,
+    predict_examples,
+)
+from training.finetuning.run import FinetuningRun
+from training.finetuning.tasks import build_task
+from training.finetuning.tasks.base import Ranking, build_examples, rank_classes
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+FOLDERS = {
+    "image-classification": "class_folders",
+    "semantic-segmentation": "voc_folder",
+    "depth-estimation": "depth_folder",
+    "object-detection": "coco_folder",
+}
+FIGURES = {
+    "image-classification": {"confusion.png", "precision_recall.png", "worst.png"},
+    "semantic-segmentation": {"confusion.png", "worst.png"},
+    "depth-estimation": {"worst.png"},
+    "object-detection": {"precision_recall.png", "worst.png"},
+}
+
+
+@pytest.mark.parametrize("task", FOLDERS)
+def test_figures_and_thresholds_of_each_task(task, base, tmp_path, request):
+    output = tmp_path / "run"
+    config = {"object-detection": TINY_DETECTOR, "depth-estimation": TINY_DPT}.get(task, {})
+    FinetuningRun(run_settings(base, request.getfixturevalue(FOLDERS[task]), output, task, config=config)).run()
+    figures = {path.name for path in (output / "pictures").iterdir() if not path.name.startswith("step-")}
+    assert figures == FIGURES[task]
+    thresholds = RadioConfig.from_pretrained(output / "final").score_thresholds
+    if task != "object-detection":
+        assert thresholds is None
+        assert "thresholds" not in json.loads((output / "results.json").read_text())
+        return
+    assert len(thresholds) == 2
+    model = RadioForObjectDetection.from_pretrained(output / "final").eval()
+    detect = RadioObjectDetectionPipeline(
+        model=model, image_processor=RadioImageProcessor.from_pretrained(output / "final")
+    )
+    image = Image.new("RGB", (48, 32), "teal")
+    model.config.score_thresholds = [0.0, 1.0]
+    assert {each["label"] for each in detect(image)} == {"bus"}
+    assert {each["label"] for each in detect(image, threshold=0.0)} == {"bus", "person"}
+    model.config.score_thresholds = None
+    assert detect(image) == detect(image, threshold=0.5)
+
+
+def test_several_labels_have_thresholds_for_a_pipeline(base, tmp_path):
+    labels, output = [["cat"], ["dog", "cat"], [], ["dog"], ["cat"], ["dog"]], tmp_path / "run"
+    data = save_labels(tmp_path / "data", List(Value("string")), labels)
+    metrics = FinetuningRun(run_settings(base, data, output, validation_share=0.5)).run()
+    assert "mean_average_precision" in metrics
+    model = RadioForImageClassification.from_pretrained(output / "final").eval()
+    thresholds = json.loads((output / "results.json").read_text())["thresholds"]
+    assert list(thresholds) == ["cat", "dog"]
+    assert model.config.score_thresholds == list(thresholds.values())
+    model.config.score_thresholds = [0.0, 1.0]
+    processor = RadioImageProcessor.from_pretrained(output / "final")
+    classify = RadioImageClassificationPipeline(model=model, image_processor=processor)
+    image = Image.new("RGB", (48, 32), "teal")
+    assert len(classify(image)) == 2
+    assert [each["label"] for each in classify(image, threshold="tuned")] == ["cat"]
+    assert classify(image, threshold=1.0) == []
+    with pytest.raises(ValueError, match="`threshold`"):
+        classify(image, threshold="low")
+
+
+def test_evidence_has_every_image_once(base, class_folders, tmp_path):
+    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", validation_share=0.5))
+    examples = run.trainer.eval_dataset
+    evidence = gather_evidence(run.task, run.model, examples)
+    assert len(evidence.errors) == len(examples) == evidence.confusion.sum() == 3
+    with torch.no_grad():
+        logits = torch.cat([run.model(examples[index]["pixel_values"][None]).logits for index in range(3)])
+    labels = torch.stack([examples[index]["labels"] for index in range(3)])
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(evidence.errors, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_thresholds_have_the_best_f1():
+    generator = torch.Generator().manual_seed(0)
+    truths = torch.rand(200, 2, generator=generator) < 0.3
+    scores = (0.6 * truths + 0.7 * torch.rand(200, 2, generator=generator)).clamp(0, 1)
+    thresholds, measured = best_thresholds(rank_classes(scores, truths))
+
+    def f1(number, threshold):
+        found = scores[:, number].double() > threshold
+        return float(2 * (found & truths[:, number]).sum() / (found.sum() + truths[:, number].sum()))
+
+    for number in range(2):
+        assert measured[number] == pytest.approx(f1(number, thresholds[number]))
+        assert measured[number] >= max(f1(number, threshold) for threshold in torch.linspace(0, 1, 101).tolist())
+    found = average_precision(*precision_and_recall(rank_classes(scores, truths), 0))
+    assert found == pytest.approx(average_precision_score(truths[:, 0], scores[:, 0]), abs=1e-6)
+
+
+def test_no_threshold_separates_equal_scores_or_is_fitted_without_images():
+    hits = torch.tensor([True, False, False, False])
+    ranking = Ranking(torch.zeros(4, dtype=torch.long), torch.tensor([0.8, 0.8, 0.8, 0.1]), hits, torch.tensor([1, 0]))
+    (threshold, unknown), (f1, _) = best_thresholds(ranking)
+    assert (threshold, f1) == (pytest.approx(0.45), pytest.approx(0.5))
+    assert unknown == NO_THRESHOLD
+
+
+def test_confusions_are_shares_of_each_true_class_and_of_many_classes_the_worst():
+    (ax,) = draw_confusion(torch.tensor([[3, 1], [0, 0]]), ("cat", "dog")).axes
+    assert ax.images[0].get_array().tolist() == [[0.75, 0.25], [0, 0]]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["cat", "dog"]
+    assert {text.get_text() for text in ax.texts} == {"0.75", "0.25", "0.00"}
+    confusion = torch.eye(MAX_CLASSES + 9, dtype=torch.long) * 9
+    confusion[4, 5], confusion[4, 4] = 9, 0
+    (ax,) = draw_confusion(confusion, [f"class {number}" for number in range(len(confusion))]).axes
+    shown = [tick.get_text() for tick in ax.get_yticklabels()]
+    assert len(shown) == MAX_CLASSES
+    assert "class 4" in shown
+    assert "39" in ax.get_title()
+
+
+def test_curves_and_worst_images():
+    truths = torch.tensor([[1, 0, 0], [0, 1, 0]] * 3)
+    (ax,) = draw_precision_recall(rank_classes(truths * 0.5 + 0.1, truths), ("cat", "dog", "emu")).axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["cat, 1.00", "dog, 1.00"]
+    assert describe_worst(torch.tensor([0.1, 0.9, 0.5]), 2) == ([1, 2], "largest errors: 0.9, 0.5 (median 0.5)")
+
+
+def open_examples(name, data):
+    settings = tuning_settings(name, data=data, size=(32, 48), validation_share=0.5)
+    task = build_task(settings, load_images(settings))
+    return task, build_examples(task, is_training=False)
+
+
+def build_model(task, seed):
+    torch.manual_seed(seed)
+    config = RadioConfig.from_preset("radio-test", **TINY_DPT, **TINY_DETECTOR, **task.config_fields())
+    return task.model_class(config).train()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_predictions_of_each_model_have_a_row_below_the_truth(name, request, tmp_path):
+    task, examples = open_examples(name, request.getfixturevalue(FOLDERS[name]))
+    models = [build_model(task, seed) for seed in (0, 1)]
+    first, second = (predict_examples(task, model, examples) for model in models)
+    assert not models[0].training
+    assert not first.predictions.requires_grad
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.references, second.references)
+    assert not torch.equal(first.predictions, second.predictions)
+    columns = {"frozen": first.predictions, "adapted": second.predictions}
+    figure = draw_predictions(task, first.images, first.references, columns)
+    titles = [ax.get_title() for ax in figure.axes[:: len(examples)]]
+    assert len(figure.axes) == len(titles) * len(examples)
+    assert titles[-2:] == ["frozen", "adapted"]
+    assert titles[:-3] == (["image"] if name == "depth-estimation" else [])
+    figure.savefig(tmp_path / "picture.png")
+    few = predict_examples(task, models[0], examples, count=2)  # spread over the split
+    assert len(few.images) == 2
+    assert torch.equal(few.images[1], examples[len(examples) // 2]["pixel_values"])
