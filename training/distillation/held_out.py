@@ -138,7 +138,7 @@ class View:
 
     @property
     def offset_px(self) -> int:
-        """How far the second view is displaced, in pixels."""
+        """Displacement of the second view in pixels."""
         return self.shift * self.patch_size
 
     def of_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +190,7 @@ MAX_TOKENS_PER_PASS = 8192
 
 
 class Answers(NamedTuple):
-    """What a network says of a view, on the CPU.
+    """Outputs of a network for a view, on the CPU.
 
     Attributes:
         features: Of the backbone, `(num_images, dim, rows, cols)`.
