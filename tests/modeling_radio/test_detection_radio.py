@@ -444,3 +444,8 @@ def test_attends_as_the_backbone_does(model_class, tmp_path):
         inner = model.detector.model.decoder if model_class is RadioForObjectDetection else model.detector.model.model
         assert inner.config._attn_implementation == implementation
     assert model_class(tiny_config()).detector.config._attn_implementation == "sdpa"
+
+
+def test_flash_kernels_which_lack_float32_are_for_the_backbone_only():
+    detector = RadioForObjectDetection(tiny_config()).detector
+    assert detector.get_correct_attn_implementation("flash_attention_2") == "sdpa"
