@@ -136,15 +136,6 @@ def test_what_was_not_chosen_follows_an_override_at_load(order, tmp_path):
     assert RadioConfig.from_pretrained(tmp_path, num_hidden_layers=2).out_features == ["stage2"]
 
 
-def test_maps_that_were_chosen_stay_chosen():
-    config = tiny(out_indices=[1, 2])
-    config.num_hidden_layers = 2
-    assert config.out_features == ["stage1", "stage2"]
-    config.num_hidden_layers = 1
-    with pytest.raises(ValueError, match=r"out_features must be a subset of stage_names: \['stem', 'stage1'\]"):
-        config.check()
-
-
 FITTED = {"class_weights": [1.0, 2.0], "temperature": 2.0, "score_thresholds": [0.25, 0.75]}
 
 
@@ -302,11 +293,6 @@ def test_heads_read_what_has_a_token_for_each_patch():
 def test_mergings_that_cannot_be_built(fields, name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         config(**fields)
-
-
-def test_native_transformers_is_told_apart():
-    assert "tokens that are merged, and a decoder" in native_differences(config())
-    assert "tokens that are merged, and a decoder" not in native_differences(config(downscale_levels=None))
 
 
 def test_without_choice_the_detector_reads_the_global_blocks():

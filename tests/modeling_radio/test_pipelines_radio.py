@@ -92,23 +92,6 @@ def test_one_image_at_a_time(photo):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("linear segmenter", {"flip": True}),
-        ("depth", TILES),
-        ("detector", {**TILES, "threshold": 0.0}),
-    ],
-)
-def test_a_list_of_one_image_may_have_a_batch_size(name, options, photo):
-    pipe = pipeline_of(name)
-    (found,), expected = pipe([photo], batch_size=2, **options), pipe(photo, **options)
-    if name == "depth":
-        assert torch.equal(found["predicted_depth"], expected["predicted_depth"])
-    else:
-        assert found == expected
-
-
-@pytest.mark.parametrize(
     ("name", "option"),
     [
         ("classifier", "tile_size"),
