@@ -12,8 +12,8 @@ from training.teachers.registry import build_teacher
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (GatedRepoError, "its license must be accepted. Do so at https://huggingface.co/org/model, then log in"),
-        (HfHubHTTPError, r"access refused \(HTTP 403\). See https://huggingface.co/org/model"),
+        (GatedRepoError, "license .* https://huggingface.co/org/model, .*`hf auth login`"),
+        (HfHubHTTPError, r"HTTP 403.* https://huggingface.co/org/model, .*`hf auth login`"),
     ],
 )
 def test_a_license_gate_is_one_line_that_says_what_to_do(monkeypatch, error, message):
@@ -23,7 +23,7 @@ def test_a_license_gate_is_one_line_that_says_what_to_do(monkeypatch, error, mes
         raise OSError("You are trying to access a gated repo.\nMake sure to") from error("no", response=response)
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(ValueError, match=f"Teacher 'd': no model at `source` 'org/model': {message}") as raised:
+    with pytest.raises(ValueError, match=f"Teacher 'd': .*`source` 'org/model': .*{message}") as raised:
         build_teacher("d", kind="dinov3", source="org/model")
     assert "\n" not in str(raised.value)
 
