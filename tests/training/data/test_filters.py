@@ -1,7 +1,6 @@
 """Facts of images, the filters' choice, and whole data sets filtered as a recipe opens them."""
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -188,9 +187,3 @@ def test_near_duplicates_are_found_across_sources() -> None:
 def test_filters_that_cannot_work_are_refused(settings: dict, field: str) -> None:
     with pytest.raises(RecipeError, match=field):
         DataRecipe(**settings)
-
-
-def test_filters_say_whether_they_are_used_and_need_pixels() -> None:
-    assert [FiltersRecipe(**each).is_used for each in ({}, {"max_distance": 0})] == [False, True]
-    settings: Sequence[dict] = ({"max_aspect": 2}, {"min_side_ratio": 1}, {"max_distance": 0}, {"min_deviation": 1})
-    assert [FiltersRecipe(**each).needs_pixels for each in settings] == [False, False, True, True]

@@ -23,7 +23,6 @@ from training.data.labeled.tables import open_streams, open_tables
 from training.data.sources import (
     ImageColumn,
     check_named_file,
-    expand_braces,
     first_fields,
     in_one_line,
     is_image,
@@ -249,7 +248,7 @@ def test_folders_files_and_patterns(write_source: Callable[..., str], kind: str)
         assert table_numbers(str(folder)) == stream_numbers(str(folder)) == [0, 2, 4, 1, 3, 5]
         assert table_numbers(f"{folder}/part-01.{suffix}") == [1, 3, 5]
         assert stream_numbers(f"{folder}/*.{suffix}") == [0, 2, 4, 1, 3, 5]
-        assert stream_numbers(f"{folder}/part-{{01..01}}.{suffix}") == [1, 3, 5]
+        assert stream_numbers(f"{folder}/p{{a,*}}rt-{{01..01}}.{suffix}") == [1, 3, 5, 1, 3, 5]
         name = open_table(source_of(str(folder)))[1].name
         assert name == (f"{folder}: row 1" if kind == "parquet" else f"{folder}/part-00.tar: 002.png")
     (folder / "[1]").mkdir()  # names are no patterns
@@ -280,12 +279,6 @@ def test_typed_parquet_keeps_names(tmp_path: Path, write_source) -> None:
     source = str(tmp_path / "typed.parquet")
     assert stream_numbers(source) == table_numbers(source) == [0, 1]
     assert open_table(source_of(source))[1].name.endswith("001.png")
-
-
-def test_braces() -> None:
-    assert expand_braces("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
-    assert expand_braces("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]
-    assert expand_braces("plain.tar") == ["plain.tar"]
 
 
 @pytest.mark.parametrize("open_source", [open_table, open_stream])
@@ -323,23 +316,15 @@ def test_bad_sources_are_one_clear_line(write_source, tmp_path: Path, open_sourc
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (ValueError("Unknown split \"val\". Should be one of ['train', 'test']."), r"one of \['train', 'test'\]"),
-        (ConnectionError("Couldn't reach\nthe Hub"), "Couldn't reach the Hub"),
-        (datasets.exceptions.DatasetNotFoundError("'org/name' is a gated dataset.\nAsk for it."), "a gated dataset"),
-    ],
-)
-def test_refusals_of_the_hub_are_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
+def test_refusals_of_the_hub_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset_builder(*, path: str, name: str) -> None:
         assert (path, name) == ("org/name", "small")
-        raise error
+        raise datasets.exceptions.DatasetNotFoundError("'org/name' is a gated dataset.\nAsk for it.")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
-    with pytest.raises(ValueError, match=f"Data source 'hub:org/name:small' cannot be opened: .*{message}") as caught:
+    with pytest.raises(ValueError, match=r"'hub:org/name:small' cannot be opened: .*a gated dataset\. Ask") as error:
         open_table(source_of("hub:org/name:small", split="val"))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def test_the_demo_is_no_stream_and_other_sources_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,8 +145,8 @@ def test_a_mosaic_slice_equals_the_features_of_the_image_alone(height, width):
     # One patch of the teacher shows what one patch of the student shows.
     expected = F.avg_pool2d((resize_images(images, (height // 16 * 14, width // 16 * 14))), 14)
     torch.testing.assert_close(features * mosaic.std + mosaic.mean, expected)
-    assert mosaic.input_sizes(12, 6) == ((126, 70),)  # larger than the canvas
-    assert mosaic.answer(torch.rand(1, 3, 192, 96)).features.shape[2:] == (12, 6)
+    assert mosaic.input_sizes(12, 8) == ((126, 84),)  # larger than the canvas
+    assert mosaic.answer(torch.rand(1, 3, 192, 128)).features.shape[2:] == (12, 8)
 
 
 @pytest.mark.parametrize(

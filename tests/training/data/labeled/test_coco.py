@@ -96,26 +96,14 @@ ANNOTATION = {"image_id": 10, "category_id": 9, "bbox": [4, 6, 20, 12]}
         ({"annotations": [{**ANNOTATION, "bbox": None}]}, r"annotations\[0\] .*`bbox` of type list, got None"),
         *(
             ({"annotations": [{**ANNOTATION, "bbox": box}]}, r"annotations\[0\] must have a `bbox` of x, y")
-            for box in (
-                [],
-                [1, 2, 3],
-                [1, 2, 3, -4],
-                [1, 2, 3, math.nan],
-                [1, 2, 3, "4"],
-                [1, 2, 3, True],
-                [1, 2, 3, 10**400],
-                [1, 2, 3, 1e39],
-                [1, 2, [3], 4],
-            )
+            for box in ([1, 2, 3], [1, 2, 3, -4], [1, 2, 3, math.nan], [1, 2, 3, True], [1, 2, [3], 4], [1, 2, 3, 1e39])
         ),
         *(
             ({"images": [{"id": 10, "file_name": name}], "annotations": []}, rf"annotations\.json.*{what}")
             for name, what in (
-                ("", "names the image"),
-                ("a\0b", "names the image"),
                 ("x" * 5000, "names the image"),
+                ("a\0b", "names the image"),
                 ("\udcff.png", "valid Unicode"),
-                ("../outside.png", "`file_name`"),
                 ("a/../../outside.png", "`file_name`"),
                 ("FOLDER/outside.png", "`file_name`"),
             )

@@ -50,8 +50,9 @@ SAM2_TRUNK = {
     "global_attention_blocks": [3],
     "image_size": [64, 64],
 }
-EDGETAM_TRUNK = {"model_type": "timm_wrapper", "architecture": "test_convnext"}
-EDGETAM_TRUNK |= {"model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}}
+EDGETAM_TRUNK = transformers.TimmWrapperConfig(
+    architecture="test_convnext", model_args={"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
+).to_dict()
 
 
 def before_neck(trunk, name):
