@@ -36,6 +36,7 @@ ORDER = (
         "evaluate",
         "studies.__main__",
         "demo.__main__",
+        "demo.run",
         "demo.add_words",
         "finetune",
         "publish",
