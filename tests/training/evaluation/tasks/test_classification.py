@@ -21,8 +21,9 @@ from training.evaluation.models.base import TextModel
 from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
+from training.evaluation.settings import TaskSettings
 from training.evaluation.tasks import classification
-from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.classification import (
     centered,
     conse_embeddings,
