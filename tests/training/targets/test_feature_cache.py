@@ -407,15 +407,6 @@ class TestWriting:
 
 
 class TestTurns:
-    def test_lock_stays_until_the_file_is_there(self, tmp_path: Path) -> None:
-        path, lock = tmp_path / "shard", tmp_path / "shard.lock"
-        with pytest.raises(ZeroDivisionError), writing_turn(path, lambda: False):
-            _ = 1 / 0
-        assert lock.is_file()
-        with writing_turn(path, lambda: False):
-            path.touch()
-        assert list(tmp_path.iterdir()) == [path]
-
     def test_waiting_run_warns_once_and_can_be_stopped(self, tmp_path: Path, monkeypatch, caplog) -> None:
         monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_LOOKS", 0.01)
         asked = iter([False, False, True])
