@@ -26,7 +26,6 @@ READING_ALL = {Tensor.tolist, Tensor.numpy, Tensor.cpu}
 """Functions that do so without such an operator."""
 ON_THE_CPU = {
     "/views/": "draws, from a generator on the CPU",
-    "online.py:_sights": "turns such draws into plain numbers",
     "inputs_radio.py:warn_of_pixel_range": "looks at pixels only there",
     "layers_radio.py:_state": "of resized positions, which are kept only there",
     "layers_radio.py:__init__": "a pack's grids, which the trainer leaves there",
