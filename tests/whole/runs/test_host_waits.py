@@ -28,8 +28,8 @@ ON_THE_CPU = {
     "/views/": "draws, from a generator on the CPU",
     "online.py:_sights": "turns such draws into plain numbers",
     "inputs_radio.py:warn_of_pixel_range": "looks at pixels only there",
-    "position_cache_radio.py": "used only there",
-    "packs_radio.py:__init__": "a pack's grids, which the trainer leaves there",
+    "layers_radio.py:_state": "of resized positions, which are kept only there",
+    "layers_radio.py:__init__": "a pack's grids, which the trainer leaves there",
     "ema.py": "counts its updates there",
     "training/contrastive.py": "counts what banks have there",
 }
