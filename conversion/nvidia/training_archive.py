@@ -87,7 +87,9 @@ def _check_records(path: Path) -> Counter[int]:
     more than there is memory. Files of the format before zip are refused: RADIO is younger, and they are unpickled, and
     their tensors' memory taken, before any of their sizes is known.
     """
-    if not zipfile.is_zipfile(path):
+    with _damage_named(path):
+        is_archive = zipfile.is_zipfile(path)
+    if not is_archive:
         raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: torch.save writes a zip archive. {_SAVE_AGAIN}")
     with _damage_named(path), _ArchiveFile(path) as file, zipfile.ZipFile(file) as archive:
         entries = archive.infolist()

@@ -193,10 +193,10 @@ def fitted(config: RadioConfig) -> dict:
     return {name: getattr(config, name) for name in FITTED}
 
 
-@pytest.mark.parametrize("name", ["id2label", "label2id"])
-def test_names_of_classes_cannot_be_taken_away(name):
+@pytest.mark.parametrize(("name", "value"), [("id2label", None), ("label2id", None), ("output_attentions", 1)])
+def test_fields_of_transformers_are_refused_where_they_are_set_one_by_one(name, value):
     config = tiny(num_labels=3)
-    setattr(config, name, None)
+    setattr(config, name, value)
     with pytest.raises(ValueError, match=f"`{name}`"):
         config.check()
 

@@ -220,10 +220,13 @@ def _is_pickle(content: Path | bytes) -> bool:
         return False
     with content.open("rb") as file:
         begins_as_one = _PICKLE_START.match(file.read(2)) is not None
-    if begins_as_one or not zipfile.is_zipfile(content):
-        return begins_as_one and content.suffix != ".safetensors"  # whose first bytes are a length
-    with zipfile.ZipFile(content) as archive:
-        return any(member.endswith(".pkl") for member in archive.namelist())
+    try:
+        if begins_as_one or not zipfile.is_zipfile(content):
+            return begins_as_one and content.suffix != ".safetensors"  # whose first bytes are a length
+        with zipfile.ZipFile(content) as archive:
+            return any(member.endswith(".pkl") for member in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, OSError):  # damaged: what is in it cannot be told
+        return content.suffix != ".safetensors"
 
 
 def _texts(name: Path, content: Path | bytes) -> Iterator[str]:
