@@ -684,7 +684,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def block_grid(self, grid: Resolution, block: int) -> Resolution:
         """Return rows and columns of tokens behind a 0-based block; odd ones are filled up before they are merged."""
         scale = 2 ** self.count_merges(block)
-        return Resolution(-(-grid.height // scale), -(-grid.width // scale))
+        # Sizes are symbols under export, where ONNX rounds quotients of negative numbers up.
+        return Resolution((grid.height + scale - 1) // scale, (grid.width + scale - 1) // scale)
 
     def count_global_tokens(self, grid: Resolution) -> int:
         """Return how many tokens an image can have at most; those that only filled up odd grids do not count."""
