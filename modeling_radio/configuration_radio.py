@@ -417,6 +417,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         """Refuse what cannot be built; models call it, since fields may have been set one by one."""
         for each in dataclasses.fields(self):
             setattr(self, each.name, getattr(self, each.name))  # a list may have been changed in place
+        self.architectures = self.architectures or []
         self.validate()  # pyrefly: ignore[missing-attribute]
 
     # Reading and writing

@@ -177,6 +177,13 @@ def test_a_width_that_is_set_later_must_fit_the_others():
     config.check()
 
 
+def test_architectures_that_are_taken_away_are_none_at_all():
+    config = tiny()
+    config.architectures = None
+    config.check()
+    assert RadioConfig.from_dict(json.loads(config.to_json_string())).to_json_string() == config.to_json_string()
+
+
 def test_maps_that_were_chosen_stay_chosen():
     config = tiny(out_indices=[1, 2])
     config.num_hidden_layers = 2
