@@ -17,6 +17,7 @@ from training.views.crops import (
     change_colors,
     check_other_windows,
     choose_region,
+    cut_crops,
     cut_windows,
     draw_colors,
     draw_flips,
@@ -27,7 +28,6 @@ from training.views.crops import (
     flip,
     flip_shift,
     least_scale,
-    cut_crops,
 )
 from training.views.plan import Batch, Grid, Shape
 
