@@ -81,7 +81,7 @@ class TestNestedDropout:
                 seen.append(options.get("num_tokens"))
             return forward_groups(student, groups, patch_size, **options)
 
-        monkeypatch.setattr(step, "answer_groups", record)
+        monkeypatch.setattr(step, "forward_groups", record)
         settings = (*MERGED, "student.num_tokens=triangular", "schedule.num_steps=4")
         tiny.distil(recipe_file, "whole", *settings)
         whole = list(seen)

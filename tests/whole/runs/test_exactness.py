@@ -139,7 +139,7 @@ def test_run_killed_while_it_trains_on_and_saves_equals_an_undisturbed_one(
 
     def noted(distiller: Distiller, examples: object) -> dict[str, Tensor]:
         values = train_step(distiller, examples)
-        Path(f"did-{distiller.step}").touch()
+        Path(f"did-{distiller.step - 1}").touch()
         return values
 
     def is_at_work_on_both() -> bool:
