@@ -1,4 +1,4 @@
-"""What the configuration answers and refuses, and what it makes of widths; the presets are in `test_releases_radio`."""
+"""Fields of the configuration: defaults that follow others, values that are refused, files. Presets have a file."""
 
 import dataclasses
 import json

@@ -8,7 +8,8 @@ from core.settings import SettingsError
 from training.evaluation.data_tables import TableData
 from training.evaluation.features import FeatureStore, Wanted
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.tasks.base import DENSE, Evaluation, TaskSettings
+from training.evaluation.settings import TaskSettings
+from training.evaluation.tasks.base import DENSE, Evaluation
 
 
 @pytest.mark.parametrize(
