@@ -24,7 +24,6 @@ from training.losses.contrastive import (
     relational_losses,
 )
 from training.recipe import RecipeError
-from training.student.packing import HeadAnswer
 from training.targets.examples import Example, Target
 from training.teachers.outputs import TeacherOutput
 from training.teachers.registry import TEACHER_KINDS
@@ -103,7 +102,7 @@ def test_summaries_of_earlier_steps_are_candidates_too() -> None:
         contrasts.begin_step([(batch, example_of(earlier))])
         contrasts.end_step()
         contrasts.begin_step([(batch, example_of(teacher))])
-        losses[size] = contrasts.losses("a", HeadAnswer(student, []), Target(teacher, [], None))
+        losses[size] = contrasts.losses("a", student, Target(teacher, [], None))
         candidates = torch.cat([teacher, earlier[: 4 if size else 0]])
         mean = torch.cat([teacher, earlier]).mean(0)
         torch.testing.assert_close(

@@ -361,11 +361,11 @@ class TestWriting:
         assert torch.equal(cache.images(range(NUM_IMAGES)), Images().images)
 
     def test_runs_that_build_one_cache_share_the_work(self, tmp_path: Path, small_shards: None) -> None:
-        contents, seen, both = contents_of(cached_recipe()), [], threading.Barrier(2, timeout=20)
+        contents, crops, both = contents_of(cached_recipe()), [], threading.Barrier(2, timeout=20)
 
         class Slow(TeacherAnswers):
             def __call__(self, images: Tensor) -> dict[str, Tensor]:
-                seen.append(images)
+                crops.append(images)
                 time.sleep(0.05)
                 return super().__call__(images)
 
@@ -378,7 +378,7 @@ class TestWriting:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sum(map(len, seen)) == NUM_IMAGES
+        assert sum(map(len, crops)) == NUM_IMAGES
         assert names_in(tmp_path) == WHOLE
         assert torch.equal(FeatureCache(tmp_path, contents).images(range(NUM_IMAGES)), Images().images)
 
