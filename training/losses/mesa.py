@@ -28,8 +28,8 @@ def mesa_losses(student: Tensor, average: Tensor, shift: Tensor, extent: Tensor 
     References:
         C-RADIOv4 tech report, Eq 2, https://arxiv.org/abs/2601.17237; MESA, https://arxiv.org/abs/2205.14083
     """
-    normalized = (
+    student, average = (
         F.layer_norm(features.movedim(1, -1), features.shape[1:2]).movedim(-1, 1)  # over the channels of each token
         for features in comparable(student, average)
     )
-    return mse_feature_loss(*align_to_teacher(*normalized, shift, extent=extent))
+    return mse_feature_loss(*align_to_teacher(student, average, shift, extent=extent))

@@ -142,7 +142,7 @@ def update_spectral_norms(model: nn.Module) -> None:
     parametrized = [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]
     if parametrized:
         scales = [cast(SpectralScale, module[0]) for module in parametrized]
-        _iterate(scales, [cast(Tensor, module.original) for module in parametrized])
+        _iterate(scales, [module.original for module in parametrized])
 
 
 @torch.no_grad()
