@@ -41,6 +41,7 @@ BROKEN_ARGUMENTS = [
 ]
 HEAD = {"hidden_dim": 1, "output_dim": 1, "num_inner": 0}
 BROKEN_CONFIGS = [
+    ({"adaptor_configs": {"a\nb": None}}, r"`adaptor_configs.a\nb` must be given: a mapping"),
     ({"version": 5}, "`version` must be one line of at most 200 characters, got 5"),
     ({"version": "c-radio\n# heading"}, "`version` must be one line"),
     ({"max_resolution": "x"}, "`max_resolution` must be an integer in [1, 1048576], got 'x'"),
