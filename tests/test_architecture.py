@@ -46,6 +46,7 @@ ORDER = (
         "figures.feature_video",
         "plan",
     ),
+    ("demo.run",),
     ("demo.results", "demo.closing_page"),
     ("studies", "finetuning", "publishing", "extraction"),
     ("planning", "distillation"),

@@ -17,20 +17,18 @@ from tempfile import SpooledTemporaryFile
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from PIL import Image
 from pydantic import Field
-from torch import Tensor
 
 from core.command_line import Command
 from core.interruption import limit_unwinding, raised_signals
 from core.settings import Settings
-from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
 
 
 if TYPE_CHECKING:
     from fastapi import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
+    from torch import Tensor
 
 Answer = TypeVar("Answer")
 
@@ -237,6 +235,8 @@ def read_image(body: SpooledTemporaryFile, max_pixels: int) -> Any:
     """Return the decoded image; Pillow refuses one that is too large."""
     from fastapi import HTTPException
 
+    from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
+
     body.seek(0)
     encoded = EncodedImage("the body", body.read())
     try:
@@ -249,6 +249,7 @@ def read_image(body: SpooledTemporaryFile, max_pixels: int) -> Any:
 
 def build_app(settings: ServeSettings) -> Limits:
     """Open the model and return the application."""
+    import torch  # takes seconds, which `--help` need not wait for
     from fastapi import FastAPI, Request, Response
     from fastapi.responses import StreamingResponse
     from safetensors.torch import save
@@ -262,12 +263,12 @@ def build_app(settings: ServeSettings) -> Limits:
     side = settings.size or model.preferred_resolution[0]
     height, width = model.get_nearest_supported_resolution(side, side)
 
-    def prepare(body: SpooledTemporaryFile) -> Tensor:
+    def prepare(body: SpooledTemporaryFile) -> "Tensor":
         image = read_image(body, settings.max_pixels)
         return processor(image, size={"height": height, "width": width}, return_tensors="pt").pixel_values[0]
 
     @torch.inference_mode()
-    def run(items: list[tuple[Tensor, bool]]) -> list[list[float] | bytes]:
+    def run(items: "list[tuple[Tensor, bool]]") -> list[list[float] | bytes]:
         pixel_values = torch.stack([image for image, _ in items]).to(device, model.dtype)
         out = model(pixel_values, feature_format="NCHW", adaptor_names=[])
         summaries, maps = out.summary.float().cpu(), out.features.float().cpu().permute(0, 2, 3, 1)

@@ -12,7 +12,6 @@ from benchmarks.inference import (
     NETWORKS,
     OURS,
     WINDOWED,
-    build_ours,
     full_batch,
     measure_speed,
     rows_of,
@@ -44,24 +43,6 @@ def test_equal_work_is_equal() -> None:
     }
     assert flops.pop(WINDOWED) < flops[OURS]
     assert len(set(flops.values())) == 1
-
-
-def test_compiled_blocks_are_compiled_once_for_all_sizes() -> None:
-    """The second size makes the sizes of the graph symbols; no further one compiles anything."""
-    from torch._dynamo.utils import counters
-
-    torch._dynamo.reset()
-    model, graphs = build_ours(CONFIG, Place()), []
-    for block in model.radio_model.model.blocks:
-        block.compile(dynamic=None, backend="eager")
-    with torch.no_grad():
-        for size in (32, 64, 96, 128, 176, 256):
-            before = counters["stats"]["unique_graphs"]
-            expected = model(torch.rand(1, 3, size, size), window_size="global").features
-            assert expected.shape[1] == (size // 16) ** 2
-            graphs.append(counters["stats"]["unique_graphs"] - before)
-    torch._dynamo.reset()
-    assert graphs == [1, 1, 0, 0, 0, 0]
 
 
 ONCE = {"min_rounds": 1}

@@ -10,7 +10,6 @@ import torch
 import yaml
 from documentation import PROJECT
 from huggingface_hub import ModelCard, parse_eval_result_entries
-from markdown_it import MarkdownIt
 from PIL import Image
 from tiny_radio1d import build_radio1d
 
@@ -155,30 +154,6 @@ def test_usage_code_runs_as_pasted_outside_the_repository(checkpoint, tmp_path, 
     assert "torch.Size([1, 32]) torch.Size([1, 16, 4, 6])" in printed
     assert "teacher_b None" in printed
     assert not (Path.cwd() / "photo.jpg").exists()
-
-
-def test_texts_of_others_neither_break_tables_nor_add_headings(checkpoint, tmp_path):
-    folder = shutil.copytree(checkpoint, tmp_path / "hostile")
-    evil = "x|y`\n\n# Injected\n<script>alert(1)</script>"
-    config = RadioConfig.from_pretrained(folder, version=evil)
-    config.adaptors[0]["name"] = f"{evil} a".replace(".", "")
-    config.adaptor_names = None
-    config.save_pretrained(folder)
-    source = Source(evil, evil, evil, evil, evil)
-    results = Results(
-        [Measurement(evil, evil, evil, evil, 0.5)],
-        [source],
-        [source],
-        run={evil: [evil, {evil: 1}], "seconds": {f"distil {evil}": 1.0}},
-        remarks=[evil],
-    )
-    teacher = Source("a", "b", "GPL-3.0-only", "c")
-    honest = build_card(checkpoint, dataclasses.replace(RESULTS, teachers=[teacher])).text
-    text = build_card(folder, results, name=evil).text
-    assert re.findall("^#.*", text, re.MULTILINE)[1:] == re.findall("^#.*", honest, re.MULTILINE)[1:]
-    blocks = MarkdownIt("commonmark").enable("table").parse(text)
-    spans = [child for block in blocks for child in block.children or []]
-    assert not [each for each in [*blocks, *spans] if each.type.startswith("html")]
 
 
 def test_metadata_and_sections_follow_from_configuration_and_results(checkpoint):

@@ -1,7 +1,6 @@
 """Detection and instance segmentation: RF-DETR's decoder over RADIO's features."""
 
 import functools
-import json
 
 import pytest
 import task_models
@@ -183,17 +182,6 @@ def test_starting_values_are_those_of_rf_detr(model_class, tmp_path):
         for layer in detector.model.decoder.layers:
             assert layer.cross_attn.sampling_offsets.bias.abs().max() == 4  # the fourth of four points
             assert not layer.cross_attn.sampling_offsets.weight.any()
-
-
-@pytest.mark.parametrize("model_class", MODELS)
-def test_folder_names_what_opens_it(model_class, tmp_path):
-    """`test_stock_pipelines.py` runs the pipelines; a folder that was saved from another class names that one."""
-    RadioForInstanceSegmentation(tiny_config()).save_pretrained(tmp_path / "instances")
-    model_class.from_pretrained(tmp_path / "instances").save_pretrained(tmp_path / "again")
-    config = json.loads((tmp_path / "again" / "config.json").read_text())
-    assert config["auto_map"]["AutoModelForObjectDetection"] == f"detection_radio.{model_class.__name__}"
-    segmentation = config["custom_pipelines"]["image-segmentation"]["impl"]
-    assert ("Instance" in segmentation) == (model_class is RadioForInstanceSegmentation)
 
 
 def test_pipeline_of_instances(monkeypatch):
@@ -444,3 +432,8 @@ def test_attends_as_the_backbone_does(model_class, tmp_path):
         inner = model.detector.model.decoder if model_class is RadioForObjectDetection else model.detector.model.model
         assert inner.config._attn_implementation == implementation
     assert model_class(tiny_config()).detector.config._attn_implementation == "sdpa"
+
+
+def test_flash_kernels_which_lack_float32_are_for_the_backbone_only():
+    detector = RadioForObjectDetection(tiny_config()).detector
+    assert detector.get_correct_attn_implementation("flash_attention_2") == "sdpa"

@@ -586,6 +586,13 @@ def test_trainer_learns_the_same_from_several_batches_as_from_one(tmp_path):
     torch.testing.assert_close(several, one, rtol=0, atol=1e-5)
 
 
+def test_trainer_divides_weighted_losses_itself():
+    """It counts labels, and not what they weigh."""
+    assert classification_build().accepts_loss_kwargs
+    assert not classification_build(class_weights=[1.0, 2.0, 3.0]).accepts_loss_kwargs
+    assert not RadioModel(tiny_config()).accepts_loss_kwargs
+
+
 def segmentation_build(**overrides):
     return RadioForSemanticSegmentation(tiny_config(**overrides)).eval()
 

@@ -3,7 +3,6 @@
 import gc
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from task_models import ADAPTORS, EVERY_MODEL, tiny_config
 from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
 
-from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel, loading_radio
+from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel, loading_radio
 from modeling_radio.loading_radio import (
     check_adapter_versions,
     check_adapter_weights,
@@ -98,26 +97,6 @@ def test_what_else_differs_is_reported_beside_a_new_head(classifier):
     assert re.search(r"blocks\.0\.attn\.qkv\.weight\s+\| MISSING", report)
     assert re.search(r"radio_model\.model\.stranger\s+\| UNEXPECTED", report)
     assert not re.search(r"classifier.*MISSING", report)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path)
-    return tmp_path
-
-
-def test_no_collection_while_a_folder_is_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, build = [], RadioModel.__init__
-
-    def watched(self: RadioModel, config: RadioConfig) -> None:
-        seen.append(gc.isenabled())
-        build(self, config)
-
-    monkeypatch.setattr(RadioModel, "__init__", watched)
-    assert gc.isenabled()
-    RadioModel.from_pretrained(folder)
-    assert seen == [False]
-    assert gc.isenabled()
 
 
 def test_an_error_and_a_pause_within_a_pause_leave_it_as_it_was() -> None:

@@ -1,4 +1,4 @@
-"""What undoes the processor's geometry: maps, labels, depths, boxes and masks in the original images."""
+"""Post-processing: maps, labels, boxes and masks in the original images; and annotations for training."""
 
 import math
 from types import SimpleNamespace
@@ -20,9 +20,7 @@ from modeling_radio.heads_radio import ProblemType
 from modeling_radio.pipelines_radio import RadioImageClassificationPipeline
 from modeling_radio.post_processing_radio import (
     IGNORED_CLASS,
-    NO_SEGMENT,
     class_scores,
-    describe_segments,
     divide_pixels,
 )
 
@@ -222,36 +220,17 @@ def segments_stripes(*spans):
     return masks
 
 
-def test_pixels_go_to_the_most_certain_object():
-    divided = divide_pixels(segments_stripes((0, 6), (4, 10)), least_share=0.5)
-    assert torch.equal(divided, segments_stripes((0, 6), (6, 10)))
-
-
 def test_objects_of_which_little_is_left_are_dropped_and_free_their_pixels():
     divided = divide_pixels(segments_stripes((0, 6), (4, 8), (6, 10)), least_share=0.5)
     assert torch.equal(divided, segments_stripes((0, 6), (0, 0), (6, 10)))
     assert divide_pixels(segments_stripes(), 0.5).shape == (0, 1, 10)
 
 
-def test_empty_masks_are_no_segments():
-    masks, scores, labels = (
-        segments_stripes((0, 3), (0, 0), (5, 8)),
-        torch.tensor([0.9, 0.8, 0.5]),
-        torch.tensor([4, 5, 4]),
-    )
-    result = describe_segments(masks, scores, labels, as_masks=False)
-    assert result["segmentation"].tolist() == [[0, 0, 0, NO_SEGMENT, NO_SEGMENT, 1, 1, 1, NO_SEGMENT, NO_SEGMENT]]
-    assert [segment["id"] for segment in result["segments_info"]] == [0, 1]
-    assert [segment["label_id"] for segment in result["segments_info"]] == [4, 4]
-    assert [round(segment["score"], 3) for segment in result["segments_info"]] == [0.9, 0.5]
-    assert torch.equal(describe_segments(masks, scores, labels, as_masks=True)["segmentation"], masks[[0, 2]])
-
-
 KNOWS_REGRESSION = Version(transformers.__version__) >= Version("5.18")
 
 
 def answer(pipeline_class, config, logits):
-    """What a pipeline makes of the logits of one image, in the order of the labels."""
+    """Return a pipeline's scores for the logits of one image, in the order of the labels."""
     model = build("classifier")
     model.config = config
     pipe = pipeline_class(model=model, image_processor=RadioImageProcessor())

@@ -51,13 +51,6 @@ def test_frames_have_the_pixels_that_they_have_as_images(processor):
     assert torch.equal(processor(FRAMES / 255, **floats)["pixel_values_videos"], expected[None])
 
 
-def test_gray_and_transparent_frames_become_rgb(processor):
-    gray = pixels(processor, FRAMES[..., :1])
-    assert torch.equal(gray, pixels(processor, FRAMES[..., :1].repeat(3, axis=-1)))
-    clear = np.concatenate([FRAMES, np.zeros_like(FRAMES[..., :1])], axis=-1)
-    assert torch.equal(pixels(processor, clear), torch.ones(1, 7, 3, 64, 80))
-
-
 @pytest.mark.parametrize(
     ("options", "chosen"), [({"num_frames": 3}, [0, 2, 4]), ({"num_frames": 20}, range(7)), ({}, range(7))]
 )

@@ -5,11 +5,12 @@ A file that cannot be used is skipped, counted and named in the log.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +23,49 @@ from core.settings import hash_of
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture, to_eight_bits
 
 
+logger = logging.getLogger(__name__)
+
 MAX_SAMPLES = 1000
-"""Images whose content is looked at, evenly spaced. Our choice: a second or two of reading, whatever their number. The
-sizes of all are known besides, and hardly any change of an image keeps its size in bytes."""
+"""Images of a fingerprint whose content is read, evenly spaced. Our choice: a second or two of reading, whatever their
+number. The sizes of all images are part of it too, and hardly any change of an image keeps its size in bytes."""
 
 SAMPLE_BYTES = 65_536
-"""Of the content of each, at its beginning and at its end. Our choice."""
+"""Bytes that are read at the beginning and at the end of each. Our choice."""
+
+MIN_SIDE_PX = 32
+"""Our choice: below two patches of 16 there is nothing for a dense teacher to see."""
+
+MAX_NAMED_SKIPS = 1000
+"""Our choice: after as many, the log names every thousandth, so that a poor data set does not flood it."""
+
+_TURNED = (5, 6, 7, 8)
+"""Orientations in EXIF data that stand for a quarter turn."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+LeastScale = Callable[[Size], float]
+"""From an image's size to the smallest factor by which its sides may be reduced; 1 or more for none."""
+
+DRAFT_GAP = 2.0
+"""Smallest factor between a part of a draft and what it is resized to. Pillow's own choice for thumbnails
+(`reducing_gap`): the resizing then smooths far more than the draft did."""
+
+
+class UnusableImageError(ValueError):
+    """An image that is broken or too small; the message says which."""
+
+
+class EncodedImage(NamedTuple):
+    """An image file.
+
+    Attributes:
+        name: Its origin, for the log: a path, or a shard and a key.
+        content: The file's bytes, or its path.
+    """
+
+    name: str
+    content: bytes | Path
 
 
 def content_fingerprint(
@@ -38,7 +76,7 @@ def content_fingerprint(
     Args:
         image_at: Returns an image by number; only those of the sample are asked for.
         num_bytes: The size of each.
-        names: By which they are known, without the place that they lie at.
+        names: Their names, without the folder that they lie in.
     """
     state = hashlib.sha256(hash_of({"sizes": list(num_bytes), "names": list(names)}).encode())
     num_samples = min(len(num_bytes), MAX_SAMPLES)
@@ -57,69 +95,24 @@ def _ends(image: EncodedImage) -> bytes:
     return image.content[:SAMPLE_BYTES] + image.content[max(len(image.content) - SAMPLE_BYTES, SAMPLE_BYTES) :]
 
 
-logger = logging.getLogger(__name__)
-
-MIN_SIDE_PX = 32
-"""Our choice: below two patches of 16 there is nothing for a dense teacher to see."""
-
-MAX_NAMED_SKIPS = 1000
-"""Our choice: after as many, the log names every thousandth, so that a poor data set does not flood it."""
-
-_TURNED = (5, 6, 7, 8)
-"""Orientations in EXIF data that stand for a quarter turn."""
-
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
-LeastScale = Callable[[Size], float]
-"""From an image's size to the smallest factor by which its sides may be reduced; 1 or more for none."""
-
-DRAFT_GAP = 2.0
-"""How many times as large as what it is resized to a part of a draft stays at least. Pillow's own choice for thumbnails
-(`reducing_gap`): the resizing then smooths far more than the draft did."""
-
-
-class UnusableImageError(ValueError):
-    """An image that is broken or too small; the message says which."""
-
-
-class EncodedImage(NamedTuple):
-    """An image file.
-
-    Attributes:
-        name: Where it comes from, for the log: a path, or a shard and a key.
-        content: The file's bytes, or its path.
-    """
-
-    name: str
-    content: bytes | Path
-
-
 def check_header(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> None:
-    """Look at the first bytes of an image, without decoding it.
+    """Read the first bytes of an image, without decoding it.
 
     Raises:
         UnusableImageError: If it is no image, or a side is below `min_side_px`.
     """
-    try:
-        with _open(image, min_side_px):
-            pass
-    except UNREADABLE as error:
-        raise _unusable(error) from error
+    with _opened(image, min_side_px):
+        pass
 
 
-def image_size(image: EncodedImage) -> tuple[int, int]:
+def image_size(image: EncodedImage) -> Size:
     """Return the height and width of an image in pixels, upright as its EXIF data say, without decoding it.
 
     Raises:
         UnusableImageError: If it is no image.
     """
-    try:
-        with _open(image, min_side_px=1) as file:
-            return _upright_size(file)
-    except UNREADABLE as error:
-        raise _unusable(error) from error
+    with _opened(image, min_side_px=1) as file:
+        return _upright_size(file)
 
 
 def decode_rgb(
@@ -129,22 +122,19 @@ def decode_rgb(
 
     Args:
         image: Any mode and depth of one of `FORMATS`; 16 bits are reduced to 8.
-        least_scale: Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, which is faster, as long as that is not
-            less than this says of its height and width; None decodes it in full.
+        least_scale: Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, which is faster, if that is not less than
+            what the function returns for its height and width; None decodes it in full.
         smallest_px: Images with a side below this are too small.
 
     Raises:
         UnusableImageError: If it is broken or too small.
     """
-    try:
-        with _open(image, smallest_px) as file:
-            if least_scale is not None and file.format == "JPEG":
-                scale = least_scale(_upright_size(file))
-                width, height = file.size
-                file.draft("RGB", (math.ceil(scale * width), math.ceil(scale * height)))
-            return to_eight_bits(load_upright(file))
-    except UNREADABLE as error:
-        raise _unusable(error) from error
+    with _opened(image, smallest_px) as file:
+        if least_scale is not None and file.format == "JPEG":
+            scale = least_scale(_upright_size(file))
+            width, height = file.size
+            file.draft("RGB", (math.ceil(scale * width), math.ceil(scale * height)))
+        return to_eight_bits(load_upright(file))
 
 
 def load_picture(image: EncodedImage) -> Image.Image:
@@ -153,11 +143,37 @@ def load_picture(image: EncodedImage) -> Image.Image:
     Raises:
         UnusableImageError: If it is broken.
     """
+    with _opened(image, min_side_px=1) as file:
+        return load_upright(file)
+
+
+@contextlib.contextmanager
+def _opened(image: EncodedImage, min_side_px: int) -> Iterator[Image.Image]:
+    """Open an image; what Pillow raises until it is closed becomes an `UnusableImageError`."""
+    path = image.content
     try:
-        with _open(image, min_side_px=1) as file:
-            return load_upright(file)
+        if isinstance(path, Path) and path.exists() and not path.is_file():  # opening may never end
+            raise UnusableImageError("no file with content, but a folder, pipe, socket or device")
+        if path == b"":
+            raise UnusableImageError("no image in this sample")
+        with open_picture(path) as file:
+            if min(file.size) < min_side_px:
+                raise UnusableImageError(f"too small: {file.width} x {file.height} px")
+            yield file
+    except UnusableImageError:
+        raise
     except UNREADABLE as error:
-        raise _unusable(error) from error
+        kind = "too large" if isinstance(error, Image.DecompressionBombError) else "unreadable"
+        raise UnusableImageError(f"{kind}: {error}") from error
+
+
+def _upright_size(file: Image.Image) -> Size:
+    """Return height and width as the EXIF data say."""
+    exif, (width, height) = file.getexif(), file.size
+    if file.format == "TIFF":  # newer versions of Pillow turn the size of a TIFF when they open it
+        width, height = exif[ExifTags.Base.ImageWidth], exif[ExifTags.Base.ImageLength]
+    is_turned = exif.get(ExifTags.Base.Orientation, 1) in _TURNED
+    return (width, height) if is_turned else (height, width)
 
 
 class SkippedImages:
@@ -195,37 +211,8 @@ class SkippedImages:
             logger.warning("skipping image %s: %s (%d skipped so far)", name, reason, count)
 
 
-def _open(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> Image.Image:
-    path = image.content
-    if isinstance(path, Path) and path.exists() and not path.is_file():
-        raise UnusableImageError("no file with content, but a folder, pipe, socket or device")  # opening may never end
-    if path == b"":
-        raise UnusableImageError("no image in this sample")
-    file = open_picture(image.content)
-    if min(file.size) < min_side_px:
-        file.close()
-        raise UnusableImageError(f"too small: {file.width} x {file.height} px")
-    return file
-
-
-def _upright_size(file: Image.Image) -> Size:
-    """Return height and width as the EXIF data say."""
-    exif, (width, height) = file.getexif(), file.size
-    if file.format == "TIFF":  # of which newer versions of Pillow turn the size when they open it
-        width, height = exif[ExifTags.Base.ImageWidth], exif[ExifTags.Base.ImageLength]
-    is_turned = exif.get(ExifTags.Base.Orientation, 1) in _TURNED
-    return (width, height) if is_turned else (height, width)
-
-
-def _unusable(error: Exception) -> UnusableImageError:
-    if isinstance(error, UnusableImageError):
-        return error
-    kind = "too large" if isinstance(error, Image.DecompressionBombError) else "unreadable"
-    return UnusableImageError(f"{kind}: {error}")
-
-
 def crop_to_shape(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Return the largest centered crop of the asked shape, resized to `height` x `width` pixels."""
+    """Return the largest centered crop of the shape, resized to `height` x `width` pixels."""
     scale = min(picture.width / width, picture.height / height)
     crop_width, crop_height = width * scale, height * scale
     left, top = (picture.width - crop_width) / 2, (picture.height - crop_height) / 2
@@ -234,6 +221,6 @@ def crop_to_shape(picture: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
-    """Return an RGB picture as a uint8 tensor `(3, height, width)`."""
+    """Return an RGB image as a uint8 tensor `(3, height, width)`."""
     pixels = np.array(picture, dtype=np.uint8)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -1,6 +1,7 @@
 """Filters: images that are too small, too narrow, of one color or near duplicates of others are left out of a run.
 
-What filters look at is measured once for each image and kept below `runs/cache`; the choice depends on it alone.
+The facts that filters need are measured once for each image and kept below `runs/cache`; the choice depends on them
+alone.
 """
 
 from __future__ import annotations
@@ -32,23 +33,38 @@ THUMBNAIL_PX = 32
 """Side of the square on which deviations are measured. Our choice: grain averages out, and no object does."""
 
 HASH_PX, HASH_BITS = 8, 64
-"""Rows and differences in a row of the hash, which has as many bits as both have pairs."""
-
-_HASH_MASK = (1 << HASH_BITS) - 1
+"""Rows of the hash, and differences in a row; both together make its bits."""
 
 ROOT = Path("runs") / "cache" / "image_facts"
 IMAGES_PER_BATCH = 64
 """Images that a worker measures before it reports. Our choice."""
 
 UNUSABLE, SMALL, NARROW, UNIFORM, DUPLICATE = "unusable", "too small", "too narrow", "of one color", "near duplicate"
-"""Why images are left out, in the order that is looked for it."""
+"""Reasons to leave out an image, in the order of the checks."""
+
+
+class ImageFacts(NamedTuple):
+    """The facts of an image that filters need.
+
+    Attributes:
+        height: In pixels, upright.
+        width: In pixels, upright.
+        deviation: Standard deviation of a thumbnail's colors, in levels of 255, of the channel where it is largest; 0
+            where pixels were not read.
+        hash: 64 bits as a signed integer; 0 where pixels were not read.
+    """
+
+    height: int
+    width: int
+    deviation: float = 0.0
+    hash: int = 0
 
 
 def filter_tables(tables: Sequence[ImageTable], data: DataRecipe, used_px: int) -> list[Images]:
-    """Return tables without what the filters of a recipe leave out; near duplicates are found across tables.
+    """Return tables without the images that the filters of a recipe leave out; near duplicates count across tables.
 
     Args:
-        tables: Of the recipe's sources, in order.
+        tables: The tables of the recipe's sources, in order.
         data: The recipe's section.
         used_px: The smallest resolution that images are used at, pixels.
 
@@ -57,33 +73,28 @@ def filter_tables(tables: Sequence[ImageTable], data: DataRecipe, used_px: int) 
     """
     filters = data.filters
     facts = [scan(table.rows, with_pixels=filters.needs_pixels, num_workers=data.num_workers) for table in tables]
-    together = list(itertools.chain.from_iterable(facts))
-    numbers, counts = choose_images(together, filters, used_px)
-    stops = list(itertools.accumulate(map(len, facts)))
+    numbers, counts = choose_images(list(itertools.chain.from_iterable(facts)), filters, used_px)
     chosen: list[Images] = []
-    for place, (table, stop) in enumerate(zip(tables, stops, strict=True)):
-        start = stop - len(facts[place])
+    stop = 0
+    for table, own_facts, source in zip(tables, facts, data.sources(), strict=True):
+        start, stop = stop, stop + len(own_facts)
         own = [number - start for number in numbers if start <= number < stop]
         if not own:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
             raise RecipeError(
-                f"`data.filters` must leave an image of {data.sources()[place].source!r}, got {filters.to_dict()}: all "
-                f"{stop - start} are left out ({_words(counts)} over all sources)."
+                f"`data.filters` must leave an image of {source.source!r}, got {filters.to_dict()}: all "
+                f"{stop - start} are left out ({reasons} over all sources)."
             )
-        sides = [min(each.height, each.width) for each in (facts[place][number] for number in own) if each is not None]
-        left_out = counts if place == 0 else Counter()  # once, of all tables
-        chosen.append(table.select(own, sides, left_out))
+        sides = [min(each.height, each.width) for each in (own_facts[number] for number in own) if each is not None]
+        chosen.append(table.select(own, sides, Counter() if chosen else counts))  # the counts are of all tables
     return chosen
 
 
-def _words(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
-
-
 def fault_of(facts: ImageFacts | None, filters: FiltersRecipe, used_px: int) -> str | None:
-    """Return why an image is left out by itself, or None.
+    """Return the reason to leave out an image by itself, or None.
 
     Args:
-        facts: Of the image; None for one that is broken or too small to be used at all.
+        facts: The image's facts; None for one that is broken or too small to be used at all.
         filters: The recipe's section.
         used_px: The resolution that it is used at, pixels.
     """
@@ -104,20 +115,20 @@ def choose_images(
 ) -> tuple[list[int], Counter[str]]:
     """Return the numbers of the images that stay, in order, and how many are left out for each reason.
 
-    Near duplicates are looked for among those that no other filter leaves out; of such the one with the most pixels
-    stays, or the first. The choice depends on the facts alone, so it is the same on all ranks and after a restart.
+    Near duplicates are searched among the images that no other filter leaves out; of several the one with the most
+    pixels stays, or the first. The choice depends on the facts alone, so it is the same on all ranks and after a
+    restart.
 
     Args:
-        facts: Of all images; None for unusable ones.
+        facts: Facts of all images; None for unusable ones.
         filters: The recipe's section.
         used_px: The smallest resolution that images are used at, pixels.
     """
     faults = {number: fault_of(each, filters, used_px) for number, each in enumerate(facts)}
-    stay = {number: facts[number] for number, fault in faults.items() if fault is None}
     if filters.max_distance is not None:
-        sizes = {number: each.height * each.width for number, each in stay.items() if each is not None}
-        hashes = {number: each.hash for number, each in stay.items() if each is not None}
-        order = sorted(sizes, key=lambda number: (-sizes[number], number))
+        stay = {number: each for number, each in enumerate(facts) if each is not None and faults[number] is None}
+        order = sorted(stay, key=lambda number: (-stay[number].height * stay[number].width, number))
+        hashes = {number: each.hash for number, each in stay.items()}
         faults |= dict.fromkeys(near_duplicates(hashes, order, filters.max_distance), DUPLICATE)
     counts = Counter(fault for fault in faults.values() if fault is not None)
     return [number for number, fault in faults.items() if fault is None], counts
@@ -126,8 +137,8 @@ def choose_images(
 def near_duplicates(hashes: Mapping[int, int], order: Iterable[int], max_distance: int) -> list[int]:
     """Return the images that have a near duplicate among those that come before them and stay.
 
-    A hash is cut into one band more than bits may differ, so two that are near agree in some band: only images that do
-    are compared.
+    A hash is cut into one band more than bits may differ, so two near ones agree in some band: only images that agree
+    in a band are compared.
 
     Args:
         hashes: 64 bits of each image, by its number.
@@ -139,35 +150,14 @@ def near_duplicates(hashes: Mapping[int, int], order: Iterable[int], max_distanc
     kept: list[dict[int, list[int]]] = [defaultdict(list) for _ in bands]
     duplicates = []
     for image in order:
-        bits = hashes[image] & _HASH_MASK
-        keys = [(bits >> start) & mask for start, mask in bands]
-        if any(_is_near(bits, group[key], max_distance) for group, key in zip(kept, keys, strict=True) if key in group):
+        bits = hashes[image] & ((1 << HASH_BITS) - 1)
+        groups = [group[(bits >> start) & mask] for group, (start, mask) in zip(kept, bands, strict=True)]
+        if any((bits ^ other).bit_count() <= max_distance for group in groups for other in group):
             duplicates.append(image)
             continue
-        for group, key in zip(kept, keys, strict=True):
-            group[key].append(bits)
+        for group in groups:
+            group.append(bits)
     return duplicates
-
-
-def _is_near(bits: int, others: Iterable[int], max_distance: int) -> bool:
-    return any((bits ^ other).bit_count() <= max_distance for other in others)
-
-
-class ImageFacts(NamedTuple):
-    """What filters look at.
-
-    Attributes:
-        height: In pixels, upright.
-        width: Likewise.
-        deviation: Standard deviation of a thumbnail's colors, in levels of 255, of the channel where it is largest; 0
-            where pixels were not looked at.
-        hash: 64 bits as a signed integer; 0 likewise.
-    """
-
-    height: int
-    width: int
-    deviation: float = 0.0
-    hash: int = 0
 
 
 def measure(image: EncodedImage, *, with_pixels: bool) -> ImageFacts:
@@ -175,7 +165,7 @@ def measure(image: EncodedImage, *, with_pixels: bool) -> ImageFacts:
 
     Args:
         image: The image.
-        with_pixels: Whether to look at pixels, or only at the header.
+        with_pixels: Whether to decode the image, or only to read its header.
 
     Raises:
         UnusableImageError: If it is broken or too small to be used.
@@ -190,9 +180,9 @@ def measure(image: EncodedImage, *, with_pixels: bool) -> ImageFacts:
 
 
 def difference_hash(picture: Image.Image) -> int:
-    """Return 64 bits: in which of 8 x 8 places of a tiny gray version brightness grows to the right.
+    """Return 64 bits, the places of an 8 x 8 gray version where brightness grows to the right, as a signed integer.
 
-    They stay when an image is resized, recompressed, or made brighter. A signed integer, as tensors hold it.
+    They stay the same when an image is resized, recompressed, or made brighter.
 
     References:
         N. Krawetz, "Kind of Like That" (dHash), https://www.hackerfactor.com/blog/?/archives/529-Kind-of-Like-That.html.
@@ -204,34 +194,25 @@ def difference_hash(picture: Image.Image) -> int:
 
 
 def scan(rows: EncodedRows, *, with_pixels: bool, num_workers: int) -> list[ImageFacts | None]:
-    """Return the facts of all images, None for unusable ones; read where an earlier run kept them below `runs/cache`.
+    """Return the facts of all images, None for unusable ones; an earlier run may have kept them below `runs/cache`.
 
     Args:
         rows: The images.
         with_pixels: Whether to decode them, or only to read their headers.
-        num_workers: Processes that look at them.
+        num_workers: Number of processes that measure them.
     """
     path = ROOT / f"{hash_of({'rows': rows.fingerprint(), 'with_pixels': with_pixels})[:16]}.safetensors"
     facts = _read_facts(path, len(rows))
     if facts is None:
-        facts = _measure_all(rows, with_pixels, num_workers)
+        facts = []
+        dataset = _Measured(rows, with_pixels)
+        loader = DataLoader(dataset, batch_size=IMAGES_PER_BATCH, num_workers=num_workers, collate_fn=list)
+        with ProgressBar(total=len(rows), desc="filters", unit="image") as bar:
+            for batch in loader:
+                facts += batch
+                bar.update(len(batch))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, lambda scratch: save_file(_tensors_of(facts), scratch))
-    return facts
-
-
-def _measure_all(rows: EncodedRows, with_pixels: bool, num_workers: int) -> list[ImageFacts | None]:
-    loader = DataLoader(
-        _Measured(rows, with_pixels),
-        batch_size=IMAGES_PER_BATCH,
-        num_workers=num_workers,
-        collate_fn=list,
-    )
-    facts: list[ImageFacts | None] = []
-    with ProgressBar(total=len(rows), desc="filters", unit="image") as bar:
-        for batch in loader:
-            facts += batch
-            bar.update(len(batch))
     return facts
 
 
@@ -260,7 +241,7 @@ def _tensors_of(facts: Sequence[ImageFacts | None]) -> dict[str, Tensor]:
 
 
 def _read_facts(path: Path, num_images: int) -> list[ImageFacts | None] | None:
-    """Return kept facts; None where there are none, or not of so many images."""
+    """Return kept facts; None if there are none, or of another number of images."""
     try:
         columns = load_file(path)
     except (OSError, SafetensorError):

@@ -1,4 +1,4 @@
-"""A folder of images as a training set, and the decision whether a folder holds images or shards."""
+"""Folders of images as a training set, and the decision whether a folder holds images or shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 MIN_IMAGES_PER_SHARD = 100
-"""Our choice: so many images make the archives among them strays, and fewer are pictures about shards."""
+"""Our choice: with so many images the shards among them are strays, with fewer the images only illustrate them."""
 
 MAX_NAMED = 5
-"""Our choice: as many files that are left out are named."""
+"""Number of left-out files that are named. Our choice."""
 
 _IMAGES = "images"
 _TABLE_OF_IMAGES = "metadata.parquet"  # of `datasets`; it is about the images beside it
@@ -39,10 +39,10 @@ _NAME_OF_SPLIT = re.compile(
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """Return the Parquet or the webdataset files below a folder; none where it is one of images.
+    """Return the Parquet or the webdataset files below a folder; none for a folder of images.
 
-    Of a folder that has several kinds of files, those with names of splits are read, or images where they are very
-    many; what is left out is logged. Hidden files do not count.
+    If a folder has several kinds of files, those with names of splits are read, or the images if they are very many;
+    left-out files are logged. Hidden files do not count.
 
     Raises:
         ValueError: If it has several kinds of files and neither rule, or both, hold.
@@ -69,25 +69,21 @@ def find_shards(folder: Path) -> list[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of that name is none of the user's, as for `datasets`."""
+    """Return whether `datasets` ignores a file or folder of that name."""
     return name.startswith((".", "__"))
 
 
 def _files_by_kind(folder: Path) -> dict[str, list[Path]]:
-    """Return images and shards below a folder, sorted, of each kind that there is."""
+    """Return images and shards below a folder by kind, sorted."""
     suffixes = dict.fromkeys(pillow_suffixes(), _IMAGES) | {suffix: suffix for suffix in BUILDERS}
     found: dict[str, list[Path]] = {}
-    for path in _walk(folder):
-        kind = suffixes.get(path.suffix if path.suffix in BUILDERS else path.suffix.lower())
-        if kind is not None and path.name != _TABLE_OF_IMAGES and (kind == _IMAGES or path.is_file()):
-            found.setdefault(kind, []).append(path)
-    return {kind: sorted(paths) for kind, paths in found.items()}
-
-
-def _walk(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        yield from (Path(root, name) for name in names if not is_hidden(name))
+        for path in (Path(root, name) for name in names if not is_hidden(name)):
+            kind = suffixes.get(path.suffix if path.suffix in BUILDERS else path.suffix.lower())
+            if kind is not None and path.name != _TABLE_OF_IMAGES and (kind == _IMAGES or path.is_file()):
+                found.setdefault(kind, []).append(path)
+    return {kind: sorted(paths) for kind, paths in found.items()}
 
 
 def _unclear(folder: Path, files: dict[str, list[Path]]) -> ValueError:
@@ -104,8 +100,8 @@ def _unclear(folder: Path, files: dict[str, list[Path]]) -> ValueError:
 
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
-NO_PICTURES = frozenset({".pfm"})
-"""What is read, but holds measures such as depth."""
+_MEASURES = frozenset({".pfm"})
+"""Suffixes that Pillow opens, but whose files hold measures such as depth."""
 
 HELD_OUT_SHARE = 0.1  # our choice
 
@@ -117,7 +113,7 @@ class ImageFolder(ImageTable):
     skipped and named in the log; an image that only breaks while it is decoded is replaced by the next one.
 
     Args:
-        folder: Where to look, sub-folders included.
+        folder: The folder; its sub-folders count too.
         size: Side of the square images, pixels; None for whole images of any shape.
         num_images: Length of the data set; None takes every file once.
         seed: Decides the random crops.
@@ -140,7 +136,13 @@ class ImageFolder(ImageTable):
     ) -> None:
         check_choice("split", split, SPLITS)
         skipped = SkippedImages()
-        self.paths = _files_of_split(folder, _usable_files(folder, skipped), split)
+        candidates = image_files(folder)
+        usable = [path for path in candidates if skipped.check(EncodedImage(str(path), path))]
+        if not usable:
+            raise no_images_error(folder, len(skipped))
+        if len(skipped):
+            logger.warning("%s: skipped %d of %d images", folder, len(skipped), len(candidates))
+        self.paths = _files_of_split(folder, usable, split)
         super().__init__(
             _Files(folder, self.paths),
             size=size,
@@ -163,7 +165,7 @@ class _Files:
         return EncodedImage(str(self.paths[index]), self.paths[index])
 
     def fingerprint(self) -> str:
-        """Return number and sizes of the files, a hash of their places in the folder, and one of their contents."""
+        """Return number and bytes of the files, a hash of their paths in the folder, and one of their contents."""
         names = [path.relative_to(self.folder).as_posix() for path in self.paths]
         num_bytes = [path.stat().st_size for path in self.paths]
         state = content_fingerprint(self.__getitem__, num_bytes, names)
@@ -171,7 +173,7 @@ class _Files:
 
 
 def files_fingerprint(files: Mapping[str, Path]) -> str:
-    """Return number and sizes of files, a hash of the names that they go by, and one of names, sizes and times."""
+    """Return number and bytes of files, a hash of their names, and one of names, sizes and times."""
     facts = {name: path.stat() for name, path in files.items()}
     state = hash_of({name: [fact.st_size, fact.st_mtime_ns] for name, fact in facts.items()})
     num_bytes = sum(fact.st_size for fact in facts.values())
@@ -180,13 +182,13 @@ def files_fingerprint(files: Mapping[str, Path]) -> str:
 
 @functools.cache
 def pillow_suffixes() -> frozenset[str]:
-    """Return the suffixes of all images of `FORMATS`, of which MPO is JPEG, `IMAGE_SUFFIXES` among them."""
+    """Return the suffixes of all images of `FORMATS`, `IMAGE_SUFFIXES` among them; MPO is a JPEG."""
     opened = {suffix for suffix, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}
-    return IMAGE_SUFFIXES | opened - NO_PICTURES
+    return IMAGE_SUFFIXES | opened - _MEASURES
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files below a folder, of all types that are read, in order of their paths.
+    """Return the image files below a folder, of all types that are read, sorted by path.
 
     Raises:
         ValueError: If the folder does not exist.
@@ -202,16 +204,6 @@ def no_images_error(folder: Path, num_skipped: int) -> ValueError:
         f"Image folder {str(folder)!r} has no usable image ({num_skipped} skipped). It needs files that end in "
         f"{', '.join(sorted(IMAGE_SUFFIXES))} or of another type that is read, of at least {MIN_SIDE_PX} px."
     )
-
-
-def _usable_files(folder: Path, skipped: SkippedImages) -> list[Path]:
-    candidates = image_files(folder)
-    usable = [path for path in candidates if skipped.check(EncodedImage(str(path), path))]
-    if not usable:
-        raise no_images_error(folder, len(skipped))
-    if len(skipped):
-        logger.warning("%s: skipped %d of %d images", folder, len(skipped), len(candidates))
-    return usable
 
 
 def _files_of_split(folder: Path, paths: list[Path], split: Split) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Encoded images that can only be read in order: endless, mixed, shuffled, and resumed exactly where they were."""
+"""Streams of encoded images, which can only be read in order: endless, mixed, shuffled, and resumed exactly."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ logger = logging.getLogger(__name__)
 
 NO_FILTERS = FiltersRecipe()
 MAX_OPEN_SHARDS = 4
-"""Shards of one source that are read side by side, so that neighbors in a file are not neighbors in a batch. Our
-choice: more means more connections, and more to read again after a restart."""
+"""Shards of one source that are read side by side, so neighbors in a file are not neighbors in a batch. Our choice:
+more means more connections, and more to read again after a restart."""
 
 MAX_PIECES = 256
-"""Pieces that one part is read in: its shards, or as many groups of neighbors. Our choice: `datasets` lists all shards
-to open one, and takes every file of an image folder for one."""
+"""Largest number of pieces of a part: its shards, or groups of neighboring ones. Our choice: `datasets` lists all
+shards to open one, and every file of an image folder is a shard."""
 
 _BROKEN_FILE = (tarfile.TarError, ValueError, OSError)
-"""What `datasets` raises at a shard that is cut short or damaged; Arrow's errors are among the last two."""
+"""Errors of `datasets` at a shard that is cut short or damaged; Arrow's are among the last two."""
 
 
 class EndlessSource:
-    """Endless passes through one rank's parts of a source, which take turns; shards in another order in each pass.
+    """Endless passes through one rank's parts of a source, which take turns; each pass has its own order of shards.
 
-    Images whose header says that they are unusable are left out, and so are those that filters leave out, and what
-    follows a damaged place in a shard.
+    Images with an unusable header are left out, and so are those that filters leave out, and the rest of a shard after
+    a damaged place.
 
     Args:
         parts: Data sets of `datasets`, which this rank reads side by side.
         column: Their image column.
         seed: Decides the order of the shards.
         skipped: Counts unusable images.
-        num_shards: How many the source has, over all ranks.
-        share: Number of this rank among those that read these parts, and how many they are: each takes every n-th
-            image of a part.
-        filters: What else is left out; near duplicates are not looked for.
+        num_shards: Number of the source's shards, over all ranks.
+        share: Number of this rank among those that read these parts, and their number: each takes every n-th image of
+            a part.
+        filters: Filters of images, except near duplicates.
         used_px: The resolution that images are used at, pixels.
 
     Attributes:
-        left_out: How many images the filters left out since the beginning of the run, by the reason.
+        left_out: Number of images that the filters left out since the beginning of the run, by the reason.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class EndlessSource:
         return fault is None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far the source was read, as JSON values."""
+        """Return the position in the source, as JSON values."""
         return {
             "left_out": dict(self.left_out),
             "num_shards": self.num_shards,
@@ -120,7 +120,7 @@ class EndlessSource:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned; if the source had other shards, with a new pass."""
+        """Continue from a state; if the source had other shards then, with a new pass."""
         self.left_out = Counter(state["left_out"])
         if state["num_shards"] != self.num_shards:
             logger.warning(
@@ -143,13 +143,13 @@ class EndlessSource:
             rows.close()
 
     def _open_pass(self, number: int, turns: Iterable[int], places: Iterable[Sequence[int]]) -> None:
-        """Go to a place of a pass.
+        """Go to a position of a pass.
 
         Args:
-            number: Of the pass.
-            turns: Which parts have rows left, the next one first.
-            places: Of each part, how many pieces are done, how many of this rank's rows of the next one, and the rank
-                whose turn it is where that one begins.
+            number: Number of the pass.
+            turns: Numbers of the parts that have rows left, the next one first.
+            places: For each part the number of finished pieces, the number of this rank's rows that were read of the
+                next one, and the rank whose turn it is where that one begins.
         """
         self.number_of_pass, self._num_read, self._num_usable = number, 0, 0
         self._turns, self._places = deque(turns), [list(place) for place in places]
@@ -165,7 +165,7 @@ class EndlessSource:
                 yield row
 
     def _rows_of(self, number: int) -> Generator[dict[str, Any]]:
-        """Yield the rows of a part that this pass has left, piece by piece."""
+        """Yield the remaining rows of a part in this pass, piece by piece."""
         part, place = self.parts[number], self._places[number]
         rank, num_ranks = self.share
         num_pieces = min(part.num_shards, MAX_PIECES)
@@ -187,11 +187,11 @@ class EndlessSource:
 class ImageStream:
     """One rank's endless sequence of encoded images, drawn from all sources by weight and shuffled block by block.
 
-    A block is read whole and permuted, so its state is small and exact: that of the sources where the block begins, and
-    a number within it. A sliding shuffle buffer cannot be resumed without its content.
+    A block is read whole and permuted, so its state is small and exact: the state of the sources at the beginning of
+    the block, and a position within it. A sliding shuffle buffer cannot be resumed without its content.
 
     Args:
-        sources: What is mixed.
+        sources: The sources to mix.
         weights: Share of each source; they sum to 1.
         seed: Decides the mixture and the permutations.
         block_size: Images that are shuffled together.
@@ -213,11 +213,11 @@ class ImageStream:
         return [self._block[(self._place + offset) % self.block_size] for offset in range(number)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far the stream was read, as JSON values."""
+        """Return the position in the stream, as JSON values."""
         return {"block": self._block_number, "place": self._place, "sources": self._source_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned; the sources must be the same ones."""
+        """Continue from a state of the same sources."""
         self._block_number, self._place = state["block"], state["place"]
         self._source_states, self._block = state["sources"], []
         for source, source_state in zip(self.sources, self._source_states, strict=True):
@@ -236,7 +236,7 @@ class ImageStream:
             source.close()
 
     def _next(self) -> EncodedImage:
-        if not self._block:  # also after a restart at the end of a block: the next one begins where this one ends
+        if not self._block:  # also after a restart at the end of a block, because the next one begins there
             self._block = self._read_block()
         if self._place == self.block_size:
             self._block_number, self._place = self._block_number + 1, 0
@@ -263,7 +263,7 @@ def open_image_stream(
         rank: Rank of this process among those.
         num_ranks: Number of those ranks, which see different images.
         skipped: Counts unusable images.
-        used_px: The resolution that images are used at, pixels, which filters look at.
+        used_px: The resolution that images are used at, pixels; filters compare sizes with it.
 
     Raises:
         ValueError: If a source cannot be opened.
@@ -273,17 +273,9 @@ def open_image_stream(
     for number, recipe in enumerate(recipes):
         dataset, column = open_stream(recipe)
         parts, share = _parts_of_rank(dataset, rank, num_ranks)
-        source = EndlessSource(
-            parts,
-            column,
-            derive_seed(seed, "source", number),
-            skipped,
-            num_shards=dataset.num_shards,
-            share=share,
-            filters=data.filters,
-            used_px=used_px,
-        )
-        sources.append(source)
+        seed_of_source = derive_seed(seed, "source", number)
+        options: dict[str, Any] = {"num_shards": dataset.num_shards, "filters": data.filters, "used_px": used_px}
+        sources.append(EndlessSource(parts, column, seed_of_source, skipped, share=share, **options))
     weights = [recipe.weight for recipe in recipes]
     return ImageStream(sources, weights, derive_seed(seed, "blocks", rank), data.shuffle_buffer)
 
@@ -291,9 +283,9 @@ def open_image_stream(
 def _parts_of_rank(
     dataset: IterableDataset, rank: int, num_ranks: int
 ) -> tuple[list[IterableDataset], tuple[int, int]]:
-    """Return a rank's parts of a data set, shards of its own if there are enough, or else all; and its share of them.
+    """Return a rank's parts of a data set, and its share of them: shards of its own if there are enough, or else all.
 
-    The first parts have one shard more where these do not divide evenly, so ranks take parts in turn.
+    Where shards do not divide evenly the first parts have one more, so ranks take parts in turn.
     """
     if dataset.num_shards < num_ranks:
         return [dataset], (rank, num_ranks)

@@ -1,4 +1,4 @@
-"""Encoded images with random access as a training set: decoded when asked for, whole or as square crops."""
+"""Encoded images with random access as a training set, decoded on demand, whole or as square crops."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 CROP_MIN_AREA = 0.3
-"""Our choice: share of the area of an image's largest square that a random crop keeps at least."""
+"""Least share of the area of an image's largest square that a random crop keeps. Our choice."""
 
 MAX_ATTEMPTS = 1000
 """Our choice: as many unusable images in a row are no accident."""
 
 
 class EncodedRows(Protocol):
-    """What `ImageTable` reads: encoded images, by number."""
+    """Encoded images by number, the source of an `ImageTable`."""
 
     def __len__(self) -> int: ...
 
@@ -41,12 +41,12 @@ class SelectedRows:
     """Some of the rows of a table.
 
     Args:
-        rows: All of them.
-        numbers: Of those to take, in order.
+        rows: All rows.
+        numbers: The numbers of those to take, in order.
     """
 
     def __init__(self, rows: EncodedRows, numbers: Sequence[int]) -> None:
-        self.rows, self.numbers = rows, array("q", numbers)  # which data workers share
+        self.rows, self.numbers = rows, array("q", numbers)  # data workers share it
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -55,7 +55,7 @@ class SelectedRows:
         return self.rows[self.numbers[index]]
 
     def fingerprint(self) -> str:
-        """Return that of all rows, and which of them are taken."""
+        """Return the fingerprint of all rows, and a hash of the numbers that are taken."""
         return f"{len(self)} of {self.rows.fingerprint()}, chosen {hash_of({'numbers': list(self.numbers)})[:8]}"
 
 
@@ -63,17 +63,17 @@ class Images(Dataset[Tensor]):
     """Images by number: item `index` is a uint8 tensor `(3, height, width)`, RGB.
 
     Attributes:
-        left_out: How many images filters left out, by the reason.
+        left_out: Number of images that filters left out, by the reason.
     """
 
     left_out: Mapping[str, int] = {}
 
     def __len__(self) -> int:
-        """Return how many images there are."""
+        """Return the number of images."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Return a line that changes when what these images are made from does, though it has the same name."""
+        """Return a line that changes when the content of these images does, though their source has the same name."""
         raise NotImplementedError
 
     def short_sides(self) -> Tensor | None:
@@ -81,19 +81,19 @@ class Images(Dataset[Tensor]):
         return None
 
     def draft(self, index: int, least_scale: LeastScale) -> Tensor:
-        """Return image `index`, or a smaller version of it where that is faster to come by.
+        """Return image `index`, or a smaller version of it where that is faster to decode.
 
         Args:
-            index: Which image.
-            least_scale: From its height and width, in pixels, to the smallest factor of both that will do.
+            index: Number of the image.
+            least_scale: From its height and width, in pixels, to the smallest factor of both that is enough.
         """
         return self[index]
 
 
 class ImageTable(Images):
-    """Images by number, decoded when asked for.
+    """Images by number, decoded on demand.
 
-    Item `index` depends on (seed, index, size) and the rows alone; beyond the number of rows it shows them again,
+    Item `index` depends on (seed, index, size) and the rows alone; indices beyond the number of rows show them again,
     cropped differently. An image that turns out to be unusable is replaced by the next one, and the log names it.
 
     Args:
@@ -117,12 +117,8 @@ class ImageTable(Images):
         has_drafts: bool = True,
         skipped: SkippedImages | None = None,
     ) -> None:
-        if size is not None and size < 1:
-            raise ValueError(f"`size` must be positive, got {size}.")
-        if num_images is not None and num_images < 1:
-            raise ValueError(f"`num_images` must be positive, got {num_images}.")
-        self.rows, self.size, self.seed, self.is_centered = rows, size, seed, is_centered
-        self.has_drafts = has_drafts
+        self.rows, self.size, self.seed = rows, size, seed
+        self.is_centered, self.has_drafts = is_centered, has_drafts
         self.num_images = len(rows) if num_images is None else num_images
         self.skipped = SkippedImages() if skipped is None else skipped
         self._unusable: set[int] = set()
@@ -133,7 +129,7 @@ class ImageTable(Images):
         return self.num_images
 
     def fingerprint(self) -> str:
-        """Return that of the rows."""
+        """Return the fingerprint of the rows."""
         return self.rows.fingerprint()
 
     def short_sides(self) -> Tensor | None:
@@ -142,12 +138,12 @@ class ImageTable(Images):
         return self._short_sides[torch.arange(len(self)) % len(self.rows)]
 
     def select(self, numbers: Sequence[int], short_sides: Sequence[int], left_out: Mapping[str, int]) -> ImageTable:
-        """Return a table of some of these rows, of as many images as they are unless it was given a number of them.
+        """Return a table of some of these rows, with an image for each, or with the number that this one was given.
 
         Args:
-            numbers: Of the rows, at least one.
+            numbers: Numbers of the rows, at least one.
             short_sides: The shorter side of each of them in pixels.
-            left_out: How many of the other rows there are, by the reason.
+            left_out: Number of the other rows, by the reason.
         """
         selected = copy.copy(self)
         selected.num_images = len(numbers) if self._has_each_row_once else self.num_images
@@ -170,19 +166,13 @@ class ImageTable(Images):
             raise IndexError(f"`index` must be in [0, {self.num_images}), got {index}.")
         num_attempts = min(len(self.rows), MAX_ATTEMPTS)
         for attempt in range(num_attempts):
-            picture = self._decode((index + attempt) % len(self.rows), least_scale)
+            row = (index + attempt) % len(self.rows)
+            picture = None if row in self._unusable else self.skipped.decode(self.rows[row], least_scale)
             if picture is not None:
                 return to_tensor(self._crop(picture, index))
+            self._unusable.add(row)
         name = self.rows[index % len(self.rows)].name
         raise ValueError(f"{num_attempts} images in a row could not be decoded; the first is {name}.")
-
-    def _decode(self, row: int, least_scale: LeastScale | None) -> Image.Image | None:
-        if row in self._unusable:
-            return None
-        picture = self.skipped.decode(self.rows[row], least_scale)
-        if picture is None:
-            self._unusable.add(row)
-        return picture
 
     def _crop(self, picture: Image.Image, index: int) -> Image.Image:
         if self.size is None:

@@ -1,4 +1,4 @@
-"""Opens Parquet files, webdataset shards, image folders and data sets of the Hub, all through `datasets`."""
+"""Parquet files, webdataset shards, image folders and data sets of the Hub, all opened through `datasets`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import re
 import tarfile
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -35,13 +34,31 @@ from training.recipe_sections import DEMO_SOURCES, SourceRecipe
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, IterableDataset
 
+logger = logging.getLogger(__name__)
+
+HUB_PREFIX = "hub:"
+_HUB_ID = re.compile(r"(hub:)?(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
+_FILE_OF_HUB = re.compile(r"(?:hf://|https?://huggingface\.co/)datasets/(?P<id>[^/?#]+/[^/?#@]+)")
+_URL = re.compile(r"\w+://")
+_ADDRESS_OF_FILE = re.compile(r"\w+:/|::")
+_WILD = re.compile(r"[*?\[{]")
+
+BINARY_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes")
+"""Usual names of encoded images in files without Hugging Face's type information."""
+
+NUM_FIRST_SAMPLES = 5
+"""Number of samples whose files decide which field is the image. As many as `datasets` reads."""
+
+_NAME_IN_SHARD = re.compile(r"((?:.*/)?(?!__)[^./]+)\.([^/]*)")
+"""Name of a sample, which its files share, and the field, which tells them apart. Hidden files have other names."""
+
 
 @contextlib.contextmanager
 def in_one_line(complaint: str) -> Generator[None]:
-    """Turn what `datasets` raises, with its cause, into one line.
+    """Turn errors of `datasets`, with their cause, into one line.
 
     Args:
-        complaint: What cannot be done, such as "`data` 'shards' cannot be opened".
+        complaint: Beginning of the message, such as "`data` 'shards' cannot be opened".
 
     Raises:
         ValueError: If `datasets`, the file system or an archive raised something.
@@ -56,16 +73,12 @@ def in_one_line(complaint: str) -> Generator[None]:
         raise ValueError(f"{complaint}: {text.rstrip('.')}.") from error
 
 
-_WILD = re.compile(r"[*?\[{]")
-_ADDRESS_OF_FILE = re.compile(r"\w+:/|::")
-
-
 def check_named_file(name: str, source: str) -> None:
-    """Refuse a file or an address that a table of strangers names: it would be read, or asked for, unseen.
+    """Refuse a file or an address that a table of strangers names: it would be read, or requested, without notice.
 
     Args:
         name: The file.
-        source: What the user called the data.
+        source: The user's name of the data.
 
     Raises:
         ValueError: If it does not lie in the folder that the source is or whose files it names.
@@ -78,15 +91,8 @@ def check_named_file(name: str, source: str) -> None:
         )
 
 
-def check_named_files(names: Iterable[str | None], source: str) -> None:
-    """Refuse files as `check_named_file` does; None stands for an image in the table itself."""
-    for name in names:
-        if name is not None:
-            check_named_file(name, source)
-
-
 def _folder_of(source: str) -> Path | None:
-    """Return the folder that a source is, or whose files it names; None of addresses and of what is no folder here."""
+    """Return the local folder that a source is, or whose files it names; None if there is none."""
     if _ADDRESS_OF_FILE.search(source):
         return None
     start = os.path.expanduser(_WILD.split(source)[0])
@@ -96,17 +102,12 @@ def _folder_of(source: str) -> Path | None:
     return Path(os.path.abspath(folder)) if is_path else None
 
 
-HUB_PREFIX = "hub:"
-_ADDRESS = re.compile(r"\w+://")
-_FILE_OF_HUB = re.compile(r"(?:hf://|https?://huggingface\.co/)datasets/(?P<id>[^/?#]+/[^/?#@]+)")
-
-
 class PublicName(NamedTuple):
-    """What is said of a source.
+    """Public description of a source.
 
     Attributes:
         name: Last part of a path or an address, or the id on the Hub with its configuration.
-        origin: Where it is from, in words.
+        origin: Its origin, in words.
         hub_id: Its repository on the Hub, or None.
     """
 
@@ -116,32 +117,21 @@ class PublicName(NamedTuple):
 
 
 def public_name(source: str) -> PublicName:
-    """Return what a source, as recipes and `--data` take them, may be called in public."""
+    """Return the public description of a source of a recipe or of `--data`."""
     if source in DEMO_SOURCES:
         return PublicName(source, "packages of PyPI, npm and Debian")
-    if _ADDRESS.match(source):
-        return _of_address(source)
+    if _URL.match(source):
+        address, of_hub = urlsplit(source), _FILE_OF_HUB.match(source)
+        name = address.path.rstrip("/").rpartition("/")[2] or "files"
+        if of_hub is not None:
+            return PublicName(name, f"Hugging Face Hub, {of_hub['id']}", of_hub["id"])
+        return PublicName(name, f"file of {address.hostname or address.scheme}")
     path = Path(source).expanduser()
     if path.exists() or (path.suffix in BUILDERS and not source.startswith(HUB_PREFIX)):
         name = os.path.basename(os.path.abspath(path))
         return PublicName(name, f"{'folder' if path.is_dir() else 'file'} {name}")
     name = source.removeprefix(HUB_PREFIX)
     return PublicName(name, f"Hugging Face Hub, {name}", name.partition(":")[0])
-
-
-def _of_address(source: str) -> PublicName:
-    address, of_hub = urlsplit(source), _FILE_OF_HUB.match(source)
-    name = address.path.rstrip("/").rpartition("/")[2] or "files"
-    if of_hub is not None:
-        return PublicName(name, f"Hugging Face Hub, {of_hub['id']}", of_hub["id"])
-    return PublicName(name, f"file of {address.hostname or address.scheme}")
-
-
-NUM_FIRST_SAMPLES = 5
-"""Whose files decide what is taken for the image. As many as `datasets` looks at."""
-
-_NAME = re.compile(r"((?:.*/)?(?!__)[^./]+)\.([^/]*)")
-"""What the files of a sample share, and the field, which tells them apart. Hidden files have other names."""
 
 
 class _Header(tarfile.TarInfo):
@@ -171,7 +161,7 @@ def first_fields(shards: Sequence[str]) -> list[str]:
     for shard in shards:
         fields: dict[str, None] = {}
         try:
-            for _, files in islice(_samples(shard), NUM_FIRST_SAMPLES):
+            for _, files in itertools.islice(_samples(shard), NUM_FIRST_SAMPLES):
                 fields |= dict.fromkeys(field for _, field, _ in files)
         except tarfile.TarError as error:
             damage = damage or f": {shard}: {error}"
@@ -192,28 +182,25 @@ def read_samples(shards: Sequence[str], column: str, *, takes_others: bool) -> I
         tarfile.TarError: If a shard is damaged or cannot be read; the message names it.
     """
     for shard in shards:
-        yield from _read_shard(shard, column, takes_others=takes_others)
-
-
-def _read_shard(shard: str, column: str, *, takes_others: bool) -> Iterator[dict[str, Any]]:
-    try:
-        for key, files in _samples(shard):
-            name, content = key, b""
-            for _, field, file in files:
-                if field == column or (takes_others and not content and is_image(field)):
-                    name, content = f"{key}.{field}", file.read()
-            yield {"image": {"path": name, "bytes": content}, "__url__": shard}
-    except (tarfile.TarError, OSError) as error:
-        raise tarfile.ReadError(f"{shard}: {error}") from error
+        samples = _samples(shard)
+        try:
+            for key, files in samples:
+                name, content = key, b""
+                for _, field, file in files:
+                    if field == column or (takes_others and not content and is_image(field)):
+                        name, content = f"{key}.{field}", file.read()
+                yield {"image": {"path": name, "bytes": content}, "__url__": shard}
+        except (tarfile.TarError, OSError) as error:
+            raise tarfile.ReadError(f"{shard}: {error}") from error
 
 
 def _samples(shard: str) -> Iterator[tuple[str, Iterator[tuple[str, str, IO[bytes]]]]]:
-    """Yield the key of each sample and its files, which are to be read before the next one."""
-    return groupby(_files(shard), key=itemgetter(0))
+    """Yield the key of each sample and its files, which must be read before the next sample."""
+    return itertools.groupby(_files(shard), key=itemgetter(0))
 
 
 def _files(shard: str) -> Iterator[tuple[str, str, IO[bytes]]]:
-    """Yield key, field and content of each file that has a name of a sample's."""
+    """Yield key, field and content of each file of a sample."""
     from datasets.utils.file_utils import xopen  # reads addresses too, and tries again when a connection breaks
 
     with (
@@ -222,28 +209,18 @@ def _files(shard: str) -> Iterator[tuple[str, str, IO[bytes]]]:
     ):
         for member in archive:
             archive.members = []  # pyrefly: ignore[missing-attribute] (which would gather in memory)
-            name = _NAME.fullmatch(member.name)
+            name = _NAME_IN_SHARD.fullmatch(member.name)
             file = archive.extractfile(member) if member.isreg() else None
             if name is not None and file is not None:
                 yield name[1], name[2], file
 
 
-logger = logging.getLogger(__name__)
-
-
-BINARY_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes")
-"""Names under which files without Hugging Face's type information usually store encoded images."""
-
-_HUB_ID = re.compile(r"(hub:)?(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
-_URL = re.compile(r"\w+://")
-
-
 @dataclass(frozen=True)
 class ImageColumn:
-    """Where the rows of a data set hold their images.
+    """The column of a data set that holds its images.
 
     Attributes:
-        source: What the user called the data set.
+        source: The user's name of the data set.
         name: The column.
         is_listed: Whether files beside the table were found by us or `datasets` in a folder, and not named by it.
     """
@@ -255,7 +232,7 @@ class ImageColumn:
     def read(self, row: dict[str, Any], place: str) -> EncodedImage:
         """Return the image of a row; `place`, for example "row 7", names it where the row itself does not.
 
-        A file that lies elsewhere, as those of image folders on the Hub that are streamed, is read at once.
+        The files of image folders on the Hub that are streamed have addresses and are read at once.
 
         Raises:
             ValueError: If the row names a file or an address outside the folder of the source.
@@ -263,27 +240,23 @@ class ImageColumn:
         value = row[self.name]
         content = value if isinstance(value, bytes) else (value or {}).get("bytes")
         path = None if isinstance(value, bytes) else (value or {}).get("path")
-        shard = row.get("__url__", self.source)
-        name = f"{shard}: {path or place}"
-        if content is None and path is not None:
-            if not self.is_listed:
-                check_named_file(path, self.source)
-            return EncodedImage(path, _read_address(path) if _URL.match(path) else Path(path))
-        return EncodedImage(name, content or b"")
+        if content is not None or path is None:
+            return EncodedImage(f"{row.get('__url__', self.source)}: {path or place}", content or b"")
+        if not self.is_listed:
+            check_named_file(path, self.source)
+        if not _URL.match(path):
+            return EncodedImage(path, Path(path))
+        import fsspec  # comes with `datasets`, whose addresses of files it reads
 
-
-def _read_address(address: str) -> bytes:
-    import fsspec  # comes with `datasets`, whose addresses of files it reads
-
-    with fsspec.open(address, "rb") as file:
-        return file.read()  # pyrefly: ignore[missing-attribute]
+        with fsspec.open(path, "rb") as file:
+            return EncodedImage(path, file.read())  # pyrefly: ignore[missing-attribute]
 
 
 class TableRows:
     """The images of a map-style data set by number.
 
     Args:
-        dataset: Of `datasets`, with random access.
+        dataset: A data set of `datasets` with random access.
         column: Its image column.
     """
 
@@ -298,18 +271,15 @@ class TableRows:
 
     def fingerprint(self) -> str:
         """Return the number of rows, the bytes of their images, and a hash of their contents."""
-        num_bytes = self._num_bytes()
-        return f"{len(self)} rows, {sum(num_bytes)} bytes, state {content_fingerprint(self.__getitem__, num_bytes)}"
-
-    def _num_bytes(self) -> list[int]:
-        """Return the bytes of each image, which Arrow knows without reading them; 0 for files beside the table."""
         from pyarrow import compute, types
 
         column = self.dataset.with_format("arrow")[:][self.column.name]
         if types.is_struct(column.type):
             names = [field.name for field in column.type]
             column = column.flatten()[names.index("bytes")]
-        return [size or 0 for size in compute.call_function("binary_length", [column]).to_pylist()]
+        # Arrow knows these lengths without reading the bytes; files beside the table have none.
+        num_bytes = [size or 0 for size in compute.call_function("binary_length", [column]).to_pylist()]
+        return f"{len(self)} rows, {sum(num_bytes)} bytes, state {content_fingerprint(self.__getitem__, num_bytes)}"
 
 
 def open_table(source: SourceRecipe) -> TableRows:
@@ -338,7 +308,7 @@ def open_stream(source: SourceRecipe) -> tuple[IterableDataset, ImageColumn]:
 def stream_fingerprint(data: DataRecipe) -> str:
     """Return a line that changes when the files of streamed sources do, though the sources have the same names.
 
-    Of files behind a URL it knows the names only; of a data set of the Hub these hold the commit.
+    For files behind a URL it knows the names only; those of a data set of the Hub hold the commit.
     """
     return "; ".join(_source_fingerprint(source) for source in data.sources())
 
@@ -368,7 +338,7 @@ def is_image_folder(source: str) -> bool:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return what a shell makes of `{a,b}` and `{000..012}`."""
+    """Return the expansions of `{a,b}` and `{000..012}`, as in a shell."""
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
         return [pattern]
@@ -383,7 +353,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def expand_files(pattern: str) -> list[str]:
-    """Return the files that a pattern stands for, with braces and stars; addresses as they are.
+    """Return the files of a pattern with braces and stars; addresses stay as they are.
 
     Raises:
         ValueError: If a part of it matches no file.
@@ -399,27 +369,32 @@ def expand_files(pattern: str) -> list[str]:
 
 
 def is_listed(table: Dataset | IterableDataset) -> bool:
-    """Return whether `datasets` found the files that a fresh table names in an image folder, here or on the Hub."""
+    """Return whether `datasets` found the files of a fresh table in an image folder, here or on the Hub."""
     return table.builder_name == "imagefolder"
 
 
 def as_patterns(files: Iterable[str]) -> list[str]:
-    """Return files as `datasets` takes them: names that stand for themselves alone, even `a[1].png`."""
+    """Return files as patterns for `datasets`, each of which matches that file alone, even `a[1].png`."""
     return [name if _URL.match(name) else glob.escape(name) for name in files]
 
 
 def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
-    builder = _find_builder(source)  # before the imports, which it explains when they fail
-    import datasets
+    arguments = _load_arguments(source)  # before the import, whose failure would hide a wrong name
+    try:
+        import datasets  # not needed for the demo or a folder, and not everywhere installed
+    except ImportError as error:
+        raise ValueError(f"Data source {source.source!r} needs a package. Run `pip install 'datasets>=5'`.") from error
     from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
+    with in_one_line(f"Data source {source.source!r} cannot be opened"):
+        builder = datasets.load_dataset_builder(**arguments)
     if isinstance(builder, WebDataset):
         return _open_shards(source, builder, streaming=streaming)
     with in_one_line(f"Data source {source.source!r} cannot be opened"):
         if not streaming:
             builder.download_and_prepare()
-        as_asked = builder.as_streaming_dataset if streaming else builder.as_dataset
-        dataset: Any = as_asked(source.split or "train")
+        open_split = builder.as_streaming_dataset if streaming else builder.as_dataset
+        dataset: Any = open_split(source.split or "train")
     features = dataset.features
     if features is None:
         raise ValueError(f"Data source {source.source!r} does not say which columns it has. Convert it to Parquet.")
@@ -431,19 +406,17 @@ def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
 
 
 def _open_shards(source: SourceRecipe, builder: DatasetBuilder, *, streaming: bool) -> tuple[Any, ImageColumn]:
-    """Open webdataset shards, which `datasets` has found; its own reader would stop at a sidecar that is damaged."""
+    """Open webdataset shards, which `datasets` has found; its own reader would stop at a damaged sidecar file."""
     from datasets import Dataset, Features, Image, IterableDataset, Value
 
-    files = builder.config.data_files or {}
-    split = source.split or "train"
+    files, split = builder.config.data_files or {}, source.split or "train"
     if split not in files:
         raise ValueError(f"Data source {source.source!r} has no split {split!r}. Splits: {list(files)}.")
     shards = list(files[split])
     with in_one_line(f"Data source {source.source!r} cannot be opened"):
         fields = {field: Image() if is_image(field) else Value("binary") for field in first_fields(shards)}
-    column, takes_others = _find_column(fields, source), source.column is None
+    choice = {"column": _find_column(fields, source), "takes_others": source.column is None}
     features = Features({"image": {"path": Value("string"), "bytes": Value("binary")}, "__url__": Value("string")})
-    choice = {"column": column, "takes_others": takes_others}
     arguments: dict[str, Any] = {"features": features, "gen_kwargs": {"shards": shards, **choice}}
     with in_one_line(f"Data source {source.source!r} cannot be opened"):
         if streaming:
@@ -454,19 +427,8 @@ def _open_shards(source: SourceRecipe, builder: DatasetBuilder, *, streaming: bo
     return dataset, ImageColumn(source.source, "image")
 
 
-def _find_builder(source: SourceRecipe) -> DatasetBuilder:
-    """Return what of `datasets` reads a source."""
-    arguments = _load_arguments(source)
-    try:
-        import datasets  # not needed for the demo or a folder, and not everywhere installed
-    except ImportError as error:
-        raise ValueError(f"Data source {source.source!r} needs a package. Run `pip install 'datasets>=5'`.") from error
-    with in_one_line(f"Data source {source.source!r} cannot be opened"):
-        return datasets.load_dataset_builder(**arguments)
-
-
 def _load_arguments(source: SourceRecipe) -> dict[str, Any]:
-    """Return which builder of `datasets` reads a source, and its files.
+    """Return the arguments with which `datasets` opens a source.
 
     Raises:
         ValueError: If a pattern matches no file, or the text is no kind of source, or it is a folder of several.
@@ -490,7 +452,7 @@ def _load_arguments(source: SourceRecipe) -> dict[str, Any]:
 def _local_files(source: str) -> tuple[str, list[str]] | None:
     """Return the builder and the files of a folder, file, pattern or URL; None for anything else."""
     suffix = Path(source).suffix
-    if suffix in BUILDERS and not source.startswith("hub:"):
+    if suffix in BUILDERS and not source.startswith(HUB_PREFIX):
         return BUILDERS[suffix], expand_files(source)
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -502,7 +464,7 @@ def _local_files(source: str) -> tuple[str, list[str]] | None:
 
 
 def _streamed_images(folder: Path) -> list[str]:
-    """Return the images of a folder that `datasets` streams: it passes over types that it does not know."""
+    """Return the images of a folder that `datasets` streams; it skips types that it does not know."""
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
     found = image_files(folder)
@@ -522,7 +484,7 @@ def _streamed_images(folder: Path) -> list[str]:
 
 
 def _find_column(features: Mapping[str, Any], source: SourceRecipe) -> str:
-    """Return the column that holds the images: the asked one, the first of type Image, or one with a usual name."""
+    """Return the column of the images: the given one, the first of type Image, or one with a usual name."""
     import datasets
 
     if source.column is not None and source.column in features:

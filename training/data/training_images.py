@@ -1,4 +1,4 @@
-"""Images to distill on and to evaluate on: the demo's own, or the user's in any form that `datasets` reads."""
+"""Images for distillation and evaluation: the demo's own, or the user's in any form that `datasets` reads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import bisect
 import itertools
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from training.recipe import DataRecipe
 from training.recipe_sections import DEMO_SOURCES, SourceRecipe
 
 
-DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: what the first study needed for a student from nothing
+DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: enough for a student from nothing in the first study
 
 
 def build_images(
@@ -56,7 +57,7 @@ def build_images(
 def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | None = None) -> Images:
     """Return all sources of a recipe as one map-style data set of uint8 tensors `(3, height, width)`, RGB.
 
-    What `data.filters` leaves out is not among them.
+    `data.filters` has left out some.
 
     Args:
         data: The recipe's section on images.
@@ -76,31 +77,23 @@ def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | N
         parts = filter_tables(tables, data, data.image_size_px if used_px is None else used_px)
     if len(parts) == 1:
         return parts[0]
-    return _mix(parts, [source.weight for source in sources])
+    # One part after the other, repeated so that lengths are in proportion to weights: the shortest that holds all.
+    total = max(len(part) / source.weight for part, source in zip(parts, sources, strict=True))
+    return _Mixture(parts, [round(total * source.weight) for source in sources])
 
 
 def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Images:
     if source.source in DEMO_SOURCES:
         return build_images(source.source, size=data.image_size_px, num_images=data.num_images, seed=data.seed)
-    size = data.image_size_px if is_square else None
-    drafts = data.jpeg_drafts
+    options: dict[str, Any] = {"num_images": data.num_images, "seed": data.seed, "has_drafts": data.jpeg_drafts}
+    options["size"] = data.image_size_px if is_square else None
     if is_image_folder(source.source):
-        folder = Path(source.source).expanduser()
-        return ImageFolder(folder, size=size, num_images=data.num_images, seed=data.seed, has_drafts=drafts)
-    return ImageTable(open_table(source), size=size, num_images=data.num_images, seed=data.seed, has_drafts=drafts)
-
-
-def _mix(parts: list[Images], weights: list[float]) -> Images:
-    """Return the parts one after the other, repeated so that their lengths are in proportion to the weights.
-
-    It is the shortest such data set that holds every image.
-    """
-    total = max(len(part) / weight for part, weight in zip(parts, weights, strict=True))
-    return _Mixture(parts, [round(total * weight) for weight in weights])
+        return ImageFolder(Path(source.source).expanduser(), **options)
+    return ImageTable(open_table(source), **options)
 
 
 class _Mixture(Images):
-    """Some data sets one after the other, each repeated or cut to its length."""
+    """Data sets one after the other, each repeated or cut to its length."""
 
     def __init__(self, parts: list[Images], lengths: list[int]) -> None:
         self.parts, self.ends = parts, list(itertools.accumulate(lengths))
@@ -110,7 +103,7 @@ class _Mixture(Images):
         return self.ends[-1]
 
     def fingerprint(self) -> str:
-        """Return those of the parts."""
+        """Return the fingerprints of the parts."""
         return "; ".join(part.fingerprint() for part in self.parts)
 
     def short_sides(self) -> Tensor | None:

@@ -81,7 +81,7 @@ class RunParts:
 
     @property
     def device(self) -> torch.device:
-        """Where this rank computes."""
+        """The device of this rank."""
         return self.accelerator.device
 
     @property

@@ -1,4 +1,8 @@
-"""Checkpoints of a run: written aside by all ranks, whole or not at all, and resumed exactly."""
+"""Checkpoints of a run: written aside by all ranks, whole or not at all, and resumed exactly.
+
+Not on `torch.distributed.checkpoint`: it unpickles its metadata, which runs code of whoever wrote the file, and it
+loads damaged bytes without an error (tried with torch 2.13).
+"""
 
 import hashlib
 import json
@@ -50,7 +54,7 @@ _BLOCK = 1 << 20  # bytes read at once
 
 
 class FileFacts(TypedDict):
-    """What a manifest says of a file."""
+    """Size and hash of a file, as a manifest has them."""
 
     bytes: int
     sha256: str

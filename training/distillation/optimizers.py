@@ -17,7 +17,7 @@ from training.student.regularizers import SCALE_SUFFIX
 
 
 class _Traits(NamedTuple):
-    """What decides how a parameter moves.
+    """Properties of a parameter that decide how it moves.
 
     Attributes:
         is_trunk: Whether it lies outside of all heads, so that it may be frozen at first.
@@ -33,7 +33,7 @@ class _Traits(NamedTuple):
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return all parameters of a student, grouped by what decides how they move.
+    """Return all parameters of a student, grouped by the properties that decide how they move.
 
     Args:
         model: The student, with taps around it or not, before it is distributed.

@@ -155,7 +155,7 @@ Accelerate's other trackers take none, or in another form; the pictures are file
 
 
 PROJECT = "radio-distillation"
-"""What the runs of all recipes are collected under by trackers that collect runs, unless `WANDB_PROJECT` says it."""
+"""Project under which trackers collect the runs of all recipes, unless `WANDB_PROJECT` says it."""
 
 SHOWN_METRICS = {
     "dense_fidelity_centered": "dense fidelity (centered)",
@@ -164,7 +164,7 @@ SHOWN_METRICS = {
     "shift_error": "shift error",
     "effective_rank": "effective rank",
 }
-"""What is shown on the terminal of each measurement."""
+"""Measurements that the terminal shows."""
 
 
 def check_trackers(names: Sequence[str]) -> None:

@@ -1,1 +1,1 @@
-"""The teachers: frozen networks that answer with a summary and dense features."""
+"""Teachers: frozen networks with a summary and dense features."""

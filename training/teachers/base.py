@@ -1,4 +1,4 @@
-"""The base class of the teachers: frozen networks that resize and normalize on their own."""
+"""Base class of the teachers: frozen networks that resize and normalize their images themselves."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ RUN_MODES: dict[tuple[RunModeName, Upsampling], type[RunMode]] = {
     ("fixed", "featsharp"): SharpenedMode,
     ("mosaic", "bilinear"): MosaicMode,
 }
-"""By `run_mode` and `upsample`."""
+"""Classes of run modes by `run_mode` and `upsample`."""
 
 
 def build_run_mode(traits: NetworkTraits, options: RunOptions, default: RunModeName) -> RunMode:
-    """Return the way to run a network.
+    """Return the run mode of a network.
 
     Args:
-        traits: Of the network.
-        options: How; a size without a mode means "fixed".
-        default: The mode where the options leave it open.
+        traits: The network's traits.
+        options: The recipe's options; a size without a mode means "fixed".
+        default: The mode for options without mode and size.
 
     Raises:
-        ValueError: If the network cannot run so.
+        ValueError: If the network cannot run in it.
     """
     name = options.run_mode or (default if options.input_size_px is None else "fixed")
     mode = RUN_MODES.get((name, options.upsample))
@@ -78,30 +78,30 @@ DEFAULT_GRID_STRIDE = 16  # the patch size of every released student but one, ht
 class Teacher(nn.Module):
     """Base class of the teachers: frozen, always in eval mode, never building a graph.
 
-    An image is `rows` x `cols` cells to whoever asks, the patches of the student. What the teacher takes in of it
-    (`input_sizes`) and on which grid it answers is its run mode, a class of `training.teachers.run_modes`. Called with
-    images at the sizes that it takes in, it answers on its own grid; `answer` does the rest for images of any size.
+    The student divides an image into `rows` x `cols` patches. The teacher's run mode, a class of
+    `training.teachers.run_modes`, decides the sizes of its input (`input_sizes`) and the grid of its output. A call
+    takes images at these sizes and returns features on the teacher's own grid; `answer` takes images of any size.
 
     Args:
         name: Name of the teacher: the adaptor's name in the config, the checkpoint and the logs.
         summary_dim: Width of the summary, None where there is none.
         feature_dim: Width of the features.
-        patch_size: Pixels of the teacher's own input that make one feature cell.
+        patch_size: Pixels of the teacher's own input that make one patch of features.
         native_size_px: Side of the square that the network was trained at, pixels; None where it has no such size.
         runs_at_any_size: False where the network runs at its native size only.
-        default_mode: How it runs unless told otherwise.
-        size_multiple: As the attribute, where the class does not say it.
-        normalization: Mean and standard deviation, where the class does not say them.
+        default_mode: Its run mode if the recipe names none.
+        size_multiple: The attribute, for classes that do not set it.
+        normalization: Mean and standard deviation, for classes that do not set them.
 
     Attributes:
-        mode: The way it runs.
+        mode: Its run mode.
         options: The recipe's options of its kind.
         image_mean: Mean that the network was trained with, RGB of pixels in [0, 1].
         image_std: Standard deviation that it was trained with, in the same units.
         size_multiple: The network's input sides must be multiples of it; None means `patch_size`.
         is_convolutional: The network runs in channels-last layout, about twice as fast on CPUs.
-        read_options: Options that only say what is read from a pass of the network: teachers that differ in nothing
-            else run it once for all of them. None where the class has no such way (`share_network`, `encode_for`).
+        read_options: Options that only choose outputs of the network: teachers that differ in nothing else share one
+            pass. None for classes that cannot share it (`share_network`, `encode_for`).
         network_of: Name of the teacher whose network it runs, by default its own.
     """
 
@@ -147,17 +147,15 @@ class Teacher(nn.Module):
         self.set_run_mode()
 
     def set_run_mode(self, run: RunOptions | None = None, grid_stride: int = DEFAULT_GRID_STRIDE) -> None:
-        """Set how the teacher runs; an upsampler that it had is gone.
+        """Set the run mode, and drop the upsampler.
 
         Args:
-            run: How; None for its defaults.
-            grid_stride: Pixels of the given image that make one cell of the answer: the student's patch size.
+            run: The recipe's options; None for the defaults.
+            grid_stride: Pixels of the given image that make one patch of the output: the student's patch size.
 
         Raises:
-            ValueError: If the teacher cannot run so.
+            ValueError: If the teacher cannot run in this mode.
         """
-        if grid_stride < 1:
-            raise self._error(f"`grid_stride` must be positive, got {grid_stride}.")
         traits = NetworkTraits(
             self.name,
             self.patch_size,
@@ -172,21 +170,21 @@ class Teacher(nn.Module):
 
     @property
     def run(self) -> RunOptions:
-        """How it runs, with the mode and the size that were chosen for it."""
+        """Its options of running, with the chosen mode and size."""
         return self.mode.options
 
     def use_upsampler(self, upsampler: FeatSharp) -> None:
-        """Answer grids finer than the own by a trained network, which is frozen and moves with the teacher.
+        """Use a trained network for grids finer than the teacher's own; it is frozen and moves with the teacher.
 
         Raises:
-            ValueError: If it does not run so.
+            ValueError: If the run mode uses none.
         """
         self.mode.use_upsampler(upsampler)
         self.upsampler = upsampler
         self.train(False)
 
     def use_depths(self, depths: Sequence[float]) -> None:
-        """Let calls return maps of blocks on the way too: as further channels of the features, `feature_dim` for each.
+        """Let calls return maps of inner blocks too: as further channels of the features, `feature_dim` for each.
 
         `answer` leaves them out. Call it once, before the network is compiled.
 
@@ -194,7 +192,7 @@ class Teacher(nn.Module):
             depths: Shares of the network's blocks, above 0 and at most 1.
 
         Raises:
-            ValueError: If its blocks are not to be had, or are of other widths than its features.
+            ValueError: If the teacher has no known blocks, or its run mode cannot use them.
         """
         blocks = self.blocks()
         if not blocks or not self.mode.answers_for_blocks:
@@ -205,7 +203,7 @@ class Teacher(nn.Module):
         self.listener = BlockListener(blocks, depths)
 
     def blocks(self) -> Sequence[nn.Module]:
-        """Return the network's blocks in their order, each as wide as the features; none where there are no such."""
+        """Return the network's blocks in order, each as wide as the features; none if there are no such blocks."""
         return ()
 
     def check_size(self, height: int, width: int) -> None:
@@ -217,15 +215,15 @@ class Teacher(nn.Module):
             )
 
     def compile_network(self) -> None:
-        """Compile the network with `torch.compile`; that happens at the first call, and again for other input sizes."""
+        """Compile the network with `torch.compile`, which works at the first call and again for other input sizes."""
         self.encode_for = torch.compile(self.encode_for)
         self.is_compiled = True
 
     @property
     def can_share_cores(self) -> bool:
-        """Whether threads may call it at once, each with its share of a CPU's cores.
+        """Whether threads may call it at the same time, each with its share of a CPU's cores.
 
-        One pass at a time can be listened to, or compiled.
+        Block listeners and compiled networks handle one pass at a time.
         """
         return self.mean.device.type == "cpu" and not self.is_compiled and self.listener is None
 
@@ -241,17 +239,17 @@ class Teacher(nn.Module):
         raise NotImplementedError
 
     def encode_for(self, pixel_values: Tensor, readers: Sequence[Teacher]) -> list[TeacherOutput]:
-        """Run the network once for all teachers that share it; return what each of them answers."""
+        """Run the network once for all teachers that share it; return the output of each."""
         return [self.encode(pixel_values)] * len(readers)
 
     def share_network(self, first: Teacher) -> None:
-        """Take another teacher's network in place of the own, which is the same."""
+        """Use the network of another teacher, which is the same, in place of its own."""
         self.network_of = first.network_of
 
     def input_sizes(self, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
-        """Return the sizes, height and width in pixels, at which it takes in an image of `rows` x `cols` cells.
+        """Return the sizes, height and width in pixels, of its input for an image of `rows` x `cols` patches.
 
-        More than one where it is seen whole, and once more at a size that is cut into tiles.
+        Modes with tiles take the whole image, and the image at a second size that is cut into tiles.
         """
         return self.mode.input_sizes(rows, cols)
 
@@ -261,12 +259,13 @@ class Teacher(nn.Module):
     ) -> list[TeacherOutput]:
         """Return the teacher's summary and features on its own grid, float32, on the device of the images.
 
-        Groups share a pass as its mode can.
+        The run mode decides which groups share a pass.
 
         Args:
             groups: Images of one grid each: RGB in [0, 1] at each of `input_sizes(rows, cols)`,
                 `(images, 3, height, width)`, on any device.
-            readers: Teachers of its network that answer in its place, side by side, as `split_answer` takes apart.
+            readers: Teachers of its network whose outputs are returned in place of its own, side by side, for
+                `split_answer`.
         """
         readers = [self] if readers is None else readers
         home = groups[0][0].device
@@ -280,17 +279,17 @@ class Teacher(nn.Module):
         ]
 
     def answer(self, pixel_values: Tensor) -> TeacherOutput:
-        """Return its own answer of `answers`."""
+        """Return its own output of `answers`."""
         return self.answers(pixel_values, [self])[0]
 
     def answers(self, pixel_values: Tensor, readers: Sequence[Teacher]) -> list[TeacherOutput]:
-        """Return summary and features of images, one cell for each `grid_stride`, float32, on the images' device.
+        """Return summary and features of images, one patch for each `grid_stride`, float32, on the images' device.
 
-        The images are resized to what the network takes in, and its features resampled to the grid.
+        The images are resized to the network's input sizes, and its features resampled to the grid.
 
         Args:
             pixel_values: RGB in [0, 1], `(batch, 3, height, width)`, sides multiples of `grid_stride`, on any device.
-            readers: Teachers of its network, each of which answers.
+            readers: Teachers of its network; each returns an output.
 
         Raises:
             ValueError: If the sides are not multiples of `grid_stride`.
@@ -307,7 +306,7 @@ class Teacher(nn.Module):
         return answers
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stay in eval mode and frozen: a teacher has no training mode."""
+        """Stay frozen and in eval mode: a teacher has no training mode."""
         self.requires_grad_(False)
         return super().train(False)
 
@@ -318,7 +317,7 @@ class Teacher(nn.Module):
         return self.train(False)
 
     def _run_network(self, normalized: Tensor, readers: Sequence[Teacher]) -> TeacherOutput:
-        """Return summaries and features on the network's own grid, float32, those of all readers side by side.
+        """Return summaries and features on the network's own grid, float32, of all readers side by side.
 
         They are copies, because a loss cannot use tensors of inference mode.
         """
@@ -341,16 +340,16 @@ class Teacher(nn.Module):
 
 
 class HasNetwork(Protocol):
-    """A teacher, or its cost in a plan, that names the teacher whose network it runs."""
+    """A teacher, or its cost in a plan, with the name of the teacher whose network it runs."""
 
     network_of: str
 
 
 def split_answer(joint: TeacherOutput, readers: Sequence[Teacher]) -> list[tuple[Tensor | None, tuple[Tensor, ...]]]:
-    """Return of each teacher its part of what a pass for all of them answers.
+    """Split the output of a shared pass into those of each teacher.
 
     Returns:
-        Its summary, and its features with those of its blocks, if it was told to use some.
+        For each teacher its summary, and its features with those of its inner blocks.
     """
     answers, summary_start, start = [], 0, 0
     for reader in readers:
@@ -365,7 +364,7 @@ def split_answer(joint: TeacherOutput, readers: Sequence[Teacher]) -> list[tuple
 
 
 def by_network(teachers: Mapping[str, HasNetwork]) -> list[list[str]]:
-    """Return the names of teachers, those of one network together."""
+    """Return the names of teachers, grouped by network."""
     names: dict[str, list[str]] = {}
     for name, teacher in teachers.items():
         names.setdefault(teacher.network_of, []).append(name)

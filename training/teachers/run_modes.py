@@ -1,4 +1,4 @@
-"""The ways to run a teacher: at the student's size, at one size, and on mosaics of small images."""
+"""Run modes of a teacher: at the student's size, at one size, and on mosaics of small images."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 RunNetwork = Callable[[Tensor], TeacherOutput]
-"""From normalized images `(batch, 3, height, width)` to the answer on the network's own grid, float32."""
+"""From normalized images `(batch, 3, height, width)` to the output on the network's own grid, float32."""
 
 
 class NetworkTraits(NamedTuple):
-    """What a run mode must know of the network.
+    """Facts of a network that decide how it can run.
 
     Attributes:
         name: The teacher's name, for errors.
-        patch_size: Pixels of its input that make one feature cell.
+        patch_size: Pixels of its input that make one feature patch.
         size_multiple: Sides of its input must be multiples of it.
-        native_size_px: Side of the square that it was trained at; None where it has no such size.
-        runs_at_any_size: False where it runs at its native size only.
-        has_summary: Whether it answers with a summary too.
+        native_size_px: Side of the square that it was trained at; None if it has no such size.
+        runs_at_any_size: False if it runs at its native size only.
+        has_summary: Whether it has a summary.
     """
 
     name: str
@@ -50,19 +50,19 @@ class NetworkTraits(NamedTuple):
 class RunMode(ABC):
     """One way to run a teacher.
 
-    By default all groups of images that are taken in at equal sizes share a pass.
+    By default all groups of images with equal input sizes share a pass.
 
     Args:
-        traits: Of the network.
-        options: How it runs, `run_mode` chosen.
+        traits: The network's traits.
+        options: The options of running, with a `run_mode`.
 
     Attributes:
-        options: The same, with the size that was chosen for it.
-        has_own_size: The whole image is seen at one size, whatever the student's is.
-        answers_for_blocks: Features of blocks on the way can be had as well.
+        options: The options, with the chosen size.
+        has_own_size: The whole image has one input size, whatever the student's is.
+        answers_for_blocks: Features of inner blocks can be returned as well.
 
     Raises:
-        ValueError: If the network cannot run so.
+        ValueError: If the network cannot run in this mode.
     """
 
     has_own_size: ClassVar[bool] = False
@@ -74,11 +74,11 @@ class RunMode(ABC):
 
     @abstractmethod
     def choose_size(self, options: RunOptions) -> int | None:
-        """Return the one size that the network runs at, pixels, None for the student's, or refuse it."""
+        """Return the size in pixels of all inputs, or None for the student's size; refuse a wrong one."""
 
     @abstractmethod
     def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
-        """Return the sizes at which it takes in an image of `rows` x `cols` cells, the whole image's first."""
+        """Return the input sizes of an image of `rows` x `cols` patches, the whole image's first."""
 
     def use_upsampler(self, upsampler: nn.Module) -> None:
         """Take a trained network that makes features finer."""
@@ -104,16 +104,16 @@ class RunMode(ABC):
         return [answers[place] for place in range(len(groups))]
 
     def answer_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
-        """Return the answer to images of one size, given at each of their `input_sizes`."""
+        """Return the output for images of one size, given at each of their `input_sizes`."""
         (whole,) = images
         return run(whole)
 
 
 class NativeMode(RunMode):
-    """It sees the image at one patch for each cell, its sides rounded up to what the network takes."""
+    """One patch of the network for each of the student's, sides rounded up to a size that the network takes."""
 
     def choose_size(self, options: RunOptions) -> None:
-        """Refuse a size, and a network that has one only."""
+        """Refuse a size, and a network with a single one."""
         if not self.traits.runs_at_any_size:
             native = self.traits.native_size_px
             raise self.traits.error(
@@ -124,24 +124,24 @@ class NativeMode(RunMode):
             raise self.traits.error(f"`run_mode` must be 'fixed' with an `input_size_px` ({size}), got 'native'.")
 
     def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
-        """Return one size, near to that of the image in patches."""
+        """Return one size, that of the image in patches, rounded up."""
         patch, multiple = self.traits.patch_size, self.traits.size_multiple
         height, width = (math.ceil(cells * patch / multiple) * multiple for cells in (rows, cols))
         return ((height, width),)
 
 
 class OneSizeMode(RunMode):
-    """Base of the modes in which the network sees squares of one size."""
+    """Base of the modes with square inputs of one size."""
 
     @property
     def side_px(self) -> int:
-        """Side of these squares, pixels."""
+        """Side of the squares, pixels."""
         assert self.options.input_size_px is not None
         return self.options.input_size_px
 
     @property
     def cells_per_side(self) -> int:
-        """Cells along a side of the network's own grid."""
+        """Patches along a side of the network's own grid."""
         return self.side_px // self.traits.patch_size
 
     def choose_size(self, options: RunOptions) -> int:
@@ -160,7 +160,7 @@ class OneSizeMode(RunMode):
 
 
 class FixedMode(OneSizeMode):
-    """It sees every image at one square size, and so answers on one grid, of whatever is asked for."""
+    """One square size for every image, and so one grid of features."""
 
     has_own_size: ClassVar[bool] = True
 
@@ -169,18 +169,14 @@ class FixedMode(OneSizeMode):
         return ((self.side_px, self.side_px),)
 
 
-Cells = tuple[int, int]
-"""Rows and columns of cells of an image."""
-
-
 class MosaicMode(OneSizeMode):
     """Many images in a pass, for a teacher without a summary.
 
-    An image with more cells than the canvas along a side is shrunk to as many, in both directions alike.
+    An image with more patches than the canvas along a side is shrunk to fit, in both directions alike.
     """
 
     def choose_size(self, options: RunOptions) -> int:
-        """Return the side of a canvas; a summary would be one of many images."""
+        """Return the side of a canvas; refuse a summary, which would describe many images."""
         if self.traits.has_summary:
             raise self.traits.error(
                 "`run_mode` must be 'native' or 'fixed' for a teacher with a summary, got 'mosaic'."
@@ -188,12 +184,12 @@ class MosaicMode(OneSizeMode):
         return super().choose_size(options)
 
     def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
-        """Return one size, a patch for each cell."""
+        """Return one size, a patch of the network for each of the student's."""
         patch, scale = self.traits.patch_size, min(1.0, self.cells_per_side / max(rows, cols))
         return ((max(1, round(rows * scale)) * patch, max(1, round(cols * scale)) * patch),)
 
     def answer(self, groups: Sequence[Sequence[Tensor]], run: RunNetwork) -> Iterable[TeacherOutput]:
-        """Yield the answers of all groups, out of as few canvases as they fit on."""
+        """Yield the outputs of all groups, from as few canvases as possible."""
         patch = self.traits.patch_size
         images = [image for (group,) in groups for image in group]
         layout = MosaicLayout(
@@ -205,7 +201,7 @@ class MosaicMode(OneSizeMode):
 
 
 class Place(NamedTuple):
-    """Where the upper left cell of an image lies: on which canvas, in which row and column of it."""
+    """Canvas, row and column of the upper left patch of an image."""
 
     canvas: int
     row: int
@@ -213,17 +209,17 @@ class Place(NamedTuple):
 
 
 class MosaicLayout:
-    """How images lie on square canvases: on shelves, the tallest first, each on the first shelf that has room for it.
+    """Positions of images on square canvases: on shelves, the tallest first, each on the first shelf with room for it.
 
-    Cells that are left over keep the images of a shelf, and the shelves of a canvas, apart.
+    Patches that are left over separate the images of a shelf, and the shelves of a canvas.
 
     Args:
-        canvas_cells: Cells along a side of a canvas.
-        images: Rows and columns of cells of each image.
+        canvas_cells: Patches along a side of a canvas.
+        images: Rows and columns of patches of each image.
 
     Attributes:
-        places: Of each image.
-        num_canvases: How many canvases there are.
+        places: Position of each image.
+        num_canvases: Number of canvases.
 
     Raises:
         ValueError: If an image does not fit.
@@ -233,7 +229,7 @@ class MosaicLayout:
         algorithms", SIAM J. Comput. 9 (1980).
     """
 
-    def __init__(self, canvas_cells: int, images: Sequence[Cells]) -> None:
+    def __init__(self, canvas_cells: int, images: Sequence[tuple[int, int]]) -> None:
         for rows, cols in images:
             if not 1 <= min(rows, cols) <= max(rows, cols) <= canvas_cells:
                 raise ValueError(
@@ -260,8 +256,8 @@ def pack_mosaics(images: Sequence[Tensor], layout: MosaicLayout, cell_px: int) -
 
     Args:
         images: Each `(channels, rows * cell_px, cols * cell_px)`, normalized: spare area is 0, the mean color.
-        layout: Where they lie.
-        cell_px: Pixels along a side of a cell.
+        layout: Their positions.
+        cell_px: Pixels along a side of a patch.
 
     Returns:
         `(num_canvases, channels, canvas_cells * cell_px, canvas_cells * cell_px)`.
@@ -279,7 +275,7 @@ def slice_mosaics(features: Tensor, layout: MosaicLayout) -> list[Tensor]:
 
     Args:
         features: `(num_canvases, channels, canvas_cells, canvas_cells)`.
-        layout: Where the images lie.
+        layout: Positions of the images.
     """
     return [
         features[canvas, :, row : row + rows, col : col + cols]
@@ -302,6 +298,6 @@ def _first_fit(items: Sequence[int], lengths: Sequence[int], room: int) -> list[
 
 
 def _spread(lengths: Sequence[int], room: int) -> list[int]:
-    """Return where intervals begin that lie beside each other in a room, with its spare space behind each of them."""
+    """Return the starts of neighboring intervals in a room, with equal shares of its spare space behind them."""
     gap = (room - sum(lengths)) // len(lengths)
     return [sum(lengths[:place]) + place * gap for place in range(len(lengths))]

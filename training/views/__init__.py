@@ -1,1 +1,1 @@
-"""What student and teachers see of an image: batches, resolutions, crops."""
+"""Views of images for student and teachers: batches, resolutions, crops."""

@@ -2,7 +2,6 @@
 
 import copy
 import multiprocessing
-import random
 import re
 import resource
 import shutil
@@ -15,7 +14,6 @@ from argparse import Namespace
 import pytest
 import torch
 
-from conversion.from_nvidia import convert
 from conversion.nvidia.training_archive import MAX_DEPTH, MAX_PICKLE_BYTES, MAX_RECORDS, open_archive
 
 
@@ -61,7 +59,12 @@ def misspelt(content):
     return content[: place + 9] + b"\x08" + content[place + 10 : place + 46] + b"\xff" + content[place + 47 :]
 
 
-@pytest.mark.parametrize("damage", [encrypted, misspelt])
+def of_several_disks(content):
+    """A locator of the directory's end that says so, as `zipfile` reads it while it only looks for an archive."""
+    return content[:-22] + b"PK\x06\x07" + bytes(12) + (2).to_bytes(4, "little") + content[-22:]
+
+
+@pytest.mark.parametrize("damage", [encrypted, misspelt, of_several_disks])
 def test_damaged_directories_are_refused_by_name(damage, reference, tmp_path):
     path = tmp_path / "damaged.pth.tar"
     path.write_bytes(damage((reference / "c_radio_v4_tiny" / "checkpoint.pth.tar").read_bytes()))
@@ -115,24 +118,6 @@ def test_a_pickle_that_would_fill_the_memory_is_refused_before(name, tmp_path):
     assert re.search(message, error)
     assert seconds < 2
     assert num_bytes < 64 << 20
-
-
-def test_only_our_own_errors_come_of_damaged_bytes(reference, tmp_path):
-    """Bytes of the pickle and of the archive's directory, changed at random from a fixed seed."""
-    source = (reference / "c_radio_v4_tiny" / "checkpoint.pth.tar").read_bytes()
-    pickled, draws = source.index(b"data.pkl"), random.Random(0)
-    refused = 0
-    for _ in range(60):
-        content = bytearray(source)
-        for _ in range(draws.choice((1, 2, 5))):
-            place = pickled + draws.randrange(20_000) if draws.random() < 0.8 else -1 - draws.randrange(20_000)
-            content[place] = draws.randrange(256)
-        (tmp_path / "damaged.pth.tar").write_bytes(content)
-        try:
-            convert(tmp_path / "damaged.pth.tar")
-        except ValueError:
-            refused += 1
-    assert refused > 30
 
 
 def test_one_bit_of_a_weight_is_noticed(reference, tmp_path):

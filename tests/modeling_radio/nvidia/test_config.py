@@ -1,4 +1,4 @@
-"""What NVIDIA's training arguments say about a network."""
+"""Configurations read from NVIDIA's training arguments."""
 
 import pytest
 
@@ -8,7 +8,6 @@ from modeling_radio.nvidia.config import (
     is_nvidia_config,
     release_fields,
     teacher_token_index,
-    temporal_patch_size,
     token_fields,
 )
 
@@ -199,14 +198,3 @@ def test_a_head_of_a_hub_folder_reads_the_token_that_the_folder_names():
     del config["adaptor_configs"]["sam"]["head_idx"]
     with pytest.raises(ValueError, match="`teachers`"):
         RadioConfig.from_dict(config)
-
-
-@pytest.mark.parametrize(
-    ("video", "frames"), [(None, None), ((8, 1536), 2), ((8, 768), None), ((8, 1000), None), ((4, 1536), None)]
-)
-def test_widths_tell_the_frames_of_a_temporal_patch(video, frames):
-    if video is None or frames is not None:
-        assert temporal_patch_size(video, (8, 768)) == frames
-        return
-    with pytest.raises(ValueError, match="shape"):
-        temporal_patch_size(video, (8, 768))

@@ -1,13 +1,12 @@
-import contextlib
 import os
-import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from training.data.image_folder import ImageFolder
+from training.data.image_folder import MIN_IMAGES_PER_SHARD, ImageFolder, find_shards
 from training.data.training_images import build_images
 
 
@@ -24,62 +23,55 @@ def folder(tmp_path):
 def test_items_are_deterministic_crops_of_all_sub_folders(folder):
     images = build_images(str(folder), size=32, seed=1)
     again = build_images(str(folder), size=32, seed=1, num_images=50)
-    assert len(images) == 18
-    assert images[3].shape == (3, 32, 32)
-    assert images[3].dtype == torch.uint8
+    assert (len(images), images[3].shape, images[3].dtype) == (18, (3, 32, 32), torch.uint8)
     assert all(torch.equal(images[i], again[i]) for i in range(18))
     assert not torch.equal(again[0], again[18])  # the same file a second time, cropped differently
     assert not torch.equal(images[0], build_images(str(folder), size=32, seed=2)[0])
-
-
-def test_held_out_files_are_not_trained_on(folder):
-    train, held_out = (ImageFolder(folder, size=32, split=split) for split in ("train", "held_out"))
+    held_out = ImageFolder(folder, size=32, split="held_out")
     assert len(held_out) == 2
-    assert not set(train.paths) & set(held_out.paths)
-    assert len(train.paths) + len(held_out.paths) == 20
+    assert len({*images.paths, *held_out.paths}) == 20
 
 
-def test_all_types_that_pillow_opens_are_images(folder):
+def test_unusable_files_are_skipped_counted_and_named(folder, caplog):
     Image.new("RGB", (40, 64)).save(folder / "camera.JFIF", format="jpeg")
     Image.new("RGB", (40, 64)).save(folder / "film.jp2")
-    paths = [*ImageFolder(folder, size=32).paths, *ImageFolder(folder, size=32, split="held_out").paths]
-    assert {"camera.JFIF", "film.jp2"} <= {path.name for path in paths}
-
-
-def test_unreadable_and_tiny_images_are_skipped_counted_and_named(folder, caplog):
     (folder / "text.jpg").write_text("not a picture")
     Image.new("RGB", (500, 8)).save(folder / "thin.png")
     images = ImageFolder(folder, size=32)
-    assert len(images.skipped) == 2
-    assert len(images.paths) == 18
+    paths = [*images.paths, *ImageFolder(folder, size=32, split="held_out").paths]
+    assert {"camera.JFIF", "film.jp2"} <= {path.name for path in paths}
+    assert (len(images.skipped), len(paths)) == (2, 22)
     assert "text.jpg: unreadable" in caplog.text
     assert "thin.png: too small: 500 x 8 px" in caplog.text
-    assert "skipped 2 of 22" in caplog.text
+    assert "skipped 2 of 24" in caplog.text
 
 
-def test_an_image_that_breaks_while_decoding_is_replaced_by_the_next(folder, caplog):
+@pytest.mark.parametrize("becomes_pipe", [False, True])
+def test_an_image_that_breaks_later_is_replaced_by_the_next(folder, becomes_pipe, caplog):
     images = ImageFolder(folder, size=32)
-    whole = images.paths[0].read_bytes()
-    images.paths[0].write_bytes(whole[: len(whole) // 2])
+    path = images.paths[0]
+    whole = path.read_bytes()
+    path.unlink()
+    if becomes_pipe:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(whole[: len(whole) // 2])
     assert images[0].shape == (3, 32, 32)
     assert len(images.skipped) == 1
-    assert f"{images.paths[0]}: unreadable" in caplog.text
+    assert f"skipping image {path}: " in caplog.text
 
 
-@pytest.mark.parametrize("content", [None, "text.jpg"])
-def test_a_folder_without_images_is_one_clear_error(tmp_path, content):
-    if content:
-        (tmp_path / content).write_text("not a picture")
-    with pytest.raises(ValueError, match="has no usable image") as error:
-        build_images(str(tmp_path), size=32)
-    assert "\n" not in str(error.value)
-
-
-def test_other_sources_are_refused(tmp_path):
+def test_sources_without_a_usable_image_are_refused(tmp_path):
+    for content in (None, "not a picture"):
+        if content:
+            (tmp_path / "text.jpg").write_text(content)
+        with pytest.raises(ValueError, match="has no usable image") as error:
+            build_images(str(tmp_path), size=32)
+        assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="'org/images' is neither 'demo' nor 'demo-pypi' nor an image folder"):
         build_images("org/images", size=32)
     Image.new("RGB", (64, 64)).save(tmp_path / "only.png")
-    with pytest.raises(ValueError, match="one image only"):
+    with pytest.raises(ValueError, match="split 'held_out'"):
         build_images(str(tmp_path), size=32, split="held_out")
 
 
@@ -88,7 +80,6 @@ def test_fingerprint_follows_names_and_contents_wherever_they_lie(folder):
         return ImageFolder(folder).fingerprint()
 
     seen = [fingerprint()]
-    assert fingerprint() == seen[0]
     path = ImageFolder(folder).paths[0]
     os.utime(path, ns=(0, 1))
     assert fingerprint() == seen[0]
@@ -102,35 +93,55 @@ def test_fingerprint_follows_names_and_contents_wherever_they_lie(folder):
     assert ImageFolder(elsewhere).fingerprint() == seen[-1]
 
 
-@pytest.fixture
-def odd_things(folder):
-    """What has an image's suffix but is no file that ends: opening the first one waits for a writer."""
+def test_pipes_and_devices_are_skipped_and_named_but_never_opened(folder, caplog):
+    """Opening the first one would wait for a writer."""
     os.mkfifo(folder / "pipe.png")
-    (folder / "device.jpg").symlink_to("/dev/zero")
     (folder / "folder.png").mkdir()
-    (folder / "pipe-too.png").symlink_to(folder / "pipe.png")
-    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
-        working_directory = os.getcwd()
-        os.chdir(folder)  # the path of a socket must be short
-        listener.bind("socket.png")
-        os.chdir(working_directory)
-        yield ["device.jpg", "folder.png", "pipe-too.png", "pipe.png", "socket.png"]
-
-
-def test_what_is_no_file_is_skipped_and_named_but_never_opened(folder, odd_things, caplog):
+    for name, target in (("device.jpg", "/dev/zero"), ("too.png", folder / "pipe.png"), ("gone.png", folder / "no")):
+        (folder / name).symlink_to(target)
     images = ImageFolder(folder, size=32)
-    assert len(images.paths) == 18
-    assert len(images.skipped) == 6
-    for name in odd_things:
+    assert (len(images.paths), len(images.skipped)) == (18, 5)
+    for name in ("device.jpg", "folder.png", "too.png", "pipe.png"):
         assert f"{folder / name}: no file with content, but a folder, pipe, socket or device" in caplog.text
-    assert f"{folder / 'dangling.png'}: unreadable: " in caplog.text
-    assert images[0].shape == (3, 32, 32)
+    assert f"{folder / 'gone.png'}: unreadable: " in caplog.text
 
 
-def test_a_file_that_becomes_a_pipe_is_replaced_by_the_next(folder):
-    images = ImageFolder(folder, size=32)
-    images.paths[0].unlink()
-    os.mkfifo(images.paths[0])
-    assert images[0].shape == (3, 32, 32)
-    assert len(images.skipped) == 1
+def fill(folder: Path, names: list[str], num_images: int) -> Path:
+    for name in [*names, *(f"pictures/{number}.jfif" for number in range(num_images))]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "num_images", "read"),
+    [
+        ([], 0, []),
+        ([], 1, []),
+        (["b.tar", "a/c.tar"], 0, ["a/c.tar", "b.tar"]),
+        (["data/train-00000-of-00001.parquet"], 3, ["data/train-00000-of-00001.parquet"]),
+        (["val_07.tar", "b.tar", "index.parquet"], 3, ["b.tar", "val_07.tar"]),
+        (["VOCtrainval.tar"], MIN_IMAGES_PER_SHARD, []),
+        (["metadata.parquet", ".cache/train-0.tar", "__MACOSX/a.tar", "._b.tar"], 1, []),
+    ],
+)
+def test_shards_of_a_folder(tmp_path: Path, names: list[str], num_images: int, read: list[str]) -> None:
+    folder = fill(tmp_path, names, num_images)
+    assert find_shards(folder) == [folder / name for name in read]
+
+
+@pytest.mark.parametrize(
+    ("names", "num_images"),
+    [
+        (["train/a.parquet"], 1),  # as a class called "train"
+        (["VOCtrainval.tar"], MIN_IMAGES_PER_SHARD - 1),
+        (["train-00000-of-00001.parquet"], MIN_IMAGES_PER_SHARD),
+        (["00000.tar", "00000.parquet"], 0),
+        (["train-0.tar", "train-0.parquet"], 0),
+    ],
+)
+def test_folders_of_several_kinds_are_refused(tmp_path: Path, names: list[str], num_images: int) -> None:
+    with pytest.raises(ValueError, match="several kinds of files: ") as error:
+        find_shards(fill(tmp_path, names, num_images))
+    assert all(f"({name})" in str(error.value) and f"/**/*{Path(name).suffix}'" in str(error.value) for name in names)
+    assert ("to read the images" in str(error.value)) == (num_images > 0)

@@ -24,10 +24,11 @@ def noise(number: int) -> bytes:
 
 def test_images_are_whole_unless_a_size_is_given() -> None:
     images = table([encode(7), encode(9)])
-    assert len(images) == 2
-    assert images[1].shape == (3, 36, 48)
-    assert images[1].dtype == torch.uint8
+    assert (len(images), images[1].shape, images[1].dtype) == (2, (3, 36, 48), torch.uint8)
     assert images[1].unique().tolist() == [9]
+    for index in (-1, 2):
+        with pytest.raises(IndexError, match="`index`"):
+            images[index]
 
 
 def test_a_crop_depends_on_seed_and_index_alone() -> None:
@@ -45,12 +46,3 @@ def test_an_unusable_image_is_replaced_by_the_next_and_counted_once() -> None:
     images = table([encode(1), encode_faulty("truncated"), encode(3)])
     assert [images[index].unique().tolist() for index in (0, 1, 2, 1)] == [[1], [3], [3], [3]]
     assert len(images.skipped) == 1
-
-
-def test_wrong_numbers_are_refused() -> None:
-    for options, message in (({"size": 0}, "`size` must be positive, got 0"), ({"num_images": 0}, "`num_images` must")):
-        with pytest.raises(ValueError, match=message):
-            table([encode(1)], **options)
-    for index in (-1, 1):
-        with pytest.raises(IndexError, match=rf"`index` must be in \[0, 1\), got {index}"):
-            table([encode(1)])[index]

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 import pytest
 
 from model_cards.results import STUDENT, Results
-from training.evaluation.tasks.base import TaskSettings
+from training.demo import run as demo
+from training.evaluation.settings import TaskSettings
 
 
-demo = importlib.import_module("training.demo.__main__")
+command = importlib.import_module("training.demo.__main__")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch
     monkeypatch.setattr(
         "training.evaluation.students.build_teachers", lambda entries, _: {entry.name: teacher for entry in entries}
     )
-    assert demo.main(["--output", str(tmp_path / "demo"), *arguments]) == 1
+    assert command.main(["--output", str(tmp_path / "demo"), *arguments]) == 1
     errors = capsys.readouterr().err
     assert errors.startswith("demo: error: ")
     assert errors.count("\n") == 1
@@ -53,7 +54,7 @@ def test_cards_know_whether_the_time_is_that_of_several_seeds(tmp_path, monkeypa
     monkeypatch.setattr(demo, "run_seed", run_seed)
     monkeypatch.setattr(demo, "write_card", lambda folder, found, name: cards.update({folder.parent.name: found}))
     monkeypatch.setattr(demo, "write_closing_page", lambda *arguments, **options: None)
-    recipe = demo.DemoSettings().load_recipe()
+    recipe = command.DemoSettings().load_recipe()
     results = demo.run_demo(recipe, tmp_path, [3], "")
     assert (results.run["seeds"], results.remarks, asked) == ([3], ["k = 7"], [True])
     demo.run_demo(recipe, tmp_path, [0, 1], "")
@@ -66,7 +67,7 @@ def test_the_whole_demo_in_small(tmp_path, capsys):
     output = tmp_path / "demo"
     cache = f"views.cache_dir={tmp_path / 'cache'}"
     small = ["data.num_images=64", "standardization.calibration_steps=1", "logging.every_steps=1", cache]
-    assert demo.main(["--output", str(output), "--seeds", "0,1", "--steps", "3", *small]) == 0
+    assert command.main(["--output", str(output), "--seeds", "0,1", "--steps", "3", *small]) == 0
     results = Results.load(output / "results.json")
     assert {found.seed for found in results.measurements if found.model == STUDENT} == {0, 1}
     for seed in (0, 1):

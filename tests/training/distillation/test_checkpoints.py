@@ -6,11 +6,11 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from saved_steps import save, write_weights
 from small_recipes import small_recipe
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
@@ -33,6 +33,20 @@ from training.distillation.checkpoints import (
     writers_of,
 )
 from training.recipe import Recipe, RecipeError, load_recipe
+
+
+def write_weights(path: Path) -> None:
+    path.write_bytes(b"w")
+
+
+def save(
+    folder: Path, step: int, write: Callable[[Path], object] = write_weights, num_kept: int = 2, name: str = "weights"
+) -> Path:
+    """Write the checkpoint of a step to its end and return its folder."""
+    writer = CheckpointWriter(folder, num_kept)
+    writer.begin({"step": step}, {name: write})
+    writer.finish()
+    return folder / f"step_{step:08d}"
 
 
 @pytest.fixture

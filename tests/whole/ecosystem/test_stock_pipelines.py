@@ -71,7 +71,7 @@ def stock(tmp_path_factory, url, elsewhere):
 
 
 def expected(stock, name, image):
-    """What the pipeline should say of one image, from the model itself."""
+    """Return the result that the pipeline should have for one image, from the model itself."""
     size = [(image.height, image.width)]
     with torch.no_grad():
         out = stock.models[RUNS[name]](**stock.processor(image, return_tensors="pt"))
@@ -135,3 +135,14 @@ def test_instances_in_transformers_own_pipeline(instances):
     assert sum((np.array(part["mask"]) > 0).astype(int) for part in found).max() == 1  # they share the pixels
     with pytest.raises(ValueError, match="`pipeline_class=RadioInstanceSegmentationPipeline`"):
         segment(str(PHOTOGRAPH), subtask="semantic")
+
+
+def test_classes_in_transformers_own_pipeline():
+    config = RadioConfig.from_preset("radio-test", num_labels=3)
+    model, processor = RadioForSemanticSegmentation(config).eval(), RadioImageProcessor.from_model_config(config)
+    segment = pipeline("image-segmentation", model, image_processor=processor)
+    found = segment(str(PHOTOGRAPH))
+    assert sum((np.array(part["mask"]) > 0).astype(int) for part in found).min() == 1
+    for part, semantic in zip(found, segment(str(PHOTOGRAPH), subtask="semantic"), strict=True):
+        assert (part["label"], part["score"]) == (semantic["label"], None)
+        assert part["mask"] == semantic["mask"]

@@ -1,4 +1,4 @@
-"""COCO's annotations as `datasets` tables, each entry checked before anything is made of it."""
+"""COCO's annotations as `datasets` tables, each entry checked before it is used."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     "categories": {"id": (int,), "name": (str,)},
     "annotations": {"image_id": (int, str), "category_id": (int,), "bbox": (list,)},
 }
-"""What the entries of a COCO json must have, and of which type."""
+"""Fields of the entries of a COCO json, and their types."""
 
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
-"""Of a box: they are stored in float32."""
+"""Largest number of a box: they are stored in float32."""
 
 
 def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...]]:
     """Read COCO detection annotations; columns `image` and `objects` with `bbox` (x, y, width, height) and `category`.
 
-    Crowds are left out, and boxes without an area, of which COCO has a few; the latter are counted in the log. Symbolic
+    Crowds are left out, and so are boxes without an area, of which COCO has a few; the log counts the latter. Symbolic
     links are followed, wherever they lead.
 
     Args:
         source: A json file, its images beside it or in `images/`; or a folder: `annotations/instances_train2017.json`
             with `train2017/`, `train/_annotations.coco.json` with the images beside it, or `annotations.json` with
             `images/`.
-        with_masks: Whether objects also have a `segmentation`, COCO's polygons or run lengths as JSON, which takes
-            far less room than pixels and fits both.
+        with_masks: Whether objects also have a `segmentation`: COCO's polygons or run lengths as JSON, which fits both
+            and takes far less room than pixels.
 
     Returns:
-        The tables, and the categories' names in the order of their ids, from which classes are numbered.
+        The tables, and the categories' names in the order of their ids, which number the classes.
 
     Raises:
-        ValueError: If no annotations are found, they are no COCO json, an entry lacks something or has something else
-            in its place, two images or two categories share an id, or an image is missing or named out of its folder;
-            or if a split has several files.
+        ValueError: If no annotations are found, they are no COCO json, an entry lacks a field or has another type in
+            its place, two images or two categories share an id, an image is missing or named out of its folder, or a
+            split has several files.
     """
     files = {TRAIN: source} if source.suffix == ".json" and source.is_file() else _only_files(source)
     if TRAIN not in files:
@@ -61,7 +61,12 @@ def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...
     parsed = {split: _parse(path) for split, path in files.items()}
     names = {category["id"]: category["name"] for category in parsed[TRAIN]["categories"]}
     for split, content in parsed.items():
-        _check_same_names(content["categories"], names, files[split])
+        for number, name in ((category["id"], category["name"]) for category in content["categories"]):
+            if names.get(number, name) != name:
+                raise ValueError(
+                    f"{files[split]} calls the category {number} {name!r}, the training set {names[number]!r}: number "
+                    "both alike."
+                )
     numbers = {category: number for number, category in enumerate(sorted(names))}
     tables = {split: _table(files[split], content, numbers, with_masks) for split, content in parsed.items()}
     return tables, tuple(names[category] for category in numbers)
@@ -92,7 +97,7 @@ def _only_files(folder: Path) -> dict[str, Path]:
 
 
 def _find_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the files of each split: those of the first of its names that has any."""
+    """Return the files of each split, those of its first name that has any."""
     found = {}
     for split, names in SPLIT_NAMES.items():
         candidates = [
@@ -121,7 +126,13 @@ def _parse(path: Path) -> dict[str, Any]:
         for index, entry in enumerate(parts[part]):
             _check_fields(entry, fields, f"{path}: {part}[{index}]")
     for part in ("images", "categories"):
-        _check_distinct(parts[part], f"{path}: {part}")
+        first: dict[Any, int] = {}
+        for index, entry in enumerate(parts[part]):
+            number = entry["id"]
+            earlier = first.setdefault(number, index)
+            if earlier != index:
+                where = f"{path}: {part}[{index}]"
+                raise ValueError(f"{where} has the `id` {number!r:.60} of entry {earlier}: give each an id of its own.")
     return parts
 
 
@@ -132,33 +143,9 @@ def _check_fields(entry: Any, fields: Mapping[str, tuple[type, ...]], where: str
         if not isinstance(value, types) or isinstance(value, bool):
             wanted = " or ".join(kind.__name__ for kind in types)
             raise ValueError(f"{where} must have `{name}` of type {wanted}, got {value!r:.60}.")
-        if isinstance(value, str) and not _is_unicode(value):
+        # json takes halves of characters (lone surrogates), which cannot be written.
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             raise ValueError(f"{where} must have a `{name}` that is valid Unicode, got {value!r:.60}.")
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether a text can be written; json takes halves of characters (lone surrogates), which cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _check_distinct(entries: Sequence[Mapping[str, Any]], where: str) -> None:
-    first: dict[Any, int] = {}
-    for index, entry in enumerate(entries):
-        earlier = first.setdefault(entry["id"], index)
-        if earlier != index:
-            raise ValueError(
-                f"{where}[{index}] has the `id` {entry['id']!r:.60} of entry {earlier}: give each an id of its own."
-            )
-
-
-def _check_same_names(categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], path: Path) -> None:
-    """Refuse a split that calls a category otherwise than the training set does."""
-    for category in categories:
-        number, name = category["id"], category["name"]
-        if names.get(number, name) != name:
-            raise ValueError(
-                f"{path} calls the category {number} {name!r}, the training set {names[number]!r}: number both alike."
-            )
 
 
 def _table(path: Path, content: Mapping[str, Any], numbers: Mapping[int, int], with_masks: bool) -> Dataset:
@@ -178,7 +165,11 @@ def _table(path: Path, content: Mapping[str, Any], numbers: Mapping[int, int], w
     if len(whole) < len(annotations):
         logger.warning("%s: left out %d boxes without an area", path, len(annotations) - len(whole))
     for annotation in whole:
-        _add_object(objects[annotation["image_id"]], annotation, numbers)
+        own = objects[annotation["image_id"]]
+        own["bbox"].append([float(number) for number in annotation["bbox"]])  # arrow casts no integer above 2**24
+        own["category"].append(numbers[annotation["category_id"]])
+        if with_masks:
+            own["segmentation"].append(json.dumps(annotation["segmentation"]))
     rows = {
         "image": [str(find_image(image["file_name"])) for image in content["images"]],
         "objects": [objects[image["id"]] for image in content["images"]],
@@ -211,13 +202,6 @@ def _is_box(box: Sequence[Any]) -> bool:
     return len(box) == 4 and are_numbers and min(box[2:]) >= 0
 
 
-def _add_object(objects: dict[str, list], annotation: Mapping[str, Any], numbers: Mapping[int, int]) -> None:
-    objects["bbox"].append([float(number) for number in annotation["bbox"]])  # arrow casts no integer above 2**24
-    objects["category"].append(numbers[annotation["category_id"]])
-    if "segmentation" in objects:
-        objects["segmentation"].append(json.dumps(annotation["segmentation"]))
-
-
 def _image_finder(path: Path) -> Callable[[str], Path]:
     split = path.stem.removeprefix("instances_")
     folders = (path.parent, path.parent / "images", path.parent.parent / split, path.parent.parent / "images" / split)
@@ -229,7 +213,7 @@ def _image_finder(path: Path) -> Callable[[str], Path]:
                 "neither is absolute nor has `..`."
             )
         for folder in folders:
-            if os.path.isfile(folder / name):  # unlike `Path.is_file` it also answers for names that no file can have
+            if os.path.isfile(folder / name):  # unlike `Path.is_file` it takes names that no file can have
                 return folder / name
         raise ValueError(f"{path} names the image {name!r:.100}, which is in none of {', '.join(map(str, folders))}.")
 

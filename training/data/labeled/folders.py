@@ -1,4 +1,4 @@
-"""Folders of images, each with a file of its own that says what is in it, as `datasets` tables."""
+"""Folders of images, each with a mask or depth map of the same name, as `datasets` tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SplitNames = Mapping[str, Sequence[str]]
-"""What each of our splits may be called in a source; the first that exists counts."""
+"""Possible names of each of our splits in a source; the first that exists counts."""
 
 TRAIN, VALIDATION = "train", "validation"
 SPLIT_NAMES: SplitNames = {
@@ -38,13 +38,13 @@ Tables = dict[str, "Dataset"]
 
 
 def holds(folder: Path, names: Sequence[str], splits: SplitNames = SPLIT_NAMES) -> bool:
-    """Return whether a folder, or that of its first split, has a folder of one of these names."""
+    """Return whether a folder, or its folder for training, has a sub-folder of one of these names."""
     root = _first_folder(folder, splits[TRAIN]) or folder
     return _first_folder(root, names) is not None
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
-    """Return the lines of `classes.txt`, the names in the order of their ids, or None without that file.
+    """Return the names of classes in the order of their ids, the lines of `classes.txt`; None without that file.
 
     Raises:
         ValueError: If it is no text.
@@ -116,7 +116,7 @@ def _pairs(folder: Path, target_folders: Sequence[str], suffixes: frozenset[str]
 
 
 def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """Return the files of a folder, but no pipes or devices, which may never end to be read."""
+    """Return the files of a folder, without pipes and devices, whose reading may never end."""
     return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.is_file()]
 
 
@@ -135,7 +135,7 @@ def _split_by_voc_lists(folder: Path, pairs: list[tuple[Path, Path]]) -> dict[st
 
 
 def _listed(path: Path, pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Return the pairs whose names a file lists."""
+    """Return the pairs that a file lists by name."""
     names = set(_read_text(path).split())
     chosen = [pair for pair in pairs if pair[0].stem in names]
     if not chosen:

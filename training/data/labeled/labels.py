@@ -6,31 +6,29 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-from modeling_radio.heads_radio import ProblemType
-from training.data.labeled.folders import TRAIN, Tables
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
 from pathlib import Path
 from tokenize import TokenError
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from modeling_radio.heads_radio import ProblemType
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture
+from training.data.labeled.folders import TRAIN, Tables
 
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 Label = str | int
 MAX_UNNAMED = 10_000
-"""Our choice, as many classes as iNaturalist has: more need labels with at least half of the ids, or names."""
+"""Our choice, the number of classes of iNaturalist: more need labels with at least half of the ids, or names."""
 
 
 def find_problem_type(table: Dataset | IterableDataset, column: str = "target") -> ProblemType:
-    """Return what the type of a column of labels stands for: lists, floats, or one class for each image."""
+    """Return the problem that the type of a column of labels stands for: lists, floats, or one class for each image."""
     from datasets import LargeList, List, Value
 
     assert table.features is not None  # only a stream may have none, and that is refused where it is opened
@@ -46,8 +44,8 @@ def check_numbers(tables: Tables, column: str) -> None:
     """Raise a `ValueError` unless every label is a finite number.
 
     Args:
-        tables: By split, the labels in the column `target`.
-        column: What the source calls that column.
+        tables: Tables by split, with the labels in the column `target`.
+        column: The source's name of that column.
     """
     for split, table in tables.items():
         for index, label in enumerate(table["target"][:]):
@@ -65,13 +63,13 @@ def number_classes(tables: Tables, column: str, names: tuple[str, ...] | None) -
     """Return tables whose labels are ids of classes, and the names of the classes.
 
     Args:
-        tables: By split; the column `target` has a name or an id for each image, or a list of them.
-        column: What the source calls that column.
-        names: In the order of their ids; None takes what the labels say.
+        tables: Tables by split; the column `target` has a name or an id for each image, or a list of them.
+        column: The source's name of that column.
+        names: Names in the order of their ids; None takes those of the labels.
 
     Raises:
-        ValueError: If a label is missing or none of the classes, or the training images have fewer classes than can be
-            learned: two, or one where an image may have none.
+        ValueError: If a label is missing or none of the classes, or the training images have too few classes to learn:
+            fewer than two, or than one where an image may have none.
     """
     labels = {split: _read_labels(table, split, column) for split, table in tables.items()}
     names = names or stated_names(tables[TRAIN]) or name_classes(label for image in labels[TRAIN] for label in image)
@@ -93,7 +91,7 @@ def number_classes(tables: Tables, column: str, names: tuple[str, ...] | None) -
 
 
 def _read_labels(table: Dataset, split: str, column: str) -> list[list[Label]]:
-    """Return the labels of each image, one or several, as they are stored."""
+    """Return the stored labels of each image, one or several."""
     has_lists = find_problem_type(table) == "multi_label_classification"
     return [
         _read_label(label, _name(split, index, column), has_lists=has_lists)
@@ -113,7 +111,7 @@ def _read_label(label: Any, image: str, *, has_lists: bool) -> list[Label]:
 
 
 def stated_names(table: Dataset | IterableDataset, column: str = "target") -> tuple[str, ...] | None:
-    """Return the names of the classes that the type of a column of labels states, or None if it states none."""
+    """Return the names of classes in the type of a column of labels, or None if it has none."""
     from datasets import ClassLabel, LargeList, List
 
     assert table.features is not None
@@ -124,11 +122,10 @@ def stated_names(table: Dataset | IterableDataset, column: str = "target") -> tu
 
 
 def name_classes(labels: Iterable[Label]) -> tuple[str, ...]:
-    """Return the names among labels, sorted, or where they are ids a name for each up to the largest.
+    """Return the names among labels, sorted; for ids, a name for each up to the largest.
 
     Raises:
-        ValueError: If the largest id would make more than `MAX_UNNAMED` classes, most of them without an image: it is
-            wrong.
+        ValueError: If the largest id would make more than `MAX_UNNAMED` classes, most of them without an image.
     """
     distinct = set(labels)
     names = sorted(label for label in distinct if isinstance(label, str))
@@ -142,7 +139,7 @@ def name_classes(labels: Iterable[Label]) -> tuple[str, ...]:
 
 
 def class_ids(labels: Sequence[Label], ids: Mapping[str, int], where: str) -> list[int]:
-    """Return the ids of classes that are named or numbered.
+    """Return the ids of classes that are given by name or number.
 
     Raises:
         ValueError: If one is none of the classes; the message names `where`.
@@ -159,11 +156,11 @@ def class_ids(labels: Sequence[Label], ids: Mapping[str, int], where: str) -> li
 
 @dataclass(frozen=True)
 class LabelReader:
-    """Reads labels one by one, where they cannot all be looked at before.
+    """Reads the labels of a stream one by one.
 
     Attributes:
-        problem_type: What they are.
-        names: Of the classes, in the order of their ids; empty for measured numbers.
+        problem_type: The problem that they are for.
+        names: Names of the classes in the order of their ids; empty for regression.
         column: Their column.
     """
 
@@ -172,7 +169,7 @@ class LabelReader:
     column: str
 
     def read(self, row: Mapping[str, Any], image: str) -> float | int | list[int]:
-        """Return the label of a row as a task reads it: a number, the id of a class, or several.
+        """Return the label of a row for a task: a number, the id of a class, or several.
 
         Raises:
             ValueError: If it is missing, no finite number, or none of the classes; the message names `image`.
@@ -191,7 +188,7 @@ class LabelReader:
 
 
 def _number(labels: Sequence[Label], ids: Mapping[str, int], image: str) -> list[int]:
-    """Return the ids of an image's classes, each of which occurs once."""
+    """Return the ids of an image's classes; refuse one that occurs twice."""
     numbers = class_ids(labels, ids, image)
     for label, number in zip(labels, numbers, strict=True):
         if isinstance(label, int) and numbers.count(number) > 1:
@@ -226,7 +223,7 @@ def read_mask(picture: Any, where: str) -> Tensor:
 
     Args:
         picture: A PIL image with a palette or gray levels, or an array.
-        where: Names the image in errors.
+        where: Name of the image in errors.
 
     Raises:
         ValueError: If there is none, or it has colors.
@@ -246,9 +243,9 @@ def read_depth(target: Any, where: str, units_per_meter: float | None = None) ->
     """Return a depth map in meters, float32 `(height, width)`, 0 where the depth is not known.
 
     Args:
-        target: A path to `.npy` or PNG, a picture or nested lists.
-        where: Names the image in errors.
-        units_per_meter: Of the stored numbers; None takes 1000 for whole numbers and 1 for others.
+        target: A path to `.npy` or PNG, an image or nested lists.
+        where: Name of the image in errors.
+        units_per_meter: Unit of the stored numbers; None takes 1000 for whole numbers and 1 for others.
 
     Raises:
         ValueError: If it cannot be read, is no map of numbers or has no known depth.
@@ -272,7 +269,7 @@ def read_depth(target: Any, where: str, units_per_meter: float | None = None) ->
 
 
 def _read_values(target: Any, where: str) -> np.ndarray:
-    """Return a depth map as it is stored."""
+    """Return the stored values of a depth map."""
     try:
         if not isinstance(target, str):
             return np.asarray(target)

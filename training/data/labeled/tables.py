@@ -1,10 +1,11 @@
-"""Opens labeled images as `datasets` tables by split: folders, Parquet, webdataset, saved data sets, the Hub.
+"""Labeled images as `datasets` tables by split: folders, Parquet, webdataset, saved data sets, the Hub.
 
 Images whose file cannot be opened are left out before training starts.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -20,7 +21,7 @@ from training.data.sources import (
     HUB_PREFIX,
     ImageColumn,
     as_patterns,
-    check_named_files,
+    check_named_file,
     expand_files,
     in_one_line,
     is_listed,
@@ -38,7 +39,7 @@ Streams = dict[str, "IterableDataset"]
 logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "jpeg", "webp", "pixel_values")
-"""Names that are tried for the images where none is given; the first that exists counts."""
+"""Usual names of the column of images; the first that exists counts if none is given."""
 
 
 def open_tables(source: str, read_folder: Callable[[Path], Tables], names: SplitNames = SPLIT_NAMES) -> Tables:
@@ -47,11 +48,11 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
     Args:
         source: A folder; a `.parquet` or `.tar` file, or a pattern or a folder of them (see `find_shards`); a data set
             that `datasets` saved; or one of the Hub, `ORG/NAME` or `hub:ORG/NAME`.
-        read_folder: Reads a folder of image files, or whatever else lies at the path.
-        names: What each split may be called.
+        read_folder: Reads a folder of image files, or anything else at the path.
+        names: Possible names of each split.
 
     Returns:
-        The tables by split, those for validation under one name; a source without splits is all "train".
+        The tables by split, those for validation under one name; a source without splits is "train".
 
     Raises:
         ValueError: If nothing is there, it cannot be opened, it is a folder of images as well as of shards, or a table
@@ -59,7 +60,9 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
     """
     path = Path(source).expanduser()
     if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
-        return _with_own_files(_open_saved(path, names), source)
+        from datasets import load_from_disk
+
+        return _with_own_files(by_split(load_from_disk(str(path)), names), source)
     tables = _open_shards_or_hub(source, path, names, streaming=False)
     if tables is None:
         return read_folder(path)
@@ -67,10 +70,11 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
 
 
 def _with_own_files(tables: Tables, source: str) -> Tables:
-    """Return tables that name no file outside the folder of their source; others are refused."""
-    for table in tables.values():
-        for column in table.column_names:
-            check_named_files(image_paths(table, column), source)
+    """Return tables; refuse those that name a file outside the folder of their source."""
+    columns = ((table, column) for table in tables.values() for column in table.column_names)
+    for name in itertools.chain.from_iterable(image_paths(*each) for each in columns):
+        if name is not None:
+            check_named_file(name, source)
     return tables
 
 
@@ -79,7 +83,7 @@ def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
 
     Args:
         source: A `.parquet` or `.tar` file, or a pattern or a folder of them; or a data set of the Hub.
-        names: What each split may be called.
+        names: Possible names of each split.
 
     Returns:
         The streams by split, as `open_tables` returns tables; each knows its columns.
@@ -103,7 +107,11 @@ def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
 def _open_shards_or_hub(source: str, path: Path, names: SplitNames, *, streaming: bool) -> dict[str, Any] | None:
     """Return tables or streams of Parquet or webdataset files or of a data set of the Hub; None of anything else."""
     if path.suffix in BUILDERS and not source.startswith(HUB_PREFIX):
-        return _load_files(BUILDERS[path.suffix], expand_files(source), source, names, streaming=streaming)
+        from datasets import load_dataset
+
+        files = as_patterns(expand_files(source))
+        with in_one_line(f"`data` {source!r} cannot be opened"):
+            return by_split(load_dataset(BUILDERS[path.suffix], data_files=files, streaming=streaming), names)
     if not path.exists():
         return _open_hub(source, names, streaming=streaming)
     shards = find_shards(path)
@@ -113,8 +121,8 @@ def _open_shards_or_hub(source: str, path: Path, names: SplitNames, *, streaming
 def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
     """Open a folder that has a sub-folder of images for each class, with or without folders of splits above them.
 
-    Which folders are splits is decided here: left to itself, `datasets` takes a class called "train", or a file with
-    such a word in its name, for a split, and leaves out all others.
+    This function decides which folders are splits, because `datasets` takes a class called "train", or a file with such
+    a word in its name, for a split, and leaves out all others.
 
     Raises:
         ValueError: If it has none.
@@ -128,9 +136,9 @@ def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
 
 
 def _split_folders(path: Path, names: SplitNames) -> dict[str, Path]:
-    """Return the folder of each split; the whole one where its folders are no splits.
+    """Return the folder of each split, or the whole folder if its sub-folders are no splits.
 
-    They are where all have a name of a split, or one that of training and another that of another split.
+    They are splits if all have a name of a split, or if one has that of training and another that of another split.
     """
     known = {name for split_names in (*names.values(), *SPLIT_NAMES.values()) for name in split_names}
     folders = {folder.name: folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder.name)}
@@ -147,7 +155,7 @@ def _split_folders(path: Path, names: SplitNames) -> dict[str, Path]:
 
 
 def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
-    """Return the images of a split, and the tables about them that lie beside them or in the root, as patterns."""
+    """Return the images of a split, and their metadata tables beside them or in the root, as patterns."""
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
     images = [
@@ -160,11 +168,11 @@ def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
 
 
 def by_split(opened: Any, names: SplitNames = SPLIT_NAMES) -> dict[str, Any]:
-    """Return splits under our two names; a lone table is the training split, "test" stands in for "validation".
+    """Return splits under our two names; a lone table is the training split, "test" may stand for "validation".
 
     Args:
         opened: A table or stream of `datasets`, or several by name.
-        names: What each of the two may be called; the first that exists counts.
+        names: Possible names of both; the first that exists counts.
     """
     if not isinstance(opened, dict):
         return {TRAIN: opened}
@@ -176,18 +184,18 @@ def by_split(opened: Any, names: SplitNames = SPLIT_NAMES) -> dict[str, Any]:
 def choose_column(
     role: str, given: str | None, candidates: Sequence[str], existing: Collection[str], source: str, purpose: str
 ) -> str:
-    """Return the column that is asked for, or the first of the usual names that exists.
+    """Return the given column, or the first of the usual names that exists.
 
     Args:
-        role: What the column holds; `ROLE_column` is the setting that names it.
-        given: The column that was asked for.
-        candidates: Names that are tried without.
-        existing: The columns that there are.
-        source: For messages.
+        role: Content of the column; `ROLE_column` is the setting that names it.
+        given: The column of that setting.
+        candidates: Usual names, for a setting that is left out.
+        existing: The existing columns.
+        source: The user's name of the data, for messages.
         purpose: The task that needs the column, for messages.
 
     Raises:
-        ValueError: If there is none; the columns are named.
+        ValueError: If there is none; the message names the columns.
     """
     name = given or next((candidate for candidate in candidates if candidate in existing), None)
     if name is not None and name in existing:
@@ -208,7 +216,7 @@ def with_columns(table: Dataset, roles: dict[str, str]) -> Dataset:
 
 
 def _are_files(feature: FeatureType) -> bool:
-    """Return whether a column holds files as they are, which nothing in the table says are images."""
+    """Return whether a column holds plain bytes of files, without a type that says they are images."""
     from datasets import Value
 
     if isinstance(feature, dict):
@@ -232,16 +240,10 @@ def _open_hub(source: str, names: SplitNames, *, streaming: bool) -> dict[str, A
         ) from error
 
 
-def _open_saved(path: Path, names: SplitNames) -> Tables:
-    from datasets import load_from_disk
-
-    return by_split(load_from_disk(str(path)), names)
-
-
 def _load_folder(
     path: Path, shards: Sequence[Path], source: str, names: SplitNames, *, streaming: bool
 ) -> dict[str, Any]:
-    """Open the files of one kind below a folder; folders or names such as `train-0` tell splits apart."""
+    """Open the files of one kind below a folder; folders or names such as `train-0` make splits."""
     from datasets import load_dataset
 
     suffix = shards[0].suffix
@@ -262,9 +264,9 @@ def _load_folder(
 
 
 def _split_parquet(path: Path, shards: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return Parquet files by split, told apart as `datasets` does of a folder in which there is nothing else."""
+    """Return Parquet files by split, with the rules of `datasets` for a folder that holds nothing else."""
     places = {shard: shard.relative_to(path) for shard in shards}
-    for split_of in (_split_of_hub, _split_of_folders, _split_of_name):
+    for split_of in (_split_of_hub, _split_of_folders, lambda place: _split_of_words(place.stem)):
         splits = {shard: split for shard, place in places.items() if (split := split_of(place)) is not None}
         if splits:
             left_out = [str(place) for shard, place in places.items() if shard not in splits]
@@ -283,54 +285,46 @@ def _split_of_folders(place: Path) -> str | None:
     return next((split for part in place.parent.parts if (split := _split_of_words(part)) is not None), None)
 
 
-def _split_of_name(place: Path) -> str | None:
-    return _split_of_words(place.stem)
-
-
 def _split_of_words(text: str) -> str | None:
-    """Return the split whose name is a word of a text, numbers aside."""
+    """Return the split whose name is a word of a text; numbers separate words."""
     from datasets.data_files import SPLIT_KEYWORDS
 
     words = re.split(r"[-._ 0-9]+", text)
     return next((str(split) for split, known in SPLIT_KEYWORDS.items() if not set(words).isdisjoint(known)), None)
 
 
-def _load_files(builder: str, files: list[str], source: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:
-    from datasets import load_dataset
-
-    with in_one_line(f"`data` {source!r} cannot be opened"):
-        return by_split(load_dataset(builder, data_files=as_patterns(files), streaming=streaming), names)
-
-
 def readable_tables(tables: Tables) -> Tables:
-    """Return tables without the images whose file cannot be opened; each is named in the log, and their number.
+    """Return tables without the images whose file cannot be opened; the log names each of them, and their number.
 
-    Only the first bytes of files are looked at, and nothing of images that lie in the table itself.
+    Only the first bytes of files are read, and nothing of images that lie in the table itself.
 
     Args:
-        tables: By split, images in the column `image`.
+        tables: Tables by split, with images in the column `image`.
 
     Raises:
         ValueError: If a split has no other images.
     """
-    skipped = SkippedImages()
-    return {split: _readable_table(table, split, skipped) for split, table in tables.items()}
-
-
-def _readable_table(table: Dataset, split: str, skipped: SkippedImages) -> Dataset:
-    kept = [index for index, path in enumerate(image_paths(table, "image")) if _is_readable(path, skipped)]
-    if len(kept) == len(table):
-        return table
-    if not kept:
-        raise ValueError(f"None of the {len(table)} {split} images can be opened; the log names them.")
-    logger.warning("left out %d of %d %s images, which cannot be opened", len(table) - len(kept), len(table), split)
-    return cast("Dataset", table.select(kept))
+    skipped, readable = SkippedImages(), {}
+    for split, table in tables.items():
+        kept = [
+            index
+            for index, path in enumerate(image_paths(table, "image"))
+            if path is None or skipped.check(EncodedImage(path, Path(path)), min_side_px=1)
+        ]
+        if not kept and len(table):
+            raise ValueError(f"None of the {len(table)} {split} images can be opened; the log names them.")
+        if len(kept) < len(table):
+            logger.warning(
+                "left out %d of %d %s images, which cannot be opened", len(table) - len(kept), len(table), split
+            )
+        readable[split] = table if len(kept) == len(table) else cast("Dataset", table.select(kept))
+    return readable
 
 
 def image_paths(table: Dataset, column: str) -> list[str | None]:
     """Return the files of the images in a column; None where the table itself has the image, or there is none.
 
-    The images that lie in the table are not read, which may be many gigabytes.
+    Images in the table are not read, because they may be many gigabytes.
     """
     from datasets import Image
 
@@ -346,7 +340,7 @@ def image_paths(table: Dataset, column: str) -> list[str | None]:
 
 
 def encoded(table: Dataset) -> Dataset:
-    """Return a table whose pictures `datasets` does not decode, which would open files of any format."""
+    """Return a table whose images `datasets` does not decode: it would open files of any format."""
     from datasets import Image
 
     for name, feature in table.features.items():
@@ -356,10 +350,10 @@ def encoded(table: Dataset) -> Dataset:
 
 
 def read_row(table: Dataset, index: int, name: str) -> dict[str, Any]:
-    """Return a row with its pictures decoded, each in the mode that it is stored in; `name` is for messages.
+    """Return a row with its images decoded, each in the mode that it is stored in; `name` is for messages.
 
     Raises:
-        ValueError: If one cannot be decoded; the message names its file.
+        ValueError: If an image cannot be decoded; the message names its file.
     """
     from datasets import Image
 
@@ -376,7 +370,3 @@ def read_row(table: Dataset, index: int, name: str) -> dict[str, Any]:
                     f"The pictures of {where}{file} cannot be decoded: {error}. Replace the file, or remove it."
                 ) from error
     return row
-
-
-def _is_readable(path: str | None, skipped: SkippedImages) -> bool:
-    return path is None or skipped.check(EncodedImage(path, Path(path)), min_side_px=1)

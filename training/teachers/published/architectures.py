@@ -1,9 +1,9 @@
-"""Architectures of published teachers, so that they can be built without a download.
+"""Architectures of published teachers, to build them without a download.
 
-`options: {weights: random}` of a teacher builds its network from here: on the meta device to plan a run, on a GPU to
-measure one. Only what decides shapes is here; with pretrained weights, the checkpoint's own configuration counts. Tests
-compare the numbers of parameters with those of papers and of timm's networks of the same names. Networks of timm need
-no line here: timm has their architectures by name.
+`options: {weights: random}` of a teacher builds its network from this file: on the meta device to plan a run, on a GPU
+to measure one. It has only the fields that decide shapes; with pretrained weights, the checkpoint's own configuration
+counts. Tests compare the numbers of parameters with those of papers and of timm's networks of the same names. timm
+itself has the architectures of its networks by name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Size(NamedTuple):
         return {**self._asdict(), "intermediate_size": self.intermediate_size or 4 * self.hidden_size}
 
     def fields_of_dinov2(self) -> dict[str, int]:
-        """Return those of configurations that have a ratio of widths instead."""
+        """Return the fields of configurations that have a ratio of widths instead."""
         return {key: value for key, value in self._asdict().items() if key != "intermediate_size"}
 
 
@@ -32,7 +32,7 @@ _SO400M = _Size(1152, 27, 16, 4304)
 
 
 def published_config(source: str) -> Any:
-    """Return the configuration of the vision network of a Hub id, or None where it is not one of these."""
+    """Return the configuration of the vision network of a Hub id, or None if it is not in this file."""
     if source not in PUBLISHED:
         return None
     name, fields = PUBLISHED[source]
@@ -94,15 +94,10 @@ def _sam2(
 def _radio(version: str, *teachers: tuple[str, int | None, int], **of_first: Any) -> tuple[str, dict[str, Any]]:
     """Return a RADIO with its adaptors; the width of their MLPs is that of AM-RADIO 3.2, the widest teacher's."""
     widest = max(max(summary_dim or 0, feature_dim) for _, summary_dim, feature_dim in teachers)
+    keys = ("name", "summary_dim", "feature_dim")
     adaptors = [
-        {
-            "name": name,
-            "token_index": index,
-            "summary_dim": summary_dim,
-            "feature_dim": feature_dim,
-            "hidden_size": widest,
-        }
-        for index, (name, summary_dim, feature_dim) in enumerate(teachers)
+        {**dict(zip(keys, teacher, strict=True)), "token_index": index, "hidden_size": widest}
+        for index, teacher in enumerate(teachers)
     ]
     adaptors[0] |= of_first
     return "RadioConfig", {"name": version, "adaptors": adaptors}
@@ -174,4 +169,4 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "nvidia/C-RADIOv4-SO400M": _radio("c-radio_v4-so400m", *_V4_TEACHERS, feature_head="attention"),
     "nvidia/C-RADIOv4-H": _radio("c-radio_v4-h", *_V4_TEACHERS, feature_head="attention"),
 }
-"""By Hub id, the configuration's class and its fields."""
+"""Class and fields of the configuration by Hub id."""

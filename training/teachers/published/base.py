@@ -1,4 +1,4 @@
-"""Teachers of transformers' own model classes, by Hub id or local folder: how they are opened."""
+"""Opening of teachers by Hub id or folder, and the base class of those of transformers' model classes."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 def check_weights(name: str, weights: str, weights_dtype: str = "float32") -> None:
-    """Raise a ValueError if a teacher's option `weights` or `weights_dtype` is none of those that there are."""
+    """Raise a ValueError if a teacher's option `weights` or `weights_dtype` is unknown."""
     error = functools.partial(teacher_error, name)
     check_choice("weights", weights, get_args(Weights), error=error)
     check_choice("weights_dtype", weights_dtype, WEIGHT_DTYPES, error=error)
 
 
 def loading_turn() -> FileLock:
-    """Return the lock under which this user's processes on this machine load teachers, one after the other.
+    """Return the lock with which this user's processes on this machine load teachers one after the other.
 
-    Together, the ranks of a machine would hold several copies of all weights in its memory at once; the first one's
-    downloads serve the others.
+    Otherwise the ranks of a machine would hold several copies of all weights in its memory; the downloads of the first
+    one serve the others.
     """
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # in a container a user may have no name
     return FileLock(Path(tempfile.gettempdir()) / f"radio-teachers-{user}.lock")
 
 
 def find_folder(source: str) -> Path:
-    """Return a folder, or that of a repository on the Hub, downloaded if it is not here yet.
+    """Return a folder, or that of a repository on the Hub, downloaded if necessary.
 
     Raises:
-        ValueError: If it is no folder and the Hub does not give it: one line.
+        ValueError: If it is no folder and the Hub does not return it; the message is one line.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -64,7 +64,7 @@ def load_pretrained(model_class: type, source: str, name: str, **arguments: Any)
     """Return `model_class.from_pretrained(source)`, refusing a checkpoint that lacks some weights.
 
     Raises:
-        ValueError: If the checkpoint is not that model, is incomplete, or cannot be reached: one line.
+        ValueError: If the checkpoint is not that model, is incomplete, or cannot be reached; the message is one line.
     """
     try:
         model, report = model_class.from_pretrained(source, output_loading_info=True, **arguments)
@@ -88,19 +88,18 @@ def load_config(source: str, name: str) -> Any:
 
     Raises:
         ValueError: If it is missing, behind a license gate, or of a model that the installed transformers does not
-            know: one line.
+            know; the message is one line.
     """
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise teacher_error(name, f"no model at `source` {source!r}: {explain_failure(error, source)}") from error
-    return config
 
 
 def check_model_type(name: str, source: str, config: Any, accepted: tuple[str, ...]) -> None:
-    """Raise a ValueError if a checkpoint is of another model type than the accepted ones."""
+    """Raise a ValueError if the model type of a checkpoint is not among the accepted ones."""
     if config.model_type not in accepted:
         raise teacher_error(
             name,
@@ -109,7 +108,7 @@ def check_model_type(name: str, source: str, config: Any, accepted: tuple[str, .
 
 
 def explain_failure(error: BaseException, source: str) -> str:
-    """Return why the Hub or a folder did not give a model: one line that says what to do where access was refused."""
+    """Return one line with the reason why no model was opened, and the remedy if access was refused."""
     causes: list[BaseException] = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
@@ -123,12 +122,12 @@ def explain_failure(error: BaseException, source: str) -> str:
 
 
 class ModelClass(NamedTuple):
-    """How a checkpoint of one model type is opened.
+    """Class and conversions with which a checkpoint of one model type is opened.
 
     Attributes:
         name: Class of transformers.
         config_of: From the checkpoint's config to that of the class.
-        network_of: From a model of the class to the network that the teacher runs.
+        network_of: From a model of the class to the teacher's network.
     """
 
     name: str
@@ -139,23 +138,23 @@ class ModelClass(NamedTuple):
 class PublishedTeacher(Teacher):
     """A vision network of transformers, opened by Hub id or from a folder.
 
-    A subclass says which checkpoints it opens (`model_classes`), what their configuration says (`facts_of`), and how
-    the network's output becomes an answer (`encode`). Options of its own go into a constructor like this one.
+    A subclass defines the checkpoints that it opens (`model_classes`), reads their configuration (`facts_of`), and
+    turns the network's output into summary and features (`encode`). A constructor like this one takes further options.
 
     Args:
         name: Name of the teacher.
         source: Hub id or folder.
-        weights: "pretrained", or "random" for the architecture only: of the published teachers without a download, of
-            others from the config at `source`.
-        weights_dtype: Type that the weights are kept in.
+        weights: "pretrained", or "random" for the architecture only, without a download for published teachers, and
+            from the config at `source` for others.
+        weights_dtype: Type of the stored weights.
 
     Attributes:
-        model_classes: How checkpoints are opened, by their model type.
-        network: What `encode` runs.
+        model_classes: Classes of checkpoints by their model type.
+        network: The network that `encode` runs.
 
     Raises:
         ValueError: If an option is unknown, or the source is missing, behind a license gate, incomplete or another
-            model: one line.
+            model; the message is one line.
     """
 
     model_classes: ClassVar[Mapping[str, ModelClass]] = {}
@@ -169,7 +168,7 @@ class PublishedTeacher(Teacher):
 
     @staticmethod
     def facts_of(network: Any) -> dict[str, Any]:
-        """Return those arguments of `Teacher` that the network decides: widths, sizes, how it runs by default."""
+        """Return the arguments of `Teacher` that the network decides: widths, sizes and default run mode."""
         raise NotImplementedError
 
     def blocks(self) -> Sequence[nn.Module]:
@@ -185,7 +184,7 @@ class PublishedTeacher(Teacher):
 def open_network(
     name: str, source: str, classes: Mapping[str, ModelClass], weights: Weights, weights_dtype: Precision
 ) -> Any:
-    """Return a network of transformers, given how it is opened by the checkpoint's model type."""
+    """Return a network of transformers, opened with the class of the checkpoint's model type."""
     import transformers
 
     check_weights(name, weights, weights_dtype)
@@ -207,7 +206,7 @@ def vision_facts(config: Any, summary_dim: int | None, side_px: int | None = Non
         "summary_dim": summary_dim,
         "feature_dim": config.hidden_size,
         "patch_size": config.patch_size,
-        # Without the border that makes no whole patch: 384 px in patches of 14 are 378 px.
+        # Without a border of less than a patch: 384 px in patches of 14 are 378 px.
         "native_size_px": side_px // config.patch_size * config.patch_size,
         **others,
     }

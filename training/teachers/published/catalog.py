@@ -1,8 +1,8 @@
-"""What is known of published teachers: where they are, under which license, at which size, and how pixels come.
+"""Facts of published teachers: sources, licenses, native sizes and normalization.
 
-Read in November 2026. A license is named as the Hub names it; under which terms a student may stand is for its maker to
-decide, and `doubt` says what the sources leave open. The table of `docs/guides/train/teachers.md` is `table()`. Tests
-build every network here and compare sizes and normalization with it, and licenses with those that timm states.
+They were read in November 2026. Licenses have the Hub's names. The maker of a student decides on its terms; `doubt`
+names the questions that the sources leave open. The table of `docs/guides/train/teachers.md` is `table()`. Tests build
+every network of this file and compare sizes and normalization with it, and licenses with those that timm states.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ NORMALIZATIONS: dict[str, tuple[Color, Color]] = {
     "ImageNet's": (IMAGENET_MEAN, IMAGENET_STD),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-"""Mean and standard deviation by the name that the catalog gives them; "none" leaves pixels in [0, 1]."""
+"""Mean and standard deviation by their name in the catalog; "none" leaves pixels in [0, 1]."""
 
 TIMM = "timm's `pretrained_cfg`"
 
 
 class Family(NamedTuple):
-    """Models of one publisher that are opened alike and have one license.
+    """Models of one publisher with one kind and one license.
 
     Attributes:
-        name: Of the family.
-        kind: Of `TEACHER_KINDS`.
+        name: Name of the family.
+        kind: A key of `TEACHER_KINDS`.
         sources: Hub ids, or timm's names for the kind "timm".
         sizes_px: Native sizes, one for each source.
         normalization: One of `NORMALIZATIONS`.
-        normalization_from: Where it was read: an image processor of transformers, or timm.
-        license: As the Hub names it.
-        license_from: Where it was read.
-        summary: Of the kind "timm": the summary that suits it.
-        doubt: What the sources do not say, or say differently.
+        normalization_from: Its source: an image processor of transformers, or timm.
+        license: The Hub's name of the license.
+        license_from: Source of the license.
+        summary: The summary that suits networks of the kind "timm".
+        doubt: Facts that the sources leave out or contradict.
     """
 
     name: str
@@ -292,7 +292,7 @@ FAMILIES = (
 
 
 def family_of(source: str) -> Family | None:
-    """Return the family of a Hub id or of timm's name; None for what is not in the catalog."""
+    """Return the family of a Hub id or of timm's name; None if the catalog does not have it."""
     return next((family for family in FAMILIES if source in family.sources), None)
 
 

@@ -26,21 +26,21 @@ from training.teachers.published.base import WEIGHT_DTYPES, Weights, check_weigh
 Summary = Literal["pooled", "projected", "none"]
 
 _ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
-"""What makes timm's transformers, which are built for one size, take any."""
+"""Arguments that let timm's transformers, which are built for one size, take any."""
 
 _PROBE_CELLS = 4
-"""Our choice: cells along a side of the image on which the shapes of an answer are found, on the meta device."""
+"""Patches along a side of the image that finds the shapes of an output, on the meta device. Our choice."""
 
 
 def create_network(model_name: str, *, pretrained: bool) -> Any:
     """Return a network of timm that takes images of any size, as far as it can.
 
     Args:
-        model_name: As `timm.create_model` takes it: a name, `local-dir:FOLDER`, `hf-hub:ORG/NAME`.
+        model_name: The argument of `timm.create_model`: a name, `local-dir:FOLDER`, `hf-hub:ORG/NAME`.
         pretrained: False for random weights.
 
     Raises:
-        ValueError: If there is no such network or its weights cannot be had: one line.
+        ValueError: If there is no such network or its weights cannot be loaded; the message is one line.
     """
     import timm
 
@@ -52,11 +52,11 @@ def create_network(model_name: str, *, pretrained: bool) -> Any:
 
 
 def dense_features(network: Any, hidden: Any, pixels: Tensor) -> Tensor:
-    """Return what `forward_features` of a network gave as a map, `(batch, channels, rows, cols)`.
+    """Return the output of a network's `forward_features` as a map, `(batch, channels, rows, cols)`.
 
     Args:
-        network: Of timm.
-        hidden: A map, channels first or last, or tokens on a grid of patches behind the prefix.
+        network: A network of timm.
+        hidden: The output: a map, channels first or last, or tokens on a grid of patches behind the prefix.
         pixels: The images, `(batch, 3, height, width)`.
 
     Raises:
@@ -80,7 +80,7 @@ def dense_features(network: Any, hidden: Any, pixels: Tensor) -> Tensor:
 
 @functools.cache
 def _freedom(model_name: str) -> dict[str, Any]:
-    """Return arguments that make a network take any size, if its class or one that it hands them on to has them."""
+    """Return the arguments that let a network take any size, if its class or a base class has them."""
     import timm
 
     with torch.device("meta"):
@@ -95,13 +95,13 @@ class TimmTeacher(Teacher):
     Args:
         name: Name of the teacher.
         source: timm's name, for example `vit_pe_core_large_patch14_336.fb`, a folder in timm's layout, or a Hub id.
-        summary: What the summary is: "pooled" before the last linear layer, "projected" by it, into the space of texts
-            where the network is the image tower of a CLIP (and the logits where it is a classifier), or "none".
-        layer: Where the features come from, a 0-based place among those of timm's `forward_intermediates`, negative
-            ones from the end: a block of a transformer, a stage of a convolutional network. None for the last ones,
-            after the last norm. Perception Encoder has its best dense ones inside (https://arxiv.org/abs/2504.13181).
+        summary: "pooled" before the last linear layer, "projected" by it, into the space of texts for the image tower
+            of a CLIP (to the logits for a classifier), or "none".
+        layer: Source of the features, a 0-based index into timm's `forward_intermediates`, or a negative one from the
+            end: a block of a transformer, a stage of a convolutional network. None for the last features, after the
+            last norm. Perception Encoder has its best dense ones inside (https://arxiv.org/abs/2504.13181).
         weights: "pretrained", or "random".
-        weights_dtype: Type that the weights are kept in.
+        weights_dtype: Type of the stored weights.
 
     Raises:
         ValueError: If timm does not open the network, or it has no such summary or layer.
@@ -154,7 +154,7 @@ class TimmTeacher(Teacher):
         return _answer(self.network, pixel_values.to(dtype), self.summary, self.layer)
 
     def blocks(self) -> Sequence[nn.Module]:
-        """Return the blocks of a plain transformer up to the features; of a hierarchy none, whose widths differ."""
+        """Return the blocks of a plain transformer up to the features; none for a hierarchy, whose widths differ."""
         if not hasattr(self.network, "num_prefix_tokens"):
             return ()
         blocks = list(self.network.blocks)
@@ -162,7 +162,7 @@ class TimmTeacher(Teacher):
 
 
 class _Shapes(NamedTuple):
-    """What the answer of a network looks like; see `Teacher`."""
+    """Shapes of a network and its output; see `Teacher`."""
 
     summary_dim: int | None
     feature_dim: int
@@ -173,7 +173,7 @@ class _Shapes(NamedTuple):
 
 
 def _model_name(source: str) -> str:
-    """Return a source as timm names it."""
+    """Return timm's name of a source."""
     if Path(source).expanduser().is_dir():
         return f"local-dir:{Path(source).expanduser()}"
     return f"hf-hub:{source}" if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else source
@@ -190,8 +190,9 @@ def _answer(network: Any, pixel_values: Tensor, summary: Summary, layer: int | N
     return TeacherOutput(network.forward_head(hidden, pre_logits=summary == "pooled"), features)
 
 
+@torch.no_grad()
 def _find_shapes(network: Any, summary: Summary, layer: int | None) -> _Shapes:
-    """Return the shapes of the answer of a network that lies on the meta device."""
+    """Return the shapes of a network on the meta device."""
     network.eval()
     if summary == "projected" and not network.num_classes:
         raise ValueError("`summary` must be 'pooled' or 'none', got 'projected': the network has no last linear layer.")
@@ -200,24 +201,13 @@ def _find_shapes(network: Any, summary: Summary, layer: int | None) -> _Shapes:
         raise ValueError(f"`layer` must be from {-num_layers} to {num_layers - 1}, got {layer}.")
     largest = max(int(info["reduction"]) for info in network.feature_info)
     native = min(network.pretrained_cfg["input_size"][1:])
+    side = _PROBE_CELLS * largest
     try:
-        side, answer = _PROBE_CELLS * largest, _probe(network, _PROBE_CELLS * largest, summary, layer)
+        pooled, features = _answer(network, torch.empty(1, 3, side, side), summary, layer)
         runs_at_any_size = True
     except (RuntimeError, AssertionError):  # a network that was built for one size
-        side, answer = native, _probe(network, native, summary, layer)
+        side = native
+        pooled, features = _answer(network, torch.empty(1, 3, side, side), summary, layer)
         runs_at_any_size = False
-    pooled, features = answer
-    stride = side // features.shape[2]
-    return _Shapes(
-        None if pooled is None else pooled.shape[1],
-        features.shape[1],
-        stride,
-        largest,
-        native // largest * largest,
-        runs_at_any_size,
-    )
-
-
-@torch.no_grad()
-def _probe(network: Any, side: int, summary: Summary, layer: int | None) -> TeacherOutput:
-    return _answer(network, torch.empty(1, 3, side, side), summary, layer)
+    summary_dim, stride = None if pooled is None else pooled.shape[1], side // features.shape[2]
+    return _Shapes(summary_dim, features.shape[1], stride, largest, native // largest * largest, runs_at_any_size)

@@ -1,4 +1,4 @@
-"""Teachers of transformers' model classes by family: of words, of masks, and of images alone."""
+"""Teachers of transformers' model classes by family: CLIP, SigLIP, TIPSv2, SAM to SAM3, DINO."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.teachers.published.base import (
 
 
 def _clip_vision_config(config: Any) -> Any:
-    """Return the vision part of a CLIP's config; the width of the shared space stands beside it."""
+    """Return the vision part of a CLIP's config, with the width of the shared space from beside it."""
     config.vision_config.projection_dim = config.projection_dim
     return config.vision_config
 
@@ -33,8 +33,8 @@ def _clip_vision_config(config: Any) -> Any:
 class ClipTeacher(PublishedTeacher):
     """The vision tower of a CLIP, for example `apple/DFN5B-CLIP-ViT-H-14-378`.
 
-    The summary is the projected class token, which is comparable with text. The features are the other tokens, through
-    the last norm too, which transformers gives to the class token only.
+    The summary is the projected class token, which is comparable with text. The features are the other tokens after the
+    last norm, which transformers applies to the class token only.
     """
 
     image_mean, image_std = CLIP_MEAN, CLIP_STD
@@ -98,7 +98,7 @@ class Tipsv2Teacher(PublishedTeacher):
     """The vision tower of TIPSv2, for example `google/tipsv2-b14`.
 
     The summary is the class token that learned from captions of the web, the one that TIPSv2 compares with texts. The
-    other one, of synthetic captions, stands where DINOv2 has registers; no part of the answer is made of it.
+    other one, of synthetic captions, is in the position of DINOv2's registers and not used.
 
     References:
         TIPSv2, CVPR 2026, https://gdm-tipsv2.github.io/
@@ -122,7 +122,7 @@ class Tipsv2Teacher(PublishedTeacher):
 
 
 def _flexible_inputs(pixel_values: Tensor, patch_size: int) -> dict[str, Tensor]:
-    """Return images as the flattened patches, colors last, that flexible SigLIP2 takes."""
+    """Return the inputs of a flexible SigLIP2: images as flattened patches, colors last, with a mask and shapes."""
     batch, _, height, width = pixel_values.shape
     rows, cols = height // patch_size, width // patch_size
     patches = F.unfold(pixel_values, patch_size, stride=patch_size).transpose(1, 2)
@@ -141,8 +141,8 @@ def _without_neck(model: Any) -> Any:
 class SamTeacher(PublishedTeacher):
     """The trunk of SAM's vision encoder, before its neck, as RADIO matches it (1280 wide for SAM-H); no summary.
 
-    Opened from the whole SAM or its vision encoder, for example `facebook/sam-vit-huge`. Its positions are those of one
-    square grid, so it always runs at one size.
+    It opens a whole SAM or its vision encoder, for example `facebook/sam-vit-huge`. Its positions belong to one square
+    grid, so it always runs at one size.
     """
 
     image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
@@ -164,16 +164,16 @@ class SamTeacher(PublishedTeacher):
 class Sam3Teacher(PublishedTeacher):
     """The trunk of SAM3's vision encoder, before its neck; it has no summary.
 
-    Opened from the whole SAM3, one of its trackers, SAM3-LiteText (which keeps SAM3's vision encoder, with a smaller
-    one for texts), the vision encoder, or the trunk. Its global attention knows the positions of one square
-    grid only, so it always runs at one size.
+    It opens a whole SAM3, one of its trackers, SAM3-LiteText (SAM3's vision encoder with a smaller one for texts), the
+    vision encoder, or the trunk. Its global attention knows the positions of one square grid only, so it always runs at
+    one size.
 
     Args:
         name: Name of the teacher.
         source: Hub id or folder.
-        image_size: Side of the square that it runs at, pixels; None for the checkpoint's own (1008 for SAM3).
+        image_size: Side of its square input, pixels; None for the checkpoint's own (1008 for SAM3).
         weights: "pretrained", or "random".
-        weights_dtype: Type that the weights are kept in.
+        weights_dtype: Type of the stored weights.
 
     Raises:
         ValueError: If the source does not load, or `image_size` is not a multiple of the patch size.
@@ -203,10 +203,10 @@ class Sam3Teacher(PublishedTeacher):
 
 
 def _sam3_classes(name: str, image_size: int | None) -> dict[str, ModelClass]:
-    """Return how each form of SAM3 is opened, so that its trunk runs at `image_size`."""
+    """Return the class of each form of SAM3, with a trunk for `image_size`."""
 
     def resized(config: Any, trunk_config: Any) -> Any:
-        """Return `config` with the size written into `trunk_config`, a part of it."""
+        """Return `config` after the size is written into `trunk_config`, a part of it."""
         trunk_config.image_size = side = image_size or trunk_config.image_size
         step = trunk_config.patch_size
         if side % step:
@@ -240,14 +240,14 @@ def _trunk_of_encoder(model: Any) -> Any:
 class Sam2Teacher(PublishedTeacher):
     """A stage of the trunk of SAM2, SAM2.1 or EdgeTAM, before the neck; it has no summary.
 
-    Opened from the whole model, for example `facebook/sam2.1-hiera-large`, or from SAM2's vision encoder or trunk.
+    It opens a whole model, for example `facebook/sam2.1-hiera-large`, or SAM2's vision encoder or trunk.
 
     Args:
         name: Name of the teacher.
         source: Hub id or folder.
-        level: Which of the trunk's stages: 0, 1, 2 or 3 for stride 4, 8, 16 or 32.
+        level: Stage of the trunk: 0, 1, 2 or 3 for stride 4, 8, 16 or 32.
         weights: "pretrained", or "random".
-        weights_dtype: Type that the weights are kept in.
+        weights_dtype: Type of the stored weights.
 
     Raises:
         ValueError: If the source does not load, or `level` is no stage.
@@ -299,7 +299,7 @@ class Sam2Teacher(PublishedTeacher):
         return TeacherOutput(None, output.last_hidden_state[self.level])  # all stages of a network of timm
 
     def blocks(self) -> Sequence[nn.Module]:
-        """Return none: the blocks of other stages have other widths."""
+        """Return none, because the blocks of other stages have other widths."""
         return ()
 
 

@@ -6,30 +6,15 @@ from training.recipe_sections import RunOptions
 from training.teachers.run_modes import MosaicLayout, MosaicMode, NetworkTraits, pack_mosaics, slice_mosaics
 
 
-PATCH = 16
-
-# SAM3's canvas has 72 x 72 cells: student pixels, student cells, tiles per row, images per pass, unused cells per row.
-SAM3_TABLE = [
-    (128, 8, 9, 81, 0),
-    (192, 12, 6, 36, 0),
-    (224, 14, 5, 25, 2),
-    (256, 16, 4, 16, 8),
-    (384, 24, 3, 9, 0),
-    (432, 27, 2, 4, 18),
-    (512, 32, 2, 4, 8),
-    (768, 48, 1, 1, 24),
-    (1024, 64, 1, 1, 8),
-    (1152, 72, 1, 1, 0),
-]
+# SAM3's canvas has 72 x 72 patches: student patches, images per row, images per pass.
+SAM3_TABLE = [(8, 9, 81), (12, 6, 36), (14, 5, 25), (16, 4, 16), (24, 3, 9), (27, 2, 4), (32, 2, 4), (48, 1, 1)]
 
 
-@pytest.mark.parametrize(("size_px", "cells", "tiles", "images", "unused"), SAM3_TABLE)
-def test_sam3s_canvas_for_every_size_of_c_radio_v4(size_px, cells, tiles, images, unused):
-    side = size_px // PATCH
-    assert (side, 72 - tiles * side) == (cells, unused)
-    full, more = (MosaicLayout(1008 // 14, [(side, side)] * count) for count in (images, images + 1))
+@pytest.mark.parametrize(("side", "per_row", "num_images"), [*SAM3_TABLE, (64, 1, 1), (72, 1, 1)])
+def test_sam3s_canvas_for_every_size_of_c_radio_v4(side, per_row, num_images):
+    full, more = (MosaicLayout(1008 // 14, [(side, side)] * count) for count in (num_images, num_images + 1))
     assert (full.num_canvases, more.num_canvases) == (1, 2)
-    assert len({place.row for place in full.places}) == len({place.col for place in full.places}) == tiles
+    assert len({place.row for place in full.places}) == len({place.col for place in full.places}) == per_row
 
 
 @pytest.mark.parametrize("cells", [(83, 62), (62, 83), (72, 72), (40, 80), (27, 24)])
@@ -55,21 +40,13 @@ def test_slices_are_the_images_again(cells):
         assert torch.equal(answer, F.avg_pool2d(image, 4))
 
 
-def test_images_of_many_shapes_share_few_canvases():
-    generator = torch.Generator().manual_seed(0)
-    cells = torch.randint(7, 32, (64, 2), generator=generator).tolist()
+def test_images_share_few_canvases_and_spare_patches_separate_them():
+    cells = torch.randint(7, 32, (64, 2), generator=torch.Generator().manual_seed(0)).tolist()
     layout = MosaicLayout(72, cells)
-    filled = sum(rows * cols for rows, cols in cells) / (layout.num_canvases * 72**2)
-    assert filled > 0.75
-
-
-def test_spare_cells_keep_images_apart():
+    assert sum(rows * cols for rows, cols in cells) / (layout.num_canvases * 72**2) > 0.75
     canvas = pack_mosaics([torch.ones(1, 3, 3)] * 4, MosaicLayout(8, [(3, 3)] * 4), cell_px=1)[0, 0]
     assert canvas[0].tolist() == [1, 1, 1, 0, 1, 1, 1, 0]
     assert canvas[3].tolist() == [0] * 8
-
-
-@pytest.mark.parametrize(("rows", "cols"), [(10, 3), (3, 10), (0, 3)])
-def test_an_image_that_does_not_fit_is_refused(rows, cols):
-    with pytest.raises(ValueError, match=f"1 to 9 cells a side, as the canvas has, got {rows} x {cols}"):
-        MosaicLayout(9, [(1, 1), (rows, cols)])
+    for rows, cols in ((10, 3), (3, 10), (0, 3)):
+        with pytest.raises(ValueError, match=f"`images` .* got {rows} x {cols}"):
+            MosaicLayout(9, [(1, 1), (rows, cols)])
