@@ -82,15 +82,17 @@ def list_settings(
         values: Plain data whose values take the place of the defaults, and whose lists name their entries.
         prefix: Begins each path.
     """
-    texts, values = field_texts(model), values or {}
+    texts, values = field_texts(model), values if isinstance(values, Mapping) else {}  # they may be unchecked
     for name, field in model.model_fields.items():
         section, entry, value = section_of(field.annotation), entry_of(field.annotation), values.get(name)
         if section is not None:
             yield from list_settings(section, value, f"{prefix}{name}.")
         elif entry is not None:
             label = "NAME" if "name" in entry.model_fields else "NUMBER"
-            for number, each in enumerate(value or [{"name": label}]):
-                yield from list_settings(entry, each if value else None, f"{prefix}{name}.{each.get('name', number)}.")
+            entries = value if isinstance(value, list) and all(isinstance(each, Mapping) for each in value) else []
+            for number, each in enumerate(entries or [{"name": label}]):
+                own = each if entries else None
+                yield from list_settings(entry, own, f"{prefix}{name}.{each.get('name', number)}.")
         else:
             if name in values:
                 field = copy(field)

@@ -3,16 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from transformers.utils import logging as transformers_logging
-
 from core.command_line import Command
-from core.files import write_file
-from core.ranks import rank_and_count
-from model_cards.results import build_tables
-from training.evaluation.report import report_sections, write_report
-from training.evaluation.run import run_evaluations
 from training.evaluation.settings import EvaluationSettings
-from training.figures.progress import TOKENS, figure_over_counts, values_by_tokens
 from training.recipe import Recipe
 
 
@@ -25,6 +17,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(settings: EvaluationSettings) -> None:
+    # These imports take seconds, which `--help` need not wait for.
+    from transformers.utils import logging as transformers_logging
+
+    from core.files import write_file
+    from core.ranks import rank_and_count
+    from model_cards.results import build_tables
+    from training.evaluation.report import report_sections, write_report
+    from training.evaluation.run import run_evaluations
+    from training.figures.progress import TOKENS, figure_over_counts, values_by_tokens
+
     transformers_logging.disable_progress_bar()  # models load fast
     results, evaluations = run_evaluations(settings, settings.load_recipe())
     if rank_and_count()[0] > 0:

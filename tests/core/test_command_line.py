@@ -165,7 +165,8 @@ finally: assert "torch" not in sys.modules and "transformers" not in sys.modules
     "module",
     [
         *("training.distill", "training.finetune", "training.plan", "training.extract", "training.publish"),
-        *("training.studies.__main__", "training.app.__main__", "training.demo.__main__", "training.serve"),
+        *("training.evaluate", "training.serve"),
+        *("training.studies.__main__", "training.app.__main__", "training.demo.__main__"),
     ],
 )
 def test_help_does_not_wait_for_torch(module):

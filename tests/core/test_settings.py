@@ -263,3 +263,4 @@ def test_settings_are_listed_with_texts_of_parents_and_values_of_entries():
     defaults = {setting.path: setting.field.default for setting in list_settings(Toy, chosen)}
     assert (defaults["section.rate"], defaults["entries.one.size"], defaults["entries.two.size"]) == (0.7, 3, 8)
     assert "entries.NAME.size" not in defaults
+    assert len(list(list_settings(Toy, {"section": 3, "entries": [5]}))) == len(listed)  # which no check has seen

@@ -1,4 +1,4 @@
-"""What the models refuse, and how they say it; and how often positions are resized."""
+"""Inputs of the models: refused ones, cached positions, hidden states, attention weights, and clips."""
 
 import shutil
 import threading

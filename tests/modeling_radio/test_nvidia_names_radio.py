@@ -24,7 +24,7 @@ ADAPTORS = [{"name": "sam3", "hidden_size": 8, "feature_dim": 6, "summary_dim": 
 
 @pytest.fixture(scope="module", params=["model", "radio_model", "classifier"])
 def named(request) -> nn.Module:
-    """What has the names; one of the fields, the window, is not what it is by default."""
+    """A model or network with NVIDIA's names; its window is not the default."""
     config = RadioConfig.from_preset("radio-test", vitdet_window_size=3, preferred_resolution=[64, 96], num_registers=5)
     if request.param == "classifier":
         return RadioForImageClassification(config).eval()

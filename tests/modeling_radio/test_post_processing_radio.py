@@ -1,4 +1,4 @@
-"""What undoes the processor's geometry: maps, labels, depths, boxes and masks in the original images."""
+"""Post-processing: maps, labels, boxes and masks in the original images; and annotations for training."""
 
 import math
 from types import SimpleNamespace
@@ -230,7 +230,7 @@ KNOWS_REGRESSION = Version(transformers.__version__) >= Version("5.18")
 
 
 def answer(pipeline_class, config, logits):
-    """What a pipeline makes of the logits of one image, in the order of the labels."""
+    """Return a pipeline's scores for the logits of one image, in the order of the labels."""
     model = build("classifier")
     model.config = config
     pipe = pipeline_class(model=model, image_processor=RadioImageProcessor())

@@ -46,7 +46,7 @@ def test_forward_takes_auto_and_choices():
 
 
 def known_costs(model: RadioModel, *costs: float) -> dict:
-    """What a model keeps of a calibration: milliseconds of a call, a token and a pair."""
+    """Return the record of a calibration: milliseconds of a call, a token and a pair."""
     key = (str(model.device), model.dtype, model.config._attn_implementation)
     return {key: torch.tensor(costs, dtype=torch.float64)}
 

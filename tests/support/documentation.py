@@ -1,4 +1,4 @@
-"""What is read by people: the pages of README, docs and commands, and the code in them."""
+"""Pages of README and docs, and the code in them."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""What older releases that we support cannot do, as marks for tests that need it."""
+"""Marks for tests of features that older supported releases lack."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""What the guides say of recipes must be so."""
+"""Recipes in the guides are valid, and links lead somewhere."""
 
 import re
 from collections import defaultdict

@@ -186,7 +186,7 @@ class CutOut:
         path: RGBA image; its alpha channel is the object's mask.
         label: Class, or None for emoji that only decorate.
         is_photograph: False for drawings.
-        split: Whether training may see it.
+        split: "train", or "held_out" from training.
     """
 
     path: Path

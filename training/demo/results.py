@@ -22,7 +22,7 @@ from training.data.sources import DEMO_SOURCES
 from training.demo.assets import package_named
 from training.demo.images import LABELED_PACKAGES
 from training.evaluation.data import EvaluationData
-from training.evaluation.data_tables import DataOptions, TableData
+from training.evaluation.data_tables import TableData
 from training.evaluation.demo_data import DemoData
 from training.evaluation.features import FeatureStore
 from training.evaluation.models.base import FeatureModel
@@ -30,8 +30,8 @@ from training.evaluation.models.pretrained import RawPixels, random_vit
 from training.evaluation.models.radio import open_radio
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.provenance import describe_run, teacher_sources
-from training.evaluation.settings import PRESETS
-from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.settings import PRESETS, DataOptions, TaskSettings
+from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.registry import TASKS
 from training.recipe import Recipe, RecipeCommand
 from training.teachers.registry import build_teachers, reachable_teachers

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
 from core.seeds import make_generator
-from core.settings import Settings, hash_of
+from core.settings import hash_of
 from core.timing import ProgressBar
 from model_cards.results import Source
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
@@ -46,13 +46,13 @@ from training.data.sources import DEMO_SOURCES, ImageColumn, check_named_file, p
 from training.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
 from training.evaluation.demo_data import DemoData
 from training.evaluation.metrics.dense import IGNORE_INDEX
+from training.evaluation.settings import IMAGENET, DataOptions
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-IMAGENET = "imagenet-1k"
 MAX_UNLABELED = 256
 """Our choice of images for tasks without targets, such as consistency over sizes and fidelity to teachers."""
 
@@ -64,40 +64,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """Column names that are tried if none is given. Groups have no usual name."""
 KIND_OF = {"label": "labels", "mask": "masks", "depth": "depth", "caption": "captions"}
-
-
-class DataOptions(Settings):
-    """Columns, splits and units of a source.
-
-    Attributes:
-        image_column: Column of the images; like all columns the first of the usual names if it is left out.
-        label_column: Column of the classes.
-        mask_column: Column of the masks of class ids.
-        depth_column: Column of the depth maps.
-        caption_column: Column of the texts, one or a list for each image.
-        group_column: Column of the source of each image, such as its video: intervals resample whole sources, and
-            without a train split images of one source are not compared with each other.
-        train_split: Split that probes are trained on and queries are compared with; by default train.
-        test_split: Split that is measured; by default the first of validation, valid, val, dev and test.
-        class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for the
-            names of its thousand classes in words.
-        reduce_labels: In masks, 0 does not count and all other classes become one less, as in ADE20k.
-        depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
-        max_images: Number of images of each split to measure, a seeded choice; by default all.
-    """
-
-    image_column: str | None = None
-    label_column: str | None = None
-    mask_column: str | None = None
-    depth_column: str | None = None
-    caption_column: str | None = None
-    group_column: str | None = None
-    train_split: str | None = None
-    test_split: str | None = None
-    class_names: str | None = None
-    reduce_labels: bool = False
-    depth_scale: float | None = None
-    max_images: int | None = None
 
 
 def open_data(source: str, options: DataOptions, *, size_px: int, seed: int = 0) -> EvaluationData:

@@ -1,18 +1,147 @@
-"""Settings of `training.evaluate`, and the protocols of the papers by name."""
+"""Settings of `training.evaluate`, the names of the tasks, and the protocols of the papers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from core.settings import OneOf
-from training.data.sources import DEMO_SOURCES
-from training.evaluation.data_tables import IMAGENET, DataOptions
-from training.evaluation.tasks.base import TaskSettings
-from training.evaluation.tasks.registry import RETRIEVAL, TASKS
+from core.settings import OneOf, Settings, require
 from training.recipe import RecipeCommand
+from training.recipe_sections import DEMO_SOURCES
+
+
+IMAGENET = "imagenet-1k"
+
+TASK_NAMES = (
+    "knn",
+    "logistic_regression",
+    "zero_shot",
+    "image_retrieval",
+    "image_text_retrieval",
+    "segmentation_probe",
+    "open_vocabulary",
+    "depth_probe",
+    "patch_correspondence",
+    "out_of_distribution",
+    "resolution_consistency",
+    "mode_switching",
+    "window_consistency",
+    "adaptor_fidelity",
+    "fidelity_over_sizes",
+    "knn_over_tokens",
+    "segmentation_over_tokens",
+    "fidelity_over_tokens",
+    "model_similarity",
+    "effective_rank",
+    "feature_statistics",
+    "fixed_pattern",
+    "shift_error",
+    "block_norms",
+    "model_statistics",
+    "self_supervised",
+    "position_predictor",
+)
+"""Names of the tasks in `tasks/registry.py`; this module does not import them, so that `--help` is fast."""
+
+RETRIEVAL = "retrieval"
+"""Short name of the two retrieval tasks, as far as the data have labels or captions."""
+
+
+class DataOptions(Settings):
+    """Columns, splits and units of a source.
+
+    Attributes:
+        image_column: Column of the images; like all columns the first of the usual names if it is left out.
+        label_column: Column of the classes.
+        mask_column: Column of the masks of class ids.
+        depth_column: Column of the depth maps.
+        caption_column: Column of the texts, one or a list for each image.
+        group_column: Column of the source of each image, such as its video: intervals resample whole sources, and
+            without a train split images of one source are not compared with each other.
+        train_split: Split that probes are trained on and queries are compared with; by default train.
+        test_split: Split that is measured; by default the first of validation, valid, val, dev and test.
+        class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for the
+            names of its thousand classes in words.
+        reduce_labels: In masks, 0 does not count and all other classes become one less, as in ADE20k.
+        depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
+        max_images: Number of images of each split to measure, a seeded choice; by default all.
+    """
+
+    image_column: str | None = None
+    label_column: str | None = None
+    mask_column: str | None = None
+    depth_column: str | None = None
+    caption_column: str | None = None
+    group_column: str | None = None
+    train_split: str | None = None
+    test_split: str | None = None
+    class_names: str | None = None
+    reduce_labels: bool = False
+    depth_scale: float | None = None
+    max_images: int | None = None
+
+
+class TaskSettings(Settings):
+    """Settings of the tasks; the defaults follow the papers' protocols where there are any.
+
+    Attributes:
+        neighbors: Number of neighbors that vote in kNN, at most the gallery's images. 20 as in the papers.
+        temperature: Divides the cosine in the exponent of a vote's weight. 0.07 as in the papers.
+        logistic_c: Inverse strength of the logistic regression's penalty, on standardized features.
+        recall_at: Ranks up to which retrieval counts.
+        templates: Prompts for the names of classes: OpenAI's 80, as in the papers, seven of them, or the bare name.
+        zero_shot_sizes_px: Further sizes at which zero-shot accuracy is measured; none by default.
+        probe_steps: Optimizer steps of segmentation and depth probes. 400 for some hundred images; the papers run
+            80,000 or 160,000 on ADE20k.
+        probe_learning_rate: Peak of AdamW without weight decay. The papers' 1e-3 tripled, for the short schedule.
+        probe_warmup_steps: Steps over which the learning rate rises; 1500 in the papers.
+        probe_schedule: Fall of the learning rate after that: a cosine, or a straight line as in the papers.
+        window_px: Side of the windows of dense tasks; by default the model's own size.
+        refinement: Change of the patches in open-vocabulary segmentation before texts are compared with them: none, or
+            the mean of the patches that resemble each (SCRA of RADSeg).
+        dense_source: Network that maps patches to the space of texts; see `segment`.
+        consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
+            others; by default the range that the published models were trained for at low resolution, and one step
+            beyond.
+        switching_sizes_px: Sides of middle squares for mode switching: kNN and adaptors at each.
+        compared_window: Side in tokens of the windows that are compared with global attention; null takes the model's
+            own, or 16 if it has none.
+        held_out_classes: Share of the classes that are unknown to out-of-distribution detectors.
+        resamples: Draws for the intervals.
+        random_seed: Seed of probes, choices and intervals.
+    """
+
+    title: ClassVar[str] = "tasks"
+
+    neighbors: int = Field(20, gt=0)
+    temperature: float = Field(0.07, gt=0)
+    logistic_c: float = Field(1.0, gt=0)
+    recall_at: list[int] = Field([1, 5, 10], min_length=1)
+    templates: Literal["openai", "simple", "plain"] = "openai"
+    zero_shot_sizes_px: list[int] = []
+    probe_steps: int = Field(400, gt=0)
+    probe_learning_rate: float = Field(3e-3, gt=0)
+    probe_warmup_steps: int = Field(0, ge=0)
+    probe_schedule: Literal["cosine", "linear"] = "cosine"
+    window_px: int | None = Field(None, gt=0)
+    refinement: Literal["none", "correlation"] = "none"
+    dense_source: Literal["summary_head", "features"] = "summary_head"
+    consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
+    switching_sizes_px: list[int] = [128, 256, 512, 1024]
+    compared_window: int | None = Field(None, gt=0)
+    held_out_classes: float = Field(0.5, gt=0, lt=1)
+    resamples: int = Field(1000, ge=100)
+    random_seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> TaskSettings:
+        for name in ("consistency_sizes_px", "switching_sizes_px"):
+            sizes = getattr(self, name)
+            require(len(set(sizes)) > 1 and min(sizes) > 0, name, sizes, "at least two different sizes above 0")
+        require(min(self.recall_at) > 0, "recall_at", self.recall_at, "ranks above 0")
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -67,7 +196,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
 
     checkpoint: Path
     data: str | None = None
-    tasks: Annotated[list[str] | None, OneOf({**TASKS, RETRIEVAL: None})] = Field(None, min_length=1)
+    tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL))] = Field(None, min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None
     size: int | None = Field(None, gt=0)
     output: Path | None = None

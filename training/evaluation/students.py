@@ -13,8 +13,8 @@ from training.evaluation.features import StoredFeatures, Wanted
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.settings import PRESETS
-from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.settings import PRESETS, TaskSettings
+from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.registry import TASKS
 from training.recipe import Recipe
 from training.student.build import build_student, student_patch_size

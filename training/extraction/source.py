@@ -34,13 +34,13 @@ from training.data.labeled.tables import (
 from training.data.sources import DEMO_SOURCES
 from training.evaluation.data_tables import (
     COLUMNS,
-    DataOptions,
     DecodedImages,
     choose_rows,
     open_data,
     place_of,
     table_state,
 )
+from training.evaluation.settings import DataOptions
 from training.extraction.settings import SourceSettings
 
 

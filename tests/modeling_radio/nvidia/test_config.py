@@ -1,4 +1,4 @@
-"""What NVIDIA's training arguments say about a network."""
+"""Configurations read from NVIDIA's training arguments."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What RADIO1D's training arguments say, defaults of NVIDIA's code included."""
+"""RADIO1D's training arguments, with the defaults of NVIDIA's code."""
 
 import pytest
 

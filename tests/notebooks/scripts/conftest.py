@@ -1,4 +1,4 @@
-"""What the scripts find: tiny random models, pictures of two classes, and a process that knows no more."""
+"""A world for the scripts: tiny random models, images of two classes, and a process without this repository."""
 
 import pytest
 from documentation import ROOT

@@ -43,17 +43,17 @@ ONNX = open_script("run_onnx")
 
 
 def processed(image):
-    """What the processor makes of an image before it resizes it."""
+    """Return the processor's pixels of an image before it resizes them."""
     return PROCESSOR.process_image(image, do_convert_rgb=True)
 
 
 def distilled(content):
-    """What distillation decodes, of any size."""
+    """Return the image that distillation decodes, of any size."""
     return decode_rgb(EncodedImage("x", content), smallest_px=1)
 
 
 def served(content):
-    """What the server decodes of the body of a request."""
+    """Return the image that the server decodes from the body of a request."""
     with SpooledTemporaryFile() as body:
         body.write(content)
         return read_image(body, 2**20)

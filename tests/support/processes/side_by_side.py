@@ -1,4 +1,4 @@
-"""What stands in for a study's runs in processes side by side; it imports nothing that takes long."""
+"""Stand-ins for runs of a study in processes side by side; the imports are fast."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Who is killed takes nothing along that the others need."""
+"""A killed process holds no lock that the others need."""
 
 import signal
 import time

@@ -68,13 +68,13 @@ def log_file(folder: Path, rank: int) -> Path:
 
 
 def launcher_arguments(config: Path) -> argparse.Namespace:
-    """What `accelerate launch` makes of a configuration file."""
+    """Return the arguments that `accelerate launch` reads from a configuration file."""
     command = ["--config_file", str(config), "-m", "training.distill"]
     return _validate_launch_command(launch_command_parser().parse_args(command))[0]
 
 
 def fsdp_settings() -> dict[str, str]:
-    """What the launcher tells its processes of the FSDP that we ship."""
+    """Return the variables by which the launcher sets up the FSDP that we ship."""
     variables = prepare_multi_gpu_env(launcher_arguments(CONFIGS / "eight_gpus_fsdp.yaml"))
     return {key: value for key, value in variables.items() if key.startswith("FSDP_")}
 

@@ -17,7 +17,7 @@ PATIENCE_MS = 60_000
 
 @dataclass
 class Watch:
-    """What happened on a page.
+    """A page, with its errors and requests.
 
     Attributes:
         page: Playwright's.

@@ -45,7 +45,7 @@ class Repository:
 
 @dataclass
 class LocalHub:
-    """What the server holds and was asked.
+    """Contents of the server, and the requests to it.
 
     Attributes:
         repositories: By kind and name, such as "models/org/name".

@@ -5,7 +5,7 @@ import pytest
 
 from model_cards.results import STUDENT, Results
 from training.demo import run as demo
-from training.evaluation.tasks.base import TaskSettings
+from training.evaluation.settings import TaskSettings
 
 
 command = importlib.import_module("training.demo.__main__")

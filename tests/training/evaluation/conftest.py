@@ -16,7 +16,8 @@ from training.demo.assets import DemoAssets
 from training.demo.images import ClassificationSet, SegmentationSet
 from training.evaluation.demo_data import DemoData
 from training.evaluation.models.pretrained import RawPixels
-from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.settings import TaskSettings
+from training.evaluation.tasks.base import Evaluation
 
 
 __all__ = ["assets"]

@@ -13,8 +13,9 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from training.evaluation.data import EvaluationData
-from training.evaluation.data_tables import DataOptions, TableData, open_data
+from training.evaluation.data_tables import TableData, open_data
 from training.evaluation.demo_data import DemoData
+from training.evaluation.settings import DataOptions
 
 
 def test_the_demo_is_rendered_and_other_data_are_opened(class_folders, monkeypatch):

@@ -15,7 +15,8 @@ from training.evaluation.report import (
     resolution_section,
     write_report,
 )
-from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.settings import TaskSettings
+from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.classification import measure_knn
 from training.evaluation.tasks.dense_prediction import measure_segmentation_probe
 

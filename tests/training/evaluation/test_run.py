@@ -107,11 +107,6 @@ def test_the_demos_set_is_the_default(settings, data, monkeypatch):
     assert results.remarks == data.remarks(4)
 
 
-def test_images_of_a_recipe_are_measured_without_the_demos_preset(settings, noisy_folders):
-    chosen = EvaluationSettings(checkpoint=settings.checkpoint, tasks=["knn"], baselines=[], cache=settings.cache)
-    assert evaluate(chosen, f"data.source={noisy_folders}").run["settings"]["neighbors"] == 20
-
-
 def test_baselines_are_measured_on_the_models_device(settings):
     model = RadioFeatures(open_radio(settings.checkpoint).model.to("meta"), size_px=16)
     assert [each.device.type for each in evaluation_run._baselines(settings, model)] == ["meta", "meta"]

@@ -1,4 +1,4 @@
-"""What the code of README and docs finds: tiny models with random weights where readers have theirs."""
+"""A world for the code of README and docs: tiny random models where readers have theirs."""
 
 import shutil
 from dataclasses import dataclass

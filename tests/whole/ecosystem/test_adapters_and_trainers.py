@@ -1,4 +1,4 @@
-"""What users do with peft, bitsandbytes and transformers' Trainer, without our own commands."""
+"""Our models under peft, bitsandbytes and transformers' Trainer, without our own commands."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What a model with a head gives as its backbone: `base_model`, and hooks on `radio_model`."""
+"""The backbone of a model with a head: `base_model`."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What transformers' example programs do with a folder, call by call: classes, pixels, boxes and instances."""
+"""The calls of transformers' example programs on a folder: classes, pixels, boxes and instances."""
 
 from types import SimpleNamespace
 
@@ -106,7 +106,7 @@ def test_semantic_segmentation(folder):
 
 
 def detection_examples(image_processor, count=2):
-    """What the program's transform makes of tall and wide images: it leaves out the masks of padding."""
+    """Return the output of the program's transform for tall and wide images, without the masks of padding."""
     examples = []
     for index in range(count):
         annotation = {
@@ -199,7 +199,7 @@ def test_padding_is_known_without_its_mask(folder):
 
 
 def instance_examples(image_processor, count=2):
-    """What the program's transform makes of images and maps: a quarter each of a dog, a bird and background."""
+    """Return the output of the program's transform: a quarter each of a dog and a bird, the rest background."""
     examples = []
     for index in range(count):
         instances = np.kron(np.array([[0, 1], [2, 0]]), np.ones((24, 32), int)).astype(np.uint8)

@@ -116,7 +116,7 @@ def move_to_meta(*modules):
 @torch.no_grad()
 @pytest.mark.parametrize("name", EVERY_MODEL)
 def test_blocks_may_lie_on_several_devices(name, monkeypatch):
-    """What one device has computed and another one needs is brought there."""
+    """Outputs of one device are moved to the device that needs them."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none on meta
     model, batch = build(name), images()
     if name == "maps":

@@ -71,7 +71,7 @@ def stock(tmp_path_factory, url, elsewhere):
 
 
 def expected(stock, name, image):
-    """What the pipeline should say of one image, from the model itself."""
+    """Return the result that the pipeline should have for one image, from the model itself."""
     size = [(image.height, image.width)]
     with torch.no_grad():
         out = stock.models[RUNS[name]](**stock.processor(image, return_tensors="pt"))

@@ -48,7 +48,7 @@ def training_bytes() -> bytes:
 
 @st.composite
 def damages(draw: st.DrawFn) -> Callable[[bytes, int], bytes]:
-    """What happens to the bytes of a file whose first part, the pickle or the header, is worth most attention."""
+    """Draw a damage to the bytes of a file, most often to its first part, the pickle or the header."""
     flips = draw(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255), st.booleans()), max_size=4))
     cut = draw(st.none() | st.floats(0, 1))
 

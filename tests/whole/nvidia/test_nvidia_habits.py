@@ -140,7 +140,7 @@ def test_without_our_code_it_opens_when_asked_for_names(folder, stored, images):
 
 
 def test_embeddings_for_benchmarks(model, stored, images):
-    """What mteb's class for RADIO does: the preferred size, the nearest valid one, and the summary of a batch."""
+    """The calls of mteb's class for RADIO: preferred size, nearest valid size, and the summary of a batch."""
     height, width = model.preferred_resolution
     assert (height, width) == (512, 512)  # which a training file does not tell
     resolution = model.get_nearest_supported_resolution(height=images.shape[-2] + 3, width=images.shape[-1] - 3)

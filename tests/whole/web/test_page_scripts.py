@@ -1,4 +1,4 @@
-"""What the page computes is what the package computes: preprocessing, components, masks."""
+"""The page and the package compute the same: preprocessing, components, masks."""
 
 import numpy as np
 import pytest

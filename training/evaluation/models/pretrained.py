@@ -24,7 +24,7 @@ from modeling_radio.zero_shot_radio import fill_templates
 from training.demo.assets import package_named
 from training.evaluation.models.base import Encoding
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.models.teachers import MAX_SIZE_PX, network_fingerprint, resized
+from training.evaluation.models.teachers import MAX_SIZE_PX, ResizedImages, network_fingerprint
 from training.teachers.published.timm_networks import create_network, dense_features
 from training.teachers.published.transformers_networks import (
     ClipTeacher,
@@ -68,7 +68,7 @@ class Preprocessing:
 
 
 class PretrainedFeatures:
-    """A network of another library; see the subclasses.
+    """A network of another library.
 
     Without a size, images get the library's own preprocessing, which may cut off their borders. With one, the whole
     image is resized, its ratio kept up to whole patches, and normalized by the library.
@@ -76,6 +76,7 @@ class PretrainedFeatures:
     Args:
         network: Network in eval mode, on its device.
         library: Its preprocessing.
+        read: Runs the network on normalized images, `(batch, 3, height, width)`; returns summary and dense features.
         name: Name of its row in tables.
         size_px: Shorter side of the images; None for the library's own preprocessing.
         dtype: Autocast type such as `torch.bfloat16`; None computes in the network's own type.
@@ -91,13 +92,14 @@ class PretrainedFeatures:
         self,
         network: nn.Module,
         library: Preprocessing,
+        read: Callable[[Tensor], Encoding],
         *,
         name: str,
         size_px: int | None = None,
         dtype: torch.dtype | None = None,
         runs_at_any_size: bool = True,
     ) -> None:
-        self.network, self.library, self.name, self.dtype = network, library, name, dtype
+        self.network, self.library, self.read, self.name, self.dtype = network, library, read, name, dtype
         self._size_px, self.runs_at_any_size = size_px, runs_at_any_size
         square = library.as_published(torch.full((3, PROBE_PX, PROBE_PX), 128, dtype=torch.uint8))
         self._native_px = min(square.shape[-2:])
@@ -141,11 +143,7 @@ class PretrainedFeatures:
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return the network's summary and features."""
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
-            return self.forward(pixels)
-
-    def forward(self, pixels: Tensor) -> Encoding:
-        """Return summary and dense features of normalized images, `(batch, 3, height, width)`."""
-        raise NotImplementedError
+            return self.read(pixels)
 
     def _try_size(self, size_px: int | None) -> None:
         """Raise ValueError if the network fails at a size, before thousands of images are prepared for it."""
@@ -210,31 +208,12 @@ class HuggingfacePreprocessing(Preprocessing):
         return self.processor(image, return_tensors="pt", **off)["pixel_values"][0]
 
 
-class HuggingfaceFeatures(PretrainedFeatures):
-    """A vision network of transformers.
-
-    Args:
-        read: Function from normalized images to summary and dense features.
-        processor: The folder's image processor.
-        network: The network that `read` runs.
-        options: See `PretrainedFeatures`.
-    """
-
-    def __init__(self, read: Callable[[Tensor], Encoding], processor: Any, network: nn.Module, **options: Any) -> None:
-        self.read = read
-        super().__init__(network, HuggingfacePreprocessing(processor), **options)
-
-    def forward(self, pixels: Tensor) -> Encoding:
-        """Return summary and dense features of normalized images."""
-        return self.read(pixels)
-
-
-class DualEncoderFeatures(HuggingfaceFeatures):
+class DualEncoderFeatures(PretrainedFeatures):
     """A CLIP or SigLIP, whose summary is in the space of its texts.
 
     Args:
         folder: Folder with both towers and the tokenizer.
-        arguments: See `HuggingfaceFeatures`.
+        arguments: See `PretrainedFeatures`.
         options: See `PretrainedFeatures`.
     """
 
@@ -270,7 +249,7 @@ class DualEncoderFeatures(HuggingfaceFeatures):
         return F.normalize(embeds.mean(dim=1), dim=-1)
 
 
-def open_huggingface(folder: Path, *, device: str | torch.device = "cpu", **options: Any) -> HuggingfaceFeatures:
+def open_huggingface(folder: Path, *, device: str | torch.device = "cpu", **options: Any) -> PretrainedFeatures:
     """Open the vision network in a folder of transformers.
 
     Args:
@@ -283,17 +262,17 @@ def open_huggingface(folder: Path, *, device: str | torch.device = "cpu", **opti
             features.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    library = HuggingfacePreprocessing(AutoImageProcessor.from_pretrained(folder, trust_remote_code=False))
     if config.model_type in PUBLISHED_TEACHERS:
         teacher = PUBLISHED_TEACHERS[config.model_type](options["name"], source=str(folder)).to(device)
         options["runs_at_any_size"] = teacher.runs_at_any_size
-        arguments = (lambda pixels: Encoding(*teacher.encode(pixels)), processor, teacher)
+        arguments = (teacher, library, lambda pixels: Encoding(*teacher.encode(pixels)))
         if config.model_type in ("clip", "siglip", "siglip2"):
             return DualEncoderFeatures(folder, *arguments, **options)
-        return HuggingfaceFeatures(*arguments, **options)
+        return PretrainedFeatures(*arguments, **options)
     network, has_pooler = _open_network(folder, config)
     network = network.eval().to(device)
-    return HuggingfaceFeatures(_Reader(network, has_pooler), processor, network, **options)
+    return PretrainedFeatures(network, library, _Reader(network, has_pooler), **options)
 
 
 def _open_network(folder: Path, config: Any) -> tuple[Any, bool]:
@@ -414,14 +393,13 @@ class TimmFeatures(PretrainedFeatures):
 
     def __init__(self, network: Any, **options: Any) -> None:
         self.data_config: dict[str, Any] = resolve_model_data_config(network)
-        super().__init__(network, TimmPreprocessing(self.data_config), **options)
 
-    def forward(self, pixels: Tensor) -> Encoding:
-        """Return summary and dense features of normalized images."""
-        network: Any = self.network
-        hidden = network.forward_features(pixels)
-        summary = network.forward_head(hidden, pre_logits=True)
-        return Encoding(summary.flatten(1), dense_features(network, hidden, pixels))
+        def read(pixels: Tensor) -> Encoding:
+            hidden = network.forward_features(pixels)
+            summary = network.forward_head(hidden, pre_logits=True)
+            return Encoding(summary.flatten(1), dense_features(network, hidden, pixels))
+
+        super().__init__(network, TimmPreprocessing(self.data_config), read, **options)
 
 
 def open_timm(model_name: str, *, pretrained: bool, device: str | torch.device = "cpu", **options: Any) -> TimmFeatures:
@@ -478,7 +456,7 @@ THUMBNAIL_PX = 32
 """Our choice, as CIFAR's images; on the demo's objects 4 to 64 px score alike."""
 
 
-class RawPixels:
+class RawPixels(ResizedImages):
     """The pixels themselves: a thumbnail as summary, and the pixels of each patch as features.
 
     Args:
@@ -488,9 +466,6 @@ class RawPixels:
     """
 
     name = RAW_PIXELS
-    adaptor_names: tuple[str, ...] = ()
-    max_size_px = MAX_SIZE_PX
-    runs_at_any_size = True
 
     def __init__(self, patch_size: int, size_px: int, device: torch.device | str = "cpu") -> None:
         self.patch_size, self.size_px, self.device = patch_size, size_px, torch.device(device)
@@ -498,14 +473,6 @@ class RawPixels:
     def fingerprint(self) -> str:
         """Return the sizes."""
         return f"{self.name} {self.patch_size} {self.size_px} {THUMBNAIL_PX}"
-
-    def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
-        """Return the image in [0, 1], its sides whole patches."""
-        return self.preprocessing(size_px)(image)
-
-    def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
-        """Return `preprocess` at one size."""
-        return partial(resized, size_px=size_px or self.size_px, patch_size=self.patch_size)
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return `3 * THUMBNAIL_PX**2` summary and `3 * patch_size**2` feature channels."""

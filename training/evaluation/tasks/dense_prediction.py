@@ -22,7 +22,8 @@ from training.evaluation.metrics.dense import (
 )
 from training.evaluation.metrics.fidelity import map_agreement
 from training.evaluation.models.radio import PatchTextModel, RadioFeatures
-from training.evaluation.tasks.base import DENSE, Evaluation, TaskSettings
+from training.evaluation.settings import TaskSettings
+from training.evaluation.tasks.base import DENSE, Evaluation
 from training.evaluation.tasks.classification import TEMPLATES, no_text_tower
 
 

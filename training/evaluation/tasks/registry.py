@@ -1,4 +1,4 @@
-"""Table of the tasks: to add one, write a function of an `Evaluation` and a line here."""
+"""Table of the tasks: to add one, write a function of an `Evaluation`, a line here, and its name in `TASK_NAMES`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from model_cards.results import Measurement
 from training.evaluation.data import Kind
 from training.evaluation.features import Wanted
 from training.evaluation.models.base import FeatureModel, TextModel
+from training.evaluation.settings import RETRIEVAL
 from training.evaluation.tasks import classification, dense_prediction, representation
 from training.evaluation.tasks.base import DENSE, Evaluation
 
@@ -83,9 +84,6 @@ TASKS: dict[str, Task] = {
     "position_predictor": Task(representation.measure_position_predictor, "images", of_baselines=True),
 }
 """All tasks by name."""
-
-RETRIEVAL = "retrieval"
-"""Short name of the two retrieval tasks, as far as the data have labels or captions."""
 
 
 def task_names(asked: Sequence[str] | None, kinds: Collection[Kind]) -> list[str]:

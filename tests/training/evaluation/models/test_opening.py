@@ -10,7 +10,7 @@ from timm.models import save_for_hf
 from modeling_radio import RadioImageProcessor
 from training.evaluation.models.base import FeatureModel, TextModel
 from training.evaluation.models.opening import open_model
-from training.evaluation.models.pretrained import HuggingfaceFeatures, TimmFeatures
+from training.evaluation.models.pretrained import PretrainedFeatures, TimmFeatures
 from training.evaluation.models.radio import RadioFeatures
 from training.teachers.registry import build_teacher
 
@@ -41,7 +41,7 @@ def save_timm(folder, tiny_model):
 
 @pytest.mark.parametrize(
     ("save", "expected"),
-    [(save_radio, RadioFeatures), (save_transformers, HuggingfaceFeatures), (save_timm, TimmFeatures)],
+    [(save_radio, RadioFeatures), (save_transformers, PretrainedFeatures), (save_timm, TimmFeatures)],
 )
 def test_folders_open_as_what_they_are(tmp_path, tiny_model, beside, save, expected):
     save(tmp_path / "model", tiny_model)

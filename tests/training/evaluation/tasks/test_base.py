@@ -8,7 +8,8 @@ from core.settings import SettingsError
 from training.evaluation.data_tables import TableData
 from training.evaluation.features import FeatureStore, Wanted
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.tasks.base import DENSE, Evaluation, TaskSettings
+from training.evaluation.settings import TaskSettings
+from training.evaluation.tasks.base import DENSE, Evaluation
 
 
 @pytest.mark.parametrize(
@@ -78,14 +79,6 @@ def test_measurements_have_their_row_and_their_interval(pixels):
     sums = torch.stack([scores, torch.ones(6)], dim=1)
     ratio = evaluation.of_sums("task", "metric", sums, lambda each: each[..., 0] / each[..., 1], "labels")
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((found.value, found.low, found.high))
-
-
-def test_sources_of_images_make_intervals_wider(pixels):
-    sources = torch.arange(6) // 3
-    alone, together = (
-        pixels().mean("task", "metric", sources.float(), "labels", groups=groups) for groups in (None, sources)
-    )
-    assert together.high - together.low > alone.high - alone.low
 
 
 def test_a_few_images_over_the_whole_set_are_shown(pixels):

@@ -14,8 +14,9 @@ from training.evaluation.data_tables import TableData
 from training.evaluation.metrics.dense import class_sums, mean_iou_of_sums
 from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.models.radio import RadioFeatures, open_radio
+from training.evaluation.settings import TaskSettings
 from training.evaluation.tasks import dense_prediction
-from training.evaluation.tasks.base import DENSE, Evaluation, TaskSettings
+from training.evaluation.tasks.base import DENSE, Evaluation
 from training.evaluation.tasks.classification import measure_mode_switching
 from training.evaluation.tasks.dense_prediction import (
     correspondence_distances,

@@ -3,10 +3,12 @@ import pytest
 from training.evaluation.data import KINDS
 from training.evaluation.features import Wanted
 from training.evaluation.models.pretrained import RawPixels
+from training.evaluation.settings import TASK_NAMES
 from training.evaluation.tasks.registry import TASKS, task_names
 
 
 def test_every_task_says_what_it_needs():
+    assert [*TASKS] == [*TASK_NAMES]
     for name, task in TASKS.items():
         assert task.kind in KINDS
         assert (task.measure.__doc__ or "").startswith("Measure")

@@ -10,7 +10,8 @@ from training.evaluation.features import FeatureStore
 from training.evaluation.metrics.representation import block_statistics, channel_statistics, effective_rank
 from training.evaluation.models.pretrained import RawPixels
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.tasks.base import Evaluation, TaskSettings
+from training.evaluation.settings import TaskSettings
+from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.representation import (
     measure_adaptor_fidelity,
     measure_block_norms,
