@@ -47,7 +47,7 @@ from training.recipe import Recipe, load_recipe
 from training.student.build import student_patch_size
 from training.targets.feature_cache import FORMATS as STORED_FORMATS
 from training.targets.feature_cache import IMAGES_PER_FORWARD, Entries, FeatureFormat, TeacherAnswers
-from training.views.crops import STUDENT, Sight
+from training.views.crops import STUDENT, CropSpec
 from training.views.loaders import PartitionStreams, build_view_loader
 from training.views.plan import Batch, BatchPlan
 
@@ -219,17 +219,17 @@ def views_of(recipe: Recipe, num_steps: int) -> Iterator[Tensor]:
         number = len(images)
     plan = BatchPlan(recipe, number, patch_size=patch_size)
 
-    def sights(batch: Batch) -> list[Sight]:
+    def crop_specs(batch: Batch) -> list[CropSpec]:
         grid = batch.shapes[0].grid
         sizes = ((grid.rows * patch_size, grid.cols * patch_size),)
         numbers = batch.uniform("region", 4).tolist()
         return [
-            Sight(tuple(each), recipe.views.crop_scale, grid, False, {STUDENT: (0, 0)}, {STUDENT: sizes})
+            CropSpec(tuple(each), recipe.views.crop_scale, grid, False, {STUDENT: (0, 0)}, {STUDENT: sizes})
             for each in numbers
         ]
 
-    for _, (seen,) in build_view_loader(images, recipe).views(lambda: plan.steps(0, num_steps), sights):
-        yield seen.pixels[STUDENT][0]
+    for _, (crops,) in build_view_loader(images, recipe).views(lambda: plan.steps(0, num_steps), crop_specs):
+        yield crops.pixels[STUDENT][0]
 
 
 def images_per_second(views: Iterator[Tensor]) -> tuple[float, Tensor]:
@@ -250,12 +250,12 @@ def measure_loader(
             write(photographs, Path(folder))
             for count in workers:
                 row: Row = {"format": name, "workers": count}
-                seen = {}
+                crops = {}
                 for drafts in (False, True):
                     recipe = recipe_of(Path(folder), number, size_px, streams=streams, workers=count, drafts=drafts)
-                    speed, seen[drafts] = images_per_second(views_of(recipe, number // BATCH_SIZE))
+                    speed, crops[drafts] = images_per_second(views_of(recipe, number // BATCH_SIZE))
                     row[f"images/s{', drafts' if drafts else ''}"] = round(speed, 1)
-                row["difference"] = round((seen[True].float() - seen[False].float()).abs().mean().item(), 2)
+                row["difference"] = round((crops[True].float() - crops[False].float()).abs().mean().item(), 2)
                 rows.append({**row, "size_px": size_px, "images": number})
     return rows
 

@@ -20,6 +20,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .checks_radio import (
     COUNT,
+    FLAG,
     LARGEST,
     MOST_BLOCKS,
     WORD,
@@ -416,6 +417,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         """Refuse what cannot be built; models call it, since fields may have been set one by one."""
         for each in dataclasses.fields(self):
             setattr(self, each.name, getattr(self, each.name))  # a list may have been changed in place
+        self.architectures = self.architectures or []
         self.validate()  # pyrefly: ignore[missing-attribute]
 
     # Reading and writing
@@ -683,7 +685,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def block_grid(self, grid: Resolution, block: int) -> Resolution:
         """Return rows and columns of tokens behind a 0-based block; odd ones are filled up before they are merged."""
         scale = 2 ** self.count_merges(block)
-        return Resolution(-(-grid.height // scale), -(-grid.width // scale))
+        # Sizes are symbols under export, where ONNX rounds quotients of negative numbers up.
+        return Resolution((grid.height + scale - 1) // scale, (grid.width + scale - 1) // scale)
 
     def count_global_tokens(self, grid: Resolution) -> int:
         """Return how many tokens an image can have at most; those that only filled up odd grids do not count."""
@@ -840,11 +843,10 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
             self._check_classes()
         self.validate_dtype()
         check_range(self, 1, MOST_BLOCKS, "num_hidden_layers")
-        num_labels, attentions = kwargs.get("num_labels"), kwargs.get("output_attentions")
+        num_labels = kwargs.get("num_labels")
         if num_labels is not None:
             COUNT.check("num_labels", num_labels)
-        if attentions is not None and type(attentions) is not bool:
-            raise ValueError(f"`output_attentions` must be True, False or None, got {attentions!r:.200}.")
+        optional(FLAG).check("output_attentions", kwargs.get("output_attentions"))
         if self.problem_type == "single_label_classification" and (num_labels == 1 or len(self.id2label or "..") == 1):
             raise ValueError(f"`num_labels` must be at least 2 with `problem_type` {self.problem_type!r}, got 1.")
 
@@ -866,7 +868,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         return width, mlp_ratio_for(width, self.hidden_size)
 
     def validate_output_attentions(self) -> None:
-        """Accept any implementation of attention, unlike transformers: calls that ask for weights use the eager one."""
+        """Refuse what is no flag. Unlike in transformers any attention is fine: calls that want weights use eager."""
+        optional(FLAG).check("output_attentions", self.output_attentions)
 
     def validate_dtype(self) -> None:
         """Refuse a data type that is none of floating point."""

@@ -410,7 +410,8 @@ class EradioTrunk(nn.Module):
         self.high_res_neck = EradioNeck(arguments["dim"] * 4, config.hidden_size)
 
     def forward(self, pixel_values: Tensor, window: int | None) -> Tensor:
-        maps, outputs = self.patch_embed(pixel_values), []
+        dtype = self.patch_embed.conv_down[0].conv.weight.dtype  # pyrefly: ignore[missing-attribute]
+        maps, outputs = self.patch_embed(pixel_values.to(dtype)), []
         for index, level in enumerate(self.levels):
             maps = level(maps, window)
             if index >= 2:

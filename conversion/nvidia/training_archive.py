@@ -86,7 +86,9 @@ def _check_records(path: Path) -> Counter[int]:
     Files of the format before zip are refused: RADIO is younger, and unpickling them takes the tensors' memory before
     any of their sizes is known.
     """
-    if not zipfile.is_zipfile(path):
+    with _damage_named(path):
+        is_archive = zipfile.is_zipfile(path)
+    if not is_archive:
         raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: torch.save writes a zip archive. {_SAVE_AGAIN}")
     with _damage_named(path), _ArchiveFile(path) as file, zipfile.ZipFile(file) as archive:
         entries = archive.infolist()

@@ -136,11 +136,26 @@ def test_what_was_not_chosen_follows_an_override_at_load(order, tmp_path):
     assert RadioConfig.from_pretrained(tmp_path, num_hidden_layers=2).out_features == ["stage2"]
 
 
+def test_architectures_that_are_taken_away_are_none_at_all():
+    config = tiny()
+    config.architectures = None
+    config.check()
+    assert RadioConfig.from_dict(json.loads(config.to_json_string())).to_json_string() == config.to_json_string()
+
+
 FITTED = {"class_weights": [1.0, 2.0], "temperature": 2.0, "score_thresholds": [0.25, 0.75]}
 
 
 def fitted(config: RadioConfig) -> dict:
     return {name: getattr(config, name) for name in FITTED}
+
+
+@pytest.mark.parametrize(("name", "value"), [("id2label", None), ("label2id", None), ("output_attentions", 1)])
+def test_fields_of_transformers_are_refused_where_they_are_set_one_by_one(name, value):
+    config = tiny(num_labels=3)
+    setattr(config, name, value)
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        config.check()
 
 
 def test_what_was_fitted_to_other_classes_is_forgotten(tmp_path):

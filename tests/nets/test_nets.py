@@ -11,7 +11,7 @@ and numbers it has, with mean and deviation of all. Numbers must be met within 1
 they are above 1. An option is stored as its type in words and its default.
 
 What NVIDIA's own code answers is stored in `tests/data/reference` and met by `tests/conversion/test_from_nvidia.py` and
-by `test_nvidia_folder_radio.py`, `test_eradio_network_radio.py` and `test_video_radio.py` in `tests/modeling_radio`;
+by `test_eradio_radio.py`, `test_video_processing_radio.py` and `nvidia/test_folder.py` in `tests/modeling_radio`;
 configurations stand in `tests/data/configurations.json`, read by `tests/whole/nvidia/test_stored_configurations.py`.
 """
 

@@ -113,7 +113,7 @@ MARGIN = 1 + 1 / SHIFT_DIVISOR
 
 
 @dataclass(frozen=True)
-class View:
+class ViewPair:
     """A size at which images are seen.
 
     Attributes:
@@ -127,7 +127,7 @@ class View:
     patch_size: int
 
     @classmethod
-    def of_size(cls, size_px: int, patch_size: int) -> View:
+    def of_size(cls, size_px: int, patch_size: int) -> ViewPair:
         """Return the view of a size, displaced as far as `SHIFT_DIVISOR` says, at least a patch."""
         return cls(size_px, max(1, size_px // patch_size // SHIFT_DIVISOR), patch_size)
 
@@ -225,7 +225,7 @@ class HeldOutMetrics:
     def __init__(
         self,
         images: Tensor,
-        views: Sequence[View],
+        views: Sequence[ViewPair],
         teachers: Mapping[int, Mapping[str, Teacher]],
         accelerator: Accelerator,
     ) -> None:
@@ -255,7 +255,7 @@ class HeldOutMetrics:
         """
         if recipe.logging.metrics_every_steps is None:
             return None
-        views = [View.of_size(size, config.patch_size) for size in _sizes_px(recipe, config)]
+        views = [ViewPair.of_size(size, config.patch_size) for size in _sizes_px(recipe, config)]
         shown = {view.size_px: _teachers_at(view.size_px, recipe, teachers) for view in views}
         if not views:
             return None
@@ -304,7 +304,7 @@ class HeldOutMetrics:
         return values
 
     def _answers(
-        self, view: View, network: RadioModel, standardizers: Mapping[str, FeatureStandardizer]
+        self, view: ViewPair, network: RadioModel, standardizers: Mapping[str, FeatureStandardizer]
     ) -> Answers | None:
         """Run the network over all images; None in a process that does not compute."""
         names = list(standardizers)
@@ -329,14 +329,14 @@ class HeldOutMetrics:
             torch.cat(firsts), torch.cat(seconds), {name: _joined(parts) for name, parts in adaptors.items()}
         )
 
-    def _reference(self, view: View, teacher: Teacher) -> Features:
+    def _reference(self, view: ViewPair, teacher: Teacher) -> Features:
         parts = []
         for images, places in self._parts(view):
             summary, features = teacher.answer(view.of_teacher(images, teacher))
             parts.append(Features(None if summary is None else summary.cpu(), _at_places(features, view, places).cpu()))
         return _joined(parts)
 
-    def _parts(self, view: View) -> Iterator[tuple[Tensor, Tensor]]:
+    def _parts(self, view: ViewPair) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images of one pass after the other, and their places."""
         num_images = max(1, MAX_TOKENS_PER_PASS // view.cells**2)
         places = self._places[view.size_px].split(num_images)
@@ -352,7 +352,7 @@ def _run(network: RadioModel, pixel_values: Tensor, names: list[str]) -> tuple[T
     }
 
 
-def _choose_places(num_images: int, view: View) -> Tensor:
+def _choose_places(num_images: int, view: ViewPair) -> Tensor:
     """Return places of each image's grid, counted row by row, `(num_images, num_places)`; the same in every run."""
     num_places = min(-(-NUM_TOKENS // num_images), view.cells**2)
     generator = make_generator(0, "places", view.size_px)
@@ -360,7 +360,7 @@ def _choose_places(num_images: int, view: View) -> Tensor:
     return torch.stack(orders)
 
 
-def _at_places(features: Tensor, view: View, places: Tensor) -> Tensor:
+def _at_places(features: Tensor, view: ViewPair, places: Tensor) -> Tensor:
     """Return features `(tokens, dim, 1, 1)` in float32 at places of the student's grid, to which maps are resampled."""
     maps = resample_features(features.float(), view.cells, view.cells).flatten(2)  # (batch, dim, cells)
     chosen = maps.gather(2, places.unsqueeze(1).expand(-1, maps.shape[1], -1))
@@ -372,7 +372,7 @@ def _joined(parts: Sequence[Features]) -> Features:
     return Features(torch.cat(summaries) if summaries else None, torch.cat([part.features for part in parts]))
 
 
-def _backbone_metrics(answers: Answers, view: View) -> dict[str, float]:
+def _backbone_metrics(answers: Answers, view: ViewPair) -> dict[str, float]:
     """Return what is measured of the backbone's features at one size; NaN where they are all equal, or not finite."""
     features, shift = answers.features, view.shift
     tokens = features.movedim(1, -1).flatten(0, 2)  # (batch, dim, rows, cols) -> (tokens, dim)

@@ -18,7 +18,8 @@ from training.losses.mesa import mesa_losses
 from training.losses.summaries import SUMMARY_LOSSES
 from training.losses.weighting import LossTerm
 from training.recipe import TeacherRecipe
-from training.student.packing import HeadAnswer, StudentAnswer, answer_groups, token_counts
+from training.student.intermediate import Tap
+from training.student.packing import StudentOutput, forward_groups, token_counts
 from training.targets.examples import Example
 from training.views.plan import Batch
 
@@ -35,23 +36,22 @@ def batch_losses(parts: RunParts, batch: Batch, example: Example) -> dict[str, T
     output = student_output(parts, batch, example)
     terms: dict[str, LossTerm] = {}
     for entry in recipe.teachers:
-        head = output.adaptors[entry.name]
-        terms |= _named(_head_terms(parts, entry, batch, example, head), entry.name)
+        terms |= _named(_head_terms(parts, entry, batch, example, output), entry.name)
         if parts.contrasts is not None and entry.name in parts.contrasts.teachers:
-            terms[f"contrastive/{entry.name}"] = _contrastive_term(parts, entry, example, head)
+            terms[f"contrastive/{entry.name}"] = _contrastive_term(parts, entry, example, output)
     terms |= _intermediate_terms(parts, batch, example, output)
-    total = output.features[0].new_zeros((), dtype=torch.float32)
+    total = output.backbone[0].new_zeros((), dtype=torch.float32)
     for name, weighted in parts.weights.weigh(batch, terms).items():
         total = total + terms[name].weight * weighted
     losses = {"loss": total, **{name: term.value for name, term in terms.items()}}
-    if example.average is not None:
-        average = average_features(parts, example.average.pixel_values)
-        losses["mesa"] = mesa_loss(output.features, average, example.average.shifts, example.extents)
+    if example.average_pixels is not None and example.average_shifts is not None:
+        average = average_features(parts, example.average_pixels)
+        losses["mesa"] = mesa_loss(output.backbone, average, example.average_shifts, example.extents)
         losses["loss"] = losses["loss"] + recipe.mesa.weight * losses["mesa"]
     return losses
 
 
-def student_output(parts: RunParts, batch: Batch, example: Example) -> StudentAnswer:
+def student_output(parts: RunParts, batch: Batch, example: Example) -> StudentOutput:
     """Return the student's output for a batch: features of the backbone and of all heads, by groups of one shape."""
     draws = batch.uniform("student", parts.model.num_draws).to(parts.device, non_blocking=True)
     options: dict[str, Any] = {"window_size": batch.vitdet_window or "global", "draws": draws}
@@ -59,16 +59,16 @@ def student_output(parts: RunParts, batch: Batch, example: Example) -> StudentAn
     if counts is not None:
         options["num_tokens"] = counts
     with parts.accelerator.autocast():  # Accelerate adds it under DDP but not under FSDP
-        return answer_groups(parts.student, example.pixel_values, parts.model.patch_size, **options)
+        return forward_groups(parts.student, example.pixel_values, parts.model.patch_size, **options)
 
 
 @torch.no_grad()
 def average_features(parts: RunParts, groups: Sequence[Tensor]) -> list[Tensor]:
     """Return the backbone's features of the moving average, with global attention and nothing random."""
     with parts.accelerator.autocast():
-        return answer_groups(
+        return forward_groups(
             parts.ema.module, groups, parts.model.patch_size, window_size="global", adaptor_names=[]
-        ).features
+        ).backbone
 
 
 def mesa_loss(
@@ -87,38 +87,32 @@ def _named(terms: Mapping[str, LossTerm], name: str) -> dict[str, LossTerm]:
 
 
 def _head_terms(
-    parts: RunParts,
-    entry: TeacherRecipe,
-    batch: Batch,
-    example: Example,
-    head: HeadAnswer,
-    feature_target: str | None = None,
+    parts: RunParts, entry: TeacherRecipe, batch: Batch, example: Example, output: StudentOutput, tap: Tap | None = None
 ) -> dict[str, LossTerm]:
     """Return by kind the dense loss of a head and, if its teacher has a summary, the summary loss.
 
-    Dense features are compared with the teacher's, or with those of one of its inner blocks if `feature_target` names
-    that.
+    The head is the teacher's adaptor, or a head on an inner block, which is compared with the teacher's features or
+    with those of one of its inner blocks.
     """
-    target = example.targets.get(entry.name)
+    head, feature_target = (entry.name, entry.name) if tap is None else (tap.name, tap.target or entry.name)
+    summary, target = output.summaries[head], example.targets.get(entry.name)
     if target is None:
         # Not a teacher of this partition. Its head still gets a gradient, of zero: ranks wait for each other's.
-        terms = {"features": _zero_term(_mean_of_maps(head))}
-        if head.summary is not None:
-            terms["summary"] = _zero_term(head.summary.float().mean())
+        terms = {"features": _zero_term(_mean_of_maps(output.features[head]))}
+        if summary is not None:
+            terms["summary"] = _zero_term(summary.float().mean())
         return terms
-    dense = _feature_term(parts, feature_target or entry.name, batch, example, head)
+    dense = _feature_term(parts, feature_target, batch, example, output.features[head])
     terms = {"features": dense._replace(weight=entry.feature_weight)}
-    if head.summary is not None and target.summary is not None:
-        terms["summary"] = _summary_term(parts, entry, head.summary, target.summary)
+    if summary is not None and target.summary is not None:
+        terms["summary"] = _summary_term(parts, entry, summary, target.summary)
     return terms
 
 
-def _feature_term(parts: RunParts, name: str, batch: Batch, example: Example, head: HeadAnswer) -> LossTerm:
+def _feature_term(parts: RunParts, name: str, batch: Batch, example: Example, maps: Sequence[Tensor]) -> LossTerm:
     compare, target, losses = FEATURE_LOSSES[parts.recipe.loss.features], example.targets[name], []
     none = [None] * len(target.features)
-    groups = zip(
-        batch.groups, head.features, target.features, target.shifts or none, example.extents or none, strict=True
-    )
+    groups = zip(batch.groups, maps, target.features, target.shifts or none, example.extents or none, strict=True)
     for (shape, _), ours, theirs, shift, extent in groups:
         standardized = parts.statistics.standardize(name, theirs)
         losses.append(compare(*align_to_teacher(ours, standardized, shift, shape.grid, extent)))
@@ -136,15 +130,15 @@ def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, theirs: T
     return LossTerm(entry.summary_weight, compare(ours, theirs, dispersion), by_image)
 
 
-def _contrastive_term(parts: RunParts, entry: TeacherRecipe, example: Example, head: HeadAnswer) -> LossTerm:
-    target = example.targets.get(entry.name)
-    if target is None or parts.contrasts is None:
-        return _zero_term(_mean_of_maps(head))
-    losses = parts.contrasts.losses(entry.name, head, target)
+def _contrastive_term(parts: RunParts, entry: TeacherRecipe, example: Example, output: StudentOutput) -> LossTerm:
+    summary, target = output.summaries[entry.name], example.targets.get(entry.name)
+    if target is None or summary is None or parts.contrasts is None:
+        return _zero_term(_mean_of_maps(output.features[entry.name]))
+    losses = parts.contrasts.losses(entry.name, summary, target)
     return LossTerm(parts.recipe.contrastive.weight * entry.summary_weight, losses.mean(), lambda: losses)
 
 
-def _intermediate_terms(parts: RunParts, batch: Batch, example: Example, output: StudentAnswer) -> dict[str, LossTerm]:
+def _intermediate_terms(parts: RunParts, batch: Batch, example: Example, output: StudentOutput) -> dict[str, LossTerm]:
     """Return the losses of heads on blocks of the trunk, faded as the recipe says."""
     if parts.taps is None:
         return {}
@@ -152,7 +146,7 @@ def _intermediate_terms(parts: RunParts, batch: Batch, example: Example, output:
     entries = {entry.name: entry for entry in parts.recipe.teachers}
     weight = parts.recipe.taps.weight_at(batch.step, parts.recipe.schedule.num_steps)
     for tap in parts.taps.taps:
-        own = _head_terms(parts, entries[tap.teacher], batch, example, output.adaptors[tap.name], tap.target)
+        own = _head_terms(parts, entries[tap.teacher], batch, example, output, tap)
         faded = {f"tap_{kind}": term._replace(weight=tap.share * weight * term.weight) for kind, term in own.items()}
         terms |= _named(faded, tap.name)
     return terms
@@ -162,5 +156,5 @@ def _zero_term(value: Tensor) -> LossTerm:
     return LossTerm(1.0, 0.0 * value, value.new_zeros)
 
 
-def _mean_of_maps(head: HeadAnswer) -> Tensor:
-    return torch.stack([each.float().mean() for each in head.features]).sum()
+def _mean_of_maps(maps: Sequence[Tensor]) -> Tensor:
+    return torch.stack([each.float().mean() for each in maps]).sum()

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from core.ranks import of_all_ranks, rows_of_all_ranks
 from training.recipe import Recipe, RecipeError
-from training.student.packing import HeadAnswer
 from training.targets.examples import Example, Target
 from training.teachers.outputs import TeacherShape
 from training.views.plan import Batch
@@ -139,16 +138,16 @@ class SummaryContrasts(nn.Module):
         self._step = gather_step(images, rows)
         self._means = {name: self._bank(name).mean_with(self._step[name]) for name in self.teachers}
 
-    def losses(self, name: str, answer: HeadAnswer, target: Target) -> Tensor:
+    def losses(self, name: str, summary: Tensor, target: Target) -> Tensor:
         """Return the loss of each image of a batch, `(batch,)`.
 
         Args:
             name: The teacher.
-            answer: The student's output for a part of the step that began last.
+            summary: The student's, `(batch, summary_dim)`, for a part of the step that began last.
             target: The teacher's output for it.
         """
         mean = self._means[name]
-        student, teacher = (centered(cast(Tensor, each.summary), mean) for each in (answer, target))
+        student, teacher = (centered(each, mean) for each in (summary, cast(Tensor, target.summary)))
         candidates = torch.cat([self._step[name], self._bank(name).filled])
         return relational_losses(student, teacher, centered(candidates, mean))
 

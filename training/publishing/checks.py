@@ -212,10 +212,13 @@ def _is_pickle(publication: Publication, name: str) -> bool:
         return False
     with path.open("rb") as file:
         starts_as_pickle = _PICKLE_START.match(file.read(2)) is not None
-    if starts_as_pickle or not zipfile.is_zipfile(path):
-        return starts_as_pickle and path.suffix != ".safetensors"  # whose first bytes are a length
-    with zipfile.ZipFile(path) as archive:
-        return any(member.endswith(".pkl") for member in archive.namelist())
+    try:
+        if starts_as_pickle or not zipfile.is_zipfile(path):
+            return starts_as_pickle and path.suffix != ".safetensors"  # whose first bytes are a length
+        with zipfile.ZipFile(path) as archive:
+            return any(member.endswith(".pkl") for member in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, OSError):  # damaged: what is in it cannot be told
+        return path.suffix != ".safetensors"
 
 
 def _texts(publication: Publication, file: str) -> Iterator[str]:

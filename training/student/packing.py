@@ -91,33 +91,23 @@ def check_merging(recipe: Recipe, config: RadioConfig) -> None:
         )
 
 
-class HeadAnswer(NamedTuple):
-    """Output of one adaptor.
+class StudentOutput(NamedTuple):
+    """Output of the student for a batch.
 
     Attributes:
-        summary: `(batch, summary_dim)`, or None.
-        features: For each group of images `(images, feature_dim, rows, cols)`.
+        backbone: For each group of images `(images, hidden, rows, cols)`.
+        features: By adaptor, for each group `(images, feature_dim, rows, cols)`.
+        summaries: By adaptor `(batch, summary_dim)`, or None.
     """
 
-    summary: Tensor | None
-    features: list[Tensor]
+    backbone: list[Tensor]
+    features: dict[str, list[Tensor]]
+    summaries: dict[str, Tensor | None]
 
 
-class StudentAnswer(NamedTuple):
-    """Output of the student.
-
-    Attributes:
-        features: The backbone's, for each group of images `(images, hidden, rows, cols)`.
-        adaptors: By name.
-    """
-
-    features: list[Tensor]
-    adaptors: dict[str, HeadAnswer]
-
-
-def answer_groups(
+def forward_groups(
     student: Callable[..., RadioModelOutput], groups: Sequence[Tensor], patch_size: int, **options: Any
-) -> StudentAnswer:
+) -> StudentOutput:
     """Run the student once over all images of a batch.
 
     Args:
@@ -134,8 +124,8 @@ def answer_groups(
         return [cast(Tensor, features)] if len(groups) == 1 else _split(cast(Tensor, features), grids)
 
     adaptors = cast(dict[str, RadioAdaptorOutput], output.adaptors)
-    heads = {name: HeadAnswer(answer.summary, to_groups(answer.features)) for name, answer in adaptors.items()}
-    return StudentAnswer(to_groups(output.features), heads)
+    features = {name: to_groups(head.features) for name, head in adaptors.items()}
+    return StudentOutput(to_groups(output.features), features, {name: head.summary for name, head in adaptors.items()})
 
 
 def pack_groups(groups: Sequence[Tensor], patch_size: int) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from core.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
 from training.demo.images import LABELED_PACKAGES, DemoImages, render
-from training.distillation.held_out import View
+from training.distillation.held_out import ViewPair
 from training.evaluation.data import EvaluationData, Stacked, groups_of, tensor_fingerprint
 from training.evaluation.data_tables import TableData
 from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
@@ -193,7 +193,7 @@ class HeldOut:
 
     @torch.no_grad()
     def _equivariance(self, student: RadioFeatures) -> dict[str, float]:
-        view = View.of_size(self.evaluation.size_px, student.patch_size)
+        view = ViewPair.of_size(self.evaluation.size_px, student.patch_size)
         parts = [view.of_images(images) for images in self.images.split(BATCH)]
         first, second = (
             torch.cat([student.encode(pixels).features.float() for pixels in views])

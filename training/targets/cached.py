@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.recipe import Recipe, RecipeError
-from training.targets.examples import AverageView, Example, Target
+from training.targets.examples import Example, Target
 from training.targets.feature_cache import FeatureCache
 from training.views.crops import (
     change_colors,
@@ -80,15 +80,18 @@ class CachedTargets:
             if name in batch.teachers
         }
         pixel_values = self._student_images(images, batch, offsets)
-        return Example(pixel_values, targets, self._average_view(images, batch, offsets))
-
-    def _average_view(self, images: Tensor, batch: Batch, offsets: Tensor) -> AverageView | None:
-        """Return another window for the moving average, moved by whole tokens, to the nearest pixel of the image.
-
-        All windows within the image are equally likely, except for the student's own.
-        """
         if not self.recipe.mesa.is_due(batch.step):
-            return None
+            return Example(pixel_values, targets)
+        moved, shifts = self._other_windows(batch, offsets)
+        average = self._student_images(images, batch, moved)
+        return Example(pixel_values, targets, average_pixels=average, average_shifts=shifts)
+
+    def _other_windows(self, batch: Batch, offsets: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return offsets of other windows for the moving average, and their shifts from the student's in tokens.
+
+        They are moved by whole tokens, to the nearest pixel of the image. All windows within the image are equally
+        likely, except for the student's own.
+        """
         number, is_flipped = batch.uniform("average"), draw_flips(batch, self.recipe.views)
         moved, shifts = offsets.double(), []
         for shape, group in batch.groups:
@@ -97,7 +100,7 @@ class CachedTargets:
             shift = draw_other_place(number[group], offsets[group] * grid // window, behind * grid // window)
             moved[group] += shift * window / grid
             shifts.append(flip_shift(shift, is_flipped[group]).to(self.device, non_blocking=True))
-        return AverageView(self._student_images(images, batch, moved), shifts)
+        return moved, shifts
 
     def _windows(self, maps: Tensor, batch: Batch, offsets: Tensor) -> list[Tensor]:
         """Cut each group's windows out of pixels or features, which may have several rows for each patch."""

@@ -30,18 +30,6 @@ class Target(NamedTuple):
         return all(bool(part.isfinite().all()) for part in parts)
 
 
-class AverageView(NamedTuple):
-    """Crops of a batch for the student's moving average, which the student is compared with.
-
-    Attributes:
-        pixel_values: As the student's images, with the same changes of color.
-        shifts: For each group `(images, 2)` rows and columns in student patches: this crop minus the student's.
-    """
-
-    pixel_values: list[Tensor]
-    shifts: list[Tensor]
-
-
 class Example(NamedTuple):
     """Images of a batch and the teachers' outputs for them.
 
@@ -49,15 +37,19 @@ class Example(NamedTuple):
         pixel_values: For each group of the batch, `Batch.groups`, RGB in [0, 1], `(images, 3, height, width)`.
         targets: The teachers' outputs, by name. For taps that want features of a teacher's inner blocks also these,
             without a summary, by `training.recipe_sections.target_name`.
-        average: Another crop for the moving average, in steps with a MESA loss.
+        average_pixels: Other crops for the student's moving average, as `pixel_values` and with the same changes of
+            color; None in steps without a MESA loss.
+        average_shifts: For each group `(images, 2)` rows and columns in student patches: the average's crop minus the
+            student's.
         extents: For each group the part of the student's crops that shows the image, as `extent` of
             `align_to_teacher`; None if no crop reaches beyond it.
     """
 
     pixel_values: list[Tensor]
     targets: dict[str, Target]
-    average: AverageView | None = None
     extents: list[Tensor] | None = None
+    average_pixels: list[Tensor] | None = None
+    average_shifts: list[Tensor] | None = None
 
 
 class TargetSource(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -18,13 +18,13 @@ from training.views.plan import Batch, Grid
 
 
 STUDENT, AVERAGE = ":student", ":average"
-"""Viewers beside the teachers, whose names have no colon: the student and its moving average."""
+"""Consumers of crops beside the teachers, whose names have no colon: the student and its moving average."""
 
 RESAMPLE = Image.Resampling.BICUBIC
 """As `RadioImageProcessor` and most of the teachers' own processors. Antialiased."""
 
 
-class Region(NamedTuple):
+class _Region(NamedTuple):
     """A part of an image, in pixels from its upper left corner; it may reach beyond the image."""
 
     top: float
@@ -33,7 +33,7 @@ class Region(NamedTuple):
     width: float
 
 
-class Sight(NamedTuple):
+class CropSpec(NamedTuple):
     """The crops that are wanted of one image.
 
     Attributes:
@@ -41,8 +41,8 @@ class Sight(NamedTuple):
         scales: Bounds of the region's area, as shares of the largest of its shape that fits into the image.
         grid: The student's patches, which divide the region.
         is_flipped: Whether the image is mirrored.
-        shifts: By viewer, the rows and columns of patches by which its crop is displaced from the region.
-        sizes: By viewer, the sizes of its input, height and width in pixels.
+        shifts: By consumer, the rows and columns of patches by which its crop is displaced from the region.
+        sizes: By consumer, the sizes of its input, height and width in pixels.
     """
 
     numbers: tuple[float, float, float, float]
@@ -53,12 +53,12 @@ class Sight(NamedTuple):
     sizes: dict[str, tuple[Size, ...]]
 
 
-class Seen(NamedTuple):
-    """Crops of one image for each viewer, or of several images of one grid, which add a first dimension.
+class Crops(NamedTuple):
+    """Crops of one image for each consumer, or of several images of one grid, which add a first dimension.
 
     Attributes:
         grid: The student's patches.
-        pixels: By viewer, uint8 `(3, height, width)` for each of its sizes.
+        pixels: By consumer, uint8 `(3, height, width)` for each of its sizes.
         extent: `(2, 2)` integers, of rows and of columns: the patch of the region at which the image begins, and the
             one before which it ends.
     """
@@ -68,102 +68,102 @@ class Seen(NamedTuple):
     extent: Tensor
 
 
-class SeenBatch(NamedTuple):
+class CropsBatch(NamedTuple):
     """Crops of a batch in two tensors, because each tensor that travels between processes is an open file.
 
     Attributes:
-        pixels: Pixels of all images, viewers and sizes, one after the other.
+        pixels: Pixels of all images, consumers and sizes, one after the other.
         extents: `(images, 2, 2)`.
-        viewers: Their names.
-        groups: For neighbors of one grid: the grid, their number, and by viewer the sizes.
+        consumers: Their names.
+        groups: For neighbors of one grid: the grid, their number, and by consumer the sizes.
     """
 
     pixels: Tensor
     extents: Tensor
-    viewers: tuple[str, ...]
+    consumers: tuple[str, ...]
     groups: list[tuple[Grid, int, dict[str, tuple[Size, ...]]]]
 
     @classmethod
-    def of(cls, seen: Sequence[Seen]) -> SeenBatch:
-        """Join the crops of images, in order; all images have the same viewers."""
-        viewers = tuple(seen[0].pixels)
+    def of(cls, crops: Sequence[Crops]) -> CropsBatch:
+        """Join the crops of images, in order; all images have the same consumers."""
+        consumers = tuple(crops[0].pixels)
         parts, groups = [], []
-        for grid, neighbors in groupby(seen, key=lambda each: each.grid):
+        for grid, neighbors in groupby(crops, key=lambda each: each.grid):
             group = list(neighbors)
-            sizes = {viewer: tuple(tuple(each.shape[1:]) for each in group[0].pixels[viewer]) for viewer in viewers}
+            sizes = {name: tuple(tuple(each.shape[1:]) for each in group[0].pixels[name]) for name in consumers}
             groups.append((grid, len(group), sizes))
-            for viewer in viewers:
-                for place in range(len(sizes[viewer])):
-                    parts += [each.pixels[viewer][place].flatten() for each in group]
-        return cls(torch.cat(parts), torch.stack([each.extent for each in seen]), viewers, groups)
+            for consumer in consumers:
+                for place in range(len(sizes[consumer])):
+                    parts += [each.pixels[consumer][place].flatten() for each in group]
+        return cls(torch.cat(parts), torch.stack([each.extent for each in crops]), consumers, groups)
 
-    def split(self) -> list[Seen]:
+    def split(self) -> list[Crops]:
         """Return the crops of each group, which share this memory."""
         found, first, image = [], 0, 0
         for grid, count, sizes in self.groups:
             pixels = {}
-            for viewer in self.viewers:
+            for consumer in self.consumers:
                 own = []
-                for height, width in sizes[viewer]:
+                for height, width in sizes[consumer]:
                     stop = first + count * 3 * height * width
                     own.append(self.pixels[first:stop].view(count, 3, height, width))
                     first = stop
-                pixels[viewer] = tuple(own)
-            found.append(Seen(grid, pixels, self.extents[image : image + count]))
+                pixels[consumer] = tuple(own)
+            found.append(Crops(grid, pixels, self.extents[image : image + count]))
             image += count
         return found
 
 
-def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
-    """Cut out each viewer's crop of an image, and resize it to the sizes of its input.
+def cut_crops(image: Tensor, spec: CropSpec, views: ViewsRecipe) -> Crops:
+    """Cut out each consumer's crop of an image, and resize it to the sizes of its input.
 
     Every crop shows an area as large as the region, whatever the sizes. Pixels beside the image are black.
 
     Args:
         image: `(3, height, width)` uint8.
-        sight: The wanted crops.
+        spec: The wanted crops.
         views: The recipe's section, with the bounds of aspect ratios.
     """
     picture = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
-    region = choose_region((picture.height, picture.width), sight, views)
-    resized: dict[tuple[Region, Size], Tensor] = {}
+    region = choose_region((picture.height, picture.width), spec, views)
+    resized: dict[tuple[_Region, Size], Tensor] = {}
     pixels = {}
-    for viewer, (rows, cols) in sight.shifts.items():
-        top, left = rows * region.height / sight.grid.rows, cols * region.width / sight.grid.cols
+    for consumer, (rows, cols) in spec.shifts.items():
+        top, left = rows * region.height / spec.grid.rows, cols * region.width / spec.grid.cols
         crop = region._replace(top=region.top + top, left=region.left + left)
-        for size in sight.sizes[viewer]:
+        for size in spec.sizes[consumer]:
             if (crop, size) not in resized:
-                resized[crop, size] = _resized(picture, crop, size, is_flipped=sight.is_flipped)
-        pixels[viewer] = tuple(resized[crop, size] for size in sight.sizes[viewer])
-    return Seen(sight.grid, pixels, _extent(region, sight.grid, picture))
+                resized[crop, size] = _resized(picture, crop, size, is_flipped=spec.is_flipped)
+        pixels[consumer] = tuple(resized[crop, size] for size in spec.sizes[consumer])
+    return Crops(spec.grid, pixels, _extent(region, spec.grid, picture))
 
 
-def choose_region(image_size: Size, sight: Sight, views: ViewsRecipe) -> Region:
-    """Return the region that a sight's numbers decide, in the mirrored image where it is flipped.
+def choose_region(image_size: Size, spec: CropSpec, views: ViewsRecipe) -> _Region:
+    """Return the region that the numbers of a specification decide, in the mirrored image where it is flipped.
 
     Squares of the student show any aspect ratio within `views.crop_aspect`; otherwise the region has that of the
-    student's grid. Its area is a share within `sight.scales` of the largest such region that fits into the image; a
+    student's grid. Its area is a share within `spec.scales` of the largest such region that fits into the image; a
     share above 1 reaches beyond it.
     """
     height, width = image_size
-    scale, aspect, row, col = sight.numbers
-    low, high = views.crop_aspect if views.is_square else 2 * (sight.grid.cols / sight.grid.rows,)
+    scale, aspect, row, col = spec.numbers
+    low, high = views.crop_aspect if views.is_square else 2 * (spec.grid.cols / spec.grid.rows,)
     ratio = low * (high / low) ** aspect
-    share = sight.scales[0] + (sight.scales[1] - sight.scales[0]) * scale
+    share = spec.scales[0] + (spec.scales[1] - spec.scales[0]) * scale
     crop_height = min(height, width / ratio) * share**0.5
     crop_width = crop_height * ratio
-    return Region(row * (height - crop_height), col * (width - crop_width), crop_height, crop_width)
+    return _Region(row * (height - crop_height), col * (width - crop_width), crop_height, crop_width)
 
 
-def least_scale(image_size: Size, sight: Sight, views: ViewsRecipe) -> float:
+def least_scale(image_size: Size, spec: CropSpec, views: ViewsRecipe) -> float:
     """Return the smallest factor of an image's sides at which every crop is `DRAFT_GAP` times what it is resized to."""
-    region = choose_region(image_size, sight, views)
-    sizes = [size for of_viewer in sight.sizes.values() for size in of_viewer]
+    region = choose_region(image_size, spec, views)
+    sizes = [size for of_viewer in spec.sizes.values() for size in of_viewer]
     return DRAFT_GAP * max(max(height / region.height, width / region.width) for height, width in sizes)
 
 
-def _extent(region: Region, grid: Grid, picture: Image.Image) -> Tensor:
-    """Return `Seen.extent`; patches that the image's edge cuts lie outside."""
+def _extent(region: _Region, grid: Grid, picture: Image.Image) -> Tensor:
+    """Return `Crops.extent`; patches that the image's edge cuts lie outside."""
     rounding = 1e-9  # of a patch, which then counts as whole
     sides = (
         (region.top, picture.height, region.height / grid.rows),
@@ -177,7 +177,7 @@ def _extent(region: Region, grid: Grid, picture: Image.Image) -> Tensor:
     )
 
 
-def _resized(picture: Image.Image, crop: Region, size: Size, *, is_flipped: bool) -> Tensor:
+def _resized(picture: Image.Image, crop: _Region, size: Size, *, is_flipped: bool) -> Tensor:
     """Return a crop of an image as uint8 `(3, *size)`; a flipped one is given in the mirrored image.
 
     Pixels beside the image are black, as in NVIDIA's TAO toolkit.
@@ -191,6 +191,41 @@ def _resized(picture: Image.Image, crop: Region, size: Size, *, is_flipped: bool
     box = (max(left, 0.0), max(top, 0.0), min(left + crop.width, picture.width), min(top + crop.height, picture.height))
     pixels = to_tensor(picture.resize((size[1], size[0]), RESAMPLE, box=box))
     return pixels.flip(-1) if is_flipped else pixels
+
+
+def plan_crops(batch: Batch, recipe: Recipe, sizes: Mapping[str, Callable[[Grid], tuple[Size, ...]]]) -> list[CropSpec]:
+    """Return the crops of each image of a batch: one region for all consumers, which are displaced from it.
+
+    Args:
+        batch: The planned images.
+        recipe: Bounds of regions, shifts and flips.
+        sizes: By consumer (the student, its average, the first teacher of each network), a function from the student's
+            grid to the sizes of the consumer's input in pixels.
+    """
+    scales = next(
+        each.crop_scale or recipe.views.crop_scale for each in recipe.partitions if each.name == batch.partition
+    )
+    shifts = {name: crop_shifts(batch, name, recipe.views).tolist() for name in sizes}
+    sizes_of = {shape.grid: {name: of_grid(shape.grid) for name, of_grid in sizes.items()} for shape, _ in batch.groups}
+    regions, flips = batch.uniform("region", 4).tolist(), draw_flips(batch, recipe.views).tolist()
+    return [
+        CropSpec(
+            tuple(region),
+            scales,
+            shape.grid,
+            is_flipped,
+            {name: tuple(shifts[name][row]) for name in sizes},
+            sizes_of[shape.grid],
+        )
+        for row, (region, shape, is_flipped) in enumerate(zip(regions, batch.shapes, flips, strict=True))
+    ]
+
+
+def crop_shifts(batch: Batch, consumer: str, views: ViewsRecipe) -> Tensor:
+    """Return by how many patches each of a consumer's crops is displaced from the region, `(batch, 2)`."""
+    if consumer == AVERAGE:
+        return draw_other_shifts(batch, consumer, views, draw_shifts(batch, STUDENT, views))
+    return draw_shifts(batch, consumer, views)
 
 
 def draw_shifts(batch: Batch, label: str, views: ViewsRecipe) -> Tensor:

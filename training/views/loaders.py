@@ -21,7 +21,7 @@ from training.data.decoding import EncodedImage, LeastScale, SkippedImages, to_t
 from training.data.image_stream import ImageStream, open_image_stream
 from training.data.image_table import Images
 from training.recipe import Recipe
-from training.views.crops import Seen, SeenBatch, Sight, least_scale, look
+from training.views.crops import Crops, CropsBatch, CropSpec, cut_crops, least_scale
 from training.views.plan import Batch, divide_ranks, used_px
 
 
@@ -33,21 +33,21 @@ NUM_SPARES = 4
 CPU = torch.device("cpu")
 
 Plan = Callable[[], Iterable[Batch]]
-Sights = Callable[[Batch], list[Sight]]
+CropSpecs = Callable[[Batch], list[CropSpec]]
 Note = TypeVar("Note")
 
 
 class ViewLoader(Protocol):
     """Loads the views of planned batches, in order, ahead of time."""
 
-    def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
+    def views(self, plan: Plan, crop_specs: CropSpecs) -> Iterator[tuple[Batch, list[Crops]]]:
         """Yield each batch with the views of each of its groups.
 
-        The data workers crop and resize each crop once, so only the pixels that a viewer takes in travel.
+        The data workers crop and resize each crop once, so only the pixels that a consumer takes in travel.
 
         Args:
             plan: Returns the batches; called once.
-            sights: Returns the crops that are wanted of each image of a batch.
+            crop_specs: Returns the crops that are wanted of each image of a batch.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,8 +115,8 @@ class NumberedViewLoader:
     def __init__(self, images: Images, recipe: Recipe, *, pin_memory: bool = False) -> None:
         self.dataset, self.recipe, self.pin_memory = _NumberedViews(images, recipe), recipe, pin_memory
 
-    def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
-        requests = ((batch, list(zip(batch.indices, sights(batch), strict=True))) for batch in plan())
+    def views(self, plan: Plan, crop_specs: CropSpecs) -> Iterator[tuple[Batch, list[Crops]]]:
+        requests = ((batch, list(zip(batch.indices, crop_specs(batch), strict=True))) for batch in plan())
         yield from _load_ahead(self.dataset, requests, self.recipe, pin_memory=self.pin_memory)
 
     def state_dict(self) -> dict[str, Any]:
@@ -141,18 +141,18 @@ class StreamedViewLoader:
         self.streams, self.recipe, self.pin_memory = streams, recipe, pin_memory
         self._state = _states(streams.streams)
 
-    def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
+    def views(self, plan: Plan, crop_specs: CropSpecs) -> Iterator[tuple[Batch, list[Crops]]]:
         reader = DataLoader(
-            _StreamReader(self.streams.streams, self._state, plan, sights),
+            _StreamReader(self.streams.streams, self._state, plan, crop_specs),
             batch_size=None,
             collate_fn=_unchanged,
             num_workers=min(self.recipe.data.num_workers, 1),
             worker_init_fn=ignore_stop_signals,
         )
         dataset = _StreamedViews(self.recipe, self.streams.skipped)
-        for (batch, state), seen in _load_ahead(dataset, reader, self.recipe, pin_memory=self.pin_memory):
+        for (batch, state), crops in _load_ahead(dataset, reader, self.recipe, pin_memory=self.pin_memory):
             self._state = state
-            yield batch, seen
+            yield batch, crops
 
     def state_dict(self) -> dict[str, Any]:
         return self._state
@@ -193,8 +193,8 @@ def _num_sources(states: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _load_ahead(
-    dataset: Dataset[SeenBatch], requests: Iterable[tuple[Note, Any]], recipe: Recipe, *, pin_memory: bool
-) -> Iterator[tuple[Note, list[Seen]]]:
+    dataset: Dataset[CropsBatch], requests: Iterable[tuple[Note, Any]], recipe: Recipe, *, pin_memory: bool
+) -> Iterator[tuple[Note, list[Crops]]]:
     """Yield the views of each request, which data workers make, with the note that came with it.
 
     Requests are read ahead of the views; the notes wait in a queue for them.
@@ -215,8 +215,8 @@ def _load_ahead(
         worker_init_fn=ignore_stop_signals,
         pin_memory=pin_memory,
     )
-    for seen in loader:
-        yield notes.popleft(), seen.split()
+    for crops in loader:
+        yield notes.popleft(), crops.split()
 
 
 def _unchanged(item: Any) -> Any:
@@ -224,17 +224,17 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-class _NumberedViews(Dataset[SeenBatch]):
+class _NumberedViews(Dataset[CropsBatch]):
     """Views of batches that are given as numbers of images with the crops that are wanted of each."""
 
     def __init__(self, images: Images, recipe: Recipe) -> None:
         self.images, self.recipe = images, recipe
 
-    def __getitem__(self, index: Sequence[tuple[int, Sight]]) -> SeenBatch:
-        return SeenBatch.of([look(self._image(number, sight), sight, self.recipe.views) for number, sight in index])
+    def __getitem__(self, index: Sequence[tuple[int, CropSpec]]) -> CropsBatch:
+        return CropsBatch.of([cut_crops(self._image(number, spec), spec, self.recipe.views) for number, spec in index])
 
-    def _image(self, number: int, sight: Sight) -> Tensor:
-        scale = _scale_for(sight, self.recipe)
+    def _image(self, number: int, spec: CropSpec) -> Tensor:
+        scale = _scale_for(spec, self.recipe)
         return self.images[number] if scale is None else self.images.draft(number, scale)
 
 
@@ -243,7 +243,7 @@ class _StreamRequest(NamedTuple):
 
     images: list[EncodedImage]
     spares: list[EncodedImage]
-    sights: list[Sight]
+    crop_specs: list[CropSpec]
 
 
 class _StreamReader(IterableDataset):
@@ -253,9 +253,9 @@ class _StreamReader(IterableDataset):
     """
 
     def __init__(
-        self, streams: Mapping[str, ImageStream], state: Mapping[str, Any], plan: Plan, sights: Sights
+        self, streams: Mapping[str, ImageStream], state: Mapping[str, Any], plan: Plan, crop_specs: CropSpecs
     ) -> None:
-        self.streams, self.state, self.plan, self.sights = streams, state, plan, sights
+        self.streams, self.state, self.plan, self.crop_specs = streams, state, plan, crop_specs
 
     def __iter__(self) -> Iterator[tuple[tuple[Batch, dict[str, Any]], _StreamRequest]]:
         for name, stream in self.streams.items():
@@ -264,31 +264,33 @@ class _StreamReader(IterableDataset):
             for batch in self.plan():
                 stream = self.streams[batch.partition]
                 images = stream.take(len(batch))
-                request = _StreamRequest(images, stream.spares(NUM_SPARES), self.sights(batch))
+                request = _StreamRequest(images, stream.spares(NUM_SPARES), self.crop_specs(batch))
                 yield (batch, _states(self.streams)), request
         finally:
             for stream in self.streams.values():
                 stream.close()
 
 
-class _StreamedViews(Dataset[SeenBatch]):
+class _StreamedViews(Dataset[CropsBatch]):
     def __init__(self, recipe: Recipe, skipped: SkippedImages) -> None:
         self.recipe, self.skipped = recipe, skipped
 
-    def __getitem__(self, index: _StreamRequest) -> SeenBatch:
-        pixels = (self._first_decoded(index, place) for place in range(len(index.sights)))
-        return SeenBatch.of([look(*each, self.recipe.views) for each in zip(pixels, index.sights, strict=True)])
+    def __getitem__(self, index: _StreamRequest) -> CropsBatch:
+        pixels = (self._first_decoded(index, place) for place in range(len(index.crop_specs)))
+        return CropsBatch.of(
+            [cut_crops(*each, self.recipe.views) for each in zip(pixels, index.crop_specs, strict=True)]
+        )
 
     def _first_decoded(self, request: _StreamRequest, place: int) -> Tensor:
         """Decode an image of a request, or a spare one where it cannot be decoded."""
         images = [request.images[place], *request.spares, *request.images]
         for image in images:
-            picture = self.skipped.decode(image, _scale_for(request.sights[place], self.recipe))
+            picture = self.skipped.decode(image, _scale_for(request.crop_specs[place], self.recipe))
             if picture is not None:
                 return to_tensor(picture)
         raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}.")
 
 
-def _scale_for(sight: Sight, recipe: Recipe) -> LeastScale | None:
+def _scale_for(spec: CropSpec, recipe: Recipe) -> LeastScale | None:
     """Return how far an image may be reduced while it is decoded; None where pixels are to be exact."""
-    return (lambda size: least_scale(size, sight, recipe.views)) if recipe.data.jpeg_drafts else None
+    return (lambda size: least_scale(size, spec, recipe.views)) if recipe.data.jpeg_drafts else None

@@ -59,7 +59,12 @@ def misspelt(content):
     return content[: place + 9] + b"\x08" + content[place + 10 : place + 46] + b"\xff" + content[place + 47 :]
 
 
-@pytest.mark.parametrize("damage", [encrypted, misspelt])
+def of_several_disks(content):
+    """A locator of the directory's end that says so, as `zipfile` reads it while it only looks for an archive."""
+    return content[:-22] + b"PK\x06\x07" + bytes(12) + (2).to_bytes(4, "little") + content[-22:]
+
+
+@pytest.mark.parametrize("damage", [encrypted, misspelt, of_several_disks])
 def test_damaged_directories_are_refused_by_name(damage, reference, tmp_path):
     path = tmp_path / "damaged.pth.tar"
     path.write_bytes(damage((reference / "c_radio_v4_tiny" / "checkpoint.pth.tar").read_bytes()))

@@ -85,13 +85,13 @@ def mesa_of(source: TargetSource, recipe: Recipe) -> list[float]:
     plan, network = BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH), MeanColor()
     losses = []
     for _, example in source.examples(lambda: plan.steps(0, 6)):
-        if example.average is None:
+        if example.average_pixels is None:
             continue
         student, average = (
             [network.answer(pixels).features for pixels in groups]
-            for groups in (example.pixel_values, example.average.pixel_values)
+            for groups in (example.pixel_values, example.average_pixels)
         )
-        losses.append(mesa_loss(student, average, example.average.shifts, example.extents).item())
+        losses.append(mesa_loss(student, average, example.average_shifts, example.extents).item())
     return losses
 
 
@@ -104,6 +104,6 @@ def check_the_average_view(source: TargetSource, recipe: Recipe) -> None:
     examples = [
         example for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(2, 6))
     ]
-    shifts = torch.cat([shift for example in examples for shift in example.average.shifts])
+    shifts = torch.cat([shift for example in examples for shift in example.average_shifts])
     assert shifts.any(0).all()
     assert shifts.any(1).all()  # in no image the student's own crop

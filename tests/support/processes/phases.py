@@ -15,7 +15,7 @@ from tiny_distillation import TinyTeacher, install_tiny_world
 from core import packages
 from training.demo.assets import fetch_at_once
 from training.distill import main
-from training.distillation import trainer
+from training.distillation import build, inputs, trainer
 
 
 def wait(*arguments: Any, **options: Any) -> None:
@@ -51,9 +51,9 @@ def install(phase: str, patch: pytest.MonkeyPatch) -> None:
     install_tiny_world(patch)
     if phase == "fetching":
         patch.setattr(packages, "_client_command", sleeping_client)
-        patch.setattr(trainer, "load_teachers", fetch)
+        patch.setattr(inputs, "load_teachers", fetch)
     elif phase == "building":
-        patch.setattr(trainer, "build_student", wait)
+        patch.setattr(build, "build_student", wait)
     elif phase in ("calibrating", "caching"):
         patch.setattr(TinyTeacher, "encode", wait)
     elif phase == "training":

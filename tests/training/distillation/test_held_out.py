@@ -20,7 +20,7 @@ from training.distillation import tracking
 from training.distillation.held_out import (
     HeldOutMetrics,
     HeldOutPictures,
-    View,
+    ViewPair,
     describe_lack,
     held_out_images,
     held_out_source,
@@ -103,7 +103,7 @@ def test_a_folder_of_one_image_holds_none_out(recipe_file: str, folder: Path) ->
 
 @pytest.mark.parametrize("size", [32, 48, 96, 128, 432])
 def test_the_second_view_is_the_first_one_moved(size: int) -> None:
-    view = View.of_size(size, 16)
+    view = ViewPair.of_size(size, 16)
     images = torch.randint(0, 256, (2, 3, view.whole_px, view.whole_px), dtype=torch.uint8)
     first, second = view.of_images(images)
     assert first.shape == second.shape == (2, 3, size, size)
@@ -113,14 +113,14 @@ def test_the_second_view_is_the_first_one_moved(size: int) -> None:
 
 
 def test_a_teacher_of_one_size_sees_its_own_pixels() -> None:
-    view = View.of_size(32, 16)
+    view = ViewPair.of_size(32, 16)
     teacher = tiny.TinyTeacher("semantic", feature_dim=4)
     images = torch.randint(0, 256, (1, 3, 320, 320), dtype=torch.uint8)
     assert torch.equal(view.of_teacher(images, teacher), view.of_images(images)[0])
     teacher.set_run_mode(RunOptions(run_mode="fixed", input_size_px=128))
     seen = view.of_teacher(images, teacher)
     assert seen.shape[-2:] == (128, 128)
-    assert torch.equal(seen, View(128, view.shift * 4, 16).of_images(images)[0])
+    assert torch.equal(seen, ViewPair(128, view.shift * 4, 16).of_images(images)[0])
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

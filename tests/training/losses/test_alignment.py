@@ -69,14 +69,6 @@ def test_positions_that_show_nothing_but_the_image() -> None:
     assert shown[0].any(0).tolist() == [True] * 4 + [False] * 4
 
 
-def test_fractional_shift_interpolates() -> None:
-    """With three teacher positions for two student patches, a shift of one patch is one and a half positions."""
-    student, teacher = torch.arange(6.0).expand(1, 1, 6, 6), torch.zeros(1, 1, 9, 9)
-    resized = align_to_teacher(student, teacher).student
-    maps = align_to_teacher(student, teacher, torch.tensor([[0, 1]]))
-    torch.testing.assert_close(maps.student[..., 1], (resized[..., 2] + resized[..., 3]) / 2)
-
-
 def loss_by_pairs(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
     """Return the loss where the student's map is read, position by position, at the teacher's positions."""
     grid = max(student.shape[-1], teacher.shape[-1])

@@ -238,18 +238,8 @@ def test_the_largest_loss_is_kept_others_half_of_the_time_and_images_count_alike
     torch.testing.assert_close(factors["features/a"] + factors["features/b"], torch.full((NUM_IMAGES,), 2.0))
 
 
-def test_parts_draw_what_the_whole_batch_does_and_nothing_is_dropped_before_the_start() -> None:
+def test_nothing_is_dropped_before_the_start() -> None:
     losses = random_losses(8)
-    whole = dropping(9).weigh(batch_of(9, tuple(range(8)), 8), terms_of(losses))
-    weights = dropping(9)
-    parts = [
-        weights.weigh(batch_of(9, rows, 8), terms_of({name: each[list(rows)] for name, each in losses.items()}))
-        for rows in ((4, 5, 6, 7), (0, 1, 2, 3))
-    ]
-    for name in NAMES:
-        torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, whole[name])
-    weights.end_step()
-    assert sum(weights.scalars()[f"weight/features/{name}"] for name in "abc") == pytest.approx(3)
     weighted = dropping(2).weigh(batch_of(2, tuple(range(8)), 8), terms_of(losses))
     assert all(torch.equal(weighted[name], losses[name].mean()) for name in NAMES)
 

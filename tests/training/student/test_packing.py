@@ -10,7 +10,7 @@ from modeling_radio import RadioConfig, RadioModel
 from training.distillation import step
 from training.distillation.trainer import Distiller
 from training.recipe import RecipeError, load_recipe
-from training.student.packing import NUM_DRAWS, answer_groups, check_merging, counts_from
+from training.student.packing import NUM_DRAWS, check_merging, counts_from, forward_groups
 
 
 @pytest.fixture(scope="module")
@@ -25,22 +25,22 @@ def model() -> RadioModel:
 @pytest.mark.parametrize("sizes", [[(2, 48, 32)], [(2, 48, 32), (1, 32, 80), (3, 32, 32)]], ids=["one", "several"])
 def test_outputs_equal_those_of_each_group_alone(model: RadioModel, sizes: list[tuple[int, int, int]]) -> None:
     groups = [torch.rand(count, 3, height, width) for count, height, width in sizes]
-    answer = answer_groups(model, groups, 16, window_size="global")
+    answer = forward_groups(model, groups, 16, window_size="global")
     alone = [model(images, feature_format="NCHW", window_size="global") for images in groups]
-    assert answer.adaptors["fine"].summary is None
+    assert answer.summaries["fine"] is None
     summaries = torch.cat([each.adaptors["plain"].summary for each in alone])
-    torch.testing.assert_close(answer.adaptors["plain"].summary, summaries)
+    torch.testing.assert_close(answer.summaries["plain"], summaries)
     for number, each in enumerate(alone):
-        torch.testing.assert_close(answer.features[number], each.features)
+        torch.testing.assert_close(answer.backbone[number], each.features)
         for name in ("plain", "fine"):
-            torch.testing.assert_close(answer.adaptors[name].features[number], each.adaptors[name].features)
+            torch.testing.assert_close(answer.features[name][number], each.adaptors[name].features)
 
 
 def test_options_reach_the_model(model: RadioModel) -> None:
     groups = [torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 48)]
-    answers = [answer_groups(model, groups, 16, window_size=size, adaptor_names=[]) for size in ("global", 2)]
-    assert answers[0].adaptors == {}
-    assert not torch.allclose(answers[0].features[1], answers[1].features[1], atol=1e-4)
+    answers = [forward_groups(model, groups, 16, window_size=size, adaptor_names=[]) for size in ("global", 2)]
+    assert answers[0].features == {}
+    assert not torch.allclose(answers[0].backbone[1], answers[1].backbone[1], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ class TestNestedDropout:
         def record(student, groups, patch_size, **options):
             if "draws" in options:
                 seen.append(options.get("num_tokens"))
-            return answer_groups(student, groups, patch_size, **options)
+            return forward_groups(student, groups, patch_size, **options)
 
-        monkeypatch.setattr(step, "answer_groups", record)
+        monkeypatch.setattr(step, "forward_groups", record)
         settings = (*MERGED, "student.num_tokens=triangular", "schedule.num_steps=4")
         tiny.distil(recipe_file, "whole", *settings)
         whole = list(seen)

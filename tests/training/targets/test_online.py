@@ -54,8 +54,8 @@ def test_shift_is_between_the_students_crop_and_the_teachers(is_square: bool, pa
             assert target.shifts[number].dtype == torch.int64
             shifts.append(target.shifts[number])
             for image, (row, col) in enumerate(target.shifts[number].tolist()):
-                seen = overlap(student[image], row, col), overlap(target.features[number][image], -row, -col)
-                torch.testing.assert_close(*seen, atol=0.02, rtol=0)
+                crops = overlap(student[image], row, col), overlap(target.features[number][image], -row, -col)
+                torch.testing.assert_close(*crops, atol=0.02, rtol=0)
     assert torch.cat(shifts).abs().max() == 2
     assert any((a != b).any() for a, b in zip(target.shifts, example.targets["fine"].shifts, strict=True))
 

@@ -143,13 +143,6 @@ def test_parameters_without_a_state_get_none() -> None:
     assert len(optimizer.state) == 0
 
 
-def test_nothing_moves_without_a_refit() -> None:
-    model, _ = head_and_standardizer(1)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    follow_refits({}, [model], build_optimizer(model, OptimizerRecipe()))
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
 @torch.no_grad()
 def test_heads_are_standardized_and_back() -> None:
     model, standardizer = head_and_standardizer(1)

@@ -11,12 +11,13 @@ from torchvision.transforms.v2 import functional as tvF
 from training.recipe import RecipeError, ViewsRecipe
 from training.views.crops import (
     STUDENT,
-    Seen,
-    SeenBatch,
-    Sight,
+    Crops,
+    CropsBatch,
+    CropSpec,
     change_colors,
     check_other_windows,
     choose_region,
+    cut_crops,
     cut_windows,
     draw_colors,
     draw_flips,
@@ -27,7 +28,6 @@ from training.views.crops import (
     flip,
     flip_shift,
     least_scale,
-    look,
 )
 from training.views.plan import Batch, Grid, Shape
 
@@ -36,11 +36,11 @@ PATCH = 16
 SQUARE = ViewsRecipe(crop_aspect=(1.0, 1.0))
 
 
-def sight_of(numbers, grid: Grid, scales=(0.25, 1.0), is_flipped: bool = False, **viewers) -> Sight:
+def sight_of(numbers, grid: Grid, scales=(0.25, 1.0), is_flipped: bool = False, **consumers) -> CropSpec:
     """Viewers are given as their shift and their sizes."""
-    shifts = {name: shift for name, (shift, _) in viewers.items()}
-    return Sight(
-        tuple(numbers), scales, grid, is_flipped, shifts, {name: sizes for name, (_, sizes) in viewers.items()}
+    shifts = {name: shift for name, (shift, _) in consumers.items()}
+    return CropSpec(
+        tuple(numbers), scales, grid, is_flipped, shifts, {name: sizes for name, (_, sizes) in consumers.items()}
     )
 
 
@@ -49,11 +49,11 @@ def test_every_input_is_a_direct_resize_of_its_region(is_flipped: bool) -> None:
     """All sizes show the same area, whatever the student's resolution, and crops of viewers differ by their shift."""
     image = torch.randint(0, 256, (3, 200, 200), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     # A region of 100 x 100 pixels at (40, 60), of 10 x 10 patches, and a crop one patch lower, two to the left.
-    viewers = {"teacher": ((1, -2), ((32, 32), (1152, 1152))), "student": ((0, 0), ((224, 224),))}
-    sight = sight_of([0.0, 0.0, 0.4, 0.6], Grid(10, 10), (0.25, 0.25), is_flipped, **viewers)
-    seen = look(image, sight, SQUARE).pixels
+    consumers = {"teacher": ((1, -2), ((32, 32), (1152, 1152))), "student": ((0, 0), ((224, 224),))}
+    spec = sight_of([0.0, 0.0, 0.4, 0.6], Grid(10, 10), (0.25, 0.25), is_flipped, **consumers)
+    crops = cut_crops(image, spec, SQUARE).pixels
     shown = tvF.horizontal_flip(image) if is_flipped else image
-    for crop, pixels in ((shown[:, 50:150, 40:140], seen["teacher"]), (shown[:, 40:140, 60:160], seen["student"])):
+    for crop, pixels in ((shown[:, 50:150, 40:140], crops["teacher"]), (shown[:, 40:140, 60:160], crops["student"])):
         for found in pixels:
             side = found.shape[1]
             expected = tvF.resize(crop, [side, side], tvF.InterpolationMode.BICUBIC, antialias=True)
@@ -68,26 +68,26 @@ def test_every_input_is_a_direct_resize_of_its_region(is_flipped: bool) -> None:
 def test_pixels_beside_the_image_are_black_and_the_extent_says_where(scale: float, is_flipped: bool) -> None:
     """No shift is shortened, and a region may be larger than the image."""
     image = torch.full((3, 200, 200), 255, dtype=torch.uint8)
-    viewers = {f"{row}, {col}": ((row, col), ((64, 64),)) for row in (-2, 0, 1) for col in (0, 2)}
+    consumers = {f"{row}, {col}": ((row, col), ((64, 64),)) for row in (-2, 0, 1) for col in (0, 2)}
     for place in (0.0, 0.3, 1.0):
-        sight = sight_of([0.0, 0.5, place, 1 - place], Grid(8, 8), (scale, scale), is_flipped, **viewers)
-        seen = look(image, sight, SQUARE)
-        for viewer, (shift, _) in viewers.items():
-            begin, stop = (seen.extent - torch.tensor(shift)[:, None]).unbind(1)
-            cells = seen.pixels[viewer][0][0].float().unfold(0, 8, 8).unfold(1, 8, 8).mean((2, 3))  # of 8 x 8 pixels
+        spec = sight_of([0.0, 0.5, place, 1 - place], Grid(8, 8), (scale, scale), is_flipped, **consumers)
+        crops = cut_crops(image, spec, SQUARE)
+        for consumer, (shift, _) in consumers.items():
+            begin, stop = (crops.extent - torch.tensor(shift)[:, None]).unbind(1)
+            cells = crops.pixels[consumer][0][0].float().unfold(0, 8, 8).unfold(1, 8, 8).mean((2, 3))  # of 8 x 8 pixels
             inside = [(torch.arange(8) >= begin[axis]) & (torch.arange(8) < stop[axis]) for axis in range(2)]
             # The kernel blends the image's edge with what is beside it.
             assert torch.equal(cells > 250, inside[0][:, None] & inside[1])
     if scale == 1.0:
-        assert seen.extent.tolist() == [[0, 8], [0, 8]]
+        assert crops.extent.tolist() == [[0, 8], [0, 8]]
 
 
 @pytest.mark.parametrize("grid", [Grid(6, 9), Grid(9, 6), Grid(4, 4)])
 @pytest.mark.parametrize("size", [(240, 200), (90, 400), (400, 90)])
 def test_a_region_of_any_aspect_ratio_is_not_distorted(grid: Grid, size: tuple[int, int]) -> None:
     for scale in (0.0, 0.5, 1.0):
-        sight = sight_of([scale, 0.5, 0.7, 0.3], grid, (0.2, 1.0))
-        region = choose_region(size, sight, ViewsRecipe(is_square=False))
+        spec = sight_of([scale, 0.5, 0.7, 0.3], grid, (0.2, 1.0))
+        region = choose_region(size, spec, ViewsRecipe(is_square=False))
         assert region.width / region.height == pytest.approx(grid.cols / grid.rows)
         assert 0 <= region.top <= region.top + region.height <= size[0] + 1e-9
         assert 0 <= region.left <= region.left + region.width <= size[1] + 1e-9
@@ -98,54 +98,54 @@ def test_a_region_of_any_aspect_ratio_is_not_distorted(grid: Grid, size: tuple[i
 @pytest.mark.parametrize("size", [(240, 200), (33, 2000), (2000, 33)])
 def test_squares_show_aspect_ratios_within_the_bounds(size: tuple[int, int]) -> None:
     for scale, aspect in itertools.product((0.0, 1.0), (0.0, 1.0)):
-        sight = sight_of([scale, aspect, 0.5, 0.5], Grid(4, 4))
-        region = choose_region(size, sight, ViewsRecipe(crop_aspect=(0.5, 2.0)))
+        spec = sight_of([scale, aspect, 0.5, 0.5], Grid(4, 4))
+        region = choose_region(size, spec, ViewsRecipe(crop_aspect=(0.5, 2.0)))
         assert region.width / region.height == pytest.approx((0.5, 2.0)[int(aspect)])
         assert max(region.height / size[0], region.width / size[1]) <= 1
         assert region.height * region.width >= 0.25 * 0.5 * min(size) ** 2
 
 
 def test_a_mirrored_image_is_the_image_of_the_mirror() -> None:
-    viewers = {STUDENT: ((0, 0), ((64, 64),)), "teacher": ((1, 1), ((48, 48),))}
-    sight = sight_of([0.5, 0.2, 0.9, 0.3], Grid(4, 4), (0.3, 0.3), **viewers)
+    consumers = {STUDENT: ((0, 0), ((64, 64),)), "teacher": ((1, 1), ((48, 48),))}
+    spec = sight_of([0.5, 0.2, 0.9, 0.3], Grid(4, 4), (0.3, 0.3), **consumers)
     rows, cols = torch.meshgrid(torch.linspace(0, 255, 240), torch.linspace(0, 255, 200), indexing="ij")
     ramps = torch.stack([rows, cols, rows]).to(torch.uint8)
-    plain = look(ramps.flip(-1), sight, ViewsRecipe())
-    mirrored = look(ramps, sight._replace(is_flipped=True), ViewsRecipe())
+    plain = cut_crops(ramps.flip(-1), spec, ViewsRecipe())
+    mirrored = cut_crops(ramps, spec._replace(is_flipped=True), ViewsRecipe())
     assert torch.equal(mirrored.extent, plain.extent)
-    for viewer in viewers:
-        assert (mirrored.pixels[viewer][0].int() - plain.pixels[viewer][0].int()).abs().max() <= 1
+    for consumer in consumers:
+        assert (mirrored.pixels[consumer][0].int() - plain.pixels[consumer][0].int()).abs().max() <= 1
 
 
 def test_a_batch_travels_as_two_tensors_and_is_split_into_its_groups() -> None:
-    seen = [
-        Seen(
+    crops = [
+        Crops(
             grid,
             {"a": (torch.full((3, 2, 4), number),), "b": (torch.full((3, 1, 1), 10 + number), torch.ones(3, 5, 2))},
             torch.tensor([[number, 0], [0, -number]]),
         )
         for number, grid in enumerate([Grid(2, 2), Grid(2, 2), Grid(2, 3), Grid(2, 2)])
     ]
-    batch = SeenBatch.of(seen)
+    batch = CropsBatch.of(crops)
     assert [type(field) for field in batch].count(torch.Tensor) == 2
-    groups, members = batch.split(), (seen[:2], seen[2:3], seen[3:])
+    groups, members = batch.split(), (crops[:2], crops[2:3], crops[3:])
     assert groups[0].pixels["a"][0].shape == (2, 3, 2, 4)
     for group, own in zip(groups, members, strict=True):
         assert group.grid == own[0].grid
         assert torch.equal(group.extent, torch.stack([each.extent for each in own]))
-        for viewer, place in (("a", 0), ("b", 0), ("b", 1)):
-            expected = torch.stack([each.pixels[viewer][place] for each in own])
-            assert torch.equal(group.pixels[viewer][place], expected)
+        for consumer, place in (("a", 0), ("b", 0), ("b", 1)):
+            expected = torch.stack([each.pixels[consumer][place] for each in own])
+            assert torch.equal(group.pixels[consumer][place], expected)
 
 
 @pytest.mark.parametrize("size", [(3000, 4000), (4000, 1000)])
 @pytest.mark.parametrize("numbers", [[0.0, 0.5, 0.1, 0.9], [1.0, 0.0, 0.5, 0.5], [0.3, 1.0, 0.0, 0.0]])
 def test_a_draft_keeps_every_crop_twice_as_large_as_it_is_needed(size: tuple[int, int], numbers: list[float]) -> None:
     views = ViewsRecipe(crop_aspect=(0.5, 2.0))
-    viewers = {"student": ((0, 0), ((128, 128),)), "teacher": ((1, 0), ((64, 64), (224, 224)))}
-    sight = sight_of(numbers, Grid(8, 8), (0.1, 1.0), **viewers)
-    scale, region = least_scale(size, sight, views), choose_region(size, sight, views)
-    reduced = choose_region((round(size[0] * scale), round(size[1] * scale)), sight, views)
+    consumers = {"student": ((0, 0), ((128, 128),)), "teacher": ((1, 0), ((64, 64), (224, 224)))}
+    spec = sight_of(numbers, Grid(8, 8), (0.1, 1.0), **consumers)
+    scale, region = least_scale(size, spec, views), choose_region(size, spec, views)
+    reduced = choose_region((round(size[0] * scale), round(size[1] * scale)), spec, views)
     assert min(reduced.height, reduced.width) == pytest.approx(2 * 224, rel=0.01)
     assert reduced.top / reduced.height == pytest.approx(region.top / region.height, abs=0.02)
 

@@ -14,7 +14,7 @@ from small_recipes import small_recipe
 
 from training.data.training_images import build_training_images
 from training.recipe import Recipe, RecipeError
-from training.views.crops import STUDENT, Seen, Sight, look
+from training.views.crops import STUDENT, Crops, CropSpec, cut_crops
 from training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
 from training.views.plan import Batch, BatchPlan
 
@@ -34,12 +34,12 @@ def open_loader(recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> tuple[View
     return build_view_loader(images, recipe), BatchPlan(recipe, number, rank, num_ranks, patch_size=16)
 
 
-def sights(batch: Batch) -> list[Sight]:
+def crop_specs(batch: Batch) -> list[CropSpec]:
     """One viewer, who sees every image unshifted at the batch's size."""
     grid = batch.shapes[0].grid
     size = (grid.rows * 16, grid.cols * 16)
     return [
-        Sight(tuple(numbers), (0.5, 1.0), grid, False, {STUDENT: (0, 0)}, {STUDENT: (size,)})
+        CropSpec(tuple(numbers), (0.5, 1.0), grid, False, {STUDENT: (0, 0)}, {STUDENT: (size,)})
         for numbers in batch.uniform("region", 4).tolist()
     ]
 
@@ -47,8 +47,8 @@ def sights(batch: Batch) -> list[Sight]:
 def views_of(loader: ViewLoader, plan: BatchPlan, start: int, stop: int) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Yield each batch of some steps with its views; the plan is read once."""
     plans = iter([plan.steps(start, stop)])
-    for batch, (seen,) in loader.views(lambda: next(plans), sights):
-        yield batch, seen.pixels[STUDENT][0]
+    for batch, (crops,) in loader.views(lambda: next(plans), crop_specs):
+        yield batch, crops.pixels[STUDENT][0]
 
 
 def run(
@@ -114,9 +114,9 @@ def test_bound_partitions_share_the_images_among_their_own_ranks(write_source: C
     high = {"name": "high", "sizes_px": [48], "batch_size": 5, "rank_share": 1}
     recipe = recipe_with(write_source("parquet", 20, num_shards=2), low, high, streaming=True, shuffle_buffer=1)
     batches = [list(run(recipe, 0, 2, rank=rank, num_ranks=3)) for rank in range(3)]
-    seen = [list(chain(*(numbers(views) for _, views, _ in of_rank))) for of_rank in batches]
-    assert sorted(seen[0] + seen[1]) == list(range(20))
-    assert len(set(seen[2])) == 10
+    crops = [list(chain(*(numbers(views) for _, views, _ in of_rank))) for of_rank in batches]
+    assert sorted(crops[0] + crops[1]) == list(range(20))
+    assert len(set(crops[2])) == 10
     assert json.loads(batches[2][0][2]).keys() == {"high"}
 
 
@@ -127,8 +127,8 @@ def test_an_image_that_cannot_be_decoded_is_replaced_and_counted(write_source, n
     recipe = recipe_with(source, {"sizes_px": [32], "batch_size": 1}, **data)  # nothing else in its batch
     streams = PartitionStreams.open(recipe)
     loader, plan = build_view_loader(streams, recipe), BatchPlan(recipe, None, patch_size=16)
-    seen = [numbers(views)[0] for _, views in views_of(loader, plan, 0, 6)]
-    assert (len(seen), set(seen), len(streams.skipped)) == (6, set(range(5)), 1)
+    crops = [numbers(views)[0] for _, views in views_of(loader, plan, 0, 6)]
+    assert (len(crops), set(crops), len(streams.skipped)) == (6, set(range(5)), 1)
     if num_workers == 0:  # workers write to the terminal
         assert f"skipping image {source}/part-00.tar: truncated.png: unreadable" in caplog.text
 
@@ -177,8 +177,8 @@ def test_another_rank_share_begins_a_new_pass(write_source: Callable[..., str], 
     states = [[*run(before, 0, 1, rank=rank, num_ranks=3)][-1][2] for rank in range(3)]
     batches = [[*run(after, 1, 3, states, rank, 3)] for rank in range(3)]
     assert caplog.text.count("or another `rank_share`") == 3
-    seen = [numbers(views) for rank in batches for batch, views, _ in rank if batch.partition == "low"]
-    assert sorted(chain(*seen)) == list(range(24))  # a pass
+    crops = [numbers(views) for rank in batches for batch, views, _ in rank if batch.partition == "low"]
+    assert sorted(chain(*crops)) == list(range(24))  # a pass
     list(run(after, 3, 4, [rank[-1][2] for rank in batches], num_ranks=3))
     assert caplog.text.count("or another `rank_share`") == 3
 
@@ -215,25 +215,25 @@ def large_jpegs(tmp_path: Path) -> str:
 def test_drafts_are_faster_to_decode_and_look_the_same(large_jpegs, is_streaming: bool, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     decoded: dict[bool, list[int]] = {False: [], True: []}
-    seen = {}
+    crops = {}
     for drafts, sizes in decoded.items():
 
-        def noting(image: torch.Tensor, *arguments: Any, sizes: list[int] = sizes) -> Seen:
+        def noting(image: torch.Tensor, *arguments: Any, sizes: list[int] = sizes) -> Crops:
             sizes.append(max(image.shape))
-            return look(image, *arguments)
+            return cut_crops(image, *arguments)
 
-        monkeypatch.setattr("training.views.loaders.look", noting)
+        monkeypatch.setattr("training.views.loaders.cut_crops", noting)
         data = {"streaming": is_streaming, "jpeg_drafts": drafts, "shuffle_buffer": 10}
         recipe = recipe_with(large_jpegs, {"sizes_px": [64], "batch_size": 5}, **data)
-        seen[drafts] = torch.cat([views for _, views in views_of(*open_loader(recipe), 0, 4)]).float()
+        crops[drafts] = torch.cat([views for _, views in views_of(*open_loader(recipe), 0, 4)]).float()
     assert set(decoded[False]) == {800}
     assert set(decoded[True]) <= {200, 400}
-    assert 0 < (seen[True] - seen[False]).abs().mean() < 1  # of 255
+    assert 0 < (crops[True] - crops[False]).abs().mean() < 1  # of 255
 
 
 def test_without_drafts_pixels_are_those_of_the_whole_image(large_jpegs: str) -> None:
     recipe = recipe_with(large_jpegs, {"sizes_px": [64], "batch_size": 5}, jpeg_drafts=False)
     images = build_training_images(recipe.data, is_square=False)
     ((batch, views),) = views_of(*open_loader(recipe), 0, 1)
-    for index, sight, view in zip(batch.indices, sights(batch), views, strict=True):
-        assert torch.equal(view, look(images[index], sight, recipe.views).pixels[STUDENT][0])
+    for index, spec, view in zip(batch.indices, crop_specs(batch), views, strict=True):
+        assert torch.equal(view, cut_crops(images[index], spec, recipe.views).pixels[STUDENT][0])

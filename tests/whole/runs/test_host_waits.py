@@ -26,7 +26,6 @@ READING_ALL = {Tensor.tolist, Tensor.numpy, Tensor.cpu}
 """Functions that do so without such an operator."""
 ON_THE_CPU = {
     "/views/": "draws, from a generator on the CPU",
-    "online.py:_sights": "turns such draws into plain numbers",
     "inputs_radio.py:warn_of_pixel_range": "looks at pixels only there",
     "layers_radio.py:_state": "of resized positions, which are kept only there",
     "layers_radio.py:__init__": "a pack's grids, which the trainer leaves there",
@@ -116,7 +115,7 @@ def test_a_step_waits_once(recipe_file: str, views: str, optimizer: str, more: l
     def watched(examples: Any) -> dict[str, Tensor]:
         with Reads() as reads, ReadsOfAll(reads):
             values = train_step(examples)
-        places[distiller.step] = reads.places
+        places[distiller.step - 1] = reads.places
         return values
 
     distiller.train_step = watched

@@ -52,15 +52,15 @@ def arms_of(study: str) -> Mapping[str, Recipe]:
 
 
 def cases() -> list[object]:
-    seen, found = set(), []
+    crops, found = set(), []
     arms = [f"{study}/{arm}" for study in list_studies() for arm in arms_of(study)]
     for name in [*list_recipes(), *arms]:
         for stage in load(name):
             for partition in stage.partitions:
                 for size in partition.sizes_px if partition.vitdet_windows else []:
                     fields = (stage.student.preset, str(stage.student.config), size, str(partition.vitdet_windows))
-                    if fields not in seen:  # c_radio_v3 has the resolutions of radio_v2.5, on the same trunk
-                        seen.add(fields)
+                    if fields not in crops:  # c_radio_v3 has the resolutions of radio_v2.5, on the same trunk
+                        crops.add(fields)
                         marks = [pytest.mark.slow] if size > MAX_FAST_PX else []
                         case = Case(name, stage.name, partition, size)
                         found.append(pytest.param(case, id=str(case), marks=marks))

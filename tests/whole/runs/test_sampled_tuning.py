@@ -44,30 +44,30 @@ def test_images_are_seen_as_often_as_the_sampler_says_also_after_a_stop(task, ba
     data = save_splits(tmp_path / "data", feature, labels, labels[-2:])
     length = round(sum(expected))  # images an epoch
     options = {"tune": "lora", "steps": length, "evaluate_every": 8, "color_jitter": 0.0, **options}
-    seen, states = {"stopped": [], "whole": []}, {}
+    crops, states = {"stopped": [], "whole": []}, {}
     for name, stops in {"stopped": [8, length], "whole": [length]}.items():  # within and after the second epoch
         for stop in stops:
             run = FinetuningRun(run_settings(base, data, tmp_path / name, task, target_column="label", **options))
-            record(run.trainer.model, seen[name])
+            record(run.trainer.model, crops[name])
             stop_after(run, stop)
         states[name] = {key: weight for key, weight in run.trainer.model.named_parameters() if weight.requires_grad}
-    epochs = [seen["whole"][start:][:length] for start in (0, length)]
-    assert len(seen["whole"]) == 2 * length
+    epochs = [crops["whole"][start:][:length] for start in (0, length)]
+    assert len(crops["whole"]) == 2 * length
     counts = [Counter(epoch) for epoch in epochs]
     for number, often in enumerate(expected):
         assert all(floor(often) <= count[number] <= ceil(often) for count in counts)
     assert (counts[0] == counts[1]) is all(often.is_integer() for often in expected), "each epoch draws anew"
-    assert seen["stopped"] == seen["whole"]
+    assert crops["stopped"] == crops["whole"]
     for key, weight in states["whole"].items():
         assert torch.equal(states["stopped"][key], weight), key
 
 
-def record(model, seen):
+def record(model, crops):
     """Note the number of each image that the model is trained on; its gray level tells it."""
 
     def note(model, _positional, inputs):
         if model.training:
             levels = inputs["pixel_values"].mean(dim=(1, 2, 3)) * 255
-            seen.extend((levels / 20).round().int().tolist())
+            crops.extend((levels / 20).round().int().tolist())
 
     model.register_forward_pre_hook(note, with_kwargs=True)

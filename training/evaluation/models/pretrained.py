@@ -24,7 +24,7 @@ from modeling_radio.zero_shot_radio import fill_templates
 from training.demo.assets import package_named
 from training.evaluation.models.base import Encoding
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.models.teachers import MAX_SIZE_PX, network_fingerprint, resized
+from training.evaluation.models.teachers import MAX_SIZE_PX, ResizedImages, network_fingerprint
 from training.teachers.published.timm_networks import create_network, dense_features
 from training.teachers.published.transformers_networks import (
     ClipTeacher,
@@ -456,7 +456,7 @@ THUMBNAIL_PX = 32
 """Our choice, as CIFAR's images; on the demo's objects 4 to 64 px score alike."""
 
 
-class RawPixels:
+class RawPixels(ResizedImages):
     """The pixels themselves: a thumbnail as summary, and the pixels of each patch as features.
 
     Args:
@@ -466,9 +466,6 @@ class RawPixels:
     """
 
     name = RAW_PIXELS
-    adaptor_names: tuple[str, ...] = ()
-    max_size_px = MAX_SIZE_PX
-    runs_at_any_size = True
 
     def __init__(self, patch_size: int, size_px: int, device: torch.device | str = "cpu") -> None:
         self.patch_size, self.size_px, self.device = patch_size, size_px, torch.device(device)
@@ -476,14 +473,6 @@ class RawPixels:
     def fingerprint(self) -> str:
         """Return the sizes."""
         return f"{self.name} {self.patch_size} {self.size_px} {THUMBNAIL_PX}"
-
-    def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
-        """Return the image in [0, 1], its sides whole patches."""
-        return self.preprocessing(size_px)(image)
-
-    def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
-        """Return `preprocess` at one size."""
-        return partial(resized, size_px=size_px or self.size_px, patch_size=self.patch_size)
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return `3 * THUMBNAIL_PX**2` summary and `3 * patch_size**2` feature channels."""

@@ -21,7 +21,25 @@ MAX_SIZE_PX = 4096
 """Our choice for models without a bound of their own: beyond it no machine has the memory."""
 
 
-class TeacherFeatures:
+class ResizedImages:
+    """Preprocessing of models that normalize images on their own: floats in [0, 1], sides of whole patches."""
+
+    adaptor_names: tuple[str, ...] = ()
+    max_size_px = MAX_SIZE_PX
+    runs_at_any_size = True
+    patch_size: int
+    size_px: int
+
+    def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
+        """Return the image in [0, 1], its sides whole patches."""
+        return self.preprocessing(size_px)(image)
+
+    def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `preprocess` at one size."""
+        return partial(resized, size_px=size_px or self.size_px, patch_size=self.patch_size)
+
+
+class TeacherFeatures(ResizedImages):
     """A teacher on images of the student's size.
 
     Args:
@@ -30,10 +48,6 @@ class TeacherFeatures:
         size_px: Shorter side of the images.
         name: Name of its row in tables.
     """
-
-    adaptor_names: tuple[str, ...] = ()
-    max_size_px = MAX_SIZE_PX
-    runs_at_any_size = True
 
     def __init__(self, teacher: Teacher, *, patch_size: int, size_px: int, name: str) -> None:
         self.teacher, self.patch_size, self.size_px, self.name = teacher, patch_size, size_px, name
@@ -48,14 +62,6 @@ class TeacherFeatures:
         teacher = self.teacher
         options = f"{type(teacher).__qualname__} {sorted(teacher.options.items())}"
         return f"{options} {network_fingerprint(teacher)} {teacher.run} {teacher.grid_stride} {self.size_px}"
-
-    def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
-        """Return the image in [0, 1], its sides whole patches."""
-        return self.preprocessing(size_px)(image)
-
-    def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
-        """Return `preprocess` at one size."""
-        return partial(resized, size_px=size_px or self.size_px, patch_size=self.patch_size)
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return the teacher's features."""

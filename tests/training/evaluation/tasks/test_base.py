@@ -81,14 +81,6 @@ def test_measurements_have_their_row_and_their_interval(pixels):
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((found.value, found.low, found.high))
 
 
-def test_sources_of_images_make_intervals_wider(pixels):
-    sources = torch.arange(6) // 3
-    alone, together = (
-        pixels().mean("task", "metric", sources.float(), "labels", groups=groups) for groups in (None, sources)
-    )
-    assert together.high - together.low > alone.high - alone.low
-
-
 def test_a_few_images_over_the_whole_set_are_shown(pixels):
     assert pixels().shown("labels") == [0, 2, 3, 5]
     assert pixels().shown("masks") == [0, 1, 2, 3]
