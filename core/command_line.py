@@ -100,7 +100,7 @@ def _advice(error: Exception, extra: str) -> str | None:
 def one_line_warnings(name: str) -> Iterator[None]:
     """Print warnings as one line each, which begins with the name of the command, without a place in the source."""
 
-    def show(message: Warning | str, *_: object) -> None:
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
         print(f"{name}: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
     with warnings.catch_warnings():

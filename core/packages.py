@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from filelock import FileLock
 from pydantic import ConfigDict, Field
@@ -106,8 +106,8 @@ def read_packages(path: Path) -> dict[str, Package]:
     """
     packages = {}
     for name, entry in read_yaml(path.read_text(encoding="utf-8")).items():
-        lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
-        packages[name] = Package(name=name, **{**entry, **lists})
+        fields: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in entry.items()}
+        packages[name] = Package(name=name, **fields)
     return packages
 
 

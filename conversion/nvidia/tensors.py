@@ -155,7 +155,9 @@ def fold_spectral(state: Mapping[str, Tensor], epsilon: float = 1e-6) -> dict[st
 
 def _effective_weight(state: Mapping[str, Tensor], weight: Tensor, prefix: str, epsilon: float) -> Tensor:
     if weight.ndim != 2:
-        raise ValueError(f"`{prefix[:-2]}.original` must be a matrix, got the shape {tuple(weight.shape)}.")
+        raise ValueError(
+            f"`{prefix.removesuffix('0.')}original` must be a matrix, got the shape {tuple(weight.shape)}."
+        )
     if not any(key.startswith(f"{prefix}parts.") for key in state):
         return _normalized(state, weight, prefix, epsilon)
     chunks = weight.chunk(3 if prefix.endswith("qkv.parametrizations.weight.0.") else 2)

@@ -122,7 +122,7 @@ def check_hub_config(config: Mapping[str, Any], file: str) -> None:
     needed = {f"{path}!" if path in wanted else path: rule for path, rule in _ARGUMENTS.items()}
     faults = [*_faults(needed, config["args"], "args."), *_faults(_HUB_CONFIG, config, "")]
     if not faults:
-        faults = [f"`adaptor_configs.{name}` must be given" for name in names or [] if name not in described]
+        faults = [f"`adaptor_configs.{_shown(name)}` must be given" for name in names or [] if name not in described]
     _refuse(faults, file)
 
 
@@ -167,4 +167,9 @@ def _values_at(values: Any, names: Sequence[str], place: str = "") -> Iterator[t
 def _entries(values: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(values, list):
         values = dict(enumerate(values))
-    return ((str(key), entry) for key, entry in values.items()) if isinstance(values, Mapping) else ()
+    return ((_shown(key), entry) for key, entry in values.items()) if isinstance(values, Mapping) else ()
+
+
+def _shown(name: Any) -> str:
+    """Return a name for a message of one line."""
+    return str(name) if str(name).isprintable() else ascii(str(name))[1:-1]

@@ -8,14 +8,9 @@ import sys
 import pytest
 from local_hub import TOKEN, VISIT, hub_in_place
 from PIL import Image
-from tiny_tuning import tuning_settings
+from tiny_tuning import save_model_and_adapter
 
-from model_cards.build import write_card
-from model_cards.licenses import License
-from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.extract import main as extract
-from training.finetuning.adapters import add_adapter, save_adapter
 from training.publish import main
 
 
@@ -42,20 +37,8 @@ print("pushed", type(again).__module__.split(".")[1])
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A checkpoint, and an adapter for it that changes what it says."""
-    model, adapter = (tmp_path_factory.mktemp("published") / name for name in ("model", "adapter"))
-    config = RadioConfig.from_preset("radio-test", num_hidden_layers=1)
-    RadioModel(config).save_pretrained(model)
-    processor = RadioImageProcessor.from_model_config(config)
-    processor.save_pretrained(model)
-    tuned = add_adapter(RadioModel.from_pretrained(model), tuning_settings(checkpoint=str(model), tune="lora"))
-    for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
-            parameter.data.fill_(0.1)
-    save_adapter(tuned, processor, adapter, str(model))
-    for folder in (model, adapter):
-        write_card(folder, license=License("apache-2.0"))
-    return model, adapter
+    """A checkpoint, and an adapter for it."""
+    return save_model_and_adapter(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,7 @@ BROKEN_ARGUMENTS = [
 ]
 HEAD = {"hidden_dim": 1, "output_dim": 1, "num_inner": 0}
 BROKEN_CONFIGS = [
+    ({"adaptor_configs": {"a\nb": None}}, r"adaptor_configs.a\nb"),
     *(({"version": value}, "version") for value in (5, "c-radio\n# heading")),
     *(({"max_resolution": value}, "max_resolution") for value in ("x", -5)),
     *(({"preferred_resolution": value}, "preferred_resolution") for value in ("x", [0, 0], [512])),

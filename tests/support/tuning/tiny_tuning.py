@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
@@ -10,6 +11,10 @@ from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH
 
 from core.files import sole_run
+from model_cards.build import write_card
+from model_cards.licenses import License
+from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
+from training.finetuning.adapters import add_adapter, save_adapter
 from training.finetuning.data import LabeledImages, load_images
 from training.finetuning.run import NAME, FinetuningRun
 from training.finetuning.settings import FinetuneSettings
@@ -111,6 +116,24 @@ def save_shards(folder: Path, num_shards: int = 4, images_each: int = 3, label=l
         table = Dataset.from_dict({"image": pictures, "label": [label(level) for level in levels]})
         table.cast_column("image", ImageFeature()).to_parquet(folder / f"{name}.parquet")
     return folder
+
+
+def save_model_and_adapter(parent: Path) -> tuple[Path, Path]:
+    """Save a checkpoint, and an adapter for it that changes its outputs, each with a complete card."""
+    model, adapter = parent / "model", parent / "adapter"
+    torch.manual_seed(0)
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=1)
+    RadioModel(config).save_pretrained(model)
+    processor = RadioImageProcessor.from_model_config(config)
+    processor.save_pretrained(model)
+    tuned = add_adapter(RadioModel.from_pretrained(model), tuning_settings(checkpoint=model, tune="lora"))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    save_adapter(tuned, processor, adapter, str(model))
+    for folder in (model, adapter):
+        write_card(folder, license=License("apache-2.0"))
+    return model, adapter
 
 
 def stop_after(run: FinetuningRun, step: int) -> None:

@@ -1,16 +1,14 @@
-"""Figures of counted errors, thresholds with the best F1, and pipelines that use them."""
+"""Figures of counted errors, and thresholds with the best F1."""
 
 import json
 
 import pytest
 import torch
 from datasets import List, Value
-from PIL import Image
 from sklearn.metrics import average_precision_score
 from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings, save_labels, tuning_settings
 
-from modeling_radio import RadioConfig, RadioForImageClassification, RadioForObjectDetection, RadioImageProcessor
-from modeling_radio.pipelines_radio import RadioImageClassificationPipeline, RadioObjectDetectionPipeline
+from modeling_radio import RadioConfig
 from training.finetuning.data import load_images
 from training.finetuning.error_analysis import (
     MAX_CLASSES,
@@ -38,57 +36,16 @@ FOLDERS = {
     "depth-estimation": "depth_folder",
     "object-detection": "coco_folder",
 }
-FIGURES = {
-    "image-classification": {"confusion.png", "precision_recall.png", "worst.png"},
-    "semantic-segmentation": {"confusion.png", "worst.png"},
-    "depth-estimation": {"worst.png"},
-    "object-detection": {"precision_recall.png", "worst.png"},
-}
 
 
-@pytest.mark.parametrize("task", FOLDERS)
-def test_figures_and_thresholds_of_each_task(task, base, tmp_path, request):
-    output = tmp_path / "run"
-    config = {"object-detection": TINY_DETECTOR, "depth-estimation": TINY_DPT}.get(task, {})
-    FinetuningRun(run_settings(base, request.getfixturevalue(FOLDERS[task]), output, task, config=config)).run()
-    figures = {path.name for path in (output / "pictures").iterdir() if not path.name.startswith("step-")}
-    assert figures == FIGURES[task]
-    thresholds = RadioConfig.from_pretrained(output / "final").score_thresholds
-    if task != "object-detection":
-        assert thresholds is None
-        assert "thresholds" not in json.loads((output / "results.json").read_text())
-        return
-    assert len(thresholds) == 2
-    model = RadioForObjectDetection.from_pretrained(output / "final").eval()
-    detect = RadioObjectDetectionPipeline(
-        model=model, image_processor=RadioImageProcessor.from_pretrained(output / "final")
-    )
-    image = Image.new("RGB", (48, 32), "teal")
-    model.config.score_thresholds = [0.0, 1.0]
-    assert {each["label"] for each in detect(image)} == {"bus"}
-    assert {each["label"] for each in detect(image, threshold=0.0)} == {"bus", "person"}
-    model.config.score_thresholds = None
-    assert detect(image) == detect(image, threshold=0.5)
-
-
-def test_several_labels_have_thresholds_for_a_pipeline(base, tmp_path):
+def test_several_labels_have_thresholds_in_results_and_configuration(base, tmp_path):
     labels, output = [["cat"], ["dog", "cat"], [], ["dog"], ["cat"], ["dog"]], tmp_path / "run"
     data = save_labels(tmp_path / "data", List(Value("string")), labels)
     metrics = FinetuningRun(run_settings(base, data, output, validation_share=0.5)).run()
     assert "mean_average_precision" in metrics
-    model = RadioForImageClassification.from_pretrained(output / "final").eval()
     thresholds = json.loads((output / "results.json").read_text())["thresholds"]
     assert list(thresholds) == ["cat", "dog"]
-    assert model.config.score_thresholds == list(thresholds.values())
-    model.config.score_thresholds = [0.0, 1.0]
-    processor = RadioImageProcessor.from_pretrained(output / "final")
-    classify = RadioImageClassificationPipeline(model=model, image_processor=processor)
-    image = Image.new("RGB", (48, 32), "teal")
-    assert len(classify(image)) == 2
-    assert [each["label"] for each in classify(image, threshold="tuned")] == ["cat"]
-    assert classify(image, threshold=1.0) == []
-    with pytest.raises(ValueError, match="`threshold`"):
-        classify(image, threshold="low")
+    assert RadioConfig.from_pretrained(output / "final").score_thresholds == list(thresholds.values())
 
 
 def test_evidence_has_every_image_once(base, class_folders, tmp_path):

@@ -57,6 +57,11 @@ def equal_weights(one, two):
     return {name: torch.equal(weights[name], weight) for name, weight in load_file(one).items()}
 
 
+def figures(output):
+    """Return the names of the figures of errors."""
+    return {path.name for path in (output / "pictures").iterdir() if not path.name.startswith("step-")}
+
+
 @pytest.mark.parametrize(
     ("task", "fixture", "model_class", "metrics", "config"),
     [
@@ -77,13 +82,17 @@ def test_each_task_trains_and_its_adapter_merges(
 ):
     # transformers' loss of masks fails for a batch of one image and 6 queries: it compares at 6 * 4 / 16 points.
     monkeypatch.setattr("training.finetuning.trainer.predict_examples", predict_examples)
-    data, output = request.getfixturevalue(fixture), tmp_path / "run"
+    data, output, has_boxes = request.getfixturevalue(fixture), tmp_path / "run", "map" in metrics
     found = FinetuningRun(run_settings(base, data, output, task, tune="lora", merge=True, config=config)).run()
     assert metrics <= found.keys()
     assert json.loads((output / RESULTS).read_text())["metrics"] == found
     with Image.open(output / "pictures" / "step-2.png") as picture:
         assert picture.width > 100
+    of_task = "precision_recall.png" if has_boxes else "confusion.png"
+    assert figures(output) == {"worst.png", of_task} - ({of_task} if task == "depth-estimation" else set())
+    assert ("thresholds" in json.loads((output / RESULTS).read_text())) == has_boxes
     merged = model_class.from_pretrained(output / MERGED).eval()
+    assert len(merged.config.score_thresholds or ()) == (2 if has_boxes else 0)
     assert all(getattr(merged.config, name) == value for name, value in config.items())
     adapted = model_class.from_pretrained(base, config=RadioConfig.from_pretrained(output / FINAL))
     adapted = open_adapter(adapted, output / FINAL).eval()
@@ -114,6 +123,7 @@ def test_head_leaves_the_backbone_bit_equal(base, class_folders, tmp_path, capsy
     FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).run()
     final = tmp_path / "run" / FINAL
     assert all(equal_weights(base / "model.safetensors", final / "model.safetensors").values())
+    assert figures(tmp_path / "run") == {"confusion.png", "precision_recall.png", "worst.png"}
     model = RadioForImageClassification.from_pretrained(final)
     assert model.config.id2label == {0: "cat", 1: "dog"}
     head = sum(weights.numel() for weights in model.classifier.parameters())
