@@ -43,20 +43,20 @@ class RunParts:
 
     Attributes:
         recipe: The recipe.
-        accelerator: Of this rank.
+        accelerator: This rank's accelerator.
         model: The student's network.
-        student: `model` with the heads on its inner blocks around it, prepared for the ranks: it is what is called.
-        optimizer: Of the parameters of `student`.
+        student: `model` with its intermediate heads, wrapped by Accelerate for DDP or FSDP: forward passes call it.
+        optimizer: Optimizer over the parameters of `student`.
         ema: The moving average of `model`.
         statistics: Running statistics of the teachers: they standardize targets and balance summary losses.
-        weights: Of the teachers' losses.
+        weights: Weights of the teachers' losses.
         contrasts: The contrastive loss of summaries; None without one.
-        taps: Heads on inner blocks; None without any.
+        taps: Intermediate heads (deep supervision) on blocks of the trunk; None without any.
         plan: Which images each step has on this rank.
-        source: Examples in the order of the plan: images as the student gets them, and the teachers' outputs.
+        source: Images and the teachers' outputs of each batch, in the order of the plan.
         parallel_passes: Runs several passes of a step at the same time; None for one after the other.
-        blueprint: Shapes of whole weights, by which sharded ones are assembled for the export.
-        fingerprint: Of the data's files, on the first rank.
+        blueprint: Copy on the meta device into which FSDP's shards are gathered for the export; None if not sharded.
+        fingerprint: Hash of the data's files, on the first rank.
         heritage: What the student learns from, for its card.
         monitors: Measurements beside the losses.
     """
@@ -103,31 +103,31 @@ def build_run(
 
     Args:
         recipe: Everything that decides the run.
-        accelerator: Of this rank.
+        accelerator: This rank's accelerator.
         output: Folder of the run.
         stop_request: Its deadline ends the writing of a feature cache.
         init_from: Where the student's weights start from; None for random ones.
-        is_new: Whether no checkpoint will be loaded: weights are then started, and statistics calibrated.
+        is_new: Whether no checkpoint will be loaded: weights are then initialized, and statistics calibrated.
 
     Raises:
         RecipeError: If the recipe does not fit its images, teachers or ranks.
-        OutOfTime: If the time is over while a cache is written; what is there of it stays.
+        OutOfTime: If the deadline passes while a cache is written; the part written is kept.
     """
     teachers = inputs.load_teachers(recipe, accelerator.device)
     widths = inputs.widths_of_teachers(teachers)
     images = inputs.open_images(recipe, accelerator)
     model = build_student(recipe, widths)
     check_normalizers(recipe.export, model.config)
-    # Now, since a folder that it reads may go away.
+    # Read now: the folder may be deleted during the run.
     heritage = on_first_rank(lambda: _write_heritage(recipe, model, output, init_from, is_new=is_new))
-    kept_heads = _warm_start(recipe, accelerator, model, teachers, output, init_from) if is_new else []
+    copied_heads = _warm_start(recipe, accelerator, model, teachers, output, init_from) if is_new else []
     regularize(model.to(accelerator.device), recipe)
-    matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
+    muon_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
     taps = build_taps(recipe, model)
     if taps is not None:
         accelerator.print(taps.describe(), flush=True)
-    learner = with_taps(model, taps).to(accelerator.device)
-    optimizer = build_optimizer(learner, recipe.optimizer, matrix_dtype)
+    model_with_taps = with_taps(model, taps).to(accelerator.device)
+    optimizer = build_optimizer(model_with_taps, recipe.optimizer, muon_dtype)
     statistics = TeacherStatistics(recipe.standardization, widths, recipe.inner_depths()).to(accelerator.device)
     weights = build_weights(recipe, widths, accelerator.device)
     contrasts = build_contrasts(recipe, widths, accelerator.device)
@@ -141,10 +141,10 @@ def build_run(
         accelerator.print(line, flush=True)
     if is_new:
         _calibrate(recipe, statistics, plan, source)
-        standardize_heads(model, kept_heads, statistics.standardizers())
+        standardize_heads(model, copied_heads, statistics.standardizers())
     ema = MovingAverage(model, recipe.ema.decay)
     shapes = blueprint(accelerator, model)
-    student, optimizer = _prepare(recipe, accelerator, model, learner, optimizer)
+    student, optimizer = _prepare(recipe, accelerator, model, model_with_taps, optimizer)
     shard_average(accelerator, ema.module)
     return RunParts(
         recipe=recipe,
@@ -187,7 +187,7 @@ def _warm_start(
     output: Path,
     init_from: str | None,
 ) -> list[str]:
-    """Copy what the source to start from has; return the teachers whose heads came along."""
+    """Copy matching weights from `init_from`; return the teachers whose heads were copied."""
     if init_from is None:
         return []
     blocks = recipe.student.init_blocks if init_from == recipe.student.init_from else None
@@ -204,21 +204,21 @@ def _calibrate(recipe: Recipe, statistics: TeacherStatistics, plan: BatchPlan, s
     for _, example in source.examples(lambda: plan.steps(0, num_steps)):
         finite = {name: target for name, target in example.targets.items() if target.is_finite()}
         for name in example.targets.keys() - finite.keys():
-            print(f"Calibration leaves out a batch of teacher {name!r}: its answer is not finite.", flush=True)
+            print(f"Calibration leaves out a batch of teacher {name!r}: its output is not finite.", flush=True)
         statistics.update(finite)
     statistics.end_step()
     statistics.refit()
 
 
 def _prepare(
-    recipe: Recipe, accelerator: Accelerator, model: RadioModel, learner: nn.Module, optimizer: Optimizer
+    recipe: Recipe, accelerator: Accelerator, model: RadioModel, model_with_taps: nn.Module, optimizer: Optimizer
 ) -> tuple[nn.Module, Optimizer]:
     """Prepare the student and its optimizer for the ranks; teachers stay as they are."""
     if recipe.student.gradient_checkpointing:
         checkpoint_blocks(model)
     if recipe.student.compile:
         num_graphs = compile_blocks(model, recipe)
-        accelerator.print(f"Blocks are compiled as they are met, to at most {num_graphs} graphs.", flush=True)
-    if learner is not model:
+        accelerator.print(f"Blocks are compiled lazily, to at most {num_graphs} graphs.", flush=True)
+    if model_with_taps is not model:
         shard_within(accelerator, model)
-    return accelerator.prepare(learner, optimizer)
+    return accelerator.prepare(model_with_taps, optimizer)

@@ -1,7 +1,7 @@
 """The losses of one batch: the student against every teacher and against its moving average.
 
 `batch_losses` is a pure function of a run's parts and a batch; `trainer.py` has the loop around it. The order of its
-lines is the order of the report's method: forward pass, a dense and a summary loss for each teacher's head, their
+lines is the order of C-RADIOv4's report: forward pass, a dense and a summary loss for each teacher's head, their
 weighted sum, and MESA.
 """
 
@@ -25,7 +25,7 @@ from training.views.plan import Batch
 
 
 def batch_losses(parts: RunParts, batch: Batch, example: Example) -> dict[str, Tensor]:
-    """Return the losses of a batch by name; `"loss"` is their weighted sum, a scalar with a graph.
+    """Return the losses of a batch by name; `"loss"` is their weighted sum, a differentiable scalar.
 
     Args:
         parts: Student, moving average, statistics of the teachers and weights of the losses.
@@ -64,7 +64,7 @@ def student_output(parts: RunParts, batch: Batch, example: Example) -> StudentOu
 
 @torch.no_grad()
 def average_features(parts: RunParts, groups: Sequence[Tensor]) -> list[Tensor]:
-    """Return the backbone's features of the moving average, with global attention and nothing random."""
+    """Return the backbone's features of the moving average, with global attention and no stochastic layers."""
     with parts.accelerator.autocast():
         return forward_groups(
             parts.ema.module, groups, parts.model.patch_size, window_size="global", adaptor_names=[]
@@ -89,15 +89,15 @@ def _named(terms: Mapping[str, LossTerm], name: str) -> dict[str, LossTerm]:
 def _head_terms(
     parts: RunParts, entry: TeacherRecipe, batch: Batch, example: Example, output: StudentOutput, tap: Tap | None = None
 ) -> dict[str, LossTerm]:
-    """Return by kind the dense loss of a head and, if its teacher has a summary, the summary loss.
+    """Return `"features"`, the dense loss of a head, and `"summary"`, if its teacher has a summary.
 
     The head is the teacher's adaptor, or a head on an inner block, which is compared with the teacher's features or
     with those of one of its inner blocks.
     """
-    head, feature_target = (entry.name, entry.name) if tap is None else (tap.name, tap.target or entry.name)
+    head, feature_target = (entry.name, entry.name) if tap is None else (tap.name, tap.target)
     summary, target = output.summaries[head], example.targets.get(entry.name)
     if target is None:
-        # Not a teacher of this partition. Its head still gets a gradient, of zero: ranks wait for each other's.
+        # Not a teacher of this partition: a loss of zero, or DDP would wait for the gradients of an unused head.
         terms = {"features": _zero_term(_mean_of_maps(output.features[head]))}
         if summary is not None:
             terms["summary"] = _zero_term(summary.float().mean())
@@ -139,7 +139,7 @@ def _contrastive_term(parts: RunParts, entry: TeacherRecipe, example: Example, o
 
 
 def _intermediate_terms(parts: RunParts, batch: Batch, example: Example, output: StudentOutput) -> dict[str, LossTerm]:
-    """Return the losses of heads on blocks of the trunk, faded as the recipe says."""
+    """Return the losses of intermediate heads, times the recipe's decay."""
     if parts.taps is None:
         return {}
     terms: dict[str, LossTerm] = {}

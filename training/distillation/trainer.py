@@ -2,10 +2,11 @@
 
 `build.py` builds what a step works with, `step.py` has the losses of a batch. A step is a pure function of the state
 and the step number: every random number is derived from the seed and the step, so a restarted run repeats an
-undisturbed one bit for bit.
+uninterrupted one bit for bit.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -60,7 +61,7 @@ from training.views.plan import Batch
 
 
 OUTDATED = ".outdated"
-"""In a run's folder as long as `final/` is of an earlier state than its last checkpoint."""
+"""Marker in a run's folder: `final/` is older than the last checkpoint."""
 
 
 class Distiller:
@@ -70,8 +71,8 @@ class Distiller:
         recipe: Everything that decides it.
         output: Folder of the run; `runs/NAME` by default. Gets `recipe.yaml`, `checkpoints/`, `logs/`, `pictures/`
             and `final/`.
-        init_from: Folder to start from instead of `student.init_from`: a stage knows that of the stage before.
-        deadline: Second of `time.monotonic` after which the session ends with a checkpoint; None for no limit.
+        init_from: Folder to start from instead of `student.init_from`: the export of the stage before.
+        deadline: `time.monotonic()` in seconds after which the session ends with a checkpoint; None for no limit.
         allowed_changes: Settings, or sections, in which the recipe may differ from the newest checkpoint's.
 
     Raises:
@@ -98,7 +99,7 @@ class Distiller:
         self.resumed_from = on_first_rank(lambda: newest_checkpoint(self.output / "checkpoints"))
         self.changes: list[str] = []
         self.step = 0
-        self._is_skipped = self._must_stop = self._is_asked_to = self._is_writing = False
+        self._is_skipped = self._must_stop = self._is_signaled = self._is_writing = False
         self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
         if self.resumed_from is not None:
             saved = read_state(self.resumed_from)["recipe"]
@@ -127,7 +128,7 @@ class Distiller:
         Raises:
             Interrupted: After SIGINT, SIGTERM or SIGUSR1, once the state is saved; `OutOfTime` after the deadline.
             TrainingDivergedError: After too many non-finite steps in a row; the last checkpoint is from
-                before them. Or in the end, if most steps were skipped as such; checkpoints are kept.
+                before them. Also at the end if most steps were skipped; checkpoints are kept.
         """
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -180,7 +181,7 @@ class Distiller:
         examples = parts.source.examples(lambda: parts.plan.steps(first_step, last_step))
         try:
             if self.changes and self.step >= last_step:
-                self._save()  # with the new recipe: no step will
+                self._save()  # with the new recipe: no step remains that would
             while self.step < last_step:
                 if log.is_due(self.step + 1):
                     parts.monitors.watch.begin_step()
@@ -201,19 +202,19 @@ class Distiller:
         finally:
             set_timeout(TIMEOUT)
             log.close()
-            # Not `end_training`, which also parts the ranks: they have yet to export.
+            # Not `end_training`, which also destroys the process group: the ranks have yet to export.
             for tracker in self.accelerator.trackers:
                 tracker.finish()
 
     def train_step(self, examples: Iterator[tuple[Batch, Example]]) -> dict[str, Tensor]:
-        """Do one optimizer step; return the losses, weighted as they were added up, or none if it is skipped."""
+        """Do one optimizer step; return the losses, weighted as they were added up; empty if it is skipped."""
         parts = self.parts
         self._set_learning_rate()
         update_spectral_norms(parts.model)
         changes = parts.statistics.begin_step(self.step)
         follow_refits(changes, [parts.model, parts.average], parts.optimizer, parts.taps)
         parts.weights.begin_step(self.step)
-        # Ranks exchange gradients where they lie (`gradient_as_bucket_view`): others would be there beside them.
+        # DDP's buckets hold the gradients themselves (`gradient_as_bucket_view`): None would allocate second copies.
         parts.optimizer.zero_grad(set_to_none=not is_replicated(self.accelerator))
         values: dict[str, Tensor] = {}
         for batch, example, losses in self._passes(examples):
@@ -225,7 +226,7 @@ class Distiller:
         parts.statistics.end_step()
         parts.weights.end_step()
         if self._is_trunk_frozen:
-            reshard(parts.student)  # what is not run backward stays gathered
+            reshard(parts.student)  # without a backward pass FSDP leaves weights gathered
             if is_replicated(self.accelerator):
                 average_gradients(self.accelerator, parts.student.parameters())
         values["gradient_norm"] = self._update_weights(values)
@@ -236,20 +237,20 @@ class Distiller:
     def _passes(self, examples: Iterator[tuple[Batch, Example]]) -> Iterator[tuple[Batch, Example, dict[str, Tensor]]]:
         """Run the step's passes forward and backward; yield each batch with its example and losses."""
         parts, numbers = self.parts, range(self.parts.plan.batches_per_step)
-        is_fetched_first = parts.parallel_passes is not None or parts.contrasts is not None
-        fetched = [self._fetch(examples) for _ in numbers if is_fetched_first]
+        prefetches_all = parts.parallel_passes is not None or parts.contrasts is not None
+        fetched = [self._fetch(examples) for _ in numbers if prefetches_all]
         if parts.contrasts is not None:
             parts.contrasts.begin_step(fetched)
         if parts.parallel_passes is not None:
-            with self._trunk_as_due():
-                learned = [parameter for parameter in parts.student.parameters() if parameter.requires_grad]
-                losses = parts.parallel_passes.run(fetched, self._weighted_losses, learned)
+            with self._maybe_frozen_trunk():
+                trainable = [parameter for parameter in parts.student.parameters() if parameter.requires_grad]
+                losses = parts.parallel_passes.run(fetched, self._weighted_losses, trainable)
                 yield from ((*each, own) for each, own in zip(fetched, losses, strict=True))
             return
         for number in numbers:
             batch, example = fetched[number] if fetched else self._fetch(examples)
             self._seed(batch)
-            with self._gradients_in_sync(number == numbers[-1]), self._trunk_as_due():
+            with self._gradients_in_sync(number == numbers[-1]), self._maybe_frozen_trunk():
                 total, losses = self._weighted_losses((batch, example))
                 self.accelerator.backward(total)
             yield batch, example, losses
@@ -263,7 +264,7 @@ class Distiller:
         return batch, example
 
     def _weighted_losses(self, fetched: tuple[Batch, Example]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what a batch adds to what the step minimizes, and its losses by name."""
+        """Return a batch's share of the objective of the step, and its losses by name."""
         losses = batch_losses(self.parts, *fetched)
         return losses["loss"] * fetched[0].weight, losses
 
@@ -273,7 +274,7 @@ class Distiller:
         Call it after fetching the batch: starting a data loader draws from torch's generator, and not in every step.
         """
         part = "all" if self.recipe.damp.is_shared else batch.rows[0]
-        # On a CPU the other one would format a traceback for each kind of device that is not there.
+        # On a CPU `torch.manual_seed` would format a traceback for each kind of device that is not there.
         seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
         seed(derive_seed(self.recipe.seed, "noise", batch.partition, batch.step, part))
 
@@ -285,7 +286,7 @@ class Distiller:
         is_bad = ~(torch.isfinite(norm) & torch.isfinite(values["loss"]))
         # The one place of a step where Python waits for the device: what it decides here must be the same on all ranks.
         flags = [is_bad, self.stop_request.is_set, self.stop_request.is_asked, self.writer.is_busy]
-        self._is_skipped, self._must_stop, self._is_asked_to, self._is_writing = any_rank(flags, self.device)
+        self._is_skipped, self._must_stop, self._is_signaled, self._is_writing = any_rank(flags, self.device)
         if self._is_skipped:
             self._count_bad_step(values)
         else:
@@ -306,23 +307,23 @@ class Distiller:
 
     def _set_learning_rate(self) -> None:
         for group in self.parts.optimizer.param_groups:
-            group["lr"] = self._learning_rate(is_trunk=group["is_trunk"])
+            group["lr"] = self._learning_rate(self.step, is_trunk=group["is_trunk"])
 
-    def _learning_rate(self, *, is_trunk: bool) -> float:
-        """Return the learning rate of this step; a trunk that was frozen warms up once more, from when it wakes."""
+    def _learning_rate(self, step: int, *, is_trunk: bool) -> float:
+        """Return the learning rate of a step; a trunk that was frozen warms up once more, after it is unfrozen."""
         optimizer, schedule = self.recipe.optimizer, self.recipe.schedule
-        factor = cosine_with_warmup(self.step, schedule.num_steps, schedule.warmup_steps, schedule.final_fraction)
+        factor = cosine_with_warmup(step, schedule.num_steps, schedule.warmup_steps, schedule.final_fraction)
         if is_trunk and optimizer.trunk_frozen_steps:
             warmup_steps = optimizer.trunk_warmup_steps
             warmup_steps = schedule.warmup_steps if warmup_steps is None else warmup_steps
-            factor *= linear_warmup(self.step - optimizer.trunk_frozen_steps, warmup_steps)
+            factor *= linear_warmup(step - optimizer.trunk_frozen_steps, warmup_steps)
         return optimizer.learning_rate * factor
 
     @property
     def _is_trunk_frozen(self) -> bool:
         return self.step < self.recipe.optimizer.trunk_frozen_steps
 
-    def _trunk_as_due(self) -> contextlib.AbstractContextManager:
+    def _maybe_frozen_trunk(self) -> contextlib.AbstractContextManager:
         """Return the context of a forward pass: no graph below the heads while the trunk is frozen."""
         return frozen_trunk(self.parts.model) if self._is_trunk_frozen else contextlib.nullcontext()
 
@@ -339,15 +340,15 @@ class Distiller:
     def _monitor(self, values: dict[str, Tensor], log: ProgressLog) -> None:
         """Log the step, and draw and measure the moving average where that is due; all ranks must take part."""
         parts = self.parts
-        log.record(self.step, values, self._settings)
+        log.record(self.step, values, self._log_scalars)
         parts.monitors.draw(self.step, parts.average, parts.statistics, log)
         parts.monitors.measure(self.step, parts.average, parts.model, parts.statistics, log)
 
-    def _settings(self) -> dict[str, float]:
+    def _log_scalars(self) -> dict[str, float]:
         """Return what is recorded beside the losses; all ranks must take part."""
         parts, monitors = self.parts, self.parts.monitors
         norms = monitors.block_norms(parts.average)
-        learning_rates = {"learning_rate": self._learning_rate(is_trunk=False)}
+        learning_rates = {"learning_rate": self._learning_rate(self.step - 1, is_trunk=False)}
         by_size = monitors.losses_by_size.end_interval(self.accelerator)
         scalars = parts.statistics.scalars() | parts.weights.scalars()
         if parts.taps is not None:
@@ -362,7 +363,7 @@ class Distiller:
                 f"Stopped after step {self.step} of {self.recipe.schedule.num_steps}, saved in "
                 f"{str(self.output / 'checkpoints')!r}: the same command resumes."
             )
-            raise self.stop_request.interrupted(message) if self._is_asked_to else OutOfTime(message)
+            raise self.stop_request.interrupted(message) if self._is_signaled else OutOfTime(message)
 
     # State
 
@@ -370,7 +371,7 @@ class Distiller:
         """Begin a checkpoint, which the next steps do not wait for; after the last one an older export is outdated."""
         is_last = self.step >= self.recipe.schedule.num_steps
         if is_last and self.accelerator.is_main_process and (self.output / "final").is_dir():
-            (self.output / OUTDATED).touch()  # or a stage killed now would hand it on
+            (self.output / OUTDATED).touch()  # or a kill here would let the next stage start from the old export
         facts = {"step": self.step, "data": self.parts.fingerprint, "recipe": self.recipe.to_dict()}
         places = self.state.save(self.writer, facts, is_main_process=self.accelerator.is_main_process)
         if self.recipe.data.streaming and self.accelerator.is_main_process:
@@ -405,7 +406,7 @@ class Distiller:
         options, first_step = self.recipe.export, self.step
         if not options.has_normalizers:
             return None
-        num_steps = -(-options.normalizer_images // self.parts.plan.images_per_step)
+        num_steps = math.ceil(options.normalizer_images / self.parts.plan.images_per_step)
         images = self.parts.source.student_images(lambda: self.parts.plan.steps(first_step, first_step + num_steps))
         normalizers = fit_normalizers(network, images, options)
         reshard(network)
