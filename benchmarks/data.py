@@ -46,7 +46,7 @@ from training.distillation.inputs import load_teachers
 from training.recipe import Recipe, load_recipe
 from training.student.build import student_patch_size
 from training.targets.feature_cache import FORMATS as STORED_FORMATS
-from training.targets.feature_cache import IMAGES_PER_FORWARD, Entries, FeatureFormat, TeacherAnswers
+from training.targets.feature_cache import IMAGES_PER_FORWARD, Entries, FeatureFormat, TeacherOutputs
 from training.views.crops import STUDENT, CropSpec
 from training.views.loaders import PartitionStreams, build_view_loader
 from training.views.plan import Batch, BatchPlan
@@ -277,7 +277,7 @@ def answer(recipe: Recipe, num_images: int) -> dict[str, Tensor]:
     """Return the dense features of each teacher, `(num_images, rows, cols, C)` in float32."""
     device = torch.device("cpu")
     teachers, images = load_teachers(recipe, device), build_training_images(recipe.data, is_square=True)
-    answers = TeacherAnswers(teachers, recipe.data.image_size_px // student_patch_size(recipe), device, FullPrecision())
+    answers = TeacherOutputs(teachers, recipe.data.image_size_px // student_patch_size(recipe), device, FullPrecision())
     loader = DataLoader(Subset(images, range(num_images)), batch_size=IMAGES_PER_FORWARD)
     parts = [answers(batch) for batch in tqdm(loader, desc="teachers")]
     return {name: torch.cat([part[f"{name}.features"] for part in parts]) for name in teachers}

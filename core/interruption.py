@@ -116,7 +116,7 @@ class StopRequest:
         signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
 
-def warn_of_impatient_launcher() -> None:
+def warn_of_launcher_timeout() -> None:
     """Warn that a launcher may kill this process before its checkpoint is written, if the environment sets no limit.
 
     The launcher's own `--shutdown-timeout` is not visible here.

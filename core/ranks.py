@@ -122,7 +122,7 @@ def rows_of_all_ranks(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def lost_ranks_named() -> Iterator[None]:
+def dead_ranks_named() -> Iterator[None]:
     """Report in one line that another process of the run has ended while this one waited for it.
 
     Raises:

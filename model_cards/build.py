@@ -18,9 +18,9 @@ from core.files import write_text
 from core.settings import Settings
 from core.tables import markdown
 from core.trust import check_named_code
-from model_cards.heritage import Heritage
 from model_cards.kinds import Conversion, build_adapter_card, build_converted_card, is_adapter
 from model_cards.licenses import OTHER, License, binding_teachers, warnings_of
+from model_cards.lineage import Lineage
 from model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
 from model_cards.parity import find_parity
 from model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
@@ -65,7 +65,7 @@ def build_card(
         ValueError: If the folder is no RADIO checkpoint.
     """
     config = _read_config(checkpoint)
-    results, heritage = _with_heritage(results or Results(measurements=[]), checkpoint)
+    results, lineage = _with_lineage(results or Results(measurements=[]), checkpoint)
     is_made_by_run = _is_made_by(results.run)
     results = replace(results, run=_with_own_cost(results.run))
     title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
@@ -96,8 +96,8 @@ def build_card(
         **shown,
         teacher_names=[teacher.name for teacher in results.teachers],
         binding=[f"{teacher.name} ({teacher.license})" for teacher in binding_teachers(results.teachers)],
-        warnings=warnings_of([*results.teachers, *heritage.weights]),
-        started_from=heritage.weights,
+        warnings=warnings_of([*results.teachers, *lineage.weights]),
+        started_from=lineage.weights,
         picture=PICTURE if (checkpoint / PICTURE).is_file() else None,
         **_texts(config),
         is_made_by_run=is_made_by_run,
@@ -133,15 +133,15 @@ def write_card(
     return checkpoint / "README.md"
 
 
-def _with_heritage(results: Results, checkpoint: Path) -> tuple[Results, Heritage]:
-    """Return results with the teachers and training images of the folder's heritage, and that heritage."""
-    heritage = Heritage.find(checkpoint)
+def _with_lineage(results: Results, checkpoint: Path) -> tuple[Results, Lineage]:
+    """Return results with the teachers and training images of the folder's lineage, and that lineage."""
+    lineage = Lineage.find(checkpoint)
     names = {teacher.name for teacher in results.teachers}
-    teachers = [teacher for teacher in heritage.teachers if teacher.name not in names]
+    teachers = [teacher for teacher in lineage.teachers if teacher.name not in names]
     trained_on = {(images.name, images.origin) for images in results.datasets if ABOUT_TRAINING in images.role}
-    datasets = [images for images in heritage.images if (images.name, images.origin) not in trained_on]
+    datasets = [images for images in lineage.images if (images.name, images.origin) not in trained_on]
     found = replace(results, teachers=[*results.teachers, *teachers], datasets=[*datasets, *results.datasets])
-    return found, heritage
+    return found, lineage
 
 
 def _read_config(checkpoint: Path) -> RadioConfig:
@@ -263,8 +263,8 @@ def _write(settings: CardSettings) -> None:
     results = results_of(settings.checkpoint) if settings.results is None else Results.load(settings.results)
     path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=_name(settings), license=license)
     print(f"Wrote {path}." + ("" if license else " It names no license yet: --license ID does."))
-    results, heritage = _with_heritage(results or Results(measurements=[]), settings.checkpoint)
-    for warning in warnings_of([*results.teachers, *heritage.weights]):
+    results, lineage = _with_lineage(results or Results(measurements=[]), settings.checkpoint)
+    for warning in warnings_of([*results.teachers, *lineage.weights]):
         print(f"Mind {warning}")
 
 

@@ -14,7 +14,7 @@ from .configuration_radio import RadioConfig
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .loading_radio import NewHeadReport
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, RadioPreTrainedModel, build_network
-from .outputs_radio import NetworkPass
+from .outputs_radio import NetworkOutput
 
 
 class RadioMapNorm(nn.LayerNorm):
@@ -148,7 +148,7 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
             return []
         return [stage - 1 for stage in stages if 0 < stage < self.config.num_hidden_layers]
 
-    def _stage_map(self, passed: NetworkPass, stage: int) -> Any:
+    def _stage_map(self, passed: NetworkOutput, stage: int) -> Any:
         """Return the map of a stage, `(batch, hidden, rows, cols)`."""
         if stage == self.config.num_hidden_layers:
             return self.radio_model.read_out(passed, feature_format="NCHW").features

@@ -29,7 +29,7 @@ from .checks_radio import (
 from .configuration_radio import RadioConfig
 from .inputs_radio import WindowSize, check_batch, warn_of_pixel_range
 from .modeling_radio import RadioNetwork
-from .outputs_radio import NetworkPass
+from .outputs_radio import NetworkOutput
 
 
 POSITION_RANGE = 8
@@ -494,7 +494,7 @@ class EradioNetwork(RadioNetwork):
         num_tokens: Any = None,
         decode: bool = True,
         full_length: bool = False,
-    ) -> NetworkPass:
+    ) -> NetworkOutput:
         """Run the network; the mean of the features precedes them, as the class token does in other networks.
 
         Args:
@@ -541,7 +541,7 @@ class EradioNetwork(RadioNetwork):
         features = self.model(self.input_conditioner(batch.pixels), self._window(window_size, batch.grid))
         features = features.flatten(2).transpose(1, 2)
         tokens = torch.cat([features.mean(dim=1, keepdim=True), features], dim=1)
-        return NetworkPass(tokens, tokens, {}, None, None, batch.grid, num_clips=batch.num_clips)
+        return NetworkOutput(tokens, tokens, {}, None, None, batch.grid, num_clips=batch.num_clips)
 
     def _window(self, window_size: WindowSize, grid: Resolution) -> int | None:
         """Return the side of a call's windows; `None` means that of the training."""

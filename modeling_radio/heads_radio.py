@@ -29,7 +29,7 @@ from .configuration_radio import RadioConfig
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .loading_radio import NewHeadReport
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, WHOLE_PARTS, RadioPreTrainedModel, build_network
-from .outputs_radio import NetworkPass
+from .outputs_radio import NetworkOutput
 from .post_processing_radio import IGNORED_CLASS, reading_of
 
 
@@ -374,7 +374,7 @@ class RadioDPTNeck(nn.Module):
         for layer in self.neck.fusion_stage.layers:
             layer.register_forward_pre_hook(_fit_residual)
 
-    def forward(self, passed: NetworkPass) -> list[Tensor]:
+    def forward(self, passed: NetworkOutput) -> list[Tensor]:
         outputs = {**passed.kept, self.last_block: passed.tokens}  # tokens after the final norm
         # `DPTNeck` drops the first token, so one prefix token stays in front.
         tokens = [
@@ -662,7 +662,7 @@ class RadioDPTSegmentationHead(nn.Module):
         self.head = DPTSemanticSegmentationHead(dpt_config)
         keep_variance(self.head)
 
-    def forward(self, passed: NetworkPass) -> Tensor:
+    def forward(self, passed: NetworkOutput) -> Tensor:
         return self.head(self.neck(passed))
 
 
@@ -794,7 +794,7 @@ class RadioDepthHead(nn.Module):
         # DPT ends with a ReLU, which gives pixels with an initial depth of 0 no gradient.
         self.head.head[-1] = nn.Softplus()
 
-    def forward(self, passed: NetworkPass) -> Tensor:
+    def forward(self, passed: NetworkOutput) -> Tensor:
         return self.head(self.neck(passed)) + MIN_DEPTH
 
 

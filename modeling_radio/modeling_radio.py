@@ -74,7 +74,7 @@ from .loading_radio import (
 from .nvidia_names_radio import NvidiaModelNames, NvidiaNetworkNames
 from .outputs_radio import (
     FeatureFormat,
-    NetworkPass,
+    NetworkOutput,
     RadioAdaptorOutput,
     RadioIntermediateOutput,
     RadioModelOutput,
@@ -136,7 +136,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         num_tokens: TokensWanted = None,
         decode: bool = True,
         full_length: bool = False,
-    ) -> NetworkPass:
+    ) -> NetworkOutput:
         """Run the transformer; `read_out` makes features of what it returns.
 
         `keep` lists 0-based blocks whose output is wanted; no other is held longer than the next block needs it. With
@@ -167,7 +167,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         outputs = [embedded, *map(kept.get, range(len(weights)))]
         states = None if call.states is None else gather_states(call.states, outputs, batch.pack)
         attentions = tuple(join_runs(each, tokens.shape[0]) for each in weights) if call.with_attentions else None
-        passed = NetworkPass(tokens, embedded, kept, states, attentions, batch.grid, batch.pack, batch.num_clips)
+        passed = NetworkOutput(tokens, embedded, kept, states, attentions, batch.grid, batch.pack, batch.num_clips)
         return passed._replace(encoded=encoded[0], is_decoded=decode) if encoded else passed
 
     def _embed(self, batch: Batch, draws: Tensor | None) -> Tensor:
@@ -232,7 +232,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         return to_map(self.patch_features(tokens), grid)
 
     def read_out(
-        self, passed: NetworkPass, adaptor_names: Sequence[str] = (), feature_format: FeatureFormat = "NLC"
+        self, passed: NetworkOutput, adaptor_names: Sequence[str] = (), feature_format: FeatureFormat = "NLC"
     ) -> RadioModelOutput:
         """Take summary, features and adaptor outputs from the final tokens.
 
@@ -307,7 +307,9 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         summary = per_image([summary for summary, _, _ in groups], torch.stack)
         return summary, per_image([features for _, features, _ in groups], torch.cat), adaptors
 
-    def average_blocks(self, passed: NetworkPass, blocks: list[int], scale_order: ScaleOrder = "post-alpha") -> Tensor:
+    def average_blocks(
+        self, passed: NetworkOutput, blocks: list[int], scale_order: ScaleOrder = "post-alpha"
+    ) -> Tensor:
         """Return the mean output of some blocks, `(batch, length, hidden)`; normalizers do not touch prefix tokens.
 
         Args:
@@ -349,7 +351,7 @@ IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
 WHOLE_PARTS = [
     "RadioBlock",
     "RadioPatchGenerator",
-    "RadioMerging",
+    "RadioPatchMerging",
     "Radio1dDecoder",
     "RadioHeadMLP",
     "EradioConvolutions",

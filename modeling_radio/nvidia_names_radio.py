@@ -1,8 +1,8 @@
 """NVIDIA's names: what code written for NVIDIA's RADIO repositories asks of a model and of its `radio_model`.
 
 Each name means what it means there, but for two. `min_resolution_step` is that of the network alone, since windows of
-any size fit any grid. And `model.radio_model(pixel_values)` itself gives a `NetworkPass`, which all models are made of;
-ask the model, with `return_dict=False`, for the pair that NVIDIA's gives.
+any size fit any grid. And `model.radio_model(pixel_values)` itself gives a `NetworkOutput`, which all models are made
+of; ask the model, with `return_dict=False`, for the pair that NVIDIA's gives.
 """
 
 from collections.abc import Sequence

@@ -90,7 +90,7 @@ class GlobalTokens(NamedTuple):
     mask: Tensor
 
 
-class NetworkPass(NamedTuple):
+class NetworkOutput(NamedTuple):
     """One pass of images through the transformer.
 
     Attributes:

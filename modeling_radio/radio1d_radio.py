@@ -124,7 +124,7 @@ class RadioNormedAttention(RadioAttention):
         return torch.stack([self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype), value], dim=2)
 
 
-class RadioMerging(nn.Module):
+class RadioPatchMerging(nn.Module):
     """Makes one token of twice the width of each 2 x 2.
 
     Shapes of `forward`: patches `(batch, rows * cols, hidden)` and their grid to `(batch, ceil(rows / 2) *
@@ -146,7 +146,7 @@ class RadioMerging(nn.Module):
         return self.reduction(self.norm(cells)).to(patches.dtype)
 
 
-class RadioSplitting(nn.Module):
+class RadioPatchExpanding(nn.Module):
     """Makes 2 x 2 tokens of half the width of each one.
 
     Shapes of `forward`: patches `(batch, rows * cols, hidden)` and their grid to `(batch, 2 * rows * 2 * cols,
@@ -183,7 +183,7 @@ class Radio1dDecoder(RadioLearnedTokens):
         self.levels = config.splitting_blocks
         splits = [sum(level <= block for level in self.levels) for block in range(config.decoder_depth)]
         self.blocks = nn.ModuleList(self._build_block(count) for count in splits)
-        self.upscale_blocks = nn.ModuleList(RadioSplitting(width >> split) for split in range(len(self.levels)))
+        self.upscale_blocks = nn.ModuleList(RadioPatchExpanding(width >> split) for split in range(len(self.levels)))
         self.prefix_proj_blocks = nn.ModuleList(
             nn.Linear(width >> split, width >> (split + 1), bias=False) for split in range(len(self.levels))
         )
@@ -236,7 +236,7 @@ class Radio1dTransformer(RadioVisionTransformer):
         self.config = config
         self.levels = config.downscale_levels or []
         widths = [config.hidden_size << merge for merge in range(len(self.levels))]
-        self.downscale_blocks = nn.ModuleList(RadioMerging(width) for width in widths)
+        self.downscale_blocks = nn.ModuleList(RadioPatchMerging(width) for width in widths)
         self.prefix_proj_blocks = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for width in widths)
         self.decoder = Radio1dDecoder(config)
 

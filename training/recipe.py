@@ -151,7 +151,7 @@ class Recipe(RecipeSection):
             max(1, num_steps // 10) if own.ramp_steps is None else own.ramp_steps,
         )
 
-    def idle_parts(self) -> list[str]:
+    def settings_without_effect(self) -> list[str]:
         """Return a line for each part that begins when the run is over, as of published recipes in a short run."""
         num_steps, starts = self.schedule.num_steps, {}
         if self.mesa.weight > 0:

@@ -22,7 +22,7 @@ from core.interruption import (
     prepare_stoppable,
     raised_signals,
     run_stoppable,
-    warn_of_impatient_launcher,
+    warn_of_launcher_timeout,
 )
 
 
@@ -73,12 +73,12 @@ def test_only_the_second_ctrl_c_does_what_it_did_before(first, seen):
 @pytest.mark.parametrize(("patience", "is_warned"), [(None, True), ("600", False)])
 def test_a_launcher_that_was_not_told_to_wait_is_warned_of(patience, is_warned, monkeypatch, caplog):
     monkeypatch.delenv(LAUNCHER_PATIENCE, raising=False)
-    warn_of_impatient_launcher()
+    warn_of_launcher_timeout()
     assert caplog.messages == []  # without a launcher
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     if patience is not None:
         monkeypatch.setenv(LAUNCHER_PATIENCE, patience)
-    warn_of_impatient_launcher()
+    warn_of_launcher_timeout()
     assert [LAUNCHER_PATIENCE in message for message in caplog.messages] == [True] * is_warned
 
 

@@ -13,8 +13,8 @@ from core.errors import UserError
 from core.ranks import (
     any_rank,
     copy_from_first_rank,
+    dead_ranks_named,
     fsdp_plugin,
-    lost_ranks_named,
     of_all_ranks,
     on_first_rank,
     rank_and_count,
@@ -75,7 +75,7 @@ def work_until_the_other_is_killed(rank, work, folder, messages):
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     try:
-        with lost_ranks_named():
+        with dead_ranks_named():
             for _ in range(100):
                 turns[work]()
     except (UserError, RuntimeError) as error:
@@ -118,9 +118,9 @@ def test_rows_of_two_processes_are_the_same_on_both_without_gradient(tmp_path):
 
 
 def test_other_errors_pass_unchanged():
-    with pytest.raises(RuntimeError, match="Connection closed by peer"), lost_ranks_named():
+    with pytest.raises(RuntimeError, match="Connection closed by peer"), dead_ranks_named():
         raise RuntimeError("Connection closed by peer")
-    with pytest.raises(RuntimeError, match="gloo/transport"), lost_ranks_named():  # in a single process
+    with pytest.raises(RuntimeError, match="gloo/transport"), dead_ranks_named():  # in a single process
         raise RuntimeError("[/gloo/transport/tcp/pair.cc:1] Connection closed by peer")
 
 

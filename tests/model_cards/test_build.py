@@ -14,8 +14,8 @@ from PIL import Image
 from tiny_radio1d import build_radio1d
 
 from model_cards.build import build_card, check_model_id, main, write_card
-from model_cards.heritage import Heritage
 from model_cards.licenses import License
+from model_cards.lineage import Lineage
 from model_cards.rendering import count_parameters
 from model_cards.results import Measurement, Results, Source
 from modeling_radio import RadioConfig, RadioModel
@@ -108,7 +108,7 @@ def test_a_card_without_results_says_what_the_folder_inherits(checkpoint, tmp_pa
     start = Source("start", "weights", "CC-BY-NC-4.0", "org/start", hub_id="org/start")
     images = Source("org/images", "training: images", "see its origin", "hub", hub_id="org/images")
     theirs = Source("org/theirs", "images of radio", "see its origin", "hub", hub_id="org/theirs")
-    Heritage([dino], [start], [images, theirs]).save(folder)
+    Lineage([dino], [start], [images, theirs]).save(folder)
     card = build_card(folder)
     assert "| org/images | training: images |" in card.text.partition("evaluation data\n")[2].partition("##")[0]
     assert card.data.datasets == ["org/images"]
@@ -125,7 +125,7 @@ def test_a_card_without_results_says_what_the_folder_inherits(checkpoint, tmp_pa
 def test_results_and_the_folder_name_each_teacher_and_data_set_once(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "model")
     trained_on = [Source(name, "training: images", "MIT", "here") for name in ("packages", "photographs")]
-    Heritage([*RESULTS.teachers, Source("one more", "features", "MIT", "here")], [], trained_on).save(folder)
+    Lineage([*RESULTS.teachers, Source("one more", "features", "MIT", "here")], [], trained_on).save(folder)
     known = Source("packages", "training and evaluation: images", "MIT", "here")
     text = build_card(folder, dataclasses.replace(RESULTS, datasets=[*RESULTS.datasets, known])).text
     data = text.partition("evaluation data\n")[2].partition("##")[0]

@@ -287,7 +287,7 @@ def test_teacher_names_that_pytorch_cannot_have_are_refused(name: str) -> None:
 
 
 def test_a_run_says_what_begins_after_its_end() -> None:
-    assert load_recipe("c_radio_v4_so400m", [SOURCE]).idle_parts() == []
-    mesa, trunk = load_recipe("c_radio_v4_so400m", [SOURCE, "schedule.num_steps=3000"]).idle_parts()
+    assert load_recipe("c_radio_v4_so400m", [SOURCE]).settings_without_effect() == []
+    mesa, trunk = load_recipe("c_radio_v4_so400m", [SOURCE, "schedule.num_steps=3000"]).settings_without_effect()
     assert [part in mesa for part in ("`mesa.start_step`", "75000", "3000")] == [True] * 3
     assert [part in trunk for part in ("`optimizer.trunk_frozen_steps`", "5000", "3000")] == [True] * 3

@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 from core.files import write_text
 from core.interruption import StopRequest
 from core.ranks import on_first_rank
-from model_cards.heritage import Heritage
+from model_cards.lineage import Lineage
 from modeling_radio import RadioModel
 from training.distillation import inputs
 from training.distillation.cpu import ParallelPasses, parallel_passes
 from training.distillation.monitoring import Monitors
 from training.distillation.optimizers import build_optimizer
 from training.distillation.sharding import blueprint, is_sharded, shard_average, shard_within
-from training.evaluation.provenance import heritage_of
+from training.evaluation.provenance import lineage_of
 from training.losses.contrastive import SummaryContrasts, build_contrasts
 from training.losses.weighting import TeacherWeights, build_weights
 from training.recipe import Recipe
@@ -57,7 +57,7 @@ class RunParts:
         parallel_passes: Runs several passes of a step at the same time; None for one after the other.
         blueprint: Copy on the meta device into which FSDP's shards are gathered for the export; None if not sharded.
         fingerprint: Hash of the data's files, on the first rank.
-        heritage: What the student learns from, for its card.
+        lineage: What the student learns from, for its card.
         monitors: Measurements beside the losses.
     """
 
@@ -76,7 +76,7 @@ class RunParts:
     parallel_passes: ParallelPasses | None
     blueprint: nn.Module | None
     fingerprint: str
-    heritage: Heritage
+    lineage: Lineage
     monitors: Monitors
 
     @property
@@ -119,7 +119,7 @@ def build_run(
     model = build_student(recipe, widths)
     check_normalizers(recipe.export, model.config)
     # Read now: the folder may be deleted during the run.
-    heritage = on_first_rank(lambda: _write_heritage(recipe, model, output, init_from, is_new=is_new))
+    lineage = on_first_rank(lambda: _write_lineage(recipe, model, output, init_from, is_new=is_new))
     copied_heads = _warm_start(recipe, accelerator, model, teachers, output, init_from) if is_new else []
     regularize(model.to(accelerator.device), recipe)
     muon_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
@@ -137,7 +137,7 @@ def build_run(
     fingerprint = inputs.fingerprint_of(images, recipe, accelerator)
     source = inputs.open_targets(recipe, accelerator, images, teachers, stop_request)
     monitors = Monitors.of_run(recipe, model.config, teachers, accelerator, output / "pictures")
-    for line in recipe.idle_parts():
+    for line in recipe.settings_without_effect():
         accelerator.print(line, flush=True)
     if is_new:
         _calibrate(recipe, statistics, plan, source)
@@ -162,21 +162,19 @@ def build_run(
         parallel_passes=parallel_passes(recipe, accelerator),
         blueprint=shapes,
         fingerprint=fingerprint,
-        heritage=heritage,
+        lineage=lineage,
         monitors=monitors,
     )
 
 
-def _write_heritage(
-    recipe: Recipe, model: RadioModel, output: Path, init_from: str | None, *, is_new: bool
-) -> Heritage:
+def _write_lineage(recipe: Recipe, model: RadioModel, output: Path, init_from: str | None, *, is_new: bool) -> Lineage:
     """Return what the student learns from, with what earlier sessions and stages knew; keep it in the run's folder."""
-    known = Heritage() if is_new else Heritage.find(output)
+    known = Lineage() if is_new else Lineage.find(output)
     if init_from is not None and init_from != recipe.student.init_from:
-        known = known.joined(Heritage.find(Path(init_from)))
-    heritage = known.joined(heritage_of(model.config, recipe))
-    heritage.save(output)
-    return heritage
+        known = known.joined(Lineage.find(Path(init_from)))
+    lineage = known.joined(lineage_of(model.config, recipe))
+    lineage.save(output)
+    return lineage
 
 
 def _warm_start(

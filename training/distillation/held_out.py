@@ -65,7 +65,7 @@ def _is_within(source: str, streamed: str) -> bool:
     return source == streamed or (outer.is_dir() and inner.is_relative_to(outer))
 
 
-def describe_lack(recipe: Recipe) -> str:
+def describe_missing_images(recipe: Recipe) -> str:
     """Return a line for the log of a run whose pictures or measurements have no images; empty for others."""
     pictures, metrics = recipe.logging.picture_every_steps, recipe.logging.metrics_every_steps
     is_asked_for = metrics is not None or (pictures is not None and pictures <= recipe.schedule.num_steps)
@@ -442,7 +442,7 @@ CAPTION = (
 )
 
 
-class HeldOutPictures:
+class HeldOutFigures:
     """Draws the student's adaptors beside their teachers, along the same directions.
 
     The teachers answer once, here; a picture needs one pass of the student. Nothing draws random numbers.
@@ -467,7 +467,7 @@ class HeldOutPictures:
     @classmethod
     def of_run(
         cls, recipe: Recipe, teachers: Mapping[str, Teacher], device: torch.device, folder: Path
-    ) -> HeldOutPictures | None:
+    ) -> HeldOutFigures | None:
         """Return the pictures of a recipe, None where it has none: too few steps, or no held-out images to show.
 
         Raises:

@@ -18,7 +18,7 @@ from training.recipe import Recipe, RecipeError
 from training.student.build import student_patch_size
 from training.targets.cached import CachedTargets
 from training.targets.examples import TargetSource
-from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
+from training.targets.feature_cache import CacheContents, FeatureCache, TeacherOutputs, write_feature_cache
 from training.targets.online import OnlineTargets
 from training.teachers.base import Teacher
 from training.teachers.outputs import TeacherWidths
@@ -153,7 +153,7 @@ def open_targets(
             folder,
             contents,
             images,
-            TeacherAnswers(teachers, contents.cells_per_side, accelerator.device, contents.format),
+            TeacherOutputs(teachers, contents.cells_per_side, accelerator.device, contents.format),
             num_workers=recipe.data.num_workers,
             rank=accelerator.process_index,
             num_ranks=accelerator.num_processes,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.files import WriteError
 from core.interruption import TrainingDivergedError
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation.held_out import HeldOutMetrics, HeldOutPictures
+from training.distillation.held_out import HeldOutFigures, HeldOutMetrics
 from training.distillation.sharding import reshard
 from training.distillation.tracking import LOSS_KINDS, ProgressLog
 from training.evaluation.metrics.representation import block_norms
@@ -61,7 +61,7 @@ class SkippedSteps:
             )
         return message
 
-    def end_row(self) -> None:
+    def reset_streak(self) -> None:
         """Note a step that was not skipped."""
         self._in_a_row = 0
 
@@ -165,7 +165,7 @@ NUM_NORM_IMAGES = 8
 """Images whose features are measured, so that it takes little of a step's time. Our choice."""
 
 
-class StepWatch:
+class StepProfile:
     """Divides the time of single steps among data, teachers and student, and keeps some of their images.
 
     Kernels run on while Python goes ahead, so a watched step waits for all devices wherever one part follows another.
@@ -259,9 +259,9 @@ class Monitors(NamedTuple):
 
     recipe: Recipe
     accelerator: Accelerator
-    watch: StepWatch
+    watch: StepProfile
     losses_by_size: LossesBySize
-    figures: HeldOutPictures | None
+    figures: HeldOutFigures | None
     metrics: HeldOutMetrics | None
 
     @classmethod
@@ -282,9 +282,9 @@ class Monitors(NamedTuple):
             accelerator: Of this rank.
             folder: Of the figures.
         """
-        figures = HeldOutPictures.of_run(recipe, teachers, accelerator.device, folder)
+        figures = HeldOutFigures.of_run(recipe, teachers, accelerator.device, folder)
         metrics = HeldOutMetrics.of_run(recipe, config, teachers, accelerator)
-        watch = StepWatch(teachers, accelerator.device)
+        watch = StepProfile(teachers, accelerator.device)
         return cls(recipe, accelerator, watch, LossesBySize(recipe.partitions), figures, metrics)
 
     def block_norms(self, average: RadioModel) -> dict[str, float]:

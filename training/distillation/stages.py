@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.files import remove_partial, sole_run, write_file, write_folder
-from core.interruption import warn_of_impatient_launcher
-from core.ranks import lost_ranks_named, on_first_rank
+from core.interruption import warn_of_launcher_timeout
+from core.ranks import dead_ranks_named, on_first_rank
 from training.distillation.checkpoints import check_allowed_changes, check_export
 from training.distillation.sharding import build_accelerator
 from training.distillation.trainer import Distiller
@@ -53,9 +53,9 @@ def run_recipe(
     check_allowed_changes(allowed_changes, stages or [recipe])
     # The ranks must find each other before one of them locks the folder for all.
     if build_accelerator(recipe, output).is_main_process:
-        warn_of_impatient_launcher()
+        warn_of_launcher_timeout()
     distiller = functools.partial(Distiller, deadline=deadline, allowed_changes=allowed_changes)
-    with lost_ranks_named(), sole_run(output, "training.distill"):
+    with dead_ranks_named(), sole_run(output, "training.distill"):
         if stages:
             return _run_all(recipe, stages, output, stop_at, distiller)
         return distiller(recipe, output).run(stop_at)

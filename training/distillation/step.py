@@ -44,9 +44,9 @@ def batch_losses(parts: RunParts, batch: Batch, example: Example) -> dict[str, T
     for name, weighted in parts.weights.weigh(batch, terms).items():
         total = total + terms[name].weight * weighted
     losses = {"loss": total, **{name: term.value for name, term in terms.items()}}
-    if example.average_pixels is not None and example.average_shifts is not None:
-        average = average_features(parts, example.average_pixels)
-        losses["mesa"] = mesa_loss(output.backbone, average, example.average_shifts, example.extents)
+    if example.ema_pixels is not None and example.ema_shifts is not None:
+        average = ema_features(parts, example.ema_pixels)
+        losses["mesa"] = mesa_loss(output.backbone, average, example.ema_shifts, example.extents)
         losses["loss"] = losses["loss"] + recipe.mesa.weight * losses["mesa"]
     return losses
 
@@ -63,7 +63,7 @@ def student_output(parts: RunParts, batch: Batch, example: Example) -> StudentOu
 
 
 @torch.no_grad()
-def average_features(parts: RunParts, groups: Sequence[Tensor]) -> list[Tensor]:
+def ema_features(parts: RunParts, groups: Sequence[Tensor]) -> list[Tensor]:
     """Return the backbone's features of the moving average, with global attention and no stochastic layers."""
     with parts.accelerator.autocast():
         return forward_groups(

@@ -56,7 +56,7 @@ from training.student.export import Normalizers, export_student, fit_normalizers
 from training.student.parameters import frozen_trunk
 from training.student.regularizers import update_spectral_norms
 from training.targets.examples import Example
-from training.targets.refits import follow_refits
+from training.targets.refits import rebase_heads
 from training.views.plan import Batch
 
 
@@ -212,7 +212,7 @@ class Distiller:
         self._set_learning_rate()
         update_spectral_norms(parts.model)
         changes = parts.statistics.begin_step(self.step)
-        follow_refits(changes, [parts.model, parts.average], parts.optimizer, parts.taps)
+        rebase_heads(changes, [parts.model, parts.average], parts.optimizer, parts.taps)
         parts.weights.begin_step(self.step)
         # DDP's buckets hold the gradients themselves (`gradient_as_bucket_view`): None would allocate second copies.
         parts.optimizer.zero_grad(set_to_none=not is_replicated(self.accelerator))
@@ -290,7 +290,7 @@ class Distiller:
         if self._is_skipped:
             self._count_bad_step(values)
         else:
-            self.skipped.end_row()
+            self.skipped.reset_streak()
             if parts.contrasts is not None:
                 parts.contrasts.end_step()
             parts.optimizer.step()
@@ -395,7 +395,7 @@ class Distiller:
         standardizers = parts.statistics.standardizers()
 
         def export() -> None:
-            export_student(cast(RadioModel, model), standardizers, path, normalizers, parts.heritage)
+            export_student(cast(RadioModel, model), standardizers, path, normalizers, parts.lineage)
             (self.output / OUTDATED).unlink(missing_ok=True)
 
         on_first_rank(export)

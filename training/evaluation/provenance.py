@@ -12,8 +12,8 @@ from core.machine import describe_machine, versions_of
 from core.packages import Package
 from core.timing import Clock
 from model_cards.build import license_of
-from model_cards.heritage import Heritage
 from model_cards.licenses import DOUBT, nvidia_license
+from model_cards.lineage import Lineage
 from model_cards.metadata import ABOUT_TRAINING, HUB_ID
 from model_cards.results import Source
 from modeling_radio import RadioAdaptorConfig, RadioConfig
@@ -79,26 +79,26 @@ def _license_of_published(origin: str) -> str:
     return "see its origin" if nvidias is None else str(nvidias.name)
 
 
-def heritage_of(config: RadioConfig, recipe: Recipe) -> Heritage:
+def lineage_of(config: RadioConfig, recipe: Recipe) -> Lineage:
     """Return the lineage of a student of this recipe: its teachers and the teachers of these, a start, images.
 
     Raises:
         PackageError: If the images are the demo's, and cannot be fetched.
     """
-    heritage = Heritage(teacher_sources(config, recipe), [], image_sources(recipe.data))
+    lineage = Lineage(teacher_sources(config, recipe), [], image_sources(recipe.data))
     for entry in recipe.teachers:
         if entry.source is not None:
-            theirs = Heritage.find(Path(entry.source).expanduser()).seen_through(entry.name)
-            heritage.teachers.extend(theirs.teachers)
-            heritage.images.extend(theirs.images)
+            theirs = Lineage.find(Path(entry.source).expanduser()).seen_through(entry.name)
+            lineage.teachers.extend(theirs.teachers)
+            lineage.images.extend(theirs.images)
     start = recipe.student.init_from
     if start is not None:
-        of_teacher = [replace(source, role="weights") for source in heritage.teachers if source.name == start]
+        of_teacher = [replace(source, role="weights") for source in lineage.teachers if source.name == start]
         weights = of_teacher[0] if of_teacher else _published(_model_name(start), "weights", start)
-        theirs = Heritage.find(Path(start).expanduser()).seen_through(weights.name)
-        heritage.weights.extend([weights, *theirs.teachers])
-        heritage.images.extend(theirs.images)
-    return heritage
+        theirs = Lineage.find(Path(start).expanduser()).seen_through(weights.name)
+        lineage.weights.extend([weights, *theirs.teachers])
+        lineage.images.extend(theirs.images)
+    return lineage
 
 
 def image_sources(data: DataRecipe) -> list[Source]:

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from core.files import check_run_folder, remove_partial, sole_run, write_text
-from core.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
+from core.ranks import dead_ranks_named, fsdp_plugin, on_first_rank
 from core.timing import Clock
 from modeling_radio.checks_radio import read_json
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -104,7 +104,7 @@ class FinetuningRun:
             UserError: If another run is at work in `output`, or another process of this run has ended.
             WriteError: If something cannot be written.
         """
-        with lost_ranks_named(), sole_run(self.settings.output, NAME):
+        with dead_ranks_named(), sole_run(self.settings.output, NAME):
             return self._train_and_save()
 
     def _train_and_save(self) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.files import write_folder
 from core.ranks import copy_from_first_rank
-from model_cards.heritage import Heritage
+from model_cards.lineage import Lineage
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.adaptors_radio import RadioAdaptor
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -185,7 +185,7 @@ def export_student(
     standardizers: Mapping[str, FeatureStandardizer],
     path: Path,
     normalizers: Normalizers | None = None,
-    heritage: Heritage | None = None,
+    lineage: Lineage | None = None,
 ) -> None:
     """Write model and processor: plain weights, and adaptors that predict features in their teachers' own spaces.
 
@@ -194,7 +194,7 @@ def export_student(
         standardizers: By adaptor name; the inverse is folded into the dense head's last layer.
         path: Folder to write, replaced as a whole if it exists.
         normalizers: Normalizers to add; the outputs of adaptors stay the same.
-        heritage: The models and data behind the student, for its card; None writes nothing about them.
+        lineage: The models and data behind the student, for its card; None writes nothing about them.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.
@@ -209,8 +209,8 @@ def export_student(
     def write(folder: Path) -> None:
         exported.save_pretrained(folder)
         processor.save_pretrained(folder)
-        if heritage is not None:
-            heritage.save(folder)
+        if lineage is not None:
+            lineage.save(folder)
 
     with torch.no_grad():
         write_folder(path, write)

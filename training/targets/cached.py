@@ -84,7 +84,7 @@ class CachedTargets:
             return Example(pixel_values, targets)
         moved, shifts = self._other_windows(batch, offsets)
         average = self._student_images(images, batch, moved)
-        return Example(pixel_values, targets, average_pixels=average, average_shifts=shifts)
+        return Example(pixel_values, targets, ema_pixels=average, ema_shifts=shifts)
 
     def _other_windows(self, batch: Batch, offsets: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return offsets of other windows for the moving average, and their shifts from the student's in tokens.

@@ -48,8 +48,8 @@ class Example(NamedTuple):
     pixel_values: list[Tensor]
     targets: dict[str, Target]
     extents: list[Tensor] | None = None
-    average_pixels: list[Tensor] | None = None
-    average_shifts: list[Tensor] | None = None
+    ema_pixels: list[Tensor] | None = None
+    ema_shifts: list[Tensor] | None = None
 
 
 class TargetSource(Protocol):

@@ -268,7 +268,7 @@ def _check_finite(tensor: Tensor) -> None:
         raise ValueError("gives values that are not finite: look at its precision and its images")
 
 
-class TeacherAnswers:
+class TeacherOutputs:
     """Runs all teachers on whole images and returns the entries of a shard.
 
     A map whose sides are no multiple of the student's grid is resampled to the next multiple, so that windows of whole
@@ -461,7 +461,7 @@ def write_feature_cache(
         folder: The cache's folder.
         contents: Everything that the cache is made from.
         images: uint8 `(3, side, side)`.
-        answer: From uint8 images `(n, 3, side, side)` to the entries of a shard, as `TeacherAnswers`.
+        answer: From uint8 images `(n, 3, side, side)` to the entries of a shard, as `TeacherOutputs`.
         num_workers: Processes that decode images.
         rank: Rank of this process; each writes its share of the shards.
         num_ranks: Number of ranks.

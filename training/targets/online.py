@@ -13,7 +13,7 @@ from training.losses.alignment import shows_image
 from training.recipe import Recipe
 from training.recipe_sections import target_name
 from training.targets.examples import Example, Target
-from training.teachers.base import Teacher, by_network, split_answer
+from training.teachers.base import Teacher, by_network, split_output
 from training.views.crops import (
     AVERAGE,
     STUDENT,
@@ -155,7 +155,7 @@ class OnlineTargets:
             [self._pixels(images) for images in crops.pixels[consumer]] for _, groups in parts for crops in groups
         ]
         readers = [self.teachers[name] for name in names]
-        answers = iter([split_answer(answer, readers) for answer in readers[0](inputs, readers)])
+        answers = iter([split_output(answer, readers) for answer in readers[0](inputs, readers)])
         targets: dict[str, list[Target]] = {}
         for batch, groups in parts:
             shifts, extents = self._shifts(consumer, batch), self._extents(consumer, batch, groups)

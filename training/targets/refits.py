@@ -2,7 +2,7 @@
 
 A head predicts standardized features (`training.targets.phi_s`). A head from a checkpoint predicts the teacher's own
 features: the map is folded into its last layer (`standardize_heads`). When the map is refitted, the layer and the
-optimizer's moments move with it (`follow_refits`). For export its inverse is folded in (`unstandardize_heads`).
+optimizer's moments move with it (`rebase_heads`). For export its inverse is folded in (`unstandardize_heads`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ def unstandardize_heads(student: RadioModel, standardizers: Mapping[str, Feature
 
 
 @torch.no_grad()
-def follow_refits(
+def rebase_heads(
     changes: Mapping[str, AffineMap], models: Iterable[RadioModel], optimizer: Optimizer, taps: Taps | None = None
 ) -> None:
     """Move the dense heads, and the optimizer's moments, with their targets after a refit; all ranks take part.

@@ -22,7 +22,7 @@ from training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
 from training.teachers.outputs import (
     BlockListener,
     TeacherOutput,
-    check_answer,
+    check_teacher_output,
     resample_features,
     resize_images,
     teacher_error,
@@ -265,7 +265,7 @@ class Teacher(nn.Module):
             groups: Images of one grid each: RGB in [0, 1] at each of `input_sizes(rows, cols)`,
                 `(images, 3, height, width)`, on any device.
             readers: Teachers of its network whose outputs are returned in place of its own, side by side, for
-                `split_answer`.
+                `split_output`.
         """
         readers = [self] if readers is None else readers
         home = groups[0][0].device
@@ -300,7 +300,7 @@ class Teacher(nn.Module):
         images, home = pixel_values.to(self.mean.device, non_blocking=True), pixel_values.device
         (joint,) = self([[resize_images(images, size) for size in self.input_sizes(rows, cols)]], readers)
         answers = []
-        for summary, (features, *_) in split_answer(joint, readers):
+        for summary, (features, *_) in split_output(joint, readers):
             features = resample_features(features, rows, cols).contiguous().to(home)
             answers.append(TeacherOutput(None if summary is None else summary.to(home), features))
         return answers
@@ -329,7 +329,7 @@ class Teacher(nn.Module):
         with torch.inference_mode(), autocast:
             summaries, features = [], []
             for reader, answer in zip(readers, self.encode_for(normalized, readers), strict=True):
-                summary, own = check_answer(answer, reader.name, reader)
+                summary, own = check_teacher_output(answer, reader.name, reader)
                 summaries += [] if summary is None else [summary]
                 grid = (side // self.patch_size for side in normalized.shape[2:])
                 features += [own, *([] if reader.listener is None else reader.listener.take_maps(*grid))]
@@ -345,7 +345,7 @@ class HasNetwork(Protocol):
     network_of: str
 
 
-def split_answer(joint: TeacherOutput, readers: Sequence[Teacher]) -> list[tuple[Tensor | None, tuple[Tensor, ...]]]:
+def split_output(joint: TeacherOutput, readers: Sequence[Teacher]) -> list[tuple[Tensor | None, tuple[Tensor, ...]]]:
     """Split the output of a shared pass into those of each teacher.
 
     Returns:

@@ -42,7 +42,7 @@ def teacher_error(name: str, message: str) -> ValueError:
     return ValueError(f"Teacher {name!r}: {message}")
 
 
-def check_answer(answer: object, name: str, shape: TeacherShape) -> TeacherOutput:
+def check_teacher_output(answer: object, name: str, shape: TeacherShape) -> TeacherOutput:
     """Refuse an output of other widths than the teacher's, because the student's heads and the statistics have these.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from core.checkpoints import open_checkpoint
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.cpu import choose_cpu_blocks
-from modeling_radio.outputs_radio import NetworkPass
+from modeling_radio.outputs_radio import NetworkOutput
 from training.recipe_sections import Precision
 from training.teachers.base import Teacher
 from training.teachers.outputs import TeacherOutput, resample_features, teacher_error
@@ -103,7 +103,7 @@ class RadioTeacher(Teacher):
             if name != "adaptors":
                 setattr(self.network.radio_model, name, part)
 
-    def _read(self, passed: NetworkPass) -> TeacherOutput:
+    def _read(self, passed: NetworkOutput) -> TeacherOutput:
         names = [] if self.adaptor_name is None else [self.adaptor_name]
         output: Any = self.network.radio_model.read_out(passed, names, "NCHW")
         answer = output if self.adaptor_name is None else output.adaptors[self.adaptor_name]

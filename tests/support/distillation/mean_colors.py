@@ -11,7 +11,7 @@ from training.data import image_table
 from training.distillation.step import mesa_loss
 from training.recipe import MesaRecipe, Recipe, ViewsRecipe
 from training.targets.examples import TargetSource
-from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
+from training.targets.feature_cache import CacheContents, FeatureCache, TeacherOutputs, write_feature_cache
 from training.teachers.outputs import TeacherOutput
 from training.views.plan import BatchPlan
 
@@ -75,7 +75,7 @@ def contents_of(recipe: Recipe) -> CacheContents:
 
 def open_cache(recipe: Recipe, folder: Path) -> FeatureCache:
     contents = contents_of(recipe)
-    answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU, contents.format)
+    answers = TeacherOutputs(TEACHERS, SIDE // PATCH, CPU, contents.format)
     write_feature_cache(folder, contents, Images(), answers)
     return FeatureCache(folder, contents)
 
@@ -85,13 +85,13 @@ def mesa_of(source: TargetSource, recipe: Recipe) -> list[float]:
     plan, network = BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH), MeanColor()
     losses = []
     for _, example in source.examples(lambda: plan.steps(0, 6)):
-        if example.average_pixels is None:
+        if example.ema_pixels is None:
             continue
         student, average = (
             [network.answer(pixels).features for pixels in groups]
-            for groups in (example.pixel_values, example.average_pixels)
+            for groups in (example.pixel_values, example.ema_pixels)
         )
-        losses.append(mesa_loss(student, average, example.average_shifts, example.extents).item())
+        losses.append(mesa_loss(student, average, example.ema_shifts, example.extents).item())
     return losses
 
 
@@ -104,6 +104,6 @@ def check_the_average_view(source: TargetSource, recipe: Recipe) -> None:
     examples = [
         example for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(2, 6))
     ]
-    shifts = torch.cat([shift for example in examples for shift in example.average_shifts])
+    shifts = torch.cat([shift for example in examples for shift in example.ema_shifts])
     assert shifts.any(0).all()
     assert shifts.any(1).all()  # in no image the student's own crop

@@ -18,10 +18,10 @@ from modeling_radio import RadioConfig, RadioModel
 from training.data.training_images import build_images
 from training.distillation import tracking
 from training.distillation.held_out import (
+    HeldOutFigures,
     HeldOutMetrics,
-    HeldOutPictures,
     ViewPair,
-    describe_lack,
+    describe_missing_images,
     held_out_images,
     held_out_source,
 )
@@ -68,12 +68,12 @@ def test_a_folder_that_is_streamed_holds_out_nothing(recipe_file: str, folder: P
 
 def test_a_run_whose_data_holds_out_no_images_says_so(recipe_file: str, folder: Path) -> None:
     measured = {"logging__metrics_every_steps": 2}
-    line = describe_lack(recipe_with(recipe_file, **measured))
+    line = describe_missing_images(recipe_with(recipe_file, **measured))
     assert line.startswith("No held-out images in `data.source` 'noise'")
     assert "set `logging.picture_source`" in line
-    assert describe_lack(recipe_with(recipe_file, logging__picture_every_steps=8)) == line
-    assert describe_lack(recipe_with(recipe_file)) == ""  # none are asked for within its few steps
-    assert describe_lack(recipe_with(recipe_file, **measured, logging__picture_source=folder)) == ""
+    assert describe_missing_images(recipe_with(recipe_file, logging__picture_every_steps=8)) == line
+    assert describe_missing_images(recipe_with(recipe_file)) == ""  # none are asked for within its few steps
+    assert describe_missing_images(recipe_with(recipe_file, **measured, logging__picture_source=folder)) == ""
 
 
 def test_images_are_spread_over_those_held_out(recipe_file: str, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder
     recipe = load_recipe(recipe_file, [f"logging.picture_source={folder}", "logging.picture_every_steps=1"])
     teacher = tiny.TinyTeacher("semantic", feature_dim=12, summary_dim=10)
     other = tiny.TinyTeacher("segmenter", feature_dim=9, summary_dim=None)
-    pictures = HeldOutPictures.of_run(recipe, {"semantic": teacher, "segmenter": other}, CPU, Path("drawn"))
+    pictures = HeldOutFigures.of_run(recipe, {"semantic": teacher, "segmenter": other}, CPU, Path("drawn"))
     assert pictures is not None
     assert pictures.pixel_values.shape == (2, 3, 48, 48)
     answers = {
@@ -363,11 +363,11 @@ def test_pictures_are_of_the_partition_that_most_teachers_see(recipe_file: str, 
         "semantic": tiny.TinyTeacher("semantic", feature_dim=12, summary_dim=10),
         "segmenter": tiny.TinyTeacher("segmenter", feature_dim=9, summary_dim=None),
     }
-    pictures = HeldOutPictures.of_run(load_recipe(recipe_file, settings), teachers, CPU, Path("drawn"))
+    pictures = HeldOutFigures.of_run(load_recipe(recipe_file, settings), teachers, CPU, Path("drawn"))
     assert pictures is not None
     assert pictures.pixel_values.shape[-1] == 64
     cached = load_recipe(recipe_file, [*settings, "views.teachers=cached", "data.image_size_px=48"])
-    pictures = HeldOutPictures.of_run(cached, teachers, CPU, Path("drawn"))
+    pictures = HeldOutFigures.of_run(cached, teachers, CPU, Path("drawn"))
     assert pictures is not None
     assert pictures.pixel_values.shape[-1] == 48
 
@@ -384,7 +384,7 @@ def test_wrong_settings_of_figures_are_refused(recipe_file: str, folder: Path, s
     Path("lonely").mkdir()
     (folder / "0.png").rename("lonely/0.png")
     with pytest.raises(RecipeError, match=message):
-        HeldOutPictures.of_run(load_recipe(recipe_file, ["logging.picture_every_steps=1", setting]), {}, CPU, folder)
+        HeldOutFigures.of_run(load_recipe(recipe_file, ["logging.picture_every_steps=1", setting]), {}, CPU, folder)
 
 
 def test_a_run_goes_on_without_pictures_that_cannot_be_written(

@@ -21,7 +21,7 @@ from training.distillation.monitoring import (
     PARTS,
     LossesBySize,
     SkippedSteps,
-    StepWatch,
+    StepProfile,
     measure_block_norms,
 )
 from training.views.plan import BatchPlan
@@ -30,7 +30,7 @@ from training.views.plan import BatchPlan
 def test_too_many_in_a_row_end_the_run() -> None:
     skipped = SkippedSteps(max_in_a_row=2)
     assert skipped.add(3, ["loss", "gradient"]) == "Step 3 skipped: not finite: loss; gradient (1 in a row)."
-    skipped.end_row()
+    skipped.reset_streak()
     assert skipped.add(5, ["loss"]).endswith("(1 in a row).")
     with pytest.raises(TrainingDivergedError, match=r"\(2 in a row\). Giving up; the last checkpoint is from before\."):
         skipped.add(6, ["loss"])
@@ -120,7 +120,7 @@ class SlowTeacher(nn.Module):
         return pixel_values
 
 
-def run_step(watch: StepWatch, clock: Clock, teachers: dict[str, nn.Module]) -> None:
+def run_step(watch: StepProfile, clock: Clock, teachers: dict[str, nn.Module]) -> None:
     """One second before the batch, 3 for reading, the teachers' own, 2 afterwards."""
     clock.now += 1
     watch.enter("data")
@@ -137,7 +137,7 @@ def test_time_is_shared_among_data_teachers_and_student(monkeypatch: pytest.Monk
     clock = Clock()
     monkeypatch.setattr(monitoring, "time", clock)
     teachers: dict[str, nn.Module] = {"a": SlowTeacher(clock, 4), "b": SlowTeacher(clock, 6)}
-    watch = StepWatch(teachers, CPU)
+    watch = StepProfile(teachers, CPU)
     teachers["a"](torch.zeros(1))  # as when a cache is filled: nothing is watched yet
     watch.begin_step()
     run_step(watch, clock, teachers)
@@ -151,7 +151,7 @@ def test_devices_are_waited_for_on_watched_steps_only(monkeypatch: pytest.Monkey
     waits: list[torch.device] = []
     monkeypatch.setattr("torch.accelerator.synchronize", waits.append)
     clock = Clock()
-    watch = StepWatch({}, torch.device("cuda:0"))
+    watch = StepProfile({}, torch.device("cuda:0"))
     run_step(watch, clock, {})
     assert waits == []
     watch.begin_step()

@@ -38,7 +38,7 @@ import training.teachers.registry
 from core.files import RUN_FILE, WriteError
 from core.interruption import TrainingDivergedError
 from core.ranks import STEP_TIMEOUT, TIMEOUT
-from model_cards.heritage import Heritage
+from model_cards.lineage import Lineage
 from modeling_radio import RadioModel
 from training.distill import main
 from training.distillation import inputs, step, trainer
@@ -227,9 +227,9 @@ def test_a_run_remembers_the_license_of_a_start_that_is_gone(recipe_file: str) -
     Path("vit/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     assert distil(recipe_file, "run", "student.init_from=vit", stop_at=2) is None
     shutil.rmtree("vit")
-    heritage = Heritage.find(distil(recipe_file, "run", "student.init_from=vit"))
-    assert [(each.name, each.license) for each in heritage.weights] == [("vit", "cc-by-nc-4.0")]
-    assert heritage == Heritage.find(Path("run"))
+    lineage = Lineage.find(distil(recipe_file, "run", "student.init_from=vit"))
+    assert [(each.name, each.license) for each in lineage.weights] == [("vit", "cc-by-nc-4.0")]
+    assert lineage == Lineage.find(Path("run"))
 
 
 def test_recipe_saved_with_the_run_repeats_it(recipe_file: str) -> None:

@@ -8,7 +8,7 @@ from model_cards.licenses import warnings_of
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph
 from training.evaluation import provenance
-from training.evaluation.provenance import data_sources, describe_run, heritage_of, teacher_source
+from training.evaluation.provenance import data_sources, describe_run, lineage_of, teacher_source
 from training.recipe import TeacherRecipe, list_recipes, load_recipe
 from training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS
 
@@ -66,29 +66,29 @@ def test_a_published_teacher_has_the_license_of_the_catalog(source, license, is_
     assert found.hub_id == (source if is_on_hub else None)
 
 
-def heritage(name, *changes):
+def lineage(name, *changes):
     recipe = load_recipe(name, ["data.source=images", *changes])
     adaptors = [{"name": entry.name, **FEATURES} for entry in recipe.teachers]
     tokens = {"num_cls_tokens": len(adaptors), "summary_idxs": [0]}
-    return heritage_of(RadioConfig.from_preset("radio-test", adaptors=adaptors, **tokens), recipe)
+    return lineage_of(RadioConfig.from_preset("radio-test", adaptors=adaptors, **tokens), recipe)
 
 
 @pytest.mark.parametrize("name", [name for name in list_recipes() if "permissive" in name or "mobile" in name])
 def test_a_student_of_the_permissive_recipes_inherits_nothing(name):
-    assert len(heritage(name).teachers) == 3
-    assert warnings_of(heritage(name).teachers) == []
+    assert len(lineage(name).teachers) == 3
+    assert warnings_of(lineage(name).teachers) == []
 
 
 def test_teachers_of_the_other_recipes_with_restricted_licenses():
     names = ("c_radio_v4_h", "c_radio_v3", "radio_s", "demo")
-    warned = [[warning.partition(":")[0] for warning in warnings_of(heritage(name).teachers)] for name in names]
+    warned = [[warning.partition(":")[0] for warning in warnings_of(lineage(name).teachers)] for name in names]
     assert warned == [["dino_v3", "sam3"], ["clip"], ["c-radio", "siglip2-g", "dino_v3", "sam3"], []]
 
 
 def test_a_student_of_a_student_inherits_from_its_teachers_too_and_from_what_it_started_from(tmp_path):
-    heritage("c_radio_v4_h").save(tmp_path)
+    lineage("c_radio_v4_h").save(tmp_path)
     entry = f"teachers=[{{name: radio, kind: radio, source: {tmp_path}}}]"
-    of_student = heritage("demo", entry, "student.init_from=facebook/dinov2-small")
+    of_student = lineage("demo", entry, "student.init_from=facebook/dinov2-small")
     assert [(each.name, each.role) for each in of_student.images] == [
         ("images", "training: images"),
         ("radio: images", "images of radio"),
@@ -96,12 +96,12 @@ def test_a_student_of_a_student_inherits_from_its_teachers_too_and_from_what_it_
     assert [each.name for each in of_student.teachers] == ["radio", "radio: siglip2-g", "radio: dino_v3", "radio: sam3"]
     assert [(each.license, each.role) for each in of_student.weights] == [("apache-2.0", "weights")]
     gone = f"{tmp_path}/private/start"
-    (weights,) = heritage("demo", f"student.init_from={gone}").weights
+    (weights,) = lineage("demo", f"student.init_from={gone}").weights
     assert (weights.name, weights.origin, weights.hub_id) == ("start", "folder start", None)
-    started = heritage("demo", f"student.init_from={tmp_path}")
+    started = lineage("demo", f"student.init_from={tmp_path}")
     assert [each.name for each in started.images] == ["images", f"{tmp_path.name}: images"]
     assert str(tmp_path) not in str(started)
-    warm = heritage("demo", "student.init_from=dinov2-s-saliency").weights
+    warm = lineage("demo", "student.init_from=dinov2-s-saliency").weights
     assert [(each.name, each.license) for each in warm] == [("dinov2-s-saliency", "MIT; the DINOv2 base is Apache-2.0")]
 
 
@@ -109,7 +109,7 @@ def test_training_images_are_named_without_paths_of_the_machine(tmp_path):
     pictures = tmp_path / "private" / "pictures"
     pictures.mkdir(parents=True)
     mixed_in = "data.mixed_in=[{source: 'hub:org/images:small', weight: 0.25}, {source: 'web/*.tar', weight: 0.25}]"
-    images = heritage("demo", f"data.source={pictures}", mixed_in, "data.num_images=null").images
+    images = lineage("demo", f"data.source={pictures}", mixed_in, "data.num_images=null").images
     assert [(each.name, each.origin, each.hub_id) for each in images] == [
         ("pictures", "folder pictures", None),
         ("org/images:small", "Hugging Face Hub, org/images:small", "org/images"),
@@ -130,7 +130,7 @@ def test_the_demos_images_are_named_by_their_packages(monkeypatch):
         ("budgie-backgrounds", "1 pictures", "CC0-1.0", "evaluation: photographs"),
     ]
     monkeypatch.setattr(provenance, "load_demo_assets", {"demo": assets}.__getitem__)
-    images = heritage("demo", "data.source=demo").images
+    images = lineage("demo", "data.source=demo").images
     assert [(each.name, each.role, each.size) for each in images] == [
         ("tuxpaint-stamps-default", "training: object cut-outs", "1 pictures"),  # the other one is held out
         ("budgie-backgrounds", "training: photographs", "1 pictures"),

@@ -73,7 +73,7 @@ def test_moving_average_of_a_resized_window_is_moved_by_whole_tokens(tmp_path: P
     recipe.mesa = MesaRecipe(weight=1.0)
     moved = []
     for _, example in examples_of(recipe, tmp_path, 6):
-        views = example.pixel_values[0], example.average_pixels[0], example.average_shifts[0].tolist()
+        views = example.pixel_values[0], example.ema_pixels[0], example.ema_shifts[0].tolist()
         for own, other, (down, right) in zip(*views, strict=True):
             moved.append(bool(down or right))
             row, col = down * PATCH, right * PATCH

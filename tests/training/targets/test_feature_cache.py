@@ -29,7 +29,7 @@ from training.targets.feature_cache import (
     FeatureCache,
     FeatureFormat,
     HalfPrecision,
-    TeacherAnswers,
+    TeacherOutputs,
     check_contents,
     check_shards,
     clear_up,
@@ -49,8 +49,8 @@ def cached_recipe(cache_format: str = "float16") -> Recipe:
     return recipe_with(ViewsRecipe(teachers="cached", cache_format=cache_format))
 
 
-def answers_of(teachers=TEACHERS, cache_format: str = "float16") -> TeacherAnswers:
-    return TeacherAnswers(teachers, SIDE // PATCH, CPU, FORMATS[cache_format])
+def answers_of(teachers=TEACHERS, cache_format: str = "float16") -> TeacherOutputs:
+    return TeacherOutputs(teachers, SIDE // PATCH, CPU, FORMATS[cache_format])
 
 
 def names_in(folder: Path) -> list[str]:
@@ -363,7 +363,7 @@ class TestWriting:
     def test_runs_that_build_one_cache_share_the_work(self, tmp_path: Path, small_shards: None) -> None:
         contents, crops, both = contents_of(cached_recipe()), [], threading.Barrier(2, timeout=20)
 
-        class Slow(TeacherAnswers):
+        class Slow(TeacherOutputs):
             def __call__(self, images: Tensor) -> dict[str, Tensor]:
                 crops.append(images)
                 time.sleep(0.05)

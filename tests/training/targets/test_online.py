@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training.losses.alignment import align_to_teacher
 from training.recipe import Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
 from training.targets.examples import Example
-from training.targets.feature_cache import HalfPrecision, TeacherAnswers
+from training.targets.feature_cache import HalfPrecision, TeacherOutputs
 from training.targets.online import OnlineTargets
 from training.targets.statistics import TeacherStatistics
 from training.teachers.base import Teacher
@@ -189,6 +189,6 @@ def test_teachers_of_one_network_share_one_pass_of_one_crop() -> None:
             shifts.append((three.shifts[0] != one.shifts[0]).any())
     assert any(shifts)  # another network sees a crop of its own
     assert (color.num_passes, gray.num_passes, other.num_passes) == (3, 3, 3)  # gray: of the partition "some"
-    entries = TeacherAnswers(teachers, SIDE // PATCH, CPU, HalfPrecision())(Images().images)
+    entries = TeacherOutputs(teachers, SIDE // PATCH, CPU, HalfPrecision())(Images().images)
     assert entries["gray.features"].shape == (NUM_IMAGES, SIDE // PATCH, SIDE // PATCH, 1)
     assert color.num_passes == other.num_passes > 3 == gray.num_passes

@@ -13,7 +13,7 @@ from training.distillation import trainer
 from training.distillation.optimizers import build_optimizer
 from training.recipe import OptimizerRecipe, load_recipe
 from training.targets.phi_s import PhiS
-from training.targets.refits import follow_refits, standardize_heads, unstandardize_heads
+from training.targets.refits import rebase_heads, standardize_heads, unstandardize_heads
 from training.targets.statistics import TeacherStatistics
 
 
@@ -29,7 +29,7 @@ class RefitWatch:
         self.turns: list[float] = []
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        begin_step, follow = TeacherStatistics.begin_step, trainer.follow_refits
+        begin_step, follow = TeacherStatistics.begin_step, trainer.rebase_heads
 
         def begin(statistics: TeacherStatistics, step: int):
             self.before = self.predict()
@@ -41,7 +41,7 @@ class RefitWatch:
                 self.compare()
 
         patch.setattr(TeacherStatistics, "begin_step", begin)
-        patch.setattr(trainer, "follow_refits", follow_and_compare)
+        patch.setattr(trainer, "rebase_heads", follow_and_compare)
 
     def compare(self) -> None:
         self.steps.append(self.distiller.step)
@@ -122,7 +122,7 @@ def test_running_gradient_is_the_one_of_the_new_target(upsample: int) -> None:
         optimizer.state[parameter]["exp_avg_sq"] = gradient.square()
     look_at(standardizer, seed=2)
     change = standardizer.refit()
-    follow_refits({"teacher": change}, [model], optimizer)
+    rebase_heads({"teacher": change}, [model], optimizer)
     after = gradients()
     assert (after[0] - before[0]).abs().max() > 0.1 * before[0].abs().max()
     for parameter, gradient, old in zip((linear.weight, linear.bias), after, before, strict=True):
@@ -139,7 +139,7 @@ def test_parameters_without_a_state_get_none() -> None:
     model, standardizer = head_and_standardizer(1)
     optimizer = build_optimizer(model, OptimizerRecipe())
     look_at(standardizer, seed=2)
-    follow_refits({"teacher": standardizer.refit()}, [model], optimizer)
+    rebase_heads({"teacher": standardizer.refit()}, [model], optimizer)
     assert len(optimizer.state) == 0
 
 

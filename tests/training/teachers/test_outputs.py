@@ -5,7 +5,7 @@ from torch import nn
 from training.teachers.outputs import (
     BlockListener,
     TeacherWidths,
-    check_answer,
+    check_teacher_output,
     longest_list,
     resample_features,
     resize_images,
@@ -47,11 +47,11 @@ SUMMARY, FEATURES = torch.rand(2, 3), torch.rand(2, 3, 2, 2)
     ],
 )
 def test_outputs_of_other_widths_name_the_teacher_and_the_output(answer: object, message: str) -> None:
-    assert check_answer((SUMMARY, FEATURES), "echo", TeacherWidths(3, 3)) == (SUMMARY, FEATURES)
+    assert check_teacher_output((SUMMARY, FEATURES), "echo", TeacherWidths(3, 3)) == (SUMMARY, FEATURES)
     with pytest.raises(ValueError, match=f"^Teacher 'echo': `encode` must return .*{message}"):
-        check_answer(answer, "echo", TeacherWidths(3, 3))
+        check_teacher_output(answer, "echo", TeacherWidths(3, 3))
     with pytest.raises(ValueError, match=r"^Teacher 'echo': .*None .*summary"):
-        check_answer((SUMMARY, FEATURES), "echo", TeacherWidths(None, 3))
+        check_teacher_output((SUMMARY, FEATURES), "echo", TeacherWidths(None, 3))
 
 
 def test_the_blocks_are_the_longest_list_of_modules_of_one_class() -> None:

@@ -17,7 +17,7 @@ from training.recipe import TeacherRecipe, load_recipe
 from training.recipe_sections import RunOptions
 from training.student.build import student_config
 from training.targets.feature_cache import weights_fingerprint
-from training.teachers.base import by_network, split_answer
+from training.teachers.base import by_network, split_output
 from training.teachers.outputs import resample_features, resize_images
 from training.teachers.registry import build_teacher, share_network, teacher_of_recipe
 
@@ -218,7 +218,7 @@ def test_one_pass_answers_for_all_of_its_adaptors(folder):
             assert torch.equal(answer.features, expected.features)
             assert answer.summary is expected.summary is None or torch.equal(answer.summary, expected.summary)
     teachers[0].use_depths([1.0])
-    _, (last, inner) = split_answer(teachers[1]([[images]], teachers)[0], teachers)[0]
+    _, (last, inner) = split_output(teachers[1]([[images]], teachers)[0], teachers)[0]
     torch.testing.assert_close(inner, normed(last))
     assert len(passes) == 4
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import training.teachers.registry
-from model_cards.heritage import Heritage
+from model_cards.lineage import Lineage
 from modeling_radio import RadioModel
 from training.distill import main
 from training.distillation.checkpoints import list_checkpoints
@@ -279,10 +279,10 @@ def test_stages_follow_each_other(staged_file: str, capsys: pytest.CaptureFixtur
     ).read_bytes()
     assert RadioModel.from_pretrained("run/final").config.adaptor_names == ["newcomer", "semantic"]
     assert load_recipe("run/recipe.yaml").stages == load_recipe(staged_file).stages
-    heritage = Heritage.find(Path("run/final"))
-    assert {each.name for each in heritage.teachers} == {"semantic", "segmenter", "newcomer"}
-    assert len(heritage.images) == 1
-    assert heritage.weights == []
+    lineage = Lineage.find(Path("run/final"))
+    assert {each.name for each in lineage.teachers} == {"semantic", "segmenter", "newcomer"}
+    assert len(lineage.images) == 1
+    assert lineage.weights == []
 
 
 def test_trunk_of_a_stage_waits_and_its_schedule_and_statistics_start_anew(staged_file: str) -> None:

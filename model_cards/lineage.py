@@ -16,7 +16,7 @@ FILE = "learned_from.json"
 
 
 @dataclass(frozen=True)
-class Heritage:
+class Lineage:
     """Teachers, initial weights and training images of a student.
 
     Attributes:
@@ -36,7 +36,7 @@ class Heritage:
         write_text(folder / FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
-    def find(cls, folder: Path) -> Heritage:
+    def find(cls, folder: Path) -> Lineage:
         """Return the content of the file in a folder; an empty one where there is no file.
 
         Raises:
@@ -52,21 +52,21 @@ class Heritage:
                 f"{error} Restore it from a copy, or delete it: then cards name only what the recipe does."
             ) from error
 
-    def seen_through(self, name: str) -> Heritage:
-        """Return the heritage of a student of this one, called `name`: initial weights count as teachers."""
+    def seen_through(self, name: str) -> Lineage:
+        """Return the lineage of a student of this one, called `name`: initial weights count as teachers."""
 
         def renamed(sources: list[Source], role: str) -> list[Source]:
             return [replace(each, name=f"{name}: {each.name}", role=f"{role} of {name}") for each in sources]
 
-        return Heritage(renamed([*self.teachers, *self.weights], "teacher"), [], renamed(self.images, "images"))
+        return Lineage(renamed([*self.teachers, *self.weights], "teacher"), [], renamed(self.images, "images"))
 
-    def joined(self, other: Heritage) -> Heritage:
+    def joined(self, other: Lineage) -> Lineage:
         """Return the union of both; entries of this one win over those of the same name and role."""
 
         def both(own: list[Source], others: list[Source]) -> list[Source]:
             known = {(each.name, each.role) for each in own}
             return [*own, *(each for each in others if (each.name, each.role) not in known)]
 
-        return Heritage(
+        return Lineage(
             both(self.teachers, other.teachers), both(self.weights, other.weights), both(self.images, other.images)
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model_cards.heritage import FILE, Heritage
+from model_cards.lineage import FILE, Lineage
 from model_cards.results import Source
 
 
@@ -15,17 +15,17 @@ IMAGES = Source("org/images", "training: images", "see its origin", "Hugging Fac
 
 
 def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    heritage = Heritage([SAM3], [START], [IMAGES])
-    heritage.save(tmp_path)
-    assert Heritage.find(tmp_path) == heritage
-    assert Heritage.find(tmp_path / "nowhere") == Heritage()
+    lineage = Lineage([SAM3], [START], [IMAGES])
+    lineage.save(tmp_path)
+    assert Lineage.find(tmp_path) == lineage
+    assert Lineage.find(tmp_path / "nowhere") == Lineage()
     (tmp_path / FILE).write_text('{"teachers": [{"name": "x"}], "students": 1}')
     with pytest.raises(ValueError, match=r"learned_from\.json .*students"):
-        Heritage.find(tmp_path)
+        Lineage.find(tmp_path)
 
 
 def test_a_students_student_sees_both_through_it() -> None:
-    through = Heritage([SAM3], [START], [IMAGES]).seen_through("radio")
+    through = Lineage([SAM3], [START], [IMAGES]).seen_through("radio")
     assert [(each.name, each.role, each.license) for each in through.teachers] == [
         ("radio: sam3", "teacher of radio", "SAM License"),
         ("radio: start", "teacher of radio", "Apache-2.0"),
@@ -37,5 +37,5 @@ def test_a_students_student_sees_both_through_it() -> None:
 
 def test_what_was_known_stays_and_what_is_new_is_added() -> None:
     licensed, again = replace(SAM3, license="unknown"), replace(SAM3, role="summary (8)")
-    joined = Heritage([SAM3], [], [IMAGES]).joined(Heritage([licensed, again], [START], [IMAGES]))
-    assert joined == Heritage([SAM3, again], [START], [IMAGES])
+    joined = Lineage([SAM3], [], [IMAGES]).joined(Lineage([licensed, again], [START], [IMAGES]))
+    assert joined == Lineage([SAM3, again], [START], [IMAGES])
