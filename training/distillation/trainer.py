@@ -33,7 +33,7 @@ from training.distillation.checkpoints import (
 )
 from training.distillation.cpu import keep_freed_memory
 from training.distillation.monitoring import SkippedSteps
-from training.distillation.optimizers import cosine_with_warmup, linear_warmup
+from training.distillation.schedule import cosine_with_warmup, linear_warmup
 from training.distillation.sharding import (
     assemble,
     average_gradients,
