@@ -530,7 +530,6 @@ def test_unknown_problem_type():
         ("depth", torch.rand(2, 24, 40), "`labels`"),
         ("depth", torch.ones(2, *SIZE).int(), "`labels`"),
     ],
-    ids=str,
 )
 def test_labels_that_cannot_be_right(name, labels, message):
     model = HEADS[name].build()
