@@ -177,6 +177,11 @@ def test_a_width_that_is_set_later_must_fit_the_others():
     config.check()
 
 
+def test_fields_of_transformers_are_refused_where_a_file_is_opened_with_others():
+    with pytest.raises(ValueError, match="`chunk_size_feed_forward`"):
+        RadioConfig.from_dict(tiny().to_dict(), chunk_size_feed_forward=-1)
+
+
 def test_architectures_that_are_taken_away_are_none_at_all():
     config = tiny()
     config.architectures = None
