@@ -491,7 +491,9 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         }
         names = (*own, "architectures", *OTHER_ARGUMENTS[:3], *LABELS)
         overrides = {name: kwargs.pop(name) for name in names if name in kwargs}
-        return super().from_dict(cls._override(config_dict, overrides), **kwargs)
+        opened = super().from_dict(cls._override(config_dict, overrides), **kwargs)
+        (opened[0] if isinstance(opened, tuple) else opened).check()  # transformers' own fields were set one by one
+        return opened
 
     @classmethod
     def of(cls, config: Any) -> "RadioConfig":

@@ -136,6 +136,11 @@ def test_what_was_not_chosen_follows_an_override_at_load(order, tmp_path):
     assert RadioConfig.from_pretrained(tmp_path, num_hidden_layers=2).out_features == ["stage2"]
 
 
+def test_fields_of_transformers_are_refused_where_a_file_is_opened_with_others():
+    with pytest.raises(ValueError, match="`chunk_size_feed_forward`"):
+        RadioConfig.from_dict(tiny().to_dict(), chunk_size_feed_forward=-1)
+
+
 def test_architectures_that_are_taken_away_are_none_at_all():
     config = tiny()
     config.architectures = None
