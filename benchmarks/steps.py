@@ -4,8 +4,8 @@
 
 A program with steps prints a line of JSON when it is ready, and another one for every line "NUM_STEPS" of its input:
 seconds per step by part. This file needs Python alone, since it also runs beside libraries that may be incompatible
-with ours. Of the project it uses only what versions since 2026-11-30 have, so that it can time an older one: `keep_freed_memory`,
-`load_recipe`, and `Distiller` with `build`, `train_step` and `parts`.
+with ours. Of the project it uses only what versions since 2026-11-30 have, so that it can time an older one:
+`keep_freed_memory`, `load_recipe`, and `Distiller` with `build`, `train_step` and `parts`.
 """
 
 import json
