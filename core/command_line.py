@@ -72,7 +72,7 @@ def run_command(
     except (Interrupted, KeyboardInterrupt) as interruption:
         number = interruption.number if isinstance(interruption, Interrupted | Signaled) else signal.SIGINT
         message, status = str(interruption) or interrupted, 128 + number  # as shells count
-    except (*USER_ERRORS, ModuleNotFoundError, RuntimeError) as error:
+    except (*USER_ERRORS, ImportError, RuntimeError) as error:
         advice = None if show_traceback else _advice(error, extra)
         if advice is None:
             raise
@@ -89,6 +89,8 @@ def _advice(error: Exception, extra: str) -> str | None:
         package = (error.name or "").partition(".")[0]
         is_absent = package and importlib.util.find_spec(package) is None  # else a part is missing, which is a bug
         return f'the package {package} is not installed: run `pip install -e ".[{extra}]"`' if is_absent else None
+    if isinstance(error, ImportError):  # a library asks for a package in words of its own; else it is a bug
+        return str(error) if error.name is None else None
     if not isinstance(error, USER_ERRORS):
         return WORKER_IS_GONE if KILLED_WORKER.match(str(error)) else None
     from_worker = FROM_WORKER.match(str(error))

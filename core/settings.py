@@ -376,6 +376,8 @@ class Settings(BaseModel):
         if is_flag or is_none or (value == "" and Path in kinds):  # to Python an empty path is the working directory
             hint = " Write null for no value." if is_none else ""
             raise SettingsError(f"`{{path}}` must be {describe_type(field)}, got {value!r}.{hint}")
+        if dict in kinds and not _is_finite(value):  # JSON, as checkpoints have it, knows no other number
+            raise SettingsError(f"`{{path}}` must have finite numbers, got {value!r:.200}.")
         for rule in field.metadata:
             for choice in items or [value]:
                 if isinstance(rule, OneOf) and isinstance(choice, str):  # other types are refused by pydantic
@@ -394,6 +396,15 @@ class Settings(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data for YAML or JSON."""
         return self.model_dump(mode="json")
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether no number within plain data is infinite or none."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def require(is_valid: bool, name: str, value: Any, rule: str) -> None:

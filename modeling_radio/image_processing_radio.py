@@ -544,8 +544,14 @@ def join_images(images: list[Tensor], options: dict[str, Any]) -> dict[str, Any]
     """Return resized images as the model takes them, as `do_pack`, `do_pad` and `return_tensors` say.
 
     Raises:
-        ValueError: If they are of different sizes and none of these options takes such.
+        ValueError: If they have different channels, or different sizes and none of these options takes such.
     """
+    channels = sorted({image.shape[0] for image in images})
+    if len(channels) > 1 and (options["do_pack"] or options["do_pad"] or options["return_tensors"] is not None):
+        raise ValueError(
+            f"`images` must have equal channels to fit one batch, got {channels}. Leave `do_convert_rgb` on, or give "
+            "`return_tensors=None` for a list."
+        )
     if not options["do_pack"] and not options["do_pad"] and options["return_tensors"] is not None:
         return {"pixel_values": to_pixels(_stack(images), options)}
     pixel_values = [to_pixels(image, options) for image in images]

@@ -206,6 +206,7 @@ def failing(error):
             1,
             'error: .*absent_package .*`pip install -e ".\\[export]"`',
         ),
+        (ImportError("this needs\n flash attention"), 1, "error: this needs flash attention"),  # a library's own words
         (KeyboardInterrupt(), 130, "interrupted"),
         (Signaled(signal.SIGTERM), 143, "interrupted"),
         (Interrupted("stopped at step 3", signal.SIGUSR1), 138, "stopped at step 3"),

@@ -268,9 +268,12 @@ def test_a_killed_run_leaves_no_lock_even_if_its_data_workers_live_on(tmp_path):
         with sole_run(tmp_path / "run"):
             worker = os.fork()
             if worker == 0:
+                (tmp_path / "born").touch()  # what a new process lets go of, it has by now
                 time.sleep(60)
                 os._exit(0)
             (tmp_path / "number").write_text(str(worker))
+            while not (tmp_path / "born").exists():
+                time.sleep(0.01)
             kill_myself()
 
     in_a_child(hold)

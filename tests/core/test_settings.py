@@ -58,6 +58,7 @@ def test_later_layers_and_changes_win():
         ("sizes=[1, true]", "`sizes`|[an integer, ...]|[1, True]"),
         ("section.rate=true", "`section.rate`|True"),
         ("section.rate=.nan", "`section.rate`|a finite number|nan"),
+        ("section.free={x: [.inf]}", "`section.free`|finite numbers|inf"),
         ("section.loss=msa", "`section.loss`|['mse', 'cosine']|'msa'|'mse'?"),
         ("section={loss: {mse: 1}}", "`section.loss`|['mse', 'cosine']|{'mse': 1}"),
         ("section=fast", "`section`|a mapping|'fast'"),

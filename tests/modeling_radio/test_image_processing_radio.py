@@ -95,6 +95,13 @@ def test_images_of_one_shape_are_resized_together_with_the_same_pixels(processor
 # How it joins images
 
 
+@pytest.mark.parametrize("options", [{}, {"do_pad": True}, {"do_pack": True}])
+def test_images_of_different_channels_fit_no_batch(options):
+    images = [Image.new(mode, (32, 32)) for mode in ("L", "RGBA")]
+    with pytest.raises(ValueError, match=r"`images` must have equal channels .* \[1, 4\]"):
+        RadioImageProcessor(do_convert_rgb=False)(images, return_tensors="pt", **options)
+
+
 def test_images_of_different_sizes_need_a_choice(processor):
     images = [make_pixels(48, 64), make_pixels(64, 48)]
     with pytest.raises(ValueError, match=r"2 different sizes .*do_pad=True.*do_pack=True"):

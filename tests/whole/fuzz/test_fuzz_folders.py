@@ -94,6 +94,10 @@ def opened_or_refused(opened: Callable[[], Any]) -> Any:
             return opened()
         except USER_ERRORS:
             return None
+        except ImportError as error:
+            if error.name is not None:  # else transformers asks for a package, such as flash attention's
+                raise
+            return None
 
 
 def ask(opened: Opened) -> None:
