@@ -75,7 +75,7 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
 
 JOULES_PER_KWH = 3.6e6
 POWERCAP = Path("/sys/class/powercap")
-"""Where Linux has the counters of processors (RAPL, of AMD's too); most systems let only root read them."""
+"""Folder of the processors' energy counters on Linux (RAPL, of AMD's too); most systems let only root read them."""
 _LARGEST_PACKAGE_WATTS = 1000.0  # our choice, above any processor of today: bounds how soon a counter begins anew twice
 
 

@@ -376,7 +376,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     text_adaptor: str | None = None
     use_feature_pyramid: bool = False
     feature_pyramid_size: int = 256  # as in ViTDet, https://arxiv.org/abs/2203.16527
-    # Where the weights come from
+    # Origin of the weights
     version: str | None = None
     nvidia_source: dict[str, Any] | None = None
     # transformers' own, which does not check the types of these
@@ -639,7 +639,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def num_mergings(self) -> int:
-        """How often 2 x 2 tokens become one; 0 in the plain network."""
+        """Number of mergings of 2 x 2 tokens into one; 0 in the plain network."""
         return len(self.downscale_levels or [])
 
     @property
@@ -819,7 +819,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
                 if len(getattr(self, name) or ()) != num_labels:
                     setattr(self, name, None)
 
-    # What cannot be built
+    # Checks of what can be built
 
     @classmethod
     def _check_names(cls, names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a saved folder carries: entries of `config.json` that name our classes, and the source files beside it.
+"""Contents of a saved folder: entries of `config.json` that name our classes, and the source files beside it.
 
 `RadioConfig.save_pretrained` calls `copy_source_files`.
 """

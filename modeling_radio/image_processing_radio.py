@@ -145,7 +145,7 @@ def _choose_scale(height: int, width: int, size: SizeDict, longest: int) -> floa
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "DDS", "PCX")
 FORMATS += ("PSD", "QOI", "SGI", "SUN", "XBM", "TGA")
 
-# What Pillow and its plugins raise on files that are damaged, or no images.
+# Errors of Pillow and its plugins on damaged files and on files that are no images.
 UNREADABLE = (
     OSError,
     EOFError,

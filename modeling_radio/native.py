@@ -1,4 +1,4 @@
-"""How far transformers' own `RadioModel`, without `trust_remote_code`, gives the same on a folder of ours."""
+"""Differences between our outputs and those of transformers' own `RadioModel`, without `trust_remote_code`."""
 
 from .configuration_radio import RadioConfig
 
