@@ -36,9 +36,6 @@ PyTorch's kernel, a whole image of 224 px does not."""
 MOST_THREADS = 2
 """Threads up to which blocks, one after the other, were measured to be faster; PyTorch's kernel shares heads out among
 any number."""
-LONG_SEGMENT = 1024
-"""Tokens from which on queries, keys and values are read faster where those of each head stand together. Our choice, as
-measured on an AMD EPYC (docs/benchmarks.md): shorter ones are read from where the projection put them."""
 
 AGAIN = "Open the model again with `from_pretrained` and leave out `prepack`."
 
@@ -63,8 +60,6 @@ def cpu_attention_forward(
     head_dim)`; there are no weights. Blocks are faster in bfloat16 without gradients, on a CPU with AVX512-BF16 and
     without AMX, with at most `MOST_THREADS` threads. In all other cases results are those of "sdpa" to the bit.
     """
-    if query.device.type == "cpu" and not is_compiling_or_tracing() and query.shape[2] >= LONG_SEGMENT:
-        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     is_plain = attention_mask is None and is_causal is None and not dropout and not module.training
     if is_plain and scaling is not None and is_faster_in_blocks(query):
         return blocked_attention_forward(query, key, value, scaling), None

@@ -39,6 +39,9 @@ class RadioInputConditioner(nn.Module):
 
 RESIZED_CHANNELS = 64  # our choice: 4 MB of a table of 128 x 128
 COMPILES_SYM_MAX = is_torch_greater_or_equal("2.11")  # the versions in which we compiled it
+LONG_SEGMENT = 1024
+"""Fewest tokens for which a CPU attends faster when the queries, keys and values of each head stand together in
+memory. Our choice: measured on an AMD EPYC and an Intel Xeon (docs/benchmarks.md)."""
 
 
 def is_compiling_or_tracing() -> bool:
@@ -491,7 +494,10 @@ class RadioAttention(nn.Module):
         """
         length = qkv.shape[1] // count
         # -> (3, batch * count, heads, segment, head_dim)
-        query, key, value = qkv.reshape(-1, length, *qkv.shape[2:]).permute(2, 0, 3, 1, 4).unbind(0)
+        by_head = qkv.reshape(-1, length, *qkv.shape[2:]).permute(2, 0, 3, 1, 4)
+        if qkv.device.type == "cpu" and not is_compiling_or_tracing() and length >= LONG_SEGMENT:
+            by_head = by_head.contiguous()
+        query, key, value = by_head.unbind(0)
         implementation = "eager" if is_eager else str(self.config._attn_implementation)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
