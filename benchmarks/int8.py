@@ -19,9 +19,9 @@ from transformers import TorchAoConfig
 
 from benchmarks.inference import WINDOW
 from benchmarks.measuring import MeasuringSettings, Row, report, take_turns
-from conversion.graphs.files import open_graph
-from conversion.onnx_precision import convert_precision
-from conversion.to_onnx import export_onnx, save_onnx
+from modeling_radio.conversion.graphs.files import open_graph
+from modeling_radio.conversion.onnx_precision import convert_precision
+from modeling_radio.conversion.to_onnx import export_onnx, save_onnx
 from modeling_radio import RadioConfig, RadioModel
 
 

@@ -18,8 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from pydantic import Field
 from tqdm import tqdm
 
-from conversion.from_nvidia import convert, read_label, save
-from conversion.release.comparison import (
+from modeling_radio.conversion.from_nvidia import convert, read_label, save
+from modeling_radio.conversion.release.comparison import (
     Answers,
     Cases,
     ParityError,
@@ -31,15 +31,15 @@ from conversion.release.comparison import (
     plan_cases,
     read_size,
 )
-from core.command_line import Command, one_line_warnings
-from core.errors import check_choice
-from core.files import check_output, scratch_folder, write_text
-from core.machine import describe_machine, versions_of
-from core.settings import Settings, Spelling, read_names
-from core.tables import markdown
-from core.trust import foreign_code
-from model_cards.parity import FILE, Cost, Parity
-from model_cards.rendering import render_part
+from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.errors import check_choice
+from modeling_radio.core.files import check_output, scratch_folder, write_text
+from modeling_radio.core.machine import describe_machine, versions_of
+from modeling_radio.core.settings import Settings, Spelling, read_names
+from modeling_radio.core.tables import markdown
+from modeling_radio.core.trust import foreign_code
+from modeling_radio.model_cards.parity import FILE, Cost, Parity
+from modeling_radio.model_cards.rendering import render_part
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import read_json
 from modeling_radio.nvidia.stored_tensors import stored_tensors

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion.nvidia.keys import TrainingFileLayout, training_file_key
-from conversion.nvidia.source import ERADIO_ARGUMENTS, PICKLES
-from conversion.opening import check_file_output, open_model
-from core.command_line import Command, one_line_warnings
-from core.files import write_file
-from core.settings import Settings
+from modeling_radio.conversion.nvidia.keys import TrainingFileLayout, training_file_key
+from modeling_radio.conversion.nvidia.source import ERADIO_ARGUMENTS, PICKLES
+from modeling_radio.conversion.opening import check_file_output, open_model
+from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.files import write_file
+from modeling_radio.core.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
 from modeling_radio.eradio_radio import EradioPositionBias

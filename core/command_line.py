@@ -14,9 +14,9 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from core.errors import UserError, did_you_mean
-from core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
-from core.settings import (
+from modeling_radio.core.errors import UserError, did_you_mean
+from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
+from modeling_radio.core.settings import (
     MISSING,
     Settings,
     SettingsError,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from core.errors import UserError, first_few
+from modeling_radio.core.errors import UserError, first_few
 
 
 TEMPORARY_PREFIX = ".partial-"
@@ -354,7 +354,7 @@ def sole_run(output: Path, command: str | None = None) -> Iterator[None]:
         UserError: On every rank, if another process has the folder.
         ValueError: As `check_run_folder`.
     """
-    from core.ranks import on_first_rank  # imports torch, for which `--help` need not wait
+    from modeling_radio.core.ranks import on_first_rank  # imports torch, for which `--help` need not wait
 
     with ExitStack() as stack:
 

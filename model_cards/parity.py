@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from core.files import write_text
-from model_cards.results import load_typed
+from modeling_radio.core.files import write_text
+from modeling_radio.model_cards.results import load_typed
 
 
 FILE = "parity.json"

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from core.files import write_text
-from core.tables import markdown, plain_cell
+from modeling_radio.core.files import write_text
+from modeling_radio.core.tables import markdown, plain_cell
 
 
 T = TypeVar("T")

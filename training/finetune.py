@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from core.command_line import Command
-from training.finetuning.settings import FinetuneSettings
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.finetuning.settings import FinetuneSettings
 
 
 class _Lora(argparse.Action):
@@ -46,7 +46,7 @@ def _finetune(settings: FinetuneSettings) -> None:
     if settings.quantize is None:
         # transformers imports bitsandbytes wherever it is installed, and that logs at once what it cannot download.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
+    from modeling_radio.training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
 
     run = FinetuningRun(settings)
     metrics = run.run()

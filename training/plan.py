@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from core.command_line import Command
-from training.recipe import Recipe, RecipeCommand
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.recipe import Recipe, RecipeCommand
 
 
 DEFAULT_MFU = 0.35
@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(settings: PlanSettings) -> None:
-    from training.planning.costs import choose_cards  # import torch, for which `--help` need not wait
-    from training.planning.plan import Plan, describe
+    from modeling_radio.training.planning.costs import choose_cards  # import torch, for which `--help` need not wait
+    from modeling_radio.training.planning.plan import Plan, describe
 
     cards = choose_cards(settings.gpu, settings.peak_tflops, settings.memory_gib)
     # The images are not opened: a recipe that leaves their source to the command line can be planned without.

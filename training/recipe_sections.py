@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field, model_validator
 
-from core.settings import Mark, Settings, SettingsError, require
+from modeling_radio.core.settings import Mark, Settings, SettingsError, require
 
 
 Count = Annotated[int, Gt(0)]

@@ -12,10 +12,10 @@ from local_hub import Repository, hub_in_place
 from reference_cases import write_release
 from safetensors.torch import load_file, save_file
 
-from conversion.compare_release import main
-from conversion.from_nvidia import main as convert
-from model_cards.build import main as build
-from model_cards.parity import Parity
+from modeling_radio.conversion.compare_release import main
+from modeling_radio.conversion.from_nvidia import main as convert
+from modeling_radio.model_cards.build import main as build
+from modeling_radio.model_cards.parity import Parity
 
 
 run_process = subprocess.run  # before tests put something in its place

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conversion.onnx_precision import convert_precision
+from modeling_radio.conversion.onnx_precision import convert_precision
 
 
 onnx = pytest.importorskip("onnx")

@@ -17,8 +17,8 @@ from transformers import (
     ViTConfig,
 )
 
-from conversion.from_nvidia import convert, main
-from conversion.text_tower import add_text_tower, canonicalizing
+from modeling_radio.conversion.from_nvidia import convert, main
+from modeling_radio.conversion.text_tower import add_text_tower, canonicalizing
 from modeling_radio import RadioForZeroShotImageClassification
 
 

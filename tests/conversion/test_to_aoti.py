@@ -6,8 +6,8 @@ import pytest
 import torch
 from releases import needs_exporter
 
-from conversion.graphs.models import FlatRadio
-from conversion.to_aoti import check_package, main
+from modeling_radio.conversion.graphs.models import FlatRadio
+from modeling_radio.conversion.to_aoti import check_package, main
 from modeling_radio import RadioConfig, RadioModel
 
 

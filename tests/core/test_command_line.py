@@ -16,10 +16,10 @@ import pytest
 from torch.utils.data import DataLoader
 from toy_settings import Section, Toy
 
-from core.command_line import Command, one_line_warnings, run_command
-from core.errors import UserError
-from core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
-from core.settings import Settings
+from modeling_radio.core.command_line import Command, one_line_warnings, run_command
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
+from modeling_radio.core.settings import Settings
 
 
 class WithChanges(Settings):
@@ -177,7 +177,7 @@ def test_help_does_not_wait_for_torch(module):
 def test_a_sound_recipe_does_not_wait_for_transformers():
     program = """
 import sys
-from training.distill import COMMAND
+from modeling_radio.training.distill import COMMAND
 COMMAND.read(["--recipe", "demo", "optimizer.learning_rate=1e-4"]).load_recipe()
 assert "transformers" not in sys.modules
 """

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.errors import UserError
-from core.files import (
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import (
     LOCK,
     RUN_FILE,
     WriteError,

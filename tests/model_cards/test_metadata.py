@@ -1,7 +1,7 @@
 import pytest
 
-from model_cards.metadata import card_data, hub_metric, pipeline_tag
-from model_cards.results import Measurement, Results
+from modeling_radio.model_cards.metadata import card_data, hub_metric, pipeline_tag
+from modeling_radio.model_cards.results import Measurement, Results
 from modeling_radio import RadioConfig
 
 

@@ -5,8 +5,8 @@ import pytest
 from huggingface_hub import ModelCardData
 from markdown_it import MarkdownIt
 
-from model_cards.kinds import Conversion
-from model_cards.rendering import Raw, code_span, count_parameters, escaped, read_card, render_card
+from modeling_radio.model_cards.kinds import Conversion
+from modeling_radio.model_cards.rendering import Raw, code_span, count_parameters, escaped, read_card, render_card
 from modeling_radio import RadioConfig, RadioModel
 
 

@@ -7,7 +7,7 @@ import torch
 from reference_cases import REFERENCE
 from safetensors.torch import load_file
 
-from conversion.from_nvidia import convert
+from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio import (
     RadioBackbone,
     RadioConfig,

@@ -8,7 +8,7 @@ from reference_cases import REFERENCE
 from transformers import AutoVideoProcessor, pipeline
 from transformers.video_utils import VideoMetadata
 
-from conversion.from_nvidia import main as from_nvidia
+from modeling_radio.conversion.from_nvidia import main as from_nvidia
 from modeling_radio import (
     RadioConfig,
     RadioForImageClassification,

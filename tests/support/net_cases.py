@@ -43,8 +43,8 @@ class FixedTeacher(Teacher):
 '''
 TEACHER_IMPORTS = """
 import torch
-from training.teachers.outputs import TeacherOutput
-from training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.teachers.base import Teacher
 
 """
 

@@ -11,16 +11,16 @@ from tiny_distillation import distil
 from tiny_upsampling import GRID, SIDE, Blocks, PatternTeacher, tiny_answers, tiny_trainer
 from torch.nn import functional as F
 
-from core.checked_tensors import DamagedFileError
-from core.files import RUN_FILE
-from core.interruption import TrainingDivergedError
-from core.settings import SettingsError
-from training import upsampling
-from training.recipe import RecipeError, load_recipe
-from training.targets.feature_cache import weights_fingerprint
-from training.teachers import registry
-from training.teachers.featsharp import FeatSharp, UpsamplerConfig, cut_tiles
-from training.upsampling import (
+from modeling_radio.core.checked_tensors import DamagedFileError
+from modeling_radio.core.files import RUN_FILE
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.settings import SettingsError
+from modeling_radio.training import upsampling
+from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.targets.feature_cache import weights_fingerprint
+from modeling_radio.training.teachers import registry
+from modeling_radio.training.teachers.featsharp import FeatSharp, UpsamplerConfig, cut_tiles
+from modeling_radio.training.upsampling import (
     METHODS,
     STATE_FILE,
     WHOLE,

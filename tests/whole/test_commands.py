@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from core.command_line import CHANGES, Command
-from core.settings import SettingsError, field_texts, kinds_of, list_settings, load, section_of
-from training.recipe import Recipe
+from modeling_radio.core.command_line import CHANGES, Command
+from modeling_radio.core.settings import SettingsError, field_texts, kinds_of, list_settings, load, section_of
+from modeling_radio.training.recipe import Recipe
 
 
 MODULES = (

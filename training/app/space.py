@@ -15,11 +15,11 @@ from pathlib import Path
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 import modeling_radio
-from core.files import FolderKind, write_folder
-from core.images import copy_picture
-from core.trust import check_parts, copy_model
+from modeling_radio.core.files import FolderKind, write_folder
+from modeling_radio.core.images import copy_picture
+from modeling_radio.core.trust import check_parts, copy_model
 from modeling_radio.loading_radio import HUB_ID
-from training.figures.predictions import read_radio_config
+from modeling_radio.training.figures.predictions import read_radio_config
 
 
 ROOT = Path(modeling_radio.__file__).parents[1]
@@ -51,7 +51,7 @@ START = '''"""The page of this Space, in Gradio. `python app.py` shows it on thi
 
 from pathlib import Path
 
-from training.app.page import App, build_page, launch_options
+from modeling_radio.training.app.page import App, build_page, launch_options
 
 
 FOLDER = Path(__file__).parent

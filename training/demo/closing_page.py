@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_cards.results import STUDENT, Results, build_tables
-from training.demo.assets import DemoAssets, Photograph, pypi_photographs
-from training.demo.images import photographs
-from training.figures.page import Drawing, Section, source_section, write_page
+from modeling_radio.model_cards.results import STUDENT, Results, build_tables
+from modeling_radio.training.demo.assets import DemoAssets, Photograph, pypi_photographs
+from modeling_radio.training.demo.images import photographs
+from modeling_radio.training.figures.page import Drawing, Section, source_section, write_page
 
 
 FREE_LICENSES = ("CC0-1.0", "CC0-1.0 or public domain", "CC-BY-4.0", "CC-BY-2.0")

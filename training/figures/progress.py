@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from core.files import write_file
-from model_cards.results import Measurement
-from training.figures.features import DPI
+from modeling_radio.core.files import write_file
+from modeling_radio.model_cards.results import Measurement
+from modeling_radio.training.figures.features import DPI
 
 
 TOKEN_TASKS = ("knn_over_tokens", "segmentation_over_tokens", "fidelity_over_tokens")

@@ -17,12 +17,12 @@ from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of the client's library, which differs by version
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from core.errors import UserError, first_few
-from core.trust import COPIED_FILES, allowed_files
-from model_cards.build import RESULTS, WEIGHTS
-from model_cards.kinds import BASE_PLACEHOLDER, is_adapter
-from model_cards.metadata import HUB_ID
-from model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
+from modeling_radio.core.errors import UserError, first_few
+from modeling_radio.core.trust import COPIED_FILES, allowed_files
+from modeling_radio.model_cards.build import RESULTS, WEIGHTS
+from modeling_radio.model_cards.kinds import BASE_PLACEHOLDER, is_adapter
+from modeling_radio.model_cards.metadata import HUB_ID
+from modeling_radio.model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
 
 
 CARD = "README.md"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from training.views.plan import Batch
+from modeling_radio.training.views.plan import Batch
 
 
 class Target(NamedTuple):

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
-from training.distillation.sharding import reshard, rewrite
-from training.student.intermediate import Taps
-from training.targets.phi_s import AffineMap, FeatureStandardizer, map_rows
+from modeling_radio.training.distillation.sharding import reshard, rewrite
+from modeling_radio.training.student.intermediate import Taps
+from modeling_radio.training.targets.phi_s import AffineMap, FeatureStandardizer, map_rows
 
 
 def standardize_heads(

@@ -17,9 +17,9 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
-from training.recipe_sections import RunModeName, RunOptions, Upsampling
-from training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
-from training.teachers.outputs import (
+from modeling_radio.training.recipe_sections import RunModeName, RunOptions, Upsampling
+from modeling_radio.training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
+from modeling_radio.training.teachers.outputs import (
     BlockListener,
     TeacherOutput,
     check_teacher_output,
@@ -27,7 +27,7 @@ from training.teachers.outputs import (
     resize_images,
     teacher_error,
 )
-from training.teachers.run_modes import FixedMode, MosaicMode, NativeMode, NetworkTraits, RunMode
+from modeling_radio.training.teachers.run_modes import FixedMode, MosaicMode, NativeMode, NetworkTraits, RunMode
 
 
 RUN_MODES: dict[tuple[RunModeName, Upsampling], type[RunMode]] = {

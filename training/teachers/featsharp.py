@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.files import write_folder, write_text
-from core.settings import Settings, SettingsError, require
-from training.teachers.outputs import TeacherOutput
-from training.teachers.run_modes import FixedMode, RunNetwork, Size
+from modeling_radio.core.files import write_folder, write_text
+from modeling_radio.core.settings import Settings, SettingsError, require
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.teachers.run_modes import FixedMode, RunNetwork, Size
 
 
 GRID_TOLERANCE = 0.25

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from conversion.graphs.files import remove_stale_weights, write_graph
+from modeling_radio.conversion.graphs.files import remove_stale_weights, write_graph
 
 
 onnx = pytest.importorskip("onnx")

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_eradio import build_eradio
 from tiny_radio1d import FIELDS
 
-from conversion.release.comparison import (
+from modeling_radio.conversion.release.comparison import (
     NOISE,
     PHOTOGRAPH,
     ParityError,

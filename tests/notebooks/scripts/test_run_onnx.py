@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conversion.to_onnx import main as to_onnx
+from modeling_radio.conversion.to_onnx import main as to_onnx
 from modeling_radio import RadioConfig, RadioModel
 
 

@@ -13,7 +13,7 @@ from browser import chromium, playwright, take_picture, watched
 from gradio_client import Client, handle_file
 from PIL import Image
 
-import training.app
+import modeling_radio.training.app
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -21,8 +21,8 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
-from training.app import page
-from training.app.page import (
+from modeling_radio.training.app import page
+from modeling_radio.training.app.page import (
     KEPT_PASSES,
     App,
     build_page,
@@ -34,7 +34,7 @@ from training.app.page import (
     read_window,
     read_words,
 )
-from training.figures.features import fit_pca_basis
+from modeling_radio.training.figures.features import fit_pca_basis
 
 
 SPACES = ["backbone", "siglip2-g", "dino_v2"]

@@ -11,9 +11,9 @@ from releases import needs_heads
 from tiny_tuning import tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
-from training.app.space import ROOT, carried_files, write_space
-from training.figures.predictions import open_model
-from training.finetuning.adapters import add_adapter, save_adapter
+from modeling_radio.training.app.space import ROOT, carried_files, write_space
+from modeling_radio.training.figures.predictions import open_model
+from modeling_radio.training.finetuning.adapters import add_adapter, save_adapter
 
 
 START = """

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from model_cards.results import STUDENT, Results
-from training.demo import run as demo
-from training.evaluation.settings import TaskSettings
+from modeling_radio.model_cards.results import STUDENT, Results
+from modeling_radio.training.demo import run as demo
+from modeling_radio.training.evaluation.settings import TaskSettings
 
 
 command = importlib.import_module("training.demo.__main__")

@@ -5,23 +5,23 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from model_cards.build import COMMAND as BUILD
-from model_cards.results import Measurement, Results, Source
-from training.demo import closing_page
-from training.demo.add_words import COMMAND as ADD_WORDS
-from training.demo.assets import HELD_OUT_PHOTOGRAPHS, Photograph, load_demo_assets
-from training.demo.closing_page import (
+from modeling_radio.model_cards.build import COMMAND as BUILD
+from modeling_radio.model_cards.results import Measurement, Results, Source
+from modeling_radio.training.demo import closing_page
+from modeling_radio.training.demo.add_words import COMMAND as ADD_WORDS
+from modeling_radio.training.demo.assets import HELD_OUT_PHOTOGRAPHS, Photograph, load_demo_assets
+from modeling_radio.training.demo.closing_page import (
     AUTHORS,
     FREE_LICENSES,
     next_steps,
     republishable_photographs,
     write_closing_page,
 )
-from training.distill import COMMAND as DISTILL
-from training.evaluate import COMMAND as EVALUATE
-from training.figures.page import Drawing
-from training.finetune import COMMAND as FINETUNE
-from training.publish import COMMAND as PUBLISH
+from modeling_radio.training.distill import COMMAND as DISTILL
+from modeling_radio.training.evaluate import COMMAND as EVALUATE
+from modeling_radio.training.figures.page import Drawing
+from modeling_radio.training.finetune import COMMAND as FINETUNE
+from modeling_radio.training.publish import COMMAND as PUBLISH
 
 
 def test_the_page_has_figure_table_and_commands_and_loads_nothing(tmp_path):

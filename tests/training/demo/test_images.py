@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from training.demo import assets as demo_assets
-from training.demo.assets import PACKAGES
-from training.demo.images import (
+from modeling_radio.training.demo import assets as demo_assets
+from modeling_radio.training.demo.assets import PACKAGES
+from modeling_radio.training.demo.images import (
     LABELED_PACKAGES,
     DemoImages,
     classification_set,

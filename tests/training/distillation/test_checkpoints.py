@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.debug import CommDebugMode
 from two_forks import run_two_forks
 
-from core.files import WriteError, remove_partial
-from training.distillation.checkpoints import (
+from modeling_radio.core.files import WriteError, remove_partial
+from modeling_radio.training.distillation.checkpoints import (
     MANIFEST,
     CheckpointWriter,
     SavedTensors,
@@ -32,7 +32,7 @@ from training.distillation.checkpoints import (
     write_manifest,
     writers_of,
 )
-from training.recipe import Recipe, RecipeError, load_recipe
+from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
 
 
 def write_weights(path: Path) -> None:

@@ -14,17 +14,17 @@ from small_recipes import small_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from core.interruption import TrainingDivergedError
+from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation import monitoring
-from training.distillation.monitoring import (
+from modeling_radio.training.distillation import monitoring
+from modeling_radio.training.distillation.monitoring import (
     PARTS,
     LossesBySize,
     SkippedSteps,
     StepProfile,
     measure_block_norms,
 )
-from training.views.plan import BatchPlan
+from modeling_radio.training.views.plan import BatchPlan
 
 
 def test_too_many_in_a_row_end_the_run() -> None:

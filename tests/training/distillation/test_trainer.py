@@ -33,21 +33,21 @@ from tiny_distillation import (
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
-import training.data.training_images
-import training.teachers.registry
-from core.files import RUN_FILE, WriteError
-from core.interruption import TrainingDivergedError
-from core.ranks import STEP_TIMEOUT, TIMEOUT
-from model_cards.lineage import Lineage
+import modeling_radio.training.data.training_images
+import modeling_radio.training.teachers.registry
+from modeling_radio.core.files import RUN_FILE, WriteError
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT
+from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio import RadioModel
-from training.distill import main
-from training.distillation import inputs, step, trainer
-from training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
-from training.distillation.tracking import read_series
-from training.losses.alignment import AlignedMaps, align_to_teacher
-from training.recipe import RecipeError, load_recipe
-from training.student.parameters import is_of_trunk
-from training.teachers.outputs import TeacherOutput
+from modeling_radio.training.distill import main
+from modeling_radio.training.distillation import inputs, step, trainer
+from modeling_radio.training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
+from modeling_radio.training.distillation.tracking import read_series
+from modeling_radio.training.losses.alignment import AlignedMaps, align_to_teacher
+from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.student.parameters import is_of_trunk
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -703,7 +703,7 @@ COMMAND = """
 import sys
 import pytest
 from tiny_distillation import install_tiny_world
-from training.distill import main
+from modeling_radio.training.distill import main
 install_tiny_world(pytest.MonkeyPatch())
 sys.exit(main(sys.argv[1:]))
 """

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from training.demo.images import photographs, segmentation_set
-from training.evaluation import demo_data
-from training.evaluation.demo_data import DemoData, load_photographs
+from modeling_radio.training.demo.images import photographs, segmentation_set
+from modeling_radio.training.evaluation import demo_data
+from modeling_radio.training.evaluation.demo_data import DemoData, load_photographs
 
 
 def test_loaded_images_are_the_held_out_ones_of_one_size(assets, monkeypatch):

@@ -5,20 +5,20 @@ import re
 import pytest
 import torch
 
-from model_cards.results import Measurement, Results, Source
-from training.evaluation.data import Examples, Part, Stacked
-from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.report import (
+from modeling_radio.model_cards.results import Measurement, Results, Source
+from modeling_radio.training.evaluation.data import Examples, Part, Stacked
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.report import (
     neighbor_section,
     overlay_section,
     report_sections,
     resolution_section,
     write_report,
 )
-from training.evaluation.settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.classification import measure_knn
-from training.evaluation.tasks.dense_prediction import measure_segmentation_probe
+from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.classification import measure_knn
+from modeling_radio.training.evaluation.tasks.dense_prediction import measure_segmentation_probe
 
 
 MEASUREMENTS = [

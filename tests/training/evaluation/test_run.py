@@ -11,18 +11,18 @@ import pytest
 import torch
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
-import model_cards
-from model_cards.results import STUDENT, Results
+import modeling_radio.model_cards
+from modeling_radio.model_cards.results import STUDENT, Results
 from modeling_radio import RadioImageProcessor
-from training.evaluation import run as evaluation_run
-from training.evaluation.demo_data import DemoData
-from training.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
-from training.evaluation.models.radio import RadioFeatures, open_radio
-from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.run import build_references, run_evaluations
-from training.evaluation.settings import EvaluationSettings
-from training.recipe import RecipeError, load_recipe
-from training.teachers.base import DEFAULT_GRID_STRIDE
+from modeling_radio.training.evaluation import run as evaluation_run
+from modeling_radio.training.evaluation.demo_data import DemoData
+from modeling_radio.training.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
+from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.evaluation.run import build_references, run_evaluations
+from modeling_radio.training.evaluation.settings import EvaluationSettings
+from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE
 
 
 def evaluate(settings: EvaluationSettings, *changes: str) -> Results:

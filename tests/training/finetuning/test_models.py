@@ -14,15 +14,15 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.layers_radio import RadioBlock
-from training.finetuning.adapters import open_adapter
-from training.finetuning.models import (
+from modeling_radio.training.finetuning.adapters import open_adapter
+from modeling_radio.training.finetuning.models import (
     check_network,
     compile_blocks,
     computes_in_bfloat16,
     configure,
     open_config,
 )
-from training.finetuning.run import FINAL, MERGED, FinetuningRun
+from modeling_radio.training.finetuning.run import FINAL, MERGED, FinetuningRun
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

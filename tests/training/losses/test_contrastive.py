@@ -12,9 +12,9 @@ from tiny_distillation import PACKED, SPLIT_SETTINGS, assert_same_tensors, disti
 from torch.nn import functional as F
 from two_forks import run_two_forks
 
-from core.ranks import rank_and_count
-from training.distillation.checkpoints import SavedTensors
-from training.losses.contrastive import (
+from modeling_radio.core.ranks import rank_and_count
+from modeling_radio.training.distillation.checkpoints import SavedTensors
+from modeling_radio.training.losses.contrastive import (
     TEMPERATURE,
     EmbeddingBank,
     Image,
@@ -23,11 +23,11 @@ from training.losses.contrastive import (
     gather_step,
     relational_losses,
 )
-from training.recipe import RecipeError
-from training.targets.examples import Example, Target
-from training.teachers.outputs import TeacherOutput
-from training.teachers.registry import TEACHER_KINDS
-from training.views.plan import Batch, Grid, Shape
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.targets.examples import Example, Target
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.teachers.registry import TEACHER_KINDS
+from modeling_radio.training.views.plan import Batch, Grid, Shape
 
 
 CPU = torch.device("cpu")

@@ -5,16 +5,16 @@ import pytest
 import torch
 from small_recipes import small_recipe
 
-from core.packages import PackageUnavailableError
-from training.recipe import RecipeError, TeacherRecipe, load_recipe
-from training.teachers import registry
-from training.teachers.registry import build_teacher, check_devices, place_teacher, teacher_of_recipe
+from modeling_radio.core.packages import PackageUnavailableError
+from modeling_radio.training.recipe import RecipeError, TeacherRecipe, load_recipe
+from modeling_radio.training.teachers import registry
+from modeling_radio.training.teachers.registry import build_teacher, check_devices, place_teacher, teacher_of_recipe
 
 
 MY_TEACHER = """
     from torch import nn
-    from training.teachers.outputs import TeacherOutput
-    from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
+    from modeling_radio.training.teachers.outputs import TeacherOutput
+    from modeling_radio.training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 
     class MyTeacher(Teacher):

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from small_recipes import small_recipe
 
-from training.data.training_images import build_training_images
-from training.recipe import Recipe, RecipeError
-from training.views.crops import STUDENT, Crops, CropSpec, cut_crops
-from training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
-from training.views.plan import Batch, BatchPlan
+from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.views.crops import STUDENT, Crops, CropSpec, cut_crops
+from modeling_radio.training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
+from modeling_radio.training.views.plan import Batch, BatchPlan
 
 
 def recipe_with(source: str, *partitions: dict, **data: Any) -> Recipe:

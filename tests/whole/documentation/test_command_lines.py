@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 from documentation import PROJECT, ROOT, blocks
 
-from core.command_line import Command
-from training.recipe import Recipe, load_recipe
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.recipe import Recipe, load_recipe
 
 
 OURS = ("training", "conversion", "model_cards", "benchmarks", "notebooks")

@@ -21,9 +21,9 @@ from tuning_fixtures import (
     zero_shot_folder,
 )
 
-from training.finetuning.error_analysis import predict_examples
-from training.finetuning.run import FINAL, FinetuningRun
-from training.finetuning.settings import ZERO_SHOT
+from modeling_radio.training.finetuning.error_analysis import predict_examples
+from modeling_radio.training.finetuning.run import FINAL, FinetuningRun
+from modeling_radio.training.finetuning.settings import ZERO_SHOT
 
 
 __all__ = [

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from mutations import changed
 
-from model_cards.build import build_card
-from model_cards.results import Measurement, Results, Source
+from modeling_radio.model_cards.build import build_card
+from modeling_radio.model_cards.results import Measurement, Results, Source
 from modeling_radio import RadioConfig, RadioModel
 
 

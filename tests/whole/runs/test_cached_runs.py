@@ -13,10 +13,10 @@ from killing import run_until
 from safetensors.torch import load_file
 from torch import Tensor
 
-import training.teachers.registry
-from core.checked_tensors import save_tensors
-from training.recipe import RecipeError
-from training.targets import feature_cache
+import modeling_radio.training.teachers.registry
+from modeling_radio.core.checked_tensors import save_tensors
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.targets import feature_cache
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

@@ -27,11 +27,11 @@ from two_processes import (
     run_two_processes,
 )
 
-import core.files
+import modeling_radio.core.files
 from modeling_radio import RadioConfig, RadioModel
-from training.finetuning.run import FinetuningRun
-from training.finetuning.settings import FinetuneSettings
-from training.finetuning.trainer import average_statistics
+from modeling_radio.training.finetuning.run import FinetuningRun
+from modeling_radio.training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.trainer import average_statistics
 
 
 pytestmark = [pytest.mark.tour, pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")]

@@ -13,17 +13,17 @@ from killing import is_killed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import training.teachers.registry
-from model_cards.lineage import Lineage
+import modeling_radio.training.teachers.registry
+from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio import RadioModel
-from training.distill import main
-from training.distillation.checkpoints import list_checkpoints
-from training.distillation.stages import run_recipe
-from training.distillation.step import batch_losses
-from training.distillation.tracking import RunHistory
-from training.distillation.trainer import Distiller
-from training.recipe import RecipeError, load_recipe, stage_recipes
-from training.teachers.outputs import TeacherOutput
+from modeling_radio.training.distill import main
+from modeling_radio.training.distillation.checkpoints import list_checkpoints
+from modeling_radio.training.distillation.stages import run_recipe
+from modeling_radio.training.distillation.step import batch_losses
+from modeling_radio.training.distillation.tracking import RunHistory
+from modeling_radio.training.distillation.trainer import Distiller
+from modeling_radio.training.recipe import RecipeError, load_recipe, stage_recipes
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

@@ -9,11 +9,11 @@ import pytest
 from killing import is_killed
 from reference_cases import REFERENCE
 
-from conversion.from_nvidia import main as from_nvidia
-from conversion.graphs.files import remove_stale_weights
-from conversion.to_nvidia import main as to_nvidia
-from conversion.to_onnx import export_onnx, save_onnx
-from core.files import check_output, write_beside
+from modeling_radio.conversion.from_nvidia import main as from_nvidia
+from modeling_radio.conversion.graphs.files import remove_stale_weights
+from modeling_radio.conversion.to_nvidia import main as to_nvidia
+from modeling_radio.conversion.to_onnx import export_onnx, save_onnx
+from modeling_radio.core.files import check_output, write_beside
 from modeling_radio import RadioConfig, RadioModel
 
 

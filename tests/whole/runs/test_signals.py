@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tiny_distillation import assert_same_tensors, environment
 from tiny_folders import model, pictures
 
-from core.interruption import StopRequest
+from modeling_radio.core.interruption import StopRequest
 
 
 __all__ = ["model", "pictures"]
