@@ -20,7 +20,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed-train
-	$(BIN)/python -m training.demo
+	$(BIN)/radio demo
 
 # One process a core, four at most, each with one thread (three on two cores were no faster). A file's tests stay
 # together, since they share what they train. Bytecode is written even where a container's environment says otherwise:

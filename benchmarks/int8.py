@@ -1,7 +1,7 @@
 """Speed of linear layers in 8 bits relative to float32, also combined with windows.
 
 Times are of random weights and one image: PyTorch eager and compiled, with torchao's
-`Int8DynamicActivationInt8WeightConfig`, and onnxruntime with `conversion.to_onnx --precision int8`. Global attention
+`Int8DynamicActivationInt8WeightConfig`, and onnxruntime with `radio export --precision int8`. Global attention
 and windows are timed in both precisions at one size: if gains multiply, "of the product" is 1.
 """
 

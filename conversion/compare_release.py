@@ -1,6 +1,6 @@
 """Runs NVIDIA's own code and ours on the same images, and writes their differences, times and memory.
 
-    python -m conversion.compare_release nvidia/C-RADIOv4-H
+    radio compare-release nvidia/C-RADIOv4-H
 
 NVIDIA's repository is fetched into the Hub's cache, and its code runs in a process of its own.
 """
@@ -108,7 +108,7 @@ class CompareReleaseSettings(Settings):
 
     Attributes:
         source: Repository of NVIDIA's on the Hub, such as nvidia/C-RADIOv4-H, or a folder with its files and its code.
-        converted: Folder that conversion.from_nvidia wrote; by default it is converted here, for the comparison alone.
+        converted: Folder that radio convert wrote; by default it is converted here, for the comparison alone.
         output: Folder for parity.json and parity.md; by default `converted`, whose card shows them, or
             runs/parity/NAME.
         revision: Branch, tag or commit of the repository; by default its main branch. The commit is recorded.
@@ -146,7 +146,7 @@ class CompareReleaseSettings(Settings):
         return self.output or self.converted or Path("runs") / "parity" / Path(self.source).name
 
 
-COMMAND = Command("conversion.compare_release", __doc__, CompareReleaseSettings, positionals=("source",))
+COMMAND = Command("radio compare-release", __doc__, CompareReleaseSettings, positionals=("source",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -207,7 +207,7 @@ def _check_before_fetching(settings: CompareReleaseSettings) -> None:
         read_size(size)
     if settings.converted is not None and not (settings.converted / "config.json").is_file():
         raise ValueError(
-            f"`converted` must be a folder that conversion.from_nvidia wrote, got {str(settings.converted)!r}."
+            f"`converted` must be a folder that radio convert wrote, got {str(settings.converted)!r}."
         )
 
 
@@ -245,7 +245,7 @@ def _remarks(theirs: Answers, others: Sequence[str]) -> list[str]:
     if others:
         remarks.append(
             f"Not compared: adaptors of {', '.join(others)}, which this repository's layout does not have; a .pth.tar "
-            "may, whose outputs conversion.from_nvidia --verify compares."
+            "may, whose outputs radio convert --verify compares."
         )
     return remarks
 
@@ -270,7 +270,7 @@ def _report(parity: Parity, folder: Path) -> None:
             f"{parity.tolerance:g}. {folder / FILE} has all."
         )
     if (folder / "config.json").is_file():
-        print(f"`python -m model_cards.build {folder}` shows it in the card.")
+        print(f"`radio card {folder}` shows it in the card.")
     print(f"{folder}: equal within {parity.tolerance:g}; the largest relative difference is {worst.relative:.1e}.")
 
 

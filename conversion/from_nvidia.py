@@ -239,7 +239,7 @@ class FromNvidiaSettings(Settings):
         return self
 
 
-COMMAND = Command("conversion.from_nvidia", __doc__, FromNvidiaSettings, positionals=("source", "output"))
+COMMAND = Command("radio convert", __doc__, FromNvidiaSettings, positionals=("source", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

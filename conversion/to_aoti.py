@@ -79,7 +79,7 @@ class AotiSettings(GraphSettings):
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
 
 
-COMMAND = Command("conversion.to_aoti", __doc__, AotiSettings, positionals=("checkpoint", "output"))
+COMMAND = Command("radio export --to aoti", __doc__, AotiSettings, positionals=("checkpoint", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

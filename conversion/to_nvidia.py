@@ -348,7 +348,7 @@ class ToNvidiaSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("conversion.to_nvidia", __doc__, ToNvidiaSettings, positionals=("checkpoint", "output"))
+COMMAND = Command("radio convert --to nvidia", __doc__, ToNvidiaSettings, positionals=("checkpoint", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -72,7 +72,7 @@ class WebSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("conversion.to_web", __doc__, WebSettings, positionals=("checkpoint", "site"))
+COMMAND = Command("radio export --to web", __doc__, WebSettings, positionals=("checkpoint", "site"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

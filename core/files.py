@@ -317,7 +317,7 @@ def check_run_folder(output: Path, command: str) -> None:
 
     Args:
         output: Folder of a run.
-        command: For example "training.distill".
+        command: For example "radio distill".
 
     Raises:
         ValueError: If it holds something else.

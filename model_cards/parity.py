@@ -1,4 +1,4 @@
-"""The file of a comparison with NVIDIA's code: `conversion.compare_release` writes it, the card shows it."""
+"""The file of a comparison with NVIDIA's code: `radio compare-release` writes it, the card shows it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Parity:
         Raises:
             ValueError: If it is none.
         """
-        return load_typed(cls, path, "file of `conversion.compare_release`")
+        return load_typed(cls, path, "file of `radio compare-release`")
 
     @property
     def worst(self) -> Agreement:

@@ -30,7 +30,7 @@ def load_typed(kind: type[T], path: Path, what: str) -> T:
     Args:
         kind: Its class, a dataclass that pydantic can check.
         path: The file.
-        what: Its expected content, for the message, such as "results file of `training.evaluate`".
+        what: Its expected content, for the message, such as "results file of `radio evaluate`".
 
     Raises:
         ValueError: If the file is missing, is not JSON, or has unknown or missing fields or values of other types; all
@@ -148,7 +148,7 @@ class Results:
             ValueError: If the file is missing, is not JSON, or has unknown or missing fields or values of other types;
                 all are named.
         """
-        return load_typed(cls, path, "results file of `training.evaluate` or `training.demo`")
+        return load_typed(cls, path, "results file of `radio evaluate` or `radio demo`")
 
 
 @dataclass(frozen=True)

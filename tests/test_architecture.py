@@ -241,7 +241,7 @@ FREE_LOADS = {
     "torch.hub.load",
     "torch.jit.load",
     "yaml.full_load",
-    "yaml.safe_load",  # without the bounds of `core.settings.read_yaml`
+    "yaml.safe_load",  # without the bounds of `modeling_radio.core.settings.read_yaml`
     "yaml.unsafe_load",
 }
 

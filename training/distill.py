@@ -1,4 +1,4 @@
-"""Distill a student: `python -m training.distill --recipe NAME`, or the same under `accelerate launch -m`."""
+"""Distill a student: `radio distill --recipe NAME`, or the same under `accelerate launch -m`."""
 
 import argparse
 import sys
@@ -44,7 +44,7 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "training.distill",
+    "radio distill",
     "Distill one student from several teachers. A run that was stopped goes on with the same command.",
     DistillSettings,
     changes=Recipe,

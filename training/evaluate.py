@@ -8,7 +8,7 @@ from modeling_radio.training.evaluation.settings import EvaluationSettings
 from modeling_radio.training.recipe import Recipe
 
 
-COMMAND = Command("training.evaluate", __doc__, EvaluationSettings, positionals=("checkpoint",), changes=Recipe)
+COMMAND = Command("radio evaluate", __doc__, EvaluationSettings, positionals=("checkpoint",), changes=Recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Features of images as a data set of Parquet files: `python -m training.extract CHECKPOINT --data SOURCE`.
+"""Features of images as a data set of Parquet files: `radio extract CHECKPOINT --data SOURCE`.
 
 The data set holds summaries, dense features and those of adaptors, and opens with `datasets.load_dataset`. The same
 command continues an interrupted run; processes that `accelerate launch` starts share the work. `--search` lists the
@@ -14,7 +14,7 @@ from modeling_radio.core.files import sole_run
 from modeling_radio.training.extraction.settings import ExtractionSettings
 
 
-COMMAND = Command("training.extract", __doc__, ExtractionSettings, positionals=("checkpoint",))
+COMMAND = Command("radio extract", __doc__, ExtractionSettings, positionals=("checkpoint",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Tune a checkpoint for a task on labeled images: `python -m training.finetune CHECKPOINT --task ... --data ...`."""
+"""Tune a checkpoint for a task on labeled images: `radio finetune CHECKPOINT --task ... --data ...`."""
 
 import argparse
 import logging
@@ -26,7 +26,7 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "training.finetune",
+    "radio finetune",
     "Tune a checkpoint for a task on labeled images. The same command continues an interrupted run. "
     "docs/guides/train/tune.md has a recipe for each task.",
     FinetuneSettings,

@@ -1,4 +1,4 @@
-"""Plan a run before paying for it: `python -m training.plan --recipe c_radio_v4_h --gpus 128` prints Markdown tables.
+"""Plan a run before paying for it: `radio plan --recipe c_radio_v4_h --gpus 128` prints Markdown tables.
 
 GPU hours, memory, disk and network of a recipe on named cards, or on cards of given numbers. The recipe's networks are
 built on the meta device, without weights or a download, and their passes are counted by PyTorch's `FlopCounterMode`:
@@ -29,7 +29,7 @@ class PlanSettings(RecipeCommand):
 
     Attributes:
         gpus: Number of GPUs.
-        gpu: Name of a card: one of `training.planning.costs.CARDS`, or any with both numbers; None for all of these.
+        gpu: Name of a card: one of `modeling_radio.training.planning.costs.CARDS`, or any with both numbers; None for all of these.
         peak_tflops: Dense bfloat16 operations per second of that card, in 10^12; None for the known one's.
         memory_gib: Memory of that card; None for the known one's.
         mfu: Share of a card's peak that the run is assumed to reach.
@@ -46,7 +46,7 @@ class PlanSettings(RecipeCommand):
 
 
 COMMAND = Command(
-    "training.plan",
+    "radio plan",
     "Count what a run costs on your cards before anything is loaded: GPU hours, memory, disk, network.",
     PlanSettings,
     changes=Recipe,

@@ -1,4 +1,4 @@
-"""Publish a checkpoint, an adapter or features on the Hugging Face Hub: `python -m training.publish FOLDER ORG/NAME`.
+"""Publish a checkpoint, an adapter or features on the Hugging Face Hub: `radio publish FOLDER ORG/NAME`.
 
 The folder is checked first: it opens in a new process without this repository, its card is complete, it holds no
 pickles, no paths of this machine and no code but the installed one. Then all files go up in one commit, with a tag.
@@ -36,7 +36,7 @@ class PublishSettings(Settings):
     trust_remote_code: bool = False
 
 
-COMMAND = Command("training.publish", __doc__, PublishSettings, positionals=("checkpoint", "model_id"))
+COMMAND = Command("radio publish", __doc__, PublishSettings, positionals=("checkpoint", "model_id"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,7 +49,7 @@ from modeling_radio.training.recipe_sections import (
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 _BESIDE = ("config.json", "run.txt")
-"""Files of a checkpoint and of a run, see `core.files`."""
+"""Files of a checkpoint and of a run, see `modeling_radio.core.files`."""
 
 
 class Recipe(RecipeSection):

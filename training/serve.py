@@ -72,7 +72,7 @@ class ServeSettings(Settings):
     port: int = Field(8000, ge=0, lt=65536)
 
 
-COMMAND = Command("training.serve", __doc__, ServeSettings, positionals=("checkpoint",))
+COMMAND = Command("radio serve", __doc__, ServeSettings, positionals=("checkpoint",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -628,7 +628,7 @@ def train_upsampler(settings: UpsamplerSettings, recipe: Recipe) -> str:
         Interrupted: If the process was asked to stop.
     """
     folder = settings.folder()
-    with sole_run(folder, "training.upsampling"):
+    with sole_run(folder, "radio upsampler"):
         return _train(settings, recipe, folder)
 
 
@@ -701,7 +701,7 @@ def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, answers: Answers
 
 
 COMMAND = Command(
-    "training.upsampling",
+    "radio upsampler",
     "Train FeatSharp, a small network that makes a frozen teacher's features finer, and measure it on held-out images. "
     "A run that was stopped goes on with the same command.",
     UpsamplerSettings,

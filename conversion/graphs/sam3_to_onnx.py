@@ -185,7 +185,7 @@ class Sam3Settings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("conversion.graphs.sam3_to_onnx", __doc__, Sam3Settings, positionals=("checkpoint", "output"))
+COMMAND = Command("radio export --to sam3", __doc__, Sam3Settings, positionals=("checkpoint", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -196,7 +196,7 @@ def plan_page(
     window_size: int | None = None,
     dense_source: DenseSource | None = None,
 ) -> Plan:
-    """Decide the content of a page; see the settings of `conversion.to_web`.
+    """Decide the content of a page; see the settings of `radio export --to web`.
 
     Args:
         model: The page's model.

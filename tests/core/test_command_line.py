@@ -164,9 +164,9 @@ finally: assert "torch" not in sys.modules and "transformers" not in sys.modules
 @pytest.mark.parametrize(
     "module",
     [
-        *("training.distill", "training.finetune", "training.plan", "training.extract", "training.publish"),
-        *("training.evaluate", "training.serve"),
-        *("training.studies.__main__", "training.app.__main__", "training.demo.__main__"),
+        *("modeling_radio.training.distill", "modeling_radio.training.finetune", "modeling_radio.training.plan", "modeling_radio.training.extract", "modeling_radio.training.publish"),
+        *("modeling_radio.training.evaluate", "modeling_radio.training.serve"),
+        *("modeling_radio.training.studies.__main__", "modeling_radio.training.app.__main__", "modeling_radio.training.demo.__main__"),
     ],
 )
 def test_help_does_not_wait_for_torch(module):
@@ -227,7 +227,7 @@ def test_the_end_of_the_given_time_is_no_failure(capsys):
     "run",
     [
         failing(KeyError("bug")),
-        lambda: importlib.import_module("training.missing"),
+        lambda: importlib.import_module("modeling_radio.training.missing"),
         lambda: importlib.import_module("transformers.missing"),
     ],
 )

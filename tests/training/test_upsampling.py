@@ -229,7 +229,7 @@ def test_existing_output_is_kept_before_anything_is_loaded(tmp_path, monkeypatch
     settings = UpsamplerSettings(teacher="t", output=tmp_path, overwrite=True)
     with pytest.raises(ValueError, match=r"`output` .*upsampler"):  # somebody else's
         train_upsampler(settings, small_recipe("t"))
-    (tmp_path / RUN_FILE).write_text("training.upsampling")
+    (tmp_path / RUN_FILE).write_text("radio upsampler")
     with pytest.raises(ValueError, match="exists already"):
         train_upsampler(settings.replace(overwrite=False), small_recipe("t"))
 

@@ -47,7 +47,7 @@ class AppSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("training.app", __doc__, AppSettings, positionals=("checkpoint",))
+COMMAND = Command("radio app", __doc__, AppSettings, positionals=("checkpoint",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

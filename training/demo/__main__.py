@@ -32,7 +32,7 @@ class DemoSettings(RecipeCommand):
 
 
 COMMAND = Command(
-    "training.demo",
+    "radio demo",
     "Distill a small student from real teachers, reopen it and show what it learned.",
     DemoSettings,
     changes=Recipe,
@@ -42,7 +42,7 @@ COMMAND = Command(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    command = " ".join(["python -m training.demo", *arguments])
+    command = " ".join(["radio demo", *arguments])
     return COMMAND.run(
         lambda settings: _demo(settings, command), arguments, interrupted="stopped; the same command goes on"
     )

@@ -1,4 +1,4 @@
-"""Adds a text tower to the demo's student in a minute: `python -m training.demo.add_words`.
+"""Adds a text tower to the demo's student in a minute: `radio add-words`.
 
 The student has an adaptor for EfficientNet-Lite0, a classifier of 1,000 named classes. A ridge regression from a small
 sentence encoder's embeddings of these names to the rows of the classifier maps any other text to a class. The written
@@ -70,7 +70,7 @@ class AddWordsSettings(RecipeCommand):
 
 
 COMMAND = Command(
-    "training.demo.add_words",
+    "radio add-words",
     "Give the demo's student a text tower, made of a sentence encoder and its teacher's class names.",
     AddWordsSettings,
     changes=Recipe,
@@ -80,7 +80,7 @@ COMMAND = Command(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    command = " ".join(["python -m training.demo.add_words", *arguments])
+    command = " ".join(["radio add-words", *arguments])
     return COMMAND.run(lambda settings: _add_words(settings, command), arguments)
 
 
@@ -110,8 +110,8 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
 
     write_folder(settings.output, write, overwrite=settings.overwrite)
     print(
-        f"Wrote {settings.output}: it opens in the pipeline zero-shot-image-classification. Measure it by python -m "
-        f"training.evaluate {settings.output.as_posix()} --tasks zero_shot,open_vocabulary --dense-source features "
+        f"Wrote {settings.output}: it opens in the pipeline zero-shot-image-classification. Measure it by "
+        f"radio evaluate {settings.output.as_posix()} --tasks zero_shot,open_vocabulary --dense-source features "
         "--templates simple"
     )
 

@@ -73,24 +73,24 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
             f'model = AutoModel.from_pretrained("{checkpoint.as_posix()}", trust_remote_code=True)'
         ),
         "Evaluate it on your images (a folder for each class)": (
-            f"python -m training.evaluate {checkpoint.as_posix()} --data path/to/class-folders"
+            f"radio evaluate {checkpoint.as_posix()} --data path/to/class-folders"
         ),
         "Give it words: zero-shot classes, and segmentation by their names": (
-            f"python -m training.demo.add_words --checkpoint {checkpoint.as_posix()} "
+            f"radio add-words --checkpoint {checkpoint.as_posix()} "
             f"--output {(checkpoint.parent / 'words').as_posix()}"
         ),
         "Fine-tune it with LoRA": (
-            f"python -m training.finetune {checkpoint.as_posix()} --task image-classification "
+            f"radio finetune {checkpoint.as_posix()} --task image-classification "
             "--data path/to/class-folders --lora"
         ),
         "Distill a student on your images": (
-            "python -m training.distill --recipe demo --output runs/mine data.source=path/to/images "
+            "radio distill --recipe demo --output runs/mine data.source=path/to/images "
             "data.num_images=null"
         ),
         "Choose its license, which the card must name before others see it": (
-            f"python -m model_cards.build {checkpoint.as_posix()} --license ID"
+            f"radio card {checkpoint.as_posix()} --license ID"
         ),
-        "Publish it": f"python -m training.publish {checkpoint.as_posix()} ORG/NAME --private",
+        "Publish it": f"radio publish {checkpoint.as_posix()} ORG/NAME --private",
     }
 
 

@@ -408,7 +408,7 @@ LABELED_PACKAGES = {
         f"Enlarged from 8 px; the last {NUM_HELD_OUT_DIGITS} are measured.",
     ),
 }
-"""By name, for `training.demo.results` and for studies."""
+"""By name, for `radio demo-results` and for studies."""
 
 
 def _is_small(path: Path) -> bool:

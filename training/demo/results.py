@@ -54,7 +54,7 @@ DEMO_REMARK = (
 INTRODUCTION = """# Results
 
 Frozen features on every labeled set that packages carry. No set of natural photographs by class is among them, and
-none says what a backbone is worth on your images: `python -m training.evaluate CHECKPOINT --data FOLDER` does.
+none says what a backbone is worth on your images: `radio evaluate CHECKPOINT --data FOLDER` does.
 Brackets are 95 % intervals over resampled images. kNN has 20 neighbors, and 5 of Tux Paint's; without a train
 split each image is compared with all others, and the regression predicts by folds. "Mean features" are the
 dense features averaged over the image. All models see images of the student's size, but other students, which see
@@ -88,13 +88,13 @@ class ResultsSettings(RecipeCommand):
         return self
 
 
-COMMAND = Command("training.demo.results", __doc__, ResultsSettings, changes=Recipe)
+COMMAND = Command("radio demo-results", __doc__, ResultsSettings, changes=Recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    command = " ".join(["python -m training.demo.results", *words])
+    command = " ".join(["radio demo-results", *words])
     return COMMAND.run(lambda settings: _write(settings, command), arguments, extra="evaluate")
 
 

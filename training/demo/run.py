@@ -82,7 +82,7 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
         UserError: If another run is using `output`.
         ValueError: If the recipe cannot be used, or `output` holds files that no run of it wrote.
     """
-    with sole_run(output, "training.distill"), WholeRun(expected_seconds(recipe, len(seeds))) as clock:
+    with sole_run(output, "radio distill"), WholeRun(expected_seconds(recipe, len(seeds))) as clock:
         return _run_phases(recipe, output, seeds, command, clock)
 
 

@@ -305,7 +305,7 @@ def check_same_recipe(
         advice = f"Networks, teachers, optimizers, losses that remember and orders cannot be changed in a run ({path})."
     else:
         names = ",".join(_nameable(refused, _names_of(recipe)))
-        advice = f"`training.distill --allow-changes {names}` goes on with what is new."
+        advice = f"`radio distill --allow-changes {names}` goes on with what is new."
     raise RecipeError(
         f"{str(checkpoint)!r} belongs to another recipe ({'; '.join(refused[:MAX_DIFFERENCES_SHOWN])}{more}): "
         f"resume with the same one, or give another --output. {advice}"

@@ -56,7 +56,7 @@ class SkippedSteps:
         message = f"Step {step} skipped: not finite: {'; '.join(causes)} ({self._in_a_row} in a row)."
         if self._in_a_row >= self.max_in_a_row:
             raise TrainingDivergedError(
-                f"{message} Giving up; the last checkpoint is from before. `training.distill --allow-changes "
+                f"{message} Giving up; the last checkpoint is from before. `radio distill --allow-changes "
                 "optimizer.learning_rate` goes on from it with another one."
             )
         return message

@@ -55,7 +55,7 @@ def run_recipe(
     if build_accelerator(recipe, output).is_main_process:
         warn_of_launcher_timeout()
     distiller = functools.partial(Distiller, deadline=deadline, allowed_changes=allowed_changes)
-    with dead_ranks_named(), sole_run(output, "training.distill"):
+    with dead_ranks_named(), sole_run(output, "radio distill"):
         if stages:
             return _run_all(recipe, stages, output, stop_at, distiller)
         return distiller(recipe, output).run(stop_at)

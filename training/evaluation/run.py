@@ -109,7 +109,7 @@ def _measure(evaluation: Evaluation, tasks: list[str], clock: Clock) -> list[Mea
 
 def _command(settings: EvaluationSettings, tasks: list[str]) -> str:
     """Return the command without the options that `run.settings` of the results lists."""
-    words = ["python", "-m", "training.evaluate", str(settings.checkpoint), "--tasks", ",".join(tasks)]
+    words = ["radio", "evaluate", str(settings.checkpoint), "--tasks", ",".join(tasks)]
     if settings.data is not None:  # an address may tell who asks
         words += ["--data", public_name(settings.data).name if "://" in settings.data else settings.data]
     words += ["--compare", ",".join(settings.compare)] if settings.compare else []

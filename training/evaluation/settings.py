@@ -1,4 +1,4 @@
-"""Settings of `training.evaluate`, the names of the tasks, and the protocols of the papers."""
+"""Settings of `radio evaluate`, the names of the tasks, and the protocols of the papers."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ class FeatureFolder:
     """A finished data set of features.
 
     Args:
-        folder: Folder that `training.extract` wrote.
+        folder: Folder that `radio extract` wrote.
 
     Raises:
         ValueError: If it is none, or rows are missing.
@@ -281,8 +281,8 @@ def _embed(settings: ExtractionSettings, model: RadioFeatures, columns: Sequence
         if not isinstance(model, TextModel):
             raise ValueError(
                 f"`search` must be an image file where the checkpoint has no text tower, got {query!r}. "
-                "`conversion.from_nvidia --text-tower` makes a checkpoint with one, for the demo's student "
-                "`training.demo.add_words`."
+                "`radio convert --text-tower` makes a checkpoint with one, for the demo's student "
+                "`radio add-words`."
             )
         if adaptor not in (None, model.text_adaptor):
             raise ValueError(f"`by` must be {model.text_adaptor!r} for texts, got {adaptor!r}. Leave it out.")

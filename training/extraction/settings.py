@@ -1,4 +1,4 @@
-"""Settings of `training.extract`."""
+"""Settings of `radio extract`."""
 
 from __future__ import annotations
 

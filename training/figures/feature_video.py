@@ -63,7 +63,7 @@ class FeatureVideoSettings(Settings):
 
 
 COMMAND = Command(
-    "training.figures.feature_video", __doc__, FeatureVideoSettings, positionals=("checkpoint", "clip", "output")
+    "radio feature-video", __doc__, FeatureVideoSettings, positionals=("checkpoint", "clip", "output")
 )
 
 

@@ -82,7 +82,7 @@ class GallerySettings(RecipeCommand):
     dense_source: DenseSource = "summary_head"
 
 
-COMMAND = Command("training.figures.gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
+COMMAND = Command("radio gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -163,7 +163,7 @@ class Gallery:
         if words and model is None:
             raise ValueError(
                 f"`words` must be left out for a checkpoint without a text tower, got {list(words)}. Pack one with "
-                "`python -m conversion.from_nvidia --text-tower`."
+                "`radio convert --text-tower`."
             )
         yield self.feature_section()
         yield self.size_section()

@@ -21,7 +21,7 @@ from modeling_radio.training.figures.features import to_colors, to_pixels
 
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
-GENERATOR = '<meta name="generator" content="training.evaluate">'
+GENERATOR = '<meta name="generator" content="radio evaluate">'
 """Marks the pages of this project."""
 WEBP_QUALITY = 88
 """Of photographs, our choice: not visible, at a fourth of the size of PNG."""

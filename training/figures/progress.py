@@ -97,7 +97,7 @@ LOSSES = {
 }
 TAP_LOSSES = {"tap_features": "dense loss of taps", "tap_summary": "summary loss of taps"}
 WEIGHTS = {"weight/features": "weight of dense losses", "weight/summary": "weight of summary losses"}
-"""Groups of teachers' weights, as `training.losses.weighting` names them."""
+"""Groups of teachers' weights, as `modeling_radio.training.losses.weighting` names them."""
 
 OF_BACKBONE = {
     "fixed_pattern": "fixed-pattern energy",

@@ -45,7 +45,7 @@ _SIZE_PX = 64
 """Side of the image that the folder is opened with: our choice, small, since only opening is tested."""
 _MAX_NAMES = 4
 
-COMPLETED_BY_EXTRACTION = "`python -m training.extract`, with its options as before and `--license ID`, completes it."
+COMPLETED_BY_EXTRACTION = "`radio extract`, with its options as before and `--license ID`, completes it."
 
 OPEN_ADAPTER = """
 import sys
@@ -81,7 +81,7 @@ def check_publication(publication: Publication, *, trusts_remote_code: bool = Fa
 def check_card(publication: Publication) -> None:
     """Refuse a card without metadata, license or code to use it; results are optional."""
     is_dataset = publication.kind == "dataset"
-    remedy = f"`python -m model_cards.build {publication.folder} --license ID` writes a complete card."
+    remedy = f"`radio card {publication.folder} --license ID` writes a complete card."
     remedy = COMPLETED_BY_EXTRACTION if is_dataset else remedy
     card = publication.read(CARD).decode()
     try:

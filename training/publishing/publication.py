@@ -32,7 +32,7 @@ FEATURE_FILES = (
     *(CARD, "*.parquet", "*/*.parquet", "index/*.faiss", "pca.safetensors", "extraction.json", "made.json"),
     *("SHA256SUMS", "LICENSE", "LICENSE.*"),
 )
-"""Files that `training.extract`, or another program that writes Parquet, writes."""
+"""Files that `radio extract`, or another program that writes Parquet, writes."""
 _MAX_NAMES = 4
 _CODE_BLOCKS = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _OPENED = re.compile(r"""(?:from_pretrained\(|load_dataset\(|model=)(["'])(.*?)\1""")
@@ -92,9 +92,9 @@ def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publicat
     kind = _kind(folder)
     files: dict[str, Path | bytes] = {**_published_files(folder, kind)}
     if CARD not in files:
-        command = f"model_cards.build {folder} --license ID`"
-        command = "training.extract`, with its options as before," if kind == "dataset" else command
-        raise ValueError(f"{folder} has no card. `python -m {command} writes it.")
+        command = f"card {folder} --license ID`"
+        command = "extract`, with its options as before," if kind == "dataset" else command
+        raise ValueError(f"{folder} has no card. `radio {command} writes it.")
     card = (folder / CARD).read_text(encoding="utf-8").replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
     if kind == "adapter":
         named, files[ADAPTER_CONFIG_NAME] = _adapter_config(folder, base)

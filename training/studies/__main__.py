@@ -1,4 +1,4 @@
-"""Small runs that differ in one thing, over paired seeds: `python -m training.studies STUDY.yaml --jobs 2`.
+"""Small runs that differ in one thing, over paired seeds: `radio study STUDY.yaml --jobs 2`.
 
 A study names a recipe, arms that each change it, seeds, and one measure that decides. Its raw results lie beside its
 file, `STUDY.jsonl`, a line for each run: a run with a line is not made again. The tables and the figure `STUDY.webp`
@@ -48,7 +48,7 @@ class StudiesSettings(Settings):
 
 
 COMMAND = Command(
-    "training.studies",
+    "radio study",
     "Run studies: recipes that differ in one thing, with paired seeds, measured on held-out images.",
     StudiesSettings,
     positionals=("studies",),

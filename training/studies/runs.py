@@ -52,7 +52,7 @@ def _make_run(opened: OpenedStudy, held_out: HeldOut, output: Path, arm: str, se
             sums, numbers = held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
     except TrainingDivergedError as error:
         sums, numbers, failure = {}, {}, str(error)
-    run, decisive = describe_run(f"python -m training.studies {opened.name}", clock), decisive_part(recipe.to_dict())
+    run, decisive = describe_run(f"radio study {opened.name}", clock), decisive_part(recipe.to_dict())
     result = RunResult(arm, seed, decisive, sums, numbers, run, failure, hash_folders(recipe))
     add_run(opened.raw_results, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays

@@ -367,7 +367,7 @@ def load_upsampler(folder: str | Path) -> FeatSharp:
         ValueError: If it is no such folder; the message is one line.
     """
     path = Path(folder).expanduser()
-    advice = "Train one with python -m training.upsampling."
+    advice = "Train one with radio upsampler."
     try:
         config = UpsamplerConfig(**json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")))
         upsampler = FeatSharp(config)
@@ -388,7 +388,7 @@ def check_upsampler(config: UpsamplerConfig, teacher: UpsampledTeacher, folder: 
         if trained != wanted:
             raise ValueError(
                 f"`upsampler` must be of this teacher, with `{name}` {wanted!r}, got {str(folder)!r} with {trained!r}. "
-                "Train one with python -m training.upsampling."
+                "Train one with radio upsampler."
             )
 
 

@@ -89,7 +89,7 @@ class NoiseImages(Images):
 
 
 def install_tiny_world(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)
+    patch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)
     patch.setattr(inputs, "build_training_images", NoiseImages)
 
 

@@ -243,7 +243,7 @@ def test_each_model_has_the_tabs_that_it_can_fill(app, save_tuned, tmp_path):
 
 
 def test_the_device_is_one_of_those_to_choose_from(app, monkeypatch):
-    monkeypatch.setattr("training.app.page.devices", lambda: ["mps", "cpu"])
+    monkeypatch.setattr("modeling_radio.training.app.page.devices", lambda: ["mps", "cpu"])
     monkeypatch.setattr(type(app.opened.model), "device", torch.device("mps:0"))  # torch's name of the only "mps"
     dropdowns = [each for each in build_page(app, may_reopen=True).blocks.values() if isinstance(each, gr.Dropdown)]
     assert [each.value for each in dropdowns if each.label == "Device"] == ["mps"]
@@ -300,7 +300,7 @@ def test_only_uploaded_files_can_be_read_and_no_other_machine_is_contacted(addre
             assert "uploaded" in answer
         assert httpx.get(f"{address}gradio_api/file={path}").status_code == 403
     assert set(contacted) <= {"localhost", "127.0.0.1", None}
-    assert not list(Path(training.app.__file__).parent.glob("*.pyi")), "Gradio writes nothing beside the sources"
+    assert not list(Path(modeling_radio.training.app.__file__).parent.glob("*.pyi")), "Gradio writes nothing beside the sources"
 
 
 def test_a_task_over_its_function(save_tuned, photograph):

@@ -89,7 +89,7 @@ def test_all_ranks_end_where_one_does(tmp_path: Path) -> None:
 def test_aspect_ratios_that_a_teacher_cannot_answer_are_found_at_the_start(
     recipe_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "small", Small)
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "small", Small)
     settings = ["teachers.segmenter.kind=small", "partitions=[{name: high, sizes_px: [128], batch_size: 4}]"]
     load_teachers(load_recipe(recipe_file, settings), CPU)
     with pytest.raises(ValueError, match="Teacher 'segmenter': too large: 176 x 96"):

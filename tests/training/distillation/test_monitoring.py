@@ -178,7 +178,7 @@ def norms_of_hidden_states(model: RadioModel, images: Tensor, window_size: int |
 
 @torch.no_grad()
 def test_norms_are_of_the_patches_after_each_block_with_the_model_s_own_windows() -> None:
-    """As those of `training.evaluate`: what is exported attends so by default."""
+    """As those of `radio evaluate`: what is exported attends so by default."""
     torch.manual_seed(0)
     config = RadioConfig.from_preset("radio-test", num_hidden_layers=2, vitdet_num_global=1, vitdet_window_size=2)
     model = RadioModel(config).eval()

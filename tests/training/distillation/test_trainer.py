@@ -348,7 +348,7 @@ def test_a_batch_of_calibration_that_is_not_finite_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
     monkeypatch.setattr(FailingTeacher, "first_good", first_good)
     monkeypatch.setattr(FailingTeacher, "last_good", 99)
     settings = ["teachers.segmenter.kind=failing", "standardization.calibration_steps=2", "schedule.num_steps=1"]
@@ -363,7 +363,7 @@ def test_a_batch_of_calibration_that_is_not_finite_is_left_out(
 def test_non_finite_steps_are_skipped_then_the_run_gives_up(
     recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
     monkeypatch.setattr(FailingTeacher, "last_good", 7)
     settings = ["teachers.segmenter.kind=failing", "optimizer.max_bad_steps=3", "checkpoints={every_steps: 1, keep: 9}"]
     with pytest.raises(
@@ -385,7 +385,7 @@ def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(
     recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("run/.partial-mine").mkdir(parents=True)
-    Path("run", RUN_FILE).write_text("training.distill\n")
+    Path("run", RUN_FILE).write_text("radio distill\n")
     first = FileLock("run/.lock")
     with first:
         assert main(["--recipe", recipe_file, "--output", "run"]) == 1
@@ -413,7 +413,7 @@ def test_a_run_goes_on_with_changes_that_are_allowed(recipe_file: str, capsys: p
     assert main([*arguments, "--stop-at", "3"]) == 0
     changed = [*arguments, "optimizer.learning_rate=1e-30", "--stop-at", "4"]
     assert main(changed) == 1
-    assert "`training.distill --allow-changes optimizer.learning_rate` goes on" in capsys.readouterr().err
+    assert "`radio distill --allow-changes optimizer.learning_rate` goes on" in capsys.readouterr().err
     assert main([*changed, "--allow-changes", "optimizer.learning_rat"]) == 1
     assert "Did you mean 'optimizer.learning_rate'?" in capsys.readouterr().err
     assert main([*changed, "--allow-changes", "optimizer.learning_rate,data"]) == 0
@@ -480,7 +480,7 @@ def test_a_teacher_that_answers_otherwise_does_not_resume(
             sizes = {"feature_dim": feature_dim, "summary_dim": summary_dim}
             super().__init__(name, **sizes | (changed if name == "semantic" else {}))
 
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", Changed)
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "tiny", Changed)
     with pytest.raises(CheckpointError, match=message):
         distil(recipe_file, "run")
 
@@ -541,7 +541,7 @@ def test_data_that_changed_between_two_sessions_are_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(inputs, "build_training_images", training.data.training_images.build_training_images)
+    monkeypatch.setattr(inputs, "build_training_images", modeling_radio.training.data.training_images.build_training_images)
     folder = Path(write_source(kind, 6))
     settings = (f"data={{source: {folder}, num_images: null, shuffle_buffer: 4, streaming: {streaming}}}",)
     distil(recipe_file, "run", *settings, stop_at=1)
@@ -582,7 +582,7 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
         Path("/dev/full").write_bytes(save(tensors))
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.distillation.checkpoints.save_file", write_to_full_disk)
+        patch.setattr("modeling_radio.training.distillation.checkpoints.save_file", write_to_full_disk)
         assert main(arguments) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("distill: error: Cannot write 'run/checkpoints/step_00000006': No space left on device")
@@ -656,7 +656,7 @@ def test_a_finished_run_of_another_recipe_is_not_replaced(recipe_file: str) -> N
 def test_nothing_is_started_without_a_recipe(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 1
     error = capsys.readouterr().err
-    assert error.startswith("usage: python -m training.distill ")
+    assert error.startswith("usage: radio distill ")
     assert "`recipe` has no value" in error.splitlines()[-1]
     assert not Path("runs").exists()
 

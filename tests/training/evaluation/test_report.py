@@ -53,12 +53,12 @@ def test_numbers_curves_and_sources_are_on_the_page(tmp_path):
     results = Results(
         MEASUREMENTS,
         datasets=[Source("mine", "test images", "MIT", "https://example.org/images", "9 images")],
-        run={"date": "2026-11-25", "command": "python -m training.evaluate a <b>"},
+        run={"date": "2026-11-25", "command": "radio evaluate a <b>"},
         remarks=["Few images."],
     )
     write_report(tmp_path / "results.html", results)
     page = (tmp_path / "results.html").read_text(encoding="utf-8")
-    assert "2026-11-25 · python -m training.evaluate a &lt;b&gt;" in page
+    assert "2026-11-25 · radio evaluate a &lt;b&gt;" in page
     assert re.findall("<h2>(.*)</h2>", page) == ["Measurements", "Over resolution", "Made from, measured on"]
     assert "0.612" in page
     assert "Few images." in page

@@ -60,7 +60,7 @@ def test_a_folder_of_images_is_measured_and_described(settings, capsys, monkeypa
     path = tmp_path / "results.json"
     results.save(path)
     content = json.loads(path.read_text())
-    schema = json.loads((Path(model_cards.__file__).parent / "results.schema.json").read_text())
+    schema = json.loads((Path(modeling_radio.model_cards.__file__).parent / "results.schema.json").read_text())
     jsonschema.validate(content, schema)
     assert Results.load(path).measurements == results.measurements
     content["measurements"][0]["value"] = "much"
@@ -103,7 +103,7 @@ def test_the_demos_set_is_the_default(settings, data, monkeypatch):
     assert {found.model for found in results.measurements} == {RAW_PIXELS, STUDENT}
     assert len(set(results.measurements)) == len(results.measurements)
     assert list(results.run["seconds"]) == ["knn"]
-    assert results.run["command"] == f"python -m training.evaluate {settings.checkpoint} --tasks knn"
+    assert results.run["command"] == f"radio evaluate {settings.checkpoint} --tasks knn"
     assert results.remarks == data.remarks(4)
 
 

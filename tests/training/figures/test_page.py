@@ -59,7 +59,7 @@ def page(tmp_path):
         Section("Next", steps={"Run": f"python {NASTY}"}),
         *source_section([Source("mine", "test images", "MIT", "https://example.org/images", "9 images")]),
     ]
-    write_page(tmp_path / "results.html", f"Title {NASTY}", f"python -m training.evaluate {NASTY}", sections)
+    write_page(tmp_path / "results.html", f"Title {NASTY}", f"radio evaluate {NASTY}", sections)
     return (tmp_path / "results.html").read_text(encoding="utf-8")
 
 

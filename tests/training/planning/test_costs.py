@@ -103,7 +103,7 @@ def test_a_teacher_takes_two_operations_per_weight_and_token(networks: Networks)
 
 @pytest.mark.parametrize("kind", PACKAGED)
 def test_a_packaged_teacher_is_counted_without_its_package(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.demo.assets.fetch_package", None)
+    monkeypatch.setattr("modeling_radio.training.demo.assets.fetch_package", None)
     cost = TeacherCost(TeacherRecipe(name=kind, kind=kind), 16)
     assert cost.flops(128, 2) == 2 * cost.flops(128, 1) > 0
     assert cost.flops(256, 1) >= 4 * cost.flops(128, 1)

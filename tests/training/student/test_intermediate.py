@@ -196,7 +196,7 @@ def series_of(output: str, step: int = 8) -> dict[str, tuple]:
 class TestRuns:
     def test_weight_0_is_no_taps_bit_for_bit(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
         distil(recipe_file, "off", *ON, "taps.weight=0")
-        monkeypatch.setattr("training.student.intermediate.plan_taps", lambda *_: [])
+        monkeypatch.setattr("modeling_radio.training.student.intermediate.plan_taps", lambda *_: [])
         distil(recipe_file, "none", *ON)
         assert_same_tensors(last_state("off"), last_state("none"))
         assert not Path("off/checkpoints/step_00000008/taps.safetensors").exists()

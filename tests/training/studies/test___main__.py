@@ -17,7 +17,7 @@ from modeling_radio.training.studies.report import build_report
 from modeling_radio.training.studies.study import STUDIES_DIR, list_studies, open_study
 
 
-main = importlib.import_module("training.studies.__main__").main
+main = importlib.import_module("modeling_radio.training.studies.__main__").main
 
 
 @pytest.fixture

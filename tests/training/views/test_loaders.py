@@ -222,7 +222,7 @@ def test_drafts_are_faster_to_decode_and_look_the_same(large_jpegs, is_streaming
             sizes.append(max(image.shape))
             return cut_crops(image, *arguments)
 
-        monkeypatch.setattr("training.views.loaders.cut_crops", noting)
+        monkeypatch.setattr("modeling_radio.training.views.loaders.cut_crops", noting)
         data = {"streaming": is_streaming, "jpeg_drafts": drafts, "shuffle_buffer": 10}
         recipe = recipe_with(large_jpegs, {"sizes_px": [64], "batch_size": 5}, **data)
         crops[drafts] = torch.cat([views for _, views in views_of(*open_loader(recipe), 0, 4)]).float()

@@ -71,7 +71,7 @@ def check_module(module: str, words: list[str]) -> None:
     package = module.partition(".")[0]
     found = importlib.util.find_spec(module)
     assert found is not None, f"no module {module!r}"
-    if package not in OURS or module.startswith("training.evaluation.harnesses"):
+    if package not in OURS or module.startswith("modeling_radio.training.evaluation.harnesses"):
         return
     is_folder = found.submodule_search_locations is not None
     command = importlib.import_module(f"{module}.__main__" if is_folder else module).COMMAND
@@ -82,7 +82,7 @@ def check_module(module: str, words: list[str]) -> None:
     recipe, changes = getattr(settings, "recipe", None), getattr(settings, "changes", [])
     if command.changes is Recipe and recipe is not None and not str(recipe).endswith(".yaml"):
         # What a run costs is counted without images.
-        load_recipe(recipe, [*changes, *(["data.source=unopened"] if module == "training.plan" else [])])
+        load_recipe(recipe, [*changes, *(["data.source=unopened"] if module == "modeling_radio.training.plan" else [])])
 
 
 @pytest.mark.parametrize("line", sorted(set(shown_lines())), ids=identifier)
@@ -93,8 +93,8 @@ def test_shown_lines_are_taken(line: Line) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "python -m training.distill --recipe demo schedule.num_step=3",
-        "python -m training.distill --recip demo",
+        "radio distill --recipe demo schedule.num_step=3",
+        "radio distill --recip demo",
         "python -m training.nothing",
         'pip install -e ".[nothing]"',
         "make nothing",

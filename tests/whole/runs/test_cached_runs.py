@@ -99,7 +99,7 @@ def test_session_after_other_images_or_weights_is_refused(recipe_file: str, monk
             return super().freeze()
 
     with monkeypatch.context() as patch:
-        patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", Other)
+        patch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "tiny", Other)
         with pytest.raises(RecipeError, match=r"is stale \(weights.semantic: .*; weights.segmenter: .*\)"):
             tiny.distil(recipe_file, "run", *settings)
     assert tiny.distil(recipe_file, "run", *settings) == Path("run/final")

@@ -107,14 +107,14 @@ def count_scored(run: FinetuningRun) -> list[int]:
 
 def count_written(patch: pytest.MonkeyPatch) -> list[str]:
     """Return a list to which every file and folder that this process writes adds an entry."""
-    create, written = core.files.tempfile.TemporaryDirectory, []
+    create, written = modeling_radio.core.files.tempfile.TemporaryDirectory, []
 
     def counting_create(*args, **options):
-        if str(options.get("prefix")).startswith(core.files.TEMPORARY_PREFIX):
+        if str(options.get("prefix")).startswith(modeling_radio.core.files.TEMPORARY_PREFIX):
             written.append(str(options["dir"]))
         return create(*args, **options)
 
-    patch.setattr(core.files.tempfile, "TemporaryDirectory", counting_create)
+    patch.setattr(modeling_radio.core.files.tempfile, "TemporaryDirectory", counting_create)
     return written
 
 

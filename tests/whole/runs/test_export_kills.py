@@ -88,7 +88,7 @@ def test_onnx_with_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     """After a kill between its two files the older graph goes on with its own weights."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr("conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
+    monkeypatch.setattr("modeling_radio.conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
     config = RadioConfig.from_preset("radio-test", num_hidden_layers=1)
     exported = [export_onnx(RadioModel(config).eval())[1] for _ in range(2)]
     output, draw = tmp_path / "out.onnx", random.Random(0)

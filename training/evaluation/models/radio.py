@@ -164,7 +164,7 @@ class RadioTextFeatures(RadioFeatures):
     """A RADIO folder with a text tower, whose texts are in the space of one adaptor's summary.
 
     Args:
-        folder: Folder by `conversion.from_nvidia --text-tower`.
+        folder: Folder by `radio convert --text-tower`.
         model: As for `RadioFeatures`, like the other arguments.
     """
 

@@ -186,7 +186,7 @@ def measure_image_retrieval(evaluation: Evaluation) -> list[Measurement]:
 def no_text_tower(model: FeatureModel, task: str) -> ValueError:
     """Return the error of a task on a model without a text tower."""
     return ValueError(
-        f"`{task}` needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), which {model.name!r} "
+        f"`{task}` needs a text tower in the checkpoint (radio convert --text-tower), which {model.name!r} "
         "does not have. Leave the task out."
     )
 
@@ -266,7 +266,7 @@ def measure_zero_shot(evaluation: Evaluation) -> list[Measurement]:
             measurements += _by_classifier(evaluation, name, teacher, teacher.teacher)
     if not measurements:
         raise ValueError(
-            "`zero_shot` needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), or an adaptor "
+            "`zero_shot` needs a text tower in the checkpoint (radio convert --text-tower), or an adaptor "
             "for a teacher with a classifier: efficientnet-lite0."
         )
     return measurements
