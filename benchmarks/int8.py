@@ -19,10 +19,10 @@ from transformers import TorchAoConfig
 
 from benchmarks.inference import WINDOW
 from benchmarks.measuring import MeasuringSettings, Row, report, take_turns
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.graphs.files import open_graph
 from modeling_radio.conversion.onnx_precision import convert_precision
 from modeling_radio.conversion.to_onnx import export_onnx, save_onnx
-from modeling_radio import RadioConfig, RadioModel
 
 
 LARGEST_PX = 512

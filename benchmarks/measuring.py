@@ -18,13 +18,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from modeling_radio import RadioConfig
+from modeling_radio.checks_radio import check_multiple
 from modeling_radio.core.files import write_text
 from modeling_radio.core.machine import peak_memory_mb, processor_name, versions_of
 from modeling_radio.core.settings import OneOf, Settings, require
 from modeling_radio.core.tables import markdown
 from modeling_radio.core.timing import Name
-from modeling_radio import RadioConfig
-from modeling_radio.checks_radio import check_multiple
 
 
 ROOT = Path(__file__).parents[1]

@@ -18,6 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from pydantic import Field
 from tqdm import tqdm
 
+from modeling_radio import RadioConfig
+from modeling_radio.checks_radio import read_json
 from modeling_radio.conversion.from_nvidia import convert, read_label, save
 from modeling_radio.conversion.release.comparison import (
     Answers,
@@ -40,8 +42,6 @@ from modeling_radio.core.tables import markdown
 from modeling_radio.core.trust import foreign_code
 from modeling_radio.model_cards.parity import FILE, Cost, Parity
 from modeling_radio.model_cards.rendering import render_part
-from modeling_radio import RadioConfig
-from modeling_radio.checks_radio import read_json
 from modeling_radio.nvidia.stored_tensors import stored_tensors
 
 
@@ -206,9 +206,7 @@ def _check_before_fetching(settings: CompareReleaseSettings) -> None:
     for size in settings.sizes:
         read_size(size)
     if settings.converted is not None and not (settings.converted / "config.json").is_file():
-        raise ValueError(
-            f"`converted` must be a folder that radio convert wrote, got {str(settings.converted)!r}."
-        )
+        raise ValueError(f"`converted` must be a folder that radio convert wrote, got {str(settings.converted)!r}.")
 
 
 def _device(name: str) -> str:

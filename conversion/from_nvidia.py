@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.checks_radio import check_choice
 from modeling_radio.conversion.nvidia.config import adaptor_names, build_config_fields
 from modeling_radio.conversion.nvidia.keys import adaptor_of, head_names, our_keys
 from modeling_radio.conversion.nvidia.source import NvidiaCheckpoint, read_checkpoint
@@ -37,11 +39,9 @@ from modeling_radio.core.checkpoints import MODEL_FOLDER
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import check_output, write_folder
 from modeling_radio.core.settings import Settings, SettingsError, Spelling, read_names
+from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.kinds import Conversion
-from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.checks_radio import check_choice
-from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.nvidia.config import source_fields
 from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.nvidia.radio1d import is_radio1d

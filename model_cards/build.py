@@ -13,6 +13,7 @@ from typing import Any
 
 from huggingface_hub import CardData, ModelCard
 
+from modeling_radio import RadioConfig
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import write_text
 from modeling_radio.core.settings import Settings
@@ -25,7 +26,6 @@ from modeling_radio.model_cards.metadata import ABOUT_TRAINING, card_data, write
 from modeling_radio.model_cards.parity import find_parity
 from modeling_radio.model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
 from modeling_radio.model_cards.results import STUDENT, Results, Source, build_tables
-from modeling_radio import RadioConfig
 from modeling_radio.zero_shot_radio import SentenceTowerConfig
 
 

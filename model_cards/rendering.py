@@ -12,11 +12,11 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
+from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.settings import read_yaml
 from modeling_radio.core.tables import one_line
 from modeling_radio.model_cards.metadata import pipeline_tag
-from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.checks_radio import Resolution
 from modeling_radio.modeling_radio import POSITIONS
 from modeling_radio.native import native_differences
 

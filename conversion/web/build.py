@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from modeling_radio import RadioImageProcessor, RadioModel
 from modeling_radio.conversion.graphs.files import open_graph
 from modeling_radio.conversion.graphs.parity import compare_graph, require_difference
 from modeling_radio.conversion.onnx_precision import convert_precision
@@ -25,10 +26,16 @@ from modeling_radio.conversion.web.precision import (
     measure,
     refuse_size,
 )
-from modeling_radio.conversion.web.site import Sample, copy_page, copy_runtime, copy_samples, write_description, write_space_card
+from modeling_radio.conversion.web.site import (
+    Sample,
+    copy_page,
+    copy_runtime,
+    copy_samples,
+    write_description,
+    write_space_card,
+)
 from modeling_radio.conversion.web.texts import Texts, write_tokenizer, write_tower
 from modeling_radio.core.files import scratch_folder
-from modeling_radio import RadioImageProcessor, RadioModel
 
 
 LEAST_BYTES = 1024

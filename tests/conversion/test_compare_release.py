@@ -90,7 +90,15 @@ def test_it_needs_nothing_but_running(release, hub, tmp_path):
     repository.commit(files_of(release))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
-    command = [sys.executable, "-m", "modeling_radio", "compare-release", "nvidia/C-RADIOv4-H", "--output", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "modeling_radio",
+        "compare-release",
+        "nvidia/C-RADIOv4-H",
+        "--output",
+        str(tmp_path),
+    ]
     done = run_process(
         [*command, *SMALL], env=kept | environment, cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -102,7 +110,9 @@ def test_it_needs_nothing_but_running(release, hub, tmp_path):
 def test_windows_change_what_both_say(release, tmp_path, monkeypatch):
     """Else windows that neither side applied would count as equal."""
     asked = []
-    monkeypatch.setattr("modeling_radio.conversion.compare_release.compare_outputs", lambda *pair: asked.extend(pair) or 1 / 0)
+    monkeypatch.setattr(
+        "modeling_radio.conversion.compare_release.compare_outputs", lambda *pair: asked.extend(pair) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         main([str(release), "--output", str(tmp_path / "parity"), *SMALL])
     for outputs in asked:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from releases import needs_exporter
 
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.graphs.models import FlatRadio
 from modeling_radio.conversion.to_aoti import check_package, main
-from modeling_radio import RadioConfig, RadioModel
 
 
 pytestmark = needs_exporter

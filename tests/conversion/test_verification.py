@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
+from modeling_radio import RadioConfig
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.conversion.verification import (
     Comparison,
@@ -13,7 +14,6 @@ from modeling_radio.conversion.verification import (
     largest_difference,
     list_unchecked,
 )
-from modeling_radio import RadioConfig
 
 
 @pytest.fixture

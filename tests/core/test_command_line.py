@@ -164,9 +164,19 @@ finally: assert "torch" not in sys.modules and "transformers" not in sys.modules
 @pytest.mark.parametrize(
     "module",
     [
-        *("modeling_radio.training.distill", "modeling_radio.training.finetune", "modeling_radio.training.plan", "modeling_radio.training.extract", "modeling_radio.training.publish"),
+        *(
+            "modeling_radio.training.distill",
+            "modeling_radio.training.finetune",
+            "modeling_radio.training.plan",
+            "modeling_radio.training.extract",
+            "modeling_radio.training.publish",
+        ),
         *("modeling_radio.training.evaluate", "modeling_radio.training.serve"),
-        *("modeling_radio.training.studies.__main__", "modeling_radio.training.app.__main__", "modeling_radio.training.demo.__main__"),
+        *(
+            "modeling_radio.training.studies.__main__",
+            "modeling_radio.training.app.__main__",
+            "modeling_radio.training.demo.__main__",
+        ),
     ],
 )
 def test_help_does_not_wait_for_torch(module):

@@ -174,7 +174,9 @@ def test_a_previous_folder_goes_once_its_successor_is_there_and_those_of_others_
 
 def test_files_beside_come_along_and_the_named_one_last(tmp_path, monkeypatch):
     moved, replace = [], os.replace
-    monkeypatch.setattr("modeling_radio.core.files.os.replace", lambda a, b: moved.append(Path(b).name) or replace(a, b))
+    monkeypatch.setattr(
+        "modeling_radio.core.files.os.replace", lambda a, b: moved.append(Path(b).name) or replace(a, b)
+    )
     write_beside(tmp_path / "a.onnx", lambda path: (path.touch(), path.with_name("z.data").touch()))
     assert moved == ["z.data", "a.onnx"]
     assert names(tmp_path) == ["a.onnx", "z.data"]

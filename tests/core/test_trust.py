@@ -4,10 +4,17 @@ import json
 
 import pytest
 
-from modeling_radio.core.checkpoints import open_checkpoint
-from modeling_radio.core.trust import allowed_files, check_named_code, clean_environment, copy_model, foreign_code, has_name
-from modeling_radio.model_cards.build import build_card
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
+from modeling_radio.core.checkpoints import open_checkpoint
+from modeling_radio.core.trust import (
+    allowed_files,
+    check_named_code,
+    clean_environment,
+    copy_model,
+    foreign_code,
+    has_name,
+)
+from modeling_radio.model_cards.build import build_card
 from modeling_radio.training.finetuning.models import open_config
 
 

@@ -24,7 +24,6 @@ from modeling_radio import RadioForDepthEstimation, RadioForImageClassification
 from modeling_radio.checks_radio import check_choice, check_multiple
 from modeling_radio.hub_radio import task_of
 from modeling_radio.inputs_radio import WindowSize, check_window_size
-from modeling_radio.zero_shot_radio import DenseSource
 from modeling_radio.training.figures.features import (
     PcaBasis,
     fit_pca_basis,
@@ -49,6 +48,7 @@ from modeling_radio.training.figures.predictions import (
     shown,
     told_shares,
 )
+from modeling_radio.zero_shot_radio import DenseSource
 
 
 BACKBONE = "backbone"

@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from modeling_radio.core.settings import hash_of
-from modeling_radio.training.data.decoding import DRAFT_GAP, EncodedImage, LeastScale, SkippedImages, crop_to_shape, to_tensor
+from modeling_radio.training.data.decoding import (
+    DRAFT_GAP,
+    EncodedImage,
+    LeastScale,
+    SkippedImages,
+    crop_to_shape,
+    to_tensor,
+)
 
 
 Split = Literal["train", "held_out"]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from modeling_radio.core.settings import hash_of
 from modeling_radio.checks_radio import did_you_mean
+from modeling_radio.core.settings import hash_of
 from modeling_radio.training.data.decoding import EncodedImage, content_fingerprint
 from modeling_radio.training.data.image_folder import (
     BUILDERS,

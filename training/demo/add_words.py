@@ -20,14 +20,13 @@ from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.core.checkpoints import MODEL_FOLDER, open_checkpoint
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import check_output, write_folder
 from modeling_radio.core.timing import Clock, ProgressBar
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.results import Results, Source
-from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
-from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES, SIMPLE_TEMPLATES, SentenceTower
 from modeling_radio.training.data.training_images import build_images
 from modeling_radio.training.demo.assets import package_named
 from modeling_radio.training.demo.images import render
@@ -37,6 +36,7 @@ from modeling_radio.training.evaluation.provenance import describe_run, teacher_
 from modeling_radio.training.recipe import Recipe, RecipeCommand, RecipeError, TeacherRecipe
 from modeling_radio.training.teachers.embedded import EfficientNetLiteTeacher
 from modeling_radio.training.teachers.registry import build_teachers
+from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES, SIMPLE_TEMPLATES, SentenceTower
 
 
 TEACHER_KIND = "efficientnet-lite0"

@@ -76,16 +76,13 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
             f"radio evaluate {checkpoint.as_posix()} --data path/to/class-folders"
         ),
         "Give it words: zero-shot classes, and segmentation by their names": (
-            f"radio add-words --checkpoint {checkpoint.as_posix()} "
-            f"--output {(checkpoint.parent / 'words').as_posix()}"
+            f"radio add-words --checkpoint {checkpoint.as_posix()} --output {(checkpoint.parent / 'words').as_posix()}"
         ),
         "Fine-tune it with LoRA": (
-            f"radio finetune {checkpoint.as_posix()} --task image-classification "
-            "--data path/to/class-folders --lora"
+            f"radio finetune {checkpoint.as_posix()} --task image-classification --data path/to/class-folders --lora"
         ),
         "Distill a student on your images": (
-            "radio distill --recipe demo --output runs/mine data.source=path/to/images "
-            "data.num_images=null"
+            "radio distill --recipe demo --output runs/mine data.source=path/to/images data.num_images=null"
         ),
         "Choose its license, which the card must name before others see it": (
             f"radio card {checkpoint.as_posix()} --license ID"

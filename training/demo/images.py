@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_folder
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.checks_radio import check_choice
 from modeling_radio.training.data.decoding import to_tensor
 from modeling_radio.training.data.image_table import SPLITS, Images, Split
 from modeling_radio.training.demo.assets import EMOJI_CLASSES, CutOut, DemoAssets, Photograph, expand_ranges, fetch

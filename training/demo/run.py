@@ -11,11 +11,11 @@ from pathlib import Path
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from modeling_radio import RadioModel
 from modeling_radio.core.files import sole_run
 from modeling_radio.core.timing import Clock, WholeRun
 from modeling_radio.model_cards.build import PICTURE, write_card
 from modeling_radio.model_cards.results import Measurement, Results
-from modeling_radio import RadioModel
 from modeling_radio.training.demo.closing_page import write_closing_page
 from modeling_radio.training.demo.images import photographs
 from modeling_radio.training.distillation.trainer import Distiller

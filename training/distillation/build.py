@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
+from modeling_radio import RadioModel
 from modeling_radio.core.files import write_text
 from modeling_radio.core.interruption import StopRequest
 from modeling_radio.core.ranks import on_first_rank
 from modeling_radio.model_cards.lineage import Lineage
-from modeling_radio import RadioModel
 from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.cpu import ParallelPasses, parallel_passes
 from modeling_radio.training.distillation.monitoring import Monitors

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_radio.core.seeds import make_generator
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.seeds import make_generator
 from modeling_radio.training.data.sources import DEMO_SOURCES, is_image_folder
 from modeling_radio.training.data.training_images import build_images
 from modeling_radio.training.distillation.sharding import reshard
@@ -26,7 +26,13 @@ from modeling_radio.training.evaluation.metrics.fidelity import (
 )
 from modeling_radio.training.evaluation.metrics.representation import effective_rank
 from modeling_radio.training.evaluation.models.base import Features
-from modeling_radio.training.figures.columns import Column, adaptor_column, draw_columns, photograph_column, teacher_column
+from modeling_radio.training.figures.columns import (
+    Column,
+    adaptor_column,
+    draw_columns,
+    photograph_column,
+    teacher_column,
+)
 from modeling_radio.training.figures.features import PcaBasis, fit_pca_basis
 from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
 from modeling_radio.training.targets.phi_s import FeatureStandardizer

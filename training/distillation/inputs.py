@@ -18,14 +18,25 @@ from modeling_radio.training.recipe import Recipe, RecipeError
 from modeling_radio.training.student.build import student_patch_size
 from modeling_radio.training.targets.cached import CachedTargets
 from modeling_radio.training.targets.examples import TargetSource
-from modeling_radio.training.targets.feature_cache import CacheContents, FeatureCache, TeacherOutputs, write_feature_cache
+from modeling_radio.training.targets.feature_cache import (
+    CacheContents,
+    FeatureCache,
+    TeacherOutputs,
+    write_feature_cache,
+)
 from modeling_radio.training.targets.online import OnlineTargets
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherWidths
 from modeling_radio.training.teachers.published.base import loading_turn
 from modeling_radio.training.teachers.registry import check_devices, place_teacher, share_network, teacher_of_recipe
 from modeling_radio.training.views.loaders import PartitionStreams
-from modeling_radio.training.views.plan import BatchPlan, admit_images, extreme_grids, smallest_used_px, teachers_of_rank
+from modeling_radio.training.views.plan import (
+    BatchPlan,
+    admit_images,
+    extreme_grids,
+    smallest_used_px,
+    teachers_of_rank,
+)
 
 
 def open_images(recipe: Recipe, accelerator: Accelerator) -> Images | PartitionStreams:

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.files import WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
-from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics
 from modeling_radio.training.distillation.sharding import reshard
 from modeling_radio.training.distillation.tracking import LOSS_KINDS, ProgressLog

@@ -20,8 +20,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 
-from modeling_radio.core.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin
 from modeling_radio import RadioModel
+from modeling_radio.core.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin
 from modeling_radio.training.recipe import Recipe
 
 

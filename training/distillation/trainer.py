@@ -15,11 +15,11 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from modeling_radio import RadioModel
 from modeling_radio.core.files import remove_partial, write_file
 from modeling_radio.core.interruption import OutOfTime, StopRequest, TrainingDivergedError
 from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
 from modeling_radio.core.seeds import derive_seed
-from modeling_radio import RadioModel
 from modeling_radio.training.distillation.build import RunParts, build_run
 from modeling_radio.training.distillation.checkpoints import (
     CheckpointWriter,

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from modeling_radio import RadioAdaptorConfig, RadioConfig
 from modeling_radio.core.machine import describe_machine, versions_of
 from modeling_radio.core.packages import Package
 from modeling_radio.core.timing import Clock
@@ -16,7 +17,6 @@ from modeling_radio.model_cards.licenses import DOUBT, nvidia_license
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.metadata import ABOUT_TRAINING, HUB_ID
 from modeling_radio.model_cards.results import Source
-from modeling_radio import RadioAdaptorConfig, RadioConfig
 from modeling_radio.training.data.sources import DEMO_SOURCES, public_name
 from modeling_radio.training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph, load_demo_assets
 from modeling_radio.training.recipe import DataRecipe, Recipe, TeacherRecipe

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from modeling_radio.model_cards.results import STUDENT, Measurement
 from modeling_radio import RadioModel
+from modeling_radio.model_cards.results import STUDENT, Measurement
 from modeling_radio.training.evaluation.data import Kind
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.features import StoredFeatures, Wanted

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from modeling_radio.checks_radio import read_json
 from modeling_radio.core.checkpoints import read_config
 from modeling_radio.core.files import write_text
 from modeling_radio.core.timing import Clock
 from modeling_radio.model_cards.build import license_of
 from modeling_radio.model_cards.features import Column, FeatureSet, build_features_card
 from modeling_radio.model_cards.licenses import License, nvidia_license
-from modeling_radio.checks_radio import read_json
 from modeling_radio.training.evaluation.provenance import describe_run
 from modeling_radio.training.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, PCA_FILE, SCALE, SUMMARY
 from modeling_radio.training.extraction.run import Extraction, Written

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.settings import hash_of
-from modeling_radio.checks_radio import check_choice
 from modeling_radio.training.data.labeled.folders import (
     DEPTH_FOLDERS,
     IMAGE_FOLDERS,

@@ -13,11 +13,10 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 from transformers.utils import logging as transformers_logging
 
+from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.checkpoints import with_windowed_blocks
 from modeling_radio.core.command_line import Command
-from modeling_radio.checks_radio import Resolution
 from modeling_radio.inputs_radio import WindowSize
-from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, DenseSource
 from modeling_radio.training.demo.assets import load_demo_assets
 from modeling_radio.training.demo.closing_page import republishable_photographs
 from modeling_radio.training.evaluation.demo_data import load_photographs
@@ -45,6 +44,7 @@ from modeling_radio.training.figures.predictions import Opened, open_model, pred
 from modeling_radio.training.recipe import Recipe, RecipeCommand
 from modeling_radio.training.student.build import build_student
 from modeling_radio.training.teachers.registry import build_teachers, reachable_teachers
+from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, DenseSource
 
 
 PAGE = "index.html"

@@ -28,7 +28,13 @@ from modeling_radio.training.data.labeled.folders import (
     read_depth_folder,
     read_mask_folder,
 )
-from modeling_radio.training.data.labeled.labels import LabelReader, check_numbers, find_problem_type, number_classes, stated_names
+from modeling_radio.training.data.labeled.labels import (
+    LabelReader,
+    check_numbers,
+    find_problem_type,
+    number_classes,
+    stated_names,
+)
 from modeling_radio.training.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,

@@ -13,10 +13,10 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
-from modeling_radio.core.files import write_folder
-from modeling_radio.core.trust import check_named_code
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.checks_radio import Resolution, did_you_mean
+from modeling_radio.core.files import write_folder
+from modeling_radio.core.trust import check_named_code
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.inputs_radio import choose_without_budget

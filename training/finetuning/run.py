@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
+from modeling_radio.checks_radio import read_json
 from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_text
 from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, on_first_rank
 from modeling_radio.core.timing import Clock
-from modeling_radio.checks_radio import read_json
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.training.finetuning.adapters import merge_adapter, save_adapter
 from modeling_radio.training.finetuning.data import load_images

@@ -22,10 +22,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 
+from modeling_radio import RadioConfig
 from modeling_radio.core.files import scratch_folder, write_file, write_through
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.ranks import any_rank, fsdp_plugin
-from modeling_radio import RadioConfig
 from modeling_radio.modeling_radio import ADAPTORS, RadioNetwork
 from modeling_radio.training.distillation.checkpoints import MANIFEST, CheckpointError, find_damage, write_manifest
 from modeling_radio.training.finetuning.adapters import BACKBONE

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from modeling_radio.core.seeds import derive_seed
-from modeling_radio.core.timing import fastest_seconds
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.checks_radio import did_you_mean
+from modeling_radio.core.seeds import derive_seed
+from modeling_radio.core.timing import fastest_seconds
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
 from modeling_radio.training.recipe import Recipe, RecipeError
 from modeling_radio.training.student.packing import check_merging

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modeling_radio.core.files import write_folder
-from modeling_radio.core.ranks import copy_from_first_rank
-from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.adaptors_radio import RadioAdaptor
+from modeling_radio.core.files import write_folder
+from modeling_radio.core.ranks import copy_from_first_rank
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.layers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
+from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.recipe import RecipeError
 from modeling_radio.training.recipe_sections import ExportRecipe
 from modeling_radio.training.student.packing import pack_groups

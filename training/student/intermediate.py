@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeling_radio.core.seeds import derive_seed
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.adaptors_radio import RadioHeadMLP
 from modeling_radio.checks_radio import Resolution
 from modeling_radio.configuration_radio import RadioAdaptorConfig
+from modeling_radio.core.seeds import derive_seed
 from modeling_radio.outputs_radio import (
     FeatureFormat,
     RadioAdaptorOutput,

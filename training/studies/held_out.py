@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
+from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.training.demo.images import LABELED_PACKAGES, DemoImages, render
 from modeling_radio.training.distillation.held_out import ViewPair
 from modeling_radio.training.evaluation.data import EvaluationData, Stacked, groups_of, tensor_fingerprint

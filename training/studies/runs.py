@@ -17,12 +17,12 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
+from modeling_radio import RadioModel
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import hash_file
 from modeling_radio.core.interruption import StopRequest, TrainingDivergedError, prepare_stoppable, run_stoppable
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import Clock
-from modeling_radio import RadioModel
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.evaluation.provenance import describe_run
 from modeling_radio.training.recipe import Recipe, RecipeError, decisive_part

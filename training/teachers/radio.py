@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.outputs_radio import NetworkOutput
 from modeling_radio.training.recipe_sections import Precision

@@ -10,10 +10,10 @@ from PIL import Image
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH
 
+from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.core.files import sole_run
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.licenses import License
-from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.training.finetuning.adapters import add_adapter, save_adapter
 from modeling_radio.training.finetuning.data import LabeledImages, load_images
 from modeling_radio.training.finetuning.run import NAME, FinetuningRun

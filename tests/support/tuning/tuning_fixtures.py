@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.conversion.text_tower import canonicalizing
 
 
 HEIGHT, WIDTH = 36, 48

@@ -300,7 +300,9 @@ def test_only_uploaded_files_can_be_read_and_no_other_machine_is_contacted(addre
             assert "uploaded" in answer
         assert httpx.get(f"{address}gradio_api/file={path}").status_code == 403
     assert set(contacted) <= {"localhost", "127.0.0.1", None}
-    assert not list(Path(modeling_radio.training.app.__file__).parent.glob("*.pyi")), "Gradio writes nothing beside the sources"
+    assert not list(Path(modeling_radio.training.app.__file__).parent.glob("*.pyi")), (
+        "Gradio writes nothing beside the sources"
+    )
 
 
 def test_a_task_over_its_function(save_tuned, photograph):

@@ -10,7 +10,15 @@ from PIL import Image, ImageEnhance
 
 from modeling_radio.training.data import filters
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
-from modeling_radio.training.data.filters import ImageFacts, choose_images, difference_hash, fault_of, measure, near_duplicates, scan
+from modeling_radio.training.data.filters import (
+    ImageFacts,
+    choose_images,
+    difference_hash,
+    fault_of,
+    measure,
+    near_duplicates,
+    scan,
+)
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.recipe import DataRecipe, RecipeError

@@ -23,7 +23,8 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch
     monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
     teacher = SimpleNamespace(summary_dim=4, feature_dim=4)
     monkeypatch.setattr(
-        "modeling_radio.training.evaluation.students.build_teachers", lambda entries, _: {entry.name: teacher for entry in entries}
+        "modeling_radio.training.evaluation.students.build_teachers",
+        lambda entries, _: {entry.name: teacher for entry in entries},
     )
     assert command.main(["--output", str(tmp_path / "demo"), *arguments]) == 1
     errors = capsys.readouterr().err

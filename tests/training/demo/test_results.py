@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_radio.model_cards.results import Results
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
+from modeling_radio.model_cards.results import Results
 from modeling_radio.training.demo import results
 from modeling_radio.training.demo.images import LabeledPackage
 from modeling_radio.training.demo.results import main

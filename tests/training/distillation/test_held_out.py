@@ -13,8 +13,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from modeling_radio.core.files import write_text
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.files import write_text
 from modeling_radio.training.data.training_images import build_images
 from modeling_radio.training.distillation import tracking
 from modeling_radio.training.distillation.held_out import (

@@ -14,8 +14,8 @@ from small_recipes import small_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.training.distillation import monitoring
 from modeling_radio.training.distillation.monitoring import (
     PARTS,

@@ -35,11 +35,11 @@ from transformers import ViTConfig, ViTModel
 
 import modeling_radio.training.data.training_images
 import modeling_radio.training.teachers.registry
+from modeling_radio import RadioModel
 from modeling_radio.core.files import RUN_FILE, WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT
 from modeling_radio.model_cards.lineage import Lineage
-from modeling_radio import RadioModel
 from modeling_radio.training.distill import main
 from modeling_radio.training.distillation import inputs, step, trainer
 from modeling_radio.training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
@@ -541,7 +541,9 @@ def test_data_that_changed_between_two_sessions_are_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(inputs, "build_training_images", modeling_radio.training.data.training_images.build_training_images)
+    monkeypatch.setattr(
+        inputs, "build_training_images", modeling_radio.training.data.training_images.build_training_images
+    )
     folder = Path(write_source(kind, 6))
     settings = (f"data={{source: {folder}, num_images: null, shuffle_buffer: 4, streaming: {streaming}}}",)
     distil(recipe_file, "run", *settings, stop_at=1)

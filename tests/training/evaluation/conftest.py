@@ -10,8 +10,8 @@ from drawn_assets import assets
 from PIL import Image
 from tiny_adaptors import build_model_with_adaptors
 
-from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.training.demo.assets import DemoAssets
 from modeling_radio.training.demo.images import ClassificationSet, SegmentationSet
 from modeling_radio.training.evaluation.demo_data import DemoData

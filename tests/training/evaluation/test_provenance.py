@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from modeling_radio import RadioAdaptorConfig, RadioConfig
 from modeling_radio.core.timing import Clock
 from modeling_radio.model_cards.licenses import warnings_of
-from modeling_radio import RadioAdaptorConfig, RadioConfig
 from modeling_radio.training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph
 from modeling_radio.training.evaluation import provenance
 from modeling_radio.training.evaluation.provenance import data_sources, describe_run, lineage_of, teacher_source

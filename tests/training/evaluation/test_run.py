@@ -12,8 +12,8 @@ import torch
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 import modeling_radio.model_cards
-from modeling_radio.model_cards.results import STUDENT, Results
 from modeling_radio import RadioImageProcessor
+from modeling_radio.model_cards.results import STUDENT, Results
 from modeling_radio.training.evaluation import run as evaluation_run
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS

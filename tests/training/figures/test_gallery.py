@@ -9,7 +9,6 @@ from task_models import tiny_config
 from tiny_adaptors import build_model_with_adaptors
 from tiny_radio1d import build_radio1d
 
-from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -21,11 +20,19 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
+from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.training.demo.closing_page import Credited
 from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
 from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.training.figures import gallery
-from modeling_radio.training.figures.gallery import PHOTOGRAPH_PX, Gallery, main, open_task_model, sizes_of, task_section
+from modeling_radio.training.figures.gallery import (
+    PHOTOGRAPH_PX,
+    Gallery,
+    main,
+    open_task_model,
+    sizes_of,
+    task_section,
+)
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
 

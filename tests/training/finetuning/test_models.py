@@ -183,7 +183,9 @@ def passes(request, monkeypatch):
         return run
 
     torch._dynamo.reset()
-    monkeypatch.setattr("modeling_radio.training.finetuning.run.compile_blocks", partial(compile_blocks, backend=compile_graph))
+    monkeypatch.setattr(
+        "modeling_radio.training.finetuning.run.compile_blocks", partial(compile_blocks, backend=compile_graph)
+    )
     with torch._dynamo.config.patch(fail_on_cache_limit_hit=True):
         yield passed
     torch._dynamo.reset()

@@ -20,9 +20,6 @@ from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings, save_shards, save
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH, save_palette_mask
 
-from modeling_radio.core.errors import UserError
-from modeling_radio.core.files import sole_run
-from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -32,6 +29,9 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import sole_run
+from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.training.finetuning import run as run_module
 from modeling_radio.training.finetuning.adapters import open_adapter

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from modeling_radio.training.distillation.checkpoints import SavedTensors
 from modeling_radio.training.distillation.tracking import RunHistory
-from modeling_radio.training.losses.weighting import METHODS, PRIORS, WEIGHT_BOUNDS, LossTerm, TeacherWeights, bounded, prior_at
+from modeling_radio.training.losses.weighting import (
+    METHODS,
+    PRIORS,
+    WEIGHT_BOUNDS,
+    LossTerm,
+    TeacherWeights,
+    bounded,
+    prior_at,
+)
 from modeling_radio.training.recipe import Recipe, RecipeError
 from modeling_radio.training.views.plan import Batch, Grid, Shape
 

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from modeling_radio import RadioModel
 from modeling_radio.core.packages import PackageUnavailableError
 from modeling_radio.core.settings import SettingsError
-from modeling_radio import RadioModel
 from modeling_radio.training.planning.costs import (
     CARDS,
     PACKAGED,

@@ -8,7 +8,14 @@ import torch
 from datasets import Dataset
 
 from modeling_radio.training.publishing import checks
-from modeling_radio.training.publishing.checks import UnfitError, check_card, check_code, check_files, check_opens, check_publication
+from modeling_radio.training.publishing.checks import (
+    UnfitError,
+    check_card,
+    check_code,
+    check_files,
+    check_opens,
+    check_publication,
+)
 from modeling_radio.training.publishing.publication import CARD, read_folder
 from modeling_radio.training.student import reopen
 

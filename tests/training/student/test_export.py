@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from transformers import RadioModel as NativeModel
 
+from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.core.files import WriteError
 from modeling_radio.model_cards.build import build_card
-from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.native import native_differences
 from modeling_radio.training.recipe import RecipeError
 from modeling_radio.training.recipe_sections import ExportRecipe

@@ -15,7 +15,15 @@ from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
 from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
 from modeling_radio.training.recipe_sections import TAP_SCHEMES
-from modeling_radio.training.student.intermediate import Tap, TappedStudent, Taps, build_taps, plan_taps, tap_blocks, with_taps
+from modeling_radio.training.student.intermediate import (
+    Tap,
+    TappedStudent,
+    Taps,
+    build_taps,
+    plan_taps,
+    tap_blocks,
+    with_taps,
+)
 from modeling_radio.training.student.parameters import is_of_trunk, student_parameters
 from modeling_radio.training.teachers.outputs import TeacherOutput
 from modeling_radio.training.teachers.registry import TEACHER_KINDS

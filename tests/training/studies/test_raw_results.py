@@ -11,7 +11,14 @@ from toy_studies import save_toy_results, toy_result, toy_sums
 
 from modeling_radio.training.recipe import RecipeError
 from modeling_radio.training.studies import raw_results
-from modeling_radio.training.studies.raw_results import HeldOutSums, add_run, claim, draw_sources, effective_sources, load_results
+from modeling_radio.training.studies.raw_results import (
+    HeldOutSums,
+    add_run,
+    claim,
+    draw_sources,
+    effective_sources,
+    load_results,
+)
 from modeling_radio.training.studies.study import CONSISTENCY
 
 

@@ -107,7 +107,9 @@ def test_ranks_of_a_machine_cannot_share_one_gpu_by_its_number(monkeypatch):
     entries = [TeacherRecipe(name="a", kind="k", device=device) for device in (None, "cuda", "cpu:0", "cuda:1")]
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     check_devices(entries)
-    monkeypatch.setattr("modeling_radio.training.teachers.registry.rank_and_count", lambda: (0, 4))  # as srun and mpirun start them
+    monkeypatch.setattr(
+        "modeling_radio.training.teachers.registry.rank_and_count", lambda: (0, 4)
+    )  # as srun and mpirun start them
     with pytest.raises(ValueError, match=r"'a': `device` .* 4 ranks may share .*LOCAL_WORLD_SIZE=1"):
         check_devices(entries)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")

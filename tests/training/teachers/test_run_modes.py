@@ -3,7 +3,13 @@ import torch
 from torch.nn import functional as F
 
 from modeling_radio.training.recipe_sections import RunOptions
-from modeling_radio.training.teachers.run_modes import MosaicLayout, MosaicMode, NetworkTraits, pack_mosaics, slice_mosaics
+from modeling_radio.training.teachers.run_modes import (
+    MosaicLayout,
+    MosaicMode,
+    NetworkTraits,
+    pack_mosaics,
+    slice_mosaics,
+)
 
 
 # SAM3's canvas has 72 x 72 patches: student patches, images per row, images per pass.

@@ -6,8 +6,8 @@ from task_models import EVERY_MODEL, build, images, tensors_of
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, TorchAoConfig
 
-from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio import RadioModel
+from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.training.evaluation.models.radio import open_radio
 
 

@@ -12,8 +12,8 @@ from image_files import FILES
 from image_readers import FEWER_FORMATS, READERS, pixels_of
 from PIL import Image
 
-from modeling_radio.core.images import copy_picture
 from modeling_radio import RadioImageProcessor
+from modeling_radio.core.images import copy_picture
 from modeling_radio.image_processing_radio import UNREADABLE
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size
 

@@ -7,10 +7,10 @@ from PIL import Image
 from tiny_tuning import run_settings
 from tuning_fixtures import one_picture, own_datasets_cache, save_picture
 
-from modeling_radio.model_cards.build import write_card
-from modeling_radio.model_cards.licenses import License
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.model_cards.build import write_card
+from modeling_radio.model_cards.licenses import License
 from modeling_radio.training.finetuning.adapters import open_adapter
 from modeling_radio.training.finetuning.run import FinetuningRun
 from modeling_radio.training.publish import main as publish

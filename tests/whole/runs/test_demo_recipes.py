@@ -14,9 +14,9 @@ from tiny_distillation import last_state
 from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
 from two_processes import run_two_processes
 
+from modeling_radio import RadioModel
 from modeling_radio.core.interruption import OutOfTime
 from modeling_radio.core.packages import PackageUnavailableError
-from modeling_radio import RadioModel
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.planning.costs import CARDS
 from modeling_radio.training.planning.plan import Plan

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import modeling_radio.training.teachers.registry
-from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio import RadioModel
+from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.distill import main
 from modeling_radio.training.distillation.checkpoints import list_checkpoints
 from modeling_radio.training.distillation.stages import run_recipe

@@ -9,12 +9,12 @@ import pytest
 from killing import is_killed
 from reference_cases import REFERENCE
 
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.from_nvidia import main as from_nvidia
 from modeling_radio.conversion.graphs.files import remove_stale_weights
 from modeling_radio.conversion.to_nvidia import main as to_nvidia
 from modeling_radio.conversion.to_onnx import export_onnx, save_onnx
 from modeling_radio.core.files import check_output, write_beside
-from modeling_radio import RadioConfig, RadioModel
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

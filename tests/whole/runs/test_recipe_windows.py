@@ -12,7 +12,14 @@ import torch
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.training import plan
 from modeling_radio.training.distillation.stages import run_recipe
-from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError, list_recipes, load_recipe, stage_recipes
+from modeling_radio.training.recipe import (
+    PartitionRecipe,
+    Recipe,
+    RecipeError,
+    list_recipes,
+    load_recipe,
+    stage_recipes,
+)
 from modeling_radio.training.student.build import check_student_views, student_patch_size
 from modeling_radio.training.studies.study import list_studies, open_study
 from modeling_radio.training.views.plan import Grid, draw_window, fitting_windows

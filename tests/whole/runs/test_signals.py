@@ -173,7 +173,19 @@ def digests(folder: Path, left_out: Sequence[str]) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_extract_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
-    words = ["-m", "modeling_radio", "extract", str(model), "--data", str(pictures), "--output", "out", "--dense", "--pca", "4"]
+    words = [
+        "-m",
+        "modeling_radio",
+        "extract",
+        str(model),
+        "--data",
+        str(pictures),
+        "--output",
+        "out",
+        "--dense",
+        "--pca",
+        "4",
+    ]
     words += ["--shard-images", "2", "--batch-size", "2"]
     for whole, stopped in signal_and_resume(words, tmp_path, 0):
         assert digests(stopped / "out", ("made.json", "README")) == digests(whole / "out", ("made.json", "README"))
@@ -182,7 +194,18 @@ def test_extract_at_random_moments(model: Path, pictures: Path, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_evaluate_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
-    words = ["-m", "modeling_radio", "evaluate", str(model), "--data", str(pictures), "--tasks", "knn", "--output", "out.json"]
+    words = [
+        "-m",
+        "modeling_radio",
+        "evaluate",
+        str(model),
+        "--data",
+        str(pictures),
+        "--tasks",
+        "knn",
+        "--output",
+        "out.json",
+    ]
     for whole, stopped in signal_and_resume(words, tmp_path, 1):
         assert digests(stopped / "runs", ()) == digests(whole / "runs", ())
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from modeling_radio.core.checkpoints import read_config
 from modeling_radio import RadioConfig
+from modeling_radio.core.checkpoints import read_config
 from modeling_radio.training.evaluation.models.base import FeatureModel
 from modeling_radio.training.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_vit
 from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio

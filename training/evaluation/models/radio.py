@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from modeling_radio.core.checkpoints import open_checkpoint, read_config
-from modeling_radio.model_cards.results import STUDENT
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.checks_radio import check_multiple
+from modeling_radio.core.checkpoints import open_checkpoint, read_config
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.inputs_radio import WindowSize
+from modeling_radio.model_cards.results import STUDENT
 from modeling_radio.tokenizer import open_tokenizer
-from modeling_radio.zero_shot_radio import DenseSource
 from modeling_radio.training.evaluation.data import tensor_fingerprint
 from modeling_radio.training.evaluation.models.base import Encoding, FeatureModel, TextModel
+from modeling_radio.zero_shot_radio import DenseSource
 
 
 AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16}

@@ -13,17 +13,22 @@ from torch.nn import functional as F
 
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.model_cards.results import Measurement
-from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES, SIMPLE_TEMPLATES
 from modeling_radio.training.evaluation.data import Examples
 from modeling_radio.training.evaluation.data_tables import imagenet_class_names
 from modeling_radio.training.evaluation.features import StoredFeatures, Wanted
 from modeling_radio.training.evaluation.metrics.bootstrap import bootstrap_interval
-from modeling_radio.training.evaluation.metrics.knn import knn_predictions, nearest_neighbors, num_comparable, retrieval_scores
+from modeling_radio.training.evaluation.metrics.knn import (
+    knn_predictions,
+    nearest_neighbors,
+    num_comparable,
+    retrieval_scores,
+)
 from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
 from modeling_radio.training.evaluation.models.pretrained import SentenceEncoder
 from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.training.evaluation.tasks.base import Evaluation, summary_or_mean
 from modeling_radio.training.teachers.embedded import EfficientNetLiteTeacher
+from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES, SIMPLE_TEMPLATES
 
 
 NUM_FOLDS = 5

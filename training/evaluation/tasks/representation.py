@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.model_cards.results import STUDENT, Measurement
-from modeling_radio.checks_radio import Resolution
 from modeling_radio.training.evaluation.data import CroppedViews, Examples, Kind, square
 from modeling_radio.training.evaluation.features import Wanted
 from modeling_radio.training.evaluation.metrics.fidelity import (

@@ -6,7 +6,12 @@ from modeling_radio.heads_radio import ProblemType
 from modeling_radio.training.finetuning.data import LabeledImages
 from modeling_radio.training.finetuning.settings import FinetuneSettings
 from modeling_radio.training.finetuning.tasks.base import FinetuningTask
-from modeling_radio.training.finetuning.tasks.classification import ClassificationTask, MultiLabelTask, RegressionTask, ZeroShotTask
+from modeling_radio.training.finetuning.tasks.classification import (
+    ClassificationTask,
+    MultiLabelTask,
+    RegressionTask,
+    ZeroShotTask,
+)
 from modeling_radio.training.finetuning.tasks.dense import DepthTask, SegmentationTask
 from modeling_radio.training.finetuning.tasks.detection import DetectionTask, InstanceSegmentationTask
 

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
 
-from modeling_radio.core.seeds import derive_seed
 from modeling_radio import RadioConfig, RadioPreTrainedModel
+from modeling_radio.core.seeds import derive_seed
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.training.data.labeled.tables import encoded, read_row
 from modeling_radio.training.finetuning.data import (

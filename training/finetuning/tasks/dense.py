@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from modeling_radio.core.errors import first_few
 from modeling_radio import RadioConfig, RadioForDepthEstimation, RadioForSemanticSegmentation, RadioPreTrainedModel
+from modeling_radio.core.errors import first_few
 from modeling_radio.training.data.labeled.labels import read_depth, read_mask
 from modeling_radio.training.data.labeled.tables import encoded, read_row
 from modeling_radio.training.data.sources import check_named_file

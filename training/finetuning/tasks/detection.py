@@ -23,7 +23,15 @@ from modeling_radio.training.data.labeled.labels import class_ids, name_classes
 from modeling_radio.training.data.labeled.tables import image_paths
 from modeling_radio.training.finetuning.data import LabeledImages, Sample
 from modeling_radio.training.finetuning.settings import FinetuneSettings
-from modeling_radio.training.finetuning.tasks.base import Batch, Evidence, FinetuningTask, Ranking, Score, join, with_file
+from modeling_radio.training.finetuning.tasks.base import (
+    Batch,
+    Evidence,
+    FinetuningTask,
+    Ranking,
+    Score,
+    join,
+    with_file,
+)
 
 
 NO_OBJECT = -100

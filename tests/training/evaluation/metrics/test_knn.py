@@ -6,7 +6,12 @@ from torch.nn import functional as F
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalRecall
 
 from modeling_radio.training.evaluation.metrics import knn
-from modeling_radio.training.evaluation.metrics.knn import knn_accuracy, knn_predictions, nearest_neighbors, retrieval_scores
+from modeling_radio.training.evaluation.metrics.knn import (
+    knn_accuracy,
+    knn_predictions,
+    nearest_neighbors,
+    retrieval_scores,
+)
 
 
 def test_votes_are_weighted_by_exponentiated_similarity():

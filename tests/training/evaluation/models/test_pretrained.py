@@ -14,7 +14,13 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 
 from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
-from modeling_radio.training.evaluation.models.pretrained import RawPixels, TimmFeatures, open_huggingface, open_timm, random_vit
+from modeling_radio.training.evaluation.models.pretrained import (
+    RawPixels,
+    TimmFeatures,
+    open_huggingface,
+    open_timm,
+    random_vit,
+)
 from modeling_radio.training.evaluation.models.radio import RadioFeatures
 
 

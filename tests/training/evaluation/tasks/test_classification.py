@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from modeling_radio import RadioForZeroShotImageClassification
 from modeling_radio.tokenizer import open_tokenizer
-from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES
 from modeling_radio.training.evaluation.data import Examples, Part, Stacked
 from modeling_radio.training.evaluation.data_tables import TableData
 from modeling_radio.training.evaluation.metrics.knn import retrieval_scores
@@ -42,6 +41,7 @@ from modeling_radio.training.evaluation.tasks.classification import (
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.embedded import EfficientNetLiteTeacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES
 
 
 class Fixed:

@@ -9,7 +9,6 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.transforms.v2.functional import center_crop
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES
 from modeling_radio.training.evaluation.data_tables import TableData
 from modeling_radio.training.evaluation.metrics.dense import class_sums, mean_iou_of_sums
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
@@ -37,6 +36,7 @@ from modeling_radio.training.evaluation.tasks.dense_prediction import (
     segmentation_loss,
     upsampled,
 )
+from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES
 
 
 def blocks(num_images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

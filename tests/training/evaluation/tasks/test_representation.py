@@ -7,7 +7,11 @@ from torch.nn import functional as F
 
 from modeling_radio.training.evaluation.data_tables import TableData
 from modeling_radio.training.evaluation.features import FeatureStore
-from modeling_radio.training.evaluation.metrics.representation import block_statistics, channel_statistics, effective_rank
+from modeling_radio.training.evaluation.metrics.representation import (
+    block_statistics,
+    channel_statistics,
+    effective_rank,
+)
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
 from modeling_radio.training.evaluation.models.radio import RadioFeatures
 from modeling_radio.training.evaluation.settings import TaskSettings

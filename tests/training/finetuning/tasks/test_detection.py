@@ -14,7 +14,12 @@ from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_picture, run_len
 
 from modeling_radio.training.finetuning.data import LabeledImages, build_transform
 from modeling_radio.training.finetuning.tasks.base import build_example
-from modeling_radio.training.finetuning.tasks.detection import NO_OBJECT, DetectionTask, InstanceSegmentationTask, decode_mask
+from modeling_radio.training.finetuning.tasks.detection import (
+    NO_OBJECT,
+    DetectionTask,
+    InstanceSegmentationTask,
+    decode_mask,
+)
 
 
 OBJECTS = {"bbox": [[4, 6, 20, 12], [0, 0, 48, 36]], "category": [2, 0]}

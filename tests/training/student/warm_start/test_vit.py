@@ -11,8 +11,8 @@ from tiny_vits import IMAGE, PATCH, SIDE, SIZES, TIMM, VITS, around_first_block,
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipConfig, SiglipModel
 
-from modeling_radio.core.packages import PackageUnavailableError
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.packages import PackageUnavailableError
 from modeling_radio.training.recipe import RecipeError
 from modeling_radio.training.student.warm_start.vit import (
     UnknownTrunkError,
