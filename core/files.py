@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from modeling_radio.core.errors import UserError, first_few
 
 
+PHOTOGRAPH = Path(__file__).with_name("photograph.jpg")
+"""An example image."""
 TEMPORARY_PREFIX = ".partial-"
 PREVIOUS_PREFIX = ".previous-"
 """Prefix of a folder that is moved aside while its successor takes its place."""

@@ -4,8 +4,8 @@ Importing this package registers its classes with the Auto classes: `AutoModel`,
 build and open ours, also inside composite models, in place of transformers' native `RadioModel`. It also makes
 `attn_implementation="cpu_blocks"` known (`cpu.py`).
 
-`modeling_radio.training`, `.conversion`, `.model_cards` and `.core` are folders beside this one in a clone, and inside it
-where the package is installed.
+`modeling_radio.training`, `.conversion`, `.model_cards` and `.core` are inside this folder where the package is
+installed, and beside it in a clone.
 """
 
 from pathlib import Path

@@ -280,7 +280,7 @@ class BalancingRecipe(RecipeSection):
     Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
 
     Attributes:
-        method: A key of `modeling_radio.training.losses.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
+        method: A key of `losses.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
         period_steps: Steps between two looks at the losses, and over how many they are averaged; None for a hundredth
             of the run.
         start_step: Step from which weights move; None for the end of the warm-up, at most a quarter of the run, or for
@@ -510,7 +510,7 @@ class TeacherRecipe(RunOptions, Named):
 
     Attributes:
         name: The adaptor's name: the same string in config, checkpoint keys and logs.
-        kind: Registered kind of `modeling_radio.training.teachers`, or the import path of a class, "my_package.my_module:MyTeacher".
+        kind: Registered kind of `training.teachers`, or the import path of a class, "my_package.my_module:MyTeacher".
         source: Hub id or folder; None where the kind knows its own.
         options: Further arguments of that kind, for example which layer.
         device: Where it runs, for example "cuda:1"; None for the student's device.
@@ -553,7 +553,7 @@ class StandardizationRecipe(RecipeSection):
     """How dense targets are standardized, and when their statistics settle (dispersions too).
 
     Attributes:
-        method: A key of `modeling_radio.training.targets.phi_s.STANDARDIZERS`; "none" takes the mean off alone, to compare with.
+        method: A key of `targets.phi_s.STANDARDIZERS`; "none" takes the mean off alone, to compare with.
         calibration_steps: Batches of teacher features looked at before the first step.
         estimation_steps: Steps during which the statistics go on; then they are frozen.
         refit_every_steps: Steps between two refits meanwhile (early on also at powers of two).
@@ -569,9 +569,9 @@ class LossRecipe(RecipeSection):
     """Which losses; the entries of teachers and partitions hold the weights.
 
     Attributes:
-        features: A key of `modeling_radio.training.losses.features.FEATURE_LOSSES`. An image counts once, as its summary does, however
+        features: A key of `losses.features.FEATURE_LOSSES`. An image counts once, as its summary does, however
             little of it student and teacher both see (C-RADIOv4's Eq 1).
-        summary: A key of `modeling_radio.training.losses.summaries.SUMMARY_LOSSES`.
+        summary: A key of `losses.summaries.SUMMARY_LOSSES`.
     """
 
     features: Literal["mse", "smooth_l1", "cosine", "cosine_smooth_l1"] = "mse"
@@ -598,7 +598,7 @@ class OptimizerRecipe(RecipeSection):
     """The optimizer and what guards it.
 
     Attributes:
-        name: A key of `modeling_radio.training.distillation.optimizers.OPTIMIZERS`.
+        name: A key of `distillation.optimizers.OPTIMIZERS`.
         learning_rate: Peak of the schedule.
         weight_decay: For matrices; never for biases, norms, the position table and the prefix tokens.
         betas: Decay of the first and second moment.

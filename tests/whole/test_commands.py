@@ -49,7 +49,7 @@ def test_help_explains_every_option(module, capsys):
         command.read(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(f"usage: python -m {module.removesuffix('.__main__')} ")
+    assert shown.startswith(f"usage: {command.name} ")
     texts = field_texts(command.settings)
     assert [name for name in command.settings.model_fields if not texts.get(name)] == []
     letters = "".join(shown.split())  # lines also end within words with a hyphen

@@ -9,12 +9,12 @@ from typing import Literal
 from pydantic import Field
 
 from modeling_radio.core.command_line import Command
-from modeling_radio.core.files import check_output
+from modeling_radio.core.files import PHOTOGRAPH, check_output
 from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.settings import Settings, SettingsError
 
 
-EXAMPLES = [Path(__file__).parents[2] / "docs" / "photograph.jpg"]
+EXAMPLES = [PHOTOGRAPH]
 
 
 class AppSettings(Settings):

@@ -55,7 +55,7 @@ def add_damp(model: RadioModel, sigma: float) -> None:
         trunk.set_submodule(name, DampLinear(linear, sigma))
 
 
-MIN_SCALE = 0.05  # as in NVIDIA's inference code, and in `modeling_radio.conversion.nvidia.tensors`, which may not be imported here
+MIN_SCALE = 0.05  # as in NVIDIA's inference code, and in `conversion.nvidia.tensors`, which may not be imported here
 SCALE_SUFFIX = "parametrizations.weight.0.scale"  # end of the names of the scales
 START_ITERATIONS = 15  # as in torch.nn.utils.parametrizations.spectral_norm
 

@@ -79,7 +79,7 @@ class Teacher(nn.Module):
     """Base class of the teachers: frozen, always in eval mode, never building a graph.
 
     The student divides an image into `rows` x `cols` patches. The teacher's run mode, a class of
-    `modeling_radio.training.teachers.run_modes`, decides the sizes of its input (`input_sizes`) and the grid of its output. A call
+    `run_modes.py`, decides the sizes of its input (`input_sizes`) and the grid of its output. A call
     takes images at these sizes and returns features on the teacher's own grid; `answer` takes images of any size.
 
     Args:

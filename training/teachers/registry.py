@@ -236,7 +236,5 @@ def _teacher_class(name: str, kind: str) -> Callable[..., Teacher]:
         raise teacher_error(name, f"`kind` {kind!r} cannot be imported: {module_name} has no {class_name!r}.")
     teacher_class = members[class_name]
     if not (isinstance(teacher_class, type) and issubclass(teacher_class, Teacher)):
-        raise teacher_error(
-            name, f"`kind` {kind!r} is not a subclass of modeling_radio.training.teachers.base.Teacher."
-        )
+        raise teacher_error(name, f"`kind` {kind!r} is no subclass of modeling_radio.training.teachers.base.Teacher.")
     return teacher_class
