@@ -31,6 +31,7 @@ from modeling_radio.core.settings import (
     section_of,
     spelling_of,
 )
+from modeling_radio_cli import open_package
 
 
 MAX_MESSAGE = 5000
@@ -206,11 +207,16 @@ class Command(Generic[S]):
         show_traceback = "--traceback" in words
         return run_command(
             self.name,
-            lambda: run(self.read(words)),
+            lambda: self._run(run, words),
             show_traceback=show_traceback,
             interrupted=interrupted,
             extra=extra,
         )
+
+    def _run(self, run: Callable[[S], None], words: Sequence[str]) -> None:
+        settings = self.read(words)
+        open_package()
+        run(settings)
 
     def read(self, words: Sequence[str]) -> S:
         """Return the settings of a command line; print the usage if one is missing, or the help if it is asked for.
