@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio.core.command_line import Command
