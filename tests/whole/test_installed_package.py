@@ -44,8 +44,9 @@ for line in sys.stdin.read().splitlines():
     assert status == 0, f"radio {line}: {status}"
 """
 
-LINES = """\
-finetune runs/demo/final --task image-classification --data pictures --steps 2 --batch-size 4 --num-workers 0 --size 64 --output runs/colors
+TUNING = "--task image-classification --steps 2 --batch-size 4 --num-workers 0 --size 64"
+LINES = f"""\
+finetune runs/demo/final --data pictures {TUNING} --output runs/colors
 evaluate runs/demo/final --data pictures --tasks knn --neighbors 1 --num-workers 0 --output runs/results.json
 convert --to nvidia runs/demo/final student.pth.tar
 convert student.pth.tar converted
