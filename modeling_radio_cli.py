@@ -94,7 +94,8 @@ def find_module(name: str, words: list[str]) -> tuple[str | None, list[str]]:
 def open_package() -> None:
     """Run `modeling_radio/__init__.py` where `radio` has put that off."""
     package = sys.modules.get("modeling_radio")
-    if package is not None and vars(package).pop("__getattr__", None) is not None:
+    is_put_off = package is not None and vars(package).pop("__getattr__", None) is not None
+    if is_put_off and package.__spec__ is not None and package.__spec__.loader is not None:
         package.__spec__.loader.exec_module(package)
 
 

@@ -14,7 +14,8 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from modeling_radio.core.errors import UserError, did_you_mean
+from modeling_radio.checks_radio import did_you_mean
+from modeling_radio.core.errors import UserError
 from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
 from modeling_radio.core.settings import (
     MISSING,
