@@ -274,7 +274,8 @@ class Command(Generic[S]):
         """Return the settings without a flag; a recipe's with the defaults of the one that the options name."""
         lines, known = ["Every option can be written as field=value too."], set()
         texts, width = field_texts(self.settings), shutil.get_terminal_size().columns - 2
-        free = [name for name, field in self.settings.model_fields.items() if dict in kinds_of(field.annotation)]
+        mappings = [name for name, field in self.settings.model_fields.items() if dict in kinds_of(field.annotation)]
+        free = [name for name in mappings if name != CHANGES]
         entries = [(f"  {name}.KEY=value", texts[name]) for name in free]
         if self.changes is not None:
             entries.append((f"\nsection.field=value changes the {self.changes.__name__.lower()}:", ""))
