@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from core.errors import first_few
-from core.files import FolderKind
-from core.trust import MODEL_FILES, check_named_code
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
+from modeling_radio.core.errors import first_few
+from modeling_radio.core.files import FolderKind
+from modeling_radio.core.trust import MODEL_FILES, check_named_code
 from modeling_radio.modeling_radio import SUMMARY_INDICES
 from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.nvidia.stored_tensors import stored_tensors
@@ -71,7 +71,7 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     if (checkpoint / _ADAPTER).is_file():
         raise ValueError(
             f"`checkpoint` must be a whole model, got the adapter {str(checkpoint)!r}. Give the `merged/` that "
-            "`training.finetune --merge` writes."
+            "`radio finetune --merge` writes."
         )
     check_named_code(checkpoint)
     options = {}

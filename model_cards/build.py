@@ -13,19 +13,19 @@ from typing import Any
 
 from huggingface_hub import CardData, ModelCard
 
-from core.command_line import Command
-from core.files import write_text
-from core.settings import Settings
-from core.tables import markdown
-from core.trust import check_named_code
-from model_cards.kinds import Conversion, build_adapter_card, build_converted_card, is_adapter
-from model_cards.licenses import OTHER, License, binding_teachers, warnings_of
-from model_cards.lineage import Lineage
-from model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
-from model_cards.parity import find_parity
-from model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
-from model_cards.results import STUDENT, Results, Source, build_tables
 from modeling_radio import RadioConfig
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import write_text
+from modeling_radio.core.settings import Settings
+from modeling_radio.core.tables import markdown
+from modeling_radio.core.trust import check_named_code
+from modeling_radio.model_cards.kinds import Conversion, build_adapter_card, build_converted_card, is_adapter
+from modeling_radio.model_cards.licenses import OTHER, License, binding_teachers, warnings_of
+from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
+from modeling_radio.model_cards.parity import find_parity
+from modeling_radio.model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
+from modeling_radio.model_cards.results import STUDENT, Results, Source, build_tables
 from modeling_radio.zero_shot_radio import SentenceTowerConfig
 
 
@@ -220,8 +220,8 @@ class CardSettings(Settings):
 
     Attributes:
         checkpoint: Folder with config.json and model.safetensors, or with an adapter.
-        results: File results.json of training.evaluate or training.demo; by default that of the folder.
-        model_id: ORG/NAME on the Hub; without it training.publish writes it.
+        results: File results.json of radio evaluate or radio demo; by default that of the folder.
+        model_id: ORG/NAME on the Hub; without it radio publish writes it.
         name: Name of the model; by default from the id, the folder's card and its results, the version, or the folder.
         license: License of the weights by its id on the Hub, such as apache-2.0; by default that of the folder's card.
         license_name: Name of an "other" license, in lower-case letters, digits and hyphens.
@@ -237,7 +237,7 @@ class CardSettings(Settings):
     license_link: str | None = None
 
 
-COMMAND = Command("model_cards.build", __doc__, CardSettings, positionals=("checkpoint",))
+COMMAND = Command("radio card", __doc__, CardSettings, positionals=("checkpoint",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,16 +11,16 @@ from huggingface_hub import ModelCard
 from pydantic import ConfigDict
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from core.files import write_text
-from model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
-from model_cards.metadata import HUB_ID, card_data
-from model_cards.rendering import render_card
-from model_cards.results import load_typed
 from modeling_radio import RadioConfig
+from modeling_radio.core.files import write_text
+from modeling_radio.model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
+from modeling_radio.model_cards.metadata import HUB_ID, card_data
+from modeling_radio.model_cards.rendering import render_card
+from modeling_radio.model_cards.results import load_typed
 
 
 BASE_PLACEHOLDER = "ORG/BASE"
-"""Stands for a base that is a local folder, until `training.publish --base` names its repository."""
+"""Stands for a base that is a local folder, until `radio publish --base` names its repository."""
 CONVERTED = ", converted"
 """End of the title."""
 FILE = "conversion.json"
@@ -99,7 +99,7 @@ class Conversion:
         Raises:
             ValueError: If the file holds something else.
         """
-        return load_typed(cls, folder / FILE, "file of `conversion.from_nvidia`") if (folder / FILE).is_file() else None
+        return load_typed(cls, folder / FILE, "file of `radio convert`") if (folder / FILE).is_file() else None
 
 
 def build_converted_card(config: RadioConfig, conversion: Conversion, source: str, shown: dict[str, Any]) -> ModelCard:

@@ -16,11 +16,11 @@ from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
-from core.seeds import derive_seed
+from modeling_radio.core.seeds import derive_seed
 from modeling_radio.heads_radio import ProblemType
-from training.data.decoding import SkippedImages, UnusableImageError, load_picture
-from training.data.labeled.coco import holds_coco, read_coco
-from training.data.labeled.folders import (
+from modeling_radio.training.data.decoding import SkippedImages, UnusableImageError, load_picture
+from modeling_radio.training.data.labeled.coco import holds_coco, read_coco
+from modeling_radio.training.data.labeled.folders import (
     TRAIN,
     VALIDATION,
     Tables,
@@ -28,8 +28,14 @@ from training.data.labeled.folders import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.data.labeled.labels import LabelReader, check_numbers, find_problem_type, number_classes, stated_names
-from training.data.labeled.tables import (
+from modeling_radio.training.data.labeled.labels import (
+    LabelReader,
+    check_numbers,
+    find_problem_type,
+    number_classes,
+    stated_names,
+)
+from modeling_radio.training.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
     open_class_folders,
@@ -38,8 +44,8 @@ from training.data.labeled.tables import (
     readable_tables,
     with_columns,
 )
-from training.data.sources import ImageColumn, is_listed
-from training.finetuning.settings import BALANCED, BOX_TASKS, LABEL_TASKS, FinetuneSettings
+from modeling_radio.training.data.sources import ImageColumn, is_listed
+from modeling_radio.training.finetuning.settings import BALANCED, BOX_TASKS, LABEL_TASKS, FinetuneSettings
 
 
 if TYPE_CHECKING:

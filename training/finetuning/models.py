@@ -13,19 +13,19 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
-from core.files import write_folder
-from core.trust import check_named_code
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.checks_radio import Resolution, did_you_mean
+from modeling_radio.core.files import write_folder
+from modeling_radio.core.trust import check_named_code
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.inputs_radio import choose_without_budget
 from modeling_radio.layers_radio import RadioBlock
-from training.finetuning.adapters import BACKBONE, IN_BLOCKS, add_adapter, head_names
-from training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
-from training.finetuning.tasks.base import FinetuningTask
-from training.student.parameters import freeze_projection_of_clips
-from training.views.plan import more_windowed
+from modeling_radio.training.finetuning.adapters import BACKBONE, IN_BLOCKS, add_adapter, head_names
+from modeling_radio.training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
+from modeling_radio.training.finetuning.tasks.base import FinetuningTask
+from modeling_radio.training.student.parameters import freeze_projection_of_clips
+from modeling_radio.training.views.plan import more_windowed
 
 
 TRUNK = f"{BACKBONE}.model"
@@ -98,9 +98,8 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
     settings = task.settings
     if settings.task == ZERO_SHOT and config.text_tower is None:
         raise ValueError(
-            f"`checkpoint` {settings.checkpoint!r} has no text tower: make a folder with one by `python -m "
-            "conversion.from_nvidia ... --text-tower ID`, of the demo's student by `python -m "
-            "training.demo.add_words`."
+            f"`checkpoint` {settings.checkpoint!r} has no text tower: make a folder with one by `radio "
+            "convert ... --text-tower ID`, of the demo's student by `radio add-words`."
         )
     height, width = task.size
     grid = Resolution(height // config.patch_size, width // config.patch_size)

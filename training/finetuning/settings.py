@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from core.files import write_text
-from core.settings import Settings, SettingsError, Spelling, read_yaml, require
+from modeling_radio.core.files import write_text
+from modeling_radio.core.settings import Settings, SettingsError, Spelling, read_yaml, require
 
 
 ZERO_SHOT = "zero-shot-image-classification"
@@ -144,7 +144,7 @@ class ScheduleSettings(Settings):
 
 
 class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
-    """Settings of a run; every field is an option of `python -m training.finetune`.
+    """Settings of a run; every field is an option of `radio finetune`.
 
     Attributes:
         checkpoint: Folder or Hub id of the backbone (or of a task model to go on with).
