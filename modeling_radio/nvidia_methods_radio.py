@@ -23,13 +23,15 @@ class OutsideConditioner(RadioInputConditioner):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         if self.is_new and not is_compiling_or_tracing():
-            self.is_new = False
-            warn_if_not_normalized(pixel_values)
+            self.is_new = not look_for_raw_pixels(pixel_values)
         return pixel_values
 
 
-def warn_if_not_normalized(pixel_values: Tensor) -> None:
-    """Warn if all pixels of images lie in [0, 1], where those of normalized ones do not, unless they are all equal."""
+def look_for_raw_pixels(pixel_values: Tensor) -> bool:
+    """Warn if all pixels lie in [0, 1], where those of normalized images do not; return whether they tell anything.
+
+    Pixels that are all equal, with which programs warm up, do not.
+    """
     low, high = (bound.item() for bound in pixel_values.detach()[..., ::4, ::4].aminmax())
     if 0 <= low < high <= 1:
         warnings.warn(
@@ -38,6 +40,7 @@ def warn_if_not_normalized(pixel_values: Tensor) -> None:
             "`model(conditioner(pixel_values))`, with the conditioner that was returned.",
             stacklevel=2,
         )
+    return low < high
 
 
 def conditioners(

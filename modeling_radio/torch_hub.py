@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from .adaptors_radio import RadioAdaptor
 from .configuration_radio import RadioConfig
 from .inputs_radio import check_feature_format
 from .modeling_radio import RadioModel, RadioNetwork
 from .outputs_radio import FeatureFormat, RadioPair
+from .tokenizer import open_tokenizer
 from .zero_shot_radio import RadioForZeroShotImageClassification
 
 
@@ -66,6 +66,7 @@ class TorchHubRadio(nn.Module):
     def __init__(self, network: RadioNetwork) -> None:
         super().__init__()
         self.radio_model = network
+        self.train(network.training)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("config", "radio_model"):
@@ -115,8 +116,8 @@ def open_for_torch_hub(
     config = RadioConfig.from_pretrained(version)
     if config.text_tower is not None and config.text_adaptor in names:
         model = RadioForZeroShotImageClassification.from_pretrained(version)
-        texts = RadioTextAdaptor(model, AutoTokenizer.from_pretrained(version))
-        model.radio_model.adaptors[config.text_adaptor] = texts
+        adaptor = RadioTextAdaptor(model, open_tokenizer(version, "version"))
+        model.radio_model.adaptors[config.text_adaptor] = adaptor
     else:
         model = RadioModel.from_pretrained(version)
     if vitdet_window_size is not None:

@@ -78,7 +78,7 @@ def test_texts_are_encoded_by_the_adaptor_of_their_tower(words):
     images = own.get_image_features(IMAGES, return_dict=True).pooler_output
     assert torch.equal(model(IMAGES)["words"].summary, images)
     model.adaptors = None
-    assert torch.equal(adaptor.to(torch.float64).encode_text(tokens).float(), adaptor.float().encode_text(tokens))
+    torch.testing.assert_close(adaptor.to(torch.float64).encode_text(tokens), embeds.double(), rtol=1e-5, atol=1e-5)
 
 
 def test_a_copy_stands_alone_and_weights_are_all_there(words):
@@ -100,7 +100,7 @@ def test_parts_that_are_set_are_used(folder):
     model.input_conditioner = nn.Identity()
     expected = RadioModel.from_pretrained(folder)
     expected.make_preprocessor_external()
-    assert torch.equal(model(IMAGES - 1).features, expected(IMAGES - 1).features)
+    assert torch.equal(model(IMAGES - 0.4).features, expected(IMAGES - 0.4).features)
 
 
 def test_an_unknown_adaptor_is_named(folder):
