@@ -7,7 +7,7 @@ from typing import Any
 
 import modeling_radio
 from conversion.from_nvidia import convert
-from core.checkpoints import open_checkpoint, read_config
+from core.checkpoints import open_checkpoint, read_config, without_reports
 from core.errors import first_few
 from core.files import check_output
 from modeling_radio import RadioModel
@@ -92,7 +92,8 @@ def open_task_model(checkpoint: Path) -> RadioTaskModel:
         )
     _check_not_quantized(checkpoint, config)
     open_checkpoint(checkpoint)  # refuses a backbone that is damaged
-    model, loaded = TASK_MODELS[names[0]].from_pretrained(checkpoint, output_loading_info=True)
+    with without_reports():
+        model, loaded = TASK_MODELS[names[0]].from_pretrained(checkpoint, output_loading_info=True)
     check_fit(sorted(loaded["unexpected_keys"]), sorted(loaded["missing_keys"]), [])
     return model.eval()
 

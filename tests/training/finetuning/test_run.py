@@ -23,6 +23,7 @@ from tuning_fixtures import HEIGHT, WIDTH, save_palette_mask
 from core.errors import UserError
 from core.files import sole_run
 from core.interruption import TrainingDivergedError
+from core.timing import Clock
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -36,6 +37,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning import run as run_module
 from training.finetuning.adapters import open_adapter
 from training.finetuning.error_analysis import predict_examples
+from training.finetuning.record import record_run
 from training.finetuning.run import FINAL, MERGED, RESULTS, SETTINGS, FinetuningRun
 from training.finetuning.trainer import TrainingTime
 from training.student.parameters import CLIPS
@@ -333,7 +335,7 @@ def test_weights_that_are_not_finite_are_not_exported(base, class_folders, tmp_p
     run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run"))
     weights = {**run.model.state_dict(), "classifier.1.bias": torch.tensor([0.0, torch.inf])}
     with pytest.raises(TrainingDivergedError, match=r"1 of 4 .*classifier\.1\.bias"):
-        run.save(weights)
+        run.save(weights, record_run(run.task, {}, Clock()))
     assert not (tmp_path / "run" / FINAL).exists()
 
 
