@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from conversion.graphs.files import write_graph
-from core.files import scratch_folder
+from modeling_radio.conversion.graphs.files import write_graph
+from modeling_radio.core.files import scratch_folder
 
 
 Precision = Literal["fp16", "int8"]

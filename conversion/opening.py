@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import modeling_radio
-from conversion.from_nvidia import convert
-from core.checkpoints import open_checkpoint, read_config, without_reports
-from core.errors import first_few
-from core.files import check_output
 from modeling_radio import RadioModel
+from modeling_radio.conversion.from_nvidia import convert
+from modeling_radio.core.checkpoints import open_checkpoint, read_config, without_reports
+from modeling_radio.core.errors import first_few
+from modeling_radio.core.files import check_output
 from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.nvidia.folder import check_fit
 

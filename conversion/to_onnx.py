@@ -9,15 +9,27 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch.onnx import ONNXProgram
 
-from conversion.graphs.files import DEFAULT_OPSET, export_graph, open_graph, remove_stale_weights, write_graph
-from conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio, GraphSettings, Window
-from conversion.graphs.parity import Parity, compare_graph, print_parities, require_cosine, require_difference
-from conversion.onnx_precision import LEAST_COSINE, Precision, convert_precision
-from conversion.opening import check_file_output, open_model
-from core.command_line import Command, one_line_warnings
-from core.files import scratch_folder, write_beside
-from core.settings import require
 from modeling_radio import RadioModel
+from modeling_radio.conversion.graphs.files import (
+    DEFAULT_OPSET,
+    export_graph,
+    open_graph,
+    remove_stale_weights,
+    write_graph,
+)
+from modeling_radio.conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio, GraphSettings, Window
+from modeling_radio.conversion.graphs.parity import (
+    Parity,
+    compare_graph,
+    print_parities,
+    require_cosine,
+    require_difference,
+)
+from modeling_radio.conversion.onnx_precision import LEAST_COSINE, Precision, convert_precision
+from modeling_radio.conversion.opening import check_file_output, open_model
+from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.files import scratch_folder, write_beside
+from modeling_radio.core.settings import require
 
 
 DEFAULT_TOLERANCE = 1e-4

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.utils import logging as transformers_logging
 
-from core.errors import first_few
-from core.files import FolderKind
-from core.trust import MODEL_FILES, check_named_code
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
+from modeling_radio.core.errors import first_few
+from modeling_radio.core.files import FolderKind
+from modeling_radio.core.trust import MODEL_FILES, check_named_code
 from modeling_radio.modeling_radio import SUMMARY_INDICES
 from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.nvidia.stored_tensors import stored_tensors

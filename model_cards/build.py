@@ -13,20 +13,26 @@ from typing import Any
 
 from huggingface_hub import CardData, ModelCard
 
-from core.command_line import Command
-from core.files import write_text
-from core.settings import Settings
-from core.tables import markdown
-from core.trust import check_named_code
-from model_cards.kinds import Conversion, build_adapter_card, build_converted_card, build_tuned_card, is_adapter
-from model_cards.licenses import OTHER, License, binding_teachers, warnings_of
-from model_cards.lineage import Lineage
-from model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
-from model_cards.parity import find_parity
-from model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
-from model_cards.results import STUDENT, Results, Source, build_tables
 from modeling_radio import RadioConfig
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import write_text
+from modeling_radio.core.settings import Settings
+from modeling_radio.core.tables import markdown
+from modeling_radio.core.trust import check_named_code
 from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
+from modeling_radio.model_cards.kinds import (
+    Conversion,
+    build_adapter_card,
+    build_converted_card,
+    build_tuned_card,
+    is_adapter,
+)
+from modeling_radio.model_cards.licenses import OTHER, License, binding_teachers, warnings_of
+from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
+from modeling_radio.model_cards.parity import find_parity
+from modeling_radio.model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
+from modeling_radio.model_cards.results import STUDENT, Results, Source, build_tables
 from modeling_radio.zero_shot_radio import SentenceTowerConfig
 
 

@@ -12,13 +12,13 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 
-from core.errors import check_choice
-from core.files import write_text
-from core.tables import one_line
-from model_cards.licenses import License
-from model_cards.results import STUDENT, Measurement, Results
 from modeling_radio import RadioConfig
+from modeling_radio.core.errors import check_choice
+from modeling_radio.core.files import write_text
+from modeling_radio.core.tables import one_line
 from modeling_radio.hub_radio import FEATURE_EXTRACTION, TASK_OF_CLASS, task_of
+from modeling_radio.model_cards.licenses import License
+from modeling_radio.model_cards.results import STUDENT, Measurement, Results
 
 
 TASK_OF_EVALUATION = {

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers.utils import ModelOutput
 
-from conversion.opening import open_model, open_task_model
-from core.settings import Settings, Spelling, read_names, read_yaml, require
 from modeling_radio import RadioModel
 from modeling_radio.configuration_radio import RadioConfig
+from modeling_radio.conversion.opening import open_model, open_task_model
+from modeling_radio.core.settings import Settings, Spelling, read_names, read_yaml, require
 from modeling_radio.detection_radio import RadioDetectionModel
 from modeling_radio.eradio_radio import trained_window
 from modeling_radio.heads_radio import RadioTaskModel

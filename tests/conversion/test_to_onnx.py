@@ -12,9 +12,9 @@ from task_models import build
 from tiny_eradio import build_eradio
 from tiny_radio1d import build_radio1d
 
-from conversion.to_onnx import check_onnx, export_onnx, main, save_onnx
-from model_cards.metadata import pipeline_tag
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.to_onnx import check_onnx, export_onnx, main, save_onnx
+from modeling_radio.model_cards.metadata import pipeline_tag
 
 
 pytest.importorskip("onnxscript")

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME
 
-from core.files import write_folder
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.checks_radio import check_choice
+from modeling_radio.core.files import write_folder
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.loading_radio import ODD_VALUES, check_adapter_weights
 from modeling_radio.modeling_radio import ADAPTORS, BLOCKS
-from training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.settings import FinetuneSettings
 
 
 if TYPE_CHECKING:

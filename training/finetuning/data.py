@@ -16,11 +16,11 @@ from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 
-from core.seeds import derive_seed
+from modeling_radio.core.seeds import derive_seed
 from modeling_radio.heads_radio import ProblemType
-from training.data.decoding import SkippedImages, UnusableImageError, load_picture
-from training.data.labeled.coco import holds_coco, read_coco
-from training.data.labeled.folders import (
+from modeling_radio.training.data.decoding import SkippedImages, UnusableImageError, load_picture
+from modeling_radio.training.data.labeled.coco import holds_coco, read_coco
+from modeling_radio.training.data.labeled.folders import (
     TRAIN,
     VALIDATION,
     Tables,
@@ -28,7 +28,7 @@ from training.data.labeled.folders import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.data.labeled.labels import (
+from modeling_radio.training.data.labeled.labels import (
     LabelReader,
     check_numbers,
     find_problem_type,
@@ -36,7 +36,7 @@ from training.data.labeled.labels import (
     read_objects,
     stated_names,
 )
-from training.data.labeled.tables import (
+from modeling_radio.training.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
     open_class_folders,
@@ -45,9 +45,9 @@ from training.data.labeled.tables import (
     readable_tables,
     with_columns,
 )
-from training.data.sources import ImageColumn, is_listed
-from training.finetuning.settings import BALANCED, BOX_TASKS, LABEL_TASKS, FinetuneSettings
-from training.finetuning.split import split_images
+from modeling_radio.training.data.sources import ImageColumn, is_listed
+from modeling_radio.training.finetuning.settings import BALANCED, BOX_TASKS, LABEL_TASKS, FinetuneSettings
+from modeling_radio.training.finetuning.split import split_images
 
 
 if TYPE_CHECKING:

@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 
-from core.checkpoints import without_reports
-from core.files import write_folder
-from core.trust import check_named_code
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.checks_radio import Resolution, did_you_mean
+from modeling_radio.core.checkpoints import without_reports
+from modeling_radio.core.files import write_folder
+from modeling_radio.core.trust import check_named_code
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.inputs_radio import choose_without_budget
 from modeling_radio.layers_radio import RadioBlock
-from training.finetuning.adapters import BACKBONE, IN_BLOCKS, Part, add_adapter, head_names
-from training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
-from training.finetuning.tasks.base import FinetuningTask
-from training.student.parameters import freeze_projection_of_clips
-from training.views.plan import more_windowed
+from modeling_radio.training.finetuning.adapters import BACKBONE, IN_BLOCKS, Part, add_adapter, head_names
+from modeling_radio.training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
+from modeling_radio.training.finetuning.tasks.base import FinetuningTask
+from modeling_radio.training.student.parameters import freeze_projection_of_clips
+from modeling_radio.training.views.plan import more_windowed
 
 
 TRUNK = f"{BACKBONE}.model"

@@ -10,15 +10,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from core.timing import Clock
-from model_cards.build import RESULTS
-from model_cards.lineage import Lineage
-from model_cards.metadata import ABOUT_TRAINING
-from model_cards.results import STUDENT, Measurement, Results, Source
-from training.data.sources import public_name
-from training.evaluation.provenance import describe_run, started_from
-from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import FinetuningTask
+from modeling_radio.core.timing import Clock
+from modeling_radio.model_cards.build import RESULTS
+from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.model_cards.metadata import ABOUT_TRAINING
+from modeling_radio.model_cards.results import STUDENT, Measurement, Results, Source
+from modeling_radio.training.data.sources import public_name
+from modeling_radio.training.evaluation.provenance import describe_run, started_from
+from modeling_radio.training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.tasks.base import FinetuningTask
 
 
 NOT_SHOWN = ("checkpoint", "task", "data", "output", "num_workers")

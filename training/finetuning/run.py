@@ -12,15 +12,15 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from core.files import check_run_folder, remove_partial, sole_run, write_text
-from core.ranks import dead_ranks_named, fsdp_plugin, on_first_rank
-from core.timing import Clock
 from modeling_radio.checks_radio import read_json
+from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_text
+from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, on_first_rank
+from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetuning.adapters import merge_adapter, save_adapter
-from training.finetuning.data import load_images
-from training.finetuning.error_analysis import draw_examination, fit_thresholds, gather_evidence
-from training.finetuning.models import (
+from modeling_radio.training.finetuning.adapters import merge_adapter, save_adapter
+from modeling_radio.training.finetuning.data import load_images
+from modeling_radio.training.finetuning.error_analysis import draw_examination, fit_thresholds, gather_evidence
+from modeling_radio.training.finetuning.models import (
     build_model,
     check_network,
     compile_blocks,
@@ -31,11 +31,11 @@ from training.finetuning.models import (
     open_task_model,
     save_plain,
 )
-from training.finetuning.record import Record, record_run
-from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks import TASK_CLASSES, build_task
-from training.finetuning.tasks.base import Examples, build_examples
-from training.finetuning.trainer import (
+from modeling_radio.training.finetuning.record import Record, record_run
+from modeling_radio.training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.tasks import TASK_CLASSES, build_task
+from modeling_radio.training.finetuning.tasks.base import Examples, build_examples
+from modeling_radio.training.finetuning.trainer import (
     FinetuningTrainer,
     diverged,
     ends_run,

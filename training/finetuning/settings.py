@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from core.files import write_text
-from core.settings import Settings, SettingsError, Spelling, read_yaml, require
+from modeling_radio.core.files import write_text
+from modeling_radio.core.settings import Settings, SettingsError, Spelling, read_yaml, require
 
 
 ZERO_SHOT = "zero-shot-image-classification"

@@ -29,19 +29,19 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 
-from core.files import scratch_folder, write_file, write_through
-from core.interruption import TrainingDivergedError
-from core.ranks import any_rank, fsdp_plugin
 from modeling_radio import RadioConfig
+from modeling_radio.core.files import scratch_folder, write_file, write_through
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.ranks import any_rank, fsdp_plugin
 from modeling_radio.modeling_radio import ADAPTORS, RadioNetwork
-from training.distillation.checkpoints import MANIFEST, CheckpointError, find_damage, write_manifest
-from training.finetuning.adapters import BACKBONE
-from training.finetuning.error_analysis import draw_predictions, predict_examples
-from training.finetuning.models import TRUNK
-from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks import TASK_CLASSES
-from training.finetuning.tasks.base import Examples, FinetuningTask, Score, StreamedExamples
-from training.student.parameters import is_decayed
+from modeling_radio.training.distillation.checkpoints import MANIFEST, CheckpointError, find_damage, write_manifest
+from modeling_radio.training.finetuning.adapters import BACKBONE
+from modeling_radio.training.finetuning.error_analysis import draw_predictions, predict_examples
+from modeling_radio.training.finetuning.models import TRUNK
+from modeling_radio.training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.tasks import TASK_CLASSES
+from modeling_radio.training.finetuning.tasks.base import Examples, FinetuningTask, Score, StreamedExamples
+from modeling_radio.training.student.parameters import is_decayed
 
 
 logger = logging.getLogger(__name__)

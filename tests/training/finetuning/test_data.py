@@ -19,7 +19,13 @@ from torchvision import tv_tensors
 from tuning_fixtures import HEIGHT, WIDTH
 
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetuning.data import build_transform, choose_weights, draw_images, epoch_length, image_weights
+from modeling_radio.training.finetuning.data import (
+    build_transform,
+    choose_weights,
+    draw_images,
+    epoch_length,
+    image_weights,
+)
 
 
 def targets(images):

@@ -9,8 +9,8 @@ from sklearn.metrics import average_precision_score
 from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings, save_labels, tuning_settings
 
 from modeling_radio import RadioConfig
-from training.finetuning.data import load_images
-from training.finetuning.error_analysis import (
+from modeling_radio.training.finetuning.data import load_images
+from modeling_radio.training.finetuning.error_analysis import (
     MAX_CLASSES,
     NO_THRESHOLD,
     average_precision,
@@ -23,9 +23,9 @@ from training.finetuning.error_analysis import (
     precision_and_recall,
     predict_examples,
 )
-from training.finetuning.run import FinetuningRun
-from training.finetuning.tasks import build_task
-from training.finetuning.tasks.base import Ranking, build_examples, rank_classes
+from modeling_radio.training.finetuning.run import FinetuningRun
+from modeling_radio.training.finetuning.tasks import build_task
+from modeling_radio.training.finetuning.tasks.base import Ranking, build_examples, rank_classes
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

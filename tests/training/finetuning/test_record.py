@@ -6,11 +6,11 @@ import pytest
 from huggingface_hub import ModelCard
 from tiny_tuning import TINY_DETECTOR, run_settings
 
-from model_cards.build import build_card, main
-from model_cards.licenses import License
-from model_cards.lineage import Lineage
-from model_cards.results import Results, Source
-from training.finetuning.run import FINAL, MERGED, FinetuningRun
+from modeling_radio.model_cards.build import build_card, main
+from modeling_radio.model_cards.licenses import License
+from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.model_cards.results import Results, Source
+from modeling_radio.training.finetuning.run import FINAL, MERGED, FinetuningRun
 
 
 TEACHER = Source("dino", "features (8)", "dinov3-license", "facebook/dinov3", hub_id="facebook/dinov3")

@@ -20,10 +20,6 @@ from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings, save_shards, save
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH, save_palette_mask
 
-from core.errors import UserError
-from core.files import sole_run
-from core.interruption import TrainingDivergedError
-from core.timing import Clock
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -33,14 +29,18 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import sole_run
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetuning import run as run_module
-from training.finetuning.adapters import open_adapter
-from training.finetuning.error_analysis import predict_examples
-from training.finetuning.record import record_run
-from training.finetuning.run import FINAL, MERGED, RESULTS, SETTINGS, FinetuningRun
-from training.finetuning.trainer import TrainingTime
-from training.student.parameters import CLIPS
+from modeling_radio.training.finetuning import run as run_module
+from modeling_radio.training.finetuning.adapters import open_adapter
+from modeling_radio.training.finetuning.error_analysis import predict_examples
+from modeling_radio.training.finetuning.record import record_run
+from modeling_radio.training.finetuning.run import FINAL, MERGED, RESULTS, SETTINGS, FinetuningRun
+from modeling_radio.training.finetuning.trainer import TrainingTime
+from modeling_radio.training.student.parameters import CLIPS
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.finetuning.split import split_images
+from modeling_radio.training.finetuning.split import split_images
 
 
 def held_out(classes, share, seed=0):

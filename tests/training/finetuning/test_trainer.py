@@ -11,10 +11,10 @@ from tiny_radio1d import FIELDS
 from tiny_tuning import run_settings, tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification
-from training.distillation.checkpoints import MANIFEST, CheckpointError, write_manifest
-from training.finetuning.adapters import add_adapter
-from training.finetuning.run import FinetuningRun
-from training.finetuning.trainer import (
+from modeling_radio.training.distillation.checkpoints import MANIFEST, CheckpointError, write_manifest
+from modeling_radio.training.finetuning.adapters import add_adapter
+from modeling_radio.training.finetuning.run import FinetuningRun
+from modeling_radio.training.finetuning.trainer import (
     frozen_parts,
     last_checkpoint,
     learning_rates,

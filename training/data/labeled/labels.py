@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture
-from training.data.labeled.folders import TRAIN, Tables
+from modeling_radio.training.data.labeled.folders import TRAIN, Tables
 
 
 if TYPE_CHECKING:

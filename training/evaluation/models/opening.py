@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from core.checkpoints import read_config, without_reports
 from modeling_radio import RadioConfig
-from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_vit
-from training.evaluation.models.radio import RadioFeatures, open_radio
-from training.evaluation.models.teachers import TeacherFeatures
-from training.teachers.published.base import find_folder
-from training.teachers.registry import build_teacher
+from modeling_radio.core.checkpoints import read_config, without_reports
+from modeling_radio.training.evaluation.models.base import FeatureModel
+from modeling_radio.training.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_vit
+from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.teachers.published.base import find_folder
+from modeling_radio.training.teachers.registry import build_teacher
 
 
 FORMS = (

@@ -19,11 +19,19 @@ from torchvision.ops import box_convert, box_iou
 
 from modeling_radio import RadioForInstanceSegmentation, RadioForObjectDetection, RadioPreTrainedModel
 from modeling_radio.post_processing_radio import fill_run_lengths
-from training.data.labeled.labels import OBJECT_KEYS, class_ids, name_classes, read_objects
-from training.data.labeled.tables import image_paths
-from training.finetuning.data import LabeledImages, Sample
-from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import Batch, Evidence, FinetuningTask, Ranking, Score, join, with_file
+from modeling_radio.training.data.labeled.labels import OBJECT_KEYS, class_ids, name_classes, read_objects
+from modeling_radio.training.data.labeled.tables import image_paths
+from modeling_radio.training.finetuning.data import LabeledImages, Sample
+from modeling_radio.training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.tasks.base import (
+    Batch,
+    Evidence,
+    FinetuningTask,
+    Ranking,
+    Score,
+    join,
+    with_file,
+)
 
 
 NO_OBJECT = -100
