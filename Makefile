@@ -16,11 +16,11 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 3000
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: demo test tour lint audit format docs docs-live clean
+.PHONY: demo test tour types lint audit format docs docs-live clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed-train
-	$(BIN)/python -m training.demo
+	$(BIN)/radio demo
 
 # One process a core, four at most, each with one thread (three on two cores were no faster). A file's tests stay
 # together, since they share what they train. Bytecode is written even where a container's environment says otherwise:
@@ -36,7 +36,12 @@ tour: $(VENV)/installed-dev
 		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	$(PYTEST) -m "tour and not gpu and not hub"
 
-lint: $(VENV)/installed-dev
+# The package as it is installed, made of links: type checkers do not follow `modeling_radio.__path__` of a clone.
+types:
+	rm -rf build/types && mkdir -p build/types/modeling_radio && cd build/types/modeling_radio && \
+		ln -s ../../../modeling_radio/* ../../../core ../../../training ../../../conversion ../../../model_cards .
+
+lint: $(VENV)/installed-dev types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python

@@ -27,12 +27,12 @@ benchmarks() {
 }
 
 demo() {
-    run "$PYTHON" -m training.distill --recipe demo_gpu --output "$RESULTS/demo_gpu" --max-minutes 6
+    run "$PYTHON" -m modeling_radio distill --recipe demo_gpu --output "$RESULTS/demo_gpu" --max-minutes 6
     if [ ! -d "$RESULTS/demo_gpu/final" ]; then
         echo "Not finished: the same command goes on."
         return
     fi
-    "$PYTHON" -m training.evaluate "$RESULTS/demo_gpu/final" --tasks knn,segmentation_probe,adaptor_fidelity \
+    "$PYTHON" -m modeling_radio evaluate "$RESULTS/demo_gpu/final" --tasks knn,segmentation_probe,adaptor_fidelity \
         --output "$RESULTS/demo_gpu.json"
 }
 

@@ -60,7 +60,7 @@ def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
         The model in evaluation mode.
 
     Raises:
-        ValueError: If it is quantized, or as `core.checkpoints.open_checkpoint`.
+        ValueError: If it is quantized, or as `modeling_radio.core.checkpoints.open_checkpoint`.
     """
     config = read_config(checkpoint)
     if "args" in config:

@@ -148,7 +148,7 @@ class OnnxSettings(GraphSettings):
         return FlatEncoder(open_model(self.checkpoint).float()) if self.encoder else super().wrap()
 
 
-COMMAND = Command("conversion.to_onnx", __doc__, OnnxSettings, positionals=("checkpoint", "output"))
+COMMAND = Command("radio export", __doc__, OnnxSettings, positionals=("checkpoint", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -84,7 +84,7 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     if (checkpoint / _ADAPTER).is_file():
         raise ValueError(
             f"`checkpoint` must be a whole model, got the adapter {str(checkpoint)!r}. Give the `merged/` that "
-            "`training.finetune --merge` writes."
+            "`radio finetune --merge` writes."
         )
     check_named_code(checkpoint)
     options = {}

@@ -14,9 +14,9 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from core.errors import UserError, did_you_mean
-from core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
-from core.settings import (
+from modeling_radio.core.errors import UserError, did_you_mean
+from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
+from modeling_radio.core.settings import (
     MISSING,
     Settings,
     SettingsError,
@@ -141,7 +141,7 @@ class Command(Generic[S]):
     mapping has no flag, but `field.key=value`.
 
     Args:
-        module: The module, for example "training.finetune".
+        name: For example "radio finetune"; begins its messages.
         description: For `--help`.
         settings: Class of the options.
         positionals: Fields without a flag; the last may be a list.
@@ -149,23 +149,22 @@ class Command(Generic[S]):
         add_shorthands: Adds flags that stand for several.
 
     Attributes:
-        name: Of the command in its messages.
         parser: Of flags and positionals, for tools that read it.
     """
 
     def __init__(
         self,
-        module: str,
+        name: str,
         description: str,
         settings: type[S],
         positionals: Sequence[str] = (),
         changes: type[Settings] | None = None,
         add_shorthands: Callable[[argparse.ArgumentParser], object] | None = None,
     ) -> None:
-        self.name = module.rpartition(".")[2]
+        self.name = name
         self.settings, self.changes = settings, changes
         self.parser = _Parser(
-            prog=f"python -m {module}",
+            prog=name,
             description=textwrap.fill(" ".join(description.split()), 100),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,

@@ -235,8 +235,8 @@ class CardSettings(Settings):
 
     Attributes:
         checkpoint: Folder with config.json and model.safetensors, or with an adapter.
-        results: File results.json of training.evaluate or training.demo; by default that of the folder.
-        model_id: ORG/NAME on the Hub; without it training.publish writes it.
+        results: File results.json of radio evaluate or radio demo; by default that of the folder.
+        model_id: ORG/NAME on the Hub; without it radio publish writes it.
         name: Name of the model; by default from the id, the folder's card and its results, the version, or the folder.
         license: License of the weights by its id on the Hub, such as apache-2.0; by default that of the folder's card.
         license_name: Name of an "other" license, in lower-case letters, digits and hyphens.
@@ -252,7 +252,7 @@ class CardSettings(Settings):
     license_link: str | None = None
 
 
-COMMAND = Command("model_cards.build", __doc__, CardSettings, positionals=("checkpoint",))
+COMMAND = Command("radio card", __doc__, CardSettings, positionals=("checkpoint",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

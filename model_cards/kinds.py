@@ -21,7 +21,7 @@ from modeling_radio.model_cards.results import load_typed
 
 
 BASE_PLACEHOLDER = "ORG/BASE"
-"""Stands for a base that is a local folder, until `training.publish --base` names its repository."""
+"""Stands for a base that is a local folder, until `radio publish --base` names its repository."""
 MAX_CLASSES = 100
 """Our choice: a card lists no more classes."""
 NO_CLASSES = (FEATURE_EXTRACTION, "depth-estimation", "zero-shot-image-classification")
@@ -150,7 +150,7 @@ class Conversion:
         Raises:
             ValueError: If the file holds something else.
         """
-        return load_typed(cls, folder / FILE, "file of `conversion.from_nvidia`") if (folder / FILE).is_file() else None
+        return load_typed(cls, folder / FILE, "file of `radio convert`") if (folder / FILE).is_file() else None
 
 
 def build_converted_card(config: RadioConfig, conversion: Conversion, source: str, shown: dict[str, Any]) -> ModelCard:

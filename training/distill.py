@@ -1,4 +1,4 @@
-"""Distill a student: `python -m training.distill --recipe NAME`, or the same under `accelerate launch -m`."""
+"""Distill a student: `radio distill --recipe NAME`, or the same under `accelerate launch -m`."""
 
 import argparse
 import sys
@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from core.command_line import Command
-from training.recipe import Recipe, RecipeCommand, list_recipes
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.recipe import Recipe, RecipeCommand, list_recipes
 
 
 class DistillSettings(RecipeCommand):
@@ -44,7 +44,7 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "training.distill",
+    "radio distill",
     "Distill one student from several teachers. A run that was stopped goes on with the same command.",
     DistillSettings,
     changes=Recipe,
@@ -63,7 +63,7 @@ def _distil(settings: DistillSettings) -> None:
     # Both take seconds to import, which `--help` and a misspelled recipe need not wait for.
     from accelerate import PartialState
 
-    from training.distillation.stages import run_recipe
+    from modeling_radio.training.distillation.stages import run_recipe
 
     final = run_recipe(
         recipe,

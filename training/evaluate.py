@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-from core.command_line import Command
-from training.evaluation.settings import EvaluationSettings
-from training.recipe import Recipe
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.evaluation.settings import EvaluationSettings
+from modeling_radio.training.recipe import Recipe
 
 
-COMMAND = Command("training.evaluate", __doc__, EvaluationSettings, positionals=("checkpoint",), changes=Recipe)
+COMMAND = Command("radio evaluate", __doc__, EvaluationSettings, positionals=("checkpoint",), changes=Recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,12 +20,12 @@ def _evaluate(settings: EvaluationSettings) -> None:
     # These imports take seconds, which `--help` need not wait for.
     from transformers.utils import logging as transformers_logging
 
-    from core.files import write_file
-    from core.ranks import rank_and_count
-    from model_cards.results import build_tables
-    from training.evaluation.report import report_sections, write_report
-    from training.evaluation.run import run_evaluations
-    from training.figures.progress import TOKENS, figure_over_counts, values_by_tokens
+    from modeling_radio.core.files import write_file
+    from modeling_radio.core.ranks import rank_and_count
+    from modeling_radio.model_cards.results import build_tables
+    from modeling_radio.training.evaluation.report import report_sections, write_report
+    from modeling_radio.training.evaluation.run import run_evaluations
+    from modeling_radio.training.figures.progress import TOKENS, figure_over_counts, values_by_tokens
 
     transformers_logging.disable_progress_bar()  # models load fast
     results, evaluations = run_evaluations(settings, settings.load_recipe())

@@ -1,4 +1,4 @@
-"""Features of images as a data set of Parquet files: `python -m training.extract CHECKPOINT --data SOURCE`.
+"""Features of images as a data set of Parquet files: `radio extract CHECKPOINT --data SOURCE`.
 
 The data set holds summaries, dense features and those of adaptors, and opens with `datasets.load_dataset`. The same
 command continues an interrupted run; processes that `accelerate launch` starts share the work. `--search` lists the
@@ -9,12 +9,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from core.command_line import Command
-from core.files import sole_run
-from training.extraction.settings import ExtractionSettings
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import sole_run
+from modeling_radio.training.extraction.settings import ExtractionSettings
 
 
-COMMAND = Command("training.extract", __doc__, ExtractionSettings, positionals=("checkpoint",))
+COMMAND = Command("radio extract", __doc__, ExtractionSettings, positionals=("checkpoint",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +28,10 @@ def _extract(settings: ExtractionSettings) -> None:
     # These take seconds to import, which `--help` need not wait for.
     from transformers.utils import logging as transformers_logging
 
-    from core.ranks import rank_and_count
-    from model_cards.build import check_model_id
-    from training.extraction.card import finish
-    from training.extraction.run import extract, open_extraction
+    from modeling_radio.core.ranks import rank_and_count
+    from modeling_radio.model_cards.build import check_model_id
+    from modeling_radio.training.extraction.card import finish
+    from modeling_radio.training.extraction.run import extract, open_extraction
 
     transformers_logging.disable_progress_bar()
     if settings.search is not None:
@@ -50,7 +50,7 @@ def _extract(settings: ExtractionSettings) -> None:
 
 
 def _search(settings: ExtractionSettings) -> None:
-    from training.extraction.search import search, to_table, write_found_page
+    from modeling_radio.training.extraction.search import search, to_table, write_found_page
 
     hits = search(settings)
     if settings.page is not None:

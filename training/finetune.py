@@ -1,4 +1,4 @@
-"""Tune a checkpoint for a task on labeled images: `python -m training.finetune CHECKPOINT --task ... --data ...`."""
+"""Tune a checkpoint for a task on labeled images: `radio finetune CHECKPOINT --task ... --data ...`."""
 
 import argparse
 import logging
@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from core.command_line import Command
-from training.finetuning.settings import FinetuneSettings
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.finetuning.settings import FinetuneSettings
 
 
 class _Lora(argparse.Action):
@@ -26,7 +26,7 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "training.finetune",
+    "radio finetune",
     "Tune a checkpoint for a task on labeled images. The same command continues an interrupted run. "
     "docs/guides/train/tune.md has a recipe for each task.",
     FinetuneSettings,
@@ -46,7 +46,7 @@ def _finetune(settings: FinetuneSettings) -> None:
     if settings.quantize is None:
         # transformers imports bitsandbytes wherever it is installed, and that logs at once what it cannot download.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
+    from modeling_radio.training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
 
     run = FinetuningRun(settings)
     metrics = run.run()

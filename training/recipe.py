@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from core.errors import check_choice, did_you_mean, first_few
-from core.seeds import derive_seed
-from core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
-from training.recipe_sections import (
+from modeling_radio.core.errors import check_choice, did_you_mean, first_few
+from modeling_radio.core.seeds import derive_seed
+from modeling_radio.core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
+from modeling_radio.training.recipe_sections import (
     INDECISIVE,
     STAGELESS,
     BalancingRecipe,
@@ -49,7 +49,7 @@ from training.recipe_sections import (
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 _BESIDE = ("config.json", "run.txt")
-"""Files of a checkpoint and of a run, see `core.files`."""
+"""Files of a checkpoint and of a run, see `modeling_radio.core.files`."""
 
 
 class Recipe(RecipeSection):

@@ -163,7 +163,7 @@ def test_heads_of_tasks_by_the_names_of_their_outputs(task, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_weights_in_a_file_of_their_own_change_with_the_graph(tmp_path, monkeypatch):
-    monkeypatch.setattr("conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
+    monkeypatch.setattr("modeling_radio.conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
     path, images = tmp_path / "out.onnx", torch.rand(1, 3, 32, 32).numpy()
     for seed in (0, 1):
         torch.manual_seed(seed)

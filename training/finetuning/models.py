@@ -98,9 +98,8 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
     settings = task.settings
     if settings.task == ZERO_SHOT and config.text_tower is None:
         raise ValueError(
-            f"`checkpoint` {settings.checkpoint!r} has no text tower: make a folder with one by `python -m "
-            "conversion.from_nvidia ... --text-tower ID`, of the demo's student by `python -m "
-            "training.demo.add_words`."
+            f"`checkpoint` {settings.checkpoint!r} has no text tower: make a folder with one by `radio "
+            "convert ... --text-tower ID`, of the demo's student by `radio add-words`."
         )
     height, width = task.size
     grid = Resolution(height // config.patch_size, width // config.patch_size)

@@ -46,7 +46,7 @@ from modeling_radio.training.finetuning.trainer import (
 
 
 FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
-NAME = "training.finetune"
+NAME = "radio finetune"
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
 

@@ -146,7 +146,7 @@ class ScheduleSettings(Settings):
 
 
 class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
-    """Settings of a run; every field is an option of `python -m training.finetune`.
+    """Settings of a run; every field is an option of `radio finetune`.
 
     Attributes:
         checkpoint: Folder or Hub id of the backbone (or of a task model to go on with).

@@ -83,7 +83,7 @@ def test_each_task_trains_and_its_adapter_merges(
     task, fixture, model_class, metrics, config, base, tmp_path, request, monkeypatch
 ):
     # transformers' loss of masks fails for a batch of one image and 6 queries: it compares at 6 * 4 / 16 points.
-    monkeypatch.setattr("training.finetuning.trainer.predict_examples", predict_examples)
+    monkeypatch.setattr("modeling_radio.training.finetuning.trainer.predict_examples", predict_examples)
     data, output, has_boxes = request.getfixturevalue(fixture), tmp_path / "run", "map" in metrics
     found = FinetuningRun(run_settings(base, data, output, task, tune="lora", merge=True, config=config)).run()
     assert metrics <= found.keys()

@@ -13,7 +13,6 @@ from reference_cases import write_hub_folder
 from tiny_sam3 import TRUNK_WIDTH, build_sam3
 from tiny_texts import build_dual_encoder, build_word_tokenizer
 
-from conversion.text_tower import canonicalizing
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -26,6 +25,7 @@ from modeling_radio import (
     RadioModel,
     RadioPreTrainedModel,
 )
+from modeling_radio.conversion.text_tower import canonicalizing
 
 
 TEXT_WIDTH = 12

@@ -10,11 +10,13 @@ from typing import NamedTuple
 import pytest
 from documentation import PROJECT, ROOT, blocks
 
-from core.command_line import Command
-from training.recipe import Recipe, load_recipe
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.recipe import Recipe, load_recipe
+from modeling_radio_cli import find_module
 
 
-OURS = ("training", "conversion", "model_cards", "benchmarks", "notebooks")
+OURS = ("benchmarks", "notebooks")
+"""Packages whose commands run in a clone alone."""
 OTHERS = {"bash", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
 EXTRAS = set(PROJECT["optional-dependencies"])
@@ -58,6 +60,8 @@ def check(words: list[str]) -> None:
     elif program == "pip":
         assert rest[0] == "install"
         assert set(re.findall(r"\w+", "".join(re.findall(r"\[([\w,]+)\]", " ".join(rest))))) <= EXTRAS
+    elif program == "radio":
+        check_radio(rest)
     elif "-m" in rest:
         place = rest.index("-m")
         if "--config_file" in rest[:place]:
@@ -68,13 +72,24 @@ def check(words: list[str]) -> None:
 
 
 def check_module(module: str, words: list[str]) -> None:
-    package = module.partition(".")[0]
-    found = importlib.util.find_spec(module)
-    assert found is not None, f"no module {module!r}"
-    if package not in OURS or module.startswith("training.evaluation.harnesses"):
+    if module == "modeling_radio":
+        check_radio(words)
         return
-    is_folder = found.submodule_search_locations is not None
-    command = importlib.import_module(f"{module}.__main__" if is_folder else module).COMMAND
+    assert importlib.util.find_spec(module) is not None, f"no module {module!r}"
+    if module.partition(".")[0] in OURS:
+        check_command(module, words)
+
+
+def check_radio(words: list[str]) -> None:
+    if words == ["--help"]:
+        return
+    module, rest = find_module(words[0], words[1:])
+    assert module is not None, rest
+    check_command(f"modeling_radio.{module}", rest)
+
+
+def check_command(module: str, words: list[str]) -> None:
+    command = importlib.import_module(module).COMMAND
     assert isinstance(command, Command)
     if words in (["--help"], ["--list-recipes"]):
         return
@@ -82,7 +97,7 @@ def check_module(module: str, words: list[str]) -> None:
     recipe, changes = getattr(settings, "recipe", None), getattr(settings, "changes", [])
     if command.changes is Recipe and recipe is not None and not str(recipe).endswith(".yaml"):
         # What a run costs is counted without images.
-        load_recipe(recipe, [*changes, *(["data.source=unopened"] if module == "training.plan" else [])])
+        load_recipe(recipe, [*changes, *(["data.source=unopened"] if module.endswith(".plan") else [])])
 
 
 @pytest.mark.parametrize("line", sorted(set(shown_lines())), ids=identifier)
@@ -93,9 +108,9 @@ def test_shown_lines_are_taken(line: Line) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "python -m training.distill --recipe demo schedule.num_step=3",
-        "python -m training.distill --recip demo",
-        "python -m training.nothing",
+        "radio distill --recipe demo schedule.num_step=3",
+        "radio distill --recip demo",
+        "radio nothing",
         'pip install -e ".[nothing]"',
         "make nothing",
         "unknown-program",
