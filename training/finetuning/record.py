@@ -81,7 +81,7 @@ def record_run(task: FinetuningTask, metrics: Mapping[str, float], clock: Clock,
 
 def _command(settings: FinetuneSettings, data: str) -> str:
     checkpoint = started_from(settings.checkpoint).weights[0].name
-    return shlex.join(["python", "-m", "training.finetune", checkpoint, "--task", settings.task, "--data", data])
+    return shlex.join(["radio", "finetune", checkpoint, "--task", settings.task, "--data", data])
 
 
 def _size(task: FinetuningTask, *, is_training: bool) -> str:
