@@ -115,7 +115,7 @@ def _article(config: RadioConfig) -> str:
 def _classes(config: RadioConfig) -> dict[str, Any]:
     """Return the names of classes for the template, no more than fit a card; none for measured numbers and depth."""
     has_classes = config.problem_type != "regression" and task_of(config.architectures) not in NO_CLASSES
-    names = sorted(config.id2label.items()) if has_classes else []
+    names = sorted((config.id2label or {}).items()) if has_classes else []
     return {"classes": names[:MAX_CLASSES], "num_more_classes": max(len(names) - MAX_CLASSES, 0)}
 
 

@@ -373,7 +373,7 @@ def _split(
     how = f"a seeded split, {settings.validation_share:.0%}"
     if settings.task in (*LABEL_TASKS, *BOX_TASKS) and problem_type != "regression":
         how += " of each class and at least one image"
-    return table.select(train), table.select(validation), how
+    return cast("Dataset", table.select(train)), cast("Dataset", table.select(validation)), how
 
 
 def _load_streams(settings: FinetuneSettings) -> LabeledImages:

@@ -337,12 +337,18 @@ class EvaluationTable(ProgressCallback):
             self._write(self.columns)
         row = [cells.get(name, math.nan) for name in self.columns]
         best = [" best"] if is_better(kwargs["metrics"], args, state) else []
-        self._write([*(cell if isinstance(cell, str) else f"{cell:.4f}" for cell in row), *best])
+        self._write([*map(_cell, row), *best])
 
     def _write(self, cells: Sequence[str]) -> None:
         widths = [max(len(name), 6) for name in self.columns] + [0]
         assert self.training_bar is not None
         self.training_bar.write("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=False)))
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.4f}" if math.isfinite(value) else "-"  # not measured, or no step is logged yet
 
 
 def is_better(metrics: Mapping[str, float], args: TrainingArguments, state: TrainerState) -> bool:

@@ -36,12 +36,13 @@ def test_the_card_is_that_of_a_classifier(folder, tuned, base):
     assert "| 0 | cat |\n| 1 | dog |" in card.text
     assert "training: labeled images" in card.text
     assert "validation images" in card.text
-    assert f"| {base.name}: dino | teacher of {base.name} | dinov3-license |" in card.text
+    assert f"| {base.name}: dino | teacher of {base.name} |  | dinov3-license |" in card.text
     assert f"| {base.name} | weights |" in card.text
     assert f"{base.name}: photos" in card.text
     assert "has terms of its own" in card.text
     assert f"| command | radio finetune {base.name} --task image-classification" in card.text
     assert str(tuned) not in card.text
+    assert "## Output" not in card.text
     assert re.search(r"\*\*student\*\* \(this checkpoint\) \| \d\.\d{3}", card.text)
     assert "vision backbone" not in card.text
     assert 'AutoModelForImageClassification.from_pretrained("ORG/NAME"' in card.text
