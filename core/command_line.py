@@ -88,7 +88,8 @@ def _advice(error: Exception, extra: str) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         is_absent = package and importlib.util.find_spec(package) is None  # else a part is missing, which is a bug
-        return f'the package {package} is not installed: run `pip install -e ".[{extra}]"`' if is_absent else None
+        advice = f'the package {package} is not installed: run `pip install "modeling-radio[{extra}]"`'
+        return advice if is_absent else None
     if isinstance(error, ImportError):  # a library asks for a package in words of its own; else it is a bug
         return str(error) if error.name is None else None
     if not isinstance(error, USER_ERRORS):

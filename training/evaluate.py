@@ -18,7 +18,7 @@ COMMAND = Command("radio evaluate", __doc__, EvaluationSettings, positionals=("c
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_evaluate, arguments, extra="evaluate")
+    return COMMAND.run(_evaluate, arguments, extra="tasks")
 
 
 def run(settings: EvaluationSettings) -> "tuple[Results, list[Path]]":

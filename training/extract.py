@@ -25,7 +25,7 @@ COMMAND = Command("radio extract", __doc__, ExtractionSettings, positionals=("ch
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     return COMMAND.run(
-        _extract, arguments, interrupted="interrupted; the same command goes on where it was", extra="extract"
+        _extract, arguments, interrupted="interrupted; the same command goes on where it was", extra="tasks"
     )
 
 

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     command = " ".join(["radio demo-results", *words])
-    return COMMAND.run(lambda settings: _write(settings, command), arguments, extra="evaluate")
+    return COMMAND.run(lambda settings: _write(settings, command), arguments, extra="tasks")
 
 
 def _write(settings: ResultsSettings, command: str) -> None:

@@ -118,7 +118,7 @@ def test_shown_lines_are_taken(line: Line, capsys: pytest.CaptureFixture[str]) -
         "radio distill --recipe demo schedule.num_step=3",
         "radio distill --recip demo",
         "radio nothing",
-        'pip install -e ".[nothing]"',
+        'pip install "modeling-radio[nothing]"',
         "make nothing",
         "unknown-program",
     ],
