@@ -257,7 +257,7 @@ COMMAND = Command("radio card", __doc__, CardSettings, positionals=("checkpoint"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_write, arguments, extra="commands")
+    return COMMAND.run(_write, arguments, extra="train")
 
 
 def check_model_id(model_id: str | None) -> None:
