@@ -197,7 +197,7 @@ COMMAND = Command("benchmarks.all", __doc__.partition("\n")[0], AllSettings)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(run, arguments, extra="tasks,int8,serve")
+    return COMMAND.run(run, arguments, extra="dev")
 
 
 if __name__ == "__main__":

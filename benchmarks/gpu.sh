@@ -45,7 +45,7 @@ tests | benchmarks | demo) ;;
 esac
 mkdir -p "$RESULTS"
 "$PYTHON" -c "import modeling_radio, pytest, peft" 2>/dev/null ||
-    "$PYTHON" -m pip install --quiet --editable ".[train,tasks,evaluate,dev]"
+    "$PYTHON" -m pip install --quiet --editable ".[dev]"
 "$PYTHON" -c "import torch; assert torch.cuda.is_available(), 'torch sees no GPU'"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv >"$RESULTS/gpu.csv"
 "$PYTHON" -m pip freeze >"$RESULTS/packages.txt"

@@ -152,7 +152,7 @@ COMMAND = Command("radio compare-release", __doc__, CompareReleaseSettings, posi
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
+        return COMMAND.run(_run, arguments, extra="train")
 
 
 def _run(settings: CompareReleaseSettings) -> None:

@@ -245,7 +245,7 @@ COMMAND = Command("radio convert", __doc__, FromNvidiaSettings, positionals=("so
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
+        return COMMAND.run(_run, arguments, extra="train")
 
 
 def _run(settings: FromNvidiaSettings) -> None:

@@ -85,7 +85,7 @@ COMMAND = Command("radio export --to aoti", __doc__, AotiSettings, positionals=(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
+        return COMMAND.run(_run, arguments, extra="train")
 
 
 def _run(settings: AotiSettings) -> None:

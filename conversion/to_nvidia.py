@@ -354,7 +354,7 @@ COMMAND = Command("radio convert --to nvidia", __doc__, ToNvidiaSettings, positi
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
+        return COMMAND.run(_run, arguments, extra="train")
 
 
 def _run(settings: ToNvidiaSettings) -> None:

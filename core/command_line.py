@@ -88,7 +88,8 @@ def _advice(error: Exception, extra: str) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         is_absent = package and importlib.util.find_spec(package) is None  # else a part is missing, which is a bug
-        return f'the package {package} is not installed: run `pip install -e ".[{extra}]"`' if is_absent else None
+        advice = f'the package {package} is not installed: run `pip install "modeling-radio[{extra}]"`'
+        return advice if is_absent else None
     if isinstance(error, ImportError):  # a library asks for a package in words of its own; else it is a bug
         return str(error) if error.name is None else None
     if not isinstance(error, USER_ERRORS):
@@ -273,7 +274,8 @@ class Command(Generic[S]):
         """Return the settings without a flag; a recipe's with the defaults of the one that the options name."""
         lines, known = ["Every option can be written as field=value too."], set()
         texts, width = field_texts(self.settings), shutil.get_terminal_size().columns - 2
-        free = [name for name, field in self.settings.model_fields.items() if dict in kinds_of(field.annotation)]
+        mappings = [name for name, field in self.settings.model_fields.items() if dict in kinds_of(field.annotation)]
+        free = [name for name in mappings if name != CHANGES]
         entries = [(f"  {name}.KEY=value", texts[name]) for name in free]
         if self.changes is not None:
             entries.append((f"\nsection.field=value changes the {self.changes.__name__.lower()}:", ""))

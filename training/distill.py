@@ -57,22 +57,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return COMMAND.run(_distil, arguments, interrupted="stopped; the same command goes on")
 
 
-def _distil(settings: DistillSettings) -> None:
-    deadline = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes
-    recipe = settings.load_recipe()
-    # Both take seconds to import, which `--help` and a misspelled recipe need not wait for.
-    from accelerate import PartialState
+def run(settings: DistillSettings, recipe: Recipe) -> Path | None:
+    """Run a recipe as the settings say; as `run_recipe`.
 
+    Args:
+        settings: Of the command.
+        recipe: The recipe that the settings name, with its changes.
+    """
+    deadline = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes
+    # Takes seconds to import, which `--help` and a misspelled recipe need not wait for.
     from modeling_radio.training.distillation.stages import run_recipe
 
-    final = run_recipe(
+    return run_recipe(
         recipe,
-        settings.output,
+        folder_of(settings, recipe),
         is_restart=settings.restart,
         stop_at=settings.stop_at,
         deadline=deadline,
         allowed_changes=settings.allow_changes,
     )
+
+
+def folder_of(settings: DistillSettings, recipe: Recipe) -> Path:
+    """Return the folder of a run."""
+    return Path("runs") / recipe.name if settings.output is None else settings.output
+
+
+def _distil(settings: DistillSettings) -> None:
+    final = run(settings, settings.load_recipe())
+    from accelerate import PartialState
+
     state = PartialState()
     if state.is_main_process:
         print(

@@ -6,6 +6,7 @@ suggests the right one.
 """
 
 import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -210,6 +211,13 @@ class Recipe(RecipeSection):
             raise RecipeError(f"`partitions (teachers)` must be such that each teacher sees one, got none of {unseen}.")
 
 
+def _as_words(changes: Any) -> Any:
+    """Return the changes of a mapping as words of a command line: JSON is YAML."""
+    if not isinstance(changes, Mapping):
+        return changes
+    return [f"{path}={json.dumps(value, default=str, ensure_ascii=False)}" for path, value in changes.items()]
+
+
 class RecipeCommand(Settings):
     """Base of the options of a command that takes a recipe.
 
@@ -217,12 +225,13 @@ class RecipeCommand(Settings):
         recipe: Name of a recipe, or a file of your own that ends in .yaml.
         trust_remote_code: Import the classes of teachers (`kind: "module:Class"`) that a recipe names which lies in the
             folder of a checkpoint or a run. Those of other recipes are always imported.
-        changes: Changes of the recipe, "section.field=value".
+        changes: Changes of the recipe, "section.field=value"; in Python also a mapping with such paths or sections as
+            keys.
     """
 
     recipe: str = "demo"
     trust_remote_code: bool = False
-    changes: list[str] = []
+    changes: Annotated[list[str] | dict[str, Any], BeforeValidator(_as_words)] = []
 
     @classmethod
     def unchanged(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:

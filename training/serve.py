@@ -77,7 +77,7 @@ COMMAND = Command("radio serve", __doc__, ServeSettings, positionals=("checkpoin
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_serve, arguments, interrupted="ended", extra="serve")
+    return COMMAND.run(_serve, arguments, interrupted="ended", extra="app")
 
 
 def _serve(settings: ServeSettings) -> None:

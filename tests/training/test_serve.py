@@ -22,7 +22,7 @@ from modeling_radio import RadioImageProcessor
 from modeling_radio.training.serve import main
 
 
-pytest.importorskip("fastapi", reason="needs the extra `serve`")
+pytest.importorskip("fastapi", reason="needs the extra `app`")
 pytestmark = pytest.mark.tour
 __all__ = ["model"]
 

@@ -58,7 +58,7 @@ class AddWordsSettings(RecipeCommand):
     """The student, and the folder to write.
 
     Attributes:
-        checkpoint: Folder of a student with an adaptor for EfficientNet-Lite0, by default that of `make demo`.
+        checkpoint: Folder of a student with an adaptor for EfficientNet-Lite0, by default that of `radio demo`.
         output: Folder to write.
         overwrite: Whether to replace an older one there.
         recipe: Recipe of the student, which names the teacher; or a file of your own that ends in .yaml.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio.core.command_line import Command
@@ -66,7 +66,7 @@ class ResultsSettings(RecipeCommand):
     """Models and sets to measure.
 
     Attributes:
-        student: Folder with config.json and weights, such as that of `make demo`.
+        student: Folder with config.json and weights, such as that of `radio demo`.
         others: Folders of more students, each at its own size; a folder `final` is named after the one above it.
         output: Page to write; the numbers go beside it, as JSON.
         sets: Labeled sets to measure on.
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     command = " ".join(["radio demo-results", *words])
-    return COMMAND.run(lambda settings: _write(settings, command), arguments, extra="evaluate")
+    return COMMAND.run(lambda settings: _write(settings, command), arguments, extra="tasks")
 
 
 def _write(settings: ResultsSettings, command: str) -> None:

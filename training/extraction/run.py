@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import hash_file, write_text

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.transforms.v2.functional import resize
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from modeling_radio.core.files import write_file
 from modeling_radio.core.ranks import device_of_process

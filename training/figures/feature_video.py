@@ -67,7 +67,7 @@ COMMAND = Command("radio feature-video", __doc__, FeatureVideoSettings, position
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_draw, arguments, extra="video")
+    return COMMAND.run(_draw, arguments, extra="tasks")
 
 
 def _draw(settings: FeatureVideoSettings) -> None:

@@ -23,7 +23,7 @@ from modeling_radio.training.figures.predictions import read_photograph
 from modeling_radio.training.serve import read_image
 
 
-HTTPException = pytest.importorskip("fastapi", reason="needs the extra `serve`").HTTPException
+HTTPException = pytest.importorskip("fastapi", reason="needs the extra `app`").HTTPException
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")
 
 ROOT = Path(__file__).parents[3]

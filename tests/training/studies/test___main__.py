@@ -90,7 +90,7 @@ def test_bad_input_is_one_line_before_the_first_run(study, recipe_file, argument
 def test_a_missing_package_is_named_before_the_first_run(study, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "scipy", None)  # as where only the extra `train` is installed
     assert main([study, "--output", "out"]) == 1
-    assert 'the package scipy is not installed: run `pip install -e ".[tasks]"`' in capsys.readouterr().err
+    assert 'the package scipy is not installed: run `pip install "modeling-radio[tasks]"`' in capsys.readouterr().err
     assert not Path("out").exists()
 
 

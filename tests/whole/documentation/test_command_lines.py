@@ -20,6 +20,8 @@ OURS = ("benchmarks", "notebooks")
 OTHERS = {"bash", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
 EXTRAS = set(PROJECT["optional-dependencies"])
+CONFIGS = re.compile(r"CONFIGS=\$\(python -c \"(.*)\"\)(/\w+)$")
+"""The line that finds Accelerate's configurations in the package; later ones name `$CONFIGS`."""
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -53,7 +55,7 @@ def words_of(text: str) -> list[str]:
 
 def check(words: list[str]) -> None:
     """Raise if a command does not take the words of a line."""
-    program, *rest = words
+    program, *rest = [word.replace("$CONFIGS", "training/accelerate_configs") for word in words]
     program = program.removeprefix(".venv/bin/")
     if program == "make":
         assert {word for word in rest if "=" not in word} <= TARGETS
@@ -101,8 +103,13 @@ def check_command(module: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("line", sorted(set(shown_lines())), ids=identifier)
-def test_shown_lines_are_taken(line: Line) -> None:
-    check(words_of(line.text))
+def test_shown_lines_are_taken(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    found = CONFIGS.match(line.text)
+    if found is None:
+        check(words_of(line.text))
+        return
+    exec(found[1], {})
+    assert Path(capsys.readouterr().out.strip() + found[2]) == ROOT / "training" / "accelerate_configs"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +118,7 @@ def test_shown_lines_are_taken(line: Line) -> None:
         "radio distill --recipe demo schedule.num_step=3",
         "radio distill --recip demo",
         "radio nothing",
-        'pip install -e ".[nothing]"',
+        'pip install "modeling-radio[nothing]"',
         "make nothing",
         "unknown-program",
     ],

@@ -11,7 +11,7 @@ from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.training.evaluation.models.radio import open_radio
 
 
-quantization = pytest.importorskip("torchao.quantization", reason="needs the extra `int8`")
+quantization = pytest.importorskip("torchao.quantization", reason="needs the extra `dev`")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

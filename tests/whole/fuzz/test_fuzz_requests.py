@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 
-pytest.importorskip("fastapi", reason="needs the extra `serve`")
+pytest.importorskip("fastapi", reason="needs the extra `app`")
 from starlette.testclient import TestClient
 from tiny_folders import save_radio
 

@@ -222,7 +222,7 @@ def test_finetune_at_random_moments(model: Path, pictures: Path, tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_a_server_at_random_moments(model: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fastapi", reason="needs the extra `serve`")
+    pytest.importorskip("fastapi", reason="needs the extra `app`")
     draw = random.Random(3)
     for _ in range(NUM_SIGNALS):
         process = start(["-m", "modeling_radio", "serve", str(model), "--port", "0"], tmp_path)
