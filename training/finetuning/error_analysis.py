@@ -178,24 +178,28 @@ def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
         confusion: Counts, `(num_classes, num_classes)`, rows for true classes.
         names: Names of the classes.
     """
-    shares = confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)
-    occurring = confusion.sum(dim=1) > 0
-    worst = shares.diag().where(occurring, 2.0).argsort(stable=True)[:MAX_CLASSES].sort().values
-    shown, labels = shares[worst][:, worst].numpy(), [names[number] for number in worst.tolist()]
+    num_images = confusion.sum(dim=1)
+    shares = confusion.double() / num_images[:, None]  # NaN, which is not drawn, without images
+    worst = shares.diag().nan_to_num(2.0).argsort(stable=True)[:MAX_CLASSES].sort().values
+    shown = shares[worst][:, worst].numpy()
+    labels = [names[number] for number in worst.tolist()]
+    true_labels = [names[number] + ("" if num_images[number] else " (no images)") for number in worst.tolist()]
     side = max(4.0, 0.3 * len(labels) + 2)
     figure = Figure(figsize=(side, side), dpi=150, layout="constrained")
     ax = figure.subplots()
     ax.imshow(shown, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(labels))
-    ax.set_xticks(ticks, labels, rotation=90, fontsize=7)
-    ax.set_yticks(ticks, labels, fontsize=7)
-    left_out = f", the {len(labels)} least often right of {len(names)}" if len(labels) < len(names) else ""
-    ax.set(xlabel="predicted", ylabel="true", title=f"share of each true class{left_out}")
-    ax.title.set_fontsize(8)
+    ax.set_xticks(ticks, labels, rotation=90, fontsize=8)
+    ax.set_yticks(ticks, true_labels, fontsize=8)
+    left_out = f"\nthe {len(labels)} least often right of {len(names)}" if len(labels) < len(names) else ""
+    title = f"Share of each true class; the diagonal is right:\nhigher is better{left_out}"
+    ax.set(xlabel="predicted class", ylabel="true class")
+    ax.set_title(title, fontsize=9)
     if len(labels) <= SMALL_MATRIX:
         for (row, column), share in np.ndenumerate(shown):
-            color = "white" if share > 0.5 else "black"
-            ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=6, color=color)
+            if not np.isnan(share):
+                color = "white" if share > 0.5 else "black"
+                ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color=color)
     return figure
 
 

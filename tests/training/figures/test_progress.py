@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from modeling_radio.model_cards.results import Measurement
@@ -65,7 +66,15 @@ def panels(tmp_path, monkeypatch):
 
     def draw(series):
         draw_progress({name: (STEPS, curve) for name, curve in series.items()}, tmp_path / "progress.png")
-        return {axes.get_title(): axes for axes in figures[0].axes if axes.get_title()} if figures else {}
+        if not figures:
+            return {}
+        figures[0].canvas.draw()
+        page = figures[0].bbox
+        for text in figures[0].findobj(Text):
+            box = text.get_window_extent()
+            inside = page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+            assert inside or not (text.get_visible() and text.get_text() and box.width), text.get_text()
+        return {axes.get_title(): axes for axes in figures[0].axes if axes.get_title()}
 
     return draw
 
@@ -153,7 +162,10 @@ def test_measurements_are_drawn_by_resolution_and_teacher(panels):
     assert values(of_student) == [0.6, 0.5, 0.4]
     assert sorted(map(values, others)) == [[0.3, 0.2, 0.1], [0.5, 0.4, 0.3]]
     assert [text.get_text() for text in pattern.get_legend().get_texts()] == ["64 px", "32 px"]
+    assert ("lower" in pattern.get_ylabel(), "higher" in fidelity.get_ylabel()) == (True, True)
     a, b = (line.get_color() for line in drawn["dense loss"].lines)
+    (legend,) = pattern.figure.legends
+    assert {line.get_label(): line.get_color() for line in legend.legend_handles} == {"a": a, "b": b}
     styles = {values(line)[0]: (line.get_color(), line.get_linestyle()) for line in fidelity.lines if values(line)}
     assert styles == {0.1: (a, "--"), 0.2: (b, "--"), 0.3: (b, "-")}
 
