@@ -279,9 +279,7 @@ class App:
         told = f"{width} x {height} px, {cols} x {rows} patches, {milliseconds:.0f} ms {device}."
         return Pass(shown(photograph), maps, (rows, cols), told)
 
-    def _shifted(
-        self, pixels: Tensor, window: WindowSize, adaptors: Sequence[str], shifts: int
-    ) -> dict[str, Tensor]:
+    def _shifted(self, pixels: Tensor, window: WindowSize, adaptors: Sequence[str], shifts: int) -> dict[str, Tensor]:
         """Return maps with `shifts` x `shifts` places for each patch, from the image moved by parts of a patch.
 
         At the edge its last pixels are repeated. `evaluation.features.shifted_maps` does the same with squares.

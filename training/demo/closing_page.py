@@ -32,8 +32,8 @@ AUTHORS = {
 SCORES = (
     "knn accuracy: share of held-out objects that get the right class from their nearest neighbors among the training "
     "objects; “mean features” compares the mean of all patches instead of the summary.",
-    "segmentation_probe: a linear layer reads a class from each frozen patch. mIoU is the mean overlap of predicted and "
-    "true masks over the classes, 1 is perfect; pixel accuracy is the share of right pixels.",
+    "segmentation_probe: a linear layer reads a class from each frozen patch. mIoU is the mean overlap of predicted "
+    "and true masks over the classes, 1 is perfect; pixel accuracy is the share of right pixels.",
     "adaptor_fidelity: how near the student's adaptor is to the teacher that it imitates, 1 is equal.",
 )
 """What the columns mean."""
@@ -43,8 +43,7 @@ CURVES_TEXT = (
     "teachers."
 )
 CURVES = [
-    panel.explanation
-    for panel in (LOSSES["features"], LOSSES["summary"], *OF_BACKBONE.values(), *OF_ADAPTORS.values())
+    panel.explanation for panel in (LOSSES["features"], LOSSES["summary"], *OF_BACKBONE.values(), *OF_ADAPTORS.values())
 ]
 
 

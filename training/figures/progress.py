@@ -212,7 +212,7 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
             _draw_by_teacher(axes, by_teacher[name], colors)
         else:
             _draw_measured(axes, measured[name], colors, sizes)
-        _finish(axes, PANELS[name])
+        _finish(axes, PANELS[name], has_legend=name in measured or name in TAP_LOSSES)
     for kinds in (("features", "summary"), ("contrastive",), ("mesa",), tuple(TAP_LOSSES)):
         panels = [drawn[kind] for kind in kinds if kind in losses]
         _share_scale(panels, [curve for kind in kinds for curve in losses.get(kind, {}).values()])
@@ -298,7 +298,7 @@ def _draw_measured(axes: Axes, curves: Sequence[Measured], colors: Mapping[str, 
         axes.plot([], [], label=f"{size} px", color=color, linestyle=style, linewidth=1.2)
 
 
-def _finish(axes: Axes, panel: Panel) -> None:
+def _finish(axes: Axes, panel: Panel, *, has_legend: bool) -> None:
     axes.set_title(panel.title, fontsize=9)
     arrow = {LOWER: "\N{LEFTWARDS ARROW} {}", HIGHER: "{} \N{RIGHTWARDS ARROW}"}.get(panel.better, "{}")
     axes.set_ylabel(arrow.format(panel.better), fontsize=8)  # turned by a quarter: left is down
@@ -306,7 +306,7 @@ def _finish(axes: Axes, panel: Panel) -> None:
     axes.set_xlim(left=0)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
-    if axes.get_legend_handles_labels()[1]:
+    if has_legend:
         axes.legend(fontsize=7, frameon=False)
 
 

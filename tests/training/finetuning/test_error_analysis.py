@@ -99,7 +99,7 @@ def test_confusions_are_shares_of_each_true_class_and_of_many_classes_the_worst(
     shown = [tick.get_text() for tick in ax.get_yticklabels()]
     assert len(shown) == MAX_CLASSES
     assert "class 4" in shown
-    assert "39" in ax.get_title()
+    assert "39" in ax.figure.get_suptitle()
 
 
 def test_curves_and_worst_images():
