@@ -174,7 +174,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
     """Settings of an evaluation.
 
     Attributes:
-        checkpoint: Folder with config.json and weights.
+        checkpoint: Folder with config.json and weights, or Hub id.
         data: Folder with a sub-folder of images for each class, or `images/` and `masks/` or `depth/`, with or without
             `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; `hub:ORG/NAME`; or
             demo. By default the data of the recipe.
