@@ -212,11 +212,9 @@ def test_a_student_of_ones_own_by_its_import_path(tmp_path, monkeypatch) -> None
     text += "def tiny(**fields): return RadioConfig.from_preset('radio-test', num_hidden_layers=3, **fields)\n"
     (tmp_path / "own_students.py").write_text(text + "def none(**fields): return fields\n")
     monkeypatch.chdir(tmp_path)
-    recipe = small_recipe()
-    own = recipe.replace(student=StudentRecipe(preset="own_students:tiny", config={"max_img_size": 512}))
-    config = build.student_config(own, {})
-    assert (config.num_hidden_layers, config.max_img_size) == (3, 512)
-    assert config.adaptor_configs == []
+    own = recipe_with(StudentRecipe(preset="own_students:tiny", config={"max_img_size": 512}))
+    config = student_config(own, TEACHERS)
+    assert (config.num_hidden_layers, config.max_img_size, config.num_cls_tokens) == (3, 512, 3)
     with pytest.raises(RecipeError, match="`preset` 'own_students:none'"):
-        build.student_config(own.replace(student=StudentRecipe(preset="own_students:none")), {})
+        student_config(recipe_with(StudentRecipe(preset="own_students:none")), TEACHERS)
     sys.modules.pop("own_students")
