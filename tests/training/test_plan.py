@@ -56,14 +56,14 @@ def test_a_card_and_assumptions_of_ones_own(capsys: pytest.CaptureFixture[str]) 
         (["--gpu", "h100"], "`gpu`"),
         (["--peak-tflops", "100"], "`memory_gib`"),
         (["partitions.low.rank_share=3"], "rank_share"),
-        (["teachers.sam3.kind=mine:Mine"], "Teacher 'sam3'"),
+        (["teachers.sam3.kind=mine:Mine"], "`teachers.sam3.kind`"),
     ],
 )
 def test_bad_input_is_one_line(
     tmp_path: Path, arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--recipe", write_recipe(tmp_path), *arguments]) == 1
-    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: error: ")]
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("radio plan: error: ")]
     assert name in error
 
 
