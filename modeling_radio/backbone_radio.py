@@ -12,8 +12,8 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_radio import RadioConfig
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
-from .loading_radio import NewHeadReport
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, RadioPreTrainedModel, build_network
+from .new_head_radio import NewHeadReport
 from .outputs_radio import NetworkOutput
 
 

@@ -117,7 +117,7 @@ def test_adaptors_on_request():
             model(batch, adaptor_names=["dinov3"])
 
 
-@pytest.mark.parametrize("asked", ["in the call", "while opening"])
+@pytest.mark.parametrize("asked", ["in the call", {"return_dict": False}, {"nvidia_outputs": True}], ids=str)
 def test_pairs_instead_of_names(asked, tmp_path):
     model = build_network("c-radio_v4")
     batch, options = images(model), {}
@@ -127,7 +127,7 @@ def test_pairs_instead_of_names(asked, tmp_path):
             options = {"return_dict": False}
         else:
             model.save_pretrained(tmp_path)
-            model = RadioModel.from_pretrained(tmp_path, return_dict=False).eval()
+            model = RadioModel.from_pretrained(tmp_path, **asked).eval()
         summary, features = model(batch, adaptor_names=[], output_hidden_states=True, **options)
         pairs = model(batch, adaptor_names=["sam3", "dino_v3"], **options)
         torch.testing.assert_close(model(batch, return_dict=True).summary, named.summary)
