@@ -24,10 +24,10 @@ from typing import Annotated, Any, NamedTuple
 import transformers
 
 from benchmarks.measuring import RESULTS, ROOT, MeasuringSettings, Result, Row, Rows, load_results, table_of
-from core.command_line import Command
-from core.errors import UserError
-from core.files import write_text
-from core.settings import OneOf
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import write_text
+from modeling_radio.core.settings import OneOf
 
 
 PAGE_FILE = ROOT / "docs" / "benchmarks.md"
@@ -197,7 +197,7 @@ COMMAND = Command("benchmarks.all", __doc__.partition("\n")[0], AllSettings)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(run, arguments, extra="tasks,int8,serve")
+    return COMMAND.run(run, arguments, extra="dev")
 
 
 if __name__ == "__main__":

@@ -37,19 +37,19 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from benchmarks.measuring import MeasuringSettings, Row, Turns, report, take_turns
-from core.packages import cache_dir
 from modeling_radio import RadioImageProcessor
-from training.data.decoding import EncodedImage, UnusableImageError, image_size
-from training.data.training_images import build_training_images
-from training.demo.assets import load_demo_assets
-from training.distillation.inputs import load_teachers
-from training.recipe import Recipe, load_recipe
-from training.student.build import student_patch_size
-from training.targets.feature_cache import FORMATS as STORED_FORMATS
-from training.targets.feature_cache import IMAGES_PER_FORWARD, Entries, FeatureFormat, TeacherOutputs
-from training.views.crops import STUDENT, CropSpec
-from training.views.loaders import PartitionStreams, build_view_loader
-from training.views.plan import Batch, BatchPlan
+from modeling_radio.core.packages import cache_dir
+from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, image_size
+from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.training.demo.assets import load_demo_assets
+from modeling_radio.training.distillation.inputs import load_teachers
+from modeling_radio.training.recipe import Recipe, load_recipe
+from modeling_radio.training.student.build import student_patch_size
+from modeling_radio.training.targets.feature_cache import FORMATS as STORED_FORMATS
+from modeling_radio.training.targets.feature_cache import IMAGES_PER_FORWARD, Entries, FeatureFormat, TeacherOutputs
+from modeling_radio.training.views.crops import STUDENT, CropSpec
+from modeling_radio.training.views.loaders import PartitionStreams, build_view_loader
+from modeling_radio.training.views.plan import Batch, BatchPlan
 
 
 OURS = "ours"

@@ -27,12 +27,12 @@ benchmarks() {
 }
 
 demo() {
-    run "$PYTHON" -m training.distill --recipe demo_gpu --output "$RESULTS/demo_gpu" --max-minutes 6
+    run "$PYTHON" -m modeling_radio distill --recipe demo_gpu --output "$RESULTS/demo_gpu" --max-minutes 6
     if [ ! -d "$RESULTS/demo_gpu/final" ]; then
         echo "Not finished: the same command goes on."
         return
     fi
-    "$PYTHON" -m training.evaluate "$RESULTS/demo_gpu/final" --tasks knn,segmentation_probe,adaptor_fidelity \
+    "$PYTHON" -m modeling_radio evaluate "$RESULTS/demo_gpu/final" --tasks knn,segmentation_probe,adaptor_fidelity \
         --output "$RESULTS/demo_gpu.json"
 }
 
@@ -45,7 +45,7 @@ tests | benchmarks | demo) ;;
 esac
 mkdir -p "$RESULTS"
 "$PYTHON" -c "import modeling_radio, pytest, peft" 2>/dev/null ||
-    "$PYTHON" -m pip install --quiet --editable ".[train,tasks,evaluate,dev]"
+    "$PYTHON" -m pip install --quiet --editable ".[dev]"
 "$PYTHON" -c "import torch; assert torch.cuda.is_available(), 'torch sees no GPU'"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv >"$RESULTS/gpu.csv"
 "$PYTHON" -m pip freeze >"$RESULTS/packages.txt"

@@ -1,7 +1,7 @@
 """Speed of linear layers in 8 bits relative to float32, also combined with windows.
 
 Times are of random weights and one image: PyTorch eager and compiled, with torchao's
-`Int8DynamicActivationInt8WeightConfig`, and onnxruntime with `conversion.to_onnx --precision int8`. Global attention
+`Int8DynamicActivationInt8WeightConfig`, and onnxruntime with `radio export --precision int8`. Global attention
 and windows are timed in both precisions at one size: if gains multiply, "of the product" is 1.
 """
 
@@ -19,10 +19,10 @@ from transformers import TorchAoConfig
 
 from benchmarks.inference import WINDOW
 from benchmarks.measuring import MeasuringSettings, Row, report, take_turns
-from conversion.graphs.files import open_graph
-from conversion.onnx_precision import convert_precision
-from conversion.to_onnx import export_onnx, save_onnx
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.graphs.files import open_graph
+from modeling_radio.conversion.onnx_precision import convert_precision
+from modeling_radio.conversion.to_onnx import export_onnx, save_onnx
 
 
 LARGEST_PX = 512

@@ -18,13 +18,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from core.files import write_text
-from core.machine import peak_memory_mb, processor_name, versions_of
-from core.settings import OneOf, Settings, require
-from core.tables import markdown
-from core.timing import Name
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import check_multiple
+from modeling_radio.core.files import write_text
+from modeling_radio.core.machine import peak_memory_mb, processor_name, versions_of
+from modeling_radio.core.settings import OneOf, Settings, require
+from modeling_radio.core.tables import markdown
+from modeling_radio.core.timing import Name
 
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""The server of `python -m training.serve` with 1, 4 and 16 requests in flight.
+"""The server of `radio serve` with 1, 4 and 16 requests in flight.
 
 Each client sends an image, waits for the reply and sends the next. All images differ, and each reply is compared with
 that of a first round, one by one: "lost" counts requests without a reply, "mixed up" replies for another image. In the
@@ -84,7 +84,7 @@ def serve(model: Path, *options: str, said: list[str] | None = None) -> Iterator
     Raises:
         RuntimeError: If it ends before it serves.
     """
-    command = [sys.executable, "-m", "training.serve", str(model), "--port=0", *options]
+    command = [sys.executable, "-m", "modeling_radio", "serve", str(model), "--port=0", *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

@@ -26,7 +26,7 @@ from transformers.models.sam3.modeling_sam3 import Sam3ViTModel
 from benchmarks.measuring import MeasuringSettings, Row, Turns, count_flops, report, take_turns
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.cpu import choose_cpu_blocks
-from training.teachers.published.architectures import published_config
+from modeling_radio.training.teachers.published.architectures import published_config
 
 
 STUDENT = "nvidia/C-RADIOv4-H"

@@ -35,7 +35,7 @@ from benchmarks.measuring import (
     report,
     take_step_turns,
 )
-from training.teachers.featsharp import FeatSharp, UpsamplerConfig, save_upsampler
+from modeling_radio.training.teachers.featsharp import FeatSharp, UpsamplerConfig, save_upsampler
 
 
 OURS = "ours"

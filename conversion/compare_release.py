@@ -1,6 +1,6 @@
 """Runs NVIDIA's own code and ours on the same images, and writes their differences, times and memory.
 
-    python -m conversion.compare_release nvidia/C-RADIOv4-H
+    radio compare-release nvidia/C-RADIOv4-H
 
 NVIDIA's repository is fetched into the Hub's cache, and its code runs in a process of its own.
 """
@@ -18,8 +18,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from pydantic import Field
 from tqdm import tqdm
 
-from conversion.from_nvidia import convert, read_label, save
-from conversion.release.comparison import (
+from modeling_radio import RadioConfig
+from modeling_radio.checks_radio import read_json
+from modeling_radio.conversion.from_nvidia import convert, read_label, save
+from modeling_radio.conversion.release.comparison import (
     Answers,
     Cases,
     ParityError,
@@ -31,17 +33,15 @@ from conversion.release.comparison import (
     plan_cases,
     read_size,
 )
-from core.command_line import Command, one_line_warnings
-from core.errors import check_choice
-from core.files import check_output, scratch_folder, write_text
-from core.machine import describe_machine, versions_of
-from core.settings import Settings, Spelling, read_names
-from core.tables import markdown
-from core.trust import foreign_code
-from model_cards.parity import FILE, Cost, Parity
-from model_cards.rendering import render_part
-from modeling_radio import RadioConfig
-from modeling_radio.checks_radio import read_json
+from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.errors import check_choice
+from modeling_radio.core.files import check_output, scratch_folder, write_text
+from modeling_radio.core.machine import describe_machine, versions_of
+from modeling_radio.core.settings import Settings, Spelling, read_names
+from modeling_radio.core.tables import markdown
+from modeling_radio.core.trust import foreign_code
+from modeling_radio.model_cards.parity import FILE, Cost, Parity
+from modeling_radio.model_cards.rendering import render_part
 from modeling_radio.nvidia.stored_tensors import stored_tensors
 
 
@@ -108,7 +108,7 @@ class CompareReleaseSettings(Settings):
 
     Attributes:
         source: Repository of NVIDIA's on the Hub, such as nvidia/C-RADIOv4-H, or a folder with its files and its code.
-        converted: Folder that conversion.from_nvidia wrote; by default it is converted here, for the comparison alone.
+        converted: Folder that radio convert wrote; by default it is converted here, for the comparison alone.
         output: Folder for parity.json and parity.md; by default `converted`, whose card shows them, or
             runs/parity/NAME.
         revision: Branch, tag or commit of the repository; by default its main branch. The commit is recorded.
@@ -146,13 +146,13 @@ class CompareReleaseSettings(Settings):
         return self.output or self.converted or Path("runs") / "parity" / Path(self.source).name
 
 
-COMMAND = Command("conversion.compare_release", __doc__, CompareReleaseSettings, positionals=("source",))
+COMMAND = Command("radio compare-release", __doc__, CompareReleaseSettings, positionals=("source",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
+        return COMMAND.run(_run, arguments, extra="train")
 
 
 def _run(settings: CompareReleaseSettings) -> None:
@@ -206,9 +206,7 @@ def _check_before_fetching(settings: CompareReleaseSettings) -> None:
     for size in settings.sizes:
         read_size(size)
     if settings.converted is not None and not (settings.converted / "config.json").is_file():
-        raise ValueError(
-            f"`converted` must be a folder that conversion.from_nvidia wrote, got {str(settings.converted)!r}."
-        )
+        raise ValueError(f"`converted` must be a folder that radio convert wrote, got {str(settings.converted)!r}.")
 
 
 def _device(name: str) -> str:
@@ -245,7 +243,7 @@ def _remarks(theirs: Answers, others: Sequence[str]) -> list[str]:
     if others:
         remarks.append(
             f"Not compared: adaptors of {', '.join(others)}, which this repository's layout does not have; a .pth.tar "
-            "may, whose outputs conversion.from_nvidia --verify compares."
+            "may, whose outputs radio convert --verify compares."
         )
     return remarks
 
@@ -270,7 +268,7 @@ def _report(parity: Parity, folder: Path) -> None:
             f"{parity.tolerance:g}. {folder / FILE} has all."
         )
     if (folder / "config.json").is_file():
-        print(f"`python -m model_cards.build {folder}` shows it in the card.")
+        print(f"`radio card {folder}` shows it in the card.")
     print(f"{folder}: equal within {parity.tolerance:g}; the largest relative difference is {worst.relative:.1e}.")
 
 

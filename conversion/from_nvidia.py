@@ -12,10 +12,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from conversion.nvidia.config import adaptor_names, build_config_fields
-from conversion.nvidia.keys import adaptor_of, head_names, our_keys
-from conversion.nvidia.source import NvidiaCheckpoint, read_checkpoint
-from conversion.nvidia.tensors import (
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.checks_radio import check_choice
+from modeling_radio.conversion.nvidia.config import adaptor_names, build_config_fields
+from modeling_radio.conversion.nvidia.keys import adaptor_of, head_names, our_keys
+from modeling_radio.conversion.nvidia.source import NvidiaCheckpoint, read_checkpoint
+from modeling_radio.conversion.nvidia.tensors import (
     check_finite,
     check_kinds,
     fold_layer_scale,
@@ -24,8 +26,8 @@ from conversion.nvidia.tensors import (
     spectral_epsilon,
     to_one_dtype,
 )
-from conversion.text_tower import add_text_tower
-from conversion.verification import (
+from modeling_radio.conversion.text_tower import add_text_tower
+from modeling_radio.conversion.verification import (
     Comparison,
     check_tolerance,
     compare_with_reference,
@@ -33,15 +35,13 @@ from conversion.verification import (
     largest_difference,
     list_unchecked,
 )
-from core.checkpoints import MODEL_FOLDER
-from core.command_line import Command, one_line_warnings
-from core.files import check_output, write_folder
-from core.settings import Settings, SettingsError, Spelling, read_names
-from model_cards.build import write_card
-from model_cards.kinds import Conversion
-from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.checks_radio import check_choice
+from modeling_radio.core.checkpoints import MODEL_FOLDER
+from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.files import check_output, write_folder
+from modeling_radio.core.settings import Settings, SettingsError, Spelling, read_names
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.model_cards.build import write_card
+from modeling_radio.model_cards.kinds import Conversion
 from modeling_radio.nvidia.config import source_fields
 from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.nvidia.radio1d import is_radio1d
@@ -239,13 +239,13 @@ class FromNvidiaSettings(Settings):
         return self
 
 
-COMMAND = Command("conversion.from_nvidia", __doc__, FromNvidiaSettings, positionals=("source", "output"))
+COMMAND = Command("radio convert", __doc__, FromNvidiaSettings, positionals=("source", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
+        return COMMAND.run(_run, arguments, extra="train")
 
 
 def _run(settings: FromNvidiaSettings) -> None:

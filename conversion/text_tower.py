@@ -10,8 +10,8 @@ from tokenizers import Regex, Tokenizer, normalizers
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, SiglipTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from conversion.nvidia.tensors import check_finite
 from modeling_radio import RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.conversion.nvidia.tensors import check_finite
 from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.tokenizer import open_tokenizer
 

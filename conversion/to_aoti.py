@@ -12,13 +12,13 @@ from torch import Tensor
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch.export import ExportedProgram
 
-from conversion.graphs.files import require_exporter
-from conversion.graphs.models import FlatModel, GraphSettings
-from conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
-from conversion.opening import check_file_output
-from core.command_line import Command, one_line_warnings
-from core.files import write_file
-from core.interruption import raised_signals
+from modeling_radio.conversion.graphs.files import require_exporter
+from modeling_radio.conversion.graphs.models import FlatModel, GraphSettings
+from modeling_radio.conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
+from modeling_radio.conversion.opening import check_file_output
+from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.files import write_file
+from modeling_radio.core.interruption import raised_signals
 
 
 DEFAULT_TOLERANCE = 1e-3
@@ -79,13 +79,13 @@ class AotiSettings(GraphSettings):
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
 
 
-COMMAND = Command("conversion.to_aoti", __doc__, AotiSettings, positionals=("checkpoint", "output"))
+COMMAND = Command("radio export --to aoti", __doc__, AotiSettings, positionals=("checkpoint", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
+        return COMMAND.run(_run, arguments, extra="train")
 
 
 def _run(settings: AotiSettings) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion.nvidia.keys import TrainingFileLayout, training_file_key
-from conversion.nvidia.source import ERADIO_ARGUMENTS, PICKLES
-from conversion.opening import check_file_output, open_model
-from core.command_line import Command, one_line_warnings
-from core.files import write_file
-from core.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
+from modeling_radio.conversion.nvidia.keys import TrainingFileLayout, training_file_key
+from modeling_radio.conversion.nvidia.source import ERADIO_ARGUMENTS, PICKLES
+from modeling_radio.conversion.opening import check_file_output, open_model
+from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.files import write_file
+from modeling_radio.core.settings import Settings
 from modeling_radio.eradio_radio import EradioPositionBias
 from modeling_radio.nvidia.arguments import check_arguments, check_source
 from modeling_radio.nvidia.config import has_one_token, teacher_token_index, token_fields
@@ -348,13 +348,13 @@ class ToNvidiaSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("conversion.to_nvidia", __doc__, ToNvidiaSettings, positionals=("checkpoint", "output"))
+COMMAND = Command("radio convert --to nvidia", __doc__, ToNvidiaSettings, positionals=("checkpoint", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
+        return COMMAND.run(_run, arguments, extra="train")
 
 
 def _run(settings: ToNvidiaSettings) -> None:

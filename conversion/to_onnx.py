@@ -1,7 +1,7 @@
 """Exports a checkpoint to ONNX with dynamic batch, height and width, and checks it against onnxruntime."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -9,15 +9,27 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch.onnx import ONNXProgram
 
-from conversion.graphs.files import DEFAULT_OPSET, export_graph, open_graph, remove_stale_weights, write_graph
-from conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio, GraphSettings, Window
-from conversion.graphs.parity import Parity, compare_graph, print_parities, require_cosine, require_difference
-from conversion.onnx_precision import LEAST_COSINE, Precision, convert_precision
-from conversion.opening import check_file_output, open_model
-from core.command_line import Command, one_line_warnings
-from core.files import scratch_folder, write_beside
-from core.settings import require
 from modeling_radio import RadioModel
+from modeling_radio.conversion.graphs.files import (
+    DEFAULT_OPSET,
+    export_graph,
+    open_graph,
+    remove_stale_weights,
+    write_graph,
+)
+from modeling_radio.conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio, GraphSettings, Window
+from modeling_radio.conversion.graphs.parity import (
+    Parity,
+    compare_graph,
+    print_parities,
+    require_cosine,
+    require_difference,
+)
+from modeling_radio.conversion.onnx_precision import LEAST_COSINE, Precision, convert_precision
+from modeling_radio.conversion.opening import check_file_output, open_model
+from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.files import scratch_folder, write_beside
+from modeling_radio.core.settings import require
 
 
 DEFAULT_TOLERANCE = 1e-4
@@ -74,11 +86,22 @@ def export_flat(wrapped: FlatModel, opset: int = DEFAULT_OPSET) -> ONNXProgram:
     return export_graph(wrapped, wrapped.example_inputs(), wrapped.names, wrapped.dynamic_shapes(), opset)
 
 
-def save_onnx(program: ONNXProgram, path: Path, precision: AnyPrecision = "fp32") -> None:
+def save_onnx(
+    program: ONNXProgram, path: Path, precision: AnyPrecision = "fp32", metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a program of `export_onnx`, in float32 or another precision of `convert_precision`.
 
     More than 2 GB of weights go to `NAME.xxxxxxxx.data` beside the file.
+
+    Args:
+        program: The program.
+        path: The file.
+        precision: Its precision.
+        metadata: Metadata of the file, such as `FlatModel.metadata` returns.
     """
+    properties = program.model.metadata_props
+    properties.clear()  # the exporter's own
+    properties.update(metadata or {})
     if precision == "fp32":
         write_graph(program.model, path)
     else:
@@ -125,7 +148,7 @@ class OnnxSettings(GraphSettings):
         return FlatEncoder(open_model(self.checkpoint).float()) if self.encoder else super().wrap()
 
 
-COMMAND = Command("conversion.to_onnx", __doc__, OnnxSettings, positionals=("checkpoint", "output"))
+COMMAND = Command("radio export", __doc__, OnnxSettings, positionals=("checkpoint", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,7 +168,7 @@ def _run(settings: OnnxSettings) -> None:
 
 
 def _save_and_check(wrapped: FlatModel, program: ONNXProgram, settings: OnnxSettings, path: Path) -> None:
-    save_onnx(program, path, settings.precision)
+    save_onnx(program, path, settings.precision, wrapped.metadata())
     if not settings.verify:
         return
     parities = check_onnx(wrapped, path)

@@ -8,17 +8,17 @@ from typing import Annotated
 from pydantic import Field
 from transformers.utils import logging as transformers_logging
 
-from conversion.opening import open_model
-from conversion.release.comparison import PHOTOGRAPH
-from conversion.web.build import build_site
-from conversion.web.plan import plan_page
-from conversion.web.precision import PrecisionChoice
-from conversion.web.site import BUILDS, SITE, Sample, check_samples, describe_model, find_runtime
-from conversion.web.texts import open_texts
-from core.checkpoints import read_config, with_windowed_blocks
-from core.command_line import Command, one_line_warnings
-from core.files import check_output, write_folder
-from core.settings import Settings, Spelling, read_names
+from modeling_radio.conversion.opening import open_model
+from modeling_radio.conversion.release.comparison import PHOTOGRAPH
+from modeling_radio.conversion.web.build import build_site
+from modeling_radio.conversion.web.plan import plan_page
+from modeling_radio.conversion.web.precision import PrecisionChoice
+from modeling_radio.conversion.web.site import BUILDS, SITE, Sample, check_samples, describe_model, find_runtime
+from modeling_radio.conversion.web.texts import open_texts
+from modeling_radio.core.checkpoints import read_config, with_windowed_blocks
+from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.files import check_output, write_folder
+from modeling_radio.core.settings import Settings, Spelling, read_names
 from modeling_radio.zero_shot_radio import DenseSource
 
 
@@ -72,7 +72,7 @@ class WebSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("conversion.to_web", __doc__, WebSettings, positionals=("checkpoint", "site"))
+COMMAND = Command("radio export --to web", __doc__, WebSettings, positionals=("checkpoint", "site"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from core.errors import UserError
+from modeling_radio.core.errors import UserError
 
 
 _HEADER = "checked"

@@ -1,19 +1,21 @@
 """Opening of model folders with checks: all weights are there, of the right shape, and finite."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers.utils import logging as transformers_logging
 
-from core.errors import first_few
-from core.files import FolderKind
-from core.trust import MODEL_FILES, check_named_code
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
+from modeling_radio.core.errors import first_few
+from modeling_radio.core.files import FolderKind
+from modeling_radio.core.trust import MODEL_FILES, check_named_code
 from modeling_radio.modeling_radio import SUMMARY_INDICES
 from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.nvidia.stored_tensors import stored_tensors
@@ -58,6 +60,17 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     return read_json(config_file)
 
 
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """Silence transformers' table of missing and unknown weights, for callers that check these themselves."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
 def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     """Open a folder of ours, or one in the layout of NVIDIA's Hub repositories.
 
@@ -71,14 +84,15 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     if (checkpoint / _ADAPTER).is_file():
         raise ValueError(
             f"`checkpoint` must be a whole model, got the adapter {str(checkpoint)!r}. Give the `merged/` that "
-            "`training.finetune --merge` writes."
+            "`radio finetune --merge` writes."
         )
     check_named_code(checkpoint)
     options = {}
     if "args" not in config:
         _check_stored(checkpoint, config)
         options = {"ignore_mismatched_sizes": True}  # told below in one line
-    model, loaded = RadioModel.from_pretrained(checkpoint, output_loading_info=True, **options)
+    with without_reports():
+        model, loaded = RadioModel.from_pretrained(checkpoint, output_loading_info=True, **options)
     unexpected = sorted(loaded["unexpected_keys"])
     unknown = [key for key in unexpected if key.startswith("radio_model.")]
     misshapen = [f"{key} {tuple(given)} instead of {tuple(wanted)}" for key, given, wanted in loaded["mismatched_keys"]]

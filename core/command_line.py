@@ -14,9 +14,9 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from core.errors import UserError, did_you_mean
-from core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
-from core.settings import (
+from modeling_radio.core.errors import UserError, did_you_mean
+from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
+from modeling_radio.core.settings import (
     MISSING,
     Settings,
     SettingsError,
@@ -88,7 +88,8 @@ def _advice(error: Exception, extra: str) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         is_absent = package and importlib.util.find_spec(package) is None  # else a part is missing, which is a bug
-        return f'the package {package} is not installed: run `pip install -e ".[{extra}]"`' if is_absent else None
+        advice = f'the package {package} is not installed: run `pip install "modeling-radio[{extra}]"`'
+        return advice if is_absent else None
     if isinstance(error, ImportError):  # a library asks for a package in words of its own; else it is a bug
         return str(error) if error.name is None else None
     if not isinstance(error, USER_ERRORS):
@@ -141,7 +142,7 @@ class Command(Generic[S]):
     mapping has no flag, but `field.key=value`.
 
     Args:
-        module: The module, for example "training.finetune".
+        name: For example "radio finetune"; begins its messages.
         description: For `--help`.
         settings: Class of the options.
         positionals: Fields without a flag; the last may be a list.
@@ -149,23 +150,22 @@ class Command(Generic[S]):
         add_shorthands: Adds flags that stand for several.
 
     Attributes:
-        name: Of the command in its messages.
         parser: Of flags and positionals, for tools that read it.
     """
 
     def __init__(
         self,
-        module: str,
+        name: str,
         description: str,
         settings: type[S],
         positionals: Sequence[str] = (),
         changes: type[Settings] | None = None,
         add_shorthands: Callable[[argparse.ArgumentParser], object] | None = None,
     ) -> None:
-        self.name = module.rpartition(".")[2]
+        self.name = name
         self.settings, self.changes = settings, changes
         self.parser = _Parser(
-            prog=f"python -m {module}",
+            prog=name,
             description=textwrap.fill(" ".join(description.split()), 100),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,
@@ -274,7 +274,8 @@ class Command(Generic[S]):
         """Return the settings without a flag; a recipe's with the defaults of the one that the options name."""
         lines, known = ["Every option can be written as field=value too."], set()
         texts, width = field_texts(self.settings), shutil.get_terminal_size().columns - 2
-        free = [name for name, field in self.settings.model_fields.items() if dict in kinds_of(field.annotation)]
+        mappings = [name for name, field in self.settings.model_fields.items() if dict in kinds_of(field.annotation)]
+        free = [name for name in mappings if name != CHANGES]
         entries = [(f"  {name}.KEY=value", texts[name]) for name in free]
         if self.changes is not None:
             entries.append((f"\nsection.field=value changes the {self.changes.__name__.lower()}:", ""))

@@ -16,9 +16,11 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from core.errors import UserError, first_few
+from modeling_radio.core.errors import UserError, first_few
 
 
+PHOTOGRAPH = Path(__file__).with_name("photograph.jpg")
+"""An example image."""
 TEMPORARY_PREFIX = ".partial-"
 PREVIOUS_PREFIX = ".previous-"
 """Prefix of a folder that is moved aside while its successor takes its place."""
@@ -317,7 +319,7 @@ def check_run_folder(output: Path, command: str) -> None:
 
     Args:
         output: Folder of a run.
-        command: For example "training.distill".
+        command: For example "radio distill".
 
     Raises:
         ValueError: If it holds something else.
@@ -354,7 +356,7 @@ def sole_run(output: Path, command: str | None = None) -> Iterator[None]:
         UserError: On every rank, if another process has the folder.
         ValueError: As `check_run_folder`.
     """
-    from core.ranks import on_first_rank  # imports torch, for which `--help` need not wait
+    from modeling_radio.core.ranks import on_first_rank  # imports torch, for which `--help` need not wait
 
     with ExitStack() as stack:
 

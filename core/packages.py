@@ -23,11 +23,11 @@ from filelock import FileLock
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from core.errors import UserError
-from core.files import hash_file, move_into_place, remove_partial, scratch_folder
-from core.interruption import Interrupted, raised_signals
-from core.settings import read_yaml
-from core.timing import ProgressBar
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import hash_file, move_into_place, remove_partial, scratch_folder
+from modeling_radio.core.interruption import Interrupted, raised_signals
+from modeling_radio.core.settings import read_yaml
+from modeling_radio.core.timing import ProgressBar
 
 
 logger = logging.getLogger(__name__)

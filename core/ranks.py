@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from core.command_line import USER_ERRORS
-from core.errors import UserError
+from modeling_radio.core.command_line import USER_ERRORS
+from modeling_radio.core.errors import UserError
 
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from core.machine import EnergyMeter
+from modeling_radio.core.machine import EnergyMeter
 
 
 Name = TypeVar("Name", bound=Hashable)

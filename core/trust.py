@@ -16,8 +16,8 @@ from typing import Any
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
 import modeling_radio
-from core.errors import first_few
 from modeling_radio.checks_radio import read_json
+from modeling_radio.core.errors import first_few
 from modeling_radio.loading_radio import HUB_ID, is_radio_folder
 
 

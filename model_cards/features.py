@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from core.tables import markdown, one_line
-from model_cards.licenses import License
-from model_cards.rendering import PLACEHOLDER, Raw, code_span, escaped, render_part
+from modeling_radio.core.tables import markdown, one_line
+from modeling_radio.model_cards.licenses import License
+from modeling_radio.model_cards.rendering import PLACEHOLDER, Raw, code_span, escaped, render_part
 
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")

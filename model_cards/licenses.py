@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from core.errors import did_you_mean
-from model_cards.results import Source
+from modeling_radio.core.errors import did_you_mean
+from modeling_radio.model_cards.results import Source
 
 
 OTHER = "other"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ConfigDict
 
-from core.files import write_text
-from model_cards.results import Source, load_typed
+from modeling_radio.core.files import write_text
+from modeling_radio.model_cards.results import Source, load_typed
 
 
 FILE = "learned_from.json"

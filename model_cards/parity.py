@@ -1,4 +1,4 @@
-"""The file of a comparison with NVIDIA's code: `conversion.compare_release` writes it, the card shows it."""
+"""The file of a comparison with NVIDIA's code: `radio compare-release` writes it, the card shows it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from core.files import write_text
-from model_cards.results import load_typed
+from modeling_radio.core.files import write_text
+from modeling_radio.model_cards.results import load_typed
 
 
 FILE = "parity.json"
@@ -110,7 +110,7 @@ class Parity:
         Raises:
             ValueError: If it is none.
         """
-        return load_typed(cls, path, "file of `conversion.compare_release`")
+        return load_typed(cls, path, "file of `radio compare-release`")
 
     @property
     def worst(self) -> Agreement:

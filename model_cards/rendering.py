@@ -12,21 +12,21 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from core.settings import read_yaml
-from core.tables import one_line
-from model_cards.metadata import pipeline_tag
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import Resolution
+from modeling_radio.core.settings import read_yaml
+from modeling_radio.core.tables import one_line
+from modeling_radio.model_cards.metadata import pipeline_tag
 from modeling_radio.modeling_radio import POSITIONS
 from modeling_radio.native import native_differences
 
 
 PLACEHOLDER = "ORG/NAME"
-"""Name in the code of an unpublished card; `training.publish` replaces it."""
+"""Name in the code of an unpublished card; `radio publish` replaces it."""
 UNPUBLISHED = (
     f"`{PLACEHOLDER}` stands for the name that it will have on the Hub; until then, give the path of this folder.\n\n"
 )
-"""Text above the code of an unpublished card; `training.publish` removes it."""
+"""Text above the code of an unpublished card; `radio publish` removes it."""
 TEMPLATES = Path(__file__).parent / "templates"
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
 _AT_START = re.compile(r"[#=]|[+-](?=[\s+-]|$)|\d+(?=[.)](\s|$))")  # begins headings, rules and lists

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from core.files import write_text
-from core.tables import markdown, plain_cell
+from modeling_radio.core.files import write_text
+from modeling_radio.core.tables import markdown, plain_cell
 
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def load_typed(kind: type[T], path: Path, what: str) -> T:
     Args:
         kind: Its class, a dataclass that pydantic can check.
         path: The file.
-        what: Its expected content, for the message, such as "results file of `training.evaluate`".
+        what: Its expected content, for the message, such as "results file of `radio evaluate`".
 
     Raises:
         ValueError: If the file is missing, is not JSON, or has unknown or missing fields or values of other types; all
@@ -148,7 +148,7 @@ class Results:
             ValueError: If the file is missing, is not JSON, or has unknown or missing fields or values of other types;
                 all are named.
         """
-        return load_typed(cls, path, "results file of `training.evaluate` or `training.demo`")
+        return load_typed(cls, path, "results file of `radio evaluate` or `radio demo`")
 
 
 @dataclass(frozen=True)

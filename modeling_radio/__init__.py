@@ -3,7 +3,12 @@
 Importing this package registers its classes with the Auto classes: `AutoModel`, `AutoBackbone` and all others then
 build and open ours, also inside composite models, in place of transformers' native `RadioModel`. It also makes
 `attn_implementation="cpu_blocks"` known (`cpu.py`).
+
+`modeling_radio.training`, `.conversion`, `.model_cards` and `.core` are inside this folder where the package is
+installed, and beside it in a clone.
 """
+
+from pathlib import Path
 
 import transformers
 
@@ -54,6 +59,11 @@ __all__ = [
     "attach_to_sam3",
     "save_attached",
 ]
+
+
+_CLONE = Path(__file__).parents[1]
+if (_CLONE / "pyproject.toml").is_file():
+    __path__.append(str(_CLONE))
 
 
 def _register() -> None:

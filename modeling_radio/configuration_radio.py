@@ -411,23 +411,26 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         self._warn_of_slips(kwargs)
         self._check_arguments(kwargs)
         self.intermediate_size, self.mlp_ratio = self._mlp_width()
-        if self.summary_idxs is None:
-            self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
         self.norm_mean, self.norm_std = list(self.norm_mean), list(self.norm_std)
         self.preferred_resolution = list(self.preferred_resolution)
         self.adaptors = [dataclasses.asdict(adaptor) for adaptor in self.adaptor_configs]
-        if self.adaptor_names is None:
-            self.adaptor_names = self.all_adaptor_names
         kwargs.pop("stage_names", None)
         self.choose_stages(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
         super().__post_init__(**kwargs)
+        self._replace_none()
+
+    def _replace_none(self) -> None:
+        if self.summary_idxs is None:
+            self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
+        if self.adaptor_names is None:
+            self.adaptor_names = self.all_adaptor_names
         self.architectures = self.architectures or []  # Auto classes that have two classes to choose from iterate
 
     def check(self) -> None:
         """Refuse what cannot be built; models call it, since fields may have been set one by one."""
         for each in dataclasses.fields(self):
             setattr(self, each.name, getattr(self, each.name))  # a list may have been changed in place
-        self.architectures = self.architectures or []
+        self._replace_none()
         self.validate()  # pyrefly: ignore[missing-attribute]
 
     # Reading and writing

@@ -252,8 +252,8 @@ def text_tower_kind(config: RadioConfig) -> TextTowerKind:
     if config.text_tower is None:
         raise MissingTextTowerError(
             "`text_tower` of the configuration must be that of a text model, got None. Make a folder with one by "
-            "`python -m conversion.from_nvidia ... --text-tower ID`, of the demo's student by "
-            "`python -m training.demo.add_words`, or a model by `RadioForZeroShotImageClassification.from_parts`."
+            "`radio convert ... --text-tower ID`, of the demo's student by "
+            "`radio add-words`, or a model by `RadioForZeroShotImageClassification.from_parts`."
         )
     model_type = config.text_tower.get("model_type")
     check_choice("text_tower.model_type", model_type, TEXT_TOWERS)

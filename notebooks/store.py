@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 
-from core.command_line import Command
-from core.files import write_text
-from core.settings import Settings
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import write_text
+from modeling_radio.core.settings import Settings
 
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ COMMAND = Command("notebooks.store", __doc__, StoreSettings)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_store, arguments, extra="notebooks")
+    return COMMAND.run(_store, arguments, extra="dev")
 
 
 def _store(settings: StoreSettings) -> None:

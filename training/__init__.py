@@ -1,1 +1,1 @@
-"""Distillation, evaluation and tuning of RADIO students; run with `python -m training.<command>`."""
+"""Distillation, evaluation and tuning of RADIO students; run with `radio COMMAND`."""

@@ -1,4 +1,4 @@
-"""Distill a student: `python -m training.distill --recipe NAME`, or the same under `accelerate launch -m`."""
+"""Distill a student: `radio distill --recipe NAME`, or the same under `accelerate launch -m`."""
 
 import argparse
 import sys
@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from core.command_line import Command
-from training.recipe import Recipe, RecipeCommand, list_recipes
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.recipe import Recipe, RecipeCommand, list_recipes
 
 
 class DistillSettings(RecipeCommand):
@@ -44,7 +44,7 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "training.distill",
+    "radio distill",
     "Distill one student from several teachers. A run that was stopped goes on with the same command.",
     DistillSettings,
     changes=Recipe,
@@ -57,22 +57,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return COMMAND.run(_distil, arguments, interrupted="stopped; the same command goes on")
 
 
-def _distil(settings: DistillSettings) -> None:
+def run(settings: DistillSettings, recipe: Recipe) -> Path | None:
+    """Run a recipe as the settings say; as `run_recipe`.
+
+    Args:
+        settings: Of the command.
+        recipe: The recipe that the settings name, with its changes.
+    """
     deadline = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes
-    recipe = settings.load_recipe()
-    # Both take seconds to import, which `--help` and a misspelled recipe need not wait for.
-    from accelerate import PartialState
+    # Takes seconds to import, which `--help` and a misspelled recipe need not wait for.
+    from modeling_radio.training.distillation.stages import run_recipe
 
-    from training.distillation.stages import run_recipe
-
-    final = run_recipe(
+    return run_recipe(
         recipe,
-        settings.output,
+        folder_of(settings, recipe),
         is_restart=settings.restart,
         stop_at=settings.stop_at,
         deadline=deadline,
         allowed_changes=settings.allow_changes,
     )
+
+
+def folder_of(settings: DistillSettings, recipe: Recipe) -> Path:
+    """Return the folder of a run."""
+    return Path("runs") / recipe.name if settings.output is None else settings.output
+
+
+def _distil(settings: DistillSettings) -> None:
+    final = run(settings, settings.load_recipe())
+    from accelerate import PartialState
+
     state = PartialState()
     if state.is_main_process:
         print(

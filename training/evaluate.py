@@ -2,37 +2,40 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from core.command_line import Command
-from training.evaluation.settings import EvaluationSettings
-from training.recipe import Recipe
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.evaluation.settings import EvaluationSettings
+from modeling_radio.training.recipe import Recipe
 
 
-COMMAND = Command("training.evaluate", __doc__, EvaluationSettings, positionals=("checkpoint",), changes=Recipe)
+if TYPE_CHECKING:
+    from modeling_radio.model_cards.results import Results
+
+COMMAND = Command("radio evaluate", __doc__, EvaluationSettings, positionals=("checkpoint",), changes=Recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_evaluate, arguments, extra="evaluate")
+    return COMMAND.run(_evaluate, arguments, extra="tasks")
 
 
-def _evaluate(settings: EvaluationSettings) -> None:
+def run(settings: EvaluationSettings) -> "tuple[Results, list[Path]]":
+    """Measure as the settings say; return the measurements and the files written, by the first rank alone."""
     # These imports take seconds, which `--help` need not wait for.
     from transformers.utils import logging as transformers_logging
 
-    from core.files import write_file
-    from core.ranks import rank_and_count
-    from model_cards.results import build_tables
-    from training.evaluation.report import report_sections, write_report
-    from training.evaluation.run import run_evaluations
-    from training.figures.progress import TOKENS, figure_over_counts, values_by_tokens
+    from modeling_radio.core.files import write_file
+    from modeling_radio.core.ranks import rank_and_count
+    from modeling_radio.training.evaluation.report import report_sections, write_report
+    from modeling_radio.training.evaluation.run import run_evaluations
+    from modeling_radio.training.figures.progress import TOKENS, figure_over_counts, values_by_tokens
 
     transformers_logging.disable_progress_bar()  # models load fast
     results, evaluations = run_evaluations(settings, settings.load_recipe())
-    if rank_and_count()[0] > 0:
-        return
-    written = []
-    if settings.output is not None:
+    written = list[Path]()
+    if settings.output is not None and rank_and_count()[0] == 0:
         results.save(settings.output)
         written.append(settings.output)
         panels = values_by_tokens(results.measurements)
@@ -44,6 +47,16 @@ def _evaluate(settings: EvaluationSettings) -> None:
             write_report(
                 written[-1], results, report_sections(evaluations, {each.task for each in results.measurements})
             )
+    return results, written
+
+
+def _evaluate(settings: EvaluationSettings) -> None:
+    results, written = run(settings)
+    from modeling_radio.core.ranks import rank_and_count
+    from modeling_radio.model_cards.results import build_tables
+
+    if rank_and_count()[0] > 0:
+        return
     tables = [table.to_markdown() for table in build_tables(results.measurements)]
     print("\n\n".join([*tables, *results.remarks]))
     if written:

@@ -1,4 +1,4 @@
-"""Features of images as a data set of Parquet files: `python -m training.extract CHECKPOINT --data SOURCE`.
+"""Features of images as a data set of Parquet files: `radio extract CHECKPOINT --data SOURCE`.
 
 The data set holds summaries, dense features and those of adaptors, and opens with `datasets.load_dataset`. The same
 command continues an interrupted run; processes that `accelerate launch` starts share the work. `--search` lists the
@@ -8,35 +8,38 @@ images of such a data set that are most similar to an image or a text.
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from core.command_line import Command
-from core.files import sole_run
-from training.extraction.settings import ExtractionSettings
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import sole_run
+from modeling_radio.training.extraction.settings import ExtractionSettings
 
 
-COMMAND = Command("training.extract", __doc__, ExtractionSettings, positionals=("checkpoint",))
+if TYPE_CHECKING:
+    from modeling_radio.training.extraction.run import Written
+    from modeling_radio.training.extraction.search import Hit
+
+COMMAND = Command("radio extract", __doc__, ExtractionSettings, positionals=("checkpoint",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     return COMMAND.run(
-        _extract, arguments, interrupted="interrupted; the same command goes on where it was", extra="extract"
+        _extract, arguments, interrupted="interrupted; the same command goes on where it was", extra="tasks"
     )
 
 
-def _extract(settings: ExtractionSettings) -> None:
+def run(settings: ExtractionSettings) -> "tuple[Written, bool]":
+    """Extract as the settings say; return what is there, and whether its card names a license."""
     # These take seconds to import, which `--help` need not wait for.
     from transformers.utils import logging as transformers_logging
 
-    from core.ranks import rank_and_count
-    from model_cards.build import check_model_id
-    from training.extraction.card import finish
-    from training.extraction.run import extract, open_extraction
+    from modeling_radio.core.ranks import rank_and_count
+    from modeling_radio.model_cards.build import check_model_id
+    from modeling_radio.training.extraction.card import finish
+    from modeling_radio.training.extraction.run import extract, open_extraction
 
     transformers_logging.disable_progress_bar()
-    if settings.search is not None:
-        _search(settings)
-        return
     settings.chosen_license()  # mistakes in these would be found only at the end
     check_model_id(settings.model_id)
     if settings.index is not None:
@@ -44,17 +47,39 @@ def _extract(settings: ExtractionSettings) -> None:
     extraction = open_extraction(settings)
     with sole_run(settings.output):
         written = extract(extraction)
-        if rank_and_count()[0] == 0:  # the other ranks need not wait for it
-            remark = "" if finish(extraction, written) else " Its card names no license yet: --license ID does."
-            print(f"{settings.output}: {written}.{remark}")
+        # The other ranks need not wait for it.
+        return written, rank_and_count()[0] > 0 or finish(extraction, written)
 
 
-def _search(settings: ExtractionSettings) -> None:
-    from training.extraction.search import search, to_table, write_found_page
+def find(settings: ExtractionSettings) -> "list[Hit]":
+    """Search as the settings say, and write the page where they name one."""
+    from transformers.utils import logging as transformers_logging
 
+    from modeling_radio.training.extraction.search import search, write_found_page
+
+    transformers_logging.disable_progress_bar()
     hits = search(settings)
     if settings.page is not None:
         write_found_page(settings, hits)
+    return hits
+
+
+def _extract(settings: ExtractionSettings) -> None:
+    if settings.search is not None:
+        _search(settings)
+        return
+    written, has_license = run(settings)
+    from modeling_radio.core.ranks import rank_and_count
+
+    if rank_and_count()[0] == 0:
+        remark = "" if has_license else " Its card names no license yet: --license ID does."
+        print(f"{settings.output}: {written}.{remark}")
+
+
+def _search(settings: ExtractionSettings) -> None:
+    hits = find(settings)
+    from modeling_radio.training.extraction.search import to_table
+
     print(to_table(hits))
     if settings.page is not None:
         print(f"\nWrote {settings.page}.")

@@ -1,4 +1,4 @@
-"""Tune a checkpoint for a task on labeled images: `python -m training.finetune CHECKPOINT --task ... --data ...`."""
+"""Tune a checkpoint for a task on labeled images: `radio finetune CHECKPOINT --task ... --data ...`."""
 
 import argparse
 import logging
@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from core.command_line import Command
-from training.finetuning.settings import FinetuneSettings
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.finetuning.settings import FinetuneSettings
 
 
 class _Lora(argparse.Action):
@@ -26,7 +26,7 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "training.finetune",
+    "radio finetune",
     "Tune a checkpoint for a task on labeled images. The same command continues an interrupted run. "
     "docs/guides/train/tune.md has a recipe for each task.",
     FinetuneSettings,
@@ -42,15 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def _finetune(settings: FinetuneSettings) -> None:
+def run(settings: FinetuneSettings) -> dict[str, float]:
+    """Tune as the settings say, and return the metrics on the validation images; as `FinetuningRun`."""
     if settings.quantize is None:
         # transformers imports bitsandbytes wherever it is installed, and that logs at once what it cannot download.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
+    from modeling_radio.training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
 
-    run = FinetuningRun(settings)
-    metrics = run.run()
-    if run.trainer.is_world_process_zero():
+    return FinetuningRun(settings).run()
+
+
+def _finetune(settings: FinetuneSettings) -> None:
+    metrics = run(settings)
+    from modeling_radio.core.ranks import rank_and_count  # imports torch, for which `--help` need not wait
+
+    if rank_and_count()[0] == 0:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"Validation: {shown}. Wrote {settings.output}.")
 

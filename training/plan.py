@@ -1,4 +1,4 @@
-"""Plan a run before paying for it: `python -m training.plan --recipe c_radio_v4_h --gpus 128` prints Markdown tables.
+"""Plan a run before paying for it: `radio plan --recipe c_radio_v4_h --gpus 128` prints Markdown tables.
 
 GPU hours, memory, disk and network of a recipe on named cards, or on cards of given numbers. The recipe's networks are
 built on the meta device, without weights or a download, and their passes are counted by PyTorch's `FlopCounterMode`:
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from core.command_line import Command
-from training.recipe import Recipe, RecipeCommand
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.recipe import Recipe, RecipeCommand
 
 
 DEFAULT_MFU = 0.35
@@ -29,7 +29,7 @@ class PlanSettings(RecipeCommand):
 
     Attributes:
         gpus: Number of GPUs.
-        gpu: Name of a card: one of `training.planning.costs.CARDS`, or any with both numbers; None for all of these.
+        gpu: Name of a card of `planning.costs.CARDS`, or any name with both numbers; None for all of these cards.
         peak_tflops: Dense bfloat16 operations per second of that card, in 10^12; None for the known one's.
         memory_gib: Memory of that card; None for the known one's.
         mfu: Share of a card's peak that the run is assumed to reach.
@@ -46,7 +46,7 @@ class PlanSettings(RecipeCommand):
 
 
 COMMAND = Command(
-    "training.plan",
+    "radio plan",
     "Count what a run costs on your cards before anything is loaded: GPU hours, memory, disk, network.",
     PlanSettings,
     changes=Recipe,
@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(settings: PlanSettings) -> None:
-    from training.planning.costs import choose_cards  # import torch, for which `--help` need not wait
-    from training.planning.plan import Plan, describe
+    from modeling_radio.training.planning.costs import choose_cards  # import torch, for which `--help` need not wait
+    from modeling_radio.training.planning.plan import Plan, describe
 
     cards = choose_cards(settings.gpu, settings.peak_tflops, settings.memory_gib)
     # The images are not opened: a recipe that leaves their source to the command line can be planned without.

@@ -1,4 +1,4 @@
-"""Publish a checkpoint, an adapter or features on the Hugging Face Hub: `python -m training.publish FOLDER ORG/NAME`.
+"""Publish a checkpoint, an adapter or features on the Hugging Face Hub: `radio publish FOLDER ORG/NAME`.
 
 The folder is checked first: it opens in a new process without this repository, its card is complete, it holds no
 pickles, no paths of this machine and no code but the installed one. Then all files go up in one commit, with a tag.
@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.command_line import Command
-from core.settings import Settings
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.settings import Settings
 
 
 class PublishSettings(Settings):
@@ -36,7 +36,7 @@ class PublishSettings(Settings):
     trust_remote_code: bool = False
 
 
-COMMAND = Command("training.publish", __doc__, PublishSettings, positionals=("checkpoint", "model_id"))
+COMMAND = Command("radio publish", __doc__, PublishSettings, positionals=("checkpoint", "model_id"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _publish(settings: PublishSettings) -> None:
     from huggingface_hub import HfApi  # these take seconds, which `--help` need not wait for
 
-    from model_cards.build import check_model_id
-    from training.publishing.checks import check_publication
-    from training.publishing.publication import publish, read_folder
+    from modeling_radio.model_cards.build import check_model_id
+    from modeling_radio.training.publishing.checks import check_publication
+    from modeling_radio.training.publishing.publication import publish, read_folder
 
     check_model_id(settings.model_id)
     check_model_id(settings.base)

@@ -6,6 +6,7 @@ suggests the right one.
 """
 
 import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from core.errors import check_choice, did_you_mean, first_few
-from core.seeds import derive_seed
-from core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
-from training.recipe_sections import (
+from modeling_radio.core.errors import check_choice, did_you_mean, first_few
+from modeling_radio.core.seeds import derive_seed
+from modeling_radio.core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
+from modeling_radio.training.recipe_sections import (
     INDECISIVE,
     STAGELESS,
     BalancingRecipe,
@@ -49,7 +50,7 @@ from training.recipe_sections import (
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 _BESIDE = ("config.json", "run.txt")
-"""Files of a checkpoint and of a run, see `core.files`."""
+"""Files of a checkpoint and of a run, see `modeling_radio.core.files`."""
 
 
 class Recipe(RecipeSection):
@@ -210,6 +211,13 @@ class Recipe(RecipeSection):
             raise RecipeError(f"`partitions (teachers)` must be such that each teacher sees one, got none of {unseen}.")
 
 
+def _as_words(changes: Any) -> Any:
+    """Return the changes of a mapping as words of a command line: JSON is YAML."""
+    if not isinstance(changes, Mapping):
+        return changes
+    return [f"{path}={json.dumps(value, default=str, ensure_ascii=False)}" for path, value in changes.items()]
+
+
 class RecipeCommand(Settings):
     """Base of the options of a command that takes a recipe.
 
@@ -217,12 +225,13 @@ class RecipeCommand(Settings):
         recipe: Name of a recipe, or a file of your own that ends in .yaml.
         trust_remote_code: Import the classes of teachers (`kind: "module:Class"`) that a recipe names which lies in the
             folder of a checkpoint or a run. Those of other recipes are always imported.
-        changes: Changes of the recipe, "section.field=value".
+        changes: Changes of the recipe, "section.field=value"; in Python also a mapping with such paths or sections as
+            keys.
     """
 
     recipe: str = "demo"
     trust_remote_code: bool = False
-    changes: list[str] = []
+    changes: Annotated[list[str] | dict[str, Any], BeforeValidator(_as_words)] = []
 
     @classmethod
     def unchanged(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field, model_validator
 
-from core.settings import Mark, Settings, SettingsError, require
+from modeling_radio.core.settings import Mark, Settings, SettingsError, require
 
 
 Count = Annotated[int, Gt(0)]
@@ -280,7 +280,7 @@ class BalancingRecipe(RecipeSection):
     Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
 
     Attributes:
-        method: A key of `training.losses.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
+        method: A key of `losses.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
         period_steps: Steps between two looks at the losses, and over how many they are averaged; None for a hundredth
             of the run.
         start_step: Step from which weights move; None for the end of the warm-up, at most a quarter of the run, or for
@@ -480,14 +480,14 @@ class StudentRecipe(RecipeSection):
 
 
 class RunOptions(RecipeSection):
-    """How a teacher runs; `training.teachers.run_modes` has a class for each way.
+    """How a teacher runs; `modeling_radio.training.teachers.run_modes` has a class for each way.
 
     Attributes:
         run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,
             many images in a pass); None for the kind's default, or "fixed" where a size is given.
         input_size_px: Side of the square that it sees in the modes "fixed" and "mosaic"; None for its native size.
         upsample: How the mode "fixed" comes by a grid finer than the teacher's own: "bilinear", "tiles" (adds their
-            detail, untrained), or "featsharp" (by a network that `training.upsampling` made for it).
+            detail, untrained), or "featsharp" (by a network that `radio upsampler` made for it).
         upsampler: Folder of that network.
         precision: "float32", or "bfloat16" for autocast; answers are float32 either way.
     """
@@ -500,7 +500,7 @@ class RunOptions(RecipeSection):
 
     @model_validator(mode="after")
     def _check_upsampler(self) -> "RunOptions":
-        rule = "a folder that training.upsampling wrote with `upsample` 'featsharp', and null without"
+        rule = "a folder that radio upsampler wrote with `upsample` 'featsharp', and null without"
         require((self.upsample == "featsharp") == bool(self.upsampler), "upsampler", self.upsampler, rule)
         return self
 
@@ -553,7 +553,7 @@ class StandardizationRecipe(RecipeSection):
     """How dense targets are standardized, and when their statistics settle (dispersions too).
 
     Attributes:
-        method: A key of `training.targets.phi_s.STANDARDIZERS`; "none" takes the mean off alone, to compare with.
+        method: A key of `targets.phi_s.STANDARDIZERS`; "none" takes the mean off alone, to compare with.
         calibration_steps: Batches of teacher features looked at before the first step.
         estimation_steps: Steps during which the statistics go on; then they are frozen.
         refit_every_steps: Steps between two refits meanwhile (early on also at powers of two).
@@ -569,9 +569,9 @@ class LossRecipe(RecipeSection):
     """Which losses; the entries of teachers and partitions hold the weights.
 
     Attributes:
-        features: A key of `training.losses.features.FEATURE_LOSSES`. An image counts once, as its summary does, however
+        features: A key of `losses.features.FEATURE_LOSSES`. An image counts once, as its summary does, however
             little of it student and teacher both see (C-RADIOv4's Eq 1).
-        summary: A key of `training.losses.summaries.SUMMARY_LOSSES`.
+        summary: A key of `losses.summaries.SUMMARY_LOSSES`.
     """
 
     features: Literal["mse", "smooth_l1", "cosine", "cosine_smooth_l1"] = "mse"
@@ -598,7 +598,7 @@ class OptimizerRecipe(RecipeSection):
     """The optimizer and what guards it.
 
     Attributes:
-        name: A key of `training.distillation.optimizers.OPTIMIZERS`.
+        name: A key of `distillation.optimizers.OPTIMIZERS`.
         learning_rate: Peak of the schedule.
         weight_decay: For matrices; never for biases, norms, the position table and the prefix tokens.
         betas: Decay of the first and second moment.

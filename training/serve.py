@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image
 from pydantic import Field
 
-from core.command_line import Command
-from core.interruption import limit_unwinding, raised_signals
-from core.settings import Settings
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.interruption import limit_unwinding, raised_signals
+from modeling_radio.core.settings import Settings
 
 
 if TYPE_CHECKING:
@@ -72,12 +72,12 @@ class ServeSettings(Settings):
     port: int = Field(8000, ge=0, lt=65536)
 
 
-COMMAND = Command("training.serve", __doc__, ServeSettings, positionals=("checkpoint",))
+COMMAND = Command("radio serve", __doc__, ServeSettings, positionals=("checkpoint",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_serve, arguments, interrupted="ended", extra="serve")
+    return COMMAND.run(_serve, arguments, interrupted="ended", extra="app")
 
 
 def _serve(settings: ServeSettings) -> None:
@@ -235,7 +235,7 @@ def read_image(body: SpooledTemporaryFile, max_pixels: int) -> Any:
     """Return the decoded image; Pillow refuses one that is too large."""
     from fastapi import HTTPException
 
-    from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
+    from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
 
     body.seek(0)
     encoded = EncodedImage("the body", body.read())

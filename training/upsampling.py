@@ -16,26 +16,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from core.checked_tensors import CheckedTensors, load_optimizer_tensors, optimizer_tensors, save_tensors
-from core.command_line import Command
-from core.errors import check_choice
-from core.files import check_output, remove_partial, sole_run, write_file, write_text
-from core.interruption import StopRequest, TrainingDivergedError
-from core.seeds import make_generator
-from core.settings import differences
-from core.tables import markdown
-from training.data.decoding import to_tensor
-from training.data.image_table import SPLITS, Images, Split
-from training.data.sources import DEMO_SOURCES
-from training.data.training_images import build_images, build_training_images
-from training.demo.assets import load_demo_assets
-from training.demo.images import load_pixel_bank
-from training.figures.columns import Column, draw_columns, photograph_column
-from training.figures.features import fit_pca_basis, pca_colors
-from training.recipe import DataRecipe, Recipe, RecipeCommand, RecipeError, decisive_part
-from training.targets.feature_cache import size_words
-from training.teachers.base import Teacher
-from training.teachers.featsharp import (
+from modeling_radio.core.checked_tensors import CheckedTensors, load_optimizer_tensors, optimizer_tensors, save_tensors
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.errors import check_choice
+from modeling_radio.core.files import check_output, remove_partial, sole_run, write_file, write_text
+from modeling_radio.core.interruption import StopRequest, TrainingDivergedError
+from modeling_radio.core.seeds import make_generator
+from modeling_radio.core.settings import differences
+from modeling_radio.core.tables import markdown
+from modeling_radio.training.data.decoding import to_tensor
+from modeling_radio.training.data.image_table import SPLITS, Images, Split
+from modeling_radio.training.data.sources import DEMO_SOURCES
+from modeling_radio.training.data.training_images import build_images, build_training_images
+from modeling_radio.training.demo.assets import load_demo_assets
+from modeling_radio.training.demo.images import load_pixel_bank
+from modeling_radio.training.figures.columns import Column, draw_columns, photograph_column
+from modeling_radio.training.figures.features import fit_pca_basis, pca_colors
+from modeling_radio.training.recipe import DataRecipe, Recipe, RecipeCommand, RecipeError, decisive_part
+from modeling_radio.training.targets.feature_cache import size_words
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.featsharp import (
     MIN_SCALE,
     FeatSharp,
     UpsampledTeacher,
@@ -45,8 +45,8 @@ from training.teachers.featsharp import (
     save_upsampler,
     stitch_tiles,
 )
-from training.teachers.outputs import resample_features, resize_images
-from training.teachers.registry import place_teacher, teacher_of_recipe, upsampled_teacher
+from modeling_radio.training.teachers.outputs import resample_features, resize_images
+from modeling_radio.training.teachers.registry import place_teacher, teacher_of_recipe, upsampled_teacher
 
 
 MIN_SHARE = 0.5  # our choice: a view shows at least half of each side, so at twice the size nothing is enlarged
@@ -628,7 +628,7 @@ def train_upsampler(settings: UpsamplerSettings, recipe: Recipe) -> str:
         Interrupted: If the process was asked to stop.
     """
     folder = settings.folder()
-    with sole_run(folder, "training.upsampling"):
+    with sole_run(folder, "radio upsampler"):
         return _train(settings, recipe, folder)
 
 
@@ -701,7 +701,7 @@ def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, answers: Answers
 
 
 COMMAND = Command(
-    "training.upsampling",
+    "radio upsampler",
     "Train FeatSharp, a small network that makes a frozen teacher's features finer, and measure it on held-out images. "
     "A run that was stopped goes on with the same command.",
     UpsamplerSettings,

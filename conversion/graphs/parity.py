@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from conversion.graphs.files import RunGraph
+from modeling_radio.conversion.graphs.files import RunGraph
 
 
 class NamedOutputs(Protocol):

@@ -19,13 +19,13 @@ from transformers import Sam3Model
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
-from conversion.graphs.files import export_graph, open_graph, write_graph
-from conversion.graphs.parity import compare_graph, print_parities, require_difference
-from conversion.to_onnx import DEFAULT_TOLERANCE
-from core.checkpoints import read_config
-from core.command_line import Command, one_line_warnings
-from core.files import FolderKind, check_output, write_folder
-from core.settings import Settings
+from modeling_radio.conversion.graphs.files import export_graph, open_graph, write_graph
+from modeling_radio.conversion.graphs.parity import compare_graph, print_parities, require_difference
+from modeling_radio.conversion.to_onnx import DEFAULT_TOLERANCE
+from modeling_radio.core.checkpoints import read_config
+from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.files import FolderKind, check_output, write_folder
+from modeling_radio.core.settings import Settings
 from modeling_radio.sam3_radio import RadioSam3Model, RadioSam3Trunk
 
 
@@ -185,7 +185,7 @@ class Sam3Settings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("conversion.graphs.sam3_to_onnx", __doc__, Sam3Settings, positionals=("checkpoint", "output"))
+COMMAND = Command("radio export --to sam3", __doc__, Sam3Settings, positionals=("checkpoint", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

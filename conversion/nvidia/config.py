@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio.checks_radio import check_choice
+from modeling_radio.conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio.modeling_radio import BLOCKS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS
 from modeling_radio.nvidia.arguments import is_eradio
 from modeling_radio.nvidia.config import (

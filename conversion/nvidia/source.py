@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conversion.nvidia.training_archive import open_archive
 from modeling_radio.checks_radio import read_json
+from modeling_radio.conversion.nvidia.training_archive import open_archive
 from modeling_radio.nvidia.arguments import check_arguments, check_hub_config, is_eradio
 from modeling_radio.nvidia.stored_tensors import indexed_files
 

@@ -22,7 +22,7 @@ _COUNTERS = (".summary_idxs", "._sn_version", _BATCHES)  # the tensors that are 
 MIN_SCALE = 0.05
 """Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680).
 
-`training.student.regularizers`, which is not imported here, has the same constant.
+`modeling_radio.training.student.regularizers`, which is not imported here, has the same constant.
 """
 _PARAMETRIZED = re.compile(r"(?P<layer>.+)\.parametrizations\.weight\.(?P<part>.+)")
 _SPECTRAL_PART = re.compile(r"0\.(?:parts\.\d+\.)?(?:scale|_u|_v|_sn_version)")

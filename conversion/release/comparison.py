@@ -17,16 +17,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from core.errors import UserError
-from core.interruption import raised_signals
-from core.trust import clean_environment
-from model_cards.parity import Agreement
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import nearest_multiple
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import PHOTOGRAPH
+from modeling_radio.core.interruption import raised_signals
+from modeling_radio.core.trust import clean_environment
 from modeling_radio.image_processing_radio import UNREADABLE, read_picture
+from modeling_radio.model_cards.parity import Agreement
 
 
-PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
 NOISE = "uniform noise"
 _DEFAULT_SIZES = ((224, 224), (384, 640))
 """Sizes besides the preferred one. Our choice: a small square, and an image that is not square."""

@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from conversion.graphs.files import open_graph
-from conversion.graphs.parity import compare_graph, require_difference
-from conversion.onnx_precision import convert_precision
-from conversion.web.plan import Plan, keep_offered_positions, write_graphs
-from conversion.web.precision import (
+from modeling_radio import RadioImageProcessor, RadioModel
+from modeling_radio.conversion.graphs.files import open_graph
+from modeling_radio.conversion.graphs.parity import compare_graph, require_difference
+from modeling_radio.conversion.onnx_precision import convert_precision
+from modeling_radio.conversion.web.plan import Plan, keep_offered_positions, write_graphs
+from modeling_radio.conversion.web.precision import (
     PRECISIONS,
     Candidate,
     PrecisionChoice,
@@ -25,10 +26,16 @@ from conversion.web.precision import (
     measure,
     refuse_size,
 )
-from conversion.web.site import Sample, copy_page, copy_runtime, copy_samples, write_description, write_space_card
-from conversion.web.texts import Texts, write_tokenizer, write_tower
-from core.files import scratch_folder
-from modeling_radio import RadioImageProcessor, RadioModel
+from modeling_radio.conversion.web.site import (
+    Sample,
+    copy_page,
+    copy_runtime,
+    copy_samples,
+    write_description,
+    write_space_card,
+)
+from modeling_radio.conversion.web.texts import Texts, write_tokenizer, write_tower
+from modeling_radio.core.files import scratch_folder
 
 
 LEAST_BYTES = 1024

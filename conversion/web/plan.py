@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from conversion.graphs.files import write_graph
-from conversion.graphs.models import FlatRadio, size_step
-from conversion.to_onnx import export_flat
-from conversion.web.texts import Texts
 from modeling_radio import RadioModel
 from modeling_radio.checks_radio import check_multiple
+from modeling_radio.conversion.graphs.files import write_graph
+from modeling_radio.conversion.graphs.models import FlatRadio, size_step
+from modeling_radio.conversion.to_onnx import export_flat
+from modeling_radio.conversion.web.texts import Texts
 from modeling_radio.layers_radio import PositionCache, RadioPatchGenerator
 from modeling_radio.outputs_radio import RadioModelOutput
 from modeling_radio.zero_shot_radio import DenseSource
@@ -196,7 +196,7 @@ def plan_page(
     window_size: int | None = None,
     dense_source: DenseSource | None = None,
 ) -> Plan:
-    """Decide the content of a page; see the settings of `conversion.to_web`.
+    """Decide the content of a page; see the settings of `radio export --to web`.
 
     Args:
         model: The page's model.

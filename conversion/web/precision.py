@@ -13,10 +13,10 @@ from typing import Literal, NoReturn
 
 from torch import Tensor
 
-from conversion.graphs.files import EXTERNAL_DATA_BYTES, find_weights, open_graph
-from conversion.graphs.parity import compare
-from conversion.web.site import BUILDS
-from core.interruption import raised_signals
+from modeling_radio.conversion.graphs.files import EXTERNAL_DATA_BYTES, find_weights, open_graph
+from modeling_radio.conversion.graphs.parity import compare
+from modeling_radio.conversion.web.site import BUILDS
+from modeling_radio.core.interruption import raised_signals
 
 
 WebPrecision = Literal["fp32", "fp16", "int8"]

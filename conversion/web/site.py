@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.files import FolderKind
-from core.images import PICTURE_FORMATS, copy_picture
-from core.packages import PackageUnavailableError, fetch_package, read_packages
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.files import FolderKind
+from modeling_radio.core.images import PICTURE_FORMATS, copy_picture
+from modeling_radio.core.packages import PackageUnavailableError, fetch_package, read_packages
 from modeling_radio.image_processing_radio import UNREADABLE, open_picture
 
 

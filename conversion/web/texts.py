@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from conversion.graphs.files import export_graph, write_graph
 from modeling_radio import RadioForZeroShotImageClassification
+from modeling_radio.conversion.graphs.files import export_graph, write_graph
 from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, fill_templates
 

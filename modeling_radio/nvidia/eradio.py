@@ -27,7 +27,7 @@ def arguments_of(args: Mapping[str, Any], beside: Mapping[str, Any] | None = Non
     if arguments is None:
         raise ValueError(
             f"`args.model` must be one of {list(PUBLISHED)}, got {args['model']!r}. Put the arguments of another "
-            "E-RADIO into `eradio_arguments.json` beside the checkpoint, and convert it with conversion.from_nvidia."
+            "E-RADIO into `eradio_arguments.json` beside the checkpoint, and convert it with radio convert."
         )
     check_eradio(arguments)
     return dict(arguments)

@@ -11,7 +11,7 @@
 # ///
 """Tune a classifier with LoRA on a folder of classes, and save it as a folder for the stock pipelines.
 
-A fifth of each class is held out; its accuracy is told before and after. `training.finetune` of the project does more:
+A fifth of each class is held out; its accuracy is told before and after. `radio finetune` of the project does more:
 other tasks, class weights, early stops, fitted thresholds, several GPUs.
 """
 

@@ -6,7 +6,7 @@
 #     "pillow>=10.4",
 # ]
 # ///
-"""Run an exported model without torch: `python -m conversion.to_onnx FOLDER GRAPH` made the graph.
+"""Run an exported model without torch: `radio export FOLDER GRAPH` made the graph.
 
 Prints what comes out for an image and how long it takes; `--output` keeps it as `.npz`.
 """

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks import data
 from benchmarks.measuring import Turns
-from training.recipe import load_recipe
+from modeling_radio.training.recipe import load_recipe
 
 
 def test_all_processors_do_equal_work() -> None:

@@ -52,7 +52,7 @@ def test_gains_that_multiply(models, monkeypatch):
     assert rows[-1]["of the product"] == 0.8
 
 
-@pytest.mark.skipif(not is_torchao_available(), reason="needs the extra `int8`")
+@pytest.mark.skipif(not is_torchao_available(), reason="needs the extra `dev`")
 def test_both_precisions_open_one_folder(tmp_path):
     RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path)
     weights = {

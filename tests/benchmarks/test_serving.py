@@ -30,7 +30,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
 
 @pytest.mark.tour
 def test_a_run(tmp_path):
-    pytest.importorskip("fastapi", reason="needs the extra `serve`")
+    pytest.importorskip("fastapi", reason="needs the extra `app`")
     model = RadioModel(RadioConfig.from_preset("radio-test"))
     model.save_pretrained(tmp_path)
     RadioImageProcessor.from_model_config(model.config).save_pretrained(tmp_path)

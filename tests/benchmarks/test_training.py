@@ -12,9 +12,9 @@ from benchmarks import trainers, training
 from benchmarks.data import draw_picture
 from benchmarks.steps import StepTimer
 from modeling_radio import RadioConfig
-from training.distillation.trainer import Distiller
-from training.recipe import load_recipe
-from training.teachers.published.architectures import published_config
+from modeling_radio.training.distillation.trainer import Distiller
+from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.teachers.published.architectures import published_config
 
 
 GROUPS = training.groups(Path("folder"))

@@ -12,10 +12,10 @@ from local_hub import Repository, hub_in_place
 from reference_cases import write_release
 from safetensors.torch import load_file, save_file
 
-from conversion.compare_release import main
-from conversion.from_nvidia import main as convert
-from model_cards.build import main as build
-from model_cards.parity import Parity
+from modeling_radio.conversion.compare_release import main
+from modeling_radio.conversion.from_nvidia import main as convert
+from modeling_radio.model_cards.build import main as build
+from modeling_radio.model_cards.parity import Parity
 
 
 run_process = subprocess.run  # before tests put something in its place
@@ -90,7 +90,15 @@ def test_it_needs_nothing_but_running(release, hub, tmp_path):
     repository.commit(files_of(release))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
-    command = [sys.executable, "-m", "conversion.compare_release", "nvidia/C-RADIOv4-H", "--output", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "modeling_radio",
+        "compare-release",
+        "nvidia/C-RADIOv4-H",
+        "--output",
+        str(tmp_path),
+    ]
     done = run_process(
         [*command, *SMALL], env=kept | environment, cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -102,7 +110,9 @@ def test_it_needs_nothing_but_running(release, hub, tmp_path):
 def test_windows_change_what_both_say(release, tmp_path, monkeypatch):
     """Else windows that neither side applied would count as equal."""
     asked = []
-    monkeypatch.setattr("conversion.compare_release.compare_outputs", lambda *pair: asked.extend(pair) or 1 / 0)
+    monkeypatch.setattr(
+        "modeling_radio.conversion.compare_release.compare_outputs", lambda *pair: asked.extend(pair) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         main([str(release), "--output", str(tmp_path / "parity"), *SMALL])
     for outputs in asked:
@@ -113,7 +123,7 @@ def test_windows_change_what_both_say(release, tmp_path, monkeypatch):
 def test_a_converted_folder_shows_the_table_in_its_card(release, converted, tmp_path, capsys):
     folder = shutil.copytree(converted, tmp_path / "converted")
     assert main([str(release), "--converted", str(folder), *SMALL, "--dtype", "bfloat16"]) == 0
-    assert f"`python -m model_cards.build {folder}` shows it in the card" in capsys.readouterr().out
+    assert f"`radio card {folder}` shows it in the card" in capsys.readouterr().out
     assert build([str(folder)]) == 0
     card = (folder / "README.md").read_text()
     assert "converted without training" in card
@@ -146,7 +156,7 @@ def test_another_network_is_found_out(release, converted, tmp_path, capsys):
         (["--sizes", "big"], "`sizes` must be like 512"),
         (["--images", "no.png"], "`images` must be pictures"),
         (["--revision", "v1"], "`revision` must be left out for a folder"),
-        (["--converted", "."], "`converted` must be a folder that conversion.from_nvidia wrote, got '.'"),
+        (["--converted", "."], "`converted` must be a folder that radio convert wrote, got '.'"),
         (["--windows", "0"], "`windows"),
         (["--windows", "wide"], "`windows"),
     ],

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from conversion.from_nvidia import convert, main
-from conversion.to_nvidia import training_file_content
-from conversion.verification import compare_with_reference, largest_difference
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.from_nvidia import convert, main
+from modeling_radio.conversion.to_nvidia import training_file_content
+from modeling_radio.conversion.verification import compare_with_reference, largest_difference
 
 
 pytestmark = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conversion.onnx_precision import convert_precision
+from modeling_radio.conversion.onnx_precision import convert_precision
 
 
 onnx = pytest.importorskip("onnx")
@@ -64,7 +64,7 @@ def test_attention_is_not_quantized(source, tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_many_weights_go_to_a_file_beside(precision, source, tmp_path, monkeypatch):
-    monkeypatch.setattr("conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
+    monkeypatch.setattr("modeling_radio.conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
     (tmp_path / "out").mkdir()
     convert_precision(source, tmp_path / "out" / "model.onnx", precision)
     graph, weights = sorted(file.name for file in (tmp_path / "out").iterdir())

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from task_models import EVERY_MODEL
 
-from conversion.opening import TASK_MODELS, check_file_output, open_model
-from conversion.to_nvidia import main as to_nvidia
-from conversion.to_onnx import main as to_onnx
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
+from modeling_radio.conversion.opening import TASK_MODELS, check_file_output, open_model
+from modeling_radio.conversion.to_nvidia import main as to_nvidia
+from modeling_radio.conversion.to_onnx import main as to_onnx
 from modeling_radio.heads_radio import RadioTaskModel
 
 

@@ -17,9 +17,9 @@ from transformers import (
     ViTConfig,
 )
 
-from conversion.from_nvidia import convert, main
-from conversion.text_tower import add_text_tower, canonicalizing
 from modeling_radio import RadioForZeroShotImageClassification
+from modeling_radio.conversion.from_nvidia import convert, main
+from modeling_radio.conversion.text_tower import add_text_tower, canonicalizing
 
 
 CASE = "c_radio_v4_tiny"

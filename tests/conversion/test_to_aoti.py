@@ -6,9 +6,9 @@ import pytest
 import torch
 from releases import needs_exporter
 
-from conversion.graphs.models import FlatRadio
-from conversion.to_aoti import check_package, main
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.graphs.models import FlatRadio
+from modeling_radio.conversion.to_aoti import check_package, main
 
 
 pytestmark = needs_exporter
@@ -54,8 +54,8 @@ def test_without_a_compiler_nothing_is_left_and_one_line_says_what_is_needed(tmp
     def fail(*_, **__):
         raise RuntimeError("No working C++ compiler found")
 
-    monkeypatch.setattr("conversion.to_aoti.aoti_compile_and_package", fail)
-    monkeypatch.setattr("conversion.to_aoti.export_program", lambda wrapped: None)
+    monkeypatch.setattr("modeling_radio.conversion.to_aoti.aoti_compile_and_package", fail)
+    monkeypatch.setattr("modeling_radio.conversion.to_aoti.export_program", lambda wrapped: None)
     source = save_tiny(tmp_path / "in")
     assert main([str(source), str(tmp_path / "out.pt2")]) == 1
     error = capsys.readouterr().err.splitlines()[-1]

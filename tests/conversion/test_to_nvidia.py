@@ -9,12 +9,12 @@ from reference_cases import REFERENCE, load_training_file
 from safetensors.torch import save_file
 from tiny_radio1d import build_radio1d
 
-from conversion.from_nvidia import convert
-from conversion.from_nvidia import main as from_nvidia
-from conversion.to_nvidia import main as to_nvidia
-from conversion.to_nvidia import radio1d_arguments, training_file_content
-from conversion.verification import compare_with_reference, largest_difference
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.from_nvidia import convert
+from modeling_radio.conversion.from_nvidia import main as from_nvidia
+from modeling_radio.conversion.to_nvidia import main as to_nvidia
+from modeling_radio.conversion.to_nvidia import radio1d_arguments, training_file_content
+from modeling_radio.conversion.verification import compare_with_reference, largest_difference
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.nvidia import eradio
 

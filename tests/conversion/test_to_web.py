@@ -7,11 +7,11 @@ import pytest
 from tiny_eradio import build_eradio
 from tiny_site import save_picture, save_plain, save_runtime, save_words
 
-from conversion.graphs import files, parity
-from conversion.to_web import main
-from conversion.web import build
-from conversion.web.build import first_size
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.graphs import files, parity
+from modeling_radio.conversion.to_web import main
+from modeling_radio.conversion.web import build
+from modeling_radio.conversion.web.build import first_size
 
 
 def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys):

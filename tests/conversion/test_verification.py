@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from conversion.from_nvidia import convert
-from conversion.verification import (
+from modeling_radio import RadioConfig
+from modeling_radio.conversion.from_nvidia import convert
+from modeling_radio.conversion.verification import (
     Comparison,
     check_tolerance,
     compare_with_reference,
@@ -13,7 +14,6 @@ from conversion.verification import (
     largest_difference,
     list_unchecked,
 )
-from modeling_radio import RadioConfig
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.checked_tensors import CheckedTensors, DamagedFileError, save_tensors
+from modeling_radio.core.checked_tensors import CheckedTensors, DamagedFileError, save_tensors
 
 
 TENSORS = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.checkpoints import MODEL_FOLDER, open_checkpoint, with_windowed_blocks
-from core.files import check_output
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.checkpoints import MODEL_FOLDER, open_checkpoint, with_windowed_blocks
+from modeling_radio.core.files import check_output
 
 
 WEIGHT = "radio_model.model.blocks.0.mlp.fc1.weight"

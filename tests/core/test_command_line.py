@@ -16,10 +16,10 @@ import pytest
 from torch.utils.data import DataLoader
 from toy_settings import Section, Toy
 
-from core.command_line import Command, one_line_warnings, run_command
-from core.errors import UserError
-from core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
-from core.settings import Settings
+from modeling_radio.core.command_line import Command, one_line_warnings, run_command
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
+from modeling_radio.core.settings import Settings
 
 
 class WithChanges(Settings):
@@ -164,9 +164,19 @@ finally: assert "torch" not in sys.modules and "transformers" not in sys.modules
 @pytest.mark.parametrize(
     "module",
     [
-        *("training.distill", "training.finetune", "training.plan", "training.extract", "training.publish"),
-        *("training.evaluate", "training.serve"),
-        *("training.studies.__main__", "training.app.__main__", "training.demo.__main__"),
+        *(
+            "modeling_radio.training.distill",
+            "modeling_radio.training.finetune",
+            "modeling_radio.training.plan",
+            "modeling_radio.training.extract",
+            "modeling_radio.training.publish",
+        ),
+        *("modeling_radio.training.evaluate", "modeling_radio.training.serve"),
+        *(
+            "modeling_radio.training.studies.__main__",
+            "modeling_radio.training.app.__main__",
+            "modeling_radio.training.demo.__main__",
+        ),
     ],
 )
 def test_help_does_not_wait_for_torch(module):
@@ -177,7 +187,7 @@ def test_help_does_not_wait_for_torch(module):
 def test_a_sound_recipe_does_not_wait_for_transformers():
     program = """
 import sys
-from training.distill import COMMAND
+from modeling_radio.training.distill import COMMAND
 COMMAND.read(["--recipe", "demo", "optimizer.learning_rate=1e-4"]).load_recipe()
 assert "transformers" not in sys.modules
 """
@@ -227,7 +237,7 @@ def test_the_end_of_the_given_time_is_no_failure(capsys):
     "run",
     [
         failing(KeyError("bug")),
-        lambda: importlib.import_module("training.missing"),
+        lambda: importlib.import_module("modeling_radio.training.missing"),
         lambda: importlib.import_module("transformers.missing"),
     ],
 )

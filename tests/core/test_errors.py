@@ -1,6 +1,6 @@
 import pytest
 
-from core.errors import check_choice, did_you_mean, first_few
+from modeling_radio.core.errors import check_choice, did_you_mean, first_few
 
 
 def test_a_wrong_choice_is_answered_with_the_nearest():

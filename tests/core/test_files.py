@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.errors import UserError
-from core.files import (
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import (
     LOCK,
     RUN_FILE,
     WriteError,
@@ -174,7 +174,9 @@ def test_a_previous_folder_goes_once_its_successor_is_there_and_those_of_others_
 
 def test_files_beside_come_along_and_the_named_one_last(tmp_path, monkeypatch):
     moved, replace = [], os.replace
-    monkeypatch.setattr("core.files.os.replace", lambda a, b: moved.append(Path(b).name) or replace(a, b))
+    monkeypatch.setattr(
+        "modeling_radio.core.files.os.replace", lambda a, b: moved.append(Path(b).name) or replace(a, b)
+    )
     write_beside(tmp_path / "a.onnx", lambda path: (path.touch(), path.with_name("z.data").touch()))
     assert moved == ["z.data", "a.onnx"]
     assert names(tmp_path) == ["a.onnx", "z.data"]
@@ -187,8 +189,8 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeyp
         events.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
         raise OSError(errno.EINVAL, "no folders here")  # as on some file systems
 
-    monkeypatch.setattr("core.files.os.fsync", fsync)
-    monkeypatch.setattr("core.files.os.replace", lambda a, b: events.append("rename") or replace(a, b))
+    monkeypatch.setattr("modeling_radio.core.files.os.fsync", fsync)
+    monkeypatch.setattr("modeling_radio.core.files.os.replace", lambda a, b: events.append("rename") or replace(a, b))
 
     def write(folder: Path) -> None:
         (folder / "deep").mkdir()
@@ -289,18 +291,18 @@ def test_a_killed_run_leaves_no_lock_even_if_its_data_workers_live_on(tmp_path):
 def test_only_folders_that_the_command_began_are_taken(tmp_path):
     """A run replaces `final/`, and removes checkpoints and scratch folders: those of others it leaves alone."""
     for _ in range(2):
-        with sole_run(tmp_path / "new", "training.distill"):
+        with sole_run(tmp_path / "new", "radio distill"):
             (tmp_path / "new" / "final").mkdir(exist_ok=True)
-    assert (tmp_path / "new" / RUN_FILE).read_text() == "training.distill\n"
+    assert (tmp_path / "new" / RUN_FILE).read_text() == "modeling_radio.training.distill\n"
     (tmp_path / "begun" / f".partial-{RUN_FILE}-xyz").mkdir(parents=True)
     (tmp_path / "begun" / LOCK).touch()
-    check_run_folder(tmp_path / "begun", "training.distill")
+    check_run_folder(tmp_path / "begun", "radio distill")
     (tmp_path / "home" / "final").mkdir(parents=True)
     (tmp_path / "file").touch()
     for name, command, told in (
-        ("home", "training.distill", "final"),
-        ("new", "training.finetune", "'training.distill'"),
-        ("file", "training.distill", "a folder"),
+        ("home", "modeling_radio.training.distill", "final"),
+        ("new", "modeling_radio.training.finetune", "'modeling_radio.training.distill'"),
+        ("file", "modeling_radio.training.distill", "a folder"),
     ):
         with pytest.raises(ValueError, match=f"`output` .*{told}"), sole_run(tmp_path / name, command):
             pytest.fail("entered")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from core.images import copy_picture
+from modeling_radio.core.images import copy_picture
 
 
 PICTURE = Image.linear_gradient("L").resize((40, 60)).convert("RGB")

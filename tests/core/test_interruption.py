@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import pytest
 import side_by_side
 
-from core import interruption
-from core.interruption import (
+from modeling_radio.core import interruption
+from modeling_radio.core.interruption import (
     LAUNCHER_PATIENCE,
     Interrupted,
     Signaled,
@@ -113,7 +113,7 @@ def test_a_wait_for_another_program_ends_with_the_program(number):
 STUCK = """
 import os, signal, threading
 from concurrent.futures import ThreadPoolExecutor
-from core import interruption
+from modeling_radio.core import interruption
 interruption.UNWINDING_SECONDS = 0.5
 with interruption.ends_in_time(), interruption.raised_signals(), ThreadPoolExecutor() as pool:
     pool.submit(threading.Event().wait)
@@ -137,7 +137,7 @@ def test_a_command_that_ends_has_no_limit_any_more(monkeypatch):
 WORKERS = """
 import sys
 from torch.utils.data import DataLoader
-from core.interruption import ignore_stop_signals
+from modeling_radio.core.interruption import ignore_stop_signals
 batches = iter(DataLoader(range(4), num_workers=2, worker_init_fn=ignore_stop_signals))
 next(batches)
 kept = [batches]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from core import machine
-from core.machine import (
+from modeling_radio.core import machine
+from modeling_radio.core.machine import (
     STATUS,
     EnergyMeter,
     describe_machine,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from conversion.web.site import PACKAGES as PAGE
-from core import packages
-from core.files import hash_file
-from core.packages import (
+from modeling_radio.conversion.web.site import PACKAGES as PAGE
+from modeling_radio.core import packages
+from modeling_radio.core.files import hash_file
+from modeling_radio.core.packages import (
     MANIFEST_NAME,
     DiskSpaceError,
     Package,
@@ -27,7 +27,7 @@ from core.packages import (
     is_complete,
     read_packages,
 )
-from training.demo.assets import PACKAGES as DEMO
+from modeling_radio.training.demo.assets import PACKAGES as DEMO
 
 
 def write_wheel(path: Path, members: dict[str, bytes]) -> Path:

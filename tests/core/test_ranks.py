@@ -9,8 +9,8 @@ import torch
 from torch import distributed
 from two_forks import run_two_forks
 
-from core.errors import UserError
-from core.ranks import (
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.ranks import (
     any_rank,
     copy_from_first_rank,
     dead_ranks_named,

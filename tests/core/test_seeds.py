@@ -1,6 +1,6 @@
 import torch
 
-from core.seeds import derive_seed, make_generator
+from modeling_radio.core.seeds import derive_seed, make_generator
 
 
 def test_numbers_of_running_checkpoints_stay_the_same():

@@ -9,7 +9,7 @@ import pytest
 from annotated_types import Ge, Gt, Lt
 from toy_settings import MARK, Section, Toy
 
-from core.settings import (
+from modeling_radio.core.settings import (
     Problem,
     Settings,
     SettingsError,

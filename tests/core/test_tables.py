@@ -1,4 +1,4 @@
-from core.tables import markdown, one_line, plain_cell
+from modeling_radio.core.tables import markdown, one_line, plain_cell
 
 
 def test_plain_table():

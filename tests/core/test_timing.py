@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from core.timing import Clock, ProgressBar, WholeRun, fastest_seconds
+from modeling_radio.core.timing import Clock, ProgressBar, WholeRun, fastest_seconds
 
 
 @pytest.fixture

@@ -4,11 +4,18 @@ import json
 
 import pytest
 
-from core.checkpoints import open_checkpoint
-from core.trust import allowed_files, check_named_code, clean_environment, copy_model, foreign_code, has_name
-from model_cards.build import build_card
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from training.finetuning.models import open_config
+from modeling_radio.core.checkpoints import open_checkpoint
+from modeling_radio.core.trust import (
+    allowed_files,
+    check_named_code,
+    clean_environment,
+    copy_model,
+    foreign_code,
+    has_name,
+)
+from modeling_radio.model_cards.build import build_card
+from modeling_radio.training.finetuning.models import open_config
 
 
 @pytest.fixture

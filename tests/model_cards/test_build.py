@@ -13,12 +13,12 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 from tiny_radio1d import build_radio1d
 
-from model_cards.build import build_card, check_model_id, main, write_card
-from model_cards.licenses import License
-from model_cards.lineage import Lineage
-from model_cards.rendering import count_parameters
-from model_cards.results import Measurement, Results, Source
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.model_cards.build import build_card, check_model_id, main, write_card
+from modeling_radio.model_cards.licenses import License
+from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.model_cards.rendering import count_parameters
+from modeling_radio.model_cards.results import Measurement, Results, Source
 
 
 RESULTS = Results(

@@ -6,8 +6,8 @@ import yaml
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
-from model_cards.features import Column, FeatureSet, build_features_card, size_category
-from model_cards.licenses import License
+from modeling_radio.model_cards.features import Column, FeatureSet, build_features_card, size_category
+from modeling_radio.model_cards.licenses import License
 
 
 FEATURES = FeatureSet(

@@ -7,11 +7,11 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from model_cards.build import build_card, main, write_card
-from model_cards.kinds import Conversion
-from model_cards.licenses import License
-from model_cards.results import Measurement, Results
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.model_cards.build import build_card, main, write_card
+from modeling_radio.model_cards.kinds import Conversion
+from modeling_radio.model_cards.licenses import License
+from modeling_radio.model_cards.results import Measurement, Results
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model_cards.licenses import (
+from modeling_radio.model_cards.licenses import (
     OPEN_MODEL_LICENSE,
     PERMISSIVE,
     SOURCE_CODE_LICENSE,
@@ -14,7 +14,7 @@ from model_cards.licenses import (
     warnings_of,
     what_it_asks,
 )
-from model_cards.results import Source
+from modeling_radio.model_cards.results import Source
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from model_cards.build import build_card
-from model_cards.parity import FILE, Agreement, Cost, Parity
-from model_cards.rendering import render_part
+from modeling_radio.model_cards.build import build_card
+from modeling_radio.model_cards.parity import FILE, Agreement, Cost, Parity
+from modeling_radio.model_cards.rendering import render_part
 
 
 PARITY = Parity(

@@ -5,9 +5,9 @@ import pytest
 from huggingface_hub import ModelCardData
 from markdown_it import MarkdownIt
 
-from model_cards.kinds import Conversion
-from model_cards.rendering import Raw, code_span, count_parameters, escaped, read_card, render_card
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.model_cards.kinds import Conversion
+from modeling_radio.model_cards.rendering import Raw, code_span, count_parameters, escaped, read_card, render_card
 
 
 def test_parts_add_up_to_the_whole_model(checkpoint):

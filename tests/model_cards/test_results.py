@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model_cards import results
-from model_cards.results import Measurement, Results, Source, Table, build_tables, format_values
+from modeling_radio.model_cards import results
+from modeling_radio.model_cards.results import Measurement, Results, Source, Table, build_tables, format_values
 
 
 RESULTS = Results(

@@ -141,9 +141,10 @@ def test_fields_of_transformers_are_refused_where_a_file_is_opened_with_others()
         RadioConfig.from_dict(tiny().to_dict(), chunk_size_feed_forward=-1)
 
 
-def test_architectures_that_are_taken_away_are_none_at_all():
+@pytest.mark.parametrize("name", ["architectures", "summary_idxs", "adaptor_names"])
+def test_fields_set_to_none_get_their_default(name):
     config = tiny()
-    config.architectures = None
+    setattr(config, name, None)
     config.check()
     assert RadioConfig.from_dict(json.loads(config.to_json_string())).to_json_string() == config.to_json_string()
 

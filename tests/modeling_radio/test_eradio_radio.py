@@ -7,7 +7,6 @@ import torch
 from reference_cases import REFERENCE
 from safetensors.torch import load_file
 
-from conversion.from_nvidia import convert
 from modeling_radio import (
     RadioBackbone,
     RadioConfig,
@@ -16,6 +15,7 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
+from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.eradio_radio import (
     EradioAttentionBlock,
     EradioPositionBias,

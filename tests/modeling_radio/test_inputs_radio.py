@@ -15,13 +15,13 @@ from transformers.models.radio import RadioModel as NativeRadioModel
 from transformers.testing_utils import CaptureLogger
 from transformers.utils.generic import TransformersKwargs
 
-from conversion.from_nvidia import convert
 from modeling_radio import (
     RadioConfig,
     RadioForImageClassification,
     RadioImageProcessor,
     RadioModel,
 )
+from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.inputs_radio import FOREIGN_ARGUMENTS, logger
 
 

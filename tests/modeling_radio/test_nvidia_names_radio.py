@@ -8,9 +8,9 @@ from reference_cases import REFERENCE
 from safetensors.torch import load_file
 from torch import nn
 
-from conversion.from_nvidia import convert
 from modeling_radio import RadioBackbone, RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.checks_radio import Resolution
+from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.outputs_radio import RadioPair
 
 

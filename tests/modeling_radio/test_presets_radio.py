@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from model_cards.rendering import ParameterCounts, count_parameters
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.model_cards.rendering import ParameterCounts, count_parameters
 from modeling_radio.presets_radio import mlp_ratio_for
 
 

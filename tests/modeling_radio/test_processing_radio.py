@@ -10,7 +10,6 @@ from tiny_folders import save_radio, save_words
 from tiny_texts import build_dual_encoder, build_word_tokenizer
 from transformers import AutoImageProcessor, AutoProcessor
 
-from conversion.text_tower import canonicalizing
 from modeling_radio import (
     RadioConfig,
     RadioForZeroShotImageClassification,
@@ -18,6 +17,7 @@ from modeling_radio import (
     RadioModel,
     RadioProcessor,
 )
+from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.processing_radio import with_one_size
 
 

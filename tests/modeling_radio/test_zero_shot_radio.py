@@ -16,8 +16,8 @@ from transformers import AutoTokenizer, BertModel, RobertaConfig, RobertaModel, 
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.radio import RadioModel as NativeRadioModel
 
-from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.zero_shot_radio import (
     OPENAI_TEMPLATES,
     PLAIN_TEMPLATES,

@@ -40,7 +40,7 @@ import torch
 def _find(name):
     for module in ("base", "answers", "teacher", "teachers", "kinds", ""):
         try:
-            return vars(importlib.import_module(f"training.teachers.{module}".rstrip(".")))[name]
+            return vars(importlib.import_module(f"modeling_radio.training.teachers.{module}".rstrip(".")))[name]
         except (ImportError, KeyError):
             continue
     raise ImportError(name)
@@ -116,7 +116,7 @@ def run_side(case: str, checkout: Path, folder: Path) -> str | None:
     path = [str(checkout), str(SUPPORT)]
     if case in net_cases.RECIPES:
         net_cases.write_world(folder, teacher_imports())
-        command = [sys.executable, "-m", "training.distill", *net_cases.arguments(case, "run")]
+        command = [sys.executable, "-m", "modeling_radio", "distill", *net_cases.arguments(case, "run")]
         path[1] = str(folder)
     settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     settings |= {"PYTHONPATH": os.pathsep.join(path), "HF_MODULES_CACHE": str(folder / "modules"), "TQDM_DISABLE": "1"}

@@ -41,9 +41,9 @@ import net_cases  # noqa: E402
 from training_fixtures import _own_accelerator  # noqa: E402
 
 import modeling_radio  # noqa: E402
-from core.settings import describe_type, list_settings  # noqa: E402
-from training.distill import main as distill  # noqa: E402
-from training.recipe import Recipe  # noqa: E402
+from modeling_radio.core.settings import describe_type, list_settings  # noqa: E402
+from modeling_radio.training.distill import main as distill  # noqa: E402
+from modeling_radio.training.recipe import Recipe  # noqa: E402
 
 
 __all__ = ["_own_accelerator"]

@@ -45,7 +45,7 @@ def test_the_hash_is_of_the_code_alone(tmp_path):
 
 @pytest.mark.tour
 def test_parameters_replace_those_of_the_notebook(tmp_path):
-    pytest.importorskip("ipykernel", reason="needs the extra `notebooks`")
+    pytest.importorskip("ipykernel", reason="needs the extra `dev`")
     path = write(tmp_path / "a.ipynb", "NAME = 'a'\n# OTHER = 1", "print(NAME)")
     before = path.read_bytes()
     notebook = execute(path, {"NAME": "another"}, timeout=60)
@@ -55,7 +55,7 @@ def test_parameters_replace_those_of_the_notebook(tmp_path):
 
 @pytest.mark.parametrize("name", ["OTHER", "path"])
 def test_an_unknown_parameter_is_refused_before_anything_runs(name, tmp_path):
-    pytest.importorskip("nbclient", reason="needs the extra `notebooks`")
+    pytest.importorskip("nbclient", reason="needs the extra `dev`")
     path = write(tmp_path / "a.ipynb", "NAME = 'a'\n# OTHER = 1", "raise ValueError")
     with pytest.raises(ValueError, match=f"`{name}` is no parameter of the notebook, which has NAME"):
         execute(path, {name: 1})

@@ -1,7 +1,7 @@
 """What both nets run: five short distillations and every public class, from fixed numbers, with nothing fetched.
 
 `WORLD` writes 64 images, tar shards of them and the teachers' module, so that a run needs a folder and the command line
-of `training.distill` alone. The classes are asked for by name in `modeling_radio`, each case for itself: where one is
+of `radio distill` alone. The classes are asked for by name in `modeling_radio`, each case for itself: where one is
 gone, the others still run.
 """
 
@@ -43,8 +43,8 @@ class FixedTeacher(Teacher):
 '''
 TEACHER_IMPORTS = """
 import torch
-from training.teachers.outputs import TeacherOutput
-from training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.teachers.base import Teacher
 
 """
 
@@ -141,7 +141,7 @@ weighs teachers, looks within the trunk and compares images with each other."""
 
 
 def arguments(case: str, output: str, num_steps: int = 20, more: Sequence[str] = ()) -> list[str]:
-    """Return the words after `python -m training.distill`, run in the folder that `write_world` wrote."""
+    """Return the words after `radio distill`, run in the folder that `write_world` wrote."""
     recipe, changes = RECIPES[case]
     cache = "views.cache_dir=cache"
     return ["--recipe", recipe, "--output", output, *_common(num_steps), cache, *changes, *more]

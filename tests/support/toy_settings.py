@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from core.settings import Mark, OneOf, Settings, Spelling, require
+from modeling_radio.core.settings import Mark, OneOf, Settings, Spelling, require
 
 
 MARK = Mark("marked")

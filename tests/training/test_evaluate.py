@@ -6,9 +6,9 @@ from PIL import Image
 from tiny_adaptors import build_model_with_adaptors
 from tiny_radio1d import build_radio1d
 
-from model_cards.results import Results
 from modeling_radio import RadioImageProcessor
-from training.evaluate import main
+from modeling_radio.model_cards.results import Results
+from modeling_radio.training.evaluate import main
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 from datasets import load_dataset
 
-from training.extract import main
+from modeling_radio.training.extract import main
 
 
 @pytest.mark.usefixtures("own_datasets_cache")

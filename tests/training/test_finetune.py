@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from training.finetune import COMMAND, main
-from training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetune import COMMAND, main
+from modeling_radio.training.finetuning.settings import FinetuneSettings
 
 
 def test_every_setting_has_an_option(capsys):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_plans import RECIPE
 
-from training.plan import main
+from modeling_radio.training.plan import main
 
 
 def write_recipe(folder: Path, text: str = RECIPE) -> str:
@@ -69,7 +69,7 @@ def test_bad_input_is_one_line(
 
 WATCHED = """
 import socket, sys
-from training.plan import main
+from modeling_radio.training.plan import main
 
 def refuse(*arguments):
     raise AssertionError("the network was asked")

@@ -10,8 +10,8 @@ from local_hub import TOKEN, VISIT, hub_in_place
 from PIL import Image
 from tiny_tuning import save_model_and_adapter
 
-from training.extract import main as extract
-from training.publish import main
+from modeling_radio.training.extract import main as extract
+from modeling_radio.training.publish import main
 
 
 run_process = subprocess.run  # before tests put something in its place

@@ -4,11 +4,11 @@ from typing import get_args, get_origin
 import pytest
 from torch import nn
 
-from core.settings import differences, hash_of, kinds_of, list_settings, load
-from training.distillation.optimizers import OPTIMIZERS
-from training.losses.features import FEATURE_LOSSES
-from training.losses.summaries import SUMMARY_LOSSES
-from training.recipe import (
+from modeling_radio.core.settings import differences, hash_of, kinds_of, list_settings, load
+from modeling_radio.training.distillation.optimizers import OPTIMIZERS
+from modeling_radio.training.losses.features import FEATURE_LOSSES
+from modeling_radio.training.losses.summaries import SUMMARY_LOSSES
+from modeling_radio.training.recipe import (
     DataRecipe,
     LossRecipe,
     OptimizerRecipe,
@@ -22,7 +22,7 @@ from training.recipe import (
     save_recipe,
     stage_recipes,
 )
-from training.targets.phi_s import STANDARDIZERS
+from modeling_radio.training.targets.phi_s import STANDARDIZERS
 
 
 # What a recipe that names no images needs from the command line.

@@ -1,7 +1,7 @@
 import pytest
 
-from training.recipe import Recipe, RecipeError, stage_recipes
-from training.recipe_sections import TAP_SCHEMES, BalancingRecipe, ContrastiveRecipe, TapsRecipe
+from modeling_radio.training.recipe import Recipe, RecipeError, stage_recipes
+from modeling_radio.training.recipe_sections import TAP_SCHEMES, BalancingRecipe, ContrastiveRecipe, TapsRecipe
 
 
 ROLES = {"a": "basic", "b": "semantic", "c": "task"}

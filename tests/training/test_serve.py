@@ -19,10 +19,10 @@ from tiny_folders import build_radio, model
 from benchmarks.serving import batches_of, encode_images, end_under_load, serve
 from benchmarks.serving import load as load_server
 from modeling_radio import RadioImageProcessor
-from training.serve import main
+from modeling_radio.training.serve import main
 
 
-pytest.importorskip("fastapi", reason="needs the extra `serve`")
+pytest.importorskip("fastapi", reason="needs the extra `app`")
 pytestmark = pytest.mark.tour
 __all__ = ["model"]
 

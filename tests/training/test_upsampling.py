@@ -11,16 +11,16 @@ from tiny_distillation import distil
 from tiny_upsampling import GRID, SIDE, Blocks, PatternTeacher, tiny_answers, tiny_trainer
 from torch.nn import functional as F
 
-from core.checked_tensors import DamagedFileError
-from core.files import RUN_FILE
-from core.interruption import TrainingDivergedError
-from core.settings import SettingsError
-from training import upsampling
-from training.recipe import RecipeError, load_recipe
-from training.targets.feature_cache import weights_fingerprint
-from training.teachers import registry
-from training.teachers.featsharp import FeatSharp, UpsamplerConfig, cut_tiles
-from training.upsampling import (
+from modeling_radio.core.checked_tensors import DamagedFileError
+from modeling_radio.core.files import RUN_FILE
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.settings import SettingsError
+from modeling_radio.training import upsampling
+from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.targets.feature_cache import weights_fingerprint
+from modeling_radio.training.teachers import registry
+from modeling_radio.training.teachers.featsharp import FeatSharp, UpsamplerConfig, cut_tiles
+from modeling_radio.training.upsampling import (
     METHODS,
     STATE_FILE,
     WHOLE,
@@ -229,7 +229,7 @@ def test_existing_output_is_kept_before_anything_is_loaded(tmp_path, monkeypatch
     settings = UpsamplerSettings(teacher="t", output=tmp_path, overwrite=True)
     with pytest.raises(ValueError, match=r"`output` .*upsampler"):  # somebody else's
         train_upsampler(settings, small_recipe("t"))
-    (tmp_path / RUN_FILE).write_text("training.upsampling")
+    (tmp_path / RUN_FILE).write_text("radio upsampler")
     with pytest.raises(ValueError, match="exists already"):
         train_upsampler(settings.replace(overwrite=False), small_recipe("t"))
 

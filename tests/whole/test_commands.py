@@ -5,35 +5,35 @@ from pathlib import Path
 
 import pytest
 
-from core.command_line import CHANGES, Command
-from core.settings import SettingsError, field_texts, kinds_of, list_settings, load, section_of
-from training.recipe import Recipe
+from modeling_radio.core.command_line import CHANGES, Command
+from modeling_radio.core.settings import SettingsError, field_texts, kinds_of, list_settings, load, section_of
+from modeling_radio.training.recipe import Recipe
 
 
 MODULES = (
-    "training.distill",
-    "training.evaluate",
-    "training.demo.results",
-    "training.studies.__main__",
-    "training.upsampling",
-    "training.plan",
-    "training.demo.__main__",
-    "training.demo.add_words",
-    "training.finetune",
-    "training.publish",
-    "training.extract",
-    "training.figures.gallery",
-    "training.figures.feature_video",
-    "training.app.__main__",
-    "training.serve",
-    "conversion.from_nvidia",
-    "conversion.compare_release",
-    "conversion.to_nvidia",
-    "conversion.to_onnx",
-    "conversion.to_aoti",
-    "conversion.graphs.sam3_to_onnx",
-    "conversion.to_web",
-    "model_cards.build",
+    "modeling_radio.training.distill",
+    "modeling_radio.training.evaluate",
+    "modeling_radio.training.demo.results",
+    "modeling_radio.training.studies.__main__",
+    "modeling_radio.training.upsampling",
+    "modeling_radio.training.plan",
+    "modeling_radio.training.demo.__main__",
+    "modeling_radio.training.demo.add_words",
+    "modeling_radio.training.finetune",
+    "modeling_radio.training.publish",
+    "modeling_radio.training.extract",
+    "modeling_radio.training.figures.gallery",
+    "modeling_radio.training.figures.feature_video",
+    "modeling_radio.training.app.__main__",
+    "modeling_radio.training.serve",
+    "modeling_radio.conversion.from_nvidia",
+    "modeling_radio.conversion.compare_release",
+    "modeling_radio.conversion.to_nvidia",
+    "modeling_radio.conversion.to_onnx",
+    "modeling_radio.conversion.to_aoti",
+    "modeling_radio.conversion.graphs.sam3_to_onnx",
+    "modeling_radio.conversion.to_web",
+    "modeling_radio.model_cards.build",
     "benchmarks.all",
 )
 
@@ -49,7 +49,7 @@ def test_help_explains_every_option(module, capsys):
         command.read(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(f"usage: python -m {module.removesuffix('.__main__')} ")
+    assert shown.startswith(f"usage: {command.name} ")
     texts = field_texts(command.settings)
     assert [name for name in command.settings.model_fields if not texts.get(name)] == []
     letters = "".join(shown.split())  # lines also end within words with a hyphen

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from documentation import PAGES, ROOT, blocks
 
-from core.settings import entry_of, section_of
-from training.recipe import Recipe, load_recipe
-from training.studies.study import open_study
+from modeling_radio.core.settings import entry_of, section_of
+from modeling_radio.training.recipe import Recipe, load_recipe
+from modeling_radio.training.studies.study import open_study
 
 
 def test_the_recipe_files_that_are_shown_are_valid(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.command_line import Command
-from core.files import check_output
-from core.interruption import raised_signals
-from core.settings import Settings, SettingsError
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import PHOTOGRAPH, check_output
+from modeling_radio.core.interruption import raised_signals
+from modeling_radio.core.settings import Settings, SettingsError
 
 
-EXAMPLES = [Path(__file__).parents[2] / "docs" / "photograph.jpg"]
+EXAMPLES = [PHOTOGRAPH]
 
 
 class AppSettings(Settings):
@@ -47,7 +47,7 @@ class AppSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("training.app", __doc__, AppSettings, positionals=("checkpoint",))
+COMMAND = Command("radio app", __doc__, AppSettings, positionals=("checkpoint",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +61,7 @@ def _run(settings: AppSettings) -> None:
     if settings.space is None:
         _serve(settings)
         return
-    from training.app.space import SPACE, write_space
+    from modeling_radio.training.app.space import SPACE, write_space
 
     checkpoint = Path(settings.checkpoint)
     read = [checkpoint, *settings.examples]
@@ -86,8 +86,8 @@ def _check_photograph(path: Path) -> None:
 def _serve(settings: AppSettings) -> None:
     from transformers.utils import logging as transformers_logging
 
-    from core.trust import check_parts
-    from training.app.page import App, build_page, launch_options
+    from modeling_radio.core.trust import check_parts
+    from modeling_radio.training.app.page import App, build_page, launch_options
 
     transformers_logging.disable_progress_bar()
     base = check_parts(settings.checkpoint, settings.base)

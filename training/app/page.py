@@ -24,8 +24,7 @@ from modeling_radio import RadioForDepthEstimation, RadioForImageClassification
 from modeling_radio.checks_radio import check_choice, check_multiple
 from modeling_radio.hub_radio import task_of
 from modeling_radio.inputs_radio import WindowSize, check_window_size
-from modeling_radio.zero_shot_radio import DenseSource
-from training.figures.features import (
+from modeling_radio.training.figures.features import (
     PcaBasis,
     fit_pca_basis,
     hex_color,
@@ -36,7 +35,7 @@ from training.figures.features import (
     to_colors,
     to_pixels,
 )
-from training.figures.predictions import (
+from modeling_radio.training.figures.predictions import (
     DTYPES,
     MAX_OBJECTS,
     OBJECTS,
@@ -49,6 +48,7 @@ from training.figures.predictions import (
     shown,
     told_shares,
 )
+from modeling_radio.zero_shot_radio import DenseSource
 
 
 BACKBONE = "backbone"

@@ -15,24 +15,24 @@ from pathlib import Path
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 import modeling_radio
-from core.files import FolderKind, write_folder
-from core.images import copy_picture
-from core.trust import check_parts, copy_model
+from modeling_radio import training
+from modeling_radio.core.files import FolderKind, write_folder
+from modeling_radio.core.images import copy_picture
+from modeling_radio.core.trust import check_parts, copy_model
 from modeling_radio.loading_radio import HUB_ID
-from training.figures.predictions import read_radio_config
+from modeling_radio.training.figures.predictions import read_radio_config
 
 
-ROOT = Path(modeling_radio.__file__).parents[1]
+NETWORK, TRAINING = Path(modeling_radio.__file__).parent, Path(training.__file__).parent
 CARRIED = (
-    "LICENSE",
-    "training/__init__.py",
-    "training/app/__init__.py",
-    "training/app/page.py",
-    "training/figures/__init__.py",
-    "training/figures/predictions.py",
-    "training/figures/features.py",
+    "__init__.py",
+    "app/__init__.py",
+    "app/page.py",
+    "figures/__init__.py",
+    "figures/predictions.py",
+    "figures/features.py",
 )
-"""Files of a Space besides the network: the page and its imports."""
+"""Files of `modeling_radio.training` in a Space: the page and its imports."""
 PACKAGES = ("torch", "torchvision", "transformers", "safetensors", "pillow", "numpy", "matplotlib")
 ADAPTER_PACKAGES = ("peft",)
 PYTHON = "3.12"
@@ -41,17 +41,17 @@ CHECKPOINT, BASE, EXAMPLES = "checkpoint", "base", "examples"
 SPACE = FolderKind(
     "Spaces of this app",
     (
-        *("app.py", "README.md", "requirements.txt", "LICENSE", "modeling_radio", "training", "__pycache__"),
+        *("app.py", "README.md", "requirements.txt", "LICENSE", "modeling_radio", "__pycache__"),
         *(CHECKPOINT, BASE, EXAMPLES),
     ),
-    lambda folder: all((folder / each).is_file() for each in ("app.py", *CARRIED)),
+    lambda folder: all((folder / each).is_file() for each in ("app.py", "modeling_radio/training/app/page.py")),
 )
 
 START = '''"""The page of this Space, in Gradio. `python app.py` shows it on this machine."""
 
 from pathlib import Path
 
-from training.app.page import App, build_page, launch_options
+from modeling_radio.training.app.page import App, build_page, launch_options
 
 
 FOLDER = Path(__file__).parent
@@ -84,7 +84,7 @@ A page about {named}, a RADIO vision backbone: its features and those in its tea
 alike a place that you click, words where it knows any, what windows cost, and its task where it was tuned for one.
 
 `python app.py` shows it on your machine, after `pip install "gradio=={gradio}" -r requirements.txt`. The Space carries
-the code of the network (`modeling_radio/`) and of the page (`training/app/`), Apache-2.0; the weights have the license
+the code of the network (`modeling_radio/`) and of the page, Apache-2.0; the weights have the license
 of their own card.
 """
 
@@ -122,8 +122,8 @@ def write_space(
     title = "/".join(name.parts[-2:])
 
     def write(temporary: Path) -> None:
-        for source in carried_files():
-            target = temporary / source.relative_to(ROOT)
+        for name, source in carried_files().items():
+            target = temporary / "modeling_radio" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
         (temporary / EXAMPLES).mkdir()
@@ -157,15 +157,28 @@ def write_space(
             named="the checkpoint in this repository" if is_copied else f"`{checkpoint}`",
         )
         requirements = "".join(f"{_requirement(each)}\n" for each in packages)
-        for file, text in (("app.py", start), ("README.md", card), ("requirements.txt", requirements)):
+        files = {"app.py": start, "README.md": card, "requirements.txt": requirements, "LICENSE": _license()}
+        for file, text in files.items():
             (temporary / file).write_text(text, encoding="utf-8")
 
     write_folder(folder, write)
 
 
-def carried_files() -> list[Path]:
-    """Return the files of this repository in a Space: the whole network, and the page's other imports."""
-    return sorted([*(ROOT / "modeling_radio").rglob("*.py"), *(ROOT / each for each in CARRIED)])
+def carried_files() -> dict[str, Path]:
+    """Return the files of the package in a Space by their place in it: the network, and the page with its imports."""
+    network = [
+        *(path for path in NETWORK.glob("*.py") if path.name != "__main__.py"),
+        *(NETWORK / "nvidia").glob("*.py"),
+    ]
+    files = {path.relative_to(NETWORK).as_posix(): path for path in network}
+    return files | {f"training/{name}": TRAINING / name for name in CARRIED}
+
+
+def _license() -> str:
+    path = NETWORK.parent / "LICENSE"  # of a clone
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    return importlib.metadata.distribution("modeling-radio").read_text("licenses/LICENSE") or ""
 
 
 def _requirement(package: str) -> str:

@@ -19,7 +19,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from core.settings import hash_of
+from modeling_radio.core.settings import hash_of
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture, to_eight_bits
 
 

@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from core.files import write_file
-from core.settings import hash_of
-from core.timing import ProgressBar
-from training.data.decoding import EncodedImage, UnusableImageError, check_header, decode_rgb, image_size
-from training.data.image_table import EncodedRows, Images, ImageTable
-from training.recipe import DataRecipe, RecipeError
-from training.recipe_sections import FiltersRecipe
+from modeling_radio.core.files import write_file
+from modeling_radio.core.settings import hash_of
+from modeling_radio.core.timing import ProgressBar
+from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, check_header, decode_rgb, image_size
+from modeling_radio.training.data.image_table import EncodedRows, Images, ImageTable
+from modeling_radio.training.recipe import DataRecipe, RecipeError
+from modeling_radio.training.recipe_sections import FiltersRecipe
 
 
 THUMBNAIL_PX = 32

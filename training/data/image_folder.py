@@ -13,12 +13,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from core.errors import first_few
-from core.settings import hash_of
 from modeling_radio.checks_radio import check_choice
+from modeling_radio.core.errors import first_few
+from modeling_radio.core.settings import hash_of
 from modeling_radio.image_processing_radio import FORMATS
-from training.data.decoding import MIN_SIDE_PX, EncodedImage, SkippedImages, content_fingerprint
-from training.data.image_table import SPLITS, ImageTable, Split
+from modeling_radio.training.data.decoding import MIN_SIDE_PX, EncodedImage, SkippedImages, content_fingerprint
+from modeling_radio.training.data.image_table import SPLITS, ImageTable, Split
 
 
 logger = logging.getLogger(__name__)

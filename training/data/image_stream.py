@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.seeds import derive_seed
-from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError
-from training.data.filters import fault_of, measure
-from training.data.sources import ImageColumn, open_stream
-from training.recipe import DataRecipe
-from training.recipe_sections import FiltersRecipe
+from modeling_radio.core.seeds import derive_seed
+from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, UnusableImageError
+from modeling_radio.training.data.filters import fault_of, measure
+from modeling_radio.training.data.sources import ImageColumn, open_stream
+from modeling_radio.training.recipe import DataRecipe
+from modeling_radio.training.recipe_sections import FiltersRecipe
 
 
 if TYPE_CHECKING:

@@ -13,8 +13,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from core.settings import hash_of
-from training.data.decoding import DRAFT_GAP, EncodedImage, LeastScale, SkippedImages, crop_to_shape, to_tensor
+from modeling_radio.core.settings import hash_of
+from modeling_radio.training.data.decoding import (
+    DRAFT_GAP,
+    EncodedImage,
+    LeastScale,
+    SkippedImages,
+    crop_to_shape,
+    to_tensor,
+)
 
 
 Split = Literal["train", "held_out"]

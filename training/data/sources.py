@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from core.settings import hash_of
 from modeling_radio.checks_radio import did_you_mean
-from training.data.decoding import EncodedImage, content_fingerprint
-from training.data.image_folder import (
+from modeling_radio.core.settings import hash_of
+from modeling_radio.training.data.decoding import EncodedImage, content_fingerprint
+from modeling_radio.training.data.image_folder import (
     BUILDERS,
     files_fingerprint,
     find_shards,
@@ -27,8 +27,8 @@ from training.data.image_folder import (
     no_images_error,
     pillow_suffixes,
 )
-from training.recipe import DataRecipe
-from training.recipe_sections import DEMO_SOURCES, SourceRecipe
+from modeling_radio.training.recipe import DataRecipe
+from modeling_radio.training.recipe_sections import DEMO_SOURCES, SourceRecipe
 
 
 if TYPE_CHECKING:

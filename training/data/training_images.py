@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.data.decoding import LeastScale
-from training.data.filters import filter_tables
-from training.data.image_folder import ImageFolder
-from training.data.image_table import Images, ImageTable, Split
-from training.data.sources import is_image_folder, open_table
-from training.demo.assets import load_demo_assets
-from training.demo.images import DemoImages
-from training.recipe import DataRecipe
-from training.recipe_sections import DEMO_SOURCES, SourceRecipe
+from modeling_radio.training.data.decoding import LeastScale
+from modeling_radio.training.data.filters import filter_tables
+from modeling_radio.training.data.image_folder import ImageFolder
+from modeling_radio.training.data.image_table import Images, ImageTable, Split
+from modeling_radio.training.data.sources import is_image_folder, open_table
+from modeling_radio.training.demo.assets import load_demo_assets
+from modeling_radio.training.demo.images import DemoImages
+from modeling_radio.training.recipe import DataRecipe
+from modeling_radio.training.recipe_sections import DEMO_SOURCES, SourceRecipe
 
 
 DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: enough for a student from nothing in the first study

@@ -1,4 +1,4 @@
-"""Distills a small student from real teachers in minutes, reopens it and shows what it learned: `make demo`.
+"""Distills a small student from real teachers in minutes, reopens it and shows what it learned: `radio demo`.
 
 It writes below `--output`, by default `runs/demo`: the checkpoint folder `final/` with its model card, `results.json`,
 the figures `features.png` and `pictures/progress.png`, and all of it on one page, `index.html`.
@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.command_line import Command
-from training.recipe import Recipe, RecipeCommand
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.recipe import Recipe, RecipeCommand
 
 
 class DemoSettings(RecipeCommand):
@@ -32,7 +32,7 @@ class DemoSettings(RecipeCommand):
 
 
 COMMAND = Command(
-    "training.demo",
+    "radio demo",
     "Distill a small student from real teachers, reopen it and show what it learned.",
     DemoSettings,
     changes=Recipe,
@@ -42,7 +42,7 @@ COMMAND = Command(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    command = " ".join(["python -m training.demo", *arguments])
+    command = " ".join(["radio demo", *arguments])
     return COMMAND.run(
         lambda settings: _demo(settings, command), arguments, interrupted="stopped; the same command goes on"
     )
@@ -52,9 +52,9 @@ def _demo(settings: DemoSettings, command: str) -> None:
     # These take seconds to import, which `--help` need not wait for.
     from transformers.utils import logging as transformers_logging
 
-    from model_cards.results import build_tables
-    from training.demo.run import PAGE, run_demo
-    from training.student.build import in_faster_precision
+    from modeling_radio.model_cards.results import build_tables
+    from modeling_radio.training.demo.run import PAGE, run_demo
+    from modeling_radio.training.student.build import in_faster_precision
 
     transformers_logging.disable_progress_bar()
     steps, shortened = settings.steps, list[str]()

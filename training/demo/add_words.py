@@ -1,4 +1,4 @@
-"""Adds a text tower to the demo's student in a minute: `python -m training.demo.add_words`.
+"""Adds a text tower to the demo's student in a minute: `radio add-words`.
 
 The student has an adaptor for EfficientNet-Lite0, a classifier of 1,000 named classes. A ridge regression from a small
 sentence encoder's embeddings of these names to the rows of the classifier maps any other text to a class. The written
@@ -20,23 +20,23 @@ from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from core.checkpoints import MODEL_FOLDER, open_checkpoint
-from core.command_line import Command
-from core.files import check_output, write_folder
-from core.timing import Clock, ProgressBar
-from model_cards.build import write_card
-from model_cards.results import Results, Source
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.core.checkpoints import MODEL_FOLDER, open_checkpoint
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import check_output, write_folder
+from modeling_radio.core.timing import Clock, ProgressBar
+from modeling_radio.model_cards.build import write_card
+from modeling_radio.model_cards.results import Results, Source
+from modeling_radio.training.data.training_images import build_images
+from modeling_radio.training.demo.assets import package_named
+from modeling_radio.training.demo.images import render
+from modeling_radio.training.evaluation.data_tables import imagenet_class_names
+from modeling_radio.training.evaluation.models.pretrained import MAX_LENGTH, PACKAGE, SentenceEncoder
+from modeling_radio.training.evaluation.provenance import describe_run, teacher_sources
+from modeling_radio.training.recipe import Recipe, RecipeCommand, RecipeError, TeacherRecipe
+from modeling_radio.training.teachers.embedded import EfficientNetLiteTeacher
+from modeling_radio.training.teachers.registry import build_teachers
 from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES, SIMPLE_TEMPLATES, SentenceTower
-from training.data.training_images import build_images
-from training.demo.assets import package_named
-from training.demo.images import render
-from training.evaluation.data_tables import imagenet_class_names
-from training.evaluation.models.pretrained import MAX_LENGTH, PACKAGE, SentenceEncoder
-from training.evaluation.provenance import describe_run, teacher_sources
-from training.recipe import Recipe, RecipeCommand, RecipeError, TeacherRecipe
-from training.teachers.embedded import EfficientNetLiteTeacher
-from training.teachers.registry import build_teachers
 
 
 TEACHER_KIND = "efficientnet-lite0"
@@ -58,7 +58,7 @@ class AddWordsSettings(RecipeCommand):
     """The student, and the folder to write.
 
     Attributes:
-        checkpoint: Folder of a student with an adaptor for EfficientNet-Lite0, by default that of `make demo`.
+        checkpoint: Folder of a student with an adaptor for EfficientNet-Lite0, by default that of `radio demo`.
         output: Folder to write.
         overwrite: Whether to replace an older one there.
         recipe: Recipe of the student, which names the teacher; or a file of your own that ends in .yaml.
@@ -70,7 +70,7 @@ class AddWordsSettings(RecipeCommand):
 
 
 COMMAND = Command(
-    "training.demo.add_words",
+    "radio add-words",
     "Give the demo's student a text tower, made of a sentence encoder and its teacher's class names.",
     AddWordsSettings,
     changes=Recipe,
@@ -80,7 +80,7 @@ COMMAND = Command(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    command = " ".join(["python -m training.demo.add_words", *arguments])
+    command = " ".join(["radio add-words", *arguments])
     return COMMAND.run(lambda settings: _add_words(settings, command), arguments)
 
 
@@ -110,8 +110,8 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
 
     write_folder(settings.output, write, overwrite=settings.overwrite)
     print(
-        f"Wrote {settings.output}: it opens in the pipeline zero-shot-image-classification. Measure it by python -m "
-        f"training.evaluate {settings.output.as_posix()} --tasks zero_shot,open_vocabulary --dense-source features "
+        f"Wrote {settings.output}: it opens in the pipeline zero-shot-image-classification. Measure it by "
+        f"radio evaluate {settings.output.as_posix()} --tasks zero_shot,open_vocabulary --dense-source features "
         "--templates simple"
     )
 

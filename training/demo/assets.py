@@ -11,11 +11,19 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.interruption import raised_signals
-from core.packages import ENDING, Package, PackageUnavailableError, cache_dir, fetch_package, is_complete, read_packages
 from modeling_radio.checks_radio import check_choice
-from training.data.image_table import Split
-from training.data.sources import DEMO_SOURCES
+from modeling_radio.core.interruption import raised_signals
+from modeling_radio.core.packages import (
+    ENDING,
+    Package,
+    PackageUnavailableError,
+    cache_dir,
+    fetch_package,
+    is_complete,
+    read_packages,
+)
+from modeling_radio.training.data.image_table import Split
+from modeling_radio.training.data.sources import DEMO_SOURCES
 
 
 logger = logging.getLogger(__name__)

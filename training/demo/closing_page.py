@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_cards.results import STUDENT, Results, build_tables
-from training.demo.assets import DemoAssets, Photograph, pypi_photographs
-from training.demo.images import photographs
-from training.figures.page import Drawing, Section, source_section, write_page
+from modeling_radio.model_cards.results import STUDENT, Results, build_tables
+from modeling_radio.training.demo.assets import DemoAssets, Photograph, pypi_photographs
+from modeling_radio.training.demo.images import photographs
+from modeling_radio.training.figures.page import Drawing, Section, source_section, write_page
 
 
 FREE_LICENSES = ("CC0-1.0", "CC0-1.0 or public domain", "CC-BY-4.0", "CC-BY-2.0")
@@ -73,24 +73,21 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
             f'model = AutoModel.from_pretrained("{checkpoint.as_posix()}", trust_remote_code=True)'
         ),
         "Evaluate it on your images (a folder for each class)": (
-            f"python -m training.evaluate {checkpoint.as_posix()} --data path/to/class-folders"
+            f"radio evaluate {checkpoint.as_posix()} --data path/to/class-folders"
         ),
         "Give it words: zero-shot classes, and segmentation by their names": (
-            f"python -m training.demo.add_words --checkpoint {checkpoint.as_posix()} "
-            f"--output {(checkpoint.parent / 'words').as_posix()}"
+            f"radio add-words --checkpoint {checkpoint.as_posix()} --output {(checkpoint.parent / 'words').as_posix()}"
         ),
         "Fine-tune it with LoRA": (
-            f"python -m training.finetune {checkpoint.as_posix()} --task image-classification "
-            "--data path/to/class-folders --lora"
+            f"radio finetune {checkpoint.as_posix()} --task image-classification --data path/to/class-folders --lora"
         ),
         "Distill a student on your images": (
-            "python -m training.distill --recipe demo --output runs/mine data.source=path/to/images "
-            "data.num_images=null"
+            "radio distill --recipe demo --output runs/mine data.source=path/to/images data.num_images=null"
         ),
         "Choose its license, which the card must name before others see it": (
-            f"python -m model_cards.build {checkpoint.as_posix()} --license ID"
+            f"radio card {checkpoint.as_posix()} --license ID"
         ),
-        "Publish it": f"python -m training.publish {checkpoint.as_posix()} ORG/NAME --private",
+        "Publish it": f"radio publish {checkpoint.as_posix()} ORG/NAME --private",
     }
 
 

@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from core.files import write_folder
-from core.timing import ProgressBar
 from modeling_radio.checks_radio import check_choice
-from training.data.decoding import to_tensor
-from training.data.image_table import SPLITS, Images, Split
-from training.demo.assets import EMOJI_CLASSES, CutOut, DemoAssets, Photograph, expand_ranges, fetch
+from modeling_radio.core.files import write_folder
+from modeling_radio.core.timing import ProgressBar
+from modeling_radio.training.data.decoding import to_tensor
+from modeling_radio.training.data.image_table import SPLITS, Images, Split
+from modeling_radio.training.demo.assets import EMOJI_CLASSES, CutOut, DemoAssets, Photograph, expand_ranges, fetch
 
 
 # Our choices: large enough for images of 512 px, small enough that everything takes about 250 MB.
@@ -408,7 +408,7 @@ LABELED_PACKAGES = {
         f"Enlarged from 8 px; the last {NUM_HELD_OUT_DIGITS} are measured.",
     ),
 }
-"""By name, for `training.demo.results` and for studies."""
+"""By name, for `radio demo-results` and for studies."""
 
 
 def _is_small(path: Path) -> bool:

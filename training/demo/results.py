@@ -10,31 +10,31 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from core.command_line import Command
-from core.files import write_text
-from core.settings import OneOf, hash_of, require
-from core.timing import Clock
-from model_cards.results import Measurement, Results, Source, build_tables
-from training.data.sources import DEMO_SOURCES
-from training.demo.assets import package_named
-from training.demo.images import LABELED_PACKAGES
-from training.evaluation.data import EvaluationData
-from training.evaluation.data_tables import TableData
-from training.evaluation.demo_data import DemoData
-from training.evaluation.features import FeatureStore
-from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.pretrained import RawPixels, random_vit
-from training.evaluation.models.radio import open_radio
-from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.provenance import describe_run, teacher_sources
-from training.evaluation.settings import PRESETS, DataOptions, TaskSettings
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.registry import TASKS
-from training.recipe import Recipe, RecipeCommand
-from training.teachers.registry import build_teachers, reachable_teachers
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import write_text
+from modeling_radio.core.settings import OneOf, hash_of, require
+from modeling_radio.core.timing import Clock
+from modeling_radio.model_cards.results import Measurement, Results, Source, build_tables
+from modeling_radio.training.data.sources import DEMO_SOURCES
+from modeling_radio.training.demo.assets import package_named
+from modeling_radio.training.demo.images import LABELED_PACKAGES
+from modeling_radio.training.evaluation.data import EvaluationData
+from modeling_radio.training.evaluation.data_tables import TableData
+from modeling_radio.training.evaluation.demo_data import DemoData
+from modeling_radio.training.evaluation.features import FeatureStore
+from modeling_radio.training.evaluation.models.base import FeatureModel
+from modeling_radio.training.evaluation.models.pretrained import RawPixels, random_vit
+from modeling_radio.training.evaluation.models.radio import open_radio
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.evaluation.provenance import describe_run, teacher_sources
+from modeling_radio.training.evaluation.settings import PRESETS, DataOptions, TaskSettings
+from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.registry import TASKS
+from modeling_radio.training.recipe import Recipe, RecipeCommand
+from modeling_radio.training.teachers.registry import build_teachers, reachable_teachers
 
 
 TASKS_OF_LABELS = ("knn", "logistic_regression", "image_retrieval")
@@ -54,7 +54,7 @@ DEMO_REMARK = (
 INTRODUCTION = """# Results
 
 Frozen features on every labeled set that packages carry. No set of natural photographs by class is among them, and
-none says what a backbone is worth on your images: `python -m training.evaluate CHECKPOINT --data FOLDER` does.
+none says what a backbone is worth on your images: `radio evaluate CHECKPOINT --data FOLDER` does.
 Brackets are 95 % intervals over resampled images. kNN has 20 neighbors, and 5 of Tux Paint's; without a train
 split each image is compared with all others, and the regression predicts by folds. "Mean features" are the
 dense features averaged over the image. All models see images of the student's size, but other students, which see
@@ -66,7 +66,7 @@ class ResultsSettings(RecipeCommand):
     """Models and sets to measure.
 
     Attributes:
-        student: Folder with config.json and weights, such as that of `make demo`.
+        student: Folder with config.json and weights, such as that of `radio demo`.
         others: Folders of more students, each at its own size; a folder `final` is named after the one above it.
         output: Page to write; the numbers go beside it, as JSON.
         sets: Labeled sets to measure on.
@@ -88,14 +88,14 @@ class ResultsSettings(RecipeCommand):
         return self
 
 
-COMMAND = Command("training.demo.results", __doc__, ResultsSettings, changes=Recipe)
+COMMAND = Command("radio demo-results", __doc__, ResultsSettings, changes=Recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    command = " ".join(["python -m training.demo.results", *words])
-    return COMMAND.run(lambda settings: _write(settings, command), arguments, extra="evaluate")
+    command = " ".join(["radio demo-results", *words])
+    return COMMAND.run(lambda settings: _write(settings, command), arguments, extra="tasks")
 
 
 def _write(settings: ResultsSettings, command: str) -> None:

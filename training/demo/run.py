@@ -11,25 +11,25 @@ from pathlib import Path
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from core.files import sole_run
-from core.timing import Clock, WholeRun
-from model_cards.build import PICTURE, write_card
-from model_cards.results import Measurement, Results
 from modeling_radio import RadioModel
-from training.demo.closing_page import write_closing_page
-from training.demo.images import photographs
-from training.distillation.trainer import Distiller
-from training.evaluation.demo_data import load_photographs
-from training.evaluation.features import shifted_maps, window_of
-from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.pretrained import RawPixels
-from training.evaluation.provenance import describe_run, teacher_sources
-from training.evaluation.students import StudentEvaluation
-from training.figures.columns import draw_columns, feature_columns
-from training.figures.page import Drawing
-from training.recipe import Recipe
-from training.student.reopen import reopen_elsewhere
-from training.teachers.registry import reachable_teachers
+from modeling_radio.core.files import sole_run
+from modeling_radio.core.timing import Clock, WholeRun
+from modeling_radio.model_cards.build import PICTURE, write_card
+from modeling_radio.model_cards.results import Measurement, Results
+from modeling_radio.training.demo.closing_page import write_closing_page
+from modeling_radio.training.demo.images import photographs
+from modeling_radio.training.distillation.trainer import Distiller
+from modeling_radio.training.evaluation.demo_data import load_photographs
+from modeling_radio.training.evaluation.features import shifted_maps, window_of
+from modeling_radio.training.evaluation.models.base import FeatureModel
+from modeling_radio.training.evaluation.models.pretrained import RawPixels
+from modeling_radio.training.evaluation.provenance import describe_run, teacher_sources
+from modeling_radio.training.evaluation.students import StudentEvaluation
+from modeling_radio.training.figures.columns import draw_columns, feature_columns
+from modeling_radio.training.figures.page import Drawing
+from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.student.reopen import reopen_elsewhere
+from modeling_radio.training.teachers.registry import reachable_teachers
 
 
 PICTURE_LICENSE = "CC0-1.0"  # of the photographs shown: the figure may be published anywhere
@@ -82,7 +82,7 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
         UserError: If another run is using `output`.
         ValueError: If the recipe cannot be used, or `output` holds files that no run of it wrote.
     """
-    with sole_run(output, "training.distill"), WholeRun(expected_seconds(recipe, len(seeds))) as clock:
+    with sole_run(output, "radio distill"), WholeRun(expected_seconds(recipe, len(seeds))) as clock:
         return _run_phases(recipe, output, seeds, command, clock)
 
 

@@ -11,30 +11,30 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from core.files import write_text
-from core.interruption import StopRequest
-from core.ranks import on_first_rank
-from model_cards.lineage import Lineage
 from modeling_radio import RadioModel
-from training.distillation import inputs
-from training.distillation.cpu import ParallelPasses, parallel_passes
-from training.distillation.monitoring import Monitors
-from training.distillation.optimizers import build_optimizer
-from training.distillation.sharding import blueprint, is_sharded, shard_average, shard_within
-from training.evaluation.provenance import lineage_of
-from training.losses.contrastive import SummaryContrasts, build_contrasts
-from training.losses.weighting import TeacherWeights, build_weights
-from training.recipe import Recipe
-from training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize
-from training.student.ema import MovingAverage
-from training.student.export import check_normalizers
-from training.student.intermediate import Taps, build_taps, with_taps
-from training.student.warm_start.start import start_student
-from training.targets.examples import TargetSource
-from training.targets.refits import standardize_heads
-from training.targets.statistics import TeacherStatistics
-from training.teachers.base import Teacher
-from training.views.plan import BatchPlan
+from modeling_radio.core.files import write_text
+from modeling_radio.core.interruption import StopRequest
+from modeling_radio.core.ranks import on_first_rank
+from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.training.distillation import inputs
+from modeling_radio.training.distillation.cpu import ParallelPasses, parallel_passes
+from modeling_radio.training.distillation.monitoring import Monitors
+from modeling_radio.training.distillation.optimizers import build_optimizer
+from modeling_radio.training.distillation.sharding import blueprint, is_sharded, shard_average, shard_within
+from modeling_radio.training.evaluation.provenance import lineage_of
+from modeling_radio.training.losses.contrastive import SummaryContrasts, build_contrasts
+from modeling_radio.training.losses.weighting import TeacherWeights, build_weights
+from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize
+from modeling_radio.training.student.ema import MovingAverage
+from modeling_radio.training.student.export import check_normalizers
+from modeling_radio.training.student.intermediate import Taps, build_taps, with_taps
+from modeling_radio.training.student.warm_start.start import start_student
+from modeling_radio.training.targets.examples import TargetSource
+from modeling_radio.training.targets.refits import standardize_heads
+from modeling_radio.training.targets.statistics import TeacherStatistics
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.views.plan import BatchPlan
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from core.checked_tensors import load_optimizer_tensors, optimizer_tensors
-from core.errors import UserError, did_you_mean
-from core.files import (
+from modeling_radio.core.checked_tensors import load_optimizer_tensors, optimizer_tensors
+from modeling_radio.core.errors import UserError, did_you_mean
+from modeling_radio.core.files import (
     TEMPORARY_PREFIX,
     WriteError,
     move_into_place,
@@ -33,10 +33,10 @@ from core.files import (
     write_text,
     write_through,
 )
-from core.ranks import of_all_ranks, on_first_rank
-from core.settings import differences, order_differences, setting_paths, with_defaults
-from training.distillation.monitoring import SkippedSteps
-from training.distillation.sharding import (
+from modeling_radio.core.ranks import of_all_ranks, on_first_rank
+from modeling_radio.core.settings import differences, order_differences, setting_paths, with_defaults
+from modeling_radio.training.distillation.monitoring import SkippedSteps
+from modeling_radio.training.distillation.sharding import (
     as_part,
     first_row,
     load_state_tensors,
@@ -45,8 +45,8 @@ from training.distillation.sharding import (
     part_number,
     state_tensors,
 )
-from training.recipe import Recipe, RecipeError, decisive_part, load_recipe
-from training.targets.examples import TargetSource
+from modeling_radio.training.recipe import Recipe, RecipeError, decisive_part, load_recipe
+from modeling_radio.training.targets.examples import TargetSource
 
 
 MANIFEST = "manifest.json"
@@ -305,7 +305,7 @@ def check_same_recipe(
         advice = f"Networks, teachers, optimizers, losses that remember and orders cannot be changed in a run ({path})."
     else:
         names = ",".join(_nameable(refused, _names_of(recipe)))
-        advice = f"`training.distill --allow-changes {names}` goes on with what is new."
+        advice = f"`radio distill --allow-changes {names}` goes on with what is new."
     raise RecipeError(
         f"{str(checkpoint)!r} belongs to another recipe ({'; '.join(refused[:MAX_DIFFERENCES_SHOWN])}{more}): "
         f"resume with the same one, or give another --output. {advice}"

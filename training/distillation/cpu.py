@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from core.machine import sharing_threads
-from training.recipe import Recipe
+from modeling_radio.core.machine import sharing_threads
+from modeling_radio.training.recipe import Recipe
 
 
 Part = TypeVar("Part")

@@ -13,25 +13,31 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.seeds import make_generator
 from modeling_radio import RadioConfig, RadioModel
-from training.data.sources import DEMO_SOURCES, is_image_folder
-from training.data.training_images import build_images
-from training.distillation.sharding import reshard
-from training.evaluation.metrics.fidelity import (
+from modeling_radio.core.seeds import make_generator
+from modeling_radio.training.data.sources import DEMO_SOURCES, is_image_folder
+from modeling_radio.training.data.training_images import build_images
+from modeling_radio.training.distillation.sharding import reshard
+from modeling_radio.training.evaluation.metrics.fidelity import (
     adaptor_fidelity,
     feature_consistency,
     fixed_pattern_energy,
     shift_error,
 )
-from training.evaluation.metrics.representation import effective_rank
-from training.evaluation.models.base import Features
-from training.figures.columns import Column, adaptor_column, draw_columns, photograph_column, teacher_column
-from training.figures.features import PcaBasis, fit_pca_basis
-from training.recipe import PartitionRecipe, Recipe, RecipeError
-from training.targets.phi_s import FeatureStandardizer
-from training.teachers.base import Teacher
-from training.teachers.outputs import resample_features
+from modeling_radio.training.evaluation.metrics.representation import effective_rank
+from modeling_radio.training.evaluation.models.base import Features
+from modeling_radio.training.figures.columns import (
+    Column,
+    adaptor_column,
+    draw_columns,
+    photograph_column,
+    teacher_column,
+)
+from modeling_radio.training.figures.features import PcaBasis, fit_pca_basis
+from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.training.targets.phi_s import FeatureStandardizer
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import resample_features
 
 
 def held_out_source(recipe: Recipe) -> str | None:

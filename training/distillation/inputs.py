@@ -8,24 +8,35 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from core.interruption import Interrupted, OutOfTime, StopRequest
-from core.ranks import any_rank, on_first_rank, rank_and_count
-from training.data.image_table import Images
-from training.data.sources import stream_fingerprint
-from training.data.training_images import build_training_images
-from training.distillation.tracking import describe_left_out, left_out_of, write_data_record
-from training.recipe import Recipe, RecipeError
-from training.student.build import student_patch_size
-from training.targets.cached import CachedTargets
-from training.targets.examples import TargetSource
-from training.targets.feature_cache import CacheContents, FeatureCache, TeacherOutputs, write_feature_cache
-from training.targets.online import OnlineTargets
-from training.teachers.base import Teacher
-from training.teachers.outputs import TeacherWidths
-from training.teachers.published.base import loading_turn
-from training.teachers.registry import check_devices, place_teacher, share_network, teacher_of_recipe
-from training.views.loaders import PartitionStreams
-from training.views.plan import BatchPlan, admit_images, extreme_grids, smallest_used_px, teachers_of_rank
+from modeling_radio.core.interruption import Interrupted, OutOfTime, StopRequest
+from modeling_radio.core.ranks import any_rank, on_first_rank, rank_and_count
+from modeling_radio.training.data.image_table import Images
+from modeling_radio.training.data.sources import stream_fingerprint
+from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.training.distillation.tracking import describe_left_out, left_out_of, write_data_record
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.student.build import student_patch_size
+from modeling_radio.training.targets.cached import CachedTargets
+from modeling_radio.training.targets.examples import TargetSource
+from modeling_radio.training.targets.feature_cache import (
+    CacheContents,
+    FeatureCache,
+    TeacherOutputs,
+    write_feature_cache,
+)
+from modeling_radio.training.targets.online import OnlineTargets
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import TeacherWidths
+from modeling_radio.training.teachers.published.base import loading_turn
+from modeling_radio.training.teachers.registry import check_devices, place_teacher, share_network, teacher_of_recipe
+from modeling_radio.training.views.loaders import PartitionStreams
+from modeling_radio.training.views.plan import (
+    BatchPlan,
+    admit_images,
+    extreme_grids,
+    smallest_used_px,
+    teachers_of_rank,
+)
 
 
 def open_images(recipe: Recipe, accelerator: Accelerator) -> Images | PartitionStreams:

@@ -10,19 +10,19 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from core.files import WriteError
-from core.interruption import TrainingDivergedError
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation.held_out import HeldOutFigures, HeldOutMetrics
-from training.distillation.sharding import reshard
-from training.distillation.tracking import LOSS_KINDS, ProgressLog
-from training.evaluation.metrics.representation import block_norms
-from training.figures.progress import EXPORTED_PREFIX
-from training.losses.weighting import teacher_of
-from training.recipe import PartitionRecipe, Recipe
-from training.targets.statistics import TeacherStatistics
-from training.teachers.base import Teacher
-from training.views.plan import Batch
+from modeling_radio.core.files import WriteError
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics
+from modeling_radio.training.distillation.sharding import reshard
+from modeling_radio.training.distillation.tracking import LOSS_KINDS, ProgressLog
+from modeling_radio.training.evaluation.metrics.representation import block_norms
+from modeling_radio.training.figures.progress import EXPORTED_PREFIX
+from modeling_radio.training.losses.weighting import teacher_of
+from modeling_radio.training.recipe import PartitionRecipe, Recipe
+from modeling_radio.training.targets.statistics import TeacherStatistics
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.views.plan import Batch
 
 
 MAX_SHARE = 0.5
@@ -56,7 +56,7 @@ class SkippedSteps:
         message = f"Step {step} skipped: not finite: {'; '.join(causes)} ({self._in_a_row} in a row)."
         if self._in_a_row >= self.max_in_a_row:
             raise TrainingDivergedError(
-                f"{message} Giving up; the last checkpoint is from before. `training.distill --allow-changes "
+                f"{message} Giving up; the last checkpoint is from before. `radio distill --allow-changes "
                 "optimizer.learning_rate` goes on from it with another one."
             )
         return message

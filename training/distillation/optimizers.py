@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from modeling_radio.modeling_radio import BLOCKS
-from training.distillation.sharding import gather_whole, local_parts, own_part, whole_norms
-from training.recipe import OptimizerRecipe
-from training.student.parameters import STACKED_MATRICES, is_decayed, is_of_trunk, student_parameters
-from training.student.regularizers import SCALE_SUFFIX
+from modeling_radio.training.distillation.sharding import gather_whole, local_parts, own_part, whole_norms
+from modeling_radio.training.recipe import OptimizerRecipe
+from modeling_radio.training.student.parameters import STACKED_MATRICES, is_decayed, is_of_trunk, student_parameters
+from modeling_radio.training.student.regularizers import SCALE_SUFFIX
 
 
 class _Traits(NamedTuple):

@@ -20,9 +20,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 
-from core.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin
 from modeling_radio import RadioModel
-from training.recipe import Recipe
+from modeling_radio.core.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin
+from modeling_radio.training.recipe import Recipe
 
 
 def whole_norm(norm: Tensor) -> Tensor:

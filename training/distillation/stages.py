@@ -5,14 +5,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from core.files import remove_partial, sole_run, write_file, write_folder
-from core.interruption import warn_of_launcher_timeout
-from core.ranks import dead_ranks_named, on_first_rank
-from training.distillation.checkpoints import check_allowed_changes, check_export
-from training.distillation.sharding import build_accelerator
-from training.distillation.trainer import Distiller
-from training.recipe import Recipe, RecipeError, save_recipe, stage_recipes
-from training.student.build import check_student_views
+from modeling_radio.core.files import remove_partial, sole_run, write_file, write_folder
+from modeling_radio.core.interruption import warn_of_launcher_timeout
+from modeling_radio.core.ranks import dead_ranks_named, on_first_rank
+from modeling_radio.training.distillation.checkpoints import check_allowed_changes, check_export
+from modeling_radio.training.distillation.sharding import build_accelerator
+from modeling_radio.training.distillation.trainer import Distiller
+from modeling_radio.training.recipe import Recipe, RecipeError, save_recipe, stage_recipes
+from modeling_radio.training.student.build import check_student_views
 
 
 def run_recipe(
@@ -55,7 +55,7 @@ def run_recipe(
     if build_accelerator(recipe, output).is_main_process:
         warn_of_launcher_timeout()
     distiller = functools.partial(Distiller, deadline=deadline, allowed_changes=allowed_changes)
-    with dead_ranks_named(), sole_run(output, "training.distill"):
+    with dead_ranks_named(), sole_run(output, "radio distill"):
         if stages:
             return _run_all(recipe, stages, output, stop_at, distiller)
         return distiller(recipe, output).run(stop_at)

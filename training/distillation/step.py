@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.distillation.build import RunParts
-from training.losses.alignment import align_to_teacher
-from training.losses.features import FEATURE_LOSSES
-from training.losses.mesa import mesa_losses
-from training.losses.summaries import SUMMARY_LOSSES
-from training.losses.weighting import LossTerm
-from training.recipe import TeacherRecipe
-from training.student.intermediate import Tap
-from training.student.packing import StudentOutput, forward_groups, token_counts
-from training.targets.examples import Example
-from training.views.plan import Batch
+from modeling_radio.training.distillation.build import RunParts
+from modeling_radio.training.losses.alignment import align_to_teacher
+from modeling_radio.training.losses.features import FEATURE_LOSSES
+from modeling_radio.training.losses.mesa import mesa_losses
+from modeling_radio.training.losses.summaries import SUMMARY_LOSSES
+from modeling_radio.training.losses.weighting import LossTerm
+from modeling_radio.training.recipe import TeacherRecipe
+from modeling_radio.training.student.intermediate import Tap
+from modeling_radio.training.student.packing import StudentOutput, forward_groups, token_counts
+from modeling_radio.training.targets.examples import Example
+from modeling_radio.training.views.plan import Batch
 
 
 def batch_losses(parts: RunParts, batch: Batch, example: Example) -> dict[str, Tensor]:

@@ -21,14 +21,14 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_av
 from PIL import Image
 from torch import Tensor
 
-from core.files import WriteError, write_text
-from core.ranks import on_first_rank
-from core.timing import ProgressBar
 from modeling_radio.checks_radio import check_choice
-from training.data.image_table import Images
-from training.figures.progress import draw_progress
-from training.losses.weighting import GROUPS
-from training.recipe import LoggingRecipe, Recipe, RecipeError
+from modeling_radio.core.files import WriteError, write_text
+from modeling_radio.core.ranks import on_first_rank
+from modeling_radio.core.timing import ProgressBar
+from modeling_radio.training.data.image_table import Images
+from modeling_radio.training.figures.progress import draw_progress
+from modeling_radio.training.losses.weighting import GROUPS
+from modeling_radio.training.recipe import LoggingRecipe, Recipe, RecipeError
 
 
 logger = logging.getLogger(__name__)

@@ -15,13 +15,13 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from core.files import remove_partial, write_file
-from core.interruption import OutOfTime, StopRequest, TrainingDivergedError
-from core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
-from core.seeds import derive_seed
 from modeling_radio import RadioModel
-from training.distillation.build import RunParts, build_run
-from training.distillation.checkpoints import (
+from modeling_radio.core.files import remove_partial, write_file
+from modeling_radio.core.interruption import OutOfTime, StopRequest, TrainingDivergedError
+from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
+from modeling_radio.core.seeds import derive_seed
+from modeling_radio.training.distillation.build import RunParts, build_run
+from modeling_radio.training.distillation.checkpoints import (
     CheckpointWriter,
     RunState,
     check_export,
@@ -31,10 +31,10 @@ from training.distillation.checkpoints import (
     read_state,
     warn_of_other_data,
 )
-from training.distillation.cpu import keep_freed_memory
-from training.distillation.monitoring import SkippedSteps
-from training.distillation.schedule import cosine_with_warmup, linear_warmup
-from training.distillation.sharding import (
+from modeling_radio.training.distillation.cpu import keep_freed_memory
+from modeling_radio.training.distillation.monitoring import SkippedSteps
+from modeling_radio.training.distillation.schedule import cosine_with_warmup, linear_warmup
+from modeling_radio.training.distillation.sharding import (
     assemble,
     average_gradients,
     build_accelerator,
@@ -42,22 +42,22 @@ from training.distillation.sharding import (
     reshard,
     whole_norm,
 )
-from training.distillation.step import batch_losses
-from training.distillation.tracking import (
+from modeling_radio.training.distillation.step import batch_losses
+from modeling_radio.training.distillation.tracking import (
     ProgressLog,
     check_trackers,
     left_out_of_streams,
     start_trackers,
     write_data_record,
 )
-from training.recipe import Recipe, save_recipe
-from training.student.build import check_student_views
-from training.student.export import Normalizers, export_student, fit_normalizers
-from training.student.parameters import frozen_trunk
-from training.student.regularizers import update_spectral_norms
-from training.targets.examples import Example
-from training.targets.refits import rebase_heads
-from training.views.plan import Batch
+from modeling_radio.training.recipe import Recipe, save_recipe
+from modeling_radio.training.student.build import check_student_views
+from modeling_radio.training.student.export import Normalizers, export_student, fit_normalizers
+from modeling_radio.training.student.parameters import frozen_trunk
+from modeling_radio.training.student.regularizers import update_spectral_norms
+from modeling_radio.training.targets.examples import Example
+from modeling_radio.training.targets.refits import rebase_heads
+from modeling_radio.training.views.plan import Batch
 
 
 OUTDATED = ".outdated"

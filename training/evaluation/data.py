@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from core.checkpoints import plain_parts
-from core.seeds import make_generator
-from core.settings import hash_of
-from model_cards.results import Source
 from modeling_radio.checks_radio import check_choice
+from modeling_radio.core.checkpoints import plain_parts
+from modeling_radio.core.seeds import make_generator
+from modeling_radio.core.settings import hash_of
+from modeling_radio.model_cards.results import Source
 
 
 Item = TypeVar("Item", covariant=True)

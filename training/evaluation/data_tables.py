@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
-from core.seeds import make_generator
-from core.settings import hash_of
-from core.timing import ProgressBar
-from model_cards.results import Source
-from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
-from training.data.image_folder import files_fingerprint
-from training.data.labeled.folders import (
+from modeling_radio.core.seeds import make_generator
+from modeling_radio.core.settings import hash_of
+from modeling_radio.core.timing import ProgressBar
+from modeling_radio.model_cards.results import Source
+from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
+from modeling_radio.training.data.image_folder import files_fingerprint
+from modeling_radio.training.data.labeled.folders import (
     DEPTH_FOLDERS,
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -30,8 +30,8 @@ from training.data.labeled.folders import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.data.labeled.labels import find_problem_type, number_classes, read_depth, read_mask
-from training.data.labeled.tables import (
+from modeling_radio.training.data.labeled.labels import find_problem_type, number_classes, read_depth, read_mask
+from modeling_radio.training.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
     encoded,
@@ -42,11 +42,11 @@ from training.data.labeled.tables import (
     readable_tables,
     with_columns,
 )
-from training.data.sources import DEMO_SOURCES, ImageColumn, check_named_file, public_name
-from training.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
-from training.evaluation.demo_data import DemoData
-from training.evaluation.metrics.dense import IGNORE_INDEX
-from training.evaluation.settings import IMAGENET, DataOptions
+from modeling_radio.training.data.sources import DEMO_SOURCES, ImageColumn, check_named_file, public_name
+from modeling_radio.training.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
+from modeling_radio.training.evaluation.demo_data import DemoData
+from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX
+from modeling_radio.training.evaluation.settings import IMAGENET, DataOptions
 
 
 if TYPE_CHECKING:

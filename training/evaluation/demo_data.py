@@ -11,12 +11,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from core.settings import hash_of
-from model_cards.results import Source
-from training.data.decoding import to_tensor
-from training.data.training_images import build_images
-from training.demo.assets import DemoAssets, Photograph, load_demo_assets
-from training.demo.images import (
+from modeling_radio.core.settings import hash_of
+from modeling_radio.model_cards.results import Source
+from modeling_radio.training.data.decoding import to_tensor
+from modeling_radio.training.data.training_images import build_images
+from modeling_radio.training.demo.assets import DemoAssets, Photograph, load_demo_assets
+from modeling_radio.training.demo.images import (
     ClassificationSet,
     SegmentationSet,
     classification_set,
@@ -24,8 +24,8 @@ from training.demo.images import (
     render,
     segmentation_set,
 )
-from training.evaluation.data import Examples, Kind, Part, Stacked, check_kind, tensor_fingerprint
-from training.evaluation.provenance import data_sources
+from modeling_radio.training.evaluation.data import Examples, Kind, Part, Stacked, check_kind, tensor_fingerprint
+from modeling_radio.training.evaluation.provenance import data_sources
 
 
 NUM_UNLABELED = 256

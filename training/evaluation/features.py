@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import center_crop
 
-from core.checked_tensors import CheckedTensors, save_tensors
-from core.files import remove_abandoned, write_file, write_text
-from core.ranks import rank_and_count, wait_for_ranks
-from core.settings import hash_of
-from core.timing import ProgressBar
-from training.evaluation.data import Images
-from training.evaluation.models.base import FeatureModel, FeaturePair
+from modeling_radio.core.checked_tensors import CheckedTensors, save_tensors
+from modeling_radio.core.files import remove_abandoned, write_file, write_text
+from modeling_radio.core.ranks import rank_and_count, wait_for_ranks
+from modeling_radio.core.settings import hash_of
+from modeling_radio.core.timing import ProgressBar
+from modeling_radio.training.evaluation.data import Images
+from modeling_radio.training.evaluation.models.base import FeatureModel, FeaturePair
 
 
 CHUNK = 64

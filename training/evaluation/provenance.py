@@ -8,20 +8,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from core.machine import describe_machine, versions_of
-from core.packages import Package
-from core.timing import Clock
-from model_cards.build import license_of
-from model_cards.licenses import DOUBT, nvidia_license
-from model_cards.lineage import Lineage
-from model_cards.metadata import ABOUT_TRAINING, HUB_ID
-from model_cards.results import Source
 from modeling_radio import RadioAdaptorConfig, RadioConfig
-from training.data.sources import DEMO_SOURCES, public_name
-from training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph, load_demo_assets
-from training.recipe import DataRecipe, Recipe, TeacherRecipe
-from training.teachers.published.catalog import family_of
-from training.teachers.registry import PACKAGE_OF_KIND
+from modeling_radio.core.machine import describe_machine, versions_of
+from modeling_radio.core.packages import Package
+from modeling_radio.core.timing import Clock
+from modeling_radio.model_cards.build import license_of
+from modeling_radio.model_cards.licenses import DOUBT, nvidia_license
+from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.model_cards.metadata import ABOUT_TRAINING, HUB_ID
+from modeling_radio.model_cards.results import Source
+from modeling_radio.training.data.sources import DEMO_SOURCES, public_name
+from modeling_radio.training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph, load_demo_assets
+from modeling_radio.training.recipe import DataRecipe, Recipe, TeacherRecipe
+from modeling_radio.training.teachers.published.catalog import family_of
+from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND
 
 
 VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "scikit-learn", "pytorch-ood")
@@ -94,11 +94,22 @@ def lineage_of(config: RadioConfig, recipe: Recipe) -> Lineage:
     start = recipe.student.init_from
     if start is not None:
         of_teacher = [replace(source, role="weights") for source in lineage.teachers if source.name == start]
-        weights = of_teacher[0] if of_teacher else _published(_model_name(start), "weights", start)
-        theirs = Lineage.find(Path(start).expanduser()).seen_through(weights.name)
-        lineage.weights.extend([weights, *theirs.teachers])
-        lineage.images.extend(theirs.images)
+        begun = started_from(start, of_teacher[0] if of_teacher else None)
+        lineage.weights.extend(begun.weights)
+        lineage.images.extend(begun.images)
     return lineage
+
+
+def started_from(checkpoint: str, weights: Source | None = None) -> Lineage:
+    """Return a checkpoint as initial weights, followed by all that it was made from itself.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        weights: Its description if it is known; the others are called by its name.
+    """
+    weights = weights or _published(_model_name(checkpoint), "weights", checkpoint)
+    theirs = Lineage.find(Path(checkpoint).expanduser()).seen_through(weights.name)
+    return Lineage([], [weights, *theirs.teachers], theirs.images)
 
 
 def image_sources(data: DataRecipe) -> list[Source]:

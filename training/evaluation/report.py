@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from model_cards.results import Measurement, Results, build_tables
-from training.evaluation.data import Examples, Kind, Part
-from training.evaluation.metrics.dense import IGNORE_INDEX
-from training.evaluation.models.base import FeatureModel
-from training.evaluation.tasks.base import Evaluation, summary_or_mean
-from training.evaluation.tasks.dense_prediction import masks_of
-from training.figures.features import fit_pca_basis, hex_color, overlaid, pca_colors, to_pixels
-from training.figures.page import SHOWN_PX, Drawing, Picture, Row, Section, source_section, write_page
-from training.figures.progress import PIXELS, figure_over_counts, values_by_size
+from modeling_radio.model_cards.results import Measurement, Results, build_tables
+from modeling_radio.training.evaluation.data import Examples, Kind, Part
+from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX
+from modeling_radio.training.evaluation.models.base import FeatureModel
+from modeling_radio.training.evaluation.tasks.base import Evaluation, summary_or_mean
+from modeling_radio.training.evaluation.tasks.dense_prediction import masks_of
+from modeling_radio.training.figures.features import fit_pca_basis, hex_color, overlaid, pca_colors, to_pixels
+from modeling_radio.training.figures.page import SHOWN_PX, Drawing, Picture, Row, Section, source_section, write_page
+from modeling_radio.training.figures.progress import PIXELS, figure_over_counts, values_by_size
 
 
 SUMMARY_TASKS = frozenset({"knn", "logistic_regression", "image_retrieval"})

@@ -7,26 +7,26 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from core.ranks import device_of_process, rank_and_count
-from core.settings import hash_of
-from core.timing import Clock
-from model_cards.results import Measurement, Results
-from training.data.sources import public_name
-from training.evaluation.data import check_kind
-from training.evaluation.data_tables import open_data
-from training.evaluation.features import FeatureStore
-from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.opening import open_model
-from training.evaluation.models.pretrained import RawPixels, random_vit
-from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
-from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.provenance import describe_run, teacher_sources
-from training.evaluation.settings import EvaluationSettings
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.registry import TASKS, task_names
-from training.figures.page import check_page
-from training.recipe import Recipe, RecipeError
-from training.teachers.registry import build_teachers
+from modeling_radio.core.ranks import device_of_process, rank_and_count
+from modeling_radio.core.settings import hash_of
+from modeling_radio.core.timing import Clock
+from modeling_radio.model_cards.results import Measurement, Results
+from modeling_radio.training.data.sources import public_name
+from modeling_radio.training.evaluation.data import check_kind
+from modeling_radio.training.evaluation.data_tables import open_data
+from modeling_radio.training.evaluation.features import FeatureStore
+from modeling_radio.training.evaluation.models.base import FeatureModel
+from modeling_radio.training.evaluation.models.opening import open_model
+from modeling_radio.training.evaluation.models.pretrained import RawPixels, random_vit
+from modeling_radio.training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.evaluation.provenance import describe_run, teacher_sources
+from modeling_radio.training.evaluation.settings import EvaluationSettings
+from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.registry import TASKS, task_names
+from modeling_radio.training.figures.page import check_page
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.teachers.registry import build_teachers
 
 
 BRIEF_NUMBERS = 3
@@ -109,7 +109,7 @@ def _measure(evaluation: Evaluation, tasks: list[str], clock: Clock) -> list[Mea
 
 def _command(settings: EvaluationSettings, tasks: list[str]) -> str:
     """Return the command without the options that `run.settings` of the results lists."""
-    words = ["python", "-m", "training.evaluate", str(settings.checkpoint), "--tasks", ",".join(tasks)]
+    words = ["radio", "evaluate", str(settings.checkpoint), "--tasks", ",".join(tasks)]
     if settings.data is not None:  # an address may tell who asks
         words += ["--data", public_name(settings.data).name if "://" in settings.data else settings.data]
     words += ["--compare", ",".join(settings.compare)] if settings.compare else []

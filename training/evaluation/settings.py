@@ -1,4 +1,4 @@
-"""Settings of `training.evaluate`, the names of the tasks, and the protocols of the papers."""
+"""Settings of `radio evaluate`, the names of the tasks, and the protocols of the papers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from core.settings import OneOf, Settings, require
-from training.recipe import RecipeCommand
-from training.recipe_sections import DEMO_SOURCES
+from modeling_radio.core.settings import OneOf, Settings, require
+from modeling_radio.training.recipe import RecipeCommand
+from modeling_radio.training.recipe_sections import DEMO_SOURCES
 
 
 IMAGENET = "imagenet-1k"

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from model_cards.results import STUDENT, Measurement
 from modeling_radio import RadioModel
-from training.evaluation.data import Kind
-from training.evaluation.demo_data import DemoData
-from training.evaluation.features import StoredFeatures, Wanted
-from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.settings import PRESETS, TaskSettings
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.registry import TASKS
-from training.recipe import Recipe
-from training.student.build import build_student, student_patch_size
-from training.teachers.base import Teacher
-from training.teachers.registry import build_teachers
+from modeling_radio.model_cards.results import STUDENT, Measurement
+from modeling_radio.training.evaluation.data import Kind
+from modeling_radio.training.evaluation.demo_data import DemoData
+from modeling_radio.training.evaluation.features import StoredFeatures, Wanted
+from modeling_radio.training.evaluation.models.base import FeatureModel
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.evaluation.settings import PRESETS, TaskSettings
+from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.registry import TASKS
+from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.student.build import build_student, student_patch_size
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.registry import build_teachers
 
 
 BACKBONE_TASKS = ("knn", "segmentation_probe")

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.checkpoints import read_config
-from core.files import write_text
-from core.timing import Clock
-from model_cards.build import license_of
-from model_cards.features import Column, FeatureSet, build_features_card
-from model_cards.licenses import License, nvidia_license
 from modeling_radio.checks_radio import read_json
-from training.evaluation.provenance import describe_run
-from training.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, PCA_FILE, SCALE, SUMMARY
-from training.extraction.run import Extraction, Written
-from training.extraction.search import build_indexes, index_path, summary_columns
-from training.extraction.shards import FOLDER, read_columns, read_manifest
+from modeling_radio.core.checkpoints import read_config
+from modeling_radio.core.files import write_text
+from modeling_radio.core.timing import Clock
+from modeling_radio.model_cards.build import license_of
+from modeling_radio.model_cards.features import Column, FeatureSet, build_features_card
+from modeling_radio.model_cards.licenses import License, nvidia_license
+from modeling_radio.training.evaluation.provenance import describe_run
+from modeling_radio.training.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, PCA_FILE, SCALE, SUMMARY
+from modeling_radio.training.extraction.run import Extraction, Written
+from modeling_radio.training.extraction.search import build_indexes, index_path, summary_columns
+from modeling_radio.training.extraction.shards import FOLDER, read_columns, read_manifest
 
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from core.checked_tensors import CheckedTensors, save_tensors
-from core.files import write_file
+from modeling_radio.core.checked_tensors import CheckedTensors, save_tensors
+from modeling_radio.core.files import write_file
 
 
 if TYPE_CHECKING:

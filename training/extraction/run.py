@@ -11,20 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from core.files import hash_file, write_text
-from core.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count, wait_for_ranks
-from core.seeds import make_generator
-from core.settings import hash_of
 from modeling_radio.checks_radio import check_choice
-from training.data.sources import public_name
-from training.evaluation.features import Wanted, batches_between, encode_batches
-from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
-from training.extraction.columns import PCA_FILE, Storage, features_of, fit_bases, load_bases, save_bases, table_of
-from training.extraction.settings import ExtractionSettings
-from training.extraction.shards import AGAIN, SUMS, Shard, begin, missing_shards, plan_shards, read_sums, write_shard
-from training.extraction.source import SourceSplit, image_state, open_source
+from modeling_radio.core.files import hash_file, write_text
+from modeling_radio.core.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count, wait_for_ranks
+from modeling_radio.core.seeds import make_generator
+from modeling_radio.core.settings import hash_of
+from modeling_radio.training.data.sources import public_name
+from modeling_radio.training.evaluation.features import Wanted, batches_between, encode_batches
+from modeling_radio.training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
+from modeling_radio.training.extraction.columns import (
+    PCA_FILE,
+    Storage,
+    features_of,
+    fit_bases,
+    load_bases,
+    save_bases,
+    table_of,
+)
+from modeling_radio.training.extraction.settings import ExtractionSettings
+from modeling_radio.training.extraction.shards import (
+    AGAIN,
+    SUMS,
+    Shard,
+    begin,
+    missing_shards,
+    plan_shards,
+    read_sums,
+    write_shard,
+)
+from modeling_radio.training.extraction.source import SourceSplit, image_state, open_source
 
 
 if TYPE_CHECKING:

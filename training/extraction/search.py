@@ -12,22 +12,22 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.transforms.v2.functional import resize
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from core.files import write_file
-from core.ranks import device_of_process
-from core.settings import hash_of
-from core.tables import markdown, plain_cell
-from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
-from training.data.image_folder import IMAGE_SUFFIXES
-from training.evaluation.features import Wanted, encode_each
-from training.evaluation.models.base import TextModel
-from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
-from training.extraction.columns import ID, MEAN_FEATURES, SCALE, SUMMARY, restored
-from training.extraction.settings import ExtractionSettings, SourceSettings
-from training.extraction.shards import Shard, missing_shards, plan_shards, read_columns, read_manifest
-from training.extraction.source import image_state, open_source
-from training.figures.page import Picture, Row, Section, check_page, write_page
+from modeling_radio.core.files import write_file
+from modeling_radio.core.ranks import device_of_process
+from modeling_radio.core.settings import hash_of
+from modeling_radio.core.tables import markdown, plain_cell
+from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
+from modeling_radio.training.data.image_folder import IMAGE_SUFFIXES
+from modeling_radio.training.evaluation.features import Wanted, encode_each
+from modeling_radio.training.evaluation.models.base import TextModel
+from modeling_radio.training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
+from modeling_radio.training.extraction.columns import ID, MEAN_FEATURES, SCALE, SUMMARY, restored
+from modeling_radio.training.extraction.settings import ExtractionSettings, SourceSettings
+from modeling_radio.training.extraction.shards import Shard, missing_shards, plan_shards, read_columns, read_manifest
+from modeling_radio.training.extraction.source import image_state, open_source
+from modeling_radio.training.figures.page import Picture, Row, Section, check_page, write_page
 
 
 FOLDER = "index"
@@ -158,7 +158,7 @@ class FeatureFolder:
     """A finished data set of features.
 
     Args:
-        folder: Folder that `training.extract` wrote.
+        folder: Folder that `radio extract` wrote.
 
     Raises:
         ValueError: If it is none, or rows are missing.
@@ -281,8 +281,8 @@ def _embed(settings: ExtractionSettings, model: RadioFeatures, columns: Sequence
         if not isinstance(model, TextModel):
             raise ValueError(
                 f"`search` must be an image file where the checkpoint has no text tower, got {query!r}. "
-                "`conversion.from_nvidia --text-tower` makes a checkpoint with one, for the demo's student "
-                "`training.demo.add_words`."
+                "`radio convert --text-tower` makes a checkpoint with one, for the demo's student "
+                "`radio add-words`."
             )
         if adaptor not in (None, model.text_adaptor):
             raise ValueError(f"`by` must be {model.text_adaptor!r} for texts, got {adaptor!r}. Leave it out.")

@@ -1,4 +1,4 @@
-"""Settings of `training.extract`."""
+"""Settings of `radio extract`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from core.settings import Problem, Settings, SettingsError
-from model_cards.licenses import OTHER, License
+from modeling_radio.core.settings import Problem, Settings, SettingsError
+from modeling_radio.model_cards.licenses import OTHER, License
 
 
 NUM_IMAGES, NUM_DENSE_IMAGES = 1000, 100

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from core.errors import first_few
-from core.files import (
+from modeling_radio.core.errors import first_few
+from modeling_radio.core.files import (
     LOCK,
     hash_file,
     move_into_place,
@@ -19,7 +19,7 @@ from core.files import (
     write_text,
     write_through,
 )
-from core.settings import differences
+from modeling_radio.core.settings import differences
 
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def read_manifest(output: Path) -> dict[str, Any]:
         if not {"settings", "images", "source", "model"} <= facts.keys():
             raise ValueError(f"{MANIFEST} lacks entries")
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"`output` must be a folder of training.extract, got {str(output)!r}: {error}.") from error
+        raise ValueError(f"`output` must be a folder of radio extract, got {str(output)!r}: {error}.") from error
     return facts
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from core.errors import first_few
-from core.settings import hash_of
 from modeling_radio.checks_radio import check_choice
-from training.data.labeled.folders import (
+from modeling_radio.core.errors import first_few
+from modeling_radio.core.settings import hash_of
+from modeling_radio.training.data.labeled.folders import (
     DEPTH_FOLDERS,
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -23,7 +23,7 @@ from training.data.labeled.folders import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.data.labeled.tables import (
+from modeling_radio.training.data.labeled.tables import (
     IMAGE_COLUMNS,
     choose_column,
     image_paths,
@@ -31,8 +31,8 @@ from training.data.labeled.tables import (
     open_tables,
     readable_tables,
 )
-from training.data.sources import DEMO_SOURCES
-from training.evaluation.data_tables import (
+from modeling_radio.training.data.sources import DEMO_SOURCES
+from modeling_radio.training.evaluation.data_tables import (
     COLUMNS,
     DecodedImages,
     choose_rows,
@@ -40,8 +40,8 @@ from training.evaluation.data_tables import (
     place_of,
     table_state,
 )
-from training.evaluation.settings import DataOptions
-from training.extraction.settings import SourceSettings
+from modeling_radio.training.evaluation.settings import DataOptions
+from modeling_radio.training.extraction.settings import SourceSettings
 
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from core.files import write_file
-from training.figures.features import (
+from modeling_radio.core.files import write_file
+from modeling_radio.training.figures.features import (
     DPI,
     PcaBasis,
     clearest,

@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers.utils import logging as transformers_logging
 
-from core.command_line import Command
-from core.files import check_output, write_file
-from core.settings import Settings, SettingsError
-from core.timing import ProgressBar
 from modeling_radio import RadioModel, RadioVideoProcessor
 from modeling_radio.checks_radio import check_choice
-from training.evaluation.models.radio import open_radio
-from training.figures.features import fit_pca_basis, foreground_map, pca_colors
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import check_output, write_file
+from modeling_radio.core.settings import Settings, SettingsError
+from modeling_radio.core.timing import ProgressBar
+from modeling_radio.training.evaluation.models.radio import open_radio
+from modeling_radio.training.figures.features import fit_pca_basis, foreground_map, pca_colors
 
 
 FRAMES_AT_ONCE = 8
@@ -62,14 +62,12 @@ class FeatureVideoSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command(
-    "training.figures.feature_video", __doc__, FeatureVideoSettings, positionals=("checkpoint", "clip", "output")
-)
+COMMAND = Command("radio feature-video", __doc__, FeatureVideoSettings, positionals=("checkpoint", "clip", "output"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_draw, arguments, extra="video")
+    return COMMAND.run(_draw, arguments, extra="tasks")
 
 
 def _draw(settings: FeatureVideoSettings) -> None:

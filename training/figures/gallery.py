@@ -13,20 +13,19 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 from transformers.utils import logging as transformers_logging
 
-from core.checkpoints import with_windowed_blocks
-from core.command_line import Command
 from modeling_radio.checks_radio import Resolution
+from modeling_radio.core.checkpoints import with_windowed_blocks
+from modeling_radio.core.command_line import Command
 from modeling_radio.inputs_radio import WindowSize
-from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, DenseSource
-from training.demo.assets import load_demo_assets
-from training.demo.closing_page import republishable_photographs
-from training.evaluation.demo_data import load_photographs
-from training.evaluation.features import shifted_maps, window_of
-from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.radio import RadioFeatures, RadioTextFeatures, open_radio
-from training.evaluation.run import build_references
-from training.evaluation.tasks.representation import token_counts
-from training.figures.features import (
+from modeling_radio.training.demo.assets import load_demo_assets
+from modeling_radio.training.demo.closing_page import republishable_photographs
+from modeling_radio.training.evaluation.demo_data import load_photographs
+from modeling_radio.training.evaluation.features import shifted_maps, window_of
+from modeling_radio.training.evaluation.models.base import FeatureModel
+from modeling_radio.training.evaluation.models.radio import RadioFeatures, RadioTextFeatures, open_radio
+from modeling_radio.training.evaluation.run import build_references
+from modeling_radio.training.evaluation.tasks.representation import token_counts
+from modeling_radio.training.figures.features import (
     PcaBasis,
     clearest,
     fit_pca_basis,
@@ -40,11 +39,12 @@ from training.figures.features import (
     similarity_maps,
     to_colors,
 )
-from training.figures.page import SHOWN_PX, Picture, Row, Section, check_page, picture_rows, write_page
-from training.figures.predictions import Opened, open_model, predict
-from training.recipe import Recipe, RecipeCommand
-from training.student.build import build_student
-from training.teachers.registry import build_teachers, reachable_teachers
+from modeling_radio.training.figures.page import SHOWN_PX, Picture, Row, Section, check_page, picture_rows, write_page
+from modeling_radio.training.figures.predictions import Opened, open_model, predict
+from modeling_radio.training.recipe import Recipe, RecipeCommand
+from modeling_radio.training.student.build import build_student
+from modeling_radio.training.teachers.registry import build_teachers, reachable_teachers
+from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, DenseSource
 
 
 PAGE = "index.html"
@@ -82,7 +82,7 @@ class GallerySettings(RecipeCommand):
     dense_source: DenseSource = "summary_head"
 
 
-COMMAND = Command("training.figures.gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
+COMMAND = Command("radio gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -163,7 +163,7 @@ class Gallery:
         if words and model is None:
             raise ValueError(
                 f"`words` must be left out for a checkpoint without a text tower, got {list(words)}. Pack one with "
-                "`python -m conversion.from_nvidia --text-tower`."
+                "`radio convert --text-tower`."
             )
         yield self.feature_section()
         yield self.size_section()

@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from core.files import write_text
-from model_cards.results import Source, Table
-from training.figures.features import to_colors, to_pixels
+from modeling_radio.core.files import write_text
+from modeling_radio.model_cards.results import Source, Table
+from modeling_radio.training.figures.features import to_colors, to_pixels
 
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
-GENERATOR = '<meta name="generator" content="training.evaluate">'
+GENERATOR = '<meta name="generator" content="radio evaluate">'
 """Marks the pages of this project."""
 WEBP_QUALITY = 88
 """Of photographs, our choice: not visible, at a fourth of the size of PNG."""

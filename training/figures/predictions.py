@@ -33,7 +33,7 @@ from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.pipelines_radio import limits_of
 from modeling_radio.post_processing_radio import class_scores
 from modeling_radio.tokenizer import open_tokenizer
-from training.figures.features import class_color, overlaid, similarity_colors, to_pixels
+from modeling_radio.training.figures.features import class_color, overlaid, similarity_colors, to_pixels
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

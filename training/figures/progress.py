@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from core.files import write_file
-from model_cards.results import Measurement
-from training.figures.features import DPI
+from modeling_radio.core.files import write_file
+from modeling_radio.model_cards.results import Measurement
+from modeling_radio.training.figures.features import DPI
 
 
 TOKEN_TASKS = ("knn_over_tokens", "segmentation_over_tokens", "fidelity_over_tokens")
@@ -97,7 +97,7 @@ LOSSES = {
 }
 TAP_LOSSES = {"tap_features": "dense loss of taps", "tap_summary": "summary loss of taps"}
 WEIGHTS = {"weight/features": "weight of dense losses", "weight/summary": "weight of summary losses"}
-"""Groups of teachers' weights, as `training.losses.weighting` names them."""
+"""Groups of teachers' weights, as `modeling_radio.training.losses.weighting` names them."""
 
 OF_BACKBONE = {
     "fixed_pattern": "fixed-pattern energy",

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from core.errors import first_few
-from core.files import write_file
-from training.finetuning.tasks.base import Batch, Evidence, Examples, FinetuningTask, Ranking, join
+from modeling_radio.core.errors import first_few
+from modeling_radio.core.files import write_file
+from modeling_radio.training.finetuning.tasks.base import Batch, Evidence, Examples, FinetuningTask, Ranking, join
 
 
 NUM_PICTURED = 6  # our choice: as many columns as fit a screen

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.ranks import of_all_ranks, rows_of_all_ranks
-from training.recipe import Recipe, RecipeError
-from training.targets.examples import Example, Target
-from training.teachers.outputs import TeacherShape
-from training.views.plan import Batch
+from modeling_radio.core.ranks import of_all_ranks, rows_of_all_ranks
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.targets.examples import Example, Target
+from modeling_radio.training.teachers.outputs import TeacherShape
+from modeling_radio.training.views.plan import Batch
 
 
 TEMPERATURE = 0.07

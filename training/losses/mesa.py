@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.alignment import align_to_teacher
-from training.losses.features import comparable, mse_feature_loss
+from modeling_radio.training.losses.alignment import align_to_teacher
+from modeling_radio.training.losses.features import comparable, mse_feature_loss
 
 
 def mesa_losses(student: Tensor, average: Tensor, shift: Tensor, extent: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.features import comparable
+from modeling_radio.training.losses.features import comparable
 
 
 MAX_COSINE = 1 - 1e-6

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from core.ranks import sum_over_ranks
-from training.recipe import Recipe
-from training.teachers.outputs import TeacherShape
-from training.views.plan import Batch
+from modeling_radio.core.ranks import sum_over_ranks
+from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.teachers.outputs import TeacherShape
+from modeling_radio.training.views.plan import Batch
 
 
 GROUPS = {

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.errors import check_choice
-from core.settings import SettingsError
 from modeling_radio import RadioModel
+from modeling_radio.core.errors import check_choice
+from modeling_radio.core.settings import SettingsError
 from modeling_radio.layers_radio import RadioBlock
-from training.demo.assets import PACKAGES
-from training.recipe import PartitionRecipe, Recipe, TeacherRecipe
-from training.student.build import checkpoint_blocks, student_config, student_patch_size
-from training.student.intermediate import Tap, Taps, plan_taps, with_taps
-from training.teachers.base import Teacher, by_network
-from training.teachers.registry import PACKAGE_OF_KIND, share_network, teacher_of_recipe
-from training.views.plan import divide_ranks
+from modeling_radio.training.demo.assets import PACKAGES
+from modeling_radio.training.recipe import PartitionRecipe, Recipe, TeacherRecipe
+from modeling_radio.training.student.build import checkpoint_blocks, student_config, student_patch_size
+from modeling_radio.training.student.intermediate import Tap, Taps, plan_taps, with_taps
+from modeling_radio.training.teachers.base import Teacher, by_network
+from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, share_network, teacher_of_recipe
+from modeling_radio.training.views.plan import divide_ranks
 
 
 class Card(NamedTuple):

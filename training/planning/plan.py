@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from core.tables import markdown
-from training.planning.costs import (
+from modeling_radio.core.tables import markdown
+from modeling_radio.training.planning.costs import (
     FULL_BYTES,
     HALF_BYTES,
     MEMORY_SHARE,
@@ -19,9 +19,9 @@ from training.planning.costs import (
     plan_stage,
     with_split_teachers,
 )
-from training.recipe import Recipe, RecipeError, stage_recipes
-from training.student.build import check_student_views
-from training.views.plan import BatchPlan, teachers_of_rank
+from modeling_radio.training.recipe import Recipe, RecipeError, stage_recipes
+from modeling_radio.training.student.build import check_student_views
+from modeling_radio.training.views.plan import BatchPlan, teachers_of_rank
 
 
 SECONDS_PER_HOUR = 3600

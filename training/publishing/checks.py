@@ -16,16 +16,16 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 import modeling_radio
-from core.errors import check_choice, first_few
-from core.interruption import raised_signals
-from core.trust import clean_environment, foreign_code, our_modules
-from model_cards.licenses import License
-from model_cards.rendering import read_card
 from modeling_radio import RadioImageProcessor
 from modeling_radio.checks_radio import read_json
-from training.figures.predictions import MODELS
-from training.publishing.publication import CARD, Publication
-from training.student.reopen import reopen_elsewhere
+from modeling_radio.core.errors import check_choice, first_few
+from modeling_radio.core.interruption import raised_signals
+from modeling_radio.core.trust import clean_environment, foreign_code, our_modules
+from modeling_radio.model_cards.licenses import License
+from modeling_radio.model_cards.rendering import read_card
+from modeling_radio.training.figures.predictions import MODELS
+from modeling_radio.training.publishing.publication import CARD, Publication
+from modeling_radio.training.student.reopen import reopen_elsewhere
 
 
 TEXTS = (".json", ".md", ".txt", ".yaml", ".yml", ".html", ".jinja")
@@ -45,7 +45,7 @@ _SIZE_PX = 64
 """Side of the image that the folder is opened with: our choice, small, since only opening is tested."""
 _MAX_NAMES = 4
 
-COMPLETED_BY_EXTRACTION = "`python -m training.extract`, with its options as before and `--license ID`, completes it."
+COMPLETED_BY_EXTRACTION = "`radio extract`, with its options as before and `--license ID`, completes it."
 
 OPEN_ADAPTER = """
 import sys
@@ -81,7 +81,7 @@ def check_publication(publication: Publication, *, trusts_remote_code: bool = Fa
 def check_card(publication: Publication) -> None:
     """Refuse a card without metadata, license or code to use it; results are optional."""
     is_dataset = publication.kind == "dataset"
-    remedy = f"`python -m model_cards.build {publication.folder} --license ID` writes a complete card."
+    remedy = f"`radio card {publication.folder} --license ID` writes a complete card."
     remedy = COMPLETED_BY_EXTRACTION if is_dataset else remedy
     card = publication.read(CARD).decode()
     try:

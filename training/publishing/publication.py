@@ -17,12 +17,12 @@ from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of the client's library, which differs by version
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from core.errors import UserError, first_few
-from core.trust import COPIED_FILES, allowed_files
-from model_cards.build import RESULTS, WEIGHTS
-from model_cards.kinds import BASE_PLACEHOLDER, is_adapter
-from model_cards.metadata import HUB_ID
-from model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
+from modeling_radio.core.errors import UserError, first_few
+from modeling_radio.core.trust import COPIED_FILES, allowed_files
+from modeling_radio.model_cards.build import RESULTS, WEIGHTS
+from modeling_radio.model_cards.kinds import BASE_PLACEHOLDER, is_adapter
+from modeling_radio.model_cards.metadata import HUB_ID
+from modeling_radio.model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
 
 
 CARD = "README.md"
@@ -32,7 +32,7 @@ FEATURE_FILES = (
     *(CARD, "*.parquet", "*/*.parquet", "index/*.faiss", "pca.safetensors", "extraction.json", "made.json"),
     *("SHA256SUMS", "LICENSE", "LICENSE.*"),
 )
-"""Files that `training.extract`, or another program that writes Parquet, writes."""
+"""Files that `radio extract`, or another program that writes Parquet, writes."""
 _MAX_NAMES = 4
 _CODE_BLOCKS = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _OPENED = re.compile(r"""(?:from_pretrained\(|load_dataset\(|model=)(["'])(.*?)\1""")
@@ -92,9 +92,9 @@ def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publicat
     kind = _kind(folder)
     files: dict[str, Path | bytes] = {**_published_files(folder, kind)}
     if CARD not in files:
-        command = f"model_cards.build {folder} --license ID`"
-        command = "training.extract`, with its options as before," if kind == "dataset" else command
-        raise ValueError(f"{folder} has no card. `python -m {command} writes it.")
+        command = f"card {folder} --license ID`"
+        command = "extract`, with its options as before," if kind == "dataset" else command
+        raise ValueError(f"{folder} has no card. `radio {command} writes it.")
     card = (folder / CARD).read_text(encoding="utf-8").replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
     if kind == "adapter":
         named, files[ADAPTER_CONFIG_NAME] = _adapter_config(folder, base)

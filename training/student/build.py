@@ -14,18 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from core.seeds import derive_seed
-from core.timing import fastest_seconds
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.checks_radio import did_you_mean
+from modeling_radio.core.seeds import derive_seed
+from modeling_radio.core.timing import fastest_seconds
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
-from training.recipe import Recipe, RecipeError
-from training.student.packing import check_merging
-from training.student.parameters import freeze_projection_of_clips
-from training.student.regularizers import add_damp, add_spectral_scales
-from training.teachers.outputs import TeacherShape
-from training.views.crops import check_other_windows
-from training.views.plan import Grid, check_windows, extreme_grids, fitting_windows
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.student.packing import check_merging
+from modeling_radio.training.student.parameters import freeze_projection_of_clips
+from modeling_radio.training.student.regularizers import add_damp, add_spectral_scales
+from modeling_radio.training.teachers.outputs import TeacherShape
+from modeling_radio.training.views.crops import check_other_windows
+from modeling_radio.training.views.plan import Grid, check_windows, extreme_grids, fitting_windows
 
 
 _SHAPE = (4096, 768, 768)  # our choice: rows, inputs and outputs of a linear layer large enough for its full speed

@@ -8,19 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from core.files import write_folder
-from core.ranks import copy_from_first_rank
-from model_cards.lineage import Lineage
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.adaptors_radio import RadioAdaptor
+from modeling_radio.core.files import write_folder
+from modeling_radio.core.ranks import copy_from_first_rank
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.layers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
-from training.recipe import RecipeError
-from training.recipe_sections import ExportRecipe
-from training.student.packing import pack_groups
-from training.student.regularizers import fold_spectral_scales
-from training.targets.phi_s import AffineMap, FeatureStandardizer, PhiS
-from training.targets.refits import unstandardize_heads
+from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.recipe_sections import ExportRecipe
+from modeling_radio.training.student.packing import pack_groups
+from modeling_radio.training.student.regularizers import fold_spectral_scales
+from modeling_radio.training.targets.phi_s import AffineMap, FeatureStandardizer, PhiS
+from modeling_radio.training.targets.refits import unstandardize_heads
 
 
 class Normalizers(NamedTuple):

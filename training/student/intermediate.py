@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.seeds import derive_seed
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.adaptors_radio import RadioHeadMLP
 from modeling_radio.checks_radio import Resolution
 from modeling_radio.configuration_radio import RadioAdaptorConfig
+from modeling_radio.core.seeds import derive_seed
 from modeling_radio.outputs_radio import (
     FeatureFormat,
     RadioAdaptorOutput,
@@ -27,8 +27,8 @@ from modeling_radio.outputs_radio import (
     RadioModelOutput,
     to_map,
 )
-from training.recipe import Recipe, RecipeError
-from training.recipe_sections import target_name
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.recipe_sections import target_name
 
 
 class Tap(NamedTuple):

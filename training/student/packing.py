@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from modeling_radio import RadioConfig
 from modeling_radio.outputs_radio import RadioAdaptorOutput, RadioModelOutput
-from training.recipe import Recipe, RecipeError
-from training.views.plan import Batch
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.views.plan import Batch
 
 
 NUM_DRAWS = 5

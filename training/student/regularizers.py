@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from modeling_radio import RadioModel
-from training.distillation.sharding import first_row, local_parts, sum_over_shards
-from training.student.parameters import STACKED_MATRICES
+from modeling_radio.training.distillation.sharding import first_row, local_parts, sum_over_shards
+from modeling_radio.training.student.parameters import STACKED_MATRICES
 
 
 class DampLinear(nn.Linear):

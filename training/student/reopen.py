@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.interruption import raised_signals
-from core.trust import clean_environment
 from modeling_radio import RadioImageProcessor, RadioModel
+from modeling_radio.core.interruption import raised_signals
+from modeling_radio.core.trust import clean_environment
 from modeling_radio.native import native_differences
 
 

@@ -1,4 +1,4 @@
-"""Small runs that differ in one thing, over paired seeds: `python -m training.studies STUDY.yaml --jobs 2`.
+"""Small runs that differ in one thing, over paired seeds: `radio study STUDY.yaml --jobs 2`.
 
 A study names a recipe, arms that each change it, seeds, and one measure that decides. Its raw results lie beside its
 file, `STUDY.jsonl`, a line for each run: a run with a line is not made again. The tables and the figure `STUDY.webp`
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from core.command_line import Command
-from core.files import write_text
-from core.settings import Settings, require
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import write_text
+from modeling_radio.core.settings import Settings, require
 
 
 if TYPE_CHECKING:
-    from training.studies.study import OpenedStudy
+    from modeling_radio.training.studies.study import OpenedStudy
 
 
 class StudiesSettings(Settings):
@@ -48,7 +48,7 @@ class StudiesSettings(Settings):
 
 
 COMMAND = Command(
-    "training.studies",
+    "radio study",
     "Run studies: recipes that differ in one thing, with paired seeds, measured on held-out images.",
     StudiesSettings,
     positionals=("studies",),
@@ -71,8 +71,8 @@ def run_studies(settings: StudiesSettings) -> None:
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from training.studies.runs import run_study
-    from training.studies.study import open_study
+    from modeling_radio.training.studies.runs import run_study
+    from modeling_radio.training.studies.study import open_study
 
     transformers_logging.disable_progress_bar()
     studies = [open_study(source) for source in settings.studies]  # all, before the first is run
@@ -92,9 +92,9 @@ def run_studies(settings: StudiesSettings) -> None:
 
 def _summarize(opened: "OpenedStudy") -> str:
     """Draw a study's figure, print its report and return it."""
-    from training.studies.raw_results import load_results
-    from training.studies.report import build_report, draw_figure
-    from training.studies.runs import missing_runs
+    from modeling_radio.training.studies.raw_results import load_results
+    from modeling_radio.training.studies.report import build_report, draw_figure
+    from modeling_radio.training.studies.runs import missing_runs
 
     results = load_results(opened)
     report = build_report(opened, results)

@@ -12,27 +12,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
-from training.demo.images import LABELED_PACKAGES, DemoImages, render
-from training.distillation.held_out import ViewPair
-from training.evaluation.data import EvaluationData, Stacked, groups_of, tensor_fingerprint
-from training.evaluation.data_tables import TableData
-from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
-from training.evaluation.metrics.fidelity import fixed_pattern_energy, map_agreement, shift_error
-from training.evaluation.models.base import Encoding
-from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.settings import DataOptions, TaskSettings
-from training.evaluation.students import StudentEvaluation
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.registry import TASKS
-from training.figures.progress import TOKEN_TASKS, values_by_tokens
-from training.losses.alignment import align_to_teacher
-from training.losses.summaries import angle_between
-from training.recipe import Recipe, RecipeError
-from training.student.build import build_student
-from training.studies.raw_results import HeldOutSums
-from training.studies.study import (
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.training.demo.images import LABELED_PACKAGES, DemoImages, render
+from modeling_radio.training.distillation.held_out import ViewPair
+from modeling_radio.training.evaluation.data import EvaluationData, Stacked, groups_of, tensor_fingerprint
+from modeling_radio.training.evaluation.data_tables import TableData
+from modeling_radio.training.evaluation.features import FeatureStore, StoredFeatures, Wanted
+from modeling_radio.training.evaluation.metrics.fidelity import fixed_pattern_energy, map_agreement, shift_error
+from modeling_radio.training.evaluation.models.base import Encoding
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.settings import DataOptions, TaskSettings
+from modeling_radio.training.evaluation.students import StudentEvaluation
+from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.registry import TASKS
+from modeling_radio.training.figures.progress import TOKEN_TASKS, values_by_tokens
+from modeling_radio.training.losses.alignment import align_to_teacher
+from modeling_radio.training.losses.summaries import angle_between
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.student.build import build_student
+from modeling_radio.training.studies.raw_results import HeldOutSums
+from modeling_radio.training.studies.study import (
     CONSISTENCY,
     DENSE,
     FIXED_PATTERN,

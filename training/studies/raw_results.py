@@ -24,11 +24,11 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from core.files import one_line_errors
-from core.seeds import make_generator
-from core.settings import differences, with_defaults, without_unknown
-from training.recipe import Recipe, RecipeError, decisive_part
-from training.studies.study import (
+from modeling_radio.core.files import one_line_errors
+from modeling_radio.core.seeds import make_generator
+from modeling_radio.core.settings import differences, with_defaults, without_unknown
+from modeling_radio.training.recipe import Recipe, RecipeError, decisive_part
+from modeling_radio.training.studies.study import (
     CONSISTENCY,
     DENSE,
     FIXED_PATTERN,

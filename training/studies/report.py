@@ -12,11 +12,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from core.files import write_file
-from core.tables import markdown
-from training.figures.features import DPI
-from training.studies.raw_results import StudyResults
-from training.studies.study import (
+from modeling_radio.core.files import write_file
+from modeling_radio.core.tables import markdown
+from modeling_radio.training.figures.features import DPI
+from modeling_radio.training.studies.raw_results import StudyResults
+from modeling_radio.training.studies.study import (
     CONSISTENCY,
     DENSE,
     FIXED_PATTERN,

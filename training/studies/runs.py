@@ -17,19 +17,19 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from core.errors import UserError
-from core.files import hash_file
-from core.interruption import StopRequest, TrainingDivergedError, prepare_stoppable, run_stoppable
-from core.settings import hash_of
-from core.timing import Clock
 from modeling_radio import RadioModel
-from training.distillation.stages import run_recipe
-from training.evaluation.provenance import describe_run
-from training.recipe import Recipe, RecipeError, decisive_part
-from training.studies.held_out import HeldOut
-from training.studies.raw_results import RunResult, add_run, claim, load_results
-from training.studies.study import SUMMARY, WORST, OpenedStudy, open_study
-from training.teachers.featsharp import load_upsampler
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import hash_file
+from modeling_radio.core.interruption import StopRequest, TrainingDivergedError, prepare_stoppable, run_stoppable
+from modeling_radio.core.settings import hash_of
+from modeling_radio.core.timing import Clock
+from modeling_radio.training.distillation.stages import run_recipe
+from modeling_radio.training.evaluation.provenance import describe_run
+from modeling_radio.training.recipe import Recipe, RecipeError, decisive_part
+from modeling_radio.training.studies.held_out import HeldOut
+from modeling_radio.training.studies.raw_results import RunResult, add_run, claim, load_results
+from modeling_radio.training.studies.study import SUMMARY, WORST, OpenedStudy, open_study
+from modeling_radio.training.teachers.featsharp import load_upsampler
 
 
 POLL_SECONDS = 1.0
@@ -52,7 +52,7 @@ def _make_run(opened: OpenedStudy, held_out: HeldOut, output: Path, arm: str, se
             sums, numbers = held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
     except TrainingDivergedError as error:
         sums, numbers, failure = {}, {}, str(error)
-    run, decisive = describe_run(f"python -m training.studies {opened.name}", clock), decisive_part(recipe.to_dict())
+    run, decisive = describe_run(f"radio study {opened.name}", clock), decisive_part(recipe.to_dict())
     result = RunResult(arm, seed, decisive, sums, numbers, run, failure, hash_folders(recipe))
     add_run(opened.raw_results, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays

@@ -10,11 +10,11 @@ from typing import Annotated, Any, NamedTuple
 from annotated_types import Gt
 from pydantic import Field, model_validator
 
-from core.errors import check_choice, did_you_mean
-from core.settings import load, read_yaml, require
-from training.recipe import Recipe, RecipeError, RecipeSection, load_recipe
-from training.recipe_sections import Named
-from training.student.build import check_student_views
+from modeling_radio.core.errors import check_choice, did_you_mean
+from modeling_radio.core.settings import load, read_yaml, require
+from modeling_radio.training.recipe import Recipe, RecipeError, RecipeSection, load_recipe
+from modeling_radio.training.recipe_sections import Named
+from modeling_radio.training.student.build import check_student_views
 
 
 STUDIES_DIR = Path(__file__).parent

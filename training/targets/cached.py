@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.recipe import Recipe, RecipeError
-from training.targets.examples import Example, Target
-from training.targets.feature_cache import FeatureCache
-from training.views.crops import (
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.targets.examples import Example, Target
+from modeling_radio.training.targets.feature_cache import FeatureCache
+from modeling_radio.training.views.crops import (
     change_colors,
     cut_windows,
     draw_colors,
@@ -20,7 +20,7 @@ from training.views.crops import (
     flip,
     flip_shift,
 )
-from training.views.plan import Batch, Grid
+from modeling_radio.training.views.plan import Batch, Grid
 
 
 class CachedTargets:

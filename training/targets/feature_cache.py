@@ -31,17 +31,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from core.checked_tensors import CheckedTensors, DamagedFileError, save_tensors
-from core.files import TEMPORARY_PREFIX, remove_partial, write_file, write_text
-from core.interruption import Interrupted
-from core.machine import sharing_threads
-from core.ranks import of_all_ranks, rank_and_count
-from core.settings import differences, hash_of, with_defaults
-from core.timing import ProgressBar
-from training.data.image_table import Images
-from training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
-from training.recipe_sections import RunOptions
-from training.teachers.base import Teacher, by_network
+from modeling_radio.core.checked_tensors import CheckedTensors, DamagedFileError, save_tensors
+from modeling_radio.core.files import TEMPORARY_PREFIX, remove_partial, write_file, write_text
+from modeling_radio.core.interruption import Interrupted
+from modeling_radio.core.machine import sharing_threads
+from modeling_radio.core.ranks import of_all_ranks, rank_and_count
+from modeling_radio.core.settings import differences, hash_of, with_defaults
+from modeling_radio.core.timing import ProgressBar
+from modeling_radio.training.data.image_table import Images
+from modeling_radio.training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.teachers.base import Teacher, by_network
 
 
 logger = logging.getLogger(__name__)

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.data.decoding import Size
-from training.data.image_table import Images
-from training.losses.alignment import shows_image
-from training.recipe import Recipe
-from training.recipe_sections import target_name
-from training.targets.examples import Example, Target
-from training.teachers.base import Teacher, by_network, split_output
-from training.views.crops import (
+from modeling_radio.training.data.decoding import Size
+from modeling_radio.training.data.image_table import Images
+from modeling_radio.training.losses.alignment import shows_image
+from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.recipe_sections import target_name
+from modeling_radio.training.targets.examples import Example, Target
+from modeling_radio.training.teachers.base import Teacher, by_network, split_output
+from modeling_radio.training.views.crops import (
     AVERAGE,
     STUDENT,
     Crops,
@@ -24,8 +24,8 @@ from training.views.crops import (
     draw_colors,
     plan_crops,
 )
-from training.views.loaders import PartitionStreams, build_view_loader
-from training.views.plan import Batch, Grid
+from modeling_radio.training.views.loaders import PartitionStreams, build_view_loader
+from modeling_radio.training.views.plan import Batch, Grid
 
 
 Part = tuple[Batch, list[Crops]]

@@ -1,6 +1,6 @@
 """PHI-S: dense targets of unit variance in each channel, by one rotation and one scale.
 
-The dense heads follow its refits: see `training.targets.refits`.
+The dense heads follow its refits: see `modeling_radio.training.targets.refits`.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.ranks import copy_from_first_rank, sum_over_ranks
-from training.targets.hadamard import hadamard_matrix, hadamard_order_is_known
+from modeling_radio.core.ranks import copy_from_first_rank, sum_over_ranks
+from modeling_radio.training.targets.hadamard import hadamard_matrix, hadamard_order_is_known
 
 
 MIN_VARIANCE = 1e-12

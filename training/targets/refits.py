@@ -1,6 +1,6 @@
 """Dense heads and their standardized targets: heads are standardized at the start, moved with refits, and exported.
 
-A head predicts standardized features (`training.targets.phi_s`). A head from a checkpoint predicts the teacher's own
+A head predicts standardized features (`phi_s.py`). A head from a checkpoint predicts the teacher's own
 features: the map is folded into its last layer (`standardize_heads`). When the map is refitted, the layer and the
 optimizer's moments move with it (`rebase_heads`). For export its inverse is folded in (`unstandardize_heads`).
 """
@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
-from training.distillation.sharding import reshard, rewrite
-from training.student.intermediate import Taps
-from training.targets.phi_s import AffineMap, FeatureStandardizer, map_rows
+from modeling_radio.training.distillation.sharding import reshard, rewrite
+from modeling_radio.training.student.intermediate import Taps
+from modeling_radio.training.targets.phi_s import AffineMap, FeatureStandardizer, map_rows
 
 
 def standardize_heads(

@@ -6,13 +6,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from core.ranks import sum_over_ranks
-from training.losses.summaries import angle_between
-from training.recipe import RecipeError, StandardizationRecipe
-from training.recipe_sections import target_name
-from training.targets.examples import Target
-from training.targets.phi_s import STANDARDIZERS, AffineMap, FeatureStandardizer, PhiS
-from training.teachers.outputs import TeacherShape
+from modeling_radio.core.ranks import sum_over_ranks
+from modeling_radio.training.losses.summaries import angle_between
+from modeling_radio.training.recipe import RecipeError, StandardizationRecipe
+from modeling_radio.training.recipe_sections import target_name
+from modeling_radio.training.targets.examples import Target
+from modeling_radio.training.targets.phi_s import STANDARDIZERS, AffineMap, FeatureStandardizer, PhiS
+from modeling_radio.training.teachers.outputs import TeacherShape
 
 
 MIN_DISPERSION = 1e-8

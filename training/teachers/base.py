@@ -17,9 +17,9 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
-from training.recipe_sections import RunModeName, RunOptions, Upsampling
-from training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
-from training.teachers.outputs import (
+from modeling_radio.training.recipe_sections import RunModeName, RunOptions, Upsampling
+from modeling_radio.training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
+from modeling_radio.training.teachers.outputs import (
     BlockListener,
     TeacherOutput,
     check_teacher_output,
@@ -27,7 +27,7 @@ from training.teachers.outputs import (
     resize_images,
     teacher_error,
 )
-from training.teachers.run_modes import FixedMode, MosaicMode, NativeMode, NetworkTraits, RunMode
+from modeling_radio.training.teachers.run_modes import FixedMode, MosaicMode, NativeMode, NetworkTraits, RunMode
 
 
 RUN_MODES: dict[tuple[RunModeName, Upsampling], type[RunMode]] = {
@@ -79,7 +79,7 @@ class Teacher(nn.Module):
     """Base class of the teachers: frozen, always in eval mode, never building a graph.
 
     The student divides an image into `rows` x `cols` patches. The teacher's run mode, a class of
-    `training.teachers.run_modes`, decides the sizes of its input (`input_sizes`) and the grid of its output. A call
+    `run_modes.py`, decides the sizes of its input (`input_sizes`) and the grid of its output. A call
     takes images at these sizes and returns features on the teacher's own grid; `answer` takes images of any size.
 
     Args:

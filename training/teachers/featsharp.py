@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.files import write_folder, write_text
-from core.settings import Settings, SettingsError, require
-from training.teachers.outputs import TeacherOutput
-from training.teachers.run_modes import FixedMode, RunNetwork, Size
+from modeling_radio.core.files import write_folder, write_text
+from modeling_radio.core.settings import Settings, SettingsError, require
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.teachers.run_modes import FixedMode, RunNetwork, Size
 
 
 GRID_TOLERANCE = 0.25
@@ -367,7 +367,7 @@ def load_upsampler(folder: str | Path) -> FeatSharp:
         ValueError: If it is no such folder; the message is one line.
     """
     path = Path(folder).expanduser()
-    advice = "Train one with python -m training.upsampling."
+    advice = "Train one with radio upsampler."
     try:
         config = UpsamplerConfig(**json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")))
         upsampler = FeatSharp(config)
@@ -388,7 +388,7 @@ def check_upsampler(config: UpsamplerConfig, teacher: UpsampledTeacher, folder: 
         if trained != wanted:
             raise ValueError(
                 f"`upsampler` must be of this teacher, with `{name}` {wanted!r}, got {str(folder)!r} with {trained!r}. "
-                "Train one with python -m training.upsampling."
+                "Train one with radio upsampler."
             )
 
 

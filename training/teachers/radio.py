@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.checkpoints import open_checkpoint
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.outputs_radio import NetworkOutput
-from training.recipe_sections import Precision
-from training.teachers.base import Teacher
-from training.teachers.outputs import TeacherOutput, resample_features, teacher_error
-from training.teachers.published.architectures import published_config
-from training.teachers.published.base import (
+from modeling_radio.training.recipe_sections import Precision
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import TeacherOutput, resample_features, teacher_error
+from modeling_radio.training.teachers.published.architectures import published_config
+from modeling_radio.training.teachers.published.base import (
     WEIGHT_DTYPES,
     Weights,
     check_model_type,

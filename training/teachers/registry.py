@@ -13,18 +13,23 @@ from typing import Any
 
 import torch
 
-from core.packages import PackageUnavailableError, fetch_package
-from core.ranks import rank_and_count
 from modeling_radio.checks_radio import check_choice, did_you_mean
-from training.demo.assets import package_named
-from training.recipe import Recipe, TeacherRecipe
-from training.recipe_sections import RunOptions
-from training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
-from training.teachers.embedded import Dinov2SaliencyTeacher, EfficientNetLiteTeacher, EmbeddedTeacher, NanoDetTeacher
-from training.teachers.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
-from training.teachers.outputs import teacher_error
-from training.teachers.published.timm_networks import TimmTeacher
-from training.teachers.published.transformers_networks import (
+from modeling_radio.core.packages import PackageUnavailableError, fetch_package
+from modeling_radio.core.ranks import rank_and_count
+from modeling_radio.training.demo.assets import package_named
+from modeling_radio.training.recipe import Recipe, TeacherRecipe
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
+from modeling_radio.training.teachers.embedded import (
+    Dinov2SaliencyTeacher,
+    EfficientNetLiteTeacher,
+    EmbeddedTeacher,
+    NanoDetTeacher,
+)
+from modeling_radio.training.teachers.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
+from modeling_radio.training.teachers.outputs import teacher_error
+from modeling_radio.training.teachers.published.timm_networks import TimmTeacher
+from modeling_radio.training.teachers.published.transformers_networks import (
     ClipTeacher,
     DinoTeacher,
     Sam2Teacher,
@@ -33,7 +38,7 @@ from training.teachers.published.transformers_networks import (
     SiglipTeacher,
     Tipsv2Teacher,
 )
-from training.teachers.radio import RadioTeacher
+from modeling_radio.training.teachers.radio import RadioTeacher
 
 
 logger = logging.getLogger(__name__)
@@ -231,5 +236,5 @@ def _teacher_class(name: str, kind: str) -> Callable[..., Teacher]:
         raise teacher_error(name, f"`kind` {kind!r} cannot be imported: {module_name} has no {class_name!r}.")
     teacher_class = members[class_name]
     if not (isinstance(teacher_class, type) and issubclass(teacher_class, Teacher)):
-        raise teacher_error(name, f"`kind` {kind!r} is not a subclass of training.teachers.base.Teacher.")
+        raise teacher_error(name, f"`kind` {kind!r} is no subclass of modeling_radio.training.teachers.base.Teacher.")
     return teacher_class

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio.checks_radio import round_to_step
-from training.recipe_sections import RunOptions
-from training.teachers.outputs import TeacherOutput, teacher_error
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.teachers.outputs import TeacherOutput, teacher_error
 
 
 Size = tuple[int, int]

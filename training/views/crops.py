@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.data.decoding import DRAFT_GAP, Size, to_tensor
-from training.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
-from training.views.plan import Batch, Grid
+from modeling_radio.training.data.decoding import DRAFT_GAP, Size, to_tensor
+from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
+from modeling_radio.training.views.plan import Batch, Grid
 
 
 STUDENT, AVERAGE = ":student", ":average"

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from core.interruption import ignore_stop_signals
-from core.seeds import derive_seed
-from training.data.decoding import EncodedImage, LeastScale, SkippedImages, to_tensor
-from training.data.image_stream import ImageStream, open_image_stream
-from training.data.image_table import Images
-from training.recipe import Recipe
-from training.views.crops import Crops, CropsBatch, CropSpec, cut_crops, least_scale
-from training.views.plan import Batch, divide_ranks, used_px
+from modeling_radio.core.interruption import ignore_stop_signals
+from modeling_radio.core.seeds import derive_seed
+from modeling_radio.training.data.decoding import EncodedImage, LeastScale, SkippedImages, to_tensor
+from modeling_radio.training.data.image_stream import ImageStream, open_image_stream
+from modeling_radio.training.data.image_table import Images
+from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.views.crops import Crops, CropsBatch, CropSpec, cut_crops, least_scale
+from modeling_radio.training.views.plan import Batch, divide_ranks, used_px
 
 
 logger = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.seeds import make_generator
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import round_to_step
-from training.data.image_table import Images
-from training.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.core.seeds import make_generator
+from modeling_radio.training.data.image_table import Images
+from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
 
 
 IMAGES_PER_DRAW = 4096

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from conversion.graphs.files import remove_stale_weights, write_graph
+from modeling_radio.conversion.graphs.files import remove_stale_weights, write_graph
 
 
 onnx = pytest.importorskip("onnx")
@@ -31,7 +31,7 @@ def test_a_file_says_nothing_of_the_machine_that_wrote_it(graph, tmp_path):
 
 
 def test_stale_weights_go_and_others_stay(graph, tmp_path, monkeypatch):
-    monkeypatch.setattr("conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
+    monkeypatch.setattr("modeling_radio.conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
     path = tmp_path / "model.onnx"
     write_graph(graph, path)
     (first,) = tmp_path.glob("*.data")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from task_models import tiny_config
 
-from conversion.graphs.models import FlatRadio, FlatTask
-from conversion.to_onnx import OnnxSettings
 from modeling_radio import RadioConfig, RadioForSemanticSegmentation, RadioModel
+from modeling_radio.conversion.graphs.models import FlatRadio, FlatTask
+from modeling_radio.conversion.to_onnx import OnnxSettings
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conversion.graphs.parity import Parity, compare, require_cosine, require_difference
+from modeling_radio.conversion.graphs.parity import Parity, compare, require_cosine, require_difference
 
 
 def test_vectors_run_along_the_last_dimension():

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_sam3 import TRUNK_WIDTH, build_sam3
 
-from conversion.graphs.sam3_to_onnx import main
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.graphs.sam3_to_onnx import main
 from modeling_radio.sam3_radio import attach_to_sam3, save_attached
 
 

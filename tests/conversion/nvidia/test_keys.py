@@ -2,8 +2,8 @@
 
 import pytest
 
-from conversion.from_nvidia import convert
-from conversion.nvidia.keys import TrainingFileLayout, head_names, our_keys, training_file_key
+from modeling_radio.conversion.from_nvidia import convert
+from modeling_radio.conversion.nvidia.keys import TrainingFileLayout, head_names, our_keys, training_file_key
 
 
 CASES = ("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_g_tiny", "radio_v2_tiny")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from conversion.from_nvidia import main
-from conversion.nvidia.source import read_checkpoint
+from modeling_radio.conversion.from_nvidia import main
+from modeling_radio.conversion.nvidia.source import read_checkpoint
 
 
 class Touch:

@@ -6,8 +6,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from conversion.from_nvidia import convert
-from conversion.nvidia.tensors import check_kinds, fold_layer_scale, fold_spectral, has_layer_scale, spectral_epsilon
+from modeling_radio.conversion.from_nvidia import convert
+from modeling_radio.conversion.nvidia.tensors import (
+    check_kinds,
+    fold_layer_scale,
+    fold_spectral,
+    has_layer_scale,
+    spectral_epsilon,
+)
 
 
 WEIGHT = "base_model.blocks.1.attn.proj.weight"

@@ -9,7 +9,8 @@ from PIL import Image
 from tiny_eradio import build_eradio
 from tiny_radio1d import FIELDS
 
-from conversion.release.comparison import (
+from modeling_radio import RadioConfig
+from modeling_radio.conversion.release.comparison import (
     NOISE,
     PHOTOGRAPH,
     ParityError,
@@ -21,7 +22,6 @@ from conversion.release.comparison import (
     plan_cases,
     read_size,
 )
-from modeling_radio import RadioConfig
 
 
 THEIRS = {"32x48/None/backbone/summary": torch.tensor([[3.0, 4.0]]), "32x48/8/sam3/features": torch.eye(2)[None]}

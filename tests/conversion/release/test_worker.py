@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tiny_eradio import build_eradio
 from tiny_radio1d import build_radio1d
 
-from conversion.release import worker
-from conversion.release.comparison import Question, ask
+from modeling_radio.conversion.release import worker
+from modeling_radio.conversion.release.comparison import Question, ask
 
 
 CASES = [(None, ["128x192", "256x128"]), (2, ["128x192", "256x128"]), (4, ["128x192", "256x128"]), (8, ["256x128"])]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conversion.web.build import _wanted, share_weights
+from modeling_radio.conversion.web.build import _wanted, share_weights
 
 
 def test_8_bits_leave_half_precision_for_webgpu():

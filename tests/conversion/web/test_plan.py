@@ -9,10 +9,17 @@ from tiny_sentences import build_sentence_tower
 from tiny_site import build_radio, build_tokenizer
 from tiny_texts import build_dual_encoder
 
-from conversion.graphs.files import open_graph
-from conversion.web.plan import TEXT_PATCHES, WebRadio, find_spaces, keep_offered_positions, plan_page, write_graphs
-from conversion.web.texts import Texts
 from modeling_radio import RadioForZeroShotImageClassification
+from modeling_radio.conversion.graphs.files import open_graph
+from modeling_radio.conversion.web.plan import (
+    TEXT_PATCHES,
+    WebRadio,
+    find_spaces,
+    keep_offered_positions,
+    plan_page,
+    write_graphs,
+)
+from modeling_radio.conversion.web.texts import Texts
 
 
 def test_spaces_are_those_with_dense_features():

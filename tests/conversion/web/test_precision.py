@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion.web.precision import Candidate, choose, describe, time_in_wasm
+from modeling_radio.conversion.web.precision import Candidate, choose, describe, time_in_wasm
 
 
 def candidate(tmp_path, precision, megabytes, agreement, milliseconds):

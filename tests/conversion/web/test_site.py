@@ -5,8 +5,8 @@ import yaml
 from PIL import Image, ImageChops
 from tiny_site import save_picture, save_runtime
 
-from conversion.web import site
-from conversion.web.site import (
+from modeling_radio.conversion.web import site
+from modeling_radio.conversion.web.site import (
     BUILDS,
     DESCRIPTION,
     PACKAGES,
@@ -22,8 +22,8 @@ from conversion.web.site import (
     find_runtime,
     write_space_card,
 )
-from core.files import check_output
-from core.packages import PackageUnavailableError
+from modeling_radio.core.files import check_output
+from modeling_radio.core.packages import PackageUnavailableError
 
 
 def test_a_folder_is_searched_to_any_depth_and_a_missing_file_is_named(tmp_path):

@@ -6,9 +6,9 @@ from tiny_sentences import build_sentence_tower
 from tiny_site import WIDTH, build_radio, build_tokenizer, save_words
 from tiny_texts import build_dual_encoder
 
-from conversion.graphs.files import open_graph
-from conversion.web.texts import TOKENIZER_FILES, Texts, open_texts, write_tokenizer, write_tower
 from modeling_radio import RadioForZeroShotImageClassification
+from modeling_radio.conversion.graphs.files import open_graph
+from modeling_radio.conversion.web.texts import TOKENIZER_FILES, Texts, open_texts, write_tokenizer, write_tower
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from reference_cases import load_training_file, write_hub_folder
 
-from conversion.from_nvidia import main
 from modeling_radio import RadioModel
+from modeling_radio.conversion.from_nvidia import main
 from modeling_radio.nvidia.arguments import check_arguments, check_hub_config
 
 

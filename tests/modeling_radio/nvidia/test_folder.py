@@ -14,9 +14,9 @@ from peft import LoraConfig, get_peft_model
 from reference_cases import REFERENCE, load_training_file, write_hub_folder
 from safetensors.torch import load_file, save_file
 
-from conversion.from_nvidia import convert
-from conversion.verification import compare_with_reference, largest_difference
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
+from modeling_radio.conversion.from_nvidia import convert
+from modeling_radio.conversion.verification import compare_with_reference, largest_difference
 
 
 READS_HEADS = pytest.mark.skipif(

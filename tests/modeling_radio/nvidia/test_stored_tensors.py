@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from reference_cases import write_hub_folder
 
-from conversion.from_nvidia import convert
 from modeling_radio import RadioModel
+from modeling_radio.conversion.from_nvidia import convert
 
 
 SUMMARY = "radio_model.summary_idxs"

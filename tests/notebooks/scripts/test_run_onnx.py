@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from conversion.to_onnx import main as to_onnx
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.to_onnx import main as to_onnx
 
 
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")

@@ -7,13 +7,18 @@ import torch
 from small_recipes import small_recipe
 from torch import Tensor, nn
 
-from training.data import image_table
-from training.distillation.step import mesa_loss
-from training.recipe import MesaRecipe, Recipe, ViewsRecipe
-from training.targets.examples import TargetSource
-from training.targets.feature_cache import CacheContents, FeatureCache, TeacherOutputs, write_feature_cache
-from training.teachers.outputs import TeacherOutput
-from training.views.plan import BatchPlan
+from modeling_radio.training.data import image_table
+from modeling_radio.training.distillation.step import mesa_loss
+from modeling_radio.training.recipe import MesaRecipe, Recipe, ViewsRecipe
+from modeling_radio.training.targets.examples import TargetSource
+from modeling_radio.training.targets.feature_cache import (
+    CacheContents,
+    FeatureCache,
+    TeacherOutputs,
+    write_feature_cache,
+)
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.views.plan import BatchPlan
 
 
 PATCH = 16

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import training.teachers.registry
-from core.files import write_file
-from training.data.image_table import Images
-from training.distillation import inputs, tracking, trainer
-from training.distillation.checkpoints import SavedTensors
-from training.recipe import DataRecipe, load_recipe
-from training.teachers.base import Teacher
-from training.teachers.outputs import TeacherOutput
+import modeling_radio.training.teachers.registry
+from modeling_radio.core.files import write_file
+from modeling_radio.training.data.image_table import Images
+from modeling_radio.training.distillation import inputs, tracking, trainer
+from modeling_radio.training.distillation.checkpoints import SavedTensors
+from modeling_radio.training.recipe import DataRecipe, load_recipe
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 RECIPE = """
@@ -89,7 +89,7 @@ class NoiseImages(Images):
 
 
 def install_tiny_world(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)
+    patch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)
     patch.setattr(inputs, "build_training_images", NoiseImages)
 
 

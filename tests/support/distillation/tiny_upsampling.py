@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.data.image_table import Images
-from training.recipe_sections import DataRecipe, RunOptions
-from training.teachers.base import Teacher
-from training.teachers.featsharp import UpsampledTeacher
-from training.teachers.outputs import TeacherOutput
-from training.upsampling import Answers, UpsamplerSettings, UpsamplerTrainer
+from modeling_radio.training.data.image_table import Images
+from modeling_radio.training.recipe_sections import DataRecipe, RunOptions
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.featsharp import UpsampledTeacher
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.upsampling import Answers, UpsamplerSettings, UpsamplerTrainer
 
 
 PATCH, GRID = 8, 4

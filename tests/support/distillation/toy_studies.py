@@ -4,18 +4,18 @@ from pathlib import Path
 
 import torch
 
-from training.demo.assets import DemoAssets
-from training.demo.images import ClassificationSet, SegmentationSet
-from training.evaluation.data import Stacked
-from training.evaluation.demo_data import DemoData
-from training.evaluation.features import FeatureStore, Wanted
-from training.evaluation.students import StudentEvaluation
-from training.recipe import decisive_part
-from training.student.build import student_patch_size
-from training.studies.held_out import HeldOut
-from training.studies.raw_results import HeldOutSums, RunResult, add_run, claim
-from training.studies.study import OpenedStudy
-from training.teachers.registry import build_teachers
+from modeling_radio.training.demo.assets import DemoAssets
+from modeling_radio.training.demo.images import ClassificationSet, SegmentationSet
+from modeling_radio.training.evaluation.data import Stacked
+from modeling_radio.training.evaluation.demo_data import DemoData
+from modeling_radio.training.evaluation.features import FeatureStore, Wanted
+from modeling_radio.training.evaluation.students import StudentEvaluation
+from modeling_radio.training.recipe import decisive_part
+from modeling_radio.training.student.build import student_patch_size
+from modeling_radio.training.studies.held_out import HeldOut
+from modeling_radio.training.studies.raw_results import HeldOutSums, RunResult, add_run, claim
+from modeling_radio.training.studies.study import OpenedStudy
+from modeling_radio.training.teachers.registry import build_teachers
 
 
 STUDY = """

@@ -9,7 +9,6 @@ from documentation import ROOT
 from PIL import Image
 from task_models import tiny_config
 
-from conversion.text_tower import canonicalizing
 from modeling_radio import (
     RadioConfig,
     RadioForZeroShotImageClassification,
@@ -17,7 +16,8 @@ from modeling_radio import (
     RadioModel,
     RadioPreTrainedModel,
 )
-from training.figures.predictions import Opened, open_model
+from modeling_radio.conversion.text_tower import canonicalizing
+from modeling_radio.training.figures.predictions import Opened, open_model
 
 
 WIDTH = 16

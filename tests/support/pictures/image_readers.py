@@ -16,14 +16,14 @@ from PIL import Image, ImageOps
 
 from modeling_radio import RadioImageProcessor
 from modeling_radio.image_processing_radio import UNREADABLE, read_picture
-from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
-from training.data.labeled.tables import read_row
-from training.evaluation.data_tables import DecodedImages
-from training.figures.predictions import read_photograph
-from training.serve import read_image
+from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
+from modeling_radio.training.data.labeled.tables import read_row
+from modeling_radio.training.evaluation.data_tables import DecodedImages
+from modeling_radio.training.figures.predictions import read_photograph
+from modeling_radio.training.serve import read_image
 
 
-HTTPException = pytest.importorskip("fastapi", reason="needs the extra `serve`").HTTPException
+HTTPException = pytest.importorskip("fastapi", reason="needs the extra `app`").HTTPException
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")
 
 ROOT = Path(__file__).parents[3]

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from core.packages import PackageUnavailableError
-from training.teachers.base import Teacher
-from training.teachers.registry import build_teacher
+from modeling_radio.core.packages import PackageUnavailableError
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.registry import build_teacher
 
 
 def build_packaged(kind: str, **options: Any) -> Teacher:

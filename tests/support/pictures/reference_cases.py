@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from conversion.nvidia.tensors import fold_spectral
+from modeling_radio.conversion.nvidia.tensors import fold_spectral
 
 
 REFERENCE = Path(__file__).parents[2] / "data" / "reference"

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tiny_distillation import TinyTeacher, install_tiny_world
 
-from core import packages
-from training.demo.assets import fetch_at_once
-from training.distill import main
-from training.distillation import build, inputs, trainer
+from modeling_radio.core import packages
+from modeling_radio.training.demo.assets import fetch_at_once
+from modeling_radio.training.distill import main
+from modeling_radio.training.distillation import build, inputs, trainer
 
 
 def wait(*arguments: Any, **options: Any) -> None:

@@ -69,7 +69,7 @@ def log_file(folder: Path, rank: int) -> Path:
 
 def launcher_arguments(config: Path) -> argparse.Namespace:
     """Return the arguments that `accelerate launch` reads from a configuration file."""
-    command = ["--config_file", str(config), "-m", "training.distill"]
+    command = ["--config_file", str(config), "-m", "modeling_radio", "distill"]
     return _validate_launch_command(launch_command_parser().parse_args(command))[0]
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.conversion.text_tower import canonicalizing
 
 
 HEIGHT, WIDTH = 36, 48
@@ -36,7 +36,7 @@ def _short_and_apart(own_datasets_cache, one_picture) -> None:
 
 
 def draw_one_image(patch: pytest.MonkeyPatch) -> None:
-    from training.finetuning import error_analysis, trainer
+    from modeling_radio.training.finetuning import error_analysis, trainer
 
     patch.setattr(error_analysis, "NUM_PICTURED", 1)
     patch.setattr(trainer, "predict_examples", partial(trainer.predict_examples, count=1))

@@ -3,7 +3,7 @@
 import pytest
 from tiny_checkpoints import photograph, picture, save_tuned, texts
 
-from training.app.page import App
+from modeling_radio.training.app.page import App
 
 
 __all__ = ["photograph", "picture", "save_tuned", "texts"]

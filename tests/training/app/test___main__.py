@@ -2,8 +2,8 @@
 
 import pytest
 
-from training.app import page
-from training.app.__main__ import main
+from modeling_radio.training.app import page
+from modeling_radio.training.app.__main__ import main
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from browser import chromium, playwright, take_picture, watched
 from gradio_client import Client, handle_file
 from PIL import Image
 
-import training.app
+import modeling_radio.training.app
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -21,8 +21,8 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
-from training.app import page
-from training.app.page import (
+from modeling_radio.training.app import page
+from modeling_radio.training.app.page import (
     KEPT_PASSES,
     App,
     build_page,
@@ -34,7 +34,7 @@ from training.app.page import (
     read_window,
     read_words,
 )
-from training.figures.features import fit_pca_basis
+from modeling_radio.training.figures.features import fit_pca_basis
 
 
 SPACES = ["backbone", "siglip2-g", "dino_v2"]
@@ -243,7 +243,7 @@ def test_each_model_has_the_tabs_that_it_can_fill(app, save_tuned, tmp_path):
 
 
 def test_the_device_is_one_of_those_to_choose_from(app, monkeypatch):
-    monkeypatch.setattr("training.app.page.devices", lambda: ["mps", "cpu"])
+    monkeypatch.setattr("modeling_radio.training.app.page.devices", lambda: ["mps", "cpu"])
     monkeypatch.setattr(type(app.opened.model), "device", torch.device("mps:0"))  # torch's name of the only "mps"
     dropdowns = [each for each in build_page(app, may_reopen=True).blocks.values() if isinstance(each, gr.Dropdown)]
     assert [each.value for each in dropdowns if each.label == "Device"] == ["mps"]
@@ -300,7 +300,9 @@ def test_only_uploaded_files_can_be_read_and_no_other_machine_is_contacted(addre
             assert "uploaded" in answer
         assert httpx.get(f"{address}gradio_api/file={path}").status_code == 403
     assert set(contacted) <= {"localhost", "127.0.0.1", None}
-    assert not list(Path(training.app.__file__).parent.glob("*.pyi")), "Gradio writes nothing beside the sources"
+    assert not list(Path(modeling_radio.training.app.__file__).parent.glob("*.pyi")), (
+        "Gradio writes nothing beside the sources"
+    )
 
 
 def test_a_task_over_its_function(save_tuned, photograph):

@@ -11,15 +11,15 @@ from releases import needs_heads
 from tiny_tuning import tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
-from training.app.space import ROOT, carried_files, write_space
-from training.figures.predictions import open_model
-from training.finetuning.adapters import add_adapter, save_adapter
+from modeling_radio.core.files import PHOTOGRAPH
+from modeling_radio.training.app.space import carried_files, write_space
+from modeling_radio.training.figures.predictions import open_model
+from modeling_radio.training.finetuning.adapters import add_adapter, save_adapter
 
 
 START = """
 import sys
-for name in ("modeling_radio", "training"):
-    sys.modules.pop(name, None)  # the Space has its own
+sys.modules.pop("modeling_radio", None)  # the Space has its own
 sys.path.insert(0, ".")
 import app, modeling_radio, pathlib
 assert pathlib.Path(modeling_radio.__file__).parent == pathlib.Path("modeling_radio").resolve()
@@ -44,7 +44,7 @@ def requirements(space):
 
 @pytest.mark.tour
 def test_a_space_runs_by_itself(texts, space, run_elsewhere):
-    write_space(space, str(texts), examples=(ROOT / "docs" / "photograph.jpg",))
+    write_space(space, str(texts), examples=(PHOTOGRAPH,))
     captions = ["backbone, 32 dimensions", "siglip2-g, 16 dimensions", "dino_v2, 24 dimensions"]
     assert run_elsewhere(START, space) == f"{captions}|{texts.parent.name}/texts\n"
 
@@ -66,19 +66,21 @@ def test_its_card_and_its_packages(texts, space):
 
 def test_the_code_is_closed():
     """Imports of carried files are carried, and nothing needs more than the named packages."""
-    carried = {str(path.relative_to(ROOT)) for path in carried_files()}
-    assert "training/app/page.py" in carried
-    assert not [name for name in carried if name.startswith(("training/evaluation", "tests", "conversion", "core"))]
+    carried = {f"modeling_radio/{name}": path for name, path in carried_files().items()}
+    assert "modeling_radio/training/app/page.py" in carried
+    assert not [
+        name for name in carried if name.startswith(("modeling_radio/training/evaluation", "modeling_radio/core"))
+    ]
     packages = set()
-    for name in carried - {"LICENSE"}:
-        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+    for name, path in carried.items():
+        for node in ast.walk(ast.parse(path.read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 modules = [node.module]
             for module in modules:
                 place = module.replace(".", "/")
-                if (ROOT / module.partition(".")[0]).is_dir():
-                    assert {f"{place}.py", f"{place}/__init__.py"} & carried, f"{name} imports {module}"
+                if module.startswith("modeling_radio"):
+                    assert {f"{place}.py", f"{place}/__init__.py"} & carried.keys(), f"{name} imports {module}"
                 packages.add(module.partition(".")[0])
     assert not packages & {"pydantic", "accelerate", "datasets", "tqdm", "timm"}
 

@@ -8,13 +8,21 @@ import pytest
 from photographs import Rows, encode, flat, picture
 from PIL import Image, ImageEnhance
 
-from training.data import filters
-from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
-from training.data.filters import ImageFacts, choose_images, difference_hash, fault_of, measure, near_duplicates, scan
-from training.data.image_table import Images
-from training.data.training_images import build_training_images
-from training.recipe import DataRecipe, RecipeError
-from training.recipe_sections import FiltersRecipe, SourceRecipe
+from modeling_radio.training.data import filters
+from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
+from modeling_radio.training.data.filters import (
+    ImageFacts,
+    choose_images,
+    difference_hash,
+    fault_of,
+    measure,
+    near_duplicates,
+    scan,
+)
+from modeling_radio.training.data.image_table import Images
+from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.training.recipe import DataRecipe, RecipeError
+from modeling_radio.training.recipe_sections import FiltersRecipe, SourceRecipe
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from photographs import encode, flat, picture
 
-from training.data import image_stream
-from training.data.decoding import SkippedImages, decode_rgb
-from training.data.image_stream import ImageStream, open_image_stream
-from training.recipe import DataRecipe
-from training.recipe_sections import FiltersRecipe, SourceRecipe
+from modeling_radio.training.data import image_stream
+from modeling_radio.training.data.decoding import SkippedImages, decode_rgb
+from modeling_radio.training.data.image_stream import ImageStream, open_image_stream
+from modeling_radio.training.recipe import DataRecipe
+from modeling_radio.training.recipe_sections import FiltersRecipe, SourceRecipe
 
 
 def streamed(source: str, **options: Any) -> DataRecipe:

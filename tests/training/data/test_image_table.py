@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from training_fixtures import encode, encode_faulty
 
-from training.data.decoding import EncodedImage
-from training.data.image_table import ImageTable
+from modeling_radio.training.data.decoding import EncodedImage
+from modeling_radio.training.data.image_table import ImageTable
 
 
 def table(contents: Sequence[bytes], **options) -> ImageTable:

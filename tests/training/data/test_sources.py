@@ -17,10 +17,10 @@ from datasets import Dataset, Image
 from PIL import Image as Pillow
 from pyarrow import ipc, parquet
 
-from training.data import image_folder
-from training.data.decoding import decode_rgb
-from training.data.labeled.tables import open_streams, open_tables
-from training.data.sources import (
+from modeling_radio.training.data import image_folder
+from modeling_radio.training.data.decoding import decode_rgb
+from modeling_radio.training.data.labeled.tables import open_streams, open_tables
+from modeling_radio.training.data.sources import (
     ImageColumn,
     check_named_file,
     first_fields,
@@ -34,8 +34,8 @@ from training.data.sources import (
     read_samples,
     stream_fingerprint,
 )
-from training.recipe import DataRecipe
-from training.recipe_sections import SourceRecipe
+from modeling_radio.training.recipe import DataRecipe
+from modeling_radio.training.recipe_sections import SourceRecipe
 
 
 def source_of(source: str, **options) -> SourceRecipe:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.data.training_images import build_training_images
-from training.recipe import DataRecipe
+from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.training.recipe import DataRecipe
 
 
 KINDS = pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])

@@ -3,12 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from model_cards.results import STUDENT, Results
-from training.demo import run as demo
-from training.evaluation.settings import TaskSettings
+from modeling_radio.model_cards.results import STUDENT, Results
+from modeling_radio.training.demo import run as demo
+from modeling_radio.training.evaluation.settings import TaskSettings
 
 
-command = importlib.import_module("training.demo.__main__")
+command = importlib.import_module("modeling_radio.training.demo.__main__")
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,8 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch
     monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
     teacher = SimpleNamespace(summary_dim=4, feature_dim=4)
     monkeypatch.setattr(
-        "training.evaluation.students.build_teachers", lambda entries, _: {entry.name: teacher for entry in entries}
+        "modeling_radio.training.evaluation.students.build_teachers",
+        lambda entries, _: {entry.name: teacher for entry in entries},
     )
     assert command.main(["--output", str(tmp_path / "demo"), *arguments]) == 1
     errors = capsys.readouterr().err

@@ -10,14 +10,21 @@ from torch.nn import functional as F
 from torchvision.io import write_png
 from transformers import AutoTokenizer, BertTokenizer
 
-from core.packages import PackageUnavailableError
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.core.packages import PackageUnavailableError
+from modeling_radio.training.demo import add_words
+from modeling_radio.training.demo.add_words import (
+    build_model,
+    check_adaptor,
+    compare,
+    main,
+    ridge,
+    with_dense_summaries,
+)
+from modeling_radio.training.evaluation.models.pretrained import SentenceEncoder
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.embedded import EfficientNetLiteTeacher
 from modeling_radio.zero_shot_radio import SentenceTower
-from training.demo import add_words
-from training.demo.add_words import build_model, check_adaptor, compare, main, ridge, with_dense_summaries
-from training.evaluation.models.pretrained import SentenceEncoder
-from training.teachers.base import Teacher
-from training.teachers.embedded import EfficientNetLiteTeacher
 
 
 NAMES = ["cat", "dog", "grass", "ice", "bird", "fish", "coin", "tree", "rock", "sky", "sea", "bug"]

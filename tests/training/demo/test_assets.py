@@ -4,11 +4,11 @@ import threading
 import pytest
 from PIL import Image
 
-from core import packages
-from core.packages import PackageCorruptError, PackageUnavailableError
-from core.timing import ProgressBar, WholeRun
-from training.demo import assets as demo_assets
-from training.demo.assets import (
+from modeling_radio.core import packages
+from modeling_radio.core.packages import PackageCorruptError, PackageUnavailableError
+from modeling_radio.core.timing import ProgressBar, WholeRun
+from modeling_radio.training.demo import assets as demo_assets
+from modeling_radio.training.demo.assets import (
     EMOJI_CLASSES,
     PACKAGES,
     STAMP_CLASSES,

@@ -5,23 +5,23 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from model_cards.build import COMMAND as BUILD
-from model_cards.results import Measurement, Results, Source
-from training.demo import closing_page
-from training.demo.add_words import COMMAND as ADD_WORDS
-from training.demo.assets import HELD_OUT_PHOTOGRAPHS, Photograph, load_demo_assets
-from training.demo.closing_page import (
+from modeling_radio.model_cards.build import COMMAND as BUILD
+from modeling_radio.model_cards.results import Measurement, Results, Source
+from modeling_radio.training.demo import closing_page
+from modeling_radio.training.demo.add_words import COMMAND as ADD_WORDS
+from modeling_radio.training.demo.assets import HELD_OUT_PHOTOGRAPHS, Photograph, load_demo_assets
+from modeling_radio.training.demo.closing_page import (
     AUTHORS,
     FREE_LICENSES,
     next_steps,
     republishable_photographs,
     write_closing_page,
 )
-from training.distill import COMMAND as DISTILL
-from training.evaluate import COMMAND as EVALUATE
-from training.figures.page import Drawing
-from training.finetune import COMMAND as FINETUNE
-from training.publish import COMMAND as PUBLISH
+from modeling_radio.training.distill import COMMAND as DISTILL
+from modeling_radio.training.evaluate import COMMAND as EVALUATE
+from modeling_radio.training.figures.page import Drawing
+from modeling_radio.training.finetune import COMMAND as FINETUNE
+from modeling_radio.training.publish import COMMAND as PUBLISH
 
 
 def test_the_page_has_figure_table_and_commands_and_loads_nothing(tmp_path):
@@ -36,7 +36,7 @@ def test_the_page_has_figure_table_and_commands_and_loads_nothing(tmp_path):
     write_closing_page(path, results, title="radio-demo", checkpoint=tmp_path / "final", features=drawing, curves=None)
     page = path.read_text()
     assert re.findall(r'src="([^,"]*)', page) == ["data:image/png;base64"]
-    command = f"python -m training.evaluate {(tmp_path / 'final').as_posix()} "
+    command = f"radio evaluate {(tmp_path / 'final').as_posix()} "
     size = 'alt="What it sees" width="30" height="20"'
     for part in (size, "0.612", "10 minutes on a processor, 2 cores", command, "Few images."):
         assert part in page
@@ -49,7 +49,7 @@ def test_the_page_has_figure_table_and_commands_and_loads_nothing(tmp_path):
 )
 def test_each_command_reads_its_words(command, tmp_path):
     words = [shlex.split(text) for text in next_steps(tmp_path / "final").values()]
-    modules = [f"{package}.{command.name}" for package in ("training", "training.demo", "model_cards")]
+    modules = [f"{package}.{command.name}" for package in ("training", "modeling_radio.training.demo", "model_cards")]
     (arguments,) = [each[3:] for each in words if each[:2] == ["python", "-m"] and each[2] in modules]
     command.read(arguments)
 

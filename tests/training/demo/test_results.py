@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from model_cards.results import Results
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from training.demo import results
-from training.demo.images import LabeledPackage
-from training.demo.results import main
+from modeling_radio.model_cards.results import Results
+from modeling_radio.training.demo import results
+from modeling_radio.training.demo.images import LabeledPackage
+from modeling_radio.training.demo.results import main
 
 
 def write_toy(folder):

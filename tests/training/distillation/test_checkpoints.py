@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.debug import CommDebugMode
 from two_forks import run_two_forks
 
-from core.files import WriteError, remove_partial
-from training.distillation.checkpoints import (
+from modeling_radio.core.files import WriteError, remove_partial
+from modeling_radio.training.distillation.checkpoints import (
     MANIFEST,
     CheckpointWriter,
     SavedTensors,
@@ -32,7 +32,7 @@ from training.distillation.checkpoints import (
     write_manifest,
     writers_of,
 )
-from training.recipe import Recipe, RecipeError, load_recipe
+from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
 
 
 def write_weights(path: Path) -> None:
@@ -184,7 +184,7 @@ def test_other_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
 def test_changes_that_are_allowed_are_returned(tmp_path: Path) -> None:
     saved = load_recipe("demo").to_dict()
     recipe = load_recipe("demo", ["optimizer.learning_rate=1", "data.source=demo-pypi", "data.num_images=7"])
-    with pytest.raises(RecipeError, match=r"`training.distill --allow-changes data.source,data.num_images` goes on"):
+    with pytest.raises(RecipeError, match=r"`radio distill --allow-changes data.source,data.num_images` goes on"):
         check_same_recipe(tmp_path, saved, recipe, ["optimizer.learning_rate"])
     accepted = check_same_recipe(tmp_path, saved, recipe, ["optimizer.learning_rate", "data", "mesa"])
     assert [change.partition(":")[0] for change in accepted] == [
@@ -217,7 +217,7 @@ def test_what_is_advised_can_be_followed(tmp_path: Path, change: str) -> None:
     """Also where only one of the two recipes has the setting."""
     plain, changed = load_recipe("demo"), load_recipe("demo", [change])
     for saved, recipe in ((plain, changed), (changed, plain)):
-        with pytest.raises(RecipeError, match=r"`training.distill --allow-changes .*` goes on") as refused:
+        with pytest.raises(RecipeError, match=r"`radio distill --allow-changes .*` goes on") as refused:
             check_same_recipe(tmp_path, saved.to_dict(), recipe)
         names = str(refused.value).partition("--allow-changes ")[2].partition("`")[0].split(",")
         check_allowed_changes(names, [recipe])
@@ -324,7 +324,7 @@ def test_sigkill_leaves_the_previous_one_the_newest(
     save(tmp_path, 1)
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr("core.files.os.replace", kill_this_process)
+        monkeypatch.setattr("modeling_radio.core.files.os.replace", kill_this_process)
         save(tmp_path, 2, kill_this_process if moment == "while writing" else write_weights)
     os.waitpid(child, 0)
     assert len(list(tmp_path.iterdir())) == 2

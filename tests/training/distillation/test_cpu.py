@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from training.distillation.cpu import ParallelPasses, parallel_passes
-from training.recipe import load_recipe
+from modeling_radio.training.distillation.cpu import ParallelPasses, parallel_passes
+from modeling_radio.training.recipe import load_recipe
 
 
 def test_gradients_are_added_in_the_order_of_the_parts() -> None:
@@ -56,7 +56,7 @@ def test_random_passes_run_one_after_the_other(change: str) -> None:
 
 PROGRAM = """
 import resource, sys
-from training.distillation.cpu import keep_freed_memory
+from modeling_radio.training.distillation.cpu import keep_freed_memory
 
 def pages_of(num_rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

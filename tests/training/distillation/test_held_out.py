@@ -13,11 +13,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from core.files import write_text
 from modeling_radio import RadioConfig, RadioModel
-from training.data.training_images import build_images
-from training.distillation import tracking
-from training.distillation.held_out import (
+from modeling_radio.core.files import write_text
+from modeling_radio.training.data.training_images import build_images
+from modeling_radio.training.distillation import tracking
+from modeling_radio.training.distillation.held_out import (
     HeldOutFigures,
     HeldOutMetrics,
     ViewPair,
@@ -25,13 +25,13 @@ from training.distillation.held_out import (
     held_out_images,
     held_out_source,
 )
-from training.evaluation.metrics.fidelity import fixed_pattern_energy
-from training.evaluation.metrics.representation import effective_rank
-from training.figures.columns import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
-from training.recipe import Recipe, RecipeError, load_recipe
-from training.recipe_sections import RunOptions
-from training.targets.phi_s import FeatureStandardizer, PhiS
-from training.teachers.base import Teacher
+from modeling_radio.training.evaluation.metrics.fidelity import fixed_pattern_energy
+from modeling_radio.training.evaluation.metrics.representation import effective_rank
+from modeling_radio.training.figures.columns import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
+from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.targets.phi_s import FeatureStandardizer, PhiS
+from modeling_radio.training.teachers.base import Teacher
 
 
 pytestmark = pytest.mark.usefixtures("tiny_world")

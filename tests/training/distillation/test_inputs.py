@@ -10,9 +10,9 @@ from tiny_distillation import NoiseImages, TinyTeacher
 from torch import distributed
 from two_forks import run_two_forks
 
-import training.teachers.registry
-from core.interruption import Interrupted, OutOfTime, StopRequest
-from training.distillation.inputs import (
+import modeling_radio.training.teachers.registry
+from modeling_radio.core.interruption import Interrupted, OutOfTime, StopRequest
+from modeling_radio.training.distillation.inputs import (
     check_image_sizes,
     ends_on_all_ranks,
     load_teachers,
@@ -20,11 +20,11 @@ from training.distillation.inputs import (
     open_targets,
     widths_of_teachers,
 )
-from training.distillation.sharding import build_accelerator
-from training.recipe import Recipe, RecipeError, load_recipe
-from training.targets.cached import CachedTargets
-from training.targets.online import OnlineTargets
-from training.teachers.base import Teacher
+from modeling_radio.training.distillation.sharding import build_accelerator
+from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
+from modeling_radio.training.targets.cached import CachedTargets
+from modeling_radio.training.targets.online import OnlineTargets
+from modeling_radio.training.teachers.base import Teacher
 
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
@@ -89,7 +89,7 @@ def test_all_ranks_end_where_one_does(tmp_path: Path) -> None:
 def test_aspect_ratios_that_a_teacher_cannot_answer_are_found_at_the_start(
     recipe_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "small", Small)
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "small", Small)
     settings = ["teachers.segmenter.kind=small", "partitions=[{name: high, sizes_px: [128], batch_size: 4}]"]
     load_teachers(load_recipe(recipe_file, settings), CPU)
     with pytest.raises(ValueError, match="Teacher 'segmenter': too large: 176 x 96"):

@@ -14,17 +14,17 @@ from small_recipes import small_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from core.interruption import TrainingDivergedError
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation import monitoring
-from training.distillation.monitoring import (
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.training.distillation import monitoring
+from modeling_radio.training.distillation.monitoring import (
     PARTS,
     LossesBySize,
     SkippedSteps,
     StepProfile,
     measure_block_norms,
 )
-from training.views.plan import BatchPlan
+from modeling_radio.training.views.plan import BatchPlan
 
 
 def test_too_many_in_a_row_end_the_run() -> None:
@@ -178,7 +178,7 @@ def norms_of_hidden_states(model: RadioModel, images: Tensor, window_size: int |
 
 @torch.no_grad()
 def test_norms_are_of_the_patches_after_each_block_with_the_model_s_own_windows() -> None:
-    """As those of `training.evaluate`: what is exported attends so by default."""
+    """As those of `radio evaluate`: what is exported attends so by default."""
     torch.manual_seed(0)
     config = RadioConfig.from_preset("radio-test", num_hidden_layers=2, vitdet_num_global=1, vitdet_window_size=2)
     model = RadioModel(config).eval()

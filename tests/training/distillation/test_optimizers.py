@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.modeling_radio import POSITIONS, PREFIX_TOKENS
-from training.distillation import optimizers
-from training.distillation.optimizers import (
+from modeling_radio.training.distillation import optimizers
+from modeling_radio.training.distillation.optimizers import (
     MOMENTUM,
     OPTIMIZERS,
     Lamb,
@@ -19,8 +19,8 @@ from training.distillation.optimizers import (
     orthogonalize,
     parameter_groups,
 )
-from training.recipe import OptimizerRecipe
-from training.student.regularizers import SCALE_SUFFIX, add_spectral_scales
+from modeling_radio.training.recipe import OptimizerRecipe
+from modeling_radio.training.student.regularizers import SCALE_SUFFIX, add_spectral_scales
 
 
 def build_model(**fields) -> RadioModel:

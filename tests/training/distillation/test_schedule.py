@@ -1,6 +1,6 @@
 import pytest
 
-from training.distillation.schedule import cosine_with_warmup, linear_warmup
+from modeling_radio.training.distillation.schedule import cosine_with_warmup, linear_warmup
 
 
 def test_warmup_is_linear_and_reaches_the_peak() -> None:

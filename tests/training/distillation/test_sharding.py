@@ -6,8 +6,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from two_forks import run_two_forks
 
-from core.ranks import TIMEOUT
-from training.distillation.sharding import (
+from modeling_radio.core.ranks import TIMEOUT
+from modeling_radio.training.distillation.sharding import (
     build_accelerator,
     first_row,
     gather_whole,
@@ -17,7 +17,7 @@ from training.distillation.sharding import (
     whole_norm,
     whole_norms,
 )
-from training.recipe import load_recipe
+from modeling_radio.training.recipe import load_recipe
 
 
 def test_copies_of_the_student_hold_their_gradients_once(tmp_path: Path) -> None:

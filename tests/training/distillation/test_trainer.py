@@ -33,21 +33,21 @@ from tiny_distillation import (
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
-import training.data.training_images
-import training.teachers.registry
-from core.files import RUN_FILE, WriteError
-from core.interruption import TrainingDivergedError
-from core.ranks import STEP_TIMEOUT, TIMEOUT
-from model_cards.lineage import Lineage
+import modeling_radio.training.data.training_images
+import modeling_radio.training.teachers.registry
 from modeling_radio import RadioModel
-from training.distill import main
-from training.distillation import inputs, step, trainer
-from training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
-from training.distillation.tracking import read_series
-from training.losses.alignment import AlignedMaps, align_to_teacher
-from training.recipe import RecipeError, load_recipe
-from training.student.parameters import is_of_trunk
-from training.teachers.outputs import TeacherOutput
+from modeling_radio.core.files import RUN_FILE, WriteError
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT
+from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.training.distill import main
+from modeling_radio.training.distillation import inputs, step, trainer
+from modeling_radio.training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
+from modeling_radio.training.distillation.tracking import read_series
+from modeling_radio.training.losses.alignment import AlignedMaps, align_to_teacher
+from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.student.parameters import is_of_trunk
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -348,7 +348,7 @@ def test_a_batch_of_calibration_that_is_not_finite_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
     monkeypatch.setattr(FailingTeacher, "first_good", first_good)
     monkeypatch.setattr(FailingTeacher, "last_good", 99)
     settings = ["teachers.segmenter.kind=failing", "standardization.calibration_steps=2", "schedule.num_steps=1"]
@@ -363,7 +363,7 @@ def test_a_batch_of_calibration_that_is_not_finite_is_left_out(
 def test_non_finite_steps_are_skipped_then_the_run_gives_up(
     recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
     monkeypatch.setattr(FailingTeacher, "last_good", 7)
     settings = ["teachers.segmenter.kind=failing", "optimizer.max_bad_steps=3", "checkpoints={every_steps: 1, keep: 9}"]
     with pytest.raises(
@@ -385,7 +385,7 @@ def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(
     recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("run/.partial-mine").mkdir(parents=True)
-    Path("run", RUN_FILE).write_text("training.distill\n")
+    Path("run", RUN_FILE).write_text("radio distill\n")
     first = FileLock("run/.lock")
     with first:
         assert main(["--recipe", recipe_file, "--output", "run"]) == 1
@@ -413,7 +413,7 @@ def test_a_run_goes_on_with_changes_that_are_allowed(recipe_file: str, capsys: p
     assert main([*arguments, "--stop-at", "3"]) == 0
     changed = [*arguments, "optimizer.learning_rate=1e-30", "--stop-at", "4"]
     assert main(changed) == 1
-    assert "`training.distill --allow-changes optimizer.learning_rate` goes on" in capsys.readouterr().err
+    assert "`radio distill --allow-changes optimizer.learning_rate` goes on" in capsys.readouterr().err
     assert main([*changed, "--allow-changes", "optimizer.learning_rat"]) == 1
     assert "Did you mean 'optimizer.learning_rate'?" in capsys.readouterr().err
     assert main([*changed, "--allow-changes", "optimizer.learning_rate,data"]) == 0
@@ -480,7 +480,7 @@ def test_a_teacher_that_answers_otherwise_does_not_resume(
             sizes = {"feature_dim": feature_dim, "summary_dim": summary_dim}
             super().__init__(name, **sizes | (changed if name == "semantic" else {}))
 
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", Changed)
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "tiny", Changed)
     with pytest.raises(CheckpointError, match=message):
         distil(recipe_file, "run")
 
@@ -541,7 +541,9 @@ def test_data_that_changed_between_two_sessions_are_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(inputs, "build_training_images", training.data.training_images.build_training_images)
+    monkeypatch.setattr(
+        inputs, "build_training_images", modeling_radio.training.data.training_images.build_training_images
+    )
     folder = Path(write_source(kind, 6))
     settings = (f"data={{source: {folder}, num_images: null, shuffle_buffer: 4, streaming: {streaming}}}",)
     distil(recipe_file, "run", *settings, stop_at=1)
@@ -582,7 +584,7 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
         Path("/dev/full").write_bytes(save(tensors))
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.distillation.checkpoints.save_file", write_to_full_disk)
+        patch.setattr("modeling_radio.training.distillation.checkpoints.save_file", write_to_full_disk)
         assert main(arguments) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("distill: error: Cannot write 'run/checkpoints/step_00000006': No space left on device")
@@ -656,7 +658,7 @@ def test_a_finished_run_of_another_recipe_is_not_replaced(recipe_file: str) -> N
 def test_nothing_is_started_without_a_recipe(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 1
     error = capsys.readouterr().err
-    assert error.startswith("usage: python -m training.distill ")
+    assert error.startswith("usage: radio distill ")
     assert "`recipe` has no value" in error.splitlines()[-1]
     assert not Path("runs").exists()
 
@@ -703,7 +705,7 @@ COMMAND = """
 import sys
 import pytest
 from tiny_distillation import install_tiny_world
-from training.distill import main
+from modeling_radio.training.distill import main
 install_tiny_world(pytest.MonkeyPatch())
 sys.exit(main(sys.argv[1:]))
 """

@@ -10,14 +10,14 @@ from drawn_assets import assets
 from PIL import Image
 from tiny_adaptors import build_model_with_adaptors
 
-from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from training.demo.assets import DemoAssets
-from training.demo.images import ClassificationSet, SegmentationSet
-from training.evaluation.demo_data import DemoData
-from training.evaluation.models.pretrained import RawPixels
-from training.evaluation.settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
+from modeling_radio.conversion.text_tower import canonicalizing
+from modeling_radio.training.demo.assets import DemoAssets
+from modeling_radio.training.demo.images import ClassificationSet, SegmentationSet
+from modeling_radio.training.evaluation.demo_data import DemoData
+from modeling_radio.training.evaluation.models.pretrained import RawPixels
+from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.tasks.base import Evaluation
 
 
 __all__ = ["assets"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.evaluation.data import (
+from modeling_radio.training.evaluation.data import (
     CroppedViews,
     Examples,
     Part,

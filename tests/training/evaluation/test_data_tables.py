@@ -12,10 +12,10 @@ from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from training.evaluation.data import EvaluationData
-from training.evaluation.data_tables import TableData, open_data
-from training.evaluation.demo_data import DemoData
-from training.evaluation.settings import DataOptions
+from modeling_radio.training.evaluation.data import EvaluationData
+from modeling_radio.training.evaluation.data_tables import TableData, open_data
+from modeling_radio.training.evaluation.demo_data import DemoData
+from modeling_radio.training.evaluation.settings import DataOptions
 
 
 def test_the_demo_is_rendered_and_other_data_are_opened(class_folders, monkeypatch):

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from training.demo.images import photographs, segmentation_set
-from training.evaluation import demo_data
-from training.evaluation.demo_data import DemoData, load_photographs
+from modeling_radio.training.demo.images import photographs, segmentation_set
+from modeling_radio.training.evaluation import demo_data
+from modeling_radio.training.evaluation.demo_data import DemoData, load_photographs
 
 
 def test_loaded_images_are_the_held_out_ones_of_one_size(assets, monkeypatch):
-    for module in ("training.evaluation.demo_data", "training.data.training_images"):
+    for module in ("modeling_radio.training.evaluation.demo_data", "modeling_radio.training.data.training_images"):
         monkeypatch.setattr(f"{module}.load_demo_assets", lambda source: assets)
     monkeypatch.setattr(demo_data, "segmentation_set", lambda assets, size: segmentation_set(assets, size, 2, 3))
     monkeypatch.setattr(demo_data, "NUM_UNLABELED", 4)

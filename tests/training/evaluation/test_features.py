@@ -8,9 +8,9 @@ import torch
 from killing import run_until
 from safetensors.torch import load_file
 
-from core.checked_tensors import DamagedFileError
-from training.evaluation.data import Stacked
-from training.evaluation.features import (
+from modeling_radio.core.checked_tensors import DamagedFileError
+from modeling_radio.training.evaluation.data import Stacked
+from modeling_radio.training.evaluation.features import (
     CHUNK,
     FeatureStore,
     StoredFeatures,
@@ -19,10 +19,10 @@ from training.evaluation.features import (
     shifted_maps,
     window_of,
 )
-from training.evaluation.models.base import Encoding
-from training.evaluation.models.pretrained import RawPixels
-from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.tasks.base import DENSE
+from modeling_radio.training.evaluation.models.base import Encoding
+from modeling_radio.training.evaluation.models.pretrained import RawPixels
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.tasks.base import DENSE
 
 
 NUM_IMAGES = 2 * CHUNK + 5

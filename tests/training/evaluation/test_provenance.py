@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from core.timing import Clock
-from model_cards.licenses import warnings_of
 from modeling_radio import RadioAdaptorConfig, RadioConfig
-from training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph
-from training.evaluation import provenance
-from training.evaluation.provenance import data_sources, describe_run, lineage_of, teacher_source
-from training.recipe import TeacherRecipe, list_recipes, load_recipe
-from training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS
+from modeling_radio.core.timing import Clock
+from modeling_radio.model_cards.licenses import warnings_of
+from modeling_radio.training.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph
+from modeling_radio.training.evaluation import provenance
+from modeling_radio.training.evaluation.provenance import data_sources, describe_run, lineage_of, teacher_source
+from modeling_radio.training.recipe import TeacherRecipe, list_recipes, load_recipe
+from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS
 
 
 FEATURES = {"hidden_size": 8, "feature_dim": 8}

@@ -5,20 +5,20 @@ import re
 import pytest
 import torch
 
-from model_cards.results import Measurement, Results, Source
-from training.evaluation.data import Examples, Part, Stacked
-from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.report import (
+from modeling_radio.model_cards.results import Measurement, Results, Source
+from modeling_radio.training.evaluation.data import Examples, Part, Stacked
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.report import (
     neighbor_section,
     overlay_section,
     report_sections,
     resolution_section,
     write_report,
 )
-from training.evaluation.settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.classification import measure_knn
-from training.evaluation.tasks.dense_prediction import measure_segmentation_probe
+from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.classification import measure_knn
+from modeling_radio.training.evaluation.tasks.dense_prediction import measure_segmentation_probe
 
 
 MEASUREMENTS = [
@@ -53,12 +53,12 @@ def test_numbers_curves_and_sources_are_on_the_page(tmp_path):
     results = Results(
         MEASUREMENTS,
         datasets=[Source("mine", "test images", "MIT", "https://example.org/images", "9 images")],
-        run={"date": "2026-11-25", "command": "python -m training.evaluate a <b>"},
+        run={"date": "2026-11-25", "command": "radio evaluate a <b>"},
         remarks=["Few images."],
     )
     write_report(tmp_path / "results.html", results)
     page = (tmp_path / "results.html").read_text(encoding="utf-8")
-    assert "2026-11-25 · python -m training.evaluate a &lt;b&gt;" in page
+    assert "2026-11-25 · radio evaluate a &lt;b&gt;" in page
     assert re.findall("<h2>(.*)</h2>", page) == ["Measurements", "Over resolution", "Made from, measured on"]
     assert "0.612" in page
     assert "Few images." in page

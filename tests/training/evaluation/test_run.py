@@ -11,18 +11,18 @@ import pytest
 import torch
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
-import model_cards
-from model_cards.results import STUDENT, Results
+import modeling_radio.model_cards
 from modeling_radio import RadioImageProcessor
-from training.evaluation import run as evaluation_run
-from training.evaluation.demo_data import DemoData
-from training.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
-from training.evaluation.models.radio import RadioFeatures, open_radio
-from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.run import build_references, run_evaluations
-from training.evaluation.settings import EvaluationSettings
-from training.recipe import RecipeError, load_recipe
-from training.teachers.base import DEFAULT_GRID_STRIDE
+from modeling_radio.model_cards.results import STUDENT, Results
+from modeling_radio.training.evaluation import run as evaluation_run
+from modeling_radio.training.evaluation.demo_data import DemoData
+from modeling_radio.training.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
+from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.evaluation.run import build_references, run_evaluations
+from modeling_radio.training.evaluation.settings import EvaluationSettings
+from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE
 
 
 def evaluate(settings: EvaluationSettings, *changes: str) -> Results:
@@ -60,7 +60,7 @@ def test_a_folder_of_images_is_measured_and_described(settings, capsys, monkeypa
     path = tmp_path / "results.json"
     results.save(path)
     content = json.loads(path.read_text())
-    schema = json.loads((Path(model_cards.__file__).parent / "results.schema.json").read_text())
+    schema = json.loads((Path(modeling_radio.model_cards.__file__).parent / "results.schema.json").read_text())
     jsonschema.validate(content, schema)
     assert Results.load(path).measurements == results.measurements
     content["measurements"][0]["value"] = "much"
@@ -103,7 +103,7 @@ def test_the_demos_set_is_the_default(settings, data, monkeypatch):
     assert {found.model for found in results.measurements} == {RAW_PIXELS, STUDENT}
     assert len(set(results.measurements)) == len(results.measurements)
     assert list(results.run["seconds"]) == ["knn"]
-    assert results.run["command"] == f"python -m training.evaluate {settings.checkpoint} --tasks knn"
+    assert results.run["command"] == f"radio evaluate {settings.checkpoint} --tasks knn"
     assert results.remarks == data.remarks(4)
 
 

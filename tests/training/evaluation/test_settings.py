@@ -1,7 +1,7 @@
 import pytest
 
-from core.settings import SettingsError
-from training.evaluation.settings import PRESETS, EvaluationSettings
+from modeling_radio.core.settings import SettingsError
+from modeling_radio.training.evaluation.settings import PRESETS, EvaluationSettings
 
 
 @pytest.mark.parametrize(("field", "value"), [("tasks", []), ("preset", "ade20")])

@@ -3,12 +3,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model_cards.results import STUDENT
-from training.evaluation import students
-from training.evaluation.demo_data import DemoData
-from training.evaluation.students import StudentEvaluation
-from training.recipe import load_recipe
-from training.teachers.outputs import TeacherOutput
+from modeling_radio.model_cards.results import STUDENT
+from modeling_radio.training.evaluation import students
+from modeling_radio.training.evaluation.demo_data import DemoData
+from modeling_radio.training.evaluation.students import StudentEvaluation
+from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 RECIPE = """

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from tiny_adaptors import build_model_with_adaptors
 
-from training.extraction import run
-from training.extraction.settings import ExtractionSettings
+from modeling_radio.training.extraction import run
+from modeling_radio.training.extraction.settings import ExtractionSettings
 
 
 NUM_IMAGES = 23

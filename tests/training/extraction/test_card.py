@@ -8,10 +8,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import DatasetCard
 
-from model_cards.build import write_card
-from model_cards.licenses import License
-from training.extraction import card, run
-from training.extraction.card import CARD, MADE, finish, inherited_license
+from modeling_radio.model_cards.build import write_card
+from modeling_radio.model_cards.licenses import License
+from modeling_radio.training.extraction import card, run
+from modeling_radio.training.extraction.card import CARD, MADE, finish, inherited_license
 
 
 @pytest.fixture

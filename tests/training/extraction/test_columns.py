@@ -6,9 +6,9 @@ import pytest
 import torch
 from datasets import Value
 
-from core.checked_tensors import DamagedFileError
-from training.extraction import columns
-from training.extraction.columns import (
+from modeling_radio.core.checked_tensors import DamagedFileError
+from modeling_radio.training.extraction import columns
+from modeling_radio.training.extraction.columns import (
     Moments,
     Storage,
     features_of,

@@ -13,13 +13,13 @@ from killing import run_until
 from safetensors.numpy import load_file
 from two_forks import run_two_forks
 
-from core.files import LOCK, sole_run
-from training.evaluation.features import Wanted, encode_each
-from training.evaluation.models.radio import open_radio
-from training.extract import main
-from training.extraction import run
-from training.extraction.columns import Storage, restored
-from training.extraction.shards import MANIFEST, SUMS
+from modeling_radio.core.files import LOCK, sole_run
+from modeling_radio.training.evaluation.features import Wanted, encode_each
+from modeling_radio.training.evaluation.models.radio import open_radio
+from modeling_radio.training.extract import main
+from modeling_radio.training.extraction import run
+from modeling_radio.training.extraction.columns import Storage, restored
+from modeling_radio.training.extraction.shards import MANIFEST, SUMS
 
 
 NUM_IMAGES = 23

@@ -12,8 +12,8 @@ from PIL import Image
 from pyarrow.parquet import read_table
 
 from modeling_radio import RadioModel
-from training.evaluation.models.radio import open_radio
-from training.extraction.search import (
+from modeling_radio.training.evaluation.models.radio import open_radio
+from modeling_radio.training.extraction.search import (
     FeatureFolder,
     build_indexes,
     index_path,

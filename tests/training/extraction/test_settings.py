@@ -2,8 +2,8 @@
 
 import pytest
 
-from core.settings import SettingsError
-from training.extraction.settings import ExtractionSettings
+from modeling_radio.core.settings import SettingsError
+from modeling_radio.training.extraction.settings import ExtractionSettings
 
 
 NEEDED = {"checkpoint": "model", "output": "out"}

@@ -3,8 +3,8 @@
 import pyarrow
 import pytest
 
-from training.extraction import shards
-from training.extraction.shards import (
+from modeling_radio.training.extraction import shards
+from modeling_radio.training.extraction.shards import (
     MANIFEST,
     begin,
     missing_shards,

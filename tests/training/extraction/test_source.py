@@ -9,10 +9,10 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-from training.evaluation.data import Examples, Part, Stacked
-from training.extraction import source
-from training.extraction.settings import SourceSettings
-from training.extraction.source import open_source
+from modeling_radio.training.evaluation.data import Examples, Part, Stacked
+from modeling_radio.training.extraction import source
+from modeling_radio.training.extraction.settings import SourceSettings
+from modeling_radio.training.extraction.source import open_source
 
 
 def opened(data, **values):

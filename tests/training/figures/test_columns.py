@@ -1,8 +1,8 @@
 import torch
 from PIL import Image
 
-from training.figures.columns import adaptor_column, draw_columns, feature_columns
-from training.figures.features import fit_pca_basis, foreground_map, most_salient_places, pca_colors
+from modeling_radio.training.figures.columns import adaptor_column, draw_columns, feature_columns
+from modeling_radio.training.figures.features import fit_pca_basis, foreground_map, most_salient_places, pca_colors
 
 
 def test_columns_of_a_figure_and_its_file(features, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from training.figures.feature_video import (
+from modeling_radio.training.figures.feature_video import (
     TITLE_PX,
     clip_colors,
     clip_features,

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import torch
 
-from training.figures.features import (
+from modeling_radio.training.figures.features import (
     MARK,
     class_color,
     clearest,

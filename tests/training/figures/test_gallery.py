@@ -9,7 +9,6 @@ from task_models import tiny_config
 from tiny_adaptors import build_model_with_adaptors
 from tiny_radio1d import build_radio1d
 
-from conversion.text_tower import canonicalizing
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -21,13 +20,21 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
-from training.demo.closing_page import Credited
-from training.evaluation.models.radio import RadioFeatures, open_radio
-from training.evaluation.models.teachers import TeacherFeatures
-from training.figures import gallery
-from training.figures.gallery import PHOTOGRAPH_PX, Gallery, main, open_task_model, sizes_of, task_section
-from training.teachers.base import Teacher
-from training.teachers.outputs import TeacherOutput
+from modeling_radio.conversion.text_tower import canonicalizing
+from modeling_radio.training.demo.closing_page import Credited
+from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.figures import gallery
+from modeling_radio.training.figures.gallery import (
+    PHOTOGRAPH_PX,
+    Gallery,
+    main,
+    open_task_model,
+    sizes_of,
+    task_section,
+)
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 class Blurry(Teacher):

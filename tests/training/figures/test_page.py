@@ -11,8 +11,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from model_cards.results import Measurement, Source, build_tables
-from training.figures.page import Drawing, Picture, Row, Section, check_page, picture_rows, source_section, write_page
+from modeling_radio.model_cards.results import Measurement, Source, build_tables
+from modeling_radio.training.figures.page import (
+    Drawing,
+    Picture,
+    Row,
+    Section,
+    check_page,
+    picture_rows,
+    source_section,
+    write_page,
+)
 
 
 NASTY = 'a <script>alert("x")</script> | b\n& "c" {{ d }}'
@@ -59,7 +68,7 @@ def page(tmp_path):
         Section("Next", steps={"Run": f"python {NASTY}"}),
         *source_section([Source("mine", "test images", "MIT", "https://example.org/images", "9 images")]),
     ]
-    write_page(tmp_path / "results.html", f"Title {NASTY}", f"python -m training.evaluate {NASTY}", sections)
+    write_page(tmp_path / "results.html", f"Title {NASTY}", f"radio evaluate {NASTY}", sections)
     return (tmp_path / "results.html").read_text(encoding="utf-8")
 
 

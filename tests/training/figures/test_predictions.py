@@ -25,9 +25,9 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
-from training.figures import predictions
-from training.figures.predictions import devices, open_model, predict, read_photograph, shown
-from training.finetuning.adapters import add_adapter, save_adapter
+from modeling_radio.training.figures import predictions
+from modeling_radio.training.figures.predictions import devices, open_model, predict, read_photograph, shown
+from modeling_radio.training.finetuning.adapters import add_adapter, save_adapter
 
 
 PROCESSOR = RadioImageProcessor()

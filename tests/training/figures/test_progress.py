@@ -3,8 +3,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from model_cards.results import Measurement
-from training.figures.progress import (
+from modeling_radio.model_cards.results import Measurement
+from modeling_radio.training.figures.progress import (
     draw_progress,
     figure_over_counts,
     loss_curves,

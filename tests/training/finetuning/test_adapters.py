@@ -20,7 +20,7 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetuning.adapters import (
+from modeling_radio.training.finetuning.adapters import (
     add_adapter,
     build_lora_config,
     head_names,

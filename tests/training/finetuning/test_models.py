@@ -14,15 +14,15 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.layers_radio import RadioBlock
-from training.finetuning.adapters import open_adapter
-from training.finetuning.models import (
+from modeling_radio.training.finetuning.adapters import open_adapter
+from modeling_radio.training.finetuning.models import (
     check_network,
     compile_blocks,
     computes_in_bfloat16,
     configure,
     open_config,
 )
-from training.finetuning.run import FINAL, MERGED, FinetuningRun
+from modeling_radio.training.finetuning.run import FINAL, MERGED, FinetuningRun
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -183,7 +183,9 @@ def passes(request, monkeypatch):
         return run
 
     torch._dynamo.reset()
-    monkeypatch.setattr("training.finetuning.run.compile_blocks", partial(compile_blocks, backend=compile_graph))
+    monkeypatch.setattr(
+        "modeling_radio.training.finetuning.run.compile_blocks", partial(compile_blocks, backend=compile_graph)
+    )
     with torch._dynamo.config.patch(fail_on_cache_limit_hit=True):
         yield passed
     torch._dynamo.reset()
@@ -230,7 +232,7 @@ def test_compiled_blocks_learn_the_same(options, passes, base, class_folders, tm
 
 
 def test_quantization_needs_bitsandbytes(base, class_folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.finetuning.models.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("modeling_radio.training.finetuning.models.is_bitsandbytes_available", lambda: False)
     with pytest.raises(ValueError, match="bitsandbytes"):
         FinetuningRun(run_settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
 

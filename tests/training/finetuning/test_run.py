@@ -20,9 +20,6 @@ from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings, save_shards, save
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH, save_palette_mask
 
-from core.errors import UserError
-from core.files import sole_run
-from core.interruption import TrainingDivergedError
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -32,13 +29,18 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import sole_run
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetuning import run as run_module
-from training.finetuning.adapters import open_adapter
-from training.finetuning.error_analysis import predict_examples
-from training.finetuning.run import FINAL, MERGED, RESULTS, SETTINGS, FinetuningRun
-from training.finetuning.trainer import TrainingTime
-from training.student.parameters import CLIPS
+from modeling_radio.training.finetuning import run as run_module
+from modeling_radio.training.finetuning.adapters import open_adapter
+from modeling_radio.training.finetuning.error_analysis import predict_examples
+from modeling_radio.training.finetuning.record import record_run
+from modeling_radio.training.finetuning.run import FINAL, MERGED, RESULTS, SETTINGS, FinetuningRun
+from modeling_radio.training.finetuning.trainer import TrainingTime
+from modeling_radio.training.student.parameters import CLIPS
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -81,7 +83,7 @@ def test_each_task_trains_and_its_adapter_merges(
     task, fixture, model_class, metrics, config, base, tmp_path, request, monkeypatch
 ):
     # transformers' loss of masks fails for a batch of one image and 6 queries: it compares at 6 * 4 / 16 points.
-    monkeypatch.setattr("training.finetuning.trainer.predict_examples", predict_examples)
+    monkeypatch.setattr("modeling_radio.training.finetuning.trainer.predict_examples", predict_examples)
     data, output, has_boxes = request.getfixturevalue(fixture), tmp_path / "run", "map" in metrics
     found = FinetuningRun(run_settings(base, data, output, task, tune="lora", merge=True, config=config)).run()
     assert metrics <= found.keys()
@@ -333,7 +335,7 @@ def test_weights_that_are_not_finite_are_not_exported(base, class_folders, tmp_p
     run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run"))
     weights = {**run.model.state_dict(), "classifier.1.bias": torch.tensor([0.0, torch.inf])}
     with pytest.raises(TrainingDivergedError, match=r"1 of 4 .*classifier\.1\.bias"):
-        run.save(weights)
+        run.save(weights, record_run(run.task, {}, Clock()))
     assert not (tmp_path / "run" / FINAL).exists()
 
 

@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 from tiny_tuning import tuning_settings
 
-from core.settings import SettingsError
-from training.finetuning.data import TARGET_COLUMNS
-from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks import TASK_CLASSES
+from modeling_radio.core.settings import SettingsError
+from modeling_radio.training.finetuning.data import TARGET_COLUMNS
+from modeling_radio.training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.tasks import TASK_CLASSES
 
 
 STREAM = {"streaming": True, "steps": 2, "evaluate_every": 1}

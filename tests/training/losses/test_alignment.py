@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.alignment import align_to_teacher, shows_image
-from training.losses.features import mse_feature_loss
+from modeling_radio.training.losses.alignment import align_to_teacher, shows_image
+from modeling_radio.training.losses.features import mse_feature_loss
 
 
 SHIFTS = list(itertools.product([-2, 0, 1, 6], [-3, 0, 2]))

@@ -12,9 +12,9 @@ from tiny_distillation import PACKED, SPLIT_SETTINGS, assert_same_tensors, disti
 from torch.nn import functional as F
 from two_forks import run_two_forks
 
-from core.ranks import rank_and_count
-from training.distillation.checkpoints import SavedTensors
-from training.losses.contrastive import (
+from modeling_radio.core.ranks import rank_and_count
+from modeling_radio.training.distillation.checkpoints import SavedTensors
+from modeling_radio.training.losses.contrastive import (
     TEMPERATURE,
     EmbeddingBank,
     Image,
@@ -23,11 +23,11 @@ from training.losses.contrastive import (
     gather_step,
     relational_losses,
 )
-from training.recipe import RecipeError
-from training.targets.examples import Example, Target
-from training.teachers.outputs import TeacherOutput
-from training.teachers.registry import TEACHER_KINDS
-from training.views.plan import Batch, Grid, Shape
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.targets.examples import Example, Target
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.teachers.registry import TEACHER_KINDS
+from modeling_radio.training.views.plan import Batch, Grid, Shape
 
 
 CPU = torch.device("cpu")
@@ -156,7 +156,7 @@ class TestRuns:
     def test_weight_0_is_no_contrast_bit_for_bit(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
         distil(recipe_file, "off", *EIGHT, "contrastive.weight=0")
         distil(recipe_file, "on", *EIGHT, BANK)
-        monkeypatch.setattr("training.losses.contrastive.SummaryContrasts", lambda *_: None)
+        monkeypatch.setattr("modeling_radio.training.losses.contrastive.SummaryContrasts", lambda *_: None)
         distil(recipe_file, "none", *EIGHT, BANK)
         assert_same_tensors(last_state("off"), last_state("none"))
         key = "student/radio_model.model.blocks.0.attn.qkv.weight"

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.losses.features import FEATURE_LOSSES, mse_feature_loss
+from modeling_radio.training.losses.features import FEATURE_LOSSES, mse_feature_loss
 
 
 def smooth_l1(student: Tensor, teacher: Tensor) -> float:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.losses.mesa import mesa_losses
+from modeling_radio.training.losses.mesa import mesa_losses
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (1, -2), (-3, 0), (2, 2)])

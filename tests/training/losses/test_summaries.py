@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from training.losses.summaries import SUMMARY_LOSSES
+from modeling_radio.training.losses.summaries import SUMMARY_LOSSES
 
 
 ONE, HALF = torch.tensor(1.0), torch.tensor(0.5)

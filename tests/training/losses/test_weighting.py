@@ -9,11 +9,19 @@ from small_recipes import small_recipe
 from tiny_distillation import PACKED, SPLIT_SETTINGS, assert_same_tensors, distil, last_state
 from torch import Tensor
 
-from training.distillation.checkpoints import SavedTensors
-from training.distillation.tracking import RunHistory
-from training.losses.weighting import METHODS, PRIORS, WEIGHT_BOUNDS, LossTerm, TeacherWeights, bounded, prior_at
-from training.recipe import Recipe, RecipeError
-from training.views.plan import Batch, Grid, Shape
+from modeling_radio.training.distillation.checkpoints import SavedTensors
+from modeling_radio.training.distillation.tracking import RunHistory
+from modeling_radio.training.losses.weighting import (
+    METHODS,
+    PRIORS,
+    WEIGHT_BOUNDS,
+    LossTerm,
+    TeacherWeights,
+    bounded,
+    prior_at,
+)
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.views.plan import Batch, Grid, Shape
 
 
 ROLES = {"a": "basic", "b": "semantic", "c": "task"}

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.packages import PackageUnavailableError
-from core.settings import SettingsError
 from modeling_radio import RadioModel
-from training.planning.costs import (
+from modeling_radio.core.packages import PackageUnavailableError
+from modeling_radio.core.settings import SettingsError
+from modeling_radio.training.planning.costs import (
     CARDS,
     PACKAGED,
     Card,
@@ -20,9 +20,9 @@ from training.planning.costs import (
     plan_stage,
     with_split_teachers,
 )
-from training.recipe import Recipe, TeacherRecipe
-from training.student.build import build_student, checkpoint_blocks
-from training.teachers.registry import build_teacher
+from modeling_radio.training.recipe import Recipe, TeacherRecipe
+from modeling_radio.training.student.build import build_student, checkpoint_blocks
+from modeling_radio.training.teachers.registry import build_teacher
 
 
 SIGLIP2_PARAMETERS = 1_163_659_776  # C-RADIOv4, https://arxiv.org/abs/2601.17237, counts 1.16 billion
@@ -103,7 +103,7 @@ def test_a_teacher_takes_two_operations_per_weight_and_token(networks: Networks)
 
 @pytest.mark.parametrize("kind", PACKAGED)
 def test_a_packaged_teacher_is_counted_without_its_package(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.demo.assets.fetch_package", None)
+    monkeypatch.setattr("modeling_radio.training.demo.assets.fetch_package", None)
     cost = TeacherCost(TeacherRecipe(name=kind, kind=kind), 16)
     assert cost.flops(128, 2) == 2 * cost.flops(128, 1) > 0
     assert cost.flops(256, 1) >= 4 * cost.flops(128, 1)

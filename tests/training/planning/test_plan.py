@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from training.planning.costs import CARDS, Card
-from training.planning.plan import GIB, Memory, Plan, networks_table
-from training.recipe import Recipe, load_recipe
-from training.targets.feature_cache import FORMATS
+from modeling_radio.training.planning.costs import CARDS, Card
+from modeling_radio.training.planning.plan import GIB, Memory, Plan, networks_table
+from modeling_radio.training.recipe import Recipe, load_recipe
+from modeling_radio.training.targets.feature_cache import FORMATS
 
 
 A100 = CARDS["A100"]

@@ -7,10 +7,17 @@ import pytest
 import torch
 from datasets import Dataset
 
-from training.publishing import checks
-from training.publishing.checks import UnfitError, check_card, check_code, check_files, check_opens, check_publication
-from training.publishing.publication import CARD, read_folder
-from training.student import reopen
+from modeling_radio.training.publishing import checks
+from modeling_radio.training.publishing.checks import (
+    UnfitError,
+    check_card,
+    check_code,
+    check_files,
+    check_opens,
+    check_publication,
+)
+from modeling_radio.training.publishing.publication import CARD, read_folder
+from modeling_radio.training.student import reopen
 
 
 def published(folder):

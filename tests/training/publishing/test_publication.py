@@ -6,8 +6,8 @@ import json
 import pytest
 from huggingface_hub import HfApi, ModelCard
 
-from training.publishing import publication
-from training.publishing.publication import CARD, PublishError, publish, read_folder
+from modeling_radio.training.publishing import publication
+from modeling_radio.training.publishing.publication import CARD, PublishError, publish, read_folder
 
 
 def test_the_card_opens_the_published_name(model_folder):

@@ -11,9 +11,9 @@ from torch import nn
 
 from modeling_radio import RadioModel
 from modeling_radio.modeling_radio import ADAPTORS
-from training.recipe import PartitionRecipe, Recipe, RecipeError, StudentRecipe, load_recipe
-from training.student import build
-from training.student.build import (
+from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError, StudentRecipe, load_recipe
+from modeling_radio.training.student import build
+from modeling_radio.training.student.build import (
     build_student,
     check_student_views,
     checkpoint_blocks,
@@ -23,8 +23,8 @@ from training.student.build import (
     student_config,
     student_patch_size,
 )
-from training.student.parameters import CLIPS
-from training.views.plan import Grid, fitting_windows
+from modeling_radio.training.student.parameters import CLIPS
+from modeling_radio.training.views.plan import Grid, fitting_windows
 
 
 TEACHERS = {

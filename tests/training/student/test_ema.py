@@ -4,7 +4,7 @@ from comparisons import assert_same_weights
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from training.student.ema import MovingAverage, ema_decay
+from modeling_radio.training.student.ema import MovingAverage, ema_decay
 
 
 def test_decay_rises_to_its_value() -> None:

@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 from transformers import RadioModel as NativeModel
 
-from conversion.from_nvidia import convert
-from core.files import WriteError
-from model_cards.build import build_card
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
+from modeling_radio.conversion.from_nvidia import convert
+from modeling_radio.core.files import WriteError
+from modeling_radio.model_cards.build import build_card
 from modeling_radio.native import native_differences
-from training.recipe import RecipeError
-from training.recipe_sections import ExportRecipe
-from training.student.export import (
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.recipe_sections import ExportRecipe
+from modeling_radio.training.student.export import (
     Normalizers,
     add_normalizers,
     check_normalizers,
@@ -20,8 +20,8 @@ from training.student.export import (
     fit_normalizers,
     remove_normalizers,
 )
-from training.student.regularizers import add_damp, add_spectral_scales
-from training.targets.phi_s import PhiS
+from modeling_radio.training.student.regularizers import add_damp, add_spectral_scales
+from modeling_radio.training.targets.phi_s import PhiS
 
 
 REFERENCE = Path(__file__).parents[2] / "data/reference"

@@ -11,14 +11,22 @@ from tiny_distillation import PACKED, REGULARIZED, SPLIT_SETTINGS, TinyTeacher, 
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation.stages import run_recipe
-from training.distillation.tracking import RunHistory
-from training.recipe import Recipe, RecipeError, load_recipe
-from training.recipe_sections import TAP_SCHEMES
-from training.student.intermediate import Tap, TappedStudent, Taps, build_taps, plan_taps, tap_blocks, with_taps
-from training.student.parameters import is_of_trunk, student_parameters
-from training.teachers.outputs import TeacherOutput
-from training.teachers.registry import TEACHER_KINDS
+from modeling_radio.training.distillation.stages import run_recipe
+from modeling_radio.training.distillation.tracking import RunHistory
+from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
+from modeling_radio.training.recipe_sections import TAP_SCHEMES
+from modeling_radio.training.student.intermediate import (
+    Tap,
+    TappedStudent,
+    Taps,
+    build_taps,
+    plan_taps,
+    tap_blocks,
+    with_taps,
+)
+from modeling_radio.training.student.parameters import is_of_trunk, student_parameters
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.teachers.registry import TEACHER_KINDS
 
 
 def config_of(**fields) -> RadioConfig:
@@ -196,7 +204,7 @@ def series_of(output: str, step: int = 8) -> dict[str, tuple]:
 class TestRuns:
     def test_weight_0_is_no_taps_bit_for_bit(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
         distil(recipe_file, "off", *ON, "taps.weight=0")
-        monkeypatch.setattr("training.student.intermediate.plan_taps", lambda *_: [])
+        monkeypatch.setattr("modeling_radio.training.student.intermediate.plan_taps", lambda *_: [])
         distil(recipe_file, "none", *ON)
         assert_same_tensors(last_state("off"), last_state("none"))
         assert not Path("off/checkpoints/step_00000008/taps.safetensors").exists()

@@ -7,10 +7,10 @@ import tiny_distillation as tiny
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation import step
-from training.distillation.trainer import Distiller
-from training.recipe import RecipeError, load_recipe
-from training.student.packing import NUM_DRAWS, check_merging, counts_from, forward_groups
+from modeling_radio.training.distillation import step
+from modeling_radio.training.distillation.trainer import Distiller
+from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.student.packing import NUM_DRAWS, check_merging, counts_from, forward_groups
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from torch import nn
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.modeling_radio import DECODER_PREFIX, FILLERS, POSITIONS, PREFIX_TOKENS
-from training.student.build import checkpoint_blocks
-from training.student.parameters import frozen_trunk, is_decayed, is_of_trunk
-from training.student.regularizers import SCALE_SUFFIX
+from modeling_radio.training.student.build import checkpoint_blocks
+from modeling_radio.training.student.parameters import frozen_trunk, is_decayed, is_of_trunk
+from modeling_radio.training.student.regularizers import SCALE_SUFFIX
 
 
 @pytest.mark.parametrize(

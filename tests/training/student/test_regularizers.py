@@ -12,7 +12,7 @@ from two_forks import run_two_forks
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.modeling_radio import ADAPTORS
-from training.student.regularizers import (
+from modeling_radio.training.student.regularizers import (
     MIN_SCALE,
     SCALE_SUFFIX,
     DampLinear,

@@ -3,9 +3,9 @@
 import pytest
 from toy_studies import toy_held_out, write_study
 
-from training.studies.held_out import HeldOut
-from training.studies.raw_results import StudyResults, load_results
-from training.studies.study import OpenedStudy, open_study
+from modeling_radio.training.studies.held_out import HeldOut
+from modeling_radio.training.studies.raw_results import StudyResults, load_results
+from modeling_radio.training.studies.study import OpenedStudy, open_study
 
 
 @pytest.fixture(autouse=True)

@@ -9,15 +9,15 @@ import pytest
 from documentation import ROOT
 from toy_studies import STUDY, toy_held_out, write_study
 
-from training.evaluation.students import StudentEvaluation
-from training.evaluation.tasks.registry import TASKS
-from training.studies.held_out import HeldOut
-from training.studies.raw_results import load_results
-from training.studies.report import build_report
-from training.studies.study import STUDIES_DIR, list_studies, open_study
+from modeling_radio.training.evaluation.students import StudentEvaluation
+from modeling_radio.training.evaluation.tasks.registry import TASKS
+from modeling_radio.training.studies.held_out import HeldOut
+from modeling_radio.training.studies.raw_results import load_results
+from modeling_radio.training.studies.report import build_report
+from modeling_radio.training.studies.study import STUDIES_DIR, list_studies, open_study
 
 
-main = importlib.import_module("training.studies.__main__").main
+main = importlib.import_module("modeling_radio.training.studies.__main__").main
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_bad_input_is_one_line_before_the_first_run(study, recipe_file, argument
 def test_a_missing_package_is_named_before_the_first_run(study, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "scipy", None)  # as where only the extra `train` is installed
     assert main([study, "--output", "out"]) == 1
-    assert 'the package scipy is not installed: run `pip install -e ".[tasks]"`' in capsys.readouterr().err
+    assert 'the package scipy is not installed: run `pip install "modeling-radio[tasks]"`' in capsys.readouterr().err
     assert not Path("out").exists()
 
 

@@ -3,14 +3,14 @@ import torch
 from drawn_assets import assets
 from torch.nn import functional as F
 
-from core.interruption import TrainingDivergedError
-from training.demo.images import DemoImages
-from training.evaluation.students import StudentEvaluation
-from training.evaluation.tasks.registry import TASKS
-from training.recipe import RecipeError
-from training.student.build import build_student
-from training.studies import held_out as module
-from training.studies.held_out import HeldOut
+from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.training.demo.images import DemoImages
+from modeling_radio.training.evaluation.students import StudentEvaluation
+from modeling_radio.training.evaluation.tasks.registry import TASKS
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.student.build import build_student
+from modeling_radio.training.studies import held_out as module
+from modeling_radio.training.studies.held_out import HeldOut
 
 
 __all__ = ["assets"]

@@ -9,10 +9,17 @@ import torch
 from killing import run_until
 from toy_studies import save_toy_results, toy_result, toy_sums
 
-from training.recipe import RecipeError
-from training.studies import raw_results
-from training.studies.raw_results import HeldOutSums, add_run, claim, draw_sources, effective_sources, load_results
-from training.studies.study import CONSISTENCY
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.studies import raw_results
+from modeling_radio.training.studies.raw_results import (
+    HeldOutSums,
+    add_run,
+    claim,
+    draw_sources,
+    effective_sources,
+    load_results,
+)
+from modeling_radio.training.studies.study import CONSISTENCY
 
 
 def test_sources_are_drawn_with_replacement_and_count_by_their_share():

@@ -8,8 +8,8 @@ from PIL import Image
 from scipy import stats
 from toy_studies import save_toy_results, toy_result
 
-from training.studies.raw_results import add_run, draw_sources, effective_sources
-from training.studies.report import (
+from modeling_radio.training.studies.raw_results import add_run, draw_sources, effective_sources
+from modeling_radio.training.studies.report import (
     Compared,
     Difference,
     _shown,
@@ -20,7 +20,7 @@ from training.studies.report import (
     holm,
     paired_difference,
 )
-from training.studies.study import Comparison
+from modeling_radio.training.studies.study import Comparison
 
 
 def test_of_seeds_alone_it_is_the_paired_t_test():

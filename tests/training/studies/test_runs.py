@@ -8,13 +8,13 @@ import pytest
 import side_by_side
 from toy_studies import STUDY, save_toy_results, write_study
 
-from core.errors import UserError
-from core.interruption import Interrupted, TrainingDivergedError
-from training.recipe import RecipeError
-from training.student.build import build_student
-from training.studies import runs
-from training.studies.held_out import HeldOut
-from training.studies.study import open_study
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.interruption import Interrupted, TrainingDivergedError
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.student.build import build_student
+from modeling_radio.training.studies import runs
+from modeling_radio.training.studies.held_out import HeldOut
+from modeling_radio.training.studies.study import open_study
 
 
 @pytest.fixture

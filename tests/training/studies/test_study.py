@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from toy_studies import STUDY, write_study
 
-from training.recipe import RecipeError
-from training.studies.study import Study, better_direction, list_studies, open_study
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.studies.study import Study, better_direction, list_studies, open_study
 
 
 def test_arms_change_the_studys_recipe_and_run_quietly_in_one_thread(opened):

@@ -8,12 +8,12 @@ import pytest
 import torch
 from mean_colors import CPU, NUM_IMAGES, PATCH, TEACHERS, Images, check_the_average_view, open_cache, recipe_with
 
-from training.recipe import MesaRecipe, Recipe, RecipeError, ViewsRecipe, load_recipe
-from training.student.build import check_student_views
-from training.studies.study import open_study
-from training.targets.cached import CachedTargets
-from training.targets.examples import Example
-from training.views.plan import Batch, BatchPlan, plan_shapes
+from modeling_radio.training.recipe import MesaRecipe, Recipe, RecipeError, ViewsRecipe, load_recipe
+from modeling_radio.training.student.build import check_student_views
+from modeling_radio.training.studies.study import open_study
+from modeling_radio.training.targets.cached import CachedTargets
+from modeling_radio.training.targets.examples import Example
+from modeling_radio.training.views.plan import Batch, BatchPlan, plan_shapes
 
 
 def source_of(recipe: Recipe, folder: Path) -> CachedTargets:

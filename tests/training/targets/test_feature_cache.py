@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from core.interruption import Interrupted
-from training.data.image_folder import ImageFolder
-from training.data.training_images import build_training_images
-from training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
-from training.targets import feature_cache
-from training.targets.feature_cache import (
+from modeling_radio.core.interruption import Interrupted
+from modeling_radio.training.data.image_folder import ImageFolder
+from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
+from modeling_radio.training.targets import feature_cache
+from modeling_radio.training.targets.feature_cache import (
     FORMATS,
     CacheContents,
     EightBits,
@@ -39,7 +39,7 @@ from training.targets.feature_cache import (
     write_feature_cache,
     writing_turn,
 )
-from training.teachers.outputs import TeacherOutput
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 WHOLE = ["cache.json", *(f"shard_{number:05d}.safetensors" for number in range(3))]

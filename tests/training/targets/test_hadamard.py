@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.targets.phi_s import hadamard_matrix, hadamard_order_is_known
+from modeling_radio.training.targets.phi_s import hadamard_matrix, hadamard_order_is_known
 
 
 # Widths of real teachers (384 of DINOv2-S to 1536 of SigLIP2-g), and orders over GF(3^3), GF(5^2), GF(3^5), GF(5^4).

@@ -10,16 +10,16 @@ from mean_colors import CPU, NUM_IMAGES, PATCH, SIDE, TEACHERS, Images, MeanColo
 from small_recipes import small_recipe
 from torch import Tensor, nn
 
-from training.losses.alignment import align_to_teacher
-from training.recipe import Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
-from training.targets.examples import Example
-from training.targets.feature_cache import HalfPrecision, TeacherOutputs
-from training.targets.online import OnlineTargets
-from training.targets.statistics import TeacherStatistics
-from training.teachers.base import Teacher
-from training.teachers.outputs import TeacherOutput
-from training.teachers.registry import share_network
-from training.views.plan import Batch, BatchPlan
+from modeling_radio.training.losses.alignment import align_to_teacher
+from modeling_radio.training.recipe import Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
+from modeling_radio.training.targets.examples import Example
+from modeling_radio.training.targets.feature_cache import HalfPrecision, TeacherOutputs
+from modeling_radio.training.targets.online import OnlineTargets
+from modeling_radio.training.targets.statistics import TeacherStatistics
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.teachers.registry import share_network
+from modeling_radio.training.views.plan import Batch, BatchPlan
 
 
 PACKED = {"batch_size": None, "token_budget": 60}

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.targets.phi_s import STANDARDIZERS, FeatureStandardizer, PhiS, equalizing_rotation, spreading_rotation
+from modeling_radio.training.targets.phi_s import (
+    STANDARDIZERS,
+    FeatureStandardizer,
+    PhiS,
+    equalizing_rotation,
+    spreading_rotation,
+)
 
 
 def correlated_features(num_channels: int, rank: int | None = None, seed: int = 0) -> Tensor:

@@ -9,12 +9,12 @@ from tiny_distillation import REGULARIZED
 from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation import trainer
-from training.distillation.optimizers import build_optimizer
-from training.recipe import OptimizerRecipe, load_recipe
-from training.targets.phi_s import PhiS
-from training.targets.refits import rebase_heads, standardize_heads, unstandardize_heads
-from training.targets.statistics import TeacherStatistics
+from modeling_radio.training.distillation import trainer
+from modeling_radio.training.distillation.optimizers import build_optimizer
+from modeling_radio.training.recipe import OptimizerRecipe, load_recipe
+from modeling_radio.training.targets.phi_s import PhiS
+from modeling_radio.training.targets.refits import rebase_heads, standardize_heads, unstandardize_heads
+from modeling_radio.training.targets.statistics import TeacherStatistics
 
 
 CHANNELS = 12

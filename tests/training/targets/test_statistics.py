@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.recipe import RecipeError, StandardizationRecipe
-from training.targets.examples import Target
-from training.targets.statistics import MIN_DISPERSION, SummaryDispersion, TeacherStatistics
+from modeling_radio.training.recipe import RecipeError, StandardizationRecipe
+from modeling_radio.training.targets.examples import Target
+from modeling_radio.training.targets.statistics import MIN_DISPERSION, SummaryDispersion, TeacherStatistics
 
 
 def cone(angle: float, num_vectors: int = 4000) -> Tensor:

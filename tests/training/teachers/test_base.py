@@ -8,11 +8,11 @@ from tiny_distillation import TinyTeacher
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.recipe_sections import RunModeName, RunOptions, Upsampling
-from training.teachers.base import RUN_MODES, Teacher, build_run_mode
-from training.teachers.featsharp import FeatSharp, UpsamplerConfig
-from training.teachers.outputs import TeacherOutput, resize_images
-from training.teachers.run_modes import NativeMode, NetworkTraits
+from modeling_radio.training.recipe_sections import RunModeName, RunOptions, Upsampling
+from modeling_radio.training.teachers.base import RUN_MODES, Teacher, build_run_mode
+from modeling_radio.training.teachers.featsharp import FeatSharp, UpsamplerConfig
+from modeling_radio.training.teachers.outputs import TeacherOutput, resize_images
+from modeling_radio.training.teachers.run_modes import NativeMode, NetworkTraits
 
 
 class EchoTeacher(Teacher):

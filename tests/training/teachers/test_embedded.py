@@ -8,14 +8,14 @@ import torch
 from packaged import build_packaged
 from torch.nn import functional as F
 
-from core.packages import PackageUnavailableError, fetch_package
-from training.data.decoding import crop_to_shape, to_tensor
-from training.demo.assets import package_named
-from training.demo.images import load_photograph
-from training.recipe_sections import RunOptions
-from training.teachers import embedded
-from training.teachers.embedded import TfjsGraph, convert_once, read_backbone, timm_key
-from training.teachers.registry import build_teacher
+from modeling_radio.core.packages import PackageUnavailableError, fetch_package
+from modeling_radio.training.data.decoding import crop_to_shape, to_tensor
+from modeling_radio.training.demo.assets import package_named
+from modeling_radio.training.demo.images import load_photograph
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.teachers import embedded
+from modeling_radio.training.teachers.embedded import TfjsGraph, convert_once, read_backbone, timm_key
+from modeling_radio.training.teachers.registry import build_teacher
 
 
 onnx = pytest.importorskip("onnx")

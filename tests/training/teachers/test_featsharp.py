@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.recipe_sections import RunOptions
-from training.teachers.featsharp import (
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.teachers.featsharp import (
     FeatSharp,
     LocalAttention,
     TiledMode,
@@ -19,7 +19,7 @@ from training.teachers.featsharp import (
     stitch_tiles,
     tiles_per_side,
 )
-from training.teachers.run_modes import NetworkTraits
+from modeling_radio.training.teachers.run_modes import NetworkTraits
 
 
 @pytest.mark.parametrize(("size_px", "tiles"), [(128, 1), (432, 1), (512, 2), (768, 2), (1024, 3), (1152, 3)])

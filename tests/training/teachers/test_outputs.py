@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.teachers.outputs import (
+from modeling_radio.training.teachers.outputs import (
     BlockListener,
     TeacherWidths,
     check_teacher_output,

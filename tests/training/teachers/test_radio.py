@@ -13,13 +13,13 @@ from tiny_radio1d import build_radio1d
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.nvidia.eradio import PUBLISHED
-from training.recipe import TeacherRecipe, load_recipe
-from training.recipe_sections import RunOptions
-from training.student.build import student_config
-from training.targets.feature_cache import weights_fingerprint
-from training.teachers.base import by_network, split_output
-from training.teachers.outputs import resample_features, resize_images
-from training.teachers.registry import build_teacher, share_network, teacher_of_recipe
+from modeling_radio.training.recipe import TeacherRecipe, load_recipe
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.student.build import student_config
+from modeling_radio.training.targets.feature_cache import weights_fingerprint
+from modeling_radio.training.teachers.base import by_network, split_output
+from modeling_radio.training.teachers.outputs import resample_features, resize_images
+from modeling_radio.training.teachers.registry import build_teacher, share_network, teacher_of_recipe
 
 
 @pytest.fixture(scope="module")

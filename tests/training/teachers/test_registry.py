@@ -5,16 +5,16 @@ import pytest
 import torch
 from small_recipes import small_recipe
 
-from core.packages import PackageUnavailableError
-from training.recipe import RecipeError, TeacherRecipe, load_recipe
-from training.teachers import registry
-from training.teachers.registry import build_teacher, check_devices, place_teacher, teacher_of_recipe
+from modeling_radio.core.packages import PackageUnavailableError
+from modeling_radio.training.recipe import RecipeError, TeacherRecipe, load_recipe
+from modeling_radio.training.teachers import registry
+from modeling_radio.training.teachers.registry import build_teacher, check_devices, place_teacher, teacher_of_recipe
 
 
 MY_TEACHER = """
     from torch import nn
-    from training.teachers.outputs import TeacherOutput
-    from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
+    from modeling_radio.training.teachers.outputs import TeacherOutput
+    from modeling_radio.training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 
     class MyTeacher(Teacher):
@@ -107,7 +107,9 @@ def test_ranks_of_a_machine_cannot_share_one_gpu_by_its_number(monkeypatch):
     entries = [TeacherRecipe(name="a", kind="k", device=device) for device in (None, "cuda", "cpu:0", "cuda:1")]
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     check_devices(entries)
-    monkeypatch.setattr("training.teachers.registry.rank_and_count", lambda: (0, 4))  # as srun and mpirun start them
+    monkeypatch.setattr(
+        "modeling_radio.training.teachers.registry.rank_and_count", lambda: (0, 4)
+    )  # as srun and mpirun start them
     with pytest.raises(ValueError, match=r"'a': `device` .* 4 ranks may share .*LOCAL_WORLD_SIZE=1"):
         check_devices(entries)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")

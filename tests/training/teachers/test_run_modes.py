@@ -2,8 +2,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.recipe_sections import RunOptions
-from training.teachers.run_modes import MosaicLayout, MosaicMode, NetworkTraits, pack_mosaics, slice_mosaics
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.teachers.run_modes import (
+    MosaicLayout,
+    MosaicMode,
+    NetworkTraits,
+    pack_mosaics,
+    slice_mosaics,
+)
 
 
 # SAM3's canvas has 72 x 72 patches: student patches, images per row, images per pass.

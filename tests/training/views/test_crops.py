@@ -8,8 +8,8 @@ import torch
 from small_recipes import small_recipe
 from torchvision.transforms.v2 import functional as tvF
 
-from training.recipe import RecipeError, ViewsRecipe
-from training.views.crops import (
+from modeling_radio.training.recipe import RecipeError, ViewsRecipe
+from modeling_radio.training.views.crops import (
     STUDENT,
     Crops,
     CropsBatch,
@@ -29,7 +29,7 @@ from training.views.crops import (
     flip_shift,
     least_scale,
 )
-from training.views.plan import Batch, Grid, Shape
+from modeling_radio.training.views.plan import Batch, Grid, Shape
 
 
 PATCH = 16

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from small_recipes import small_recipe
 
-from training.data.training_images import build_training_images
-from training.recipe import Recipe, RecipeError
-from training.views.crops import STUDENT, Crops, CropSpec, cut_crops
-from training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
-from training.views.plan import Batch, BatchPlan
+from modeling_radio.training.data.training_images import build_training_images
+from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.views.crops import STUDENT, Crops, CropSpec, cut_crops
+from modeling_radio.training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
+from modeling_radio.training.views.plan import Batch, BatchPlan
 
 
 def recipe_with(source: str, *partitions: dict, **data: Any) -> Recipe:
@@ -222,7 +222,7 @@ def test_drafts_are_faster_to_decode_and_look_the_same(large_jpegs, is_streaming
             sizes.append(max(image.shape))
             return cut_crops(image, *arguments)
 
-        monkeypatch.setattr("training.views.loaders.cut_crops", noting)
+        monkeypatch.setattr("modeling_radio.training.views.loaders.cut_crops", noting)
         data = {"streaming": is_streaming, "jpeg_drafts": drafts, "shuffle_buffer": 10}
         recipe = recipe_with(large_jpegs, {"sizes_px": [64], "batch_size": 5}, **data)
         crops[drafts] = torch.cat([views for _, views in views_of(*open_loader(recipe), 0, 4)]).float()

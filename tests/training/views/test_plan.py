@@ -8,9 +8,9 @@ import torch
 from small_recipes import small_recipe
 
 from modeling_radio import RadioConfig
-from training.data.image_table import Images
-from training.recipe import PartitionRecipe, Recipe, RecipeError
-from training.views.plan import (
+from modeling_radio.training.data.image_table import Images
+from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.training.views.plan import (
     IMAGES_PER_DRAW,
     Batch,
     BatchPlan,

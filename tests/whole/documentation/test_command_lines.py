@@ -10,14 +10,18 @@ from typing import NamedTuple
 import pytest
 from documentation import PROJECT, ROOT, blocks
 
-from core.command_line import Command
-from training.recipe import Recipe, load_recipe
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.recipe import Recipe, load_recipe
+from modeling_radio_cli import find_module
 
 
-OURS = ("training", "conversion", "model_cards", "benchmarks", "notebooks")
+OURS = ("benchmarks", "notebooks")
+"""Packages whose commands run in a clone alone."""
 OTHERS = {"bash", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
 EXTRAS = set(PROJECT["optional-dependencies"])
+CONFIGS = re.compile(r"CONFIGS=\$\(python -c \"(.*)\"\)(/\w+)$")
+"""The line that finds Accelerate's configurations in the package; later ones name `$CONFIGS`."""
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -51,13 +55,15 @@ def words_of(text: str) -> list[str]:
 
 def check(words: list[str]) -> None:
     """Raise if a command does not take the words of a line."""
-    program, *rest = words
+    program, *rest = [word.replace("$CONFIGS", "training/accelerate_configs") for word in words]
     program = program.removeprefix(".venv/bin/")
     if program == "make":
         assert {word for word in rest if "=" not in word} <= TARGETS
     elif program == "pip":
         assert rest[0] == "install"
         assert set(re.findall(r"\w+", "".join(re.findall(r"\[([\w,]+)\]", " ".join(rest))))) <= EXTRAS
+    elif program == "radio":
+        check_radio(rest)
     elif "-m" in rest:
         place = rest.index("-m")
         if "--config_file" in rest[:place]:
@@ -68,13 +74,24 @@ def check(words: list[str]) -> None:
 
 
 def check_module(module: str, words: list[str]) -> None:
-    package = module.partition(".")[0]
-    found = importlib.util.find_spec(module)
-    assert found is not None, f"no module {module!r}"
-    if package not in OURS or module.startswith("training.evaluation.harnesses"):
+    if module == "modeling_radio":
+        check_radio(words)
         return
-    is_folder = found.submodule_search_locations is not None
-    command = importlib.import_module(f"{module}.__main__" if is_folder else module).COMMAND
+    assert importlib.util.find_spec(module) is not None, f"no module {module!r}"
+    if module.partition(".")[0] in OURS:
+        check_command(module, words)
+
+
+def check_radio(words: list[str]) -> None:
+    if words == ["--help"]:
+        return
+    module, rest = find_module(words[0], words[1:])
+    assert module is not None, rest
+    check_command(f"modeling_radio.{module}", rest)
+
+
+def check_command(module: str, words: list[str]) -> None:
+    command = importlib.import_module(module).COMMAND
     assert isinstance(command, Command)
     if words in (["--help"], ["--list-recipes"]):
         return
@@ -82,21 +99,26 @@ def check_module(module: str, words: list[str]) -> None:
     recipe, changes = getattr(settings, "recipe", None), getattr(settings, "changes", [])
     if command.changes is Recipe and recipe is not None and not str(recipe).endswith(".yaml"):
         # What a run costs is counted without images.
-        load_recipe(recipe, [*changes, *(["data.source=unopened"] if module == "training.plan" else [])])
+        load_recipe(recipe, [*changes, *(["data.source=unopened"] if module.endswith(".plan") else [])])
 
 
 @pytest.mark.parametrize("line", sorted(set(shown_lines())), ids=identifier)
-def test_shown_lines_are_taken(line: Line) -> None:
-    check(words_of(line.text))
+def test_shown_lines_are_taken(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    found = CONFIGS.match(line.text)
+    if found is None:
+        check(words_of(line.text))
+        return
+    exec(found[1], {})
+    assert Path(capsys.readouterr().out.strip() + found[2]) == ROOT / "training" / "accelerate_configs"
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "python -m training.distill --recipe demo schedule.num_step=3",
-        "python -m training.distill --recip demo",
-        "python -m training.nothing",
-        'pip install -e ".[nothing]"',
+        "radio distill --recipe demo schedule.num_step=3",
+        "radio distill --recip demo",
+        "radio nothing",
+        'pip install "modeling-radio[nothing]"',
         "make nothing",
         "unknown-program",
     ],

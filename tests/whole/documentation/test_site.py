@@ -10,8 +10,8 @@ import pytest
 from documentation import ROOT
 
 
-pytest.importorskip("mkdocs", reason="needs the extra `docs`")
-pytest.importorskip("mkdocstrings_handlers.python", reason="needs the extra `docs`")
+pytest.importorskip("mkdocs", reason="needs the extra `dev`")
+pytest.importorskip("mkdocstrings_handlers.python", reason="needs the extra `dev`")
 pytestmark = pytest.mark.tour
 
 

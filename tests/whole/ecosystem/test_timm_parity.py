@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from conversion.from_nvidia import convert
+from modeling_radio.conversion.from_nvidia import convert
 
 
 timm = pytest.importorskip("timm")

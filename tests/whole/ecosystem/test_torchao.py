@@ -6,12 +6,12 @@ from task_models import EVERY_MODEL, build, images, tensors_of
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, TorchAoConfig
 
-from core.checkpoints import open_checkpoint
 from modeling_radio import RadioModel
-from training.evaluation.models.radio import open_radio
+from modeling_radio.core.checkpoints import open_checkpoint
+from modeling_radio.training.evaluation.models.radio import open_radio
 
 
-quantization = pytest.importorskip("torchao.quantization", reason="needs the extra `int8`")
+quantization = pytest.importorskip("torchao.quantization", reason="needs the extra `dev`")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

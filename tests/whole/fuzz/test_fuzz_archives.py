@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from mutations import changed
 from reference_cases import REFERENCE, load_training_file, write_hub_folder
 
-from conversion.from_nvidia import convert
 from modeling_radio import RadioModel
+from modeling_radio.conversion.from_nvidia import convert
 
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.usefixtures("one_thread")]

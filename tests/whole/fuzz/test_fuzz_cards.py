@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from mutations import changed
 
-from model_cards.build import build_card
-from model_cards.results import Measurement, Results, Source
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.model_cards.build import build_card
+from modeling_radio.model_cards.results import Measurement, Results, Source
 
 
 pytestmark = pytest.mark.fuzz

@@ -16,11 +16,11 @@ from PIL import Image
 from tiny_tuning import build_task, mask_rows, picture
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, run_lengths, save_picture
 
-from training.data.labeled.coco import read_coco
-from training.data.labeled.folders import read_mask_folder
-from training.data.labeled.tables import read_row
-from training.finetuning.tasks.dense import DepthTask, SegmentationTask
-from training.finetuning.tasks.detection import DetectionTask, InstanceSegmentationTask, decode_mask
+from modeling_radio.training.data.labeled.coco import read_coco
+from modeling_radio.training.data.labeled.folders import read_mask_folder
+from modeling_radio.training.data.labeled.tables import read_row
+from modeling_radio.training.finetuning.tasks.dense import DepthTask, SegmentationTask
+from modeling_radio.training.finetuning.tasks.detection import DetectionTask, InstanceSegmentationTask, decode_mask
 
 
 pytestmark = pytest.mark.fuzz

@@ -19,12 +19,12 @@ from PIL import Image
 from task_models import tiny_config
 from tiny_folders import save_radio, save_words
 
-from core.checkpoints import open_checkpoint
-from core.command_line import USER_ERRORS
 from modeling_radio import RadioForImageClassification, RadioImageProcessor
-from training.figures.predictions import Opened, open_model
-from training.finetuning.adapters import add_adapter, open_adapter, save_adapter
-from training.finetuning.settings import FinetuneSettings
+from modeling_radio.core.checkpoints import open_checkpoint
+from modeling_radio.core.command_line import USER_ERRORS
+from modeling_radio.training.figures.predictions import Opened, open_model
+from modeling_radio.training.finetuning.adapters import add_adapter, open_adapter, save_adapter
+from modeling_radio.training.finetuning.settings import FinetuneSettings
 
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]

@@ -12,10 +12,10 @@ from image_files import FILES
 from image_readers import FEWER_FORMATS, READERS, pixels_of
 from PIL import Image
 
-from core.images import copy_picture
 from modeling_radio import RadioImageProcessor
+from modeling_radio.core.images import copy_picture
 from modeling_radio.image_processing_radio import UNREADABLE
-from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size
+from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size
 
 
 MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "RGBX", "RGBa", "La"]

@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.settings import SettingsError, load, read_yaml
-from training.distill import COMMAND
-from training.recipe import Recipe, RecipeError, list_recipes, load_recipe, save_recipe, stage_recipes
+from modeling_radio.core.settings import SettingsError, load, read_yaml
+from modeling_radio.training.distill import COMMAND
+from modeling_radio.training.recipe import Recipe, RecipeError, list_recipes, load_recipe, save_recipe, stage_recipes
 
 
 pytestmark = pytest.mark.fuzz

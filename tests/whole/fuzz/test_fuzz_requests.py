@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 
-pytest.importorskip("fastapi", reason="needs the extra `serve`")
+pytest.importorskip("fastapi", reason="needs the extra `app`")
 from starlette.testclient import TestClient
 from tiny_folders import save_radio
 
-from training.serve import ServeSettings, build_app
+from modeling_radio.training.serve import ServeSettings, build_app
 
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.usefixtures("one_thread")]

@@ -14,7 +14,7 @@ from modeling_radio import RadioModel
 from notebooks.store import FOLDER, execute
 
 
-pytest.importorskip("ipykernel", reason="needs the extra `notebooks`")
+pytest.importorskip("ipykernel", reason="needs the extra `dev`")
 pytestmark = pytest.mark.tour
 
 

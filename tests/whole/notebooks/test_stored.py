@@ -8,7 +8,7 @@ from documentation import ROOT
 from notebooks.store import MAX_BYTES, code_hash, notebook_paths, read
 
 
-pytest.importorskip("nbformat", reason="needs the extra `notebooks`")
+pytest.importorskip("nbformat", reason="needs the extra `dev`")
 NOTEBOOKS = [pytest.param(path, id=path.stem) for path in notebook_paths()]
 MACHINE = re.compile(r"(?<![\w.$}~-])/(?:work|root|tmp|home|Users|mnt|opt)/|\\Users\\")
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, pipeline
 from transformers.models.radio import RadioModel as NativeRadioModel
 
-from conversion.from_nvidia import main
-from conversion.to_nvidia import open_model, training_file_content
 from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.conversion.from_nvidia import main
+from modeling_radio.conversion.to_nvidia import open_model, training_file_content
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

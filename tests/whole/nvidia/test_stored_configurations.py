@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from conversion.nvidia.config import build_config_fields
-from conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.nvidia.config import build_config_fields
+from modeling_radio.conversion.nvidia.source import NvidiaCheckpoint
 
 
 STORED = json.loads((Path(__file__).parents[2] / "data" / "configurations.json").read_text())

@@ -7,13 +7,13 @@ from PIL import Image
 from tiny_tuning import run_settings
 from tuning_fixtures import one_picture, own_datasets_cache, save_picture
 
-from model_cards.build import write_card
-from model_cards.licenses import License
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetuning.adapters import open_adapter
-from training.finetuning.run import FinetuningRun
-from training.publish import main as publish
+from modeling_radio.model_cards.build import write_card
+from modeling_radio.model_cards.licenses import License
+from modeling_radio.training.finetuning.adapters import open_adapter
+from modeling_radio.training.finetuning.run import FinetuningRun
+from modeling_radio.training.publish import main as publish
 
 
 __all__ = ["one_picture", "own_datasets_cache"]

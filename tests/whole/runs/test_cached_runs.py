@@ -13,10 +13,10 @@ from killing import run_until
 from safetensors.torch import load_file
 from torch import Tensor
 
-import training.teachers.registry
-from core.checked_tensors import save_tensors
-from training.recipe import RecipeError
-from training.targets import feature_cache
+import modeling_radio.training.teachers.registry
+from modeling_radio.core.checked_tensors import save_tensors
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.targets import feature_cache
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -99,7 +99,7 @@ def test_session_after_other_images_or_weights_is_refused(recipe_file: str, monk
             return super().freeze()
 
     with monkeypatch.context() as patch:
-        patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", Other)
+        patch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "tiny", Other)
         with pytest.raises(RecipeError, match=r"is stale \(weights.semantic: .*; weights.segmenter: .*\)"):
             tiny.distil(recipe_file, "run", *settings)
     assert tiny.distil(recipe_file, "run", *settings) == Path("run/final")

@@ -14,14 +14,14 @@ from tiny_distillation import last_state
 from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
 from two_processes import run_two_processes
 
-from core.interruption import OutOfTime
-from core.packages import PackageUnavailableError
 from modeling_radio import RadioModel
-from training.distillation.stages import run_recipe
-from training.planning.costs import CARDS
-from training.planning.plan import Plan
-from training.recipe import Recipe, load_recipe
-from training.studies.study import open_study
+from modeling_radio.core.interruption import OutOfTime
+from modeling_radio.core.packages import PackageUnavailableError
+from modeling_radio.training.distillation.stages import run_recipe
+from modeling_radio.training.planning.costs import CARDS
+from modeling_radio.training.planning.plan import Plan
+from modeling_radio.training.recipe import Recipe, load_recipe
+from modeling_radio.training.studies.study import open_study
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -31,13 +31,13 @@ from two_processes import (
     run_two_processes,
 )
 
-from core.errors import UserError
-from core.files import sole_run
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import sole_run
 from modeling_radio.layers_radio import RadioBlock
-from training.distillation.sharding import build_accelerator
-from training.distillation.stages import run_recipe
-from training.distillation.tracking import RunHistory
-from training.recipe import load_recipe
+from modeling_radio.training.distillation.sharding import build_accelerator
+from modeling_radio.training.distillation.stages import run_recipe
+from modeling_radio.training.distillation.tracking import RunHistory
+from modeling_radio.training.recipe import load_recipe
 
 
 pytestmark = pytest.mark.tour

@@ -27,11 +27,11 @@ from two_processes import (
     run_two_processes,
 )
 
-import core.files
+import modeling_radio.core.files
 from modeling_radio import RadioConfig, RadioModel
-from training.finetuning.run import FinetuningRun
-from training.finetuning.settings import FinetuneSettings
-from training.finetuning.trainer import average_statistics
+from modeling_radio.training.finetuning.run import FinetuningRun
+from modeling_radio.training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.trainer import average_statistics
 
 
 pytestmark = [pytest.mark.tour, pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")]
@@ -107,14 +107,14 @@ def count_scored(run: FinetuningRun) -> list[int]:
 
 def count_written(patch: pytest.MonkeyPatch) -> list[str]:
     """Return a list to which every file and folder that this process writes adds an entry."""
-    create, written = core.files.tempfile.TemporaryDirectory, []
+    create, written = modeling_radio.core.files.tempfile.TemporaryDirectory, []
 
     def counting_create(*args, **options):
-        if str(options.get("prefix")).startswith(core.files.TEMPORARY_PREFIX):
+        if str(options.get("prefix")).startswith(modeling_radio.core.files.TEMPORARY_PREFIX):
             written.append(str(options["dir"]))
         return create(*args, **options)
 
-    patch.setattr(core.files.tempfile, "TemporaryDirectory", counting_create)
+    patch.setattr(modeling_radio.core.files.tempfile, "TemporaryDirectory", counting_create)
     return written
 
 

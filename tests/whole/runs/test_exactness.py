@@ -13,17 +13,17 @@ from killing import is_killed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import training.teachers.registry
-from model_cards.lineage import Lineage
+import modeling_radio.training.teachers.registry
 from modeling_radio import RadioModel
-from training.distill import main
-from training.distillation.checkpoints import list_checkpoints
-from training.distillation.stages import run_recipe
-from training.distillation.step import batch_losses
-from training.distillation.tracking import RunHistory
-from training.distillation.trainer import Distiller
-from training.recipe import RecipeError, load_recipe, stage_recipes
-from training.teachers.outputs import TeacherOutput
+from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.training.distill import main
+from modeling_radio.training.distillation.checkpoints import list_checkpoints
+from modeling_radio.training.distillation.stages import run_recipe
+from modeling_radio.training.distillation.step import batch_losses
+from modeling_radio.training.distillation.tracking import RunHistory
+from modeling_radio.training.distillation.trainer import Distiller
+from modeling_radio.training.recipe import RecipeError, load_recipe, stage_recipes
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -69,7 +69,7 @@ def test_signal_before_the_first_step_ends_the_run_at_once(recipe_file: str, mon
         Path("waiting").touch()
         time.sleep(60)
 
-    monkeypatch.setattr("training.distillation.inputs.build_training_images", wait)
+    monkeypatch.setattr("modeling_radio.training.distillation.inputs.build_training_images", wait)
     process = os.fork()
     if process == 0:
         tiny.distil(recipe_file, "run")
@@ -147,7 +147,7 @@ def test_run_killed_while_it_trains_on_and_saves_equals_an_undisturbed_one(
         return Path("did-4").exists() and any(Path("killed/checkpoints").glob(".partial-step_00000004/*"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.distillation.checkpoints.save_file", save_slowly)
+        patch.setattr("modeling_radio.training.distillation.checkpoints.save_file", save_slowly)
         patch.setattr(Distiller, "train_step", noted)
         assert is_killed(lambda: tiny.distil(recipe_file, "killed", *settings), is_at_work_on_both, 0)
     assert [path.name for path in list_checkpoints(Path("killed/checkpoints"))] == ["step_00000002"]
@@ -186,7 +186,7 @@ def trunk_gradient(recipe_file: str, kind: str) -> dict[str, Tensor]:
 def test_units_and_origin_of_a_teacher_do_not_reach_the_trunk(
     recipe_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "changed", ChangedTeacher)
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "changed", ChangedTeacher)
     plain, changed = (trunk_gradient(recipe_file, kind) for kind in ("tiny", "changed"))
     largest = max(gradient.abs().max().item() for gradient in plain.values())
     assert largest > 1e-3

@@ -9,12 +9,12 @@ import pytest
 from killing import is_killed
 from reference_cases import REFERENCE
 
-from conversion.from_nvidia import main as from_nvidia
-from conversion.graphs.files import remove_stale_weights
-from conversion.to_nvidia import main as to_nvidia
-from conversion.to_onnx import export_onnx, save_onnx
-from core.files import check_output, write_beside
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.from_nvidia import main as from_nvidia
+from modeling_radio.conversion.graphs.files import remove_stale_weights
+from modeling_radio.conversion.to_nvidia import main as to_nvidia
+from modeling_radio.conversion.to_onnx import export_onnx, save_onnx
+from modeling_radio.core.files import check_output, write_beside
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,7 +88,7 @@ def test_onnx_with_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     """After a kill between its two files the older graph goes on with its own weights."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr("conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
+    monkeypatch.setattr("modeling_radio.conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
     config = RadioConfig.from_preset("radio-test", num_hidden_layers=1)
     exported = [export_onnx(RadioModel(config).eval())[1] for _ in range(2)]
     output, draw = tmp_path / "out.onnx", random.Random(0)

@@ -7,8 +7,8 @@ import pytest
 import tiny_distillation as tiny
 from photographs import flat, picture
 
-from training.data import training_images as view_images
-from training.distillation import inputs
+from modeling_radio.training.data import training_images as view_images
+from modeling_radio.training.distillation import inputs
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

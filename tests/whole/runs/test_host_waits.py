@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training.distillation.trainer import Distiller
-from training.recipe import load_recipe
+from modeling_radio.training.distillation.trainer import Distiller
+from modeling_radio.training.recipe import load_recipe
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

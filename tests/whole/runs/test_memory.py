@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import tiny_distillation as tiny
 
-from training.distillation.trainer import Distiller
-from training.recipe import load_recipe
+from modeling_radio.training.distillation.trainer import Distiller
+from modeling_radio.training.recipe import load_recipe
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

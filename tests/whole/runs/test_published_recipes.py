@@ -28,12 +28,12 @@ from two_processes import run_two_processes
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.layers_radio import AttentionLayout, ImagePack
-from training.distillation.stages import run_recipe
-from training.planning.costs import CARDS
-from training.planning.plan import Plan
-from training.recipe import Recipe, list_recipes, load_recipe, stage_recipes
-from training.student.build import build_student
-from training.teachers.registry import teacher_of_recipe
+from modeling_radio.training.distillation.stages import run_recipe
+from modeling_radio.training.planning.costs import CARDS
+from modeling_radio.training.planning.plan import Plan
+from modeling_radio.training.recipe import Recipe, list_recipes, load_recipe, stage_recipes
+from modeling_radio.training.student.build import build_student
+from modeling_radio.training.teachers.registry import teacher_of_recipe
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

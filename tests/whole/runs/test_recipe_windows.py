@@ -10,12 +10,19 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from training import plan
-from training.distillation.stages import run_recipe
-from training.recipe import PartitionRecipe, Recipe, RecipeError, list_recipes, load_recipe, stage_recipes
-from training.student.build import check_student_views, student_patch_size
-from training.studies.study import list_studies, open_study
-from training.views.plan import Grid, draw_window, fitting_windows
+from modeling_radio.training import plan
+from modeling_radio.training.distillation.stages import run_recipe
+from modeling_radio.training.recipe import (
+    PartitionRecipe,
+    Recipe,
+    RecipeError,
+    list_recipes,
+    load_recipe,
+    stage_recipes,
+)
+from modeling_radio.training.student.build import check_student_views, student_patch_size
+from modeling_radio.training.studies.study import list_studies, open_study
+from modeling_radio.training.views.plan import Grid, draw_window, fitting_windows
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tiny_distillation import assert_same_tensors, environment
 from tiny_folders import model, pictures
 
-from core.interruption import StopRequest
+from modeling_radio.core.interruption import StopRequest
 
 
 __all__ = ["model", "pictures"]
@@ -173,7 +173,19 @@ def digests(folder: Path, left_out: Sequence[str]) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_extract_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
-    words = ["-m", "training.extract", str(model), "--data", str(pictures), "--output", "out", "--dense", "--pca", "4"]
+    words = [
+        "-m",
+        "modeling_radio",
+        "extract",
+        str(model),
+        "--data",
+        str(pictures),
+        "--output",
+        "out",
+        "--dense",
+        "--pca",
+        "4",
+    ]
     words += ["--shard-images", "2", "--batch-size", "2"]
     for whole, stopped in signal_and_resume(words, tmp_path, 0):
         assert digests(stopped / "out", ("made.json", "README")) == digests(whole / "out", ("made.json", "README"))
@@ -182,7 +194,18 @@ def test_extract_at_random_moments(model: Path, pictures: Path, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_evaluate_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
-    words = ["-m", "training.evaluate", str(model), "--data", str(pictures), "--tasks", "knn", "--output", "out.json"]
+    words = [
+        "-m",
+        "modeling_radio",
+        "evaluate",
+        str(model),
+        "--data",
+        str(pictures),
+        "--tasks",
+        "knn",
+        "--output",
+        "out.json",
+    ]
     for whole, stopped in signal_and_resume(words, tmp_path, 1):
         assert digests(stopped / "runs", ()) == digests(whole / "runs", ())
 
@@ -190,7 +213,7 @@ def test_evaluate_at_random_moments(model: Path, pictures: Path, tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_finetune_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
-    words = ["-m", "training.finetune", str(model), "--task", "image-classification", "--data", str(pictures)]
+    words = ["-m", "modeling_radio", "finetune", str(model), "--task", "image-classification", "--data", str(pictures)]
     words += ["--output", "out", "--steps", "20", "--evaluate-every", "5", "--batch-size", "2"]
     for whole, stopped in signal_and_resume(words, tmp_path, 2):
         assert_same_tensors(*(load_file(each / "out/final/model.safetensors") for each in (whole, stopped)))
@@ -199,10 +222,10 @@ def test_finetune_at_random_moments(model: Path, pictures: Path, tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_a_server_at_random_moments(model: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fastapi", reason="needs the extra `serve`")
+    pytest.importorskip("fastapi", reason="needs the extra `app`")
     draw = random.Random(3)
     for _ in range(NUM_SIGNALS):
-        process = start(["-m", "training.serve", str(model), "--port", "0"], tmp_path)
+        process = start(["-m", "modeling_radio", "serve", str(model), "--port", "0"], tmp_path)
         time.sleep(draw.uniform(0, 15))
         number = draw.choice(StopRequest.SIGNALS)
         assert end(process, number) == 128 + number, (tmp_path / SAID).read_text()
@@ -212,6 +235,6 @@ def test_a_server_at_random_moments(model: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(0)
 @pytest.mark.packages
 def test_a_small_demo_at_random_moments(tmp_path: Path) -> None:
-    words = ["-m", "training.demo", "--steps", "60", "data.num_images=512"]
+    words = ["-m", "modeling_radio", "demo", "--steps", "60", "data.num_images=512"]
     for whole, stopped in signal_and_resume(words, tmp_path, 4):
         assert_same_tensors(*(load_file(each / "runs/demo/final/model.safetensors") for each in (whole, stopped)))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import tiny_distillation as tiny
 
-from training.distill import main
-from training.distillation.checkpoints import newest_checkpoint, read_state
+from modeling_radio.training.distill import main
+from modeling_radio.training.distillation.checkpoints import newest_checkpoint, read_state
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

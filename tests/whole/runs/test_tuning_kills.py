@@ -11,9 +11,9 @@ from tiny_distillation import assert_same_tensors
 from tiny_tuning import run_settings
 from tuning_fixtures import base, class_folders, one_picture, own_datasets_cache
 
-from core.files import TEMPORARY_PREFIX
-from training.distillation.checkpoints import MANIFEST
-from training.finetuning.run import FINAL, MERGED, SETTINGS, FinetuningRun
+from modeling_radio.core.files import TEMPORARY_PREFIX
+from modeling_radio.training.distillation.checkpoints import MANIFEST
+from modeling_radio.training.finetuning.run import FINAL, MERGED, SETTINGS, FinetuningRun
 
 
 __all__ = ["base", "class_folders", "one_picture", "own_datasets_cache"]

@@ -14,10 +14,10 @@ from tiny_site import save_picture, save_words
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
-from conversion.to_web import main
-from conversion.web.site import find_runtime
-from core.packages import PackageUnavailableError
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.conversion.to_web import main
+from modeling_radio.conversion.web.site import find_runtime
+from modeling_radio.core.packages import PackageUnavailableError
 
 
 pytestmark = pytest.mark.tour

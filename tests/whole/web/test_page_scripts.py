@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_site import build_radio, build_tokenizer, save_picture
 
 from modeling_radio import RadioImageProcessor
-from training.figures.features import fit_pca_basis, pca_colors
+from modeling_radio.training.figures.features import fit_pca_basis, pca_colors
 
 
 @pytest.mark.parametrize(

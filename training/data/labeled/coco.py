@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.data.labeled.folders import SPLIT_NAMES, TRAIN, Tables
+from modeling_radio.training.data.labeled.folders import SPLIT_NAMES, TRAIN, Tables
 
 
 if TYPE_CHECKING:

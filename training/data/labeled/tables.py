@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from core.errors import first_few
 from modeling_radio.checks_radio import did_you_mean
-from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_picture
-from training.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden
-from training.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
-from training.data.sources import (
+from modeling_radio.core.errors import first_few
+from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_picture
+from modeling_radio.training.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden
+from modeling_radio.training.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
+from modeling_radio.training.data.sources import (
     HUB_PREFIX,
     ImageColumn,
     as_patterns,

@@ -1,6 +1,6 @@
 """`clip-benchmark` on zero-shot folders: its own command, with a model type of ours.
 
-    python -m training.evaluation.harnesses.clip_benchmark_runner eval --model_type radio --model FOLDER
+    python -m modeling_radio.training.evaluation.harnesses.clip_benchmark_runner eval --model_type radio --model FOLDER
         --pretrained - --task zeroshot_classification --dataset wds/mine --dataset_root DIR --output result.json
 
 `wds/NAME` are webdatasets in its layout: `test/0.tar` with images and `.cls`, `test/nshards.txt`, `classnames.txt`

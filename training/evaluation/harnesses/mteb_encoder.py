@@ -1,8 +1,8 @@
 """Encoder of `mteb` from any model of the evaluations, for images and, with a text tower, texts.
 
     import mteb
-    from training.evaluation.harnesses.mteb_encoder import mteb_encoder
-    from training.evaluation.models.radio import open_radio
+    from modeling_radio.training.evaluation.harnesses.mteb_encoder import mteb_encoder
+    from modeling_radio.training.evaluation.models.radio import open_radio
 
     encoder = mteb_encoder(open_radio(Path("runs/mine/final")))
     mteb.evaluate(encoder, mteb.get_tasks(tasks=["CIFAR10Clustering"]))
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from modeling_radio.image_processing_radio import to_eight_bits
-from training.evaluation.models.base import FeatureModel, TextModel
+from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
 
 
 def mteb_encoder(model: FeatureModel, *, num_parameters: int | None = None) -> Any:

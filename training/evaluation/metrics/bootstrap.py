@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.seeds import make_generator
+from modeling_radio.core.seeds import make_generator
 
 
 LEVEL = 0.95

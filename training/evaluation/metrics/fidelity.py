@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.evaluation.features import StoredFeatures
-from training.evaluation.metrics.representation import centered_cosine, mean_cosine
-from training.evaluation.models.base import Features
-from training.losses.alignment import align_to_teacher
+from modeling_radio.training.evaluation.features import StoredFeatures
+from modeling_radio.training.evaluation.metrics.representation import centered_cosine, mean_cosine
+from modeling_radio.training.evaluation.models.base import Features
+from modeling_radio.training.losses.alignment import align_to_teacher
 
 
 RIDGE = 1e-4

@@ -16,17 +16,16 @@ from torchvision.transforms.v2.functional import InterpolationMode, normalize, r
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, BertModel, BertTokenizer
 from transformers.image_utils import pil_torch_interpolation_mapping
 
-from core.errors import first_few
-from core.packages import fetch_package
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.errors import first_few
+from modeling_radio.core.packages import fetch_package
 from modeling_radio.tokenizer import open_tokenizer
-from modeling_radio.zero_shot_radio import fill_templates
-from training.demo.assets import package_named
-from training.evaluation.models.base import Encoding
-from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.models.teachers import MAX_SIZE_PX, ResizedImages, network_fingerprint
-from training.teachers.published.timm_networks import create_network, dense_features
-from training.teachers.published.transformers_networks import (
+from modeling_radio.training.demo.assets import package_named
+from modeling_radio.training.evaluation.models.base import Encoding
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.models.teachers import MAX_SIZE_PX, ResizedImages, network_fingerprint
+from modeling_radio.training.teachers.published.timm_networks import create_network, dense_features
+from modeling_radio.training.teachers.published.transformers_networks import (
     ClipTeacher,
     DinoTeacher,
     Sam3Teacher,
@@ -34,6 +33,7 @@ from training.teachers.published.transformers_networks import (
     SiglipTeacher,
     Tipsv2Teacher,
 )
+from modeling_radio.zero_shot_radio import fill_templates
 
 
 PROBE_PX = 512

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from core.checkpoints import open_checkpoint, read_config
-from model_cards.results import STUDENT
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.checks_radio import check_multiple
+from modeling_radio.core.checkpoints import open_checkpoint, read_config
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.inputs_radio import WindowSize
+from modeling_radio.model_cards.results import STUDENT
 from modeling_radio.tokenizer import open_tokenizer
+from modeling_radio.training.evaluation.data import tensor_fingerprint
+from modeling_radio.training.evaluation.models.base import Encoding, FeatureModel, TextModel
 from modeling_radio.zero_shot_radio import DenseSource
-from training.evaluation.data import tensor_fingerprint
-from training.evaluation.models.base import Encoding, FeatureModel, TextModel
 
 
 AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16}
@@ -164,7 +164,7 @@ class RadioTextFeatures(RadioFeatures):
     """A RADIO folder with a text tower, whose texts are in the space of one adaptor's summary.
 
     Args:
-        folder: Folder by `conversion.from_nvidia --text-tower`.
+        folder: Folder by `radio convert --text-tower`.
         model: As for `RadioFeatures`, like the other arguments.
     """
 

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_dtype
 from transformers import PreTrainedModel
 
-from core.settings import hash_of
-from training.evaluation.data import tensor_fingerprint
-from training.evaluation.models.base import Encoding
-from training.teachers.base import Teacher
+from modeling_radio.core.settings import hash_of
+from modeling_radio.training.evaluation.data import tensor_fingerprint
+from modeling_radio.training.evaluation.models.base import Encoding
+from modeling_radio.training.teachers.base import Teacher
 
 
 MAX_SIZE_PX = 4096

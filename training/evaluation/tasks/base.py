@@ -8,12 +8,12 @@ from functools import cached_property
 
 from torch import Tensor
 
-from model_cards.results import Measurement
-from training.evaluation.data import CroppedViews, EvaluationData, Examples, Images, Kind, Part, Windows
-from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
-from training.evaluation.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
-from training.evaluation.models.base import FeatureModel
-from training.evaluation.settings import TaskSettings
+from modeling_radio.model_cards.results import Measurement
+from modeling_radio.training.evaluation.data import CroppedViews, EvaluationData, Examples, Images, Kind, Part, Windows
+from modeling_radio.training.evaluation.features import FeatureStore, StoredFeatures, Wanted
+from modeling_radio.training.evaluation.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
+from modeling_radio.training.evaluation.models.base import FeatureModel
+from modeling_radio.training.evaluation.settings import TaskSettings
 
 
 DENSE_KINDS: tuple[Kind, ...] = ("masks", "depth")

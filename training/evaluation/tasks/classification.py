@@ -11,19 +11,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.seeds import make_generator
-from model_cards.results import Measurement
+from modeling_radio.core.seeds import make_generator
+from modeling_radio.model_cards.results import Measurement
+from modeling_radio.training.evaluation.data import Examples
+from modeling_radio.training.evaluation.data_tables import imagenet_class_names
+from modeling_radio.training.evaluation.features import StoredFeatures, Wanted
+from modeling_radio.training.evaluation.metrics.bootstrap import bootstrap_interval
+from modeling_radio.training.evaluation.metrics.knn import (
+    knn_predictions,
+    nearest_neighbors,
+    num_comparable,
+    retrieval_scores,
+)
+from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
+from modeling_radio.training.evaluation.models.pretrained import SentenceEncoder
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.evaluation.tasks.base import Evaluation, summary_or_mean
+from modeling_radio.training.teachers.embedded import EfficientNetLiteTeacher
 from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES, SIMPLE_TEMPLATES
-from training.evaluation.data import Examples
-from training.evaluation.data_tables import imagenet_class_names
-from training.evaluation.features import StoredFeatures, Wanted
-from training.evaluation.metrics.bootstrap import bootstrap_interval
-from training.evaluation.metrics.knn import knn_predictions, nearest_neighbors, num_comparable, retrieval_scores
-from training.evaluation.models.base import FeatureModel, TextModel
-from training.evaluation.models.pretrained import SentenceEncoder
-from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.tasks.base import Evaluation, summary_or_mean
-from training.teachers.embedded import EfficientNetLiteTeacher
 
 
 NUM_FOLDS = 5
@@ -186,7 +191,7 @@ def measure_image_retrieval(evaluation: Evaluation) -> list[Measurement]:
 def no_text_tower(model: FeatureModel, task: str) -> ValueError:
     """Return the error of a task on a model without a text tower."""
     return ValueError(
-        f"`{task}` needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), which {model.name!r} "
+        f"`{task}` needs a text tower in the checkpoint (radio convert --text-tower), which {model.name!r} "
         "does not have. Leave the task out."
     )
 
@@ -266,7 +271,7 @@ def measure_zero_shot(evaluation: Evaluation) -> list[Measurement]:
             measurements += _by_classifier(evaluation, name, teacher, teacher.teacher)
     if not measurements:
         raise ValueError(
-            "`zero_shot` needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), or an adaptor "
+            "`zero_shot` needs a text tower in the checkpoint (radio convert --text-tower), or an adaptor "
             "for a teacher with a classifier: efficientnet-lite0."
         )
     return measurements

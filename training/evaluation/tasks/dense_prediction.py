@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.seeds import make_generator
-from core.timing import ProgressBar
-from model_cards.results import Measurement
-from training.evaluation.data import ByNumber, CroppedViews, Examples, Kind
-from training.evaluation.metrics.dense import (
+from modeling_radio.core.seeds import make_generator
+from modeling_radio.core.timing import ProgressBar
+from modeling_radio.model_cards.results import Measurement
+from modeling_radio.training.evaluation.data import ByNumber, CroppedViews, Examples, Kind
+from modeling_radio.training.evaluation.metrics.dense import (
     IGNORE_INDEX,
     class_sums,
     depth_errors,
@@ -20,11 +20,11 @@ from training.evaluation.metrics.dense import (
     mean_iou_of_sums,
     pixel_accuracy_of_sums,
 )
-from training.evaluation.metrics.fidelity import map_agreement
-from training.evaluation.models.radio import PatchTextModel, RadioFeatures
-from training.evaluation.settings import TaskSettings
-from training.evaluation.tasks.base import DENSE, Evaluation
-from training.evaluation.tasks.classification import TEMPLATES, no_text_tower
+from modeling_radio.training.evaluation.metrics.fidelity import map_agreement
+from modeling_radio.training.evaluation.models.radio import PatchTextModel, RadioFeatures
+from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation
+from modeling_radio.training.evaluation.tasks.classification import TEMPLATES, no_text_tower
 
 
 BATCH_SIZE = 16

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from model_cards.results import Measurement
-from training.evaluation.data import Kind
-from training.evaluation.features import Wanted
-from training.evaluation.models.base import FeatureModel, TextModel
-from training.evaluation.settings import RETRIEVAL
-from training.evaluation.tasks import classification, dense_prediction, representation
-from training.evaluation.tasks.base import DENSE, Evaluation
+from modeling_radio.model_cards.results import Measurement
+from modeling_radio.training.evaluation.data import Kind
+from modeling_radio.training.evaluation.features import Wanted
+from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
+from modeling_radio.training.evaluation.settings import RETRIEVAL
+from modeling_radio.training.evaluation.tasks import classification, dense_prediction, representation
+from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.seeds import make_generator
-from core.timing import ProgressBar
-from model_cards.results import STUDENT, Measurement
 from modeling_radio.checks_radio import Resolution
-from training.evaluation.data import CroppedViews, Examples, Kind, square
-from training.evaluation.features import Wanted
-from training.evaluation.metrics.fidelity import (
+from modeling_radio.core.seeds import make_generator
+from modeling_radio.core.timing import ProgressBar
+from modeling_radio.model_cards.results import STUDENT, Measurement
+from modeling_radio.training.evaluation.data import CroppedViews, Examples, Kind, square
+from modeling_radio.training.evaluation.features import Wanted
+from modeling_radio.training.evaluation.metrics.fidelity import (
     canonical_correlation,
     fidelity_scores,
     fixed_pattern_energy,
@@ -24,7 +24,7 @@ from training.evaluation.metrics.fidelity import (
     position_r2,
     shift_error,
 )
-from training.evaluation.metrics.representation import (
+from modeling_radio.training.evaluation.metrics.representation import (
     BlockStatistics,
     block_norms,
     block_statistics,
@@ -33,11 +33,11 @@ from training.evaluation.metrics.representation import (
     lidar,
     rank_me,
 )
-from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.tasks.base import DENSE, Evaluation, squares_of, summary_or_mean
-from training.evaluation.tasks.classification import measure_knn
-from training.evaluation.tasks.dense_prediction import measure_segmentation_probe
+from modeling_radio.training.evaluation.models.base import FeatureModel
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation, squares_of, summary_or_mean
+from modeling_radio.training.evaluation.tasks.classification import measure_knn
+from modeling_radio.training.evaluation.tasks.dense_prediction import measure_segmentation_probe
 
 
 TOKENS_OF_EACH = 64

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from modeling_radio.heads_radio import ProblemType
-from training.finetuning.data import LabeledImages
-from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import FinetuningTask
-from training.finetuning.tasks.classification import ClassificationTask, MultiLabelTask, RegressionTask, ZeroShotTask
-from training.finetuning.tasks.dense import DepthTask, SegmentationTask
-from training.finetuning.tasks.detection import DetectionTask, InstanceSegmentationTask
+from modeling_radio.training.finetuning.data import LabeledImages
+from modeling_radio.training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.tasks.base import FinetuningTask
+from modeling_radio.training.finetuning.tasks.classification import (
+    ClassificationTask,
+    MultiLabelTask,
+    RegressionTask,
+    ZeroShotTask,
+)
+from modeling_radio.training.finetuning.tasks.dense import DepthTask, SegmentationTask
+from modeling_radio.training.finetuning.tasks.detection import DetectionTask, InstanceSegmentationTask
 
 
 TASK_CLASSES: dict[str, type[FinetuningTask]] = {

@@ -15,11 +15,11 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
 
-from core.seeds import derive_seed
 from modeling_radio import RadioConfig, RadioPreTrainedModel
+from modeling_radio.core.seeds import derive_seed
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.data.labeled.tables import encoded, read_row
-from training.finetuning.data import (
+from modeling_radio.training.data.labeled.tables import encoded, read_row
+from modeling_radio.training.finetuning.data import (
     LabeledImages,
     LabeledStream,
     Sample,
@@ -28,7 +28,7 @@ from training.finetuning.data import (
     epoch_length,
     image_weights,
 )
-from training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.settings import FinetuneSettings
 
 
 @dataclass(frozen=True)

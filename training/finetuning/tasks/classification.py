@@ -19,9 +19,16 @@ from modeling_radio import (
 )
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.tokenizer import open_tokenizer
-from training.finetuning.data import LabeledImages, Sample, choose_weights
-from training.finetuning.settings import BALANCED, FinetuneSettings
-from training.finetuning.tasks.base import Batch, Evidence, FinetuningTask, Score, count_confusion, rank_classes
+from modeling_radio.training.finetuning.data import LabeledImages, Sample, choose_weights
+from modeling_radio.training.finetuning.settings import BALANCED, FinetuneSettings
+from modeling_radio.training.finetuning.tasks.base import (
+    Batch,
+    Evidence,
+    FinetuningTask,
+    Score,
+    count_confusion,
+    rank_classes,
+)
 
 
 NUM_BARS = 3  # our choice: figures show at least this number of the most probable classes

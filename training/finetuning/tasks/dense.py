@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from core.errors import first_few
 from modeling_radio import RadioConfig, RadioForDepthEstimation, RadioForSemanticSegmentation, RadioPreTrainedModel
-from training.data.labeled.labels import read_depth, read_mask
-from training.data.labeled.tables import encoded, read_row
-from training.data.sources import check_named_file
-from training.evaluation.metrics.dense import IGNORE_INDEX, ConfusionMatrix, DepthScore
-from training.figures.features import hex_color
-from training.finetuning.data import LabeledImages, Sample, choose_weights
-from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import (
+from modeling_radio.core.errors import first_few
+from modeling_radio.training.data.labeled.labels import read_depth, read_mask
+from modeling_radio.training.data.labeled.tables import encoded, read_row
+from modeling_radio.training.data.sources import check_named_file
+from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX, ConfusionMatrix, DepthScore
+from modeling_radio.training.figures.features import hex_color
+from modeling_radio.training.finetuning.data import LabeledImages, Sample, choose_weights
+from modeling_radio.training.finetuning.settings import FinetuneSettings
+from modeling_radio.training.finetuning.tasks.base import (
     Batch,
     Evidence,
     FinetuningTask,

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from modeling_radio import RadioModel
-from training.recipe import RecipeError
-from training.student.warm_start.radio import WarmStart, open_source, warm_start
-from training.student.warm_start.vit import UnknownTrunkError, fit_vit, open_vit, vit_of
-from training.teachers.base import Teacher
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.student.warm_start.radio import WarmStart, open_source, warm_start
+from modeling_radio.training.student.warm_start.vit import UnknownTrunkError, fit_vit, open_vit, vit_of
+from modeling_radio.training.teachers.base import Teacher
 
 
 def start_student(

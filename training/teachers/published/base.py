@@ -17,10 +17,10 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationE
 from torch import nn
 
 from modeling_radio.checks_radio import check_choice
-from training.recipe_sections import Precision
-from training.teachers.base import Teacher
-from training.teachers.outputs import longest_list, teacher_error
-from training.teachers.published.architectures import published_config
+from modeling_radio.training.recipe_sections import Precision
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import longest_list, teacher_error
+from modeling_radio.training.teachers.published.architectures import published_config
 
 
 Weights = Literal["pretrained", "random"]

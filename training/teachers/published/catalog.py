@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from core.tables import markdown
-from training.teachers.base import CLIP_MEAN, CLIP_STD, HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Color
+from modeling_radio.core.tables import markdown
+from modeling_radio.training.teachers.base import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF_MEAN,
+    HALF_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Color,
+)
 
 
 NORMALIZATIONS: dict[str, tuple[Color, Color]] = {

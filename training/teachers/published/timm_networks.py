@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio.checks_radio import check_choice
-from training.recipe_sections import Precision
-from training.teachers.base import Teacher
-from training.teachers.outputs import TeacherOutput, teacher_error, tokens_to_map
-from training.teachers.published.base import WEIGHT_DTYPES, Weights, check_weights
+from modeling_radio.training.recipe_sections import Precision
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import TeacherOutput, teacher_error, tokens_to_map
+from modeling_radio.training.teachers.published.base import WEIGHT_DTYPES, Weights, check_weights
 
 
 Summary = Literal["pooled", "projected", "none"]

@@ -11,10 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeling_radio.checks_radio import round_to_step
-from training.recipe_sections import Precision
-from training.teachers.base import CLIP_MEAN, CLIP_STD, HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Teacher
-from training.teachers.outputs import TeacherOutput, teacher_error, tokens_to_map
-from training.teachers.published.base import (
+from modeling_radio.training.recipe_sections import Precision
+from modeling_radio.training.teachers.base import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF_MEAN,
+    HALF_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Teacher,
+)
+from modeling_radio.training.teachers.outputs import TeacherOutput, teacher_error, tokens_to_map
+from modeling_radio.training.teachers.published.base import (
     ModelClass,
     PublishedTeacher,
     Weights,

@@ -7,7 +7,7 @@ import pytest
 from datasets import ClassLabel, List, Sequence, Value
 from tiny_tuning import load, save_labels, save_parquet
 
-from training.data.labeled.labels import class_ids, name_classes
+from modeling_radio.training.data.labeled.labels import class_ids, name_classes
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,13 @@ def test_wrong_labels_are_refused(tmp_path, feature, labels, message):
             ("class 0", "class 1", "class 2"),
             [[], [0, 2], [1], [2]],
         ),
-        (List(ClassLabel(names=["p", "q", "r"])), [[1], [0, 2], []], "multi_label", ("p", "q", "r"), [[], [0, 2], [1]]),
+        (
+            List(ClassLabel(names=["p", "q", "r"])),
+            [[1], [0, 2], [], [1]],
+            "multi_label",
+            ("p", "q", "r"),
+            [[], [0, 2], [1], [1]],
+        ),
         (List(Value("string")), [["a"], [], ["a"], []], "multi_label", ("a",), [[], [], [0], [0]]),
         (Value("bool"), [True, False, True], "single_label", ("class 0", "class 1"), [0, 1, 1]),
         (Value("float32"), [0.5, 2.0, -1.0], "regression", (), [-1, 0.5, 2]),

@@ -10,7 +10,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from modeling_radio import RadioForZeroShotImageClassification
 from modeling_radio.tokenizer import open_tokenizer
-from training.evaluation.harnesses.clip_benchmark_runner import load_zero_shot, main
+from modeling_radio.training.evaluation.harnesses.clip_benchmark_runner import load_zero_shot, main
 
 
 @torch.no_grad()

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from training.evaluation.harnesses.mteb_encoder import image_vectors, mteb_encoder
-from training.evaluation.models.pretrained import RawPixels
-from training.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.training.evaluation.harnesses.mteb_encoder import image_vectors, mteb_encoder
+from modeling_radio.training.evaluation.models.pretrained import RawPixels
+from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
 
 
 def test_images_of_any_mode_and_shape_become_the_models_summaries(tiny_model):

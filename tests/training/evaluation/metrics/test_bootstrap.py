@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import bootstrap
 
-from training.evaluation.metrics.bootstrap import bootstrap_interval, mean_interval
+from modeling_radio.training.evaluation.metrics.bootstrap import bootstrap_interval, mean_interval
 
 
 def test_intervals_are_those_of_scipy():

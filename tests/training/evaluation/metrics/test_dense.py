@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from training.evaluation.metrics.dense import (
+from modeling_radio.training.evaluation.metrics.dense import (
     IGNORE_INDEX,
     ConfusionMatrix,
     DepthScore,

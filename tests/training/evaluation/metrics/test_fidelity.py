@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.evaluation.features import StoredFeatures
-from training.evaluation.metrics.fidelity import (
+from modeling_radio.training.evaluation.features import StoredFeatures
+from modeling_radio.training.evaluation.metrics.fidelity import (
     adaptor_fidelity,
     canonical_correlation,
     feature_consistency,
@@ -16,7 +16,7 @@ from training.evaluation.metrics.fidelity import (
     position_r2,
     shift_error,
 )
-from training.evaluation.models.base import Features
+from modeling_radio.training.evaluation.models.base import Features
 
 
 def stored(summary: torch.Tensor | None, features: torch.Tensor, prefix: str = "") -> StoredFeatures:

@@ -5,8 +5,13 @@ import torch
 from torch.nn import functional as F
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalRecall
 
-from training.evaluation.metrics import knn
-from training.evaluation.metrics.knn import knn_accuracy, knn_predictions, nearest_neighbors, retrieval_scores
+from modeling_radio.training.evaluation.metrics import knn
+from modeling_radio.training.evaluation.metrics.knn import (
+    knn_accuracy,
+    knn_predictions,
+    nearest_neighbors,
+    retrieval_scores,
+)
 
 
 def test_votes_are_weighted_by_exponentiated_similarity():

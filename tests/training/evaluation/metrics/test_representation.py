@@ -8,7 +8,7 @@ import torch
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.nvidia.eradio import PUBLISHED
-from training.evaluation.metrics.representation import (
+from modeling_radio.training.evaluation.metrics.representation import (
     block_norms,
     block_statistics,
     centered_cosine,

@@ -8,11 +8,11 @@ from reference_cases import write_hub_folder
 from timm.models import save_for_hf
 
 from modeling_radio import RadioImageProcessor
-from training.evaluation.models.base import FeatureModel, TextModel
-from training.evaluation.models.opening import open_model
-from training.evaluation.models.pretrained import PretrainedFeatures, TimmFeatures
-from training.evaluation.models.radio import RadioFeatures
-from training.teachers.registry import build_teacher
+from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
+from modeling_radio.training.evaluation.models.opening import open_model
+from modeling_radio.training.evaluation.models.pretrained import PretrainedFeatures, TimmFeatures
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.teachers.registry import build_teacher
 
 
 VIT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}

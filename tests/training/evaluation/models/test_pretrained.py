@@ -13,9 +13,15 @@ from timm.models import save_for_hf
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 
-from training.evaluation.models.base import FeatureModel, TextModel
-from training.evaluation.models.pretrained import RawPixels, TimmFeatures, open_huggingface, open_timm, random_vit
-from training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
+from modeling_radio.training.evaluation.models.pretrained import (
+    RawPixels,
+    TimmFeatures,
+    open_huggingface,
+    open_timm,
+    random_vit,
+)
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
 
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}

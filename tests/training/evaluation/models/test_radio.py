@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from modeling_radio import RadioImageProcessor, RadioModel
-from training.evaluation.models.base import FeatureModel, TextModel
-from training.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
+from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
 
 
 def test_a_folder_is_opened_with_its_own_processor(tiny_model, tmp_path):

@@ -1,9 +1,9 @@
 import torch
 
-from training.evaluation.models.base import FeatureModel
-from training.evaluation.models.teachers import TeacherFeatures
-from training.teachers.base import HALF_MEAN, HALF_STD, Teacher
-from training.teachers.outputs import TeacherOutput
+from modeling_radio.training.evaluation.models.base import FeatureModel
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.teachers.base import HALF_MEAN, HALF_STD, Teacher
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 class Colors(Teacher):

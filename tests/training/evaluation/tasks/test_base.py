@@ -4,12 +4,12 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from core.settings import SettingsError
-from training.evaluation.data_tables import TableData
-from training.evaluation.features import FeatureStore, Wanted
-from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.settings import TaskSettings
-from training.evaluation.tasks.base import DENSE, Evaluation
+from modeling_radio.core.settings import SettingsError
+from modeling_radio.training.evaluation.data_tables import TableData
+from modeling_radio.training.evaluation.features import FeatureStore, Wanted
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation
 
 
 @pytest.mark.parametrize(

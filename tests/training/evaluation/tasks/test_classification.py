@@ -13,18 +13,17 @@ from torch.nn import functional as F
 
 from modeling_radio import RadioForZeroShotImageClassification
 from modeling_radio.tokenizer import open_tokenizer
-from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES
-from training.evaluation.data import Examples, Part, Stacked
-from training.evaluation.data_tables import TableData
-from training.evaluation.metrics.knn import retrieval_scores
-from training.evaluation.models.base import TextModel
-from training.evaluation.models.pretrained import RawPixels
-from training.evaluation.models.radio import RadioFeatures, open_radio
-from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.settings import TaskSettings
-from training.evaluation.tasks import classification
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.classification import (
+from modeling_radio.training.evaluation.data import Examples, Part, Stacked
+from modeling_radio.training.evaluation.data_tables import TableData
+from modeling_radio.training.evaluation.metrics.knn import retrieval_scores
+from modeling_radio.training.evaluation.models.base import TextModel
+from modeling_radio.training.evaluation.models.pretrained import RawPixels
+from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.tasks import classification
+from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.classification import (
     centered,
     conse_embeddings,
     measure_image_retrieval,
@@ -39,9 +38,10 @@ from training.evaluation.tasks.classification import (
     weighted_auroc,
     zero_shot_predictions,
 )
-from training.teachers.base import Teacher
-from training.teachers.embedded import EfficientNetLiteTeacher
-from training.teachers.outputs import TeacherOutput
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.embedded import EfficientNetLiteTeacher
+from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES
 
 
 class Fixed:

@@ -9,16 +9,15 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.transforms.v2.functional import center_crop
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES
-from training.evaluation.data_tables import TableData
-from training.evaluation.metrics.dense import class_sums, mean_iou_of_sums
-from training.evaluation.models.pretrained import RawPixels
-from training.evaluation.models.radio import RadioFeatures, open_radio
-from training.evaluation.settings import TaskSettings
-from training.evaluation.tasks import dense_prediction
-from training.evaluation.tasks.base import DENSE, Evaluation
-from training.evaluation.tasks.classification import measure_mode_switching
-from training.evaluation.tasks.dense_prediction import (
+from modeling_radio.training.evaluation.data_tables import TableData
+from modeling_radio.training.evaluation.metrics.dense import class_sums, mean_iou_of_sums
+from modeling_radio.training.evaluation.models.pretrained import RawPixels
+from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.tasks import dense_prediction
+from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation
+from modeling_radio.training.evaluation.tasks.classification import measure_mode_switching
+from modeling_radio.training.evaluation.tasks.dense_prediction import (
     correspondence_distances,
     fit_dense_probe,
     fit_probe,
@@ -37,6 +36,7 @@ from training.evaluation.tasks.dense_prediction import (
     segmentation_loss,
     upsampled,
 )
+from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES
 
 
 def blocks(num_images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

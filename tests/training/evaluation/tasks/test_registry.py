@@ -1,10 +1,10 @@
 import pytest
 
-from training.evaluation.data import KINDS
-from training.evaluation.features import Wanted
-from training.evaluation.models.pretrained import RawPixels
-from training.evaluation.settings import TASK_NAMES
-from training.evaluation.tasks.registry import TASKS, task_names
+from modeling_radio.training.evaluation.data import KINDS
+from modeling_radio.training.evaluation.features import Wanted
+from modeling_radio.training.evaluation.models.pretrained import RawPixels
+from modeling_radio.training.evaluation.settings import TASK_NAMES
+from modeling_radio.training.evaluation.tasks.registry import TASKS, task_names
 
 
 def test_every_task_says_what_it_needs():

@@ -5,14 +5,18 @@ import torch
 from tiny_radio1d import build_radio1d
 from torch.nn import functional as F
 
-from training.evaluation.data_tables import TableData
-from training.evaluation.features import FeatureStore
-from training.evaluation.metrics.representation import block_statistics, channel_statistics, effective_rank
-from training.evaluation.models.pretrained import RawPixels
-from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.representation import (
+from modeling_radio.training.evaluation.data_tables import TableData
+from modeling_radio.training.evaluation.features import FeatureStore
+from modeling_radio.training.evaluation.metrics.representation import (
+    block_statistics,
+    channel_statistics,
+    effective_rank,
+)
+from modeling_radio.training.evaluation.models.pretrained import RawPixels
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.representation import (
     measure_adaptor_fidelity,
     measure_block_norms,
     measure_effective_rank,

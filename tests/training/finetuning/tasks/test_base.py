@@ -8,8 +8,8 @@ from datasets import ClassLabel, Dataset, load_from_disk
 from tiny_tuning import build_task, load, picture, save_labels, save_shards
 from torchvision import tv_tensors
 
-from training.data.labeled.tables import read_row
-from training.finetuning.tasks.base import (
+from modeling_radio.training.data.labeled.tables import read_row
+from modeling_radio.training.finetuning.tasks.base import (
     Evidence,
     Examples,
     Ranking,
@@ -19,7 +19,7 @@ from training.finetuning.tasks.base import (
     join,
     rank_classes,
 )
-from training.finetuning.tasks.classification import ClassificationTask
+from modeling_radio.training.finetuning.tasks.classification import ClassificationTask
 
 
 @pytest.fixture

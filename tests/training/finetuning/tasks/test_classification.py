@@ -13,11 +13,11 @@ from tiny_tuning import build_task, picture, run_settings, save_labels, tuning_s
 from transformers import AutoTokenizer
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor
-from training.finetuning import tasks
-from training.finetuning.adapters import head_names, open_adapter
-from training.finetuning.data import LabeledImages
-from training.finetuning.run import FinetuningRun
-from training.finetuning.tasks.classification import ClassificationTask, MultiLabelTask, RegressionTask
+from modeling_radio.training.finetuning import tasks
+from modeling_radio.training.finetuning.adapters import head_names, open_adapter
+from modeling_radio.training.finetuning.data import LabeledImages
+from modeling_radio.training.finetuning.run import FinetuningRun
+from modeling_radio.training.finetuning.tasks.classification import ClassificationTask, MultiLabelTask, RegressionTask
 
 
 def label_rows(*labels):

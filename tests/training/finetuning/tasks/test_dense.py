@@ -12,7 +12,7 @@ from datasets import Dataset
 from PIL import Image
 from tiny_tuning import build_task, mask_rows, picture
 
-from training.finetuning.tasks.dense import DepthScore, DepthTask, SegmentationTask
+from modeling_radio.training.finetuning.tasks.dense import DepthScore, DepthTask, SegmentationTask
 
 
 def build(names=("a", "b", "c"), train=None, **options):

@@ -12,9 +12,14 @@ from matplotlib.figure import Figure
 from tiny_tuning import build_task, picture, tuning_settings
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_picture, run_lengths, save_picture
 
-from training.finetuning.data import LabeledImages, build_transform
-from training.finetuning.tasks.base import build_example
-from training.finetuning.tasks.detection import NO_OBJECT, DetectionTask, InstanceSegmentationTask, decode_mask
+from modeling_radio.training.finetuning.data import LabeledImages, build_transform
+from modeling_radio.training.finetuning.tasks.base import build_example
+from modeling_radio.training.finetuning.tasks.detection import (
+    NO_OBJECT,
+    DetectionTask,
+    InstanceSegmentationTask,
+    decode_mask,
+)
 
 
 OBJECTS = {"bbox": [[4, 6, 20, 12], [0, 0, 48, 36]], "category": [2, 0]}

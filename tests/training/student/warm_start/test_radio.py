@@ -6,12 +6,18 @@ import torch
 from comparisons import assert_same_weights
 from tiny_radio1d import ADAPTORS, FIELDS, build_radio1d
 
-from conversion.from_nvidia import convert
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.modeling_radio import DECODER_PREFIX, POSITIONS, PREFIX_TOKENS
-from training.recipe import RecipeError
-from training.student.parameters import CLIPS
-from training.student.warm_start.radio import TRUNK_FIELDS, check_widening, open_source, warm_start, widen
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.student.parameters import CLIPS
+from modeling_radio.training.student.warm_start.radio import (
+    TRUNK_FIELDS,
+    check_widening,
+    open_source,
+    warm_start,
+    widen,
+)
 
 
 REFERENCE = Path(__file__).parents[3] / "data/reference"

@@ -6,10 +6,10 @@ from tiny_vits import SIZES, build_vit
 from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
-from training.recipe import RecipeError
-from training.student.warm_start.start import start_student
-from training.teachers.base import Teacher
-from training.teachers.outputs import TeacherOutput
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.student.warm_start.start import start_student
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 class VitTeacher(Teacher):

@@ -11,17 +11,17 @@ from tiny_vits import IMAGE, PATCH, SIDE, SIZES, TIMM, VITS, around_first_block,
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipConfig, SiglipModel
 
-from core.packages import PackageUnavailableError
 from modeling_radio import RadioConfig, RadioModel
-from training.recipe import RecipeError
-from training.student.warm_start.vit import (
+from modeling_radio.core.packages import PackageUnavailableError
+from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.student.warm_start.vit import (
     UnknownTrunkError,
     VitTrunk,
     fit_vit,
     open_vit,
     vit_of,
 )
-from training.teachers.embedded import Dinov2SaliencyTeacher
+from modeling_radio.training.teachers.embedded import Dinov2SaliencyTeacher
 
 
 def assert_same_trunk(one: VitTrunk, other: VitTrunk) -> None:

@@ -6,10 +6,10 @@ import pytest
 import timm
 import torch
 
-from training.recipe_sections import RunOptions
-from training.teachers.published.architectures import PUBLISHED, published_config
-from training.teachers.published.catalog import family_of
-from training.teachers.registry import build_teacher
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.teachers.published.architectures import PUBLISHED, published_config
+from modeling_radio.training.teachers.published.catalog import family_of
+from modeling_radio.training.teachers.registry import build_teacher
 
 
 # Millions of parameters: C-RADIOv4 section 2.1, AM-RADIO table 1, and SigLIP's model card.

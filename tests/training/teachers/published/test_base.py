@@ -5,8 +5,8 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from transformers import AutoConfig
 
-from training.teachers.published.base import loading_turn
-from training.teachers.registry import build_teacher
+from modeling_radio.training.teachers.published.base import loading_turn
+from modeling_radio.training.teachers.registry import build_teacher
 
 
 @pytest.mark.parametrize(

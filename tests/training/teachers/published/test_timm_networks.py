@@ -5,8 +5,8 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from training.recipe_sections import RunOptions
-from training.teachers.registry import build_teacher
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.teachers.registry import build_teacher
 
 
 # Stride, widths of the pooled summary and the features, default mode.

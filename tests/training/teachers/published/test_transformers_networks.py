@@ -6,9 +6,9 @@ import transformers
 from packaging.version import Version
 from releases import TRANSFORMERS
 
-from training.recipe_sections import RunOptions
-from training.teachers.outputs import resize_images
-from training.teachers.registry import build_teacher
+from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.teachers.outputs import resize_images
+from modeling_radio.training.teachers.registry import build_teacher
 
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -1,0 +1,114 @@
+"""The command `radio`: `radio distill ...` is the command of `modeling_radio.training.distill`.
+
+This module stands beside the package, since importing `modeling_radio` imports transformers, which takes seconds that
+`--help` need not wait for.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+COMMANDS = {
+    "distill": ("training.distill", "distil several teachers into one student"),
+    "finetune": ("training.finetune", "tune a checkpoint on a task, with or without LoRA"),
+    "evaluate": ("training.evaluate", "measure a checkpoint, also beside others"),
+    "extract": ("training.extract", "write the features of images as a data set, and search it"),
+    "plan": ("training.plan", "estimate time, memory and cost of a run"),
+    "demo": ("training.demo.__main__", "distil a small student from real teachers in some minutes"),
+    "study": ("training.studies.__main__", "train variants of a recipe with several seeds and compare them"),
+    "upsampler": ("training.upsampling", "train a network that sharpens a teacher's features"),
+    "convert": ("conversion.from_nvidia", "convert NVIDIA's checkpoint to ours; back with `--to nvidia`"),
+    "export": ("conversion.to_onnx", "export to ONNX; with `--to` web, aoti or sam3 to others"),
+    "card": ("model_cards.build", "write the model card of a folder"),
+    "publish": ("training.publish", "upload a folder to the Hub, after checks"),
+    "app": ("training.app.__main__", "look at features and masks in the browser"),
+    "serve": ("training.serve", "serve features over HTTP"),
+}
+MORE_COMMANDS = {
+    "add-words": "training.demo.add_words",
+    "compare-release": "conversion.compare_release",
+    "demo-results": "training.demo.results",
+    "feature-video": "training.figures.feature_video",
+    "gallery": "training.figures.gallery",
+    "space": "training.app.space",
+}
+FORMATS = {
+    "convert": {"nvidia": "conversion.to_nvidia"},
+    "export": {"web": "conversion.to_web", "aoti": "conversion.to_aoti", "sam3": "conversion.graphs.sam3_to_onnx"},
+}
+"""Modules of the commands that take `--to FORMAT`."""
+THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "3000"}
+"""How threads wait, unless the environment says otherwise. Two that spin slow each other down many times when anything
+else runs; those that never spin cost the demo a tenth of its steps. Our choice: the shortest wait of GNU's OpenMP that
+wins it back."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `radio` and return its exit status.
+
+    Args:
+        arguments: Words after `radio`; None for those of this process.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, *words = words
+    module, words = find_module(name, words)
+    if module is None:
+        print(f"radio: error: {words[0]}", file=sys.stderr)
+        return 2
+    for variable, value in THREADS.items():  # read when torch is imported
+        os.environ.setdefault(variable, value)
+    if not {"-h", "--help"}.isdisjoint(words):
+        _add_package_unopened()
+    return importlib.import_module(f"modeling_radio.{module}").main(words)
+
+
+def usage() -> str:
+    """Return the text of `radio --help`."""
+    lines = [f"  {name:<11} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: radio COMMAND ...\n",
+            "RADIO vision backbones: distil, tune, measure, convert, publish.\n",
+            *lines,
+            f"\nAlso: {', '.join(MORE_COMMANDS)}.",
+            "`radio COMMAND --help` lists the options of a command.",
+        ]
+    )
+
+
+def find_module(name: str, words: list[str]) -> tuple[str | None, list[str]]:
+    """Return the module of a command and the words without `--to FORMAT`; None and a message if there is none."""
+    modules = {**{each: module for each, (module, _) in COMMANDS.items()}, **MORE_COMMANDS}
+    if name not in modules:
+        return None, [f"Unknown command {name!r}. `radio --help` lists all."]
+    formats = FORMATS.get(name, {})
+    if not formats or "--to" not in words:
+        return modules[name], words
+    at = words.index("--to")
+    chosen = words[at + 1] if at + 1 < len(words) else ""
+    if chosen not in formats:
+        return None, [f"`--to` of `radio {name}` must be one of {', '.join(formats)}, got {chosen!r}."]
+    return formats[chosen], [*words[:at], *words[at + 2 :]]
+
+
+def _add_package_unopened() -> None:
+    """Let `modeling_radio.training` be imported without what `modeling_radio/__init__.py` imports."""
+    spec = importlib.util.find_spec("modeling_radio")
+    if "modeling_radio" in sys.modules or spec is None:
+        return
+    package = importlib.util.module_from_spec(spec)
+    clone = Path(__file__).parent
+    if (clone / "pyproject.toml").is_file():  # as `modeling_radio/__init__.py` does
+        package.__path__.append(str(clone))
+    sys.modules["modeling_radio"] = package
+
+
+if __name__ == "__main__":
+    sys.exit(main())
