@@ -299,6 +299,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
             instead of block outputs, "stem" (the patch embedding), "stage1" (the first block) and so on; it reads
             `out_features` or `out_indices`.
         feature_pyramid_size: Channels of those maps.
+        reshape_hidden_states: Whether `RadioBackbone` gives maps; `False` is for heads that read sequences, DPT's and
+            Depth Anything's.
 
         version: Name of the published version that the weights come from.
         nvidia_source: What NVIDIA's file held beside the weights (training arguments, names of heads), so that a
@@ -386,6 +388,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     text_adaptor: str | None = None
     use_feature_pyramid: bool = False
     feature_pyramid_size: int = 256  # as in ViTDet, https://arxiv.org/abs/2203.16527
+    reshape_hidden_states: bool = True
     # Origin of the weights
     version: str | None = None
     nvidia_source: dict[str, Any] | None = None
@@ -538,7 +541,9 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields alone: inside another model's configuration an `auto_map` would point to no files."""
-        values = super().to_dict() | {"out_features": self.out_features, "out_indices": self.out_indices}
+        values = super().to_dict()
+        if self._out_features is not None:  # without them a copy takes other ones
+            values |= {"out_features": self.out_features, "out_indices": self.out_indices}
         return {name: value for name, value in values.items() if name not in ("auto_map", "custom_pipelines")}
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -1090,6 +1095,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def validate_stages(self) -> None:
         """Refuse maps of `RadioBackbone` that cannot be made."""
         self.verify_out_features_out_indices()
+        if self.use_feature_pyramid and not self.reshape_hidden_states:
+            raise ValueError("`reshape_hidden_states` must be True with `use_feature_pyramid`, got False.")
         if self.use_feature_pyramid and self.hidden_size < 4:
             raise ValueError(
                 f"`hidden_size` must be at least 4 with `use_feature_pyramid`, whose finest map has a quarter of it, "

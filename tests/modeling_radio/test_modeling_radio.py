@@ -117,6 +117,21 @@ def test_adaptors_on_request():
             model(batch, adaptor_names=["dinov3"])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["c-radio_v4", "radio_v2.5"])
+def test_images_as_clip_encodes_them(name):
+    model = build_network(name)
+    batch = images(model)
+    named = model(batch, output_hidden_states=True)
+    found = model.get_image_features(pixel_values=batch, output_hidden_states=True)
+    torch.testing.assert_close(found.pooler_output, named.summary)
+    assert found.pooler_output.shape[1] == model.config.projection_dim
+    torch.testing.assert_close(found.last_hidden_state, named.last_hidden_state)
+    torch.testing.assert_close(found.hidden_states, named.hidden_states)
+    with pytest.raises(TypeError, match="pixels"):
+        model.get_image_features(batch, pixels=None)
+
+
 @pytest.mark.parametrize("asked", ["in the call", {"return_dict": False}, {"nvidia_outputs": True}], ids=str)
 def test_pairs_instead_of_names(asked, tmp_path):
     model = build_network("c-radio_v4")

@@ -124,6 +124,31 @@ def test_features_and_classes_of_a_model_that_returns_tuples(model, word_tokeniz
     assert torch.equal(model.encode_text(texts), embeds)
 
 
+@torch.no_grad()
+def test_what_automodel_opens_of_such_a_folder_has_images_and_texts_in_one_space(pair, tmp_path):
+    pair.model.save_pretrained(tmp_path)
+    texts, pixels = random_texts(2), torch.rand(1, 3, 32, 48)
+    model = RadioModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    expected = pair.model.get_image_features(pixels, output_hidden_states=True)
+    found = model.get_image_features(pixels, output_hidden_states=True)
+    torch.testing.assert_close(found.to_tuple(), expected.to_tuple())
+    assert found.pooler_output.shape[1] == model.config.projection_dim == WIDTH
+    names = set(model.state_dict())
+    assert torch.equal(model.get_text_features(texts).pooler_output, pair.model.get_text_features(texts).pooler_output)
+    assert set(model.state_dict()) == names, "the tower is no part of the model"
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied.get_text_features(texts)[1], model.get_text_features(texts, return_dict=False)[1])
+    base = pair.model.base_model
+    assert torch.equal(base.get_text_features(texts).pooler_output, pair.model.get_text_features(texts).pooler_output)
+    torch.testing.assert_close(base.get_image_features(pixels).pooler_output, expected.pooler_output)
+    model.save_pretrained(tmp_path / "again")
+    again = RadioModel.from_pretrained(tmp_path / "again").eval()
+    torch.testing.assert_close(again.get_image_features(pixels).pooler_output, expected.pooler_output)
+    for without in (again, RadioModel(again.config)):
+        with pytest.raises(MissingTextTowerError, match="text"):
+            without.get_text_features(texts)
+
+
 def test_attention_implementation_reaches_the_text_tower(pair, tmp_path):
     pair.model.save_pretrained(tmp_path)
     model = RadioForZeroShotImageClassification.from_pretrained(tmp_path, attn_implementation="eager")
