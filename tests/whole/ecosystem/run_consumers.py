@@ -24,7 +24,7 @@ from PIL import Image
 
 
 MODELS = ("plain", "sentences", "siglip", "pairs")
-"""Without texts; with a sentence encoder; with SigLIP's tower, whose texts are padded; with NVIDIA's pairs of outputs."""
+"""Without texts; with a sentence encoder; with SigLIP's tower, which wants padding; with NVIDIA's pairs of outputs."""
 TEXTS = ["a cat", "a photo of a dog", "This is a photo of ice cream"]
 SIZES = ((60, 90), (128, 64), (96, 96))  # rows and columns in pixels
 TOLERANCE = 1e-5
@@ -129,7 +129,7 @@ def ray(folder: Path, pictures: list[Image.Image], texts: list[str]) -> Vectors:
     import ray
 
     if not ray.is_initialized():
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
     images = ray.data.read_images(str(folder.parent / "pictures"), include_paths=True, mode="RGB")
     options: dict[str, Any] = {"fn_constructor_args": (str(folder),), "batch_size": 4, "concurrency": 1}
     rows = images.map_batches(RayEmbedder, **options).take_all()
