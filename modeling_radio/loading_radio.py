@@ -1,4 +1,4 @@
-"""How checkpoints and adapters of peft are opened: what is found where, what is refused, what is reported."""
+"""Opening of checkpoints and of peft's adapters: where files are found, what is refused, what is reported."""
 
 import contextlib
 import gc

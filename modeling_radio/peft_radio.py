@@ -14,7 +14,22 @@ from transformers.utils import (
     is_peft_greater_or_equal,
 )
 
+from .checks_radio import read_json
 from .loading_radio import HUB_ID, is_radio_folder
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Return the content of `adapter_config.json`.
+
+    Raises:
+        ValueError: If it has a configuration inside, such as `megatron_config`: some of them name modules that peft
+            imports, or files that it reads.
+    """
+    path = folder / ADAPTER_CONFIG_NAME
+    values = read_json(path)
+    if nested := [name for name, value in values.items() if name.endswith("_config") and value]:
+        raise ValueError(f"{str(path)!r} must be one of plain LoRA, DoRA or rsLoRA: set `{nested[0]}` to null.")
+    return values
 
 
 def named_base(folder: Path) -> str:
@@ -22,7 +37,7 @@ def named_base(folder: Path) -> str:
     if not is_peft_available():
         raise ValueError(f"{str(folder)!r} is an adapter folder, which peft opens: `pip install peft`.")
     path = folder / ADAPTER_CONFIG_NAME
-    base = json.loads(path.read_text()).get("base_model_name_or_path")
+    base = read_adapter_config(folder).get("base_model_name_or_path")
     if not base:
         problem = "names no base"
     elif found := [local for local in (folder / base, Path(base)) if local.is_dir()]:
