@@ -242,7 +242,7 @@ def write_modules(folder: str | Path, *, has_text_tower: bool) -> None:
 
     Without these files it would take the mean over all tokens, class tokens and registers too.
     """
-    kinds = ("image", "text") if has_text_tower else ("image",)
+    kinds = ("image", "text")[: 1 + has_text_tower]
     methods = {kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"} for kind in kinds}
     files = {
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}],
