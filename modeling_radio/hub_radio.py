@@ -189,7 +189,7 @@ def import_sibling(name: str) -> ModuleType:
 def register_parts(config_class: type) -> None:
     """Let remote code's configurations be parts of other models: LLaVA, UperNet or DETR then build what they describe.
 
-    transformers would take its own `RadioModel` by the class's name, and knows no backbone. The package does it itself.
+    transformers would take its own `RadioModel` by the class's name, and knows no backbone.
     """
     if (__package__ or "").startswith("transformers_modules."):
         for auto_class in (AutoModel, AutoBackbone):
@@ -200,10 +200,9 @@ def _part(auto_class: str) -> type:
     """Return a class that builds and opens models by the class that `AUTO_MAP` names, whose file it fetches first."""
 
     def find(folder: str | None) -> Any:
-        name, options = _origin or ("", {})
-        commit = (__package__ or "").rpartition(".")[2]
-        pinned = {"code_revision": commit} if _COMMIT.fullmatch(commit) else {}
-        return get_class_from_dynamic_module(AUTO_MAP[auto_class], folder or name, **options, **pinned)
+        (name, options), commit = _origin or ("", {}), (__package__ or "").rpartition(".")[2]
+        arguments: dict[str, Any] = options | ({"code_revision": commit} if _COMMIT.fullmatch(commit) else {})
+        return get_class_from_dynamic_module(AUTO_MAP[auto_class], folder or name, **arguments)
 
     class Part:
         @staticmethod

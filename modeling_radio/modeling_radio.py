@@ -218,9 +218,10 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the vectors of images in the space of the texts, or the summary where no adaptor is for texts."""
-        if self.config.text_adaptor not in self.adaptors:
+        name = self.config.text_adaptor or ""
+        if name not in self.adaptors:
             return self.summarize(tokens)
-        adaptor: Any = self.adaptors[str(self.config.text_adaptor)]
+        adaptor: Any = self.adaptors[name]
         return adaptor.head_mlp(tokens[:, adaptor.token_index])
 
     def patch_features(self, tokens: Tensor) -> Tensor:
@@ -690,9 +691,7 @@ class RadioModel(RadioPreTrainedModel):
         """Encode texts; see `RadioForZeroShotImageClassification.get_text_features`.
 
         The first call opens the folder's text tower, which is not trained or saved with this model: `text_tower_of`.
-
-        Raises:
-            LookupError: If the folder has none.
+        Without one it raises a `LookupError`.
         """
         tower = import_sibling("zero_shot_radio").text_tower_of(self)
         return tower.get_text_features(input_ids, attention_mask, **kwargs)

@@ -33,7 +33,7 @@ def with_one_size(image_processor: RadioImageProcessor) -> RadioImageProcessor:
     """
     height, width = image_processor.get_output_size(REFERENCE_SIDE, REFERENCE_SIDE)
     image_processor = copy.copy(image_processor)
-    image_processor.size = SizeDict(height=height, width=width)
+    image_processor.size = SizeDict(height=height, width=width)  # pyrefly: ignore[bad-assignment]
     return image_processor
 
 
@@ -77,7 +77,9 @@ class RadioProcessor(ProcessorMixin):
         tower = values.get("text_tower")
         if tower is None:
             return with_one_size(images)
-        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, trust_remote_code=False, **options)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            pretrained_model_name_or_path, trust_remote_code=False, **options
+        )
         longest = tower.get("max_position_embeddings", tokenizer.model_max_length)
         return cls(images, tokenizer, longest, pad_to_max=str(tower.get("model_type")).startswith("siglip"))
 

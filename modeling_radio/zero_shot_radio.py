@@ -371,10 +371,10 @@ _SIGLIP_LOGIT_SCALE = 2.3026
 _SIGLIP_LOGIT_BIAS = -10.0
 
 
-class TextFeatures:
+class TextFeatures(nn.Module):
     """What a model with a text tower makes of texts."""
 
-    config: RadioConfig
+    config: Any
     text_tower: Any
     _warned_of_text_length = False
 
