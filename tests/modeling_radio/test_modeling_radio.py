@@ -462,3 +462,11 @@ def test_scaling_of_a_mean(intermediate_network):
     scaled = sum(normalizer.alphas[block] * centered[block] for block in blocks) / 3
     torch.testing.assert_close(found["pre-alpha"][:, prefix:], scaled)
     assert not torch.allclose(found["pre-alpha"], found["post-alpha"], atol=1e-2)
+
+
+@torch.no_grad()
+def test_vmap_over_images():
+    model = RadioModel(RadioConfig.from_preset("radio-test")).eval()
+    batch = torch.rand(3, 3, 32, 48)
+    found = torch.func.vmap(lambda image: model(image[None], adaptor_names=[]).summary[0])(batch)
+    torch.testing.assert_close(found, model(batch).summary)
