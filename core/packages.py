@@ -112,8 +112,14 @@ def read_packages(path: Path) -> dict[str, Package]:
 
 
 def cache_dir() -> Path:
-    """Return the cache folder: the environment variable `RADIO_CACHE`, else `~/.cache/radio`."""
-    return Path(os.environ.get("RADIO_CACHE") or "~/.cache/radio").expanduser()
+    """Return the cache folder: `RADIO_CACHE` of the environment, else `radio` in the platform's place for caches."""
+    if os.environ.get("RADIO_CACHE"):
+        return Path(os.environ["RADIO_CACHE"]).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local").expanduser() / "radio" / "Cache"
+    if sys.platform == "darwin":
+        return Path("~/Library/Caches/radio").expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "radio"
 
 
 def fetch_package(package: Package, cache: Path | None = None) -> Path:

@@ -207,11 +207,24 @@ def test_another_debian_version_is_accepted_with_a_warning(tmp_path, cache, serv
     assert is_complete(package, folder)
 
 
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("RADIO_CACHE", str(tmp_path))
-    assert cache_dir() == tmp_path
-    monkeypatch.delenv("RADIO_CACHE")
-    assert cache_dir() == Path.home() / ".cache/radio"
+@pytest.mark.parametrize(
+    ("platform", "variables", "folder"),
+    [
+        ("linux", {"RADIO_CACHE": "/a", "XDG_CACHE_HOME": "/x"}, "/a"),
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/radio"),
+        ("linux", {}, "~/.cache/radio"),
+        ("darwin", {"XDG_CACHE_HOME": "/x"}, "~/Library/Caches/radio"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/radio/Cache"),
+        ("win32", {}, "~/AppData/Local/radio/Cache"),
+    ],
+)
+def test_the_cache_folder_is_the_platforms(monkeypatch, platform, variables, folder):
+    monkeypatch.setattr("sys.platform", platform)
+    for name in ("RADIO_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_dir() == Path(folder).expanduser()
 
 
 ENTRY = """
