@@ -43,13 +43,15 @@ def convert_precision(source: Path, output: Path, precision: Precision) -> None:
     if precision == "fp16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        write_graph(ir.from_proto(convert_float_to_float16(str(source), keep_io_types=True)), output)
+        graph = ir.from_proto(convert_float_to_float16(str(source), keep_io_types=True))
     else:
         with scratch_folder(output.parent) as scratch:
             _quantize(source, scratch / "int8.onnx")
             graph = ir.load(scratch / "int8.onnx")
             ir.external_data.load_to_model(graph)
-        write_graph(graph, output)
+    graph.metadata_props.clear()
+    graph.metadata_props.update(ir.load(source).metadata_props)
+    write_graph(graph, output)
 
 
 def _quantize(source: Path, output: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import modeling_radio
 from modeling_radio import RadioModel
 from modeling_radio.conversion.from_nvidia import convert
-from modeling_radio.core.checkpoints import open_checkpoint, read_config
+from modeling_radio.core.checkpoints import open_checkpoint, read_config, without_reports
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_output
 from modeling_radio.heads_radio import RadioTaskModel
@@ -92,7 +92,8 @@ def open_task_model(checkpoint: Path) -> RadioTaskModel:
         )
     _check_not_quantized(checkpoint, config)
     open_checkpoint(checkpoint)  # refuses a backbone that is damaged
-    model, loaded = TASK_MODELS[names[0]].from_pretrained(checkpoint, output_loading_info=True)
+    with without_reports():
+        model, loaded = TASK_MODELS[names[0]].from_pretrained(checkpoint, output_loading_info=True)
     check_fit(sorted(loaded["unexpected_keys"]), sorted(loaded["missing_keys"]), [])
     return model.eval()
 

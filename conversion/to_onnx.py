@@ -1,7 +1,7 @@
 """Exports a checkpoint to ONNX with dynamic batch, height and width, and checks it against onnxruntime."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -86,11 +86,22 @@ def export_flat(wrapped: FlatModel, opset: int = DEFAULT_OPSET) -> ONNXProgram:
     return export_graph(wrapped, wrapped.example_inputs(), wrapped.names, wrapped.dynamic_shapes(), opset)
 
 
-def save_onnx(program: ONNXProgram, path: Path, precision: AnyPrecision = "fp32") -> None:
+def save_onnx(
+    program: ONNXProgram, path: Path, precision: AnyPrecision = "fp32", metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a program of `export_onnx`, in float32 or another precision of `convert_precision`.
 
     More than 2 GB of weights go to `NAME.xxxxxxxx.data` beside the file.
+
+    Args:
+        program: The program.
+        path: The file.
+        precision: Its precision.
+        metadata: Metadata of the file, such as `FlatModel.metadata` returns.
     """
+    properties = program.model.metadata_props
+    properties.clear()  # the exporter's own
+    properties.update(metadata or {})
     if precision == "fp32":
         write_graph(program.model, path)
     else:
@@ -167,7 +178,7 @@ def _run(settings: OnnxSettings) -> None:
 
 
 def _save_and_check(wrapped: FlatModel, program: ONNXProgram, settings: OnnxSettings, path: Path) -> None:
-    save_onnx(program, path, settings.precision)
+    save_onnx(program, path, settings.precision, wrapped.metadata())
     if not settings.verify:
         return
     parities = check_onnx(wrapped, path)

@@ -1,13 +1,15 @@
 """Opening of model folders with checks: all weights are there, of the right shape, and finite."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers.utils import logging as transformers_logging
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
@@ -58,6 +60,17 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     return read_json(config_file)
 
 
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """Silence transformers' table of missing and unknown weights, for callers that check these themselves."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
 def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     """Open a folder of ours, or one in the layout of NVIDIA's Hub repositories.
 
@@ -78,7 +91,8 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     if "args" not in config:
         _check_stored(checkpoint, config)
         options = {"ignore_mismatched_sizes": True}  # told below in one line
-    model, loaded = RadioModel.from_pretrained(checkpoint, output_loading_info=True, **options)
+    with without_reports():
+        model, loaded = RadioModel.from_pretrained(checkpoint, output_loading_info=True, **options)
     unexpected = sorted(loaded["unexpected_keys"])
     unknown = [key for key in unexpected if key.startswith("radio_model.")]
     misshapen = [f"{key} {tuple(given)} instead of {tuple(wanted)}" for key, given, wanted in loaded["mismatched_keys"]]

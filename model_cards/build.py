@@ -19,7 +19,14 @@ from modeling_radio.core.files import write_text
 from modeling_radio.core.settings import Settings
 from modeling_radio.core.tables import markdown
 from modeling_radio.core.trust import check_named_code
-from modeling_radio.model_cards.kinds import Conversion, build_adapter_card, build_converted_card, is_adapter
+from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
+from modeling_radio.model_cards.kinds import (
+    Conversion,
+    build_adapter_card,
+    build_converted_card,
+    build_tuned_card,
+    is_adapter,
+)
 from modeling_radio.model_cards.licenses import OTHER, License, binding_teachers, warnings_of
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
@@ -36,8 +43,10 @@ RESULTS = "results.json"
 _MODEL_ID = re.compile(r"(?=.{3,96}$)(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![-.])", re.ASCII)
 COST = ("seconds", "energy_kwh", "energy_of")
 """Entries of a run about its time and energy."""
-MAKING = "distil"
-"""Beginning of the name of a run's training phase; a run without such a phase is an evaluation."""
+MAKING = ("distil", "training")
+"""Beginnings of the names of a run's training phase; a run without such a phase is an evaluation."""
+BACKBONES = (FEATURE_EXTRACTION, "zero-shot-image-classification")
+"""Pipelines of folders whose card is a backbone's, with or without a text tower."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -79,31 +88,37 @@ def build_card(
         "num_seeds": len({measurement.seed for measurement in results.measurements} - {None}),
         "has_intervals": any("[" in cell for table in tables for _, cells in table.rows for cell in cells),
     }
+    about_sources = {
+        "started_from": lineage.weights,
+        "warnings": warnings_of([*results.teachers, *lineage.weights]),
+        "sources": _sources_table,
+        "flat": _flat,
+    }
     if is_adapter(checkpoint):
-        return build_adapter_card(checkpoint, config, source, shown)
-    shown["parity"] = find_parity(checkpoint)
+        return build_adapter_card(checkpoint, config, source, {**shown, **about_sources})
     conversion = Conversion.find(checkpoint)
+    if conversion is None and task_of(config.architectures) not in BACKBONES:
+        return build_tuned_card(config, source, {**shown, **about_sources})
+    shown["parity"] = find_parity(checkpoint)
     if conversion is not None:
         return build_converted_card(config, conversion, source, shown)
     teachers = [teacher.hub_id for teacher in results.teachers if teacher.hub_id]
+    bases = teachers or [weights.hub_id for weights in lineage.weights[:1] if weights.hub_id]
     tags = ["feature-extraction", *(["distillation"] if results.teachers else [])]
-    data = card_data(config, title, license, tags=tags, base_models=teachers, relation="finetune", results=results)
+    data = card_data(config, title, license, tags=tags, base_models=bases, relation="finetune", results=results)
     return render_card(
         "checkpoint.md",
         config,
         data,
         source,
         **shown,
+        **about_sources,
         teacher_names=[teacher.name for teacher in results.teachers],
         binding=[f"{teacher.name} ({teacher.license})" for teacher in binding_teachers(results.teachers)],
-        warnings=warnings_of([*results.teachers, *lineage.weights]),
-        started_from=lineage.weights,
         picture=PICTURE if (checkpoint / PICTURE).is_file() else None,
         **_texts(config),
         is_made_by_run=is_made_by_run,
         cost=_cost(results.run) if is_made_by_run else {},
-        sources=_sources_table,
-        flat=_flat,
     )
 
 

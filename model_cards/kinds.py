@@ -1,4 +1,4 @@
-"""Cards of folders that hold no model trained here: adapters, and converted checkpoints of NVIDIA's."""
+"""Cards of other folders than students: tuned models, adapters, and converted checkpoints of NVIDIA's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 from modeling_radio import RadioConfig
 from modeling_radio.core.files import write_text
+from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
 from modeling_radio.model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
 from modeling_radio.model_cards.metadata import HUB_ID, card_data
 from modeling_radio.model_cards.rendering import render_card
@@ -21,6 +22,10 @@ from modeling_radio.model_cards.results import load_typed
 
 BASE_PLACEHOLDER = "ORG/BASE"
 """Stands for a base that is a local folder, until `radio publish --base` names its repository."""
+MAX_CLASSES = 100
+"""Our choice: a card lists no more classes."""
+NO_CLASSES = (FEATURE_EXTRACTION, "depth-estimation", "zero-shot-image-classification")
+"""Pipelines of models whose configuration names no classes."""
 CONVERTED = ", converted"
 """End of the title."""
 FILE = "conversion.json"
@@ -39,7 +44,7 @@ def build_adapter_card(folder: Path, config: RadioConfig, source: str, shown: di
         folder: Folder with peft's two files and the `config.json` of the task model.
         config: Configuration of the task model.
         source: Hub id that the code opens.
-        shown: Title, license and results.
+        shown: Title, license, results and lineage.
     """
     settings = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
     named = str(settings.get("base_model_name_or_path"))
@@ -65,11 +70,57 @@ def build_adapter_card(folder: Path, config: RadioConfig, source: str, shown: di
         kind=kind,
         rank=settings.get("r"),
         auto_class=_auto_class(config),
+        **_classes(config),
     )
 
 
+def build_tuned_card(config: RadioConfig, source: str, shown: dict[str, Any]) -> ModelCard:
+    """Return the card of a model with a head for a task.
+
+    Args:
+        config: Its configuration.
+        source: Hub id that the code opens.
+        shown: Title, license, results and lineage.
+    """
+    base = next(iter(shown["started_from"]), None)
+    data = card_data(
+        config,
+        shown["title"],
+        shown["license"],
+        tags=[],
+        base_models=[base.hub_id] if base is not None and base.hub_id else [],
+        relation="finetune",
+        results=shown["results"],
+    )
+    values = {**shown, "base": base, "article": _article(config), "auto_class": _auto_class(config)}
+    return render_card("tuned.md", config, data, source, **values, **_classes(config))
+
+
+def _article(config: RadioConfig) -> str:
+    """Return what a task model is, in words with an article."""
+    name = (config.architectures or [""])[0]
+    if name == "RadioForImageClassification":
+        return {
+            "multi_label_classification": "A classifier of images that may have several classes,",
+            "regression": "A model that predicts a number for an image,",
+        }.get(str(config.problem_type), "An image classifier")
+    return {
+        "RadioForSemanticSegmentation": "A semantic segmenter",
+        "RadioForInstanceSegmentation": "An instance segmenter",
+        "RadioForUniversalSegmentation": "An instance segmenter",
+        "RadioForObjectDetection": "An object detector",
+    }.get(name, "A depth estimator")
+
+
+def _classes(config: RadioConfig) -> dict[str, Any]:
+    """Return the names of classes for the template, no more than fit a card; none for measured numbers and depth."""
+    has_classes = config.problem_type != "regression" and task_of(config.architectures) not in NO_CLASSES
+    names = sorted((config.id2label or {}).items()) if has_classes else []
+    return {"classes": names[:MAX_CLASSES], "num_more_classes": max(len(names) - MAX_CLASSES, 0)}
+
+
 def _auto_class(config: RadioConfig) -> str:
-    """Return the Auto class that opens the task model of an adapter."""
+    """Return the Auto class that opens a task model."""
     (name,) = (config.architectures or ["RadioModel"])[:1]
     return f"AutoModel{name.removeprefix('Radio').removeprefix('Model')}"
 

@@ -16,7 +16,7 @@ from modeling_radio import RadioConfig
 from modeling_radio.core.errors import check_choice
 from modeling_radio.core.files import write_text
 from modeling_radio.core.tables import one_line
-from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
+from modeling_radio.hub_radio import FEATURE_EXTRACTION, TASK_OF_CLASS, task_of
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.results import STUDENT, Measurement, Results
 
@@ -27,8 +27,18 @@ TASK_OF_EVALUATION = {
     "zero_shot": "zero-shot-image-classification",
     "segmentation_probe": "image-segmentation",
     "open_vocabulary": "image-segmentation",
+    "semantic-segmentation": "image-segmentation",
+    "instance-segmentation": "image-segmentation",
+    **{task: task for task in TASK_OF_CLASS.values()},
 }
-METRICS = {"accuracy": "accuracy", "mIoU": "mean_iou", "AUROC": "roc_auc", "R2": "r_squared"}
+METRICS = {
+    "accuracy": "accuracy",
+    "f1": "f1",
+    "mIoU": "mean_iou",
+    "mean_iou": "mean_iou",
+    "AUROC": "roc_auc",
+    "R2": "r_squared",
+}
 """Our metrics by the Hub's identifiers, https://huggingface.co/metrics; others are in the card's tables alone."""
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 """The Hub's relations. A distilled student is a "finetune" of its teachers: by default several would be a "merge". A

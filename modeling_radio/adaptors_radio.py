@@ -66,7 +66,7 @@ class RadioHeadAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         for block in self.blocks:
-            tokens, _ = block(tokens, ((1, tokens.shape[1]),))
+            tokens = block(tokens)
         return self.mlp(tokens)
 
 
@@ -79,7 +79,7 @@ class RadioAdaptor(nn.Module):
 
     def __init__(self, config: RadioConfig, adaptor: RadioAdaptorConfig) -> None:
         super().__init__()
-        self.token_index = adaptor.token_index
+        self.token_index = self.head_idx = adaptor.token_index  # NVIDIA's name too
         self.upsample_factor = adaptor.upsample_factor
         self.head_mlp = self.feat_mlp = None
         if adaptor.summary_dim is not None:

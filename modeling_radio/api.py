@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -48,7 +48,7 @@ def _with_fields_of(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Ca
         described.__signature__ = inspect.signature(settings).replace(return_annotation=run.__annotations__["return"])
         assert isinstance(settings, type)
         assert issubclass(settings, Settings)
-        lines = [f"    {path}: {text} ({describe_type(field)})" for path, field, text in list_settings(settings)]
+        lines = [f"    {path}: {text} ({describe_type(setting)})" for path, setting, text in list_settings(settings)]
         described.__doc__ = "\n".join([inspect.cleandoc(run.__doc__ or ""), "\nArguments:", *lines])
         return call
 
@@ -166,7 +166,7 @@ class Evaluated:
     """
 
     checkpoint: Path
-    results: Results
+    results: Results = field(repr=False)
     scores: dict[str, float]
     written: list[Path]
 

@@ -156,6 +156,7 @@ def _neighbors(places: Tensor, side: int) -> tuple[Tensor, Tensor]:
 Segments = tuple[tuple[int, int], ...]
 """A sequence as consecutive runs `(count, length)`: `count` neighboring segments of `length` tokens each; a token
 attends to its own segment only."""
+Record = Callable[[Tensor], None]  # takes attention weights; a list would be copied by accelerate's and FSDP's hooks
 
 
 def partition_windows(
@@ -327,7 +328,8 @@ class RadioPatchGenerator(RadioLearnedTokens):
     Shapes of `forward`: patches `(batch, rows * cols, channels * patch * patch)` as of `split_patches`, their rows and
     columns, and in training the numbers of `sample_positions` (`None` takes them from torch's global generator), to
     tokens `(batch, prefix + rows * cols, hidden)`; or all patches of a pack, `(total_patches, ...)`, to its sequence.
-    With `temporal` the patches are of several frames each, their channels one frame after the other.
+    With `temporal` the patches are of several frames each, their channels one frame after the other. Without rows and
+    columns it takes normalized images, `(batch, channels, height, width)`, as NVIDIA's does.
 
     References:
         Cropped position embeddings: AM-RADIO, appendix C. https://arxiv.org/abs/2312.06709
@@ -336,6 +338,8 @@ class RadioPatchGenerator(RadioLearnedTokens):
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
         self.config = config
+        self.patch_size, self.num_skip = config.patch_size, config.num_prefix_tokens
+        self.num_cls_tokens, self.num_registers = config.num_cls_tokens, config.num_registers
         self.embedder = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size, config.use_patch_bias)
         if config.video_temporal_patch_size is not None:
             width = config.video_temporal_patch_size * config.num_channels * config.patch_size**2
@@ -347,12 +351,15 @@ class RadioPatchGenerator(RadioLearnedTokens):
     def forward(
         self,
         patches: Tensor,
-        rows: int,
-        cols: int,
+        rows: int | None = None,
+        cols: int | None = None,
         draws: Tensor | None = None,
         pack: ImagePack | None = None,
         temporal: bool = False,
     ) -> Tensor:
+        if rows is None or cols is None:
+            rows, cols = (side // self.config.patch_size for side in patches.shape[-2:])
+            patches = self.split_patches(patches)
         embedder = self.video_embedder if temporal else self.embedder
         tokens = embedder(patches.to(self.pos_embed.dtype))  # the weight itself may be quantized
         if pack is None:
@@ -452,24 +459,28 @@ def eager_attention_forward(
 class RadioAttention(nn.Module):
     """Multi-head self-attention within segments of the sequence.
 
-    Shapes of `forward`: hidden states `(batch, length, hidden)` to the same, and per run of `segments` the attention
-    weights `(batch * count, heads, segment, segment)`, or `None` where the implementation gives none; eager does.
+    Shapes of `forward`: hidden states `(batch, length, hidden)` to the same. `segments` `None` are the whole sequence.
+    With `record` attention is eager, and `record` is called with the weights of each run of segments,
+    `(batch * count, heads, segment, segment)`. It has all names of timm's attention, also of layers that do nothing.
     """
 
-    is_causal = False
+    is_causal, fused_attn = False, True
 
     def __init__(self, config: RadioConfig, num_heads: int, qkv_bias: bool, hidden_size: int | None = None) -> None:
         super().__init__()
         hidden_size = hidden_size or config.hidden_size
         self.config = config
         self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
-        self.scaling = self.head_dim**-0.5
-        self.dropout = config.attention_probs_dropout_prob
+        self.scaling = self.scale = self.head_dim**-0.5
+        self.attn_drop, self.proj_drop = nn.Dropout(config.attention_probs_dropout_prob), nn.Identity()
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden_states: Tensor, segments: Segments, is_eager: bool = False) -> tuple[Tensor, list[Any]]:
-        batch_size = hidden_states.shape[0]
+    def forward(self, hidden_states: Tensor, segments: Segments | None = None, record: Record | None = None) -> Tensor:
+        batch_size, is_eager = hidden_states.shape[0], record is not None
+        segments = segments or ((1, hidden_states.shape[1]),)
         qkv = self.project(hidden_states)
         if len(segments) == 1:
             outputs = [self._attend(qkv, segments[0][0], is_eager)]
@@ -480,7 +491,10 @@ class RadioAttention(nn.Module):
             runs = qkv.split([count * size for count, size in segments], dim=1)
             outputs = [self._attend(run, count, is_eager) for run, (count, _) in zip(runs, segments, strict=True)]
         mixed = [output.reshape(batch_size, -1, hidden_states.shape[-1]) for output, _ in outputs]
-        return self.proj(torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0]), [weights for _, weights in outputs]
+        if record is not None:
+            for _, weights in outputs:
+                record(cast(Tensor, weights))  # eager attention gives them
+        return self.proj(torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0])
 
     def project(self, hidden_states: Tensor) -> Tensor:
         """Return queries, keys and values, `(batch, length, 3, heads, head_dim)`."""
@@ -500,8 +514,16 @@ class RadioAttention(nn.Module):
         query, key, value = by_head.unbind(0)
         implementation = "eager" if is_eager else str(self.config._attn_implementation)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.attn_drop.p if self.training else 0.0
         return attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout, **lengths)
+
+
+def attend_by_segment(attention: nn.Module, hidden_states: Tensor, segments: Segments) -> Tensor:
+    """Run an attention that knows no segments on each of them, as a sequence of its batch."""
+    runs = hidden_states.split([count * length for count, length in segments], dim=1)
+    batches = [run.unflatten(1, each).flatten(0, 1) for run, each in zip(runs, segments, strict=True)]
+    mixed = [attention(batch).reshape(run.shape) for batch, run in zip(batches, runs, strict=True)]
+    return torch.cat(mixed, dim=1)
 
 
 class RadioMLP(nn.Module):
@@ -550,8 +572,11 @@ class RadioBlock(GradientCheckpointingLayer):
 
     Shapes of `forward`: hidden states `(batch, length, hidden)`, and in stochastic depth factors on the attention and
     the MLP of each image, `(batch, 1, PATH_DRAWS)`, or each token, `(batch, length, PATH_DRAWS)`, to hidden states of
-    the same shape, and to attention weights as in `RadioAttention` where they are wanted. The factors are an argument,
-    since gradient checkpointing replays those.
+    the same shape. The factors are an argument, since gradient checkpointing replays those. `segments` and `record` are
+    those of `RadioAttention`.
+
+    `attn` may be another module, of tokens `(batch, length, hidden)` alone to the same: each segment is then a sequence
+    of its batch. It records no weights.
     """
 
     def __init__(
@@ -575,14 +600,20 @@ class RadioBlock(GradientCheckpointingLayer):
         self.ls2 = layer_scale(hidden_size)
 
     def forward(
-        self, hidden_states: Tensor, segments: Segments, factors: Tensor | None = None, with_attentions: bool = False
-    ) -> tuple[Tensor, list[Any]]:
-        branch, weights = self.attn(self.norm1(hidden_states), segments, with_attentions)
-        if not with_attentions:
-            weights = []  # those of eager attention are large: not kept while the MLP runs
+        self,
+        hidden_states: Tensor,
+        segments: Segments | None = None,
+        factors: Tensor | None = None,
+        record: Record | None = None,
+    ) -> Tensor:
+        normed = self.norm1(hidden_states)
+        if isinstance(self.attn, RadioAttention):
+            branch = self.attn(normed, segments, record)
+        else:
+            branch = attend_by_segment(self.attn, normed, segments or ((1, normed.shape[1]),))
         hidden_states = hidden_states + self._scale(self.ls1(branch), factors, 0)
         branch = self.mlp(self.norm2(hidden_states))
-        return hidden_states + self._scale(self.ls2(branch), factors, 1), weights
+        return hidden_states + self._scale(self.ls2(branch), factors, 1)
 
     def _scale(self, branch: Tensor, factors: Tensor | None, index: int) -> Tensor:
         return branch if factors is None else branch * factors[:, :, index, None].to(branch.dtype)
@@ -593,7 +624,7 @@ class RadioVisionTransformer(nn.Module):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
-        depth = config.num_hidden_layers
+        depth, self.embed_dim = config.num_hidden_layers, config.hidden_size
         self.patch_generator = RadioPatchGenerator(config)
         self.blocks = nn.ModuleList(self.build_block(config, index) for index in range(depth))
         final_norm = nn.LayerNorm if config.use_final_norm else nn.Identity
@@ -627,25 +658,32 @@ class RadioVisionTransformer(nn.Module):
             The normed output `(batch, length, hidden)`, the un-normed output of each block in `keep`, and of each block
             the attention weights of each run of its segments, as in `RadioAttention`.
         """
-        kept, attentions = {}, []
+        kept, attentions = {}, [[] for _ in self.blocks]
         patches = hidden_states
         for index, block in enumerate(self.blocks):
+            record = attentions[index].append if with_attentions else None
             factors = self.path_factors(index, hidden_states, None if draws is None else draws[:, :, index])
             if layout.window_order is None or self.is_global[index]:
-                hidden_states, weights = block(hidden_states, layout.global_segments, factors, with_attentions)
+                hidden_states = block(hidden_states, layout.global_segments, factors, record)
             else:
                 if index == 0 or self.is_global[index - 1]:
                     patches = hidden_states[:, layout.window_order.to(hidden_states.device)]
                 if factors is not None and factors.shape[1] > 1:
                     factors = factors[:, layout.window_order.to(factors.device)]
-                patches, weights = block(patches, layout.window_segments, factors, with_attentions)
+                patches = block(patches, layout.window_segments, factors, record)
                 if index in keep or self.is_global[index + 1]:  # the last block is global, so there is a next one
                     order = layout.window_order.to(patches.device)  # blocks may be spread over devices
                     hidden_states = hidden_states.to(patches.device).index_copy(1, order, patches)
-            attentions.append(weights)
             if index in keep:
                 kept[index] = hidden_states
         return self.norm(hidden_states), kept, attentions
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the final tokens of normalized images, `(batch, channels, height, width)`, by global attention."""
+        x = self.patch_generator(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
 
     def path_factors(self, index: int, hidden_states: Tensor, uniform: Tensor | None) -> Tensor | None:
         """Return the factors of stochastic depth on a block's branches, of the shape of `uniform`; `None` if all are 1.

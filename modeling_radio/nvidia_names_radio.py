@@ -5,16 +5,19 @@ any size fit any grid. And `model.radio_model(pixel_values)` itself gives a `Net
 of; ask the model, with `return_dict=False`, for the pair that NVIDIA's gives.
 """
 
-from collections.abc import Sequence
-from typing import Any, get_args
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from .checks_radio import COUNT, LARGEST, Resolution, check_blocks, check_choice, number, optional
+from .checks_radio import LARGEST, Resolution, number
 from .configuration_radio import RadioConfig
-from .inputs_radio import Aggregation, ScaleOrder, check_feature_format, check_widths, count_from_first, group_blocks
-from .layers_radio import RadioInputConditioner
-from .outputs_radio import FeatureFormat, RadioPair
+from .hub_radio import import_sibling
+
+
+def _methods() -> Any:
+    """Return the file of the methods that few models are asked for."""
+    return import_sibling("nvidia_methods_radio")
 
 
 class NvidiaNames:
@@ -77,21 +80,21 @@ class NvidiaNames:
         """Do nothing: only E-RADIO has something to fold, batch norms, without which its outputs are the same."""
 
 
-class OutsideConditioner(RadioInputConditioner):
-    """Stands where pixels come normalized: it changes nothing.
-
-    Mean and deviation stay, so that a folder saved from here normalizes inside, like every other.
-    """
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return pixel_values
-
-
 class NvidiaNetworkNames(NvidiaNames):
     """The names of NVIDIA's `radio_model`, for `RadioNetwork`."""
 
     model: Any
-    input_conditioner: RadioInputConditioner
+    adaptors: nn.ModuleDict
+    input_conditioner: nn.Module
+
+    def keep_adaptors(self, names: Collection[str]) -> None:
+        """Remove all other adaptors, from the configuration too; a `ValueError` names what is none."""
+        for name in names:
+            self.config.adaptor(name, argument="adaptors")
+        for name in [name for name in self.adaptors if name not in names]:
+            del self.adaptors[name]
+        self.config.adaptors = [adaptor for adaptor in self.config.adaptors if adaptor["name"] in names]
+        self.config.adaptor_names = [name for name in self.config.adaptor_names or [] if name in names]
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -120,82 +123,18 @@ class NvidiaNetworkNames(NvidiaNames):
             "`window_size='auto'`."
         )
 
-    def make_preprocessor_external(self) -> RadioInputConditioner:
+    def make_preprocessor_external(self) -> nn.Module:
         """Return what normalizes pixels, for the caller to run; from here on the model takes normalized ones.
 
         The state of this model only: a folder saved from it normalizes inside again.
         """
-        conditioner = self.input_conditioner
-        own = OutsideConditioner(self.config).to(conditioner.norm_mean)
-        own.load_state_dict(conditioner.state_dict())
-        self.input_conditioner = own
+        conditioner, self.input_conditioner = _methods().conditioners(self.input_conditioner, self.config)
         self._warned_of_pixel_range = True  # which is [0, 1] no more
         return conditioner
 
-    def forward_intermediates(  # noqa: PLR0913
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: FeatureFormat = "NCHW",
-        intermediates_only: bool = False,
-        aggregation: Aggregation = "sparse",
-        norm_alpha_scheme: ScaleOrder = "post-alpha",
-    ) -> Any:
-        """Return features after chosen blocks, as timm's method of this name does; arguments are those of NVIDIA's.
-
-        Args:
-            x: RGB images in [0, 1], `(batch, channels, height, width)`.
-            indices: 0-based blocks, negative ones from the last, returned in ascending order; or how many of the last;
-                `None` is all.
-            return_prefix_tokens: Return pairs `(summary, features)` instead of features alone.
-            norm: Apply the final norm, where the network has one, to each of them and to the final output.
-            stop_early: Take the last of the chosen blocks as the final one.
-            output_fmt: "NCHW" for maps, "NLC" for token sequences.
-            intermediates_only: Return the list alone.
-            aggregation: "sparse" takes each block's own output; "dense" averages all since the previous index.
-            norm_alpha_scheme: With normalizers of intermediate features, scale the mean of a dense group
-                ("post-alpha"), or each block before ("pre-alpha"), or leave them out ("none").
-
-        Returns:
-            The final output, a pair or by adaptor as with `return_dict=False`, and a list with one entry for each
-            chosen block.
-
-        Raises:
-            ValueError: If an index is no block or an option is unknown; otherwise as `RadioModel.forward`.
-        """
-        check_feature_format(output_fmt, is_packed=False, argument="output_fmt")
-        check_choice("aggregation", aggregation, get_args(Aggregation))
-        check_choice("norm_alpha_scheme", norm_alpha_scheme, get_args(ScaleOrder))
-        depth = self.config.num_hidden_layers
-        blocks = _chosen_blocks(indices, depth)
-        groups = group_blocks(blocks, aggregation)
-        self._check_merged(groups, norm=norm, stop_early=stop_early)
-        last = blocks[-1] if stop_early else depth - 1
-        network: Any = self
-        passed = network(x, keep={last, *(block for group in groups for block in group)}, output_hidden_states=False)
-        final_norm = self.model.norm if norm else nn.Identity()
-        outputs: list[Any] = []
-        for group in groups:
-            tokens = final_norm(network.average_blocks(passed, group, norm_alpha_scheme))
-            as_map = output_fmt == "NCHW"
-            features = network.block_map(tokens, passed.grid, group[-1]) if as_map else network.patch_features(tokens)
-            outputs.append(RadioPair(network.summarize(tokens), features) if return_prefix_tokens else features)
-        if intermediates_only:
-            return outputs
-        if passed.encoded is None:  # else the final output is the decoder's
-            passed = passed._replace(tokens=final_norm(passed.kept[last]))
-        names = [name for name in self.config.adaptor_names or [] if name in network.adaptors]  # a backbone has none
-        return network.read_out(passed, names, output_fmt).to_pairs(), outputs
-
-    def _check_merged(self, groups: Sequence[Sequence[int]], *, norm: bool, stop_early: bool) -> None:
-        """Refuse options that ask of RADIO1D's narrow or coarse blocks what only its last ones are made for."""
-        check_widths(self.config, groups)
-        for name, value in (("norm", norm), ("stop_early", stop_early)):
-            if value and self.config.num_mergings:
-                raise ValueError(f"`{name}` must be False with `downscale_levels`, got True.")
+    def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return features after chosen blocks; see `nvidia_methods_radio`."""
+        return _methods().forward_intermediates(self, x, *args, **kwargs)
 
 
 class NvidiaModelNames(NvidiaNames):
@@ -205,11 +144,20 @@ class NvidiaModelNames(NvidiaNames):
 
     @property
     def adaptors(self) -> nn.ModuleDict:
-        """The adaptors that were built, by name."""
+        """The adaptors that were built, by name; `None`, or some of them, removes the others."""
         return self.radio_model.adaptors
 
+    @adaptors.setter
+    def adaptors(self, value: Collection[str] | None) -> None:
+        self.radio_model.keep_adaptors(value or ())
+
     @property
-    def input_conditioner(self) -> RadioInputConditioner:
+    def model(self) -> nn.Module:
+        """The transformer: patch generator, blocks and final norm."""
+        return self.radio_model.model
+
+    @property
+    def input_conditioner(self) -> nn.Module:
         """The module that normalizes pixels."""
         return self.radio_model.input_conditioner
 
@@ -226,21 +174,10 @@ class NvidiaModelNames(NvidiaNames):
         """Set the windows that fit images of a height and width, of E-RADIO alone; see `EradioNetwork`."""
         return self.radio_model.set_optimal_window_size(image_dim)
 
-    def make_preprocessor_external(self) -> RadioInputConditioner:
+    def make_preprocessor_external(self) -> nn.Module:
         """Return what normalizes pixels, for the caller to run; see `NvidiaNetworkNames`."""
         return self.radio_model.make_preprocessor_external()
 
     def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return features after chosen blocks; see `NvidiaNetworkNames`."""
         return self.radio_model.forward_intermediates(x, *args, **kwargs)
-
-
-def _chosen_blocks(indices: int | Sequence[int] | None, depth: int) -> list[int]:
-    """Return the 0-based blocks that `forward_intermediates` was asked for, ascending."""
-    if indices is None or isinstance(indices, int):
-        optional(COUNT).check("indices", indices)
-        blocks = list(range(0 if indices is None else depth - indices, depth))
-    else:
-        blocks = sorted(set(count_from_first(indices, depth)))
-    check_blocks("indices", blocks, depth)
-    return blocks

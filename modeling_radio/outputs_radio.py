@@ -112,7 +112,7 @@ class NetworkOutput(NamedTuple):
     embedded: Tensor
     kept: dict[int, Tensor]
     hidden_states: tuple[Tensor | None, ...] | None
-    attentions: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor | None, ...] | None
     grid: Resolution
     pack: ImagePack | None = None
     num_clips: int | None = None
@@ -154,7 +154,7 @@ class RadioModelOutput(ModelOutput):
     features: Tensor | None = None
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor | None, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor | None, ...] | None = None
     pooler_output: Tensor | None = None
     adaptors: dict[str, RadioAdaptorOutput] | None = None
     global_tokens: Tensor | None = None
@@ -246,7 +246,7 @@ def gather_states(
     return tuple(None if state is None else pack.concatenate(state) for state in wanted)
 
 
-def join_runs(runs: Sequence[Tensor], batch_size: int) -> Tensor:
+def join_runs(runs: Sequence[Tensor], batch_size: int) -> Tensor | None:
     """Return a block's attention weights as one tensor, segment after segment of each image.
 
     Args:
@@ -255,9 +255,10 @@ def join_runs(runs: Sequence[Tensor], batch_size: int) -> Tensor:
 
     Returns:
         `(batch * segments, heads, longest, longest)`; where windows at an edge are smaller, their weights end in zeros.
+        `None` of a block with an attention of the caller's, which records none.
     """
-    if len(runs) == 1:
-        return runs[0]
+    if len(runs) < 2:
+        return runs[0] if runs else None
     longest = max(run.shape[-1] for run in runs)
     padded = [F.pad(run, (0, longest - run.shape[-1]) * 2).unflatten(0, (batch_size, -1)) for run in runs]
     return torch.cat(padded, dim=1).flatten(0, 1)

@@ -139,9 +139,11 @@ class SeveralViews(AnySizeBatches):
     """Mixin: several views of an image, with the options of `ViewOptions` and of the model's `predict`.
 
     With `tile_size` images keep their own size, rounded to whole patches; the processor otherwise reduces them.
+    `stock_options` are those of transformers' class: three of its four ignore any other without a word.
     """
 
     view_options: tuple[str, ...] = VIEW_OPTIONS[:4]
+    stock_options: tuple[str, ...] = ("threshold", "timeout")
     model: Any
     image_processor: Any
     dtype: torch.dtype
@@ -150,6 +152,7 @@ class SeveralViews(AnySizeBatches):
         refused = [name for name in VIEW_OPTIONS if name in kwargs and name not in self.view_options]
         if refused:
             raise ValueError(f"`{refused[0]}` must be left out: {type(self).__name__} has {self.view_options}.")
+        refuse_unknown(kwargs, (*self.view_options, *self.stock_options), "and those of every pipeline")
         views = {name: kwargs.pop(name) for name in self.view_options if name in kwargs}
         before, forward, after = super()._sanitize_parameters(**kwargs)  # pyrefly: ignore[missing-attribute]
         if views.get("tile_size") is not None:
@@ -192,8 +195,56 @@ NUM_FRAMES = 8
 """Frames of a video that a pipeline reads by default (our choice; CLIP4Clip reads 12 of longer clips)."""
 
 
-class RadioImageFeatureExtractionPipeline(AnySizeBatches, ImageFeatureExtractionPipeline):
-    """Transformers' `image-feature-extraction` with batches of any sizes."""
+class _FeatureExtraction(ImageFeatureExtractionPipeline):
+    """Transformers' pipeline with options for the model."""
+
+    model: Any
+
+    # pyrefly: ignore[bad-override]
+    def _forward(self, model_inputs: Any, **options: Any) -> Any:
+        return self.model(**model_inputs, **options)
+
+
+class RadioImageFeatureExtractionPipeline(AnySizeBatches, _FeatureExtraction):
+    """Transformers' `image-feature-extraction` with batches of any sizes: summaries, or dense features.
+
+    Options, of the pipeline or of a call, besides `return_tensors`, `timeout` and `image_processor_kwargs`:
+
+    - `pool`: True or None for the summary, `(1, num_summaries * hidden_size)`; False for the features of the patches,
+      `(1, num_patches, hidden_size)`.
+    - `feature_format`: "NLC" for these, or "NCHW" for the map `(1, hidden_size, rows, cols)`; it implies `pool=False`.
+
+    Any other option is a `ValueError`.
+    """
+
+    # pyrefly: ignore[bad-override]
+    def _sanitize_parameters(self, pool: bool | None = None, feature_format: str | None = None, **kwargs: Any) -> Any:
+        refuse_unknown(kwargs, ("return_tensors", "timeout", "image_processor_kwargs"), "`pool` and `feature_format`")
+        if pool and feature_format is not None:
+            raise ValueError(f"`feature_format` {feature_format!r} is of dense features: leave it or `pool` out.")
+        before, _, after = super()._sanitize_parameters(**kwargs)
+        is_dense = pool is False or feature_format is not None
+        forward = {} if feature_format is None else {"feature_format": feature_format}
+        return before, forward, after if pool is None and not is_dense else {**after, "pool": not is_dense}
+
+    # pyrefly: ignore[bad-override]
+    def postprocess(self, model_outputs: Any, pool: bool = True, return_tensors: bool = False) -> Any:
+        """Return the summary, or without `pool` the features, as a tensor or as nested lists."""
+        found = model_outputs["summary" if pool else "features"]
+        return found if return_tensors else found.tolist()
+
+
+def refuse_unknown(given: dict[str, Any], known: tuple[str, ...], others: str) -> None:
+    """Raise a `ValueError` that names the first option that a pipeline has not.
+
+    Args:
+        given: Options.
+        known: Names of those that it has.
+        others: More of them, in words.
+    """
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(f"`{unknown[0]}` is no option of this pipeline: it has {', '.join(known)}, {others}.")
 
 
 class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline):
@@ -204,6 +255,7 @@ class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline
     """
 
     view_options = ("scales", "flip")
+    stock_options = ("top_k", "function_to_apply", "timeout")
 
     # pyrefly: ignore[bad-override]
     def _sanitize_parameters(self, threshold: float | str | None = None, **kwargs: Any) -> Any:
@@ -225,11 +277,14 @@ class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline
 class RadioImageSegmentationPipeline(SeveralViews, ImageSegmentationPipeline):
     """Transformers' `image-segmentation` with batches of any sizes, tiles, `scales` and `flip`."""
 
+    stock_options = ("subtask", "threshold", "mask_threshold", "overlap_mask_area_threshold", "timeout")
+
 
 class RadioDepthEstimationPipeline(SeveralViews, DepthEstimationPipeline):
     """Transformers' `depth-estimation` with batches of any sizes, tiles and `flip`."""
 
     view_options = ("tile_size", "tile_overlap", "flip")
+    stock_options = ("parameters", "timeout")
 
 
 class RadioObjectDetectionPipeline(SeveralViews, ObjectDetectionPipeline):
@@ -356,6 +411,7 @@ class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipelin
         refused = next((name for name in reasons if name in kwargs), None)
         if refused is not None:
             raise ValueError(f"`{refused}` must be left out for a model of instances: {reasons[refused]}.")
+        refuse_unknown(kwargs, ("subtask", "threshold", "mask_threshold", "timeout"), "and those of every pipeline")
         return super()._sanitize_parameters(**kwargs)
 
     # pyrefly: ignore[bad-override]

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from math import isqrt
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -479,23 +480,27 @@ class PostProcessing:
     def post_process_features(
         self,
         features: Tensor,
-        target_sizes: Iterable[Sequence[int]],
+        target_sizes: Iterable[Sequence[int]] | None = None,
         pixel_mask: Tensor | None = None,
         image_grid_hw: Tensor | None = None,
     ) -> list[Tensor]:
-        """Cut the padding off feature maps and resize them to the original images.
+        """Take the features of a batch apart, without padding, and resize them to the original images.
 
         Args:
-            features: `(batch, channels, rows, cols)`, or `(total_patches, channels)` of packed images.
-            target_sizes: Height and width of each original image in pixels.
+            features: `(batch, channels, rows, cols)`, or `(total_patches, channels)` of packed images,
+                also an adaptor's that upsamples.
+            target_sizes: Height and width of each original image in pixels; `None` keeps each map's own.
             pixel_mask: As the processor returned it with `do_pad`, `(batch, height, width)`.
             image_grid_hw: As the processor returned it with `do_pack`, `(num_images, 2)`.
 
         Returns:
-            One map `(channels, height, width)` per image, interpolated bilinearly.
+            One map `(channels, height, width)` per image, interpolated bilinearly; without `target_sizes`
+            `(channels, rows, cols)`, as it is.
         """
         maps = _split_maps(features, pixel_mask, image_grid_hw)
-        return _resize_maps(maps, _to_size_list(target_sizes, len(maps), "target_sizes"))
+        return (
+            maps if target_sizes is None else _resize_maps(maps, _to_size_list(target_sizes, len(maps), "target_sizes"))
+        )
 
     def post_process_semantic_segmentation(
         self,
@@ -732,13 +737,15 @@ def _field(outputs: Any, *names: str) -> Any:
 def _split_maps(features: Tensor, pixel_mask: Tensor | None, image_grid_hw: Tensor | None) -> list[Tensor]:
     """Return each image's own map `(channels, rows, cols)`, without padding."""
     if image_grid_hw is not None:
-        lengths = image_grid_hw.prod(dim=-1).tolist()
+        factor = isqrt(features.shape[0] // max(int(image_grid_hw.prod(dim=-1).sum()), 1))  # of upsampling adaptors
+        grids = image_grid_hw * max(factor, 1)
+        lengths = grids.prod(dim=-1).tolist()
         if features.ndim != 2 or features.shape[0] != sum(lengths):
             raise ValueError(
                 f"`features` of packed images must be ({sum(lengths)}, channels), as many as `image_grid_hw` has "
                 f"patches, got {tuple(features.shape)}."
             )
-        parts = zip(features.split(lengths), image_grid_hw.tolist(), strict=True)
+        parts = zip(features.split(lengths), grids.tolist(), strict=True)
         return [part.T.unflatten(1, grid) for part, grid in parts]
     if features.ndim != 4:
         raise ValueError(f"`features` must be (batch, channels, rows, cols), got {tuple(features.shape)}.")

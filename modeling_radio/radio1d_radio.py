@@ -208,7 +208,7 @@ class Radio1dDecoder(RadioLearnedTokens):
                 prefix = self.prefix_proj_blocks[split](prefix).to(patches.dtype)
                 sequence = torch.cat([prefix, self.upscale_blocks[split](patches, current)], dim=1)
                 current = Resolution(2 * current.height, 2 * current.width)
-            sequence, _ = block(sequence, ((1, sequence.shape[1]),))
+            sequence = block(sequence)
         prefix, patches = self.norm(sequence).tensor_split([config.num_prefix_tokens], dim=1)
         rows, cols = grid
         patches = patches.unflatten(1, tuple(current))[:, :rows, :cols].flatten(1, 2)
@@ -270,7 +270,7 @@ class Radio1dTransformer(RadioVisionTransformer):
             draws: As there.
             with_attentions: As there.
         """
-        num_prefix, kept, attentions = self.config.num_prefix_tokens, {}, []
+        num_prefix, kept, attentions = self.config.num_prefix_tokens, {}, [[] for _ in self.blocks]
         limit = counts.longest if self.config.progressive_reduction and counts is not None else None
         for index, block in enumerate(self.blocks):
             if index in self.levels:
@@ -281,12 +281,16 @@ class Radio1dTransformer(RadioVisionTransformer):
                 current -= (current - limit) // (len(self.blocks) - index)
                 hidden_states = hidden_states[:, : num_prefix + current]
             factors = self.path_factors(index, hidden_states, None if draws is None else draws[:, :, index])
-            segments = ((1, hidden_states.shape[1]),)
-            hidden_states, weights = block(hidden_states, segments, factors, with_attentions)
-            attentions.append(weights)
+            record = attentions[index].append if with_attentions else None
+            hidden_states = block(hidden_states, ((1, hidden_states.shape[1]),), factors, record)
             if index in keep:
                 kept[index] = hidden_states
         return self.norm(hidden_states), kept, attentions
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        size = self.config.patch_size
+        grid, tokens = Resolution(x.shape[-2] // size, x.shape[-1] // size), self.patch_generator(x)
+        return self(tokens, TokenPlan(grid, count_tokens(self.config, None, grid, len(x)), decode=True))[0]
 
     def _merge(self, tokens: Tensor, grid: Resolution, merge: int) -> Tensor:
         prefix, patches = tokens.tensor_split([self.config.num_prefix_tokens], dim=1)

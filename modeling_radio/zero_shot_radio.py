@@ -620,18 +620,21 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             raise ValueError("`texts` must have at least one text, got none.")
         embeds: list[Tensor] = []
         for start in range(0, len(texts), batch_size):
-            tokens = tokenizer(
-                list(texts[start : start + batch_size]),
-                padding="max_length" if self.use_sigmoid else True,
-                truncation=True,
-                max_length=self.max_text_length,
-                return_tensors="pt",
-            )
-            # No mask: SigLIP was trained without one, CLIP reads the end token, which attends to no later token, and
-            # `SentenceTower` masks the padding token itself.
-            output = self.get_text_features(tokens["input_ids"].to(self.device), return_dict=True)
+            tokens = self.tokenize(tokenizer, texts[start : start + batch_size])
+            output = self.get_text_features(tokens.to(self.device), return_dict=True)
             embeds.append(cast(Tensor, output.pooler_output))
         return _normalize(torch.cat(embeds))
+
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:
+        """Return the tokens of texts as the tower was trained on them, padded and cut, `(num_texts, length)`.
+
+        They need no mask: SigLIP was trained without one, CLIP reads the end token, which attends to no later token,
+        and `SentenceTower` masks the padding token itself.
+        """
+        padding = "max_length" if self.use_sigmoid else True
+        length = self.max_text_length
+        tokens = tokenizer(list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt")
+        return cast(Tensor, tokens["input_ids"])
 
     def embed_classes(
         self,

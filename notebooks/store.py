@@ -138,7 +138,7 @@ COMMAND = Command("notebooks.store", __doc__, StoreSettings)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_store, arguments, extra="notebooks")
+    return COMMAND.run(_store, arguments, extra="dev")
 
 
 def _store(settings: StoreSettings) -> None:

@@ -1,5 +1,6 @@
 """Models whose outputs are a flat tuple of named tensors, as graphs need them, and the settings of an export."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from modeling_radio.core.settings import Settings, Spelling, read_names, read_ya
 from modeling_radio.detection_radio import RadioDetectionModel
 from modeling_radio.eradio_radio import trained_window
 from modeling_radio.heads_radio import RadioTaskModel
+from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
 from modeling_radio.outputs_radio import RadioModelOutput
 
 
@@ -101,6 +103,30 @@ class FlatModel(nn.Module):
         for batch_size, rows, cols in self.checked_sizes:
             size = self.fixed_size or tuple(min(count, largest) * self.step for count in (rows, cols))
             yield {"pixel_values": self._images(batch_size, *size), **self.example}
+
+    def metadata(self) -> dict[str, str]:
+        """Return what a program must know to use the graph alone, each value as JSON.
+
+        `task`, a pipeline of transformers; `input`, the colors and the range of the pixels; `patch_size`; `size_step`,
+        of which height and width are multiples; `largest_size`, in pixels; `preferred_size`, height and width;
+        `fixed_size` where the graph has one; `id2label` where the answers are classes.
+        """
+        config = self.config
+        values = {
+            "task": FEATURE_EXTRACTION,
+            "input": {"colors": "RGB", "pixel_range": [0, 1]},
+            "patch_size": config.patch_size,
+            "size_step": self.step,
+            "largest_size": config.largest_side // self.step * self.step,
+            "preferred_size": list(config.preferred_resolution),
+            **({} if self.fixed_size is None else {"fixed_size": list(self.fixed_size)}),
+            **self._answers(),
+        }
+        return {name: json.dumps(value) for name, value in values.items()}
+
+    def _answers(self) -> dict[str, Any]:
+        """Return the entries of the metadata about the answers."""
+        return {}
 
     def sizes_in_words(self) -> str:
         """Return the heights and widths of the graph in words."""
@@ -216,6 +242,11 @@ class FlatTask(FlatModel):
         with torch.no_grad():
             output = self._run(self.example_inputs()["pixel_values"])
         self.names = [name for name, value in output.items() if isinstance(value, Tensor) and name not in NO_ANSWERS]
+
+    def _answers(self) -> dict[str, Any]:
+        task = task_of([type(self.model).__name__])
+        has_classes = task != "depth-estimation" and self.config.problem_type != "regression"
+        return {"task": task, **({"id2label": self.config.id2label} if has_classes else {})}
 
     def _run(self, pixel_values: Tensor) -> ModelOutput:
         return self.model(pixel_values=pixel_values, window_size=self.window_size, return_dict=True)

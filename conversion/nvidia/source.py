@@ -110,10 +110,15 @@ def _read_safetensors(folder: Path) -> dict[str, Tensor]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{str(folder)!r} lacks {', '.join(missing)}.")
-    return {key: tensor for name in names for key, tensor in _load_file(folder / name).items()}
+    return {key: tensor for name in names for key, tensor in load_tensors(folder / name).items()}
 
 
-def _load_file(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file .safetensors.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -1,5 +1,6 @@
 """The exported graph gives the model's outputs at any batch, height and width."""
 
+import json
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.to_onnx import check_onnx, export_onnx, main, save_onnx
+from modeling_radio.model_cards.metadata import pipeline_tag
 
 
 pytest.importorskip("onnxscript")
@@ -22,6 +24,10 @@ pytestmark = needs_exporter
 
 def open_session(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def metadata_of(session):
+    return {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
 
 
 HEAD = {"summary_dim": 12, "feature_dim": 8, "hidden_size": 16}
@@ -118,6 +124,12 @@ def test_other_precisions(precision, largest_part, tolerance, tmp_path, capsys):
     assert [line.split()[0] for line in lines] == OUTPUTS
     assert all(0.998 < float(line.split()[2]) <= 1 for line in lines)
     assert (tmp_path / "out.onnx").stat().st_size < largest_part * (tmp_path / "fp32.onnx").stat().st_size
+    metadata = metadata_of(open_session(tmp_path / "out.onnx"))
+    assert metadata["task"] == "image-feature-extraction"
+    assert metadata["size_step"] == 16 * (model.config.vitdet_window_size or 1)
+    assert metadata["largest_size"] % metadata["size_step"] == 0
+    assert metadata["preferred_size"] == list(model.config.preferred_resolution)
+    assert "id2label" not in metadata
     images = torch.rand(3, 3, 96, 160)
     (features,) = open_session(tmp_path / "out.onnx").run(["features"], {"pixel_values": images.numpy()})
     with torch.no_grad():
@@ -126,15 +138,21 @@ def test_other_precisions(precision, largest_part, tolerance, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_heads_of_tasks_by_the_names_of_their_outputs(task, tmp_path):
+def test_heads_of_tasks_by_the_names_of_their_outputs(task, tmp_path, capsys):
     torch.manual_seed(0)
     model, is_detector = build(task), "pred_boxes" in TASKS[task]
     model.save_pretrained(tmp_path / "in")
     words = [str(tmp_path / "in"), str(tmp_path / "out.onnx"), "--head"]
     assert main([*words, *(["--fixed-size", "80,112"] if is_detector else [])]) == 0
+    assert "LOAD REPORT" not in capsys.readouterr().err
     session = open_session(tmp_path / "out.onnx")
     names = [entry.name for entry in session.get_outputs()]
     assert names == TASKS[task]
+    metadata = metadata_of(session)
+    assert metadata["task"] == pipeline_tag(model.config)
+    assert metadata.get("id2label") == (None if task == "depth" else {str(n): f"LABEL_{n}" for n in range(3)})
+    assert metadata.get("fixed_size") == ([80, 112] if is_detector else None)
+    assert (metadata["input"], metadata["patch_size"]) == ({"colors": "RGB", "pixel_range": [0, 1]}, 16)
     assert (session.get_inputs()[0].shape == ["batch", 3, 80, 112]) == is_detector
     pixel_values = torch.rand(3, 3, *((80, 112) if is_detector else (48, 128)))
     with torch.no_grad():

@@ -1,11 +1,11 @@
-"""Cropped position embeddings against torch's own sampling of an image."""
+"""Cropped position embeddings against torch's own sampling of an image; blocks and their attention."""
 
 import math
 import shutil
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -16,6 +16,7 @@ from modeling_radio.layers_radio import (
     POSITION_DRAWS,
     RESIZED_CHANNELS,
     PositionCache,
+    RadioAttention,
     RadioPatchGenerator,
     resize_position_table,
 )
@@ -190,3 +191,45 @@ def test_flash_equals_sdpa(model, window):
         model.set_attn_implementation("flash_attention_2")
         actual = model(batch, window_size=window).last_hidden_state
     torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
+
+
+class PlainAttention(nn.Module):
+    """What timm's attention computes, of tokens alone."""
+
+    def __init__(self, attention: RadioAttention) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.num_heads = attention.qkv, attention.proj, attention.num_heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("backend", [None, "eager"])
+@pytest.mark.parametrize("how", ["global", "windows", "pack"])
+def test_an_attention_of_the_callers_gets_each_segment_as_a_sequence(how, backend):
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=4, vitdet_num_global=2)
+    model = RadioModel(config).eval()
+    call = {"pixel_values": torch.rand(2, 3, 80, 64), "window_size": 3 if how == "windows" else "global"}
+    if how == "pack":
+        call = {"pixel_values": torch.rand(4 * 3 + 6, 3 * 16 * 16), "image_grid_hw": torch.tensor([[4, 3], [3, 2]])}
+    with torch.no_grad():
+        expected = model(**call).last_hidden_state
+        for block in model.blocks:
+            block.attn = PlainAttention(block.attn)
+        run = model if backend is None else torch.compile(model, backend=backend)
+        torch.testing.assert_close(run(**call).last_hidden_state, expected, rtol=0, atol=1e-5)
+
+
+def test_blocks_map_tokens_and_only_our_attention_tells_weights():
+    model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=2)).eval()
+    images, outputs = torch.rand(1, 3, 32, 48), []
+    handle = model.blocks[0].register_forward_hook(lambda _, __, output: outputs.append(output))
+    with torch.no_grad():
+        expected = model(images, output_hidden_states=True, output_attentions=True)
+        handle.remove()
+        model.blocks[1].attn = PlainAttention(model.blocks[1].attn)
+        first, second = model(images, output_attentions=True).attentions
+    assert torch.equal(outputs[0], expected.hidden_states[1])
+    assert torch.equal(first, expected.attentions[0])
+    assert second is None

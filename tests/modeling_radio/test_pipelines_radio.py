@@ -5,11 +5,12 @@ import torch
 from PIL import Image
 from task_models import build, tiny_config
 
-from modeling_radio import RadioForImageClassification, RadioImageProcessor
+from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.pipelines_radio import (
     VIEW_OPTIONS,
     RadioDepthEstimationPipeline,
     RadioImageClassificationPipeline,
+    RadioImageFeatureExtractionPipeline,
     RadioImageSegmentationPipeline,
     RadioInstanceSegmentationPipeline,
     RadioObjectDetectionPipeline,
@@ -136,3 +137,41 @@ def test_thresholds_count_for_all_labels_of_a_classifier(photo):
     assert len(pipe(photo)) == 5
     assert len(pipe(photo, threshold="tuned")) == len(pipe(photo, threshold=0.0)) == 9
     assert len(pipe(photo, threshold="tuned", top_k=2)) == 2
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    torch.manual_seed(0)
+    config = tiny_config()
+    processor = RadioImageProcessor.from_model_config(config)
+    return RadioImageFeatureExtractionPipeline(model=RadioModel(config).eval(), image_processor=processor)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "feature_format"),
+    [
+        ({}, "summary", "NLC"),
+        ({"pool": True}, "summary", "NLC"),
+        ({"pool": False}, "features", "NLC"),
+        ({"pool": False, "feature_format": "NLC"}, "features", "NLC"),
+        ({"feature_format": "NCHW"}, "features", "NCHW"),
+    ],
+)
+def test_features_are_pooled_or_dense(options, name, feature_format, extractor, photo):
+    images = [photo, photo.resize((64, 40)), photo]
+    found = extractor(images, batch_size=3, return_tensors=True, **options)
+    for image, features in zip(images, found, strict=True):
+        pixels = extractor.image_processor(image, return_tensors="pt").pixel_values
+        with torch.no_grad():
+            expected = extractor.model(pixels, feature_format=feature_format)[name]
+        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor(extractor(photo, **options)), found[0], atol=1e-5, rtol=1e-5)
+
+
+def test_unknown_options_are_refused_by_name(extractor, photo):
+    for options, name in (({"output": "features"}, "output"), ({"pool": True, "feature_format": "NCHW"}, "format")):
+        with pytest.raises(ValueError, match=name):
+            extractor(photo, **options)
+    for name in PIPELINES:
+        with pytest.raises(ValueError, match="`tresh`"):
+            pipeline_of(name)(photo, tresh=0.1)

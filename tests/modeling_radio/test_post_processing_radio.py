@@ -15,7 +15,7 @@ from task_models import build, tiny_config
 from transformers import DetrImageProcessor, ImageClassificationPipeline, Mask2FormerImageProcessor
 from tuning_fixtures import run_lengths
 
-from modeling_radio import RadioImageProcessor
+from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.pipelines_radio import RadioImageClassificationPipeline
 from modeling_radio.post_processing_radio import (
@@ -64,6 +64,30 @@ def test_packed_features_return_to_the_image(processor):
     restored = processor.post_process_features(packed, [(48, 64), (80, 32)], image_grid_hw=grids)
     (expected,) = processor.post_process_features(plane(5, 2), [(80, 32)])
     torch.testing.assert_close(restored[1], expected)
+
+
+def test_packed_features_come_apart_as_they_are():
+    torch.manual_seed(0)
+    upsampling = {"name": "sam", "hidden_size": 8, "feature_dim": 4, "token_index": 0, "upsample_factor": 2}
+    model = RadioModel(RadioConfig.from_preset("radio-test", adaptors=[upsampling])).eval()
+    processor = RadioImageProcessor.from_model_config(model.config)
+    step = model.config.patch_size
+    images = [make_pixels(2 * step, 3 * step), make_pixels(4 * step, 2 * step), make_pixels(2 * step, 3 * step)]
+    packed = processor(images, do_resize=False, do_pack=True, return_tensors="pt")
+    with torch.no_grad():
+        out = model(**packed)
+        alone = [
+            model(**processor([each], do_resize=False, return_tensors="pt"), feature_format="NCHW") for each in images
+        ]
+    for features, of_alone in (
+        (out.features, [each.features for each in alone]),
+        (out.adaptors["sam"].features, [each.adaptors["sam"].features for each in alone]),
+    ):
+        maps = processor.post_process_features(features, image_grid_hw=packed.image_grid_hw)
+        for found, (expected,) in zip(maps, of_alone, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="`features`"):
+        processor.post_process_features(out.features[1:], image_grid_hw=packed.image_grid_hw)
 
 
 def test_semantic_segmentation_labels_each_pixel(processor):

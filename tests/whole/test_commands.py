@@ -31,6 +31,8 @@ MODULES = (
     "modeling_radio.conversion.from_nvidia",
     "modeling_radio.conversion.compare_release",
     "modeling_radio.conversion.to_nvidia",
+    "modeling_radio.conversion.to_timm",
+    "modeling_radio.conversion.from_timm",
     "modeling_radio.conversion.to_onnx",
     "modeling_radio.conversion.to_aoti",
     "modeling_radio.conversion.graphs.sam3_to_onnx",

@@ -94,11 +94,22 @@ def lineage_of(config: RadioConfig, recipe: Recipe) -> Lineage:
     start = recipe.student.init_from
     if start is not None:
         of_teacher = [replace(source, role="weights") for source in lineage.teachers if source.name == start]
-        weights = of_teacher[0] if of_teacher else _published(_model_name(start), "weights", start)
-        theirs = Lineage.find(Path(start).expanduser()).seen_through(weights.name)
-        lineage.weights.extend([weights, *theirs.teachers])
-        lineage.images.extend(theirs.images)
+        begun = started_from(start, of_teacher[0] if of_teacher else None)
+        lineage.weights.extend(begun.weights)
+        lineage.images.extend(begun.images)
     return lineage
+
+
+def started_from(checkpoint: str, weights: Source | None = None) -> Lineage:
+    """Return a checkpoint as initial weights, followed by all that it was made from itself.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        weights: Its description if it is known; the others are called by its name.
+    """
+    weights = weights or _published(_model_name(checkpoint), "weights", checkpoint)
+    theirs = Lineage.find(Path(checkpoint).expanduser()).seen_through(weights.name)
+    return Lineage([], [weights, *theirs.teachers], theirs.images)
 
 
 def image_sources(data: DataRecipe) -> list[Source]:

@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
@@ -36,6 +36,12 @@ BACKBONE, TEXT_TOWER = "radio_model", "text_tower"
 PEFT_PREFIX = "base_model.model."
 IN_BLOCKS = rf"{re.escape(BACKBONE)}\.model\.(?:decoder\.)?blocks\.\d+\."
 """Prefix of the names of modules in blocks of the backbone, RADIO1D's decoder included."""
+
+
+class Part(Protocol):
+    """A part of a folder beside the model, such as a tokenizer."""
+
+    def save_pretrained(self, folder: Path, /) -> Any: ...
 
 
 def valid_targets(model: RadioPreTrainedModel) -> list[str]:
@@ -104,7 +110,7 @@ def save_adapter(
     path: Path,
     base: str,
     weights: dict[str, Tensor] | None = None,
-    extras: Sequence[PreTrainedTokenizerBase] = (),
+    extras: Sequence[Part] = (),
 ) -> None:
     """Write an adapter folder; an older one is replaced as a whole.
 
@@ -117,7 +123,7 @@ def save_adapter(
         path: Folder to write.
         base: Folder or Hub id of the base, for `base_model_name_or_path`; a folder is written as its absolute path.
         weights: All weights of a sharded model, gathered.
-        extras: Tokenizers to write, too.
+        extras: Tokenizers and records to write, too.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.

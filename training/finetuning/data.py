@@ -33,6 +33,7 @@ from modeling_radio.training.data.labeled.labels import (
     check_numbers,
     find_problem_type,
     number_classes,
+    read_objects,
     stated_names,
 )
 from modeling_radio.training.data.labeled.tables import (
@@ -46,6 +47,7 @@ from modeling_radio.training.data.labeled.tables import (
 )
 from modeling_radio.training.data.sources import ImageColumn, is_listed
 from modeling_radio.training.finetuning.settings import BALANCED, BOX_TASKS, LABEL_TASKS, FinetuneSettings
+from modeling_radio.training.finetuning.split import split_images
 
 
 if TYPE_CHECKING:
@@ -344,18 +346,34 @@ def load_images(settings: FinetuneSettings) -> LabeledImages:
             class_names = ()
         else:
             tables, class_names = number_classes(tables, target, settings.classes)
-    train, how = tables[TRAIN], "its own validation split"
-    if VALIDATION in tables:
-        validation = tables[VALIDATION]
-    elif len(train) < 2:
-        raise ValueError(f"{settings.data!r} has one image: none is left for validation.")
-    else:
-        seed = derive_seed(settings.seed, "validation split") % 2**32
-        parts = train.train_test_split(test_size=settings.validation_share, seed=seed)
-        train, validation = cast("Dataset", parts["train"]), cast("Dataset", parts["test"])
-        how = f"a seeded split of {settings.validation_share:.0%}"
+    train, validation, how = _split(settings, tables, problem_type)
     remark = f"{settings.data}: {len(train)} training and {len(validation)} validation images ({how})"
     return LabeledImages(train, validation, class_names, remark, problem_type)
+
+
+def _split(
+    settings: FinetuneSettings, tables: Tables, problem_type: ProblemType | None
+) -> tuple[Dataset, Dataset, str]:
+    """Return training and validation images, and where the split is from."""
+    table = tables[TRAIN]
+    if VALIDATION in tables:
+        return table, tables[VALIDATION], "its own validation split"
+    classes: Sequence[Sequence[Any]] = [()] * len(table)
+    if problem_type == "multi_label_classification":
+        classes = table["target"][:]
+    elif problem_type == "single_label_classification":
+        classes = [[label] for label in table["target"][:]]
+    elif settings.task in BOX_TASKS:
+        classes = [read_objects(row, f"image {number}", "category") for number, row in enumerate(table["target"])]
+    seed = derive_seed(settings.seed, "validation split")
+    try:
+        train, validation = split_images(classes, settings.validation_share, seed)
+    except ValueError as error:
+        raise ValueError(f"{settings.data!r} has {error}") from error
+    how = f"a seeded split, {settings.validation_share:.0%}"
+    if settings.task in (*LABEL_TASKS, *BOX_TASKS) and problem_type != "regression":
+        how += " of each class and at least one image"
+    return cast("Dataset", table.select(train)), cast("Dataset", table.select(validation)), how
 
 
 def _load_streams(settings: FinetuneSettings) -> LabeledImages:

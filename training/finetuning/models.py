@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
-from transformers.utils import logging as transformers_logging
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.checks_radio import Resolution, did_you_mean
+from modeling_radio.core.checkpoints import without_reports
 from modeling_radio.core.files import write_folder
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.inputs_radio import choose_without_budget
 from modeling_radio.layers_radio import RadioBlock
-from modeling_radio.training.finetuning.adapters import BACKBONE, IN_BLOCKS, add_adapter, head_names
+from modeling_radio.training.finetuning.adapters import BACKBONE, IN_BLOCKS, Part, add_adapter, head_names
 from modeling_radio.training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
 from modeling_radio.training.finetuning.tasks.base import FinetuningTask
 from modeling_radio.training.student.parameters import freeze_projection_of_clips
@@ -197,14 +197,10 @@ def open_task_model(
     Raises:
         ValueError: If weights are damaged, or those of the backbone are missing or have another shape.
     """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
+    with without_reports():
         opened: Any = task.model_class.from_pretrained(
             checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     model, info = opened
     mismatched = sorted(name for name, _, _ in info["mismatched_keys"])
     missing = sorted(name for name in {*info["missing_keys"], *mismatched} if name.startswith(f"{BACKBONE}."))
@@ -258,7 +254,7 @@ def save_plain(
     processor: RadioImageProcessor,
     path: Path,
     weights: dict[str, Tensor] | None = None,
-    extras: Sequence[PreTrainedTokenizerBase] = (),
+    extras: Sequence[Part] = (),
 ) -> None:
     """Write model and processor as a folder that the Auto classes open.
 
@@ -267,7 +263,7 @@ def save_plain(
         processor: Its processor.
         path: Folder to write.
         weights: All weights of a sharded model, gathered.
-        extras: Tokenizers to write, too.
+        extras: Tokenizers and records to write, too.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.

@@ -31,6 +31,7 @@ from modeling_radio.training.finetuning.models import (
     open_task_model,
     save_plain,
 )
+from modeling_radio.training.finetuning.record import Record, record_run
 from modeling_radio.training.finetuning.settings import FinetuneSettings
 from modeling_radio.training.finetuning.tasks import TASK_CLASSES, build_task
 from modeling_radio.training.finetuning.tasks.base import Examples, build_examples
@@ -123,8 +124,9 @@ class FinetuningRun:
             examined = self._examine()
         weights = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)  # gathered from all ranks
         if self.trainer.is_world_process_zero():
+            record = record_run(self.task, metrics, clock, self.trainer.seconds_before)
             with clock.phase("saving"):
-                self.save(weights)
+                self.save(weights, record)
             results = {
                 "metrics": metrics,
                 **examined,
@@ -150,11 +152,12 @@ class FinetuningRun:
                 config.score_thresholds = list(fitted["thresholds"].values())
         return fitted
 
-    def save(self, weights: dict[str, Tensor]) -> None:
+    def save(self, weights: dict[str, Tensor], record: Record) -> None:
         """Write `final`, an adapter or a plain folder, and with `merge` the merged model.
 
         Args:
             weights: All weights, gathered.
+            record: What the cards of these folders say of the run.
 
         Raises:
             TrainingDivergedError: If a trained weight is not finite.
@@ -165,14 +168,15 @@ class FinetuningRun:
         broken = [name for name in trained if not weights[name].isfinite().all()]
         if broken:
             raise diverged(f"{len(broken)} of {len(trained)} trained weights are not finite, such as {broken[0]}")
+        extras = [*self.task.extras(), record]
         if not settings.uses_adapter:
-            save_plain(model, self.processor, final, weights, self.task.extras())
+            save_plain(model, self.processor, final, weights, extras)
             return
-        save_adapter(model, self.processor, final, settings.checkpoint, weights, self.task.extras())
+        save_adapter(model, self.processor, final, settings.checkpoint, weights, extras)
         if settings.merge:
             base = open_task_model(self.task, settings.checkpoint, config=self.config, dtype=torch.float32)
             merged = merge_adapter(base, final)
-            save_plain(merged, self.processor, settings.output / MERGED, extras=self.task.extras())
+            save_plain(merged, self.processor, settings.output / MERGED, extras=extras)
 
     def _report(self, line: str) -> None:
         """Print a line once, however many processes there are."""

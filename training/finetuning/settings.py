@@ -72,7 +72,8 @@ class DataSettings(Settings):
         target_column: Column of the labels, masks, boxes or depth maps; None takes the first of the usual names.
         box_format: Format of the boxes of a `datasets` source, in pixels.
         depth_scale: Units of a stored depth value in a meter; None means 1000 for integers and 1 for floats.
-        validation_share: Share of the images that is held out where the source has no split of its own.
+        validation_share: Share of the images that is held out where the source has no split of its own: of each class
+            of labels or boxes, at least one image.
         crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
         flip_probability: Probability of a horizontal flip.
         color_jitter: Strength of random brightness, contrast and saturation; 0 for none.
@@ -119,7 +120,8 @@ class ScheduleSettings(Settings):
         compile: Compile every block with `torch.compile`: faster steps after a wait at the start; needs a compiler for
             C++ on a CPU.
         evaluate_every: Steps between evaluations; None evaluates after every epoch.
-        patience: Evaluations without a better metric after which the run ends; None never ends early.
+        patience: Evaluations without a better metric, or an equal one with a lower loss, after which the run ends; None
+            never ends early.
         seed: Seed of new weights, the split, the order and the augmentation.
     """
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from accelerate import Accelerator, PartialState
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
@@ -155,10 +162,12 @@ class FinetuningTrainer(Trainer):
     ):
         self.metrics = BatchMetrics(task.build_score())
         options |= {} if task.loss_function is None else {"compute_loss_func": task.loss_function}
-        callbacks = [EpochOfExamples(), SealCheckpoints(), BestThatIsLeft(), TrainingTime()]
+        callbacks = [EpochOfExamples(), SealCheckpoints(), BestThatIsLeft(), LowerLossWins(), TrainingTime()]
         # pyrefly: ignore[bad-argument-type]  (`batch_eval_metrics` adds an argument to the call)
         super().__init__(compute_metrics=self.metrics, callbacks=callbacks, **options)
         self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures
+        if self.pop_callback(ProgressCallback) is not None:  # a notebook has a table of its own
+            self.add_callback(EvaluationTable(self.metrics))
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin = fsdp_plugin()
 
@@ -273,6 +282,79 @@ class BatchMetrics:
         self.latest = {name: float(value) for name, value in self.score.compute().items()}
         self.score.reset()
         return dict(self.latest)
+
+
+class LowerLossWins(TrainerCallback):
+    """Of evaluations with equally good metrics, makes the one with the lowest loss the best; it also ends no patience.
+
+    `Trainer` keeps the first one: on a small validation set, where many are equal, a barely trained model.
+    """
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        metrics: dict[str, float] = kwargs["metrics"]
+        losses = [
+            record["eval_loss"]
+            for record in state.log_history
+            if record.get("step") == state.best_global_step and "eval_loss" in record
+        ]
+        is_tie = metrics[f"eval_{args.metric_for_best_model}"] == state.best_metric
+        if is_tie and losses and metrics["eval_loss"] < losses[0]:
+            state.best_metric = None  # whatever follows is better than none, for `Trainer` and for its patience
+
+
+class EvaluationTable(ProgressCallback):
+    """Prints each evaluation as a line of a table, instead of `Trainer`'s dictionaries, above the bar of the steps.
+
+    Args:
+        metrics: The metrics of the evaluations.
+    """
+
+    def __init__(self, metrics: BatchMetrics):
+        super().__init__()
+        self.metrics = metrics
+        self.columns: list[str] = []
+        self._train_loss = math.nan
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._train_loss = (logs or {}).get("loss", self._train_loss)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_evaluate(args, state, control, **kwargs)
+        if self.training_bar is None:  # of another rank, or after the training
+            return
+        measured = self.metrics.latest
+        begun = {"step": str(state.global_step), "epoch": f"{state.epoch or 0:.2f}", "train loss": self._train_loss}
+        cells = {**begun, "loss": kwargs["metrics"]["eval_loss"], **measured}
+        if not self.columns:
+            self.columns = list(cells)
+            self._write(self.columns)
+        row = [cells.get(name, math.nan) for name in self.columns]
+        best = [" best"] if is_better(kwargs["metrics"], args, state) else []
+        self._write([*map(_cell, row), *best])
+
+    def _write(self, cells: Sequence[str]) -> None:
+        widths = [max(len(name), 6) for name in self.columns] + [0]
+        assert self.training_bar is not None
+        self.training_bar.write("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=False)))
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.4f}" if math.isfinite(value) else "-"  # not measured, or no step is logged yet
+
+
+def is_better(metrics: Mapping[str, float], args: TrainingArguments, state: TrainerState) -> bool:
+    """Return whether an evaluation is better than all before it."""
+    value, best = metrics[f"eval_{args.metric_for_best_model}"], state.best_metric
+    return best is None or (value > best if args.greater_is_better else value < best)
 
 
 class EpochOfExamples(TrainerCallback):

@@ -193,10 +193,10 @@ def test_an_outlier_patch_shows_in_the_maximum_of_its_block() -> None:
     model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=2)).eval()
     before = measure_block_norms(model, torch.zeros(1, 3, 32, 32))
 
-    def make_outlier(_module: nn.Module, _inputs: tuple, output: tuple[Tensor, list]) -> tuple[Tensor, list]:
-        hidden_states = output[0].clone()
+    def make_outlier(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        hidden_states = output.clone()
         hidden_states[:, -1] *= 100
-        return hidden_states, output[1]
+        return hidden_states
 
     model.radio_model.model.blocks[1].register_forward_hook(make_outlier)
     after = measure_block_norms(model, torch.zeros(1, 3, 32, 32))

@@ -39,7 +39,7 @@ def test_class_folders_are_split_by_a_seed(class_folders, tmp_path):
     images = load_seeded(0)
     assert images.class_names == ("cat", "dog")
     assert images.train.column_names == ["image", "target"]
-    assert (len(images.train), len(images.validation)) == (3, 3)
+    assert (len(images.train), len(images.validation)) == (4, 2)
     assert targets(images) == [0, 0, 0, 1, 1, 1]
     held_out = [tuple(np.asarray(row["image"]).sum() for row in load_seeded(seed).validation) for seed in (0, 1, 2, 0)]
     assert held_out[0] == held_out[3]

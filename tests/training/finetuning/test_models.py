@@ -130,7 +130,7 @@ def test_blocks_compute_in_the_precision(precision, dtype, tune, base, class_fol
     run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", tune=tune, precision=precision, steps=1))
     computed, passed_on = set(), set()
     for block in blocks_of(run):
-        block.register_forward_hook(lambda module, inputs, output: passed_on.add(output[0].dtype))
+        block.register_forward_hook(lambda module, inputs, output: passed_on.add(output.dtype))
         for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
             layer.register_forward_hook(lambda module, inputs, output: computed.add((module.training, output.dtype)))
     run.trainer.train()

@@ -32,10 +32,12 @@ from modeling_radio import (
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import sole_run
 from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.training.finetuning import run as run_module
 from modeling_radio.training.finetuning.adapters import open_adapter
 from modeling_radio.training.finetuning.error_analysis import predict_examples
+from modeling_radio.training.finetuning.record import record_run
 from modeling_radio.training.finetuning.run import FINAL, MERGED, RESULTS, SETTINGS, FinetuningRun
 from modeling_radio.training.finetuning.trainer import TrainingTime
 from modeling_radio.training.student.parameters import CLIPS
@@ -333,7 +335,7 @@ def test_weights_that_are_not_finite_are_not_exported(base, class_folders, tmp_p
     run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run"))
     weights = {**run.model.state_dict(), "classifier.1.bias": torch.tensor([0.0, torch.inf])}
     with pytest.raises(TrainingDivergedError, match=r"1 of 4 .*classifier\.1\.bias"):
-        run.save(weights)
+        run.save(weights, record_run(run.task, {}, Clock()))
     assert not (tmp_path / "run" / FINAL).exists()
 
 

@@ -174,3 +174,35 @@ def test_adapters_have_the_rate_of_their_block_and_positions_in_evaluation_mode(
     model.train()
     positions.eval()
     assert torch.equal(model(pixels).logits, model(pixels).logits)  # no random positions
+
+
+def test_of_equal_metrics_the_lowest_loss_is_best(base, class_folders, tmp_path, monkeypatch, capsys):
+    settings = run_settings(base, class_folders, tmp_path / "run", steps=4, evaluate_every=1, patience=3)
+    run = FinetuningRun(settings)
+    monkeypatch.setattr(run.trainer, "metrics", ConstantMetrics())
+    run.trainer.compute_metrics = run.trainer.metrics
+    losses = iter([3.0, 2.0, 2.5, 1.0])
+    measure = run.trainer.evaluation_loop
+
+    def with_given_loss(*args, **options):
+        output = measure(*args, **options)
+        output.metrics["eval_loss"] = next(losses, output.metrics["eval_loss"])
+        return output
+
+    monkeypatch.setattr(run.trainer, "evaluation_loop", with_given_loss)
+    run.trainer.train()
+    assert run.trainer.state.best_global_step == 4
+    assert run.trainer.state.best_model_checkpoint.endswith("checkpoint-4")
+    lines = capsys.readouterr()
+    table = [line.split() for line in (lines.out + lines.err).splitlines() if line.split()[:1] in (["1"], ["3"], ["4"])]
+    assert [row[-1] == "best" for row in table] == [True, False, True]
+
+
+class ConstantMetrics:
+    """Metrics that never change."""
+
+    def __init__(self):
+        self.latest = {"accuracy": 0.5}
+
+    def __call__(self, batch, compute_result):
+        return dict(self.latest) if compute_result else {}

@@ -1,4 +1,4 @@
-"""Labels of images: classes or a number for each image, masks of class ids, depth maps."""
+"""Labels of images: classes or a number for each image, objects, masks of class ids, depth maps."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ from modeling_radio.training.data.labeled.folders import TRAIN, Tables
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+
+OBJECT_KEYS = {
+    "bbox": ("bbox", "boxes", "bboxes"),
+    "category": ("category", "category_id", "label", "labels"),
+    "segmentation": ("segmentation", "segmentations"),
+}
+"""Usual names of the parts of objects; the first that exists is taken."""
 
 Label = str | int
 MAX_UNNAMED = 10_000
@@ -279,3 +286,30 @@ def _read_values(target: Any, where: str) -> np.ndarray:
             return np.asarray(load_upright(picture))
     except _UNREADABLE as error:
         raise ValueError(f"The depth map of {where} cannot be read: {error}") from error
+
+
+def read_objects(objects: Any, where: str, part: str) -> Sequence[Any]:
+    """Return one part of all objects of an image.
+
+    Args:
+        objects: Lists by key, or, as in some data sets of the Hub, a list of objects; None for no objects.
+        where: Name of the image in messages.
+        part: A key of `OBJECT_KEYS`.
+
+    Raises:
+        ValueError: If the objects are something else, or lack the part.
+    """
+    if objects is not None and not isinstance(objects, (Mapping, list)):
+        raise ValueError(
+            f"The objects of {where} must be lists by key or a list of objects, got {objects!r:.60}. See "
+            "`target_column`."
+        )
+    if not objects:
+        return []
+    keys = objects if isinstance(objects, Mapping) else objects[0]
+    key = next((spelling for spelling in OBJECT_KEYS[part] if spelling in keys), None)
+    if key is None:
+        raise ValueError(
+            f"The objects of {where} have no {part} ({', '.join(OBJECT_KEYS[part])}); they have {', '.join(keys)}."
+        )
+    return objects[key] or [] if isinstance(objects, Mapping) else [entry[key] for entry in objects]

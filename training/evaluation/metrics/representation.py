@@ -214,7 +214,7 @@ def _recorded(blocks: list[nn.Module]) -> Iterator[list[dict[str, float]]]:
             own["entropy"], own["logit"] = attention_statistics(attention, *arguments[:2])
 
         def after(_: Any, __: Any, output: Any, own: dict[str, float] = own) -> None:
-            own["activation"] = output[0].abs().amax().item()
+            own["activation"] = output.abs().amax().item()
 
         attention: Any = block.attn
         handles += [attention.register_forward_pre_hook(before), block.register_forward_hook(after)]

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from modeling_radio import RadioConfig
-from modeling_radio.core.checkpoints import read_config
+from modeling_radio.core.checkpoints import read_config, without_reports
 from modeling_radio.training.evaluation.models.base import FeatureModel
 from modeling_radio.training.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_vit
 from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
@@ -51,15 +50,12 @@ def open_model(
         ValueError: If the name has none of these forms, or the model does not open or cannot run at `size_px`.
         PackageError: If the package of a teacher cannot be fetched.
     """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # warnings about unused weights, such as those of texts, fill a screen
     try:
-        return _open(name, beside, {"name": name, "size_px": size_px, "dtype": dtype})
+        with without_reports():
+            return _open(name, beside, {"name": name, "size_px": size_px, "dtype": dtype})
     except (ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"`compare` {name!r} does not open: {reason}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureModel:

@@ -19,7 +19,7 @@ from torchvision.ops import box_convert, box_iou
 
 from modeling_radio import RadioForInstanceSegmentation, RadioForObjectDetection, RadioPreTrainedModel
 from modeling_radio.post_processing_radio import fill_run_lengths
-from modeling_radio.training.data.labeled.labels import class_ids, name_classes
+from modeling_radio.training.data.labeled.labels import OBJECT_KEYS, class_ids, name_classes, read_objects
 from modeling_radio.training.data.labeled.tables import image_paths
 from modeling_radio.training.finetuning.data import LabeledImages, Sample
 from modeling_radio.training.finetuning.settings import FinetuneSettings
@@ -40,13 +40,6 @@ NO_OBJECT = -100
 # torchmetrics' names: mAP over IoU 0.50 to 0.95, at 0.50, at 0.75, of sizes; mean recall with 100 detections.
 METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
 MASK_METRICS = ("map", "map_50", "map_75", "mar_100")
-OBJECT_KEYS = {
-    "bbox": ("bbox", "boxes", "bboxes"),
-    "category": ("category", "category_id", "label", "labels"),
-    "segmentation": ("segmentation", "segmentations"),
-}
-"""Usual names of the parts of objects; the first that exists is taken."""
-
 LARGEST_SHARE = 1.01  # our choice: shares of an image may be rounded up; a box of one pixel is no object
 MATCHING_OVERLAP = 0.5  # as in the metric `map_50`
 SHOWN_SCORE = 0.3  # our choice: figures show boxes at least this certain, or the most certain one
@@ -275,33 +268,6 @@ def _named_objects(rows: Any, name: str) -> Iterator[tuple[str, Any]]:
     paths = image_paths(rows, "image") if "image" in rows.column_names else [None] * len(rows)
     for index, (path, objects) in enumerate(zip(paths, rows["target"], strict=True)):
         yield f"{name} {index}" + (f" ({path})" if path else ""), objects
-
-
-def read_objects(objects: Any, where: str, part: str) -> Sequence[Any]:
-    """Return one part of all objects of an image.
-
-    Args:
-        objects: Lists by key, or, as in some data sets of the Hub, a list of objects; None for no objects.
-        where: Name of the image in messages.
-        part: A key of `OBJECT_KEYS`.
-
-    Raises:
-        ValueError: If the objects are something else, or lack the part.
-    """
-    if objects is not None and not isinstance(objects, (Mapping, list)):
-        raise ValueError(
-            f"The objects of {where} must be lists by key or a list of objects, got {objects!r:.60}. See "
-            "`target_column`."
-        )
-    if not objects:
-        return []
-    keys = objects if isinstance(objects, Mapping) else objects[0]
-    key = next((spelling for spelling in OBJECT_KEYS[part] if spelling in keys), None)
-    if key is None:
-        raise ValueError(
-            f"The objects of {where} have no {part} ({', '.join(OBJECT_KEYS[part])}); they have {', '.join(keys)}."
-        )
-    return objects[key] or [] if isinstance(objects, Mapping) else [entry[key] for entry in objects]
 
 
 def _read_boxes(objects: Any, where: str) -> Tensor:

@@ -34,7 +34,7 @@ def test_coco(coco_folder, coco_content, caplog):
         for data in (coco_folder, coco_folder / "annotations.json"):
             images = load(data, "object-detection", validation_share=0.34)
             assert images.class_names == ("bus", "person")  # in the order of ids 4 and 9
-            assert (len(images.train), len(images.validation)) == (1, 2)
+            assert (len(images.train), len(images.validation)) == (2, 1)
             assert boxes_of(images) == expected
     assert "annotations.json: left out 1 boxes without an area" in caplog.text
 

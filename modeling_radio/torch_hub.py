@@ -1,0 +1,128 @@
+"""What `torch.hub.load` opens, by `hubconf.py`: models with the calls and the answers of NVIDIA's repository.
+
+This file is of the package alone: saved folders have no copy.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adaptors_radio import RadioAdaptor
+from .configuration_radio import RadioConfig
+from .inputs_radio import check_feature_format
+from .modeling_radio import RadioModel, RadioNetwork
+from .outputs_radio import FeatureFormat, RadioPair
+from .tokenizer import open_tokenizer
+from .zero_shot_radio import RadioForZeroShotImageClassification
+
+
+RELEASES_ON_THE_HUB = {
+    **{f"radio_v2.5-{size.lower()}": f"nvidia/RADIO-{size}" for size in "BLHg"},
+    **{f"c-radio_v3-{size.lower()}": f"nvidia/C-RADIOv3-{size}" for size in "BLHg"},
+    **{f"c-radio_v4-{size.lower()}": f"nvidia/C-RADIOv4-{size}" for size in ("SO400M", "H", "1D-H")},
+}
+"""By the version of a release, the name of its repository."""
+
+
+class RadioTextAdaptor(RadioAdaptor):
+    """The adaptor whose teacher the text tower of a folder is of.
+
+    Args:
+        model: With the tower; its adaptor's heads are taken, not copied.
+        tokenizer: The folder's.
+    """
+
+    def __init__(self, model: RadioForZeroShotImageClassification, tokenizer: Any) -> None:
+        with torch.device("meta"):
+            super().__init__(model.config, model.image_adaptor)
+        own = model.radio_model.adaptor(model.image_adaptor.name)
+        self.head_mlp, self.feat_mlp = own.head_mlp, own.feat_mlp
+        self.text_tower = model.text_tower
+        self._texts = (model, tokenizer)  # in a tuple, since no module may contain itself
+
+    def tokenizer(self, texts: str | Sequence[str]) -> Tensor:
+        """Return the tokens of texts, padded as the tower was trained, `(num_texts, length)`."""
+        model, tokenizer = self._texts
+        return model.tokenize(tokenizer, [texts] if isinstance(texts, str) else texts)
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        """Return embeddings of tokens `(num_texts, length)`, `(num_texts, summary_dim)`; on request unit vectors."""
+        return self._texts[0].encode_text(text, normalize=normalize)
+
+
+class TorchHubRadio(nn.Module):
+    """A network with NVIDIA's names and answers; see `forward`.
+
+    All names but those below are those of the network, `radio_model`. It has no `config`, since FiftyOne saves that of
+    whatever has one in a file that `torch.load` then refuses.
+
+    Args:
+        network: Of any model; all of its adaptors run at every call.
+    """
+
+    def __init__(self, network: RadioNetwork) -> None:
+        super().__init__()
+        self.radio_model = network
+        self.train(network.training)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("config", "radio_model"):
+            return super().__getattr__(name)
+        return getattr(self.radio_model, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "adaptors":  # `None`, or some of those that are there
+            self.radio_model.keep_adaptors(value or ())
+        elif name in ("model", "input_conditioner"):
+            setattr(self.radio_model, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def forward(
+        self, x: Tensor, feature_fmt: FeatureFormat = "NLC", **options: Any
+    ) -> RadioPair | dict[str, RadioPair]:
+        """Return `(summary, features)`, or with adaptors such pairs by "backbone" and the adaptors' names.
+
+        Args:
+            x: RGB images in [0, 1], `(batch, channels, height, width)`.
+            feature_fmt: "NLC" for token sequences, "NCHW" for maps.
+            options: `window_size`, `image_grid_hw`, `num_tokens` and others of `RadioModel.forward` about the input.
+
+        Raises:
+            ValueError: As `RadioModel.forward`.
+        """
+        check_feature_format(feature_fmt, is_packed="image_grid_hw" in options, argument="feature_fmt")
+        return self.radio_model.read_out(self.radio_model(x, **options), list(self.adaptors), feature_fmt).to_pairs()
+
+
+def open_for_torch_hub(
+    version: str, adaptor_names: str | Sequence[str] | None = None, vitdet_window_size: int | None = None
+) -> TorchHubRadio:
+    """Open a model as `torch.hub.load(..., "radio_model", ...)` of NVIDIA's repository does.
+
+    Args:
+        version: A folder of ours or NVIDIA's, a name on the Hub, or a version in `RELEASES_ON_THE_HUB`.
+        adaptor_names: Adaptors to run. One for whose teacher the folder has a text tower is a `RadioTextAdaptor`.
+        vitdet_window_size: Side of the ViTDet windows in tokens; `None` takes the folder's.
+
+    Raises:
+        ValueError: If there is no such adaptor.
+    """
+    version = version if Path(version).exists() else RELEASES_ON_THE_HUB.get(version, version)
+    names = [adaptor_names] if isinstance(adaptor_names, str) else list(adaptor_names or [])
+    config = RadioConfig.from_pretrained(version)
+    if config.text_tower is not None and config.text_adaptor in names:
+        model = RadioForZeroShotImageClassification.from_pretrained(version)
+        adaptor = RadioTextAdaptor(model, open_tokenizer(version, "version"))
+        model.radio_model.adaptors[config.text_adaptor] = adaptor
+    else:
+        model = RadioModel.from_pretrained(version)
+    if vitdet_window_size is not None:
+        model.config.vitdet_window_size = vitdet_window_size
+        model.config.check()
+    hub_model = TorchHubRadio(model.radio_model)
+    hub_model.adaptors = names
+    return hub_model
