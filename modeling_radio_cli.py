@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 
 COMMANDS = {
@@ -45,8 +47,6 @@ FORMATS = {
     "export": {"web": "conversion.to_web", "aoti": "conversion.to_aoti", "sam3": "conversion.graphs.sam3_to_onnx"},
 }
 """Modules of the commands that take `--to FORMAT`."""
-LIGHT = ("completion", "doctor")
-"""Commands that need neither torch nor transformers."""
 THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "3000"}
 """How threads wait, unless the environment says otherwise. Two that spin slow each other down many times when anything
 else runs; those that never spin cost the demo a tenth of its steps. Our choice: the shortest wait of GNU's OpenMP that
@@ -72,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for variable, value in THREADS.items():  # read when torch is imported
         os.environ.setdefault(variable, value)
-    if name in LIGHT or not {"-h", "--help"}.isdisjoint(words):
-        _add_package_unopened()
+    _add_package_unopened()
     return importlib.import_module(f"modeling_radio.{module}").main(words)
 
 
@@ -130,12 +129,25 @@ def complete(words: list[str]) -> None:
     argcomplete.autocomplete(parser)
 
 
+class _Unopened(ModuleType):
+    """`modeling_radio` whose `__init__.py` has not run: it runs when somebody asks for a name that it defines."""
+
+    def __getattr__(self, name: str) -> Any:
+        spec = self.__spec__
+        if (name.startswith("__") and name != "__all__") or spec is None or spec.loader is None:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        self.__class__ = ModuleType
+        spec.loader.exec_module(self)
+        return getattr(self, name)
+
+
 def _add_package_unopened() -> None:
     """Let `modeling_radio.training` be imported without what `modeling_radio/__init__.py` imports."""
     spec = importlib.util.find_spec("modeling_radio")
     if "modeling_radio" in sys.modules or spec is None:
         return
     package = importlib.util.module_from_spec(spec)
+    package.__class__ = _Unopened
     clone = Path(__file__).parent
     if (clone / "pyproject.toml").is_file():  # as `modeling_radio/__init__.py` does
         package.__path__.append(str(clone))

@@ -14,6 +14,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
+import modeling_radio
 from modeling_radio.core.errors import UserError, did_you_mean
 from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
 from modeling_radio.core.settings import (
@@ -124,8 +125,6 @@ class _Parser(argparse.ArgumentParser):
     examples: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("the following arguments are required"):
-            self.print_usage(sys.stderr)
         raise SettingsError(f"{message} (--help lists all options).")
 
     def format_help(self) -> str:
@@ -235,9 +234,15 @@ class Command(Generic[S]):
         """
         words = sys.argv[1:] if arguments is None else list(arguments)
         show_traceback = "--traceback" in words
+
+        def read_and_run() -> None:
+            settings = self.read(words)
+            _ = modeling_radio.__all__  # opens the package, which takes seconds: words are refused before that
+            run(settings)
+
         return run_command(
             self.name,
-            lambda: run(self.read(words)),
+            read_and_run,
             show_traceback=show_traceback,
             interrupted=interrupted,
             extra=extra,
@@ -255,7 +260,12 @@ class Command(Generic[S]):
             with suppress(SettingsError):
                 self.parser.parse_known_intermixed_args([word for word in words if word not in ("-h", "--help")], given)
             self.parser.epilog = self._epilog(vars(given))
-        _, own = self.parser.parse_known_intermixed_args(words, given)
+        try:
+            _, own = self.parser.parse_known_intermixed_args(words, given)
+        except SettingsError as error:
+            if "arguments are required" in str(error):
+                self.parser.print_usage(sys.stderr)
+            raise
         for word in own:  # neither flags nor positionals: what is left is refused as a change without "="
             if word.startswith("-"):
                 flags = re.findall(r"--[a-z-]+", self.parser.format_help())

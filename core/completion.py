@@ -10,7 +10,7 @@ from typing import Literal
 
 import argcomplete
 
-from modeling_radio.core.command_line import Command
+from modeling_radio.core.command_line import Command, run_command
 from modeling_radio.core.settings import Settings
 
 
@@ -35,7 +35,12 @@ COMMAND = Command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(lambda settings: print(argcomplete.shellcode(["radio"], shell=settings.shell)), arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return run_command(COMMAND.name, lambda: _print(COMMAND.read(words)), show_traceback="--traceback" in words)
+
+
+def _print(settings: CompletionSettings) -> None:
+    print(argcomplete.shellcode(["radio"], shell=settings.shell))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from pydantic import Field
 
-from modeling_radio.core.command_line import Command
-from modeling_radio.core.packages import cache_dir
+from modeling_radio.core.command_line import Command, run_command
+from modeling_radio.core.files import cache_dir
 from modeling_radio.core.settings import Settings
 
 
@@ -44,7 +44,8 @@ COMMAND = Command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_print, arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return run_command(COMMAND.name, lambda: _print(COMMAND.read(words)), show_traceback="--traceback" in words)
 
 
 def _print(settings: DoctorSettings) -> None:

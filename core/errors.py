@@ -18,14 +18,14 @@ def first_few(items: Sequence[Any], most: int) -> str:
 
 def did_you_mean(word: Any, choices: Collection[str]) -> str:
     """Return `" Did you mean ...?"`, or nothing if no choice is near."""
-    from modeling_radio import checks_radio
+    from modeling_radio.checks_radio import did_you_mean as find
 
-    return checks_radio.did_you_mean(word, choices)
+    return find(word, choices)
 
 
 def check_choice(name: str, value: Any, choices: Collection[str], *, error: type[Exception] = ValueError) -> None:
     """Refuse a value that is none of the choices, as `modeling_radio.checks_radio.check_choice`."""
     if value not in choices:
-        from modeling_radio import checks_radio
+        from modeling_radio.checks_radio import check_choice as check
 
-        checks_radio.check_choice(name, value, choices, error=error)
+        check(name, value, choices, error=error)

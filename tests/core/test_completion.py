@@ -13,31 +13,44 @@ from modeling_radio.core import completion
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def completions(tmp_path):
+    """Return a function of what a shell is answered."""
+
+    def ask(line: str) -> list[str]:
+        asked = {
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_IFS": "|",
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"),
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+        }
+        command = [sys.executable, "-m", "modeling_radio_cli"]
+        subprocess.run(command, env=os.environ | asked, check=True, cwd=tmp_path)
+        return [word.strip() for word in (tmp_path / "answer").read_text().split("|") if word]
+
+    return ask
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("radio dist", ["distill"]),
         ("radio finetune folder --task imag", ["image-classification"]),
-        ("radio evaluate folder --comp", ["--compare"]),
-        ("radio export --to w", ["web"]),
-        ("radio export --to web folder --prec", ["--precision"]),
+        ("radio finetune folder --tune do", ["dora"]),
+        ("radio serve folder --max-b", ["--max-batch"]),
         ("radio nothing --x", []),
     ],
 )
-def test_the_shell_is_answered(line, expected, tmp_path):
+def test_the_shell_is_answered_without_torch(completions, line, expected, tmp_path):
     (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
-    asked = {
-        "_ARGCOMPLETE": "1",
-        "_ARGCOMPLETE_IFS": "|",
-        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"),
-        "COMP_LINE": line,
-        "COMP_POINT": str(len(line)),
-        "PYTHONPATH": f"{tmp_path}:{ROOT}",
-    }
-    command = [sys.executable, "-m", "modeling_radio_cli"]
-    subprocess.run(command, env=os.environ | asked, check=True, cwd=tmp_path)
-    answer = (tmp_path / "answer").read_text()
-    assert [word.strip() for word in answer.split("|") if word] == expected
+    assert completions(line) == expected
+
+
+def test_formats_are_completed(completions):
+    assert completions("radio export --to w") == ["web"]
+    assert completions("radio export --to web folder --prec") == ["--precision"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -22,7 +22,6 @@ from modeling_radio.core.packages import (
     Package,
     PackageCorruptError,
     PackageUnavailableError,
-    cache_dir,
     fetch_package,
     is_complete,
     read_packages,
@@ -205,26 +204,6 @@ def test_another_debian_version_is_accepted_with_a_warning(tmp_path, cache, serv
     assert (folder / "usr/a.jpg").read_bytes() == b"1"
     assert re.search(r"2\.0 instead of .*1\.0", caplog.text)
     assert is_complete(package, folder)
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "folder"),
-    [
-        ("linux", {"RADIO_CACHE": "/a", "XDG_CACHE_HOME": "/x"}, "/a"),
-        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/radio"),
-        ("linux", {}, "~/.cache/radio"),
-        ("darwin", {"XDG_CACHE_HOME": "/x"}, "~/Library/Caches/radio"),
-        ("win32", {"LOCALAPPDATA": "/local"}, "/local/radio/Cache"),
-        ("win32", {}, "~/AppData/Local/radio/Cache"),
-    ],
-)
-def test_the_cache_folder_is_the_platforms(monkeypatch, platform, variables, folder):
-    monkeypatch.setattr("sys.platform", platform)
-    for name in ("RADIO_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert cache_dir() == Path(folder).expanduser()
 
 
 ENTRY = """
