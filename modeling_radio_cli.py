@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for variable, value in THREADS.items():  # read when torch is imported
         os.environ.setdefault(variable, value)
-    _add_package_unopened()
+    _add_package()
     return importlib.import_module(f"modeling_radio.{module}").main(words)
 
 
@@ -121,7 +120,7 @@ def complete(words: list[str]) -> None:
     if words:
         module = find_module(words[0], words[1:])[0] or find_module(words[0], [])[0]  # `--to` may have no value yet
     if module is not None:
-        _add_package_unopened()
+        _add_package()
         chosen = importlib.import_module(f"modeling_radio.{module}").COMMAND.completing()
         if words[0] in FORMATS:
             chosen.add_argument("--to", choices=FORMATS[words[0]])
@@ -129,20 +128,20 @@ def complete(words: list[str]) -> None:
     argcomplete.autocomplete(parser)
 
 
-class _Unopened(ModuleType):
-    """`modeling_radio` whose `__init__.py` has not run: it runs when somebody asks for a name that it defines."""
-
-    def __getattr__(self, name: str) -> Any:
-        spec = self.__spec__
-        if (name.startswith("__") and name != "__all__") or spec is None or spec.loader is None:
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        self.__class__ = ModuleType
-        spec.loader.exec_module(self)
-        return getattr(self, name)
+def open_package() -> None:
+    """Run `modeling_radio/__init__.py` where `radio` has put that off."""
+    package = sys.modules.get("modeling_radio")
+    is_put_off = package is not None and vars(package).pop("__getattr__", None) is not None
+    if is_put_off and package.__spec__ is not None and package.__spec__.loader is not None:
+        package.__spec__.loader.exec_module(package)
 
 
-def _add_package_unopened() -> None:
-    """Let `modeling_radio.training` be imported without what `modeling_radio/__init__.py` imports."""
+def _add_package() -> None:
+    """Let `modeling_radio.training` be imported before `modeling_radio/__init__.py` and its long imports have run.
+
+    So help and mistakes are answered at once. The package is opened by the first name that is imported from it, at the
+    latest by `core.command_line.Command` before it runs a command.
+    """
     spec = importlib.util.find_spec("modeling_radio")
     if "modeling_radio" in sys.modules or spec is None:
         return
@@ -151,6 +150,16 @@ def _add_package_unopened() -> None:
     clone = Path(__file__).parent
     if (clone / "pyproject.toml").is_file():  # as `modeling_radio/__init__.py` does
         package.__path__.append(str(clone))
+
+    def open_and_get(name: str) -> Any:
+        if not name.startswith("__"):
+            open_package()
+        try:
+            return vars(package)[name]
+        except KeyError:
+            raise AttributeError(f"module 'modeling_radio' has no attribute {name!r}") from None
+
+    package.__getattr__ = open_and_get
     sys.modules["modeling_radio"] = package
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from annotated_types import Gt
 from pydantic import Field, model_validator
 
-from modeling_radio.core.errors import check_choice, did_you_mean
+from modeling_radio.checks_radio import check_choice, did_you_mean
 from modeling_radio.core.settings import load, read_yaml, require
 from modeling_radio.training.recipe import Recipe, RecipeError, RecipeSection, load_recipe
 from modeling_radio.training.recipe_sections import Named

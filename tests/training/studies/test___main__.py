@@ -72,7 +72,7 @@ def test_without_training_nothing_is_made(study, capsys):
         (["--seeds", "[]"], "`seeds`"),
         (["--seeds", "3", "--no-train"], "`seeds`"),
         (["again/study.yaml"], "`studies`"),
-        (["bad.yaml"], "studies: error: Study 'bad.yaml': `seeds`"),
+        (["bad.yaml"], "radio study: error: Study 'bad.yaml': `seeds`"),
     ],
 )
 def test_bad_input_is_one_line_before_the_first_run(study, recipe_file, arguments, named, capsys):
