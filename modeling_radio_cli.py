@@ -146,7 +146,6 @@ def _add_package() -> None:
     if "modeling_radio" in sys.modules or spec is None:
         return
     package = importlib.util.module_from_spec(spec)
-    package.__class__ = _Unopened
     clone = Path(__file__).parent
     if (clone / "pyproject.toml").is_file():  # as `modeling_radio/__init__.py` does
         package.__path__.append(str(clone))
