@@ -168,7 +168,7 @@ def test_help_and_mistakes_do_not_wait_for_torch(command, word):
     program = LIGHT.format(words=[command, word])
     done = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True)
     assert "AssertionError" not in done.stderr
-    assert ("usage: radio" if word == "--help" else "error: Unknown option") in done.stdout + done.stderr
+    assert ("usage: radio" if word == "--help" else "error: ") in done.stdout + done.stderr
 
 
 # How commands end
