@@ -39,7 +39,7 @@ def completions(tmp_path):
         ("radio dist", ["distill"]),
         ("radio finetune folder --task imag", ["image-classification"]),
         ("radio finetune folder --tune do", ["dora"]),
-        ("radio serve folder --max-b", ["--max-batch"]),
+        ("radio serve folder --max-bat", ["--max-batch"]),
         ("radio nothing --x", []),
     ],
 )
