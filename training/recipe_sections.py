@@ -162,7 +162,7 @@ class ViewsRecipe(RecipeSection):
             of the result.
         cache_dir: Where cached features lie; None for a folder of the recipe's own under `runs/cache`.
         cache_format: How dense features are kept there: "float16", or "int8", a byte for each number, in equal steps
-            over a channel's range in an image. docs/benchmarks.md has what is lost.
+            over a channel's range in an image. docs/explanation/benchmarks.md has what is lost.
         crop_scale: Smallest and largest area of an online view, as shares of the largest view of its shape that fits
             into the image; beyond 1 it reaches over the image's edges.
         crop_aspect: Smallest and largest width over height of what a view shows; cached ones only where they keep it.
