@@ -239,7 +239,17 @@ class FromNvidiaSettings(Settings):
         return self
 
 
-COMMAND = Command("radio convert", __doc__, FromNvidiaSettings, positionals=("source", "output"))
+COMMAND = Command(
+    "radio convert",
+    __doc__,
+    FromNvidiaSettings,
+    positionals=("source", "output"),
+    examples=(
+        "radio convert C-RADIOv4-H.pth.tar my-folder",
+        "radio convert C-RADIOv4-H.pth.tar my-folder --version c-radio_v4-h --adaptors all",
+        "radio convert --to nvidia my-folder back.pth.tar",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ CHECKPOINTS = {"every_steps": 100, "keep": 1}
 DENSE, SUMMARY, WORST = "dense_error", "summary_error", "worst"
 """Errors by teacher, `dense_error/TEACHER`; `worst` is the largest of all teachers."""
 FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU = "fixed_pattern", "shift_error", "consistency", "knn_sets", "miou"
-"""Measures of the backbone. docs/studies.md explains all measures."""
+"""Measures of the backbone. docs/explanation/studies.md explains all measures."""
 
 
 def better_direction(measure: str) -> str:
