@@ -33,6 +33,8 @@ from .video_processing_radio import RadioVideoProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification, RadioZeroShotOutput
 
 
+__version__ = "0.1.0"
+
 __all__ = [
     "RadioAdaptorConfig",
     "RadioAdaptorOutput",

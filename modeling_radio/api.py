@@ -42,7 +42,8 @@ def _with_fields_of(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Ca
     def decorate(run: Callable[[S], R]) -> Callable[P, R]:
         @functools.wraps(run)
         def call(*arguments: P.args, **fields: P.kwargs) -> R:
-            return run(settings(*arguments, **fields))
+            texts: Any = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+            return run(settings(*arguments, **texts))
 
         described: Any = call
         described.__signature__ = inspect.signature(settings).replace(return_annotation=run.__annotations__["return"])

@@ -85,7 +85,7 @@ class ExtractionSettings(SourceSettings, StorageSettings):
     """Settings of an extraction or a search.
 
     Attributes:
-        checkpoint: Folder with config.json and weights.
+        checkpoint: Folder with config.json and weights, or Hub id.
         output: Folder of the data set; an unfinished one of the same settings is completed.
         index: Write an index for searching with `faiss`: "flat" compares with every vector, "hnsw" is faster on
             millions and may miss some.

@@ -62,7 +62,7 @@ class GallerySettings(RecipeCommand):
     """Images and models of the gallery.
 
     Attributes:
-        checkpoint: Folder of a RADIO model.
+        checkpoint: Folder or Hub id of a RADIO model.
         output: Folder of the page.
         alone: Leave out the recipe's untrained student, and its teachers, which otherwise stand beside their adaptors.
         shifts: Grid positions for each patch and direction; divides the patch.
