@@ -27,10 +27,10 @@ class StudiesSettings(Settings):
 
     Attributes:
         studies: Names of files in training/studies without .yaml, or files of your own that end in .yaml.
-        jobs: Runs side by side, each with one thread.
-        seeds: Seeds in place of the studies' own, for example to see whether a result repeats.
+        jobs: Number of runs at the same time, each with one thread.
+        seeds: Seeds instead of the studies' own, for example to see whether a result repeats.
         output: Folder of the runs.
-        train: Make the runs that have no raw result.
+        train: Run what has no raw result yet.
         report: Markdown file that the tables of these studies are also written to.
     """
 

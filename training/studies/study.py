@@ -60,14 +60,14 @@ class Study(RecipeSection):
     """A question, and the runs that shall answer it.
 
     Attributes:
-        question: What is asked.
+        question: The question.
         recipe: Name of a recipe, or a file of your own that ends in .yaml.
         changes: Changes of the recipe for all arms, "section.field=value".
-        seeds: One run of each arm for each: arms are compared seed by seed.
+        seeds: Seeds; each arm has one run for each, and arms are compared seed by seed.
         primary: The measure that decides; it is chosen before the runs. The others only describe.
         sizes_px: Sizes at which features of an image are compared with those at the largest.
-        num_images: Held-out images that are measured on.
-        arms: What is compared; the first one is what others are compared with.
+        num_images: Number of held-out images for the measurements.
+        arms: The arms; the others are compared with the first one.
     """
 
     question: str
@@ -208,7 +208,7 @@ def _recipes_of(study: Study) -> tuple[Recipe, dict[str, Recipe]]:
 def _run_recipe(source: str, changes: list[str]) -> Recipe:
     """Return a recipe as a study runs it: in one thread, since runs stand side by side, and without output."""
     if any(change.partition("=")[0].strip() == "seed" for change in changes):
-        raise RecipeError("`changes` must leave out `seed`, which is each run's: `seeds` of the study names them.")
+        raise RecipeError("`changes` must not set `seed`: `seeds` of the study lists the seeds of its runs.")
     recipe = load_recipe(source, changes)
     check_student_views(recipe)  # now, not hours later when its turn comes
     quiet: dict[str, Any] = {

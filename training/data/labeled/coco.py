@@ -209,8 +209,8 @@ def _image_finder(path: Path) -> Callable[[str], Path]:
     def find(name: str) -> Path:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(
-                f"{path} must name images within their folder, got `file_name` {name!r:.100}: write a path that "
-                "neither is absolute nor has `..`."
+                f"{path} must name images within their folder, got `file_name` {name!r:.100}: write a "
+                "relative path without `..`."
             )
         for folder in folders:
             if os.path.isfile(folder / name):  # unlike `Path.is_file` it takes names that no file can have
