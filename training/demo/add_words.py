@@ -124,7 +124,7 @@ def _classifier(recipe: Recipe) -> TeacherRecipe:
             return entry
     kinds = ", ".join(entry.kind for entry in recipe.teachers)
     raise RecipeError(
-        f"`teachers` of recipe {recipe.name!r} must include one of the kind {TEACHER_KIND}, which knows names of classes, "
+        f"`teachers` of recipe {recipe.name!r} must include one of the kind {TEACHER_KIND}, which knows class names, "
         f"got {kinds or 'none'}. Give the --recipe that the student was trained with."
     )
 
