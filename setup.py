@@ -15,7 +15,7 @@ FOLDERS = ("core", "training", "conversion", "model_cards")
 class DatedSdist(sdist):
     """An sdist whose files all have the time `SOURCE_DATE_EPOCH`: equal sources make equal bytes."""
 
-    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):  # noqa: PLR0913
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
         assert format == "gztar"
         moment = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
 
