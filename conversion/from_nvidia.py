@@ -266,7 +266,7 @@ def _run(settings: FromNvidiaSettings) -> None:
     if settings.text_tower is not None:
         model, tokenizer = add_text_tower(model, settings.text_tower, settings.text_adaptor)
     if settings.nvidia_outputs:
-        model.config.return_dict, model.config.adaptor_names = False, []
+        model.config.nvidia_outputs, model.config.adaptor_names = True, []
     comparisons: list[Comparison] = []
     save_all = partial(_save_and_verify, model, tokenizer, settings, comparisons)
     write_folder(settings.output, save_all, overwrite=settings.overwrite)
