@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {
     "README.md": "overview.md",
-    "notebooks/README.md": "guides/use/notebooks.md",
+    "notebooks/README.md": "how-to/notebooks.md",
     "training/README.md": "training.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
@@ -32,14 +32,18 @@ _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the version, and the repository that this clone is from."""
+    """Add the version and the repository that this clone is from; make the links that docstrings are read through.
+
+    The repository is a link of the menu: with `repo_url` every page would ask GitHub for the number of stars.
+    """
+    subprocess.run(["make", "-s", "types"], cwd=ROOT, check=True)
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert version is not None
     config.site_name += f" {version[1]}"
-    origin = subprocess.run(
-        ["git", "config", "--get", "remote.origin.url"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    config.repo_url = web_address(origin.stdout.strip())
+    origin = ["git", "config", "--get", "remote.origin.url"]
+    address = web_address(subprocess.run(origin, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip())
+    if address and config.nav is not None:
+        config.nav.append({"Repository": address})
     return config
 
 
@@ -69,7 +73,7 @@ def with_site_links(markdown: str, page: str) -> str:
 
     Args:
         markdown: As in the file.
-        page: Where the text stands on the site, such as "guides/use/open.md".
+        page: Where the text stands on the site, such as "how-to/open.md".
     """
     source = {name: path for path, name in OUTSIDE.items()}.get(page, f"docs/{page}")
 

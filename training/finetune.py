@@ -28,10 +28,15 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "radio finetune",
     "Tune a checkpoint for a task on labeled images. The same command continues an interrupted run. "
-    "docs/guides/train/tune.md has a recipe for each task.",
+    "docs/how-to/tune.md has a recipe for each task.",
     FinetuneSettings,
     positionals=("checkpoint",),
     add_shorthands=_add_lora,
+    examples=(
+        "radio finetune runs/demo/final --task image-classification --data pets/ --size 256",
+        "radio finetune CHECKPOINT --task semantic-segmentation --data voc/ --lora --merge --output runs/voc",
+        "radio finetune nvidia/C-RADIOv4-H --task object-detection --data coco/ --lora --size 640",
+    ),
 )
 
 

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from modeling_radio.checks_radio import check_choice, did_you_mean
 from modeling_radio.core.errors import first_few
+from modeling_radio.core.imports import import_object, is_import_path
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
 from modeling_radio.training.recipe_sections import (
@@ -58,19 +59,19 @@ class Recipe(RecipeSection):
     """A complete distillation run.
 
     Attributes:
-        name: Of the run; by default the name of the file. The output folder by default is `runs/NAME`.
-        seed: Decides everything that is random, apart from `data.seed`.
+        name: Name of the run; by default that of the file. The output folder is `runs/NAME` by default.
+        seed: Decides all random numbers, except those of `data.seed`.
         mixed_precision: "no" or "bf16", as in Accelerate. Losses and statistics stay in float32 and float64.
         student: The network.
-        teachers: At least one; the order decides which class token belongs to whom.
+        teachers: At least one. Their order decides the order of class tokens.
         data: The images.
-        views: What is seen of them.
+        views: Crops of the images.
         partitions: Resolutions and batch sizes.
-        standardization: Of the dense targets.
-        loss: Which losses.
-        contrastive: A loss of images among each other.
-        balancing: How teachers are weighed against each other while they are learned.
-        taps: Losses within the trunk.
+        standardization: Standardization of the dense targets.
+        loss: Kinds of losses.
+        contrastive: A loss between images.
+        balancing: Weights of teachers that change during the run.
+        taps: Losses on inner blocks.
         optimizer: The optimizer.
         schedule: Steps and learning rate.
         ema: Moving average.
@@ -78,11 +79,11 @@ class Recipe(RecipeSection):
         damp: Noise on the weights.
         spectral: Reparametrization of the weights.
         stages: Runs one after the other, each starting from the weights of the one before: `name`, and the sections and
-            fields in which it differs from the rest of the recipe, which win over it (on the command line they are
-            `stages.NAME.section.field=value`). Empty for a single run.
+            fields that differ from the rest of the recipe (on the command line `stages.NAME.section.field=value`).
+            Empty for a single run.
         checkpoints: When to save.
-        export: What is fitted to the student in the end.
-        logging: What to show.
+        export: Parts that are fitted to the student at the end.
+        logging: Logs, pictures and measurements.
     """
 
     name: Annotated[str, INDECISIVE]
@@ -224,8 +225,9 @@ class RecipeCommand(Settings):
 
     Attributes:
         recipe: Name of a recipe, or a file of your own that ends in .yaml.
-        trust_remote_code: Import the classes of teachers (`kind: "module:Class"`) that a recipe names which lies in the
-            folder of a checkpoint or a run. Those of other recipes are always imported.
+        trust_remote_code: Allow a recipe in the folder of a checkpoint or a run to import Python code by "module:name"
+            (teachers, losses, a student). Other recipes may always do so: from installed modules, the working
+            directory, or the recipe's folder.
         changes: Changes of the recipe, "section.field=value"; in Python also a mapping with such paths or sections as
             keys.
     """
@@ -249,16 +251,26 @@ class RecipeCommand(Settings):
         Raises:
             RecipeError: As `load_recipe`, or if a recipe that came with a checkpoint names classes to import.
         """
-        recipe = load_recipe(self.recipe, [*first, *self.changes])
-        if not self.trust_remote_code and any((_find_recipe(self.recipe).parent / name).exists() for name in _BESIDE):
-            kinds = [entry.kind for part in (recipe, *stage_recipes(recipe)) for entry in part.teachers]
-            named = [kind for kind in kinds if ":" in kind and not any(kind in change for change in self.changes)]
+        recipe, folder = load_recipe(self.recipe, [*first, *self.changes]), _find_recipe(self.recipe).parent
+        code = dict(each for part in (recipe, *stage_recipes(recipe)) for each in _named_code(part))
+        if not self.trust_remote_code and any((folder / name).exists() for name in _BESIDE):
+            named = [name for name in code if not any(name in change for change in self.changes)]
             if named:
                 raise RecipeError(
                     f"`recipe` {self.recipe!r} came with a checkpoint or a run, and names Python to import, "
                     f"{first_few(named, 1)!r}. Read that code, then give --trust-remote-code."
                 )
+        for name, argument in code.items():  # now, since nothing else knows the folder of the recipe
+            import_object(name, argument, beside=folder, error=RecipeError)
         return recipe
+
+
+def _named_code(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the import paths of a recipe, each with the setting that names it."""
+    named = [(entry.kind, f"teachers.{entry.name}.kind") for entry in recipe.teachers]
+    named += [(recipe.loss.features, "loss.features"), (recipe.loss.summary, "loss.summary")]
+    named += [(recipe.student.preset or "", "student.preset")]
+    return [(name, argument) for name, argument in named if is_import_path(name)]
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -98,7 +98,7 @@ def test_a_refused_word_is_one_line(command, words, parts, capsys):
 def test_usage_stands_before_what_is_missing(capsys):
     assert TOY.run(lambda settings: None, []) == 1
     usage, error = capsys.readouterr().err.split("package.toy: error: ")
-    assert usage.startswith("usage: package.toy [-h]")
+    assert usage.startswith("usage: package.toy SOURCE [options]")
     assert "SOURCE" in error
     assert error.count("\n") == 1
 
@@ -168,7 +168,7 @@ def test_help_and_mistakes_do_not_wait_for_torch(command, word):
     program = LIGHT.format(words=[command, word])
     done = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True)
     assert "AssertionError" not in done.stderr
-    assert ("usage: radio" if word == "--help" else "error: Unknown option") in done.stdout + done.stderr
+    assert ("usage: radio" if word == "--help" else "error: ") in done.stdout + done.stderr
 
 
 # How commands end
@@ -191,7 +191,7 @@ def failing(error):
         (
             ModuleNotFoundError(name="absent_package.part"),
             1,
-            'error: .*absent_package .*`pip install -e ".\\[export]"`',
+            'error: .*absent_package .*`pip install "modeling-radio\\[export]"`',
         ),
         (ImportError("this needs\n flash attention"), 1, "error: this needs flash attention"),  # a library's own words
         (KeyboardInterrupt(), 130, "interrupted"),

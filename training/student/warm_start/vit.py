@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.hub import explain_failure
 from modeling_radio.layers_radio import resize_position_table
 from modeling_radio.training.recipe import RecipeError
 from modeling_radio.training.student.warm_start.radio import WarmStart
 from modeling_radio.training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD
-from modeling_radio.training.teachers.published.base import explain_failure
 
 
 Block = dict[str, Tensor]
@@ -456,7 +456,7 @@ def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequen
         raise RecipeError(f"`student.config.eradio` must be null to start from a plain ViT such as {source!r}.")
     if config.downscale_levels:
         raise RecipeError(
-            "`student.config.downscale_levels` must be null to start from a plain ViT, whose tokens are never merged, "
+            "`student.config.downscale_levels` must be null to start from a plain ViT, which merges no tokens, "
             f"such as {source!r}, got {config.downscale_levels}."
         )
     if not all(0 <= number < depth for number in numbers):
