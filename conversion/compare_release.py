@@ -145,7 +145,13 @@ class CompareReleaseSettings(Settings):
         return self.output or self.converted or Path("runs") / "parity" / Path(self.source).name
 
 
-COMMAND = Command("radio compare-release", __doc__, CompareReleaseSettings, positionals=("source",))
+COMMAND = Command(
+    "radio compare-release",
+    __doc__,
+    CompareReleaseSettings,
+    positionals=("source",),
+    examples=("radio compare-release nvidia/C-RADIOv4-H",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from documentation import ROOT
 from packaged import build_packaged
 from tiny_folders import save_pictures
 
-from modeling_radio.core.packages import cache_dir
+from modeling_radio.core.files import cache_dir
 
 
 pytestmark = [pytest.mark.tour, pytest.mark.packages]

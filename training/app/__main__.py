@@ -47,7 +47,17 @@ class AppSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("radio app", __doc__, AppSettings, positionals=("checkpoint",))
+COMMAND = Command(
+    "radio app",
+    __doc__,
+    AppSettings,
+    positionals=("checkpoint",),
+    examples=(
+        "radio app runs/demo/final",
+        "radio app nvidia/C-RADIOv4-H --dtype bfloat16",
+        "radio app runs/demo/final --space runs/space",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -82,7 +82,14 @@ class GallerySettings(RecipeCommand):
     dense_source: DenseSource = "summary_head"
 
 
-COMMAND = Command("radio gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
+COMMAND = Command(
+    "radio gallery",
+    __doc__,
+    GallerySettings,
+    positionals=("checkpoint",),
+    changes=Recipe,
+    examples=("radio gallery runs/demo/final",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

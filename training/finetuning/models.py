@@ -62,7 +62,8 @@ def open_config(checkpoint: str) -> RadioConfig:
                 "`--merge` writes, or its base."
             )
         check_named_code(folder)
-        return RadioConfig.from_pretrained(checkpoint, return_dict=True)  # a tuned model returns named outputs
+        # A tuned model returns named outputs.
+        return RadioConfig.from_pretrained(checkpoint, return_dict=True, nvidia_outputs=False)
     except OSError as error:
         raise ValueError(f"`checkpoint` must be a folder or Hub id with a config.json, got {checkpoint!r}.") from error
 
