@@ -95,6 +95,8 @@ class NvidiaNetworkNames(NvidiaNames):
             del self.adaptors[name]
         self.config.adaptors = [adaptor for adaptor in self.config.adaptors if adaptor["name"] in names]
         self.config.adaptor_names = [name for name in self.config.adaptor_names or [] if name in names]
+        if self.config.text_adaptor not in names:
+            self.config.text_tower = self.config.text_adaptor = None
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -103,6 +103,13 @@ def test_parts_that_are_set_are_used(folder):
     assert torch.equal(model(IMAGES - 0.4).features, expected(IMAGES - 0.4).features)
 
 
+def test_it_compiles_as_one_graph(folder):
+    model = load(folder, adaptor_names=["words"])
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for name, pair in compiled(IMAGES).items():
+        torch.testing.assert_close(pair.features, model(IMAGES)[name].features)
+
+
 def test_an_unknown_adaptor_is_named(folder):
     with pytest.raises(ValueError, match=r"`adaptors` .*'word'"):
         load(folder, adaptor_names=["word"])
