@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 COMMANDS = {
@@ -65,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for variable, value in THREADS.items():  # read when torch is imported
         os.environ.setdefault(variable, value)
-    if not {"-h", "--help"}.isdisjoint(words):
-        _add_package_unopened()
+    _add_package()
     return importlib.import_module(f"modeling_radio.{module}").main(words)
 
 
@@ -99,8 +99,20 @@ def find_module(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     return formats[chosen], [*words[:at], *words[at + 2 :]]
 
 
-def _add_package_unopened() -> None:
-    """Let `modeling_radio.training` be imported without what `modeling_radio/__init__.py` imports."""
+def open_package() -> None:
+    """Run `modeling_radio/__init__.py` where `radio` has put that off."""
+    package = sys.modules.get("modeling_radio")
+    is_put_off = package is not None and vars(package).pop("__getattr__", None) is not None
+    if is_put_off and package.__spec__ is not None and package.__spec__.loader is not None:
+        package.__spec__.loader.exec_module(package)
+
+
+def _add_package() -> None:
+    """Let `modeling_radio.training` be imported before `modeling_radio/__init__.py` and its long imports have run.
+
+    So help and mistakes are answered at once. The package is opened by the first name that is imported from it, at the
+    latest by `core.command_line.Command` before it runs a command.
+    """
     spec = importlib.util.find_spec("modeling_radio")
     if "modeling_radio" in sys.modules or spec is None:
         return
@@ -108,6 +120,16 @@ def _add_package_unopened() -> None:
     clone = Path(__file__).parent
     if (clone / "pyproject.toml").is_file():  # as `modeling_radio/__init__.py` does
         package.__path__.append(str(clone))
+
+    def open_and_get(name: str) -> Any:
+        if not name.startswith("__"):
+            open_package()
+        try:
+            return vars(package)[name]
+        except KeyError:
+            raise AttributeError(f"module 'modeling_radio' has no attribute {name!r}") from None
+
+    package.__getattr__ = open_and_get
     sys.modules["modeling_radio"] = package
 
 

@@ -5,9 +5,9 @@
 `inference` one image, beside transformers' RADIO, timm, plain code and other encoders; `sizes` windows and packs;
 `int8` linear layers in 8 bits; `stack` one pass for three teachers; `training` the step beside other trainers, and what
 its options cost; `checkouts` the step of another checkout (`--against`); `data` from files to pixels, and the feature
-cache; `serving` a server under load; `page` docs/benchmarks.md. Several cases run in a process each, one after the
-other; one that fails is reported and the others go on. On a GPU `inference`, `sizes`, `stack` and `training` run.
-Results go to `benchmarks/results/`, those of quick runs to `runs/benchmarks-quick/`, where they replace nothing.
+cache; `serving` a server under load; `page` docs/explanation/benchmarks.md. Several cases run in a process each, one
+after the other; one that fails is reported and the others go on. On a GPU `inference`, `sizes`, `stack` and `training`
+run. Results go to `benchmarks/results/`, those of quick runs to `runs/benchmarks-quick/`, where they replace nothing.
 
 The page's tables are between `<!-- table: NAME -->` and `<!-- end -->`; all around them is written by hand.
 """
@@ -30,7 +30,7 @@ from modeling_radio.core.files import write_text
 from modeling_radio.core.settings import OneOf
 
 
-PAGE_FILE = ROOT / "docs" / "benchmarks.md"
+PAGE_FILE = ROOT / "docs" / "explanation" / "benchmarks.md"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEAST_GROUPED = 10_000
 """Numbers from here on have commas between thousands, and no fraction."""

@@ -19,7 +19,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from modeling_radio import RadioConfig
-from modeling_radio.checks_radio import read_json
+from modeling_radio.checks_radio import check_choice, read_json
 from modeling_radio.conversion.from_nvidia import convert, read_label, save
 from modeling_radio.conversion.release.comparison import (
     Answers,
@@ -34,7 +34,6 @@ from modeling_radio.conversion.release.comparison import (
     read_size,
 )
 from modeling_radio.core.command_line import Command, one_line_warnings
-from modeling_radio.core.errors import check_choice
 from modeling_radio.core.files import check_output, scratch_folder, write_text
 from modeling_radio.core.machine import describe_machine, versions_of
 from modeling_radio.core.settings import Settings, Spelling, read_names

@@ -50,7 +50,7 @@ _PLAIN = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-6,
 }
-"""What timm's RADIO has, by field of the configuration."""
+"""Values that timm's RADIO supports, by field of the configuration."""
 
 
 def timm_config(config: RadioConfig) -> dict[str, Any]:

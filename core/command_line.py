@@ -14,7 +14,8 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from modeling_radio.core.errors import UserError, did_you_mean
+from modeling_radio.checks_radio import did_you_mean
+from modeling_radio.core.errors import UserError
 from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
 from modeling_radio.core.settings import (
     MISSING,
@@ -31,6 +32,7 @@ from modeling_radio.core.settings import (
     section_of,
     spelling_of,
 )
+from modeling_radio_cli import open_package
 
 
 MAX_MESSAGE = 5000
@@ -207,11 +209,16 @@ class Command(Generic[S]):
         show_traceback = "--traceback" in words
         return run_command(
             self.name,
-            lambda: run(self.read(words)),
+            lambda: self._run(run, words),
             show_traceback=show_traceback,
             interrupted=interrupted,
             extra=extra,
         )
+
+    def _run(self, run: Callable[[S], None], words: Sequence[str]) -> None:
+        settings = self.read(words)
+        open_package()
+        run(settings)
 
     def read(self, words: Sequence[str]) -> S:
         """Return the settings of a command line; print the usage if one is missing, or the help if it is asked for.

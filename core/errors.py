@@ -1,9 +1,6 @@
-"""The error that a command shows as one line; suggestions and checks of choices, in the words of `modeling_radio`.
+"""The error that a command shows as one line."""
 
-That package imports transformers, which takes seconds: it is imported on errors only, so that `--help` is fast.
-"""
-
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -14,18 +11,3 @@ class UserError(Exception):
 def first_few(items: Sequence[Any], most: int) -> str:
     """Return the first items in words, with `...` where there are more than `most`."""
     return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
-
-
-def did_you_mean(word: Any, choices: Collection[str]) -> str:
-    """Return `" Did you mean ...?"`, or nothing if no choice is near."""
-    from modeling_radio import checks_radio
-
-    return checks_radio.did_you_mean(word, choices)
-
-
-def check_choice(name: str, value: Any, choices: Collection[str], *, error: type[Exception] = ValueError) -> None:
-    """Refuse a value that is none of the choices, as `modeling_radio.checks_radio.check_choice`."""
-    if value not in choices:
-        from modeling_radio import checks_radio
-
-        checks_radio.check_choice(name, value, choices, error=error)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
 
-from modeling_radio.core.errors import check_choice, did_you_mean
+from modeling_radio.checks_radio import check_choice, did_you_mean
 
 
 class Mark(str):

@@ -15,7 +15,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {
     "README.md": "index.md",
-    "notebooks/README.md": "guides/use/notebooks.md",
+    "notebooks/README.md": "how-to/notebooks.md",
     "training/README.md": "training.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
@@ -49,7 +49,7 @@ def with_site_links(markdown: str, page: str) -> str:
 
     Args:
         markdown: As in the file.
-        page: Where the text stands on the site, such as "guides/use/open.md".
+        page: Where the text stands on the site, such as "how-to/open.md".
     """
     source = {name: path for path, name in OUTSIDE.items()}.get(page, f"docs/{page}")
 

@@ -14,6 +14,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 from modeling_radio import RadioConfig
 from modeling_radio.core.files import write_text
 from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
+from modeling_radio.loading_radio import read_adapter_config
 from modeling_radio.model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
 from modeling_radio.model_cards.metadata import HUB_ID, card_data
 from modeling_radio.model_cards.rendering import render_card
@@ -46,7 +47,7 @@ def build_adapter_card(folder: Path, config: RadioConfig, source: str, shown: di
         source: Hub id that the code opens.
         shown: Title, license, results and lineage.
     """
-    settings = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
+    settings = read_adapter_config(folder)
     named = str(settings.get("base_model_name_or_path"))
     base = named if "/" in named and HUB_ID.fullmatch(named) else BASE_PLACEHOLDER
     kind = "DoRA" if settings.get("use_dora") else "rsLoRA" if settings.get("use_rslora") else "LoRA"

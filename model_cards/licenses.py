@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from modeling_radio.core.errors import did_you_mean
+from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.model_cards.results import Source
 
 

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 
 from modeling_radio import RadioConfig
-from modeling_radio.core.errors import check_choice
+from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_text
 from modeling_radio.core.tables import one_line
 from modeling_radio.hub_radio import FEATURE_EXTRACTION, TASK_OF_CLASS, task_of

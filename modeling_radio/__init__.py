@@ -60,7 +60,7 @@ __all__ = [
 
 
 _CLONE = Path(__file__).parents[1]
-if (_CLONE / "pyproject.toml").is_file():
+if (_CLONE / "pyproject.toml").is_file() and str(_CLONE) not in __path__:
     __path__.append(str(_CLONE))
 
 

@@ -2,7 +2,7 @@
 
 `attn_implementation="cpu_blocks"`, which importing this package makes known to transformers, and `prepack` work on any
 RADIO model, also one that was opened by remote code. This file is of the package alone: saved folders have no copy.
-What both are worth says docs/benchmarks.md.
+What both are worth says docs/explanation/benchmarks.md.
 """
 
 import copy
@@ -26,8 +26,8 @@ CPU_BLOCKS = "cpu_blocks"
 """The `attn_implementation` of `cpu_attention_forward`."""
 
 SCORES_OF_A_BLOCK = 2**21
-"""Scores that attention in blocks holds at once. Our choice, as measured on an AMD EPYC (docs/benchmarks.md): 4 MiB in
-bfloat16 stay in its caches, and the products are large enough to be fast."""
+"""Scores that attention in blocks holds at once. Our choice, measured on an AMD EPYC (docs/explanation/benchmarks.md):
+4 MiB in bfloat16 stay in its caches, and the products are large enough to be fast."""
 SAMPLED_KEYS = 16
 """Keys, evenly apart, whose mean stands for that of all. Our choice: as good, and costs nothing."""
 LEAST_SCORES = 2**18
@@ -89,9 +89,9 @@ def multiplies_bfloat16() -> bool:
 def blocked_attention_forward(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
     """Exact attention by plain products, as many scores at a time as the processor's caches hold.
 
-    On a CPU with AVX512-BF16 it takes two thirds of the time of PyTorch's kernel (docs/benchmarks.md). Scores are
-    rounded to the inputs' type before the softmax. A mean of the keys is subtracted first: the softmax is the same
-    without it, and bfloat16 keeps more digits of what is left.
+    On a CPU with AVX512-BF16 it takes two thirds of the time of PyTorch's kernel (docs/explanation/benchmarks.md).
+    Scores are rounded to the inputs' type before the softmax. A mean of the keys is subtracted first: the softmax is
+    the same without it, and bfloat16 keeps more digits of what is left.
 
     Args:
         query: `(batch, heads, length, head_dim)`.

@@ -1,4 +1,4 @@
-"""How checkpoints and adapters of peft are opened: what is found where, what is refused, what is reported."""
+"""Opening of checkpoints and of peft's adapters: where files are found, what is refused, what is reported."""
 
 import contextlib
 import gc
@@ -102,7 +102,7 @@ def find_adapter_base(folder: str | Path) -> str | None:
     if not is_peft_available():
         raise ValueError(f"{str(folder)!r} is an adapter folder, which peft opens: `pip install peft`.")
     path = folder / ADAPTER_CONFIG_NAME
-    base = json.loads(path.read_text()).get("base_model_name_or_path")
+    base = read_adapter_config(folder).get("base_model_name_or_path")
     if not base:
         problem = "names no base"
     elif found := [local for local in (folder / base, Path(base)) if local.is_dir()]:
@@ -117,6 +117,20 @@ def find_adapter_base(folder: str | Path) -> str | None:
         f"`base_model_name_or_path` in {str(path)!r} must be the folder or Hub id of the model that the adapter was "
         f"trained on, got {base!r}, which {problem}."
     )
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Return the content of `adapter_config.json`.
+
+    Raises:
+        ValueError: If it has a configuration inside, such as `megatron_config`: some of them name modules that peft
+            imports, or files that it reads.
+    """
+    path = folder / ADAPTER_CONFIG_NAME
+    values = read_json(path)
+    if nested := [name for name, value in values.items() if name.endswith("_config") and value]:
+        raise ValueError(f"{str(path)!r} must be one of plain LoRA, DoRA or rsLoRA: set `{nested[0]}` to null.")
+    return values
 
 
 def is_radio_folder(folder: str | Path) -> bool:

@@ -36,7 +36,7 @@ logger = logging.get_logger(__name__)
 
 
 class TokenCounts(NamedTuple):
-    """How many global tokens images have.
+    """Number of global tokens of images.
 
     Attributes:
         longest: The most that any has.
@@ -54,7 +54,7 @@ class TokenCounts(NamedTuple):
 
 
 class TokenPlan(NamedTuple):
-    """Which tokens of a batch go where in the trunk of RADIO1D.
+    """Order of the tokens of a batch in the trunk of RADIO1D.
 
     Attributes:
         grid: Rows and columns of patches of each image.

@@ -1,4 +1,4 @@
-"""What `torch.hub.load` opens, by `hubconf.py`: models with the calls and the answers of NVIDIA's repository.
+"""Models for `torch.hub.load`, by `hubconf.py`: they take the calls of NVIDIA's repository and return the same outputs.
 
 This file is of the package alone: saved folders have no copy.
 """

@@ -124,7 +124,7 @@ def code_hash(notebook: NotebookNode) -> str:
 
 
 class StoreSettings(Settings):
-    """Which notebooks.
+    """Notebooks to store.
 
     Attributes:
         names: Their names, or beginnings of these such as 03; all by default.

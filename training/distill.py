@@ -14,7 +14,7 @@ from modeling_radio.training.recipe import Recipe, RecipeCommand, list_recipes
 
 
 class DistillSettings(RecipeCommand):
-    """What a run of the command is asked to do.
+    """Settings of the command.
 
     Attributes:
         output: Folder of the run; by default runs/NAME.

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from modeling_radio.core.errors import check_choice, did_you_mean, first_few
+from modeling_radio.checks_radio import check_choice, did_you_mean
+from modeling_radio.core.errors import first_few
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
 from modeling_radio.training.recipe_sections import (

@@ -77,7 +77,7 @@ def require_range(name: str, bounds: tuple[float, float]) -> None:
 
 
 class ImageSource(RecipeSection):
-    """Where images come from.
+    """Source of the training images.
 
     Attributes:
         source: "demo" or "demo-pypi"; a folder of images, of Parquet files or of webdataset shards; a pattern of
@@ -154,7 +154,7 @@ class DataRecipe(ImageSource):
 
 
 class ViewsRecipe(RecipeSection):
-    """What the student and each teacher see of an image.
+    """Views of an image that the student and each teacher get.
 
     Attributes:
         teachers: "online" runs the teachers at every step, each on its own shifted crop; "cached" runs them
@@ -162,7 +162,7 @@ class ViewsRecipe(RecipeSection):
             of the result.
         cache_dir: Where cached features lie; None for a folder of the recipe's own under `runs/cache`.
         cache_format: How dense features are kept there: "float16", or "int8", a byte for each number, in equal steps
-            over a channel's range in an image. docs/benchmarks.md has what is lost.
+            over a channel's range in an image. docs/explanation/benchmarks.md has what is lost.
         crop_scale: Smallest and largest area of an online view, as shares of the largest view of its shape that fits
             into the image; beyond 1 it reaches over the image's edges.
         crop_aspect: Smallest and largest width over height of what a view shows; cached ones only where they keep it.
@@ -271,7 +271,7 @@ class PartitionRecipe(Named):
 
 
 Role = Literal["basic", "semantic", "task"]
-"""What a teacher is learned for, in the order in which the trunk is to learn it."""
+"""Purposes of teachers, in the order in which the trunk is to learn them."""
 
 
 class BalancingRecipe(RecipeSection):
@@ -480,7 +480,7 @@ class StudentRecipe(RecipeSection):
 
 
 class RunOptions(RecipeSection):
-    """How a teacher runs; `modeling_radio.training.teachers.run_modes` has a class for each way.
+    """Run mode of a teacher; `modeling_radio.training.teachers.run_modes` has a class for each way.
 
     Attributes:
         run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,
@@ -550,7 +550,7 @@ class TeacherRecipe(RunOptions, Named):
 
 
 class StandardizationRecipe(RecipeSection):
-    """How dense targets are standardized, and when their statistics settle (dispersions too).
+    """Standardization of dense targets, and when its statistics settle (dispersions too).
 
     Attributes:
         method: A key of `targets.phi_s.STANDARDIZERS`; "none" takes the mean off alone, to compare with.
@@ -566,7 +566,7 @@ class StandardizationRecipe(RecipeSection):
 
 
 class LossRecipe(RecipeSection):
-    """Which losses; the entries of teachers and partitions hold the weights.
+    """Losses; the entries of teachers and partitions hold the weights.
 
     Attributes:
         features: A key of `losses.features.FEATURE_LOSSES`. An image counts once, as its summary does, however
@@ -687,7 +687,7 @@ class CheckpointsRecipe(RecipeSection):
 
 
 class ExportRecipe(RecipeSection):
-    """What is fitted to the student where it is exported. Not part of what a resumed run must have in common.
+    """Parts that are fitted to the student when it is exported. Not part of what a resumed run must have in common.
 
     Attributes:
         feature_normalizer: Standardize the backbone's dense features by PHI-S of their own, as some of NVIDIA's
@@ -709,7 +709,7 @@ class ExportRecipe(RecipeSection):
 
 
 class LoggingRecipe(RecipeSection):
-    """What can be watched. Not part of what a resumed run must have in common.
+    """Logs, pictures and measurements of a run. Not part of what a resumed run must have in common.
 
     Attributes:
         every_steps: Steps between two records.

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.checked_tensors import CheckedTensors, load_optimizer_tensors, optimizer_tensors, save_tensors
 from modeling_radio.core.command_line import Command
-from modeling_radio.core.errors import check_choice
 from modeling_radio.core.files import check_output, remove_partial, sole_run, write_file, write_text
 from modeling_radio.core.interruption import StopRequest, TrainingDivergedError
 from modeling_radio.core.seeds import make_generator

@@ -8,7 +8,7 @@ from modeling_radio.presets_radio import Size
 
 
 MODEL = "radio1d_"
-"""How the names of these architectures begin, `radio1d_large_patch16_224` and such."""
+"""Beginning of these architectures' names, such as `radio1d_large_patch16_224`."""
 
 MERGING_FIELDS = (
     "downscale_levels",

@@ -1,4 +1,4 @@
-"""Where the tensors of a folder lie: headers of safetensors files, and indices of several, read with distrust."""
+"""Places of the tensors of a folder: headers of safetensors files, and indices of several, read with distrust."""
 
 import json
 import math
@@ -20,7 +20,7 @@ _FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor lies in a safetensors file.
+    """Place of a tensor in a safetensors file.
 
     Attributes:
         file: The file.

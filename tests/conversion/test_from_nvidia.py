@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_folder(reference, tmp_path, 
     source = str(reference / "radio_v2_tiny" / "checkpoint.pth.tar")
     with full_disk():
         assert main([source, str(output), "--overwrite"]) == 1
-    assert f"from_nvidia: error: Cannot write {str(output)!r}: " in capsys.readouterr().err.splitlines()[-1]
+    assert f"radio convert: error: Cannot write {str(output)!r}: " in capsys.readouterr().err.splitlines()[-1]
     assert [file.name for file in output.iterdir()] == ["config.json"]
     assert list(tmp_path.iterdir()) == [output]
 

@@ -60,7 +60,9 @@ def test_damaged_files_are_one_line(damage, command, folder, tmp_path, capsys):
 def test_a_head_is_left_out_with_a_word(tmp_path, capsys):
     folder = save_tiny(tmp_path / "task", RadioForImageClassification)
     assert to_nvidia([str(folder), str(tmp_path / "out.pth.tar")]) == 0
-    warning = f"to_nvidia: warning: {str(folder)!r} holds more than RADIO, which is left out: classifier."
+    warning = (
+        f"radio convert --to nvidia: warning: {str(folder)!r} holds more than RADIO, which is left out: classifier."
+    )
     assert warning in capsys.readouterr().err.splitlines()
 
 

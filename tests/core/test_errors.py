@@ -1,6 +1,7 @@
 import pytest
 
-from modeling_radio.core.errors import check_choice, did_you_mean, first_few
+from modeling_radio.checks_radio import check_choice, did_you_mean
+from modeling_radio.core.errors import first_few
 
 
 def test_a_wrong_choice_is_answered_with_the_nearest():

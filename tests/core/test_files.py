@@ -293,16 +293,16 @@ def test_only_folders_that_the_command_began_are_taken(tmp_path):
     for _ in range(2):
         with sole_run(tmp_path / "new", "radio distill"):
             (tmp_path / "new" / "final").mkdir(exist_ok=True)
-    assert (tmp_path / "new" / RUN_FILE).read_text() == "modeling_radio.training.distill\n"
+    assert (tmp_path / "new" / RUN_FILE).read_text() == "radio distill\n"
     (tmp_path / "begun" / f".partial-{RUN_FILE}-xyz").mkdir(parents=True)
     (tmp_path / "begun" / LOCK).touch()
     check_run_folder(tmp_path / "begun", "radio distill")
     (tmp_path / "home" / "final").mkdir(parents=True)
     (tmp_path / "file").touch()
     for name, command, told in (
-        ("home", "modeling_radio.training.distill", "final"),
-        ("new", "modeling_radio.training.finetune", "'modeling_radio.training.distill'"),
-        ("file", "modeling_radio.training.distill", "a folder"),
+        ("home", "radio distill", "final"),
+        ("new", "radio finetune", "'radio distill'"),
+        ("file", "radio distill", "a folder"),
     ):
         with pytest.raises(ValueError, match=f"`output` .*{told}"), sole_run(tmp_path / name, command):
             pytest.fail("entered")

@@ -21,20 +21,20 @@ def hook():
 @pytest.mark.parametrize(
     ("page", "link", "expected"),
     [
-        ("index.md", "[a](docs/guides/use/open.md#b)", "[a](guides/use/open.md#b)"),
+        ("index.md", "[a](docs/how-to/open.md#b)", "[a](how-to/open.md#b)"),
         ("index.md", "![a](docs/photograph.jpg)", "![a](photograph.jpg)"),
-        ("guides/use/open.md", "[log](../../log.md)", "[log](../../log.md)"),
-        ("guides/use/open.md", "[`a`](deploy.md)", "[`a`](deploy.md)"),
-        ("training.md", "[a [b] c](../docs/guides/train/tune.md)", "[a [b] c](guides/train/tune.md)"),
+        ("how-to/open.md", "[log](../../log.md)", "[log](../../log.md)"),
+        ("how-to/open.md", "[`a`](deploy.md)", "[`a`](deploy.md)"),
+        ("training.md", "[a [b] c](../docs/how-to/tune.md)", "[a [b] c](how-to/tune.md)"),
         ("training.md", "[log](../docs/log.md)", "[log](log.md)"),
-        ("studies.md", "![a](../training/studies/taps.webp)", "![a](pictures/studies/taps.webp)"),
+        ("explanation/studies.md", "![a](../training/studies/taps.webp)", "![a](pictures/studies/taps.webp)"),
         ("index.md", "[license](LICENSE)", "license"),
         ("index.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
         ("index.md", "[a](docs/nothing.md)", "[a](nothing.md)"),
         ("index.md", '<img src="docs/pictures/a.svg">', '<img src="pictures/a.svg">'),
         ("index.md", '<a href="https://arxiv.org">', '<a href="https://arxiv.org">'),
         ("index.md", "[a](nothing.md)", "[a](nothing.md)"),
-        ("index.md", "```python\nx[0](docs/guides/use/open.md)\n```", "```python\nx[0](docs/guides/use/open.md)\n```"),
+        ("index.md", "```python\nx[0](docs/how-to/open.md)\n```", "```python\nx[0](docs/how-to/open.md)\n```"),
     ],
 )
 def test_links_of_files_are_links_of_the_site(hook, page, link, expected):

@@ -49,7 +49,7 @@ def words(insects, tmp_path, own_datasets_cache):
 def test_bad_input_is_one_line(arguments, message, capsys):
     assert main(arguments) == 1
     errors = capsys.readouterr().err
-    assert errors.startswith("evaluate: error: ")
+    assert errors.startswith("radio evaluate: error: ")
     assert errors.count("\n") == 1
     assert message in errors
 

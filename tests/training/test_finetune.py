@@ -57,7 +57,7 @@ def test_windows_on_the_command_line(text, window):
 def test_bad_input_is_one_line(extra, name, capsys):
     assert main(["missing", "--task", "image-classification", "--data", "x", *extra]) == 1
     errors = capsys.readouterr().err
-    assert errors.startswith("finetune: error: ")
+    assert errors.startswith("radio finetune: error: ")
     assert errors.count("\n") == 1
     assert name in errors
 

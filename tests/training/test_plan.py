@@ -63,7 +63,7 @@ def test_bad_input_is_one_line(
     tmp_path: Path, arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--recipe", write_recipe(tmp_path), *arguments]) == 1
-    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: error: ")]
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("radio plan: error: ")]
     assert name in error
 
 

@@ -134,6 +134,6 @@ def test_mistakes_are_one_line_and_wrong_folders_are_found_before_the_hub_is_ask
     assert hub.requests == []
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert main([str(folders[0]), "org/name"]) == 1
-    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("publish: error: ")]
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("radio publish: error: ")]
     assert "401" in error
     assert hub.repositories == {}

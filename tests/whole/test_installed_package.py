@@ -23,11 +23,12 @@ FILES = ("modeling_radio_cli.py", "setup.py", "pyproject.toml", "MANIFEST.in", "
 # One teacher, a narrow student and a few images: what is tested is that everything is found.
 SMALL = (
     "teachers=[{name: efficientnet-lite0, kind: efficientnet-lite0}]",
-    "student.config={hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2}",
+    "student.config={hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, preferred_resolution: [64, 64]}",
     "student.adaptor.hidden_size=32",
     "data.num_images=32",
+    "data.image_size_px=64",
     "data.num_workers=0",
-    "partitions=[{name: low, sizes_px: [96], batch_size: 8}]",
+    "partitions=[{name: low, sizes_px: [64], batch_size: 8}]",
     "standardization.calibration_steps=1",
 )
 
@@ -50,7 +51,7 @@ finetune runs/demo/final --data pictures {TUNING} --output runs/colors
 evaluate runs/demo/final --data pictures --tasks knn --neighbors 1 --num-workers 0 --output runs/results.json
 convert --to nvidia runs/demo/final student.pth.tar
 convert student.pth.tar converted
-export runs/demo/final student.onnx --size 64
+export runs/demo/final student.onnx --fixed-size 64,64
 card converted --license mit
 publish converted ORG/NAME --dry-run"""
 
@@ -124,7 +125,8 @@ def test_every_command_runs_from_a_wheel_in_an_empty_folder(tmp_path):
     assert (installed.cwd / "runs" / "demo" / "index.html").is_file()
 
     save_pictures(installed.cwd / "pictures")
-    installed.run(installed.environment / "bin" / "python", "-c", COMMANDS, given=LINES)
+    python = installed.environment / "bin" / "python"
+    installed.run(python, "-c", COMMANDS, given=LINES)
     made = {"results.json", "results.html", "colors", "demo", "cache"}
     assert {path.name for path in (installed.cwd / "runs").iterdir()} == made
     assert "accuracy" in json.loads((installed.cwd / "runs" / "colors" / "results.json").read_text())["metrics"]
@@ -132,9 +134,11 @@ def test_every_command_runs_from_a_wheel_in_an_empty_folder(tmp_path):
     assert "license: mit" in (installed.cwd / "converted" / "README.md").read_text()
 
     (installed.cwd / "two.yaml").write_text(TWO_RANKS.format(base="runs/demo/recipe.yaml"))
-    launch = ["accelerate", "launch", "--num_processes", 2, "--multi_gpu", "-m", "modeling_radio"]
-    python = [installed.environment / "bin" / "python", "-m", "accelerate.commands.launch", *launch[2:]]
-    installed.run(*python, "distill", "--recipe", "two.yaml", "--output", "runs/two")
+    # `accelerate launch` of that environment; without a GPU its two processes work on the CPU.
+    launch = [python, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "-m", "modeling_radio"]
+    installed.run(*launch, "distill", "--recipe", "two.yaml", "--output", "runs/two")
     assert (installed.cwd / "runs" / "two" / "final" / "model.safetensors").is_file()
-    assert {path.name for path in installed.home.iterdir()} <= {".cache", ".config", ".local"}
+    written = {"pictures", "runs", "two.yaml", "student.onnx", "student.pth.tar", "converted"}
+    assert {path.name for path in installed.cwd.iterdir()} == written
+    assert {path.name for path in installed.home.iterdir()} <= {".cache", ".config"}  # the second is matplotlib's
     assert installed.names() - {"__pycache__"} == installed.before | installed.gained

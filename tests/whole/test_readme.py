@@ -17,12 +17,12 @@ def test_the_recipe_files_that_are_shown_are_valid(tmp_path: Path) -> None:
     recipes: dict[str, list[Recipe]] = defaultdict(list)
     for block in blocks("yaml"):
         path.write_text(block.text)
-        if block.page == "docs/guides/share/evaluate.md":
+        if block.page == "docs/how-to/evaluate.md":
             assert len(open_study(str(path)).recipes) == 2
         else:
             recipes[block.page].append(load_recipe(str(path)))
-    (recipe,) = recipes["docs/guides/train/distil.md"]
-    weights = [[entry.weight for entry in each.data.sources()] for each in recipes["docs/guides/train/data.md"]]
+    (recipe,) = recipes["docs/how-to/distill.md"]
+    weights = [[entry.weight for entry in each.data.sources()] for each in recipes["docs/how-to/data.md"]]
     assert [0.95, 0.05] in weights
     assert [teacher.name for teacher in recipe.teachers] == ["dino_v2", "siglip2"]
     assert recipe.views.teachers == "online"
@@ -32,7 +32,7 @@ def test_the_recipe_files_that_are_shown_are_valid(tmp_path: Path) -> None:
 def test_every_section_of_a_recipe_is_explained() -> None:
     fields = {name: field.annotation for name, field in Recipe.model_fields.items()}
     sections = {name for name, kind in fields.items() if section_of(kind) or entry_of(kind)} | {"stages"}
-    text = (ROOT / "docs" / "guides" / "train" / "distil.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how-to" / "distill.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"\| section \| decides .*?\n\n", text, re.DOTALL)
     explained = {name for line in table.strip().splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])}
     assert explained == sections

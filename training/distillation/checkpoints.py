@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.core.checked_tensors import load_optimizer_tensors, optimizer_tensors
-from modeling_radio.core.errors import UserError, did_you_mean
+from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import (
     TEMPORARY_PREFIX,
     WriteError,

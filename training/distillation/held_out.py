@@ -188,7 +188,7 @@ NUM_TOKENS = 4096
 """Of all images, those at which an adaptor is compared with its teacher, whose whole answers at high resolution would
 fill the memory. Our choice; all of them up to 176 px."""
 NUM_RANK_TOKENS = 2048
-"""Whose effective rank is taken: the time for it grows with their number. Our choice."""
+"""Number of features whose effective rank is measured: the time for it grows with their number. Our choice."""
 MIN_CELLS = 2
 """Side of the smallest grid in which a view can be displaced."""
 MAX_TOKENS_PER_PASS = 8192

@@ -37,7 +37,7 @@ CRF = 18
 
 
 class FeatureVideoSettings(Settings):
-    """What is drawn.
+    """Options of the drawing.
 
     Attributes:
         checkpoint: Folder of a RADIO model.

@@ -59,7 +59,7 @@ NUM_BLOCKS = 4
 
 
 class GallerySettings(RecipeCommand):
-    """What is shown.
+    """Images and models of the gallery.
 
     Attributes:
         checkpoint: Folder of a RADIO model.

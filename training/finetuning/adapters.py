@@ -23,7 +23,7 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_folder
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.loading_radio import ODD_VALUES, check_adapter_weights
+from modeling_radio.loading_radio import ODD_VALUES, check_adapter_weights, read_adapter_config
 from modeling_radio.modeling_radio import ADAPTORS, BLOCKS
 from modeling_radio.training.finetuning.settings import FinetuneSettings
 
@@ -220,6 +220,7 @@ def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tupl
     """
     from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict
 
+    read_adapter_config(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
         if not isinstance(config, LoraConfig):

@@ -1,4 +1,4 @@
-"""What a tuned folder brings along for its card: where it comes from, and its results on the validation images."""
+"""Record of a tuned folder for its card: its origin, and its results on the validation images."""
 
 from __future__ import annotations
 

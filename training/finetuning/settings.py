@@ -151,7 +151,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
     Attributes:
         checkpoint: Folder or Hub id of the backbone (or of a task model to go on with).
         task: Task of the model.
-        data: Folder, file or Hub id of the labeled images; see `docs/guides/train/tune.md`.
+        data: Folder, file or Hub id of the labeled images; see `docs/how-to/tune.md`.
         output: Folder of the run; by default runs/finetune-TASK.
     """
 

@@ -40,7 +40,7 @@ PRIORS = {"basic": (0.45, 0.30, 0.30), "semantic": (0.35, 0.45, 0.30), "task": (
 task's. Our choice: no source has such numbers."""
 
 DIFFICULTY_POWER = 0.5
-"""How strongly a teacher gains that is learned slowly: GradNorm's alpha. Our choice, within the range that it tries."""
+"""Strength with which slowly learned teachers gain weight: GradNorm's alpha. Our choice, within its range."""
 
 DROP_PROBABILITY = 0.5
 """UNIC's, https://arxiv.org/abs/2408.05088."""

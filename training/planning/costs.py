@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_radio import RadioModel
-from modeling_radio.core.errors import check_choice
+from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.settings import SettingsError
 from modeling_radio.layers_radio import RadioBlock
 from modeling_radio.training.demo.assets import PACKAGES

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 import modeling_radio
 from modeling_radio import RadioImageProcessor
-from modeling_radio.checks_radio import read_json
-from modeling_radio.core.errors import check_choice, first_few
+from modeling_radio.checks_radio import check_choice, read_json
+from modeling_radio.core.errors import first_few
 from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.trust import clean_environment, foreign_code, our_modules
 from modeling_radio.model_cards.licenses import License

@@ -19,6 +19,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 from modeling_radio.core.errors import UserError, first_few
 from modeling_radio.core.trust import COPIED_FILES, allowed_files
+from modeling_radio.loading_radio import read_adapter_config
 from modeling_radio.model_cards.build import RESULTS, WEIGHTS
 from modeling_radio.model_cards.kinds import BASE_PLACEHOLDER, is_adapter
 from modeling_radio.model_cards.metadata import HUB_ID
@@ -146,7 +147,7 @@ def _published_files(folder: Path, kind: Kind) -> dict[str, Path]:
 
 def _adapter_config(folder: Path, base: str | None) -> tuple[str, bytes]:
     """Return the repository of an adapter's base, and the content of the file that names it."""
-    config = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
+    config = read_adapter_config(folder)
     named = base or str(config.get("base_model_name_or_path"))
     if not HUB_ID.fullmatch(named):
         raise ValueError(f"`base` must be the repository of the adapter's base, got {named!r}. Give `--base ORG/NAME`.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from annotated_types import Gt
 from pydantic import Field, model_validator
 
-from modeling_radio.core.errors import check_choice, did_you_mean
+from modeling_radio.checks_radio import check_choice, did_you_mean
 from modeling_radio.core.settings import load, read_yaml, require
 from modeling_radio.training.recipe import Recipe, RecipeError, RecipeSection, load_recipe
 from modeling_radio.training.recipe_sections import Named
@@ -32,7 +32,7 @@ CHECKPOINTS = {"every_steps": 100, "keep": 1}
 DENSE, SUMMARY, WORST = "dense_error", "summary_error", "worst"
 """Errors by teacher, `dense_error/TEACHER`; `worst` is the largest of all teachers."""
 FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU = "fixed_pattern", "shift_error", "consistency", "knn_sets", "miou"
-"""Measures of the backbone. docs/studies.md explains all measures."""
+"""Measures of the backbone. docs/explanation/studies.md explains all measures."""
 
 
 def better_direction(measure: str) -> str:

@@ -28,7 +28,7 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch
     )
     assert command.main(["--output", str(tmp_path / "demo"), *arguments]) == 1
     errors = capsys.readouterr().err
-    assert errors.startswith("demo: error: ")
+    assert errors.startswith("radio demo: error: ")
     assert errors.count("\n") == 1
     assert message in errors
     assert not (tmp_path / "demo").exists()

@@ -212,7 +212,7 @@ def test_bad_input_is_one_line(arguments, named, student, tmp_path, capsys):
     arguments = [each.format(tmp=tmp_path) for each in arguments]
     assert main(["--checkpoint", str(student), "--output", str(tmp_path / "words"), *arguments]) == 1
     errors = capsys.readouterr().err
-    assert errors.startswith("add_words: error: ")
+    assert errors.startswith("radio add-words: error: ")
     assert errors.count("\n") == 1
     assert named in errors
     assert not (tmp_path / "words").exists()

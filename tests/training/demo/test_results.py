@@ -69,7 +69,7 @@ def test_one_command_writes_the_page_and_its_numbers(tmp_path, monkeypatch, caps
     ("arguments", "named"),
     [
         (["--output", "RESULTS.json"], "`output`"),
-        (["--student", "none"], "results: error: `checkpoint`"),
+        (["--student", "none"], "radio demo-results: error: `checkpoint`"),
         (["--sets", "mnits"], "Did you mean 'mnist'?"),
     ],
 )

@@ -390,7 +390,7 @@ def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(
     with first:
         assert main(["--recipe", recipe_file, "--output", "run"]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("distill: error: Another run is at work in 'run'.")
+        assert line.startswith("radio distill: error: Another run is at work in 'run'.")
         assert {path.name for path in Path("run").iterdir()} == {".partial-mine", ".lock", RUN_FILE}
     assert main(["--recipe", recipe_file, "--output", "run", "--stop-at", "1"]) == 0
     assert {path.name for path in Path("run").iterdir()} == {
@@ -528,7 +528,7 @@ def test_damage_of_all_checkpoints_is_one_line(recipe_file: str, capsys: pytest.
     capsys.readouterr()
     assert main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("distill: error: 'run/checkpoints' has no intact checkpoint: 'run/checkpoints/step_0")
+    assert line.startswith("radio distill: error: 'run/checkpoints' has no intact checkpoint: 'run/checkpoints/step_0")
     assert Path("run/checkpoints/step_00000001/state.json").is_file()
 
 
@@ -587,7 +587,9 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
         patch.setattr("modeling_radio.training.distillation.checkpoints.save_file", write_to_full_disk)
         assert main(arguments) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("distill: error: Cannot write 'run/checkpoints/step_00000006': No space left on device")
+    assert message.startswith(
+        "radio distill: error: Cannot write 'run/checkpoints/step_00000006': No space left on device"
+    )
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step_00000003"]
     assert main(arguments) == 0
 
@@ -617,7 +619,7 @@ def test_bad_input_is_one_line(
     assert main([*defaults, "--output", "run", *arguments]) == 1
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1
-    assert error[0].startswith("distill: error: ")
+    assert error[0].startswith("radio distill: error: ")
     assert message in error[0]
     assert not Path("run/checkpoints").exists()
 

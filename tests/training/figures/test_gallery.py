@@ -198,7 +198,7 @@ def test_bad_input_is_one_line(small_world, tmp_path, arguments, named, capsys):
     arguments = [each.format(checkpoint=small_world) for each in arguments]
     assert main([*arguments, "--output", str(tmp_path / "gallery")]) == 1
     errors = capsys.readouterr().err
-    assert errors.startswith("gallery: error: ")
+    assert errors.startswith("radio gallery: error: ")
     assert errors.count("\n") == 1
     assert named in errors
     assert not (tmp_path / "gallery" / "index.html").exists()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -297,6 +298,17 @@ def test_folders_that_are_no_fitting_adapters_are_refused(base_folder, tmp_path,
         (folder / "adapter_config.json").write_text(json.dumps({**values, "peft_type": peft_type}))
         with pytest.raises(ValueError, match="adapter_config"):
             open_adapter(open_base(base_folder), folder)
+    for name in ("megatron_config", "corda_config", "monteclora_config"):  # peft imports or reads what these name
+        (folder / "adapter_config.json").write_text(
+            json.dumps({**values, name: {"a": 1}, "megatron_core": "antigravity"})
+        )
+        for opened in (
+            lambda: open_adapter(open_base(base_folder), folder),
+            lambda: RadioModel.from_pretrained(folder),
+        ):
+            with pytest.raises(ValueError, match=f"`{name}`"):
+                opened()
+    assert "antigravity" not in sys.modules
     (folder / "adapter_config.json").write_text(json.dumps(values))
     model = open_base(base_folder)
     modules = [name for name, _ in model.named_modules()]

@@ -159,10 +159,10 @@ rows = load_dataset("ORG/NAME")
 
 def test_features_need_a_card_a_license_and_all_files(tmp_path):
     Dataset.from_dict({"id": ["a"], "summary": [[0.5]]}).to_parquet(tmp_path / "train-00000.parquet")
-    with pytest.raises(ValueError, match=r"no card\. .*training\.extract"):
+    with pytest.raises(ValueError, match=r"no card\. .*radio extract"):
         published(tmp_path)
     (tmp_path / CARD).write_text(CARD_OF_FEATURES.replace("license: cc-by-4.0\n", ""))
-    refused(check_card, tmp_path, r"license\. .*training\.extract")
+    refused(check_card, tmp_path, r"license\. .*radio extract")
     (tmp_path / CARD).write_text(CARD_OF_FEATURES)
     assert published(tmp_path).repo_type == "dataset"
     check_publication(published(tmp_path))

@@ -72,7 +72,7 @@ def test_without_training_nothing_is_made(study, capsys):
         (["--seeds", "[]"], "`seeds`"),
         (["--seeds", "3", "--no-train"], "`seeds`"),
         (["again/study.yaml"], "`studies`"),
-        (["bad.yaml"], "studies: error: Study 'bad.yaml': `seeds`"),
+        (["bad.yaml"], "radio study: error: Study 'bad.yaml': `seeds`"),
     ],
 )
 def test_bad_input_is_one_line_before_the_first_run(study, recipe_file, arguments, named, capsys):
@@ -105,6 +105,6 @@ def test_our_studies_are_all_run_and_documented(name):
     assert ("Not finished" in report) == (name in NOT_RUN_AGAIN)
     assert re.search(", p [=<] ", report)
     assert (STUDIES_DIR / f"{name}.webp").is_file()
-    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "studies.md").read_text(encoding="utf-8")
     assert f"## {name}\n" in page
     assert opened.study.question.strip() in " ".join(page.split())

@@ -10,10 +10,13 @@ from documentation import ROOT, Block, blocks
 from elsewhere import OURS
 
 
-PAGES = ("README.md", "docs/guides/use/", "docs/guides/share/convert.md")
-BLOCKS = [block for block in blocks("python", "py") if block.page.startswith(PAGES)]
+PAGES = (
+    "README.md",
+    *(f"docs/how-to/{name}.md" for name in ("open", "task_models", "features", "python", "deploy", "app", "convert")),
+)
+BLOCKS = [block for block in blocks("python", "py") if block.page in PAGES]
 
-OTHER_FOLDERS = {"docs/guides/share/convert.md": "with-nvidia-outputs"}
+OTHER_FOLDERS = {"docs/how-to/convert.md": "with-nvidia-outputs"}
 """Pages whose code runs in another folder of the world."""
 
 PRELUDE = """

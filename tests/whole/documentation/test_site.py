@@ -38,10 +38,10 @@ def site(tmp_path_factory):
     ("page", "texts"),
     [
         ("index.html", ["modeling-radio"]),
-        ("guides/train/tune/index.html", ["LoRA"]),
+        ("how-to/tune/index.html", ["LoRA"]),
         ("reference/models/index.html", ["get_intermediate_features", "choose_window_size"]),
         ("reference/recipes/index.html", ["accumulation_steps"]),
-        ("guides/use/notebooks/index.html", ["Open and look", "uv run"]),
+        ("how-to/notebooks/index.html", ["Open and look", "uv run"]),
         ("log/index.html", ["Training log"]),
         ("RESULTS/index.html", ["knn accuracy"]),
     ],

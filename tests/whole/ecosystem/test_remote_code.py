@@ -86,8 +86,8 @@ def assert_outputs_equal(actual, expected, prefix=""):
 def assert_trusted_outputs_equal(saved, outputs):
     assert_outputs_equal(outputs, saved.expected)
     assert_outputs_equal(outputs, {k: v for k, v in saved.expected.items() if k != "pixel_values"}, "saved_again_")
-    for pool in (True, False):
-        torch.testing.assert_close(outputs[f"pipeline_pool_{pool}"], saved.expected["summary"], atol=1e-5, rtol=0)
+    for pool, name in ((True, "summary"), (False, "features")):
+        torch.testing.assert_close(outputs[f"pipeline_pool_{pool}"], saved.expected[name], atol=1e-5, rtol=0)
     torch.testing.assert_close(outputs["pipeline_scores"], saved.scores, atol=1e-6, rtol=0)
 
 

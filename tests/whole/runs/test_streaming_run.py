@@ -36,7 +36,10 @@ def test_a_restarted_run_equals_an_undisturbed_one(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("data.source=missing/*.tar", "distill: error: Data source 'missing/*.tar': no file matches 'missing/*.tar'"),
+        (
+            "data.source=missing/*.tar",
+            "radio distill: error: Data source 'missing/*.tar': no file matches 'missing/*.tar'",
+        ),
         ("views.teachers=cached", "`data.streaming` must be false with `views.teachers: cached`"),
     ],
 )

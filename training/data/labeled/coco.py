@@ -55,7 +55,7 @@ def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...
     if TRAIN not in files:
         raise ValueError(
             f"{source} has no COCO annotations: give a json file, or a folder with annotations/instances_train*.json, "
-            "train/_annotations.coco.json or annotations.json. docs/guides/train/tune.md shows how to make COCO of "
+            "train/_annotations.coco.json or annotations.json. docs/how-to/tune.md shows how to make COCO of "
             "Pascal VOC and YOLO."
         )
     parsed = {split: _parse(path) for split, path in files.items()}

@@ -1,4 +1,4 @@
-"""How many directions features use, as a measurement of the package `evaluate`."""
+"""Effective rank of features (the number of directions that they use), as a measurement of the package `evaluate`."""
 
 import datasets
 import evaluate

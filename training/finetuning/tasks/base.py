@@ -150,7 +150,7 @@ class FinetuningTask(ABC):
     covers_image: ClassVar[bool] = False
     loss_function: ClassVar[Callable[..., Tensor] | None] = None
     # Our choices, the usual peaks of AdamW for adapters, which start from zero, and for weights that are good already.
-    # docs/tuning_study.md measures them, scaled to the width, on a small backbone.
+    # docs/explanation/tuning_study.md measures them, scaled to the width, on a small backbone.
     adapter_learning_rate: ClassVar[float] = 5e-4
     full_learning_rate: ClassVar[float] = 5e-5
     head_learning_rate: ClassVar[float] = 1e-3  # our choice for heads that start from random weights

@@ -57,7 +57,7 @@ class DetectionTask(FinetuningTask):
     model_class = RadioForObjectDetection
     best_metric = "map"
     has_thresholds = True
-    adapter_learning_rate = 1e-4  # the best on a small backbone, scaled (docs/tuning_study.md)
+    adapter_learning_rate = 1e-4  # the best on a small backbone, scaled (docs/explanation/tuning_study.md)
     full_learning_rate = 1e-5  # as DETR's backbone, appendix A.4, https://arxiv.org/abs/2005.12872
     head_learning_rate = 1e-4  # as in RF-DETR, https://arxiv.org/abs/2511.09554
     max_grad_norm = 0.1  # as in DETR, appendix A.4, https://arxiv.org/abs/2005.12872

@@ -1,7 +1,7 @@
 """Facts of published teachers: sources, licenses, native sizes and normalization.
 
 They were read in November 2026. Licenses have the Hub's names. The maker of a student decides on its terms; `doubt`
-names the questions that the sources leave open. The table of `docs/guides/train/teachers.md` is `table()`. Tests build
+names the questions that the sources leave open. The table of `docs/how-to/teachers.md` is `table()`. Tests build
 every network of this file and compare sizes and normalization with it, and licenses with those that timm states.
 """
 

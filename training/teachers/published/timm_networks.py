@@ -1,7 +1,7 @@
 """Networks of timm by name: Perception Encoder, MobileCLIP2, OpenCLIP's CLIPs, EUPE and most others.
 
 Normalization and native size are those of the network's `pretrained_cfg`, and so is the license; see
-`docs/guides/train/teachers.md`. transformers has Perception Encoder and MobileCLIP2 as networks of timm only.
+`docs/how-to/teachers.md`. transformers has Perception Encoder and MobileCLIP2 as networks of timm only.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def test_every_published_kind_and_architecture_has_a_place_and_the_guide_shows_t
     apart = {"edgetam", *PACKAGE_OF_KIND}  # not published in transformers' layout; in a table of their own
     assert {family.kind for family in FAMILIES} == TEACHER_KINDS.keys() - apart
     assert {source for source in SOURCES if family_of(source).kind != "timm"} == PUBLISHED.keys()
-    text = (ROOT / "docs" / "guides" / "train" / "teachers.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how-to" / "teachers.md").read_text(encoding="utf-8")
     assert table() in text
     for kind, name in PACKAGE_OF_KIND.items():
         package = PACKAGES[name]
