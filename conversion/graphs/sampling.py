@@ -46,7 +46,8 @@ def gather_samples(images: Tensor, points: Tensor) -> Tensor:
     for row, y_share in zip((top, top + 1), y_shares, strict=True):
         for col, x_share in zip((left, left + 1), x_shares, strict=True):
             is_inside = (col >= 0) & (col < width) & (row >= 0) & (row < height)
-            places = (row.clamp(0, height - 1) * width + col.clamp(0, width - 1)).long()
+            # No clamps: onnxscript makes a graph of them that onnxruntime refuses.
+            places = torch.where(is_inside, row * width + col, 0.0).long()
             index = places.flatten(1)[:, None].expand(-1, flat.shape[1], -1)
             pixels = flat.gather(2, index).unflatten(2, places.shape[1:])
             sampled = sampled + pixels * (x_share * y_share * is_inside)[:, None]
