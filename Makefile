@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip
 
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: help demo test tour types lint audit format docs docs-live clean
+.PHONY: help demo test tour consumers types lint audit format docs docs-live clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,15 @@ tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a 
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ "$$(id -u)" != 0 ] \
 		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	$(PYTEST) -m "tour and not gpu and not hub"
+
+# Tiny models that this repository writes, opened by libraries that have never seen it.
+consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, FiftyOne and mteb on tiny folders, in an environment of their own
+	rm -rf build/consumers && $(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/env
+	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/env/bin/python \
+		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers)==") \
+		sentence-transformers daft "ray[data]" fiftyone mteb
+	$(BIN)/python tests/whole/ecosystem/run_consumers.py make build/consumers/folders
+	build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py check build/consumers/folders
 
 # The package as it is installed, made of links: type checkers do not follow `modeling_radio.__path__` of a clone.
 types:
@@ -66,9 +75,9 @@ $(BIN)/pip:
 
 # uv installs in a third of pip's time, but does not read pip's settings, which some machines need: they are handed on.
 setting = $$($(PIP) config list | sed -n "s/^[^.]*\.$(1)='\(.*\)'$$/\1/p" | tail -n 1)
-INSTALL = $(PIP) install --quiet "uv>=0.9,<1" && \
-	UV_DEFAULT_INDEX="$(call setting,index-url)" UV_INDEX="$(call setting,extra-index-url)" \
-	UV_FIND_LINKS="$(call setting,find-links)" UV_CONSTRAINT="$(call setting,constraint)" \
+UV_SETTINGS = UV_DEFAULT_INDEX="$(call setting,index-url)" UV_INDEX="$(call setting,extra-index-url)" \
+	UV_FIND_LINKS="$(call setting,find-links)" UV_CONSTRAINT="$(call setting,constraint)"
+INSTALL = $(PIP) install --quiet "uv>=0.9,<1" && $(UV_SETTINGS) \
 	$(BIN)/uv pip install --python $(BIN)/python --editable
 
 $(VENV)/installed-train: pyproject.toml | $(BIN)/pip

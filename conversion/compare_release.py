@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import Field
 from tqdm import tqdm
 
@@ -35,6 +34,7 @@ from modeling_radio.conversion.release.comparison import (
 )
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import check_output, scratch_folder, write_text
+from modeling_radio.core.hub import HUB_ERRORS, explain_failure
 from modeling_radio.core.machine import describe_machine, versions_of
 from modeling_radio.core.settings import Settings, Spelling, read_names
 from modeling_radio.core.tables import markdown
@@ -81,10 +81,10 @@ def fetch_release(source: str, revision: str | None) -> Release:
 def _download(source: str, revision: str | None) -> Release:
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=_PATTERNS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except HUB_ERRORS as error:
         raise ValueError(
-            f"{source!r} is no folder here, and could not be fetched from the Hub: {str(error).splitlines()[0]} "
-            "Look at the name, `revision` and the network; HF_ENDPOINT names another Hub."
+            f"`source` must be a folder or ORG/NAME on the Hub, got {source!r} of `revision` {revision!r}: it is no "
+            f"folder here; {explain_failure(error, source)}"
         ) from error
     return Release(source, folder.name, folder)
 
@@ -145,7 +145,13 @@ class CompareReleaseSettings(Settings):
         return self.output or self.converted or Path("runs") / "parity" / Path(self.source).name
 
 
-COMMAND = Command("radio compare-release", __doc__, CompareReleaseSettings, positionals=("source",))
+COMMAND = Command(
+    "radio compare-release",
+    __doc__,
+    CompareReleaseSettings,
+    positionals=("source",),
+    examples=("radio compare-release nvidia/C-RADIOv4-H",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.core.checkpoints import open_checkpoint, read_config, without_reports
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_output
+from modeling_radio.core.hub import find_folder
 from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.nvidia.folder import check_fit
 
@@ -53,7 +54,7 @@ def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
     Other parts, such as the head of a task, are left out with a warning.
 
     Args:
-        checkpoint: The folder.
+        checkpoint: The folder, or the name of a repository on the Hub.
         with_texts: Whether the caller exports the text tower too: then there is no warning about it.
 
     Returns:
@@ -62,6 +63,7 @@ def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
     Raises:
         ValueError: If it is quantized, or as `modeling_radio.core.checkpoints.open_checkpoint`.
     """
+    checkpoint = find_folder(checkpoint, "checkpoint")
     config = read_config(checkpoint)
     if "args" in config:
         return convert(checkpoint)
@@ -83,6 +85,7 @@ def open_task_model(checkpoint: Path) -> RadioTaskModel:
         ValueError: If it holds no task model, is quantized, or has weights that are missing, unknown, of another shape
             or not finite.
     """
+    checkpoint = find_folder(checkpoint, "checkpoint")
     config = read_config(checkpoint)
     names = config.get("architectures") or [None]
     if names[0] not in TASK_MODELS:

@@ -18,6 +18,7 @@ from modeling_radio.conversion.web.texts import open_texts
 from modeling_radio.core.checkpoints import read_config, with_windowed_blocks
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import check_output, write_folder
+from modeling_radio.core.hub import find_folder
 from modeling_radio.core.settings import Settings, Spelling, read_names
 from modeling_radio.zero_shot_radio import DenseSource
 
@@ -72,7 +73,13 @@ class WebSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("radio export --to web", __doc__, WebSettings, positionals=("checkpoint", "site"))
+COMMAND = Command(
+    "radio export --to web",
+    __doc__,
+    WebSettings,
+    positionals=("checkpoint", "site"),
+    examples=("radio export --to web my-folder site",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,11 +94,12 @@ def _run(settings: WebSettings) -> None:
     read = [settings.checkpoint, *settings.pictures, *([settings.runtime] if settings.runtime else [])]
     check_output(settings.site, overwrite=settings.overwrite, inputs=read, kind=SITE, name="site")
     check_samples(samples)
-    has_words = settings.words and read_config(settings.checkpoint).get("text_tower") is not None
-    model = with_windowed_blocks(open_model(settings.checkpoint, with_texts=has_words).float())
+    checkpoint = find_folder(settings.checkpoint, "checkpoint")
+    has_words = settings.words and read_config(checkpoint).get("text_tower") is not None
+    model = with_windowed_blocks(open_model(checkpoint, with_texts=has_words).float())
     backends = list(BUILDS) if settings.webgpu else ["wasm"]
     runtime = find_runtime(settings.runtime, backends=backends, with_tokenizers=has_words)
-    texts = open_texts(settings.checkpoint) if has_words else None
+    texts = open_texts(checkpoint) if has_words else None
     plan = plan_page(
         model,
         texts,

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
 
 from modeling_radio.checks_radio import check_choice, did_you_mean
+from modeling_radio.core.imports import is_import_path
 
 
 class Mark(str):
@@ -30,9 +31,15 @@ class Mark(str):
 
 @dataclass(frozen=True)
 class OneOf:
-    """Choices for a text, or for each text of a list; of a registry its keys."""
+    """Choices for a text, or for each text of a list; of a registry its keys.
+
+    Attributes:
+        choices: The choices.
+        imports: Whether the import path of an object of the user's, "module:name", is one too.
+    """
 
     choices: Collection[str]
+    imports: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,7 @@ def describe_type(field: FieldInfo) -> str:
         text = spelling.form.replace("|", " or ")
     elif choices is not None:
         text = f"some of {choices}" if kinds & {list, tuple} else f"one of {choices}"
+        text += " or module:name" * any(isinstance(rule, OneOf) and rule.imports for rule in field.metadata)
     else:
         parts = [part for part in _alternatives(field.annotation) if part is not NoneType]
         text = f"{' or '.join(map(_type_words, parts))} {_range_words(field.metadata)}".rstrip()
@@ -381,6 +389,8 @@ class Settings(BaseModel):
         for rule in field.metadata:
             for choice in items or [value]:
                 if isinstance(rule, OneOf) and isinstance(choice, str):  # other types are refused by pydantic
+                    if rule.imports and is_import_path(choice):
+                        continue
                     check_choice("{path}", choice, rule.choices, error=SettingsError)
         return value
 

@@ -49,6 +49,11 @@ COMMAND = Command(
     DistillSettings,
     changes=Recipe,
     add_shorthands=_add_list,
+    examples=(
+        "radio distill --recipe demo",
+        "radio distill --recipe radio_s data.source=path/to/images --output runs/mine",
+        "radio distill --recipe my_recipe.yaml schedule.num_steps=1000",
+    ),
 )
 
 

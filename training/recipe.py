@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from modeling_radio.checks_radio import check_choice, did_you_mean
 from modeling_radio.core.errors import first_few
+from modeling_radio.core.imports import import_object, is_import_path
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
 from modeling_radio.training.recipe_sections import (
@@ -224,8 +225,9 @@ class RecipeCommand(Settings):
 
     Attributes:
         recipe: Name of a recipe, or a file of your own that ends in .yaml.
-        trust_remote_code: Import the classes of teachers (`kind: "module:Class"`) that a recipe names which lies in the
-            folder of a checkpoint or a run. Those of other recipes are always imported.
+        trust_remote_code: Import what a recipe names by "module:name" (teachers, losses, a student) which lies in the
+            folder of a checkpoint or a run. What other recipes name is always imported: a module that Python finds, or
+            one in the working directory or beside the recipe.
         changes: Changes of the recipe, "section.field=value"; in Python also a mapping with such paths or sections as
             keys.
     """
@@ -249,16 +251,26 @@ class RecipeCommand(Settings):
         Raises:
             RecipeError: As `load_recipe`, or if a recipe that came with a checkpoint names classes to import.
         """
-        recipe = load_recipe(self.recipe, [*first, *self.changes])
-        if not self.trust_remote_code and any((_find_recipe(self.recipe).parent / name).exists() for name in _BESIDE):
-            kinds = [entry.kind for part in (recipe, *stage_recipes(recipe)) for entry in part.teachers]
-            named = [kind for kind in kinds if ":" in kind and not any(kind in change for change in self.changes)]
+        recipe, folder = load_recipe(self.recipe, [*first, *self.changes]), _find_recipe(self.recipe).parent
+        code = dict(each for part in (recipe, *stage_recipes(recipe)) for each in _named_code(part))
+        if not self.trust_remote_code and any((folder / name).exists() for name in _BESIDE):
+            named = [name for name in code if not any(name in change for change in self.changes)]
             if named:
                 raise RecipeError(
                     f"`recipe` {self.recipe!r} came with a checkpoint or a run, and names Python to import, "
                     f"{first_few(named, 1)!r}. Read that code, then give --trust-remote-code."
                 )
+        for name, argument in code.items():  # now, since nothing else knows the folder of the recipe
+            import_object(name, argument, beside=folder, error=RecipeError)
         return recipe
+
+
+def _named_code(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the import paths of a recipe, each with the setting that names it."""
+    named = [(entry.kind, f"teachers.{entry.name}.kind") for entry in recipe.teachers]
+    named += [(recipe.loss.features, "loss.features"), (recipe.loss.summary, "loss.summary")]
+    named += [(recipe.student.preset or "", "student.preset")]
+    return [(name, argument) for name, argument in named if is_import_path(name)]
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:

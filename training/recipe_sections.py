@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field, model_validator
 
-from modeling_radio.core.settings import Mark, Settings, SettingsError, require
+from modeling_radio.core.settings import Mark, OneOf, Settings, SettingsError, require
 
 
 Count = Annotated[int, Gt(0)]
@@ -438,7 +438,8 @@ class StudentRecipe(RecipeSection):
     """The student network. Its adaptors and class tokens follow from the teachers.
 
     Attributes:
-        preset: Name of a `RadioConfig` preset to start from; None for the config's defaults.
+        preset: Name of a `RadioConfig` preset to start from, or the import path of a function that takes fields of
+            `RadioConfig` by name and returns one, "my_package.my_module:my_student"; None for the config's defaults.
         config: Fields of `RadioConfig` that differ from it.
         adaptor: Fields of `RadioAdaptorConfig` for every teacher's adaptor; a teacher's own `adaptor` wins.
         positions: How the position table starts: "normal" (random, as published) or "sincos" (two-dimensional sines,
@@ -569,13 +570,14 @@ class LossRecipe(RecipeSection):
     """Losses; the entries of teachers and partitions hold the weights.
 
     Attributes:
-        features: A key of `losses.features.FEATURE_LOSSES`. An image counts once, as its summary does, however
+        features: A key of `losses.features.FEATURE_LOSSES`, or the import path of a function with the arguments and
+            the result of these, "my_package.my_module:my_loss". An image counts once, as its summary does, however
             little of it student and teacher both see (C-RADIOv4's Eq 1).
-        summary: A key of `losses.summaries.SUMMARY_LOSSES`.
+        summary: The same of `losses.summaries.SUMMARY_LOSSES`.
     """
 
-    features: Literal["mse", "smooth_l1", "cosine", "cosine_smooth_l1"] = "mse"
-    summary: Literal["balanced", "angle", "cosine"] = "balanced"
+    features: Annotated[str, OneOf(("mse", "smooth_l1", "cosine", "cosine_smooth_l1"), imports=True)] = "mse"
+    summary: Annotated[str, OneOf(("balanced", "angle", "cosine"), imports=True)] = "balanced"
 
 
 class MesaRecipe(RecipeSection):

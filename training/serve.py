@@ -1,16 +1,18 @@
-"""Serve a model's features: POST an image's bytes to /features; images that arrive together are one batch.
+"""Serve a model's features: POST an image to /features; images that arrive together are one batch.
 
-The response is JSON with the summary or, with `?dense=true`, a safetensors file with `summary` and `features`. Status
-400 means that the body is no image, 413 that it is too large, 408 that it took too long, 503 that too many requests are
-waiting. /health reports that the process lives, /ready whether it takes more. On SIGTERM or Ctrl-C the server takes no
-new requests and completes those that it took.
+The image is the body, or the one file of a form (`multipart/form-data`). The response is JSON with the summary or, with
+`?dense=true`, a safetensors file with `summary` and `features`. Status 400 means that there is no image, 413 that it is
+too large, 408 that it took too long, 503 that too many requests are waiting. /health reports that the process lives,
+/ready whether it takes more, /metrics counts for Prometheus. On SIGTERM or Ctrl-C the server takes no new requests and
+completes those that it took.
 """
 
 import asyncio
 import sys
+import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from tempfile import SpooledTemporaryFile
@@ -72,7 +74,17 @@ class ServeSettings(Settings):
     port: int = Field(8000, ge=0, lt=65536)
 
 
-COMMAND = Command("radio serve", __doc__, ServeSettings, positionals=("checkpoint",))
+COMMAND = Command(
+    "radio serve",
+    __doc__,
+    ServeSettings,
+    positionals=("checkpoint",),
+    examples=(
+        "radio serve runs/demo/final",
+        "radio serve runs/demo/final --max-batch 16 --max-wait 5",
+        "radio serve nvidia/C-RADIOv4-H",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,11 +124,18 @@ class Limits:
         path: Path of the counted requests.
         max_waiting: Largest number of open requests.
         max_seconds: Time limit of a request, from its first byte until its response is sent.
+
+    Attributes:
+        count: Open requests.
+        statuses: Number of answers by status.
+        seconds: Time of all requests that have ended.
     """
 
     def __init__(self, app: "ASGIApp", path: str, max_waiting: int, max_seconds: float) -> None:
         self.app, self.path, self.max_waiting, self.max_seconds = app, path, max_waiting, max_seconds
         self.count = 0
+        self.statuses: Counter[int] = Counter()
+        self.seconds = 0.0
 
     @property
     def is_full(self) -> bool:
@@ -129,18 +148,21 @@ class Limits:
         if scope["type"] != "http" or scope["path"] != self.path:
             await self.app(scope, receive, send)
             return
-        refusal = JSONResponse({"detail": "Too many are waiting."}, 503, {"Retry-After": "1"})
-        if self.is_full:
-            await refusal(scope, receive, send)
-            return
         has_begun = False
 
         async def note_and_send(message: Any) -> None:
             nonlocal has_begun
             has_begun = True
+            if message["type"] == "http.response.start":
+                self.statuses[message["status"]] += 1
             await send(message)
 
+        refusal = JSONResponse({"detail": "Too many are waiting."}, 503, {"Retry-After": "1"})
+        if self.is_full:
+            await refusal(scope, receive, note_and_send)
+            return
         self.count += 1
+        start = time.perf_counter()
         try:
             await asyncio.wait_for(self.app(scope, receive, note_and_send), self.max_seconds)
         except asyncio.TimeoutError:
@@ -151,8 +173,9 @@ class Limits:
             return
         finally:
             self.count -= 1
+            self.seconds += time.perf_counter() - start
         if not has_begun:
-            await refusal(scope, receive, send)
+            await refusal(scope, receive, note_and_send)
 
 
 class Batcher:
@@ -214,6 +237,52 @@ async def read_body(request: "Request", max_bytes: int) -> SpooledTemporaryFile:
     return body
 
 
+async def read_upload(request: "Request", max_bytes: int) -> SpooledTemporaryFile:
+    """Return the image of a request: its body, or the one file of a form; its length is limited as a whole."""
+    from fastapi import HTTPException
+    from starlette.datastructures import UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
+
+    body = await read_body(request, max_bytes)
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return body
+    try:
+        with body:
+            body.seek(0)
+            form = await MultiPartParser(request.headers, in_pieces(body.read()), max_files=1).parse()
+    except (MultiPartException, KeyError, ValueError) as error:  # a form without a boundary is a KeyError
+        raise HTTPException(400, f"The form cannot be read, or has several files: {error}.") from error
+    files = [value for value in form.values() if isinstance(value, UploadFile)]
+    if len(files) != 1:
+        raise HTTPException(400, "The form must have one file, the image.")
+    return files[0].file  # pyrefly: ignore[bad-return]  (a `SpooledTemporaryFile`, declared as a binary file)
+
+
+def metrics_text(limits: Limits, batches: Mapping[int, int]) -> str:
+    """Return counters in Prometheus' text format, https://prometheus.io/docs/instrumenting/exposition_formats/.
+
+    Args:
+        limits: The middleware that counts requests.
+        batches: Number of batches by size.
+    """
+    answers = [f'radio_answers_total{{status="{status}"}} {count}' for status, count in limits.statuses.items()]
+    sizes = [f'radio_batches_total{{size="{size}"}} {count}' for size, count in batches.items()]
+    images = sum(size * count for size, count in batches.items())
+    families = {
+        ("radio_answers_total", "counter", "Answers to /features by status."): answers,
+        ("radio_request_seconds_total", "counter", "Time of all requests that have ended."): [
+            f"radio_request_seconds_total {limits.seconds:.6f}"
+        ],
+        ("radio_open_requests", "gauge", "Requests that are open."): [f"radio_open_requests {limits.count}"],
+        ("radio_images_total", "counter", "Images that the model has seen."): [f"radio_images_total {images}"],
+        ("radio_batches_total", "counter", "Passes of the model by their number of images."): sizes,
+    }
+    lines = []
+    for (name, kind, text), samples in families.items():
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *samples]
+    return "\n".join(lines) + "\n"
+
+
 async def while_connected(request: "Request", work: Awaitable[Answer]) -> Answer | None:
     """Wait for work on a request that was read; if its client leaves, cancel the work and return None."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
@@ -225,7 +294,7 @@ async def while_connected(request: "Request", work: Awaitable[Answer]) -> Answer
         leaving.cancel()
 
 
-async def in_pieces(answer: bytes) -> AsyncIterator[bytes]:
+async def in_pieces(answer: bytes) -> AsyncGenerator[bytes, None]:
     """Yield a response in pieces: if its client stops reading, only one piece stays in the connection."""
     for start in range(0, len(answer), BYTES_OF_PIECE):
         yield answer[start : start + BYTES_OF_PIECE]
@@ -251,15 +320,17 @@ def build_app(settings: ServeSettings) -> Limits:
     """Open the model and return the application."""
     import torch  # takes seconds, which `--help` need not wait for
     from fastapi import FastAPI, Request, Response
-    from fastapi.responses import StreamingResponse
+    from fastapi.responses import PlainTextResponse, StreamingResponse
     from safetensors.torch import save
     from starlette.requests import ClientDisconnect
 
     from modeling_radio import RadioImageProcessor, RadioModel
+    from modeling_radio.core.hub import find_folder
 
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    processor = RadioImageProcessor.from_pretrained(settings.checkpoint)
-    model = RadioModel.from_pretrained(settings.checkpoint).eval().to(device)
+    folder = find_folder(settings.checkpoint, "checkpoint")
+    processor = RadioImageProcessor.from_pretrained(folder)
+    model = RadioModel.from_pretrained(folder).eval().to(device)
     side = settings.size or model.preferred_resolution[0]
     height, width = model.get_nearest_supported_resolution(side, side)
 
@@ -298,7 +369,7 @@ def build_app(settings: ServeSettings) -> Limits:
 
     @app.post("/features", response_model=None)
     async def features(request: Request, dense: bool = False) -> Response | dict[str, Any]:
-        answered = await while_connected(request, answer(await read_body(request, settings.max_bytes), dense))
+        answered = await while_connected(request, answer(await read_upload(request, settings.max_bytes), dense))
         if isinstance(answered, bytes):
             length = {"Content-Length": str(len(answered))}
             return StreamingResponse(in_pieces(answered), headers=length, media_type="application/octet-stream")
@@ -311,6 +382,9 @@ def build_app(settings: ServeSettings) -> Limits:
     @app.get("/ready", responses={503: {}})
     async def ready() -> Response:
         return Response(status_code=503 if limits.is_full else 200)
+
+    count = lambda: metrics_text(limits, batcher.sizes)  # noqa: E731
+    app.add_api_route("/metrics", count, response_class=PlainTextResponse)
 
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:

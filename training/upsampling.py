@@ -707,6 +707,11 @@ COMMAND = Command(
     UpsamplerSettings,
     positionals=("teacher",),
     changes=Recipe,
+    examples=(
+        "radio upsampler dinov2-s-saliency --recipe demo",
+        "radio upsampler dinov2-s-saliency --recipe demo --output runs/sharp",
+        "radio upsampler dinov2-s-saliency --recipe demo data.source=path/to/images",
+    ),
 )
 
 

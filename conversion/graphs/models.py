@@ -272,7 +272,7 @@ class GraphSettings(Settings):
     """Settings that the exports have in common.
 
     Attributes:
-        checkpoint: Folder with config.json and weights.
+        checkpoint: Folder with config.json and weights, or Hub id.
         output: File to write.
         adaptors: Adaptors whose outputs are exported; by default those of the checkpoint's `adaptor_names`.
         window_size: ViTDet window in tokens, or "global"; None for the model's own default. Height and width must be

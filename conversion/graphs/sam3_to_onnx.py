@@ -185,7 +185,13 @@ class Sam3Settings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("radio export --to sam3", __doc__, Sam3Settings, positionals=("checkpoint", "output"))
+COMMAND = Command(
+    "radio export --to sam3",
+    __doc__,
+    Sam3Settings,
+    positionals=("checkpoint", "output"),
+    examples=("radio export --to sam3 my-sam3 sam3-onnx",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

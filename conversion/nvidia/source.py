@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from modeling_radio.checks_radio import read_json
 from modeling_radio.conversion.nvidia.training_archive import open_archive
+from modeling_radio.core.hub import find_folder
 from modeling_radio.nvidia.arguments import check_arguments, check_hub_config, is_eradio
 from modeling_radio.nvidia.stored_tensors import indexed_files
 
@@ -66,18 +65,8 @@ def read_checkpoint(source: str | Path) -> NvidiaCheckpoint:
     if path.is_dir():
         return _read_folder(path, str(path))
     if _HUB_ID.fullmatch(str(source)):
-        return _read_folder(_download(str(source)), str(source))
+        return _read_folder(find_folder(str(source), "source"), str(source))
     raise ValueError(f"No checkpoint at {str(source)!r}: name a .pth.tar file, a folder or a Hub repository ORG/NAME.")
-
-
-def _download(repository: str) -> Path:
-    try:
-        return Path(snapshot_download(repository, allow_patterns=["config.json", "*.safetensors", "*.safetensors.*"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{repository!r} is no file or folder here and could not be fetched from the Hub: {reason}"
-        ) from error
 
 
 def _read_folder(folder: Path, label: str) -> NvidiaCheckpoint:

@@ -173,10 +173,11 @@ def test_without_a_network_one_line_says_so(hub, tmp_path, monkeypatch, capsys):
     assert main(["nvidia/C-RADIOv4-H", "--sizes", "512,big"]) == 1
     assert "`sizes`" in capsys.readouterr().err  # before anything is fetched
     assert main(["nvidia/C-RADIOv4-H"]) == 1
-    assert "could not be fetched from the Hub" in capsys.readouterr().err
+    assert "the Hub has no" in capsys.readouterr().err
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     assert main(["nvidia/C-RADIOv4-H"]) == 1
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0
-    assert "'nvidia/C-RADIOv4-H' is no folder here, and could not be fetched from the Hub" in error
+    assert "`source` must be a folder or ORG/NAME on the Hub, got 'nvidia/C-RADIOv4-H'" in error
+    assert "the Hub cannot be reached" in error
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "cache"])

@@ -56,7 +56,7 @@ def test_a_card_and_assumptions_of_ones_own(capsys: pytest.CaptureFixture[str]) 
         (["--gpu", "h100"], "`gpu`"),
         (["--peak-tflops", "100"], "`memory_gib`"),
         (["partitions.low.rank_share=3"], "rank_share"),
-        (["teachers.sam3.kind=mine:Mine"], "Teacher 'sam3'"),
+        (["teachers.sam3.kind=mine:Mine"], "`teachers.sam3.kind`"),
     ],
 )
 def test_bad_input_is_one_line(

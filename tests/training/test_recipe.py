@@ -1,10 +1,11 @@
+import sys
 from pathlib import Path
 from typing import get_args, get_origin
 
 import pytest
 from torch import nn
 
-from modeling_radio.core.settings import differences, hash_of, kinds_of, list_settings, load
+from modeling_radio.core.settings import choices_of, differences, hash_of, kinds_of, list_settings, load
 from modeling_radio.training.distillation.optimizers import OPTIMIZERS
 from modeling_radio.training.losses.features import FEATURE_LOSSES
 from modeling_radio.training.losses.summaries import SUMMARY_LOSSES
@@ -30,7 +31,7 @@ SOURCE = "data.source=images"
 
 OWN_TEACHER = """
 base: demo
-teachers: [{name: own, kind: "package.module:Class"}]
+teachers: [{name: own, kind: "own_package.module:Class"}]
 """
 
 STAGED = """
@@ -229,16 +230,33 @@ def test_stages_are_the_recipe_with_their_changes(write) -> None:
 
 
 @pytest.mark.parametrize("beside", ["config.json", "run.txt"])
-@pytest.mark.parametrize("text", [OWN_TEACHER, STAGED.replace("kind: k", "kind: 'package.module:Class'")])
+@pytest.mark.parametrize("text", [OWN_TEACHER, STAGED.replace("kind: k", "kind: 'own_package.module:Class'")])
 def test_a_recipe_of_a_checkpoint_imports_no_code_unasked(write, beside: str, text: str, tmp_path: Path) -> None:
     recipe = write(text)
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "module.py").write_text("class Class: ...\nclass Other: ...\n")  # found beside it
     RecipeCommand(recipe=recipe).load_recipe(SOURCE)
+    assert sys.modules.pop("own_package.module").Class
+    assert str(tmp_path) not in sys.path
     (tmp_path / beside).touch()
-    with pytest.raises(RecipeError, match=r"`recipe`.*package.module:Class"):
+    with pytest.raises(RecipeError, match=r"`recipe`.*own_package.module:Class"):
         RecipeCommand(recipe=recipe).load_recipe(SOURCE)
+    assert "own_package.module" not in sys.modules
     RecipeCommand(recipe=recipe, trust_remote_code=True).load_recipe(SOURCE)
     if text == OWN_TEACHER:  # a class that the user names is imported
-        RecipeCommand(recipe=recipe, changes=["teachers.own.kind=package.module:Other"]).load_recipe(SOURCE)
+        RecipeCommand(recipe=recipe, changes=["teachers.own.kind=own_package.module:Other"]).load_recipe(SOURCE)
+    sys.modules.pop("own_package.module")
+
+
+@pytest.mark.parametrize("change", ["loss.features=own:fn", "loss.summary=own:fn", "student.preset=own:fn"])
+def test_losses_and_students_of_a_checkpoint_are_not_imported_either(write, change: str, tmp_path: Path) -> None:
+    section, _, field = change.partition("=")[0].partition(".")
+    recipe = write(f"base: demo\n{section}: {{{field}: 'own:fn'}}\n")
+    with pytest.raises(RecipeError, match=f"`{section}.{field}` 'own:fn' cannot be imported"):
+        RecipeCommand(recipe=recipe).load_recipe(SOURCE)
+    (tmp_path / "run.txt").touch()
+    with pytest.raises(RecipeError, match="--trust-remote-code"):
+        RecipeCommand(recipe=recipe).load_recipe(SOURCE)
 
 
 def test_choices_of_a_recipe_are_those_of_the_registries() -> None:
@@ -248,7 +266,7 @@ def test_choices_of_a_recipe_are_those_of_the_registries() -> None:
         (LossRecipe, "features", FEATURE_LOSSES),
         (LossRecipe, "summary", SUMMARY_LOSSES),
     ):
-        assert get_args(section.model_fields[name].annotation) == tuple(registry)
+        assert choices_of(section.model_fields[name]) == list(registry)
     assert Recipe(name="x", teachers=load_recipe("demo").teachers, data=DataRecipe(source="x")).seed == 0
 
 

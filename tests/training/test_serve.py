@@ -79,6 +79,44 @@ def test_dense_features_on_request(server, radio):
     np.testing.assert_allclose(answer["summary"], summary["summary"], rtol=1e-3, atol=1e-4)
 
 
+def test_an_image_may_be_the_file_of_a_form(server):
+    body = encoded(64, 64)
+
+    def post_form(*files, **options):
+        return httpx.post(f"{server.url}/features", files=files or None, timeout=60, trust_env=False, **options)
+
+    image = ("image", ("photo.png", body))
+    np.testing.assert_allclose(
+        post_form(image, data={"other": "field"}).json()["summary"], post(server, body).json()["summary"], atol=1e-4
+    )
+    for answer in (
+        post_form(image, ("second", ("photo.png", body))),
+        post_form(("image", (None, "a text"))),
+        post(server, body, headers={"Content-Type": "multipart/form-data"}),
+    ):
+        assert answer.status_code == 400
+        assert "form" in answer.json()["detail"]
+    assert post_form(("image", ("photo.png", b"0" * (MAX_BYTES + 1)))).status_code == 413
+
+
+def test_metrics_count_answers_images_and_batches(model):
+    with serve(model, *OPTIONS) as server:
+        for body in (encoded(64, 64), encoded(32, 32), b"no image"):
+            post(server, body)
+        answer = get(server, "/metrics")
+        assert answer.headers["content-type"].startswith("text/plain")
+        samples = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
+    assert {key: float(value) for key, value in samples.items() if "seconds" not in key} == {
+        'radio_answers_total{status="200"}': 2,
+        'radio_answers_total{status="400"}': 1,
+        "radio_open_requests": 0,
+        "radio_images_total": 2,
+        'radio_batches_total{size="1"}': 2,
+    }
+    assert 0 < float(samples["radio_request_seconds_total"]) < 60
+    assert answer.text.count("# TYPE") == 5
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"no image", encoded(64, 64)[:60], encoded(8, 8, "EPS"), encode_images(1, 96)[0][:300]]
 )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from comparisons import assert_same_weights
+from documentation import PROJECT
 from releases import needs_compiler, needs_exporter
 from task_models import EVERY_MODEL, NETWORKS, SIZE, build, build_network, images, tensors_of
 from tiny_eradio import build_eradio
@@ -340,3 +341,7 @@ def test_arguments_that_it_does_not_know_are_refused_by_name(model):
     assert inspect.Parameter.VAR_KEYWORD in {each.kind for each in inspect.signature(model.forward).parameters.values()}
     with pytest.raises(TypeError, match="window_sizes"):
         model(**inputs_of(model), window_sizes=2)
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    assert modeling_radio.__version__ == PROJECT["version"]

@@ -47,7 +47,17 @@ class AppSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("radio app", __doc__, AppSettings, positionals=("checkpoint",))
+COMMAND = Command(
+    "radio app",
+    __doc__,
+    AppSettings,
+    positionals=("checkpoint",),
+    examples=(
+        "radio app runs/demo/final",
+        "radio app nvidia/C-RADIOv4-H --dtype bfloat16",
+        "radio app runs/demo/final --space runs/space",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,10 +96,12 @@ def _check_photograph(path: Path) -> None:
 def _serve(settings: AppSettings) -> None:
     from transformers.utils import logging as transformers_logging
 
+    from modeling_radio.core.hub import find_folder
     from modeling_radio.core.trust import check_parts
     from modeling_radio.training.app.page import App, build_page, launch_options
 
     transformers_logging.disable_progress_bar()
+    find_folder(settings.checkpoint, "checkpoint")
     base = check_parts(settings.checkpoint, settings.base)
     app = App(settings.checkpoint, settings.device, settings.dtype, settings.num_global, base=base)
     is_for_one = settings.host in ("127.0.0.1", "localhost", "::1") and not settings.share

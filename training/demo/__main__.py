@@ -36,6 +36,11 @@ COMMAND = Command(
     "Distill a small student from real teachers, reopen it and show what it learned.",
     DemoSettings,
     changes=Recipe,
+    examples=(
+        "radio demo",
+        "radio demo --steps 40 --output runs/quick",
+        "radio demo --recipe demo_long --output runs/demo-long",
+    ),
 )
 
 

@@ -74,6 +74,7 @@ COMMAND = Command(
     "Give the demo's student a text tower, made of a sentence encoder and its teacher's class names.",
     AddWordsSettings,
     changes=Recipe,
+    examples=("radio add-words",),
 )
 
 

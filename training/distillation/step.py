@@ -13,9 +13,9 @@ from torch import Tensor
 
 from modeling_radio.training.distillation.build import RunParts
 from modeling_radio.training.losses.alignment import align_to_teacher
-from modeling_radio.training.losses.features import FEATURE_LOSSES
+from modeling_radio.training.losses.features import feature_loss
 from modeling_radio.training.losses.mesa import mesa_losses
-from modeling_radio.training.losses.summaries import SUMMARY_LOSSES
+from modeling_radio.training.losses.summaries import summary_loss
 from modeling_radio.training.losses.weighting import LossTerm
 from modeling_radio.training.recipe import TeacherRecipe
 from modeling_radio.training.student.intermediate import Tap
@@ -110,7 +110,7 @@ def _head_terms(
 
 
 def _feature_term(parts: RunParts, name: str, batch: Batch, example: Example, maps: Sequence[Tensor]) -> LossTerm:
-    compare, target, losses = FEATURE_LOSSES[parts.recipe.loss.features], example.targets[name], []
+    compare, target, losses = feature_loss(parts.recipe.loss.features), example.targets[name], []
     none = [None] * len(target.features)
     groups = zip(batch.groups, maps, target.features, target.shifts or none, example.extents or none, strict=True)
     for (shape, _), ours, theirs, shift, extent in groups:
@@ -121,7 +121,7 @@ def _feature_term(parts: RunParts, name: str, batch: Batch, example: Example, ma
 
 
 def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, theirs: Tensor) -> LossTerm:
-    compare = SUMMARY_LOSSES[parts.recipe.loss.summary]
+    compare = summary_loss(parts.recipe.loss.summary)
     dispersion = parts.statistics.dispersion(entry.name).value
 
     def by_image() -> Tensor:

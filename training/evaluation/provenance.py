@@ -100,15 +100,16 @@ def lineage_of(config: RadioConfig, recipe: Recipe) -> Lineage:
     return lineage
 
 
-def started_from(checkpoint: str, weights: Source | None = None) -> Lineage:
+def started_from(checkpoint: str, weights: Source | None = None, folder: Path | None = None) -> Lineage:
     """Return a checkpoint as initial weights, followed by all that it was made from itself.
 
     Args:
         checkpoint: Folder or Hub id.
         weights: Its description if it is known; the others are called by its name.
+        folder: Where its files are, for a Hub id.
     """
     weights = weights or _published(_model_name(checkpoint), "weights", checkpoint)
-    theirs = Lineage.find(Path(checkpoint).expanduser()).seen_through(weights.name)
+    theirs = Lineage.find(folder or Path(checkpoint).expanduser()).seen_through(weights.name)
     return Lineage([], [weights, *theirs.teachers], theirs.images)
 
 

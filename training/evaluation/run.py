@@ -23,7 +23,7 @@ from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.training.evaluation.provenance import describe_run, teacher_sources
 from modeling_radio.training.evaluation.settings import EvaluationSettings
 from modeling_radio.training.evaluation.tasks.base import Evaluation
-from modeling_radio.training.evaluation.tasks.registry import TASKS, task_names
+from modeling_radio.training.evaluation.tasks.registry import find_task, task_names
 from modeling_radio.training.figures.page import check_page
 from modeling_radio.training.recipe import Recipe, RecipeError
 from modeling_radio.training.teachers.registry import build_teachers
@@ -60,7 +60,7 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
     data = open_data(source, settings, size_px=model.size_px, seed=settings.random_seed)
     names = task_names(settings.tasks, data.kinds())
     for name in names:
-        check_kind(source, TASKS[name].kind, data.kinds())
+        check_kind(source, find_task(name).kind, data.kinds())
     store = FeatureStore(settings.cache, batch_size=settings.batch_size, num_workers=settings.num_workers)
     find_teachers = partial(build_references, model, recipe)
     baselines = _baselines(settings, model)
@@ -77,10 +77,10 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
         measured = [
             name
             for name in names
-            if own is model or TASKS[name].of_baselines or (own in compared and TASKS[name].of_compared(own))
+            if own is model or find_task(name).of_baselines or (own in compared and find_task(name).of_compared(own))
         ]
         measurements += _measure(evaluation, measured, clock)
-    parts = {kind: data.part(kind) for kind in dict.fromkeys(TASKS[name].kind for name in names)}
+    parts = {kind: data.part(kind) for kind in dict.fromkeys(find_task(name).kind for name in names)}
     results = Results(
         measurements,
         teacher_sources(model.model.config, recipe),
@@ -97,10 +97,10 @@ def _measure(evaluation: Evaluation, tasks: list[str], clock: Clock) -> list[Mea
     """Measure one model, and print the first numbers of each task."""
     model, measurements = evaluation.model, []
     for name in tasks:
-        evaluation.expect(TASKS[name].kind, TASKS[name].wanted(model))
+        evaluation.expect(find_task(name).kind, find_task(name).wanted(model))
     for name in tasks:
         with clock.phase(name):
-            found = TASKS[name].measure(evaluation)
+            found = find_task(name).measure(evaluation)
         shown = "; ".join(f"{each.metric} {each.value:.3f}" for each in found[:BRIEF_NUMBERS])
         clock.report(f"  {model.name}: {shown}{'; ...' if len(found) > BRIEF_NUMBERS else ''}")
         measurements += found

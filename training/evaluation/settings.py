@@ -174,12 +174,13 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
     """Settings of an evaluation.
 
     Attributes:
-        checkpoint: Folder with config.json and weights.
+        checkpoint: Folder with config.json and weights, or Hub id.
         data: Folder with a sub-folder of images for each class, or `images/` and `masks/` or `depth/`, with or without
             `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; `hub:ORG/NAME`; or
             demo. By default the data of the recipe.
         recipe: Recipe that names data and teachers, or a file of your own that ends in .yaml.
-        tasks: Tasks to measure; by default knn and segmentation_probe, as far as the data allow.
+        tasks: Tasks to measure; by default knn and segmentation_probe, as far as the data allow. The import path of a
+            `Task` of your own is one too, "my_package.my_module:MY_TASK".
         preset: Protocol with defaults of other settings; for the demo's images, by default the demo's.
         size: Shorter side of the images in pixels; by default that of the checkpoint's processor.
         output: JSON file for the numbers; earlier results in it are replaced.
@@ -196,7 +197,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
 
     checkpoint: Path
     data: str | None = None
-    tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL))] = Field(None, min_length=1)
+    tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL), imports=True)] = Field(None, min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None
     size: int | None = Field(None, gt=0)
     output: Path | None = None

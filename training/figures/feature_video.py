@@ -40,7 +40,7 @@ class FeatureVideoSettings(Settings):
     """Options of the drawing.
 
     Attributes:
-        checkpoint: Folder of a RADIO model.
+        checkpoint: Folder or Hub id of a RADIO model.
         clip: The video, in any format that FFmpeg reads.
         output: The MP4 to write.
         size: Shorter side of the frames in pixels; null takes the checkpoint's own.
@@ -62,7 +62,13 @@ class FeatureVideoSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("radio feature-video", __doc__, FeatureVideoSettings, positionals=("checkpoint", "clip", "output"))
+COMMAND = Command(
+    "radio feature-video",
+    __doc__,
+    FeatureVideoSettings,
+    positionals=("checkpoint", "clip", "output"),
+    examples=("radio feature-video runs/demo/final clip.mp4 features.mp4",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

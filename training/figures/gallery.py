@@ -62,7 +62,7 @@ class GallerySettings(RecipeCommand):
     """Images and models of the gallery.
 
     Attributes:
-        checkpoint: Folder of a RADIO model.
+        checkpoint: Folder or Hub id of a RADIO model.
         output: Folder of the page.
         alone: Leave out the recipe's untrained student, and its teachers, which otherwise stand beside their adaptors.
         shifts: Grid positions for each patch and direction; divides the patch.
@@ -82,7 +82,14 @@ class GallerySettings(RecipeCommand):
     dense_source: DenseSource = "summary_head"
 
 
-COMMAND = Command("radio gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
+COMMAND = Command(
+    "radio gallery",
+    __doc__,
+    GallerySettings,
+    positionals=("checkpoint",),
+    changes=Recipe,
+    examples=("radio gallery runs/demo/final",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from modeling_radio.checks_radio import Resolution, did_you_mean
 from modeling_radio.core.checkpoints import without_reports
 from modeling_radio.core.files import write_folder
+from modeling_radio.core.hub import find_folder
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -53,14 +54,16 @@ def open_config(checkpoint: str) -> RadioConfig:
         ValueError: If there is none, or an adapter beside it, which transformers would put on the model, or the folder
             names code of others.
     """
+    folder = find_folder(checkpoint, "checkpoint")
     try:
-        if find_adapter_config_file(checkpoint) is not None:
+        if find_adapter_config_file(str(folder)) is not None:
             raise ValueError(
                 f"`checkpoint` must be a whole model, got the adapter {checkpoint!r}. Give the `merged/` that "
                 "`--merge` writes, or its base."
             )
-        check_named_code(checkpoint)
-        return RadioConfig.from_pretrained(checkpoint, return_dict=True)  # a tuned model returns named outputs
+        check_named_code(folder)
+        # A tuned model returns named outputs.
+        return RadioConfig.from_pretrained(checkpoint, return_dict=True, nvidia_outputs=False)
     except OSError as error:
         raise ValueError(f"`checkpoint` must be a folder or Hub id with a config.json, got {checkpoint!r}.") from error
 

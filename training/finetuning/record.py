@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from modeling_radio.core.hub import find_folder
 from modeling_radio.core.timing import Clock
 from modeling_radio.model_cards.build import RESULTS
 from modeling_radio.model_cards.lineage import Lineage
@@ -58,7 +59,9 @@ def record_run(task: FinetuningTask, metrics: Mapping[str, float], clock: Clock,
     about = {"license": "see its origin", "origin": name.origin, "hub_id": name.hub_id}
     trained_on = Source(name.name, f"{ABOUT_TRAINING}: labeled images", size=_size(task, is_training=True), **about)
     measured_on = Source(name.name, "validation images", size=_size(task, is_training=False), **about)
-    run = describe_run(_command(settings, name.name), clock)
+    base = started_from(settings.checkpoint, folder=find_folder(settings.checkpoint))
+    words = ["radio", "finetune", base.weights[0].name, "--task", settings.task, "--data", name.name]
+    run = describe_run(shlex.join(words), clock)
     if seconds_before:
         run["seconds"]["training"] += round(seconds_before, 1)
         run = {key: value for key, value in run.items() if not key.startswith("energy")}  # of the last session only
@@ -68,7 +71,6 @@ def record_run(task: FinetuningTask, metrics: Mapping[str, float], clock: Clock,
         for key, value in settings.to_dict().items()
         if key not in NOT_SHOWN and (fields[key].is_required() or value != fields[key].default)
     }
-    base = started_from(settings.checkpoint)
     lineage = Lineage([], base.weights, [trained_on, *base.images])
     measured = {key: value for key, value in metrics.items() if isfinite(value)}
     found = [
@@ -77,11 +79,6 @@ def record_run(task: FinetuningTask, metrics: Mapping[str, float], clock: Clock,
     ]
     remark = f"Of the checkpoints of this run the one with the best {task.best_metric} on these images is kept."
     return Record(lineage, Results(found, datasets=[measured_on], run=run, remarks=[remark]))
-
-
-def _command(settings: FinetuneSettings, data: str) -> str:
-    checkpoint = started_from(settings.checkpoint).weights[0].name
-    return shlex.join(["radio", "finetune", checkpoint, "--task", settings.task, "--data", data])
 
 
 def _size(task: FinetuningTask, *, is_training: bool) -> str:

@@ -5,10 +5,13 @@ accumulated parts and its shares on several ranks give the same gradient.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from modeling_radio.core.imports import find_function
 
 
 def mse_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
@@ -77,6 +80,16 @@ FEATURE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "cosine": cosine_feature_loss,
     "cosine_smooth_l1": cosine_smooth_l1_feature_loss,
 }
+
+
+@cache
+def feature_loss(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return the loss of a name in `FEATURE_LOSSES`, or of an import path, "my_package.my_module:my_loss".
+
+    Raises:
+        ValueError: If it cannot be imported.
+    """
+    return find_function(name, FEATURE_LOSSES, "loss.features")
 
 
 def comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,12 @@
 """Losses between summaries: pure functions of tensors, linear in the images of a batch."""
 
 from collections.abc import Callable
+from functools import cache
 
 from torch import Tensor
 from torch.nn import functional as F
 
+from modeling_radio.core.imports import find_function
 from modeling_radio.training.losses.features import comparable
 
 
@@ -59,3 +61,13 @@ SUMMARY_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "angle": angle_summary_loss,
     "cosine": cosine_summary_loss,
 }
+
+
+@cache
+def summary_loss(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return the loss of a name in `SUMMARY_LOSSES`, or of an import path, "my_package.my_module:my_loss".
+
+    Raises:
+        ValueError: If it cannot be imported.
+    """
+    return find_function(name, SUMMARY_LOSSES, "loss.summary")

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_radio import RadioModel
 from modeling_radio.checks_radio import check_choice
+from modeling_radio.core.imports import is_import_path
 from modeling_radio.core.settings import SettingsError
 from modeling_radio.layers_radio import RadioBlock
 from modeling_radio.training.demo.assets import PACKAGES
@@ -22,7 +23,7 @@ from modeling_radio.training.recipe import PartitionRecipe, Recipe, TeacherRecip
 from modeling_radio.training.student.build import checkpoint_blocks, student_config, student_patch_size
 from modeling_radio.training.student.intermediate import Tap, Taps, plan_taps, with_taps
 from modeling_radio.training.teachers.base import Teacher, by_network
-from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, share_network, teacher_of_recipe
+from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, can_be_random, share_network, teacher_of_recipe
 from modeling_radio.training.views.plan import divide_ranks
 
 
@@ -291,6 +292,9 @@ class TeacherCost:
 
 
 def _build(entry: TeacherRecipe, stride: int) -> Teacher:
+    """Return a teacher on the meta device; one of a user's own that cannot do without its weights loads them first."""
+    if is_import_path(entry.kind) and not can_be_random(entry):
+        return teacher_of_recipe(entry.replace(precision="float32"), stride).to("meta")
     options = {key: value for key, value in entry.options.items() if key != "weights_dtype"}
     bare = entry.replace(precision="float32", options={**options, "weights": "random"})
     try:

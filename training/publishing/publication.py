@@ -19,11 +19,11 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 from modeling_radio.core.errors import UserError, first_few
 from modeling_radio.core.trust import COPIED_FILES, allowed_files
-from modeling_radio.loading_radio import read_adapter_config
 from modeling_radio.model_cards.build import RESULTS, WEIGHTS
 from modeling_radio.model_cards.kinds import BASE_PLACEHOLDER, is_adapter
 from modeling_radio.model_cards.metadata import HUB_ID
 from modeling_radio.model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
+from modeling_radio.peft_radio import read_adapter_config
 
 
 CARD = "README.md"

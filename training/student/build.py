@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.checks_radio import did_you_mean
+from modeling_radio.core.imports import find_function, is_import_path
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.timing import fastest_seconds
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
@@ -209,12 +210,22 @@ def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:
     _check_keys("student.config", recipe.student.config, RadioConfig)
     try:
         preset = recipe.student.preset
+        if preset is not None and is_import_path(preset):
+            return _own_config(preset, fields)
         start = {} if preset is None else {"eradio": _eradio_of(preset)}
         if {**start, **fields}.get("eradio") is not None:
             raise ValueError(f"`preset` must be a ViT's, got {preset!r}: an E-RADIO is not trained here.")
         return RadioConfig(**fields) if preset is None else RadioConfig.from_preset(preset, **fields)
     except ValueError as error:
         raise RecipeError(f"`student`: {error}") from error
+
+
+def _own_config(preset: str, fields: Mapping[str, Any]) -> RadioConfig:
+    """Return the configuration that a function of the user's makes."""
+    config = find_function(preset, {}, "student.preset")(**fields)
+    if not isinstance(config, RadioConfig) or config.eradio is not None:
+        raise ValueError(f"`preset` {preset!r} must return a `RadioConfig` of a ViT, got {type(config).__name__}.")
+    return config
 
 
 @functools.cache

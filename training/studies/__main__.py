@@ -52,6 +52,11 @@ COMMAND = Command(
     "Run studies: recipes that differ in one thing, with paired seeds, measured on held-out images.",
     StudiesSettings,
     positionals=("studies",),
+    examples=(
+        "radio study my_study.yaml",
+        "radio study weightings --jobs 2",
+        "radio study weightings --no-train",
+    ),
 )
 
 

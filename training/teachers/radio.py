@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.checkpoints import open_checkpoint
+from modeling_radio.core.hub import explain_failure, find_folder
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.outputs_radio import NetworkOutput
 from modeling_radio.training.recipe_sections import Precision
@@ -20,8 +21,6 @@ from modeling_radio.training.teachers.published.base import (
     Weights,
     check_model_type,
     check_weights,
-    explain_failure,
-    find_folder,
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import logging
 import os
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from modeling_radio.checks_radio import check_choice, did_you_mean
+from modeling_radio.core.imports import import_object, is_import_path
 from modeling_radio.core.packages import PackageUnavailableError, fetch_package
 from modeling_radio.core.ranks import rank_and_count
 from modeling_radio.training.demo.assets import package_named
@@ -44,8 +44,6 @@ from modeling_radio.training.teachers.radio import RadioTeacher
 logger = logging.getLogger(__name__)
 
 NPM_TEACHER = "nanodet-g"  # the only kind that needs npm
-
-_MODULE = re.compile(r"\w+(\.\w+)*")
 
 TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
     "efficientnet-lite0": EfficientNetLiteTeacher,
@@ -130,6 +128,11 @@ def teacher_of_recipe(entry: TeacherRecipe, grid_stride: int = DEFAULT_GRID_STRI
         grid_stride=grid_stride,
         **entry.options,
     )
+
+
+def can_be_random(entry: TeacherRecipe) -> bool:
+    """Return whether the teacher of a recipe has the option `weights`, with which it is built without a download."""
+    return "weights" in inspect.signature(_teacher_class(entry.name, entry.kind)).parameters
 
 
 def share_network(teacher: Teacher, entry: TeacherRecipe, others: Iterable[tuple[Teacher, TeacherRecipe]]) -> None:
@@ -221,20 +224,10 @@ def upsampled_teacher(teacher: Teacher, kind: str, source: str | None, options: 
 
 def _teacher_class(name: str, kind: str) -> Callable[..., Teacher]:
     """Return the class of a kind: a registered one, or the one at an import path "module:Class"."""
-    module_name, is_path, class_name = kind.partition(":")
-    if not is_path:
+    if not is_import_path(kind):
         check_choice("kind", kind, TEACHER_KINDS, error=functools.partial(teacher_error, name))
         return TEACHER_KINDS[kind]
-    if not (_MODULE.fullmatch(module_name) and class_name.isidentifier()):
-        rule = "a registered kind, or an import path such as 'my_package.my_module:MyTeacher'"
-        raise teacher_error(name, f"`kind` must be {rule}, got {kind!r}.")
-    try:
-        members = vars(importlib.import_module(module_name))
-    except (ImportError, ValueError) as error:
-        raise teacher_error(name, f"`kind` {kind!r} cannot be imported: {error}.") from error
-    if class_name not in members:
-        raise teacher_error(name, f"`kind` {kind!r} cannot be imported: {module_name} has no {class_name!r}.")
-    teacher_class = members[class_name]
+    teacher_class = import_object(kind, "kind", error=functools.partial(teacher_error, name))
     if not (isinstance(teacher_class, type) and issubclass(teacher_class, Teacher)):
         raise teacher_error(name, f"`kind` {kind!r} is no subclass of modeling_radio.training.teachers.base.Teacher.")
     return teacher_class

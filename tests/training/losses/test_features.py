@@ -1,8 +1,10 @@
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
-from modeling_radio.training.losses.features import FEATURE_LOSSES, mse_feature_loss
+from modeling_radio.training.losses.features import FEATURE_LOSSES, feature_loss, mse_feature_loss
 
 
 def smooth_l1(student: Tensor, teacher: Tensor) -> float:
@@ -73,3 +75,12 @@ def test_squared_error_is_the_plain_one_in_any_layout(*, is_channels_last: bool)
 def test_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="same shape"):
         mse_feature_loss(torch.ones(1, 2, 2, 2), torch.ones(1, 2, 3, 3), torch.ones(1, 2, 2, dtype=torch.bool))
+
+
+def test_a_loss_of_ones_own_by_its_import_path(tmp_path, monkeypatch):
+    (tmp_path / "own_losses.py").write_text("def zero(student, teacher, valid): return student.sum((1, 2, 3)) * 0\n")
+    monkeypatch.chdir(tmp_path)
+    features = torch.ones(2, 3, 4, 4)
+    assert feature_loss("own_losses:zero")(features, features, features[:, 0] > 0).tolist() == [0, 0]
+    assert feature_loss("mse") is mse_feature_loss
+    sys.modules.pop("own_losses")

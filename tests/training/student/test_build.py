@@ -1,4 +1,5 @@
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -204,3 +205,16 @@ class TestBlocks:
         recipe = recipe_with().replace(partitions=[PartitionRecipe(name="low", token_budget=100)])
         with pytest.raises(RecipeError, match=r"`student\.compile`.*`partitions\.low\.token_budget`"):
             compile_blocks(student, recipe)
+
+
+def test_a_student_of_ones_own_by_its_import_path(tmp_path, monkeypatch) -> None:
+    text = "from modeling_radio import RadioConfig\n"
+    text += "def tiny(**fields): return RadioConfig.from_preset('radio-test', num_hidden_layers=3, **fields)\n"
+    (tmp_path / "own_students.py").write_text(text + "def none(**fields): return fields\n")
+    monkeypatch.chdir(tmp_path)
+    own = recipe_with(StudentRecipe(preset="own_students:tiny", config={"max_img_size": 512}))
+    config = student_config(own, TEACHERS)
+    assert (config.num_hidden_layers, config.max_img_size, config.num_cls_tokens) == (3, 512, 3)
+    with pytest.raises(RecipeError, match="`preset` 'own_students:none'"):
+        student_config(recipe_with(StudentRecipe(preset="own_students:none")), TEACHERS)
+    sys.modules.pop("own_students")

@@ -3,10 +3,12 @@ import textwrap
 
 import pytest
 import torch
+from documentation import blocks
 from small_recipes import small_recipe
 
 from modeling_radio.core.packages import PackageUnavailableError
-from modeling_radio.training.recipe import RecipeError, TeacherRecipe, load_recipe
+from modeling_radio.training.plan import main as plan
+from modeling_radio.training.recipe import RecipeCommand, RecipeError, TeacherRecipe, load_recipe
 from modeling_radio.training.teachers import registry
 from modeling_radio.training.teachers.registry import build_teacher, check_devices, place_teacher, teacher_of_recipe
 
@@ -135,3 +137,32 @@ def test_the_demo_goes_on_without_the_detector_of_npm_and_says_so_in_a_line(monk
     assert "\n" not in line
     with pytest.raises(PackageUnavailableError):
         registry.reachable_teachers(recipe.replace(teachers=recipe.teachers[2:]))
+
+
+@pytest.fixture
+def documented(tmp_path, monkeypatch):
+    """The teacher and the recipe of the docs, in the working directory."""
+    page = [block for block in blocks("python", "yaml") if block.page == "docs/how-to/teachers.md"]
+    (code,) = [block.text for block in page if "class TorchvisionTeacher" in block.text]
+    (recipe,) = [block.text for block in page if "TorchvisionTeacher" in block.text and block.language == "yaml"]
+    (tmp_path / "my_teacher.py").write_text(code)
+    (tmp_path / "my_recipe.yaml").write_text(recipe)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("my_teacher", None)
+
+
+def test_the_documented_teacher_answers_and_is_planned(documented, capsys):
+    command = RecipeCommand(recipe="my_recipe.yaml", changes=["data.source=images"])
+    (entry,) = command.load_recipe().teachers
+    teacher = teacher_of_recipe(entry.replace(options={"weights": "random"}), grid_stride=16)
+    answer = teacher.answer(torch.rand(2, 3, 224, 224))
+    assert (answer.summary.shape, answer.features.shape) == ((2, 512), (2, 512, 14, 14))
+    assert plan(["--recipe", "my_recipe.yaml", "--gpus", "1"]) == 0
+    assert "resnet" in capsys.readouterr().out
+
+
+def test_a_teacher_without_an_option_for_its_weights_is_planned_with_them(my_module, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own.yaml").write_text(f'base: demo\nteachers: [{{name: own, kind: "{my_module}:MyTeacher"}}]\n')
+    assert plan(["--recipe", str(tmp_path / "own.yaml"), "--gpus", "1"]) == 0
+    assert "| own |" in capsys.readouterr().out

@@ -9,11 +9,11 @@ import torch
 
 from modeling_radio import RadioConfig
 from modeling_radio.core.checkpoints import read_config, without_reports
+from modeling_radio.core.hub import find_folder
 from modeling_radio.training.evaluation.models.base import FeatureModel
 from modeling_radio.training.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_vit
 from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
 from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.training.teachers.published.base import find_folder
 from modeling_radio.training.teachers.registry import build_teacher
 
 

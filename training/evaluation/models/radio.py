@@ -15,6 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.checks_radio import check_multiple
 from modeling_radio.core.checkpoints import open_checkpoint, read_config
+from modeling_radio.core.hub import find_folder
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.inputs_radio import WindowSize
 from modeling_radio.model_cards.results import STUDENT
@@ -206,11 +207,13 @@ def open_radio(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> RadioFeatures:
-    """Open a folder of ours, or one in the layout of NVIDIA's repositories, with its processor.
+    """Open a folder of ours, or one in the layout of NVIDIA's repositories, with its processor; or such a repository.
 
     Raises:
-        ValueError: If the folder is no checkpoint, is damaged or not finite, or does not take images of `size_px`.
+        ValueError: If it is no folder and not on the Hub, is no checkpoint, is damaged or not finite, or does not take
+            images of `size_px`.
     """
+    folder = find_folder(folder, "checkpoint")
     model = open_checkpoint(folder).model.to(device)  # pyrefly: ignore[bad-argument-type]
     is_ours = "args" not in read_config(folder)
     has_processor = is_ours and (folder / "preprocessor_config.json").is_file()

@@ -1,10 +1,14 @@
-"""Table of the tasks: to add one, write a function of an `Evaluation`, a line here, and its name in `TASK_NAMES`."""
+"""Table of the tasks: to add one, write a function of an `Evaluation`, a line here, and its name in `TASK_NAMES`.
+
+A task of a user's own is a `Task` in any module, which `--tasks my_package.my_module:MY_TASK` names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from modeling_radio.core.imports import import_object, is_import_path
 from modeling_radio.model_cards.results import Measurement
 from modeling_radio.training.evaluation.data import Kind
 from modeling_radio.training.evaluation.features import Wanted
@@ -86,6 +90,23 @@ TASKS: dict[str, Task] = {
 """All tasks by name."""
 
 
+def find_task(name: str) -> Task:
+    """Return a task of `TASKS`, or the one at an import path, "my_package.my_module:MY_TASK".
+
+    Raises:
+        ValueError: If it cannot be imported, or is no `Task`.
+    """
+    if not is_import_path(name):
+        return TASKS[name]
+    found = import_object(name, "tasks")
+    if not isinstance(found, Task):
+        raise ValueError(
+            f"`tasks` {name!r} must be a `Task` of modeling_radio.training.evaluation.tasks.registry, got a "
+            f"{type(found).__name__}."
+        )
+    return found
+
+
 def task_names(asked: Sequence[str] | None, kinds: Collection[Kind]) -> list[str]:
     """Return names of `TASKS`, each once: `RETRIEVAL` and None become the tasks that `kinds` of images allow."""
     if asked is None:
@@ -96,4 +117,4 @@ def task_names(asked: Sequence[str] | None, kinds: Collection[Kind]) -> list[str
 
 def _possible(names: Sequence[str], kinds: Collection[Kind]) -> list[str]:
     """Return the tasks that the data allow; if none, the first, which is then refused with the usual message."""
-    return [name for name in names if TASKS[name].kind in kinds] or [*names[:1]]
+    return [name for name in names if find_task(name).kind in kinds] or [*names[:1]]

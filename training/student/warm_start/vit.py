@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.core.hub import explain_failure
 from modeling_radio.layers_radio import resize_position_table
 from modeling_radio.training.recipe import RecipeError
 from modeling_radio.training.student.warm_start.radio import WarmStart
 from modeling_radio.training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD
-from modeling_radio.training.teachers.published.base import explain_failure
 
 
 Block = dict[str, Tensor]

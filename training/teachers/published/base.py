@@ -12,11 +12,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from filelock import FileLock
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 from torch import nn
 
 from modeling_radio.checks_radio import check_choice
+from modeling_radio.core.hub import explain_failure
 from modeling_radio.training.recipe_sections import Precision
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import longest_list, teacher_error
@@ -25,7 +24,6 @@ from modeling_radio.training.teachers.published.architectures import published_c
 
 Weights = Literal["pretrained", "random"]
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 def check_weights(name: str, weights: str, weights_dtype: str = "float32") -> None:
@@ -43,21 +41,6 @@ def loading_turn() -> FileLock:
     """
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # in a container a user may have no name
     return FileLock(Path(tempfile.gettempdir()) / f"radio-teachers-{user}.lock")
-
-
-def find_folder(source: str) -> Path:
-    """Return a folder, or that of a repository on the Hub, downloaded if necessary.
-
-    Raises:
-        ValueError: If it is no folder and the Hub does not return it; the message is one line.
-    """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    try:
-        return Path(snapshot_download(source, allow_patterns=list(_FILES)))
-    except (OSError, HFValidationError, HfHubHTTPError) as error:
-        raise ValueError(f"it is no folder here; the Hub: {explain_failure(error, source)}") from error
 
 
 def load_pretrained(model_class: type, source: str, name: str, **arguments: Any) -> Any:
@@ -105,20 +88,6 @@ def check_model_type(name: str, source: str, config: Any, accepted: tuple[str, .
             name,
             f"`source` must be a model of one of the types {list(accepted)}, got {source!r}, a {config.model_type!r}.",
         )
-
-
-def explain_failure(error: BaseException, source: str) -> str:
-    """Return one line with the reason why no model was opened, and the remedy if access was refused."""
-    causes: list[BaseException] = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    page = f"https://huggingface.co/{source}"
-    for cause in causes:
-        if isinstance(cause, GatedRepoError):
-            return f"its license must be accepted. Do so at {page}, then log in with `hf auth login`."
-        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
-            return f"access refused (HTTP {cause.response.status_code}). See {page}, and log in with `hf auth login`."
-    return f"{str(error).strip().splitlines()[0].rstrip('.')}."
 
 
 class ModelClass(NamedTuple):

@@ -1,10 +1,12 @@
+import sys
+
 import pytest
 
 from modeling_radio.training.evaluation.data import KINDS
 from modeling_radio.training.evaluation.features import Wanted
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
-from modeling_radio.training.evaluation.settings import TASK_NAMES
-from modeling_radio.training.evaluation.tasks.registry import TASKS, task_names
+from modeling_radio.training.evaluation.settings import TASK_NAMES, EvaluationSettings
+from modeling_radio.training.evaluation.tasks.registry import TASKS, find_task, task_names
 
 
 def test_every_task_says_what_it_needs():
@@ -30,3 +32,15 @@ def test_every_task_says_what_it_needs():
 )
 def test_tasks_are_those_that_the_data_allow(asked, kinds, names):
     assert task_names(asked, kinds) == names
+
+
+def test_a_task_of_ones_own_by_its_import_path(tmp_path, monkeypatch):
+    text = "from modeling_radio.training.evaluation.tasks.registry import Task\nOWN, NONE = Task(len, 'masks'), 3\n"
+    (tmp_path / "own_tasks.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert find_task("own_tasks:OWN").kind == "masks"
+    assert task_names(["knn", "own_tasks:OWN"], {"labels"}) == ["knn", "own_tasks:OWN"]
+    assert EvaluationSettings(checkpoint=tmp_path, tasks=["own_tasks:OWN"]).tasks == ["own_tasks:OWN"]
+    with pytest.raises(ValueError, match="`tasks` 'own_tasks:NONE'"):
+        find_task("own_tasks:NONE")
+    sys.modules.pop("own_tasks")
