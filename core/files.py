@@ -91,7 +91,7 @@ def check_output(
     for each in inputs:
         if each.exists() and each.resolve().is_relative_to(path.resolve()):
             raise ValueError(
-                f"`{name}` must not be or hold what is read, {str(each)!r}, got {str(path)!r}. Name another output."
+                f"`{name}` must not be or contain the input {str(each)!r}, got {str(path)!r}. Name another output."
             )
     if path.exists() and not overwrite:
         raise ValueError(f"`{name}` {str(path)!r} exists already. Name another output or pass --overwrite.")

@@ -1,7 +1,7 @@
 """Early ends of a run: a request by Ctrl-C or a signal, answered between two steps, or divergence.
 
 A phase with nothing to save leaves signals alone, which then end it at once: a Python handler would wait for native
-code. `docs/how-to/distill.md` has the table of phases, signals and exit statuses.
+code. `docs/how-to/resume.md` has the table of phases, signals and exit statuses.
 """
 
 import atexit
@@ -123,9 +123,8 @@ def warn_of_launcher_timeout() -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and LAUNCHER_PATIENCE not in os.environ:
         logger.warning(
-            "after SIGTERM or Ctrl-C the launcher kills this run 30 seconds later, whether or not its checkpoint is "
-            "complete, unless it was told otherwise: by %s or `torchrun --shutdown-timeout`, the seconds that one may "
-            "take. `--max-minutes` ends a run without a signal",
+            "the launcher kills this run 30 seconds after SIGTERM or Ctrl-C, even if its checkpoint is not complete. "
+            "Give it more seconds by %s or `torchrun --shutdown-timeout`. `--max-minutes` ends a run without a signal",
             LAUNCHER_PATIENCE,
         )
 

@@ -191,8 +191,8 @@ def _base_of_adapter(checkpoint: str, word: str | None) -> str | None:
     is_here = any(place.exists() for place in (Path(named), Path(checkpoint, named)))
     if word is None and (is_here or not HUB_ID.fullmatch(named)):
         raise ValueError(
-            f"`base` must name the folder of the adapter's base, got none: {path!r} names {named[:_SHOWN]!r}, a place "
-            "on this machine, which is followed only where you name it. Give `--base FOLDER` or `--base ORG/NAME`."
+            f"`base` must name the folder of the adapter's base, got none. {path!r} names {named[:_SHOWN]!r}, a "
+            "path on this machine, which is not followed. Give `--base FOLDER` or `--base ORG/NAME`."
         )
     base = word or named
     if not (is_radio_folder(base) if Path(base).exists() else HUB_ID.fullmatch(base)):

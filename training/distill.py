@@ -20,9 +20,9 @@ class DistillSettings(RecipeCommand):
         output: Folder of the run; by default runs/NAME.
         restart: Start anew; refuses an output that is not empty.
         stop_at: End this session with a checkpoint at this step, counted over all stages.
-        max_minutes: End this session with a checkpoint after so many minutes; the same command goes on.
-        allow_changes: Settings in which the recipe may differ from that of the checkpoint that the run goes on from,
-            for example data.source,optimizer.learning_rate; a section stands for all of its settings.
+        max_minutes: End this session with a checkpoint after this many minutes; the same command goes on.
+        allow_changes: Settings that may differ between the recipe and the checkpoint, for example
+            data.source,optimizer.learning_rate; a section stands for all of its settings.
     """
 
     recipe: str
@@ -45,7 +45,7 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "radio distill",
-    "Distill one student from several teachers. A run that was stopped goes on with the same command.",
+    "Distill one student from several teachers. The same command continues a stopped run.",
     DistillSettings,
     changes=Recipe,
     add_shorthands=_add_list,
@@ -97,7 +97,7 @@ def _distil(settings: DistillSettings) -> None:
         print(
             f"Wrote {final}."
             if final
-            else f"Stopped at step {settings.stop_at} as asked; without --stop-at it goes on."
+            else f"Stopped at step {settings.stop_at} as asked. The same command without --stop-at continues."
         )
     state.destroy_process_group()
 

@@ -20,9 +20,9 @@ class DemoSettings(RecipeCommand):
 
     Attributes:
         output: Folder for everything.
-        seeds: One run for each.
+        seeds: Seeds; one run for each.
         steps: Number of training steps, for a quick look; by default the recipe's.
-        precision: "auto" takes the faster type on this machine, "recipe" the recipe's.
+        precision: "auto" takes the faster type on this machine, "recipe" that of the recipe.
     """
 
     output: Path = Path("runs/demo")

@@ -21,12 +21,12 @@ class SourceSettings(Settings):
     Attributes:
         data: Folder of images, with or without sub-folders for classes and splits; `.parquet` or `.tar` files, a
             pattern or a folder of them; a data set that `datasets` saved; `hub:ORG/NAME`; or demo.
-        image_column: Column of the images; the first of the usual names where it is left out.
+        image_column: Column of the images; by default the first of the usual names.
         id_column: Column with a name for each row; by default the image's path in its folder, the key in its webdataset
             shard, or its number.
-        keep: Columns that are copied, such as label; by default the classes, where there are several.
+        keep: Columns to copy, such as label; by default the classes, if there are several.
         splits: Splits that are read; by default those called train, validation and test, or similar.
-        max_images: Size of a seeded choice of images of each split; by default all are read.
+        max_images: Number of images of each split, chosen by the seed; by default all.
         random_seed: Seed of that choice, and of the images that principal components are computed from.
     """
 
@@ -44,14 +44,14 @@ class StorageSettings(Settings):
 
     Attributes:
         adaptors: Adaptors whose outputs are stored beside the backbone's, or "all".
-        dense: Whether the features of all patches are stored, also of the adaptors.
-        pool: Patches along the side of a square of dense features that is averaged.
+        dense: Whether to store the features of all patches, also of the adaptors.
+        pool: Side of the squares of patches whose mean is stored.
         pca: Number of principal components that replace dense features; they are computed from a seeded choice of
             images.
-        dtype: Type of all vectors; int8 has a scale for each vector beside.
+        dtype: Type of all vectors; int8 stores a scale for each vector too.
         layout: Dense features as one flat list, with the shape in the column `grid`, or as lists of rows of patches.
         size: Shorter side of the images in pixels; by default as the checkpoint's processor has it.
-        precision: Type that the checkpoint computes in.
+        precision: Type in which the checkpoint computes.
         shard_images: Images for each file; by default 1000, with dense features 100.
     """
 

@@ -85,8 +85,8 @@ def check_network(config: RadioConfig, settings: FinetuneSettings) -> None:
     for name, is_refused in refused.items():
         if is_refused and config.eradio is not None:
             raise ValueError(
-                f"`{name}` cannot be {getattr(settings, name)!r} for an E-RADIO, which has levels and windows of its "
-                "own in place of a ViT's blocks. Its head can be tuned, and with `--tune full` all of it."
+                f"`{name}` cannot be {getattr(settings, name)!r} for an E-RADIO, which has no blocks of a ViT. "
+                "Use `--tune head` or `--tune full`."
             )
 
 

@@ -139,8 +139,8 @@ def _published_files(folder: Path, kind: Kind) -> dict[str, Path]:
     strangers = [name.as_posix() for name in seen if name.as_posix() not in found]
     if strangers:
         raise ValueError(
-            f"{str(folder)!r} must hold what belongs to a {kind} alone, got {first_few(strangers, _MAX_NAMES)}: move "
-            "such files away; what is published stays public."
+            f"{str(folder)!r} must hold only files of a {kind}, got {first_few(strangers, _MAX_NAMES)}: move these "
+            "away, because everything published stays public."
         )
     return found
 

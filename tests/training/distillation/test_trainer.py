@@ -561,7 +561,7 @@ def test_data_that_changed_between_two_sessions_are_told(
 def test_restart_never_overwrites(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--recipe", recipe_file, "--output", "run", "--stop-at", "1"]
     assert main(arguments) == 0
-    assert "Stopped at step 1 as asked; without --stop-at it goes on." in capsys.readouterr().out
+    assert "Stopped at step 1 as asked." in capsys.readouterr().out
     assert main([*arguments, "--restart"]) == 1
     assert "'run' is not empty: give another --output" in capsys.readouterr().err
     assert main(["--recipe", recipe_file, "--output", "other", "--stop-at", "1", "--restart"]) == 0

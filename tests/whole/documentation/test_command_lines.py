@@ -17,7 +17,7 @@ from modeling_radio_cli import COMMANDS, FORMATS, MORE_COMMANDS, find_module
 
 OURS = ("benchmarks", "notebooks")
 """Packages whose commands run in a clone alone."""
-OTHERS = {"bash", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
+OTHERS = {"bash", "docker", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
 EXTRAS = set(PROJECT["optional-dependencies"])
 CONFIGS = re.compile(r"CONFIGS=\$\(python -c \"(.*)\"\)(/\w+)$")

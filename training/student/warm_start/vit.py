@@ -456,7 +456,7 @@ def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequen
         raise RecipeError(f"`student.config.eradio` must be null to start from a plain ViT such as {source!r}.")
     if config.downscale_levels:
         raise RecipeError(
-            "`student.config.downscale_levels` must be null to start from a plain ViT, whose tokens are never merged, "
+            "`student.config.downscale_levels` must be null to start from a plain ViT, which merges no tokens, "
             f"such as {source!r}, got {config.downscale_levels}."
         )
     if not all(0 <= number < depth for number in numbers):
@@ -541,7 +541,7 @@ def _table(own: Tensor, trunk: VitTrunk, config: RadioConfig, report: WarmStart)
     """Return the source's positions `(1, grid**2, hidden)` at the student's grid; zeros if it has no table."""
     side, table = config.position_grid_size, trunk.positions
     if table is None:
-        report.added.append("position table, of zeros: the source has none, and what it knew of places must be learned")
+        report.added.append("position table of zeros: the source has none, so the student must learn positions")
         return torch.zeros_like(own)
     report.taken.append("positions")
     rows, cols = table.shape[:2]
