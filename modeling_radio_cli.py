@@ -4,6 +4,7 @@ This module stands beside the package, since importing `modeling_radio` imports 
 `--help` need not wait for.
 """
 
+import argparse
 import importlib
 import importlib.util
 import os
@@ -17,7 +18,8 @@ COMMANDS = {
     "distill": ("training.distill", "distil several teachers into one student"),
     "finetune": ("training.finetune", "tune a checkpoint on a task, with or without LoRA"),
     "evaluate": ("training.evaluate", "measure a checkpoint, also beside others"),
-    "extract": ("training.extract", "write the features of images as a data set, and search it"),
+    "extract": ("training.extract", "write the features of images as a data set"),
+    "search": ("training.search", "find images in such a data set by an image or a text"),
     "plan": ("training.plan", "estimate time, memory and cost of a run"),
     "demo": ("training.demo.__main__", "distil a small student from real teachers in some minutes"),
     "study": ("training.studies.__main__", "train variants of a recipe with several seeds and compare them"),
@@ -28,15 +30,16 @@ COMMANDS = {
     "publish": ("training.publish", "upload a folder to the Hub, after checks"),
     "app": ("training.app.__main__", "look at features and masks in the browser"),
     "serve": ("training.serve", "serve features over HTTP"),
+    "doctor": ("core.doctor", "print versions, devices, what extras lack, disk, whether the Hub answers"),
 }
 MORE_COMMANDS = {
     "add-words": "training.demo.add_words",
     "compare-release": "conversion.compare_release",
+    "completion": "core.completion",
     "demo-results": "training.demo.results",
     "from-timm": "conversion.from_timm",
     "feature-video": "training.figures.feature_video",
     "gallery": "training.figures.gallery",
-    "space": "training.app.space",
 }
 FORMATS = {
     "convert": {"nvidia": "conversion.to_nvidia", "timm": "conversion.to_timm"},
@@ -56,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after `radio`; None for those of this process.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if "_ARGCOMPLETE" in os.environ:
+        complete(os.environ["COMP_LINE"].split()[1:])
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -97,6 +102,30 @@ def find_module(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     if chosen not in formats:
         return None, [f"`--to` of `radio {name}` must be one of {', '.join(formats)}, got {chosen!r}."]
     return formats[chosen], [*words[:at], *words[at + 2 :]]
+
+
+def complete(words: list[str]) -> None:
+    """Answer the shell's tab key and end; `radio completion` prints what makes a shell ask.
+
+    Args:
+        words: Words after `radio`, of which the last may not be complete.
+    """
+    import argcomplete
+
+    parser = argparse.ArgumentParser("radio")
+    commands = parser.add_subparsers()
+    for name in (*COMMANDS, *MORE_COMMANDS):
+        commands.add_parser(name, help=COMMANDS.get(name, ("", ""))[1])
+    module = None
+    if words:
+        module = find_module(words[0], words[1:])[0] or find_module(words[0], [])[0]  # `--to` may have no value yet
+    if module is not None:
+        _add_package()
+        chosen = importlib.import_module(f"modeling_radio.{module}").COMMAND.completing()
+        if words[0] in FORMATS:
+            chosen.add_argument("--to", choices=FORMATS[words[0]])
+        commands.choices[words[0]] = chosen
+    argcomplete.autocomplete(parser)
 
 
 def open_package() -> None:

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from benchmarks.measuring import MeasuringSettings, Row, Turns, report, take_turns
 from modeling_radio import RadioImageProcessor
-from modeling_radio.core.packages import cache_dir
+from modeling_radio.core.files import cache_dir
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, image_size
 from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.demo.assets import load_demo_assets

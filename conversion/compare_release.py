@@ -107,19 +107,19 @@ class CompareReleaseSettings(Settings):
 
     Attributes:
         source: Repository of NVIDIA's on the Hub, such as nvidia/C-RADIOv4-H, or a folder with its files and its code.
-        converted: Folder that radio convert wrote; by default it is converted here, for the comparison alone.
+        converted: Folder that radio convert wrote; by default the command converts it, for the comparison only.
         output: Folder for parity.json and parity.md; by default `converted`, whose card shows them, or
             runs/parity/NAME.
         revision: Branch, tag or commit of the repository; by default its main branch. The commit is recorded.
         images: Image files; by default a photograph and noise.
-        sizes: Such as 512 or 384x640 (height x width, px), rounded to what patches and windows divide; by default the
-            preferred one and two more.
-        windows: Sides of ViTDet windows in tokens, beside global attention; by default 8, and none for E-RADIO and
+        sizes: Sizes such as 512 or 384x640 (height x width, px), rounded to multiples of patches and windows; by
+            default the preferred one and two more.
+        windows: Sides of ViTDet windows in tokens, besides global attention; by default 8, and none for E-RADIO and
             RADIO1D, which have no such windows.
         adaptors: Adaptors to compare; by default all of the repository.
         device: Device of both models; "auto" takes a GPU if there is one.
         dtype: Data type of weights and pixels.
-        rounds: Timed calls of each case, the fastest counts.
+        rounds: Number of timed calls of each case; the fastest counts.
         tolerance: Largest relative difference that counts as equal; by default 1e-4 in float32, 5e-2 in bfloat16 and
             1e-2 in float16.
         overwrite: Replace an earlier comparison.
@@ -145,7 +145,13 @@ class CompareReleaseSettings(Settings):
         return self.output or self.converted or Path("runs") / "parity" / Path(self.source).name
 
 
-COMMAND = Command("radio compare-release", __doc__, CompareReleaseSettings, positionals=("source",))
+COMMAND = Command(
+    "radio compare-release",
+    __doc__,
+    CompareReleaseSettings,
+    positionals=("source",),
+    examples=("radio compare-release nvidia/C-RADIOv4-H",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -239,7 +239,17 @@ class FromNvidiaSettings(Settings):
         return self
 
 
-COMMAND = Command("radio convert", __doc__, FromNvidiaSettings, positionals=("source", "output"))
+COMMAND = Command(
+    "radio convert",
+    __doc__,
+    FromNvidiaSettings,
+    positionals=("source", "output"),
+    examples=(
+        "radio convert C-RADIOv4-H.pth.tar my-folder",
+        "radio convert C-RADIOv4-H.pth.tar my-folder --version c-radio_v4-h --adaptors all",
+        "radio convert --to nvidia my-folder back.pth.tar",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -256,7 +266,7 @@ def _run(settings: FromNvidiaSettings) -> None:
     if settings.text_tower is not None:
         model, tokenizer = add_text_tower(model, settings.text_tower, settings.text_adaptor)
     if settings.nvidia_outputs:
-        model.config.return_dict, model.config.adaptor_names = False, []
+        model.config.nvidia_outputs, model.config.adaptor_names = True, []
     comparisons: list[Comparison] = []
     save_all = partial(_save_and_verify, model, tokenizer, settings, comparisons)
     write_folder(settings.output, save_all, overwrite=settings.overwrite)

@@ -98,6 +98,7 @@ def _open_tokenizer(source: str | Path, vocabulary_size: int) -> PreTrainedToken
             f"The tokenizer of `text_tower` {str(source)!r} must be the tower's, which has {vocabulary_size} tokens, "
             f"got token {max(tokens)}."
         )
+    tokenizer._processor_class = None  # that of the teacher, which `AutoProcessor` would open for the whole folder
     return tokenizer
 
 

@@ -79,7 +79,13 @@ class AotiSettings(GraphSettings):
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
 
 
-COMMAND = Command("radio export --to aoti", __doc__, AotiSettings, positionals=("checkpoint", "output"))
+COMMAND = Command(
+    "radio export --to aoti",
+    __doc__,
+    AotiSettings,
+    positionals=("checkpoint", "output"),
+    examples=("radio export --to aoti my-folder model.pt2",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -348,7 +348,13 @@ class ToNvidiaSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("radio convert --to nvidia", __doc__, ToNvidiaSettings, positionals=("checkpoint", "output"))
+COMMAND = Command(
+    "radio convert --to nvidia",
+    __doc__,
+    ToNvidiaSettings,
+    positionals=("checkpoint", "output"),
+    examples=("radio convert --to nvidia my-folder back.pth.tar",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -148,7 +148,17 @@ class OnnxSettings(GraphSettings):
         return FlatEncoder(open_model(self.checkpoint).float()) if self.encoder else super().wrap()
 
 
-COMMAND = Command("radio export", __doc__, OnnxSettings, positionals=("checkpoint", "output"))
+COMMAND = Command(
+    "radio export",
+    __doc__,
+    OnnxSettings,
+    positionals=("checkpoint", "output"),
+    examples=(
+        "radio export my-folder model.onnx",
+        "radio export my-classifier classifier.onnx --head",
+        "radio export --to web my-folder site",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -73,7 +73,13 @@ class WebSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("radio export --to web", __doc__, WebSettings, positionals=("checkpoint", "site"))
+COMMAND = Command(
+    "radio export --to web",
+    __doc__,
+    WebSettings,
+    positionals=("checkpoint", "site"),
+    examples=("radio export --to web my-folder site",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -121,12 +121,16 @@ _CHANGE = re.compile(r"\w[\w-]*(\.[\w-]+)*=")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others of a command."""
+    """A parser whose errors are one line, like all others of a command, and whose help begins with examples."""
+
+    examples: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("the following arguments are required"):
-            self.print_usage(sys.stderr)
         raise SettingsError(f"{message} (--help lists all options).")
+
+    def format_help(self) -> str:
+        examples = "\n  ".join(["examples:", *self.examples]) + "\n\n" if self.examples else ""
+        return examples + super().format_help()
 
 
 class _Lengthen(argparse.Action):
@@ -150,6 +154,7 @@ class Command(Generic[S]):
         positionals: Fields without a flag; the last may be a list.
         changes: Class of what `section.field=value` changes where the settings have a field `changes`: a recipe.
         add_shorthands: Adds flags that stand for several.
+        examples: Three command lines, which `--help` begins with.
 
     Attributes:
         parser: Of flags and positionals, for tools that read it.
@@ -163,8 +168,9 @@ class Command(Generic[S]):
         positionals: Sequence[str] = (),
         changes: type[Settings] | None = None,
         add_shorthands: Callable[[argparse.ArgumentParser], object] | None = None,
+        examples: Sequence[str] = (),
     ) -> None:
-        self.name = name
+        self.name, self.examples = name, examples
         self.settings, self.changes = settings, changes
         self.parser = _Parser(
             prog=name,
@@ -188,6 +194,28 @@ class Command(Generic[S]):
         for name in positionals:
             count = "+" if list in kinds_of(settings.model_fields[name].annotation) else None
             self.parser.add_argument(name, nargs=count, metavar=name.upper(), help=texts[name].replace("%", "%%"))
+        self.parser.usage = self._usage(positionals).replace("%", "%%")
+        self.parser.examples = examples
+
+    def _usage(self, positionals: Sequence[str]) -> str:
+        """Return the usage with what must be given alone; the options are listed below it."""
+        words = [
+            f"{name.upper()}{' ...' * (list in kinds_of(self.settings.model_fields[name].annotation))}"
+            for name in positionals
+        ]
+        for name, field in self.settings.model_fields.items():
+            if field.is_required() and name not in positionals:
+                words.append(f"--{name.replace('_', '-')} {name.rpartition('_')[2].upper()}")
+        return " ".join([self.name, *words, "[options] [field=value ...]"])
+
+    def completing(self) -> argparse.ArgumentParser:
+        """Return the parser for `argcomplete`: flags know what may follow them."""
+        for action in self.parser._actions:
+            field = self.settings.model_fields.get(action.dest)
+            choices = None if field is None else choices_of(field)
+            if choices is not None:
+                action.choices = [str(choice) for choice in choices]
+        return self.parser
 
     def run(
         self,
@@ -232,7 +260,12 @@ class Command(Generic[S]):
             with suppress(SettingsError):
                 self.parser.parse_known_intermixed_args([word for word in words if word not in ("-h", "--help")], given)
             self.parser.epilog = self._epilog(vars(given))
-        _, own = self.parser.parse_known_intermixed_args(words, given)
+        try:
+            _, own = self.parser.parse_known_intermixed_args(words, given)
+        except SettingsError as error:
+            if "arguments are required" in str(error):
+                self.parser.print_usage(sys.stderr)
+            raise
         for word in own:  # neither flags nor positionals: what is left is refused as a change without "="
             if word.startswith("-"):
                 flags = re.findall(r"--[a-z-]+", self.parser.format_help())

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,17 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # file systems that cannot do this for
 
 class WriteError(OSError):
     """A failed write; the message is one line, and the old content is intact."""
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: `RADIO_CACHE` of the environment, else `radio` in the platform's place for caches."""
+    if os.environ.get("RADIO_CACHE"):
+        return Path(os.environ["RADIO_CACHE"]).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local").expanduser() / "radio" / "Cache"
+    if sys.platform == "darwin":
+        return Path("~/Library/Caches/radio").expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "radio"
 
 
 def hash_file(path: Path) -> str:
@@ -79,7 +91,7 @@ def check_output(
     for each in inputs:
         if each.exists() and each.resolve().is_relative_to(path.resolve()):
             raise ValueError(
-                f"`{name}` must not be or hold what is read, {str(each)!r}, got {str(path)!r}. Name another output."
+                f"`{name}` must not be or contain the input {str(each)!r}, got {str(path)!r}. Name another output."
             )
     if path.exists() and not overwrite:
         raise ValueError(f"`{name}` {str(path)!r} exists already. Name another output or pass --overwrite.")

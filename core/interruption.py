@@ -1,7 +1,7 @@
 """Early ends of a run: a request by Ctrl-C or a signal, answered between two steps, or divergence.
 
 A phase with nothing to save leaves signals alone, which then end it at once: a Python handler would wait for native
-code. `docs/how-to/distill.md` has the table of phases, signals and exit statuses.
+code. `docs/how-to/resume.md` has the table of phases, signals and exit statuses.
 """
 
 import atexit

@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from modeling_radio.core.errors import UserError
-from modeling_radio.core.files import hash_file, move_into_place, remove_partial, scratch_folder
+from modeling_radio.core.files import cache_dir, hash_file, move_into_place, remove_partial, scratch_folder
 from modeling_radio.core.interruption import Interrupted, raised_signals
 from modeling_radio.core.settings import read_yaml
 from modeling_radio.core.timing import ProgressBar
@@ -109,11 +109,6 @@ def read_packages(path: Path) -> dict[str, Package]:
         fields: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in entry.items()}
         packages[name] = Package(name=name, **fields)
     return packages
-
-
-def cache_dir() -> Path:
-    """Return the cache folder: the environment variable `RADIO_CACHE`, else `~/.cache/radio`."""
-    return Path(os.environ.get("RADIO_CACHE") or "~/.cache/radio").expanduser()
 
 
 def fetch_package(package: Package, cache: Path | None = None) -> Path:

@@ -135,8 +135,8 @@ def dead_ranks_named() -> Iterator[None]:
         if not (_is_distributed() and is_of_connection):
             raise
         raise UserError(
-            f"Rank {distributed.get_rank()} lost the connection to another process of this run, which has ended or "
-            "cannot be reached; the lines of that one say why. The same command goes on from the last checkpoint."
+            f"Rank {distributed.get_rank()} lost the connection to another process of this run: it ended or "
+            "cannot be reached. Its own output tells why. The same command goes on from the last checkpoint."
         ) from error
 
 

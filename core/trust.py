@@ -4,6 +4,7 @@ They cover the files of a RADIO folder, the values that name code, the base that
 of a process that opens such a folder.
 """
 
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from modeling_radio.loading_radio import HUB_ID, is_radio_folder
 
 MODEL_FILES = (
     *(CONFIG_NAME, "generation_config.json", "preprocessor_config.json", "processor_config.json", "README.md"),
-    "video_preprocessor_config.json",
+    *("video_preprocessor_config.json", "modules.json", "sentence_bert_config.json"),
     *("model*.safetensors", "model.safetensors.index.json", "*_radio.py"),
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja"),
@@ -136,6 +137,24 @@ def check_named_code(checkpoint: str | Path) -> None:
                 f"`checkpoint` must name no code but that of modeling_radio, got {_shown(foreign)} in {path!r}. "
                 "Remove these entries of the file, or take a folder that you trust."
             )
+    _check_modules(checkpoint)
+
+
+def _check_modules(checkpoint: str | Path) -> None:
+    """Refuse a `modules.json`, by which sentence-transformers opens a folder, with other classes than its own."""
+    path = cached_file(str(checkpoint), "modules.json", **_IF_THERE)
+    if path is None:
+        return
+    try:
+        types = [str(module["type"]) for module in json.loads(Path(path).read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ValueError(f"{path!r} is no list of modules, as sentence-transformers writes it: {error}.") from error
+    foreign = [name for name in types if not name.startswith("sentence_transformers.")]
+    if foreign:
+        raise ValueError(
+            f"`checkpoint` must name no classes but those of sentence-transformers in {path!r}, got {_shown(foreign)}. "
+            "Remove the file, or take a folder that you trust."
+        )
 
 
 def _shown(names: list[str]) -> str:
@@ -172,8 +191,8 @@ def _base_of_adapter(checkpoint: str, word: str | None) -> str | None:
     is_here = any(place.exists() for place in (Path(named), Path(checkpoint, named)))
     if word is None and (is_here or not HUB_ID.fullmatch(named)):
         raise ValueError(
-            f"`base` must name the folder of the adapter's base, got none: {path!r} names {named[:_SHOWN]!r}, a place "
-            "on this machine, which is followed only where you name it. Give `--base FOLDER` or `--base ORG/NAME`."
+            f"`base` must name the folder of the adapter's base, got none. {path!r} names {named[:_SHOWN]!r}, a "
+            "path on this machine, which is not followed. Give `--base FOLDER` or `--base ORG/NAME`."
         )
     base = word or named
     if not (is_radio_folder(base) if Path(base).exists() else HUB_ID.fullmatch(base)):

@@ -252,7 +252,17 @@ class CardSettings(Settings):
     license_link: str | None = None
 
 
-COMMAND = Command("radio card", __doc__, CardSettings, positionals=("checkpoint",))
+COMMAND = Command(
+    "radio card",
+    __doc__,
+    CardSettings,
+    positionals=("checkpoint",),
+    examples=(
+        "radio card my-folder",
+        "radio card runs/mine/final --results results.json",
+        "radio card runs/mine/final --license apache-2.0",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,7 +49,7 @@ class Lineage:
             return load_typed(cls, path, "list of what a student learned from")
         except ValueError as error:
             raise ValueError(
-                f"{error} Restore it from a copy, or delete it: then cards name only what the recipe does."
+                f"{error} Restore it from a copy, or delete it: cards then name only the teachers of the recipe."
             ) from error
 
     def seen_through(self, name: str) -> Lineage:

@@ -28,6 +28,7 @@ from .hub_radio import AUTO_MAP, INSTANCE_AUTO_MAP, INSTANCE_SEGMENTERS
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioIntermediateOutput, RadioModel, RadioModelOutput, RadioPreTrainedModel
 from .outputs_radio import RadioPair
+from .processing_radio import RadioProcessor
 from .sam3_radio import attach_to_sam3, save_attached
 from .video_processing_radio import RadioVideoProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification, RadioZeroShotOutput
@@ -53,6 +54,7 @@ __all__ = [
     "RadioModelOutput",
     "RadioPair",
     "RadioPreTrainedModel",
+    "RadioProcessor",
     "RadioUniversalSegmentationOutput",
     "RadioVideoProcessor",
     "RadioZeroShotOutput",
@@ -72,7 +74,8 @@ def _register() -> None:
         RadioConfig, image_processor_classes={"torchvision": RadioImageProcessor}, exist_ok=True
     )
     transformers.AutoVideoProcessor.register(RadioConfig, RadioVideoProcessor, exist_ok=True)
-    for auto_class in AUTO_MAP.keys() - {"AutoConfig", "AutoVideoProcessor"}:
+    transformers.AutoProcessor.register(RadioConfig, RadioProcessor, exist_ok=True)
+    for auto_class in AUTO_MAP.keys() - {"AutoConfig", "AutoVideoProcessor", "AutoProcessor"}:
         model_class = globals()[AUTO_MAP[auto_class].rpartition(".")[2]]
         if INSTANCE_AUTO_MAP[auto_class] != AUTO_MAP[auto_class]:
             # A folder of an instance segmenter names it as its architecture; others get the first class.

@@ -1,4 +1,4 @@
-"""The commands as functions: `from modeling_radio.api import distill, finetune, evaluate, extract`.
+"""The commands as functions: `from modeling_radio.api import distill, finetune, evaluate, extract, search`.
 
 Each takes the settings of its command as keyword arguments, which are checked in the same way, and does the same work:
 it goes on with a run that was stopped, locks its output folder, and shares the work where a launcher started several
@@ -18,7 +18,7 @@ from modeling_radio.core.settings import Settings, describe_type, list_settings
 from modeling_radio.model_cards.results import STUDENT, Results, build_tables
 from modeling_radio.training.distill import DistillSettings
 from modeling_radio.training.evaluation.settings import EvaluationSettings
-from modeling_radio.training.extraction.settings import ExtractionSettings
+from modeling_radio.training.extraction.settings import ExtractionSettings, SearchSettings
 from modeling_radio.training.finetuning.settings import FinetuneSettings
 
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from modeling_radio.training.extraction.run import Written
     from modeling_radio.training.extraction.search import Hit
 
-__all__ = ["Distilled", "Evaluated", "Extracted", "Finetuned", "distill", "evaluate", "extract", "finetune"]
+__all__ = ["Distilled", "Evaluated", "Extracted", "Finetuned", "distill", "evaluate", "extract", "finetune", "search"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +42,8 @@ def _with_fields_of(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Ca
     def decorate(run: Callable[[S], R]) -> Callable[P, R]:
         @functools.wraps(run)
         def call(*arguments: P.args, **fields: P.kwargs) -> R:
-            return run(settings(*arguments, **fields))
+            texts: Any = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+            return run(settings(*arguments, **texts))
 
         described: Any = call
         described.__signature__ = inspect.signature(settings).replace(return_annotation=run.__annotations__["return"])
@@ -207,14 +208,12 @@ class Extracted:
     Attributes:
         checkpoint: The checkpoint whose features they are.
         output: Folder of the data set.
-        written: Numbers of rows, files and bytes; None after a search.
-        hits: The images that a search found, the most similar first.
+        written: Numbers of rows, files and bytes.
     """
 
     checkpoint: Path
     output: Path
-    written: Written | None
-    hits: list[Hit]
+    written: Written
 
     def model(self) -> RadioModel:
         """Open the checkpoint's backbone and adaptors, in evaluation mode."""
@@ -231,18 +230,29 @@ class Extracted:
 
 @_with_fields_of(ExtractionSettings)
 def extract(settings: ExtractionSettings) -> Extracted:
-    """Write the features of images as a data set, or with `search` find images in one, as `radio extract`.
+    """Write the features of images as a data set, as `radio extract`.
 
     Raises:
         ValueError: If settings, checkpoint or data do not fit, or `output` holds another extraction.
         UserError: If another run is at work in `output`.
         WriteError: If something cannot be written.
     """
-    from modeling_radio.training.extract import find, run
+    from modeling_radio.training.extract import run
 
-    if settings.search is not None:
-        return Extracted(settings.checkpoint, settings.output, None, find(settings))
-    return Extracted(settings.checkpoint, settings.output, run(settings)[0], [])
+    return Extracted(settings.checkpoint, settings.output, run(settings)[0])
+
+
+@_with_fields_of(SearchSettings)
+def search(settings: SearchSettings) -> list[Hit]:
+    """Find the images most similar to an image or a text, the best first, as `radio search`.
+
+    Raises:
+        ValueError: If settings, data set, checkpoint or query do not fit.
+        WriteError: If the page cannot be written.
+    """
+    from modeling_radio.training.search import run
+
+    return run(settings)
 
 
 def _open_backbone(checkpoint: Path) -> RadioModel:

@@ -4,6 +4,7 @@ import inspect
 import re
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
@@ -12,8 +13,8 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_radio import RadioConfig
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
-from .loading_radio import NewHeadReport
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, RadioPreTrainedModel, build_network
+from .new_head_radio import NewHeadReport
 from .outputs_radio import NetworkOutput
 
 
@@ -112,7 +113,9 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
                 arguments as of `RadioTaskModel`.
 
         Returns:
-            `BackboneOutput` with one map `(batch, channels, rows, cols)` per name in `out_features`.
+            `BackboneOutput` with one map `(batch, channels, rows, cols)` per name in `out_features`. Without
+            `config.reshape_hidden_states` these are sequences of the first class token and the patches,
+            `(batch, 1 + rows * cols, channels)`.
 
         Raises:
             ValueError: As `RadioModel.forward`.
@@ -149,8 +152,12 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
         return [stage - 1 for stage in stages if 0 < stage < self.config.num_hidden_layers]
 
     def _stage_map(self, passed: NetworkOutput, stage: int) -> Any:
-        """Return the map of a stage, `(batch, hidden, rows, cols)`."""
+        """Return the map of a stage, `(batch, hidden, rows, cols)`, or its sequence."""
         if stage == self.config.num_hidden_layers:
-            return self.radio_model.read_out(passed, feature_format="NCHW").features
-        tokens = passed.kept[stage - 1] if stage else passed.embedded
-        return self.radio_model.block_map(tokens, passed.grid, stage - 1)
+            tokens, features = passed.tokens, self.radio_model.read_out(passed, feature_format="NCHW").features
+        else:
+            tokens = passed.kept[stage - 1] if stage else passed.embedded
+            features = self.radio_model.block_map(tokens, passed.grid, stage - 1)
+        if self.config.reshape_hidden_states:
+            return features
+        return torch.cat([tokens[:, :1], features.flatten(2).transpose(1, 2)], dim=1)

@@ -36,7 +36,15 @@ from .checks_radio import (
     optional,
     round_to_step,
 )
-from .hub_radio import auto_map_entries, copy_source_files, import_sibling, own_pipeline, remember_origin
+from .hub_radio import (
+    auto_map_entries,
+    copy_source_files,
+    import_sibling,
+    own_pipeline,
+    register_parts,
+    remember_origin,
+    write_modules,
+)
 
 
 T = TypeVar("T")
@@ -259,6 +267,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
         adaptors: One JSON object per adaptor, fields as in `RadioAdaptorConfig`.
         adaptor_names: Adaptors whose outputs `forward` returns by default; `None` means all of `adaptors`.
+        nvidia_outputs: Whether `RadioModel.forward` answers like NVIDIA's where a call does not say, by pairs.
 
         classifier_pooling: What the image classifier reads: `"summary"`, or `"summary_and_features"`, which adds the
             mean of the features.
@@ -285,11 +294,13 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
             `forward`; `None` takes `vitdet_window_size`.
         text_tower: Configuration of a text tower, a JSON object: of a teacher as transformers writes it for a SigLIP,
             SigLIP2 or CLIP text model, or of a `SentenceTower`; `None` where there is none.
-        text_adaptor: The adaptor whose summary is compared with that tower's texts.
+        text_adaptor: The adaptor whose summary is compared with that tower's texts, and given by `get_image_features`.
         use_feature_pyramid: Whether `RadioBackbone` returns maps at strides 1/4, 1/2, 1 and 2 patches, "p2" to "p5",
             instead of block outputs, "stem" (the patch embedding), "stage1" (the first block) and so on; it reads
             `out_features` or `out_indices`.
         feature_pyramid_size: Channels of those maps.
+        reshape_hidden_states: Whether `RadioBackbone` gives maps; `False` is for heads that read sequences, DPT's and
+            Depth Anything's.
 
         version: Name of the published version that the weights come from.
         nvidia_source: What NVIDIA's file held beside the weights (training arguments, names of heads), so that a
@@ -356,6 +367,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     # Adaptors
     adaptors: list[dict[str, Any]] | tuple[dict[str, Any], ...] = field(default_factory=list)
     adaptor_names: list[str] | tuple[str, ...] | None = None
+    nvidia_outputs: bool = False
     # Heads
     classifier_pooling: Literal["summary", "summary_and_features"] = "summary"
     segmentation_head: Literal["linear", "dpt"] = "linear"
@@ -376,6 +388,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     text_adaptor: str | None = None
     use_feature_pyramid: bool = False
     feature_pyramid_size: int = 256  # as in ViTDet, https://arxiv.org/abs/2203.16527
+    reshape_hidden_states: bool = True
     # Origin of the weights
     version: str | None = None
     nvidia_source: dict[str, Any] | None = None
@@ -488,6 +501,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in ("dtype", "torch_dtype"):
             if isinstance(kwargs.get(name), str) and kwargs[name] == "auto":  # that of the file
                 del kwargs[name]
+        config_dict = {name: value for name, value in config_dict.items() if name not in NATIVE_FIELDS}
         # transformers sets overrides one by one on the finished configuration: too late where they go together.
         own = {each.name for each in dataclasses.fields(cls)} - {
             each.name for each in dataclasses.fields(PreTrainedConfig)
@@ -511,8 +525,9 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(f"`config` must be a RadioConfig, got a {type(config).__name__}.")
         # Of a local folder transformers runs one copy of this file for AutoConfig and another one for each model class.
         remember_origin(config.name_or_path, {})
-        fields = {name: value for name, value in config.to_dict().items() if name not in NATIVE_FIELDS}
-        return cls.from_dict(fields, name_or_path=config.name_or_path, attn_implementation=config._attn_implementation)
+        return cls.from_dict(
+            config.to_dict(), name_or_path=config.name_or_path, attn_implementation=config._attn_implementation
+        )
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save `config.json`, with the source files that `trust_remote_code` runs.
@@ -521,11 +536,14 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         """
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         copy_source_files(save_directory)
+        write_modules(save_directory, has_text_tower=self.text_tower is not None)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields alone: inside another model's configuration an `auto_map` would point to no files."""
-        values = super().to_dict() | {"out_features": self.out_features, "out_indices": self.out_indices}
+        values = super().to_dict()
+        if self._out_features is not None:  # without them a copy takes other ones
+            values |= {"out_features": self.out_features, "out_indices": self.out_indices}
         return {name: value for name, value in values.items() if name not in ("auto_map", "custom_pipelines")}
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -535,13 +553,13 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def without_adaptors(self) -> "RadioConfig":
         """Return a copy that describes a backbone alone: without adaptors, and without the text tower of one."""
         config = self.without_text_tower()
-        config.adaptors, config.adaptor_names = [], []
+        config.adaptors, config.adaptor_names, config.text_adaptor = [], [], None
         return config
 
     def without_text_tower(self) -> "RadioConfig":
-        """Return a copy that describes a backbone with its adaptors only."""
+        """Return a copy that describes a backbone with its adaptors only, and which of them is for texts."""
         config = copy.deepcopy(self)
-        config.text_tower, config.text_adaptor = None, None
+        config.text_tower = None
         return config
 
     @classmethod
@@ -613,6 +631,11 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def position_grid_size(self) -> int:
         """Rows (and columns) of the position table."""
         return self.max_img_size // self.patch_size
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers of a patch of an image, which transformers' native class reads."""
+        return self.num_channels * self.patch_size**2
 
     # Windows
 
@@ -737,6 +760,12 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def all_adaptor_names(self) -> list[str]:
         """Names of all adaptors, which run where none are chosen."""
         return [adaptor["name"] for adaptor in self.adaptors]
+
+    @property
+    def projection_dim(self) -> int:
+        """Width of the vectors of `get_image_features`, under the name that CLIP's callers read."""
+        widths = {adaptor["name"]: adaptor["summary_dim"] for adaptor in self.adaptors}
+        return widths.get(self.text_adaptor) or self.hidden_size * len(self.summary_idxs or [])
 
     # Heads
 
@@ -1066,6 +1095,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def validate_stages(self) -> None:
         """Refuse maps of `RadioBackbone` that cannot be made."""
         self.verify_out_features_out_indices()
+        if self.use_feature_pyramid and not self.reshape_hidden_states:
+            raise ValueError("`reshape_hidden_states` must be True with `use_feature_pyramid`, got False.")
         if self.use_feature_pyramid and self.hidden_size < 4:
             raise ValueError(
                 f"`hidden_size` must be at least 4 with `use_feature_pyramid`, whose finest map has a quarter of it, "
@@ -1074,6 +1105,9 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         # E-RADIO's levels have other widths: its backbone gives the final features.
         if self.eradio is not None and not self.use_feature_pyramid and self.out_features != self.stage_names[-1:]:
             raise ValueError(f"`out_features` must be {self.stage_names[-1:]} for E-RADIO, got {self.out_features}.")
+
+
+register_parts(RadioConfig)
 
 
 def check_file(values: Mapping[str, Any]) -> None:

@@ -305,7 +305,7 @@ def _check_layer(layer: nn.Linear, name: str) -> None:
     }
     if not has_type.get(weight.dtype):
         raise ValueError(
-            f"`prepack` got weights in {weight.dtype}, of which oneDNN has no products on this processor: open "
+            f"`prepack` got weights in {weight.dtype}, which oneDNN cannot multiply on this processor: open "
             f"the model with `dtype` one of {', '.join(str(dtype) for dtype, has in has_type.items() if has)}."
         )
     if any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)):

@@ -27,8 +27,8 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from .checks_radio import Resolution, check_choice, nearest_multiple
 from .configuration_radio import RadioConfig
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
-from .loading_radio import NewHeadReport
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, WHOLE_PARTS, RadioPreTrainedModel, build_network
+from .new_head_radio import NewHeadReport
 from .outputs_radio import NetworkOutput
 from .post_processing_radio import IGNORED_CLASS, reading_of
 

@@ -6,6 +6,7 @@
 import copy
 import filecmp
 import importlib
+import json
 import logging
 import os
 import re
@@ -15,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from transformers import AutoBackbone, AutoModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import cached_file
 
 
@@ -32,6 +35,7 @@ AUTO_MAP = {
     "AutoModelForUniversalSegmentation": "detection_radio.RadioForUniversalSegmentation",
     "AutoModelForVideoClassification": "heads_radio.RadioForImageClassification",
     "AutoVideoProcessor": "video_processing_radio.RadioVideoProcessor",
+    "AutoProcessor": "processing_radio.RadioProcessor",
 }
 """Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
 
@@ -128,8 +132,8 @@ def _is_there(place: str) -> bool:
 
 _NAMES = (
     "adaptors backbone checks configuration detection eradio heads hub image_processing inputs layers loading modeling "
-    "nvidia_methods nvidia_names outputs pipelines post_processing presets radio1d sam3 video_processing window_budget "
-    "zero_shot"
+    "new_head nvidia_methods nvidia_names outputs peft pipelines post_processing presets processing radio1d sam3 "
+    "video_processing window_budget zero_shot"
 )
 SOURCE_FILES = tuple(f"{name}_radio.py" for name in _NAMES.split())
 """All that lies beside a checkpoint. transformers fetches a class's file and those that its imports name; some are only
@@ -182,6 +186,36 @@ def import_sibling(name: str) -> ModuleType:
     return importlib.import_module(f"{__package__}.{name}")
 
 
+def register_parts(config_class: type) -> None:
+    """Let remote code's configurations be parts of other models: LLaVA, UperNet or DETR then build what they describe.
+
+    transformers would take its own `RadioModel` by the class's name, and knows no backbone.
+    """
+    if (__package__ or "").startswith("transformers_modules."):
+        for auto_class in (AutoModel, AutoBackbone):
+            auto_class.register(config_class, _part(auto_class.__name__), exist_ok=True)
+
+
+def _part(auto_class: str) -> type:
+    """Return a class that builds and opens models by the class that `AUTO_MAP` names, whose file it fetches first."""
+
+    def find(folder: str | None) -> Any:
+        (name, options), commit = _origin or ("", {}), (__package__ or "").rpartition(".")[2]
+        arguments: dict[str, Any] = options | ({"code_revision": commit} if _COMMIT.fullmatch(commit) else {})
+        return get_class_from_dynamic_module(AUTO_MAP[auto_class], folder or name, **arguments)
+
+    class Part:
+        @staticmethod
+        def _from_config(config: Any, **kwargs: Any) -> Any:
+            return find(config.name_or_path)._from_config(config, **kwargs)
+
+        @staticmethod
+        def from_pretrained(folder: Any, *args: Any, **kwargs: Any) -> Any:
+            return find(str(folder)).from_pretrained(folder, *args, **kwargs)
+
+    return Part
+
+
 def copy_source_files(folder: str | Path) -> None:
     """Copy into a folder the source files that `trust_remote_code` runs.
 
@@ -200,6 +234,25 @@ def copy_source_files(folder: str | Path) -> None:
         _logger.warning(
             f"{str(folder)!r} lacks {sorted(_unavailable)}, which could not be found: classes in them are left out."
         )
+
+
+def write_modules(folder: str | Path, *, has_text_tower: bool) -> None:
+    """Write into a folder what sentence-transformers reads: it embeds by `get_image_features` and `get_text_features`.
+
+    Without these files it would take the mean over all tokens, class tokens and registers too.
+    """
+    kinds = ("image", "text")[: 1 + has_text_tower]
+    methods = {kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"} for kind in kinds}
+    files = {
+        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}],
+        "sentence_bert_config.json": {
+            "transformer_task": "feature-extraction",
+            "modality_config": methods,
+            "module_output_name": "sentence_embedding",
+        },
+    }
+    for name, content in files.items():
+        Path(folder, name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _file_of_origin(file: str) -> Path | None:

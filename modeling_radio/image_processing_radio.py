@@ -569,8 +569,9 @@ def _stack(images: list[Tensor]) -> Tensor:
     if len(shapes) > 1:
         raise ValueError(
             f"`images` must become one size to fit one batch, got {len(shapes)} different sizes {sorted(shapes)}. Give "
-            "one exact `size={'height': ..., 'width': ...}`, `do_pad=True` to pad to the largest, `do_pack=True` for "
-            "packed patches, or `return_tensors=None` for a list."
+            "one exact `size={'height': ..., 'width': ...}`, which `AutoProcessor` has by itself, `do_pack=True` for "
+            "packed patches, which changes no result, `return_tensors=None` for a list, or `do_pad=True` for gray "
+            "padding, which enters summary and features."
         )
     return images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images)
 

@@ -146,7 +146,10 @@ def warn_of_pixel_range(pixel_values: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or pixel_values.device.type != "cpu" or not pixel_values.numel():
         return False
-    low, high = (bound.item() for bound in pixel_values.detach()[..., ::4, ::4].aminmax())
+    try:
+        low, high = (bound.item() for bound in pixel_values.detach()[..., ::4, ::4].aminmax())
+    except RuntimeError:  # `torch.func.vmap` has no values
+        return False
     is_suspect = low < -0.5 or high > 1.5  # our choice: resampling overshoots [0, 1] by far less
     if is_suspect:
         warnings.warn(

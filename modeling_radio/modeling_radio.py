@@ -27,14 +27,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils.generic import TransformersKwargs
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from .adaptors_radio import RadioAdaptor
 from .checks_radio import WORD, Resolution, check_blocks, check_choice, listed
 from .configuration_radio import FOREIGN_LAYOUTS, RadioConfig
-from .hub_radio import import_sibling
+from .hub_radio import DOWNLOAD_OPTIONS, import_sibling
 from .inputs_radio import (
     Aggregation,
     Batch,
@@ -64,8 +65,6 @@ from .layers_radio import (
 )
 from .loading_radio import (
     ODD_VALUES,
-    check_adapter_versions,
-    check_adapter_weights,
     config_of_hub_adapter,
     find_adapter_base,
     garbage_collection_paused,
@@ -216,6 +215,14 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         """Concatenate the class tokens that make up the summary, `(batch, num_summaries * hidden)`."""
         parts = [tokens[:, index] for index in self.config.summary_idxs or []]
         return torch.cat(parts, dim=1) if parts else tokens[:, 0, :0]
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return the vectors of images in the space of the texts, or the summary where no adaptor is for texts."""
+        name = self.config.text_adaptor or ""
+        if name not in self.adaptors:
+            return self.summarize(tokens)
+        adaptor: Any = self.adaptors[name]
+        return adaptor.head_mlp(tokens[:, adaptor.token_index])
 
     def patch_features(self, tokens: Tensor) -> Tensor:
         """Return the patch tokens, `(batch, rows * cols, hidden)`."""
@@ -393,6 +400,7 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = IGNORED_KEYS
+    source: tuple[str, dict[str, Any]] | None = None  # what `from_pretrained` opened, and how it was fetched
     _block_costs: dict[tuple[str, torch.dtype, str], Tensor] | None = None  # what `choose_window_size` measured
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -513,6 +521,10 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
                     "fit the adapter's `config.json`."
                 ) from error
         model = _model_of(opened)
+        if pretrained_model_name_or_path is not None:
+            names = (*DOWNLOAD_OPTIONS, "revision", "subfolder")
+            fetched = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+            model.source = str(base or pretrained_model_name_or_path), fetched
         vars(model).pop("_loaded", None)
         _keep_packing(model)
         return opened
@@ -559,12 +571,13 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
             ValueError: If the adapter is for another model, or has a head that the installed transformers or peft does
                 not read. This model must not be used afterwards.
         """
-        check_adapter_versions(peft_model_id, **(kwargs.get("adapter_kwargs") or {}))
+        checks = import_sibling("peft_radio")
+        checks.check_adapter_versions(peft_model_id, **(kwargs.get("adapter_kwargs") or {}))
         kwargs["ignore_mismatched_sizes"] = True  # reported below, together with what else differs
         loaded = super().load_adapter(peft_model_id, adapter_name, **kwargs)
         # The report also counts what the base and other adapters have.
         own = re.compile(rf"\.(lora_\w+|modules_to_save)\.{re.escape(adapter_name or 'default')}(\.|$)")
-        check_adapter_weights(
+        checks.check_adapter_weights(
             peft_model_id,
             [name for name in loaded.missing_keys if own.search(name)],
             loaded.unexpected_keys,
@@ -648,6 +661,41 @@ class RadioModel(RadioPreTrainedModel):
     def kept_of(config: RadioConfig) -> RadioConfig:
         return config if config.text_tower is None else config.without_text_tower()
 
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        window_size: WindowSize = None,
+        pixel_mask: Tensor | None = None,
+        output_hidden_states: StatesWanted = None,
+        output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Encode images as CLIP's class does; arguments as of `forward`.
+
+        Returns:
+            `pooler_output` `(batch, config.projection_dim)`: the summary of adaptor `config.text_adaptor`, which is in
+            the space of the folder's texts, or without texts the backbone's. No other head runs.
+        """
+        check_call_arguments(self, kwargs, "get_image_features")
+        wanted: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        passed = self.radio_model(pixel_values, window_size=window_size, **wanted)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=passed.tokens,
+            pooler_output=self.radio_model.embed(passed.tokens),
+            hidden_states=passed.hidden_states,
+            attentions=passed.attentions,
+        )
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """Encode texts; see `RadioForZeroShotImageClassification.get_text_features`.
+
+        The first call opens the folder's text tower, which is not trained or saved with this model: `text_tower_of`.
+        Without one it raises a `LookupError`.
+        """
+        tower = import_sibling("zero_shot_radio").text_tower_of(self)
+        return tower.get_text_features(input_ids, attention_mask, **kwargs)
+
     def forward(  # noqa: PLR0913
         self,
         pixel_values: Tensor | None = None,
@@ -686,8 +734,8 @@ class RadioModel(RadioPreTrainedModel):
                 `attn_implementation` is. Not of packed images.
             return_dict: `False` returns what NVIDIA's classes do: the pair `(summary, features)` and nothing else, or
                 with adaptors a dictionary of such pairs, by "backbone" and the adaptors' names, theirs in float32;
-                `None` takes `config.return_dict`. Without RADIO1D's decoder the pair is `(global_summary,
-                global_tokens)`.
+                `None` asks for it by `config.nvidia_outputs`, or by `config.return_dict` off. Without RADIO1D's decoder
+                the pair is `(global_summary, global_tokens)`.
             pixel_mask: What `RadioImageProcessor` returns with `do_pad=True`, accepted so that `model(**inputs)` works.
                 It changes nothing: the model sees the padding as gray image.
             draws: Uniform numbers in [0, 1), `(batch, model.num_draws)`, that decide each image's position crop and
@@ -735,8 +783,8 @@ class RadioModel(RadioPreTrainedModel):
             decode=decode,
         )
         output = self.radio_model.read_out(passed, names, wanted)
-        with_names = self.config.return_dict if return_dict is None else return_dict
-        return output if with_names else output.to_pairs()
+        by_default = self.config.return_dict and not self.config.nvidia_outputs
+        return output if (by_default if return_dict is None else return_dict) else output.to_pairs()
 
     def get_intermediate_features(
         self,

@@ -50,6 +50,18 @@ class RadioAdaptorOutput(ModelOutput):
     summary: Tensor | None = None
     features: Tensor | None = None
 
+    def detach(self) -> "RadioAdaptorOutput":
+        """Return both without gradients; like `cpu` and `numpy` for callers that take each item of an output so."""
+        return RadioAdaptorOutput(**{name: part.detach() for name, part in self.items()})
+
+    def cpu(self) -> "RadioAdaptorOutput":
+        """Return both on the CPU."""
+        return RadioAdaptorOutput(**{name: part.cpu() for name, part in self.items()})
+
+    def numpy(self) -> dict[str, Any]:
+        """Return both as arrays, by name."""
+        return {name: part.numpy() for name, part in self.items()}
+
 
 class RadioAdaptorOutputs(ModelOutput):
     """By adaptor name, its `RadioAdaptorOutput`: a class of its own, since `torch.export` looks into no plain one.

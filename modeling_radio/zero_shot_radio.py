@@ -273,6 +273,13 @@ def tower_attention(kind: TextTowerKind, implementation: str) -> str:
     return "sdpa" if lacks_flash or lacks_flex else implementation
 
 
+def build_text_tower(config: RadioConfig) -> Any:
+    """Return the tower of `config.text_tower` with new weights; raises the errors of `text_tower_kind`."""
+    kind, tower_config = text_tower_kind(config), text_tower_config(config)
+    tower_config._attn_implementation = tower_attention(kind, str(config._attn_implementation))
+    return kind.model_class(tower_config)
+
+
 def fill_templates(class_name: str, templates: Sequence[str]) -> list[str]:
     """Return one prompt for each template.
 
@@ -364,7 +371,122 @@ _SIGLIP_LOGIT_SCALE = 2.3026
 _SIGLIP_LOGIT_BIAS = -10.0
 
 
-class RadioForZeroShotImageClassification(RadioPreTrainedModel):
+class TextFeatures(nn.Module):
+    """What a model with a text tower makes of texts."""
+
+    config: Any
+    text_tower: Any
+    _warned_of_text_length = False
+
+    @property
+    def use_sigmoid(self) -> bool:
+        """Whether each text has a probability of its own (SigLIP), or those of all texts sum to 1 (CLIP)."""
+        return text_tower_kind(self.config).use_sigmoid
+
+    @property
+    def max_text_length(self) -> int:
+        """Longest text in tokens; a SigLIP tower needs all texts padded to it."""
+        return self.text_tower.config.max_position_embeddings
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        output_hidden_states: StatesWanted = None,
+        output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts; `pooler_output` is `(num_texts, text_dim)`, not normalized. Arguments as in `forward`."""
+        check_call_arguments(self, kwargs, "get_text_features")
+        self._check_text_length(input_ids.shape[-1])
+        config = self.config
+        output = self.text_tower(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+            output_attentions=config.output_attentions if output_attentions is None else output_attentions,
+            return_dict=True,
+        )
+        embeds = (
+            output.text_embeds if isinstance(self.text_tower, CLIPTextModelWithProjection) else output.pooler_output
+        )
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=embeds,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def encode_text(self, texts: Tensor | Mapping[str, Tensor], normalize: bool = False) -> Tensor:
+        """Return embeddings of tokenized texts, `(num_texts, text_dim)`: NVIDIA's name for `get_text_features`.
+
+        Args:
+            texts: Tokens `(num_texts, length)`, or the tokenizer's output, whose mask is not read.
+            normalize: Return unit vectors.
+        """
+        input_ids = texts if isinstance(texts, Tensor) else texts["input_ids"]
+        embeds = cast(Tensor, self.get_text_features(input_ids, return_dict=True).pooler_output)
+        return _normalize(embeds) if normalize else embeds
+
+    def _check_text_length(self, length: int) -> None:
+        longest = self.max_text_length
+        if length > longest:
+            raise ValueError(f"`input_ids` must have at most {longest} tokens, got {length}. Use `truncation=True`.")
+        if self.use_sigmoid and length < longest and not self._warned_of_text_length:
+            self._warned_of_text_length = True
+            warnings.warn(
+                f"`input_ids` has {length} tokens, but SigLIP's text towers were trained on texts padded to {longest}, "
+                f"and read the last token: tokenize with `padding='max_length', max_length={longest}`.",
+                stacklevel=3,
+            )
+
+
+class RadioTextTower(TextFeatures, PreTrainedModel):
+    """The text tower of a folder alone, for models of the folder that are built without it; see `text_tower_of`."""
+
+    config_class = RadioConfig
+    main_input_name = "input_ids"
+    input_modalities = ["text"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _keys_to_ignore_on_load_unexpected = [r"^(?!text_tower\.)"]
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        self.text_tower = build_text_tower(config)
+        self.post_init()
+
+
+def text_tower_of(model: Any) -> Any:
+    """Return the text tower of the folder that a `RadioModel` was opened from, on its device.
+
+    It is opened in the first call, and kept beside the model: it is none of its parts, so it is neither trained nor
+    saved with it.
+
+    Raises:
+        MissingTextTowerError: If the folder has no text tower, or the model is from no folder.
+    """
+    tower = vars(model).get("_text_tower")
+    if tower is None:
+        if model.source is None:
+            raise MissingTextTowerError(
+                "`get_text_features` needs a model that `from_pretrained` opened from a folder with a text tower, got "
+                "one from no folder. Open the folder with AutoModel."
+            )
+        name, options = model.source
+        config = RadioConfig.from_pretrained(name, **options)
+        text_tower_kind(config)
+        config._attn_implementation = model.config._attn_implementation
+        tower = RadioTextTower.from_pretrained(name, config=config, dtype=model.dtype, **options).eval()
+        object.__setattr__(model, "_text_tower", tower)
+    return tower if tower.device == model.device else tower.to(model.device)
+
+
+class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
     """RADIO with a text tower in the space of one adaptor; see `forward`, `embed_classes` and `segment`.
 
     `config.text_tower` is the tower's configuration. `config.text_adaptor` names the adaptor whose summary is in the
@@ -384,18 +506,14 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     input_modalities = ["image", "text"]
     main_input_name = "input_ids"
 
-    _warned_of_text_length = False
-
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
         config = self.config
         kind = text_tower_kind(config)
-        tower_config = text_tower_config(config)
-        self.text_width: int = tower_config.to_dict()[kind.width_field]
+        self.text_width: int = text_tower_config(config).to_dict()[kind.width_field]
         self.image_adaptor = check_text_adaptor(config, self.text_width)
         self.radio_model = build_network(config)
-        tower_config._attn_implementation = tower_attention(kind, str(self.config._attn_implementation))
-        self.text_tower = kind.model_class(tower_config)
+        self.text_tower = build_text_tower(config)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = nn.Parameter(torch.empty(())) if kind.use_sigmoid else None
         self.post_init()
@@ -443,19 +561,16 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         return model.train(radio.training)
 
     @property
-    def use_sigmoid(self) -> bool:
-        """Whether each text has a probability of its own (SigLIP), or those of all texts sum to 1 (CLIP)."""
-        return self.logit_bias is not None
-
-    @property
     def usual_dense_source(self) -> DenseSource:
         """The usual `source` for `segment`: "features" with a sentence encoder, otherwise "summary_head"."""
         return "features" if isinstance(self.text_tower, SentenceTower) else "summary_head"
 
     @property
-    def max_text_length(self) -> int:
-        """Longest text in tokens; a SigLIP tower needs all texts padded to it."""
-        return self.text_tower.config.max_position_embeddings
+    def base_model(self) -> RadioModel:
+        """As of every model; its `get_text_features` is that of this model."""
+        base = super().base_model
+        object.__setattr__(base, "_text_tower", self)  # none of its parts
+        return base
 
     @can_return_tuple
     def forward(  # noqa: PLR0913
@@ -522,38 +637,6 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         )
 
     @can_return_tuple
-    def get_text_features(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        output_hidden_states: StatesWanted = None,
-        output_attentions: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
-        """Encode texts; `pooler_output` is `(num_texts, text_dim)`, not normalized. Arguments as in `forward`."""
-        check_call_arguments(self, kwargs, "get_text_features")
-        self._check_text_length(input_ids.shape[-1])
-        config = self.config
-        output = self.text_tower(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
-            output_attentions=config.output_attentions if output_attentions is None else output_attentions,
-            return_dict=True,
-        )
-        embeds = (
-            output.text_embeds if isinstance(self.text_tower, CLIPTextModelWithProjection) else output.pooler_output
-        )
-        return BaseModelOutputWithPooling(
-            last_hidden_state=output.last_hidden_state,
-            pooler_output=embeds,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
-
-    @can_return_tuple
     def get_image_features(
         self,
         pixel_values: Tensor,
@@ -592,17 +675,6 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             The shape of `logits_per_image`.
         """
         return logits_per_image.sigmoid() if self.use_sigmoid else logits_per_image.softmax(dim=dim)
-
-    def encode_text(self, texts: Tensor | Mapping[str, Tensor], normalize: bool = False) -> Tensor:
-        """Return embeddings of tokenized texts, `(num_texts, text_dim)`: NVIDIA's name for `get_text_features`.
-
-        Args:
-            texts: Tokens `(num_texts, length)`, or the tokenizer's output, whose mask is not read.
-            normalize: Return unit vectors.
-        """
-        input_ids = texts if isinstance(texts, Tensor) else texts["input_ids"]
-        embeds = cast(Tensor, self.get_text_features(input_ids, return_dict=True).pooler_output)
-        return _normalize(embeds) if normalize else embeds
 
     @torch.no_grad()
     def embed_texts(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 256) -> Tensor:
@@ -737,18 +809,6 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             return image_text_contrastive_loss(logits_per_text)
         is_pair = 2 * torch.eye(num_texts, device=logits_per_text.device) - 1
         return -F.logsigmoid(is_pair * logits_per_text).sum(dim=-1).mean()
-
-    def _check_text_length(self, length: int) -> None:
-        longest = self.max_text_length
-        if length > longest:
-            raise ValueError(f"`input_ids` must have at most {longest} tokens, got {length}. Use `truncation=True`.")
-        if self.use_sigmoid and length < longest and not self._warned_of_text_length:
-            self._warned_of_text_length = True
-            warnings.warn(
-                f"`input_ids` has {length} tokens, but SigLIP's text towers were trained on texts padded to {longest}, "
-                f"and read the last token: tokenize with `padding='max_length', max_length={longest}`.",
-                stacklevel=3,
-            )
 
 
 def _normalize(embeds: Tensor, dim: int = -1) -> Tensor:

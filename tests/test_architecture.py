@@ -40,6 +40,7 @@ ORDER = (
         "finetune",
         "publish",
         "extract",
+        "search",
         "app",
         "serve",
         "figures.gallery",

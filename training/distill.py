@@ -20,9 +20,9 @@ class DistillSettings(RecipeCommand):
         output: Folder of the run; by default runs/NAME.
         restart: Start anew; refuses an output that is not empty.
         stop_at: End this session with a checkpoint at this step, counted over all stages.
-        max_minutes: End this session with a checkpoint after so many minutes; the same command goes on.
-        allow_changes: Settings in which the recipe may differ from that of the checkpoint that the run goes on from,
-            for example data.source,optimizer.learning_rate; a section stands for all of its settings.
+        max_minutes: End this session with a checkpoint after this many minutes; the same command goes on.
+        allow_changes: Settings that may differ between the recipe and the checkpoint, for example
+            data.source,optimizer.learning_rate; a section stands for all of its settings.
     """
 
     recipe: str
@@ -45,10 +45,15 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "radio distill",
-    "Distill one student from several teachers. A run that was stopped goes on with the same command.",
+    "Distill one student from several teachers. The same command continues a stopped run.",
     DistillSettings,
     changes=Recipe,
     add_shorthands=_add_list,
+    examples=(
+        "radio distill --recipe demo",
+        "radio distill --recipe radio_s data.source=path/to/images --output runs/mine",
+        "radio distill --recipe my_recipe.yaml schedule.num_steps=1000",
+    ),
 )
 
 

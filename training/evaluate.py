@@ -13,7 +13,18 @@ from modeling_radio.training.recipe import Recipe
 if TYPE_CHECKING:
     from modeling_radio.model_cards.results import Results
 
-COMMAND = Command("radio evaluate", __doc__, EvaluationSettings, positionals=("checkpoint",), changes=Recipe)
+COMMAND = Command(
+    "radio evaluate",
+    __doc__,
+    EvaluationSettings,
+    positionals=("checkpoint",),
+    changes=Recipe,
+    examples=(
+        "radio evaluate runs/demo/final",
+        "radio evaluate runs/demo/final --data pets/ --tasks knn,logistic_regression --output results.json",
+        "radio evaluate runs/mine/final --data pets/ --compare facebook/dinov2-base,timm:resnet50.a1_in1k",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

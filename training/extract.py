@@ -1,8 +1,8 @@
 """Features of images as a data set of Parquet files: `radio extract CHECKPOINT --data SOURCE`.
 
 The data set holds summaries, dense features and those of adaptors, and opens with `datasets.load_dataset`. The same
-command continues an interrupted run; processes that `accelerate launch` starts share the work. `--search` lists the
-images of such a data set that are most similar to an image or a text.
+command continues an interrupted run; processes that `accelerate launch` starts share the work. `radio search` finds
+images in it.
 """
 
 import importlib
@@ -17,9 +17,18 @@ from modeling_radio.training.extraction.settings import ExtractionSettings
 
 if TYPE_CHECKING:
     from modeling_radio.training.extraction.run import Written
-    from modeling_radio.training.extraction.search import Hit
 
-COMMAND = Command("radio extract", __doc__, ExtractionSettings, positionals=("checkpoint",))
+COMMAND = Command(
+    "radio extract",
+    __doc__,
+    ExtractionSettings,
+    positionals=("checkpoint",),
+    examples=(
+        "radio extract runs/demo/final --data pets/ --output features",
+        "radio extract runs/demo/final --data pets/ --output features --index flat",
+        'radio extract CHECKPOINT --data "train-{000..099}.tar" --output features --dense --pool 2 --dtype float16',
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,38 +60,13 @@ def run(settings: ExtractionSettings) -> "tuple[Written, bool]":
         return written, rank_and_count()[0] > 0 or finish(extraction, written)
 
 
-def find(settings: ExtractionSettings) -> "list[Hit]":
-    """Search as the settings say, and write the page where they name one."""
-    from transformers.utils import logging as transformers_logging
-
-    from modeling_radio.training.extraction.search import search, write_found_page
-
-    transformers_logging.disable_progress_bar()
-    hits = search(settings)
-    if settings.page is not None:
-        write_found_page(settings, hits)
-    return hits
-
-
 def _extract(settings: ExtractionSettings) -> None:
-    if settings.search is not None:
-        _search(settings)
-        return
     written, has_license = run(settings)
     from modeling_radio.core.ranks import rank_and_count
 
     if rank_and_count()[0] == 0:
         remark = "" if has_license else " Its card names no license yet: --license ID does."
         print(f"{settings.output}: {written}.{remark}")
-
-
-def _search(settings: ExtractionSettings) -> None:
-    hits = find(settings)
-    from modeling_radio.training.extraction.search import to_table
-
-    print(to_table(hits))
-    if settings.page is not None:
-        print(f"\nWrote {settings.page}.")
 
 
 if __name__ == "__main__":

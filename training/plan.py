@@ -50,6 +50,11 @@ COMMAND = Command(
     "Count what a run costs on your cards before anything is loaded: GPU hours, memory, disk, network.",
     PlanSettings,
     changes=Recipe,
+    examples=(
+        "radio plan --recipe demo --gpus 1",
+        "radio plan --recipe c_radio_v4_h --gpus 128",
+        "radio plan --recipe c_radio_v3 --gpus 8 --gpu RTX-5090 --peak-tflops 209.5 --memory-gib 32",
+    ),
 )
 
 

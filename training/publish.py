@@ -36,7 +36,17 @@ class PublishSettings(Settings):
     trust_remote_code: bool = False
 
 
-COMMAND = Command("radio publish", __doc__, PublishSettings, positionals=("checkpoint", "model_id"))
+COMMAND = Command(
+    "radio publish",
+    __doc__,
+    PublishSettings,
+    positionals=("checkpoint", "model_id"),
+    examples=(
+        "radio publish runs/mine/final ORG/NAME --dry-run",
+        "radio publish runs/mine/final ORG/NAME --private",
+        "radio publish features ORG/FEATURES",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

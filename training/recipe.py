@@ -59,19 +59,19 @@ class Recipe(RecipeSection):
     """A complete distillation run.
 
     Attributes:
-        name: Of the run; by default the name of the file. The output folder by default is `runs/NAME`.
-        seed: Decides everything that is random, apart from `data.seed`.
+        name: Name of the run; by default that of the file. The output folder is `runs/NAME` by default.
+        seed: Decides all random numbers, except those of `data.seed`.
         mixed_precision: "no" or "bf16", as in Accelerate. Losses and statistics stay in float32 and float64.
         student: The network.
-        teachers: At least one; the order decides which class token belongs to whom.
+        teachers: At least one. Their order decides the order of class tokens.
         data: The images.
-        views: What is seen of them.
+        views: Crops of the images.
         partitions: Resolutions and batch sizes.
-        standardization: Of the dense targets.
-        loss: Which losses.
-        contrastive: A loss of images among each other.
-        balancing: How teachers are weighed against each other while they are learned.
-        taps: Losses within the trunk.
+        standardization: Standardization of the dense targets.
+        loss: Kinds of losses.
+        contrastive: A loss between images.
+        balancing: Weights of teachers that change during the run.
+        taps: Losses on inner blocks.
         optimizer: The optimizer.
         schedule: Steps and learning rate.
         ema: Moving average.
@@ -79,11 +79,11 @@ class Recipe(RecipeSection):
         damp: Noise on the weights.
         spectral: Reparametrization of the weights.
         stages: Runs one after the other, each starting from the weights of the one before: `name`, and the sections and
-            fields in which it differs from the rest of the recipe, which win over it (on the command line they are
-            `stages.NAME.section.field=value`). Empty for a single run.
+            fields that differ from the rest of the recipe (on the command line `stages.NAME.section.field=value`).
+            Empty for a single run.
         checkpoints: When to save.
-        export: What is fitted to the student in the end.
-        logging: What to show.
+        export: Parts that are fitted to the student at the end.
+        logging: Logs, pictures and measurements.
     """
 
     name: Annotated[str, INDECISIVE]
@@ -225,9 +225,9 @@ class RecipeCommand(Settings):
 
     Attributes:
         recipe: Name of a recipe, or a file of your own that ends in .yaml.
-        trust_remote_code: Import what a recipe names by "module:name" (teachers, losses, a student) which lies in the
-            folder of a checkpoint or a run. What other recipes name is always imported: a module that Python finds, or
-            one in the working directory or beside the recipe.
+        trust_remote_code: Allow a recipe in the folder of a checkpoint or a run to import Python code by "module:name"
+            (teachers, losses, a student). Other recipes may always do so: from installed modules, the working
+            directory, or the recipe's folder.
         changes: Changes of the recipe, "section.field=value"; in Python also a mapping with such paths or sections as
             keys.
     """

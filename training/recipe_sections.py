@@ -38,15 +38,14 @@ class FiltersRecipe(RecipeSection):
     """Images that are left out, and counted in `data.json` of the run's folder. Null switches a filter off.
 
     Attributes:
-        min_side_ratio: Smallest shorter side of an image, as a multiple of the resolution that it is used at: the
-            largest of a partition's `sizes_px`, or `data.image_size_px` with cached teachers. 1 leaves out of each
-            partition what would be enlarged there even if all of it were shown.
+        min_side_ratio: Smallest shorter side of an image, as a multiple of the largest resolution of the partition
+            (`sizes_px`; with cached teachers `data.image_size_px`). 1 leaves out images that would be enlarged.
         max_aspect: Largest ratio of the longer side to the shorter one.
-        min_deviation: Smallest standard deviation of an image's colors, in levels of 255, on a thumbnail of 32 x 32
-            pixels, in the channel where it is largest: below, an image is of one color. 2 leaves out empty pages.
-        max_distance: Bits of 64 in which the perceptual hashes of two images differ at most if they are near
-            duplicates, of which only the one with the most pixels stays, or the first of such. 0 finds copies of other
-            sizes and qualities; beyond 4 different images begin to meet.
+        min_deviation: Smallest standard deviation of an image's colors, in levels of 255, in the channel where it is
+            largest, on a thumbnail of 32 x 32 pixels. 2 leaves out empty pages.
+        max_distance: Two images are near duplicates if their perceptual hashes differ in at most this many of 64 bits;
+            only the one with the most pixels stays. 0 finds copies of other sizes and qualities; above 4 different
+            images begin to match.
     """
 
     min_side_ratio: float | None = Field(None, gt=0)
@@ -157,25 +156,25 @@ class ViewsRecipe(RecipeSection):
     """Views of an image that the student and each teacher get.
 
     Attributes:
-        teachers: "online" runs the teachers at every step, each on its own shifted crop; "cached" runs them
-            once on every whole image and gives the student windows and flips of it, targets being exact crops
-            of the result.
-        cache_dir: Where cached features lie; None for a folder of the recipe's own under `runs/cache`.
-        cache_format: How dense features are kept there: "float16", or "int8", a byte for each number, in equal steps
-            over a channel's range in an image. docs/explanation/benchmarks.md has what is lost.
+        teachers: "online" runs the teachers at every step, each on its own shifted crop. "cached" runs them once on
+            every whole image; the student then gets windows and flips of it, and its targets are exact crops of the
+            result.
+        cache_dir: Folder of cached features; None takes a folder of the recipe's own under `runs/cache`.
+        cache_format: Format of cached dense features: "float16", or "int8" in equal steps over a channel's range in an
+            image. docs/explanation/benchmarks.md has what is lost.
         crop_scale: Smallest and largest area of an online view, as shares of the largest view of its shape that fits
-            into the image; beyond 1 it reaches over the image's edges.
-        crop_aspect: Smallest and largest width over height of what a view shows; cached ones only where they keep it.
-        is_square: Whether views become squares, whatever their aspect ratio; false keeps it, at as many patches as a
-            square of the size has, up to rounding.
-        aspect_steps: Aspect ratios that there are where it is kept, spread evenly over `crop_aspect`: fewer shapes, so
-            that more images share a pass of a teacher and a call of attention. None for any ratio.
-        parts_at_once: Accumulated parts of a step that online teachers answer in one pass: fewer and fuller passes, of
-            mosaics most of all, for the memory of their targets.
-        max_shift_patches: Largest shift of an online crop from the region that all viewers share, per axis.
+            into the image. Above 1 the view reaches beyond the image's edges.
+        crop_aspect: Smallest and largest width over height of a view; cached views must be able to keep it.
+        is_square: Whether views become squares. False keeps their aspect ratio, with as many patches as a square of the
+            size, up to rounding.
+        aspect_steps: Number of aspect ratios if they are kept, spread evenly over `crop_aspect`. Fewer shapes make
+            fuller batches for teachers and attention. None allows any ratio.
+        parts_at_once: Accumulated parts of a step that online teachers process in one pass. More parts make fuller
+            passes, above all of mosaics, and take the memory of their targets.
+        max_shift_patches: Largest shift of an online crop from the region that student and teachers share, per axis.
         shift_deviation_patches: Standard deviation of these shifts before rounding to whole patches.
         flip_probability: Share of images that are mirrored, for the student and the teachers alike.
-        brightness: Largest change of the student's pixels, up or down, where 1 is the whole range.
+        brightness: Largest change of the student's pixels, up or down; 1 is the whole range.
         contrast: Largest relative change of the student's contrast, per color channel.
     """
 
@@ -275,17 +274,17 @@ Role = Literal["basic", "semantic", "task"]
 
 
 class BalancingRecipe(RecipeSection):
-    """Weights of the teachers' losses that change while the run goes on; our own addition, C-RADIOv4 has none.
+    """Weights of the teachers' losses that change during the run. Our own addition; C-RADIOv4 has none.
 
     Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
 
     Attributes:
         method: A key of `losses.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
-        period_steps: Steps between two looks at the losses, and over how many they are averaged; None for a hundredth
-            of the run.
-        start_step: Step from which weights move; None for the end of the warm-up, at most a quarter of the run, or for
-            the step at which a frozen trunk begins to learn.
-        ramp_steps: Steps over which they move from 1 to what the method says; None for a tenth of the run.
+        period_steps: Steps between two updates of the weights, and steps that the losses are averaged over; None for a
+            hundredth of the run.
+        start_step: First step at which weights move; None for the end of the warm-up (at most a quarter of the run), or
+            for the step at which a frozen trunk begins to learn.
+        ramp_steps: Steps over which the weights move from 1 to those of the method; None for a tenth of the run.
     """
 
     method: Literal["fixed", "adaptive", "teacher_dropping"] = "fixed"
@@ -310,14 +309,14 @@ class BalancingTimes(NamedTuple):
 
 
 class ContrastiveRecipe(RecipeSection):
-    """A further loss: an image is to lie as near to others as in the teacher; our own addition, C-RADIOv4 has none.
+    """A loss that compares similarities between images with the teacher's. Our own addition; C-RADIOv4 has none.
 
-    All parts of a step are held in memory at once, since each is compared with the images of all.
+    All parts of a step are in memory at once, because each image is compared with the images of all parts.
 
     Attributes:
-        weight: Factor of the loss, besides a teacher's `summary_weight`; 0 for none. 0.1 is a start, and cost dense
+        weight: Factor of the loss, besides a teacher's `summary_weight`; 0 for none. 0.1 is a start; it cost dense
             features and masks in the study `weightings`.
-        bank_size: Summaries of the steps before that an image is compared with as well, of each teacher.
+        bank_size: Number of summaries of earlier steps, for each teacher, that an image is also compared with.
     """
 
     weight: float = Field(0.0, ge=0)
@@ -357,25 +356,25 @@ DECAYING_SHARE = 0.3
 
 
 class TapsRecipe(RecipeSection):
-    """Losses within the trunk: what some blocks say, through heads that are thrown away, compared with teachers.
+    """Losses on inner blocks of the trunk, which learn from teachers through heads that are thrown away.
 
-    So low blocks can learn basic features, middle ones semantics, upper ones a task's; the losses of the trunk's end
-    stay as they are. Our own addition, C-RADIOv4 has none. Heads on the way and their losses follow UNIC
-    (https://arxiv.org/abs/2408.05088) and SAK (https://arxiv.org/abs/2410.14633); who is learned where is our choice.
+    Low blocks can learn basic features, middle ones semantics, upper ones those of a task. The losses at the trunk's
+    end stay as they are. Our own addition, after UNIC (https://arxiv.org/abs/2408.05088) and SAK
+    (https://arxiv.org/abs/2410.14633); C-RADIOv4 has none. Which block learns from which teacher is our choice.
 
     Attributes:
-        scheme: What each teacher counts by at each tap, by its `role`: "strict" (basic at the low tap, semantic at the
-            middle one, task at the upper one) or "soft" (mostly so). None for no taps, or "soft" where a `weight` is
+        scheme: Weights of the teachers at each tap, by their `role`: "strict" (basic at the low tap, semantic at the
+            middle one, task at the upper one) or "soft" (mostly so). None for no taps, or "soft" if a `weight` is
             given.
-        weight: Factor of their losses, besides a teacher's `feature_weight` and `summary_weight`; 0 for no taps, None
-            for 0.25 where a `scheme` is given.
+        weight: Factor of these losses, besides a teacher's `feature_weight` and `summary_weight`; 0 for no taps, None
+            for 0.25 if a `scheme` is given.
         decay_steps: Steps at the end of the run over which the factor falls to 0 along a cosine; None for three tenths
             of the run.
-        targets: What a tap is compared with: the teacher's "last" features (whatever teacher, and from a cache too), or
-            its features at the "matching" depth of its own blocks, standardized by themselves: of online teachers whose
-            class knows its blocks. Summaries are the teacher's last either way.
-        depths: Where the three taps are, as shares of the trunk's blocks. With ViTDet windows a tap moves to the
-            nearest block of global attention, of two as near the later one, and stays there for the whole run.
+        targets: Targets of a tap: the teacher's "last" features, or its features at the "matching" depth of its own
+            blocks, standardized by themselves. "matching" needs online teachers whose class knows its blocks. Summaries
+            are always the teacher's last.
+        depths: Positions of the three taps, as shares of the trunk's blocks. With ViTDet windows a tap moves to the
+            nearest block of global attention (the later of two as near) for the whole run.
     """
 
     scheme: Literal["strict", "soft"] | None = None
@@ -442,23 +441,23 @@ class StudentRecipe(RecipeSection):
             `RadioConfig` by name and returns one, "my_package.my_module:my_student"; None for the config's defaults.
         config: Fields of `RadioConfig` that differ from it.
         adaptor: Fields of `RadioAdaptorConfig` for every teacher's adaptor; a teacher's own `adaptor` wins.
-        positions: How the position table starts: "normal" (random, as published) or "sincos" (two-dimensional sines,
-            which a short run learns from much faster).
+        positions: Start of the position table: "normal" (random, as published) or "sincos" (two-dimensional sines; a
+            short run learns much faster from them).
         attention: Implementation of transformers in training, for example "sdpa" or "eager"; small bfloat16 batches on
             a CPU are faster with "eager".
-        gradient_checkpointing: Keep only each block's input for the backward pass and compute the rest again: about a
-            third more time for a fraction of the memory.
+        gradient_checkpointing: Keep only each block's input for the backward pass and compute the rest again: a
+            fraction of the memory for about a third more time.
         compile: Compile every block with `torch.compile`.
         passes_at_once: Accumulated parts of a step that run at the same time on the cores of a CPU, in one process and
             without noise or dropout; elsewhere they run one after the other.
-        init_from: Folder or Hub id of a checkpoint to start from, ours or NVIDIA's: its trunk, and heads and class
-            tokens of the teachers that it shares with the recipe. Or of a plain ViT of transformers or timm (DINOv2,
-            DINOv3, SigLIP, SigLIP2, MAE, ViT), or the name of a teacher of the recipe that is one: its trunk. None for
-            fresh weights.
-        init_blocks: Which blocks of it become the student's, in order, counted from 0; None for all.
-        num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): how many global tokens of
-            an image reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta" (mode
-            at a quarter), or all, "fixed" or None.
+        init_from: Folder or Hub id of a checkpoint to start from. Of a RADIO checkpoint, ours or NVIDIA's, the trunk is
+            taken, with heads and class tokens of teachers that are in the recipe too. Of a plain ViT of transformers or
+            timm (DINOv2, DINOv3, SigLIP, SigLIP2, MAE, ViT), or of a teacher of the recipe that is one, the trunk is
+            taken. None for random weights.
+        init_blocks: Blocks of that checkpoint that become the student's, in order, counted from 0; None for all.
+        num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): number of global tokens of
+            an image that reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta"
+            (mode at a quarter); "fixed" or None for all.
     """
 
     preset: str | None = None
@@ -485,12 +484,12 @@ class RunOptions(RecipeSection):
 
     Attributes:
         run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,
-            many images in a pass); None for the kind's default, or "fixed" where a size is given.
-        input_size_px: Side of the square that it sees in the modes "fixed" and "mosaic"; None for its native size.
-        upsample: How the mode "fixed" comes by a grid finer than the teacher's own: "bilinear", "tiles" (adds their
-            detail, untrained), or "featsharp" (by a network that `radio upsampler` made for it).
+            many images in a pass). None for the kind's default, or "fixed" if a size is given.
+        input_size_px: Side of the square images in the modes "fixed" and "mosaic"; None for the teacher's native size.
+        upsample: How the mode "fixed" makes a grid finer than the teacher's own: "bilinear", "tiles" (adds detail of
+            tiles, untrained), or "featsharp" (a network that `radio upsampler` trained for it).
         upsampler: Folder of that network.
-        precision: "float32", or "bfloat16" for autocast; answers are float32 either way.
+        precision: "float32", or "bfloat16" for autocast; outputs are float32 in both cases.
     """
 
     run_mode: RunModeName | None = None
@@ -554,10 +553,10 @@ class StandardizationRecipe(RecipeSection):
     """Standardization of dense targets, and when its statistics settle (dispersions too).
 
     Attributes:
-        method: A key of `targets.phi_s.STANDARDIZERS`; "none" takes the mean off alone, to compare with.
-        calibration_steps: Batches of teacher features looked at before the first step.
-        estimation_steps: Steps during which the statistics go on; then they are frozen.
-        refit_every_steps: Steps between two refits meanwhile (early on also at powers of two).
+        method: A key of `targets.phi_s.STANDARDIZERS`; "none" only subtracts the mean, for comparison.
+        calibration_steps: Batches of teacher features that are measured before the first step.
+        estimation_steps: Steps during which the statistics are updated; then they are frozen.
+        refit_every_steps: Steps between two refits during that time (early on also at powers of two).
     """
 
     method: Literal["phi_s", "channel", "global", "none"] = "phi_s"
@@ -570,10 +569,10 @@ class LossRecipe(RecipeSection):
     """Losses; the entries of teachers and partitions hold the weights.
 
     Attributes:
-        features: A key of `losses.features.FEATURE_LOSSES`, or the import path of a function with the arguments and
-            the result of these, "my_package.my_module:my_loss". An image counts once, as its summary does, however
-            little of it student and teacher both see (C-RADIOv4's Eq 1).
-        summary: The same of `losses.summaries.SUMMARY_LOSSES`.
+        features: A key of `losses.features.FEATURE_LOSSES`, or the import path of a function with the same arguments
+            and result, "my_package.my_module:my_loss". Each image counts equally, however little of it student and
+            teacher both see (C-RADIOv4's Eq 1).
+        summary: A key of `losses.summaries.SUMMARY_LOSSES`, or an import path likewise.
     """
 
     features: Annotated[str, OneOf(("mse", "smooth_l1", "cosine", "cosine_smooth_l1"), imports=True)] = "mse"
@@ -585,7 +584,7 @@ class MesaRecipe(RecipeSection):
 
     Attributes:
         weight: Factor of the loss; 0 for none.
-        start_step: Step from which it counts; before, the average is not run.
+        start_step: First step with this loss; before it, the average is not run.
     """
 
     weight: float = Field(0.0, ge=0)
@@ -597,22 +596,21 @@ class MesaRecipe(RecipeSection):
 
 
 class OptimizerRecipe(RecipeSection):
-    """The optimizer and what guards it.
+    """The optimizer and its limits.
 
     Attributes:
         name: A key of `distillation.optimizers.OPTIMIZERS`.
         learning_rate: Peak of the schedule.
-        weight_decay: For matrices; never for biases, norms, the position table and the prefix tokens.
+        weight_decay: Weight decay of matrices; biases, norms, the position table and the prefix tokens have none.
         betas: Decay of the first and second moment.
         eps: Added to the denominator.
-        fallback_lr_scale: Muon only: learning rate of everything outside of the blocks' matrices, which NAdamW moves,
-            as a factor of `learning_rate`.
+        fallback_lr_scale: Muon only: learning rate of all parameters outside of the blocks' matrices, as a factor of
+            `learning_rate`; NAdamW updates these.
         clip_norm: Largest gradient norm; None for no clipping.
-        trunk_frozen_steps: Steps during which only the adaptors learn; the trunk is not even run backward.
-        trunk_warmup_steps: Steps over which the learning rate of a trunk that was frozen rises once it wakes, as a
-            factor on the schedule's; None for `schedule.warmup_steps`.
-        max_bad_steps: Consecutive steps with a non-finite gradient, each skipped, after which the run gives
-            up.
+        trunk_frozen_steps: Steps during which only the adaptors learn; the trunk has no backward pass then.
+        trunk_warmup_steps: Steps over which the learning rate of a frozen trunk rises after that, as a factor on the
+            schedule's; None for `schedule.warmup_steps`.
+        max_bad_steps: Number of consecutive steps with a non-finite gradient, each skipped, after which the run ends.
     """
 
     name: Literal["adamw", "lamb", "muon"] = "adamw"
@@ -645,8 +643,8 @@ class EmaRecipe(RecipeSection):
     """The moving average of the student.
 
     Attributes:
-        decay: Its final decay.
-        is_exported: Export the average rather than the student itself.
+        decay: Final decay.
+        is_exported: Export the average instead of the student itself.
     """
 
     decay: float = Field(0.999, ge=0, lt=1)
@@ -658,8 +656,8 @@ class DampRecipe(RecipeSection):
 
     Attributes:
         sigma: Standard deviation of the factors around 1; 0 for none.
-        is_shared: One draw for all ranks and accumulated parts of a partition's step, so that splitting a batch changes
-            nothing; otherwise each draws its own, as published.
+        is_shared: One random draw for all ranks and accumulated parts of a partition's step, so that splitting a batch
+            changes nothing. Otherwise each has its own, as published.
     """
 
     sigma: float = Field(0.0, ge=0)
@@ -670,14 +668,14 @@ class SpectralRecipe(RecipeSection):
     """Spectral reparametrization of the blocks' linear layers (PHI-S, A.7).
 
     Attributes:
-        is_used: Whether the student is trained so; what is exported is plain in any case.
+        is_used: Train the student with spectral scales; the exported model is a plain one.
     """
 
     is_used: bool = False
 
 
 class CheckpointsRecipe(RecipeSection):
-    """When to save and how many to keep. Not part of what a resumed run must have in common.
+    """When to save and how many to keep. A resumed run may change this section.
 
     Attributes:
         every_steps: Steps between two checkpoints; the last step always writes one.
@@ -689,15 +687,15 @@ class CheckpointsRecipe(RecipeSection):
 
 
 class ExportRecipe(RecipeSection):
-    """Parts that are fitted to the student when it is exported. Not part of what a resumed run must have in common.
+    """Parts that are fitted to the student when it is exported. A resumed run may change this section.
 
     Attributes:
-        feature_normalizer: Standardize the backbone's dense features by PHI-S of their own, as some of NVIDIA's
-            checkpoints do: zero mean, unit variance in each channel. The adaptors' answers stay. transformers' native
-            RADIO has no such layer: opened without trust, the features are those before it.
-        intermediate_normalizers: The same for `get_intermediate_features`: "none", a rotation "per_block", or one that
-            is "shared" by all, with a mean and a scale for each.
-        normalizer_images: Training images that they are fitted to, at the sizes that are trained; at least this many.
+        feature_normalizer: Standardize the backbone's dense features by their own PHI-S, as some of NVIDIA's
+            checkpoints do: zero mean and unit variance in each channel. The adaptors' outputs stay the same.
+            transformers' native RADIO has no such layer: opened without trust, it gives the features before it.
+        intermediate_normalizers: The same for `get_intermediate_features`: "none", a rotation "per_block", or one
+            "shared" rotation with a mean and a scale for each block.
+        normalizer_images: Number of training images for the fit, at the trained sizes; at least this many.
     """
 
     feature_normalizer: bool = False
@@ -711,19 +709,18 @@ class ExportRecipe(RecipeSection):
 
 
 class LoggingRecipe(RecipeSection):
-    """Logs, pictures and measurements of a run. Not part of what a resumed run must have in common.
+    """Logs, pictures and measurements of a run. A resumed run may change this section.
 
     Attributes:
         every_steps: Steps between two records.
         trackers: Names of Accelerate's trackers, for example `[tensorboard]`.
         use_progress_bar: Show a progress bar on the terminal.
         picture_every_steps: Steps between two pictures of held-out images; None draws none.
-        picture_source: Where these images come from: "demo" or "demo-pypi", or a folder of images, whose held-out part
-            is shown; None for `data.source`, if it is one of these. A folder that is streamed is all trained on.
-        metrics_every_steps: Steps between two measurements on held-out images, those of `picture_source`; the last
-            step is always measured. None for no measurements.
-        metrics_sizes_px: Sides of the images that are measured; None for the smallest, middle and largest of those that
-            are trained.
+        picture_source: Source of these images: "demo", "demo-pypi", or a folder of images, whose held-out part is
+            shown; None for `data.source` if it is one of these. Streamed folders have no held-out part.
+        metrics_every_steps: Steps between two measurements on held-out images of `picture_source`; the last step is
+            always measured. None measures nothing.
+        metrics_sizes_px: Sides of the measured images; None for the smallest, middle and largest trained size.
     """
 
     every_steps: int = Field(20, gt=0)

@@ -74,7 +74,17 @@ class ServeSettings(Settings):
     port: int = Field(8000, ge=0, lt=65536)
 
 
-COMMAND = Command("radio serve", __doc__, ServeSettings, positionals=("checkpoint",))
+COMMAND = Command(
+    "radio serve",
+    __doc__,
+    ServeSettings,
+    positionals=("checkpoint",),
+    examples=(
+        "radio serve runs/demo/final",
+        "radio serve runs/demo/final --max-batch 16 --max-wait 5",
+        "radio serve nvidia/C-RADIOv4-H",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -73,12 +73,12 @@ class UpsamplerSettings(RecipeCommand):
         factor: Ratio of the fine map's side to the teacher's.
         num_steps: Optimizer steps.
         batch_size: Images of a step.
-        views: Views of an image in a step, beside the whole.
-        largest_view: Largest side of a view over the image's; below 1 the whole image is no view either. At 0.5 all
-            views cover as much as a tile does, at the scale of a larger run.
-        num_images: Different images that are trained on.
-        num_views: Different views of each of them: the teacher's features are kept, so that few views are cheap.
-        memory_gb: Main memory for the teacher's features; those that do not fit are computed at each use.
+        views: Views of an image in a step, besides the whole image.
+        largest_view: Largest side of a view over the image's; below 1 the whole image is not used as a view. At 0.5 a
+            view covers as much as a tile.
+        num_images: Number of different training images.
+        num_views: Number of different views of each image. The teacher's features are kept, so a few views are cheap.
+        memory_gb: Main memory for the teacher's features; those that do not fit are computed again at each use.
         learning_rate: Peak; FeatSharp's.
         warmup_steps: Steps with rising learning rate; FeatSharp's.
         max_grad_norm: Gradients are clipped to this norm; FeatSharp's.
@@ -86,7 +86,7 @@ class UpsamplerSettings(RecipeCommand):
         save_every: Steps between two saved states.
         measured_images: Held-out images that the result is measured on; 0 measures nothing.
         pictured_images: Number of them in the figure.
-        device: Device of the training, for example "cuda"; None takes a GPU where there is one.
+        device: Device of the training, for example "cuda"; None takes a GPU if there is one.
     """
 
     teacher: str
@@ -703,10 +703,15 @@ def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, answers: Answers
 COMMAND = Command(
     "radio upsampler",
     "Train FeatSharp, a small network that makes a frozen teacher's features finer, and measure it on held-out images. "
-    "A run that was stopped goes on with the same command.",
+    "The same command continues a stopped run.",
     UpsamplerSettings,
     positionals=("teacher",),
     changes=Recipe,
+    examples=(
+        "radio upsampler dinov2-s-saliency --recipe demo",
+        "radio upsampler dinov2-s-saliency --recipe demo --output runs/sharp",
+        "radio upsampler dinov2-s-saliency --recipe demo data.source=path/to/images",
+    ),
 )
 
 

@@ -185,7 +185,13 @@ class Sam3Settings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("radio export --to sam3", __doc__, Sam3Settings, positionals=("checkpoint", "output"))
+COMMAND = Command(
+    "radio export --to sam3",
+    __doc__,
+    Sam3Settings,
+    positionals=("checkpoint", "output"),
+    examples=("radio export --to sam3 my-sam3 sam3-onnx",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -211,7 +217,7 @@ def open_sam3(checkpoint: Path) -> Sam3Model:
     kind = read_config(checkpoint).get("architectures")
     if kind not in (["Sam3Model"], [RadioSam3Model.__name__]):
         raise ValueError(
-            f"`checkpoint` must be what `save_attached` wrote, got {str(checkpoint)!r} of the class {kind}."
+            f"`checkpoint` must be a folder that `save_attached` wrote, got {str(checkpoint)!r} with the class {kind}."
         )
     model = RadioSam3Model.from_pretrained(checkpoint).float().eval()
     if not isinstance(model.vision_encoder.backbone, RadioSam3Trunk):

@@ -233,7 +233,7 @@ def _choose_window(model: RadioModel, window_size: int | None) -> int | None:
         return DEFAULT_WINDOW if is_possible and fits else None
     if window_size and not is_possible:
         raise ValueError(
-            f"`window_size` must be 0 for this model, none of whose blocks have windows, got {window_size}."
+            f"`window_size` must be 0, because no block of this model can have windows, got {window_size}."
         )
     if 2 * window_size * model.patch_size > model.max_resolution:
         raise ValueError(f"`window_size` must leave two windows in {model.max_resolution} px, got {window_size}.")

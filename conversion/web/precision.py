@@ -97,8 +97,8 @@ def refuse_size(candidates: Sequence[Candidate]) -> NoReturn:
     """
     sizes = ", ".join(f"{each.precision} {each.megabytes / 1e3:.1f} GB" for each in candidates)
     raise ValueError(
-        f"`precision` must be one whose weights have less than {EXTERNAL_DATA_BYTES / 1e9:.1f} GB, got {sizes}. Take "
-        "int8, a smaller checkpoint, or leave words out (--no-words) where the text tower is the large one."
+        f"`precision` must give weights of less than {EXTERNAL_DATA_BYTES / 1e9:.1f} GB, got {sizes}. Take int8 or a "
+        "smaller checkpoint; if the text tower is the large part, leave words out (--no-words)."
     )
 
 

@@ -34,7 +34,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys):
         assert captured.err.count("\n") == 1
         assert not site.exists()
     assert main([str(source), str(source / ".."), "--runtime", str(runtime), "--overwrite"]) == 1
-    assert "`site` must not be or hold what is read" in capsys.readouterr().err
+    assert "`site` must not be or contain" in capsys.readouterr().err
 
 
 def test_a_graph_that_is_not_the_model_is_refused_and_nothing_is_left(tmp_path, capsys, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_site_is_whole_and_its_position_table_cropped(tmp_path, capsys, monkey
     shutil.rmtree(site / "model")
     monkeypatch.setattr(files, "EXTERNAL_DATA_BYTES", 1.3 * weights)  # float32 is too large, float16 is not
     assert main([str(source), str(site), *flags, "--overwrite", "--no-words", "--precision", "fp32"]) == 1
-    assert "`precision` must be one whose weights" in capsys.readouterr().err
+    assert "`precision` must give weights" in capsys.readouterr().err
     assert main([str(source), str(site), *flags, "--overwrite", "--no-words"]) == 0
     models = json.loads((site / "site.json").read_text())["models"]
     assert {name: model["precision"] for name, model in models.items()} == {"wasm": "int8", "webgpu": "fp16"}

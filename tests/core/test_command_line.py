@@ -98,7 +98,7 @@ def test_a_refused_word_is_one_line(command, words, parts, capsys):
 def test_usage_stands_before_what_is_missing(capsys):
     assert TOY.run(lambda settings: None, []) == 1
     usage, error = capsys.readouterr().err.split("package.toy: error: ")
-    assert usage.startswith("usage: package.toy [-h]")
+    assert usage.startswith("usage: package.toy SOURCE [options]")
     assert "SOURCE" in error
     assert error.count("\n") == 1
 
@@ -191,7 +191,7 @@ def failing(error):
         (
             ModuleNotFoundError(name="absent_package.part"),
             1,
-            'error: .*absent_package .*`pip install -e ".\\[export]"`',
+            'error: .*absent_package .*`pip install "modeling-radio\\[export]"`',
         ),
         (ImportError("this needs\n flash attention"), 1, "error: this needs flash attention"),  # a library's own words
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -16,6 +16,7 @@ from modeling_radio.core.files import (
     LOCK,
     RUN_FILE,
     WriteError,
+    cache_dir,
     check_output,
     check_run_folder,
     move_into_place,
@@ -307,3 +308,23 @@ def test_only_folders_that_the_command_began_are_taken(tmp_path):
         with pytest.raises(ValueError, match=f"`output` .*{told}"), sole_run(tmp_path / name, command):
             pytest.fail("entered")
     assert names(tmp_path / "home") == ["final"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "folder"),
+    [
+        ("linux", {"RADIO_CACHE": "/a", "XDG_CACHE_HOME": "/x"}, "/a"),
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/radio"),
+        ("linux", {}, "~/.cache/radio"),
+        ("darwin", {"XDG_CACHE_HOME": "/x"}, "~/Library/Caches/radio"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/radio/Cache"),
+        ("win32", {}, "~/AppData/Local/radio/Cache"),
+    ],
+)
+def test_the_cache_folder_is_the_platforms(monkeypatch, platform, variables, folder):
+    monkeypatch.setattr("sys.platform", platform)
+    for name in ("RADIO_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_dir() == Path(folder).expanduser()

@@ -22,7 +22,6 @@ from modeling_radio.core.packages import (
     Package,
     PackageCorruptError,
     PackageUnavailableError,
-    cache_dir,
     fetch_package,
     is_complete,
     read_packages,
@@ -205,13 +204,6 @@ def test_another_debian_version_is_accepted_with_a_warning(tmp_path, cache, serv
     assert (folder / "usr/a.jpg").read_bytes() == b"1"
     assert re.search(r"2\.0 instead of .*1\.0", caplog.text)
     assert is_complete(package, folder)
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("RADIO_CACHE", str(tmp_path))
-    assert cache_dir() == tmp_path
-    monkeypatch.delenv("RADIO_CACHE")
-    assert cache_dir() == Path.home() / ".cache/radio"
 
 
 ENTRY = """

@@ -68,6 +68,13 @@ def test_commands_open_no_folder_that_names_code_of_others(model, open_folder, f
         open_folder(model)
 
 
+@pytest.mark.parametrize("content", ['[{"type": "evil.Module"}]', "{", '["evil.Module"]'])
+def test_sentence_transformers_is_told_of_no_code_of_others(model, content):
+    (model / "modules.json").write_text(content)
+    with pytest.raises(ValueError, match=r"modules\.json"):
+        check_named_code(model)
+
+
 def test_nvidias_own_names_are_not_ours_to_run(tmp_path):
     change(tmp_path / "config.json", args={}, auto_map={"AutoModel": "hf_model.RADIOModel"})
     check_named_code(tmp_path)

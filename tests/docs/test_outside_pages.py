@@ -23,11 +23,11 @@ def hook():
     [
         ("index.md", "[a](docs/how-to/open.md#b)", "[a](how-to/open.md#b)"),
         ("index.md", "![a](docs/photograph.jpg)", "![a](photograph.jpg)"),
-        ("how-to/open.md", "[log](../../log.md)", "[log](../../log.md)"),
+        ("how-to/open.md", "[log](../log.md)", "[log](../log.md)"),
         ("how-to/open.md", "[`a`](deploy.md)", "[`a`](deploy.md)"),
         ("training.md", "[a [b] c](../docs/how-to/tune.md)", "[a [b] c](how-to/tune.md)"),
         ("training.md", "[log](../docs/log.md)", "[log](log.md)"),
-        ("explanation/studies.md", "![a](../training/studies/taps.webp)", "![a](pictures/studies/taps.webp)"),
+        ("explanation/studies.md", "![a](../../training/studies/taps.webp)", "![a](../pictures/studies/taps.webp)"),
         ("index.md", "[license](LICENSE)", "license"),
         ("index.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
         ("index.md", "[a](docs/nothing.md)", "[a](nothing.md)"),

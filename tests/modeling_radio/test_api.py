@@ -11,7 +11,7 @@ from tiny_distillation import RECIPE, install_tiny_world, leave_progress_undrawn
 from tuning_fixtures import base, class_folders, one_picture, own_datasets_cache
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
-from modeling_radio.api import distill, evaluate, extract, finetune
+from modeling_radio.api import distill, evaluate, extract, finetune, search
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import sole_run
 from modeling_radio.core.interruption import Interrupted
@@ -121,15 +121,12 @@ def test_a_checkpoint_is_measured(checkpoint, class_folders, tmp_path):
 
 
 def test_features_are_extracted_and_searched(checkpoint, class_folders, tmp_path):
-    places = {"checkpoint": checkpoint, "output": tmp_path / "features"}
-    made = extract(data=str(class_folders), num_workers=0, **places)
+    made = extract(checkpoint=checkpoint, output=tmp_path / "features", data=str(class_folders), num_workers=0)
     assert made.written.num_rows == len(made.dataset()["train"]) == 6
-    assert made.hits == []
+    assert isinstance(made.model(), RadioModel)
     picture = next(class_folders.rglob("*.png"))
-    found = extract(search=str(picture), top=2, **places)
-    assert found.written is None
-    assert [len(found.hits), round(found.hits[0].cosine, 3)] == [2, 1.0]
-    assert isinstance(found.model(), RadioModel)
+    hits = search(folder=tmp_path / "features", query=str(picture), checkpoint=checkpoint, top=2)
+    assert [len(hits), round(hits[0].cosine, 3)] == [2, 1.0]
 
 
 @pytest.mark.parametrize(

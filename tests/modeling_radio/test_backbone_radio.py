@@ -63,6 +63,21 @@ def test_a_pyramid_is_put_on_a_saved_backbone(tmp_path):
     assert (shallow.out_features, len(shallow(torch.rand(1, 3, 32, 64)).feature_maps)) == (["stage2"], 1)
 
 
+def test_sequences_for_heads_that_read_those():
+    config = RadioConfig.from_preset("radio-test", out_indices=[0, 2, 4])
+    backbone, batch = RadioBackbone(config).eval(), torch.rand(2, 3, 48, 80)
+    with torch.no_grad():
+        maps = backbone(batch).feature_maps
+        backbone.config.reshape_hidden_states = False
+        sequences = backbone(batch, output_hidden_states=True)
+    for one, sequence, stage in zip(maps, sequences.feature_maps, (0, 2, 4), strict=True):
+        torch.testing.assert_close(sequence[:, 1:], one.flatten(2).transpose(1, 2))
+        if stage < 4:
+            torch.testing.assert_close(sequence[:, 0], sequences.hidden_states[stage][:, 0])
+    with pytest.raises(ValueError, match="`reshape_hidden_states`"):
+        RadioConfig.from_preset("radio-test", use_feature_pyramid=True, reshape_hidden_states=False)
+
+
 def test_takes_what_the_processor_returns_for_images_of_different_sizes():
     """As the task models do: it does not read the mask, and sees padding as gray image."""
     config = tiny_config()

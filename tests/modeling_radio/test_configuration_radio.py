@@ -136,6 +136,12 @@ def test_what_was_not_chosen_follows_an_override_at_load(order, tmp_path):
     assert RadioConfig.from_pretrained(tmp_path, num_hidden_layers=2).out_features == ["stage2"]
 
 
+def test_a_copy_takes_other_maps():
+    assert RadioConfig.from_dict({**tiny().to_dict(), "out_indices": [1, 2]}).out_features == ["stage1", "stage2"]
+    chosen = tiny(out_indices=[1]).to_dict()
+    assert (chosen["out_features"], RadioConfig.from_dict(chosen).out_indices) == (["stage1"], [1])
+
+
 def test_fields_of_transformers_are_refused_where_a_file_is_opened_with_others():
     with pytest.raises(ValueError, match="`chunk_size_feed_forward`"):
         RadioConfig.from_dict(tiny().to_dict(), chunk_size_feed_forward=-1)
@@ -384,6 +390,8 @@ WRONG = {
     "text_tower": [5, "siglip", [], {"a": {1}}, {"a": [{1: "b", "c": 2}]}],
     "text_adaptor": [5, ["siglip2-g"]],
     "feature_pyramid_size": COUNTS,
+    "reshape_hidden_states": FLAGS,
+    "nvidia_outputs": FLAGS,
     "out_features": [5, "stage1", [1], ["stage9"]],
     "out_indices": [5, "1", ["1"], [1.0], [9], [2, 1]],
     "version": [4, ["c-radio_v4-h"]],

@@ -1,12 +1,13 @@
 """Saved folders name classes that exist, and pipelines only where the stock ones do not fit."""
 
 import importlib
+import json
 
 import pytest
 
 import modeling_radio
 from modeling_radio import RadioConfig
-from modeling_radio.hub_radio import INSTANCE_SEGMENTER, INSTANCE_SEGMENTERS, auto_map_entries
+from modeling_radio.hub_radio import INSTANCE_SEGMENTER, INSTANCE_SEGMENTERS, auto_map_entries, write_modules
 
 
 TASKS = {"image-feature-extraction", "image-classification", "image-segmentation", "depth-estimation"} | {
@@ -31,6 +32,15 @@ def test_what_is_named_exists(architectures, has_text_tower, further):
     for reference in references:
         module, name = reference.split(".")
         assert hasattr(importlib.import_module(f"modeling_radio.{module}"), name)
+
+
+@pytest.mark.parametrize("has_text_tower", [False, True])
+def test_sentence_transformers_is_told_what_to_call(tmp_path, has_text_tower):
+    write_modules(tmp_path, has_text_tower=has_text_tower)
+    settings = json.loads((tmp_path / "sentence_bert_config.json").read_text())
+    methods = [entry["method"] for entry in settings["modality_config"].values()]
+    assert methods == ["get_image_features", "get_text_features"][: 1 + has_text_tower]
+    assert all(hasattr(modeling_radio.RadioModel, name) for name in methods)
 
 
 def test_an_instance_segmenter_opens_as_itself_for_neighboring_tasks():

@@ -104,7 +104,7 @@ def test_images_of_different_channels_fit_no_batch(options):
 
 def test_images_of_different_sizes_need_a_choice(processor):
     images = [make_pixels(48, 64), make_pixels(64, 48)]
-    with pytest.raises(ValueError, match=r"2 different sizes .*do_pad=True.*do_pack=True"):
+    with pytest.raises(ValueError, match=r"2 different sizes .*`AutoProcessor`.*do_pack=True.*do_pad=True"):
         process(processor, images)
     shapes = [tuple(values.shape) for values in processor(images)["pixel_values"]]
     assert shapes == [(3, 48, 64), (3, 64, 48)]

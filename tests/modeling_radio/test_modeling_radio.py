@@ -117,7 +117,22 @@ def test_adaptors_on_request():
             model(batch, adaptor_names=["dinov3"])
 
 
-@pytest.mark.parametrize("asked", ["in the call", "while opening"])
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["c-radio_v4", "radio_v2.5"])
+def test_images_as_clip_encodes_them(name):
+    model = build_network(name)
+    batch = images(model)
+    named = model(batch, output_hidden_states=True)
+    found = model.get_image_features(pixel_values=batch, output_hidden_states=True)
+    torch.testing.assert_close(found.pooler_output, named.summary)
+    assert found.pooler_output.shape[1] == model.config.projection_dim
+    torch.testing.assert_close(found.last_hidden_state, named.last_hidden_state)
+    torch.testing.assert_close(found.hidden_states, named.hidden_states)
+    with pytest.raises(TypeError, match="pixels"):
+        model.get_image_features(batch, pixels=None)
+
+
+@pytest.mark.parametrize("asked", ["in the call", {"return_dict": False}, {"nvidia_outputs": True}], ids=str)
 def test_pairs_instead_of_names(asked, tmp_path):
     model = build_network("c-radio_v4")
     batch, options = images(model), {}
@@ -127,7 +142,7 @@ def test_pairs_instead_of_names(asked, tmp_path):
             options = {"return_dict": False}
         else:
             model.save_pretrained(tmp_path)
-            model = RadioModel.from_pretrained(tmp_path, return_dict=False).eval()
+            model = RadioModel.from_pretrained(tmp_path, **asked).eval()
         summary, features = model(batch, adaptor_names=[], output_hidden_states=True, **options)
         pairs = model(batch, adaptor_names=["sam3", "dino_v3"], **options)
         torch.testing.assert_close(model(batch, return_dict=True).summary, named.summary)
@@ -447,3 +462,11 @@ def test_scaling_of_a_mean(intermediate_network):
     scaled = sum(normalizer.alphas[block] * centered[block] for block in blocks) / 3
     torch.testing.assert_close(found["pre-alpha"][:, prefix:], scaled)
     assert not torch.allclose(found["pre-alpha"], found["post-alpha"], atol=1e-2)
+
+
+@torch.no_grad()
+def test_vmap_over_images():
+    model = RadioModel(RadioConfig.from_preset("radio-test")).eval()
+    batch = torch.rand(3, 3, 32, 48)
+    found = torch.func.vmap(lambda image: model(image[None], adaptor_names=[]).summary[0])(batch)
+    torch.testing.assert_close(found, model(batch).summary)

@@ -78,3 +78,10 @@ def test_an_answer_without_adaptors_is_one_pair():
     assert len(pair) == 2
     assert output["backbone"] == pair
     assert pair.to(torch.float64).features.dtype == torch.float64
+
+
+def test_an_adaptors_output_is_taken_to_arrays_as_a_tensor_is():
+    output = RadioAdaptorOutput(features=torch.rand(1, 4, requires_grad=True))
+    arrays = output.detach().cpu().numpy()
+    assert list(arrays) == ["features"]
+    assert arrays["features"].shape == (1, 4)

@@ -124,6 +124,32 @@ def test_features_and_classes_of_a_model_that_returns_tuples(model, word_tokeniz
     assert torch.equal(model.encode_text(texts), embeds)
 
 
+@torch.no_grad()
+def test_what_automodel_opens_of_such_a_folder_has_images_and_texts_in_one_space(pair, tmp_path):
+    pair.model.save_pretrained(tmp_path)
+    texts, pixels = random_texts(2), torch.rand(1, 3, 32, 48)
+    model = RadioModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    expected = pair.model.get_image_features(pixels, output_hidden_states=True)
+    found = model.get_image_features(pixels, output_hidden_states=True)
+    torch.testing.assert_close(found.to_tuple(), expected.to_tuple())
+    assert found.pooler_output.shape[1] == model.config.projection_dim == WIDTH
+    names = set(model.state_dict())
+    read = pair.model.get_text_features(texts).pooler_output
+    torch.testing.assert_close(model.get_text_features(texts).pooler_output, read)
+    assert set(model.state_dict()) == names, "the tower is no part of the model"
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied.get_text_features(texts)[1], model.get_text_features(texts, return_dict=False)[1])
+    base = pair.model.base_model
+    assert torch.equal(base.get_text_features(texts).pooler_output, read)
+    torch.testing.assert_close(base.get_image_features(pixels).pooler_output, expected.pooler_output)
+    model.save_pretrained(tmp_path / "again")
+    again = RadioModel.from_pretrained(tmp_path / "again").eval()
+    torch.testing.assert_close(again.get_image_features(pixels).pooler_output, expected.pooler_output)
+    for without in (again, RadioModel(again.config)):
+        with pytest.raises(MissingTextTowerError, match="text"):
+            without.get_text_features(texts)
+
+
 def test_attention_implementation_reaches_the_text_tower(pair, tmp_path):
     pair.model.save_pretrained(tmp_path)
     model = RadioForZeroShotImageClassification.from_pretrained(tmp_path, attn_implementation="eager")
@@ -237,7 +263,7 @@ def test_plain_model_of_a_packed_folder_is_saved_without_the_tower(model, tmp_pa
     model.save_pretrained(tmp_path / "packed")
     RadioModel.from_pretrained(tmp_path / "packed").save_pretrained(tmp_path / "plain")
     config = RadioConfig.from_pretrained(tmp_path / "plain")
-    assert (config.text_tower, config.text_adaptor) == (None, None)
+    assert (config.text_tower, config.text_adaptor) == (None, "siglip2-g")  # whose vectors images keep
     assert "zero-shot-image-classification" not in config.to_diff_dict()["custom_pipelines"]
     assert config.adaptor_configs == model.config.adaptor_configs
 

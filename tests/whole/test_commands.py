@@ -8,6 +8,7 @@ import pytest
 from modeling_radio.core.command_line import CHANGES, Command
 from modeling_radio.core.settings import SettingsError, field_texts, kinds_of, list_settings, load, section_of
 from modeling_radio.training.recipe import Recipe
+from modeling_radio_cli import COMMANDS, usage
 
 
 MODULES = (
@@ -22,6 +23,7 @@ MODULES = (
     "modeling_radio.training.finetune",
     "modeling_radio.training.publish",
     "modeling_radio.training.extract",
+    "modeling_radio.training.search",
     "modeling_radio.training.figures.gallery",
     "modeling_radio.training.figures.feature_video",
     "modeling_radio.training.app.__main__",
@@ -36,6 +38,8 @@ MODULES = (
     "modeling_radio.conversion.graphs.sam3_to_onnx",
     "modeling_radio.conversion.to_web",
     "modeling_radio.model_cards.build",
+    "modeling_radio.core.doctor",
+    "modeling_radio.core.completion",
     "benchmarks.all",
 )
 
@@ -51,13 +55,29 @@ def test_help_explains_every_option(module, capsys):
         command.read(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(f"usage: {command.name} ")
+    assert f"usage: {command.name} " in shown
     texts = field_texts(command.settings)
     assert [name for name in command.settings.model_fields if not texts.get(name)] == []
     letters = "".join(shown.split())  # lines also end within words with a hyphen
     first = {name: "".join(text.split(".")[0].split()) for name, text in texts.items() if name != CHANGES}
     missing = [name for name, text in first.items() if text not in letters]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_begins_with_three_examples(name, capsys):
+    command = command_of(f"modeling_radio.{COMMANDS[name][0]}")
+    with pytest.raises(SystemExit):
+        command.read(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0], lines[4]) == ("examples:", "")
+    assert [line for line in lines[1:4] if f"radio {name}" not in line] == []
+
+
+def test_help_of_all_commands_fits_a_screen():
+    lines = usage().splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if command_of(module).changes is not None])

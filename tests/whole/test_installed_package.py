@@ -13,7 +13,7 @@ from documentation import ROOT
 from packaged import build_packaged
 from tiny_folders import save_pictures
 
-from modeling_radio.core.packages import cache_dir
+from modeling_radio.core.files import cache_dir
 
 
 pytestmark = [pytest.mark.tour, pytest.mark.packages]
@@ -34,22 +34,25 @@ SMALL = (
 )
 
 COMMANDS = """
+import itertools
+import multiprocessing
 import sys
 from pathlib import Path
 from modeling_radio_cli import main
 
 import modeling_radio
 assert Path(sys.prefix) in Path(modeling_radio.__file__).parents, modeling_radio.__file__
-for line in sys.stdin.read().splitlines():
+for line, method in zip(sys.stdin.read().splitlines(), itertools.cycle(["spawn", "forkserver"])):
+    multiprocessing.set_start_method(method, force=True)  # of workers that load data
     print("$ radio", line, flush=True)
     status = main(line.split())
     assert status == 0, f"radio {line}: {status}"
 """
 
-TUNING = "--task image-classification --steps 2 --batch-size 4 --num-workers 0 --size 64"
+TUNING = "--task image-classification --steps 2 --batch-size 4 --num-workers 1 --size 64"
 LINES = f"""\
 finetune runs/demo/final --data pictures {TUNING} --output runs/colors
-evaluate runs/demo/final --data pictures --tasks knn --neighbors 1 --num-workers 0 --output runs/results.json
+evaluate runs/demo/final --data pictures --tasks knn --neighbors 1 --num-workers 1 --output runs/results.json
 convert --to nvidia runs/demo/final student.pth.tar
 convert student.pth.tar converted
 export runs/demo/final student.onnx --fixed-size 64,64
@@ -122,8 +125,11 @@ def test_every_command_runs_from_a_wheel_in_an_empty_folder(tmp_path):
     assert len(distribution) == 1
     assert installed.gained - distribution == {"modeling_radio", "modeling_radio_cli.py"}
 
+    for name in ("training", "core"):  # a user's own folders are neither imported nor in the way
+        (installed.cwd / name).mkdir()
+        (installed.cwd / name / "__init__.py").write_text("raise AssertionError")
     installed.run("radio", "demo", "--steps", 2, *SMALL)
-    assert sorted(path.name for path in installed.cwd.iterdir()) == ["runs"]
+    assert sorted(path.name for path in installed.cwd.iterdir()) == ["core", "runs", "training"]
     assert (installed.cwd / "runs" / "demo" / "index.html").is_file()
 
     save_pictures(installed.cwd / "pictures")
@@ -139,8 +145,11 @@ def test_every_command_runs_from_a_wheel_in_an_empty_folder(tmp_path):
     # `accelerate launch` of that environment; without a GPU its two processes work on the CPU.
     launch = [python, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "-m", "modeling_radio"]
     installed.run(*launch, "distill", "--recipe", "two.yaml", "--output", "runs/two")
-    assert (installed.cwd / "runs" / "two" / "final" / "model.safetensors").is_file()
-    written = {"pictures", "runs", "two.yaml", "student.onnx", "student.pth.tar", "converted"}
+    launch = [python, "-m", "torch.distributed.run", "--nproc_per_node", 2, "-m", "modeling_radio"]
+    installed.run(*launch, "distill", "--recipe", "two.yaml", "--output", "runs/torchrun")
+    for name in ("two", "torchrun"):
+        assert (installed.cwd / "runs" / name / "final" / "model.safetensors").is_file()
+    written = {"core", "training", "pictures", "runs", "two.yaml", "student.onnx", "student.pth.tar", "converted"}
     assert {path.name for path in installed.cwd.iterdir()} == written
     assert {path.name for path in installed.home.iterdir()} <= {".cache", ".config"}  # the second is matplotlib's
     assert installed.names() - {"__pycache__"} == installed.before | installed.gained

@@ -24,13 +24,13 @@ class AppSettings(Settings):
         checkpoint: Folder or Hub id of a backbone, a tuned model, an adapter or a model with a text tower.
         base: Of an adapter: folder or Hub id of its base; by default the one that the adapter names, if it is a Hub id.
         device: Device of the model, such as cpu or cuda:1; by default the first GPU, if there is one.
-        dtype: Type that it computes in.
-        num_global: Blocks that attend globally where windows are on; by default the checkpoint's.
+        dtype: Type in which the model computes.
+        num_global: Number of blocks that stay global with windows; by default the checkpoint's.
         examples: Photographs to choose from.
         host: Address to listen at; 0.0.0.0 lets other machines in.
         port: Port to listen at; by default the first free one from 7860 on.
         share: Also open an address that others can reach for a week, through a tunnel of Gradio's.
-        space: Write a folder for a Space of the Hub instead, which needs nothing of this repository.
+        space: Write a folder for a Space of the Hub instead of showing the page; it needs nothing of this repository.
         overwrite: Replace that folder if it exists.
     """
 
@@ -47,7 +47,17 @@ class AppSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("radio app", __doc__, AppSettings, positionals=("checkpoint",))
+COMMAND = Command(
+    "radio app",
+    __doc__,
+    AppSettings,
+    positionals=("checkpoint",),
+    examples=(
+        "radio app runs/demo/final",
+        "radio app nvidia/C-RADIOv4-H --dtype bfloat16",
+        "radio app runs/demo/final --space runs/space",
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +77,9 @@ def _run(settings: AppSettings) -> None:
     read = [checkpoint, *settings.examples]
     check_output(settings.space, overwrite=settings.overwrite, inputs=read, kind=SPACE, name="space")
     if checkpoint.is_dir() and settings.space.resolve().is_relative_to(checkpoint.resolve()):
-        raise SettingsError(f"`space` must not lie in the checkpoint, which is copied, got {str(settings.space)!r}.")
+        raise SettingsError(
+            f"`space` must not lie in the checkpoint's folder, because that is copied, got {str(settings.space)!r}."
+        )
     write_space(
         settings.space, settings.checkpoint, settings.dtype, settings.num_global, settings.examples, settings.base
     )

@@ -403,8 +403,8 @@ def _wanted_words(words: str, others: str) -> tuple[list[str], list[str]]:
         raise ValueError(f"`words` must be words with commas between, such as `otter, rock`, got {words!r}.")
     if len(names) < 2:
         raise ValueError(
-            f"`others` must say what else may be there, such as `background`, where there is one word, got {others!r}: "
-            "a patch is given to the word that it is most alike."
+            f"`others` must name something else, such as `background`, if there is only one word, got {others!r}: each "
+            "patch gets the word that is most similar."
         )
     if len(names) > MAX_WORDS:
         raise ValueError(f"`words` must be at most {MAX_WORDS} with those of `others`, got {len(names)}.")

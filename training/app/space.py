@@ -33,6 +33,8 @@ CARRIED = (
     "figures/features.py",
 )
 """Files of `modeling_radio.training` in a Space: the page and its imports."""
+COMMANDS = ("__main__.py", "api.py")
+"""Files of the package that import the commands."""
 PACKAGES = ("torch", "torchvision", "transformers", "safetensors", "pillow", "numpy", "matplotlib")
 ADAPTER_PACKAGES = ("peft",)
 PYTHON = "3.12"
@@ -167,7 +169,7 @@ def write_space(
 def carried_files() -> dict[str, Path]:
     """Return the files of the package in a Space by their place in it: the network, and the page with its imports."""
     network = [
-        *(path for path in NETWORK.glob("*.py") if path.name != "__main__.py"),
+        *(path for path in NETWORK.glob("*.py") if path.name not in COMMANDS),
         *(NETWORK / "nvidia").glob("*.py"),
     ]
     files = {path.relative_to(NETWORK).as_posix(): path for path in network}

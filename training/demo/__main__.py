@@ -20,9 +20,9 @@ class DemoSettings(RecipeCommand):
 
     Attributes:
         output: Folder for everything.
-        seeds: One run for each.
+        seeds: Seeds; one run for each.
         steps: Number of training steps, for a quick look; by default the recipe's.
-        precision: "auto" takes the faster type on this machine, "recipe" the recipe's.
+        precision: "auto" takes the faster type on this machine, "recipe" that of the recipe.
     """
 
     output: Path = Path("runs/demo")
@@ -36,6 +36,11 @@ COMMAND = Command(
     "Distill a small student from real teachers, reopen it and show what it learned.",
     DemoSettings,
     changes=Recipe,
+    examples=(
+        "radio demo",
+        "radio demo --steps 40 --output runs/quick",
+        "radio demo --recipe demo_long --output runs/demo-long",
+    ),
 )
 
 

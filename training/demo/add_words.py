@@ -74,6 +74,7 @@ COMMAND = Command(
     "Give the demo's student a text tower, made of a sentence encoder and its teacher's class names.",
     AddWordsSettings,
     changes=Recipe,
+    examples=("radio add-words",),
 )
 
 
@@ -123,8 +124,8 @@ def _classifier(recipe: Recipe) -> TeacherRecipe:
             return entry
     kinds = ", ".join(entry.kind for entry in recipe.teachers)
     raise RecipeError(
-        f"`teachers` of recipe {recipe.name!r} must have one of the kind {TEACHER_KIND}, whose classes have names, got "
-        f"{kinds or 'none'}. Give the --recipe that the student was trained with."
+        f"`teachers` of recipe {recipe.name!r} must include one of the kind {TEACHER_KIND}, which knows class names, "
+        f"got {kinds or 'none'}. Give the --recipe that the student was trained with."
     )
 
 
@@ -274,7 +275,7 @@ def build_model(
     """Join a student with a sentence encoder, and with a map from its embeddings to the rows of a classifier.
 
     The map is orthogonal to the mean summary: the component that all summaries share separates no classes, and a class
-    closer to it than others would win everywhere (.28 for .42 on the demo's held-out objects, docs/log.md).
+    closer to it than others would win everywhere (.28 instead of .42 on the demo's held-out objects, docs/log.md).
 
     Args:
         radio: The student.

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modeling_radio.checks_radio import check_choice
+from modeling_radio.core.files import cache_dir
 from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.packages import (
     ENDING,
     Package,
     PackageUnavailableError,
-    cache_dir,
     fetch_package,
     is_complete,
     read_packages,

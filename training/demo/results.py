@@ -88,7 +88,13 @@ class ResultsSettings(RecipeCommand):
         return self
 
 
-COMMAND = Command("radio demo-results", __doc__, ResultsSettings, changes=Recipe)
+COMMAND = Command(
+    "radio demo-results",
+    __doc__,
+    ResultsSettings,
+    changes=Recipe,
+    examples=("radio demo-results",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -54,8 +54,8 @@ def held_out_source(recipe: Recipe) -> str | None:
         if given is None:
             return None
         raise RecipeError(
-            f"`logging.picture_source` must be images that are not trained on, got {given!r}, all of which are "
-            "streamed. Give another folder."
+            f"`logging.picture_source` must be images that are not trained on, got {given!r}, which is "
+            "streamed as a whole. Give another folder."
         )
     if source in DEMO_SOURCES or is_image_folder(source):
         return source

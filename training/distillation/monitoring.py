@@ -77,7 +77,7 @@ class SkippedSteps:
         if self._total > MAX_SHARE * num_steps:
             raise TrainingDivergedError(
                 f"{message}, more than {MAX_SHARE:.0%}: the student is not exported. The checkpoints are kept. Start "
-                "anew without what the skipped steps name, or with a lower `optimizer.learning_rate`."
+                "anew without the teachers that the skipped steps name, or with a lower `optimizer.learning_rate`."
             )
         return f"{message}."
 

@@ -206,7 +206,7 @@ class TableData:
             column = choose_column(role, name, candidates, existing, self.source, purpose)
             if column in roles:
                 raise ValueError(
-                    f"`{role}_column` must be a column of its own, got {column!r}, which is `{roles[column]}_column`."
+                    f"`{role}_column` must be another column, got {column!r}, already `{roles[column]}_column`."
                 )
             is_mask = role == "label" and isinstance(table.features[column], Image)
             roles[column] = "mask" if is_mask else role

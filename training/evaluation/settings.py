@@ -53,7 +53,7 @@ class DataOptions(Settings):
     """Columns, splits and units of a source.
 
     Attributes:
-        image_column: Column of the images; like all columns the first of the usual names if it is left out.
+        image_column: Column of the images; by default the first of the usual names, like all columns.
         label_column: Column of the classes.
         mask_column: Column of the masks of class ids.
         depth_column: Column of the depth maps.
@@ -64,7 +64,7 @@ class DataOptions(Settings):
         test_split: Split that is measured; by default the first of validation, valid, val, dev and test.
         class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for the
             names of its thousand classes in words.
-        reduce_labels: In masks, 0 does not count and all other classes become one less, as in ADE20k.
+        reduce_labels: Ignore 0 in masks and lower all other classes by one, as in ADE20k.
         depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
         max_images: Number of images of each split to measure, a seeded choice; by default all.
     """
@@ -99,16 +99,15 @@ class TaskSettings(Settings):
         probe_warmup_steps: Steps over which the learning rate rises; 1500 in the papers.
         probe_schedule: Fall of the learning rate after that: a cosine, or a straight line as in the papers.
         window_px: Side of the windows of dense tasks; by default the model's own size.
-        refinement: Change of the patches in open-vocabulary segmentation before texts are compared with them: none, or
-            the mean of the patches that resemble each (SCRA of RADSeg).
+        refinement: Change of the patches in open-vocabulary segmentation before they are compared with texts: none, or
+            the mean of similar patches (SCRA of RADSeg).
         dense_source: Network that maps patches to the space of texts; see `segment`.
         consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
-            others; by default the range that the published models were trained for at low resolution, and one step
-            beyond.
+            others; by default the range of the published models at low resolution, and one step beyond.
         switching_sizes_px: Sides of middle squares for mode switching: kNN and adaptors at each.
         compared_window: Side in tokens of the windows that are compared with global attention; null takes the model's
             own, or 16 if it has none.
-        held_out_classes: Share of the classes that are unknown to out-of-distribution detectors.
+        held_out_classes: Share of the classes that the out-of-distribution detectors do not know.
         resamples: Draws for the intervals.
         random_seed: Seed of probes, choices and intervals.
     """
@@ -188,7 +187,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
             architecture with random weights.
         compare: Other models in the same table: folders of ours, of NVIDIA's layout, of transformers or timm;
             `ORG/NAME` of the Hub; `timm:NAME`; `teacher:KIND` or `teacher:KIND:SOURCE`.
-        report: Whether a page of the numbers with images, one HTML file, is written beside `output`.
+        report: Whether to write a page of the numbers with images, one HTML file, beside `output`.
         cache: Folder of extracted features, so that a stopped run goes on and later runs are faster.
         batch_size: Images for each pass.
         num_workers: Processes that decode images if there are many.

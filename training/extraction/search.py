@@ -24,7 +24,7 @@ from modeling_radio.training.evaluation.features import Wanted, encode_each
 from modeling_radio.training.evaluation.models.base import TextModel
 from modeling_radio.training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from modeling_radio.training.extraction.columns import ID, MEAN_FEATURES, SCALE, SUMMARY, restored
-from modeling_radio.training.extraction.settings import ExtractionSettings, SourceSettings
+from modeling_radio.training.extraction.settings import SearchSettings, SourceSettings
 from modeling_radio.training.extraction.shards import Shard, missing_shards, plan_shards, read_columns, read_manifest
 from modeling_radio.training.extraction.source import image_state, open_source
 from modeling_radio.training.figures.page import Picture, Row, Section, check_page, write_page
@@ -171,8 +171,8 @@ class FeatureFolder:
         missing = missing_shards(folder, self.shards)
         if missing:
             raise ValueError(
-                f"`output` must be a whole data set, got {str(folder)!r}, which lacks {len(missing)} of "
-                f"{len(self.shards)} files. Extract the rest first: the same command without --search."
+                f"`folder` must be a whole data set, got {str(folder)!r}, which lacks {len(missing)} of "
+                f"{len(self.shards)} files. Extract the rest first with `radio extract`."
             )
 
     def column_names(self) -> list[str]:
@@ -204,7 +204,7 @@ class FeatureFolder:
         return row
 
 
-def search(settings: ExtractionSettings) -> list[Hit]:
+def search(settings: SearchSettings) -> list[Hit]:
     """Return the most similar images, the best first.
 
     Raises:
@@ -213,11 +213,11 @@ def search(settings: ExtractionSettings) -> list[Hit]:
     """
     if settings.page is not None:
         check_page(settings.page, "page")
-    data = FeatureFolder(settings.output)
+    data = FeatureFolder(settings.folder)
     model = _open_model(settings, data)
     column, query = _embed(settings, model, data.column_names())
     vector = normalize(query, dim=0)
-    hits = nearest(settings.output, data.shards, column, vector.numpy().astype(np.float32), settings.top)
+    hits = nearest(settings.folder, data.shards, column, vector.numpy().astype(np.float32), settings.top)
     return [Hit(cosine, split, number, data.read(split, number)) for cosine, split, number in hits]
 
 
@@ -231,7 +231,7 @@ def to_table(hits: Sequence[Hit]) -> str:
     return markdown(["", "cosine", "split", *known], rows, aligned=True)
 
 
-def write_found_page(settings: ExtractionSettings, hits: Sequence[Hit]) -> None:
+def write_found_page(settings: SearchSettings, hits: Sequence[Hit]) -> None:
     """Write a page of the images found, beside the image that was searched.
 
     Raises:
@@ -239,7 +239,8 @@ def write_found_page(settings: ExtractionSettings, hits: Sequence[Hit]) -> None:
         WriteError: If writing fails, for example on a full disk.
     """
     assert settings.page is not None
-    facts, query = read_manifest(settings.output), str(settings.search)
+    assert settings.data is not None
+    facts, query = read_manifest(settings.folder), settings.query
     names = [name for name in SourceSettings.model_fields if name != "data"]
     splits = open_source(SourceSettings(data=settings.data, **{name: facts["settings"][name] for name in names}))
     if {name: image_state(split) for name, split in splits.items()} != facts["images"]:
@@ -262,7 +263,7 @@ def _picture(image: Tensor, alt: str, caption: str) -> Picture:
     return Picture(resize(image, shape, antialias=True), alt, caption)
 
 
-def _open_model(settings: ExtractionSettings, data: FeatureFolder) -> RadioFeatures:
+def _open_model(settings: SearchSettings, data: FeatureFolder) -> RadioFeatures:
     stored = data.facts["settings"]
     dtype = AUTOCAST_TYPES[stored["precision"]]
     model = open_radio(settings.checkpoint, size_px=stored["size"], device=device_of_process(), dtype=dtype)
@@ -274,13 +275,13 @@ def _open_model(settings: ExtractionSettings, data: FeatureFolder) -> RadioFeatu
     return model
 
 
-def _embed(settings: ExtractionSettings, model: RadioFeatures, columns: Sequence[str]) -> tuple[str, Tensor]:
+def _embed(settings: SearchSettings, model: RadioFeatures, columns: Sequence[str]) -> tuple[str, Tensor]:
     """Return the column that is compared, and the query's vector in its space."""
-    query, adaptor, is_text = str(settings.search), settings.by, not _is_image(str(settings.search))
+    query, adaptor, is_text = settings.query, settings.by, not _is_image(settings.query)
     if is_text:
         if not isinstance(model, TextModel):
             raise ValueError(
-                f"`search` must be an image file where the checkpoint has no text tower, got {query!r}. "
+                f"`query` must be an image file where the checkpoint has no text tower, got {query!r}. "
                 "`radio convert --text-tower` makes a checkpoint with one, for the demo's student "
                 "`radio add-words`."
             )
@@ -291,7 +292,7 @@ def _embed(settings: ExtractionSettings, model: RadioFeatures, columns: Sequence
     if column not in columns:
         has = ", ".join(summary_columns(columns))
         raise ValueError(
-            f"`output` must hold the column {column!r} to be searched by it, got {has}. Extract again with "
+            f"`folder` must hold the column {column!r} to be searched by it, got {has}. Extract again with "
             f"--adaptors {adaptor}."
         )
     if is_text and isinstance(model, TextModel):
@@ -311,5 +312,5 @@ def _read_image(path: Path) -> Tensor:
         return to_tensor(decode_rgb(EncodedImage(str(path), path), smallest_px=1))
     except UnusableImageError as error:
         raise ValueError(
-            f"`search` must be an image that can be decoded, or a text, got {str(path)!r}: {error}."
+            f"`query` must be an image that can be decoded, or a text, got {str(path)!r}: {error}."
         ) from error

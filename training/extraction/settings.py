@@ -1,4 +1,4 @@
-"""Settings of `radio extract`."""
+"""Settings of `radio extract` and `radio search`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class SourceSettings(Settings):
     Attributes:
         data: Folder of images, with or without sub-folders for classes and splits; `.parquet` or `.tar` files, a
             pattern or a folder of them; a data set that `datasets` saved; `hub:ORG/NAME`; or demo.
-        image_column: Column of the images; the first of the usual names where it is left out.
+        image_column: Column of the images; by default the first of the usual names.
         id_column: Column with a name for each row; by default the image's path in its folder, the key in its webdataset
             shard, or its number.
-        keep: Columns that are copied, such as label; by default the classes, where there are several.
+        keep: Columns to copy, such as label; by default the classes, if there are several.
         splits: Splits that are read; by default those called train, validation and test, or similar.
-        max_images: Size of a seeded choice of images of each split; by default all are read.
+        max_images: Number of images of each split, chosen by the seed; by default all.
         random_seed: Seed of that choice, and of the images that principal components are computed from.
     """
 
-    data: str | None = None
+    data: str
     image_column: str | None = None
     id_column: str | None = None
     keep: list[str] | None = None
@@ -44,14 +44,14 @@ class StorageSettings(Settings):
 
     Attributes:
         adaptors: Adaptors whose outputs are stored beside the backbone's, or "all".
-        dense: Whether the features of all patches are stored, also of the adaptors.
-        pool: Patches along the side of a square of dense features that is averaged.
+        dense: Whether to store the features of all patches, also of the adaptors.
+        pool: Side of the squares of patches whose mean is stored.
         pca: Number of principal components that replace dense features; they are computed from a seeded choice of
             images.
-        dtype: Type of all vectors; int8 has a scale for each vector beside.
+        dtype: Type of all vectors; int8 stores a scale for each vector too.
         layout: Dense features as one flat list, with the shape in the column `grid`, or as lists of rows of patches.
         size: Shorter side of the images in pixels; by default as the checkpoint's processor has it.
-        precision: Type that the checkpoint computes in.
+        precision: Type in which the checkpoint computes.
         shard_images: Images for each file; by default 1000, with dense features 100.
     """
 
@@ -82,17 +82,13 @@ class StorageSettings(Settings):
 
 
 class ExtractionSettings(SourceSettings, StorageSettings):
-    """Settings of an extraction or a search.
+    """Settings of an extraction.
 
     Attributes:
         checkpoint: Folder with config.json and weights, or Hub id.
         output: Folder of the data set; an unfinished one of the same settings is completed.
         index: Write an index for searching with `faiss`: "flat" compares with every vector, "hnsw" is faster on
             millions and may miss some.
-        search: An image file or a text: list the most similar images of `output` instead of extracting.
-        by: Adaptor whose summaries are compared; by default the model's own, for texts the text tower's.
-        top: Number of images that a search lists.
-        page: HTML file for the images found by a search, which needs `data`.
         model_id: ORG/NAME of the checkpoint on the Hub, for the card.
         license: License of the features, as the Hub names it; by default that of the checkpoint's card.
         license_name: Name of a license "other", in lower-case letters, digits and hyphens.
@@ -104,30 +100,12 @@ class ExtractionSettings(SourceSettings, StorageSettings):
     checkpoint: Path
     output: Path
     index: Literal["flat", "hnsw"] | None = None
-    search: str | None = None
-    by: str | None = None
-    top: int = Field(10, gt=0)
-    page: Path | None = None
     model_id: str | None = None
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None
     batch_size: int = Field(32, gt=0)
     num_workers: int = Field(2, ge=0)
-
-    @model_validator(mode="after")
-    def _check_mode(self) -> ExtractionSettings:
-        """Refuse settings that one mode lacks, or that belong to the other mode."""
-        if self.search is None and self.data is None:
-            raise SettingsError(Problem(("data",), "`{path}` has no value: say which images with --data."))
-        for name in ("by", "page", "top") if self.search is None else ():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise SettingsError(Problem((name,), "`{path}` is about a search: add --search IMAGE or TEXT."))
-        if self.search is not None and self.index is not None:
-            raise SettingsError(Problem(("index",), "`{path}` is written by an extraction: leave --search out."))
-        if self.page is not None and self.data is None:
-            raise SettingsError(Problem(("page",), "`{path}` shows images, which lie in the source: add --data."))
-        return self
 
     def chosen_license(self) -> License | None:
         """Return the license that the settings name; None if they name none."""
@@ -140,3 +118,31 @@ class ExtractionSettings(SourceSettings, StorageSettings):
         decisive = [*SourceSettings.model_fields, *StorageSettings.model_fields]
         values = {name: value for name, value in self.to_dict().items() if name in decisive and name != "data"}
         return values | {"shard_images": self.images_of_shard}
+
+
+class SearchSettings(Settings):
+    """Settings of a search.
+
+    Attributes:
+        folder: Data set that `radio extract` wrote.
+        query: An image file or a text.
+        checkpoint: Folder of the checkpoint that the features are of.
+        by: Adaptor whose summaries are compared; by default the model's own, for texts the text tower's.
+        top: Number of images to list.
+        page: HTML file that shows the images found; needs `data`.
+        data: The images that the features are of, as `radio extract` got them.
+    """
+
+    folder: Path
+    query: str
+    checkpoint: Path
+    by: str | None = None
+    top: int = Field(10, gt=0)
+    page: Path | None = None
+    data: str | None = None
+
+    @model_validator(mode="after")
+    def _check_page(self) -> SearchSettings:
+        if self.page is not None and self.data is None:
+            raise SettingsError(Problem(("page",), "`{path}` shows images, which lie in the source: add --data."))
+        return self

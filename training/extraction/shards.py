@@ -77,7 +77,7 @@ def read_manifest(output: Path) -> dict[str, Any]:
         if not {"settings", "images", "source", "model"} <= facts.keys():
             raise ValueError(f"{MANIFEST} lacks entries")
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"`output` must be a folder of radio extract, got {str(output)!r}: {error}.") from error
+        raise ValueError(f"{str(output)!r} is no data set that `radio extract` wrote: {error}.") from error
     return facts
 
 

@@ -62,7 +62,13 @@ class FeatureVideoSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("radio feature-video", __doc__, FeatureVideoSettings, positionals=("checkpoint", "clip", "output"))
+COMMAND = Command(
+    "radio feature-video",
+    __doc__,
+    FeatureVideoSettings,
+    positionals=("checkpoint", "clip", "output"),
+    examples=("radio feature-video runs/demo/final clip.mp4 features.mp4",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

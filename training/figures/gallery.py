@@ -64,8 +64,9 @@ class GallerySettings(RecipeCommand):
     Attributes:
         checkpoint: Folder or Hub id of a RADIO model.
         output: Folder of the page.
-        alone: Leave out the recipe's untrained student, and its teachers, which otherwise stand beside their adaptors.
-        shifts: Grid positions for each patch and direction; divides the patch.
+        alone: Leave out the recipe's untrained student and its teachers.
+        shifts: Number of shifts of the image for each patch and direction, for maps finer than the patch; a divisor of
+            the patch size.
         size: Side of the images in pixels; null takes the checkpoint's own.
         tasks: Folders of models tuned on labels.
         words: Texts that patches are compared with, for a checkpoint with a text tower.
@@ -82,7 +83,14 @@ class GallerySettings(RecipeCommand):
     dense_source: DenseSource = "summary_head"
 
 
-COMMAND = Command("radio gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
+COMMAND = Command(
+    "radio gallery",
+    __doc__,
+    GallerySettings,
+    positionals=("checkpoint",),
+    changes=Recipe,
+    examples=("radio gallery runs/demo/final",),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

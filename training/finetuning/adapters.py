@@ -23,8 +23,9 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_folder
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.loading_radio import ODD_VALUES, check_adapter_weights, read_adapter_config
+from modeling_radio.loading_radio import ODD_VALUES
 from modeling_radio.modeling_radio import ADAPTORS, BLOCKS
+from modeling_radio.peft_radio import check_adapter_weights, read_adapter_config
 from modeling_radio.training.finetuning.settings import FinetuneSettings
 
 

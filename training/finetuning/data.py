@@ -412,8 +412,8 @@ def _label_reader(settings: FinetuneSettings, images: IterableDataset, column: s
     names = settings.classes or stated_names(images, column)
     if names is None:
         raise ValueError(
-            f"Column {column!r} of {settings.data!r} does not say which classes there are, and `streaming` cannot look "
-            "before: give `classes`, their names in the order of their ids."
+            f"Column {column!r} of {settings.data!r} does not name its classes, and `streaming` cannot read ahead: "
+            "give `classes`, their names in the order of their ids."
         )
     _require_distinct(names)
     if len(names) < 2 and problem_type == "single_label_classification":

@@ -62,7 +62,8 @@ def open_config(checkpoint: str) -> RadioConfig:
                 "`--merge` writes, or its base."
             )
         check_named_code(folder)
-        return RadioConfig.from_pretrained(checkpoint, return_dict=True)  # a tuned model returns named outputs
+        # A tuned model returns named outputs.
+        return RadioConfig.from_pretrained(checkpoint, return_dict=True, nvidia_outputs=False)
     except OSError as error:
         raise ValueError(f"`checkpoint` must be a folder or Hub id with a config.json, got {checkpoint!r}.") from error
 
@@ -84,8 +85,8 @@ def check_network(config: RadioConfig, settings: FinetuneSettings) -> None:
     for name, is_refused in refused.items():
         if is_refused and config.eradio is not None:
             raise ValueError(
-                f"`{name}` cannot be {getattr(settings, name)!r} for an E-RADIO, which has levels and windows of its "
-                "own in place of a ViT's blocks. Its head can be tuned, and with `--tune full` all of it."
+                f"`{name}` cannot be {getattr(settings, name)!r} for an E-RADIO, which has no blocks of a ViT. "
+                "Use `--tune head` or `--tune full`."
             )
 
 

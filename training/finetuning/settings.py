@@ -72,8 +72,8 @@ class DataSettings(Settings):
         target_column: Column of the labels, masks, boxes or depth maps; None takes the first of the usual names.
         box_format: Format of the boxes of a `datasets` source, in pixels.
         depth_scale: Units of a stored depth value in a meter; None means 1000 for integers and 1 for floats.
-        validation_share: Share of the images that is held out where the source has no split of its own: of each class
-            of labels or boxes, at least one image.
+        validation_share: Share of the images to hold out if the source has no split of its own: of each class of labels
+            or boxes, at least one image.
         crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
         flip_probability: Probability of a horizontal flip.
         color_jitter: Strength of random brightness, contrast and saturation; 0 for none.
@@ -105,8 +105,8 @@ class ScheduleSettings(Settings):
     Attributes:
         epochs: Passes over the training images.
         steps: Optimizer steps; overrides `epochs`.
-        batch_size: Images a device and forward pass.
-        accumulation: Forward passes a step.
+        batch_size: Images for each device and forward pass.
+        accumulation: Forward passes for each step.
         learning_rate: Peak of the backbone's last block or of the adapters; None takes the task's, for a ViT-B 5e-5
             or 5e-4 (boxes: 1e-5, 1e-4), scaled to other widths by `trainer.scaled_rate`.
         head_learning_rate: Peak of the head; None takes the task's, 1e-3 (of a linear head on a ViT-B; scaled like the
@@ -120,8 +120,8 @@ class ScheduleSettings(Settings):
         compile: Compile every block with `torch.compile`: faster steps after a wait at the start; needs a compiler for
             C++ on a CPU.
         evaluate_every: Steps between evaluations; None evaluates after every epoch.
-        patience: Evaluations without a better metric, or an equal one with a lower loss, after which the run ends; None
-            never ends early.
+        patience: Number of evaluations without a better metric (or an equal one with a lower loss) after which the run
+            ends; None never ends early.
         seed: Seed of new weights, the split, the order and the augmentation.
     """
 
@@ -151,7 +151,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
     Attributes:
         checkpoint: Folder or Hub id of the backbone (or of a task model to go on with).
         task: Task of the model.
-        data: Folder, file or Hub id of the labeled images; see `docs/how-to/tune.md`.
+        data: Folder, file or Hub id of the labeled images; see `docs/how-to/labels.md`.
         output: Folder of the run; by default runs/finetune-TASK.
     """
 
@@ -195,7 +195,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
 
     def _check_streaming(self) -> None:
         if self.task not in LABEL_TASKS:
-            raise SettingsError(f"`streaming` is not for {self.task}, whose labels are looked at before the run.")
+            raise SettingsError(f"`streaming` does not work for {self.task}, whose labels must be read before the run.")
         for name in ("steps", "evaluate_every"):
             require(getattr(self, name) is not None, name, None, "a number with `streaming`, which has no epochs")
         for name in ("sampler", "class_weights"):

@@ -110,13 +110,13 @@ def check_files(publication: Publication) -> None:
             if found:
                 shown = text[found.start() : found.start() + 60].split("\n")[0]
                 raise UnfitError(
-                    f"{name} names a path of this machine, {shown!r}: write what holds elsewhere. "
-                    "Commands that are given relative paths write these."
+                    f"{name} names a path of this machine, {shown!r}: write a path that works "
+                    "elsewhere, such as a relative one. Commands write the paths that you give."
                 )
             if _SECRET.search(text):
                 raise UnfitError(
-                    f"{name} holds what opens an account: an address with a password, a signature or a token, or a "
-                    "token of the Hub. Take it out, and make it invalid where it was seen."
+                    f"{name} holds a secret: an address with a password, a signature or a token, or a token of the "
+                    "Hub. Remove it, and revoke it if others may have seen it."
                 )
 
 
@@ -136,7 +136,7 @@ def check_code(publication: Publication, *, trusts_remote_code: bool = False) ->
     if differing:
         raise UnfitError(
             f"Python files differ from the installed code: {first_few(differing, _MAX_NAMES)}. Open the folder and "
-            "save it again with `save_pretrained`, which writes the present code; remove what is not part of it."
+            "save it again with `save_pretrained`, which writes the installed code; remove other Python files."
         )
 
 

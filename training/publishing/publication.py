@@ -19,11 +19,11 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 from modeling_radio.core.errors import UserError, first_few
 from modeling_radio.core.trust import COPIED_FILES, allowed_files
-from modeling_radio.loading_radio import read_adapter_config
 from modeling_radio.model_cards.build import RESULTS, WEIGHTS
 from modeling_radio.model_cards.kinds import BASE_PLACEHOLDER, is_adapter
 from modeling_radio.model_cards.metadata import HUB_ID
 from modeling_radio.model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
+from modeling_radio.peft_radio import read_adapter_config
 
 
 CARD = "README.md"
@@ -139,8 +139,8 @@ def _published_files(folder: Path, kind: Kind) -> dict[str, Path]:
     strangers = [name.as_posix() for name in seen if name.as_posix() not in found]
     if strangers:
         raise ValueError(
-            f"{str(folder)!r} must hold what belongs to a {kind} alone, got {first_few(strangers, _MAX_NAMES)}: move "
-            "such files away; what is published stays public."
+            f"{str(folder)!r} must hold only files of a {kind}, got {first_few(strangers, _MAX_NAMES)}: move these "
+            "away, because everything published stays public."
         )
     return found
 

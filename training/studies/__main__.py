@@ -2,7 +2,7 @@
 
 A study names a recipe, arms that each change it, seeds, and one measure that decides. Its raw results lie beside its
 file, `STUDY.jsonl`, a line for each run: a run with a line is not made again. The tables and the figure `STUDY.webp`
-are made of them.
+are made of them. Those of our own studies lie in `--output` where the package is installed.
 """
 
 import importlib
@@ -27,10 +27,10 @@ class StudiesSettings(Settings):
 
     Attributes:
         studies: Names of files in training/studies without .yaml, or files of your own that end in .yaml.
-        jobs: Runs side by side, each with one thread.
-        seeds: Seeds in place of the studies' own, for example to see whether a result repeats.
+        jobs: Number of runs at the same time, each with one thread.
+        seeds: Seeds instead of the studies' own, for example to see whether a result repeats.
         output: Folder of the runs.
-        train: Make the runs that have no raw result.
+        train: Run what has no raw result yet.
         report: Markdown file that the tables of these studies are also written to.
     """
 
@@ -52,6 +52,11 @@ COMMAND = Command(
     "Run studies: recipes that differ in one thing, with paired seeds, measured on held-out images.",
     StudiesSettings,
     positionals=("studies",),
+    examples=(
+        "radio study my_study.yaml",
+        "radio study weightings --jobs 2",
+        "radio study weightings --no-train",
+    ),
 )
 
 
@@ -75,7 +80,7 @@ def run_studies(settings: StudiesSettings) -> None:
     from modeling_radio.training.studies.study import open_study
 
     transformers_logging.disable_progress_bar()
-    studies = [open_study(source) for source in settings.studies]  # all, before the first is run
+    studies = [open_study(source, settings.output) for source in settings.studies]  # all, before the first is run
     importlib.import_module("scipy")  # runs are compared with it: a missing package is an error before the first run
     names = [opened.name for opened in studies]
     require(len(set(names)) == len(names), "studies", names, "studies of different names")

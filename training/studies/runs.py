@@ -104,8 +104,8 @@ def _check_sources(arm: str, recipe: Recipe) -> None:
         is_repository = entry.source is None or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", entry.source) is not None
         if not is_repository and not Path(str(entry.source)).is_dir():
             raise RecipeError(
-                f"`teachers.{entry.name}.source` of arm {arm!r} must be a folder that is there, got {entry.source!r}. "
-                "Make it first; the study's file says what it is."
+                f"`teachers.{entry.name}.source` of arm {arm!r} must be an existing folder, got {entry.source!r}. "
+                "Make it first; the study's file tells how."
             )
 
 

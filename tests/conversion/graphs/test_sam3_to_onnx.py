@@ -54,7 +54,7 @@ def test_three_graphs_find_what_the_model_finds(sam3, tmp_path, capsys):
 def test_another_model_is_refused(tmp_path, capsys):
     RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path / "in")
     assert main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
-    assert "must be what `save_attached` wrote" in capsys.readouterr().err
+    assert "`checkpoint` must be a folder that `save_attached` wrote" in capsys.readouterr().err
     build_sam3().save_pretrained(tmp_path / "sam3")
     assert main([str(tmp_path / "sam3"), str(tmp_path / "out")]) == 1
     assert "must run on RADIO" in capsys.readouterr().err

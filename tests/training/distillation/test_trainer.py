@@ -737,8 +737,8 @@ def test_ctrl_c_in_mid_training_ends_with_a_checkpoint(recipe_file: str, command
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the data workers get it too
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    (message,) = [line for line in error.splitlines() if line.startswith("distill:")]
-    assert message.startswith("distill: Stopped after step ")
+    (message,) = [line for line in error.splitlines() if line.startswith("radio distill:")]
+    assert message.startswith("radio distill: Stopped after step ")
     assert message.endswith("the same command resumes.")
     step = int(message.split()[4])
     assert (Path("run/checkpoints") / f"step_{step:08d}" / "state.json").is_file()

@@ -22,6 +22,7 @@ from modeling_radio.training.extraction.search import (
     to_table,
     write_found_page,
 )
+from modeling_radio.training.extraction.settings import SearchSettings
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -65,6 +66,12 @@ def test_an_index_finds_the_same_as_a_comparison_with_all(extract, kind, index_c
 
 
 @pytest.fixture
+def asked(checkpoint, tmp_path):
+    """Return a function that makes settings of a search in what `extract` wrote."""
+    return lambda **values: SearchSettings(**({"folder": tmp_path / "out", "checkpoint": checkpoint} | values))
+
+
+@pytest.fixture
 def colors(tmp_path):
     """Plain images, which even a random model tells apart, in two splits."""
     values = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250), "gray": (128, 128, 128)}
@@ -77,10 +84,10 @@ def colors(tmp_path):
 
 
 @pytest.mark.parametrize("by", [None, "teacher_a"])
-def test_an_image_is_found_by_itself(extract, settings, colors, by):
+def test_an_image_is_found_by_itself(extract, asked, colors, by):
     extract(data=str(colors), adaptors=["teacher_a"])
     query = str(colors / "test" / "cold" / "blue.png")
-    hits = search(settings(data=None, search=query, by=by, top=3))
+    hits = search(asked(query=query, by=by, top=3))
     assert [(hit.split, hit.row["id"]) for hit in hits[:2]] == [
         ("test", "test/cold/blue.png"),
         ("train", "train/cold/blue.png"),
@@ -93,20 +100,20 @@ def test_an_image_is_found_by_itself(extract, settings, colors, by):
     assert len(lines) == 5
 
 
-def test_a_vector_of_zeros_has_no_direction(extract, settings, colors, checkpoint, tmp_path):
+def test_a_vector_of_zeros_has_no_direction(extract, asked, colors, checkpoint, tmp_path):
     model = RadioModel.from_pretrained(checkpoint)
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     model.save_pretrained(tmp_path / "zeros")
     extract(checkpoint=tmp_path / "zeros", data=str(colors))
     query = str(colors / "test" / "cold" / "blue.png")
-    hits = search(settings(checkpoint=tmp_path / "zeros", data=None, search=query, top=3))
+    hits = search(asked(checkpoint=tmp_path / "zeros", query=query, top=3))
     assert [hit.cosine for hit in hits] == [0, 0, 0]
 
 
-def test_a_text_is_compared_in_the_space_of_the_tower(extract, settings, colors, zero_shot_folder):
+def test_a_text_is_compared_in_the_space_of_the_tower(extract, asked, colors, zero_shot_folder):
     extract(checkpoint=zero_shot_folder, data=str(colors), adaptors=["siglip2-g"], shard_images=3)
-    hits = search(settings(checkpoint=zero_shot_folder, data=None, search="a photo of a cat", top=8))
+    hits = search(asked(checkpoint=zero_shot_folder, query="a photo of a cat", top=8))
     model = open_radio(zero_shot_folder)
     text = model.embed_texts(["a photo of a cat"])[0]
     for hit in hits:
@@ -116,13 +123,13 @@ def test_a_text_is_compared_in_the_space_of_the_tower(extract, settings, colors,
         assert hit.cosine == pytest.approx(torch.cosine_similarity(summary, text, dim=0).item(), abs=1e-5)
     assert [hit.cosine for hit in hits] == sorted((hit.cosine for hit in hits), reverse=True)
     longer_than_a_path = "a red cat, " * 500
-    others = search(settings(checkpoint=zero_shot_folder, data=None, search=longer_than_a_path, top=8))
+    others = search(asked(checkpoint=zero_shot_folder, query=longer_than_a_path, top=8))
     assert [hit.cosine for hit in others] != [hit.cosine for hit in hits]
     with pytest.raises(ValueError, match="`by`"):
-        search(settings(checkpoint=zero_shot_folder, data=None, search="grass", by="other"))
+        search(asked(checkpoint=zero_shot_folder, query="grass", by="other"))
 
 
-def test_labels_outside_of_the_classes_stay_numbers(extract, settings, colors, tmp_path):
+def test_labels_outside_of_the_classes_stay_numbers(extract, asked, colors, tmp_path):
     names = ["cold", "warm"]
     paths = [str(colors / "test" / "cold" / f"{name}.png") for name in ("blue", "green", "gray")]
     columns = {"image": ImageColumn(), "label": ClassLabel(names=names)}
@@ -130,43 +137,43 @@ def test_labels_outside_of_the_classes_stay_numbers(extract, settings, colors, t
     rows = Dataset.from_dict({"image": images, "label": [-1, 1, None]}, features=Features(columns))
     rows.to_parquet(tmp_path / "rows" / "train.parquet")
     extract(data=str(tmp_path / "rows"))
-    hits = search(settings(data=None, search=paths[0], top=3))
+    hits = search(asked(query=paths[0], top=3))
     assert {hit.number: hit.row["label"] for hit in hits} == {0: -1, 1: "warm", 2: None}
     assert "| -1" in to_table(hits)
 
 
-def test_searches_that_cannot_be_made_are_refused(extract, settings, colors, zero_shot_folder, tmp_path):
+def test_searches_that_cannot_be_made_are_refused(extract, asked, colors, zero_shot_folder, tmp_path):
     query = str(colors / "test" / "cold" / "blue.png")
 
     def refused(name, **values):
         with pytest.raises(ValueError, match=name):
-            search(settings(data=None, **{"search": query, **values}))
+            search(asked(**{"query": query, **values}))
 
-    refused("`output`", search="cat")
+    refused("no data set", query="cat")
     extract(data=str(colors))
-    refused("`search` .*text tower", search="a cat")
-    refused(r"`search` .*missing\.png", search="missing.png")
-    refused("`output` .*'teacher_a/summary'", by="teacher_a")
+    refused("`query` .*text tower", query="a cat")
+    refused(r"`query` .*missing\.png", query="missing.png")
+    refused("`folder` .*'teacher_a/summary'", by="teacher_a")
     refused("`checkpoint`", checkpoint=zero_shot_folder)
     (tmp_path / "out" / FeatureFolder(tmp_path / "out").shards[1].path).unlink()
-    refused("`output` .* 1 of 2 files")
+    refused("`folder` .* 1 of 2 files")
 
 
-def test_the_page_shows_what_was_found(extract, settings, colors, tmp_path):
+def test_the_page_shows_what_was_found(extract, asked, colors, tmp_path):
     extract(data=str(colors))
     query = str(colors / "train" / "warm" / "red.png")
-    asked = settings(data=str(colors), search=query, top=3, page=tmp_path / "found.html")
-    hits = search(asked)
-    write_found_page(asked, hits)
+    page_asked = asked(data=str(colors), query=query, top=3, page=tmp_path / "found.html")
+    hits = search(page_asked)
+    write_found_page(page_asked, hits)
     page = (tmp_path / "found.html").read_text()
     assert page.count("data:image/webp;base64,") == 4  # the query and three others
     assert "1.000 train/warm/red.png" in page
     assert "Measurements" not in page
-    search(asked)  # a page of ours is replaced
+    search(page_asked)  # a page of ours is replaced
     other = shutil.copytree(colors, tmp_path / "other")
     (other / "test" / "warm" / "red.png").unlink()
     with pytest.raises(ValueError, match="`data`"):
-        write_found_page(settings(data=str(other), search=query, page=tmp_path / "found.html"), hits)
+        write_found_page(asked(data=str(other), query=query, page=tmp_path / "found.html"), hits)
     (tmp_path / "notes.html").write_text("mine")
     with pytest.raises(ValueError, match="`page`"):
-        search(settings(data=str(colors), search=query, page=tmp_path / "notes.html"))
+        search(asked(data=str(colors), query=query, page=tmp_path / "notes.html"))

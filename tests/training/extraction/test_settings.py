@@ -1,9 +1,9 @@
-"""Settings of the wrong mode are refused, and the manifest has those that decide the rows."""
+"""Settings that do not fit are refused, and the manifest has those that decide the rows."""
 
 import pytest
 
 from modeling_radio.core.settings import SettingsError
-from modeling_radio.training.extraction.settings import ExtractionSettings
+from modeling_radio.training.extraction.settings import ExtractionSettings, SearchSettings
 
 
 NEEDED = {"checkpoint": "model", "output": "out"}
@@ -15,16 +15,17 @@ NEEDED = {"checkpoint": "model", "output": "out"}
         ({}, "`data`"),
         ({"data": "x", "pool": 2}, "`pool`"),
         ({"data": "x", "pca": 2, "layout": "nested"}, "`pca`.*`layout`"),
-        ({"data": "x", "page": "x.html"}, "`page`"),
-        ({"data": "x", "top": 3}, "`top`"),
-        ({"search": "cat", "index": "flat"}, "`index`"),
-        ({"search": "cat", "page": "x.html"}, "`page`"),
         ({"data": "x", "dtype": "float64"}, "`dtype`"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(values, name):
     with pytest.raises(SettingsError, match=name):
         ExtractionSettings(**NEEDED, **values)
+
+
+def test_a_page_of_a_search_needs_the_images():
+    with pytest.raises(SettingsError, match="`page`"):
+        SearchSettings(folder="out", query="cat", checkpoint="model", page="x.html")
 
 
 def test_the_manifest_has_the_settings_that_decide_the_rows():

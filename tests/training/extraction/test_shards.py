@@ -43,7 +43,7 @@ def test_folders_with_other_files_are_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     for content in ("[1]", "{", "{}"):
         (tmp_path / MANIFEST).write_text(content)
-        with pytest.raises(ValueError, match="`output`"):
+        with pytest.raises(ValueError, match=r"no data set that `radio extract`"):
             read_manifest(tmp_path)
 
 

@@ -238,8 +238,10 @@ def test_quantization_needs_bitsandbytes(base, class_folders, tmp_path, monkeypa
 
 
 def test_checkpoints_that_do_not_open(base, class_folders, tmp_path):
-    RadioConfig.from_preset("radio-test", return_dict=False).save_pretrained(tmp_path / "tuples")
-    assert open_config(str(tmp_path / "tuples")).return_dict is True  # a tuned model returns named outputs
+    answers = {"return_dict": False, "nvidia_outputs": True}
+    RadioConfig.from_preset("radio-test", **answers).save_pretrained(tmp_path / "tuples")
+    opened = open_config(str(tmp_path / "tuples"))  # a tuned model returns named outputs
+    assert (opened.return_dict, opened.nvidia_outputs) == (True, False)
     broken = tmp_path / "broken"
     shutil.copytree(base, broken)
     weights = load_file(broken / "model.safetensors")

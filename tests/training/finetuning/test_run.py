@@ -148,8 +148,8 @@ def test_full_moves_everything(frames, base, class_folders, tmp_path):
     assert all(is_equal[name] for name in frozen)
 
 
-# The stop lies within the first epoch (of five or twelve images), the end within the second.
-TABLE = {"steps": 6, "evaluate_every": 4, "validation_share": 0.2, "batch_size": 1, "lora_dropout": 0.2}
+# The stop lies within the first epoch (of four or twelve images), the end within the second.
+TABLE = {"steps": 6, "evaluate_every": 3, "validation_share": 0.2, "batch_size": 1, "lora_dropout": 0.2}
 STREAM = {"streaming": True, "classes": ("even", "odd"), "steps": 8, "evaluate_every": 4, "num_workers": 2}
 
 
@@ -162,7 +162,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(options, base, class_folders, t
     data = save_shards(tmp_path / "shards") if "streaming" in options else class_folders
     options = {**options, "config": {"drop_path_rate": 0.2}}  # randomness in the model, too
     states = {}
-    for name, stops in {"stopped": [4, options["steps"]], "whole": [options["steps"]]}.items():
+    for name, stops in {"stopped": [options["evaluate_every"], options["steps"]], "whole": [options["steps"]]}.items():
         for stop in stops:
             run = FinetuningRun(run_settings(base, data, tmp_path / name, **options))
             stop_after(run, stop)

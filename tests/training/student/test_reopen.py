@@ -32,9 +32,9 @@ def quick_process(monkeypatch, elsewhere):
 
 
 @pytest.mark.usefixtures("quick_process")
-@pytest.mark.parametrize("return_dict", [True, False])
-def test_a_saved_folder_gives_the_same_outputs_elsewhere(tmp_path, image, return_dict):
-    assert reopen_elsewhere(save(tmp_path / "checkpoint", return_dict=return_dict), image) <= reopen.TOLERANCE
+@pytest.mark.parametrize("answers", [{}, {"return_dict": False}, {"nvidia_outputs": True}], ids=str)
+def test_a_saved_folder_gives_the_same_outputs_elsewhere(tmp_path, image, answers):
+    assert reopen_elsewhere(save(tmp_path / "checkpoint", **answers), image) <= reopen.TOLERANCE
 
 
 @pytest.mark.slow

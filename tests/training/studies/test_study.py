@@ -4,7 +4,16 @@ import pytest
 from toy_studies import STUDY, write_study
 
 from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.studies import study
 from modeling_radio.training.studies.study import Study, better_direction, list_studies, open_study
+
+
+def test_results_of_our_studies_lie_where_an_installed_command_runs(monkeypatch, tmp_path):
+    name = list_studies()[0]
+    assert open_study(name, tmp_path).raw_results == study.STUDIES_DIR / f"{name}.jsonl"
+    monkeypatch.setattr(study, "IS_CLONE", False)
+    assert open_study(name, tmp_path).raw_results == tmp_path / f"{name}.jsonl"
+    assert open_study(name).raw_results == Path("runs/ablate") / f"{name}.jsonl"
 
 
 def test_arms_change_the_studys_recipe_and_run_quietly_in_one_thread(opened):

@@ -142,7 +142,7 @@ def test_the_demo_goes_on_without_the_detector_of_npm_and_says_so_in_a_line(monk
 @pytest.fixture
 def documented(tmp_path, monkeypatch):
     """The teacher and the recipe of the docs, in the working directory."""
-    page = [block for block in blocks("python", "yaml") if block.page == "docs/how-to/teachers.md"]
+    page = [block for block in blocks("python", "yaml") if block.page == "docs/how-to/own_teacher.md"]
     (code,) = [block.text for block in page if "class TorchvisionTeacher" in block.text]
     (recipe,) = [block.text for block in page if "TorchvisionTeacher" in block.text and block.language == "yaml"]
     (tmp_path / "my_teacher.py").write_text(code)

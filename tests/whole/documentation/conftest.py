@@ -104,5 +104,5 @@ def save_converted(folder: Path) -> None:
     radio = RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors))
     zero_shot = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip2", TEXT_WIDTH))
     canonicalizing(build_word_tokenizer(), 16).save_pretrained(save_model(zero_shot, folder / "my-folder"))
-    radio.config.return_dict, radio.config.adaptor_names = False, []
+    radio.config.nvidia_outputs, radio.config.adaptor_names = True, []
     save_model(radio, folder / "with-nvidia-outputs" / "my-folder")

@@ -12,7 +12,10 @@ from elsewhere import OURS
 
 PAGES = (
     "README.md",
-    *(f"docs/how-to/{name}.md" for name in ("open", "task_models", "features", "python", "deploy", "app", "convert")),
+    *(
+        f"docs/how-to/{name}.md"
+        for name in ("open", "variants", "task_models", "texts", "libraries", "python", "faster", "onnx", "convert")
+    ),
 )
 BLOCKS = [block for block in blocks("python", "py") if block.page in PAGES]
 

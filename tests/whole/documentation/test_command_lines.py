@@ -1,4 +1,4 @@
-"""Every command line of README and docs is one that its command takes."""
+"""Every command line of README, docs and `--help` is one that its command takes."""
 
 import importlib
 import importlib.util
@@ -12,12 +12,12 @@ from documentation import PROJECT, ROOT, blocks
 
 from modeling_radio.core.command_line import Command
 from modeling_radio.training.recipe import Recipe, load_recipe
-from modeling_radio_cli import find_module
+from modeling_radio_cli import COMMANDS, FORMATS, MORE_COMMANDS, find_module
 
 
 OURS = ("benchmarks", "notebooks")
 """Packages whose commands run in a clone alone."""
-OTHERS = {"bash", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
+OTHERS = {"bash", "docker", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
 EXTRAS = set(PROJECT["optional-dependencies"])
 CONFIGS = re.compile(r"CONFIGS=\$\(python -c \"(.*)\"\)(/\w+)$")
@@ -33,11 +33,14 @@ class Line(NamedTuple):
 
 
 def shown_lines() -> list[Line]:
-    """Return the lines of shell blocks, continued ones joined."""
+    """Return the lines of shell blocks, continued ones joined, and the examples of `--help`."""
     lines: list[Line] = []
     for block in blocks("bash"):
         texts = (" ".join(text.split()) for text in block.text.replace("\\\n", " ").splitlines())
         lines += [Line(block.page, text) for text in texts if text and not text.startswith("#")]
+    for name, module in [(name, module) for name, (module, _) in COMMANDS.items()] + [*MORE_COMMANDS.items()]:
+        for each in (module, *FORMATS.get(name, {}).values()):
+            lines += [Line(f"{name} --help", text) for text in command_of(f"modeling_radio.{each}").examples]
     return lines
 
 
@@ -90,9 +93,14 @@ def check_radio(words: list[str]) -> None:
     check_command(f"modeling_radio.{module}", rest)
 
 
-def check_command(module: str, words: list[str]) -> None:
+def command_of(module: str) -> Command:
     command = importlib.import_module(module).COMMAND
     assert isinstance(command, Command)
+    return command
+
+
+def check_command(module: str, words: list[str]) -> None:
+    command = command_of(module)
     if words in (["--help"], ["--list-recipes"]):
         return
     settings = command.read(words)

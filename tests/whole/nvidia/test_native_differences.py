@@ -24,6 +24,8 @@ CASES: dict[str, list[dict]] = {
     "architectures": [{"architectures": ["RadioForImageClassification"]}],
     "output_hidden_states": [{"output_hidden_states": True}],
     "return_dict": [{"return_dict": False}],
+    "nvidia_outputs": [{"nvidia_outputs": True}],
+    "reshape_hidden_states": [{"reshape_hidden_states": False}],
     "dtype": [{"dtype": "bfloat16"}, {"dtype": "float16"}],
     "chunk_size_feed_forward": [{"chunk_size_feed_forward": 2}],
     "is_encoder_decoder": [{"is_encoder_decoder": True}],

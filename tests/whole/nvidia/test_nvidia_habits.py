@@ -64,12 +64,13 @@ def assert_stored(stored, name, summary, features, tolerance=TOLERANCE):
 
 def test_the_folder_says_what_its_model_answers(folder):
     config = json.loads((folder / "config.json").read_text())
-    assert (config["return_dict"], config["adaptor_names"]) == (False, [])
+    assert (config["nvidia_outputs"], config["adaptor_names"]) == (True, [])
+    assert "return_dict" not in config  # with which transformers' own class stops
     assert [adaptor["name"] for adaptor in config["adaptors"]] == ["siglip2-g", "dino_v3", "sam3"]
     card = (folder / "README.md").read_text()
     assert "Adaptors: siglip2-g, dino_v3, sam3." in card
     assert "`summary, features = model(pixel_values)`. Adaptors run where they are asked for" in card
-    assert "native stops; open it with `return_dict=True`" in card
+    assert "opens as transformers' native `RadioModel`" in card
 
 
 def test_the_code_on_the_card_runs(folder, monkeypatch, capsys):
@@ -134,8 +135,8 @@ def test_nvidias_own_folder_gives_pairs_when_asked(tmp_path, stored, images):
         assert_stored(stored, name, summary, features)
 
 
-def test_without_our_code_it_opens_when_asked_for_names(folder, stored, images):
-    native = NativeRadioModel.from_pretrained(folder, return_dict=True).eval()(images)
+def test_without_our_code_it_opens_as_any_other(folder, stored, images):
+    native = NativeRadioModel.from_pretrained(folder).eval()(images)
     assert_stored(stored, "backbone", native.summary, native.features)
 
 
@@ -168,11 +169,9 @@ def test_the_pipeline_runs_and_batches(folder):
     torch.testing.assert_close(torch.tensor(batched)[:, 0], summary.expand(3, -1), rtol=0, atol=1e-5)
 
 
-def test_a_head_on_such_a_folder_answers_by_the_configuration(folder, images):
+def test_a_head_on_such_a_folder_answers_by_name(folder, images):
     head = RadioForImageClassification.from_pretrained(folder, num_labels=3).eval()
-    (logits,) = head(images)
-    assert logits.shape == (1, 3)
-    torch.testing.assert_close(head(images, return_dict=True).logits, logits)
+    assert head(images).logits.shape == (1, 3)
 
 
 def test_the_folder_goes_back_to_nvidias_format_in_full(folder):

@@ -55,7 +55,7 @@ def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...
     if TRAIN not in files:
         raise ValueError(
             f"{source} has no COCO annotations: give a json file, or a folder with annotations/instances_train*.json, "
-            "train/_annotations.coco.json or annotations.json. docs/how-to/tune.md shows how to make COCO of "
+            "train/_annotations.coco.json or annotations.json. docs/how-to/labels.md shows how to make COCO of "
             "Pascal VOC and YOLO."
         )
     parsed = {split: _parse(path) for split, path in files.items()}
@@ -209,8 +209,8 @@ def _image_finder(path: Path) -> Callable[[str], Path]:
     def find(name: str) -> Path:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(
-                f"{path} must name images within their folder, got `file_name` {name!r:.100}: write a path that "
-                "neither is absolute nor has `..`."
+                f"{path} must name images within their folder, got `file_name` {name!r:.100}: write a "
+                "relative path without `..`."
             )
         for folder in folders:
             if os.path.isfile(folder / name):  # unlike `Path.is_file` it takes names that no file can have

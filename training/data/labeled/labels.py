@@ -61,9 +61,7 @@ def check_numbers(tables: Tables, column: str) -> None:
 
 def _check_number(label: Any, image: str) -> None:
     if not isinstance(label, (int, float)) or not math.isfinite(label):
-        raise ValueError(
-            f"The label of {image} is {label!r}, which is no finite number: label the image, or leave it out."
-        )
+        raise ValueError(f"The label of {image} is {label!r}, not a finite number: label the image, or leave it out.")
 
 
 def number_classes(tables: Tables, column: str, names: tuple[str, ...] | None) -> tuple[Tables, tuple[str, ...]]:

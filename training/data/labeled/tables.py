@@ -95,8 +95,8 @@ def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
     streams = _open_shards_or_hub(source, path, names, streaming=True)
     if streams is None:
         raise ValueError(
-            f"`streaming` is for {' and '.join(BUILDERS)} files and data sets of the Hub, whose copy it saves; "
-            f"{source!r} is opened where it lies: leave it out."
+            f"`streaming` needs {' or '.join(BUILDERS)} files or a data set of the Hub, got {source!r}, which is not "
+            "copied anyway: leave `streaming` out."
         )
     for split, stream in streams.items():
         if stream.features is None:

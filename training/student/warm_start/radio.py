@@ -145,7 +145,7 @@ def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None =
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(
-            f"`student.init_from` {source!r} is no checkpoint of RADIO, nor of a ViT that a student can start from: "
+            f"`student.init_from` {source!r} is neither a RADIO checkpoint nor a ViT that a student can start from: "
             f"{reason}"
         ) from error
     if not config.use_feature_normalizer and not config.num_intermediate_normalizers:

@@ -456,7 +456,7 @@ def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequen
         raise RecipeError(f"`student.config.eradio` must be null to start from a plain ViT such as {source!r}.")
     if config.downscale_levels:
         raise RecipeError(
-            "`student.config.downscale_levels` must be null to start from a plain ViT, whose tokens are never merged, "
+            "`student.config.downscale_levels` must be null to start from a plain ViT, which merges no tokens, "
             f"such as {source!r}, got {config.downscale_levels}."
         )
     if not all(0 <= number < depth for number in numbers):
