@@ -740,6 +740,6 @@ def test_ctrl_c_in_mid_training_ends_with_a_checkpoint(recipe_file: str, command
     (message,) = [line for line in error.splitlines() if line.startswith("radio distill:")]
     assert message.startswith("radio distill: Stopped after step ")
     assert message.endswith("the same command resumes.")
-    step = int(message.split()[4])
+    step = int(message.split()[5])
     assert (Path("run/checkpoints") / f"step_{step:08d}" / "state.json").is_file()
     assert "Traceback" not in error
