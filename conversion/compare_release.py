@@ -247,8 +247,8 @@ def _remarks(theirs: Answers, others: Sequence[str]) -> list[str]:
     remarks += [f"Not compared: windows of {window}, {reason}." for window, reason in theirs.left_out.items()]
     if others:
         remarks.append(
-            f"Not compared: adaptors of {', '.join(others)}, which this repository's layout does not have; a .pth.tar "
-            "may, whose outputs radio convert --verify compares."
+            f"Not compared: adaptors of {', '.join(others)}, which are not in this repository. A .pth.tar may have "
+            "them; radio convert --verify compares its outputs."
         )
     return remarks
 

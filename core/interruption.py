@@ -123,9 +123,8 @@ def warn_of_launcher_timeout() -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and LAUNCHER_PATIENCE not in os.environ:
         logger.warning(
-            "after SIGTERM or Ctrl-C the launcher kills this run 30 seconds later, whether or not its checkpoint is "
-            "complete, unless it was told otherwise: by %s or `torchrun --shutdown-timeout`, the seconds that one may "
-            "take. `--max-minutes` ends a run without a signal",
+            "the launcher kills this run 30 seconds after SIGTERM or Ctrl-C, even if its checkpoint is not complete. "
+            "Give it more seconds by %s or `torchrun --shutdown-timeout`. `--max-minutes` ends a run without a signal",
             LAUNCHER_PATIENCE,
         )
 

@@ -32,11 +32,10 @@ _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the version and the repository that this clone is from; make the links that docstrings are read through.
+    """Add the version and the repository that this clone is from.
 
     The repository is a link of the menu: with `repo_url` every page would ask GitHub for the number of stars.
     """
-    subprocess.run(["make", "-s", "types"], cwd=ROOT, check=True)
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert version is not None
     config.site_name += f" {version[1]}"

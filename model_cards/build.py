@@ -287,7 +287,7 @@ def _write(settings: CardSettings) -> None:
     license = _license(settings)
     results = results_of(settings.checkpoint) if settings.results is None else Results.load(settings.results)
     path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=_name(settings), license=license)
-    print(f"Wrote {path}." + ("" if license else " It names no license yet: --license ID does."))
+    print(f"Wrote {path}." + ("" if license else " It names no license yet: add one by --license ID."))
     results, lineage = _with_lineage(results or Results(measurements=[]), settings.checkpoint)
     for warning in warnings_of([*results.teachers, *lineage.weights]):
         print(f"Mind {warning}")

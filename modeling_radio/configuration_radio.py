@@ -869,7 +869,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in names:
             meant = "" if name in known else did_you_mean(name, known, at_least=SLIP)
             if meant:
-                warnings.warn(f"RadioConfig has no field {name!r}, which changes nothing.{meant}", stacklevel=5)
+                warnings.warn(f"RadioConfig has no field {name!r}; it is ignored.{meant}", stacklevel=5)
 
     def _check_arguments(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse what transformers would read before it is validated."""

@@ -2,12 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from torch import Tensor, nn
 
 from .checks_radio import COUNT, check_blocks, check_choice, optional
 from .configuration_radio import RadioConfig
+from .hub_radio import import_sibling
 from .inputs_radio import Aggregation, ScaleOrder, check_feature_format, check_widths, count_from_first, group_blocks
 from .layers_radio import RadioInputConditioner, is_compiling_or_tracing
 from .outputs_radio import FeatureFormat, RadioPair
@@ -50,6 +51,57 @@ def conditioners(
     outside = OutsideConditioner(config).to(inside.norm_mean)
     outside.load_state_dict(inside.state_dict())
     return inside, outside
+
+
+def refuse_window(which: str, argument: str) -> NoReturn:
+    """Raise a `ValueError` about windows that a ViT cannot be given.
+
+    Args:
+        which: The windows.
+        argument: What the model may be called with instead.
+    """
+    raise ValueError(f"Windows {which} cannot be set for a ViT, only for E-RADIO. Call the model with {argument}.")
+
+
+class AdaptorTexts:
+    """Texts in the space of an adaptor, for `model.adaptors[name].tokenizer` and `.encode_text`.
+
+    The folder's tokenizer and its text tower are opened with the first text.
+
+    Args:
+        model: As `from_pretrained` opened it.
+    """
+
+    _processor: Any = None
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def give_to(self, adaptor: Any) -> None:
+        """Give an adaptor the two methods; they are no part of its weights."""
+        adaptor.tokenizer, adaptor.encode_text = self.tokenizer, self.encode_text
+
+    def tokenizer(self, texts: str | Sequence[str]) -> Tensor:
+        """Return tokens of texts, padded and cut as the tower was trained, `(num_texts, length)`.
+
+        Raises:
+            LookupError: If the model was not opened from a folder with a text tower.
+        """
+        if self._processor is None:
+            if self.model.source is None:
+                raise LookupError(
+                    "`tokenizer` needs the folder of a text tower, and this model was not opened from one."
+                )
+            name, options = self.model.source
+            self._processor = import_sibling("processing_radio").RadioProcessor.from_pretrained(name, **options)
+        return self._processor(text=[texts] if isinstance(texts, str) else list(texts), return_tensors="pt")[
+            "input_ids"
+        ]
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        """Return embeddings of tokens `(num_texts, length)`, `(num_texts, summary_dim)`; on request unit vectors."""
+        embeds = self.model.get_text_features(text, return_dict=True).pooler_output
+        return embeds / embeds.norm(dim=-1, keepdim=True) if normalize else embeds
 
 
 def forward_intermediates(  # noqa: PLR0913

@@ -95,6 +95,8 @@ class NvidiaNetworkNames(NvidiaNames):
             del self.adaptors[name]
         self.config.adaptors = [adaptor for adaptor in self.config.adaptors if adaptor["name"] in names]
         self.config.adaptor_names = [name for name in self.config.adaptor_names or [] if name in names]
+        if self.config.text_adaptor not in names:
+            self.config.text_tower = self.config.text_adaptor = None
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -102,26 +104,12 @@ class NvidiaNetworkNames(NvidiaNames):
         return self.model.blocks
 
     def change_window_size(self, window_size: int | None) -> None:
-        """Refuse: only E-RADIO's windows are part of the network.
-
-        Raises:
-            ValueError: Always; it says what to do instead.
-        """
-        raise ValueError(
-            f"Windows of {window_size!r} tokens cannot be set for a ViT, only for E-RADIO. Call the model with "
-            "`window_size`, or set `config.vitdet_window_size`."
-        )
+        """Refuse by a `ValueError`: only E-RADIO's windows are part of the network."""
+        _methods().refuse_window(f"of {window_size!r} tokens", "`window_size`, or set `config.vitdet_window_size`")
 
     def set_optimal_window_size(self, image_dim: Sequence[int] | int) -> int:
-        """Refuse: only E-RADIO's windows are part of the network.
-
-        Raises:
-            ValueError: Always; it says what to do instead.
-        """
-        raise ValueError(
-            f"Windows for images of {image_dim!r} cannot be set for a ViT, only for E-RADIO. Call the model with "
-            "`window_size='auto'`."
-        )
+        """Refuse by a `ValueError`: only E-RADIO's windows are part of the network."""
+        return _methods().refuse_window(f"for images of {image_dim!r}", "`window_size='auto'`")
 
     def make_preprocessor_external(self) -> nn.Module:
         """Return what normalizes pixels, for the caller to run; from here on the model takes normalized ones.
@@ -144,8 +132,14 @@ class NvidiaModelNames(NvidiaNames):
 
     @property
     def adaptors(self) -> nn.ModuleDict:
-        """The adaptors that were built, by name; `None`, or some of them, removes the others."""
-        return self.radio_model.adaptors
+        """The adaptors that were built, by name; `None`, or some of them, removes the others.
+
+        That of the folder's text tower also has what `AdaptorTexts` says.
+        """
+        adaptors, name = self.radio_model.adaptors, self.config.text_adaptor
+        if name in adaptors and "encode_text" not in vars(adaptors[name]):
+            _methods().AdaptorTexts(self).give_to(adaptors[name])
+        return adaptors
 
     @adaptors.setter
     def adaptors(self, value: Collection[str] | None) -> None:

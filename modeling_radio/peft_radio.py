@@ -38,7 +38,7 @@ def named_base(folder: Path) -> str:
         raise ValueError(f"{str(folder)!r} is an adapter folder, which peft opens: `pip install peft`.")
     path = folder / ADAPTER_CONFIG_NAME
     base = read_adapter_config(folder).get("base_model_name_or_path")
-    if not base:
+    if not base or not isinstance(base, str):
         problem = "names no base"
     elif found := [local for local in (folder / base, Path(base)) if local.is_dir()]:
         if is_radio_folder(found[0]):

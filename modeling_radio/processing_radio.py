@@ -75,7 +75,7 @@ class RadioProcessor(ProcessorMixin):
         values, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **options)
         images = RadioImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         tower = values.get("text_tower")
-        if tower is None:
+        if not isinstance(tower, Mapping):
             return with_one_size(images)
         tokenizer: Any = AutoTokenizer.from_pretrained(
             pretrained_model_name_or_path, trust_remote_code=False, **options

@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .adaptors_radio import RadioAdaptor
-from .configuration_radio import RadioConfig
+from .checks_radio import check_choice
 from .inputs_radio import check_feature_format
 from .modeling_radio import RadioModel, RadioNetwork
 from .outputs_radio import FeatureFormat, RadioPair
-from .tokenizer import open_tokenizer
-from .zero_shot_radio import RadioForZeroShotImageClassification
 
 
 RELEASES_ON_THE_HUB = {
@@ -25,32 +21,6 @@ RELEASES_ON_THE_HUB = {
     **{f"c-radio_v4-{size.lower()}": f"nvidia/C-RADIOv4-{size}" for size in ("SO400M", "H", "1D-H")},
 }
 """By the version of a release, the name of its repository."""
-
-
-class RadioTextAdaptor(RadioAdaptor):
-    """The adaptor whose teacher the text tower of a folder is of.
-
-    Args:
-        model: With the tower; its adaptor's heads are taken, not copied.
-        tokenizer: The folder's.
-    """
-
-    def __init__(self, model: RadioForZeroShotImageClassification, tokenizer: Any) -> None:
-        with torch.device("meta"):
-            super().__init__(model.config, model.image_adaptor)
-        own = model.radio_model.adaptor(model.image_adaptor.name)
-        self.head_mlp, self.feat_mlp = own.head_mlp, own.feat_mlp
-        self.text_tower = model.text_tower
-        self._texts = (model, tokenizer)  # in a tuple, since no module may contain itself
-
-    def tokenizer(self, texts: str | Sequence[str]) -> Tensor:
-        """Return the tokens of texts, padded as the tower was trained, `(num_texts, length)`."""
-        model, tokenizer = self._texts
-        return model.tokenize(tokenizer, [texts] if isinstance(texts, str) else texts)
-
-    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Return embeddings of tokens `(num_texts, length)`, `(num_texts, summary_dim)`; on request unit vectors."""
-        return self._texts[0].encode_text(text, normalize=normalize)
 
 
 class TorchHubRadio(nn.Module):
@@ -105,7 +75,7 @@ def open_for_torch_hub(
 
     Args:
         version: A folder of ours or NVIDIA's, a name on the Hub, or a version in `RELEASES_ON_THE_HUB`.
-        adaptor_names: Adaptors to run. One for whose teacher the folder has a text tower is a `RadioTextAdaptor`.
+        adaptor_names: Adaptors to run. That of the folder's text tower also has `tokenizer` and `encode_text`.
         vitdet_window_size: Side of the ViTDet windows in tokens; `None` takes the folder's.
 
     Raises:
@@ -113,16 +83,12 @@ def open_for_torch_hub(
     """
     version = version if Path(version).exists() else RELEASES_ON_THE_HUB.get(version, version)
     names = [adaptor_names] if isinstance(adaptor_names, str) else list(adaptor_names or [])
-    config = RadioConfig.from_pretrained(version)
-    if config.text_tower is not None and config.text_adaptor in names:
-        model = RadioForZeroShotImageClassification.from_pretrained(version)
-        adaptor = RadioTextAdaptor(model, open_tokenizer(version, "version"))
-        model.radio_model.adaptors[config.text_adaptor] = adaptor
-    else:
-        model = RadioModel.from_pretrained(version)
+    model = RadioModel.from_pretrained(version)
     if vitdet_window_size is not None:
         model.config.vitdet_window_size = vitdet_window_size
         model.config.check()
-    hub_model = TorchHubRadio(model.radio_model)
-    hub_model.adaptors = names
-    return hub_model
+    available = list(model.adaptors)  # that of the folder's text tower encodes texts from here on
+    for name in names:
+        check_choice("adaptor_names", name, available)
+    model.adaptors = names
+    return TorchHubRadio(model.radio_model)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import sys
+import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -118,9 +120,18 @@ def without_machine(text: str) -> str:
 
 
 def code_hash(notebook: NotebookNode) -> str:
-    """Return a hash of the code, kept with outputs to tell whether they are of this code."""
-    code = "\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    """Return a hash of the code without comments, kept with outputs to tell whether they are of this code."""
+    code = "\0".join(_without_comments(cell.source) for cell in notebook.cells if cell.cell_type == "code")
     return hashlib.sha256(code.encode()).hexdigest()
+
+
+def _without_comments(source: str) -> str:
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    return "\n".join(lines)
 
 
 class StoreSettings(Settings):

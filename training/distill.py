@@ -97,7 +97,7 @@ def _distil(settings: DistillSettings) -> None:
         print(
             f"Wrote {final}."
             if final
-            else f"Stopped at step {settings.stop_at} as asked; without --stop-at it goes on."
+            else f"Stopped at step {settings.stop_at} as asked. The same command without --stop-at continues."
         )
     state.destroy_process_group()
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.onnx import ONNXProgram
 from transformers.utils.import_utils import is_torch_greater_or_equal
 
+from modeling_radio.conversion.graphs.sampling import GatheredSamples
+
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -38,7 +40,7 @@ def require_exporter() -> None:
 def export_graph(
     module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str], shapes: Any, opset: int = DEFAULT_OPSET
 ) -> ONNXProgram:
-    """Return a module as an ONNX program; nothing is written.
+    """Return a module as an ONNX program, without the operator GridSample; nothing is written.
 
     Args:
         module: In evaluation mode, with a tensor or a tuple of them as its output.
@@ -51,7 +53,7 @@ def export_graph(
         ValueError: If the exporter does not know the operator set, or torch is too old.
     """
     require_exporter()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), GatheredSamples(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from the exporter about its own rewriting
         program = torch.onnx.export(
             module,

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from releases import needs_exporter
@@ -154,6 +155,8 @@ def test_heads_of_tasks_by_the_names_of_their_outputs(task, tmp_path, capsys):
     assert metadata.get("fixed_size") == ([80, 112] if is_detector else None)
     assert (metadata["input"], metadata["patch_size"]) == ({"colors": "RGB", "pixel_range": [0, 1]}, 16)
     assert (session.get_inputs()[0].shape == ["batch", 3, 80, 112]) == is_detector
+    graph = onnx.load(tmp_path / "out.onnx")
+    assert "GridSample" not in {node.op_type for part in (graph.graph, *graph.functions) for node in part.node}
     pixel_values = torch.rand(3, 3, *((80, 112) if is_detector else (48, 128)))
     with torch.no_grad():
         expected = model(pixel_values) if is_detector else model(pixel_values, window_size="global")

@@ -27,7 +27,8 @@ def case(request) -> str:
 @pytest.fixture(scope="module")
 def folders(case, tmp_path_factory):
     root = tmp_path_factory.mktemp("timm")
-    assert from_nvidia([str(REFERENCE / case / "checkpoint.pth.tar"), str(root / "ours")]) == 0
+    aligned = [f"config.pos_embed_align_corners={'aligned' in case}"]  # which the training file does not tell
+    assert from_nvidia([str(REFERENCE / case / "checkpoint.pth.tar"), str(root / "ours"), *aligned]) == 0
     assert main([str(root / "ours"), str(root / "timm")]) == 0
     return root
 

@@ -2,6 +2,7 @@
 
 import inspect
 import signal
+from pathlib import Path
 
 import pytest
 import tiny_distillation
@@ -11,6 +12,8 @@ from tuning_fixtures import base, class_folders, one_picture, own_datasets_cache
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.api import distill, evaluate, extract, finetune, search
+from modeling_radio.core.errors import UserError
+from modeling_radio.core.files import sole_run
 from modeling_radio.core.interruption import Interrupted
 from modeling_radio.model_cards.results import Results
 from modeling_radio.training.distill import DistillSettings
@@ -59,6 +62,11 @@ def test_stages_have_the_scores_of_the_last(recipe):
     assert done.scores.keys() >= {"features/semantic"}
 
 
+def test_a_folder_in_which_another_run_is_at_work_is_refused(recipe):
+    with sole_run(Path("run"), "radio distill"), pytest.raises(UserError, match="run"):
+        distill(recipe=recipe, output="run")
+
+
 def test_an_interruption_ends_a_distillation_with_a_checkpoint(recipe, monkeypatch):
     class Interrupting(tiny_distillation.TinyTeacher):
         def encode(self, pixel_values):
@@ -69,7 +77,7 @@ def test_an_interruption_ends_a_distillation_with_a_checkpoint(recipe, monkeypat
     monkeypatch.setitem(tiny_distillation.modeling_radio.training.teachers.registry.TEACHER_KINDS, "tiny", Interrupting)
     with pytest.raises(Interrupted):
         distill(recipe=recipe, output="run")
-    assert list((tiny_distillation.Path("run") / "checkpoints").iterdir())
+    assert list((Path("run") / "checkpoints").iterdir())
 
 
 def test_a_classifier_is_tuned(base, class_folders, tmp_path):

@@ -208,7 +208,7 @@ def test_a_configuration_of_native_transformers_builds_our_model():
 
 
 def test_a_slip_in_a_field_is_told():
-    with pytest.warns(UserWarning, match="no field 'hiden_size', which changes nothing. Did you mean 'hidden_size'?"):
+    with pytest.warns(UserWarning, match="no field 'hiden_size'; it is ignored. Did you mean 'hidden_size'?"):
         RadioConfig(hiden_size=64)
 
 

@@ -205,10 +205,11 @@ class PlainAttention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("backend", [None, "eager"])
-@pytest.mark.parametrize("how", ["global", "windows", "pack"])
+@pytest.mark.parametrize(
+    ("how", "backend"), [("global", None), ("windows", None), ("pack", None), ("windows", "eager")]
+)
 def test_an_attention_of_the_callers_gets_each_segment_as_a_sequence(how, backend):
-    config = RadioConfig.from_preset("radio-test", num_hidden_layers=4, vitdet_num_global=2)
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=2, vitdet_num_global=1)
     model = RadioModel(config).eval()
     call = {"pixel_values": torch.rand(2, 3, 80, 64), "window_size": 3 if how == "windows" else "global"}
     if how == "pack":

@@ -75,7 +75,7 @@ def test_base_is_named_from_the_working_directory(peft_folder, monkeypatch):
     assert find_adapter_base(peft_folder) == "base"
 
 
-@pytest.mark.parametrize("base", [None, "/old/runs/base", "../moved", ".", "../other"])
+@pytest.mark.parametrize("base", [None, True, ["x"], "/old/runs/base", "../moved", ".", "../other"])
 def test_nothing_that_can_be_a_base(peft_folder, base):
     save_base(peft_folder.parent / "other", model_type="vit")
     describe(peft_folder, base_model_name_or_path=base)

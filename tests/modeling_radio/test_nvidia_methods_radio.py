@@ -6,9 +6,16 @@ import pytest
 import torch
 from reference_cases import REFERENCE
 from safetensors.torch import load_file
+from tiny_folders import save_words
 from torch import nn
 
-from modeling_radio import RadioBackbone, RadioConfig, RadioForImageClassification, RadioModel
+from modeling_radio import (
+    RadioBackbone,
+    RadioConfig,
+    RadioForImageClassification,
+    RadioForZeroShotImageClassification,
+    RadioModel,
+)
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.outputs_radio import RadioPair
 
@@ -63,6 +70,27 @@ def test_pixels_that_nobody_normalized_are_told_once(on_network):
         again(torch.zeros(1, 3, 32, 48))  # to warm up
         again(conditioner(images))
         again(images)  # normalized ones came first
+
+
+def test_texts_of_an_adaptor(tmp_path):
+    folder = save_words(tmp_path / "words")
+    model, own = RadioModel.from_pretrained(folder), RadioForZeroShotImageClassification.from_pretrained(folder)
+    adaptor = model.adaptors["words"]
+    assert not hasattr(model.adaptors["dense"], "encode_text")
+    tokens = adaptor.tokenizer(["a cat", "a photo of a dog"])
+    assert torch.equal(adaptor.tokenizer("a photo of a dog"), tokens[1:])
+    with torch.no_grad():
+        expected = own.get_text_features(tokens, return_dict=True).pooler_output
+        assert torch.equal(adaptor.encode_text(tokens), expected)
+        torch.testing.assert_close(adaptor.encode_text(tokens, normalize=True).norm(dim=1), torch.ones(2))
+    assert model.adaptors["words"].state_dict().keys() == own.radio_model.adaptors["words"].state_dict().keys()
+
+
+def test_texts_need_a_folder():
+    adaptors = [{**ADAPTORS[0], "name": "words"}]
+    model = RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors, text_adaptor="words"))
+    with pytest.raises(LookupError, match="`tokenizer`"):
+        model.adaptors["words"].tokenizer(["a cat"])
 
 
 def stored_images(case: str) -> tuple[dict[str, torch.Tensor], str, torch.Tensor]:

@@ -40,6 +40,7 @@ def test_the_hash_is_of_the_code_alone(tmp_path):
     second = read(write(tmp_path / "b.ipynb", "A = 1", "A + 1"))
     assert code_hash(first) != code_hash(second)
     first.cells.insert(0, nbformat.v4.new_markdown_cell("# A title"))
+    first.cells[1].source += "  # a comment"
     assert code_hash(first) == code_hash(read(tmp_path / "a.ipynb"))
 
 

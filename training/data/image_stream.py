@@ -124,7 +124,7 @@ class EndlessSource:
         self.left_out = Counter(state["left_out"])
         if state["num_shards"] != self.num_shards:
             logger.warning(
-                "%s: the checkpoint is of other shards than the %d that are there now, so a new pass begins",
+                "%s: the checkpoint knows other shards than the %d that exist now, so a new pass begins",
                 self.column.source,
                 self.num_shards,
             )

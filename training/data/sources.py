@@ -474,7 +474,7 @@ def _streamed_images(folder: Path) -> list[str]:
     if len(files) < len(found):
         left_out = sorted({path.suffix.lower() for path in found} - set(ImageFolder.EXTENSIONS))
         logger.warning(
-            "%s: %d of %d images are left out, since those of type %s cannot be streamed: leave out `data.streaming`",
+            "%s: %d of %d images are skipped, because files of type %s cannot be streamed: remove `data.streaming`",
             folder,
             len(found) - len(files),
             len(found),

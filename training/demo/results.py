@@ -53,12 +53,12 @@ DEMO_REMARK = (
 )
 INTRODUCTION = """# Results
 
-Frozen features on every labeled set that packages carry. No set of natural photographs by class is among them, and
-none says what a backbone is worth on your images: `radio evaluate CHECKPOINT --data FOLDER` does.
-Brackets are 95 % intervals over resampled images. kNN has 20 neighbors, and 5 of Tux Paint's; without a train
-split each image is compared with all others, and the regression predicts by folds. "Mean features" are the
-dense features averaged over the image. All models see images of the student's size, but other students, which see
-images of their own.
+Frozen features, measured on every labeled set in the demo's packages. Higher is better everywhere. None of these sets
+has natural photographs by class, and none tells how good a backbone is on your images: run
+`radio evaluate CHECKPOINT --data FOLDER` for that. Brackets are 95 % intervals over resampled images. kNN uses 20
+neighbors, for Tux Paint 5. Without a train split each image is compared with all others, and the regression predicts
+by folds. "Mean features" are the dense features averaged over the image. All models see images of the student's size;
+further students see images of their own size.
 """
 
 

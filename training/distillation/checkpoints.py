@@ -355,7 +355,7 @@ def warn_of_other_data(checkpoint: Path, saved: str, now: str) -> None:
         return
     logger.warning(
         "%r was trained on other data (%s -> %s; names and state are hashes, state of names, sizes and times): the "
-        "run goes on, but not as it would have with the same",
+        "run goes on, but differently than with the same data",
         str(checkpoint),
         saved,
         now,

@@ -187,7 +187,11 @@ def _whole_lines(path: Path, file: BinaryIO) -> list[bytes]:
     file.seek(0)
     *lines, rest = file.read().split(b"\n")
     if rest:
-        logger.warning("Line %d of %r is cut off, as by a kill; its run counts as not made.", len(lines) + 1, str(path))
+        logger.warning(
+            "Line %d of %r is incomplete, perhaps because a run was killed; this run will be repeated.",
+            len(lines) + 1,
+            str(path),
+        )
     return lines
 
 

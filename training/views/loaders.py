@@ -168,13 +168,13 @@ class StreamedViewLoader:
         before = {each.name: [rank for rank, state in enumerate(states) if each.name in state] for each in partitions}
         if before != {name: list(ranks) for name, ranks in divide_ranks(partitions, num_ranks).items()}:
             logger.warning(
-                "the checkpoint is of %d ranks and this run has %d, or another `rank_share`: they share streamed data "
+                "the checkpoint has %d ranks and this run %d, or another `rank_share`. Streamed data are divided "
                 "differently, so a new pass through the data begins",
                 len(states),
                 num_ranks,
             )
         elif _num_sources(states[self.streams.rank]) != _num_sources(self._state):
-            logger.warning("the checkpoint is of another number of sources, so a new pass through the data begins")
+            logger.warning("the checkpoint has another number of sources, so a new pass through the data begins")
         else:
             self._state = states[self.streams.rank]
             return

@@ -227,7 +227,7 @@ def test_another_number_of_shards_begins_a_new_pass(write_source: Callable[..., 
     before.take(5)
     (Path(source) / "part-03.parquet").unlink()
     after = restarted(before, streamed(source))
-    assert f"{source}: the checkpoint is of other shards than the 3" in caplog.text
+    assert f"{source}: the checkpoint knows other shards than the 3" in caplog.text
     numbers = take(after, 9)
     assert sorted(numbers) == [0, 1, 2, 4, 5, 6, 8, 9, 10]
     assert after.state_dict()["sources"][0]["pass"] == 1

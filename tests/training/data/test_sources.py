@@ -261,7 +261,7 @@ def test_folders_with_other_files(write_source: Callable[..., str], monkeypatch,
     folder = write_source("folder", 3)
     Path(folder, "camera.qoi").write_bytes(b"qoif")
     assert stream_numbers(folder) == [0, 1, 2]
-    assert "1 of 4 images are left out, since those of type .qoi cannot be streamed" in caplog.text
+    assert "1 of 4 images are skipped, because files of type .qoi cannot be streamed" in caplog.text
     Path(folder, "old.tar").touch()
     for read in (is_image_folder, stream_numbers, table_numbers):
         with pytest.raises(ValueError, match=r"4 images \(000\.png\).* pattern such as"):

@@ -145,12 +145,12 @@ def test_other_ranks_or_sources_begin_a_new_pass(write_source: Callable[..., str
     recipe = recipe_with(source, streaming=True)
     *_, (_, _, state) = run(recipe, 0, 6)  # 30 images: in the second pass
     _, views, after = next(run(recipe, 6, 7, [state], num_ranks=2))
-    assert "checkpoint is of 1 ranks and this run has 2" in caplog.text
+    assert "checkpoint has 1 ranks and this run 2" in caplog.text
     assert json.loads(after)["low"]["sources"][0]["pass"] == 2
     assert len(views) == 2
     mixed = recipe_with(source, streaming=True, mixed_in=[{"source": source, "weight": 0.5}])
     _, _, after = next(run(mixed, 6, 7, [state]))
-    assert "checkpoint is of another number of sources" in caplog.text
+    assert "checkpoint has another number of sources" in caplog.text
     assert [source["pass"] for source in json.loads(after)["low"]["sources"]] == [2, 2]
 
 

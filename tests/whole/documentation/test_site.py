@@ -29,6 +29,7 @@ def build(root: Path, output: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     output = tmp_path_factory.mktemp("site")
+    subprocess.run(["make", "-s", "types"], cwd=ROOT, check=True)
     done = build(ROOT, output)
     assert done.returncode == 0, done.stdout + done.stderr
     return output

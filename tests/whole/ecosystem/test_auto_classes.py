@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
 
-NO_MODELS = {"AutoConfig", "AutoVideoProcessor", "AutoModelForZeroShotImageClassification"}
+NO_MODELS = {"AutoConfig", "AutoVideoProcessor", "AutoProcessor", "AutoModelForZeroShotImageClassification"}
 """Of the Auto classes those that build no model, or none without a text tower."""
 
 

@@ -117,13 +117,14 @@ def self_correlated(model: nn.Module, images: Tensor) -> Tensor:
     return model.model.norm(tokens + last.mlp(last.norm2(tokens)))
 
 
-def test_radseg(folder, images, stored):
+@pytest.mark.parametrize("by_hub", [True, False], ids=["torch.hub", "AutoModel"])
+def test_radseg(by_hub, folder, images, stored):
     """Labels on patches: swapped attention, the summary head on features, texts by the adaptor; no adaptor runs."""
-    model = load(folder, adaptor_names=[LANGUAGE])
+    model = load(folder, adaptor_names=[LANGUAGE]) if by_hub else open_auto(folder)
     adaptor = model.adaptors[LANGUAGE]
     model.adaptors = None
     swap(model, self_correlating=False)
-    summary, features = model(images)
+    summary, features = (model(images)[name] for name in ((0, 1) if by_hub else ("summary", "features")))
     assert largest_difference(summary, stored[f"{SIZE}/global/backbone/summary"]) <= TOLERANCE
     assert largest_difference(features, stored[f"{SIZE}/global/backbone/features"]) <= TOLERANCE
     expected = self_correlated(load(folder), images)[:, model.num_summary_tokens :]

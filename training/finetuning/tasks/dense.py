@@ -101,12 +101,12 @@ class SegmentationTask(FinetuningTask):
             shown = first_few(sorted(ids), MAX_SHOWN_IDS)
             raise ValueError(
                 f"The training masks of {self.settings.data!r} have the ids {shown} alone, which would "
-                f"make {count} classes: correct the ids that are none, ignore one with "
+                f"make {count} classes: correct wrong ids, ignore one with "
                 "`config.semantic_loss_ignore_index`, or give all `classes`."
             )
         if len(ids) < count:
             logger.warning(
-                "%s: %d classes, of which no training mask has the ids %s",
+                "%s: %d classes, but no training mask has the ids %s",
                 self.settings.data,
                 count,
                 first_few([number for number in range(count) if number not in ids], MAX_SHOWN_IDS),

@@ -422,7 +422,8 @@ def _fill_polygons(polygons: list[Any], size: Sequence[int]) -> np.ndarray:
     if any(len(polygon) % 2 for polygon in polygons):
         raise ValueError("a point has no y")
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # pycocotools would take two points for a box
-    if not np.abs(np.concatenate(polygons)).max() <= 2 * max(size):  # pycocotools hangs on NaN
+    farthest = np.abs(np.concatenate(polygons)).astype(np.float64).max()  # of Python's numbers it would pass over NaN
+    if not farthest <= 2 * max(size):  # pycocotools hangs on NaN, and crashes on large numbers
         raise ValueError("a point lies far outside of the image")
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
 

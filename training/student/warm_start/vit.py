@@ -541,7 +541,7 @@ def _table(own: Tensor, trunk: VitTrunk, config: RadioConfig, report: WarmStart)
     """Return the source's positions `(1, grid**2, hidden)` at the student's grid; zeros if it has no table."""
     side, table = config.position_grid_size, trunk.positions
     if table is None:
-        report.added.append("position table, of zeros: the source has none, and what it knew of places must be learned")
+        report.added.append("position table of zeros: the source has none, so the student must learn positions")
         return torch.zeros_like(own)
     report.taken.append("positions")
     rows, cols = table.shape[:2]

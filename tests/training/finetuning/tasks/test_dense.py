@@ -54,7 +54,7 @@ def test_classes_of_masks_are_counted_where_none_are_named(caplog):
     with caplog.at_level(logging.WARNING):
         task = build((), mask_rows([[0, 255]], [[4, 1]], [[255, 255]]))
     assert task.class_names == ("class 0", "class 1", "class 2", "class 3", "class 4")
-    assert "5 classes, of which no training mask has the ids 2, 3" in caplog.text
+    assert "5 classes, but no training mask has the ids 2, 3" in caplog.text
     ignoring = {"config": {"semantic_loss_ignore_index": 1}}
     assert len(build((), mask_rows([[0, 1]], [[0, 2]]), **ignoring).class_names) == 3
 
