@@ -1,10 +1,11 @@
-"""Puts pages that lie elsewhere in the repository on the site, and makes links between files links of the site.
+"""Puts pages that lie elsewhere in the repository on the site, with its version and address, and mends their links.
 
 Sources link to each other as files, so that they can be followed in an editor and on a host of repositories alike.
 """
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -14,7 +15,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {
-    "README.md": "index.md",
+    "README.md": "overview.md",
     "notebooks/README.md": "how-to/notebooks.md",
     "training/README.md": "training.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -28,6 +29,28 @@ OUTSIDE |= {
 _FENCED = re.compile(r"(^ *```.*?^ *```[^\n]*$)", re.DOTALL | re.MULTILINE)
 _ATTRIBUTE = re.compile(r'\b(src|srcset|href)="([^"#]+)"')
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the version and the repository that this clone is from.
+
+    The repository is a link of the menu: with `repo_url` every page would ask GitHub for the number of stars.
+    """
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version is not None
+    config.site_name += f" {version[1]}"
+    origin = ["git", "config", "--get", "remote.origin.url"]
+    address = web_address(subprocess.run(origin, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip())
+    if address and config.nav is not None:
+        config.nav.append({"Repository": address})
+    return config
+
+
+def web_address(remote: str) -> str:
+    """Return the page of a repository, as git names it; empty for a folder of this machine."""
+    ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+)", remote)
+    address = f"https://{ssh[1]}/{ssh[2]}" if ssh else remote
+    return re.sub(r"//[^/@]*@", "//", address).removesuffix(".git") if address.startswith("https://") else ""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

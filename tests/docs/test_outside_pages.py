@@ -21,20 +21,20 @@ def hook():
 @pytest.mark.parametrize(
     ("page", "link", "expected"),
     [
-        ("index.md", "[a](docs/how-to/open.md#b)", "[a](how-to/open.md#b)"),
-        ("index.md", "![a](docs/photograph.jpg)", "![a](photograph.jpg)"),
+        ("overview.md", "[a](docs/how-to/open.md#b)", "[a](how-to/open.md#b)"),
+        ("overview.md", "![a](docs/photograph.jpg)", "![a](photograph.jpg)"),
         ("how-to/open.md", "[log](../log.md)", "[log](../log.md)"),
         ("how-to/open.md", "[`a`](deploy.md)", "[`a`](deploy.md)"),
         ("training.md", "[a [b] c](../docs/how-to/tune.md)", "[a [b] c](how-to/tune.md)"),
         ("training.md", "[log](../docs/log.md)", "[log](log.md)"),
         ("explanation/studies.md", "![a](../../training/studies/taps.webp)", "![a](../pictures/studies/taps.webp)"),
-        ("index.md", "[license](LICENSE)", "license"),
-        ("index.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
-        ("index.md", "[a](docs/nothing.md)", "[a](nothing.md)"),
-        ("index.md", '<img src="docs/pictures/a.svg">', '<img src="pictures/a.svg">'),
-        ("index.md", '<a href="https://arxiv.org">', '<a href="https://arxiv.org">'),
-        ("index.md", "[a](nothing.md)", "[a](nothing.md)"),
-        ("index.md", "```python\nx[0](docs/how-to/open.md)\n```", "```python\nx[0](docs/how-to/open.md)\n```"),
+        ("overview.md", "[license](LICENSE)", "license"),
+        ("overview.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
+        ("overview.md", "[a](docs/nothing.md)", "[a](nothing.md)"),
+        ("overview.md", '<img src="docs/pictures/a.svg">', '<img src="pictures/a.svg">'),
+        ("overview.md", '<a href="https://arxiv.org">', '<a href="https://arxiv.org">'),
+        ("overview.md", "[a](nothing.md)", "[a](nothing.md)"),
+        ("overview.md", "```python\nx[0](docs/how-to/open.md)\n```", "```python\nx[0](docs/how-to/open.md)\n```"),
     ],
 )
 def test_links_of_files_are_links_of_the_site(hook, page, link, expected):
@@ -44,3 +44,17 @@ def test_links_of_files_are_links_of_the_site(hook, page, link, expected):
 
 def test_outside_pages_exist(hook):
     assert [source for source in hook.OUTSIDE if not (ROOT / source).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("git@host.org:a/b.git", "https://host.org/a/b"),
+        ("ssh://git@host.org/a/b.git", "https://host.org/a/b"),
+        ("https://name:secret@host.org/a/b.git", "https://host.org/a/b"),
+        ("/home/me/b", ""),
+        ("", ""),
+    ],
+)
+def test_the_repositorys_page_follows_from_the_remote(hook, remote, address):
+    assert hook.web_address(remote) == address

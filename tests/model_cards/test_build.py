@@ -173,7 +173,7 @@ def test_metadata_and_sections_follow_from_configuration_and_results(checkpoint)
     ):
         assert line in card.text
     headings = re.findall("^## (.*)", card.text, re.MULTILINE)
-    assert headings[:3] == ["Model overview", "Usage", "Teachers"]
+    assert headings[:3] == ["Usage", "Use cases", "Teachers"]
     (install,) = re.findall(r"It takes `pip install (.*)`", card.text)
     assert f'"{next(each for each in PROJECT["dependencies"] if each.startswith("transformers"))}"' in install
 
@@ -266,7 +266,7 @@ def test_the_command_keeps_name_results_and_license_of_the_card_it_replaces(chec
     assert main([str(folder), *words]) == 0
     assert main([str(folder)]) == 0
     after, data = (folder / "README.md").read_text(), ModelCard.load(folder / "README.md").data
-    assert after.partition("### Use cases")[2] == before.partition("### Use cases")[2]
+    assert after.partition("## Usage")[2] == before.partition("## Usage")[2]
     assert (data.license, data.license_name, data.license_link) == ("other", "my-terms", link)
     assert (data.model_name, [path.name for path in (folder / ".eval_results").iterdir()]) == (
         "radio-mine",

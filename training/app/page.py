@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,13 +65,18 @@ MAX_WORDS = 40
 LABELS_SHOWN = 8
 SMALLEST_PATCHES = 4
 """Least patches on the shorter side; our choice: fewer show nothing."""
+FINE_GRID = 32
+"""Places on the shorter side from which things are recognized; our choice. A coarser map is made finer by shifts."""
+MOST_SHIFTS = 4
+"""Most positions of the patches in each direction; our choice, 16 passes of a small image."""
 STYLE = """
 .pictures {border: none !important; background: none !important; overflow: visible !important}
 .pictures .grid-wrap {height: auto !important; min-height: 0 !important; max-height: none !important; padding: 0}
 .pictures .grid-container {grid-template-columns: repeat(auto-fill, minmax(min(14rem, 45%), 1fr)) !important}
 .pictures .thumbnail-lg {aspect-ratio: auto !important; height: auto !important; display: block; text-align: left}
 .pictures .thumbnail-lg img {height: auto !important; display: block}
-.pictures .caption-label {position: static !important; max-width: none !important; border: none !important}
+.pictures .caption-label {position: static !important; max-width: none !important; border: none !important;
+  white-space: normal !important; overflow: visible !important; text-overflow: clip !important}
 """
 """Images in their own shape with captions below, in as many columns as fit the screen, two on a phone."""
 CONTRAST = {
@@ -160,11 +165,13 @@ class Pass:
     Attributes:
         photograph: At the size of figures, uint8 RGB `(3, height, width)`.
         maps: Dense features of "backbone" and of each teacher's adaptor, `(1, dim, rows, cols)`, float32 on the CPU.
+        patches: Rows and columns of patches, of which the maps may have several places each.
         told: Sizes, time and device.
     """
 
     photograph: Tensor
     maps: dict[str, Tensor]
+    patches: tuple[int, int]
     told: str
 
 
@@ -261,12 +268,32 @@ class App:
     def _look(self, image: str | None, resolution: float, windows: str) -> Pass:
         photograph = self.photograph(image)
         pixels = self.pixels(photograph, resolution)
-        maps, milliseconds = self.encode(pixels, read_window(windows), self.opened.dense_adaptors)
+        window, adaptors = read_window(windows), self.opened.dense_adaptors
+        maps, milliseconds = self.encode(pixels, window, adaptors)
         (height, width), (rows, cols) = pixels.shape[-2:], maps[BACKBONE].shape[-2:]
+        if len({each.shape[-2:] for each in maps.values()}) == 1:  # else a teacher's map is finer by itself
+            shifts = min(MOST_SHIFTS, max(1, FINE_GRID // min(rows, cols)))
+            maps = self._shifted(pixels, window, adaptors, shifts) if shifts > 1 else maps
         device = f"{self.device}, {self.opened.dtype}"
         device = f"with {len(maps) - 1} adaptors on {device}" if len(maps) > 1 else f"on {device}"
         told = f"{width} x {height} px, {cols} x {rows} patches, {milliseconds:.0f} ms {device}."
-        return Pass(shown(photograph), maps, told)
+        return Pass(shown(photograph), maps, (rows, cols), told)
+
+    def _shifted(self, pixels: Tensor, window: WindowSize, adaptors: Sequence[str], shifts: int) -> dict[str, Tensor]:
+        """Return maps with `shifts` x `shifts` places for each patch, from the image moved by parts of a patch.
+
+        At the edge its last pixels are repeated. `evaluation.features.shifted_maps` does the same with squares.
+        """
+        height, width = pixels.shape[-2:]
+        patch = self.opened.backbone.config.patch_size
+        padded = F.pad(pixels.float(), [patch // 2] * 4, mode="replicate").to(pixels.dtype)
+        offsets = [int((number + 0.5) * patch / shifts) for number in range(shifts)]
+        moved = [padded[..., top : top + height, left : left + width] for top in offsets for left in offsets]
+        maps, _ = self.encode(torch.cat(moved), window, adaptors)
+        return {
+            name: each.unflatten(0, (shifts, shifts)).permute(2, 3, 0, 4, 1).flatten(3, 4).flatten(1, 2)[None]
+            for name, each in maps.items()
+        }
 
     def features(self, image: str | None, resolution: float, windows: str) -> tuple[list[Picture], str]:
         """Principal components of the features of a photograph, in every space."""
@@ -285,14 +312,15 @@ class App:
             if not 0 <= share <= 100:
                 raise ValueError(f"`{name}` must be a percentage in [0, 100], got {share}.")
         seen = self.look(image, resolution, windows)
-        rows, cols = grid = seen.maps[BACKBONE].shape[-2:]
-        place = min(int(down / 100 * rows), rows - 1), min(int(across / 100 * cols), cols - 1)
+        (rows, cols), grid = seen.patches, seen.maps[BACKBONE].shape[-2:]
+        place = _place(across, down, grid)
         ringed = marked(to_colors(seen.photograph)[None], [place], grid)[0]
         pictures = [(to_pil_image(to_pixels(ringed)), "the place")]
         for name, features in seen.maps.items():
             heat = similarity_maps(features, [_on_grid(place, grid, features.shape[-2:])])[0]
             pictures.append((heat_picture(heat, seen.photograph.shape[-2:]), name))
-        told = f"Patch {place[1] + 1} of {cols} across, {place[0] + 1} of {rows} down. Yellow is alike, black is not."
+        row, col = _place(across, down, seen.patches)
+        told = f"Patch {col + 1} of {cols} across, {row + 1} of {rows} down. Yellow is similar, black is not."
         return pictures, f"{told} {seen.told}"
 
     @torch.inference_mode()
@@ -371,8 +399,8 @@ def _now(device: torch.device) -> float:
 
 
 def cells_picture(colors: Tensor, size: Sequence[int]) -> Image.Image:
-    """Return RGB in [0, 1] of patches, `(rows, cols, 3)`, as an image of a height and width with sharp edges."""
-    return to_pil_image(resize(to_pixels(colors), [max(side, 1) for side in size], InterpolationMode.NEAREST))
+    """Return RGB in [0, 1] of patches, `(rows, cols, 3)`, as an image of a height and width, blended between them."""
+    return to_pil_image(resize(to_pixels(colors), [max(side, 1) for side in size], InterpolationMode.BILINEAR))
 
 
 def heat_picture(heat: Tensor, size: Sequence[int]) -> Image.Image:
@@ -387,6 +415,12 @@ def _components(features: Tensor, basis: PcaBasis, photograph: Tensor) -> Image.
 def _annotated(photograph: Tensor, regions: Sequence[Region]) -> tuple[Image.Image, list[tuple[Any, str]]]:
     """Return an image and its regions in Gradio's format."""
     return to_pil_image(photograph), [(region.area, region.label) for region in regions]
+
+
+def _place(across: float, down: float, grid: Sequence[int]) -> tuple[int, int]:
+    """Return the row and column of a place given in percent."""
+    rows, cols = grid
+    return min(int(down / 100 * rows), rows - 1), min(int(across / 100 * cols), cols - 1)
 
 
 def _on_grid(place: tuple[int, int], grid: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
@@ -440,12 +474,13 @@ def build_page(app: App, examples: Sequence[Path] = (), *, may_reopen: bool = Fa
                     _add_reopening(app, description)
             with gr.Column(scale=5, min_width=320), gr.Tabs(overflow_behavior="wrap") as tabs:
                 if app.opened.has_head:
-                    _add_task(app, asked, task_of([type(app.opened.model).__name__]).replace("-", " ").capitalize())
+                    title = task_of([type(app.opened.model).__name__]).replace("-", " ").capitalize()
+                    _add_task(app, asked, title, page)
                 _add_features(app, asked, page)
                 _add_alike(app, asked, tabs)
                 if app.opened.zero_shot is not None:
                     _add_words(app, asked, app.opened.zero_shot.usual_dense_source)
-                if app.opened.backbone.config.eradio is None and not app.opened.backbone.config.num_mergings:
+                if app.opened.backbone.config.has_windowed_blocks:
                     _add_windows(app, asked)
     return page.queue(max_size=MAX_QUEUED, default_concurrency_limit=1)
 
@@ -491,15 +526,13 @@ def _add_questions(app: App, pictures: Sequence[str]) -> Asked:
     )
     if len(pictures) > 1:
         gr.Examples([[each] for each in pictures], [image], cache_examples=False, api_visibility="private")
-    can_act = config.has_windowed_blocks
-    with gr.Accordion("Windows", open=False):
+    with gr.Accordion("Windows", open=False, visible=config.has_windowed_blocks):
         windows = gr.Dropdown(
             [OWN_WINDOWS, NO_WINDOWS, AUTOMATIC, "8", "12", "16", "24", "32"],
             value=OWN_WINDOWS,
             label="ViTDet windows",
-            info="Patches on a side" if can_act else "All blocks of this model attend globally: windows change nothing",
+            info="Patches on a side",
             allow_custom_value=True,
-            interactive=can_act,
         )
     return Asked(image, resolution, windows)
 
@@ -544,6 +577,15 @@ def _gallery(label: str) -> gr.Gallery:
     )
 
 
+def _if_any(act: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that does nothing as long as there is no photograph: what a tab shows when it is opened."""
+
+    def act_if_any(image: str | None, *others: Any) -> Any:
+        return gr.skip() if image is None else act(image, *others)
+
+    return clear_errors()(act_if_any)
+
+
 def _said(name: str) -> gr.Markdown:
     return gr.Markdown(elem_id=f"{name}-said")
 
@@ -552,8 +594,9 @@ def _add_features(app: App, asked: Asked, page: gr.Blocks) -> None:
     """Add the spaces of backbone and teachers side by side, drawn anew after each change."""
     with gr.Tab("Features", id="features"):
         gr.Markdown(
-            "The three directions in which the features of this photograph vary most, as red, green and blue: of the "
-            "backbone, and of what it predicts in the space of each teacher. Every space has colors of its own."
+            "Places with the same color have similar features: the three directions in which these vary most are red, "
+            "green and blue. One picture for the backbone, one for each teacher that it imitates, each with colors of "
+            "its own."
         )
         button = gr.Button("Show the features", variant="primary")
         pictures, said = _gallery("Principal components"), _said("features")
@@ -569,16 +612,16 @@ def _add_features(app: App, asked: Asked, page: gr.Blocks) -> None:
 
 def _add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
     """Add the similarity to a place, clicked in the photograph or given in percent."""
-    with gr.Tab("Alike", id="alike"):
+    with gr.Tab("Similar places", id="alike") as tab:
         gr.Markdown(
-            "Click a place in the photograph, or give it here: how alike all others are to it, in the features of the "
-            "backbone and in the space of each teacher (cosine about the mean)."
+            "Click a place in the photograph, or give it here: how similar all others are to it, in the features of "
+            "the backbone and in the space of each teacher (cosine about the mean)."
         )
         with gr.Row():
             across = gr.Slider(0, 100, value=50, step=0.5, label="Across", info="Percent of the width, from the left")
             down = gr.Slider(0, 100, value=50, step=0.5, label="Down", info="Percent of the height, from the top")
-        button = gr.Button("Show what is alike", variant="primary")
-        pictures, said = _gallery("Alike the place in the ring"), _said("alike")
+        button = gr.Button("Show similar places", variant="primary")
+        pictures, said = _gallery("Similar to the place in the ring"), _said("alike")
 
     def clicked(image: str | None, event: gr.SelectData) -> tuple[float, float, gr.Tabs]:
         with clear_errors():
@@ -589,6 +632,7 @@ def _add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
     alike = clear_errors()(app.alike)
     inputs, outputs = [asked.image, across, down, asked.resolution, asked.windows], [pictures, said]
     button.click(alike, inputs, outputs, api_name="alike", **QUEUE)
+    tab.select(_if_any(app.alike), inputs, outputs, **HIDDEN)
     place = asked.image.select(clicked, asked.image, [across, down, tabs], **HIDDEN)
     place.success(alike, inputs, outputs, **HIDDEN)
     gr.on([across.release, down.release], alike, inputs, outputs, **HIDDEN, trigger_mode="always_last")
@@ -596,10 +640,10 @@ def _add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
 
 def _add_words(app: App, asked: Asked, usual_source: DenseSource) -> None:
     """Add the regions of words, and their scores for the whole photograph."""
-    with gr.Tab("Words", id="words"):
+    with gr.Tab("Words", id="words") as tab:
         gr.Markdown(
-            "Any words: each patch goes to the one that it is most alike, and so does the whole photograph. Names of "
-            "things do best, in the language that the text tower knows."
+            "Any words: each patch, and the whole photograph, is given to the most similar one. Names of things do "
+            "best, in the language that the text tower knows."
         )
         words = gr.Textbox("otter, rock, water", label="Words", info=f"With commas between, at most {MAX_WORDS}")
         others = gr.Textbox("background", label="What else may be there", info="Competes for patches, is not drawn")
@@ -612,21 +656,22 @@ def _add_words(app: App, asked: Asked, usual_source: DenseSource) -> None:
         masks = gr.AnnotatedImage(label="Where they are", format="png")
         said = _said("words")
         scores = gr.Label(label="The whole photograph", num_top_classes=LABELS_SHOWN)
-        pictures = _gallery("How alike patches are to each word, on one scale")
+        pictures = _gallery("Similarity of patches to each word, on one scale")
 
     find = clear_errors()(app.words)
     inputs = [asked.image, words, others, source, asked.resolution, asked.windows]
     outputs = [masks, said, scores, pictures]
     button.click(find, inputs, outputs, api_name="words", **QUEUE)
+    tab.select(_if_any(app.words), inputs, outputs, **HIDDEN)
     gr.on([words.submit, others.submit], find, inputs, outputs, **HIDDEN)
 
 
 def _add_windows(app: App, asked: Asked) -> None:
     """Add time and effect of windows."""
-    with gr.Tab("Windows", id="windows"):
+    with gr.Tab("Windows", id="windows") as tab:
         gr.Markdown(
-            "In ViTDet mode most blocks attend within windows of patches. Time of the backbone alone, and how like its "
-            "features are to those without windows; all in the colors of these."
+            "In ViTDet mode most blocks attend within windows of patches. Here are the time of the backbone alone, and "
+            "how similar its features are to those without windows. One set of colors serves all pictures."
         )
         patches = min(asked.resolution.value // app.opened.backbone.config.patch_size, 32)
         usual = [str(side) for side in (16, 8, 4, 2) if side < patches][:2]
@@ -640,21 +685,23 @@ def _add_windows(app: App, asked: Asked) -> None:
         )
         button = gr.Button("Compare", variant="primary")
         headers = ["windows", "ms", "faster", "cosine"]
-        table = gr.Dataframe(headers=headers, label="Time and likeness", interactive=False)
+        table = gr.Dataframe(headers=headers, label="Time and similarity", interactive=False)
         said = _said("windows")
         pictures = _gallery("Principal components, in the colors of those without windows")
     inputs = [asked.image, asked.resolution, compared]
-    button.click(clear_errors()(app.windows), inputs, [table, pictures, said], api_name="windows", **QUEUE)
+    outputs = [table, pictures, said]
+    button.click(clear_errors()(app.windows), inputs, outputs, api_name="windows", **QUEUE)
+    tab.select(_if_any(app.windows), inputs, outputs, **HIDDEN)
 
 
-def _add_task(app: App, asked: Asked, title: str) -> None:
-    """Add the output of a tuned model."""
+def _add_task(app: App, asked: Asked, title: str, page: gr.Blocks) -> None:
+    """Add the output of a tuned model, at first and after each change of the photograph."""
     model = app.opened.model
     is_of_objects = isinstance(model, OBJECTS)
     is_of_image, is_depth = isinstance(model, RadioForImageClassification), isinstance(model, RadioForDepthEstimation)
     colors = {name: hex_color(index) for index, name in app.opened.class_names.items()}
     with gr.Tab(title, id="task"):
-        gr.Markdown("What the tuned model says, at the size that it was tuned for.")
+        gr.Markdown("The tuned model's output, at the size that it was tuned for.")
         threshold = gr.Slider(
             0,
             1,
@@ -678,3 +725,4 @@ def _add_task(app: App, asked: Asked, title: str) -> None:
         )
     inputs, outputs = [asked.image, threshold, is_tuned], [said, scores, depth, regions]
     button.click(clear_errors()(app.predict), inputs, outputs, api_name="predict", **QUEUE)
+    gr.on([page.load, asked.image.change], _if_any(app.predict), inputs, outputs, **HIDDEN, trigger_mode="always_last")

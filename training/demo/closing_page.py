@@ -10,6 +10,7 @@ from modeling_radio.model_cards.results import STUDENT, Results, build_tables
 from modeling_radio.training.demo.assets import DemoAssets, Photograph, pypi_photographs
 from modeling_radio.training.demo.images import photographs
 from modeling_radio.training.figures.page import Drawing, Section, source_section, write_page
+from modeling_radio.training.figures.progress import LOSSES, OF_ADAPTORS, OF_BACKBONE
 
 
 FREE_LICENSES = ("CC0-1.0", "CC0-1.0 or public domain", "CC-BY-4.0", "CC-BY-2.0")
@@ -26,6 +27,24 @@ AUTHORS = {
     "china": "danielbuechele (Flickr)",
 }
 """From the copyright files of the packages, and for scikit-image the comments beside its images."""
+
+
+SCORES = (
+    "knn accuracy: share of held-out objects that get the right class from their nearest neighbors among the training "
+    "objects; “mean features” compares the mean of all patches instead of the summary.",
+    "segmentation_probe: a linear layer reads a class from each frozen patch. mIoU is the mean overlap of predicted "
+    "and true masks over the classes, 1 is perfect; pixel accuracy is the share of right pixels.",
+    "adaptor_fidelity: how near the student's adaptor is to the teacher that it imitates, 1 is equal.",
+)
+"""What the columns mean."""
+CURVES_TEXT = (
+    "The left edge of each panel says which direction is better. Losses are of training images, all others of held-out "
+    "images. In a short run not all of them improve: shift error often rises while the student comes closer to its "
+    "teachers."
+)
+CURVES = [
+    panel.explanation for panel in (LOSSES["features"], LOSSES["summary"], *OF_BACKBONE.values(), *OF_ADAPTORS.values())
+]
 
 
 @dataclass(frozen=True)
@@ -112,11 +131,14 @@ def write_closing_page(
     where = f" on {results.run['machine']}" if "machine" in results.run else ""
     date = f", {results.run['date']}" if "date" in results.run else ""
     teachers = ", ".join(each.name for each in results.teachers)
-    text = f"The row “{STUDENT}” is the network that was distilled just now; the others tell how much that is."
+    text = (
+        f"The row “{STUDENT}” is the network that was distilled just now; the others tell how much that is. "
+        "Higher is better in every column; brackets hold 95 % intervals."
+    )
     sections = [
         Section("What it sees", drawing=features),
-        Section("What it scores", text, tables=build_tables(results.measurements), items=results.remarks),
-        *([] if curves is None else [Section("How it learned", drawing=curves)]),
+        Section("What it scores", text, tables=build_tables(results.measurements), items=[*SCORES, *results.remarks]),
+        *([] if curves is None else [Section("How it learned", CURVES_TEXT, drawing=curves, items=CURVES)]),
         Section("What to do next", steps=next_steps(checkpoint)),
         *source_section([*results.teachers, *results.datasets]),
     ]

@@ -37,9 +37,9 @@ PICTURE_SHIFTS = 4  # our choice: grid positions for each patch and direction: a
 PICTURE_PX = 512  # our choice: side of the photographs as they are drawn
 PICTURE_CAPTION = (
     "Dense features as three principal components of the foreground (red, green, blue), four cells for each patch and "
-    "direction, from shifted images. An adaptor is drawn along the directions of its teacher,\n"
-    "in a range of its own: x2 means that it is half as wide, for who is not sure answers nearer to the mean. Right: "
-    "cosine of every place with the one in the ring, of the backbone's features."
+    "direction, from shifted images. The more the shapes of an adaptor are those of its teacher, the better; its range "
+    "of colors is its own, x2 says that it is half as wide. Right: cosine of every place with the one in the ring; a "
+    "good backbone is bright on the same kind of thing and dark elsewhere."
 )
 MAX_PHOTOGRAPHS = 5  # our choice: as many rows as fit a screen
 PAGE = "index.html"

@@ -443,8 +443,8 @@ def _check_size(check: Callable[[int], None], size: int) -> None:
 
 NUM_PICTURE_IMAGES = 4  # our choice: as many rows as can be compared at a glance
 CAPTION = (
-    "Step {step}. Principal components of dense features; an adaptor is drawn along those of its teacher, in a range "
-    "of its own."
+    "Step {step}. Dense features as colors: three principal components of the teacher's. The more the shapes of an "
+    "adaptor are those of its teacher, the better; its range of colors is its own."
 )
 
 

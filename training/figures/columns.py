@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,12 @@ from modeling_radio.training.figures.features import (
 CELL_INCHES, GAP_INCHES, TITLE_INCHES = 1.3, 0.22, 0.55
 EDGE_INCHES = 0.03
 """White between neighboring images of a column."""
+
+
+CAPTION_POINTS = 8
+CAPTION_LINE_INCHES = 0.15
+CAPTION_CHARACTERS_PER_INCH = 15
+"""Our choice: the wide sans-serif font of matplotlib at `CAPTION_POINTS`, with an edge left free."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +114,13 @@ def draw_columns(columns: Sequence[Column], path: Path, *, caption: str = "") ->
     Args:
         columns: Columns of equal length.
         path: The PNG to write.
-        caption: Below the figure.
+        caption: Below the figure, in as many lines as it needs.
     """
     num_gaps = sum(column.starts_group for column in columns[1:])
     width = CELL_INCHES * len(columns) + GAP_INCHES * (num_gaps + 2)
-    height = CELL_INCHES * len(columns[0].images) + TITLE_INCHES + GAP_INCHES * 2
+    lines = textwrap.wrap(caption, int(width * CAPTION_CHARACTERS_PER_INCH))
+    foot = GAP_INCHES + CAPTION_LINE_INCHES * len(lines)
+    height = CELL_INCHES * len(columns[0].images) + TITLE_INCHES + foot
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     left, size = 0.0, CELL_INCHES - EDGE_INCHES
     for column in columns:
@@ -124,6 +133,6 @@ def draw_columns(columns: Sequence[Column], path: Path, *, caption: str = "") ->
         center = ((left + CELL_INCHES / 2) / width, 1 - TITLE_INCHES * 0.55 / height)
         figure.text(*center, column.title, ha="center", va="center", fontsize=8)
         left += CELL_INCHES
-    if caption:
-        figure.text(0.5, GAP_INCHES * 0.55 / height, caption, ha="center", va="center", fontsize=7, color="0.4")
+    text = "\n".join(lines)
+    figure.text(0.5, foot / 2 / height, text, ha="center", va="center", fontsize=CAPTION_POINTS, color="0.3")
     write_file(path, figure.savefig)

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from modeling_radio.core.files import write_file
@@ -89,33 +90,73 @@ def values_by_tokens(measurements: Sequence[Measurement]) -> dict[str, dict[str,
 Curve = tuple[Sequence[float], Sequence[float]]
 """Steps and values."""
 
+LOWER, HIGHER = "lower is better", "higher is better"
+
+
+class Panel(NamedTuple):
+    """What a panel shows.
+
+    Attributes:
+        title: Above it.
+        better: `LOWER`, `HIGHER`, or empty where neither direction is better.
+        meaning: One sentence for readers of the page.
+    """
+
+    title: str
+    better: str = ""
+    meaning: str = ""
+
+    @property
+    def explanation(self) -> str:
+        """One line that explains the panel."""
+        ending = f" {self.better.capitalize()}." if self.better else ""
+        return f"{self.title}: {self.meaning}{ending}"
+
+
 LOSSES = {
-    "features": "dense loss",
-    "summary": "summary loss",
-    "contrastive": "contrastive loss",
-    "mesa": "MESA loss",
+    "features": Panel("dense loss", LOWER, "distance of each patch from the teacher's, in training."),
+    "summary": Panel("summary loss", LOWER, "distance of the image's summary from the teacher's, in training."),
+    "contrastive": Panel("contrastive loss", LOWER, "how hard a summary finds its own teacher's among others."),
+    "mesa": Panel("MESA loss", LOWER, "distance of the student from its moving average."),
 }
-TAP_LOSSES = {"tap_features": "dense loss of taps", "tap_summary": "summary loss of taps"}
-WEIGHTS = {"weight/features": "weight of dense losses", "weight/summary": "weight of summary losses"}
+TAP_LOSSES = {
+    "tap_features": Panel("dense loss of taps", LOWER, "dense loss of adaptors on intermediate blocks."),
+    "tap_summary": Panel("summary loss of taps", LOWER, "summary loss of adaptors on intermediate blocks."),
+}
+WEIGHTS = {
+    "weight/features": Panel("weight of dense losses", "", "share of each teacher in the sum."),
+    "weight/summary": Panel("weight of summary losses", "", "share of each teacher in the sum."),
+}
 """Groups of teachers' weights, as `modeling_radio.training.losses.weighting` names them."""
 
 OF_BACKBONE = {
-    "fixed_pattern": "fixed-pattern energy",
-    "shift_error": "shift error",
-    "effective_rank": "effective rank",
-    "consistency_centered": "consistency with the largest size, centered cosine",
+    "fixed_pattern": Panel(
+        "fixed-pattern energy", LOWER, "share of the features that depends on the place alone, whatever the image."
+    ),
+    "shift_error": Panel("shift error", LOWER, "change of the features where the image moves by a few pixels."),
+    "effective_rank": Panel("effective rank", HIGHER, "number of dimensions that the features use."),
+    "consistency_centered": Panel(
+        "consistency over sizes", HIGHER, "centered cosine of the features with those of the largest size."
+    ),
 }
 OF_ADAPTORS = {
-    "dense_fidelity": "dense fidelity, cosine",
-    "dense_fidelity_centered": "dense fidelity, centered cosine",
-    "summary_fidelity": "summary fidelity, cosine",
-    "summary_fidelity_centered": "summary fidelity, centered cosine",
+    "dense_fidelity": Panel("dense fidelity, cosine", HIGHER, "agreement of patches with the teacher's."),
+    "dense_fidelity_centered": Panel(
+        "dense fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant answer has 0."
+    ),
+    "summary_fidelity": Panel("summary fidelity, cosine", HIGHER, "agreement of summaries with the teacher's."),
+    "summary_fidelity_centered": Panel(
+        "summary fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant answer has 0."
+    ),
 }
+PANELS = LOSSES | TAP_LOSSES | WEIGHTS | OF_BACKBONE | OF_ADAPTORS
+"""All panels in their order."""
 EXPORTED_PREFIX = "student/"
 """Prefix of measurements of the student itself, where it is exported instead of its moving average."""
 
-PROGRESS_DPI = 110
-PANEL_INCHES = (3.4, 2.6)
+PROGRESS_COLUMNS = 2
+"""Our choice: two panels side by side can be read on a phone."""
+PANEL_INCHES = (3.1, 2.3)
 THIN_LINES = "Thin: the student itself, which is exported; the others: its moving average."
 LINE_STYLES = ("-", "--", ":", "-.")
 NARROW_TICKS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
@@ -151,38 +192,33 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
         path: The PNG to write.
     """
     losses = {kind: curves for kind in LOSSES | TAP_LOSSES if (curves := loss_curves(series, kind))}
-    weights = {group: curves for group in WEIGHTS if (curves := _in_group(series, group))}
+    by_teacher = losses | {group: curves for group in WEIGHTS if (curves := _in_group(series, group))}
     measured = {name: curves for name in OF_BACKBONE | OF_ADAPTORS if (curves := _measured(series, name))}
-    known = losses.keys() | weights.keys() | measured.keys()
-    groups = (LOSSES, TAP_LOSSES, WEIGHTS, OF_BACKBONE, OF_ADAPTORS)
-    rows = [row for titles in groups if (row := {name: titles[name] for name in titles if name in known})]
-    if not rows:
+    names = [name for name in PANELS if name in by_teacher or name in measured]
+    if not names:
         return
-    colors = _colors_of_teachers(losses | weights, measured)
+    colors = _colors_of_teachers(by_teacher, measured)
     sizes = sorted({curve.size_px for curves in measured.values() for curve in curves}, reverse=True)
-    num_columns = max(len(row) for row in rows)
-    inches = (PANEL_INCHES[0] * num_columns, PANEL_INCHES[1] * len(rows))
-    figure = Figure(figsize=inches, dpi=PROGRESS_DPI, facecolor="white")
-    spacing = {"left": 0.4 / inches[0], "right": 1 - 0.1 / inches[0], "wspace": 0.2}
-    spacing |= {"bottom": 0.4 / inches[1], "top": 1 - 0.4 / inches[1], "hspace": 0.45}
-    grid = figure.subplots(len(rows), num_columns, squeeze=False, gridspec_kw=spacing)
-    drawn: dict[str, Axes] = {}
-    for row, panels in zip(grid, rows, strict=True):
-        drawn |= dict(zip(panels, row, strict=False))
-        for axes, (name, title) in zip(row, panels.items(), strict=False):
-            axes.set_title(title, fontsize=8)
-            if name in losses or name in weights:
-                _draw_by_teacher(axes, {**losses, **weights}[name], colors)
-            else:
-                _draw_measured(axes, measured[name], colors, sizes)
-            _finish(axes)
-        for axes in row[len(panels) :]:
-            axes.set_axis_off()
+    num_columns = min(PROGRESS_COLUMNS, len(names))
+    num_rows = -(-len(names) // num_columns)
+    inches = (PANEL_INCHES[0] * num_columns, PANEL_INCHES[1] * num_rows + 0.4)
+    figure = Figure(figsize=inches, dpi=DPI, facecolor="white", layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    for axes in grid[len(names) :]:
+        axes.set_axis_off()
+    drawn: dict[str, Axes] = dict(zip(names, grid, strict=False))
+    for name, axes in drawn.items():
+        if name in by_teacher:
+            _draw_by_teacher(axes, by_teacher[name], colors)
+        else:
+            _draw_measured(axes, measured[name], colors, sizes)
+        _finish(axes, PANELS[name], has_legend=name in measured or name in TAP_LOSSES)
     for kinds in (("features", "summary"), ("contrastive",), ("mesa",), tuple(TAP_LOSSES)):
         panels = [drawn[kind] for kind in kinds if kind in losses]
         _share_scale(panels, [curve for kind in kinds for curve in losses.get(kind, {}).values()])
+    _name_teachers(figure, colors)
     if any(curve.is_thin for curves in measured.values() for curve in curves):
-        figure.text(0.01, 1 - 0.15 / inches[1], THIN_LINES, fontsize=7)
+        figure.supxlabel(THIN_LINES, fontsize=7)
     write_file(path, figure.savefig)
 
 
@@ -262,13 +298,25 @@ def _draw_measured(axes: Axes, curves: Sequence[Measured], colors: Mapping[str, 
         axes.plot([], [], label=f"{size} px", color=color, linestyle=style, linewidth=1.2)
 
 
-def _finish(axes: Axes) -> None:
-    axes.set_xlabel("step", fontsize=7)
+def _finish(axes: Axes, panel: Panel, *, has_legend: bool) -> None:
+    axes.set_title(panel.title, fontsize=9)
+    arrow = {LOWER: "\N{LEFTWARDS ARROW} {}", HIGHER: "{} \N{RIGHTWARDS ARROW}"}.get(panel.better, "{}")
+    axes.set_ylabel(arrow.format(panel.better), fontsize=8)  # turned by a quarter: left is down
+    axes.set_xlabel("step", fontsize=8)
     axes.set_xlim(left=0)
-    axes.tick_params(labelsize=6)
+    axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=5.5, frameon=False)
+    if has_legend:
+        axes.legend(fontsize=7, frameon=False)
+
+
+def _name_teachers(figure: Figure, colors: Mapping[str, str]) -> None:
+    """Write the color of each teacher above all panels."""
+    lines = [Line2D([], [], color=color, label=name) for name, color in colors.items() if name]
+    if lines:
+        legend = figure.legend(handles=lines, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a $ in a name starts no formula
 
 
 def _share_scale(panels: Sequence[Axes], curves: Sequence[Curve]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -25,6 +26,7 @@ CONFUSION, CURVES, WORST = "confusion.png", "precision_recall.png", "worst.png"
 NO_THRESHOLD = 0.5  # of classes that no validation image has
 MAX_CLASSES = 30  # our choice: more names cannot be read
 MAX_CURVES = 10  # our choice: as many colors as matplotlib tells apart
+LABEL_CHARACTERS = 20  # our choice: longer names go on in the next line
 SMALL_MATRIX = 12  # our choice: numbers are printed for at most this many classes
 
 
@@ -178,24 +180,31 @@ def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
         confusion: Counts, `(num_classes, num_classes)`, rows for true classes.
         names: Names of the classes.
     """
-    shares = confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)
-    occurring = confusion.sum(dim=1) > 0
-    worst = shares.diag().where(occurring, 2.0).argsort(stable=True)[:MAX_CLASSES].sort().values
-    shown, labels = shares[worst][:, worst].numpy(), [names[number] for number in worst.tolist()]
+    num_images = confusion.sum(dim=1)
+    shares = confusion.double() / num_images[:, None]  # NaN, which is not drawn, without images
+    worst = shares.diag().nan_to_num(2.0).argsort(stable=True)[:MAX_CLASSES].sort().values
+    shown = shares[worst][:, worst].numpy()
+    labels = [textwrap.fill(names[number], LABEL_CHARACTERS) for number in worst.tolist()]
+    true_labels = [
+        label + ("" if num_images[number] else " (no images)")
+        for number, label in zip(worst.tolist(), labels, strict=True)
+    ]
     side = max(4.0, 0.3 * len(labels) + 2)
     figure = Figure(figsize=(side, side), dpi=150, layout="constrained")
     ax = figure.subplots()
     ax.imshow(shown, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(labels))
-    ax.set_xticks(ticks, labels, rotation=90, fontsize=7)
-    ax.set_yticks(ticks, labels, fontsize=7)
-    left_out = f", the {len(labels)} least often right of {len(names)}" if len(labels) < len(names) else ""
-    ax.set(xlabel="predicted", ylabel="true", title=f"share of each true class{left_out}")
-    ax.title.set_fontsize(8)
+    ax.set_xticks(ticks, labels, rotation=90, fontsize=8)
+    ax.set_yticks(ticks, true_labels, fontsize=8)
+    left_out = f"\nthe {len(labels)} least often right of {len(names)}" if len(labels) < len(names) else ""
+    title = f"Share of each true class. Higher is better\non the diagonal, lower elsewhere{left_out}"
+    ax.set(xlabel="predicted class", ylabel="true class")
+    figure.suptitle(title, fontsize=9)
     if len(labels) <= SMALL_MATRIX:
         for (row, column), share in np.ndenumerate(shown):
-            color = "white" if share > 0.5 else "black"
-            ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=6, color=color)
+            if not np.isnan(share):
+                color = "white" if share > 0.5 else "black"
+                ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color=color)
     return figure
 
 

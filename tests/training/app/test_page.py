@@ -104,6 +104,8 @@ def test_windows_and_words_are_read_as_they_are_entered():
 
 
 def test_a_pass_holds_the_models_output_and_the_last_ones_are_kept(app, photograph, monkeypatch):
+    monkeypatch.setattr(page, "FINE_GRID", 1)
+    app.look.cache_clear()
     found = app.look(photograph, 64, "off")
     pixels = app.pixels(app.photograph(photograph), 64)
     assert pixels.shape[-2:] == (64, 112)
@@ -125,13 +127,28 @@ def test_a_pass_holds_the_models_output_and_the_last_ones_are_kept(app, photogra
     monkeypatch.setattr(page, "_now", lambda device: waited.append(device.type) or len(waited))
     assert app.encode(pixels, None)[1] == 1000
     assert waited == ["cpu", "cpu"], "the device is synchronized before and after"
+    app.look.cache_clear()
 
 
-def test_patches_stay_sharp_and_heat_grows_from_black_to_yellow():
-    pixels = np.asarray(cells_picture(torch.tensor([[[1.0, 0, 0], [0, 0, 1]]]), (4, 10)))
+def test_a_coarse_map_is_made_finer_by_moving_the_image(app, photograph, monkeypatch):
+    app.look.cache_clear()
+    fine = app.look(photograph, 64, "off")
+    assert (fine.patches, {each.shape[2:] for each in fine.maps.values()}) == ((4, 7), {(16, 28)})
+    patch = app.opened.backbone.config.patch_size
+    pixels = app.pixels(app.photograph(photograph), 64)
+    moved = torch.nn.functional.pad(pixels, [patch // 2] * 4, mode="replicate")[..., 2:66, 6:118]
+    expected, _ = app.encode(moved, "global", app.opened.dense_adaptors)
+    for name, features in expected.items():
+        torch.testing.assert_close(fine.maps[name][..., 0::4, 1::4], features)
+    app.look.cache_clear()
+
+
+def test_patches_blend_and_heat_grows_from_black_to_yellow():
+    pixels = np.asarray(cells_picture(torch.tensor([[[1.0, 0, 0], [0, 0, 1]]]), (4, 10))).astype(int)
     assert pixels.shape == (4, 10, 3)
-    assert (pixels[:, :5] == [255, 0, 0]).all()
-    assert (pixels[:, 5:] == [0, 0, 255]).all()
+    assert (pixels[0, 0].tolist(), pixels[0, -1].tolist()) == ([255, 0, 0], [0, 0, 255])
+    assert (np.diff(pixels[0, :, 0]) <= 0).all()
+    assert ((pixels[0, :, 0] > 0) & (pixels[0, :, 2] > 0)).any()
     heat = np.asarray(heat_picture(torch.tensor([[0.0, 0.5, 1.0]]), (1, 3)))[0].astype(int)
     assert heat[0].sum() < 10
     assert heat[0].sum() < heat[1].sum() < heat[2].sum()
@@ -230,13 +247,16 @@ def client(address):
 def test_each_model_has_the_tabs_that_it_can_fill(app, save_tuned, tmp_path):
     merging = RadioConfig.from_preset("radio-test", downscale_levels=[3], decoder_depth=2)
     RadioModel(merging).save_pretrained(tmp_path / "1d")
+    everywhere = RadioConfig.from_preset("radio-test", vitdet_num_global=2, num_hidden_layers=2)
+    RadioModel(everywhere).save_pretrained(tmp_path / "global")
     for shown, tabs in (
-        (app, ["Features", "Alike", "Words", "Windows"]),
+        (app, ["Features", "Similar places", "Words", "Windows"]),
         (
             App(str(save_tuned(RadioForImageClassification)), "cpu"),
-            ["Image classification", "Features", "Alike", "Windows"],
+            ["Image classification", "Features", "Similar places", "Windows"],
         ),
-        (App(str(tmp_path / "1d"), "cpu"), ["Features", "Alike"]),
+        (App(str(tmp_path / "1d"), "cpu"), ["Features", "Similar places"]),
+        (App(str(tmp_path / "global"), "cpu"), ["Features", "Similar places"]),
     ):
         blocks = build_page(shown).blocks.values()
         assert [block.label for block in blocks if isinstance(block, gr.Tab)] == tabs
@@ -368,11 +388,11 @@ def test_a_visit(browser, address, tmp_path):
         page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.5)
         wait_for(page, "alike", "Patch 13 of 14 across")
         page.get_by_role("tab", name="Words").click()
+        wait_for(page, "words", "Share of the photograph")
         page.get_by_role("textbox", name="With commas between").fill("cat, dog")
         page.get_by_role("textbox", name="With commas between").press("Enter")
         wait_for(page, "words", "Share of the photograph")
         page.get_by_role("tab", name="Windows").click()
-        page.get_by_role("button", name="Compare").click()
         wait_for(page, "windows", "median of")
         (tmp_path / "broken.jpg").write_bytes(b"no picture")
         page.locator("#photograph").get_by_label("Remove Image").first.click()
@@ -386,7 +406,6 @@ def test_a_visit_to_a_tuned_model(browser, save_tuned, photograph):
     shown = build_page(App(str(save_tuned(RadioForSemanticSegmentation)), "cpu"), [Path(photograph)])
     _, address, _ = shown.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     with visit(browser, address, shown="#task-said") as watch:
-        watch.page.get_by_role("button", name="Show the answer").click()
         wait_for(watch.page, "task", "Share of the photograph")
         assert watch.page.get_by_label("Least score").count() == 0, "which is for objects"
     shown.close()
@@ -398,7 +417,7 @@ def test_a_visit_to_a_tuned_model(browser, save_tuned, photograph):
 def test_nothing_is_wider_than_the_screen(browser, address, name, width, height, scheme, tmp_path):
     """Set RADIO_SCREENSHOTS to a folder to see it."""
     with visit(browser, address, width=width, height=height, dark=scheme == "dark") as watch:
-        for tab in ("Alike", "Words", "Windows", "Features"):
+        for tab in ("Similar places", "Words", "Windows", "Features"):
             watch.page.get_by_role("tab", name=tab).click()
             assert watch.page.evaluate("document.documentElement.scrollWidth") <= width
         take_picture(watch.page, f"app-{name}-{scheme}", tmp_path)
@@ -412,8 +431,8 @@ def test_it_can_be_used_from_the_keyboard(browser, address):
         page.get_by_role("tab", name="Features").focus()
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
-        page.get_by_role("tab", name="Alike").press("Enter")
+        page.get_by_role("tab", name="Similar places").press("Enter")
         page.get_by_label("Across").first.focus()
-        page.get_by_role("button", name="Show what is alike").press("Enter")
+        page.get_by_role("button", name="Show similar places").press("Enter")
         wait_for(page, "alike", "Patch 8 of 14 across, 5 of 8 down.")
         assert all(page.locator(".pictures:visible img").nth(index).get_attribute("alt") for index in range(4))

@@ -65,7 +65,11 @@ def panels(tmp_path, monkeypatch):
 
     def draw(series):
         draw_progress({name: (STEPS, curve) for name, curve in series.items()}, tmp_path / "progress.png")
-        return {axes.get_title(): axes for axes in figures[0].axes if axes.get_title()} if figures else {}
+        if not figures:
+            return {}
+        drawn, (width, height) = figures[0].get_tightbbox(), figures[0].get_size_inches()
+        assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) >= 0, "nothing is cut"
+        return {axes.get_title(): axes for axes in figures[0].axes if axes.get_title()}
 
     return draw
 
@@ -153,7 +157,10 @@ def test_measurements_are_drawn_by_resolution_and_teacher(panels):
     assert values(of_student) == [0.6, 0.5, 0.4]
     assert sorted(map(values, others)) == [[0.3, 0.2, 0.1], [0.5, 0.4, 0.3]]
     assert [text.get_text() for text in pattern.get_legend().get_texts()] == ["64 px", "32 px"]
+    assert ("lower" in pattern.get_ylabel(), "higher" in fidelity.get_ylabel()) == (True, True)
     a, b = (line.get_color() for line in drawn["dense loss"].lines)
+    (legend,) = pattern.figure.legends
+    assert {line.get_label(): line.get_color() for line in legend.legend_handles} == {"a": a, "b": b}
     styles = {values(line)[0]: (line.get_color(), line.get_linestyle()) for line in fidelity.lines if values(line)}
     assert styles == {0.1: (a, "--"), 0.2: (b, "--"), 0.3: (b, "-")}
 
