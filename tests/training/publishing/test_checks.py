@@ -87,7 +87,7 @@ def test_pickles_are_refused_by_their_content(model_folder):
 )
 def test_secrets_are_refused(model_folder, secret):
     (model_folder / CARD).write_text((model_folder / CARD).read_text() + f"\n`--data {secret}`\n")
-    refused(check_files, model_folder, r"^README\.md .*account")
+    refused(check_files, model_folder, r"^README\.md .*secret")
 
 
 @pytest.mark.parametrize(
