@@ -1,0 +1,231 @@
+"""Draws the first picture of the README: what the demo's student finds before and after its training.
+
+`python docs/before_after.py` after `radio demo`. All results are outputs of the student. The photographs (CC0, package
+budgie-backgrounds) and the emoji (Noto, Apache-2.0; Fluent, MIT) are held out from its training.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch, Rectangle
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import center_crop, resize
+
+from modeling_radio import RadioModel
+from modeling_radio.training.demo.assets import CutOut, DemoAssets, load_demo_assets
+from modeling_radio.training.demo.images import load_object_pictures, photographs
+from modeling_radio.training.evaluation.demo_data import load_photographs
+from modeling_radio.training.evaluation.features import shifted_maps, window_of
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.figures.features import marked, overlaid, similarity_maps, to_colors, to_pixels
+from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.student.build import build_student
+from modeling_radio.training.teachers.registry import build_teachers
+
+
+RUN = Path("runs/demo/final")
+OUTPUT = Path(__file__).parent / "pictures"
+SIZE_PX, SHIFTS, SHOWN_PX, GRID = 128, 4, 512, 32
+MATCHED, DRAWN, BOTH = "oakland-zoo-otters", (7, 15, 24), slice(4, 28)
+"""A photograph, the rows and columns of places that are drawn, and those that both pictures show: the title counts all
+of these in all photographs."""
+CLOSER, NIGHT, GAMMA = 0.75, torch.tensor([0.5, 0.65, 1.0]), 1.6
+"""Share of the second picture's sides, its factors of red, green and blue, and its contrast."""
+CLICKED = {"oakland-zoo-otters": (18, 19), "perched-osprey": (16, 8)}
+"""Photographs, with the row and column that is clicked."""
+CLICK_ADAPTOR, LEAST_COSINE = "dinov2-s-saliency", 0.5
+QUERIES = ("1f99c", "1f3ed", "1fa82", "1f56f", "1f6cb", "1fab6")
+"""Emoji that are looked for, by code point; the title counts all."""
+NUM_FOUND, MARGIN, WHITE = 3, 0.11, (255, 255, 255)
+RIGHT, WRONG, INK = "#0d9488", "#dc2626", "#1c2126"
+WIDTH, HEIGHT, EDGE = 3.6, 4.3, 0.1
+"""Of a panel, inches; at 100 pixels an inch it is as wide as a phone's screen."""
+BEFORE, AFTER = "before training", "after 7 minutes"
+
+
+class Models(NamedTuple):
+    """The student before and after its training."""
+
+    before: RadioFeatures
+    after: RadioFeatures
+
+
+class Panel(NamedTuple):
+    """A part of a figure, `WIDTH` x `HEIGHT` inches from a corner on."""
+
+    figure: Figure
+    left: float
+    bottom: float
+
+    def picture(self, pixels: Tensor, x: float, y: float, width: float) -> Axes:
+        """Draw a square image, `(rows, cols, 3)`, whose top left corner is so far from that of the panel."""
+        size = self.figure.get_size_inches()
+        corner = np.array([self.left + x, self.bottom + HEIGHT - y - width])
+        axes = self.figure.add_axes((*(corner / size), *(width / size)))
+        axes.imshow(pixels.numpy(), extent=(0, 1, 1, 0))
+        axes.set_axis_off()
+        return axes
+
+    def text(self, text: str, x: float, y: float, points: float = 10.5, **options: Any) -> None:
+        """Write a text in the middle above a place."""
+        size = self.figure.get_size_inches()
+        place = np.array([self.left + x, self.bottom + HEIGHT - y]) / size
+        self.figure.text(*place, text, **{"ha": "center", "va": "bottom", "fontsize": points, "color": INK, **options})
+
+    def title(self, text: str, numbers: str) -> None:
+        """Write what the panel shows, and how often it is right."""
+        self.text(text, WIDTH / 2, 0.3, 13, weight="bold")
+        self.text(numbers, WIDTH / 2, 0.56, 11, color=RIGHT, weight="bold")
+
+
+def main() -> int:
+    """Draw the panels side by side, and below each other for phones."""
+    recipe, after = load_recipe("demo"), RadioModel.from_pretrained(RUN).eval()
+    before = build_student(recipe, build_teachers(recipe.teachers, after.patch_size)).eval()
+    models, assets = Models(*(RadioFeatures(each, size_px=SIZE_PX) for each in (before, after))), load_demo_assets()
+    photos, night = Photographs(models, assets), Photographs(models, assets, change=changed)
+    draws: list[Callable[[Panel], None]] = [
+        lambda panel: draw_matches(panel, photos, night),
+        lambda panel: draw_masks(panel, photos),
+        lambda panel: draw_retrieval(panel, models, assets),
+    ]
+    for name, rows, cols in (("before_after.webp", 1, 3), ("before_after_phone.webp", 3, 1)):
+        figure = Figure(figsize=(cols * WIDTH, rows * HEIGHT), dpi=200, facecolor="white")
+        for number, draw in enumerate(draws):
+            draw(Panel(figure, number % cols * WIDTH, (rows - 1 - number // cols) * HEIGHT))
+        figure.savefig(OUTPUT / name, pil_kwargs={"quality": 82})
+    return 0
+
+
+def changed(image: Tensor) -> Tensor:
+    """Return a photograph, uint8 `(3, side, side)`, mirrored, closer and at night."""
+    side = image.shape[-1]
+    near = resize(center_crop(image, [round(side * CLOSER)] * 2), [side, side], antialias=True).flip(-1).float() / 255
+    gray = near.mean(dim=0, keepdim=True)
+    return (((near + gray) / 2) ** GAMMA * NIGHT[:, None, None] * 255).round().byte()
+
+
+class Photographs:
+    """Held-out CC0 photographs, as they are shown, and the models' maps of them.
+
+    Args:
+        models: The models.
+        assets: Of the demo.
+        change: Of each photograph.
+    """
+
+    def __init__(self, models: Models, assets: DemoAssets, change: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        chosen, patch = photographs(assets, license="CC0-1.0"), models.after.patch_size
+        self.names = [each.name for each in chosen]
+        large = torch.stack([change(each) for each in load_photographs(chosen, SHOWN_PX)])
+        small = resize(large, [SIZE_PX + patch] * 2, antialias=True)
+        self.shown = to_colors(window_of(large, SIZE_PX, patch))
+        self.maps = [
+            shifted_maps(model, small, size_px=SIZE_PX, shifts=SHIFTS, adaptors=[CLICK_ADAPTOR]) for model in models
+        ]
+
+
+def draw_matches(panel: Panel, photos: Photographs, night: Photographs) -> None:
+    """Draw the most similar place of the second picture for some of the first; right is within one patch."""
+    index, found = photos.names.index(MATCHED), [match(*maps) for maps in zip(photos.maps, night.maps, strict=True)]
+    shares = [float(is_right[:, BOTH, BOTH].float().mean()) for _, is_right in found]
+    panel.title("Find the same place at night", f"right: {shares[0]:.0%} before, {shares[1]:.0%} after")
+    for (places, is_right), name, y in zip(found, (BEFORE, AFTER), (0.84, 2.66), strict=True):
+        panel.text(name, WIDTH / 2, y)
+        first = panel.picture(photos.shown[index], EDGE, y, 1.62)
+        second = panel.picture(night.shown[index], WIDTH - EDGE - 1.62, y, 1.62)
+        for row, col in product(DRAWN, DRAWN):
+            color = RIGHT if is_right[index, row, col] else WRONG
+            start = (col + 0.5) / GRID, (row + 0.5) / GRID
+            end = tuple(((places[index, row, col] + 0.5) / GRID).tolist())
+            ends = {"coordsA": "data", "coordsB": "data", "axesA": first, "axesB": second}
+            panel.figure.add_artist(ConnectionPatch(start, end, **ends, color=color, linewidth=1.6, zorder=5))
+            for axes, place in ((first, start), (second, end)):
+                axes.plot(*place, "o", color=color, markeredgecolor="white", markersize=5, zorder=6)
+
+
+def match(maps: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the most similar place for each place of each photograph, and whether it is right.
+
+    Args:
+        maps: Of the photographs.
+        others: Of the same, `changed`.
+
+    Returns:
+        Column and row, `(num_photographs, GRID, GRID, 2)`, and bool `(num_photographs, GRID, GRID)`.
+    """
+    first, second = (F.normalize(each - each.mean((2, 3), keepdim=True), dim=1) for each in (maps[""], others[""]))
+    best = torch.einsum("ndhw,ndk->nhwk", first, second.flatten(2)).argmax(dim=-1)
+    places = torch.stack([best % GRID, best // GRID], dim=-1)
+    rows, cols = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    from_middle = torch.stack([(GRID - 1) / 2 - cols, rows - (GRID - 1) / 2], dim=-1)  # mirrored
+    expected = from_middle / CLOSER + (GRID - 1) / 2
+    return places, ((places - expected).abs() <= SHIFTS).all(dim=-1)
+
+
+def draw_masks(panel: Panel, photos: Photographs) -> None:
+    """Draw the places whose features are similar to those of a place."""
+    panel.title("Click on a thing, get its mask", "all places that are similar to the ring")
+    for name, x in ((BEFORE, EDGE + 0.81), (AFTER, WIDTH - EDGE - 0.81)):
+        panel.text(name, x, 0.84)
+    for (name, place), y in zip(CLICKED.items(), (0.84, 2.58), strict=True):
+        index = photos.names.index(name)
+        for maps, x in zip(photos.maps, (EDGE, WIDTH - EDGE - 1.62), strict=True):
+            similar = similarity_maps(maps[CLICK_ADAPTOR], [place] * len(photos.names))[index]
+            large = resize(similar[None], list(photos.shown.shape[1:3]))[0]
+            covered = overlaid(to_pixels(photos.shown)[index], (large > LEAST_COSINE).long(), bare={0})
+            panel.picture(marked(to_colors(covered[None]), [place], (GRID, GRID))[0], x, y, 1.62)
+
+
+def draw_retrieval(panel: Panel, models: Models, assets: DemoAssets) -> None:
+    """Draw the most similar of all held-out emoji in another style."""
+    codes, styles = emoji_in_two_styles(assets)
+    orders = [order_of(model, *styles) for model in models]
+    shares = [float((order[:, 0] == torch.arange(len(codes))).float().mean()) for order in orders]
+    panel.title("Find it in another style", f"right: {shares[0]:.0%} before, {shares[1]:.0%} after")
+    panel.text(BEFORE, 1.36, 0.84)
+    panel.text(AFTER, 2.8, 0.84)
+    for line, code in enumerate(QUERIES):
+        number, y = codes.index(code), 0.88 + 0.56 * line
+        panel.picture(to_colors(styles[0][number]), EDGE, y, 0.5)
+        for order, x in zip(orders, (0.68, 2.12), strict=True):
+            for place, found in enumerate(order[number, :NUM_FOUND].tolist()):
+                axes = panel.picture(to_colors(styles[1][found]), x + 0.47 * place, y + 0.03, 0.44)
+                if found == number:
+                    frame = Rectangle((0, 0), 1, 1, fill=False, edgecolor=RIGHT, linewidth=3)
+                    axes.add_patch(frame)
+
+
+def emoji_in_two_styles(assets: DemoAssets) -> tuple[list[str], list[Tensor]]:
+    """Return the code points of held-out emoji, and their pictures in Noto's and in Fluent's style."""
+    by_style: list[dict[str, CutOut]] = [{}, {}]
+    for each in assets.emoji:
+        code = each.path.stem.lower().replace("-fe0f", "")  # without the variation selector
+        for style, name in enumerate(("datasource-google", "fluent")):
+            if name in str(each.path) and each.split == "held_out" and "-" not in code:
+                by_style[style][code] = each
+    codes = sorted(by_style[0].keys() & by_style[1].keys())
+    return codes, [load_object_pictures([style[code] for code in codes], SIZE_PX, MARGIN, WHITE) for style in by_style]
+
+
+@torch.no_grad()
+def order_of(model: RadioFeatures, queries: Tensor, others: Tensor) -> Tensor:
+    """Return the others from the most similar summary on, `(num_queries, num_others)`."""
+    vectors = []
+    for images in (queries, others):
+        pixels = torch.stack([model.preprocess(each, SIZE_PX) for each in images])
+        summaries = torch.cat([model.encode(some).summary for some in pixels.split(32)])
+        vectors.append(F.normalize(summaries - summaries.mean(dim=0), dim=1))
+    return (vectors[0] @ vectors[1].T).argsort(dim=1, descending=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
