@@ -74,7 +74,7 @@ def test_one_command_fetches_pins_runs_both_and_writes_the_table(release, hub, t
     text = (folder / "parity.md").read_text()
     assert "| sam3 features | windows of 2 |" in text
     assert f"`nvidia/C-RADIOv4-H` at commit `{repository.tags['v1']}`" in text
-    assert "adaptors of siglip2-g, which this repository's layout does not have" in text
+    assert "adaptors of siglip2-g, which are not in this repository" in text
     hub.faults += [(".*", "503")] * 99  # what was fetched is enough
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert main(words) == 1

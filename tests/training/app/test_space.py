@@ -137,7 +137,7 @@ def test_only_a_model_is_copied(space, tmp_path):
     (model / "notes.txt").symlink_to(model / ".env")
     write_space(space, str(model))
     copied = {path.name for path in (space / "checkpoint").rglob("*") if not path.name.endswith("_radio.py")}
-    assert copied == {"config.json", "model.safetensors"}
+    assert copied == {"config.json", "model.safetensors", "modules.json", "sentence_bert_config.json"}
     (model / "merges.txt").symlink_to(model / ".env")
     with pytest.raises(ValueError, match=r"merges\.txt"):
         write_space(tmp_path / "again", str(model))

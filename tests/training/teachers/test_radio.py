@@ -144,7 +144,7 @@ def test_a_published_one_is_planned_without_a_download(adaptor, widths):
         ({"weights": "none"}, "`weights` .*'none'"),
         ({"weights_dtype": "int8"}, "`weights_dtype` .*'int8'"),
         ({"source": "EMPTY"}, "`source` .*config.json"),
-        ({"source": "org/none"}, "`source` 'org/none' .*the Hub:"),
+        ({"source": "org/none"}, "`source` 'org/none' .*the Hub"),
         ({"source": "org/none", "weights": "random"}, "`source` 'org/none'"),
         ({"source": "facebook/sam3", "weights": "random"}, r"`source` .*\['radio'\]"),
         ({"source": "SUMMARY", "adaptor_name": "teacher_a"}, "`adaptor_name` .*dense features, got 'teacher_a'"),

@@ -237,7 +237,7 @@ class TestFitting:
     def test_missing_parts_are_reported_as_added(self) -> None:
         trunk = vit_of(build_vit("dinov3"))
         report = fit_vit(student_for(trunk, num_registers=1, use_final_norm=True), trunk, "a/b")
-        assert any(entry.startswith("position table, of zeros") for entry in report.added)
+        assert any(entry.startswith("position table of zeros") for entry in report.added)
         assert {"rotary positions, which RADIO's attention has not", "2 registers"} <= set(report.left_out)
         trunk = vit_of(build_vit("siglip"))
         report = fit_vit(student_for(trunk, use_layer_scale=True), trunk, "a/b")
