@@ -90,8 +90,11 @@ def with_site_links(markdown: str, page: str) -> str:
         return text if (ROOT / path).exists() else link[0]
 
     def replace_attribute(attribute: re.Match[str]) -> str:
+        """Return an attribute of HTML, which mkdocs leaves as it is, as seen from the page's folder."""
         name, target = attribute.groups()
-        return attribute[0] if re.match(r"\w+:", target) else f'{name}="{place_of(target)[1] or target}"'
+        place = None if re.match(r"\w+:", target) else place_of(target)[1]
+        is_folder = os.path.basename(page) != "index.md"
+        return attribute[0] if place is None else f'{name}="{"../" * is_folder}{place}"'
 
     def replace(text: str) -> str:
         return _ATTRIBUTE.sub(replace_attribute, _LINK.sub(replace_link, text))
