@@ -53,7 +53,7 @@ def test_outside_pages_exist(hook):
         ("git@host.org:a/b.git", "https://host.org/a/b"),
         ("ssh://git@host.org/a/b.git", "https://host.org/a/b"),
         ("https://name:secret@host.org/a/b.git", "https://host.org/a/b"),
-        ("/home/me/b", ""),
+        ("/srv/me/b", ""),
         ("", ""),
     ],
 )
