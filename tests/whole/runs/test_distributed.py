@@ -165,7 +165,7 @@ def run_scenarios(recipe_file: str) -> None:
     patch = pytest.MonkeyPatch()
     tiny.install_tiny_world(patch)
     tiny.leave_progress_undrawn(patch)
-    patch.setitem(tiny.training.teachers.registry.TEACHER_KINDS, "failing_on_rank_1", FailingOnRank1)
+    patch.setitem(tiny.modeling_radio.training.teachers.registry.TEACHER_KINDS, "failing_on_rank_1", FailingOnRank1)
     patch.setattr(tiny.NoiseImages, "fingerprint", fingerprint_on_this_rank)
     let_accelerate_shard_on_cpus(patch)
     for name, scenario in SCENARIOS.items():
