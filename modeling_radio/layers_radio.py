@@ -41,7 +41,7 @@ RESIZED_CHANNELS = 64  # our choice: 4 MB of a table of 128 x 128
 COMPILES_SYM_MAX = is_torch_greater_or_equal("2.11")  # the versions in which we compiled it
 LONG_SEGMENT = 1024
 """Fewest tokens for which a CPU attends faster when the queries, keys and values of each head stand together in
-memory. Our choice: measured on an AMD EPYC and an Intel Xeon (docs/explanation/benchmarks.md)."""
+memory. Our choice: measured on an AMD EPYC (docs/explanation/benchmarks.md) and an Intel Xeon (docs/log.md)."""
 
 
 def is_compiling_or_tracing() -> bool:
