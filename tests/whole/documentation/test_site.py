@@ -39,7 +39,7 @@ def site(tmp_path_factory):
     ("page", "texts"),
     [
         ("index.html", ["modeling-radio"]),
-        ("how-to/adapters/index.html", ["LoRA"]),
+        ("how-to/adapters/index.html", ["PeftModel"]),
         ("reference/models/index.html", ["get_intermediate_features", "choose_window_size"]),
         ("reference/recipes/index.html", ["accumulation_steps"]),
         ("how-to/notebooks/index.html", ["Open and look", "uv run"]),
