@@ -1060,7 +1060,10 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         if len(set(names)) < len(names):
             raise ValueError(f"`adaptors` must have distinct names, got {names}.")
         for name in self.adaptor_names or []:
-            self.adaptor(name)
+            if name not in names:
+                raise ValueError(
+                    f"`adaptor_names` must name some of `adaptors`, {names}, got {name!r}.{did_you_mean(name, names)}"
+                )
         for adaptor in adaptors:
             if adaptor.feature_head == "attention" and self.hidden_size % adaptor.feature_num_attention_heads:
                 raise ValueError(

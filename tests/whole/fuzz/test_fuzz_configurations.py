@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from task_models import tiny_config
 from transformers import PreTrainedModel
@@ -184,6 +184,7 @@ WAYS = {
 
 
 @pytest.mark.fuzz
+@example(fields={"adaptors": []}, way="set")  # with `adaptor_names` of before
 @given(fields=any_fields, way=st.sampled_from(list(WAYS)))
 def test_any_value_of_any_field_is_kept_or_refused_by_name(fields, way):
     try:
