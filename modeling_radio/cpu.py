@@ -12,10 +12,8 @@ from types import MethodType
 from typing import Any, NoReturn
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.activations import GELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -133,9 +131,8 @@ def choose_cpu_blocks(model: Any) -> None:
 def prepack(model: Any) -> Any:
     """Put the weights of all linear layers in the order in which oneDNN reads them, for inference on a CPU.
 
-    GELU in the MLPs of the blocks then overwrites its input. Features stay as they are but for rounding. The model is
-    in evaluation afterwards, gives no gradients, and is neither saved nor moved: it was opened for this. Quantized
-    layers stay as they are; a second call changes nothing.
+    Features stay as they are but for rounding. The model is in evaluation afterwards, gives no gradients, and is
+    neither saved nor moved: it was opened for this. Quantized layers stay as they are; a second call changes nothing.
 
     Args:
         model: A RADIO model, with or without a head.
@@ -159,9 +156,6 @@ def prepack(model: Any) -> Any:
         _check_layer(getattr(module, name), name)
     for module, name in places:
         setattr(module, name, PrepackedLinear(getattr(module, name)))
-    for module in model.modules():
-        if type(module).__name__ == "RadioMLP" and _is_exact_gelu(module.act):  # by name: also that of remote code
-            module.act = OverwritingGELU(module.fc1)
     model._block_costs = None  # of `choose_window_size`: other times
     for refusing in (save_pretrained, load_state_dict, _apply):
         setattr(model, refusing.__name__, MethodType(refusing, model))
@@ -261,32 +255,6 @@ def _check_stays(fn: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
             f"A model with prepacked weights stays on the CPU in {dtype}, and cannot go to {moved.device} in "
             f"{moved.dtype}. {AGAIN}"
         )
-
-
-class OverwritingGELU(nn.Module):
-    """GELU that writes over its input, which spares half of an MLP's memory and the time to get it.
-
-    Where gradients or hooks need the input, or the pass is compiled, it leaves that as it is.
-
-    Args:
-        first: The layer whose outputs it reads.
-    """
-
-    def __init__(self, first: nn.Module) -> None:
-        super().__init__()
-        self._first = (first,)  # not a module of its own
-
-    def forward(self, wide: Tensor) -> Tensor:
-        """Return GELU of a tensor of any shape, in its place."""
-        hooks = self._first[0]._forward_hooks, self._forward_pre_hooks, self._forward_hooks
-        is_needed = wide.requires_grad or is_compiling_or_tracing() or any(hooks)
-        return F.gelu(wide) if is_needed else torch.ops.aten.gelu_(wide)
-
-
-def _is_exact_gelu(activation: nn.Module) -> bool:
-    """Return whether nothing but GELU, not one of its approximations, would be lost with an activation."""
-    is_gelu = type(activation) is GELUActivation and activation.act is F.gelu
-    return is_gelu and not activation._forward_hooks and not activation._forward_pre_hooks
 
 
 def _check_layer(layer: nn.Linear, name: str) -> None:

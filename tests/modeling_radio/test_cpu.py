@@ -14,7 +14,6 @@ from transformers import AutoModel
 
 from modeling_radio import RadioConfig, RadioModel, cpu, layers_radio
 from modeling_radio.cpu import PrepackedLinear, blocked_attention_forward, choose_cpu_blocks, prepack
-from modeling_radio.layers_radio import RadioMLP
 
 
 IMAGES = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
@@ -310,46 +309,3 @@ def test_quantized_layers_stay(model):
     prepack(model)
     assert len(linear_layers(model)) == model.config.num_hidden_layers
     torch.testing.assert_close(model(IMAGES).features, expected, atol=1e-3, rtol=1e-3)
-
-
-@pytest.fixture
-def mlp(model: RadioModel) -> RadioMLP:
-    mlp = prepack(model).radio_model.model.blocks[0].mlp
-    assert isinstance(mlp, RadioMLP)
-    return mlp
-
-
-@pytest.fixture
-def tokens(model: RadioModel) -> Tensor:
-    return torch.randn(2, 5, model.config.hidden_size, generator=torch.Generator().manual_seed(1))
-
-
-@needs_onednn
-def test_gelu_leaves_what_a_hook_reads(mlp: RadioMLP, tokens: Tensor) -> None:
-    """Without hooks it overwrites the output of the first layer."""
-    assert torch.equal(mlp(tokens), mlp.fc2(F.gelu(mlp.fc1(tokens))))
-    wide = mlp.fc1(tokens)
-    for module in (mlp.fc1, mlp.act):
-        seen: list[Tensor] = []
-        keep = seen.append
-        handle = module.register_forward_hook(lambda module, inputs, output, keep=keep: keep(output))
-        mlp(tokens)
-        handle.remove()
-        assert torch.equal(seen[0], wide if module is mlp.fc1 else F.gelu(wide))
-    seen = []
-    handle = mlp.act.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    mlp(tokens)
-    handle.remove()
-    assert torch.equal(seen[0], wide)
-    given = wide.clone().requires_grad_()
-    assert mlp.act(given).data_ptr() != given.data_ptr()
-
-
-@needs_onednn
-def test_other_activations_are_not_replaced(tokens: Tensor) -> None:
-    mlp = (
-        prepack(RadioModel(RadioConfig.from_preset("radio-test", hidden_act="gelu_pytorch_tanh")))
-        .radio_model.model.blocks[0]
-        .mlp
-    )
-    assert torch.equal(mlp(tokens), mlp.fc2(F.gelu(mlp.fc1(tokens), approximate="tanh")))

@@ -17,6 +17,7 @@ from modeling_radio.layers_radio import (
     RESIZED_CHANNELS,
     PositionCache,
     RadioAttention,
+    RadioMLP,
     RadioPatchGenerator,
     resize_position_table,
 )
@@ -234,3 +235,37 @@ def test_blocks_map_tokens_and_only_our_attention_tells_weights():
     assert torch.equal(outputs[0], expected.hidden_states[1])
     assert torch.equal(first, expected.attentions[0])
     assert second is None
+
+
+@pytest.mark.parametrize("watched", ["fc1 output", "act input", "act output"])
+def test_gelu_leaves_what_a_hook_reads(watched):
+    """Without hooks it overwrites the output of the first layer."""
+    mlp = RadioMLP(RadioConfig.from_preset("radio-test"), 32).requires_grad_(requires_grad=False)
+    tokens = torch.randn(2, 5, mlp.fc1.in_features, generator=torch.Generator().manual_seed(1))
+    wide = mlp.fc1(tokens)
+    assert torch.equal(mlp(tokens), mlp.fc2(F.gelu(wide)))
+    seen: list[Tensor] = []
+    name, _, side = watched.partition(" ")
+    if side == "input":
+        getattr(mlp, name).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    else:
+        getattr(mlp, name).register_forward_hook(lambda _, __, output: seen.append(output))
+    mlp(tokens)
+    assert torch.equal(seen[0], F.gelu(wide) if watched == "act output" else wide)
+
+
+def test_gelu_overwrites_its_input_only_without_gradients(monkeypatch):
+    given: list[Tensor] = []
+    overwrite = torch.ops.aten.gelu_
+    monkeypatch.setattr(torch.ops.aten, "gelu_", lambda wide: given.append(wide) or overwrite(wide))
+    mlp = RadioMLP(RadioConfig.from_preset("radio-test"), 32)
+    tokens = torch.randn(2, 5, mlp.fc1.in_features)
+    trained = mlp(tokens)
+    assert not given
+    with torch.no_grad():
+        assert torch.equal(mlp(tokens), trained)
+    assert len(given) == 1
+    approximate = RadioMLP(RadioConfig.from_preset("radio-test", hidden_act="gelu_pytorch_tanh"), 32)
+    with torch.no_grad():
+        approximate(tokens)
+    assert len(given) == 1
