@@ -14,7 +14,18 @@ PAGES = (
     "README.md",
     *(
         f"docs/how-to/{name}.md"
-        for name in ("open", "variants", "task_models", "texts", "libraries", "python", "faster", "onnx", "convert")
+        for name in (
+            "open",
+            "variants",
+            "task_models",
+            "texts",
+            "libraries",
+            "python",
+            "faster",
+            "onnx",
+            "convert",
+            "questions",
+        )
     ),
 )
 BLOCKS = [block for block in blocks("python", "py") if block.page in PAGES]
