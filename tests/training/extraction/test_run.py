@@ -185,7 +185,8 @@ def test_the_output_is_no_part_of_the_data(extract, pictures, tmp_path):
 
 
 def test_all_adaptors_may_be_named_beside_some(settings):
-    assert run.open_extraction(settings(adaptors=["all", "teacher_a"])).wanted.adaptors == {"teacher_a", "teacher-b"}
+    opened = run.open_extraction(settings(adaptors=["all", "teacher_a"]))
+    assert opened.embedder.wanted.adaptors == {"teacher_a", "teacher-b"}
     with pytest.raises(ValueError, match=r"`adaptors` .*'teacher_c'"):
         run.open_extraction(settings(adaptors=["all", "teacher_c"]))
 
