@@ -162,7 +162,7 @@ class Embedder:
     def _images(self, cells: list[Any]) -> dict[str, Any]:
         images = [_read_image(cell, f"{self.column!r} at place {number}") for number, cell in enumerate(cells)]
         rows = next(self.encode(images, [list(range(len(images)))]))
-        vectors = {}
+        vectors: dict[str, Any] = {}
         for prefix in ("", *(f"{name}/" for name in sorted(self.wanted.adaptors))):
             name = f"{prefix}{self.what}"
             if name not in rows[0]:
