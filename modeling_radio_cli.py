@@ -15,13 +15,13 @@ from typing import Any
 
 
 COMMANDS = {
-    "distill": ("training.distill", "distil several teachers into one student"),
+    "distill": ("training.distill", "distill several teachers into one student"),
     "finetune": ("training.finetune", "tune a checkpoint on a task, with or without LoRA"),
     "evaluate": ("training.evaluate", "measure a checkpoint, also beside others"),
     "extract": ("training.extract", "write the features of images as a data set"),
     "search": ("training.search", "find images in such a data set by an image or a text"),
     "plan": ("training.plan", "estimate time, memory and cost of a run"),
-    "demo": ("training.demo.__main__", "distil a small student from real teachers in some minutes"),
+    "demo": ("training.demo.__main__", "distill a small student from real teachers in some minutes"),
     "study": ("training.studies.__main__", "train variants of a recipe with several seeds and compare them"),
     "upsampler": ("training.upsampler", "train a network that sharpens a teacher's features"),
     "convert": ("conversion.convert", "convert NVIDIA's checkpoint to ours; with `--to` nvidia back, or to timm"),
@@ -81,7 +81,7 @@ def usage() -> str:
     return "\n".join(
         [
             "usage: radio COMMAND ...\n",
-            "RADIO vision backbones: distil, tune, measure, convert, publish.\n",
+            "RADIO vision backbones: distill, tune, measure, convert, publish.\n",
             *lines,
             f"\nAlso: {', '.join(MORE_COMMANDS)}.",
             "`radio COMMAND --help` lists the options of a command.",
