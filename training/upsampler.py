@@ -29,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: UpsamplerSettings) -> None:
-    from modeling_radio.training.upsampling.trainer import (
-        train_upsampler,  # takes seconds, which `--help` need not wait for
-    )
+    from modeling_radio.training.upsampling.trainer import train_upsampler  # imports torch: takes seconds
 
     print(train_upsampler(settings, settings.load_recipe()))
 
