@@ -83,7 +83,7 @@ def feature_columns(
         colors = pca_colors(features, fit_pca_basis(features, foreground=foreground))
         columns.append(Column(title, colors, starts_group=index == 0))
         heat = similarity_colors(similarity_maps(features, places))
-        alike.append(Column(f"similar to the ring:\n{title}".replace("backbone\n", ""), heat, starts_group=index == 0))
+        alike.append(Column(f"alike the ring:\n{title}".replace("backbone\n", ""), heat, starts_group=index == 0))
     return columns + alike
 
 

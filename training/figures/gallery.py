@@ -124,7 +124,7 @@ def _write(settings: GallerySettings) -> None:
             items=credits,
         ),
     ]
-    title = f"{len(chosen)} photographs as {settings.checkpoint} sees them"
+    title = f"{len(chosen)} photographs through {settings.checkpoint}"
     write_page(page, title, f"Images of {model.size_px} px, patches of {model.patch_size}.", sections)
     print(f"Open {page}: {len(chosen)} photographs.")
 
@@ -200,13 +200,13 @@ class Gallery:
         for name, maps in backbones.items():
             columns[name] = pca_colors(maps, self._basis_of(maps))
         for name, maps in backbones.items():
-            columns[f"similar to the ring: {name}"] = similarity_colors(similarity_maps(maps, places))
+            columns[f"alike the ring: {name}"] = similarity_colors(similarity_maps(maps, places))
         text = (
-            "Colors are three principal components of the foreground, "
-            f"in {self.shifts} x {self.shifts} cells for each patch, from shifted images. An adaptor is drawn along "
-            "the directions of its teacher, in a range of its own. x2 means that its range is half as wide, because a "
-            "network that is not sure answers near the mean. The last pictures show how similar each place is to the "
-            "one in the ring: the cosine of the backbone's features."
+            "Three principal components of the foreground as red, green and blue, "
+            f"{self.shifts} x {self.shifts} cells for each patch, from shifted images. An adaptor is drawn along the "
+            "directions of its teacher in a range of its own; x2 means that it is half as wide: who is not sure "
+            "answers nearer to the mean. Last, the cosine of every place with the one in the ring, of all the "
+            "backbone's features."
         )
         return self._section("Teachers, adaptors, backbone", text, columns)
 

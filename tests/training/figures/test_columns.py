@@ -9,7 +9,7 @@ from modeling_radio.training.figures.features import fit_pca_basis, foreground_m
 def test_columns_of_a_figure_and_its_file(features, tmp_path):
     photographs = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     columns = feature_columns(photographs, {"a": features}, {"a": features.clone()}, {"backbone\nx": features * 3})
-    titles = ["photograph", "teacher\na", "student's adaptor\na", "backbone\nx", "similar to the ring:\nx"]
+    titles = ["photograph", "teacher\na", "student's adaptor\na", "backbone\nx", "alike the ring:\nx"]
     assert [column.title for column in columns] == titles
     assert torch.equal(columns[1].images, columns[2].images), "equal features have equal colors"
     assert columns[0].images.amax() > 0, "the ring"

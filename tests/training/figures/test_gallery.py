@@ -72,7 +72,7 @@ def test_sections_of_the_page():
     teacher = TeacherFeatures(Blurry(), patch_size=8, size_px=32, name="teacher")
     both = Gallery(model, PHOTOGRAPHS, ["one <b>", "two"], 2, {"teacher_a": teacher}, {"untrained": other})
     features, sizes, depth, windows = both.sections()
-    alike = ["similar to the ring: untrained", "similar to the ring: backbone"]
+    alike = ["alike the ring: untrained", "alike the ring: backbone"]
     columns = ["photograph", "teacher teacher_a", "adaptor teacher_a", "untrained", "backbone", *alike]
     assert [caption.partition(" x")[0] for caption in captions(features)] == columns
     assert [picture.pixels.shape[1] for picture in features.rows[1].pictures] == [224, 8, 8, 8, 8, 8, 8]
@@ -179,7 +179,7 @@ def test_a_page_without_teachers(small_world, tmp_path, capsys):
     assert capsys.readouterr().out == f"Open {output / 'index.html'}: 2 photographs.\n"
     page = (output / "index.html").read_text(encoding="utf-8")
     assert "a, by me &lt;b&gt; (CC0-1.0, package drawn)" in page
-    assert "similar to the ring: backbone" in page
+    assert "alike the ring: backbone" in page
     assert "http" not in page.partition("</style>")[2]
 
 
