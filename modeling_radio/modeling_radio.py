@@ -357,10 +357,11 @@ RADIO1D's counter of steps, and what chose its number of tokens in training."""
 # A text tower is for the zero-shot model alone.
 IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
 # Classes of modules that join tensors of different parts of theirs, which must lie on one device.
-WHOLE_PARTS = (
+_PARTS = (
     "RadioBlock RadioPatchGenerator RadioPatchMerging Radio1dDecoder RadioHeadMLP EradioConvolutions "
     "EradioAttentionBlock EradioNeck WrappedTrunk"
-).split()
+)
+WHOLE_PARTS = _PARTS.split()
 
 
 def _keep_packing(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ import inspect
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -29,16 +30,11 @@ from transformers import initialization as init
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import is_timm_available
 
-from .checks_radio import COUNT, FLAG, MAPPING, WORD, Resolution, Rule, check_choice, integer, listed
+from .checks_radio import COUNT, MAPPING, WORD, Resolution, Rule, check_choice, integer, listed
 from .configuration_radio import RadioConfig, check_file
 from .inputs_radio import WindowSize, check_batch, warn_of_pixel_range
 from .modeling_radio import RadioNetwork
 from .outputs_radio import NetworkOutput, to_map
-
-
-if is_timm_available():
-    import timm
-    from timm.models._builder import build_model_with_cfg
 
 
 SOURCES = ("timm", "transformers", "class")
@@ -155,10 +151,11 @@ def check_arguments(source: str, name: str, arguments: Mapping[str, Any]) -> Non
         ImportError: If timm is needed and not installed.
     """
     if source == "timm":
-        _need_timm(name)
+        timm = _timm(name)
         if not timm.is_model(name):
             raise ValueError(f"timm has no architecture {name!r}. See `timm.list_models()`.")
-        own = {*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
+        makers = (timm.create_model, timm.models.build_model_with_cfg)
+        own = {argument for maker in makers for argument in inspect.signature(maker).parameters}
         refused = [key for key in arguments if key in {*own, "features_only", "feature_cls", "num_classes"}]
     elif source == "transformers":
         if name in _NO_NETWORKS:
@@ -180,9 +177,13 @@ def _fetching(values: Mapping[str, Any]) -> list[str]:
     return [*found, *(key for part in parts for key in _fetching({str(key): part[key] for key in part}))]
 
 
-def _need_timm(name: str) -> None:
+def _timm(name: str) -> ModuleType:
+    """Return timm, which takes a second to import."""
     if not is_timm_available():
         raise ImportError(f"The network 'timm:{name}' needs timm: pip install 'timm>=1.0.31'.")
+    import timm
+
+    return timm
 
 
 def build_library_network(source: str, name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -194,12 +195,12 @@ def build_library_network(source: str, name: str, arguments: Mapping[str, Any]) 
     check_arguments(source, name, arguments)
     if source == "class" and name not in _classes:
         raise ValueError(
-            f"`wrapped.name` {name!r} is a class of the folder's author, which no folder may import. Import it yourself "
-            "and call `modeling_radio.wrapped_radio.register_network(name, its_class)` first."
+            f"`wrapped.name` {name!r} is a class of its author's, which no folder may import. Import it yourself and "
+            "call `modeling_radio.wrapped_radio.register_network(name, its_class)` first."
         )
     try:
         if source == "timm":
-            return timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+            return _timm(name).create_model(name, pretrained=False, num_classes=0, **arguments)
         if source == "transformers":
             return AutoModel.from_config(AutoConfig.for_model(name, **arguments), trust_remote_code=False)
         return _classes[name](**arguments)
@@ -412,9 +413,9 @@ def wrapped_fields(
     }
 
 
+@functools.cache
 def _any_size(name: str) -> dict[str, Any]:
     """Return the arguments that let a network of timm take any size, if its class or a base class has them."""
-    _need_timm(name)
     with torch.device("meta"):
         classes = type(build_library_network("timm", name, {})).__mro__
     known = {argument for each in classes for argument in inspect.signature(each.__init__).parameters}
@@ -424,7 +425,7 @@ def _any_size(name: str) -> dict[str, Any]:
 def _preprocessing(source: str, name: str) -> tuple[list[float], list[float], int]:
     """Return mean and deviation of a network's normalization, and its native side in pixels."""
     if source == "timm":
-        known = timm.get_pretrained_cfg(name)
+        known = _timm(name).get_pretrained_cfg(name)
         if known is not None:
             return list(known.mean), list(known.std), min(known.input_size[1:])
     return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), NATIVE_SIDE
@@ -523,7 +524,9 @@ class WrappedTrunk(PreTrainedModel):
         """
         if self.wrapping.source == "timm":
             info: Any = self.network.feature_info
-            return [self.network.get_submodule(each["module"]) for each in (info if isinstance(info, list) else info.info)]
+            return [
+                self.network.get_submodule(each["module"]) for each in (info if isinstance(info, list) else info.info)
+            ]
         found = next((each for each in self.network.modules() if isinstance(each, nn.ModuleList)), None)
         if found is None:
             raise ValueError(f"{self.wrapping.label!r} has no stages: no `torch.nn.ModuleList`.")

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
@@ -29,6 +29,7 @@ from modeling_radio.training.student.build import build_student, checkpoint_bloc
 from modeling_radio.training.student.ema import MovingAverage
 from modeling_radio.training.student.export import check_normalizers
 from modeling_radio.training.student.intermediate import Taps, build_taps, with_taps
+from modeling_radio.training.student.running_statistics import RunningStatistics
 from modeling_radio.training.student.warm_start.start import start_student
 from modeling_radio.training.targets.examples import TargetSource
 from modeling_radio.training.targets.refits import standardize_heads
@@ -59,6 +60,7 @@ class RunParts:
         fingerprint: Hash of the data's files, on the first rank.
         lineage: What the student learns from, for its card.
         monitors: Measurements beside the losses.
+        running: Running statistics of the student's batch norms.
     """
 
     recipe: Recipe
@@ -78,6 +80,7 @@ class RunParts:
     fingerprint: str
     lineage: Lineage
     monitors: Monitors
+    running: RunningStatistics
 
     @property
     def device(self) -> torch.device:
@@ -144,6 +147,10 @@ def build_run(
         standardize_heads(model, copied_heads, statistics.standardizers())
     ema = MovingAverage(model, recipe.ema.decay)
     shapes = blueprint(accelerator, model)
+
+    def mean_over_ranks(statistics: Tensor) -> Tensor:
+        return cast(Tensor, accelerator.reduce(statistics, reduction="mean"))
+
     student, optimizer = _prepare(recipe, accelerator, model, model_with_taps, optimizer)
     shard_average(accelerator, ema.module)
     return RunParts(
@@ -164,6 +171,7 @@ def build_run(
         fingerprint=fingerprint,
         lineage=lineage,
         monitors=monitors,
+        running=RunningStatistics(model, mean_over_ranks if accelerator.num_processes > 1 else None),
     )
 
 

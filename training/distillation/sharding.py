@@ -130,8 +130,9 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         kwargs_handlers=[
             # One rank alone may look at a million files, fill a cache or load teachers for long.
             InitProcessGroupKwargs(timeout=TIMEOUT),
-            # Gradients lie in what is exchanged, not beside it: four bytes less for each parameter.
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            # Gradients lie in what is exchanged, not beside it: four bytes less for each parameter. Buffers are equal
+            # on all ranks, but for running statistics, which `RunningStatistics` averages.
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
         ],
     )
 

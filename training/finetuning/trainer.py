@@ -416,7 +416,7 @@ def frozen_parts(model: nn.Module) -> list[nn.Module]:
     network = _network_of(model)
     if not any(parameter.requires_grad for parameter in network.model.parameters()):
         return [network]
-    return [network.model.patch_generator] if network.config.eradio is None else []
+    return [] if network.config.is_foreign else [network.model.patch_generator]
 
 
 def _network_of(model: nn.Module) -> RadioNetwork:
