@@ -580,7 +580,10 @@ class WrappedTrunk(PreTrainedModel):
         ]
         if self.projections:
             maps = [project(each) for project, each in zip(self.projections, maps, strict=True)]
-        maps = [each if each.shape[2:] == tuple(grid) else _resample(each, grid) for each in maps]
+        maps = [
+            each if stride == self.config.patch_size else _resample(each, grid)
+            for each, stride in zip(maps, wrapping.strides, strict=True)
+        ]
         tokens = [each.flatten(2).transpose(1, 2) for each in maps]
         features = torch.stack(tokens).sum(dim=0) if len(tokens) > 1 else tokens[0]
         if self.pool is not None:
