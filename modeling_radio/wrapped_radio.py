@@ -256,7 +256,7 @@ def _from_first(levels: Sequence[int], num_levels: int) -> list[int]:
 
 def _read_timm(network: Any, pixels: Tensor, levels: Sequence[int]) -> Levels:
     def to_first(maps: Any) -> Any:
-        is_last = isinstance(maps, Tensor) and maps.ndim == 4 and "NHWC" in vars(network).values()
+        is_last = hasattr(network, "output_fmt") and network.output_fmt == "NHWC"
         return maps.movedim(-1, 1) if is_last else maps
 
     num_levels = len(network.feature_info)

@@ -34,13 +34,13 @@ def test_weights_of_the_library_are_taken(name, source, tmp_path):
     expected = trained.radio_model.model.network.state_dict()
     for key, tensor in student.radio_model.model.network.state_dict().items():
         assert torch.equal(tensor, expected[key])
-    with pytest.raises(RecipeError, match="`student.init_from`"):
+    with pytest.raises(RecipeError, match=r"`student\.init_from`"):
         start_student(student_of("class"), source.format(tmp_path), {})
 
 
 def test_another_network_is_refused(tmp_path):
     save_network(build_wrapped("ConvNeXt"), tmp_path)
-    with pytest.raises(RecipeError, match="another network|does not open"):
+    with pytest.raises(RecipeError, match=r"another network|does not open"):
         start_student(student_of("ResNet"), f"timm:local-dir:{tmp_path}", {})
     with pytest.raises(RecipeError, match="does not open"):
         start_student(student_of("ConvNeXt"), "timm:local-dir:missing", {})
