@@ -104,13 +104,13 @@ def check_foreign(recipe: Recipe, config: RadioConfig) -> None:
         "student.passes_at_once": (student.passes_at_once, 1, "passes would change one running statistic at once"),
         "student.init_blocks": (student.init_blocks, None, "it has no blocks of ours"),
         "student.num_tokens": (student.num_tokens, None, "it has no global tokens"),
+        "views.is_square": (recipe.views.is_square, True, "images of several shapes would be packed"),
         "taps.scheme": (recipe.taps.scheme if recipe.taps.is_used else None, None, "it has no blocks of one width"),
     }
     if needs_sdpa:
         settings["student.attention"] = (student.attention, "sdpa", "its library chooses its attention itself")
     if config.eradio is not None:
         settings["student.frozen_stages"] = (student.frozen_stages, 0, "only stages of a library's network freeze")
-        settings["views.is_square"] = (recipe.views.is_square, True, "its sides must be multiples of 32 px")
     for partition in recipe.partitions:
         path = f"partitions.{partition.name}"
         settings[f"{path}.vitdet_windows"] = (partition.vitdet_windows, None, "it has no ViTDet windows")
