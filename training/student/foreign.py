@@ -21,6 +21,11 @@ from modeling_radio.wrapped_radio import WrappedTrunk, register_network, wrapped
 E_RADIO = "e_radio"
 E_RADIO_PRESET = "e-radio_v2"
 LIBRARIES = ("timm", "transformers")
+FREE_FIELDS = (
+    *("hidden_size", "num_attention_heads", "norm_mean", "norm_std", "layer_norm_eps", "initializer_range"),
+    *("image_size", "max_img_size", "max_resolution", "preferred_resolution"),
+)
+"""Fields of `student.config` that say something of such a network; all others follow from it, or have no effect."""
 _PROBE_CELLS = 4
 """Cells along a side of the image that finds the weights without a gradient. Our choice: more than one window."""
 
@@ -36,6 +41,12 @@ def foreign_config(student: StudentRecipe, fields: Mapping[str, Any]) -> RadioCo
     Raises:
         ValueError: If the architecture is unknown or does not fit, or a field contradicts it.
     """
+    others = [name for name in student.config if name not in FREE_FIELDS]
+    if others:
+        raise ValueError(
+            f"`config` must be of {', '.join(FREE_FIELDS)} for the architecture {student.architecture!r}, got "
+            f"{', '.join(others)}. On the command line `student.config={{}}` clears those of a recipe."
+        )
     own = _architecture_fields(student)
     merged = {**own, **fields}
     if own.get("num_cls_tokens") == 1:  # one token, which every head reads

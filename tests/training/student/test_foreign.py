@@ -5,6 +5,7 @@ import torch
 from small_recipes import small_recipe
 from tiny_networks import NETWORKS
 
+from modeling_radio.training.distillation.optimizers import parameter_groups
 from modeling_radio.training.recipe import Recipe, RecipeError
 from modeling_radio.training.recipe_sections import StudentRecipe
 from modeling_radio.training.student.build import build_student, check_student_views, regularize, student_patch_size
@@ -107,3 +108,23 @@ def test_noise_and_scales_need_linear_layers():
         without = recipe_of("ResNet", **section)
         with pytest.raises(RecipeError, match="linear layers"):
             regularize(build_student(without, TEACHERS), without)
+
+
+def test_fields_that_follow_from_the_network_are_refused():
+    with pytest.raises(RecipeError, match="`config`.*num_registers"):
+        student_patch_size(recipe_of("ConvNeXt", {"config": {"num_registers": 2, "norm_mean": [0.5, 0.5, 0.5]}}))
+
+
+def test_muon_orthogonalizes_the_linear_layers_of_a_network():
+    student = build_student(recipe_of("Swin"), TEACHERS)
+    groups = parameter_groups(student, 0.1)
+    matrices = {id(each) for group in groups if group["num_matrices"] for each in group["params"]}
+    network = student.radio_model.model.network
+    assert id(network.layers[0].blocks[0].mlp.fc1.weight) in matrices
+    assert id(network.patch_embed.proj.weight) not in matrices
+    (qkv,) = [
+        group["num_matrices"]
+        for group in groups
+        if any(each is network.layers[0].blocks[0].attn.qkv.weight for each in group["params"])
+    ]
+    assert qkv == 3
