@@ -532,6 +532,17 @@ class WrappedTrunk(PreTrainedModel):
             raise ValueError(f"{self.wrapping.label!r} has no stages: no `torch.nn.ModuleList`.")
         return list(found)
 
+    def count_stages_above(self, name: str) -> int:
+        """Return how many stages begin behind a weight of this trunk, 0 for those of the pool and the projections.
+
+        Args:
+            name: Its name here, "network.stem.0.weight".
+        """
+        places = {f"network.{own}": place for place, (own, _) in enumerate(self.network.named_parameters())}
+        numbers = {id(weight): place for place, weight in enumerate(self.network.parameters())}
+        firsts = [numbers[id(weight)] for stage in self.stages() for weight in list(stage.parameters())[:1]]
+        return sum(first > places.get(name, len(places)) for first in firsts)
+
     def freeze_stages(self, count: int) -> None:
         """Freeze all up to a stage: no gradients, and evaluation mode, so that running statistics stay as they are.
 

@@ -158,6 +158,12 @@ def test_fields_that_contradict_the_network(change):
         RadioModel(RadioConfig(**{**NETWORKS["ConvNeXt"].fields, **change}))
 
 
+def test_stages_above_a_weight():
+    trunk = build_wrapped("ResNet").radio_model.model
+    names = ("network.conv1.0.weight", "network.layer1.0.conv1.weight", "network.layer4.0.conv1.weight", "pool.queries")
+    assert [trunk.count_stages_above(name) for name in names] == [4, 3, 0, 0]
+
+
 def test_frozen_stages_have_no_gradient_and_keep_their_statistics():
     model = build_wrapped("ResNet").train()
     trunk = model.radio_model.model

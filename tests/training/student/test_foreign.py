@@ -111,7 +111,7 @@ def test_noise_and_scales_need_linear_layers():
 
 
 def test_fields_that_follow_from_the_network_are_refused():
-    with pytest.raises(RecipeError, match="`config`.*num_registers"):
+    with pytest.raises(RecipeError, match=r"`config`.*num_registers"):
         student_patch_size(recipe_of("ConvNeXt", {"config": {"num_registers": 2, "norm_mean": [0.5, 0.5, 0.5]}}))
 
 
