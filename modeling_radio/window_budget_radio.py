@@ -79,7 +79,10 @@ class WindowBudget:
         for name, value in (("height", height), ("width", width), ("batch_size", batch_size)):
             COUNT.check(name, value)
         if self.config.is_foreign:
-            raise ValueError("Only windows of our ViTs are chosen for a budget. Call this with `window_size='auto'`.")
+            raise ValueError(
+                "Windows of E-RADIO are not chosen for a budget, and networks of libraries have none. Call it with "
+                "`window_size='auto'`."
+            )
         check_multiple("`height` and `width`", height, width, self.config.resolution_step, self.config.largest_side)
         if self.config.num_mergings:
             raise ValueError(

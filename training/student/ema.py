@@ -30,15 +30,13 @@ class MovingAverage(AveragedModel):
         """Move towards the parameters of `model`, and copy its buffers."""
         num_updates = int(self.n_averaged)  # on the CPU: no wait for a device
         share = 1 - ema_decay(num_updates, self.decay) if num_updates else 1.0
-        torch._foreach_lerp_(tuple(self.module.parameters()), tuple(model.parameters()), share)
-        statistics = running_statistics(self.module) if self._has_statistics else []
-        averaged = [buffer.clone() for buffer in statistics]
-        buffers = list(self.module.buffers())
-        if buffers:
-            torch._foreach_copy_(buffers, list(model.buffers()))
-        if statistics:
-            torch._foreach_lerp_(averaged, running_statistics(model), share)
-            torch._foreach_copy_(statistics, averaged)
+        own, theirs = (running_statistics(each) if self._has_statistics else [] for each in (self.module, model))
+        torch._foreach_lerp_((*self.module.parameters(), *own), (*model.parameters(), *theirs), share)
+        averaged = {id(statistic) for statistic in own}
+        pairs = zip(self.module.buffers(), model.buffers(), strict=True)
+        copied = [(old, new) for old, new in pairs if id(old) not in averaged]
+        if copied:
+            torch._foreach_copy_([old for old, _ in copied], [new for _, new in copied])
         self.n_averaged += 1
 
 

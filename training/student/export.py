@@ -46,7 +46,7 @@ def check_normalizers(recipe: ExportRecipe, config: RadioConfig) -> None:
     for name in ("downscale_levels", "eradio", "wrapped"):
         if recipe.has_normalizers and getattr(config, name):
             raise RecipeError(
-                f"`export` must be without normalizers for a student with `{name}`, where features change their width "
+                f"`export` must be without normalizers with `student.config.{name}`, where features change their width "
                 f"on the way, got {getattr(config, name)}."
             )
     if recipe.feature_normalizer:
