@@ -361,7 +361,7 @@ _PARTS = (
     "RadioBlock RadioPatchGenerator RadioPatchMerging Radio1dDecoder RadioHeadMLP EradioConvolutions "
     "EradioAttentionBlock EradioNeck WrappedTrunk"
 )
-WHOLE_PARTS = _PARTS.split()
+WHOLE_PARTS: list[str] = [*_PARTS.split()]
 
 
 def _keep_packing(model: nn.Module) -> None:

@@ -459,6 +459,12 @@ class SummaryPool(nn.Module):
         return features.mean(dim=1, keepdim=True) + self.proj(mixed)
 
 
+class LevelProjection(nn.Conv2d):
+    """From the channels of a level to those of the features."""
+
+    bias: Tensor
+
+
 class WrappedTrunk(PreTrainedModel):
     """The network, the projections of its levels, and the attention pool where it has no class token.
 
@@ -484,7 +490,7 @@ class WrappedTrunk(PreTrainedModel):
         self._check_buffers()
         is_plain = wrapping.widths == [config.hidden_size]
         self.projections = nn.ModuleList(
-            nn.Conv2d(width, config.hidden_size, kernel_size=1) for width in ([] if is_plain else wrapping.widths)
+            LevelProjection(width, config.hidden_size, kernel_size=1) for width in ([] if is_plain else wrapping.widths)
         )
         heads, eps = config.num_attention_heads, config.layer_norm_eps
         has_class_token = wrapping.num_prefix > 0 and wrapping.reads_end and is_plain
@@ -502,19 +508,18 @@ class WrappedTrunk(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize the parts that are ours, and what timm's modules have in no checkpoint."""
-        if module is self.pool:
-            init.normal_(self.pool.queries, std=self.config.initializer_range)
-        elif self.pool is not None and module in (self.pool.kv, self.pool.proj):
-            init.trunc_normal_(module.weight, std=self.config.initializer_range)
-            init.zeros_(module.bias)
-        elif self.pool is not None and module is self.pool.norm:
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif module in self.projections:
+        if isinstance(module, SummaryPool):
+            init.normal_(module.queries, std=self.config.initializer_range)
+            for linear in (module.kv, module.proj):
+                init.trunc_normal_(linear.weight, std=self.config.initializer_range)
+                init.zeros_(linear.bias)
+            init.ones_(module.norm.weight)
+            init.zeros_(module.norm.bias)
+        elif isinstance(module, LevelProjection):
             init.kaiming_normal_(module.weight, mode="fan_out")
             init.zeros_(module.bias)
         elif hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
+            module.init_non_persistent_buffers()  # pyrefly: ignore[not-callable]
 
     def stages(self) -> list[nn.Module]:
         """Return the network's stages from the image on: those that timm names, else the first list of modules.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from modeling_radio.core.settings import Mark, OneOf, Settings, SettingsError, require
 
@@ -434,6 +434,8 @@ Precision = Literal["float32", "bfloat16"]
 
 
 OWN_ARCHITECTURE = "radio"
+Clearable = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+"""A mapping that a recipe or a change empties by null: others are laid over that of the base, key by key."""
 
 
 class StudentRecipe(RecipeSection):
@@ -452,7 +454,7 @@ class StudentRecipe(RecipeSection):
         frozen_stages: Stages of such a network that are not trained, from the image on.
         preset: Name of a `RadioConfig` preset to start from, or the import path of a function that takes fields of
             `RadioConfig` by name and returns one, "my_package.my_module:my_student"; None for the config's defaults.
-        config: Fields of `RadioConfig` that differ from it.
+        config: Fields of `RadioConfig` that differ from it; null for none of a base's.
         adaptor: Fields of `RadioAdaptorConfig` for every teacher's adaptor; a teacher's own `adaptor` wins.
         positions: Start of the position table: "normal" (random, as published) or "sincos" (two-dimensional sines; a
             short run learns much faster from them).
@@ -475,11 +477,11 @@ class StudentRecipe(RecipeSection):
     """
 
     architecture: str = OWN_ARCHITECTURE
-    arguments: dict[str, Any] = {}
+    arguments: Clearable = {}
     levels: Annotated[list[int], Len(1)] = [-1]
     frozen_stages: int = Field(0, ge=0)
     preset: str | None = None
-    config: dict[str, Any] = {}
+    config: Clearable = {}
     adaptor: dict[str, Any] = {}
     positions: Literal["normal", "sincos"] = "normal"
     attention: str = "sdpa"

@@ -45,7 +45,7 @@ def foreign_config(student: StudentRecipe, fields: Mapping[str, Any]) -> RadioCo
     if others:
         raise ValueError(
             f"`config` must be of {', '.join(FREE_FIELDS)} for the architecture {student.architecture!r}, got "
-            f"{', '.join(others)}. On the command line `student.config={{}}` clears those of a recipe."
+            f"{', '.join(others)}. `student.config` null clears those of a base."
         )
     own = _architecture_fields(student)
     merged = {**own, **fields}

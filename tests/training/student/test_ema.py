@@ -1,6 +1,5 @@
 import pytest
 import torch
-from comparisons import assert_same_weights
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 

@@ -28,7 +28,12 @@ LEARNING = ("schedule.num_steps=60", "optimizer.learning_rate=1e-2", "optimizer.
 def settings(name: str) -> list[str]:
     """Overrides of the tiny recipe that put a student of this name in place of its ViT."""
     own = [f"student.{key}={json.dumps(value)}" for key, value in STUDENTS[name].items()]
-    return [*own, "student.preset=null", "student.config={}", "partitions=[{name: low, sizes_px: [64], batch_size: 4}]"]
+    return [
+        *own,
+        "student.preset=null",
+        "student.config=null",
+        "partitions=[{name: low, sizes_px: [64], batch_size: 4}]",
+    ]
 
 
 class Elsewhere:

@@ -95,7 +95,7 @@ FEWER_TOKENS = (
     "student.num_tokens=triangular",
     "partitions=[{name: low, sizes_px: [32, 64], batch_size: 5}]",
 )
-_NETWORK = ("student.preset=null", "student.config={}", "partitions=[{name: low, sizes_px: [64], batch_size: 4}]")
+_NETWORK = ("student.preset=null", "student.config=null", "partitions=[{name: low, sizes_px: [64], batch_size: 4}]")
 CONVOLUTIONS = (
     *_NETWORK,
     "student.architecture=timm:convnext_atto",
