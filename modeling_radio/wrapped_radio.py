@@ -462,8 +462,6 @@ class SummaryPool(nn.Module):
 class LevelProjection(nn.Conv2d):
     """From the channels of a level to those of the features."""
 
-    bias: Tensor
-
 
 class WrappedTrunk(PreTrainedModel):
     """The network, the projections of its levels, and the attention pool where it has no class token.
@@ -517,7 +515,7 @@ class WrappedTrunk(PreTrainedModel):
             init.zeros_(module.norm.bias)
         elif isinstance(module, LevelProjection):
             init.kaiming_normal_(module.weight, mode="fan_out")
-            init.zeros_(module.bias)
+            init.zeros_(module.bias)  # pyrefly: ignore[bad-argument-type]
         elif hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()  # pyrefly: ignore[not-callable]
 
