@@ -30,14 +30,15 @@ tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a 
 		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	$(PYTEST) -m "tour and not gpu and not hub"
 
-# Tiny models that this repository writes, opened by libraries that have never seen it.
-consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, FiftyOne and mteb on tiny folders, in an environment of their own
+# Tiny models that this repository writes, opened by libraries that have never seen it, and by `Embedder` in them. Spark needs Java.
+consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, Spark, FiftyOne and mteb on tiny folders, in an environment of their own
 	rm -rf build/consumers && $(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/env
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/env/bin/python \
 		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers)==") \
-		sentence-transformers daft "ray[data]" fiftyone mteb
+		sentence-transformers daft "ray[data]" fiftyone mteb pyspark
 	$(BIN)/python tests/whole/ecosystem/run_consumers.py make build/consumers/folders
 	build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py check build/consumers/folders
+	PYTHONPATH=$(CURDIR) build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py embed build/consumers/folders
 
 # The package as it is installed, made of links: type checkers and the site do not follow `modeling_radio.__path__` of a clone.
 types:

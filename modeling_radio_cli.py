@@ -15,21 +15,21 @@ from typing import Any
 
 
 COMMANDS = {
-    "distill": ("training.distill", "distil several teachers into one student"),
+    "distill": ("training.distill", "distill several teachers into one student"),
     "finetune": ("training.finetune", "tune a checkpoint on a task, with or without LoRA"),
     "evaluate": ("training.evaluate", "measure a checkpoint, also beside others"),
     "extract": ("training.extract", "write the features of images as a data set"),
     "search": ("training.search", "find images in such a data set by an image or a text"),
     "plan": ("training.plan", "estimate time, memory and cost of a run"),
-    "demo": ("training.demo.__main__", "distil a small student from real teachers in some minutes"),
+    "demo": ("training.demo.__main__", "distill a small student from real teachers in some minutes"),
     "study": ("training.studies.__main__", "train variants of a recipe with several seeds and compare them"),
-    "upsampler": ("training.upsampling", "train a network that sharpens a teacher's features"),
+    "upsampler": ("training.upsampler", "train a network that sharpens a teacher's features"),
     "convert": (
-        "conversion.from_nvidia",
+        "conversion.convert",
         "convert NVIDIA's checkpoint to ours; with `--to` nvidia, timm or network to others",
     ),
-    "export": ("conversion.to_onnx", "export to ONNX; with `--to` web, aoti or sam3 to others"),
-    "card": ("model_cards.build", "write the model card of a folder"),
+    "export": ("conversion.export", "export to ONNX; with `--to` web, aoti or sam3 to others"),
+    "card": ("model_cards.card", "write the model card of a folder"),
     "publish": ("training.publish", "upload a folder to the Hub, after checks"),
     "app": ("training.app.__main__", "look at features and masks in the browser"),
     "serve": ("training.serve", "serve features over HTTP"),
@@ -88,7 +88,7 @@ def usage() -> str:
     return "\n".join(
         [
             "usage: radio COMMAND ...\n",
-            "RADIO vision backbones: distil, tune, measure, convert, publish.\n",
+            "RADIO vision backbones: distill, tune, measure, convert, publish.\n",
             *lines,
             f"\nAlso: {', '.join(MORE_COMMANDS)}.",
             "`radio COMMAND --help` lists the options of a command.",

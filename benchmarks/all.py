@@ -37,54 +37,94 @@ LEAST_GROUPED = 10_000
 PAGE = "page"
 
 
+EQUAL_WORK = ("timm RADIO", "timm ViT", "plain code")
+"""Networks that the page shows only where one of them is the fastest of those that do the same work as ours."""
+
+
 def condense_speed(rows: Rows) -> Rows:
-    """Return one row for each network, data type and batch: milliseconds and the ratio to native at each size."""
+    """Return one row for each network, data type and batch: milliseconds, and in brackets the ratio to native."""
     table: dict[tuple[Any, ...], Row] = {}
     for row in rows:
-        batch = "one" if row["batch"] == 1 else "full"
-        key = (row["dtype"], batch, row["contender"])
-        line = table.setdefault(key, {"dtype": row["dtype"], "batch": batch, "network": row["contender"]})
-        line[f"{row['size_px']} px, ms"] = row["ms"]
-        line[f"{row['size_px']} px, times native"] = row["times as fast as native"].split()[0]
-        line[f"{row['size_px']} px, share of peak"] = row["share of peak"]
-        if "exponent" in row:
-            line[f"exponent to {row['size_px']} px"] = row["exponent"]
+        if row["contender"] not in EQUAL_WORK:
+            network = row["contender"] + ("" if row["batch"] == 1 else ", full batch")
+            line = table.setdefault((row["dtype"], network), {"dtype": row["dtype"], "network": network})
+            line[f"{row['size_px']} px"] = f"{row['ms']:.0f} ({row['times as fast as native'].split()[0]})"
     return list(table.values())
 
 
 def condense_best(rows: Rows) -> Rows:
     """Return ours beside the fastest of native, timm and plain code at equal work, at each size."""
-    columns = ("dtype", "size_px", "batch", "best of equal work", "times as fast as that")
-    return [{column: row[column] for column in columns} for row in rows if "best of equal work" in row]
+    chosen = choose("dtype", "size_px", "batch", "best of equal work", "times as fast as that")
+    return chosen([row for row in rows if "best of equal work" in row])
+
+
+def condense_packed(rows: Rows) -> Rows:
+    """Return one row for each data type and set of images: how many times as fast a pack is as each other way."""
+    table: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        line = table.setdefault((row["dtype"], row["images"]), {"dtype": row["dtype"], "images": row["images"]})
+        if row["way"] == "ours, packed":
+            line["ours, packed: ms"] = row["ms"]
+        else:
+            line[row["way"]] = row["ours, packed, is times as fast"]
+    return list(table.values())
+
+
+def choose(*columns: str) -> Callable[[Rows], Rows]:
+    """Return a function that keeps these columns of a table."""
+    return lambda rows: [{column: row[column] for column in columns if column in row} for row in rows]
 
 
 TABLES: dict[str, tuple[str, str, Callable[[Rows], Rows]]] = {
     "best_of_equal_work": ("inference", "speed", condense_best),
     "speed": ("inference", "speed", condense_speed),
-    **{
-        table: (case, table, lambda rows: rows)
-        for case, tables in {
-            "inference": ("memory",),
-            "sizes": ("windows", "packed"),
-            "int8": ("int8",),
-            "stack": ("stack",),
-            "training": ("training", "training_options"),
-            "checkouts": ("checkouts",),
-            "data": ("preprocessing", "data", "feature_cache"),
-            "serving": ("serving",),
-        }.items()
-        for table in tables
-    },
+    "windows": (
+        "sizes",
+        "windows",
+        choose("dtype", "size_px", "window", "ms", "times as fast as global", "Amdahl limit"),
+    ),
+    "packed": ("sizes", "packed", condense_packed),
+    "int8": (
+        "int8",
+        "int8",
+        choose(
+            "size_px",
+            "float32, ms",
+            *(
+                f"{way}, times as fast"
+                for way in ("int8", "compiled float32", "compiled int8", "ONNX float32", "ONNX int8")
+            ),
+            "int8, cosine",
+        ),
+    ),
+    "stack": ("stack", "stack", choose("network", "size, px", "whole, ms", "TFLOP", "times as fast as all teachers")),
+    "training": ("training", "training", choose("trainer", "step, ms", "images per second", "ours is times as fast")),
+    "training_options": ("training", "training_options", choose("step", "CPU, ms", "more CPU", "more memory")),
+    "preprocessing": (
+        "data",
+        "preprocessing",
+        choose(
+            "size, px",
+            "images",
+            "ours, ms",
+            *(f"times as fast as {peer}" for peer in ("transformers, torchvision", "transformers, PIL", "timm")),
+        ),
+    ),
+    "data": ("data", "data", choose("format", "workers", "images/s", "images/s, drafts")),
+    "serving": ("serving", "serving", choose("in flight", "images a second", "median, ms", "95 %, ms")),
 }
-"""By the name of a table on the page: case and table of its results, and the function that makes its rows."""
+"""By the name of a table on the page: case and table of its results, and the function that makes its rows.
+
+The page has what decides something; the stored results have all tables and columns."""
 
 
 def caption(result: Result) -> str:
-    """Return a line about the machine, versions and facts of a result."""
+    """Return a line about the machine, versions and facts of a result, without the machine's peaks."""
     machine = result.machine
     where = ", ".join([*([machine["gpu"]] if "gpu" in machine else []), machine["processor"]])
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "timm") if name in machine)
-    facts = "".join(f"; {fact_text(*fact)}" for fact in result.facts.items() if not isinstance(fact[1], list))
+    told = {name: fact for name, fact in result.facts.items() if not isinstance(fact, list) and "/s" not in name}
+    facts = "".join(f"; {fact_text(*fact)}" for fact in told.items())
     return f"**{result.subject}**, {where}, {machine['threads']} threads, {machine['date']}; {versions}{facts}"
 
 

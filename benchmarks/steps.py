@@ -10,7 +10,6 @@ with ours. Of the project it uses only what versions since 2026-11-30 have, so t
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +116,8 @@ def wait_for_gpu() -> dict[str, float]:
 
 
 def _cpu_seconds() -> float:
+    import resource  # not on Windows
+
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,14 +1,11 @@
-"""Converts NVIDIA's RADIO checkpoints (.pth.tar file, Hub folder or Hub name) to a folder that AutoModel opens."""
+"""Opens NVIDIA's RADIO checkpoints as our model, saves it, and compares it with stored outputs of NVIDIA's code."""
 
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -26,19 +23,13 @@ from modeling_radio.conversion.nvidia.tensors import (
     spectral_epsilon,
     to_one_dtype,
 )
-from modeling_radio.conversion.text_tower import add_text_tower
 from modeling_radio.conversion.verification import (
     Comparison,
     check_tolerance,
     compare_with_reference,
     format_comparisons,
     largest_difference,
-    list_unchecked,
 )
-from modeling_radio.core.checkpoints import MODEL_FOLDER
-from modeling_radio.core.command_line import Command, one_line_warnings
-from modeling_radio.core.files import check_output, write_folder
-from modeling_radio.core.settings import Settings, SettingsError, Spelling, read_names
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.kinds import Conversion
@@ -46,10 +37,6 @@ from modeling_radio.nvidia.config import source_fields
 from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.nvidia.radio1d import is_radio1d
 from modeling_radio.video_processing_radio import RadioVideoProcessor
-
-
-DEFAULT_TOLERANCE = 1e-5
-"""Largest absolute difference to stored float32 outputs: what a faithful port reaches in float32."""
 
 
 def convert(
@@ -201,100 +188,6 @@ def verify(folder: Path, reference: Path, tolerance: float) -> list[Comparison]:
     return comparisons
 
 
-class FromNvidiaSettings(Settings):
-    """Settings of the conversion.
-
-    Attributes:
-        source: A .pth.tar file, a folder with config.json, or a name on the Hub.
-        output: Folder to write.
-        adaptors: Adaptors to keep; all by default.
-        version: Published version, for example c-radio_v4-h.
-        config: Fields of the model's configuration that the checkpoint does not have, such as `num_attention_heads`.
-        text_tower: SigLIP, SigLIP2 or CLIP in transformers' format, a folder or a Hub id: pack its text tower and
-            tokenizer for zero-shot tasks.
-        text_adaptor: Adaptor of the text tower's teacher; by default the one of its family and width.
-        verify: File of stored outputs, .safetensors, to compare with.
-        tolerance: Largest absolute difference that `verify` accepts.
-        nvidia_outputs: Write a folder whose model returns what NVIDIA's returns: the pair `(summary, features)`, and
-            adaptors only on request.
-        overwrite: Replace the output if it exists.
-    """
-
-    source: str
-    output: Path
-    adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
-    version: str | None = None
-    config: dict[str, Any] = {}
-    text_tower: str | None = None
-    text_adaptor: str | None = None
-    verify: Path | None = None
-    tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
-    nvidia_outputs: bool = False
-    overwrite: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> "FromNvidiaSettings":
-        if self.text_adaptor is not None and self.text_tower is None:
-            raise SettingsError(f"`text_adaptor` {self.text_adaptor} needs `text_tower`, to which it belongs.")
-        return self
-
-
-COMMAND = Command(
-    "radio convert",
-    __doc__,
-    FromNvidiaSettings,
-    positionals=("source", "output"),
-    examples=(
-        "radio convert C-RADIOv4-H.pth.tar my-folder",
-        "radio convert C-RADIOv4-H.pth.tar my-folder --version c-radio_v4-h --adaptors all",
-        "radio convert --to nvidia my-folder back.pth.tar",
-    ),
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="train")
-
-
-def _run(settings: FromNvidiaSettings) -> None:
-    inputs = [Path(each) for each in (settings.source, settings.text_tower, settings.verify) if each is not None]
-    check_output(settings.output, overwrite=settings.overwrite, inputs=inputs, kind=MODEL_FOLDER)
-    model = convert(settings.source, adaptors=settings.adaptors, version=settings.version, overrides=settings.config)
-    tokenizer = None
-    if settings.text_tower is not None:
-        model, tokenizer = add_text_tower(model, settings.text_tower, settings.text_adaptor)
-    if settings.nvidia_outputs:
-        model.config.nvidia_outputs, model.config.adaptor_names = True, []
-    comparisons: list[Comparison] = []
-    save_all = partial(_save_and_verify, model, tokenizer, settings, comparisons)
-    write_folder(settings.output, save_all, overwrite=settings.overwrite)
-    names = ", ".join(adaptor.name for adaptor in model.config.adaptor_configs) or "none"
-    label, num_parameters = model.config.version or "RADIO", model.num_parameters()
-    print(f"{settings.output}: {label}, {num_parameters:,} parameters, adaptors: {names}")
-    unchecked = "; ".join(list_unchecked(model.config, comparisons)) or "nothing"
-    hint = "" if settings.verify else " --verify compares with outputs of NVIDIA's code, stored in a file."
-    print(f"Not checked: {unchecked}.{hint}")
-
-
 def read_label(source: str) -> str:
     """Return the name of a source in a card: a Hub name in full, a local path by its last part."""
     return Path(source).name if Path(source).exists() else source
-
-
-def _save_and_verify(
-    model: RadioModel | RadioForZeroShotImageClassification,
-    tokenizer: PreTrainedTokenizerBase | None,
-    settings: FromNvidiaSettings,
-    comparisons: list[Comparison],
-    folder: Path,
-) -> None:
-    text_source = None if settings.text_tower is None else read_label(settings.text_tower)
-    save(model, folder, read_label(settings.source), tokenizer, text_source)
-    if settings.verify is not None:
-        comparisons += verify(folder, settings.verify, settings.tolerance)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,13 +4,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from modeling_radio.conversion.graphs.files import write_graph
+from modeling_radio.conversion.graphs.settings import Precision
 from modeling_radio.core.files import scratch_folder
 
-
-Precision = Literal["fp16", "int8"]
 
 LEAST_COSINE: dict[Precision, float] = {"fp16": 0.999, "int8": 0.995}
 """Mean cosine with float32 below which an output is refused. Our choice: float16 keeps more with room to spare, and

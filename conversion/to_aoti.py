@@ -13,8 +13,9 @@ from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch.export import ExportedProgram
 
 from modeling_radio.conversion.graphs.files import require_exporter
-from modeling_radio.conversion.graphs.models import FlatModel, GraphSettings
+from modeling_radio.conversion.graphs.models import FlatModel, open_flat
 from modeling_radio.conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
+from modeling_radio.conversion.graphs.settings import GraphSettings
 from modeling_radio.conversion.opening import check_file_output
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import write_file
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: AotiSettings) -> None:
     check_file_output(settings.output, settings.checkpoint, endings=(".pt2",), overwrite=settings.overwrite)
-    wrapped = settings.wrap()
+    wrapped = open_flat(settings)
     write_file(settings.output, partial(_compile_and_check, wrapped, settings))
     outputs = ", ".join(wrapped.names)
     print(f"{settings.output}: pixel_values of any batch, {wrapped.sizes_in_words()}; outputs {outputs}")

@@ -1,7 +1,10 @@
-"""Writing files and folders whole or not at all, and one run at a time in a folder."""
+"""Writing files and folders whole or not at all, and one run at a time in a folder.
+
+Windows opens no folders. So nothing waits there until the disk has what was written, and what a killed process left of
+a folder half written stays.
+"""
 
 import errno
-import fcntl
 import glob
 import hashlib
 import os
@@ -187,6 +190,9 @@ def scratch_folder(parent: Path, prefix: str = TEMPORARY_PREFIX) -> Iterator[Pat
 @contextmanager
 def _lock(folder: Path) -> Iterator[bool]:
     """Lock a folder until the end of the context or of the process, and yield whether that succeeded."""
+    if sys.platform == "win32":
+        yield False
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield _takes_lock(descriptor)
@@ -195,6 +201,8 @@ def _lock(folder: Path) -> Iterator[bool]:
 
 
 def _takes_lock(descriptor: int) -> bool:
+    import fcntl  # not on Windows
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # another holds it, or the file system knows no locks
@@ -277,6 +285,8 @@ def _finish(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    if sys.platform == "win32":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -384,6 +394,12 @@ def sole_run(output: Path, command: str | None = None) -> Iterator[None]:
         yield
 
 
+def remove_lock(lock: FileLock) -> None:
+    """Remove the file of a lock that is held; whoever has opened it meanwhile tries again."""
+    with suppress(PermissionError):  # Windows removes no open file
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
 def _take_back(output: Path) -> None:
     """Remove the file that names the command where nothing else has been written."""
     if set(os.listdir(output)) == {LOCK, RUN_FILE}:
@@ -403,7 +419,7 @@ def _locked(output: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (output / LOCK).unlink(missing_ok=True)  # before the release: whoever has opened it meanwhile tries again
+        remove_lock(lock)
         with suppress(OSError):  # unless it is empty
             output.rmdir()
         lock.release()

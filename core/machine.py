@@ -3,7 +3,6 @@
 import contextlib
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -35,11 +34,13 @@ STATUS = Path("/proc/self/status")
 def peak_memory_mb() -> float:
     """Return the largest resident memory that this process had, in megabytes.
 
-    On Linux by `/proc`: `getrusage` there also counts that of the process which started this one.
+    On Linux by `/proc`: `getrusage` there also counts that of the process which started this one. Not on Windows.
     """
     if STATUS.is_file():
         (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) * 1024 / 1e6
+    import resource  # not on Windows
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 

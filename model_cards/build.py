@@ -1,11 +1,10 @@
-"""Writes the model card of a checkpoint or adapter folder from its configuration and measured results."""
+"""Builds the model card of a checkpoint or adapter folder from its configuration and measured results."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -14,9 +13,7 @@ from typing import Any
 from huggingface_hub import CardData, ModelCard
 
 from modeling_radio import RadioConfig
-from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import write_text
-from modeling_radio.core.settings import Settings
 from modeling_radio.core.tables import markdown
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
@@ -27,7 +24,7 @@ from modeling_radio.model_cards.kinds import (
     build_tuned_card,
     is_adapter,
 )
-from modeling_radio.model_cards.licenses import OTHER, License, binding_teachers, warnings_of
+from modeling_radio.model_cards.licenses import License, binding_teachers, warnings_of
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
 from modeling_radio.model_cards.parity import find_parity
@@ -74,7 +71,7 @@ def build_card(
         ValueError: If the folder is no RADIO checkpoint.
     """
     config = _read_config(checkpoint)
-    results, lineage = _with_lineage(results or Results(measurements=[]), checkpoint)
+    results, lineage = with_lineage(results or Results(measurements=[]), checkpoint)
     is_made_by_run = _is_made_by(results.run)
     results = replace(results, run=_with_own_cost(results.run))
     title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
@@ -148,7 +145,7 @@ def write_card(
     return checkpoint / "README.md"
 
 
-def _with_lineage(results: Results, checkpoint: Path) -> tuple[Results, Lineage]:
+def with_lineage(results: Results, checkpoint: Path) -> tuple[Results, Lineage]:
     """Return results with the teachers and training images of the folder's lineage, and that lineage."""
     lineage = Lineage.find(checkpoint)
     names = {teacher.name for teacher in results.teachers}
@@ -230,46 +227,6 @@ def _flat(value: Any) -> str:
     return "-" if isinstance(value, float) and not isfinite(value) else str(value)
 
 
-class CardSettings(Settings):
-    """Settings of the card.
-
-    Attributes:
-        checkpoint: Folder with config.json and model.safetensors, or with an adapter.
-        results: File results.json of radio evaluate or radio demo; by default that of the folder.
-        model_id: ORG/NAME on the Hub; without it radio publish writes it.
-        name: Name of the model; by default from the id, the folder's card and its results, the version, or the folder.
-        license: License of the weights by its id on the Hub, such as apache-2.0; by default that of the folder's card.
-        license_name: Name of an "other" license, in lower-case letters, digits and hyphens.
-        license_link: Address of the text of an "other" license, or LICENSE in the folder.
-    """
-
-    checkpoint: Path
-    results: Path | None = None
-    model_id: str | None = None
-    name: str | None = None
-    license: str | None = None
-    license_name: str | None = None
-    license_link: str | None = None
-
-
-COMMAND = Command(
-    "radio card",
-    __doc__,
-    CardSettings,
-    positionals=("checkpoint",),
-    examples=(
-        "radio card my-folder",
-        "radio card runs/mine/final --results results.json",
-        "radio card runs/mine/final --license apache-2.0",
-    ),
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_write, arguments, extra="train")
-
-
 def check_model_id(model_id: str | None) -> None:
     """Refuse a name that no repository on the Hub can have.
 
@@ -280,35 +237,6 @@ def check_model_id(model_id: str | None) -> None:
         raise ValueError(
             f"`model_id` must be ORG/NAME in letters, digits, '-', '_' and '.', at most 96 of them, got {model_id!r}."
         )
-
-
-def _write(settings: CardSettings) -> None:
-    check_model_id(settings.model_id)
-    license = _license(settings)
-    results = results_of(settings.checkpoint) if settings.results is None else Results.load(settings.results)
-    path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=_name(settings), license=license)
-    print(f"Wrote {path}." + ("" if license else " It names no license yet: add one by --license ID."))
-    results, lineage = _with_lineage(results or Results(measurements=[]), settings.checkpoint)
-    for warning in warnings_of([*results.teachers, *lineage.weights]):
-        print(f"Mind {warning}")
-
-
-def _license(settings: CardSettings) -> License | None:
-    """Return the license of the settings, or that of the replaced card."""
-    if settings.license is not None or settings.license_name is not None or settings.license_link is not None:
-        return License(settings.license or OTHER, settings.license_name, settings.license_link)
-    return license_of(settings.checkpoint)
-
-
-def _name(settings: CardSettings) -> str | None:
-    """Return the name of the settings, or that in the metadata of the replaced card."""
-    if settings.name or settings.model_id:
-        return settings.name
-    try:
-        data = _metadata(settings.checkpoint)
-    except ValueError:  # a new card replaces a damaged one
-        return None
-    return None if data is None else data.get("model_name")
 
 
 def results_of(folder: Path) -> Results | None:
@@ -326,17 +254,13 @@ def license_of(folder: Path) -> License | None:
     Raises:
         ValueError: If the card's metadata cannot be read.
     """
-    data = _metadata(folder)
+    data = metadata_of(folder)
     if data is None or not data.get("license"):
         return None
     return License(str(data.get("license")), data.get("license_name"), data.get("license_link"))
 
 
-def _metadata(folder: Path) -> CardData | None:
+def metadata_of(folder: Path) -> CardData | None:
     """Return the metadata of the card in a folder, None where there is no card."""
     card = folder / "README.md"
     return read_card(card.read_text(encoding="utf-8")).data if card.is_file() else None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,8 @@
 
 Each takes the settings of its command as keyword arguments, which are checked in the same way, and does the same work:
 it goes on with a run that was stopped, locks its output folder, and shares the work where a launcher started several
-processes. Wrong settings are a `ValueError`.
+processes. Wrong settings are a `ValueError`. `Embedder` is what `extract` computes with, for batches of other
+libraries.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from modeling_radio.core.settings import Settings, describe_type, list_settings
 from modeling_radio.model_cards.results import STUDENT, Results, build_tables
 from modeling_radio.training.distill import DistillSettings
 from modeling_radio.training.evaluation.settings import EvaluationSettings
+from modeling_radio.training.extraction.embedder import Embedder
 from modeling_radio.training.extraction.settings import ExtractionSettings, SearchSettings
 from modeling_radio.training.finetuning.settings import FinetuneSettings
 
@@ -29,7 +31,18 @@ if TYPE_CHECKING:
     from modeling_radio.training.extraction.run import Written
     from modeling_radio.training.extraction.search import Hit
 
-__all__ = ["Distilled", "Evaluated", "Extracted", "Finetuned", "distill", "evaluate", "extract", "finetune", "search"]
+__all__ = [
+    "Distilled",
+    "Embedder",
+    "Evaluated",
+    "Extracted",
+    "Finetuned",
+    "distill",
+    "evaluate",
+    "extract",
+    "finetune",
+    "search",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,4 +1,4 @@
-"""Settings for every test: no network, and remote code cached away from the user's own cache."""
+"""Settings for every test: no network, and caches away from the user's own."""
 
 import functools
 import gc
@@ -27,6 +27,8 @@ from elsewhere import Elsewhere
 from hypothesis import HealthCheck, settings
 from serving import serve
 from transformers import CLIPModel, PreTrainedTokenizerFast, Siglip2Model, SiglipModel
+
+from modeling_radio.core.files import cache_dir
 
 
 PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "photograph.jpg"
@@ -124,6 +126,17 @@ def _seed() -> None:
     # For each kind of device that is not in use, the other one would format a traceback.
     seed = torch.manual_seed if torch.cuda.is_initialized() else torch.default_generator.manual_seed
     seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is computed out of the user's cache, whose packages are used."""
+    folder, packages = tmp_path_factory.mktemp("radio-cache"), cache_dir() / "packages"
+    packages.mkdir(parents=True, exist_ok=True)
+    (folder / "packages").symlink_to(packages)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RADIO_CACHE", str(folder))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

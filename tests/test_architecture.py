@@ -43,6 +43,7 @@ ORDER = (
         "search",
         "app",
         "serve",
+        "upsampler",
         "figures.gallery",
         "figures.feature_video",
         "plan",
@@ -71,6 +72,7 @@ REMOTE_CODE_PACKAGES |= set(sys.stdlib_module_names)
 
 # Machines that only train may lack these.
 LAZY_PACKAGES = {"av", "datasets", "evaluate", "faiss", "peft", "pyarrow", "pytorch_ood", "sklearn"}
+LAZY_PACKAGES |= {"fcntl", "resource"}  # not on Windows
 
 
 @cache

@@ -159,9 +159,9 @@ class ViewsRecipe(RecipeSection):
         teachers: "online" runs the teachers at every step, each on its own shifted crop. "cached" runs them once on
             every whole image; the student then gets windows and flips of it, and its targets are exact crops of the
             result.
-        cache_dir: Folder of cached features; None takes a folder of the recipe's own under `runs/cache`.
+        cache_dir: Folder of cached features; None takes one for their contents in the cache folder (`RADIO_CACHE`).
         cache_format: Format of cached dense features: "float16", or "int8" in equal steps over a channel's range in an
-            image. docs/explanation/benchmarks.md has what is lost.
+            image. docs/how-to/data.md has what is lost.
         crop_scale: Smallest and largest area of an online view, as shares of the largest view of its shape that fits
             into the image. Above 1 the view reaches beyond the image's edges.
         crop_aspect: Smallest and largest width over height of a view; cached views must be able to keep it.

@@ -13,14 +13,13 @@ from torch.onnx import ONNXProgram
 from transformers.utils.import_utils import is_torch_greater_or_equal
 
 from modeling_radio.conversion.graphs.sampling import GatheredSamples
+from modeling_radio.conversion.graphs.settings import DEFAULT_OPSET
 
 
 if TYPE_CHECKING:
     from onnxscript import ir
 
 
-DEFAULT_OPSET = 20
-"""Oldest operator set that has GELU as one operator."""
 RunGraph = Callable[[Mapping[str, Tensor]], list[Tensor]]
 """Runs a graph on inputs by name, and returns all outputs in their order."""
 EXTERNAL_DATA_BYTES = 2 * 1024**3

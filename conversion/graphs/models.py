@@ -1,21 +1,19 @@
-"""Models whose outputs are a flat tuple of named tensors, as graphs need them, and the settings of an export."""
+"""Models whose outputs are a flat tuple of named tensors, as graphs need them."""
 
 import json
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers.utils import ModelOutput
 
 from modeling_radio import RadioModel
 from modeling_radio.configuration_radio import RadioConfig
+from modeling_radio.conversion.graphs.settings import GraphSettings, Window
 from modeling_radio.conversion.opening import open_model, open_task_model
-from modeling_radio.core.settings import Settings, Spelling, read_names, read_yaml, require
 from modeling_radio.detection_radio import RadioDetectionModel
 from modeling_radio.eradio_radio import trained_window
 from modeling_radio.heads_radio import RadioTaskModel
@@ -25,9 +23,6 @@ from modeling_radio.outputs_radio import RadioModelOutput
 
 MAX_BATCH = 2**31 - 1
 """Torch 2.6 and 2.7 treat a batch without an upper bound as a constant."""
-
-Window = Annotated[int, Field(ge=1)] | Literal["global"] | None
-"""Side of the ViTDet windows of a graph in tokens; None is the model's own default."""
 
 NO_ANSWERS = {"loss", "last_hidden_state"}
 """Tensors in the output of a task model that are not its results."""
@@ -268,43 +263,13 @@ def size_step(config: RadioConfig, window_size: Window) -> int:
     return config.resolution_step * (window_size or config.vitdet_window_size or trained)
 
 
-class GraphSettings(Settings):
-    """Settings that the exports have in common.
+def open_flat(settings: GraphSettings) -> FlatModel:
+    """Open the checkpoint of an export in float32, with a flat tuple of outputs.
 
-    Attributes:
-        checkpoint: Folder with config.json and weights, or Hub id.
-        output: File to write.
-        adaptors: Adaptors whose outputs are exported; by default those of the checkpoint's `adaptor_names`.
-        window_size: ViTDet window in tokens, or "global"; None for the model's own default. Height and width must be
-            multiples of patch x window.
-        head: Export the model of a task with its head, in place of features.
-        fixed_size: The only height and width in pixels of the graph; detectors need it.
-        verify: Compare with the model at several sizes.
-        overwrite: Replace the output if it exists.
+    Raises:
+        ValueError: As `open_model`, `open_task_model` and the wrapping classes.
     """
-
-    checkpoint: Path
-    output: Path
-    adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
-    window_size: Annotated[Window, Spelling(read_yaml, "TOKENS|global")] = None
-    head: bool = False
-    fixed_size: list[Annotated[int, Field(gt=0)]] | None = Field(None, min_length=2, max_length=2)
-    verify: bool = True
-    overwrite: bool = False
-
-    @model_validator(mode="after")
-    def _check_head(self) -> "GraphSettings":
-        rule = "left out with `head`, whose outputs are those of the task"
-        require(not (self.head and self.adaptors), "adaptors", self.adaptors, rule)
-        return self
-
-    def wrap(self) -> FlatModel:
-        """Open the checkpoint in float32, with a flat tuple of outputs.
-
-        Raises:
-            ValueError: As `open_model`, `open_task_model` and the wrapping classes.
-        """
-        if self.head:
-            return FlatTask(open_task_model(self.checkpoint).float(), self.window_size, self.fixed_size)
-        model = open_model(self.checkpoint).float()
-        return FlatRadio(model, self.adaptors, self.window_size, self.fixed_size)
+    if settings.head:
+        return FlatTask(open_task_model(settings.checkpoint).float(), settings.window_size, settings.fixed_size)
+    model = open_model(settings.checkpoint).float()
+    return FlatRadio(model, settings.adaptors, settings.window_size, settings.fixed_size)

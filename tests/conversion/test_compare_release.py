@@ -13,8 +13,8 @@ from reference_cases import write_release
 from safetensors.torch import load_file, save_file
 
 from modeling_radio.conversion.compare_release import main
-from modeling_radio.conversion.from_nvidia import main as convert
-from modeling_radio.model_cards.build import main as build
+from modeling_radio.conversion.convert import main as convert
+from modeling_radio.model_cards.card import main as build
 from modeling_radio.model_cards.parity import Parity
 
 

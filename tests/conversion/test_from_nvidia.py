@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.conversion.from_nvidia import convert, main
+from modeling_radio.conversion.convert import main
+from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.conversion.to_nvidia import training_file_content
 from modeling_radio.conversion.verification import compare_with_reference, largest_difference
 

@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 from task_models import EVERY_MODEL
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
+from modeling_radio.conversion.export import main as to_onnx
 from modeling_radio.conversion.opening import TASK_MODELS, check_file_output, open_model
 from modeling_radio.conversion.to_nvidia import main as to_nvidia
-from modeling_radio.conversion.to_onnx import main as to_onnx
 from modeling_radio.heads_radio import RadioTaskModel
 
 

@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from modeling_radio import RadioForZeroShotImageClassification
-from modeling_radio.conversion.from_nvidia import convert, main
+from modeling_radio.conversion.convert import main
+from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.conversion.text_tower import add_text_tower, canonicalizing
 
 

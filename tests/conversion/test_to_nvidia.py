@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.conversion.convert import main as from_nvidia
 from modeling_radio.conversion.from_nvidia import convert
-from modeling_radio.conversion.from_nvidia import main as from_nvidia
 from modeling_radio.conversion.to_nvidia import main as to_nvidia
 from modeling_radio.conversion.to_nvidia import radio1d_arguments, training_file_content
 from modeling_radio.conversion.verification import compare_with_reference, largest_difference

@@ -15,7 +15,8 @@ from tiny_networks import build_wrapped
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.conversion.to_onnx import check_onnx, export_onnx, main, save_onnx
+from modeling_radio.conversion.export import main
+from modeling_radio.conversion.to_onnx import check_onnx, export_onnx, save_onnx
 from modeling_radio.model_cards.metadata import pipeline_tag
 
 

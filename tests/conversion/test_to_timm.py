@@ -8,7 +8,7 @@ from reference_cases import REFERENCE
 from safetensors.torch import load_file
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.conversion.from_nvidia import main as from_nvidia
+from modeling_radio.conversion.convert import main as from_nvidia
 from modeling_radio.conversion.to_timm import ARCHITECTURES, main, timm_config
 
 

@@ -15,7 +15,8 @@ from tiny_networks import build_wrapped
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.model_cards.build import build_card, check_model_id, main, write_card
+from modeling_radio.model_cards.build import build_card, check_model_id, write_card
+from modeling_radio.model_cards.card import main
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.rendering import count_parameters

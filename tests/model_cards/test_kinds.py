@@ -8,7 +8,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.model_cards.build import build_card, main, write_card
+from modeling_radio.model_cards.build import build_card, write_card
+from modeling_radio.model_cards.card import main
 from modeling_radio.model_cards.kinds import Conversion
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.results import Measurement, Results

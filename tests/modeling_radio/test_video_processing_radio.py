@@ -16,7 +16,7 @@ from modeling_radio import (
     RadioVideoProcessor,
     video_processing_radio,
 )
-from modeling_radio.conversion.from_nvidia import main as from_nvidia
+from modeling_radio.conversion.convert import main as from_nvidia
 from modeling_radio.pipelines_radio import RadioVideoClassificationPipeline
 from modeling_radio.post_processing_radio import class_scores, tempered
 

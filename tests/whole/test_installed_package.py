@@ -135,7 +135,7 @@ def test_every_command_runs_from_a_wheel_in_an_empty_folder(tmp_path):
     save_pictures(installed.cwd / "pictures")
     python = installed.environment / "bin" / "python"
     installed.run(python, "-c", COMMANDS, given=LINES)
-    made = {"results.json", "results.html", "colors", "demo", "cache"}
+    made = {"results.json", "results.html", "colors", "demo"}
     assert {path.name for path in (installed.cwd / "runs").iterdir()} == made
     assert "accuracy" in json.loads((installed.cwd / "runs" / "colors" / "results.json").read_text())["metrics"]
     assert (installed.cwd / "student.onnx").is_file()

@@ -1,6 +1,6 @@
 """Filters: images that are too small, too narrow, of one color or near duplicates of others are left out of a run.
 
-The facts that filters need are measured once for each image and kept below `runs/cache`; the choice depends on them
+The facts that filters need are measured once for each image and kept in the cache folder; the choice depends on them
 alone.
 """
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from modeling_radio.core.files import write_file
+from modeling_radio.core.files import cache_dir, write_file
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, check_header, decode_rgb, image_size
@@ -35,7 +35,6 @@ THUMBNAIL_PX = 32
 HASH_PX, HASH_BITS = 8, 64
 """Rows of the hash, and differences in a row; both together make its bits."""
 
-ROOT = Path("runs") / "cache" / "image_facts"
 IMAGES_PER_BATCH = 64
 """Images that a worker measures before it reports. Our choice."""
 
@@ -194,14 +193,15 @@ def difference_hash(picture: Image.Image) -> int:
 
 
 def scan(rows: EncodedRows, *, with_pixels: bool, num_workers: int) -> list[ImageFacts | None]:
-    """Return the facts of all images, None for unusable ones; an earlier run may have kept them below `runs/cache`.
+    """Return the facts of all images, None for unusable ones; an earlier run may have kept them in the cache folder.
 
     Args:
         rows: The images.
         with_pixels: Whether to decode them, or only to read their headers.
         num_workers: Number of processes that measure them.
     """
-    path = ROOT / f"{hash_of({'rows': rows.fingerprint(), 'with_pixels': with_pixels})[:16]}.safetensors"
+    name = hash_of({"rows": rows.fingerprint(), "with_pixels": with_pixels})[:16]
+    path = cache_dir() / "image_facts" / f"{name}.safetensors"
     facts = _read_facts(path, len(rows))
     if facts is None:
         facts = []

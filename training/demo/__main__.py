@@ -33,7 +33,8 @@ class DemoSettings(RecipeCommand):
 
 COMMAND = Command(
     "radio demo",
-    "Distill a small student from real teachers, reopen it and show what it learned.",
+    "Distill a small student from real teachers, reopen it and show what it learned. What is fetched and the teachers' "
+    "features are kept in the cache folder, which `radio doctor` prints.",
     DemoSettings,
     changes=Recipe,
     examples=(

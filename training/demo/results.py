@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio.core.command_line import Command
-from modeling_radio.core.files import write_text
+from modeling_radio.core.files import cache_dir, write_text
 from modeling_radio.core.settings import OneOf, hash_of, require
 from modeling_radio.core.timing import Clock
 from modeling_radio.model_cards.results import Measurement, Results, Source, build_tables
@@ -71,7 +71,7 @@ class ResultsSettings(RecipeCommand):
         output: Page to write; the numbers go beside it, as JSON.
         sets: Labeled sets to measure on.
         max_images: Number of images of each split, by a seeded choice, for a quick look.
-        cache: Folder for the sets and the features.
+        cache: Folder for the sets and the features; by default `results` in the cache folder (`RADIO_CACHE`).
     """
 
     student: Path = Path("runs/demo/final")
@@ -79,13 +79,17 @@ class ResultsSettings(RecipeCommand):
     output: Path = Path("docs/RESULTS.md")
     sets: Annotated[list[str], OneOf([DEMO, *LABELED_PACKAGES])] = Field([DEMO, *LABELED_PACKAGES], min_length=1)
     max_images: int | None = Field(None, gt=0)
-    cache: Path = Path("runs/cache/results")
+    cache: Path | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "ResultsSettings":
         rule = "a page such as RESULTS.md: the numbers go beside it, as .json"
         require(self.output.suffix != ".json", "output", str(self.output), rule)
         return self
+
+    def folder(self) -> Path:
+        """Return the folder for the sets and the features."""
+        return self.cache or cache_dir() / "results"
 
 
 COMMAND = Command(
@@ -140,7 +144,7 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
     require(
         len(set(names)) == len(names), "others", settings.others, f"folders whose names make rows of their own: {names}"
     )
-    store = FeatureStore(settings.cache / "features", num_workers=2)
+    store = FeatureStore(settings.folder() / "features", num_workers=2)
     measurements: list[Measurement] = []
     titles, sources, fingerprints = {}, [], {}
     clock = Clock()
@@ -175,7 +179,7 @@ def open_set(name: str, settings: ResultsSettings, size_px: int) -> tuple[Evalua
     if name == DEMO:
         return DemoData.load(DEMO_SOURCES[0], size_px), DEMO_TITLE, DEMO_REMARK
     package, options = LABELED_PACKAGES[name], DataOptions(max_images=settings.max_images)
-    return TableData(str(package.written(settings.cache / "sets" / name)), options), package.title, package.remark
+    return TableData(str(package.written(settings.folder() / "sets" / name)), options), package.title, package.remark
 
 
 def page(results: Results, titles: dict[str, tuple[str, str]]) -> str:

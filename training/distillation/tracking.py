@@ -246,7 +246,7 @@ class ProgressLog:
         self.bar = ProgressBar(
             total=num_steps,
             initial=first_step,
-            desc="distil",
+            desc="distill",
             unit="step",
             disable=not is_shown,
             dynamic_ncols=True,

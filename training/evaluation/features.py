@@ -17,7 +17,7 @@ from modeling_radio.core.files import remove_abandoned, write_file, write_text
 from modeling_radio.core.ranks import rank_and_count, wait_for_ranks
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.training.evaluation.data import Images
+from modeling_radio.training.evaluation.data import ByNumber, Images
 from modeling_radio.training.evaluation.models.base import FeatureModel, FeaturePair
 
 
@@ -214,7 +214,7 @@ def batches_between(first: int, end: int, batch_size: int) -> list[list[int]]:
 
 def encode_batches(
     model: FeatureModel,
-    images: Images,
+    images: ByNumber[Tensor],
     batches: Sequence[list[int]],
     wanted: Wanted,
     *,
@@ -242,7 +242,7 @@ def encode_batches(
 
 
 class _Preprocessed(Dataset[Tensor]):
-    def __init__(self, images: Images, preprocess: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, images: ByNumber[Tensor], preprocess: Callable[[Tensor], Tensor]) -> None:
         self.images, self.preprocess = images, preprocess
 
     def __getitem__(self, index: int) -> Tensor:

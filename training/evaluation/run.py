@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from modeling_radio.core.files import cache_dir
 from modeling_radio.core.ranks import device_of_process, rank_and_count
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import Clock
@@ -61,7 +62,8 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
     names = task_names(settings.tasks, data.kinds())
     for name in names:
         check_kind(source, find_task(name).kind, data.kinds())
-    store = FeatureStore(settings.cache, batch_size=settings.batch_size, num_workers=settings.num_workers)
+    folder = settings.cache or cache_dir() / "evaluation"
+    store = FeatureStore(folder, batch_size=settings.batch_size, num_workers=settings.num_workers)
     find_teachers = partial(build_references, model, recipe)
     baselines = _baselines(settings, model)
     opened = [

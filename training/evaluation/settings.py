@@ -188,7 +188,8 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
         compare: Other models in the same table: folders of ours, of NVIDIA's layout, of transformers or timm;
             `ORG/NAME` of the Hub; `timm:NAME`; `teacher:KIND` or `teacher:KIND:SOURCE`.
         report: Whether to write a page of the numbers with images, one HTML file, beside `output`.
-        cache: Folder of extracted features, so that a stopped run goes on and later runs are faster.
+        cache: Folder of extracted features, so that a stopped run goes on and later runs are faster; by default
+            `evaluation` in the cache folder (`RADIO_CACHE`).
         batch_size: Images for each pass.
         num_workers: Processes that decode images if there are many.
         precision: Number format in which the checkpoint computes.
@@ -203,7 +204,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
     baselines: list[Literal["pixels", "random"]] = ["pixels"]
     compare: list[str] = []
     report: bool = True
-    cache: Path = Path("runs/cache/evaluation")
+    cache: Path | None = None
     batch_size: int = Field(32, gt=0)
     num_workers: int = Field(2, ge=0)
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -69,7 +69,7 @@ def _describe(extraction: Extraction, written: Written) -> FeatureSet:
     settings, output = extraction.settings, extraction.settings.output
     source = read_manifest(output)["source"]
     first = extraction.shards[0]
-    name = settings.model_id or extraction.model.model.config.version or settings.checkpoint.resolve().name
+    name = settings.model_id or extraction.embedder.model.model.config.version or settings.checkpoint.resolve().name
     indexes = {column: index_path(first.split, column) for column in summary_columns(list(_types(output / first.path)))}
     return FeatureSet(
         model=name.rpartition("/")[2],
@@ -135,7 +135,7 @@ def _shape(path: Path, name: str, kind: Any) -> str:
 
 def _made(extraction: Extraction, written: Written) -> list[tuple[str, str]]:
     """Return names and values of all that decides the features, and of how they were computed."""
-    settings, model = extraction.settings, extraction.model
+    settings, model = extraction.settings, extraction.embedder.model
     facts, path = read_manifest(settings.output), settings.output / MADE
     size = {"shortest_edge": settings.size} if settings.size else dict(model.processor.to_dict()["size"])
     sides = ", ".join(f"{name.replace('_', ' ')} {value} px" for name, value in size.items() if value is not None)

@@ -233,7 +233,7 @@ def table_of(
     arrays: dict[str, Any] = {ID: pyarrow.array(ids, pyarrow.string())}
     arrays |= {name: kept.column(name) for name in kept.column_names}
     for name in column_names(rows[0]):
-        parts = [_stored(name, row[name], storage.dtype) for row in rows]
+        parts = [stored(name, row[name], storage.dtype) for row in rows]
         vectors = [part[0].numpy() for part in parts]
         if _kind(name) != FEATURES:
             arrays[name] = _fixed(vectors)
@@ -248,8 +248,17 @@ def table_of(
     return pyarrow.Table.from_arrays([arrays[name] for name in schema.names], names=schema.names).cast(schema)
 
 
-def _stored(name: str, vectors: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
-    """Return vectors in their type, and the scales of int8; of other types zeros, which are not stored."""
+def stored(name: str, vectors: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
+    """Return vectors in their type, and the scales of int8; of other types zeros, which are not stored.
+
+    Args:
+        name: Their column, for messages.
+        vectors: `(..., dim)`.
+        dtype: "float32", "float16" or "int8".
+
+    Raises:
+        ValueError: If a number is not finite or too large for the type.
+    """
     if not vectors.isfinite().all():
         raise ValueError(f"`checkpoint` must answer with finite numbers, got others in {name}. Try float32 precision.")
     if dtype == "int8":

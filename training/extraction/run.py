@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import hash_file, write_text
-from modeling_radio.core.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count, wait_for_ranks
+from modeling_radio.core.ranks import of_all_ranks, on_first_rank, rank_and_count, wait_for_ranks
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
 from modeling_radio.training.data.sources import public_name
-from modeling_radio.training.evaluation.features import Wanted, batches_between, encode_batches
-from modeling_radio.training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
+from modeling_radio.training.evaluation.features import batches_between
 from modeling_radio.training.extraction.columns import (
     PCA_FILE,
     Storage,
@@ -30,6 +28,7 @@ from modeling_radio.training.extraction.columns import (
     save_bases,
     table_of,
 )
+from modeling_radio.training.extraction.embedder import Embedder
 from modeling_radio.training.extraction.settings import ExtractionSettings
 from modeling_radio.training.extraction.shards import (
     AGAIN,
@@ -57,15 +56,13 @@ class Extraction:
 
     Attributes:
         settings: Settings of the run.
-        model: Model in eval mode.
+        embedder: The model, and what is read of it.
         splits: Images by split.
-        wanted: Outputs that are extracted.
     """
 
     settings: ExtractionSettings
-    model: RadioFeatures
+    embedder: Embedder
     splits: Mapping[str, SourceSplit]
-    wanted: Wanted
 
     @property
     def shards(self) -> list[Shard]:
@@ -77,16 +74,15 @@ class Extraction:
         """Return everything that decides the rows: another run with the same facts writes the same rows."""
         name, _, hub_id = public_name(str(self.settings.data))
         return {
-            "settings": self.settings.of_rows() | {"adaptors": sorted(self.wanted.adaptors)},
+            "settings": self.settings.of_rows() | {"adaptors": sorted(self.embedder.wanted.adaptors)},
             "source": {"name": name, "hub_id": hub_id},
-            "model": {"weights and processor": hash_of({"model": self.model.fingerprint()})[:16]},
+            "model": {"weights and processor": hash_of({"model": self.embedder.model.fingerprint()})[:16]},
             "images": {name: image_state(split) for name, split in self.splits.items()},
         }
 
     def encode(self, split: SourceSplit, batches: list[list[int]]) -> Iterator[list[dict[str, Tensor]]]:
         """Yield the model's outputs for batches of images of a split."""
-        size, workers = self.settings.size, self.settings.num_workers
-        return encode_batches(self.model, split.images, batches, self.wanted, size_px=size, num_workers=workers)
+        return self.embedder.encode(split.images, batches, self.settings.num_workers)
 
 
 @dataclass(frozen=True)
@@ -120,16 +116,20 @@ def open_extraction(settings: ExtractionSettings) -> Extraction:
     Raises:
         ValueError: If model or images do not open, or lack an adaptor or column that the settings name.
     """
-    dtype, data = AUTOCAST_TYPES[settings.precision], Path(str(settings.data)).expanduser()
+    data = Path(str(settings.data)).expanduser()
     if data.is_dir() and settings.output.resolve().is_relative_to(data.resolve()):
         raise ValueError(
             f"`output` must lie outside `data`, where it would be read as data, got {str(settings.output)!r}."
         )
-    model = open_radio(settings.checkpoint, size_px=settings.size, device=device_of_process(), dtype=dtype)
-    for name in settings.adaptors:
-        check_choice("adaptors", name, [*model.adaptor_names, "all"])
-    adaptors = model.adaptor_names if "all" in settings.adaptors else settings.adaptors
-    return Extraction(settings, model, open_source(settings), Wanted(settings.dense, frozenset(adaptors)))
+    embedder = Embedder(
+        settings.checkpoint,
+        "features" if settings.dense else "summary",
+        adaptors=settings.adaptors,
+        size=settings.size,
+        precision=settings.precision,
+    )
+    _ = embedder.model  # what does not open is told first
+    return Extraction(settings, embedder, open_source(settings))
 
 
 def extract(extraction: Extraction) -> Written:

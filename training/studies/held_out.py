@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_radio import RadioModel
+from modeling_radio.core.files import cache_dir
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.training.demo.images import LABELED_PACKAGES, DemoImages, render
 from modeling_radio.training.distillation.held_out import ViewPair
@@ -44,8 +45,6 @@ from modeling_radio.training.studies.study import (
 )
 
 
-CACHE = Path("runs/cache/ablation")
-"""Folder of the teachers' features of the held-out images, for all studies."""
 BATCH = 64
 """Images in a pass; our choice."""
 TOKEN_METRICS = {"accuracy": "knn", "mIoU": MIOU, "centered features": "cosine"}
@@ -76,15 +75,19 @@ class HeldOut:
     sizes_px: Sequence[int]
 
     @classmethod
-    def load(cls, opened: OpenedStudy, cache: Path = CACHE) -> HeldOut:
+    def load(cls, opened: OpenedStudy, cache: Path | None = None) -> HeldOut:
         """Make the images, and run the teachers where their features are not stored yet.
+
+        Args:
+            opened: The study.
+            cache: Folder of labeled sets and teachers' features; by default one for all studies in the cache folder.
 
         Raises:
             PackageError: If packages cannot be fetched.
             RecipeError: If a student takes no images of a size.
             ValueError: If the data is not the demo's.
         """
-        study = opened.study
+        study, cache = opened.study, cache or cache_dir() / "studies"
         evaluation = StudentEvaluation.load(opened.reference)
         _check_sizes(opened, evaluation)
         side = max(*study.sizes_px, evaluation.size_px)

@@ -8,7 +8,6 @@ its line.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
@@ -21,10 +20,11 @@ from statistics import fmean
 from typing import Any, BinaryIO, TypeVar
 
 import torch
+from filelock import FileLock
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from modeling_radio.core.files import one_line_errors
+from modeling_radio.core.files import one_line_errors, remove_lock
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import differences, with_defaults, without_unknown
 from modeling_radio.training.recipe import Recipe, RecipeError, decisive_part
@@ -177,9 +177,12 @@ def add_run(path: Path, result: RunResult) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    with one_line_errors(path), path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed, or the process ends
-        yield file
+    lock = FileLock(f"{path}.lock")
+    with one_line_errors(path), lock, path.open("a+b") as file:
+        try:
+            yield file
+        finally:
+            remove_lock(lock)
 
 
 def _whole_lines(path: Path, file: BinaryIO) -> list[bytes]:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -148,7 +149,8 @@ _make_run_here: Callable[[str, int], None] | None = None
 def _prepare(source: str, study_seeds: list[int], output: Path, start_method: str) -> None:
     """Set a process up: with one thread, and deaf to Ctrl-C in the terminal, which the first process passes on."""
     global _make_run_here
-    os.setsid()
+    if sys.platform != "win32":
+        os.setsid()
     # With "spawn", as this process was started, data workers would take seconds and a copy of all images.
     multiprocessing.set_start_method(start_method, force=True)
     torch.set_num_threads(1)

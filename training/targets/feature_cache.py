@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from modeling_radio.core.checked_tensors import CheckedTensors, DamagedFileError, save_tensors
-from modeling_radio.core.files import TEMPORARY_PREFIX, remove_partial, write_file, write_text
+from modeling_radio.core.files import TEMPORARY_PREFIX, cache_dir, remove_lock, remove_partial, write_file, write_text
 from modeling_radio.core.interruption import Interrupted
 from modeling_radio.core.machine import sharing_threads
 from modeling_radio.core.ranks import of_all_ranks, rank_and_count
@@ -46,7 +46,6 @@ from modeling_radio.training.teachers.base import Teacher, by_network
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ROOT = Path("runs") / "cache"
 DESCRIPTION = "cache.json"
 
 IMAGES_PER_SHARD = 512
@@ -66,8 +65,6 @@ SECONDS_BETWEEN_LOOKS = 1.0
 """Our choice: how long a request to stop waits at most."""
 
 _LOCK_SUFFIX = ".lock"
-_PLACES_OF_TEACHERS = ("source", "upsampler")
-_PLACES_OF_DATA = ("source", "split", "column", "mixed_in")
 _TEACHER_FIELDS = ("name", "kind", "options", *(key for key in RunOptions.model_fields if key != "upsampler"))
 _DATA_FIELDS = ("image_size_px", "seed", "jpeg_drafts")
 
@@ -82,12 +79,10 @@ class CacheContents:
     Attributes:
         settings: The recipe's settings of images, teachers and their format, as JSON values.
         state: Fingerprints of what the recipe only names: the images and the teachers' weights.
-        places: Where images and teachers are; they only decide the default folder.
     """
 
     settings: dict[str, Any]
     state: dict[str, Any]
-    places: dict[str, Any]
 
     @classmethod
     def of(cls, recipe: Recipe, patch_size: int, images: Images, teachers: Mapping[str, nn.Module]) -> CacheContents:
@@ -104,10 +99,6 @@ class CacheContents:
             {
                 "images": images.fingerprint(),
                 "weights": {name: weights_fingerprint(teacher) for name, teacher in teachers.items()},
-            },
-            {
-                "teachers": [{key: entry[key] for key in _PLACES_OF_TEACHERS} for entry in resolved["teachers"]],
-                "data": {key: resolved["data"][key] for key in _PLACES_OF_DATA},
             },
         )
 
@@ -136,10 +127,9 @@ class CacheContents:
         return {**self.settings, **self.state}
 
     def default_folder(self) -> Path:
-        """Return a folder of these settings and places alone.
+        """Return the folder of these contents in the cache folder: other images or weights have another one.
 
-        Settings at their defaults do not count: a setting that is new in a later version moves no cache. The state does
-        not count either: a cache whose images were changed is found, and refused.
+        Settings at their defaults do not count: a setting that is new in a later version moves no cache.
         """
         decisive = {
             **self.settings,
@@ -147,7 +137,7 @@ class CacheContents:
             "data": _without_defaults(self.settings["data"], DataRecipe),
             "views": _without_defaults(self.settings["views"], ViewsRecipe),
         }
-        return DEFAULT_ROOT / hash_of({"settings": decisive, "places": self.places})[:16]
+        return cache_dir() / "features" / hash_of({"settings": decisive, "state": self.state})[:16]
 
 
 def _without_defaults(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
@@ -546,7 +536,7 @@ def writing_turn(path: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         if path.is_file():
-            Path(lock.lock_file).unlink(missing_ok=True)
+            remove_lock(lock)
         lock.release()
 
 
@@ -562,7 +552,7 @@ def clear_up(folder: Path) -> None:
         except Timeout:  # that run is still writing
             continue
         remove_partial(folder, f"{TEMPORARY_PREFIX}{path.name}-")
-        leftover.unlink(missing_ok=True)
+        remove_lock(lock)
         lock.release()
 
 

@@ -6,7 +6,7 @@ from task_models import tiny_config
 
 from modeling_radio import RadioConfig, RadioForSemanticSegmentation, RadioModel
 from modeling_radio.conversion.graphs.models import FlatRadio, FlatTask
-from modeling_radio.conversion.to_onnx import OnnxSettings
+from modeling_radio.conversion.graphs.settings import OnnxSettings
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modeling_radio.conversion.from_nvidia import main
+from modeling_radio.conversion.convert import main
 from modeling_radio.conversion.nvidia.source import read_checkpoint
 
 

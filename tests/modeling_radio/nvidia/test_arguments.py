@@ -7,7 +7,7 @@ import torch
 from reference_cases import load_training_file, write_hub_folder
 
 from modeling_radio import RadioModel
-from modeling_radio.conversion.from_nvidia import main
+from modeling_radio.conversion.convert import main
 from modeling_radio.nvidia.arguments import check_arguments, check_hub_config
 
 

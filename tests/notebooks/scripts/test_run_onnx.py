@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.conversion.to_onnx import main as to_onnx
+from modeling_radio.conversion.export import main as to_onnx
 
 
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")

@@ -11,7 +11,8 @@ from modeling_radio.training.recipe_sections import DataRecipe, RunOptions
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.featsharp import UpsampledTeacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
-from modeling_radio.training.upsampling import Answers, UpsamplerSettings, UpsamplerTrainer
+from modeling_radio.training.upsampling.settings import UpsamplerSettings
+from modeling_radio.training.upsampling.trainer import Answers, UpsamplerTrainer
 
 
 PATCH, GRID = 8, 4

@@ -29,6 +29,7 @@ from modeling_radio.training.recipe_sections import FiltersRecipe, SourceRecipe
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("RADIO_CACHE", str(tmp_path / "own-cache"))
 
 
 def distance(first: int, second: int) -> int:
@@ -67,7 +68,9 @@ def test_hash_stays_when_an_image_is_copied_in_another_size_quality_or_brightnes
     assert min(distance(own, difference_hash(other)) for other in others) > 10
 
 
-def test_images_are_measured_once_by_any_workers_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_measured_once_by_any_workers_and_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(filters, "IMAGES_PER_BATCH", 2)
     good = [encode(picture(number, 96 + number)) for number in range(4)]
     rows = Rows([*good, EncodedImage("text", b"no image"), encode(flat(7))])
@@ -77,7 +80,7 @@ def test_images_are_measured_once_by_any_workers_and_remembered(monkeypatch: pyt
     was = rows.num_read
     assert scan(rows, with_pixels=True, num_workers=0) == facts
     assert rows.num_read == was
-    (path,) = filters.ROOT.iterdir()
+    (path,) = (tmp_path / "own-cache" / "image_facts").iterdir()
     for content in (b"", b"x" * 100):  # what was remembered is damaged
         path.write_bytes(content)
         assert scan(rows, with_pixels=True, num_workers=2) == facts

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from modeling_radio.model_cards.build import COMMAND as BUILD
+from modeling_radio.model_cards.card import COMMAND as CARD
 from modeling_radio.model_cards.results import Measurement, Results, Source
 from modeling_radio.training.demo import closing_page
 from modeling_radio.training.demo.add_words import COMMAND as ADD_WORDS
@@ -45,7 +45,7 @@ def test_the_page_has_figure_table_and_commands_and_loads_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [ADD_WORDS, BUILD, DISTILL, EVALUATE, FINETUNE, PUBLISH], ids=lambda command: command.name
+    "command", [ADD_WORDS, CARD, DISTILL, EVALUATE, FINETUNE, PUBLISH], ids=lambda command: command.name
 )
 def test_each_command_reads_its_words(command, tmp_path):
     words = [shlex.split(text) for text in next_steps(tmp_path / "final").values()]

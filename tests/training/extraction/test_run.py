@@ -17,7 +17,7 @@ from modeling_radio.core.files import LOCK, sole_run
 from modeling_radio.training.evaluation.features import Wanted, encode_each
 from modeling_radio.training.evaluation.models.radio import open_radio
 from modeling_radio.training.extract import main
-from modeling_radio.training.extraction import run
+from modeling_radio.training.extraction import embedder, run
 from modeling_radio.training.extraction.columns import Storage, restored
 from modeling_radio.training.extraction.shards import MANIFEST, SUMS
 
@@ -102,13 +102,13 @@ def test_two_kills_change_nothing(extract, settings, tmp_path, monkeypatch):
 def test_two_processes_write_the_same_and_share_the_work(extract, tmp_path, monkeypatch):
     extract(output=tmp_path / "alone", dense=True, pca=3)
     encoded = []
-    original = run.encode_batches
+    original = embedder.encode_batches
 
     def counted(model, images, batches, *arguments, **options):
         encoded.append(sum(map(len, batches)))
         return original(model, images, batches, *arguments, **options)
 
-    monkeypatch.setattr(run, "encode_batches", counted)
+    monkeypatch.setattr(embedder, "encode_batches", counted)
 
     def work():
         assert extract(dense=True, pca=3).num_new == NUM_IMAGES
@@ -185,7 +185,8 @@ def test_the_output_is_no_part_of_the_data(extract, pictures, tmp_path):
 
 
 def test_all_adaptors_may_be_named_beside_some(settings):
-    assert run.open_extraction(settings(adaptors=["all", "teacher_a"])).wanted.adaptors == {"teacher_a", "teacher-b"}
+    opened = run.open_extraction(settings(adaptors=["all", "teacher_a"]))
+    assert opened.embedder.wanted.adaptors == {"teacher_a", "teacher-b"}
     with pytest.raises(ValueError, match=r"`adaptors` .*'teacher_c'"):
         run.open_extraction(settings(adaptors=["all", "teacher_c"]))
 

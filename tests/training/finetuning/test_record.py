@@ -6,7 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 from tiny_tuning import TINY_DETECTOR, run_settings
 
-from modeling_radio.model_cards.build import build_card, main
+from modeling_radio.model_cards.build import build_card
+from modeling_radio.model_cards.card import main
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.results import Results, Source

@@ -124,7 +124,7 @@ def test_an_e_radio_is_tuned(tune, class_folders, tmp_path):
 
 @pytest.mark.parametrize("tune", ["head", "full"])
 def test_a_network_of_a_library_is_tuned(tune, class_folders, tmp_path):
-    build_wrapped("ResNet").save_pretrained(tmp_path / "base")
+    build_wrapped("ResNet", adaptors=[]).save_pretrained(tmp_path / "base")
     settings = run_settings(tmp_path / "base", class_folders, tmp_path / "run", tune=tune, size=(32, 64))
     assert "accuracy" in FinetuningRun(settings.replace(layer_decay=0.5)).run()
     before, after = (tmp_path / folder / "model.safetensors" for folder in ("base", f"run/{FINAL}"))

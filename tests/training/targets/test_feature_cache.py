@@ -127,9 +127,8 @@ class TestContents:
         old = json.loads(json.dumps(contents.settings))
         for entry in old["teachers"]:
             del entry["upsample"]
-        of_old = CacheContents({**contents.settings, "teachers": old["teachers"]}, {}, contents.places)
-        more = CacheContents({**contents.settings, "num_images": NUM_IMAGES + 1}, {}, contents.places)
-        assert of_old.default_folder() == contents.default_folder() != more.default_folder()
+        of_old = CacheContents({**contents.settings, "teachers": old["teachers"]}, contents.state)
+        assert of_old.default_folder() == contents.default_folder()
         del old["data"]["seed"], old["views"]
         (tmp_path / "cache.json").write_text(json.dumps(old | contents.state))
         check_contents(tmp_path, contents)
@@ -149,7 +148,26 @@ class TestContents:
         images = ImageFolder(tmp_path / "second/images", size=SIDE)
         contents = CacheContents.of(cached_recipe(), PATCH, images, TEACHERS)
         assert torch.equal(FeatureCache(tmp_path / "second/cache", contents).images([0]), images[0][None])
-        assert contents.default_folder() != CacheContents.of(recipe, PATCH, images, TEACHERS).default_folder()
+
+    def test_default_folder_follows_the_contents_wherever_they_are(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RADIO_CACHE", str(tmp_path / "cache"))
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+        first, second = (image_folder(tmp_path / name) for name in ("first", "second"))
+
+        def folder_of(path: Path, **data: object) -> Path:
+            recipe = cached_recipe()
+            recipe.data = recipe.data.replace(source=str(path), **data)
+            images = ImageFolder(path, size=SIDE)
+            return CacheContents.of(recipe, PATCH, images, TEACHERS).default_folder()
+
+        before = folder_of(first)
+        assert before.is_relative_to(tmp_path / "cache")
+        assert folder_of(second) == before != folder_of(first, seed=1)
+        draw(second / "0.bmp", 200)
+        assert folder_of(second) != before
 
     def test_cache_of_one_form_of_data_serves_another_of_the_same_images(
         self, tmp_path: Path, write_source: Callable[..., str]

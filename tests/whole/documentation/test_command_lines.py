@@ -62,8 +62,10 @@ def check(words: list[str]) -> None:
     program = program.removeprefix(".venv/bin/")
     if program == "make":
         assert {word for word in rest if "=" not in word} <= TARGETS
-    elif program == "pip":
-        assert rest[0] == "install"
+    elif program in ("pip", "uvx"):
+        assert rest[0] == ("install" if program == "pip" else "--from")
+        if program == "uvx":
+            check(rest[2:])
         assert set(re.findall(r"\w+", "".join(re.findall(r"\[([\w,]+)\]", " ".join(rest))))) <= EXTRAS
     elif program == "radio":
         check_radio(rest)

@@ -2,11 +2,15 @@
 
 Usage: run_consumers.py make FOLDER     with this repository: writes tiny models, pictures and our own vectors
        run_consumers.py check FOLDER    with the libraries, without this repository: one line for each
+       run_consumers.py embed FOLDER    with both: the code of docs/how-to/batches.md, and FiftyOne's in tools.md
 
-`make consumers` does both, with the libraries from PyPI in an environment of their own.
+`make consumers` does all three, with the libraries from PyPI in an environment of their own.
 """
 
 import os
+import re
+import shutil
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,6 +27,7 @@ import torch
 from PIL import Image
 
 
+REPOSITORY = Path(__file__).parents[3]
 MODELS = ("plain", "sentences", "siglip", "pairs")
 """Without texts; with a sentence encoder; with SigLIP's tower, which wants padding; with NVIDIA's pairs of outputs."""
 TEXTS = ["a cat", "a photo of a dog", "This is a photo of ice cream"]
@@ -48,8 +53,7 @@ def read_pictures(root: Path) -> list[Image.Image]:
 
 def make(root: Path) -> None:
     """Write the models, the pictures and our own vectors of both."""
-    repository = Path(__file__).parents[3]
-    sys.path[:0] = [str(repository), str(repository / "tests/support"), str(repository / "tests/support/models")]
+    sys.path[:0] = [str(REPOSITORY / part) for part in ("", "tests/support", "tests/support/models")]
     from tiny_folders import TEXT_WIDTH, build_radio, save_radio, save_words
     from tiny_texts import build_dual_encoder, build_word_tokenizer
 
@@ -81,6 +85,10 @@ def make(root: Path) -> None:
 
                 texts = model.embed_texts(AutoTokenizer.from_pretrained(root / name), TEXTS)
                 vectors = {"images": model.get_image_features(pixels).pooler_output, "texts": texts}
+        backbone, own = RadioModel.from_pretrained(root / name).eval(), RadioImageProcessor.from_pretrained(root / name)
+        with torch.no_grad():  # each picture in its own shape
+            pixels_of_each = [own(picture, return_tensors="pt")["pixel_values"] for picture in read_pictures(root)]
+            vectors["summary"] = torch.cat([backbone(each, return_dict=True).summary for each in pixels_of_each])
         np.savez(root / f"{name}.npz", **{kind: unit(each) for kind, each in vectors.items()})
 
 
@@ -158,6 +166,49 @@ def mteb(folder: Path, pictures: list[Image.Image], texts: list[str]) -> Vectors
     return {"images": model.get_image_embeddings([own_size], show_progress_bar=False).float()}
 
 
+# With both: the code of the pages that use `Embedder`, and of FiftyOne's source of models
+
+
+def run_block(page: str, package: str, work: Path, model: Path) -> None:
+    """Run a page's block that imports a package, where readers have a model and pictures."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    [block] = [block for block in blocks if re.search(rf"^(import|from) {package}\b", block, re.MULTILINE)]
+    for link, target in (("runs/demo/final", model), ("pets/all", model.parent / "pictures")):
+        (work / link).parent.mkdir(parents=True, exist_ok=True)
+        (work / link).symlink_to(target)
+    (work / "block.py").write_text(block)
+    subprocess.run([sys.executable, "block.py"], cwd=work, check=True, timeout=900)
+
+
+def embed_in(package: str, column: str) -> Callable[..., Vectors]:
+    def run(folder: Path, pictures: list[Image.Image], texts: list[str]) -> Vectors:
+        from pyarrow.dataset import dataset
+
+        work = folder.parent / "work" / package
+        run_block("docs/how-to/batches.md", package, work, folder)
+        files = [str(path) for path in (work / "vectors").rglob("*.parquet")]
+        rows = sorted(dataset(files).to_table().to_pylist(), key=lambda row: row["path"])
+        return {"summary": [row[column] for row in rows]}
+
+    return run
+
+
+def fiftyone_source(folder: Path, pictures: list[Image.Image], texts: list[str]) -> Vectors:
+    page = (REPOSITORY / "docs/how-to/tools.md").read_text(encoding="utf-8")
+    zoo = folder.parent / "zoo"
+    shutil.copytree(folder, zoo / "radio")
+    for name, language in (("manifest.json", "json"), ("__init__.py", "python")):
+        found = re.search(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+        assert found is not None
+        (zoo / "radio" / name).write_text(found[1])
+    import fiftyone
+    from fiftyone import zoo as models
+
+    fiftyone.config.model_zoo_dir = str(zoo)
+    return {"images": models.load_zoo_model("my-radio").embed_all(pictures)}
+
+
 CONSUMERS: dict[Callable[..., Vectors], tuple[str, tuple[str, ...]]] = {
     sentence_transformers: ("sentence-transformers", MODELS),
     daft: ("daft", MODELS),
@@ -166,12 +217,18 @@ CONSUMERS: dict[Callable[..., Vectors], tuple[str, tuple[str, ...]]] = {
     mteb: ("mteb", ("pairs",)),  # which unpacks a pair
 }
 """Each with its package, and the models that it opens."""
+EMBEDDERS: dict[Callable[..., Vectors], tuple[str, tuple[str, ...]]] = {
+    embed_in("daft", "vector"): ("daft", ("plain",)),
+    embed_in("ray", "summary"): ("ray", ("plain",)),
+    embed_in("pyspark", "vector"): ("pyspark", ("plain",)),
+    fiftyone_source: ("fiftyone", ("plain",)),
+}
 
 
-def check(root: Path) -> int:
+def check(root: Path, consumers: dict[Callable[..., Vectors], tuple[str, tuple[str, ...]]]) -> int:
     """Compare all vectors with ours; print a line for each library and model, and return how many differ."""
     pictures, failed = read_pictures(root), 0
-    for consumer, (package, models) in CONSUMERS.items():
+    for consumer, (package, models) in consumers.items():
         for name in models:
             expected = np.load(root / f"{name}.npz")
             try:
@@ -197,4 +254,4 @@ if __name__ == "__main__":
     if mode == "make":
         make(folder)
     else:
-        sys.exit(check(folder))
+        sys.exit(check(folder, EMBEDDERS if mode == "embed" else CONSUMERS))

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, pipeline
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
-from modeling_radio.conversion.from_nvidia import main
+from modeling_radio.conversion.convert import main
 from modeling_radio.conversion.to_nvidia import open_model, training_file_content
 
 

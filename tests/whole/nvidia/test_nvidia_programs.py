@@ -15,7 +15,7 @@ from tiny_texts import build_dual_encoder, build_word_tokenizer
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from modeling_radio.conversion.from_nvidia import main
+from modeling_radio.conversion.convert import main
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

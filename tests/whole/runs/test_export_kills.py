@@ -10,7 +10,7 @@ from killing import is_killed
 from reference_cases import REFERENCE
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.conversion.from_nvidia import main as from_nvidia
+from modeling_radio.conversion.convert import main as from_nvidia
 from modeling_radio.conversion.graphs.files import remove_stale_weights
 from modeling_radio.conversion.to_nvidia import main as to_nvidia
 from modeling_radio.conversion.to_onnx import export_onnx, save_onnx

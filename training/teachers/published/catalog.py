@@ -306,7 +306,7 @@ def family_of(source: str) -> Family | None:
 
 def table() -> str:
     """Return the table of all families, Markdown."""
-    header = ("kind", "models", "license, and where it says so", "native px", "normalization, and where it says so")
+    header = ("kind", "models", "license, and where it says so", "native px")
     return markdown(header, [_row(family) for family in FAMILIES])
 
 
@@ -318,4 +318,4 @@ def _row(family: Family) -> tuple[str, ...]:
     license_ = f"{family.license} ({family.license_from})"
     if family.doubt:
         license_ += f"; open: {family.doubt}"
-    return f"`{family.kind}`", models, license_, sizes, f"{family.normalization} ({family.normalization_from})"
+    return f"`{family.kind}`", models, license_, sizes

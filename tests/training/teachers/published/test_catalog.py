@@ -1,5 +1,7 @@
 """The catalog agrees with the networks, the libraries and the guide."""
 
+import re
+
 import pytest
 import torch
 import transformers
@@ -28,16 +30,18 @@ IN_TIMM = {
 SOURCES = [source for family in FAMILIES for source in family.sources]
 
 
-def test_every_published_kind_and_architecture_has_a_place_and_the_guide_shows_the_table():
-    apart = {"edgetam", *PACKAGE_OF_KIND}  # not published in transformers' layout; in a table of their own
+def test_every_published_kind_and_architecture_has_a_place_and_the_pages_show_it():
+    apart = {"edgetam", *PACKAGE_OF_KIND}  # not published in transformers' layout; in the demo's table
     assert {family.kind for family in FAMILIES} == TEACHER_KINDS.keys() - apart
     assert {source for source in SOURCES if family_of(source).kind != "timm"} == PUBLISHED.keys()
     text = (ROOT / "docs" / "how-to" / "teachers.md").read_text(encoding="utf-8")
     assert table() in text
+    demo = (ROOT / "docs" / "explanation" / "demo.md").read_text(encoding="utf-8")
     for kind, name in PACKAGE_OF_KIND.items():
         package = PACKAGES[name]
         ecosystem = {"pypi": "PyPI", "npm": "npm"}[package.ecosystem]
-        assert f"| `{kind}` | {ecosystem} `{name}` | {package.license} |" in text
+        assert f"`{kind}`" in text
+        assert re.search(rf"\| {ecosystem} `{re.escape(name)}` \| \d+ MB \| {re.escape(package.license)} \|", demo)
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.checked_tensors import CheckedTensors, load_optimizer_tensors, optimizer_tensors, save_tensors
-from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import check_output, remove_partial, sole_run, write_file, write_text
 from modeling_radio.core.interruption import StopRequest, TrainingDivergedError
 from modeling_radio.core.seeds import make_generator
@@ -32,7 +29,7 @@ from modeling_radio.training.demo.assets import load_demo_assets
 from modeling_radio.training.demo.images import load_pixel_bank
 from modeling_radio.training.figures.columns import Column, draw_columns, photograph_column
 from modeling_radio.training.figures.features import fit_pca_basis, pca_colors
-from modeling_radio.training.recipe import DataRecipe, Recipe, RecipeCommand, RecipeError, decisive_part
+from modeling_radio.training.recipe import DataRecipe, Recipe, RecipeError, decisive_part
 from modeling_radio.training.targets.feature_cache import size_words
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.featsharp import (
@@ -47,9 +44,9 @@ from modeling_radio.training.teachers.featsharp import (
 )
 from modeling_radio.training.teachers.outputs import resample_features, resize_images
 from modeling_radio.training.teachers.registry import place_teacher, teacher_of_recipe, upsampled_teacher
+from modeling_radio.training.upsampling.settings import MIN_SHARE, UpsamplerSettings
 
 
-MIN_SHARE = 0.5  # our choice: a view shows at least half of each side, so at twice the size nothing is enlarged
 SAMPLES = 4  # our choice: points of a fine map per side of a coarse cell
 KEPT_DTYPE = torch.bfloat16
 STATE_FILE = "training.safetensors"
@@ -60,64 +57,6 @@ FREE_SETTINGS = {
     *("output", "overwrite", "memory_gb", "save_every", "measured_images", "pictured_images", "device"),
 }
 """Settings that may differ when a run is resumed."""
-
-
-class UpsamplerSettings(RecipeCommand):
-    """Teacher, training and output of an upsampler.
-
-    Attributes:
-        teacher: Name of a teacher of the recipe; it runs at its `input_size_px` or native size.
-        recipe: Recipe that names teacher and images, or a file of your own that ends in .yaml.
-        output: Folder of the run; by default runs/upsamplers/TEACHER. The upsampler is the folder `upsampler` in it.
-        overwrite: Replace a finished upsampler.
-        factor: Ratio of the fine map's side to the teacher's.
-        num_steps: Optimizer steps.
-        batch_size: Images of a step.
-        views: Views of an image in a step, besides the whole image.
-        largest_view: Largest side of a view over the image's; below 1 the whole image is not used as a view. At 0.5 a
-            view covers as much as a tile.
-        num_images: Number of different training images.
-        num_views: Number of different views of each image. The teacher's features are kept, so a few views are cheap.
-        memory_gb: Main memory for the teacher's features; those that do not fit are computed again at each use.
-        learning_rate: Peak; FeatSharp's.
-        warmup_steps: Steps with rising learning rate; FeatSharp's.
-        max_grad_norm: Gradients are clipped to this norm; FeatSharp's.
-        width: Width of the block.
-        save_every: Steps between two saved states.
-        measured_images: Held-out images that the result is measured on; 0 measures nothing.
-        pictured_images: Number of them in the figure.
-        device: Device of the training, for example "cuda"; None takes a GPU if there is one.
-    """
-
-    teacher: str
-    output: Path | None = None
-    overwrite: bool = False
-    factor: int = Field(2, gt=1)
-    num_steps: int = Field(3000, gt=0)
-    batch_size: int = Field(4, gt=0)
-    views: int = Field(4, gt=0)
-    largest_view: float = Field(1.0, ge=MIN_SHARE, le=1)
-    num_images: int = Field(4000, gt=0)
-    num_views: int = Field(4, gt=0)
-    memory_gb: float = Field(8.0, ge=0)  # our choice: for a machine of 16 GB; features of small teachers all fit
-    learning_rate: float = Field(5e-4, gt=0)
-    warmup_steps: int = Field(100, ge=0)
-    max_grad_norm: float = Field(5.0, gt=0)
-    width: int = Field(256, gt=0, multiple_of=8)
-    save_every: int = Field(100, gt=0)
-    measured_images: int = Field(32, ge=0)
-    pictured_images: int = Field(4, gt=0)
-    device: str | None = None
-
-    @model_validator(mode="after")
-    def _check_views(self) -> UpsamplerSettings:
-        if self.views > self.num_views:
-            raise ValueError(f"`views` must be at most `num_views`, {self.num_views}, got {self.views}.")
-        return self
-
-    def folder(self) -> Path:
-        """Return the folder of the run."""
-        return Path("runs") / "upsamplers" / self.teacher if self.output is None else self.output
 
 
 # Views of an image, and of a map of its features
@@ -698,31 +637,3 @@ def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, answers: Answers
     caption = f"{sizes}; principal components of the map of tiles as colors"
     draw(upsampler, answers, settings.pictured_images, folder / "features.png", caption)
     return table_of(summary, count)
-
-
-COMMAND = Command(
-    "radio upsampler",
-    "Train FeatSharp, a small network that makes a frozen teacher's features finer, and measure it on held-out images. "
-    "The same command continues a stopped run.",
-    UpsamplerSettings,
-    positionals=("teacher",),
-    changes=Recipe,
-    examples=(
-        "radio upsampler dinov2-s-saliency --recipe demo",
-        "radio upsampler dinov2-s-saliency --recipe demo --output runs/sharp",
-        "radio upsampler dinov2-s-saliency --recipe demo data.source=path/to/images",
-    ),
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_run, arguments)
-
-
-def _run(settings: UpsamplerSettings) -> None:
-    print(train_upsampler(settings, settings.load_recipe()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

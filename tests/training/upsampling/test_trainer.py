@@ -15,17 +15,18 @@ from modeling_radio.core.checked_tensors import DamagedFileError
 from modeling_radio.core.files import RUN_FILE
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.settings import SettingsError
-from modeling_radio.training import upsampling
 from modeling_radio.training.recipe import RecipeError, load_recipe
 from modeling_radio.training.targets.feature_cache import weights_fingerprint
 from modeling_radio.training.teachers import registry
 from modeling_radio.training.teachers.featsharp import FeatSharp, UpsamplerConfig, cut_tiles
-from modeling_radio.training.upsampling import (
+from modeling_radio.training.upsampler import main
+from modeling_radio.training.upsampling import trainer as upsampling
+from modeling_radio.training.upsampling.settings import UpsamplerSettings
+from modeling_radio.training.upsampling.trainer import (
     METHODS,
     STATE_FILE,
     WHOLE,
     Answers,
-    UpsamplerSettings,
     View,
     ViewReader,
     draw_view,
@@ -306,7 +307,7 @@ def train(recipe_file, tiny_world, monkeypatch, tmp_path):
         Image.fromarray(pixels.numpy()).save(tmp_path / "images" / f"{number}.png")
     words = ["--recipe", recipe_file, "--output", str(tmp_path / "run"), *FAST, "width=16", "measured_images=2"]
     words += ["device=cpu", f"data.source={tmp_path / 'images'}", "data.num_images=null", TEACHERS]
-    return lambda *more, teacher="segmenter": upsampling.main([teacher, *words, *more])
+    return lambda *more, teacher="segmenter": main([teacher, *words, *more])
 
 
 def test_from_the_command_into_a_recipe(train, recipe_file, tmp_path, capsys):

@@ -1,0 +1,102 @@
+"""Writes the model card of a checkpoint or adapter folder from its configuration and measured results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.settings import Settings
+
+
+if TYPE_CHECKING:
+    from modeling_radio.model_cards.licenses import License
+
+
+class CardSettings(Settings):
+    """Settings of the card.
+
+    Attributes:
+        checkpoint: Folder with config.json and model.safetensors, or with an adapter.
+        results: File results.json of radio evaluate or radio demo; by default that of the folder.
+        model_id: ORG/NAME on the Hub; without it radio publish writes it.
+        name: Name of the model; by default from the id, the folder's card and its results, the version, or the folder.
+        license: License of the weights by its id on the Hub, such as apache-2.0; by default that of the folder's card.
+        license_name: Name of an "other" license, in lower-case letters, digits and hyphens.
+        license_link: Address of the text of an "other" license, or LICENSE in the folder.
+    """
+
+    checkpoint: Path
+    results: Path | None = None
+    model_id: str | None = None
+    name: str | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+
+
+COMMAND = Command(
+    "radio card",
+    __doc__,
+    CardSettings,
+    positionals=("checkpoint",),
+    examples=(
+        "radio card my-folder",
+        "radio card runs/mine/final --results results.json",
+        "radio card runs/mine/final --license apache-2.0",
+    ),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return COMMAND.run(_write, arguments, extra="train")
+
+
+def _write(settings: CardSettings) -> None:
+    from modeling_radio.model_cards.build import (  # imports torch, for which `--help` need not wait
+        check_model_id,
+        results_of,
+        with_lineage,
+        write_card,
+    )
+    from modeling_radio.model_cards.licenses import warnings_of
+    from modeling_radio.model_cards.results import Results
+
+    check_model_id(settings.model_id)
+    license = _license(settings)
+    results = results_of(settings.checkpoint) if settings.results is None else Results.load(settings.results)
+    path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=_name(settings), license=license)
+    print(f"Wrote {path}." + ("" if license else " It names no license yet: add one by --license ID."))
+    results, lineage = with_lineage(results or Results(measurements=[]), settings.checkpoint)
+    for warning in warnings_of([*results.teachers, *lineage.weights]):
+        print(f"Mind {warning}")
+
+
+def _license(settings: CardSettings) -> License | None:
+    """Return the license of the settings, or that of the replaced card."""
+    from modeling_radio.model_cards.build import license_of
+    from modeling_radio.model_cards.licenses import OTHER, License
+
+    if settings.license is not None or settings.license_name is not None or settings.license_link is not None:
+        return License(settings.license or OTHER, settings.license_name, settings.license_link)
+    return license_of(settings.checkpoint)
+
+
+def _name(settings: CardSettings) -> str | None:
+    """Return the name of the settings, or that in the metadata of the replaced card."""
+    from modeling_radio.model_cards.build import metadata_of
+
+    if settings.name or settings.model_id:
+        return settings.name
+    try:
+        data = metadata_of(settings.checkpoint)
+    except ValueError:  # a new card replaces a damaged one
+        return None
+    return None if data is None else data.get("model_name")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Trains FeatSharp, which makes a frozen teacher's features finer."""
