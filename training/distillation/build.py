@@ -20,7 +20,13 @@ from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.cpu import ParallelPasses, parallel_passes
 from modeling_radio.training.distillation.monitoring import Monitors
 from modeling_radio.training.distillation.optimizers import build_optimizer
-from modeling_radio.training.distillation.sharding import blueprint, is_sharded, shard_average, shard_within
+from modeling_radio.training.distillation.sharding import (
+    blueprint,
+    is_sharded,
+    shard_average,
+    shard_by_own_parts,
+    shard_within,
+)
 from modeling_radio.training.evaluation.provenance import lineage_of
 from modeling_radio.training.losses.contrastive import SummaryContrasts, build_contrasts
 from modeling_radio.training.losses.weighting import TeacherWeights, build_weights
@@ -225,6 +231,7 @@ def _prepare(
     if recipe.student.compile:
         num_graphs = compile_blocks(model, recipe)
         accelerator.print(f"Blocks are compiled lazily, to at most {num_graphs} graphs.", flush=True)
+    shard_by_own_parts(accelerator, model)
     if model_with_taps is not model:
         shard_within(accelerator, model)
     return accelerator.prepare(model_with_taps, optimizer)

@@ -174,6 +174,13 @@ def shard_within(accelerator: Accelerator, model: RadioModel) -> None:
         plugin.transformer_cls_names_to_wrap = list(dict.fromkeys([*names, type(model).__name__]))
 
 
+def shard_by_own_parts(accelerator: Accelerator, model: RadioModel) -> None:
+    """Let a model without our blocks be sharded by the parts that it names, in place of the launcher's `RadioBlock`."""
+    if is_sharded(accelerator) and model.config.is_foreign:
+        plugin = cast(FullyShardedDataParallelPlugin, accelerator.state.fsdp_plugin)
+        plugin.transformer_cls_names_to_wrap = sorted(model._no_split_modules or ())
+
+
 def reshard(module: nn.Module) -> None:
     """Give back the weights that a forward pass without a backward pass left gathered; nothing if not sharded."""
     for part in module.modules():
