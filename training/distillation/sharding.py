@@ -175,10 +175,13 @@ def shard_within(accelerator: Accelerator, model: RadioModel) -> None:
 
 
 def shard_by_own_parts(accelerator: Accelerator, model: RadioModel) -> None:
-    """Let a model without our blocks be sharded by the parts that it names, in place of the launcher's `RadioBlock`."""
+    """Let a model without our blocks be sharded by the parts that it names, in place of the launcher's `RadioBlock`.
+
+    A library's network is no part: Accelerate shards what reads the pixels by itself, and it would be in both.
+    """
     if is_sharded(accelerator) and model.config.is_foreign:
         plugin = cast(FullyShardedDataParallelPlugin, accelerator.state.fsdp_plugin)
-        plugin.transformer_cls_names_to_wrap = sorted(model._no_split_modules or ())
+        plugin.transformer_cls_names_to_wrap = sorted({*(model._no_split_modules or ())} - {"WrappedTrunk"})
 
 
 def reshard(module: nn.Module) -> None:

@@ -11,8 +11,8 @@ class MovingAverage(AveragedModel):
     """A frozen copy of a model, `.module`, that follows it by `update_parameters(model)` after each optimizer step.
 
     Parameters, and the running statistics of batch norms, are averaged with the rising decay of `ema_decay`; other
-    buffers are copied. The first update copies all. Each update is one call for all tensors, while PyTorch's own loop
-    handles them one by one.
+    buffers are copied. The first update copies all. Each update is one call for all parameters, while PyTorch's own
+    loop handles them one by one.
 
     Args:
         model: The student, not wrapped for distributed training.
@@ -31,7 +31,9 @@ class MovingAverage(AveragedModel):
         num_updates = int(self.n_averaged)  # on the CPU: no wait for a device
         share = 1 - ema_decay(num_updates, self.decay) if num_updates else 1.0
         own, theirs = (running_statistics(each) if self._has_statistics else [] for each in (self.module, model))
-        torch._foreach_lerp_((*self.module.parameters(), *own), (*model.parameters(), *theirs), share)
+        torch._foreach_lerp_(tuple(self.module.parameters()), tuple(model.parameters()), share)
+        if own:  # apart from parameters, which FSDP shards
+            torch._foreach_lerp_(own, theirs, share)
         averaged = {id(statistic) for statistic in own}
         pairs = zip(self.module.buffers(), model.buffers(), strict=True)
         copied = [(old, new) for old, new in pairs if id(old) not in averaged]

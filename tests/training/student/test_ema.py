@@ -20,7 +20,8 @@ def test_it_is_pytorchs_average_bit_for_bit_in_one_call_for_all_tensors(monkeypa
 
     def recorded(averages, current, weight):
         calls.append(len(averages))
-        expected = (*model.parameters(), model[1].running_mean, model[1].running_var)
+        statistics = (model[1].running_mean, model[1].running_var)
+        expected = model.parameters() if len(current) == 6 else statistics
         assert all(a is b for a, b in zip(current, expected, strict=True))  # no copies
         lerp(averages, current, weight)
 
@@ -34,7 +35,7 @@ def test_it_is_pytorchs_average_bit_for_bit_in_one_call_for_all_tensors(monkeypa
                     parameter.add_(torch.randn_like(parameter))
             ours.update_parameters(model)
             theirs.update_parameters(model)
-    assert calls == [8, 8, 8, 8]
+    assert calls == [6, 2, 6, 2, 6, 2, 6, 2]
     assert all(map(torch.equal, ours.module.parameters(), theirs.module.parameters()))
     assert torch.equal(ours.module[1].num_batches_tracked, model[1].num_batches_tracked)  # other buffers are copied
     assert int(ours.n_averaged) == 4
