@@ -454,7 +454,7 @@ class SummaryPool(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         key, value = self.kv(self.norm(features)).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query = self.queries.unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
-        query = query.to(key.dtype).expand(len(features), -1, -1, -1)
+        query = query.to(key.dtype).expand(features.shape[0], -1, -1, -1)
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return features.mean(dim=1, keepdim=True) + self.proj(mixed)
 
