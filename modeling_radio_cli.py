@@ -24,7 +24,10 @@ COMMANDS = {
     "demo": ("training.demo.__main__", "distill a small student from real teachers in some minutes"),
     "study": ("training.studies.__main__", "train variants of a recipe with several seeds and compare them"),
     "upsampler": ("training.upsampler", "train a network that sharpens a teacher's features"),
-    "convert": ("conversion.convert", "convert NVIDIA's checkpoint to ours; with `--to` nvidia back, or to timm"),
+    "convert": (
+        "conversion.convert",
+        "convert NVIDIA's checkpoint to ours; with `--to` nvidia, timm or network to others",
+    ),
     "export": ("conversion.export", "export to ONNX; with `--to` web, aoti or sam3 to others"),
     "card": ("model_cards.card", "write the model card of a folder"),
     "publish": ("training.publish", "upload a folder to the Hub, after checks"),
@@ -42,7 +45,11 @@ MORE_COMMANDS = {
     "gallery": "training.figures.gallery",
 }
 FORMATS = {
-    "convert": {"nvidia": "conversion.to_nvidia", "timm": "conversion.to_timm"},
+    "convert": {
+        "nvidia": "conversion.to_nvidia",
+        "timm": "conversion.to_timm",
+        "network": "conversion.to_network",
+    },
     "export": {"web": "conversion.to_web", "aoti": "conversion.to_aoti", "sam3": "conversion.graphs.sam3_to_onnx"},
 }
 """Modules of the commands that take `--to FORMAT`."""

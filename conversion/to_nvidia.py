@@ -199,6 +199,10 @@ def _dtype(value: Any) -> Any:
 
 def _check_fixed(config: RadioConfig) -> None:
     """Refuse fields for which NVIDIA's code has no argument: it would compute something else."""
+    if config.wrapped is not None:
+        raise ValueError(
+            "`wrapped` must be None in NVIDIA's code, which has no networks of libraries. See `--to network`."
+        )
     for field, fixed in {"hidden_act": "gelu", "layer_norm_eps": 1e-6}.items():
         if config.eradio is None and getattr(config, field) != fixed:
             raise ValueError(f"`{field}` must be {fixed!r} in NVIDIA's code, got {getattr(config, field)!r}.")

@@ -38,6 +38,7 @@ TIMM_FOLDER = FolderKind("folders for timm", ("config.json", "model.safetensors"
 
 _PLAIN = {
     "eradio": None,
+    "wrapped": None,
     "downscale_levels": None,
     "qk_norm": False,
     "use_swiglu_ffn": False,

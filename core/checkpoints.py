@@ -118,7 +118,7 @@ def with_windowed_blocks(model: RadioModel) -> RadioModel:
     RADIO1D and networks of a single block have no such windows and are returned as they are.
     """
     config = model.config
-    is_possible = config.num_hidden_layers > 1 and config.eradio is None and not config.num_mergings
+    is_possible = config.num_hidden_layers > 1 and not config.is_foreign and not config.num_mergings
     if config.has_windowed_blocks or not is_possible:
         return model
     return with_global_blocks(model, max(config.num_hidden_layers // 3, 1))

@@ -246,6 +246,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         eradio: Arguments of NVIDIA's E-RADIO, by its names (`eradio_radio.py`): a network of another architecture,
             whose features have `hidden_size` channels at the stride `patch_size`; its other fields here say nothing.
             `None` is the ViT that the other fields describe.
+        wrapped: In place of the ViT a network of timm or transformers, or a class (`wrapped_radio.py`), as `eradio`.
 
         vitdet_window_size: Default window in tokens for ViTDet mode; `None` is global attention.
         vitdet_num_global: Blocks with global attention in ViTDet mode, evenly spread (the last one always is). More
@@ -351,6 +352,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     video_temporal_patch_size: int | None = None
     initializer_range: Number = 0.02
     eradio: dict[str, Any] | None = None
+    wrapped: dict[str, Any] | None = None
     # Windows
     vitdet_window_size: int | None = None
     vitdet_num_global: int = 4
@@ -599,6 +601,11 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         return {*FITTED, *(() if "id2label" in changed else LABELS)} - fitting
 
     # Sizes and tokens
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the network is no ViT of ours, and has neither its blocks nor windows that a call could choose."""
+        return self.eradio is not None or self.wrapped is not None
 
     @property
     def resolution_step(self) -> int:
@@ -955,7 +962,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"`num_intermediate_normalizers` must be 0 or `num_hidden_layers` ({self.num_hidden_layers}), one for "
                 f"each block, got {self.num_intermediate_normalizers}."
             )
-        for name in ("eradio", "text_tower", "nvidia_source"):
+        for name in ("eradio", "wrapped", "text_tower", "nvidia_source"):
             if not _is_json(getattr(self, name)):
                 raise ValueError(f"`{name}` must be a mapping of what JSON can hold, got {getattr(self, name)!r:.200}.")
 
@@ -1105,9 +1112,10 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"`hidden_size` must be at least 4 with `use_feature_pyramid`, whose finest map has a quarter of it, "
                 f"got {self.hidden_size}."
             )
-        # E-RADIO's levels have other widths: its backbone gives the final features.
-        if self.eradio is not None and not self.use_feature_pyramid and self.out_features != self.stage_names[-1:]:
-            raise ValueError(f"`out_features` must be {self.stage_names[-1:]} for E-RADIO, got {self.out_features}.")
+        # E-RADIO's levels have other widths: its backbone gives the final features. Others give fused levels.
+        stages = self.stage_names[-1:] if self.eradio is not None else self.stage_names[self.wrapped is not None :]
+        if not self.use_feature_pyramid and not {*self.out_features} <= {*stages}:
+            raise ValueError(f"`out_features` must be among {stages} for this network, got {self.out_features}.")
 
 
 register_parts(RadioConfig)

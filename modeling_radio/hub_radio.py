@@ -133,7 +133,7 @@ def _is_there(place: str) -> bool:
 _NAMES = (
     "adaptors backbone checks configuration detection eradio heads hub image_processing inputs layers loading modeling "
     "new_head nvidia_methods nvidia_names outputs peft pipelines post_processing presets processing radio1d sam3 "
-    "video_processing window_budget zero_shot"
+    "video_processing window_budget wrapped zero_shot"
 )
 SOURCE_FILES = tuple(f"{name}_radio.py" for name in _NAMES.split())
 """All that lies beside a checkpoint. transformers fetches a class's file and those that its imports name; some are only

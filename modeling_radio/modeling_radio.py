@@ -340,6 +340,8 @@ def build_network(config: RadioConfig, use_adaptors: bool = True) -> RadioNetwor
     """Return the network of a configuration; an architecture besides the plain ViT is imported where it is built."""
     if config.eradio is not None:
         return import_sibling("eradio_radio").EradioNetwork(config, use_adaptors)
+    if config.wrapped is not None:
+        return import_sibling("wrapped_radio").WrappedNetwork(config, use_adaptors)
     if config.num_mergings:
         return import_sibling("radio1d_radio").Radio1dNetwork(config, use_adaptors)
     return RadioNetwork(config, use_adaptors)
@@ -355,16 +357,11 @@ RADIO1D's counter of steps, and what chose its number of tokens in training."""
 # A text tower is for the zero-shot model alone.
 IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
 # Classes of modules that join tensors of different parts of theirs, which must lie on one device.
-WHOLE_PARTS = [
-    "RadioBlock",
-    "RadioPatchGenerator",
-    "RadioPatchMerging",
-    "Radio1dDecoder",
-    "RadioHeadMLP",
-    "EradioConvolutions",
-    "EradioAttentionBlock",
-    "EradioNeck",
-]
+_PARTS = (
+    "RadioBlock RadioPatchGenerator RadioPatchMerging Radio1dDecoder RadioHeadMLP EradioConvolutions "
+    "EradioAttentionBlock EradioNeck WrappedTrunk"
+)
+WHOLE_PARTS: list[str] = [*_PARTS.split()]
 
 
 def _keep_packing(model: nn.Module) -> None:

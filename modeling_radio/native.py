@@ -14,7 +14,7 @@ def native_differences(config: RadioConfig) -> list[str]:
         "a position table resized with aligned corners": config.pos_embed_align_corners,
         "a position table cropped instead of fitted to each grid": not config.use_cropped_positions,
         "a feature normalizer": config.use_feature_normalizer,
-        "E-RADIO, which native does not know": config.eradio is not None,
+        "E-RADIO, or a network of a library, which native does not know": config.is_foreign,
         "LayerScale that is not folded into the linear layers": config.use_layer_scale,
         "a `layerscale_value` other than 1, by which native scales": config.layerscale_value != 1,
         "a final norm": config.use_final_norm,

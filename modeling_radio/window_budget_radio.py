@@ -78,8 +78,11 @@ class WindowBudget:
     def _check_size(self, height: int, width: int, batch_size: int) -> None:
         for name, value in (("height", height), ("width", width), ("batch_size", batch_size)):
             COUNT.check(name, value)
-        if self.config.eradio is not None:
-            raise ValueError("Windows of E-RADIO are not chosen for a budget. Call it with `window_size='auto'`.")
+        if self.config.is_foreign:
+            raise ValueError(
+                "Windows of E-RADIO are not chosen for a budget, and networks of libraries have none. Call it with "
+                "`window_size='auto'`."
+            )
         check_multiple("`height` and `width`", height, width, self.config.resolution_step, self.config.largest_side)
         if self.config.num_mergings:
             raise ValueError(

@@ -189,7 +189,8 @@ def test_files_that_travel_are_listed():
 def test_network_is_ready_to_travel_as_remote_code(name):
     path = ROOT / "modeling_radio" / name
     tree = tree_of(path)
-    assert imported_packages(ast.walk(tree)) <= REMOTE_CODE_PACKAGES
+    optional = {"timm"} if name == "wrapped_radio.py" else set()  # which says so where timm is missing
+    assert imported_packages(ast.walk(tree)) <= REMOTE_CODE_PACKAGES | optional
     relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     assert all(node.level == 1 and node.module for node in relative), "`from .name import ...` only"
     siblings = {node.module for node in relative}

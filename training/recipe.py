@@ -270,6 +270,8 @@ def _named_code(recipe: Recipe) -> list[tuple[str, str]]:
     named = [(entry.kind, f"teachers.{entry.name}.kind") for entry in recipe.teachers]
     named += [(recipe.loss.features, "loss.features"), (recipe.loss.summary, "loss.summary")]
     named += [(recipe.student.preset or "", "student.preset")]
+    if not recipe.student.architecture.startswith(("timm:", "transformers:")):
+        named += [(recipe.student.architecture, "student.architecture")]
     return [(name, argument) for name, argument in named if is_import_path(name)]
 
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import Field, model_validator
+from annotated_types import Ge, Gt, Le, Len, Lt
+from pydantic import BeforeValidator, Field, model_validator
 
 from modeling_radio.core.settings import Mark, OneOf, Settings, SettingsError, require
 
@@ -433,13 +433,28 @@ Upsampling = Literal["bilinear", "tiles", "featsharp"]
 Precision = Literal["float32", "bfloat16"]
 
 
+OWN_ARCHITECTURE = "radio"
+Clearable = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+"""A mapping that a recipe or a change empties by null: others are laid over that of the base, key by key."""
+
+
 class StudentRecipe(RecipeSection):
     """The student network. Its adaptors and class tokens follow from the teachers.
 
     Attributes:
+        architecture: "radio", the ViT that `preset` and `config` describe; "e_radio"; "timm:NAME", a network of timm;
+            "transformers:NAME", one of transformers, by its type ("dinov2") or a Hub id or folder whose configuration
+            it has; or the import path of a class of yours, "my_package.my_module:MyNetwork". Weights start random
+            unless `init_from` names some.
+        arguments: Arguments of its construction: of E-RADIO and timm those of the network, of transformers fields of
+            its configuration, of your class those of its `__init__`.
+        levels: Maps of such a network that are fused into the features, at the stride of the finest; negative numbers
+            count from the last, which is the network's final output. `config.hidden_size` is the width they are
+            projected to.
+        frozen_stages: Stages of such a network that are not trained, from the image on.
         preset: Name of a `RadioConfig` preset to start from, or the import path of a function that takes fields of
             `RadioConfig` by name and returns one, "my_package.my_module:my_student"; None for the config's defaults.
-        config: Fields of `RadioConfig` that differ from it.
+        config: Fields of `RadioConfig` that differ from it; null for none of a base's.
         adaptor: Fields of `RadioAdaptorConfig` for every teacher's adaptor; a teacher's own `adaptor` wins.
         positions: Start of the position table: "normal" (random, as published) or "sincos" (two-dimensional sines; a
             short run learns much faster from them).
@@ -453,15 +468,20 @@ class StudentRecipe(RecipeSection):
         init_from: Folder or Hub id of a checkpoint to start from. Of a RADIO checkpoint, ours or NVIDIA's, the trunk is
             taken, with heads and class tokens of teachers that are in the recipe too. Of a plain ViT of transformers or
             timm (DINOv2, DINOv3, SigLIP, SigLIP2, MAE, ViT), or of a teacher of the recipe that is one, the trunk is
-            taken. None for random weights.
+            taken. A network of timm or transformers starts from a RADIO folder of it, from "timm:NAME", its published
+            weights, or from "transformers:NAME". None for random weights.
         init_blocks: Blocks of that checkpoint that become the student's, in order, counted from 0; None for all.
         num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): number of global tokens of
             an image that reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta"
             (mode at a quarter); "fixed" or None for all.
     """
 
+    architecture: str = OWN_ARCHITECTURE
+    arguments: Clearable = {}
+    levels: Annotated[list[int], Len(1)] = [-1]
+    frozen_stages: int = Field(0, ge=0)
     preset: str | None = None
-    config: dict[str, Any] = {}
+    config: Clearable = {}
     adaptor: dict[str, Any] = {}
     positions: Literal["normal", "sincos"] = "normal"
     attention: str = "sdpa"
@@ -476,6 +496,12 @@ class StudentRecipe(RecipeSection):
     def _check_blocks(self) -> "StudentRecipe":
         rule = "null without `student.init_from`"
         require(self.init_blocks is None or self.init_from is not None, "init_blocks", self.init_blocks, rule)
+        if self.architecture == OWN_ARCHITECTURE:
+            for name, default in (("arguments", {}), ("levels", [-1]), ("frozen_stages", 0)):
+                value, rule = getattr(self, name), f"{default!r} with `student.architecture` '{OWN_ARCHITECTURE}'"
+                require(value == default, name, value, rule)
+        else:
+            require(self.preset is None, "preset", self.preset, "null with another `student.architecture` than 'radio'")
         return self
 
 

@@ -71,7 +71,7 @@ def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int]
     """
     wanted = [read_size(size) for size in sizes] or [tuple(config.preferred_resolution), *_DEFAULT_SIZES]
     cases: Cases = []
-    is_plain = config.eradio is None and not config.num_mergings
+    is_plain = not config.is_foreign and not config.num_mergings
     if windows and not is_plain:
         raise ValueError(f"`windows` must be none for E-RADIO and RADIO1D, which have no such windows, got {windows}.")
     if windows is None:

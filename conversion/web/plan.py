@@ -85,7 +85,7 @@ def keep_offered_positions(model: RadioModel, sides: Sequence[int]) -> None:
         sides: The longer sides of the grids in patches.
     """
     network = model.radio_model.model
-    generator = getattr(network, "patch_generator", None) if model.config.eradio is None else None
+    generator = None if model.config.is_foreign else getattr(network, "patch_generator", None)
     if generator is not None:
         with torch.no_grad():
             network.patch_generator = OfferedPatchGenerator(generator, sides)

@@ -11,6 +11,7 @@ from releases import needs_exporter
 from safetensors.torch import load_file, save_file
 from task_models import build
 from tiny_eradio import build_eradio
+from tiny_networks import build_wrapped
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
@@ -92,6 +93,7 @@ def test_a_changed_graph_is_noticed(tmp_path):
         (build_eradio, [], 128),
         (build_eradio, ["--window-size", "2"], 64),
         (build_radio1d, [], 16),
+        (lambda: build_wrapped("ConvNeXt"), [], 32),
     ],
 )
 def test_every_network_is_exported_for_sizes_that_its_windows_divide(build_model, flags, step, tmp_path, capsys):

@@ -11,6 +11,7 @@ import yaml
 from documentation import PROJECT
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
+from tiny_networks import build_wrapped
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
@@ -217,6 +218,15 @@ def test_a_radio1d_says_that_it_merges_and_decodes(tmp_path):
     model.config.num_tokens = 4
     model.save_pretrained(tmp_path)
     assert "| `global_tokens` | (1, 4, 32) |" in build_card(tmp_path).content
+
+
+def test_a_network_of_a_library_is_named(tmp_path):
+    model = build_wrapped("ConvNeXt")
+    model.save_pretrained(tmp_path)
+    text = build_card(tmp_path).content
+    assert "A vision backbone around `timm:convnext_atto`" in text
+    assert "| Strides of the maps in the features | 32 px |" in text
+    assert "Patch size" not in text
 
 
 RUN = {"machine": "a machine", "seconds": {"distil": 12.0}, "energy_kwh": 0.0042, "energy_of": "GPUs"}

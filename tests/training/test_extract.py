@@ -2,6 +2,7 @@
 
 import pytest
 from datasets import load_dataset
+from tiny_networks import build_wrapped
 
 from modeling_radio.training.extract import main
 
@@ -16,6 +17,13 @@ def test_a_folder_becomes_a_data_set(base, class_folders, tmp_path, capsys):
     rows = load_dataset(str(tmp_path / "features"), split="train")
     assert len(rows) == 6
     assert rows.features["label"].names == ["cat", "dog"]
+
+
+@pytest.mark.usefixtures("own_datasets_cache")
+def test_features_of_a_network_of_a_library(class_folders, tmp_path, capsys):
+    build_wrapped("ConvNeXt").save_pretrained(tmp_path / "base")
+    command = [str(tmp_path / "base"), "--data", str(class_folders), "--output", str(tmp_path / "out")]
+    assert main([*command, "--num-workers", "0"]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

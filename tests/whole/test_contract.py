@@ -16,6 +16,7 @@ from documentation import PROJECT
 from releases import needs_compiler, needs_exporter
 from task_models import EVERY_MODEL, NETWORKS, SIZE, build, build_network, images, tensors_of
 from tiny_eradio import build_eradio
+from tiny_networks import build_wrapped
 from tiny_texts import build_dual_encoder
 from torch import Tensor
 from torch.export import Dim
@@ -56,9 +57,10 @@ CASES: dict[str, Callable[[], RadioPreTrainedModel]] = {
     **{name: lambda name=name: build_network(name) for name in NETWORKS},
     "windows": lambda: build_network("c-radio_v4", vitdet_window_size=2),
     "E-RADIO": build_eradio,
+    "ResNet": lambda: build_wrapped("ResNet"),
     **{f"zero-shot {tower}": lambda tower=tower: build_zero_shot(tower) for tower in ("siglip", "siglip2", "clip")},
 }
-IS_OF_BLOCKS = [name for name in CASES if name not in ("E-RADIO", "c-radio_v4-1d")]
+IS_OF_BLOCKS = [name for name in CASES if name not in ("E-RADIO", "ResNet", "c-radio_v4-1d")]
 """Networks whose blocks all have one width, each one a state."""
 IS_DETECTOR = ["detector", "instance segmenter", "universal segmenter"]
 """Models with RF-DETR's decoder, which stays in float32 and writes the size of its maps into a graph."""
@@ -270,7 +272,7 @@ def test_every_parameter_gets_a_gradient(model):
 
 
 @pytest.mark.parametrize("window_size", ["global", 2])
-@pytest.mark.parametrize("case", [name for name in CASES if name != "E-RADIO"], indirect=True)
+@pytest.mark.parametrize("case", [name for name in CASES if name not in ("E-RADIO", "ResNet")], indirect=True)
 def test_gradient_checkpointing_changes_no_gradient(model, window_size):
     if model.config.num_mergings == 0:
         model.config.vitdet_window_size = None if window_size == "global" else window_size
@@ -285,7 +287,7 @@ def test_gradient_checkpointing_changes_no_gradient(model, window_size):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", [name for name in CASES if name != "E-RADIO"], indirect=True)
+@pytest.mark.parametrize("case", [name for name in CASES if name not in ("E-RADIO", "ResNet")], indirect=True)
 def test_eager_attention_gives_the_same_answer(model):
     inputs = inputs_of(model)
     expected = model(**inputs)

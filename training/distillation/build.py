@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
@@ -20,7 +20,13 @@ from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.cpu import ParallelPasses, parallel_passes
 from modeling_radio.training.distillation.monitoring import Monitors
 from modeling_radio.training.distillation.optimizers import build_optimizer
-from modeling_radio.training.distillation.sharding import blueprint, is_sharded, shard_average, shard_within
+from modeling_radio.training.distillation.sharding import (
+    blueprint,
+    is_sharded,
+    shard_average,
+    shard_by_own_parts,
+    shard_within,
+)
 from modeling_radio.training.evaluation.provenance import lineage_of
 from modeling_radio.training.losses.contrastive import SummaryContrasts, build_contrasts
 from modeling_radio.training.losses.weighting import TeacherWeights, build_weights
@@ -29,6 +35,7 @@ from modeling_radio.training.student.build import build_student, checkpoint_bloc
 from modeling_radio.training.student.ema import MovingAverage
 from modeling_radio.training.student.export import check_normalizers
 from modeling_radio.training.student.intermediate import Taps, build_taps, with_taps
+from modeling_radio.training.student.running_statistics import RunningStatistics
 from modeling_radio.training.student.warm_start.start import start_student
 from modeling_radio.training.targets.examples import TargetSource
 from modeling_radio.training.targets.refits import standardize_heads
@@ -59,6 +66,7 @@ class RunParts:
         fingerprint: Hash of the data's files, on the first rank.
         lineage: What the student learns from, for its card.
         monitors: Measurements beside the losses.
+        running: Running statistics of the student's batch norms.
     """
 
     recipe: Recipe
@@ -78,6 +86,7 @@ class RunParts:
     fingerprint: str
     lineage: Lineage
     monitors: Monitors
+    running: RunningStatistics
 
     @property
     def device(self) -> torch.device:
@@ -144,6 +153,10 @@ def build_run(
         standardize_heads(model, copied_heads, statistics.standardizers())
     ema = MovingAverage(model, recipe.ema.decay)
     shapes = blueprint(accelerator, model)
+
+    def mean_over_ranks(statistics: Tensor) -> Tensor:
+        return cast(Tensor, accelerator.reduce(statistics, reduction="mean"))
+
     student, optimizer = _prepare(recipe, accelerator, model, model_with_taps, optimizer)
     shard_average(accelerator, ema.module)
     return RunParts(
@@ -164,6 +177,7 @@ def build_run(
         fingerprint=fingerprint,
         lineage=lineage,
         monitors=monitors,
+        running=RunningStatistics(model, mean_over_ranks if accelerator.num_processes > 1 else None),
     )
 
 
@@ -217,6 +231,7 @@ def _prepare(
     if recipe.student.compile:
         num_graphs = compile_blocks(model, recipe)
         accelerator.print(f"Blocks are compiled lazily, to at most {num_graphs} graphs.", flush=True)
+    shard_by_own_parts(accelerator, model)
     if model_with_taps is not model:
         shard_within(accelerator, model)
     return accelerator.prepare(model_with_taps, optimizer)

@@ -197,6 +197,7 @@ logger = logging.getLogger(__name__)
 MAX_DIFFERENCES_SHOWN = 5
 
 UNCHANGEABLE = (
+    *("student.architecture", "student.arguments", "student.levels", "student.frozen_stages"),
     *("student.preset", "student.config", "student.adaptor", "spectral", "taps", "optimizer.name"),
     *("balancing.method", "contrastive.bank_size"),
 )

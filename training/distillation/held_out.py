@@ -35,6 +35,7 @@ from modeling_radio.training.figures.columns import (
 )
 from modeling_radio.training.figures.features import PcaBasis, fit_pca_basis
 from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.targets.phi_s import FeatureStandardizer
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import resample_features
@@ -352,7 +353,8 @@ class HeldOutMetrics:
 
 def _run(network: RadioModel, pixel_values: Tensor, names: list[str]) -> tuple[Tensor, dict[str, Features]]:
     """Return the backbone's dense features and the answers of these adaptors."""
-    output = network(pixel_values, window_size="global", feature_format="NCHW", adaptor_names=names, return_dict=True)
+    window = global_window(network.config)
+    output = network(pixel_values, window_size=window, feature_format="NCHW", adaptor_names=names, return_dict=True)
     return output.features, {
         name: Features(output.adaptors[name].summary, output.adaptors[name].features) for name in names
     }

@@ -20,6 +20,7 @@ from modeling_radio.training.evaluation.metrics.representation import block_norm
 from modeling_radio.training.figures.progress import EXPORTED_PREFIX
 from modeling_radio.training.losses.weighting import teacher_of
 from modeling_radio.training.recipe import PartitionRecipe, Recipe
+from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.targets.statistics import TeacherStatistics
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.views.plan import Batch
@@ -288,7 +289,9 @@ class Monitors(NamedTuple):
         return cls(recipe, accelerator, watch, LossesBySize(recipe.partitions), figures, metrics)
 
     def block_norms(self, average: RadioModel) -> dict[str, float]:
-        """Return the norms of the moving average's activations on images of the watched step."""
+        """Return the norms of the moving average's activations on images of the watched step, block by block."""
+        if average.config.is_foreign:
+            return {}
         assert self.watch.images is not None  # only asked after a watched step
         with self.accelerator.autocast():
             norms = measure_block_norms(average, self.watch.images)
@@ -302,7 +305,8 @@ class Monitors(NamedTuple):
         if self.figures is None or every_steps is None or step % every_steps:
             return
         with self.accelerator.autocast():
-            output = average(self.figures.pixel_values, window_size="global", feature_format="NCHW", return_dict=True)
+            pixels, window = self.figures.pixel_values, global_window(average.config)
+            output = average(pixels, window_size=window, feature_format="NCHW", return_dict=True)
         reshard(average)
         if self.accelerator.is_main_process:
             standardizers = statistics.standardizers()

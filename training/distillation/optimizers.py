@@ -57,9 +57,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+_PLACES_OF_MATRICES = tuple(f"{BLOCKS.removesuffix('blocks')}{part}." for part in ("blocks", "levels", "network"))
+"""Where the trunk's linear layers are in our ViTs, in E-RADIO and in networks of libraries."""
+
+
 def _traits(name: str, parameter: nn.Parameter) -> _Traits:
     decays, is_scale = is_decayed(name, parameter), name.endswith(SCALE_SUFFIX)
-    is_matrix = name.startswith(f"{BLOCKS}.") and decays and not is_scale
+    is_matrix = name.startswith(_PLACES_OF_MATRICES) and parameter.ndim == 2 and decays and not is_scale
     stacked = next((count for layer, count in STACKED_MATRICES.items() if f".{layer}." in name), 1)
     return _Traits(
         is_trunk=is_of_trunk(name),

@@ -130,8 +130,9 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         kwargs_handlers=[
             # One rank alone may look at a million files, fill a cache or load teachers for long.
             InitProcessGroupKwargs(timeout=TIMEOUT),
-            # Gradients lie in what is exchanged, not beside it: four bytes less for each parameter.
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            # Gradients lie in what is exchanged, not beside it: four bytes less for each parameter. Buffers are equal
+            # on all ranks, but for running statistics, which `RunningStatistics` averages.
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
         ],
     )
 
@@ -171,6 +172,16 @@ def shard_within(accelerator: Accelerator, model: RadioModel) -> None:
         plugin = cast(FullyShardedDataParallelPlugin, accelerator.state.fsdp_plugin)
         names = plugin.transformer_cls_names_to_wrap or cast(list[str], model._no_split_modules)
         plugin.transformer_cls_names_to_wrap = list(dict.fromkeys([*names, type(model).__name__]))
+
+
+def shard_by_own_parts(accelerator: Accelerator, model: RadioModel) -> None:
+    """Let a model without our blocks be sharded by the parts that it names, in place of the launcher's `RadioBlock`.
+
+    A library's network is no part: Accelerate shards what reads the pixels by itself, and it would be in both.
+    """
+    if is_sharded(accelerator) and model.config.is_foreign:
+        plugin = cast(FullyShardedDataParallelPlugin, accelerator.state.fsdp_plugin)
+        plugin.transformer_cls_names_to_wrap = sorted({*(model._no_split_modules or ())} - {"WrappedTrunk"})
 
 
 def reshard(module: nn.Module) -> None:

@@ -18,6 +18,7 @@ from modeling_radio.training.losses.mesa import mesa_losses
 from modeling_radio.training.losses.summaries import summary_loss
 from modeling_radio.training.losses.weighting import LossTerm
 from modeling_radio.training.recipe import TeacherRecipe
+from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.intermediate import Tap
 from modeling_radio.training.student.packing import StudentOutput, forward_groups, token_counts
 from modeling_radio.training.targets.examples import Example
@@ -53,8 +54,10 @@ def batch_losses(parts: RunParts, batch: Batch, example: Example) -> dict[str, T
 
 def student_output(parts: RunParts, batch: Batch, example: Example) -> StudentOutput:
     """Return the student's output for a batch: features of the backbone and of all heads, by groups of one shape."""
-    draws = batch.uniform("student", parts.model.num_draws).to(parts.device, non_blocking=True)
-    options: dict[str, Any] = {"window_size": batch.vitdet_window or "global", "draws": draws}
+    options: dict[str, Any] = {"window_size": batch.vitdet_window or global_window(parts.model.config)}
+    if not parts.model.config.is_foreign:  # whose dropout draws from torch's generator, which the trainer seeds
+        draws = batch.uniform("student", parts.model.num_draws)
+        options["draws"] = draws.to(parts.device, non_blocking=True)
     counts = token_counts(parts.recipe, parts.model.config, batch, *example.pixel_values[0].shape[-2:])
     if counts is not None:
         options["num_tokens"] = counts
@@ -65,9 +68,10 @@ def student_output(parts: RunParts, batch: Batch, example: Example) -> StudentOu
 @torch.no_grad()
 def ema_features(parts: RunParts, groups: Sequence[Tensor]) -> list[Tensor]:
     """Return the backbone's features of the moving average, with global attention and no stochastic layers."""
+    window = global_window(parts.model.config)
     with parts.accelerator.autocast():
         return forward_groups(
-            parts.ema.module, groups, parts.model.patch_size, window_size="global", adaptor_names=[]
+            parts.ema.module, groups, parts.model.patch_size, window_size=window, adaptor_names=[]
         ).backbone
 
 

@@ -217,6 +217,7 @@ class Distiller:
         # DDP's buckets hold the gradients themselves (`gradient_as_bucket_view`): None would allocate second copies.
         parts.optimizer.zero_grad(set_to_none=not is_replicated(self.accelerator))
         values: dict[str, Tensor] = {}
+        parts.running.begin_step()
         for batch, example, losses in self._passes(examples):
             parts.monitors.losses_by_size.add(batch, losses)
             parts.weights.observe(batch, losses)
@@ -287,6 +288,7 @@ class Distiller:
         # The one place of a step where Python waits for the device: what it decides here must be the same on all ranks.
         flags = [is_bad, self.stop_request.is_set, self.stop_request.is_asked, self.writer.is_busy]
         self._is_skipped, self._must_stop, self._is_signaled, self._is_writing = any_rank(flags, self.device)
+        parts.running.end_step(is_skipped=self._is_skipped)
         if self._is_skipped:
             self._count_bad_step(values)
         else:

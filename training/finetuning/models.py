@@ -69,7 +69,7 @@ def open_config(checkpoint: str) -> RadioConfig:
 
 
 def check_network(config: RadioConfig, settings: FinetuneSettings) -> None:
-    """Refuse settings that need a ViT's blocks for an E-RADIO, which has levels of convolutions and windowed attention.
+    """Refuse settings that need our ViT's blocks for an E-RADIO or a network of a library.
 
     Adapters would not change its convolutions, and the running statistics of its batch norms would not be saved.
 
@@ -83,9 +83,9 @@ def check_network(config: RadioConfig, settings: FinetuneSettings) -> None:
         "window_size": settings.window_size == "global",
     }
     for name, is_refused in refused.items():
-        if is_refused and config.eradio is not None:
+        if is_refused and config.is_foreign:
             raise ValueError(
-                f"`{name}` cannot be {getattr(settings, name)!r} for an E-RADIO, which has no blocks of a ViT. "
+                f"`{name}` cannot be {getattr(settings, name)!r} for this network, which has no blocks of our ViT. "
                 "Use `--tune head` or `--tune full`."
             )
 

@@ -42,6 +42,7 @@ from modeling_radio.training.finetuning.settings import FinetuneSettings
 from modeling_radio.training.finetuning.tasks import TASK_CLASSES
 from modeling_radio.training.finetuning.tasks.base import Examples, FinetuningTask, Score, StreamedExamples
 from modeling_radio.training.student.parameters import is_decayed
+from modeling_radio.wrapped_radio import WrappedTrunk
 
 
 logger = logging.getLogger(__name__)
@@ -416,7 +417,7 @@ def frozen_parts(model: nn.Module) -> list[nn.Module]:
     network = _network_of(model)
     if not any(parameter.requires_grad for parameter in network.model.parameters()):
         return [network]
-    return [network.model.patch_generator] if network.config.eradio is None else []
+    return [] if network.config.is_foreign else [network.model.patch_generator]
 
 
 def _network_of(model: nn.Module) -> RadioNetwork:
@@ -479,11 +480,13 @@ def parameter_groups(
 
 
 def _num_blocks_above(name: str, network: RadioNetwork) -> int:
-    """Return the number of blocks, of an E-RADIO levels, after the one that a weight of the backbone belongs to.
+    """Return the number of blocks, of other networks levels, after the one that a weight of the backbone belongs to.
 
     It is 0 for the last norm, RADIO1D's decoder and E-RADIO's neck, which the head reads. A merging belongs to the
     block behind it, whose width it produces.
     """
+    if isinstance(network.model, WrappedTrunk):
+        return network.model.count_stages_above(name.partition(f"{TRUNK}.")[2])
     depth = len(network.blocks)
     if _ABOVE_BLOCKS.search(name):
         return 0

@@ -21,6 +21,7 @@ from modeling_radio.layers_radio import RadioBlock
 from modeling_radio.training.demo.assets import PACKAGES
 from modeling_radio.training.recipe import PartitionRecipe, Recipe, TeacherRecipe
 from modeling_radio.training.student.build import checkpoint_blocks, student_config, student_patch_size
+from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.intermediate import Tap, Taps, plan_taps, with_taps
 from modeling_radio.training.teachers.base import Teacher, by_network
 from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, can_be_random, share_network, teacher_of_recipe
@@ -198,7 +199,7 @@ def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Ten
     hooks = [module.register_forward_pre_hook(note_full) for module in in_full]
     with saved_tensors_hooks(note, lambda tensor: tensor):
         pixel_values = torch.empty(1, 3, size_px, size_px, device="meta")
-        output = learner(pixel_values, window_size="global", return_dict=True)
+        output = learner(pixel_values, window_size=global_window(student.config), return_dict=True)
         outputs = [tensor for adaptor in output.adaptors.values() for tensor in (adaptor.summary, adaptor.features)]
         loss = torch.stack([tensor.sum() for tensor in outputs if tensor is not None]).sum()
     for hook in hooks:

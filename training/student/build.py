@@ -21,6 +21,8 @@ from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.timing import fastest_seconds
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
 from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.recipe_sections import OWN_ARCHITECTURE
+from modeling_radio.training.student.foreign import check_foreign, foreign_config, freeze_parts
 from modeling_radio.training.student.packing import check_merging
 from modeling_radio.training.student.parameters import freeze_projection_of_clips
 from modeling_radio.training.student.regularizers import add_damp, add_spectral_scales
@@ -56,6 +58,8 @@ def in_faster_precision(recipe: Recipe) -> Recipe:
 def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioModel:
     """Return a student with fresh weights, the same for the same seed; its projection of clips is frozen.
 
+    So are of a library's network `student.frozen_stages`, and what no output reads.
+
     Args:
         recipe: The recipe.
         teachers: By name; each has an adaptor and a class token of its own, in the recipe's order.
@@ -65,6 +69,8 @@ def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radio
         student = RadioModel(student_config(recipe, teachers))
     student.set_attn_implementation(recipe.student.attention)
     freeze_projection_of_clips(student)
+    if student.config.is_foreign:
+        freeze_parts(student, recipe.student.frozen_stages)
     if recipe.student.positions == "sincos":
         table = student.radio_model.model.patch_generator.pos_embed
         with torch.no_grad():
@@ -188,6 +194,7 @@ def check_student_views(recipe: Recipe) -> None:
     """
     config = _config(recipe, recipe.student.config)
     check_merging(recipe, config)
+    check_foreign(recipe, config)
     for partition in recipe.partitions:
         wrong = [size for size in partition.sizes_px if size % config.patch_size]
         if wrong:
@@ -210,11 +217,13 @@ def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:
     _check_keys("student.config", recipe.student.config, RadioConfig)
     try:
         preset = recipe.student.preset
+        if recipe.student.architecture != OWN_ARCHITECTURE:
+            return foreign_config(recipe.student, fields)
         if preset is not None and is_import_path(preset):
             return _own_config(preset, fields)
         start = {} if preset is None else {"eradio": _eradio_of(preset)}
         if {**start, **fields}.get("eradio") is not None:
-            raise ValueError(f"`preset` must be a ViT's, got {preset!r}: an E-RADIO is not trained here.")
+            raise ValueError(f"`preset` must be a ViT's, got {preset!r}. Set `student.architecture` to 'e_radio'.")
         return RadioConfig(**fields) if preset is None else RadioConfig.from_preset(preset, **fields)
     except ValueError as error:
         raise RecipeError(f"`student`: {error}") from error
@@ -223,7 +232,7 @@ def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:
 def _own_config(preset: str, fields: Mapping[str, Any]) -> RadioConfig:
     """Return the configuration that a function of the user's makes."""
     config = find_function(preset, {}, "student.preset")(**fields)
-    if not isinstance(config, RadioConfig) or config.eradio is not None:
+    if not isinstance(config, RadioConfig) or config.is_foreign:
         raise ValueError(f"`preset` {preset!r} must return a `RadioConfig` of a ViT, got {type(config).__name__}.")
     return config
 

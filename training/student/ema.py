@@ -4,12 +4,15 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from modeling_radio.training.student.running_statistics import running_statistics
+
 
 class MovingAverage(AveragedModel):
     """A frozen copy of a model, `.module`, that follows it by `update_parameters(model)` after each optimizer step.
 
-    Parameters are averaged with the rising decay of `ema_decay`; buffers are copied. The first update copies all. Each
-    update is one call for all tensors, while PyTorch's own loop handles them one by one.
+    Parameters, and the running statistics of batch norms, are averaged with the rising decay of `ema_decay`; other
+    buffers are copied. The first update copies all. Each update is one call for all parameters, while PyTorch's own
+    loop handles them one by one.
 
     Args:
         model: The student, not wrapped for distributed training.
@@ -19,6 +22,7 @@ class MovingAverage(AveragedModel):
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model)
         self.decay = decay
+        self._has_statistics = len(running_statistics(model)) > 0
         self.module.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -26,10 +30,15 @@ class MovingAverage(AveragedModel):
         """Move towards the parameters of `model`, and copy its buffers."""
         num_updates = int(self.n_averaged)  # on the CPU: no wait for a device
         share = 1 - ema_decay(num_updates, self.decay) if num_updates else 1.0
+        own, theirs = (running_statistics(each) if self._has_statistics else [] for each in (self.module, model))
         torch._foreach_lerp_(tuple(self.module.parameters()), tuple(model.parameters()), share)
-        buffers = list(self.module.buffers())
-        if buffers:
-            torch._foreach_copy_(buffers, list(model.buffers()))
+        if own:  # apart from parameters, which FSDP shards
+            torch._foreach_lerp_(own, theirs, share)
+        averaged = {id(statistic) for statistic in own}
+        pairs = zip(self.module.buffers(), model.buffers(), strict=True)
+        copied = [(old, new) for old, new in pairs if id(old) not in averaged]
+        if copied:
+            torch._foreach_copy_([old for old, _ in copied], [new for _, new in copied])
         self.n_averaged += 1
 
 

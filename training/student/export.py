@@ -43,7 +43,7 @@ def check_normalizers(recipe: ExportRecipe, config: RadioConfig) -> None:
     Raises:
         RecipeError: If it has some already, merges tokens, or has a dense head that cannot undo the final one.
     """
-    for name in ("downscale_levels", "eradio"):
+    for name in ("downscale_levels", "eradio", "wrapped"):
         if recipe.has_normalizers and getattr(config, name):
             raise RecipeError(
                 f"`export` must be without normalizers with `student.config.{name}`, where features change their width "

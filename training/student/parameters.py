@@ -17,6 +17,9 @@ and value of SwiGLU. Each has a spectral norm of its own, as in NVIDIA's inferen
 CLIPS = f"{PATCH_GENERATOR}.video_embedder.weight"
 """The projection of clips, in networks with temporal patches."""
 
+SUMMARY_QUERIES = "radio_model.model.pool.queries"
+"""The learned queries that stand for class tokens in a wrapped network without one."""
+
 
 def freeze_projection_of_clips(model: nn.Module) -> None:
     """Freeze the projection of clips, if any: images give it no gradient, and DDP would wait for one.
@@ -35,7 +38,8 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     The scales of a spectral reparametrization are matrices, so that they decay (PHI-S A.7). Positions and prefix tokens
     do not, as in AM-RADIO (https://arxiv.org/abs/2312.06709).
     """
-    return parameter.ndim > 1 and not name.endswith((POSITIONS, PREFIX_TOKENS, DECODER_PREFIX, FILLERS))
+    tokens = (POSITIONS, PREFIX_TOKENS, DECODER_PREFIX, FILLERS, SUMMARY_QUERIES)
+    return parameter.ndim > 1 and not name.endswith(tokens)
 
 
 def student_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from modeling_radio import RadioModel
 from modeling_radio.training.distillation.sharding import first_row, local_parts, sum_over_shards
+from modeling_radio.training.student.foreign import linear_layers
 from modeling_radio.training.student.parameters import STACKED_MATRICES
 
 
@@ -51,6 +52,8 @@ def add_damp(model: RadioModel, sigma: float) -> None:
         sigma: Standard deviation of the factors; 0.1 to 0.25 in the paper's appendix F.
     """
     trunk = model.radio_model.model
+    if model.config.is_foreign:
+        linear_layers(model)  # refused without any
     for name, linear in [each for each in trunk.named_modules() if type(each[1]) is nn.Linear]:
         trunk.set_submodule(name, DampLinear(linear, sigma))
 
@@ -123,15 +126,18 @@ class SpectralScale(nn.Module):
 
 
 def add_spectral_scales(model: RadioModel) -> None:
-    """Reparametrize the linear layers of a student's transformer blocks, in place; the weights keep their values.
+    """Reparametrize the linear layers of a student's blocks, or of its network, in place; weights keep their values.
 
     Each of `STACKED_MATRICES` has a scale of its own. The patch projection and the adaptors stay plain.
     """
-    for block in model.radio_model.model.blocks:
-        for name, linear in block.named_modules():
-            if isinstance(linear, nn.Linear):
-                scale = SpectralScale(linear.weight.detach(), STACKED_MATRICES.get(name, 1))
-                parametrize.register_parametrization(linear, "weight", scale)
+    if model.config.is_foreign:
+        layers = linear_layers(model)
+    else:
+        layers = [each for block in model.radio_model.model.blocks for each in block.named_modules()]
+    for name, linear in layers:
+        if isinstance(linear, nn.Linear):
+            count = next((count for end, count in STACKED_MATRICES.items() if f".{name}".endswith(f".{end}")), 1)
+            parametrize.register_parametrization(linear, "weight", SpectralScale(linear.weight.detach(), count))
 
 
 def update_spectral_norms(model: nn.Module) -> None:

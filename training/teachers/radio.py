@@ -112,11 +112,11 @@ class RadioTeacher(Teacher):
     def blocks(self) -> Sequence[nn.Module]:
         """Return the backbone's blocks in order if each returns a token for every patch.
 
-        Adaptors, E-RADIO, RADIO1D and networks whose default windows reorder tokens have none.
+        Adaptors, E-RADIO, networks of libraries, RADIO1D and networks whose default windows reorder tokens have none.
         """
         config = self.network.config
         is_windowed = config.vitdet_window_size is not None and config.has_windowed_blocks
-        is_plain = config.eradio is None and not config.num_mergings and not is_windowed
+        is_plain = not config.is_foreign and not config.num_mergings and not is_windowed
         return self.network.radio_model.model.blocks if is_plain and self.adaptor_name is None else ()
 
 

@@ -16,6 +16,7 @@ from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_eradio import build_eradio
+from tiny_networks import build_wrapped
 from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings, save_shards, save_splits, stop_after
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH, save_palette_mask
@@ -119,6 +120,16 @@ def test_an_e_radio_is_tuned(tune, class_folders, tmp_path):
     is_equal = {equal for name, equal in equal_weights(before, after).items() if sizes[name] > 1}
     assert is_equal == ({True} if tune == "head" else {True, False})  # running statistics among them
     assert RadioForImageClassification.from_pretrained(tmp_path / "run" / FINAL).config.eradio is not None
+
+
+@pytest.mark.parametrize("tune", ["head", "full"])
+def test_a_network_of_a_library_is_tuned(tune, class_folders, tmp_path):
+    build_wrapped("ResNet", adaptors=[]).save_pretrained(tmp_path / "base")
+    settings = run_settings(tmp_path / "base", class_folders, tmp_path / "run", tune=tune, size=(32, 64))
+    assert "accuracy" in FinetuningRun(settings.replace(layer_decay=0.5)).run()
+    before, after = (tmp_path / folder / "model.safetensors" for folder in ("base", f"run/{FINAL}"))
+    assert set(equal_weights(before, after).values()) == ({True} if tune == "head" else {True, False})
+    assert RadioForImageClassification.from_pretrained(tmp_path / "run" / FINAL).config.wrapped is not None
 
 
 def test_head_leaves_the_backbone_bit_equal(base, class_folders, tmp_path, capsys):

@@ -62,7 +62,7 @@ class TestConfiguration:
         ("student", "named"),
         [
             ({"preset": "radio-tst"}, "`preset`.*'radio-test'"),
-            ({"preset": "e-radio_v2"}, "`preset`.*'e-radio_v2'"),
+            ({"preset": "e-radio_v2"}, "`preset`.*'e-radio_v2'.*'e_radio'"),
             ({"config": {"hiden_size": 3}}, r"'student\.config\.hiden_size'.*'hidden_size'"),
             ({"config": {"hidden_size": 33}}, "`hidden_size`"),
             ({"adaptor": {"hidden": 3}}, r"'student\.adaptor\.hidden'.*'hidden_size'"),

@@ -95,6 +95,19 @@ FEWER_TOKENS = (
     "student.num_tokens=triangular",
     "partitions=[{name: low, sizes_px: [32, 64], batch_size: 5}]",
 )
+_NETWORK = ("student.preset=null", "student.config=null", "partitions=[{name: low, sizes_px: [64], batch_size: 4}]")
+CONVOLUTIONS = (
+    *_NETWORK,
+    "student.architecture=timm:convnext_atto",
+    "student.arguments={depths: [1, 1, 1, 1], dims: [8, 16, 24, 32]}",
+    "mesa={weight: 0.5, start_step: 1}",
+)
+BATCH_NORM = (
+    *_NETWORK,
+    "student.architecture=timm:resnet10t",
+    "student.arguments={channels: [8, 16, 24, 32], stem_width: 8}",
+    "checkpoints.every_steps=2",
+)
 NAN_ON_RANK_1 = (SAVED_BETWEEN, "teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
 
 
@@ -139,6 +152,10 @@ SCENARIOS = {
     "ddp-normalizers": Scenario(NORMALIZERS),
     "fsdp-normalizers": Scenario(NORMALIZERS, use_fsdp=True),
     "ddp-damaged": Scenario((SAVED_BETWEEN,), session=(2, 4)),
+    "ddp-convolutions": Scenario(CONVOLUTIONS),
+    "fsdp-convolutions": Scenario(CONVOLUTIONS, use_fsdp=True),
+    "ddp-batch-norm": Scenario(BATCH_NORM),
+    "fsdp-batch-norm": Scenario(BATCH_NORM, use_fsdp=True),
 }
 """What the two processes run, in this order, each in the output folder of its name."""
 
@@ -246,7 +263,7 @@ def names_in(folder: Path) -> set[str]:
     [
         name
         for name in SCENARIOS
-        if not name.endswith(("-nan", "-passes", "-bf16", "-stale", "-damaged", "-normalizers"))
+        if not name.endswith(("-nan", "-passes", "-bf16", "-stale", "-damaged", "-normalizers", "-batch-norm"))
     ],
 )
 def test_two_processes_equal_one(two_ranks: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +276,14 @@ def test_two_processes_equal_one(two_ranks: Path, name: str, monkeypatch: pytest
         distil(one, *SCENARIOS[name].overrides)
     assert_close_runs(name, one)
     assert names_in(two_ranks / name / "final") == names_in(two_ranks / one / "final")
+
+
+def test_batch_norms_of_ranks_have_the_same_statistics_however_weights_are_held(two_ranks: Path, monkeypatch) -> None:
+    """One process alone has other batches for its norms."""
+    prepare_this_process(monkeypatch, two_ranks)
+    for name in ("ddp-batch-norm", "fsdp-batch-norm"):
+        assert not error_file(name, 0).exists(), error_file(name, 0).read_text()
+    assert_close_runs("fsdp-batch-norm", "ddp-batch-norm")
 
 
 @pytest.mark.parametrize("name", ["ddp-normalizers", "fsdp-normalizers"])

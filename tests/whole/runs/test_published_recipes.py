@@ -80,6 +80,14 @@ SHIPPED = {
     "radio_s_permissive": Shipped(PERMISSIVE, 27_883_776, SAM),
     "radio_ti_permissive": Shipped(PERMISSIVE, 8_633_472, SAM),
     "radio_mobile": Shipped(PERMISSIVE, 8_357_376, SAM, ["low_224", "low_many"]),
+    "convnext_tiny": Shipped(FROM_RADIO, 30_482_784, {}, []),
+    "convnext_tiny_three": Shipped(V4, 30_482_016, SAM3, []),
+    "mobilenet_v4": Shipped(FROM_RADIO, 12_285_072, {}, []),
+    "mobilenet_v4_three": Shipped(V4, 12_284_112, SAM3, []),
+    "efficientvit": Shipped(FROM_RADIO, 47_270_336, {}, []),
+    "efficientvit_three": Shipped(V4, 47_269_824, SAM3, []),
+    "resnet50": Shipped(FROM_RADIO, 29_810_752, {}, []),
+    "resnet50_three": Shipped(V4, 29_809_728, SAM3, []),
 }
 
 

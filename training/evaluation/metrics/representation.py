@@ -171,8 +171,8 @@ def block_statistics(model: RadioModel, pixels: Tensor) -> list[BlockStatistics]
     Raises:
         ValueError: If the network has no transformer's blocks.
     """
-    if model.config.eradio is not None:
-        raise ValueError("`model_statistics` needs a network of transformer blocks, got an E-RADIO. Leave it out.")
+    if model.config.is_foreign:
+        raise ValueError("`model_statistics` needs a network of our transformer blocks. Leave it out for this one.")
     blocks = list(model.blocks)
     with _recorded(blocks) as found:
         model(pixels, window_size="global", adaptor_names=[])

@@ -14,7 +14,7 @@ from modeling_radio.layers_radio import resize_position_table
 from modeling_radio.modeling_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_INDICES
 from modeling_radio.training.recipe import RecipeError
 from modeling_radio.training.student.export import remove_normalizers
-from modeling_radio.training.student.parameters import CLIPS
+from modeling_radio.training.student.parameters import CLIPS, SUMMARY_QUERIES
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ TRUNK_FIELDS = (
     "num_intermediate_normalizers",
     "intermediate_rotation_per_layer",
     "eradio",
+    "wrapped",
 )
 """Fields of the configuration that the meaning of the trunk's weights depends on."""
 
@@ -185,17 +186,18 @@ def warm_start(student: RadioModel, source: RadioModel, name: str, blocks: Seque
     heads = tuple(f"{ADAPTORS}.{name}." for name in kept)
     is_widened = student.config.num_mergings > 0 and not source.config.num_mergings
     has_new_clips = CLIPS in own and CLIPS not in given
-    apart = {POSITIONS, PREFIX_TOKENS, SUMMARY_INDICES, DECODER_PREFIX, *([CLIPS] if has_new_clips else [])}
+    tokens = SUMMARY_QUERIES if SUMMARY_QUERIES in own else PREFIX_TOKENS
+    apart = {POSITIONS, tokens, SUMMARY_INDICES, DECODER_PREFIX, *([CLIPS] if has_new_clips else [])}
     for key, tensor in own.items():
         if is_widened and key.startswith(_NEW_KEYS):
             if _PREFIX.fullmatch(key):  # repeats its tokens, so that they, too, are the narrow ones twice
                 tensor.copy_(torch.eye(tensor.shape[1]).repeat(2, 1))
         elif key.startswith(heads) or not (key.startswith(f"{ADAPTORS}.") or key in apart):
             tensor.copy_(widen(key, given[_key_in_source(key, blocks)], tensor.shape))
-    copied = []
-    if student.config.eradio is None:  # an E-RADIO has no positions, and no tokens but patches
+    if POSITIONS in own:
         own[POSITIONS].copy_(_resize_table(given[POSITIONS], student.config))
-        copied = _copy_prefix_tokens(own[PREFIX_TOKENS], given[PREFIX_TOKENS], student.config, source.config)
+    is_shared = tokens in own  # a network with a class token of its own has no others
+    copied = _copy_prefix_tokens(own[tokens], given[tokens], student.config, source.config) if is_shared else []
     if source.config.num_mergings:
         _copy_prefix_tokens(own[DECODER_PREFIX], given[DECODER_PREFIX], student.config, source.config)
     report = WarmStart(f"{name!r}, a RADIO checkpoint", kept)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from modeling_radio import RadioModel
 from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.student.warm_start.library import LIBRARY_SOURCES, start_network
 from modeling_radio.training.student.warm_start.radio import WarmStart, open_source, warm_start
 from modeling_radio.training.student.warm_start.vit import UnknownTrunkError, fit_vit, open_vit, vit_of
 from modeling_radio.training.teachers.base import Teacher
@@ -17,13 +18,16 @@ def start_student(
     Args:
         student: With fresh weights; changed in place.
         source: Name of one of the teachers, whose network is the source then; or Hub id or folder of a RADIO
-            checkpoint, ours or NVIDIA's, or of a ViT of transformers or timm.
+            checkpoint, ours or NVIDIA's, or of a ViT of transformers or timm; or for a student that is a network of one
+            of these "timm:NAME" or "transformers:NAME".
         teachers: By name.
         blocks: Indices of the source's blocks that become the student's, in order; None for all.
 
     Raises:
         RecipeError: If the source cannot be opened, or its trunk differs.
     """
+    if source.startswith(LIBRARY_SOURCES):
+        return start_network(student, source)
     try:
         if source in teachers:
             teacher = teachers[source]

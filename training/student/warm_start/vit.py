@@ -452,8 +452,11 @@ def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequen
         RecipeError: With the differences, and the preset or the configuration that fits.
     """
     depth = len(trunk.blocks)
-    if config.eradio is not None:
-        raise RecipeError(f"`student.config.eradio` must be null to start from a plain ViT such as {source!r}.")
+    if config.is_foreign:
+        raise RecipeError(
+            f"`student.init_from` must be a RADIO folder, 'timm:NAME' or 'transformers:NAME' for this student, got "
+            f"{source!r}, whose blocks it does not have."
+        )
     if config.downscale_levels:
         raise RecipeError(
             "`student.config.downscale_levels` must be null to start from a plain ViT, which merges no tokens, "

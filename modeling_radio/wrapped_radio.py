@@ -1,0 +1,721 @@
+"""A network of timm, of transformers or of the user's as the trunk of a RADIO, behind the same model classes.
+
+The contract of a network is short. Normalized pixels `(batch, 3, height, width)` go in. One of these comes out:
+- a map `(batch, channels, rows, cols)`;
+- several such maps, from fine to coarse;
+- tokens `(batch, prefix + rows * cols, channels)`: where there is a prefix, its first token is the class token.
+
+`wrapped_fields` runs a network on the meta device to find its strides and widths, and makes the fields of `RadioConfig`
+of them. The features are one of the maps, or several, each projected to `hidden_size` by a 1 x 1 convolution, resampled
+to the finest, and added. The summary is the network's own class token, or learned queries that attend to the features,
+one for each of `num_cls_tokens`.
+
+Only folders with `wrapped` in their configuration import this file.
+"""
+
+import dataclasses
+import functools
+import inspect
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.utils import is_timm_available
+
+from .checks_radio import COUNT, MAPPING, WORD, Resolution, Rule, check_choice, integer, listed
+from .configuration_radio import RadioConfig, check_file
+from .inputs_radio import WindowSize, check_batch, warn_of_pixel_range
+from .modeling_radio import RadioNetwork
+from .outputs_radio import NetworkOutput, to_map
+
+
+SOURCES = ("timm", "transformers", "class")
+PROBE_SIDE = 448
+"""Side in pixels of the images that find a stride. Our choice: the strides 4, 7, 8, 14, 16, 28, 32 and 64 divide it."""
+LARGEST_STRIDE = 64  # our choice: a coarser map has too few cells to be a dense feature
+HEAD_WIDTH = 64  # of the attention pool, as in the ViTs of "Attention is all you need" and after
+NATIVE_SIDE = 224  # pixels; of ImageNet's classifiers, which most of these networks were first made for
+LARGEST_SIDE = 2048  # pixels, as RADIO's own default of `max_img_size`
+_ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
+"""Arguments that let timm's transformers, which are built for one size, take any."""
+_NO_NETWORKS = ("radio", "timm_wrapper", "timm_backbone")
+"""Types of transformers that build other networks by name: `timm` does that here."""
+_FETCHING = ("backbone", "use_pretrained", "use_timm", "auto_map", "quantization")
+"""Beginnings of fields by which configurations of transformers make it fetch something else."""
+
+_classes: dict[str, type[nn.Module]] = {}
+
+
+def register_network(name: str, network_class: type[nn.Module]) -> None:
+    """Let folders name a class of yours: their `config.json` alone never decides what is imported.
+
+    Args:
+        name: "my_package.my_module:MyNetwork", as in `student.architecture` of a recipe, which registers it itself.
+        network_class: It is built with `wrapped["arguments"]`, and follows the contract of this file.
+
+    Raises:
+        ValueError: If it is no class of modules.
+    """
+    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+        raise ValueError(f"`network_class` of {name!r} must be a subclass of `torch.nn.Module`, got {network_class!r}.")
+    _classes[name] = network_class
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """What `config.wrapped` holds, checked.
+
+    Attributes:
+        source: One of `SOURCES`.
+        name: timm's name of the architecture, transformers' `model_type`, or the name of a registered class.
+        arguments: Arguments of its construction; of transformers the fields of its configuration.
+        levels: Maps that the features are made of, ascending 0-based numbers; the last one of the network is its final
+            output.
+        num_levels: Maps that the network has.
+        strides: Pixels of the image for a cell of each of `levels`.
+        widths: Their channels.
+        num_prefix: Tokens before those of the grid; 0 in networks of maps.
+    """
+
+    source: str
+    name: str
+    arguments: dict[str, Any]
+    levels: list[int]
+    num_levels: int
+    strides: list[int]
+    widths: list[int]
+    num_prefix: int
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Wrapping":
+        """Check the content of `config.wrapped`, also of strangers' files.
+
+        Raises:
+            ValueError: It names the entry, its value and the rule.
+        """
+        rules = {
+            "source": Rule(f"one of {SOURCES}", lambda value: value in SOURCES),
+            "name": WORD,
+            "arguments": MAPPING,
+            "levels": listed(integer(0)),
+            "num_levels": COUNT,
+            "strides": listed(integer(1, LARGEST_STRIDE)),
+            "widths": listed(COUNT),
+            "num_prefix": integer(0),
+        }
+        for name in (*rules, *values):
+            if name not in rules or name not in values:
+                raise ValueError(f"`wrapped` must have the entries {list(rules)}, got {list(values)}.")
+            rules[name].check(f"wrapped.{name}", values[name])
+        found = cls(**values)
+        check_levels(found.levels, found.num_levels)
+        if not len(found.levels) == len(found.strides) == len(found.widths):
+            raise ValueError(f"`wrapped.strides` and `wrapped.widths` must be those of `levels`, got {dict(values)}.")
+        check_arguments(found.source, found.name, found.arguments)
+        return found
+
+    @property
+    def label(self) -> str:
+        """The name in messages: "timm:resnet50"."""
+        return self.name if self.source == "class" else f"{self.source}:{self.name}"
+
+    @property
+    def reads_end(self) -> bool:
+        """Whether the last level is the network's final output."""
+        return self.levels[-1] == self.num_levels - 1
+
+
+def check_levels(levels: Sequence[int], num_levels: int, argument: str = "wrapped.levels") -> None:
+    """Refuse levels that the network does not have, or that do not ascend.
+
+    Raises:
+        ValueError: It names `argument`.
+    """
+    if not levels or list(levels) != sorted(set(levels)) or not 0 <= levels[0] <= levels[-1] < num_levels:
+        raise ValueError(f"`{argument}` must be ascending numbers in [0, {num_levels}), got {list(levels)}.")
+
+
+def check_arguments(source: str, name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse names and arguments that would make a library fetch, open or run something else.
+
+    Raises:
+        ValueError: If a name is no architecture, or an argument is refused.
+        ImportError: If timm is needed and not installed.
+    """
+    if source == "timm":
+        timm = _timm(name)
+        if not timm.is_model(name):
+            raise ValueError(f"timm has no architecture {name!r}. See `timm.list_models()`.")
+        makers = (timm.create_model, timm.models.build_model_with_cfg)
+        own = {argument for maker in makers for argument in inspect.signature(maker).parameters}
+        refused = [key for key in arguments if key in {*own, "features_only", "feature_cls", "num_classes"}]
+    elif source == "transformers":
+        if name in _NO_NETWORKS:
+            raise ValueError(f"A network of transformers must be of another type than {_NO_NETWORKS}, got {name!r}.")
+        refused = _fetching(arguments)
+        check_file(arguments)
+    else:
+        refused = []
+    if refused:
+        raise ValueError(f"Arguments of {source}:{name} must be of its architecture alone, got {refused}.")
+
+
+def _fetching(values: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a configuration, and of those inside of it, by which transformers fetches something."""
+    found = [key for key, value in values.items() if key.startswith(_FETCHING) and value not in (None, False)]
+    parts = [value for value in values.values() if isinstance(value, Mapping)]
+    for part in parts:
+        check_file(part)
+    return [*found, *(key for part in parts for key in _fetching({str(key): part[key] for key in part}))]
+
+
+def _timm(name: str) -> ModuleType:
+    """Return timm, which takes a second to import."""
+    if not is_timm_available():
+        raise ImportError(f"The network 'timm:{name}' needs timm: pip install 'timm>=1.0.31'.")
+    import timm
+
+    return timm
+
+
+def build_library_network(source: str, name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return a network with fresh weights; nothing is fetched.
+
+    Raises:
+        ValueError: If it cannot be built of these arguments, or its class is not registered.
+    """
+    check_arguments(source, name, arguments)
+    if source == "class" and name not in _classes:
+        raise ValueError(
+            f"`wrapped.name` {name!r} is a class of its author's, which no folder may import. Import it yourself and "
+            "call `modeling_radio.wrapped_radio.register_network(name, its_class)` first."
+        )
+    try:
+        if source == "timm":
+            return _timm(name).create_model(name, pretrained=False, num_classes=0, **arguments)
+        if source == "transformers":
+            return AutoModel.from_config(AutoConfig.for_model(name, **arguments), trust_remote_code=False)
+        return _classes[name](**arguments)
+    except (TypeError, RuntimeError, AssertionError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{source}:{name} cannot be built with {dict(arguments)}: {reason:.300}") from error
+
+
+# What a network gives
+
+
+class Levels(NamedTuple):
+    """What a network gives for images.
+
+    Attributes:
+        outputs: Of the levels asked for, maps `(batch, channels, rows, cols)` or tokens
+            `(batch, num_prefix + rows * cols, channels)`.
+        end: The final output, one or the other; `None` where only earlier levels were asked for.
+        num_levels: Levels that the network has.
+    """
+
+    outputs: list[Tensor]
+    end: Tensor | None
+    num_levels: int
+
+
+def read_levels(source: str, network: nn.Module, pixels: Tensor, levels: Sequence[int]) -> Levels:
+    """Run a network and return some of its levels; negative numbers count from the last.
+
+    Args:
+        source: One of `SOURCES`.
+        network: The network.
+        pixels: Normalized images `(batch, 3, height, width)`.
+        levels: Numbers of the levels, ascending. The last level is the network's final output, after its last norm.
+
+    Raises:
+        ValueError: If there is no such level, or the output is neither maps nor tokens.
+    """
+    read = {"timm": _read_timm, "transformers": _read_transformers, "class": _read_class}[source]
+    found = read(network, pixels, levels)
+    for output in found.outputs:
+        if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"it has no spatial map: its output is {shape}, neither a map nor tokens on a grid")
+    return found
+
+
+def _from_first(levels: Sequence[int], num_levels: int) -> list[int]:
+    found = [level + num_levels if level < 0 else level for level in levels]
+    check_levels(found, num_levels, "levels")
+    return found
+
+
+def _read_timm(network: Any, pixels: Tensor, levels: Sequence[int]) -> Levels:
+    def to_first(maps: Any) -> Any:
+        is_last = hasattr(network, "output_fmt") and network.output_fmt == "NHWC"
+        return maps.movedim(-1, 1) if is_last else maps
+
+    num_levels = len(network.feature_info)
+    wanted = _from_first(levels, num_levels)
+    if wanted == [num_levels - 1]:
+        end = to_first(network.forward_features(pixels))
+        return Levels([end], end, num_levels)
+    if not hasattr(network, "forward_intermediates"):
+        raise ValueError(f"`levels` must be [-1]: timm gives no others of a {type(network).__name__}, got {levels}")
+    is_early = wanted[-1] < num_levels - 1
+    found = network.forward_intermediates(
+        pixels, indices=wanted, stop_early=is_early, output_fmt="NCHW", intermediates_only=is_early
+    )
+    if is_early:
+        return Levels(list(found), None, num_levels)
+    end, maps = to_first(found[0]), list(found[1])
+    return Levels([*maps[:-1], end], end, num_levels)
+
+
+def _read_transformers(network: Any, pixels: Tensor, levels: Sequence[int]) -> Levels:
+    options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in _forward_names(type(network)) else {}
+    is_end = list(levels) == [-1]
+    answer = network(pixel_values=pixels, output_hidden_states=True, return_dict=True, **options)
+    end, states = answer.last_hidden_state, answer.hidden_states
+    num_levels = len(states) - 1  # without the embedding
+    wanted = [num_levels - 1] if is_end else _from_first(levels, num_levels)
+    outputs = [end if level == num_levels - 1 else states[level + 1] for level in wanted]
+    return Levels(outputs, end, num_levels)
+
+
+@functools.cache
+def _forward_names(network_class: type[nn.Module]) -> Collection[str]:
+    return tuple(inspect.signature(network_class.forward).parameters)
+
+
+def _read_class(network: nn.Module, pixels: Tensor, levels: Sequence[int]) -> Levels:
+    found = network(pixels)
+    maps = [found] if isinstance(found, Tensor) else list(found) if isinstance(found, (list, tuple)) else [found]
+    wanted = _from_first(levels, len(maps))
+    return Levels([maps[level] for level in wanted], maps[-1], len(maps))
+
+
+# Probing
+
+
+class Shape(NamedTuple):
+    """Stride in pixels, channels, and tokens before the grid, of one output."""
+
+    stride: int
+    width: int
+    num_prefix: int
+
+
+@functools.lru_cache(maxsize=32)
+def _probe(source: str, name: str, arguments: str, levels: tuple[int, ...]) -> tuple[tuple[int, ...], int, list[Shape]]:
+    """Return the levels as 0-based numbers, how many there are, and their shapes."""
+    parsed, side = json.loads(arguments), PROBE_SIDE
+    for device in ("meta", "cpu"):  # some networks look at values, which the meta device does not have
+        with torch.device(device), torch.no_grad():
+            network = build_library_network(source, name, parsed).eval()
+            try:
+                square = read_levels(source, network, torch.zeros(1, 3, side, side), levels)
+                wide = read_levels(source, network, torch.zeros(1, 3, side, 2 * side), levels)
+                break
+            except (RuntimeError, AssertionError, NotImplementedError) as error:
+                reason = " ".join(str(error).split())
+    else:
+        raise ValueError(f"it does not take images of {side} x {side} and {side} x {2 * side} px: {reason:.200}")
+    numbers = tuple(_from_first(levels, square.num_levels))
+    pairs = zip(square.outputs, wide.outputs, strict=True)
+    return numbers, square.num_levels, [_shape_of(*pair) for pair in pairs]
+
+
+def _shape_of(square: Tensor, wide: Tensor) -> Shape:
+    """Return the shape of an output from those for a square image and one of twice its width.
+
+    Raises:
+        ValueError: If it has no grid, or its stride is no whole number of pixels.
+    """
+    if square.ndim == 4:
+        cells, prefix, width = square.shape[2] * square.shape[3], 0, square.shape[1]
+        is_grid = square.shape[2] == square.shape[3] and wide.shape[2:] == (square.shape[2], 2 * square.shape[3])
+    else:
+        cells, width = wide.shape[1] - square.shape[1], square.shape[2]
+        prefix, is_grid = square.shape[1] - cells, cells > 0
+    if not is_grid or prefix < 0:
+        raise ValueError(f"it has no map on a grid: {tuple(square.shape)} becomes {tuple(wide.shape)} for a wide image")
+    stride = PROBE_SIDE / cells**0.5
+    if not stride.is_integer() or stride > LARGEST_STRIDE:
+        raise ValueError(
+            f"its stride must be a whole number of pixels, at most {LARGEST_STRIDE}, and divide {PROBE_SIDE}, got "
+            f"{stride:.4g} (a map of {tuple(square.shape)} for {PROBE_SIDE} px)"
+        )
+    return Shape(int(stride), width, prefix)
+
+
+def wrapped_fields(
+    source: str,
+    name: str,
+    arguments: Mapping[str, Any] | None = None,
+    levels: Sequence[int] = (-1,),
+    hidden_size: int | None = None,
+) -> dict[str, Any]:
+    """Return the fields of `RadioConfig` for a network.
+
+    Args:
+        source: One of `SOURCES`.
+        name: See `Wrapping`.
+        arguments: See `Wrapping`; timm's transformers also get those that let them take any size.
+        levels: Maps that are fused into the features; negative numbers count from the last.
+        hidden_size: Width that the levels are projected to; `None` takes that of a single level without a projection,
+            and of several that of the last.
+
+    Raises:
+        ValueError: In one line what is missing in the network.
+    """
+    check_choice("source", source, SOURCES)
+    arguments = {**(_any_size(name) if source == "timm" else {}), **(arguments or {})}
+    label = name if source == "class" else f"{source}:{name}"
+    try:
+        numbers, num_levels, shapes = _probe(source, name, json.dumps(arguments, sort_keys=True), tuple(levels))
+    except ValueError as error:
+        raise ValueError(f"{label!r} cannot be wrapped: {str(error).rstrip('.')}.") from error
+    if len({shape.num_prefix for shape in shapes}) > 1:
+        raise ValueError(f"{label!r} cannot be wrapped: the levels {list(levels)} differ in tokens before the grid.")
+    stride, width = min(shape.stride for shape in shapes), hidden_size or shapes[-1].width
+    has_class_token = shapes[-1].num_prefix > 0
+    mean, std, side = _preprocessing(source, name)
+    wrapping = Wrapping(
+        source=source,
+        name=name,
+        arguments=arguments,
+        levels=list(numbers),
+        num_levels=num_levels,
+        strides=[shape.stride for shape in shapes],
+        widths=[shape.width for shape in shapes],
+        num_prefix=shapes[-1].num_prefix,
+    )
+    native = max(side // stride, 1) * stride
+    heads = next(heads for heads in range(max(width // HEAD_WIDTH, 1), 0, -1) if width % heads == 0)
+    return {
+        "wrapped": dataclasses.asdict(wrapping),
+        "hidden_size": width,
+        "num_hidden_layers": len(numbers),
+        "num_attention_heads": heads,
+        "patch_size": stride,
+        "max_img_size": LARGEST_SIDE // stride * stride,
+        "image_size": native,
+        "preferred_resolution": [native, native],
+        "norm_mean": mean,
+        "norm_std": std,
+        "num_registers": 0,
+        **({"num_cls_tokens": 1, "summary_idxs": [0]} if has_class_token else {}),
+    }
+
+
+@functools.cache
+def _any_size(name: str) -> dict[str, Any]:
+    """Return the arguments that let a network of timm take any size, if its class or a base class has them."""
+    with torch.device("meta"):
+        classes = type(build_library_network("timm", name, {})).__mro__
+    known = {argument for each in classes for argument in inspect.signature(each.__init__).parameters}
+    return {argument: value for argument, value in _ANY_SIZE.items() if argument in known}
+
+
+def _preprocessing(source: str, name: str) -> tuple[list[float], list[float], int]:
+    """Return mean and deviation of a network's normalization, and its native side in pixels."""
+    if source == "timm":
+        known = _timm(name).get_pretrained_cfg(name)
+        if known is not None:
+            return list(known.mean), list(known.std), min(known.input_size[1:])
+    return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), NATIVE_SIDE
+
+
+# The trunk
+
+
+class SummaryPool(nn.Module):
+    """Learned queries attend to the features; the mean of these is added, so that a new pool starts as the mean.
+
+    Shapes of `forward`: `(batch, cells, width)` to `(batch, num_tokens, width)`.
+
+    References:
+        Attention pooling: Set Transformer, section 3.2, https://arxiv.org/abs/1810.00825; CLIP's and SigLIP's too.
+    """
+
+    def __init__(self, width: int, num_tokens: int, num_heads: int, eps: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.queries = nn.Parameter(torch.empty(num_tokens, width))
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        key, value = self.kv(self.norm(features)).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query = self.queries.unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
+        query = query.to(key.dtype).expand(features.shape[0], -1, -1, -1)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return features.mean(dim=1, keepdim=True) + self.proj(mixed)
+
+
+class LevelProjection(nn.Conv2d):
+    """From the channels of a level to those of the features."""
+
+
+class WrappedTrunk(PreTrainedModel):
+    """The network, the projections of its levels, and the attention pool where it has no class token.
+
+    It is a `PreTrainedModel` so that transformers does not initialize the network's weights anew: these start as their
+    own library leaves them.
+
+    Raises:
+        ValueError: If the network cannot be built, or has buffers that no checkpoint would hold.
+    """
+
+    config_class = RadioConfig
+    config: RadioConfig  # pyrefly: ignore[bad-override-mutable-attribute]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _frozen: tuple[nn.Module, ...] = ()
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        self.wrapping = wrapping = Wrapping.of(config.wrapped or {})
+        self.network = build_library_network(wrapping.source, wrapping.name, wrapping.arguments)
+        self._check_buffers()
+        is_plain = wrapping.widths == [config.hidden_size]
+        self.projections = nn.ModuleList(
+            LevelProjection(width, config.hidden_size, kernel_size=1) for width in ([] if is_plain else wrapping.widths)
+        )
+        heads, eps = config.num_attention_heads, config.layer_norm_eps
+        has_class_token = wrapping.num_prefix > 0 and wrapping.reads_end and is_plain
+        self.pool = None if has_class_token else SummaryPool(config.hidden_size, config.num_cls_tokens, heads, eps)
+        self.post_init()
+
+    def _check_buffers(self) -> None:
+        if self.wrapping.source != "class":
+            return  # timm and transformers make theirs again where a checkpoint is opened
+        names = self.network.state_dict().keys()
+        lost = [name for name, _ in self.network.named_buffers() if name not in names]
+        if lost:
+            raise ValueError(f"{self.wrapping.label!r} must register its buffers {lost} with `persistent=True`.")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialize the parts that are ours, and what timm's modules have in no checkpoint."""
+        if isinstance(module, SummaryPool):
+            init.normal_(module.queries, std=self.config.initializer_range)
+            for linear in (module.kv, module.proj):
+                init.trunc_normal_(linear.weight, std=self.config.initializer_range)
+                init.zeros_(linear.bias)
+            init.ones_(module.norm.weight)
+            init.zeros_(module.norm.bias)
+        elif isinstance(module, LevelProjection):
+            init.kaiming_normal_(module.weight, mode="fan_out")
+            init.zeros_(module.bias)  # pyrefly: ignore[bad-argument-type]
+        elif hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()  # pyrefly: ignore[not-callable]
+
+    def stages(self) -> list[nn.Module]:
+        """Return the network's stages from the image on: those that timm names, else the first list of modules.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        if self.wrapping.source == "timm":
+            info: Any = self.network.feature_info
+            return [
+                self.network.get_submodule(each["module"]) for each in (info if isinstance(info, list) else info.info)
+            ]
+        found = next((each for each in self.network.modules() if isinstance(each, nn.ModuleList)), None)
+        if found is None:
+            raise ValueError(f"{self.wrapping.label!r} has no stages: no `torch.nn.ModuleList`.")
+        return list(found)
+
+    def count_stages_above(self, name: str) -> int:
+        """Return how many stages begin behind a weight of this trunk, 0 for those of the pool and the projections.
+
+        Args:
+            name: Its name here, "network.stem.0.weight".
+        """
+        places = {f"network.{own}": place for place, (own, _) in enumerate(self.network.named_parameters())}
+        numbers = {id(weight): place for place, weight in enumerate(self.network.parameters())}
+        firsts = [numbers[id(weight)] for stage in self.stages() for weight in list(stage.parameters())[:1]]
+        return sum(first > places.get(name, len(places)) for first in firsts)
+
+    def freeze_stages(self, count: int) -> None:
+        """Freeze all up to a stage: no gradients, and evaluation mode, so that running statistics stay as they are.
+
+        Args:
+            count: Stages from the image on; what stands before the first one is frozen with it.
+
+        Raises:
+            ValueError: If there are fewer stages.
+        """
+        stages = self.stages()
+        if not 0 < count <= len(stages):
+            raise ValueError(f"the number of frozen stages must be in [0, {len(stages)}], got {count}")
+        last = {id(module) for module in stages[count - 1].modules()}
+        order = [module for module in self.network.modules() if not list(module.children())]
+        end = max(place for place, module in enumerate(order) if id(module) in last)
+        own = [name for name, _ in stages[count - 1].named_parameters()]
+        frozen = order[: end + 1]
+        for module in frozen:
+            module.requires_grad_(False)
+        if own:
+            stages[count - 1].requires_grad_(False)
+        self._frozen = tuple(frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "WrappedTrunk":
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def forward(self, pixels: Tensor, grid: Resolution) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return prefix tokens, features and projected levels.
+
+        Args:
+            pixels: Normalized images `(batch, 3, height, width)`.
+            grid: Rows and columns of the features.
+
+        Returns:
+            `(batch, num_cls_tokens, hidden)`, `(batch, rows * cols, hidden)`, and for each level as the features.
+        """
+        wrapping, dtype = self.wrapping, next(self.network.parameters()).dtype
+        found = read_levels(wrapping.source, self.network, pixels.to(dtype), wrapping.levels)
+        maps = [
+            output if output.ndim == 4 else self._to_map(output, pixels, stride)
+            for output, stride in zip(found.outputs, wrapping.strides, strict=True)
+        ]
+        if self.projections:
+            maps = [project(each) for project, each in zip(self.projections, maps, strict=True)]
+        maps = [
+            each if stride == self.config.patch_size else _resample(each, grid)
+            for each, stride in zip(maps, wrapping.strides, strict=True)
+        ]
+        tokens = [each.flatten(2).transpose(1, 2) for each in maps]
+        features = torch.stack(tokens).sum(dim=0) if len(tokens) > 1 else tokens[0]
+        if self.pool is not None:
+            return self.pool(features), features, tokens
+        assert found.end is not None  # `has_class_token`
+        return found.end[:, :1], features, tokens
+
+    def _to_map(self, tokens: Tensor, pixels: Tensor, stride: int) -> Tensor:
+        rows, cols = (side // stride for side in pixels.shape[-2:])
+        return to_map(tokens[:, self.wrapping.num_prefix :], Resolution(rows, cols))
+
+
+def _resample(maps: Tensor, grid: Resolution) -> Tensor:
+    return F.interpolate(maps, tuple(grid), mode="bilinear", align_corners=False)
+
+
+class WrappedNetwork(RadioNetwork):
+    """RADIO around the network that `config.wrapped` describes.
+
+    A "block" of `keep`, of heads and of `RadioBackbone` is one of its fused levels, at the stride and width of the
+    features.
+
+    Raises:
+        ValueError: If a field of the configuration contradicts `wrapped`, or asks for what such a network has not.
+    """
+
+    def __init__(self, config: RadioConfig, use_adaptors: bool = True) -> None:
+        wrapping = Wrapping.of(config.wrapped or {})
+        wanted: dict[str, Any] = {
+            "num_hidden_layers": len(wrapping.levels),
+            "patch_size": min(wrapping.strides),
+            "num_registers": 0,
+            "num_channels": 3,
+            "eradio": None,
+            "downscale_levels": None,
+            "vitdet_window_size": None,
+            "video_temporal_patch_size": None,
+            "num_intermediate_normalizers": 0,
+        }
+        for name, value in wanted.items():
+            if getattr(config, name) != value:
+                raise ValueError(f"`{name}` must be {value!r} with this `wrapped`, got {getattr(config, name)!r}.")
+        super().__init__(config, use_adaptors)
+        if self.model.pool is None and config.num_cls_tokens != 1:
+            raise ValueError(f"`num_cls_tokens` must be 1, the class token of {wrapping.label}.")
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The stages of the network."""
+        return nn.ModuleList(self.model.stages())
+
+    @property
+    def input_embeddings(self) -> nn.Module:
+        """The first module of the network, which reads the pixels."""
+        return next(self.model.network.children())
+
+    def replace_input_embeddings(self, value: nn.Module) -> None:
+        """Put another module in its place."""
+        name, _ = next(self.model.network.named_children())
+        self.model.network.set_submodule(name, value)
+
+    def build_trunk(self, config: RadioConfig) -> nn.Module:
+        return WrappedTrunk(config)
+
+    def forward(  # noqa: PLR0913
+        self,
+        pixel_values: Tensor | None,
+        image_grid_hw: Tensor | None = None,
+        window_size: WindowSize = None,
+        keep: Collection[int] = (),
+        output_hidden_states: Any = None,
+        output_attentions: bool | None = None,
+        draws: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        num_tokens: Any = None,
+        decode: bool = True,
+        full_length: bool = False,
+    ) -> NetworkOutput:
+        """Run the network.
+
+        Args:
+            pixel_values: RGB images in [0, 1], sides multiples of the stride.
+            image_grid_hw: Refused.
+            window_size: `None`, "global" or "auto", which all mean that there is none.
+            keep: 0-based levels, among those that are fused.
+            output_hidden_states: Refused unless false.
+            output_attentions: Refused unless false.
+            draws: Refused: what is random in training is drawn from torch's generator.
+            pixel_values_videos: Clips; each frame is an image.
+            num_tokens: Refused.
+            decode: Refused if false.
+            full_length: Ignored: it concerns RADIO1D only.
+
+        Raises:
+            ValueError: On an argument that asks for something that the network does not have; otherwise as
+                `RadioModel.forward`.
+        """
+        config = self.config
+        wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        wants_attentions = config.output_attentions if output_attentions is None else output_attentions
+        for name, is_wanted, missing in (
+            ("image_grid_hw", image_grid_hw is not None, "packed images"),
+            ("window_size", window_size not in (None, "global", "auto"), "ViTDet windows"),
+            ("draws", draws is not None, "position crops"),
+            ("num_tokens", num_tokens is not None, "global tokens"),
+            ("decode", not decode, "decoder"),
+            ("output_hidden_states", wants_states not in (None, False, [], ()), "tokens between blocks of ours"),
+            ("output_attentions", bool(wants_attentions), "attention weights that are returned"),
+        ):
+            if is_wanted:
+                raise ValueError(f"`{name}` must be left out: {self.model.wrapping.label} has no {missing}.")
+        batch = check_batch(config, pixel_values, image_grid_hw, pixel_values_videos)
+        if not self._warned_of_pixel_range:
+            self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
+        prefix, features, levels = self.model(self.input_conditioner(batch.pixels), batch.grid)
+        tokens = torch.cat([prefix, features], dim=1)
+        kept = {block: torch.cat([prefix, levels[block]], dim=1) for block in keep}
+        last = config.num_hidden_layers - 1
+        if last in kept:  # which heads take for the final features
+            kept[last] = tokens
+        return NetworkOutput(tokens, tokens, kept, None, None, batch.grid, num_clips=batch.num_clips)

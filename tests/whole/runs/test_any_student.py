@@ -1,0 +1,111 @@
+"""Students of every kind learn from tiny teachers, and their exports open in all ways."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_distillation import assert_same_tensors, distil, last_state
+from tiny_networks import NETWORKS
+
+from modeling_radio import RadioBackbone, RadioModel
+from modeling_radio.conversion.to_network import main as to_network
+from modeling_radio.training.distillation import trainer
+from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.student.running_statistics import running_statistics
+
+
+pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
+
+ERADIO = {"dim": 8, "in_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 4], "cpb_mlp_hidden": 8}
+ERADIO |= {"full_features_head_dim": 12, "window_size": [None, None, [4, 4], 4]}
+STUDENTS = {name: network._asdict() for name, network in NETWORKS.items()}
+STUDENTS["E-RADIO"] = {"architecture": "e_radio", "arguments": ERADIO, "levels": [-1]}
+
+LEARNING = ("schedule.num_steps=60", "optimizer.learning_rate=1e-2", "optimizer.weight_decay=0", "ema.decay=0.5")
+
+
+def settings(name: str) -> list[str]:
+    """Overrides of the tiny recipe that put a student of this name in place of its ViT."""
+    own = [f"student.{key}={json.dumps(value)}" for key, value in STUDENTS[name].items()]
+    return [
+        *own,
+        "student.preset=null",
+        "student.config=null",
+        "partitions=[{name: low, sizes_px: [64], batch_size: 4}]",
+    ]
+
+
+class Elsewhere:
+    """Code that a stranger runs on an exported folder."""
+
+    CODE = """
+import torch
+from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, pipeline
+
+images = torch.load("images.pt")
+model = AutoModel.from_pretrained("final", trust_remote_code=True).eval()
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+with torch.no_grad():
+    output = model(images, return_dict=True)
+    config = AutoConfig.from_pretrained("final", trust_remote_code=True)
+    (maps,) = AutoBackbone.from_config(config, trust_remote_code=True)(images).feature_maps
+assert len(maps) == len(images)
+extract = pipeline("image-feature-extraction", model="final", trust_remote_code=True)
+AutoImageProcessor.from_pretrained("final", trust_remote_code=True)
+from torchvision.transforms.functional import to_pil_image
+extract(to_pil_image(images[0]), return_tensors=True)
+torch.save({"features": output.features, "summary": output.summary}, "outputs.pt")
+"""
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_student_learns_more_than_the_mean_and_its_export_opens(name, recipe_file, run_elsewhere, tmp_path) -> None:
+    distiller = trainer.Distiller(load_recipe(recipe_file, [*settings(name), *LEARNING]), Path("run"))
+    seen: list[float] = []
+    train_step = distiller.train_step
+
+    def recorded(examples):
+        losses = train_step(examples)
+        seen.append(losses["features/semantic"].item())
+        return losses
+
+    distiller.train_step = recorded
+    final = distiller.run()
+    # Targets are standardized: the mean of all features has a loss of 1.
+    assert sum(seen[-10:]) / 10 < 0.9
+
+    model = RadioModel.from_pretrained(final).eval()
+    images = torch.rand(2, 3, 64, 96 if name != "DINOv2" else 64)
+    with torch.no_grad():
+        expected = model(images)
+    if name == "class":  # which only its author can open
+        assert to_network([str(final), "network"]) == 0
+        return
+    torch.save(images, tmp_path / "run" / "images.pt")
+    run_elsewhere(Elsewhere.CODE, tmp_path / "run")
+    found = torch.load(tmp_path / "run" / "outputs.pt", weights_only=True)
+    torch.testing.assert_close(found["features"], expected.features, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found["summary"], expected.summary, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        (maps,) = RadioBackbone.from_pretrained(final).eval()(images).feature_maps
+    torch.testing.assert_close(maps.flatten(2).transpose(1, 2), expected.features, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ResNet", "EfficientViT", "E-RADIO"])
+@pytest.mark.parametrize("middle", [2, 7])
+def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(name, middle, recipe_file) -> None:
+    own = [*settings(name), "mesa={weight: 0.5, start_step: 1}"]
+    own += ["student.arguments.drop_path_rate=0.2"] if name == "ResNet" else []
+    distil(recipe_file, "whole", *own)
+    assert distil(recipe_file, "parts", *own, stop_at=middle) is None
+    assert distil(recipe_file, "parts", *own) == Path("parts/final")
+    assert_same_tensors(last_state("whole"), last_state("parts"))
+
+
+def test_the_export_has_the_averaged_running_statistics(recipe_file) -> None:
+    distiller = trainer.Distiller(load_recipe(recipe_file, settings("ResNet")), Path("run"))
+    final = distiller.run()
+    student, average = running_statistics(distiller.parts.model), running_statistics(distiller.parts.average)
+    assert not any(map(torch.equal, student, average))
+    assert all(map(torch.equal, running_statistics(RadioModel.from_pretrained(final)), average))
