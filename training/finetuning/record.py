@@ -93,7 +93,7 @@ def _size(task: FinetuningTask, *, is_training: bool) -> str:
     targets: list[Any] = rows["target"][:]
     for label in targets:
         counts.update(set(label) if isinstance(label, list) else [label])
-    each = [counts[number] for number, _ in enumerate(task.class_names)]
+    each = [counts[number] for number in range(len(task.class_names))]
     if len(set(each)) == 1:
         return f"{text}, {each[0]} of each class"
     return f"{text}: " + ", ".join(f"{name} {count}" for name, count in zip(task.class_names, each, strict=True))

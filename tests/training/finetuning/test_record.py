@@ -36,6 +36,7 @@ def test_the_card_is_that_of_a_classifier(folder, tuned, base):
     assert {result.metric_type for result in card.data.eval_results} == {"accuracy", "f1"}
     assert "| 0 | cat |\n| 1 | dog |" in card.text
     assert "training: labeled images" in card.text
+    assert re.search(r"\d+ images(, \d+ of each class|: cat \d+, dog \d+) ", card.text)
     assert "validation images" in card.text
     assert f"| {base.name}: dino | teacher of {base.name} |  | dinov3-license |" in card.text
     assert f"| {base.name} | weights |" in card.text
