@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers.utils import is_torchao_available
 
 from benchmarks import int8
 from benchmarks.measuring import Turns
@@ -41,22 +40,3 @@ def test_sizes(models, monkeypatch, tmp_path):
     assert row["int8, times as fast"] == "4.00 (4.00 to 4.00)"
     assert 0.9 < row["int8, cosine"] < 1
     assert int8.mean_cosine(torch.ones(1, 2), torch.tensor([[1.0, 0.0]])) == 0.7071
-
-
-def test_gains_that_multiply(models, monkeypatch):
-    seconds = {"float32, global": 1.2, "int8, global": 0.6, "float32, window 8": 0.4, "int8, window 8": 0.25}
-    monkeypatch.setattr(int8, "take_turns", timed(seconds))
-    rows = int8.time_windows(models, 256, {})
-    assert [row["case"] for row in rows] == list(seconds)
-    assert [row["times as fast"][:4] for row in rows] == ["1.00", "2.00", "3.00", "4.80"]
-    assert rows[-1]["of the product"] == 0.8
-
-
-@pytest.mark.skipif(not is_torchao_available(), reason="needs the extra `dev`")
-def test_both_precisions_open_one_folder(tmp_path):
-    RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path)
-    weights = {
-        name: type(model.radio_model.model.blocks[0].mlp.fc1.weight) for name, model in int8.open_both(tmp_path).items()
-    }
-    assert weights["float32"] is torch.nn.Parameter
-    assert weights["int8"].__name__ == "Int8Tensor"

@@ -15,7 +15,6 @@ from benchmarks.sizes import (
     build_calls,
     draw_images,
     measure_packed,
-    measure_windows,
 )
 from modeling_radio import RadioConfig
 
@@ -41,19 +40,6 @@ def test_attention_is_timed_where_it_runs_and_stays_what_it_is() -> None:
         model(images)
         assert len(seconds) == CONFIG.num_hidden_layers
         assert 0 < attention_share(model, images) < 1
-
-
-def test_rows_say_what_a_window_is_worth_of_its_limit() -> None:
-    rows = measure_windows("radio-test", [64, 128], Place(), ONCE, windows=(2, 4))
-    assert [(row["size_px"], row["window"]) for row in rows] == [
-        *((64, window) for window in ("global", 2)),
-        *((128, window) for window in ("global", 2, 4)),
-    ]
-    for row in rows:
-        assert 0 < row["share of attention"] < 1
-        if row["window"] != "global":
-            faster = float(row["times as fast as global"].split()[0])
-            assert row["share of the limit"] == pytest.approx(faster / row["Amdahl limit"], rel=0.05)
 
 
 @needs_native_packs

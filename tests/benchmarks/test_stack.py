@@ -50,11 +50,6 @@ def test_every_network_goes_from_an_image_to_features() -> None:
     assert teachers[2].model.config.global_attn_indexes == [1, 3]
 
 
-def test_a_whole_counts_the_backbone_as_often_as_its_share_fits_in() -> None:
-    assert stack.whole_of({"preprocessing": 1, "network": 7, "backbone": 5}, 4) == 1 + 4 * 5 + 2
-    assert stack.whole_of({"preprocessing": 1, "network": 7}, 4) == 1 + 4 * 7
-
-
 def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def timed(calls: dict[tuple[str, str], Callable[[], object]], **_: object) -> Turns[tuple[str, str]]:
         for call in calls.values():

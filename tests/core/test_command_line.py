@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader
-from toy_settings import Section, Toy
+from toy_settings import Toy
 
 from modeling_radio.core.command_line import Command, one_line_warnings, run_command
 from modeling_radio.core.errors import UserError
@@ -123,34 +123,6 @@ def test_help_lists_every_setting_with_the_defaults_that_the_options_choose(caps
     ):
         assert part in changing
     assert "section.rate: a number in [0, 1) (default: 0.7)" in shown_help(CHANGING, "--steps", "5", capsys=capsys)
-
-
-def test_a_class_with_a_title_is_a_group_of_its_own(capsys):
-    class Titled(Section):
-        """A group.
-
-        Attributes:
-            power: How strong.
-        """
-
-        title = "speed"
-
-        power: int = 1
-
-    class Grouped(Titled):
-        """More.
-
-        Attributes:
-            depth: How deep.
-        """
-
-        title = ""
-
-        depth: int = 0
-
-    text = shown_help(Command("package.grouped", "Groups.", Grouped), capsys=capsys)
-    assert text.index("--depth") < text.index("\nspeed:\n") < text.rindex("--power")
-    assert "free.KEY=value\n      Free keys." in text
 
 
 ROOT = Path(__file__).parents[2]

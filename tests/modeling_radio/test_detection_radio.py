@@ -93,16 +93,6 @@ def test_pixel_mask_reaches_the_detector(model):
 # Training
 
 
-def test_every_parameter_gets_a_gradient(model):
-    model.train()
-    output = model(detection_images(), labels=some_labels())
-    output.loss.backward()
-    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert not without
-    assert output.logits.shape[1] == 2 * 12  # both groups of queries
-    assert {"loss_ce", "loss_bbox", "loss_giou"} <= set(output.loss_dict)
-
-
 def test_images_without_objects_train(model):
     model.train()
     loss = model(detection_images(), labels=[label(), label()]).loss

@@ -10,9 +10,7 @@ from reference_cases import REFERENCE, write_hub_folder
 from releases import needs_native_clips
 from safetensors.torch import load_file
 from task_models import EVERY_MODEL, build, images, tensors_of, tiny_config
-from torch import nn
 from transformers.models.radio import RadioModel as NativeRadioModel
-from transformers.testing_utils import CaptureLogger
 from transformers.utils.generic import TransformersKwargs
 
 from modeling_radio import (
@@ -22,7 +20,7 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.conversion.from_nvidia import convert
-from modeling_radio.inputs_radio import FOREIGN_ARGUMENTS, logger
+from modeling_radio.inputs_radio import FOREIGN_ARGUMENTS
 
 
 @pytest.fixture
@@ -175,20 +173,6 @@ def test_positions_never_go_stale(model, change):
 
 
 @torch.no_grad()
-def test_loading_weights_and_optimizer_steps_refresh_positions(model):
-    batch = torch.rand(1, 3, 32, 48)
-    model(batch)
-    other = RadioModel(model.config).eval()
-    model.load_state_dict(other.state_dict())
-    assert torch.equal(model(batch).features, other(batch).features)
-    with torch.enable_grad():
-        nn.functional.mse_loss(model(batch).features, torch.zeros(1, 6, 32)).backward()
-    torch.optim.SGD(model.parameters(), lr=1.0).step()
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(model(batch).features, other(batch).features)
-
-
-@torch.no_grad()
 def test_takes_what_the_processor_returns(model):
     """Padded and packed batches go straight in; packing equals one image at a time."""
     images = [torch.randint(0, 256, (3, rows, cols), dtype=torch.uint8) for rows, cols in ((48, 64), (80, 32))]
@@ -277,23 +261,6 @@ def test_asking_for_attention_weights_makes_the_call_eager(any_model):
     assert same(fast.attentions, eager.attentions)
     for name in plain:
         torch.testing.assert_close(fast[name], plain[name], rtol=0, atol=1e-4)
-
-
-@torch.no_grad()
-def test_slow_attention_is_told_once_and_only_where_it_was_not_chosen(requested_model):
-    logger.warning_once.cache_clear()
-    with CaptureLogger(logger) as told:
-        requested_model(images())
-    assert told.out == ""
-    with CaptureLogger(logger) as told:
-        requested_model(images(), output_attentions=True)
-        requested_model(images(), output_attentions=True)
-    assert told.out.count("`attn_implementation` 'sdpa' gives no attention weights") == 1
-    logger.warning_once.cache_clear()
-    requested_model.set_attn_implementation("eager")
-    with CaptureLogger(logger) as told:
-        requested_model(images(), output_attentions=True)
-    assert told.out == ""
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from comparisons import assert_close_by_name
 from releases import needs_native_packs
 from task_models import NETWORKS, build_network
 from torch.nn import functional as F
@@ -18,17 +17,6 @@ from modeling_radio.modeling_radio import RadioNetwork
 
 def images(model: RadioModel, batch_size: int = 2, rows: int = 5, cols: int = 7) -> torch.Tensor:
     return torch.rand(batch_size, 3, rows * model.patch_size, cols * model.patch_size)
-
-
-def flat(output) -> dict[str, torch.Tensor]:
-    tensors = {key: output[key] for key in ("summary", "features", "last_hidden_state")}
-    for name, adaptor in output.adaptors.items():
-        tensors.update({f"{name}/{key}": value for key, value in adaptor.items()})
-    return tensors
-
-
-def assert_outputs_equal(left, right, atol: float = 0.0) -> None:
-    assert_close_by_name(flat(left), flat(right), atol=atol)
 
 
 @pytest.fixture(params=list(NETWORKS))
@@ -154,16 +142,6 @@ def test_pairs_instead_of_names(asked, tmp_path):
     assert pairs["sam3"].summary is None
     torch.testing.assert_close(pairs["sam3"].features, named.adaptors["sam3"].features)
     torch.testing.assert_close(tuple(pairs["dino_v3"]), named.adaptors["dino_v3"].to_tuple())
-
-
-def test_feature_fmt_is_feature_format():
-    model = build_network("c-radio_v4")
-    batch = images(model)
-    with torch.no_grad():
-        theirs, ours = model(batch, feature_fmt="NCHW"), model(batch, feature_format="NCHW")
-        assert_outputs_equal(theirs, ours)
-        with pytest.raises(ValueError, match="`feature_fmt`"):
-            model(batch, feature_fmt="NHWC")
 
 
 def test_the_patch_projection_can_be_replaced():
@@ -294,18 +272,6 @@ def test_keeps_the_blocks_that_are_asked_for_and_no_others(network: RadioNetwork
     assert (some.grid, some.pack) == ((3, 5), None)
 
 
-@pytest.mark.parametrize(
-    "head", [{"mlp_version": "v1"}, {"num_inner_blocks": 2}, {"feature_head": "attention", "upsample_factor": 2}]
-)
-def test_the_last_dense_linear_writes_the_dense_features(head: dict) -> None:
-    head = {"name": "a", "feature_dim": 5, "hidden_size": 8, "feature_num_attention_heads": 2, **head}
-    adaptor = RadioModel(RadioConfig.from_preset("radio-test", adaptors=[head])).radio_model.adaptor("a")
-    outputs = []
-    adaptor.last_dense_linear.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-    features = adaptor(torch.rand(1, 3, 32), torch.rand(1, 6, 32), 2, 3).features
-    assert sorted(features.flatten().tolist()) == sorted(outputs[0].flatten().tolist())
-
-
 def test_a_network_without_summary_tokens_has_an_empty_summary():
     network_model = RadioModel(RadioConfig.from_preset("radio-test", summary_idxs=[])).eval()
     assert network_model(torch.rand(2, 3, 32, 32)).summary.shape == (2, 0)
@@ -380,35 +346,9 @@ def test_equals_native(readout_model, packed, tmp_path):
         torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=2e-6)
 
 
-def test_gradients_reach_every_parameter(readout_model, packed):
-    out = readout_model.train()(**packed, window_size=2)
-    (out.features.square().sum() + sum(a.features.square().sum() for a in out.adaptors.values())).backward()
-    without = [
-        name
-        for name, parameter in readout_model.named_parameters()
-        if parameter.grad is None and "head_mlp" not in name
-    ]
-    assert not without
-
-
 def test_packed_features_are_no_maps(readout_model, packed):
     with pytest.raises(ValueError, match="NLC"):
         readout_model(**packed, feature_format="NCHW")
-
-
-@torch.no_grad()
-def test_reads_the_summary_and_the_features_from_the_final_tokens(readout_model):
-    pixel_values = torch.rand(2, 3, 64, 96)
-    network, config = readout_model.radio_model, readout_model.config
-    passed = network(pixel_values)
-    out = network.read_out(passed)
-    assert torch.equal(out.summary, passed.tokens[:, config.summary_idxs].flatten(1))
-    assert torch.equal(out.features, passed.tokens[:, config.num_prefix_tokens :])
-    assert out.last_hidden_state is passed.tokens
-    assert out.adaptors == {}
-    maps = network.read_out(passed, ["sam3"], "NCHW")
-    assert torch.equal(maps.features, out.features.transpose(1, 2).unflatten(2, (4, 6)))
-    assert maps.adaptors["sam3"].features.shape == (2, 5, 8, 12)
 
 
 @torch.no_grad()

@@ -64,15 +64,6 @@ def test_options_reach_the_model_and_tiles_are_of_the_image_as_it_is(name, optio
         assert found["depth"].size == photo.size
 
 
-def test_without_options_answers_are_as_before(photo):
-    pipe = pipeline_of("classifier")
-    plain, again = pipe(photo), pipe([photo, photo.resize((64, 80))], batch_size=2)
-    assert [each["label"] for each in plain] == [each["label"] for each in again[0]]
-    scores = [[each["score"] for each in answer] for answer in (plain, again[0], pipe(photo, flip=True))]
-    assert scores[1] == pytest.approx(scores[0], abs=1e-6)
-    assert scores[2] != pytest.approx(scores[0], abs=1e-6)
-
-
 @pytest.mark.parametrize("name", ["detector", "instance segmenter"])
 def test_tuned_thresholds_count_where_none_is_given(name, photo):
     pipe = pipeline_of(name)

@@ -207,16 +207,6 @@ def test_instances_as_masks_and_as_run_lengths(processor):
     assert lengths["segmentation"][1][:2] == [1, 8]  # the object's first run; before it stands the background's
 
 
-def test_outputs_of_universal_segmentation_are_the_same(processor):
-    outputs = overlapping()
-    universal = SimpleNamespace(class_queries_logits=outputs.logits, masks_queries_logits=outputs.pred_masks)
-    for options in ({}, {"return_binary_maps": True}):
-        (expected,) = processor.post_process_instance_segmentation(outputs, **options)
-        (found,) = processor.post_process_instance_segmentation(universal, **options)
-        assert torch.equal(found["segmentation"], expected["segmentation"])
-        assert found["segments_info"] == expected["segments_info"]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -229,11 +219,6 @@ def test_outputs_of_universal_segmentation_are_the_same(processor):
 def test_instances_refuse_options_that_cannot_be_right(processor, options, message):
     with pytest.raises(ValueError, match=message):
         processor.post_process_instance_segmentation(overlapping(), **options)
-
-
-def test_outputs_of_instances_are_no_maps_of_classes(processor):
-    with pytest.raises(ValueError, match=r"must be maps .* got \(1, 3, 3\).*`pipeline_class=RadioInstanceSegm"):
-        processor.post_process_semantic_segmentation(overlapping())
 
 
 def segments_stripes(*spans):
