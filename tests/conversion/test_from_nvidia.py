@@ -84,7 +84,7 @@ def test_hub_folder_and_training_file_agree(case, reference, hub_folder):
     assert all(torch.equal(left[key], tensor) for key, tensor in right.items())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["c_radio_v4_tiny", "radio_v2.5_g_tiny", "e_radio_tiny", "radio1d_tiny", *VERSIONS])
 def test_command_writes_a_folder_that_opens(case, reference, tmp_path, capsys):
     output, expected = tmp_path / "out", reference / case / "expected.safetensors"
     version = ["--version", VERSIONS[case]] if case in VERSIONS else []

@@ -181,6 +181,20 @@ def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
         torch.testing.assert_close(torch.from_numpy(summary), expected.global_summary, rtol=0, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Networks, a detector, and a classifier that lacks its head."""
+    root = tmp_path_factory.mktemp("folders")
+    save_tiny(root / "in", adaptors=ADAPTORS)
+    build_radio1d(progressive_reduction=True).save_pretrained(root / "progressive")
+    build("detector").save_pretrained(root / "detector")
+    build("classifier").save_pretrained(root / "classifier")
+    file = root / "classifier" / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("classifier")}
+    save_file(kept, file, metadata={"format": "pt"})
+    return root
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -203,15 +217,8 @@ def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
         (["classifier", "out.onnx", "--head"], "missing: classifier"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    save_tiny("in", adaptors=ADAPTORS)
-    build_radio1d(progressive_reduction=True).save_pretrained("progressive")
-    build("detector").save_pretrained("detector")
-    build("classifier").save_pretrained("classifier")
-    tensors = load_file("classifier/model.safetensors")
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
-    save_file(kept, "classifier/model.safetensors", metadata={"format": "pt"})
+def test_what_cannot_be_exported_is_one_line(words, message, folders, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
     assert main(words) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "out.onnx").exists()
+    assert not (folders / "out.onnx").exists()

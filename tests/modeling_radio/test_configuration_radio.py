@@ -365,7 +365,7 @@ WRONG = {
     "segmentation_head": [3, None, "mlp"],
     "class_weights": [5, "abc", [-1.0], [math.nan], [0.0, 0.0], [True], []],
     "semantic_loss_ignore_index": ["255", None, 255.0, True],
-    "dpt_indices": BLOCKS,
+    "dpt_indices": [*BLOCKS, [0, 1, 3], [0, 1, 2, 4]],
     "dpt_hidden_size": ["256", 0, -2, True, 256.0, None, 3],
     "detection_indices": BLOCKS,
     "detection_hidden_size": ["256", 0, True, 256.0, None],

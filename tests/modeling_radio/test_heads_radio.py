@@ -13,9 +13,11 @@ from transformers import Trainer, TrainingArguments
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import (
+    RadioBackbone,
     RadioConfig,
     RadioForDepthEstimation,
     RadioForImageClassification,
+    RadioForObjectDetection,
     RadioForSemanticSegmentation,
     RadioImageProcessor,
     RadioModel,
@@ -140,16 +142,18 @@ def test_windows(head):
 
 
 @pytest.mark.parametrize(
-    ("name", "fields", "blocks"),
+    ("model_class", "fields", "blocks"),
     [
-        ("classification", {}, []),
-        ("segmentation", {}, []),
-        ("segmentation_dpt", {"dpt_indices": [1, 2, 4, 5]}, [1, 2, 4, 5]),
-        ("depth", {"dpt_indices": [1, 2, 4, 5]}, [1, 2, 4, 5]),
+        (RadioForImageClassification, {}, []),
+        (RadioForSemanticSegmentation, {}, []),
+        (RadioForSemanticSegmentation, {"segmentation_head": "dpt", "dpt_indices": [1, 2, 4, 5]}, [1, 2, 4, 5]),
+        (RadioForDepthEstimation, {"dpt_indices": [1, 2, 4, 5]}, [1, 2, 4, 5]),
+        (RadioBackbone, {"out_indices": [0, 2, 6]}, [1]),
+        (RadioForObjectDetection, {"detection_indices": [1, 3]}, [1, 3]),
     ],
 )
-def test_no_more_blocks_are_kept_than_the_head_reads(name, fields, blocks):
-    model = HEADS[name].build(num_hidden_layers=6, **fields)
+def test_no_more_blocks_are_kept_than_the_head_reads(model_class, fields, blocks):
+    model = model_class(tiny_config(num_hidden_layers=6, **fields)).eval()
     passes = []
     model.radio_model.register_forward_hook(lambda _module, _inputs, output: passes.append(output))
     with torch.no_grad():

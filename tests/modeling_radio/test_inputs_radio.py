@@ -321,23 +321,6 @@ def test_some_hidden_states_stand_in_their_places(requested_model, asked, places
 # What the configuration asks for
 
 
-@torch.no_grad()
-def test_the_configuration_can_ask_for_everything(any_model, tmp_path):
-    any_model.save_pretrained(tmp_path)
-    wanted = {"output_hidden_states": True, "output_attentions": True, "return_dict": False}
-    opened = type(any_model).from_pretrained(tmp_path, **wanted)
-    blocks = any_model.config.num_hidden_layers
-    batch = images()
-    named = opened(batch, return_dict=True)
-    assert len(named.hidden_states) == blocks + 1
-    assert len(named.attentions) == blocks
-    answer = opened(batch)
-    assert type(answer) is not type(named)
-    assert isinstance(answer, (tuple, dict))
-    silent = opened(batch, output_hidden_states=False, output_attentions=False, return_dict=True)
-    assert silent.hidden_states is silent.attentions is None
-
-
 CASE = REFERENCE / "radio_video_tiny"
 HEADS = [{"name": "dino_v3", "feature_dim": 8, "summary_dim": 12, "hidden_size": 16}]
 

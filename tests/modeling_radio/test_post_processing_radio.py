@@ -58,14 +58,6 @@ def test_padding_is_cut_off_feature_maps(processor):
     assert all(feature_map.max() < 1 for feature_map in restored)
 
 
-def test_packed_features_return_to_the_image(processor):
-    grids = torch.tensor([[3, 4], [5, 2]])
-    packed = torch.cat([plane(*grid)[0].flatten(1).T for grid in grids.tolist()])
-    restored = processor.post_process_features(packed, [(48, 64), (80, 32)], image_grid_hw=grids)
-    (expected,) = processor.post_process_features(plane(5, 2), [(80, 32)])
-    torch.testing.assert_close(restored[1], expected)
-
-
 def test_packed_features_come_apart_as_they_are():
     torch.manual_seed(0)
     upsampling = {"name": "sam", "hidden_size": 8, "feature_dim": 4, "token_index": 0, "upsample_factor": 2}

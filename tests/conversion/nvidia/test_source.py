@@ -83,22 +83,9 @@ def test_contents_of_wrong_types_are_refused_by_name(changes, named, edited, tmp
         read_checkpoint(tmp_path / "other.pth.tar")
 
 
-CONFIGS = ("[]", "{", "[" * 100_000, "\ud800", '{"model_type": "radio", "hidden_size": 64}')
-INDICES = (
-    *("{", "{}", '{"weight_map": ["model.safetensors"]}', '{"weight_map": {"weight": 5}}'),
-    *(f'{{"weight_map": {{"weight": "{name}"}}}}' for name in ("config.json", "model-00001.safetensors", "a/../b")),
-    *(f'{{"weight_map": {{"weight": "{name}"}}}}' for name in ("../elsewhere.safetensors", "/elsewhere.safetensors")),
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [*(("config.json", text) for text in CONFIGS), *(("model.safetensors.index.json", text) for text in INDICES)],
-)
-def test_damaged_files_of_a_hub_folder_are_refused(name, text, hub_folder, tmp_path):
-    """An index of weights names files beside it, and no others."""
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, "\ud800", '{"model_type": "radio", "hidden_size": 64}'])
+def test_damaged_configurations_of_a_hub_folder_are_refused(text, hub_folder):
     folder = hub_folder("c_radio_v4_tiny")
-    (tmp_path / "elsewhere.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    (folder / name).write_bytes(text.encode(errors="surrogatepass"))
-    with pytest.raises(ValueError, match=r"config\.json|`weight_map`|index\.json|lacks model-00001\.safetensors"):
+    (folder / "config.json").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(ValueError, match=r"config\.json"):
         read_checkpoint(folder)

@@ -5,7 +5,7 @@ import torch
 from local_hub import TOKEN, VISIT, hub_in_place
 from PIL import Image
 from tiny_tuning import run_settings
-from tuning_fixtures import one_picture, own_datasets_cache, save_picture
+from tuning_fixtures import save_picture
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -15,8 +15,6 @@ from modeling_radio.training.finetuning.adapters import open_adapter
 from modeling_radio.training.finetuning.run import FinetuningRun
 from modeling_radio.training.publish import main as publish
 
-
-__all__ = ["one_picture", "own_datasets_cache"]
 
 pytestmark = [
     pytest.mark.tour,

@@ -19,12 +19,9 @@ import phases
 import pytest
 from safetensors.torch import load_file
 from tiny_distillation import assert_same_tensors, environment
-from tiny_folders import model, pictures
 
 from modeling_radio.core.interruption import StopRequest
 
-
-__all__ = ["model", "pictures"]
 
 logger = logging.getLogger(__name__)
 
