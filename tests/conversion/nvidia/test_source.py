@@ -89,3 +89,10 @@ def test_damaged_configurations_of_a_hub_folder_are_refused(text, hub_folder):
     (folder / "config.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(ValueError, match=r"config\.json"):
         read_checkpoint(folder)
+
+
+def test_a_part_that_an_index_names_and_the_folder_lacks_is_named(hub_folder):
+    folder = hub_folder("c_radio_v4_tiny")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"weight": "model-00001.safetensors"}}')
+    with pytest.raises(ValueError, match=r"model-00001\.safetensors"):
+        read_checkpoint(folder)

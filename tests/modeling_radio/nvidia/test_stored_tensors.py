@@ -43,7 +43,6 @@ INDICES = [
     '{"weight_map": {"weight": ["a"]}}',
     '{"weight_map": {"weight": "config.json"}}',
     '{"weight_map": {"weight": "model.safetensors"}}',
-    '{"weight_map": {"weight": "model-00001.safetensors"}}',
 ]
 
 
