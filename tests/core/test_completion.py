@@ -38,19 +38,14 @@ def completions(tmp_path):
     [
         ("radio dist", ["distill"]),
         ("radio finetune folder --task imag", ["image-classification"]),
-        ("radio finetune folder --tune do", ["dora"]),
         ("radio serve folder --max-bat", ["--max-batch"]),
-        ("radio nothing --x", []),
+        ("radio export --to w", ["web"]),
+        ("radio export --to web folder --prec", ["--precision"]),
     ],
 )
 def test_the_shell_is_answered_without_torch(completions, line, expected, tmp_path):
     (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
     assert completions(line) == expected
-
-
-def test_formats_are_completed(completions):
-    assert completions("radio export --to w") == ["web"]
-    assert completions("radio export --to web folder --prec") == ["--precision"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
