@@ -6,14 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as all_benchmarks
-from benchmarks.all import (
-    CASES,
-    MARKED,
-    PAGE_FILE,
-    TABLES,
-    AllSettings,
-    fill,
-)
+from benchmarks.all import CASES, MARKED, PAGE_FILE, TABLES, AllSettings, fill
 
 
 @pytest.fixture

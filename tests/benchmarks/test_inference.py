@@ -4,13 +4,7 @@ import pytest
 import torch
 from releases import needs_flop_counter
 
-from benchmarks.inference import (
-    COMPILED,
-    EQUAL_WORK,
-    NETWORKS,
-    OURS,
-    WINDOWED,
-)
+from benchmarks.inference import COMPILED, EQUAL_WORK, NETWORKS, OURS, WINDOWED
 from benchmarks.measuring import Place, count_flops
 from modeling_radio import RadioConfig
 

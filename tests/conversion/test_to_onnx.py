@@ -37,10 +37,7 @@ ADAPTORS = [
     {"name": "siglip2-g", **HEAD, "feature_head": "attention"},
     {"name": "sam3", "token_index": 2, **HEAD, "upsample_factor": 2},
 ]
-OUTPUTS = [
-    *("summary", "features", "siglip2-g_summary", "siglip2-g_features"),
-    *("sam3_summary", "sam3_features"),
-]
+OUTPUTS = [*("summary", "features", "siglip2-g_summary", "siglip2-g_features"), *("sam3_summary", "sam3_features")]
 
 
 def tiny(**overrides):

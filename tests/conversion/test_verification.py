@@ -87,10 +87,7 @@ def test_without_stored_outputs_nothing_is_checked():
         (("256x256/global/backbone/summary",), ["the outputs of clip", "resized positions", "windowed attention"]),
         (("64x96/window2/backbone/summary", "64x96/global/clip/features"), ["the outputs of sam"]),
         (("64x96/intermediates/sparse/1/summary",), ["the backbone's", "the outputs of clip", "windowed attention"]),
-        (
-            ("64x96/window2/backbone/summary", "64x96/global/clip/features", "64x96/global/sam/features"),
-            [],
-        ),
+        (("64x96/window2/backbone/summary", "64x96/global/clip/features", "64x96/global/sam/features"), []),
     ],
 )
 def test_what_stored_outputs_leave_open(keys, unchecked):

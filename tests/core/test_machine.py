@@ -7,11 +7,7 @@ import numpy as np
 import pytest
 
 from modeling_radio.core import machine
-from modeling_radio.core.machine import (
-    STATUS,
-    EnergyMeter,
-    peak_memory_mb,
-)
+from modeling_radio.core.machine import STATUS, EnergyMeter, peak_memory_mb
 
 
 class NVMLError(Exception):

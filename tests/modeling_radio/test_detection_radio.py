@@ -228,10 +228,7 @@ def test_wrong_masks(masks):
 
 def test_wrong_images():
     model = RadioForObjectDetection(tiny_config())
-    with pytest.raises(
-        ValueError,
-        match="`detection_num_queries`",
-    ):
+    with pytest.raises(ValueError, match="`detection_num_queries`"):
         model(detection_images(size=(32, 48)))
     with pytest.raises(ValueError, match="`pixel_mask`"):
         model(detection_images(), pixel_mask=torch.ones(2, 4, 6))

@@ -16,11 +16,7 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.conversion.from_nvidia import convert
-from modeling_radio.eradio_radio import (
-    check_eradio,
-    eradio_fields,
-    optimal_window,
-)
+from modeling_radio.eradio_radio import check_eradio, eradio_fields, optimal_window
 
 
 CASE = REFERENCE / "e_radio_tiny"

@@ -10,9 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from processor_cases import make_pixels, process
-from transformers import (
-    CLIPImageProcessor,
-)
+from transformers import CLIPImageProcessor
 from transformers.models.radio.modeling_radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel

@@ -13,12 +13,7 @@ from task_models import EVERY_MODEL, build, images, tensors_of, tiny_config
 from transformers.models.radio import RadioModel as NativeRadioModel
 from transformers.utils.generic import TransformersKwargs
 
-from modeling_radio import (
-    RadioConfig,
-    RadioForImageClassification,
-    RadioImageProcessor,
-    RadioModel,
-)
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.inputs_radio import FOREIGN_ARGUMENTS
 

@@ -8,12 +8,7 @@ from reference_cases import REFERENCE
 from safetensors.torch import load_file
 from torch import nn
 
-from modeling_radio import (
-    RadioBackbone,
-    RadioConfig,
-    RadioForImageClassification,
-    RadioModel,
-)
+from modeling_radio import RadioBackbone, RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.outputs_radio import RadioPair
 

@@ -52,9 +52,7 @@ def pipeline_of(name):
 def test_options_reach_the_model_and_tiles_are_of_the_image_as_it_is(name, options, seen, photo):
     pipe = pipeline_of(name)
     sizes = []
-    handle = pipe.model.register_forward_pre_hook(
-        lambda _, args: sizes.append(tuple(args[0].shape[-2:])),
-    )
+    handle = pipe.model.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[-2:])))
     found = pipe(photo, **options)
     handle.remove()
     assert sizes == seen

@@ -18,11 +18,7 @@ from tuning_fixtures import run_lengths
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.pipelines_radio import RadioImageClassificationPipeline
-from modeling_radio.post_processing_radio import (
-    IGNORED_CLASS,
-    class_scores,
-    divide_pixels,
-)
+from modeling_radio.post_processing_radio import IGNORED_CLASS, class_scores, divide_pixels
 
 
 @pytest.fixture
@@ -39,11 +35,7 @@ def plane(height, width):
 def test_feature_maps_return_to_the_image(processor):
     (restored,) = processor.post_process_features(plane(6, 8), [(90, 130)])
     assert restored.shape == (2, 90, 130)
-    inner = (
-        slice(None),
-        slice(10, -10),
-        slice(10, -10),
-    )  # outermost half patches stay constant
+    inner = (slice(None), slice(10, -10), slice(10, -10))  # outermost half patches stay constant
     torch.testing.assert_close(restored[inner], plane(90, 130)[0][inner], atol=1e-5, rtol=0)
 
 

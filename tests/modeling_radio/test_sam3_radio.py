@@ -144,11 +144,7 @@ def test_sam3_on_its_own_trunk_is_not_saved_as_attached(sam3, tmp_path):
         ({}, {"adaptor_name": "sam"}, "`adaptor_name`"),
         ({"adaptors": []}, {}, "`adaptor_name`"),
         ({"feature_dim": 16}, {}, "`feature_dim`"),
-        (
-            {"max_resolution": 48},
-            {},
-            "`radio`",
-        ),
+        ({"max_resolution": 48}, {}, "`radio`"),
     ],
 )
 def test_radio_that_does_not_fit_is_refused(sam3, radio, options, message):

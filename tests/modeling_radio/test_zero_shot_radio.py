@@ -398,11 +398,7 @@ def test_pipeline_on_a_folder_without_texts_says_what_is_missing(radio, tmp_path
 
 @pytest.mark.parametrize(
     ("templates", "message"),
-    [
-        ([], "`templates`"),
-        (["a cat"], "placeholder {} exactly once, got 'a cat'"),
-        (["{} {}"], "exactly once"),
-    ],
+    [([], "`templates`"), (["a cat"], "placeholder {} exactly once, got 'a cat'"), (["{} {}"], "exactly once")],
 )
 def test_templates_that_cannot_be_filled_are_refused(templates, message):
     with pytest.raises(ValueError, match=message):

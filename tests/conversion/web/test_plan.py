@@ -59,7 +59,7 @@ def test_sizes_windows_and_spaces_by_default():
     plan = plan_page(model)
     assert (plan.sizes, plan.step, plan.window, plan.window_step) == ([128, 192, 256], 16, 4, 64)
     assert [(space.name, space.width, space.scale) for space in plan.spaces] == [
-        *(("backbone", model.config.hidden_size, 1), ("clip-a", 12, 1), ("sam-b", 8, 2)),
+        *(("backbone", model.config.hidden_size, 1), ("clip-a", 12, 1), ("sam-b", 8, 2))
     ]
     assert list(plan.wrap(model)) == ["global", "windows"]
     assert plan.text_space is None

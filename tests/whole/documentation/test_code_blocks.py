@@ -111,8 +111,7 @@ assert picture.amin() == 0 and picture.amax() == 1
 
 @pytest.mark.tour
 @pytest.mark.parametrize(
-    ("text", "before", "after"),
-    [("LabelStudioMLBase", LABEL_STUDIO, PREDICTED), ("NODE_CLASS_MAPPINGS", "", PAINTED)],
+    ("text", "before", "after"), [("LabelStudioMLBase", LABEL_STUDIO, PREDICTED), ("NODE_CLASS_MAPPINGS", "", PAINTED)]
 )
 def test_code_that_another_program_calls(world, elsewhere, text, before, after):
     code = before + block_with(text) + after

@@ -27,10 +27,7 @@ EXAMPLES = {
     "depth_errors": (DEPTHS, {"abs_rel": 0.25, "rmse": 1.2909944, "delta1": 0.3333333}),
     "effective_rank": ({"data": [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]}, {"effective_rank": 2.0}),
     "feature_cosine": (PAIR, {"cosine": 1.0, "centered_cosine": 0.4472136}),
-    "image_retrieval": (
-        {"predictions": PAIR["predictions"], "references": [0, 1], **GALLERY, "ranks": [1, 2]},
-        FOUND,
-    ),
+    "image_retrieval": ({"predictions": PAIR["predictions"], "references": [0, 1], **GALLERY, "ranks": [1, 2]}, FOUND),
     "knn_accuracy": (
         {"predictions": [[1.0, 0.2], [0.1, 1.0], [1.0, 0.9]], "references": [0, 1, 1], **VOTES},
         {"knn_accuracy": 2 / 3},

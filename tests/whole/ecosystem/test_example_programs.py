@@ -204,12 +204,7 @@ def collate_instances(batch):
 def test_instance_segmentation(folder, tmp_path):
     model = AutoModelForUniversalSegmentation.from_pretrained(folder, **LABELS, ignore_mismatched_sizes=True, **TRUST)
     image_processor = AutoImageProcessor.from_pretrained(
-        folder,
-        do_resize=True,
-        size={"height": 96, "width": 96},
-        do_reduce_labels=False,
-        reduce_labels=False,
-        **TRUST,
+        folder, do_resize=True, size={"height": 96, "width": 96}, do_reduce_labels=False, reduce_labels=False, **TRUST
     )
     examples = instance_examples(image_processor)
     assert examples[0]["mask_labels"].shape == (3, 96, 96)

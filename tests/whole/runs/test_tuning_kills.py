@@ -21,10 +21,7 @@ pytestmark = [
 ]
 
 
-METHODS = {
-    "lora": {"tune": "lora", "lora_dropout": 0.2, "merge": True},
-    "full": {"tune": "full", "layer_decay": 0.7},
-}
+METHODS = {"lora": {"tune": "lora", "lora_dropout": 0.2, "merge": True}, "full": {"tune": "full", "layer_decay": 0.7}}
 WEIGHTS = {
     "lora": (f"{FINAL}/adapter_model.safetensors", f"{MERGED}/model.safetensors"),
     "full": (f"{FINAL}/model.safetensors",),
@@ -80,9 +77,7 @@ def test_one_kill(base, class_folders, tmp_path):
 
 @pytest.mark.tour
 @pytest.mark.parametrize(
-    ("method", "saving"),
-    [("lora", [HALF_FINAL, HALF_MERGED, HALF_FINAL]), ("full", [HALF_FINAL] * 3)],
-    ids=METHODS,
+    ("method", "saving"), [("lora", [HALF_FINAL, HALF_MERGED, HALF_FINAL]), ("full", [HALF_FINAL] * 3)], ids=METHODS
 )
 def test_ten_kills(method, saving, base, class_folders, tmp_path):
     moments = [BEGUN, *[CHECKPOINT, HALF_CHECKPOINT] * 3, *saving]
