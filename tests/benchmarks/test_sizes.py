@@ -1,6 +1,5 @@
 """The limit of a window is a pass without the attention of windowed blocks; packs give what each image gives alone."""
 
-import pytest
 import torch
 from releases import needs_native_packs
 
@@ -9,7 +8,6 @@ from benchmarks.measuring import Place
 from benchmarks.sizes import (
     PACKED,
     SETS,
-    amdahl_limit,
     attention_share,
     attention_timed,
     build_calls,
@@ -21,13 +19,6 @@ from modeling_radio import RadioConfig
 
 CONFIG = RadioConfig.from_preset("radio-test")
 ONCE = {"min_rounds": 1}
-
-
-def test_the_limit_of_windows_is_a_pass_without_their_attention() -> None:
-    """Of 1.54 s attention took 0.93, and 8 of 12 blocks have windows: 1.67 is all there is."""
-    config = RadioConfig.from_preset("radio_v2.5-b")
-    assert amdahl_limit(config, 0.93 / 1.54) == pytest.approx(1.67, abs=0.01)
-    assert amdahl_limit(config, 0.0) == 1
 
 
 def test_attention_is_timed_where_it_runs_and_stays_what_it_is() -> None:

@@ -110,20 +110,6 @@ def test_moving_average_is_preferred_and_wrappers_are_stripped(reference, edited
     assert all(torch.equal(value, original[key]) for key, value in model.state_dict().items())
 
 
-def test_heads_of_a_repeated_teacher_are_those_of_its_first_entry(reference, edited):
-    """A teacher of two training partitions is one adaptor with one class token."""
-
-    def edit(content):
-        teachers, state = content["args"].teachers, content["state_dict"]
-        teachers.append({**teachers[2]})
-        for key in [key for key in state if key.startswith(("_heads.2.", "_feature_projections.2."))]:
-            state[key.replace(".2.", ".3.", 1)] = state[key] + 1
-
-    model = convert(edited("c_radio_v4_tiny", edit))
-    comparisons = compare_with_reference(model, reference / "c_radio_v4_tiny" / "expected.safetensors")
-    assert largest_difference(comparisons) <= TOLERANCE
-
-
 def test_untold_number_of_heads_is_warned_about(reference):
     with pytest.warns(UserWarning, match="took 4 for width 48"):
         convert(reference / "radio_v2.5_g_tiny" / "checkpoint.pth.tar")

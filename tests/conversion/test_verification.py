@@ -10,7 +10,6 @@ from modeling_radio.conversion.verification import (
     Comparison,
     check_tolerance,
     compare_with_reference,
-    format_comparisons,
     largest_difference,
     list_unchecked,
 )
@@ -50,20 +49,6 @@ def test_every_kind_of_difference_is_seen(change, difference, model, write_chang
     found = {comparison.key: comparison.difference for comparison in compare_with_reference(model, path)}
     assert found.pop(key) == difference
     assert max(found.values()) <= 1e-5
-
-
-def test_table_has_a_line_for_each_size_and_mode():
-    comparisons = [
-        Comparison("32x48/global/backbone/summary", 1e-7),
-        Comparison("32x48/global/backbone/features", 1e-3),
-        Comparison("32x48/window2/absent/features", None),
-        Comparison("32x48/intermediates/dense/3/features", 0.0),
-    ]
-    assert [line.split() for line in format_comparisons(comparisons, 1e-5).splitlines()[1:]] == [
-        ["32x48", "global", "2", "1.00e-03", "beyond", "1e-05"],
-        ["32x48", "window2", "0", "not", "in", "this", "model"],
-        ["32x48", "intermediates", "dense", "1", "0.00e+00", "ok"],
-    ]
 
 
 def config_with_heads(**fields) -> RadioConfig:

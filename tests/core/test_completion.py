@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from modeling_radio.core import completion
-
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,9 +44,3 @@ def completions(tmp_path):
 def test_the_shell_is_answered_without_torch(completions, line, expected, tmp_path):
     (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
     assert completions(line) == expected
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shell_has_a_script(shell, capsys):
-    assert completion.main([shell]) == 0
-    assert "radio" in capsys.readouterr().out

@@ -294,15 +294,6 @@ def test_the_first_picture_of_an_animation_is_read(num_pictures, processor, tmp_
     assert torch.equal(process(processor, "https://example.org/animation.gif"), process(processor, path))
 
 
-@pytest.mark.parametrize("content", [b"no image", None], ids=["damaged", "missing"])
-def test_paths_that_cannot_be_read_are_named(processor, tmp_path, content):
-    path = tmp_path / "picture.png"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match="`images`"):
-        process(processor, path)
-
-
 @pytest.mark.parametrize("mode", ["L", "1", "I;16", "I", "F"])
 def test_gray_images_become_three_equal_channels(processor, mode):
     ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None], 48, axis=0)

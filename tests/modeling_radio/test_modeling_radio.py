@@ -158,15 +158,6 @@ def test_draws_decide_positions_and_paths(network_model: RadioModel) -> None:
     network_model.train()
 
 
-def test_without_draws_the_global_generator_decides(network_model: RadioModel) -> None:
-    pixel_values, features = torch.rand(1, 3, 64, 64), []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        features.append(network_model(pixel_values).features)
-    assert torch.equal(features[0], features[1])
-    assert not torch.equal(features[0], features[2])
-
-
 def test_dropped_path_keeps_the_mean() -> None:
     config = RadioConfig.from_preset("radio-test", num_hidden_layers=2, drop_path_rate=0.25)
     transformer = RadioNetwork(config).model.train()

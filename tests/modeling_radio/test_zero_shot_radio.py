@@ -419,11 +419,6 @@ def test_unknown_towers_are_refused(tower, message):
         text_tower_kind(RadioConfig.from_preset("radio-test", text_tower=tower))
 
 
-def test_a_missing_tower_is_told_from_a_wrong_one():
-    with pytest.raises(MissingTextTowerError, match="`text_tower`"):
-        text_tower_kind(RadioConfig.from_preset("radio-test"))
-
-
 @pytest.mark.parametrize(
     ("tower", "implementation", "expected"),
     [
