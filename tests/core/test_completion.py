@@ -38,7 +38,6 @@ def completions(tmp_path):
         ("radio finetune folder --task imag", ["image-classification"]),
         ("radio serve folder --max-bat", ["--max-batch"]),
         ("radio export --to w", ["web"]),
-        ("radio export --to web folder --prec", ["--precision"]),
     ],
 )
 def test_the_shell_is_answered_without_torch(completions, line, expected, tmp_path):

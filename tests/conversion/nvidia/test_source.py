@@ -1,5 +1,6 @@
 """Reading files of strangers: nothing of theirs runs, and every refusal is one clear line."""
 
+import json
 import os
 import pickle
 from argparse import Namespace
@@ -93,6 +94,7 @@ def test_damaged_configurations_of_a_hub_folder_are_refused(text, hub_folder):
 
 def test_a_part_that_an_index_names_and_the_folder_lacks_is_named(hub_folder):
     folder = hub_folder("c_radio_v4_tiny")
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"weight": "model-00001.safetensors"}}')
-    with pytest.raises(ValueError, match=r"model-00001\.safetensors"):
+    index = {"weight_map": {"weight": "model-00001.safetensors"}, "metadata": {}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"lacks model-00001\.safetensors"):
         read_checkpoint(folder)
