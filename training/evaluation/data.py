@@ -90,12 +90,15 @@ class Part:
         train: Images that probes are trained on and queries are compared with; None takes the test images, by folds or
             by leaving out each image's source.
         class_names: Names in the order of the class indices; empty without classes.
+        has_protocol: Whether it is a public set, whose protocol learns from the set's own train split and from nothing
+            else.
     """
 
     name: str
     test: Examples
     train: Examples | None = None
     class_names: tuple[str, ...] = ()
+    has_protocol: bool = False
 
     @property
     def gallery(self) -> Examples:
@@ -248,11 +251,6 @@ def square(image: Tensor, side_px: int) -> Tensor:
     return middle if side == side_px else resize(middle, [side_px, side_px], InterpolationMode.BICUBIC)
 
 
-STRIDE = 2 / 3
-"""Step from one window to the next as a share of a window, as for ADE20k in AM-RADIO.
-https://arxiv.org/abs/2312.06709"""
-
-
 class Place(NamedTuple):
     """Position of a window: the image, and the upper left corner in pixels of the resized image."""
 
@@ -262,17 +260,19 @@ class Place(NamedTuple):
 
 
 class Windows:
-    """Windows over images whose shorter side is resized to that of a window; a square image is one window.
+    """Windows over images whose shorter side is resized; as large as a window, a square image is one window.
 
     Args:
         images: The images.
         window_px: Side of a window.
         stride: Step from one window to the next as a share of a window.
+        shorter_px: Shorter side of the resized images; None takes that of a window.
     """
 
-    def __init__(self, images: Images, window_px: int, stride: float = STRIDE) -> None:
+    def __init__(self, images: Images, window_px: int, stride: float = 2 / 3, shorter_px: int | None = None) -> None:
         self.images, self.window_px = images, window_px
-        self.frames = [_frame(images.size(index), window_px) for index in range(len(images))]
+        self.frames = [_frame(images.size(index), shorter_px or window_px) for index in range(len(images))]
+        self.description = f"windows {window_px} by {stride:.4f} of {shorter_px or window_px}"
         step = max(1, round(window_px * stride))
         self.places = [
             Place(image, top, left)
@@ -340,9 +340,9 @@ class Windows:
         return total / count
 
 
-def _frame(size: tuple[int, int], window_px: int) -> tuple[int, int]:
-    scale = window_px / min(size)
-    return (max(window_px, round(size[0] * scale)), max(window_px, round(size[1] * scale)))
+def _frame(size: tuple[int, int], shorter_px: int) -> tuple[int, int]:
+    scale = shorter_px / min(size)
+    return (max(shorter_px, round(size[0] * scale)), max(shorter_px, round(size[1] * scale)))
 
 
 def _starts(length: int, window: int, step: int) -> list[int]:

@@ -46,6 +46,7 @@ from modeling_radio.training.data.sources import DEMO_SOURCES, ImageColumn, chec
 from modeling_radio.training.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX
+from modeling_radio.training.evaluation.public_sets import mask_sets
 from modeling_radio.training.evaluation.settings import IMAGENET, DataOptions
 
 
@@ -102,9 +103,15 @@ class TableData:
 
     def __init__(self, source: str, options: DataOptions | None = None, *, seed: int = 0) -> None:
         self.source, self.options, self.seed = source, options or DataOptions(), seed
+        self.public = None if self.options.layout is None else mask_sets()[self.options.layout]
         tables, self._mask_classes = self._open()
         roles = self._roles(next(iter(tables.values())))
         tables = readable_tables({split: with_columns(table, roles) for split, table in tables.items()})
+        if self.public is not None:
+            counts = {split: len(table) for split, table in tables.items()}
+            self.public.check_counts(
+                counts if len(counts) > 1 else {VALIDATION: counts[TRAIN]}
+            )  # a lone one is "train"
         tables, self._label_names = self._number_labels(tables, roles)
         self.roles = {role for role in roles.values() if role != "target"} | ({"label"} if self._label_names else set())
         self.test = self._rows(tables[VALIDATION] if VALIDATION in tables else tables[TRAIN], "test")
@@ -135,7 +142,7 @@ class TableData:
             return Part(self.name, self.test.chosen(MAX_UNLABELED).examples())
         names = self._label_names if kind == "labels" else self.mask_names if kind == "masks" else ()
         train = None if self.train is None else self.train.examples(kind)
-        return Part(self.name, self.test.examples(kind), train, names)
+        return Part(self.name, self.test.examples(kind), train, names, has_protocol=self.public is not None)
 
     @cached_property
     def mask_names(self) -> tuple[str, ...]:
@@ -169,12 +176,14 @@ class TableData:
         names: dict[str, Sequence[str]] = {
             split: usual if asked[split] is None else (str(asked[split]),) for split, usual in SPLIT_NAMES.items()
         }
-        class_names: tuple[str, ...] = ()
+        class_names = () if self.public is None else self.public.class_names
 
         def read_folder(path: Path) -> Tables:
             nonlocal class_names
             if not path.is_dir():
                 raise ValueError(f"`data` must be a folder, .parquet or .tar files or a Hub id, got {self.source!r}.")
+            if self.public is not None:
+                return self.public.read(path)
             targets = [folders for folders in (MASK_FOLDERS, DEPTH_FOLDERS) if holds(path, folders, names)]
             if not targets or not holds(path, IMAGE_FOLDERS, names):
                 return open_class_folders(path, names)
@@ -318,7 +327,8 @@ class Rows:
             "targets": targets,
             "texts": known.get("captions", []),
         }
-        reading = {"masks": self.data.options.reduce_labels, "depth": self.data.options.depth_scale}.get(kind)
+        options = self.data.options
+        reading = {"masks": options.layout or options.reduce_labels, "depth": options.depth_scale}.get(kind)
         return hash_of(content | ({"reading": reading} if reading else {}))[:16]
 
     @property
@@ -380,6 +390,8 @@ class Masks:
     def __getitem__(self, index: int) -> Tensor:
         where = self.rows.where(index)
         ids = read_mask(read_row(self.table, index, self.rows.name)["mask"], where)
+        if self.rows.data.public is not None:
+            return self.rows.data.public.class_indices(ids)
         if self.rows.data.options.reduce_labels:
             ids = torch.where((ids == 0) | (ids == IGNORE_INDEX), IGNORE_INDEX, ids - 1)
         wrong = ids[((ids < 0) | (ids >= (self.num_classes or IGNORE_INDEX))) & (ids != IGNORE_INDEX)]

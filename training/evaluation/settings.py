@@ -49,6 +49,10 @@ RETRIEVAL = "retrieval"
 """Short name of the two retrieval tasks, as far as the data have labels or captions."""
 
 
+LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
+"""Names of the public sets, keys of `public_sets.yaml`, which `--help` need not read."""
+
+
 class DataOptions(Settings):
     """Columns, splits and units of a source.
 
@@ -65,6 +69,7 @@ class DataOptions(Settings):
         class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for the
             names of its thousand classes in words.
         reduce_labels: Ignore 0 in masks and lower all other classes by one, as in ADE20k.
+        layout: Public set whose official folders `data` has, with its classes and numbers of images; presets set it.
         depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
         max_images: Number of images of each split to measure, a seeded choice; by default all.
     """
@@ -79,6 +84,7 @@ class DataOptions(Settings):
     test_split: str | None = None
     class_names: str | None = None
     reduce_labels: bool = False
+    layout: Annotated[str | None, OneOf(LAYOUTS)] = None
     depth_scale: float | None = None
     max_images: int | None = None
 
@@ -99,6 +105,8 @@ class TaskSettings(Settings):
         probe_warmup_steps: Steps over which the learning rate rises; 1500 in the papers.
         probe_schedule: Fall of the learning rate after that: a cosine, or a straight line as in the papers.
         window_px: Side of the windows of dense tasks; by default the model's own size.
+        window_stride: Step from one window to the next as a share of a window. 2/3 as in AM-RADIO for ADE20k.
+        shorter_px: Shorter side to which images are resized before windows are cut; by default that of the windows.
         refinement: Change of the patches in open-vocabulary segmentation before they are compared with texts: none, or
             the mean of similar patches (SCRA of RADSeg).
         dense_source: Network that maps patches to the space of texts; see `segment`.
@@ -125,6 +133,8 @@ class TaskSettings(Settings):
     probe_warmup_steps: int = Field(0, ge=0)
     probe_schedule: Literal["cosine", "linear"] = "cosine"
     window_px: int | None = Field(None, gt=0)
+    window_stride: float = Field(2 / 3, gt=0, le=1)
+    shorter_px: int | None = Field(None, gt=0)
     refinement: Literal["none", "correlation"] = "none"
     dense_source: Literal["summary_head", "features"] = "summary_head"
     consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
@@ -140,8 +150,33 @@ class TaskSettings(Settings):
             sizes = getattr(self, name)
             require(len(set(sizes)) > 1 and min(sizes) > 0, name, sizes, "at least two different sizes above 0")
         require(min(self.recall_at) > 0, "recall_at", self.recall_at, "ranks above 0")
+        if self.shorter_px is not None:
+            is_enough = self.window_px is not None and self.shorter_px >= self.window_px
+            require(is_enough, "shorter_px", self.shorter_px, "at least `window_px`, which must be given too")
         return self
 
+
+# AM-RADIO, section 4 (https://arxiv.org/abs/2312.06709): batch norm and a linear layer on frozen features, windows of
+# 512 px with a stride of 2/3, batches of 16. C-RADIOv4 reports ADE20k and VOC (https://arxiv.org/abs/2601.17237, table 1).
+# Steps and learning rate as below; the papers do not say that VOC differs.
+LINEAR_SEGMENTATION: dict[str, Any] = {
+    "tasks": ["segmentation_probe"],
+    "size": 512,
+    "window_px": 512,
+    "probe_steps": 80_000,
+    "probe_learning_rate": 1e-3,
+    "probe_warmup_steps": 1500,
+    "probe_schedule": "linear",
+}
+# RADSeg (https://arxiv.org/abs/2511.19704), configurations of the middle resolution: windows of 336 px with a stride of
+# 224 (VOC: 112), OpenAI's 80 prompts, nothing trained. Names as in the sets; RADSeg writes some in one word.
+OPEN_VOCABULARY: dict[str, Any] = {
+    "tasks": ["open_vocabulary"],
+    "size": 336,
+    "window_px": 336,
+    "window_stride": 2 / 3,
+    "templates": "openai",
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 5 neighbors are our choice for the demo's sets, some of whose classes have fewer images than the papers' 20.
@@ -154,17 +189,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "templates": "openai",
         "class_names": IMAGENET,
     },
-    # The published probe: batch norm and a linear layer, 80k steps of 16 windows of 512 px.
-    "ade20k": {
-        "tasks": ["segmentation_probe"],
-        "size": 512,
-        "window_px": 512,
-        "reduce_labels": True,
-        "probe_steps": 80_000,
-        "probe_learning_rate": 1e-3,
-        "probe_warmup_steps": 1500,
-        "probe_schedule": "linear",
-    },
+    "ade20k": LINEAR_SEGMENTATION | {"layout": "ade20k"},
+    "voc": LINEAR_SEGMENTATION | {"layout": "voc"},
+    "context59": LINEAR_SEGMENTATION | {"layout": "context59"},
+    # Our choice: the images' own height; at 512 px poles and signs would be thinner than a patch.
+    "cityscapes": LINEAR_SEGMENTATION | {"layout": "cityscapes", "shorter_px": 1024},
+    "coco-stuff": LINEAR_SEGMENTATION | {"layout": "coco-stuff"},
+    "ade20k-words": OPEN_VOCABULARY | {"layout": "ade20k", "shorter_px": 576},
+    "voc-words": OPEN_VOCABULARY | {"layout": "voc", "window_stride": 1 / 3},
+    "context59-words": OPEN_VOCABULARY | {"layout": "context59", "shorter_px": 576},
+    "cityscapes-words": OPEN_VOCABULARY | {"layout": "cityscapes", "shorter_px": 688},
+    "coco-stuff-words": OPEN_VOCABULARY | {"layout": "coco-stuff", "shorter_px": 448},
 }
 """Settings by protocol; settings that the user gives replace them."""
 

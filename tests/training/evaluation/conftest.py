@@ -1,6 +1,7 @@
 """A tiny model, and images of the demo's kind and of folders that their colors tell apart."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.training.demo.assets import DemoAssets
 from modeling_radio.training.demo.images import ClassificationSet, SegmentationSet
+from modeling_radio.training.evaluation import public_sets
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
 from modeling_radio.training.evaluation.settings import TaskSettings
@@ -90,6 +92,32 @@ def scenes(tmp_path) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
     return tmp_path / "scenes"
+
+
+@pytest.fixture
+def build_public_set(tmp_path, monkeypatch) -> Callable[[str], Path]:
+    """Build the official folder of a public set with three train and two validation images, all that it has then."""
+
+    def build(name: str) -> Path:
+        public = replace(public_sets.mask_sets()[name], counts={"train": 3, "validation": 2})
+        monkeypatch.setitem(public_sets.mask_sets(), name, public)
+        ids, random = list(public.classes), np.random.default_rng(0)
+        for split, files in {"train": "xyz", "validation": "ab"}.items():
+            for letter in files:
+                names = {"split": public.splits[split], "name": f"ulm/{letter}" if name == "cityscapes" else letter}
+                target = random.choice([*ids[:2], ids[-1]], (24, 36)).astype(np.uint8)
+                image = random.integers(0, 255, (24, 36, 3), np.uint8)
+                for path, array in ((public.images, image), (public.targets, target)):
+                    place = tmp_path / public.folder / path.format(**names)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(array).save(place)
+            if public.lists:
+                place = tmp_path / public.folder / public.lists.format(split=public.splits[split])
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text("".join(f"{letter}\n" for letter in files))
+        return tmp_path / public.folder
+
+    return build
 
 
 @pytest.fixture

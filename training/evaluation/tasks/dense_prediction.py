@@ -186,12 +186,14 @@ def folds(evaluation: Evaluation, kind: Kind) -> Iterator[tuple[Sequence[int], S
     """Yield indices of the images of the gallery to train on, and of the test images to predict.
 
     Raises:
-        ValueError: If there is neither a train split nor a second source.
+        ValueError: If there is neither a train split nor a second source, or a public set lacks its train split.
     """
     part = evaluation.part(kind)
     if part.train is not None:
         yield range(len(part.train)), range(len(part.test))
         return
+    if part.has_protocol:
+        raise ValueError(f"`data` must have the train split of {part.name}, from which the protocol learns, got none.")
     groups = torch.arange(len(part.test)) if part.test.groups is None else part.test.groups
     sources = groups.unique()
     if len(sources) < 2:

@@ -1,0 +1,99 @@
+"""Public sets in folders of their official layout: ids of classes, numbers of images, presets to the end."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_radio.training.evaluation.data_tables import TableData
+from modeling_radio.training.evaluation.models.radio import open_radio
+from modeling_radio.training.evaluation.public_sets import mask_sets
+from modeling_radio.training.evaluation.settings import LAYOUTS, PRESETS, DataOptions, EvaluationSettings
+from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.registry import find_task
+
+
+# An image, its class map and ids in it with the index of their class: by the sets' own documentation.
+OFFICIAL = {
+    "ade20k": ("images/validation/a.jpg", "annotations/validation/a.png", {0: 255, 1: 0, 150: 149}),
+    "voc": ("JPEGImages/a.jpg", "SegmentationClass/a.png", {0: 0, 20: 20, 255: 255}),
+    "context59": ("JPEGImages/a.jpg", "SegmentationClassContext/a.png", {0: 255, 1: 0, 59: 58}),
+    "cityscapes": (
+        "leftImg8bit/val/ulm/a_leftImg8bit.png",
+        "gtFine/val/ulm/a_gtFine_labelIds.png",
+        {0: 255, 7: 0, 29: 255, 31: 16, 33: 18},
+    ),
+    "coco-stuff": (
+        "images/val2017/a.jpg",
+        "annotations/val2017/a.png",
+        {0: 0, 11: 255, 12: 11, 89: 79, 91: 80, 181: 170},
+    ),
+}
+
+
+def test_each_set_has_its_files_and_ids(build_public_set):
+    assert set(OFFICIAL) == set(LAYOUTS) == set(mask_sets())
+    assert {name: len(public.classes) for name, public in mask_sets().items()} == {
+        "ade20k": 150,
+        "voc": 21,
+        "context59": 59,
+        "cityscapes": 19,
+        "coco-stuff": 171,
+    }
+    for name, (image, target, indices) in OFFICIAL.items():
+        folder = build_public_set(name)
+        assert (folder / image).is_file()
+        ids = np.array(list(indices), np.uint8)[None].repeat(24, 0)
+        Image.fromarray(ids).save(folder / target)
+        Image.new("RGB", ids.shape[::-1]).save(folder / image)
+        part = TableData(str(folder), DataOptions(layout=name)).part("masks")
+        assert (len(part.train), len(part.test)) == (3, 2)
+        assert part.class_names == mask_sets()[name].class_names
+        assert part.test.masks[0][0].tolist() == list(indices.values())
+
+
+@pytest.mark.parametrize("preset", [name for name, values in PRESETS.items() if "layout" in values])
+def test_presets_run_to_the_end(preset, build_public_set, text_folder):
+    small = {"size": 32, "window_px": 32, "shorter_px": PRESETS[preset].get("shorter_px") and 48, "probe_steps": 2}
+    data = str(build_public_set(PRESETS[preset]["layout"]))
+    settings = EvaluationSettings(checkpoint=text_folder, data=data, preset=preset, templates="plain", **small)
+    assert settings.tasks is not None
+    evaluation = Evaluation(open_radio(text_folder, size_px=32), TableData(data, settings), settings)
+    measured = find_task(settings.tasks[0]).measure(evaluation)
+    assert {each.metric for each in measured} >= {"mIoU", "pixel accuracy"}
+    assert all(0 <= each.value <= 1 for each in measured)
+    assert ("mIoU, no background" in {each.metric for each in measured}) == (preset == "voc-words")
+
+
+def test_a_part_of_a_set_is_refused(build_public_set, pixels):
+    folder = build_public_set("cityscapes")
+    options = DataOptions(layout="cityscapes")
+    (folder / "gtFine" / "val" / "ulm" / "b_gtFine_labelIds.png").unlink()
+    with pytest.raises(ValueError, match=r"`data` .*2 validation images of Cityscapes, got 1"):
+        TableData(str(folder), options)
+    (folder / "leftImg8bit" / "val" / "ulm" / "a_leftImg8bit.png").unlink()
+    with pytest.raises(ValueError, match=r"`data` .* lacks leftImg8bit/val/ulm/a_leftImg8bit.png"):
+        TableData(str(folder), options)
+    shutil.rmtree(folder / "gtFine" / "val")
+    with pytest.raises(ValueError, match=r"`data` .*gtFine/val/\*_gtFine_labelIds.png"):
+        TableData(str(folder), options)
+    folder = build_public_set("ade20k")
+    (folder / "images" / "validation" / "b.jpg").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"`data` .*2 validation images of ADE20k, got 1"):
+        TableData(str(folder), DataOptions(layout="ade20k"))
+
+
+def test_a_probe_needs_the_train_split_of_the_set(build_public_set, pixels):
+    folder = build_public_set("coco-stuff")
+    shutil.rmtree(folder / "annotations" / "train2017")
+    evaluation = pixels(TableData(str(folder), DataOptions(layout="coco-stuff")))
+    with pytest.raises(ValueError, match="`data` .*train split"):
+        find_task("segmentation_probe").measure(evaluation)
+
+
+def test_lists_name_files_of_the_set_only(build_public_set):
+    folder = build_public_set("voc")
+    (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("../../a\nb\n")
+    with pytest.raises(ValueError, match="val.txt"):
+        TableData(str(folder), DataOptions(layout="voc"))
