@@ -22,11 +22,12 @@ from modeling_radio.model_cards.results import Source
 
 Item = TypeVar("Item", covariant=True)
 
-Kind = Literal["images", "photographs", "labels", "masks", "depth", "captions"]
+Kind = Literal["images", "photographs", "labels", "masks", "depth", "captions", "pairs"]
 """Knowledge about images that a task needs: none ("images" resemble those of the training, "photographs" are large
-enough for several sizes), their class, the class of each pixel, their depth, or texts that describe them."""
+enough for several sizes), their class, the class of each pixel, their depth, texts that describe them, or points that
+correspond in pairs of them."""
 
-KINDS: tuple[Kind, ...] = ("images", "photographs", "labels", "masks", "depth", "captions")
+KINDS: tuple[Kind, ...] = ("images", "photographs", "labels", "masks", "depth", "captions", "pairs")
 
 
 class ByNumber(Protocol[Item]):
@@ -46,6 +47,29 @@ class Images(ByNumber[Tensor], Protocol):
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two images of one split that show the same points.
+
+    Attributes:
+        source: Index of the first image.
+        target: Index of the second.
+        source_points: x and y of the keypoints that both show, as shares of the side of a square, `(num_points, 2)`.
+        target_points: The same keypoints in the second image.
+        unit: Size of the object in the second image, as a share of its side.
+        category: Class index of the object.
+        move: Takes 3D points before the first camera to those before the second, `(4, 4)`.
+    """
+
+    source: int
+    target: int
+    source_points: Tensor | None = None
+    target_points: Tensor | None = None
+    unit: float = 1.0
+    category: int = 0
+    move: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Examples:
     """Images of one split and their targets.
 
@@ -56,6 +80,8 @@ class Examples:
         masks: Class of each pixel, int64 `(height, width)` as the image; 255 does not count.
         depth: Meters, float32 `(height, width)` as the image; 0 where the depth is not known.
         captions: One or more texts for each image.
+        pairs: Pairs of images that show the same points.
+        points: 3D points of the pixels before the camera in meters, float32 `(3, height, width)`; 0 if not known.
         groups: Source of each image, such as a video or a scene: int64 `(num_images,)`. Intervals resample whole
             groups, and images of one group are not compared with each other. None: each image is a source of its own.
         own_fingerprint: Changes when the images or their order do, so that labels and captions of the same images share
@@ -68,6 +94,8 @@ class Examples:
     masks: ByNumber[Tensor] | None = None
     depth: ByNumber[Tensor] | None = None
     captions: Sequence[Sequence[str]] | None = None
+    pairs: Sequence[Pair] | None = None
+    points: ByNumber[Tensor] | None = None
     groups: Tensor | None = None
     own_fingerprint: str | None = None
 

@@ -1,20 +1,30 @@
-"""Public data sets in their official folders: where their files lie, their classes, and how many images each split has."""
+"""Public data sets in their official folders: where files lie, which classes they have, how many images there are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import yaml
-from pydantic import ConfigDict, TypeAdapter
+from PIL import Image
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from modeling_radio.core.errors import first_few
+from modeling_radio.core.settings import hash_of
+from modeling_radio.model_cards.results import Source
+from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, load_picture
+from modeling_radio.training.data.image_folder import files_fingerprint
 from modeling_radio.training.data.labeled.folders import VALIDATION, Tables, read_names, table_of_pairs
+from modeling_radio.training.evaluation.data import Examples, Kind, Part, check_kind
 from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,11 +107,16 @@ class MaskSet:
             counts: Number of images of each split.
         """
         for split, found in counts.items():
-            if found != self.counts[split]:
-                raise ValueError(
-                    f"`data` must have the {self.counts[split]} {split} images of {self.title}, got {found}: a part is "
-                    f"not measured under the name of the set. See {self.address}"
-                )
+            check_count(self.title, f"{split} images", found, self.counts[split], self.address)
+
+
+def check_count(title: str, what: str, found: int, expected: int, address: str) -> None:
+    """Raise ValueError unless a folder has as many of something as the official set."""
+    if found != expected:
+        raise ValueError(
+            f"`data` must have the {expected} {what} of {title}, got {found}: a part is not measured under the name of "
+            f"the set. See {address}"
+        )
 
 
 @cache
@@ -109,3 +124,90 @@ def mask_sets() -> dict[str, MaskSet]:
     """Return the public sets with class maps by name."""
     content = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     return TypeAdapter(dict[str, MaskSet]).validate_python(content)
+
+
+def read_json(adapter: TypeAdapter[T], path: Path) -> T:
+    """Return the checked content of a JSON file of a public set.
+
+    Raises:
+        ValueError: If it is missing or something else.
+    """
+    try:
+        return adapter.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = str(error).replace("\n", " ")
+        raise ValueError(f"`data` must have the official file {path.name}, got {str(path)!r}: {reason:.200}") from error
+
+
+def plain(name: str, file: Path) -> str:
+    """Return a name that a file lists; raise ValueError if it leads out of its folder."""
+    if Path(name).name != name:
+        raise ValueError(f"{file} must list plain names of files, got {name!r}.")
+    return name
+
+
+def open_picture_file(path: Path, *, as_stored: bool = False) -> Image.Image:
+    """Open a picture of a public set, upright: as RGB, or in the mode that it is stored in.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    image = EncodedImage(str(path), path)
+    try:
+        return load_picture(image) if as_stored else decode_rgb(image, smallest_px=1)
+    except (OSError, UnusableImageError) as error:
+        raise ValueError(f"`data` must have images that can be decoded, got {str(path)!r}: {error}.") from error
+
+
+def files_state(folder: Path, paths: Sequence[Path]) -> str:
+    """Return a hash of names, order, sizes and times of files.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    names = [str(path.relative_to(folder)) for path in paths]
+    missing = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
+    if missing:
+        raise ValueError(f"`data` {str(folder)!r} lacks {first_few(missing, 2)}: unpack it anew.")
+    return f"{files_fingerprint(dict(zip(names, paths, strict=True)))} {hash_of({'order': names})[:16]}"
+
+
+@dataclass(frozen=True)
+class PublicPart:
+    """A public set whose images serve tasks of one kind; see `EvaluationData`.
+
+    Attributes:
+        name: Its name in measurements.
+        kind: The kind.
+        test: The images that are measured.
+        address: Where it comes from.
+        train: Images that probes are trained on or queries are compared with.
+        class_names: Names of its classes.
+    """
+
+    name: str
+    kind: Kind
+    test: Examples
+    address: str
+    train: Examples | None = None
+    class_names: tuple[str, ...] = ()
+
+    def kinds(self) -> frozenset[Kind]:
+        """Return the kind, and "images" for the report."""
+        return frozenset({self.kind, "images"})
+
+    def part(self, kind: Kind) -> Part:
+        """Return the images; see `EvaluationData.part`."""
+        check_kind(self.name, kind, self.kinds())
+        if kind == "images":
+            return Part(self.name, Examples(self.test.images, self.test.image_fingerprint))
+        return Part(self.name, self.test, self.train, self.class_names, has_protocol=True)
+
+    def sources(self) -> list[Source]:
+        """Return the origin of the images."""
+        return [Source(self.name, "evaluation", "see its origin", self.address, f"{len(self.test)} images measured")]
+
+    def remarks(self, neighbors: int) -> list[str]:
+        """Return the number of images."""
+        pairs = "" if self.test.pairs is None else f" in {len(self.test.pairs)} pairs"
+        return [f"{self.name}: {len(self.test)} images{pairs}."]

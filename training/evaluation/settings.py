@@ -24,6 +24,7 @@ TASK_NAMES = (
     "open_vocabulary",
     "depth_probe",
     "patch_correspondence",
+    "keypoints",
     "out_of_distribution",
     "resolution_consistency",
     "mode_switching",
@@ -49,8 +50,10 @@ RETRIEVAL = "retrieval"
 """Short name of the two retrieval tasks, as far as the data have labels or captions."""
 
 
-LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
-"""Names of the public sets, keys of `public_sets.yaml`, which `--help` need not read."""
+MASK_LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
+"""Names of the public sets with class maps, keys of `public_sets.yaml`, which `--help` need not read."""
+LAYOUTS = (*MASK_LAYOUTS, "spair", "navi")
+"""Names of all public sets."""
 
 
 class DataOptions(Settings):
@@ -157,7 +160,7 @@ class TaskSettings(Settings):
 
 
 # AM-RADIO, section 4 (https://arxiv.org/abs/2312.06709): batch norm and a linear layer on frozen features, windows of
-# 512 px with a stride of 2/3, batches of 16. C-RADIOv4 reports ADE20k and VOC (https://arxiv.org/abs/2601.17237, table 1).
+# 512 px with a stride of 2/3, batches of 16. C-RADIOv4 has ADE20k and VOC (https://arxiv.org/abs/2601.17237, table 1).
 # Steps and learning rate as below; the papers do not say that VOC differs.
 LINEAR_SEGMENTATION: dict[str, Any] = {
     "tasks": ["segmentation_probe"],
@@ -200,6 +203,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "context59-words": OPEN_VOCABULARY | {"layout": "context59", "shorter_px": 576},
     "cityscapes-words": OPEN_VOCABULARY | {"layout": "cityscapes", "shorter_px": 688},
     "coco-stuff-words": OPEN_VOCABULARY | {"layout": "coco-stuff", "shorter_px": 448},
+    # Probe3D (https://arxiv.org/abs/2404.08636): the last block's features; its other constants are in `data_pairs`.
+    "spair": {"tasks": ["keypoints"], "layout": "spair", "size": 800},
+    "navi": {"tasks": ["keypoints"], "layout": "navi", "size": 512},
 }
 """Settings by protocol; settings that the user gives replace them."""
 

@@ -1,5 +1,6 @@
 """A tiny model, and images of the demo's kind and of folders that their colors tell apart."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.training.demo.assets import DemoAssets
 from modeling_radio.training.demo.images import ClassificationSet, SegmentationSet
-from modeling_radio.training.evaluation import public_sets
+from modeling_radio.training.evaluation import data_pairs, public_sets
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
 from modeling_radio.training.evaluation.settings import TaskSettings
@@ -118,6 +119,49 @@ def build_public_set(tmp_path, monkeypatch) -> Callable[[str], Path]:
         return tmp_path / public.folder
 
     return build
+
+
+@pytest.fixture
+def spair_folder(tmp_path, monkeypatch) -> Path:
+    """SPair-71k with two classes, three images and two test pairs of each, which is all that it has then."""
+    folder, random = tmp_path / "SPair-71k", np.random.default_rng(0)
+    for category in ("cat", "dog"):
+        for place, view in enumerate("abc"):
+            files = {name: folder / name / category for name in ("JPEGImages", "ImageAnnotation")}
+            for each in files.values():
+                each.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(random.integers(0, 200, (30, 40, 3), np.uint8))
+            image.save(files["JPEGImages"] / f"{view}.jpg")
+            points = {"0": [10 + place, 5], "1": [3, 3] if view == "a" else None, "2": [30 + place, 15]}
+            (files["ImageAnnotation"] / f"{view}.json").write_text(json.dumps({"kps": points, "filename": view}))
+        for number, (first, second) in enumerate(("ab", "bc")):
+            name = f"{number}-{first}-{second}:{category}"
+            pair = {"filename": name, "category": category, "trg_bndbox": [5, 5, 25, 15], "trg_imsize": [40, 30, 3]}
+            file = folder / "PairAnnotation" / "test" / f"{name}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(pair))
+    monkeypatch.setattr(data_pairs, "SPAIR_PAIRS", 4)
+    return folder
+
+
+@pytest.fixture
+def navi_folder(tmp_path, monkeypatch) -> Path:
+    """NAVI with two objects and three images of each, turned by 20 degrees; half a meter before the camera."""
+    for name in ("cup", "toy"):
+        folder, entries = tmp_path / "navi_v1" / name / "wild_set", []
+        for number in range(3):
+            depth = np.zeros((128, 160), np.uint16)
+            depth[32:96, 48:112] = 1311  # 655350 for a millimeter
+            image = np.random.default_rng(number).integers(0, 255, (128, 160, 3), np.uint8)
+            for kind, array, suffix in (("images", image, "jpg"), ("depth", depth, "png")):
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(folder / kind / f"{number:03d}.{suffix}")
+            half = np.radians(20 * number) / 2
+            camera = {"q": [np.cos(half), 0, np.sin(half), 0], "t": [0.0, 0.0, 500.0], "focal_length": 128.0}
+            entries.append({"filename": f"{number:03d}.jpg", "image_size": [128, 160], "camera": camera})
+        (folder / "annotations.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(data_pairs, "NAVI_IMAGES", 6)
+    return tmp_path / "navi_v1"
 
 
 @pytest.fixture

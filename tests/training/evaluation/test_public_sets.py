@@ -9,7 +9,7 @@ from PIL import Image
 from modeling_radio.training.evaluation.data_tables import TableData
 from modeling_radio.training.evaluation.models.radio import open_radio
 from modeling_radio.training.evaluation.public_sets import mask_sets
-from modeling_radio.training.evaluation.settings import LAYOUTS, PRESETS, DataOptions, EvaluationSettings
+from modeling_radio.training.evaluation.settings import MASK_LAYOUTS, PRESETS, DataOptions, EvaluationSettings
 from modeling_radio.training.evaluation.tasks.base import Evaluation
 from modeling_radio.training.evaluation.tasks.registry import find_task
 
@@ -33,7 +33,7 @@ OFFICIAL = {
 
 
 def test_each_set_has_its_files_and_ids(build_public_set):
-    assert set(OFFICIAL) == set(LAYOUTS) == set(mask_sets())
+    assert set(OFFICIAL) == set(MASK_LAYOUTS) == set(mask_sets())
     assert {name: len(public.classes) for name, public in mask_sets().items()} == {
         "ade20k": 150,
         "voc": 21,
@@ -53,7 +53,7 @@ def test_each_set_has_its_files_and_ids(build_public_set):
         assert part.test.masks[0][0].tolist() == list(indices.values())
 
 
-@pytest.mark.parametrize("preset", [name for name, values in PRESETS.items() if "layout" in values])
+@pytest.mark.parametrize("preset", [name for name, values in PRESETS.items() if values.get("layout") in MASK_LAYOUTS])
 def test_presets_run_to_the_end(preset, build_public_set, text_folder):
     small = {"size": 32, "window_px": 32, "shorter_px": PRESETS[preset].get("shorter_px") and 48, "probe_steps": 2}
     data = str(build_public_set(PRESETS[preset]["layout"]))
@@ -88,12 +88,12 @@ def test_a_probe_needs_the_train_split_of_the_set(build_public_set, pixels):
     folder = build_public_set("coco-stuff")
     shutil.rmtree(folder / "annotations" / "train2017")
     evaluation = pixels(TableData(str(folder), DataOptions(layout="coco-stuff")))
-    with pytest.raises(ValueError, match="`data` .*train split"):
+    with pytest.raises(ValueError, match=r"`data` .*train split"):
         find_task("segmentation_probe").measure(evaluation)
 
 
 def test_lists_name_files_of_the_set_only(build_public_set):
     folder = build_public_set("voc")
     (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("../../a\nb\n")
-    with pytest.raises(ValueError, match="val.txt"):
+    with pytest.raises(ValueError, match=r"val\.txt"):
         TableData(str(folder), DataOptions(layout="voc"))

@@ -14,7 +14,7 @@ from modeling_radio.training.evaluation.data import Kind
 from modeling_radio.training.evaluation.features import Wanted
 from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
 from modeling_radio.training.evaluation.settings import RETRIEVAL
-from modeling_radio.training.evaluation.tasks import classification, dense_prediction, representation
+from modeling_radio.training.evaluation.tasks import classification, correspondence, dense_prediction, representation
 from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation
 
 
@@ -66,6 +66,7 @@ TASKS: dict[str, Task] = {
     "open_vocabulary": Task(dense_prediction.measure_open_vocabulary, "masks"),
     "depth_probe": Task(dense_prediction.measure_depth_probe, "depth", _dense, of_baselines=True),
     "patch_correspondence": Task(dense_prediction.measure_patch_correspondence, "photographs", of_baselines=True),
+    "keypoints": Task(correspondence.measure_keypoints, "pairs", of_baselines=True),
     "out_of_distribution": Task(classification.measure_out_of_distribution, "labels", of_baselines=True),
     "resolution_consistency": Task(
         dense_prediction.measure_resolution_consistency, "photographs", of_compared=_takes_sizes
