@@ -19,6 +19,7 @@ from modeling_radio.core.seeds import make_generator
 from modeling_radio.training.data.decoding import to_tensor
 from modeling_radio.training.evaluation.data import Examples, Pair
 from modeling_radio.training.evaluation.public_sets import (
+    OTHER_SETS,
     PublicPart,
     check_count,
     files_state,
@@ -28,13 +29,12 @@ from modeling_radio.training.evaluation.public_sets import (
 )
 
 
-SPAIR_ADDRESS = "https://cvlab.postech.ac.kr/research/SPair-71k/"
+SPAIR, NAVI = OTHER_SETS["spair"], OTHER_SETS["navi"]
 SPAIR_PAIRS = 12_234
 """Pairs of the test split of SPair-71k, https://arxiv.org/abs/1908.10543."""
 PAIRS_OF_CLASS, SPAIR_SEED = 200, 20
 """Pairs that are measured of each class, and the seed of their choice; as in Probe3D."""
 
-NAVI_ADDRESS = "https://github.com/google/navi"
 NAVI_IMAGES = 2298
 """Images of the 35 wild sets of NAVI, by its README."""
 NAVI_PX, NAVI_STORED_PX = 512, 1024
@@ -91,7 +91,7 @@ def open_spair(folder: Path, size_px: int) -> PublicPart:
         ValueError: If the test split is not complete, or a file is damaged.
     """
     files = sorted((folder / "PairAnnotation" / "test").glob("*.json"))
-    check_count("SPair-71k", "test pairs", len(files), SPAIR_PAIRS, SPAIR_ADDRESS)
+    check_count(SPAIR.title, "test pairs", len(files), SPAIR_PAIRS, SPAIR.address)
     by_class: dict[str, list[_SpairPair]] = {}
     for file in files:
         pair = read_json(_SPAIR_PAIR, file)
@@ -122,7 +122,7 @@ def open_spair(folder: Path, size_px: int) -> PublicPart:
     paths = [folder / "JPEGImages" / category / f"{view}.jpg" for category, view in images]
     state = f"{files_state(folder, paths)} {size_px} {pairs!r}"
     examples = Examples(PaddedSquares(paths, size_px), state, pairs=pairs)
-    return PublicPart("SPair-71k", "pairs", examples, SPAIR_ADDRESS, class_names=tuple(sorted(by_class)))
+    return PublicPart(SPAIR.title, "pairs", examples, SPAIR.address, class_names=tuple(sorted(by_class)))
 
 
 def _spair_points(folder: Path, category: str, view: str, size_px: int) -> dict[str, Tensor]:
@@ -296,11 +296,11 @@ def open_navi(folder: Path) -> PublicPart:
     paths = [place / "images" / entry.filename for place, entry in zip(folders, known, strict=True)]
     depths = [place / "depth" / f"{Path(entry.filename).stem}.png" for place, entry in zip(folders, known, strict=True)]
     is_there = [path.is_file() and depth.is_file() for path, depth in zip(paths, depths, strict=True)]
-    check_count("NAVI", "images with depth in wild sets", sum(is_there), NAVI_IMAGES, NAVI_ADDRESS)
+    check_count(NAVI.title, "images with depth in wild sets", sum(is_there), NAVI_IMAGES, NAVI.address)
     views = NaviViews(folders, known)
     pairs = pairs[::NAVI_STEP]
     state = f"{files_state(folder, [*paths, *depths])} {pairs!r}"
-    return PublicPart("NAVI", "pairs", Examples(views, state, pairs=pairs, points=NaviPoints(views)), NAVI_ADDRESS)
+    return PublicPart(NAVI.title, "pairs", Examples(views, state, pairs=pairs, points=NaviPoints(views)), NAVI.address)
 
 
 def _navi_pairs(entries: list[_NaviImage], start: int) -> list[Pair]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from timm.data import ImageNetInfo
 from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
@@ -47,7 +48,7 @@ from modeling_radio.training.evaluation.data import KINDS, EvaluationData, Examp
 from modeling_radio.training.evaluation.data_pairs import open_navi, open_spair
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX
-from modeling_radio.training.evaluation.public_sets import mask_sets
+from modeling_radio.training.evaluation.public_sets import MaskSet, public_sets
 from modeling_radio.training.evaluation.settings import IMAGENET, DataOptions
 
 
@@ -108,7 +109,7 @@ class TableData:
 
     def __init__(self, source: str, options: DataOptions | None = None, *, seed: int = 0) -> None:
         self.source, self.options, self.seed = source, options or DataOptions(), seed
-        self.public = None if self.options.layout is None else mask_sets()[self.options.layout]
+        self.public = None if self.options.layout is None else public_sets()[self.options.layout]
         tables, self._mask_classes = self._open()
         roles = self._roles(next(iter(tables.values())))
         tables = readable_tables({split: with_columns(table, roles) for split, table in tables.items()})
@@ -181,13 +182,13 @@ class TableData:
         names: dict[str, Sequence[str]] = {
             split: usual if asked[split] is None else (str(asked[split]),) for split, usual in SPLIT_NAMES.items()
         }
-        class_names = () if self.public is None else self.public.class_names
+        class_names = self.public.class_names if isinstance(self.public, MaskSet) else ()
 
         def read_folder(path: Path) -> Tables:
             nonlocal class_names
             if not path.is_dir():
                 raise ValueError(f"`data` must be a folder, .parquet or .tar files or a Hub id, got {self.source!r}.")
-            if self.public is not None:
+            if isinstance(self.public, MaskSet):
                 return self.public.read(path)
             targets = [folders for folders in (MASK_FOLDERS, DEPTH_FOLDERS) if holds(path, folders, names)]
             if not targets or not holds(path, IMAGE_FOLDERS, names):
@@ -236,7 +237,7 @@ class TableData:
         if problem == "single_label_classification" and len(set(first["target"][:])) > 1:
             tables, names = number_classes({TRAIN: first, **tables}, column, None)
             asked = self.options.class_names
-            given = names if asked is None else read_names(asked)
+            given = names if asked is None else imagenet_names_of(names) if asked == IMAGENET else read_names(asked)
             if len(given) != len(names):
                 raise ValueError(f"`class_names` must be {len(names)} names, one for each class, got {len(given)}.")
             return tables, tuple(given)
@@ -269,14 +270,26 @@ def imagenet_class_names() -> list[str]:
     return EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]
 
 
+def imagenet_names_of(folders: Sequence[str]) -> list[str]:
+    """Return ImageNet's names of classes whose folders are named by WordNet ids, by indices, or are all thousand.
+
+    Subsets such as ImageNet-A and -R have only some of the ids. A thousand folders with other names are in the order of
+    the indices.
+    """
+    names = imagenet_class_names()
+    indices = {wnid: index for index, wnid in enumerate(ImageNetInfo().label_names())}
+    indices |= {str(index): index for index in range(len(names))}
+    if all(folder in indices for folder in folders):
+        return [names[indices[folder]] for folder in folders]
+    return names
+
+
 def read_names(given: str) -> list[str]:
-    """Return the names of ImageNet's classes, or the lines of a file.
+    """Return the lines of a file.
 
     Raises:
         ValueError: If the file cannot be read.
     """
-    if given == IMAGENET:
-        return imagenet_class_names()
     try:
         return [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -395,8 +408,9 @@ class Masks:
     def __getitem__(self, index: int) -> Tensor:
         where = self.rows.where(index)
         ids = read_mask(read_row(self.table, index, self.rows.name)["mask"], where)
-        if self.rows.data.public is not None:
-            return self.rows.data.public.class_indices(ids)
+        public = self.rows.data.public
+        if isinstance(public, MaskSet):
+            return public.class_indices(ids)
         if self.rows.data.options.reduce_labels:
             ids = torch.where((ids == 0) | (ids == IGNORE_INDEX), IGNORE_INDEX, ids - 1)
         wrong = ids[((ids < 0) | (ids >= (self.num_classes or IGNORE_INDEX))) & (ids != IGNORE_INDEX)]

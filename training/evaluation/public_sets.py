@@ -28,19 +28,35 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class MaskSet:
-    """A set of images with class maps, an entry of `public_sets.yaml`.
+class Place:
+    """Where a public set comes from, and its folder below `--data-root`."""
+
+    title: str
+    address: str
+    folder: str
+
+
+OTHER_SETS = {
+    "spair": Place("SPair-71k", "https://cvlab.postech.ac.kr/research/SPair-71k/", "SPair-71k"),
+    "navi": Place("NAVI", "https://github.com/google/navi", "navi_v1"),
+}
+"""Public sets with readers of their own."""
+
+
+def find_public(layout: str) -> Place | ClassSet:
+    """Return where a public set comes from."""
+    return OTHER_SETS[layout] if layout in OTHER_SETS else public_sets()[layout]
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """A set of images in a folder for each class, an entry of `public_sets.yaml`.
 
     Attributes:
         title: Its name in messages.
         address: Where it comes from.
         folder: Its folder below `--data-root`.
-        images: Path of an image below its folder, with `{split}` and `{name}`.
-        targets: Path of its class map.
-        splits: The set's own word for each split.
         counts: Number of images of each split.
-        classes: Name of each class by its id in the maps; classes are numbered in this order.
-        lists: Path of the file that lists the names of a split; None takes all class maps there are.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -48,10 +64,35 @@ class MaskSet:
     title: str
     address: str
     folder: str
+    counts: dict[str, int]
+
+    def check_counts(self, counts: Mapping[str, int]) -> None:
+        """Raise ValueError unless each split that is there has all images of the official one.
+
+        Args:
+            counts: Number of images of each split.
+        """
+        for split, found in counts.items():
+            check_count(self.title, f"{split} images", found, self.counts.get(split, 0), self.address)
+
+
+@dataclass(frozen=True)
+class MaskSet(ClassSet):
+    """A set of images with class maps, an entry of `public_sets.yaml`.
+
+    Attributes:
+        images: Path of an image below its folder, with `{split}` and `{name}`.
+        targets: Path of its class map.
+        splits: The set's own word for each split.
+        classes: Name of each class by its id in the maps; classes are numbered in this order.
+        lists: Path of the file that lists the names of a split; None takes all class maps there are.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     images: str
     targets: str
     splits: dict[str, str]
-    counts: dict[str, int]
     classes: dict[int, str]
     lists: str | None = None
 
@@ -100,15 +141,6 @@ class MaskSet:
             )
         return pairs
 
-    def check_counts(self, counts: Mapping[str, int]) -> None:
-        """Raise ValueError unless each split that is there has all images of the official one.
-
-        Args:
-            counts: Number of images of each split.
-        """
-        for split, found in counts.items():
-            check_count(self.title, f"{split} images", found, self.counts[split], self.address)
-
 
 def check_count(title: str, what: str, found: int, expected: int, address: str) -> None:
     """Raise ValueError unless a folder has as many of something as the official set."""
@@ -120,10 +152,11 @@ def check_count(title: str, what: str, found: int, expected: int, address: str) 
 
 
 @cache
-def mask_sets() -> dict[str, MaskSet]:
-    """Return the public sets with class maps by name."""
+def public_sets() -> dict[str, ClassSet | MaskSet]:
+    """Return the public sets with classes or class maps by name."""
     content = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return TypeAdapter(dict[str, MaskSet]).validate_python(content)
+    masks = TypeAdapter(dict[str, MaskSet]).validate_python(content["masks"])
+    return masks | TypeAdapter(dict[str, ClassSet]).validate_python(content["classes"])
 
 
 def read_json(adapter: TypeAdapter[T], path: Path) -> T:

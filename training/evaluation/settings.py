@@ -52,8 +52,12 @@ RETRIEVAL = "retrieval"
 
 MASK_LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
 """Names of the public sets with class maps, keys of `public_sets.yaml`, which `--help` need not read."""
-LAYOUTS = (*MASK_LAYOUTS, "spair", "navi")
+CLASS_LAYOUTS = (IMAGENET, "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch")
+"""Names of those with classes."""
+LAYOUTS = (*MASK_LAYOUTS, *CLASS_LAYOUTS, "spair", "navi")
 """Names of all public sets."""
+TABLES = ("c-radio_v4",)
+"""Tables of papers, keys of `published.yaml`."""
 
 
 class DataOptions(Settings):
@@ -191,6 +195,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "temperature": 0.07,
         "templates": "openai",
         "class_names": IMAGENET,
+        "layout": IMAGENET,
+    },
+    # Zero-shot on its variants, with the names of the classes that they have: CLIP, section 3.3.
+    **{
+        name: {"tasks": ["zero_shot"], "templates": "openai", "class_names": IMAGENET, "layout": name}
+        for name in CLASS_LAYOUTS[1:]
     },
     "ade20k": LINEAR_SEGMENTATION | {"layout": "ade20k"},
     "voc": LINEAR_SEGMENTATION | {"layout": "voc"},
@@ -222,6 +232,8 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
         tasks: Tasks to measure; by default knn and segmentation_probe, as far as the data allow. The import path of a
             `Task` of your own is one too, "my_package.my_module:MY_TASK".
         preset: Protocol with defaults of other settings; for the demo's images, by default the demo's.
+        table: Table of a paper to measure in place of tasks: all of its sets that are below `data_root`.
+        data_root: Folder with the folders of public sets.
         size: Shorter side of the images in pixels; by default that of the checkpoint's processor.
         output: JSON file for the numbers; earlier results in it are replaced.
         baselines: Baselines in the tables of tasks that have any: the pixels themselves, or a network of the same
@@ -240,6 +252,8 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
     data: str | None = None
     tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL), imports=True)] = Field(None, min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None
+    table: Annotated[str | None, OneOf(TABLES)] = None
+    data_root: Path | None = None
     size: int | None = Field(None, gt=0)
     output: Path | None = None
     baselines: list[Literal["pixels", "random"]] = ["pixels"]
@@ -257,6 +271,17 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
         if not isinstance(values, dict):
             return values
         return {**PRESETS.get(str(values.get("preset")), {}), **values}
+
+    @model_validator(mode="after")
+    def _check_table(self) -> EvaluationSettings:
+        if self.table is None:
+            require(self.data_root is None, "data_root", self.data_root, "left out without `table`")
+            return self
+        require(self.data_root is not None, "data_root", None, "a folder, with `table`")
+        protocol = {*TaskSettings.model_fields, *DataOptions.model_fields, "data", "tasks", "preset", "size", "compare"}
+        given = sorted(protocol & {name for name in self.model_fields_set if getattr(self, name) is not None})
+        require(not given, "table", self.table, f"given without settings of a protocol ({', '.join(given)})")
+        return self
 
     def for_source(self, source: str) -> EvaluationSettings:
         """Return these settings, with the preset of the demo for the demo's images if no preset is given.

@@ -100,8 +100,8 @@ def build_public_set(tmp_path, monkeypatch) -> Callable[[str], Path]:
     """Build the official folder of a public set with three train and two validation images, all that it has then."""
 
     def build(name: str) -> Path:
-        public = replace(public_sets.mask_sets()[name], counts={"train": 3, "validation": 2})
-        monkeypatch.setitem(public_sets.mask_sets(), name, public)
+        public = replace(public_sets.public_sets()[name], counts={"train": 3, "validation": 2})
+        monkeypatch.setitem(public_sets.public_sets(), name, public)
         ids, random = list(public.classes), np.random.default_rng(0)
         for split, files in {"train": "xyz", "validation": "ab"}.items():
             for letter in files:

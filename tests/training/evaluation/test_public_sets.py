@@ -1,6 +1,8 @@
 """Public sets in folders of their official layout: ids of classes, numbers of images, presets to the end."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ from PIL import Image
 
 from modeling_radio.training.evaluation.data_tables import TableData
 from modeling_radio.training.evaluation.models.radio import open_radio
-from modeling_radio.training.evaluation.public_sets import mask_sets
-from modeling_radio.training.evaluation.settings import MASK_LAYOUTS, PRESETS, DataOptions, EvaluationSettings
+from modeling_radio.training.evaluation.public_sets import MaskSet, find_public, public_sets
+from modeling_radio.training.evaluation.settings import LAYOUTS, MASK_LAYOUTS, PRESETS, DataOptions, EvaluationSettings
 from modeling_radio.training.evaluation.tasks.base import Evaluation
 from modeling_radio.training.evaluation.tasks.registry import find_task
 
@@ -33,8 +35,10 @@ OFFICIAL = {
 
 
 def test_each_set_has_its_files_and_ids(build_public_set):
-    assert set(OFFICIAL) == set(MASK_LAYOUTS) == set(mask_sets())
-    assert {name: len(public.classes) for name, public in mask_sets().items()} == {
+    masks = {name: public for name, public in public_sets().items() if isinstance(public, MaskSet)}
+    assert set(OFFICIAL) == set(MASK_LAYOUTS) == set(masks)
+    assert {find_public(name).folder for name in LAYOUTS} > {public.folder for public in masks.values()}
+    assert {name: len(public.classes) for name, public in masks.items()} == {
         "ade20k": 150,
         "voc": 21,
         "context59": 59,
@@ -49,7 +53,7 @@ def test_each_set_has_its_files_and_ids(build_public_set):
         Image.new("RGB", ids.shape[::-1]).save(folder / image)
         part = TableData(str(folder), DataOptions(layout=name)).part("masks")
         assert (len(part.train), len(part.test)) == (3, 2)
-        assert part.class_names == mask_sets()[name].class_names
+        assert part.class_names == masks[name].class_names
         assert part.test.masks[0][0].tolist() == list(indices.values())
 
 
@@ -97,3 +101,40 @@ def test_lists_name_files_of_the_set_only(build_public_set):
     (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("../../a\nb\n")
     with pytest.raises(ValueError, match=r"val\.txt"):
         TableData(str(folder), DataOptions(layout="voc"))
+
+
+@pytest.fixture
+def imagenet_folder(tmp_path, monkeypatch) -> Path:
+    """ImageNet-A of two classes with three images, which is all that it has then."""
+    for wnid, count in (("n01498041", 2), ("n01531178", 1)):  # stingray and goldfinch
+        for number in range(count):
+            place = tmp_path / "imagenet-a" / wnid / f"{number}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), (100 * number, 0, 0)).save(place)
+    for name in ("imagenet-a", "imagenet-v2", "imagenet-1k"):
+        public = replace(public_sets()[name], counts={"validation": 3})
+        monkeypatch.setitem(public_sets(), name, public)
+    return tmp_path / "imagenet-a"
+
+
+def test_variants_of_imagenet_have_the_names_of_their_classes(imagenet_folder, text_folder, pixels):
+    settings = EvaluationSettings(
+        checkpoint=text_folder, data=str(imagenet_folder), preset="imagenet-a", templates="plain"
+    )
+    data = TableData(str(imagenet_folder), settings)
+    assert data.part("labels").class_names == ("stingray", "goldfinch")
+    measured = find_task("zero_shot").measure(Evaluation(open_radio(text_folder), data, settings))
+    assert [each.metric for each in measured] == ["accuracy"]
+    for wnid, index in (("n01498041", "6"), ("n01531178", "11")):
+        (imagenet_folder / wnid).rename(imagenet_folder / index)
+    options = DataOptions(layout="imagenet-v2", class_names="imagenet-1k")
+    part = TableData(str(imagenet_folder), options).part("labels")
+    assert dict(zip(part.class_names, part.test.labels.bincount().tolist(), strict=True)) == {
+        "stingray": 2,
+        "goldfinch": 1,
+    }
+    with pytest.raises(ValueError, match=r"`data` .*train split"):
+        find_task("knn").measure(pixels(TableData(str(imagenet_folder), options.replace(layout="imagenet-1k"))))
+    (imagenet_folder / "6" / "0.jpg").unlink()
+    with pytest.raises(ValueError, match=r"`data` .*3 validation images of ImageNet-V2.*got 2"):
+        TableData(str(imagenet_folder), options)

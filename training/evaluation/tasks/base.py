@@ -229,6 +229,12 @@ class Evaluation:
         return self.measurement(task, metric, combine(sums.sum(0)).item(), kind, interval)
 
 
+def require_protocol(part: Part) -> None:
+    """Raise ValueError if a public set lacks the train split that its protocol learns from."""
+    if part.has_protocol and part.train is None:
+        raise ValueError(f"`data` must have the train split of {part.name}, from which the protocol learns, got none.")
+
+
 def squares_of(examples: Examples) -> tuple[Images, str]:
     """Return the middle squares of images, and their fingerprint."""
     return CroppedViews(examples.images, 0, 0), f"{examples.image_fingerprint} crops 0 0"

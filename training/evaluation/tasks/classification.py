@@ -26,7 +26,7 @@ from modeling_radio.training.evaluation.metrics.knn import (
 from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
 from modeling_radio.training.evaluation.models.pretrained import SentenceEncoder
 from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.training.evaluation.tasks.base import Evaluation, summary_or_mean
+from modeling_radio.training.evaluation.tasks.base import Evaluation, require_protocol, summary_or_mean
 from modeling_radio.training.teachers.embedded import EfficientNetLiteTeacher
 from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES, SIMPLE_TEMPLATES
 
@@ -63,6 +63,7 @@ def smallest_class(labels: Tensor) -> int:
 def measure_knn(evaluation: Evaluation) -> list[Measurement]:
     """Measure weighted kNN accuracy with the summary, and with the mean of the dense features for comparison."""
     part = evaluation.part("labels")
+    require_protocol(part)
     queries = vectors_of(evaluation.features("labels"))
     gallery = queries if part.train is None else vectors_of(evaluation.features("labels", "gallery"))
     measurements = []
