@@ -43,7 +43,6 @@ def test_sets_that_are_there_stand_beside_the_paper(
     text_folder, build_public_set, spair_folder, small_presets, tmp_path, capsys
 ):
     (build_public_set("voc") / "SegmentationClass" / "b.png").unlink()  # half present
-    build_public_set("ade20k")
     assert main(arguments(text_folder, spair_folder.parent, "--output", str(tmp_path / "out" / "table.json"))) == 0
     printed = capsys.readouterr().out
     assert re.search(r"\| SPair-71k, PCK@0\.10 +\| \d+\.\d\d +\| 60\.01 +\| 60\.57 ", printed)
