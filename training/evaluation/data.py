@@ -22,12 +22,12 @@ from modeling_radio.model_cards.results import Source
 
 Item = TypeVar("Item", covariant=True)
 
-Kind = Literal["images", "photographs", "labels", "masks", "depth", "captions", "pairs"]
+Kind = Literal["images", "photographs", "labels", "masks", "depth", "captions", "pairs", "normals"]
 """Knowledge about images that a task needs: none ("images" resemble those of the training, "photographs" are large
-enough for several sizes), their class, the class of each pixel, their depth, texts that describe them, or points that
-correspond in pairs of them."""
+enough for several sizes), their class, the class of each pixel, their depth, texts that describe them, points that
+correspond in pairs of them, or the normals of the surfaces that they show."""
 
-KINDS: tuple[Kind, ...] = ("images", "photographs", "labels", "masks", "depth", "captions", "pairs")
+KINDS: tuple[Kind, ...] = ("images", "photographs", "labels", "masks", "depth", "captions", "pairs", "normals")
 
 
 class ByNumber(Protocol[Item]):
@@ -80,6 +80,7 @@ class Examples:
         masks: Class of each pixel, int64 `(height, width)` as the image; 255 does not count.
         depth: Meters, float32 `(height, width)` as the image; 0 where the depth is not known.
         captions: One or more texts for each image.
+        normals: Unit normals of surfaces, float32 `(3, height, width)` as the image.
         pairs: Pairs of images that show the same points.
         points: 3D points of the pixels before the camera in meters, float32 `(3, height, width)`; 0 if not known.
         groups: Source of each image, such as a video or a scene: int64 `(num_images,)`. Intervals resample whole
@@ -94,6 +95,7 @@ class Examples:
     masks: ByNumber[Tensor] | None = None
     depth: ByNumber[Tensor] | None = None
     captions: Sequence[Sequence[str]] | None = None
+    normals: ByNumber[Tensor] | None = None
     pairs: Sequence[Pair] | None = None
     points: ByNumber[Tensor] | None = None
     groups: Tensor | None = None

@@ -122,7 +122,7 @@ def open_spair(folder: Path, size_px: int) -> PublicPart:
     paths = [folder / "JPEGImages" / category / f"{view}.jpg" for category, view in images]
     state = f"{files_state(folder, paths)} {size_px} {pairs!r}"
     examples = Examples(PaddedSquares(paths, size_px), state, pairs=pairs)
-    return PublicPart(SPAIR.title, "pairs", examples, SPAIR.address, class_names=tuple(sorted(by_class)))
+    return PublicPart(SPAIR.title, ("pairs",), examples, SPAIR.address, class_names=tuple(sorted(by_class)))
 
 
 def _spair_points(folder: Path, category: str, view: str, size_px: int) -> dict[str, Tensor]:
@@ -300,7 +300,9 @@ def open_navi(folder: Path) -> PublicPart:
     views = NaviViews(folders, known)
     pairs = pairs[::NAVI_STEP]
     state = f"{files_state(folder, [*paths, *depths])} {pairs!r}"
-    return PublicPart(NAVI.title, "pairs", Examples(views, state, pairs=pairs, points=NaviPoints(views)), NAVI.address)
+    return PublicPart(
+        NAVI.title, ("pairs",), Examples(views, state, pairs=pairs, points=NaviPoints(views)), NAVI.address
+    )
 
 
 def _navi_pairs(entries: list[_NaviImage], start: int) -> list[Pair]:

@@ -45,6 +45,7 @@ from modeling_radio.training.data.labeled.tables import (
 )
 from modeling_radio.training.data.sources import DEMO_SOURCES, ImageColumn, check_named_file, public_name
 from modeling_radio.training.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
+from modeling_radio.training.evaluation.data_nyu import open_nyu
 from modeling_radio.training.evaluation.data_pairs import open_navi, open_spair
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX
@@ -88,6 +89,8 @@ def open_data(source: str, options: DataOptions, *, size_px: int, seed: int = 0)
         return open_spair(Path(source).expanduser(), size_px)
     if options.layout == "navi":
         return open_navi(Path(source).expanduser())
+    if options.layout == "nyu":
+        return open_nyu(Path(source).expanduser())
     return TableData(source, options, seed=seed)
 
 

@@ -39,6 +39,7 @@ class Place:
 OTHER_SETS = {
     "spair": Place("SPair-71k", "https://cvlab.postech.ac.kr/research/SPair-71k/", "SPair-71k"),
     "navi": Place("NAVI", "https://github.com/google/navi", "navi_v1"),
+    "nyu": Place("NYU depth", "https://github.com/mbanani/probe3d/tree/main/data_processing", "nyu"),
 }
 """Public sets with readers of their own."""
 
@@ -207,11 +208,11 @@ def files_state(folder: Path, paths: Sequence[Path]) -> str:
 
 @dataclass(frozen=True)
 class PublicPart:
-    """A public set whose images serve tasks of one kind; see `EvaluationData`.
+    """A public set with a reader of its own; see `EvaluationData`.
 
     Attributes:
         name: Its name in measurements.
-        kind: The kind.
+        served: The kinds.
         test: The images that are measured.
         address: Where it comes from.
         train: Images that probes are trained on or queries are compared with.
@@ -219,15 +220,15 @@ class PublicPart:
     """
 
     name: str
-    kind: Kind
+    served: tuple[Kind, ...]
     test: Examples
     address: str
     train: Examples | None = None
     class_names: tuple[str, ...] = ()
 
     def kinds(self) -> frozenset[Kind]:
-        """Return the kind, and "images" for the report."""
-        return frozenset({self.kind, "images"})
+        """Return the kinds that it serves, and "images" for the report."""
+        return frozenset({*self.served, "images"})
 
     def part(self, kind: Kind) -> Part:
         """Return the images; see `EvaluationData.part`."""

@@ -23,6 +23,8 @@ TASK_NAMES = (
     "segmentation_probe",
     "open_vocabulary",
     "depth_probe",
+    "depth_dpt_probe",
+    "normals_dpt_probe",
     "patch_correspondence",
     "keypoints",
     "out_of_distribution",
@@ -54,7 +56,7 @@ MASK_LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
 """Names of the public sets with class maps, keys of `public_sets.yaml`, which `--help` need not read."""
 CLASS_LAYOUTS = (IMAGENET, "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch")
 """Names of those with classes."""
-LAYOUTS = (*MASK_LAYOUTS, *CLASS_LAYOUTS, "spair", "navi")
+LAYOUTS = (*MASK_LAYOUTS, *CLASS_LAYOUTS, "spair", "navi", "nyu")
 """Names of all public sets."""
 TABLES = ("c-radio_v4",)
 """Tables of papers, keys of `published.yaml`."""
@@ -216,6 +218,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Probe3D (https://arxiv.org/abs/2404.08636): the last block's features; its other constants are in `data_pairs`.
     "spair": {"tasks": ["keypoints"], "layout": "spair", "size": 800},
     "navi": {"tasks": ["keypoints"], "layout": "navi", "size": 512},
+    # The same paper: 10 epochs of 30,814 frames in batches of 8, 1.5 of them with a rising rate.
+    "nyu": {
+        "tasks": ["depth_dpt_probe", "normals_dpt_probe"],
+        "layout": "nyu",
+        "size": 480,
+        "probe_steps": 38_520,
+        "probe_learning_rate": 5e-4,
+        "probe_warmup_steps": 5778,
+    },
 }
 """Settings by protocol; settings that the user gives replace them."""
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from drawn_assets import assets
+from h5py import File
 from PIL import Image
+from scipy.io import savemat
 from tiny_adaptors import build_model_with_adaptors
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.training.demo.assets import DemoAssets
 from modeling_radio.training.demo.images import ClassificationSet, SegmentationSet
-from modeling_radio.training.evaluation import data_pairs, public_sets
+from modeling_radio.training.evaluation import data_nyu, data_pairs, public_sets
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
 from modeling_radio.training.evaluation.settings import TaskSettings
@@ -162,6 +164,28 @@ def navi_folder(tmp_path, monkeypatch) -> Path:
         (folder / "annotations.json").write_text(json.dumps(entries))
     monkeypatch.setattr(data_pairs, "NAVI_IMAGES", 6)
     return tmp_path / "navi_v1"
+
+
+@pytest.fixture
+def nyu_folder(tmp_path, monkeypatch) -> Path:
+    """NYU with four training frames, two of them damaged ones, and two test frames, which is all that it has then."""
+    folder = tmp_path / "nyu"
+    ys, xs = np.mgrid[:480, :640]
+    depth, normals = (2 + ys / 480 + xs).astype(np.float32), np.zeros((480, 640, 3)) + [0, 0.6, 0.8]
+    for place in ("geonet", "test"):
+        (folder / place).mkdir(parents=True)
+    for number in range(4):
+        image = np.zeros((480, 640, 3)) + [90, 91, 92] - 2 * np.array(data_nyu.MEAN_COLOR) + 0.5
+        savemat(folder / "geonet" / f"{number}.mat", {"img": image, "depth": depth, "norm": normals})
+    with File(folder / "test" / "nyu_depth_v2_labeled.mat", "w") as file:
+        colors = np.arange(3)[:, None] + np.arange(3)  # those of the second image are 1, 2, 3
+        file["images"] = np.tile(colors[:, :, None, None].astype(np.uint8), (1, 1, 640, 480))
+        file["rawDepths"] = np.stack([depth.T] * 3)
+    np.save(folder / "test" / "all_normals.npy", np.stack([normals] * 3).astype(np.float32))
+    (folder / "test" / "test_SN40.json").write_text(json.dumps([{"img": "2_rgb"}, {"img": "3_rgb"}]))
+    for name, value in {"TRAIN_FRAMES": 4, "TEST_FRAMES": 2, "BAD_FRAMES": (3, 1)}.items():
+        monkeypatch.setattr(data_nyu, name, value)
+    return folder
 
 
 @pytest.fixture
