@@ -171,11 +171,11 @@ def nyu_folder(tmp_path, monkeypatch) -> Path:
     """NYU with four training frames, two of them damaged ones, and two test frames, which is all that it has then."""
     folder = tmp_path / "nyu"
     ys, xs = np.mgrid[:480, :640]
-    depth, normals = (2 + ys / 480 + xs).astype(np.float32), np.zeros((480, 640, 3)) + [0, 0.6, 0.8]
+    depth, normals = (2 + ys / 480 + xs / 100).astype(np.float32), np.zeros((480, 640, 3)) + np.array([0, 0.6, 0.8])
     for place in ("geonet", "test"):
         (folder / place).mkdir(parents=True)
     for number in range(4):
-        image = np.zeros((480, 640, 3)) + [90, 91, 92] - 2 * np.array(data_nyu.MEAN_COLOR) + 0.5
+        image = np.zeros((480, 640, 3)) + np.array([90, 91, 92]) - 2 * np.array(data_nyu.MEAN_COLOR) + 0.5
         savemat(folder / "geonet" / f"{number}.mat", {"img": image, "depth": depth, "norm": normals})
     with File(folder / "test" / "nyu_depth_v2_labeled.mat", "w") as file:
         colors = np.arange(3)[:, None] + np.arange(3)  # those of the second image are 1, 2, 3

@@ -25,7 +25,7 @@ def test_frames_of_both_files(nyu_folder):
         assert examples.images[0].shape == (3, *examples.images.size(0)) == (3, 480, 640)
         assert examples.images[0][:, 7, 9].tolist() == [color, color + 1, color + 2]
         assert examples.depth[0].shape == (480, 640)
-        assert examples.depth[0][7, 9].item() == pytest.approx(2 + 7 / 480 + 9)
+        assert examples.depth[0][7, 9].item() == pytest.approx(2 + 7 / 480 + 0.09)
         assert examples.normals[0].shape == (3, 480, 640)
         assert torch.equal(examples.normals[0][:, 7, 9], torch.tensor([0.0, 0.6, 0.8]))
 
