@@ -22,12 +22,26 @@ from modeling_radio.model_cards.results import Source
 
 Item = TypeVar("Item", covariant=True)
 
-Kind = Literal["images", "photographs", "labels", "masks", "depth", "captions", "pairs", "normals"]
+Kind = Literal[
+    "images", "photographs", "labels", "masks", "depth", "captions", "pairs", "normals", "videos", "landmarks"
+]
 """Knowledge about images that a task needs: none ("images" resemble those of the training, "photographs" are large
 enough for several sizes), their class, the class of each pixel, their depth, texts that describe them, points that
-correspond in pairs of them, or the normals of the surfaces that they show."""
+correspond in pairs of them, the normals of the surfaces that they show, masks of frames in their order, or images that
+they should find."""
 
-KINDS: tuple[Kind, ...] = ("images", "photographs", "labels", "masks", "depth", "captions", "pairs", "normals")
+KINDS: tuple[Kind, ...] = (
+    "images",
+    "photographs",
+    "labels",
+    "masks",
+    "depth",
+    "captions",
+    "pairs",
+    "normals",
+    "videos",
+    "landmarks",
+)
 
 
 class ByNumber(Protocol[Item]):
@@ -69,6 +83,14 @@ class Pair:
     move: Tensor | None = None
 
 
+class Relevance(NamedTuple):
+    """Indices of the gallery that a query should find, by difficulty, and those that are left out."""
+
+    easy: list[int]
+    hard: list[int]
+    junk: list[int]
+
+
 @dataclass(frozen=True)
 class Examples:
     """Images of one split and their targets.
@@ -83,6 +105,7 @@ class Examples:
         normals: Unit normals of surfaces, float32 `(3, height, width)` as the image.
         pairs: Pairs of images that show the same points.
         points: 3D points of the pixels before the camera in meters, float32 `(3, height, width)`; 0 if not known.
+        relevance: What each query should find.
         groups: Source of each image, such as a video or a scene: int64 `(num_images,)`. Intervals resample whole
             groups, and images of one group are not compared with each other. None: each image is a source of its own.
         own_fingerprint: Changes when the images or their order do, so that labels and captions of the same images share
@@ -98,6 +121,7 @@ class Examples:
     normals: ByNumber[Tensor] | None = None
     pairs: Sequence[Pair] | None = None
     points: ByNumber[Tensor] | None = None
+    relevance: Sequence[Relevance] | None = None
     groups: Tensor | None = None
     own_fingerprint: str | None = None
 

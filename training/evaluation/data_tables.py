@@ -45,11 +45,14 @@ from modeling_radio.training.data.labeled.tables import (
 )
 from modeling_radio.training.data.sources import DEMO_SOURCES, ImageColumn, check_named_file, public_name
 from modeling_radio.training.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
+from modeling_radio.training.evaluation.data_captions import FILES, open_captions
+from modeling_radio.training.evaluation.data_landmarks import GROUND_TRUTH, open_landmarks
 from modeling_radio.training.evaluation.data_nyu import open_nyu
 from modeling_radio.training.evaluation.data_pairs import open_navi, open_spair
+from modeling_radio.training.evaluation.data_videos import open_davis
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX
-from modeling_radio.training.evaluation.public_sets import MaskSet, public_sets
+from modeling_radio.training.evaluation.public_sets import OTHER_SETS, MaskSet, PublicPart, public_sets
 from modeling_radio.training.evaluation.settings import IMAGENET, DataOptions
 
 
@@ -85,13 +88,21 @@ def open_data(source: str, options: DataOptions, *, size_px: int, seed: int = 0)
     """
     if source in DEMO_SOURCES:
         return DemoData.load(source, size_px)
-    if options.layout == "spair":
-        return open_spair(Path(source).expanduser(), size_px)
-    if options.layout == "navi":
-        return open_navi(Path(source).expanduser())
-    if options.layout == "nyu":
-        return open_nyu(Path(source).expanduser())
+    if options.layout in OTHER_SETS:
+        return _open_other(Path(source).expanduser(), options.layout, size_px)
     return TableData(source, options, seed=seed)
+
+
+def _open_other(folder: Path, layout: str, size_px: int) -> PublicPart:
+    readers: dict[str, Callable[[], PublicPart]] = {
+        "spair": lambda: open_spair(folder, size_px),
+        "navi": lambda: open_navi(folder),
+        "nyu": lambda: open_nyu(folder),
+        "davis": lambda: open_davis(folder, size_px),
+        **{name: lambda name=name: open_landmarks(folder, name) for name in GROUND_TRUTH},
+        **{name: lambda name=name: open_captions(folder, name) for name in FILES},
+    }
+    return readers[layout]()
 
 
 class TableData:

@@ -40,6 +40,11 @@ OTHER_SETS = {
     "spair": Place("SPair-71k", "https://cvlab.postech.ac.kr/research/SPair-71k/", "SPair-71k"),
     "navi": Place("NAVI", "https://github.com/google/navi", "navi_v1"),
     "nyu": Place("NYU depth", "https://github.com/mbanani/probe3d/tree/main/data_processing", "nyu"),
+    "davis": Place("DAVIS 2017", "https://davischallenge.org/davis2017/code.html", "DAVIS"),
+    "roxford": Place("ROxford", "http://cmp.felk.cvut.cz/revisitop/", "roxford5k"),
+    "rparis": Place("RParis", "http://cmp.felk.cvut.cz/revisitop/", "rparis6k"),
+    "flickr30k": Place("Flickr30k", "https://cs.stanford.edu/people/karpathy/deepimagesent/", "flickr30k"),
+    "coco": Place("COCO captions", "https://cs.stanford.edu/people/karpathy/deepimagesent/", "coco"),
 }
 """Public sets with readers of their own."""
 

@@ -27,6 +27,8 @@ TASK_NAMES = (
     "normals_dpt_probe",
     "patch_correspondence",
     "keypoints",
+    "label_propagation",
+    "landmark_retrieval",
     "out_of_distribution",
     "resolution_consistency",
     "mode_switching",
@@ -56,7 +58,7 @@ MASK_LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
 """Names of the public sets with class maps, keys of `public_sets.yaml`, which `--help` need not read."""
 CLASS_LAYOUTS = (IMAGENET, "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch")
 """Names of those with classes."""
-LAYOUTS = (*MASK_LAYOUTS, *CLASS_LAYOUTS, "spair", "navi", "nyu")
+LAYOUTS = (*MASK_LAYOUTS, *CLASS_LAYOUTS, "spair", "navi", "nyu", "davis", "roxford", "rparis", "flickr30k", "coco")
 """Names of all public sets."""
 TABLES = ("c-radio_v4",)
 """Tables of papers, keys of `published.yaml`."""
@@ -227,6 +229,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "probe_learning_rate": 5e-4,
         "probe_warmup_steps": 5778,
     },
+    # DINO (https://arxiv.org/abs/2104.14294); its other constants are in `label_propagation`.
+    "davis": {"tasks": ["label_propagation"], "layout": "davis", "size": 480},
+    # https://arxiv.org/abs/1803.11285; one size, the model's own, and no re-ranking are our choice.
+    "roxford": {"tasks": ["landmark_retrieval"], "layout": "roxford"},
+    "rparis": {"tasks": ["landmark_retrieval"], "layout": "rparis"},
+    # Recall at 1, 5 and 10 on the test splits of https://arxiv.org/abs/1412.2306; texts as they are.
+    "flickr30k": {"tasks": ["image_text_retrieval"], "layout": "flickr30k"},
+    "coco": {"tasks": ["image_text_retrieval"], "layout": "coco"},
 }
 """Settings by protocol; settings that the user gives replace them."""
 
