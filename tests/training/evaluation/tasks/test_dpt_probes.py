@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.training.evaluation.data_tables import open_data
 from modeling_radio.training.evaluation.metrics.dense import normal_scores
 from modeling_radio.training.evaluation.models.radio import RadioFeatures
@@ -117,12 +118,13 @@ def test_the_head_has_sixteen_pixels_for_a_patch():
     assert all(parameter.grad is not None for parameter in probe.parameters())
 
 
-def test_the_preset_of_nyu_runs_to_the_end(nyu_folder, tiny_model, monkeypatch, tmp_path):
+def test_the_preset_of_nyu_runs_to_the_end(nyu_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(dpt_probes, "HIDDEN_DIM", 8)
     small = {"size": 32, "probe_steps": 3, "probe_warmup_steps": 1}
     settings = EvaluationSettings(checkpoint=tmp_path, data=str(nyu_folder), preset="nyu", **small)
     data = open_data(str(nyu_folder), settings, size_px=32)
-    model = RadioFeatures(tiny_model, size_px=32)
+    torch.manual_seed(0)
+    model = RadioFeatures(RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=4)).eval(), size_px=32)
     for name in settings.tasks:
         measured = find_task(name).measure(Evaluation(model, data, settings))
         angles = [f"within {angle} degrees" for angle in ("11.25", "22.5", "30")]
@@ -137,6 +139,18 @@ def test_the_preset_of_nyu_runs_to_the_end(nyu_folder, tiny_model, monkeypatch, 
         weights.append(fit_dpt_probe(model, data.part("depth").train, "depth", 4, loss, settings).outputs[0].weight)
         assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(*weights)
+
+
+def test_four_blocks_are_those_of_probe3d(tiny_model):
+    torch.manual_seed(0)
+    network = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=9)).eval()
+    pixels = torch.rand(1, 3, 32, 32)
+    every = network.get_intermediate_features(pixels, list(range(9)))
+    found = RadioFeatures(network, size_px=32).encode_blocks(pixels)
+    for own, block in zip(found, (1, 3, 5, 8), strict=True):
+        torch.testing.assert_close(own, network.model.norm(every[block].features.movedim(1, -1)).movedim(-1, 1))
+    with pytest.raises(ValueError, match="four"):
+        RadioFeatures(tiny_model, size_px=32).encode_blocks(pixels)
 
 
 def test_a_probe_needs_blocks_and_a_train_split(nyu_folder, pixels, depth_folder):
