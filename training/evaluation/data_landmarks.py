@@ -27,9 +27,13 @@ DATABASE = {"roxford": 4993, "rparis": 6322}
 GROUND_TRUTH = {"roxford": "gnd_roxford5k.json", "rparis": "gnd_rparis6k.json"}
 
 
+Box = tuple[float, float, float, float]
+"""Left, upper, right and lower edge in pixels."""
+
+
 @dataclass(frozen=True)
 class _Query:
-    bbx: tuple[float, float, float, float]
+    bbx: Box
     easy: list[int]
     hard: list[int]
     junk: list[int]
@@ -50,10 +54,10 @@ class Crops:
 
     Args:
         paths: Files of the images.
-        boxes: Left, upper, right and lower edge in pixels of each; None for whole images.
+        boxes: Rectangle of each; None for whole images.
     """
 
-    def __init__(self, paths: list[Path], boxes: list[tuple[float, ...]] | None = None) -> None:
+    def __init__(self, paths: list[Path], boxes: list[Box] | None = None) -> None:
         self.paths, self.boxes = paths, boxes
 
     def __len__(self) -> int:
@@ -61,7 +65,7 @@ class Crops:
 
     def __getitem__(self, index: int) -> Tensor:
         picture = open_picture_file(self.paths[index])
-        return to_tensor(picture if self.boxes is None else picture.crop(tuple(map(int, self.boxes[index]))))
+        return to_tensor(picture if self.boxes is None else picture.crop(self.boxes[index]))
 
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width in pixels."""

@@ -81,10 +81,10 @@ def open_nyu(folder: Path) -> PublicPart:
         del files[place]
     indices = [_number(entry.img, folder) for entry in read_json(_TEST_LIST, folder / "test" / TEST_LIST)]
     check_count(NYU.title, "test frames", len(indices), TEST_FRAMES, NYU.address)
-    test_files = [folder / "test" / name for name in (LABELED, NORMALS)]
-    state = files_state(folder, test_files)
+    labeled, normals = (folder / "test" / name for name in (LABELED, NORMALS))
+    state = files_state(folder, [labeled, normals])
     train = _examples(len(files), lambda index: _read_geonet(files[index]), files_state(folder, files))
-    test = _examples(len(indices), _labeled_reader(*test_files, indices), state)
+    test = _examples(len(indices), _labeled_reader(labeled, normals, indices), state)
     return PublicPart(NYU.title, ("depth", "normals"), test, NYU.address, train)
 
 

@@ -80,8 +80,9 @@ def point_shares(
     assert examples.points is not None
     assert pair.move is not None
     ends = pair.source, pair.target
-    points = [F.interpolate(examples.points[end][None], scale_factor=POINT_SCALE)[0].to(device) for end in ends]
-    source, target = matched_points(*(features.map(end).to(device) for end in ends), *points, NUM_MATCHES)
+    first, second = (features.map(end).to(device) for end in ends)
+    points, others = (F.interpolate(examples.points[end][None], scale_factor=POINT_SCALE)[0].to(device) for end in ends)
+    source, target = matched_points(first, second, points, others, NUM_MATCHES)
     move = pair.move.to(source)
     errors = (source @ move[:3, :3].T + move[:3, 3] - target).norm(dim=1)
     return torch.stack([(errors < limit).double().mean() for limit in limits]).cpu()

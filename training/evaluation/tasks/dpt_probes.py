@@ -39,16 +39,17 @@ ANGLES = (11.25, 22.5, 30.0)
 """Degrees within which a normal counts as right."""
 
 
-class Residual(nn.Sequential):
+class Residual(nn.Module):
     """Two convolutions whose output is added to the input."""
 
     def __init__(self, dim: int) -> None:
+        super().__init__()
         layers = [nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(), nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU()]
-        super().__init__(*layers)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps of the same shape, `(batch, dim, rows, cols)`."""
-        return super().forward(maps) + maps
+        return self.layers(maps) + maps
 
 
 class DptProbe(nn.Module):
