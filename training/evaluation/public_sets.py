@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-import yaml
 from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from modeling_radio.core.errors import first_few
-from modeling_radio.core.settings import hash_of
+from modeling_radio.core.settings import hash_of, read_yaml
 from modeling_radio.model_cards.results import Source
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, load_picture
 from modeling_radio.training.data.image_folder import files_fingerprint
@@ -160,7 +159,7 @@ def check_count(title: str, what: str, found: int, expected: int, address: str) 
 @cache
 def public_sets() -> dict[str, ClassSet | MaskSet]:
     """Return the public sets with classes or class maps by name."""
-    content = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    content = read_yaml(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     masks = TypeAdapter(dict[str, MaskSet]).validate_python(content["masks"])
     return masks | TypeAdapter(dict[str, ClassSet]).validate_python(content["classes"])
 

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter
 
+from modeling_radio.core.settings import read_yaml
 from modeling_radio.core.tables import markdown, one_line
 from modeling_radio.model_cards.results import STUDENT, Results
 from modeling_radio.training.evaluation.public_sets import find_public
@@ -57,7 +57,7 @@ class PublishedTable:
 @cache
 def published_tables() -> dict[str, PublishedTable]:
     """Return the tables of `published.yaml` by name."""
-    content = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    content = read_yaml(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     return TypeAdapter(dict[str, PublishedTable]).validate_python(content)
 
 
