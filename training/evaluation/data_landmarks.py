@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from modeling_radio.core.settings import hash_of
 from modeling_radio.training.data.decoding import to_tensor
 from modeling_radio.training.evaluation.data import Examples, Relevance
 from modeling_radio.training.evaluation.public_sets import (
@@ -97,7 +98,7 @@ def open_landmarks(folder: Path, name: str) -> PublicPart:
         raise ValueError(f"{file} must have indices of its images, got {max(every)}.")
     relevance = [Relevance(query.easy, query.hard, query.junk) for query in truth.gnd]
     crops = Crops(queries, [query.bbx for query in truth.gnd])
-    state = f"{files_state(folder, queries)} {truth.gnd!r}"
+    state = f"{files_state(folder, queries)} {hash_of({'queries': repr(truth.gnd)})[:16]}"
     test = Examples(crops, state, relevance=relevance)
     return PublicPart(
         place.title, ("landmarks",), test, place.address, Examples(Crops(database), files_state(folder, database))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
 from modeling_radio.core.seeds import make_generator
+from modeling_radio.core.settings import hash_of
 from modeling_radio.training.data.decoding import to_tensor
 from modeling_radio.training.evaluation.data import Examples, Pair
 from modeling_radio.training.evaluation.public_sets import (
@@ -120,7 +121,7 @@ def open_spair(folder: Path, size_px: int) -> PublicPart:
             )
         )
     paths = [folder / "JPEGImages" / category / f"{view}.jpg" for category, view in images]
-    state = f"{files_state(folder, paths)} {size_px} {pairs!r}"
+    state = f"{files_state(folder, paths)} {size_px} {hash_of({'pairs': repr(pairs)})[:16]}"
     examples = Examples(PaddedSquares(paths, size_px), state, pairs=pairs)
     return PublicPart(SPAIR.title, ("pairs",), examples, SPAIR.address, class_names=tuple(sorted(by_class)))
 
@@ -299,7 +300,7 @@ def open_navi(folder: Path) -> PublicPart:
     check_count(NAVI.title, "images with depth in wild sets", sum(is_there), NAVI_IMAGES, NAVI.address)
     views = NaviViews(folders, known)
     pairs = pairs[::NAVI_STEP]
-    state = f"{files_state(folder, [*paths, *depths])} {pairs!r}"
+    state = f"{files_state(folder, [*paths, *depths])} {hash_of({'pairs': repr(pairs)})[:16]}"
     return PublicPart(
         NAVI.title, ("pairs",), Examples(views, state, pairs=pairs, points=NaviPoints(views)), NAVI.address
     )
