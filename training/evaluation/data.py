@@ -99,6 +99,7 @@ class Examples:
         images: Upright RGB images, uint8 `(3, height, width)`, of any size.
         fingerprint: Changes when the images, their order or their targets do.
         labels: Class indices, int64 `(num_images,)`.
+        answers: All classes that are right for each image, if there are several; none for images that do not count.
         masks: Class of each pixel, int64 `(height, width)` as the image; 255 does not count.
         depth: Meters, float32 `(height, width)` as the image; 0 where the depth is not known.
         captions: One or more texts for each image.
@@ -115,6 +116,7 @@ class Examples:
     images: Images
     fingerprint: str
     labels: Tensor | None = None
+    answers: Sequence[Sequence[int]] | None = None
     masks: ByNumber[Tensor] | None = None
     depth: ByNumber[Tensor] | None = None
     captions: Sequence[Sequence[str]] | None = None

@@ -82,7 +82,7 @@ def open_nyu(folder: Path) -> PublicPart:
     indices = [_number(entry.img, folder) for entry in read_json(_TEST_LIST, folder / "test" / TEST_LIST)]
     check_count(NYU.title, "test frames", len(indices), TEST_FRAMES, NYU.address)
     labeled, normals = (folder / "test" / name for name in (LABELED, NORMALS))
-    state = files_state(folder, [labeled, normals])
+    state = files_state(folder, [labeled, normals, folder / "test" / TEST_LIST])
     train = _examples(len(files), lambda index: _read_geonet(files[index]), files_state(folder, files))
     test = _examples(len(indices), _labeled_reader(labeled, normals, indices), state)
     return PublicPart(NYU.title, ("depth", "normals"), test, NYU.address, train)

@@ -336,6 +336,9 @@ class Rows:
         known: dict[str, Any] = {}
         if kind == "labels":
             known["labels"] = torch.tensor(list(self._column("target")))
+            if data.public is not None and self.split == "test":
+                images = image_paths(self.table, "image")
+                known["answers"] = data.public.read_answers(Path(data.source).expanduser(), images)
         elif kind == "masks":
             known["masks"] = Masks(self, len(data.mask_names))
         elif kind == "depth":
@@ -358,7 +361,7 @@ class Rows:
             "state": state,
             "targets": targets,
             "texts": known.get("captions", []),
-        }
+        } | ({"answers": known["answers"]} if known.get("answers") else {})
         options = self.data.options
         reading = {"masks": options.layout or options.reduce_labels, "depth": options.depth_scale}.get(kind)
         return hash_of(content | ({"reading": reading} if reading else {}))[:16]

@@ -62,6 +62,7 @@ class ClassSet:
         address: Where it comes from.
         folder: Its folder below `--data-root`.
         counts: Number of images of each split.
+        answers: JSON file with a list of all right classes for each validation image, in the order of their numbers.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -70,6 +71,7 @@ class ClassSet:
     address: str
     folder: str
     counts: dict[str, int]
+    answers: str | None = None
 
     def check_counts(self, counts: Mapping[str, int]) -> None:
         """Raise ValueError unless each split that is there has all images of the official one.
@@ -80,8 +82,29 @@ class ClassSet:
         for split, found in counts.items():
             check_count(self.title, f"{split} images", found, self.counts.get(split, 0), self.address)
 
+    def read_answers(self, folder: Path, images: Sequence[str | None]) -> list[list[int]] | None:
+        """Return all right classes of validation images, or None for a set with one class for each.
 
-@dataclass(frozen=True)
+        Args:
+            folder: The folder of the set.
+            images: Files of the images, whose names end in their number, such as ILSVRC2012_val_00000001.JPEG.
+
+        Raises:
+            ValueError: If the file is missing or does not have the image.
+        """
+        if self.answers is None:
+            return None
+        every = read_json(_ANSWERS, folder / self.answers)
+        numbers = [Path(image or "").stem.rpartition("_")[2] for image in images]
+        wrong = [number for number in numbers if not number.isdecimal() or not 0 < int(number) <= len(every)]
+        if wrong:
+            raise ValueError(
+                f"`data` must have images with a number up to {len(every)} in their name, got {wrong[0]!r}."
+            )
+        return [every[int(number) - 1] for number in numbers]
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaskSet(ClassSet):
     """A set of images with class maps, an entry of `public_sets.yaml`.
 
@@ -154,6 +177,9 @@ def check_count(title: str, what: str, found: int, expected: int, address: str) 
             f"`data` must have the {expected} {what} of {title}, got {found}: a part is not measured under the name of "
             f"the set. See {address}"
         )
+
+
+_ANSWERS = TypeAdapter(list[list[int]])
 
 
 @cache

@@ -56,7 +56,7 @@ RETRIEVAL = "retrieval"
 
 MASK_LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
 """Names of the public sets with class maps, keys of `public_sets.yaml`, which `--help` need not read."""
-CLASS_LAYOUTS = (IMAGENET, "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch")
+CLASS_LAYOUTS = (IMAGENET, "imagenet-real", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch")
 """Names of those with classes."""
 LAYOUTS = (*MASK_LAYOUTS, *CLASS_LAYOUTS, "spair", "navi", "nyu", "davis", "roxford", "rparis", "flickr30k", "coco")
 """Names of all public sets."""

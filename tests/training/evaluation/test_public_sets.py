@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from modeling_radio.training.evaluation.data_tables import TableData
@@ -13,6 +14,7 @@ from modeling_radio.training.evaluation.models.radio import open_radio
 from modeling_radio.training.evaluation.public_sets import MaskSet, find_public, public_sets
 from modeling_radio.training.evaluation.settings import LAYOUTS, MASK_LAYOUTS, PRESETS, DataOptions, EvaluationSettings
 from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.classification import is_right
 from modeling_radio.training.evaluation.tasks.registry import find_task
 
 
@@ -111,7 +113,7 @@ def imagenet_folder(tmp_path, monkeypatch) -> Path:
             place = tmp_path / "imagenet-a" / wnid / f"{number}.jpg"
             place.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (20, 20), (100 * number, 0, 0)).save(place)
-    for name in ("imagenet-a", "imagenet-v2", "imagenet-1k"):
+    for name in ("imagenet-a", "imagenet-v2", "imagenet-1k", "imagenet-real"):
         public = replace(public_sets()[name], counts={"validation": 3})
         monkeypatch.setitem(public_sets(), name, public)
     return tmp_path / "imagenet-a"
@@ -138,3 +140,16 @@ def test_variants_of_imagenet_have_the_names_of_their_classes(imagenet_folder, t
     (imagenet_folder / "6" / "0.jpg").unlink()
     with pytest.raises(ValueError, match=r"`data` .*3 validation images of ImageNet-V2.*got 2"):
         TableData(str(imagenet_folder), options)
+
+
+def test_several_classes_may_be_right(imagenet_folder):
+    for number, path in enumerate(sorted(imagenet_folder.rglob("*.jpg"))):
+        path.rename(path.with_name(f"ILSVRC2012_val_{number + 1:08d}.jpg"))
+    (imagenet_folder / "real.json").write_text("[[1, 3], [], [0]]")
+    options = DataOptions(layout="imagenet-real")
+    test = TableData(str(imagenet_folder), options).part("labels").test
+    assert test.answers == [[1, 3], [], [0]]
+    assert is_right(torch.tensor([3, 0, 1]), test).tolist() == [True, False]
+    (imagenet_folder / "real.json").write_text("[[1, 3], []]")
+    with pytest.raises(ValueError, match=r"`data`.*00000003"):
+        TableData(str(imagenet_folder), options).part("labels")

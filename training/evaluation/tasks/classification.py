@@ -47,6 +47,14 @@ def labels_of(examples: Examples) -> Tensor:
     return examples.labels
 
 
+def is_right(predictions: Tensor, examples: Examples) -> Tensor:
+    """Return whether each predicted class is right, of images that count, bool `(num_images,)`."""
+    if examples.answers is None:
+        return predictions == labels_of(examples)
+    pairs = zip(predictions.tolist(), examples.answers, strict=True)
+    return torch.tensor([guess in answers for guess, answers in pairs if answers])
+
+
 def vectors_of(features: StoredFeatures) -> dict[str, Tensor]:
     """Return the summary and the mean of the features, by the end of the metric's name."""
     summary = features.summary()
@@ -68,7 +76,7 @@ def measure_knn(evaluation: Evaluation) -> list[Measurement]:
     gallery = queries if part.train is None else vectors_of(evaluation.features("labels", "gallery"))
     measurements = []
     for suffix, query in queries.items():
-        scores = predict_by_knn(evaluation, query, gallery[suffix]) == labels_of(part.test)
+        scores = is_right(predict_by_knn(evaluation, query, gallery[suffix]), part.test)
         measurements.append(evaluation.mean("knn", f"accuracy{suffix}", scores, "labels"))
     return measurements
 
@@ -314,7 +322,7 @@ def _by_classifier(
 
 
 def _accuracy(evaluation: Evaluation, model: str, metric: str, images: Tensor, classes: Tensor) -> Measurement:
-    scores = zero_shot_predictions(images, classes) == labels_of(evaluation.examples("labels"))
+    scores = is_right(zero_shot_predictions(images, classes), evaluation.examples("labels"))
     return replace(evaluation.mean("zero_shot", metric, scores, "labels"), model=model)
 
 
