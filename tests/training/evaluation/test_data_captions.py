@@ -37,7 +37,10 @@ def test_presets_run_to_the_end(name, build_captions, text_folder):
     settings = EvaluationSettings(checkpoint=text_folder, data=str(folder), preset=name)
     data = open_data(str(folder), settings, size_px=32)
     assert [len(texts) for texts in data.part("captions").test.captions] == [5, 5]
-    measured = find_task("image_text_retrieval").measure(Evaluation(open_radio(text_folder), data, settings))
+    task, model = find_task("image_text_retrieval"), open_radio(text_folder)
+    evaluation = Evaluation(model, data, settings)
+    evaluation.expect(task.kind, task.wanted(model))
+    measured = task.measure(evaluation)
     assert {each.metric for each in measured} >= {"image to text recall@1", "text to image recall@1"}
     (folder / data_captions.FILES[name][1] / "2.jpg").unlink()
     with pytest.raises(ValueError, match=r"2\.jpg"):

@@ -28,7 +28,7 @@ def test_pairs_of_spair(spair_folder):
     assert pair.unit == pytest.approx(20 / 40)
     image = part.test.images[pair.source]
     assert image.shape == (3, 80, 80)
-    assert (image[:, 60:] > 250).all()  # white below the 30 rows of 40 columns
+    assert (image[:, 62:] > 250).all()  # white below the 30 rows of 40 columns
     assert (image[:, :50] < 250).any()
 
 

@@ -64,7 +64,7 @@ def test_davis_runs_to_the_end(davis_folder, tmp_path):
     data = open_data(str(davis_folder), settings, size_px=64)
     evaluation = Evaluation(RawPixels(8, 64), data, settings)
     measured = {each.metric: each.value for each in measure_label_propagation(evaluation)}
-    assert measured["J"] == pytest.approx(1)  # the objects end where patches do, and stand still
+    assert 0.9 < measured["J"] < 1  # the objects end where patches do, and stand still; their corners become round
     assert measured["J&F"] == pytest.approx((measured["J"] + measured["F"]) / 2)
     assert data.part("videos").test.images[0].shape == (3, 64, 64)
 
