@@ -20,7 +20,7 @@ from modeling_radio.core.command_line import Command, one_line_warnings, run_com
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
 from modeling_radio.core.settings import Settings
-from modeling_radio_cli import COMMANDS, FORMATS, MORE_COMMANDS
+from modeling_radio_cli import COMMANDS
 
 
 class WithChanges(Settings):
@@ -144,24 +144,6 @@ def test_help_and_mistakes_do_not_wait_for_torch():
     done = subprocess.run([sys.executable, "-c", LIGHT], check=False, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("usage: radio ") == len(COMMANDS) == done.stderr.count("error: ")
-
-
-ON_WINDOWS = """
-import importlib, sys
-import psutil  # needs `resource` on this platform
-import modeling_radio_cli
-sys.modules |= {"fcntl": None, "resource": None}
-modeling_radio_cli._add_package()
-for name in modules: importlib.import_module(f"modeling_radio.{name}").COMMAND
-"""
-
-
-def test_commands_need_no_module_that_windows_lacks():
-    formats = [module for each in FORMATS.values() for module in each.values()]
-    modules = [*(module for module, _ in COMMANDS.values()), *MORE_COMMANDS.values(), *formats]
-    program = f"modules = {modules}\n{ON_WINDOWS}"
-    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 # How commands end

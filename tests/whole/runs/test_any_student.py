@@ -16,6 +16,8 @@ from modeling_radio.training.student.running_statistics import running_statistic
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
 
+USUAL = {"ConvNeXt", "ResNet", "class", "E-RADIO"}
+"""What every suite trains; the others only the tour. `test_wrapped_radio.py` saves and opens all."""
 LEARNING = ("schedule.num_steps=60", "optimizer.learning_rate=1e-2", "optimizer.weight_decay=0", "ema.decay=0.5")
 
 
@@ -42,7 +44,9 @@ torch.save({"features": output.features, "summary": output.summary}, "outputs.pt
 """
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in USUAL else pytest.mark.tour) for name in STUDENTS]
+)
 def test_a_student_learns_more_than_the_mean_and_its_export_opens(name, recipe_file, run_elsewhere, tmp_path) -> None:
     distiller = trainer.Distiller(load_recipe(recipe_file, [*STUDENTS[name].overrides, *LEARNING]), Path("run"))
     seen: list[float] = []
@@ -75,8 +79,7 @@ def test_a_student_learns_more_than_the_mean_and_its_export_opens(name, recipe_f
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), expected.features, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ResNet", "EfficientViT", "E-RADIO"])
-@pytest.mark.parametrize("middle", [2, 7])
+@pytest.mark.parametrize(("name", "middle"), [("ResNet", 2), ("EfficientViT", 7), ("E-RADIO", 7)])
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(name, middle, recipe_file) -> None:
     own = [*STUDENTS[name].overrides, "mesa={weight: 0.5, start_step: 1}"]
     own += ["student.arguments.drop_path_rate=0.2"] if name == "ResNet" else []
