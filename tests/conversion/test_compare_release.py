@@ -121,3 +121,18 @@ def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(release, t
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error
     assert not list(tmp_path.rglob("parity.*"))
+
+
+def test_without_a_network_one_line_says_so(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["nvidia/C-RADIOv4-H", "--sizes", "512,big"]) == 1
+    assert "`sizes`" in capsys.readouterr().err  # before anything is fetched
+    assert main(["nvidia/C-RADIOv4-H"]) == 1
+    assert "the Hub has no" in capsys.readouterr().err
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert main(["nvidia/C-RADIOv4-H"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0
+    assert "`source` must be a folder or ORG/NAME on the Hub, got 'nvidia/C-RADIOv4-H'" in error
+    assert "the Hub cannot be reached" in error
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "cache"])

@@ -219,3 +219,9 @@ def test_what_cannot_be_exported_is_one_line(words, message, folders, monkeypatc
     assert main(words) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (folders / "out.onnx").exists()
+
+
+def test_an_encoder_takes_neither_adaptors_nor_windows():
+    for name, value in (("adaptors", ["siglip2-g"]), ("window_size", 8)):
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            export_onnx(build_radio1d(), encoder=True, **{name: value})

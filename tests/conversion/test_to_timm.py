@@ -83,3 +83,10 @@ def test_layer_scale_and_own_sizes_come_along(tmp_path):
 def test_what_timm_lacks_is_named(field, value):
     with pytest.raises(ValueError, match=f"`{field}`"):
         timm_config(RadioConfig.from_preset("radio-test", **{field: value}))
+
+
+def test_a_folder_of_another_kind_stays(folders, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert main([str(folders / "ours"), str(tmp_path), "--overwrite"]) == 1
+    assert "`output`" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

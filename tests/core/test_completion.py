@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from modeling_radio.core import completion
+
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +45,8 @@ def completions(tmp_path):
 def test_the_shell_is_answered_without_torch(completions, line, expected, tmp_path):
     (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
     assert completions(line) == expected
+
+
+def test_a_shell_has_a_script(capsys):
+    assert completion.main(["bash"]) == 0
+    assert "radio" in capsys.readouterr().out

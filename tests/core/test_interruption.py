@@ -13,13 +13,16 @@ import side_by_side
 
 from modeling_radio.core import interruption
 from modeling_radio.core.interruption import (
+    LAUNCHER_PATIENCE,
     Interrupted,
     Signaled,
     StopRequest,
     ends_in_time,
+    ignore_stop_signals,
     prepare_stoppable,
     raised_signals,
     run_stoppable,
+    warn_of_launcher_timeout,
 )
 
 
@@ -140,3 +143,30 @@ def wait_for(condition, seconds=30):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_another_thread_may_enter_it():
+    def enter():
+        with StopRequest() as stop:
+            return stop.is_set
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter).result() is False
+
+
+@pytest.mark.parametrize(("patience", "is_warned"), [(None, True), ("600", False)])
+def test_a_launcher_that_was_not_told_to_wait_is_warned_of(patience, is_warned, monkeypatch, caplog):
+    monkeypatch.delenv(LAUNCHER_PATIENCE, raising=False)
+    warn_of_launcher_timeout()
+    assert caplog.messages == []  # without a launcher
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    if patience is not None:
+        monkeypatch.setenv(LAUNCHER_PATIENCE, patience)
+    warn_of_launcher_timeout()
+    assert [LAUNCHER_PATIENCE in message for message in caplog.messages] == [True] * is_warned
+
+
+def test_data_workers_live_on():
+    ignore_stop_signals()
+    for number in StopRequest.SIGNALS:
+        os.kill(os.getpid(), number)
