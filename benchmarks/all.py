@@ -123,8 +123,8 @@ def caption(result: Result) -> str:
     machine = result.machine
     where = ", ".join([*([machine["gpu"]] if "gpu" in machine else []), machine["processor"]])
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "timm") if name in machine)
-    told = {name: fact for name, fact in result.facts.items() if not isinstance(fact, list) and "/s" not in name}
-    facts = "".join(f"; {fact_text(*fact)}" for fact in told.items())
+    shown = {name: fact for name, fact in result.facts.items() if not isinstance(fact, list) and "/s" not in name}
+    facts = "".join(f"; {fact_text(*fact)}" for fact in shown.items())
     return f"**{result.subject}**, {where}, {machine['threads']} threads, {machine['date']}; {versions}{facts}"
 
 

@@ -31,7 +31,7 @@ def _read_sizes(text: str) -> list[int]:
     return [int(size) for size in text.split(",")]
 
 
-def _read_pictures(text: str) -> list[Path]:
+def _read_paths(text: str) -> list[Path]:
     return [Path(name.strip()) for name in text.split(",")]
 
 
@@ -68,7 +68,7 @@ class WebSettings(Settings):
     dense_source: DenseSource | None = None
     webgpu: bool = True
     runtime: Path | None = None
-    pictures: Annotated[list[Path], Spelling(_read_pictures, "FILE,FILE")] = Field([PHOTOGRAPH], min_length=1)
+    pictures: Annotated[list[Path], Spelling(_read_paths, "FILE,FILE")] = Field([PHOTOGRAPH], min_length=1)
     heading: str | None = None
     overwrite: bool = False
 

@@ -182,8 +182,8 @@ class RadioAdaptorConfig:
         try:
             return cls(**values)
         except ValueError as error:
-            place = "adaptors" if str(error).startswith("`name`") else f"adaptors.{values['name']}"
-            raise ValueError(str(error).replace("`", f"`{place}.", 1)) from error
+            prefix = "adaptors" if str(error).startswith("`name`") else f"adaptors.{values['name']}"
+            raise ValueError(str(error).replace("`", f"`{prefix}.", 1)) from error
 
 
 class PresetNames:

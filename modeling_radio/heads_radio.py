@@ -42,12 +42,12 @@ class View(NamedTuple):
 
     Attributes:
         pixel_values: `(batch, channels, height, width)`.
-        place: Left, top, right and bottom edge as shares of the whole image.
+        region: Left, top, right and bottom edge as shares of the whole image.
         is_flipped: Whether the view is mirrored.
     """
 
     pixel_values: Tensor
-    place: tuple[float, float, float, float]
+    region: tuple[float, float, float, float]
     is_flipped: bool
 
 
@@ -110,10 +110,10 @@ class ViewOptions:
             for top, left in itertools.product(_starts(height, tile, stride), _starts(width, tile, stride)):
                 bottom, right = min(top + tile, height), min(left + tile, width)
                 crop = image[..., top:bottom, left:right]
-                place = (left / width, top / height, right / width, bottom / height)
-                yield View(crop, place, is_flipped=False)
+                region = (left / width, top / height, right / width, bottom / height)
+                yield View(crop, region, is_flipped=False)
                 if self.flip:
-                    yield View(crop.flip(-1), place, is_flipped=True)
+                    yield View(crop.flip(-1), region, is_flipped=True)
 
     def _scaled(self, config: RadioConfig, images: Tensor, scale: float) -> Tensor:
         height, width = images.shape[-2:]
@@ -153,7 +153,7 @@ def average_maps(views: Iterator[tuple[View, Tensor]], size: Resolution) -> Tens
             total, count = maps.new_zeros(*maps.shape[:2], *size), maps.new_zeros(1, 1, *size)
         maps = maps.flip(-1) if view.is_flipped else maps
         left, top, right, bottom = (
-            round(share * side) for share, side in zip(view.place, (size.width, size.height) * 2, strict=True)
+            round(share * side) for share, side in zip(view.region, (size.width, size.height) * 2, strict=True)
         )
         fitted = F.interpolate(maps, (bottom - top, right - left), mode="bilinear", align_corners=False)
         total[..., top:bottom, left:right] += fitted
@@ -190,11 +190,11 @@ class ObjectsOfViews:
         if view.is_flipped:
             left, top, right, bottom = corners.unbind(-1)
             corners = torch.stack([1 - right, top, 1 - left, bottom], dim=-1)
-        place = corners.new_tensor(view.place)
-        is_inner = place != place.new_tensor([0, 0, 1, 1])
+        region = corners.new_tensor(view.region)
+        is_inner = region != region.new_tensor([0, 0, 1, 1])
         is_at_edge = torch.cat([corners[..., :2] < CUT_SHARE, corners[..., 2:] > 1 - CUT_SHARE], dim=-1)
         is_cut = (is_inner & is_at_edge).any(dim=-1, keepdim=True)
-        start, extent = place[:2].repeat(2), (place[2:] - place[:2]).repeat(2)
+        start, extent = region[:2].repeat(2), (region[2:] - region[:2]).repeat(2)
         self.logits.append(logits.masked_fill(is_cut, -torch.inf))
         self.corners.append(start + corners * extent)
 
@@ -751,12 +751,12 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         size = require_pixels(pixel_values)
         views = ViewOptions(**options).take(self.config, pixel_values)
 
-        def answer(view: View) -> Tensor:
+        def shares_of(view: View) -> Tensor:
             logits = self(view.pixel_values, window_size=window_size, return_dict=True).logits.float()
             sides = view.pixel_values.shape[-2:]
             return F.interpolate(logits, sides, mode="bilinear", align_corners=False).softmax(dim=1)
 
-        shares = average_maps(((view, answer(view)) for view in views), size)
+        shares = average_maps(((view, shares_of(view)) for view in views), size)
         return SemanticSegmenterOutput(logits=shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

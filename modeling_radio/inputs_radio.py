@@ -270,13 +270,13 @@ def wanted_states(output_hidden_states: StatesWanted, config: RadioConfig) -> Co
     count = config.num_hidden_layers + 1
     if asked is None or isinstance(asked, bool):
         return range(count) if asked else None
-    places = [asked] if isinstance(asked, int) else asked
+    state_indices = [asked] if isinstance(asked, int) else asked
     valid = integer(-count, count - 1)
-    if not isinstance(places, Sequence) or not all(valid.holds(place) for place in places):
+    if not isinstance(state_indices, Sequence) or not all(valid.holds(state_index) for state_index in state_indices):
         raise ValueError(
             f"`output_hidden_states` must be True, False, or integers in [{-count}, {count - 1}], got {asked!r}."
         )
-    return {place % count for place in places} or None
+    return {state_index % count for state_index in state_indices} or None
 
 
 def check_attentions(config: RadioConfig, is_packed: bool) -> None:

@@ -139,16 +139,16 @@ POSITION_DRAWS = 4
 """Random numbers that decide one image's crop: scale, aspect ratio, column, row."""
 
 
-def _even_places(count: int, start: Tensor, extent: Tensor) -> Tensor:
+def _even_coordinates(count: int, start: Tensor, extent: Tensor) -> Tensor:
     """Return `count` places from each start over its extent, `(batch, count)` from `(batch, 1)`."""
     return torch.linspace(0, 1, count, device=start.device) * extent + start
 
 
-def _neighbors(places: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def _neighbors(coordinates: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Return the two of `side` grid points around each place in [0, 1], and their shares in it, `(..., 2)` each."""
-    cells = (places * (side - 1)).clamp(0, side - 1)
-    lower = cells.floor()
-    upper_share = cells - lower
+    scaled_points = (coordinates * (side - 1)).clamp(0, side - 1)
+    lower = scaled_points.floor()
+    upper_share = scaled_points - lower
     points = torch.stack([lower, lower + 1], dim=-1).long().clamp(max=side - 1)
     return points, torch.stack([1 - upper_share, upper_share], dim=-1)
 
@@ -401,8 +401,8 @@ class RadioPatchGenerator(RadioLearnedTokens):
         aspect = torch.exp((2 * uniform[:, 1] - 1) * math.log(MAX_CROP_ASPECT))
         extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)  # (batch, xy), of the table
         offset = uniform[:, 2:] * (1 - extent)
-        x, x_shares = _neighbors(_even_places(cols, offset[:, :1], extent[:, :1]), side)
-        y, y_shares = _neighbors(_even_places(rows, offset[:, 1:], extent[:, 1:]), side)
+        x, x_shares = _neighbors(_even_coordinates(cols, offset[:, :1], extent[:, :1]), side)
+        y, y_shares = _neighbors(_even_coordinates(rows, offset[:, 1:], extent[:, 1:]), side)
         # (batch, rows, cols, two rows of the table, two columns of it)
         index = y[:, :, None, :, None] * side + x[:, None, :, None, :]
         shares = y_shares[:, :, None, :, None] * x_shares[:, None, :, None, :]

@@ -160,7 +160,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
             self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
         embedded = self._embed(batch, call.position_draws)
         layout = self.plan(batch, call.window, embedded, num_tokens=num_tokens, decode=decode, full_length=full_length)
-        keep = {*keep, *(place - 1 for place in call.states or () if place)}
+        keep = {*keep, *(state - 1 for state in call.states or () if state)}
         path_draws = batch.spread(call.path_draws)
         tokens, kept, weights, *encoded = self.model(embedded, layout, keep, path_draws, call.with_attentions)
         outputs = [embedded, *map(kept.get, range(len(weights)))]

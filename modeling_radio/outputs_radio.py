@@ -243,16 +243,16 @@ class RadioZeroShotOutput(ModelOutput):
 
 
 def gather_states(
-    places: Collection[int], states: Sequence[Tensor | None], pack: ImagePack | None
+    indices: Collection[int], states: Sequence[Tensor | None], pack: ImagePack | None
 ) -> tuple[Tensor | None, ...]:
     """Return hidden states as a call gives them: in the order of its images, `None` in places that were not asked for.
 
     Args:
-        places: As `wanted_states` gives them.
+        indices: As `wanted_states` gives them.
         states: All that are there, some for other reasons; a pack's as `(1, length, hidden)`.
         pack: Order of packed images.
     """
-    wanted = [state if place in places else None for place, state in enumerate(states)]
+    wanted = [state if index in indices else None for index, state in enumerate(states)]
     if pack is None:
         return tuple(wanted)
     return tuple(None if state is None else pack.concatenate(state) for state in wanted)

@@ -406,8 +406,8 @@ class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipelin
             raise ValueError(f"`model` must be a {INSTANCE_SEGMENTER} for {type(self).__name__}, got a {name}.")
 
     def _sanitize_parameters(self, **kwargs: Any) -> Any:
-        one_look = "their masks come from one look at an image; several are for boxes, in `object-detection`"
-        reasons = {"overlap_mask_area_threshold": "their masks may overlap", **dict.fromkeys(VIEW_OPTIONS, one_look)}
+        single_view = "their masks come from one look at an image; several are for boxes, in `object-detection`"
+        reasons = {"overlap_mask_area_threshold": "their masks may overlap", **dict.fromkeys(VIEW_OPTIONS, single_view)}
         refused = next((name for name in reasons if name in kwargs), None)
         if refused is not None:
             raise ValueError(f"`{refused}` must be left out for a model of instances: {reasons[refused]}.")

@@ -139,11 +139,11 @@ class RadioPatchMerging(nn.Module):
     def forward(self, patches: Tensor, grid: Resolution) -> Tensor:
         rows, cols = grid
         maps = F.pad(patches.unflatten(1, (rows, cols)), (0, 0, 0, cols % 2, 0, rows % 2))
-        cells = maps.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        squares = maps.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
         # (batch, rows, 2, cols, 2, hidden) -> (batch, rows * cols, 2 columns * 2 rows * hidden)
-        cells = cells.permute(0, 1, 3, 4, 2, 5).flatten(3).flatten(1, 2)
+        squares = squares.permute(0, 1, 3, 4, 2, 5).flatten(3).flatten(1, 2)
         # Under autocast tokens stay in their type through all blocks.
-        return self.reduction(self.norm(cells)).to(patches.dtype)
+        return self.reduction(self.norm(squares)).to(patches.dtype)
 
 
 class RadioPatchExpanding(nn.Module):
@@ -159,9 +159,9 @@ class RadioPatchExpanding(nn.Module):
         self.norm = nn.LayerNorm(hidden_size // 2, eps=MERGE_NORM_EPS)
 
     def forward(self, patches: Tensor, grid: Resolution) -> Tensor:
-        cells = self.expansion(patches).unflatten(2, (2, 2, -1)).unflatten(1, tuple(grid))
+        squares = self.expansion(patches).unflatten(2, (2, 2, -1)).unflatten(1, tuple(grid))
         # (batch, rows, cols, 2, 2, hidden / 2) -> (batch, rows * 2 * cols * 2, hidden / 2)
-        return self.norm(cells.transpose(2, 3).flatten(1, 4)).to(patches.dtype)
+        return self.norm(squares.transpose(2, 3).flatten(1, 4)).to(patches.dtype)
 
 
 class Radio1dDecoder(RadioLearnedTokens):

@@ -15,7 +15,7 @@ from modeling_radio.training.recipe import load_recipe
 
 def test_all_processors_do_equal_work() -> None:
     processors = data.build_processors(64)
-    for name, images in list(data.draw_pictures(8).items())[1:]:
+    for name, images in list(data.draw_images(8).items())[1:]:
         batches = {each: call(images) for each, call in processors.items()}
         ours = batches.pop("ours")
         assert ours.shape == (len(images), 3, 64, 64), name
@@ -68,7 +68,7 @@ def test_every_format_gives_all_images(photographs: list[Path], tmp_path: Path, 
 @pytest.mark.usefixtures("tiny_world")
 def test_smaller_formats_of_the_cache_lose_more(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "build_training_images", tiny.NoiseImages)
-    features = data.answer(load_recipe(recipe_file), 10)
+    features = data.extract_features(load_recipe(recipe_file), 10)
     assert {name: tuple(maps.shape) for name, maps in features.items()} == {
         "semantic": (10, 4, 4, 12),
         "segmenter": (10, 4, 4, 9),

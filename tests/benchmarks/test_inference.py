@@ -16,7 +16,7 @@ from benchmarks.inference import (
     measure_speed,
     rows_of,
 )
-from benchmarks.measuring import Place, Turns, count_flops
+from benchmarks.measuring import Placement, Turns, count_flops
 from modeling_radio import RadioConfig
 
 
@@ -26,7 +26,7 @@ EAGER = [name for name in NETWORKS if name != COMPILED]
 
 @pytest.mark.parametrize("name", EAGER)
 def test_networks_run_in_the_type_that_is_asked_for(name: str) -> None:
-    tokens = NETWORKS[name].build(CONFIG, Place("cpu", torch.bfloat16), 64)
+    tokens = NETWORKS[name].build(CONFIG, Placement("cpu", torch.bfloat16), 64)
     with torch.no_grad():
         answer = tokens(torch.rand(2, 3, 64, 64).bfloat16())
     patches_alone = name in ("SigLIP2", "SAM3")
@@ -39,7 +39,7 @@ def test_equal_work_is_equal() -> None:
     images = torch.rand(1, 3, 160, 160)
     counted = [name for name in (*EQUAL_WORK, WINDOWED) if NETWORKS[name].counted_as is None]
     flops = {
-        name: count_flops(lambda name=name: NETWORKS[name].build(CONFIG, Place(), 160)(images)) for name in counted
+        name: count_flops(lambda name=name: NETWORKS[name].build(CONFIG, Placement(), 160)(images)) for name in counted
     }
     assert flops.pop(WINDOWED) < flops[OURS]
     assert len(set(flops.values())) == 1
@@ -51,7 +51,7 @@ ONCE = {"min_rounds": 1}
 def test_numbers_follow_from_the_seconds() -> None:
     turns = Turns({OURS: [0.1, 0.2, 0.3], NATIVE: [0.2, 0.2, 0.3], "plain code": [0.3, 0.1, 0.1]})
     flops = dict.fromkeys(turns.seconds, 8e6)
-    rows = {row["contender"]: row for row in rows_of(64, 4, Place(), turns, flops, 0.1)}
+    rows = {row["contender"]: row for row in rows_of(64, 4, Placement(), turns, flops, 0.1)}
     row = rows[OURS]
     assert (row["ms"], row["images/s"], row["GFLOP"]) == (200, 20, 0.008)
     assert row["times as fast as native"] == "1.00 (1.00 to 1.50)"
@@ -64,7 +64,7 @@ def test_numbers_follow_from_the_seconds() -> None:
 @needs_flop_counter
 def test_speed_has_a_row_for_each_network_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "names_on", lambda device: ["ours", "native", "timm ViT"])
-    rows = measure_speed("radio-test", [32, 64], Place(), 100.0, ONCE, {64: 2})
+    rows = measure_speed("radio-test", [32, 64], Placement(), 100.0, ONCE, {64: 2})
     names = [(row["size_px"], row["batch"], row["contender"]) for row in rows]
     assert names == [
         (size, batch, name) for size, batch in ((32, 1), (64, 2)) for name in ("ours", "native", "timm ViT")

@@ -62,7 +62,7 @@ def test_bad_input_is_one_line(extra, name, capsys):
     assert name in errors
 
 
-@pytest.mark.usefixtures("own_datasets_cache", "one_picture")
+@pytest.mark.usefixtures("own_datasets_cache", "one_figure_image")
 def test_command(base, class_folders, tmp_path, capsys):
     command = [str(base), "--task", "image-classification", "--data", str(class_folders), "--output"]
     command += [str(tmp_path / "run"), "--steps", "2", "--batch-size", "2", "--num-workers", "0"]

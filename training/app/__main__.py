@@ -87,10 +87,10 @@ def _run(settings: AppSettings) -> None:
 
 
 def _check_photograph(path: Path) -> None:
-    from modeling_radio.image_processing_radio import UNREADABLE, read_picture  # takes seconds to import
+    from modeling_radio.image_processing_radio import UNREADABLE, read_image_file  # takes seconds to import
 
     try:
-        read_picture(path)
+        read_image_file(path)
     except UNREADABLE as error:
         raise SettingsError(f"`examples` must be files of photographs, got {str(path)!r}.") from error
 

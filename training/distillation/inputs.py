@@ -164,7 +164,7 @@ def open_targets(
             folder,
             contents,
             images,
-            TeacherOutputs(teachers, contents.cells_per_side, accelerator.device, contents.format),
+            TeacherOutputs(teachers, contents.patches_per_side, accelerator.device, contents.format),
             num_workers=recipe.data.num_workers,
             rank=accelerator.process_index,
             num_ranks=accelerator.num_processes,

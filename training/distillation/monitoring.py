@@ -312,7 +312,7 @@ class Monitors(NamedTuple):
             standardizers = statistics.standardizers()
             features = {name: standardizers[name].invert(output.adaptors[name].features) for name in standardizers}
             try:
-                log.record_picture(step, self.figures.draw(step, features))
+                log.record_image(step, self.figures.draw(step, features))
             except WriteError as error:  # other ranks go on
                 self.accelerator.print(f"Step {step}: no picture. {error}", flush=True)
 

@@ -75,11 +75,11 @@ class StoredFeatures:
 
     def map(self, index: int, adaptor: str | None = None) -> Tensor:
         """Return the dense features of one image, `(dim, rows, cols)`."""
-        chunk, place = divmod(index, CHUNK)
+        chunk, position = divmod(index, CHUNK)
         key = (chunk, _key(adaptor, "features"))
         if key not in self._maps:
             self._maps[key] = _Maps(self._chunks[chunk], adaptor)
-        return self._maps[key].read(place)
+        return self._maps[key].read(position)
 
     def maps(self, indices: Sequence[int] | None = None, adaptor: str | None = None) -> Tensor:
         """Return the dense features of some images or all, `(num_images, dim, rows, cols)`.
@@ -110,9 +110,9 @@ class _Maps:
         key = _key(adaptor, "features")
         self.tokens = chunk[key] if not isinstance(chunk, Path) else CheckedTensors(chunk).read(key)
 
-    def read(self, place: int) -> Tensor:
-        rows, cols = self.grids[place]
-        tokens = self.tokens[self.ends[place] - rows * cols : self.ends[place]]
+    def read(self, position: int) -> Tensor:
+        rows, cols = self.grids[position]
+        tokens = self.tokens[self.ends[position] - rows * cols : self.ends[position]]
         return tokens.float().T.unflatten(1, (rows, cols))  # (tokens, dim) -> (dim, rows, cols)
 
 
@@ -177,7 +177,7 @@ class FeatureStore:
         for start, arrays in zip(mine, encode(mine), strict=True):
             path = paths[start]
             kept = {key: tensor for key in _keys(path) - arrays.keys() if (tensor := _read(path, key)) is not None}
-            write_file(path, lambda place, content={**kept, **arrays}: save_tensors(content, place))
+            write_file(path, lambda temporary, content={**kept, **arrays}: save_tensors(content, temporary))
         wait_for_ranks()
         return StoredFeatures(list(paths.values()), len(images))
 

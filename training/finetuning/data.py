@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.heads_radio import ProblemType
-from modeling_radio.training.data.decoding import SkippedImages, UnusableImageError, load_picture
+from modeling_radio.training.data.decoding import SkippedImages, UnusableImageError, load_image
 from modeling_radio.training.data.labeled.coco import holds_coco, read_coco
 from modeling_radio.training.data.labeled.folders import (
     TRAIN,
@@ -247,12 +247,12 @@ class LabeledStream:
             for index, row in enumerate(self._of_rank(shuffled)):
                 image = self.column.read(row, f"training image {index} of pass {number_of_pass}")
                 try:
-                    picture = load_picture(image)
+                    rgb = load_image(image)
                 except UnusableImageError as error:
                     skipped.add(image.name, error)
                     continue
                 num_read += 1
-                yield {"image": picture, "target": self.labels.read(row, image.name)}
+                yield {"image": rgb, "target": self.labels.read(row, image.name)}
             if num_read == 0:
                 raise ValueError(
                     f"None of the training images of {self.column.source!r} can be opened; the log names them."

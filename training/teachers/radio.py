@@ -105,9 +105,9 @@ class RadioTeacher(Teacher):
     def _read(self, passed: NetworkOutput) -> TeacherOutput:
         names = [] if self.adaptor_name is None else [self.adaptor_name]
         output: Any = self.network.radio_model.read_out(passed, names, "NCHW")
-        answer = output if self.adaptor_name is None else output.adaptors[self.adaptor_name]
-        features = resample_features(answer.features.float(), *passed.grid)
-        return TeacherOutput(None if self.summary_dim is None else answer.summary, features)
+        own = output if self.adaptor_name is None else output.adaptors[self.adaptor_name]
+        features = resample_features(own.features.float(), *passed.grid)
+        return TeacherOutput(None if self.summary_dim is None else own.summary, features)
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return the backbone's blocks in order if each returns a token for every patch.

@@ -276,18 +276,18 @@ class _StreamedViews(Dataset[CropsBatch]):
         self.recipe, self.skipped = recipe, skipped
 
     def __getitem__(self, index: _StreamRequest) -> CropsBatch:
-        pixels = (self._first_decoded(index, place) for place in range(len(index.crop_specs)))
+        pixels = (self._first_decoded(index, slot) for slot in range(len(index.crop_specs)))
         return CropsBatch.of(
             [cut_crops(*each, self.recipe.views) for each in zip(pixels, index.crop_specs, strict=True)]
         )
 
-    def _first_decoded(self, request: _StreamRequest, place: int) -> Tensor:
+    def _first_decoded(self, request: _StreamRequest, slot: int) -> Tensor:
         """Decode an image of a request, or a spare one where it cannot be decoded."""
-        images = [request.images[place], *request.spares, *request.images]
+        images = [request.images[slot], *request.spares, *request.images]
         for image in images:
-            picture = self.skipped.decode(image, _scale_for(request.crop_specs[place], self.recipe))
-            if picture is not None:
-                return to_tensor(picture)
+            rgb = self.skipped.decode(image, _scale_for(request.crop_specs[slot], self.recipe))
+            if rgb is not None:
+                return to_tensor(rgb)
         raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}.")
 
 

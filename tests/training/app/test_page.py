@@ -26,10 +26,10 @@ from modeling_radio.training.app.page import (
     KEPT_PASSES,
     App,
     build_page,
-    cells_picture,
     clear_errors,
+    colors_image,
     fit_basis,
-    heat_picture,
+    heat_image,
     launch_options,
     read_window,
     read_words,
@@ -105,8 +105,8 @@ def test_windows_and_words_are_read_as_they_are_entered():
 
 def test_a_pass_holds_the_models_output_and_the_last_ones_are_kept(app, photograph, monkeypatch):
     monkeypatch.setattr(page, "FINE_GRID", 1)
-    app.look.cache_clear()
-    found = app.look(photograph, 64, "off")
+    app.encode_photograph.cache_clear()
+    found = app.encode_photograph(photograph, 64, "off")
     pixels = app.pixels(app.photograph(photograph), 64)
     assert pixels.shape[-2:] == (64, 112)
     with torch.no_grad():
@@ -114,25 +114,25 @@ def test_a_pass_holds_the_models_output_and_the_last_ones_are_kept(app, photogra
     assert list(found.maps) == SPACES
     torch.testing.assert_close(found.maps["backbone"], expected.features)
     torch.testing.assert_close(found.maps["dino_v2"], expected.adaptors["dino_v2"].features)
-    windowed, whole = (app.look(photograph, 128, window).maps["backbone"] for window in ("2", "off"))
+    windowed, whole = (app.encode_photograph(photograph, 128, window).maps["backbone"] for window in ("2", "off"))
     assert not torch.allclose(windowed, whole)
-    first = app.look(photograph, 64, "off")
-    assert app.look(photograph, 64, "off") is first
+    first = app.encode_photograph(photograph, 64, "off")
+    assert app.encode_photograph(photograph, 64, "off") is first
     for side in range(KEPT_PASSES):
-        app.look(photograph, 80 + 16 * side, "off")
-    assert app.look(photograph, 64, "off") is not first
+        app.encode_photograph(photograph, 80 + 16 * side, "off")
+    assert app.encode_photograph(photograph, 64, "off") is not first
     panorama = torch.zeros(3, 40, 400, dtype=torch.uint8)
     assert app.pixels(panorama, 128).shape[-1] == app.opened.model.config.max_img_size
     waited = []
     monkeypatch.setattr(page, "_now", lambda device: waited.append(device.type) or len(waited))
     assert app.encode(pixels, None)[1] == 1000
     assert waited == ["cpu", "cpu"], "the device is synchronized before and after"
-    app.look.cache_clear()
+    app.encode_photograph.cache_clear()
 
 
 def test_a_coarse_map_is_made_finer_by_moving_the_image(app, photograph, monkeypatch):
-    app.look.cache_clear()
-    fine = app.look(photograph, 64, "off")
+    app.encode_photograph.cache_clear()
+    fine = app.encode_photograph(photograph, 64, "off")
     assert (fine.patches, {each.shape[2:] for each in fine.maps.values()}) == ((4, 7), {(16, 28)})
     patch = app.opened.backbone.config.patch_size
     pixels = app.pixels(app.photograph(photograph), 64)
@@ -140,16 +140,16 @@ def test_a_coarse_map_is_made_finer_by_moving_the_image(app, photograph, monkeyp
     expected, _ = app.encode(moved, "global", app.opened.dense_adaptors)
     for name, features in expected.items():
         torch.testing.assert_close(fine.maps[name][..., 0::4, 1::4], features)
-    app.look.cache_clear()
+    app.encode_photograph.cache_clear()
 
 
 def test_patches_blend_and_heat_grows_from_black_to_yellow():
-    pixels = np.asarray(cells_picture(torch.tensor([[[1.0, 0, 0], [0, 0, 1]]]), (4, 10))).astype(int)
+    pixels = np.asarray(colors_image(torch.tensor([[[1.0, 0, 0], [0, 0, 1]]]), (4, 10))).astype(int)
     assert pixels.shape == (4, 10, 3)
     assert (pixels[0, 0].tolist(), pixels[0, -1].tolist()) == ([255, 0, 0], [0, 0, 255])
     assert (np.diff(pixels[0, :, 0]) <= 0).all()
     assert ((pixels[0, :, 0] > 0) & (pixels[0, :, 2] > 0)).any()
-    heat = np.asarray(heat_picture(torch.tensor([[0.0, 0.5, 1.0]]), (1, 3)))[0].astype(int)
+    heat = np.asarray(heat_image(torch.tensor([[0.0, 0.5, 1.0]]), (1, 3)))[0].astype(int)
     assert heat[0].sum() < 10
     assert heat[0].sum() < heat[1].sum() < heat[2].sum()
 
@@ -338,7 +338,7 @@ def test_another_type_opens_the_checkpoint_again(texts, photograph):
     before = app.opened
     assert app.reopen("cpu", "bfloat16").endswith("on cpu, bfloat16.")
     assert app.features(photograph, 64, "off")[1].endswith("bfloat16.")
-    assert app.look(photograph, 64, "off").maps["backbone"].dtype == torch.float32
+    assert app.encode_photograph(photograph, 64, "off").maps["backbone"].dtype == torch.float32
     app.reopen("cpu", "float32")
     weights = [model.model.radio_model.model.blocks[0].attn.qkv.weight for model in (before, app.opened)]
     assert (weights[0] == weights[1]).all(), "nothing was rounded"

@@ -109,7 +109,7 @@ def test_the_second_view_is_the_first_one_moved(size: int) -> None:
     assert first.shape == second.shape == (2, 3, size, size)
     moved = view.shift * 16
     assert torch.equal(second[..., : size - moved, : size - moved], first[..., moved:, moved:])
-    assert 1 <= view.shift < view.cells
+    assert 1 <= view.shift < view.patches
 
 
 def test_a_teacher_of_one_size_sees_its_own_pixels() -> None:
@@ -171,13 +171,13 @@ class Perfect(torch.nn.Module):
 
     def forward(self, pixel_values: Tensor, adaptor_names: list[str], **_: object) -> object:
         class Output:
-            features = self.teachers["semantic"].answer(pixel_values).features
+            features = self.teachers["semantic"].extract_features(pixel_values).features
             adaptors: dict = {}
 
         places = torch.linspace(0, 1, Output.features.shape[-1]).expand_as(Output.features)
         Output.features = Output.features + self.pattern * places
         for name in adaptor_names:
-            output = self.teachers[name].answer(pixel_values)
+            output = self.teachers[name].extract_features(pixel_values)
             features = self.standardizers[name].standardize(output.features)
             Output.adaptors[name] = type("Answer", (), {"summary": output.summary, "features": features})
         return Output
@@ -343,8 +343,8 @@ def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder
     assert pictures is not None
     assert pictures.pixel_values.shape == (2, 3, 48, 48)
     answers = {
-        "semantic": teacher.answer(pictures.pixel_values).features,
-        "segmenter": other.answer(pictures.pixel_values).features,
+        "semantic": teacher.extract_features(pictures.pixel_values).features,
+        "segmenter": other.extract_features(pictures.pixel_values).features,
     }
     with Image.open(pictures.draw(3, answers)) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)

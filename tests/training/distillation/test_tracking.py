@@ -85,7 +85,7 @@ def test_pictures_go_to_the_trackers_that_take_them(tmp_path: Path) -> None:
     accelerator = cast(Accelerator, SimpleNamespace(trackers=trackers, is_main_process=True))
     log = tracking.ProgressLog(accelerator, load_recipe("demo").logging, 0, 10, 4)
     Image.new("RGBA", (5, 3), (10, 20, 30, 255)).save(tmp_path / "picture.png")
-    log.record_picture(7, tmp_path / "picture.png")
+    log.record_image(7, tmp_path / "picture.png")
     log.close()
     for tracker, options in zip(trackers[:2], ({"dataformats": "NHWC"}, {}), strict=True):
         ((pixels, step, given),) = tracker.calls

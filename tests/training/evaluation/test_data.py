@@ -78,7 +78,7 @@ def test_a_square_image_is_one_window():
 def test_windows_cover_a_long_image_by_two_thirds():
     gray = torch.arange(40, dtype=torch.uint8).expand(1, 3, 12, 40).contiguous()
     windows = Windows(Stacked(gray), 12)
-    assert [place.left for place in windows.places] == [0, 8, 16, 24, 28]  # the last one ends where the image does
+    assert [place.left for place in windows.positions] == [0, 8, 16, 24, 28]  # the last one ends where the image does
     assert windows.of_image(0) == [0, 1, 2, 3, 4]
     assert windows[4][0, 0].tolist() == list(range(28, 40))
     mask = torch.arange(40).expand(12, 40)

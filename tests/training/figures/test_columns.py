@@ -3,7 +3,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from modeling_radio.training.figures.columns import Column, adaptor_column, draw_columns, feature_columns
-from modeling_radio.training.figures.features import fit_pca_basis, foreground_map, most_salient_places, pca_colors
+from modeling_radio.training.figures.features import fit_pca_basis, foreground_map, most_salient_positions, pca_colors
 
 
 def test_columns_of_a_figure_and_its_file(features, tmp_path):
@@ -14,7 +14,7 @@ def test_columns_of_a_figure_and_its_file(features, tmp_path):
     assert torch.equal(columns[1].images, columns[2].images), "equal features have equal colors"
     assert columns[0].images.amax() > 0, "the ring"
     brightest = columns[4].images.sum(-1).flatten(1).argmax(dim=1)
-    assert brightest.tolist() == [row * 6 + col for row, col in most_salient_places(foreground_map(features))]
+    assert brightest.tolist() == [row * 6 + col for row, col in most_salient_positions(foreground_map(features))]
     draw_columns(columns[:3], tmp_path / "f.png", caption="x")
     assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
     with Image.open(tmp_path / "f.png") as image:

@@ -12,7 +12,7 @@ from modeling_radio.training.figures.features import (
     foreground_map,
     hex_color,
     marked,
-    most_salient_places,
+    most_salient_positions,
     overlaid,
     pca_colors,
     similarity_colors,
@@ -75,11 +75,11 @@ def test_the_foreground_is_positive_whatever_the_sign_of_its_features():
 
 def test_the_middle_of_the_object_is_chosen_but_not_at_the_border():
     foreground = foreground_map(with_squares())
-    first, second = most_salient_places(foreground)
+    first, second = most_salient_positions(foreground)
     assert first in {(row, col) for row in (4, 5, 6) for col in (5, 6, 7)}
     assert second in {(row, col) for row in (6, 7, 8) for col in (7, 8)}
     foreground[0, 0, 0] = 1e3
-    assert most_salient_places(foreground)[0] == first
+    assert most_salient_positions(foreground)[0] == first
 
 
 def test_the_clearest_features_are_those_of_one_direction():

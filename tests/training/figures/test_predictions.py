@@ -185,12 +185,12 @@ def test_a_classifier_gives_scores_at_its_temperature(save_tuned, photograph):
     found, logits = predict(opened, read(photograph)), outputs_of(opened, photograph).logits[0]
     assert list(found.scores) == CLASSES
     torch.testing.assert_close(torch.tensor(list(found.scores.values())), (logits / 2).softmax(dim=0))
-    assert found.told.startswith(max(found.scores, key=found.scores.get))
+    assert found.description.startswith(max(found.scores, key=found.scores.get))
     several = predict(open_edited(folder, problem_type="multi_label_classification"), read(photograph))
     torch.testing.assert_close(torch.tensor(list(several.scores.values())), (logits / 2).sigmoid())
     numbers = predict(open_edited(folder, problem_type="regression"), read(photograph))
     assert numbers.scores == {}
-    assert numbers.told.startswith(f"{CLASSES[0]} {logits[0]:.3g}, ")
+    assert numbers.description.startswith(f"{CLASSES[0]} {logits[0]:.3g}, ")
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -216,14 +216,14 @@ def test_depth_is_an_image_of_a_model_with_head_and_processor(save_tuned, photog
     assert found.depth.shape == (3, 360, 640)
     assert found.depth[0].max() > 200
     assert found.drawn() is found.depth
-    assert found.told.startswith("Depth from ")
+    assert found.description.startswith("Depth from ")
 
 
 @pytest.mark.parametrize("model_class", OBJECT_MODELS)
 def test_objects_count_from_a_score_on_the_most_certain_first(save_tuned, photograph, model_class, monkeypatch):
     opened = open_model(str(save_tuned(model_class)), "cpu")
     every, none = predict(opened, read(photograph), 0.0), predict(opened, read(photograph), 1.0)
-    assert (none.told, none.regions) == ("0 objects.", [])
+    assert (none.description, none.regions) == ("0 objects.", [])
     assert torch.equal(none.drawn(), none.photograph)
     assert len(every.regions) > 1
     assert not torch.equal(every.drawn(), every.photograph)
@@ -242,7 +242,7 @@ def test_objects_count_from_a_score_on_the_most_certain_first(save_tuned, photog
     monkeypatch.setattr(predictions, "MAX_OBJECTS", 2)
     few = predict(opened, read(photograph), 0.0)
     assert [each.label for each in few.regions] == expected[:2]
-    assert ", of which 2 are drawn" in few.told
+    assert ", of which 2 are drawn" in few.description
 
 
 def test_each_class_may_have_a_score_of_its_own(save_tuned, opened, photograph):
@@ -263,4 +263,4 @@ def test_each_class_may_have_a_score_of_its_own(save_tuned, opened, photograph):
     [RadioForImageClassification, RadioForSemanticSegmentation, RadioForDepthEstimation, *OBJECT_MODELS[:2]],
 )
 def test_half_precision_predicts(save_tuned, photograph, model_class):
-    assert predict(open_model(str(save_tuned(model_class)), "cpu", "bfloat16"), read(photograph), 0.1).told
+    assert predict(open_model(str(save_tuned(model_class)), "cpu", "bfloat16"), read(photograph), 0.1).description

@@ -243,8 +243,8 @@ class TestFormats:
     @pytest.mark.parametrize(("name", "factor"), [("float16", 1e6), ("float16", float("nan")), ("int8", float("inf"))])
     def test_values_that_a_format_cannot_hold_are_refused(self, name: str, factor: float) -> None:
         class Scaled(MeanColor):
-            def answer(self, pixel_values: Tensor) -> TeacherOutput:
-                return TeacherOutput(None, super().answer(pixel_values).features * factor)
+            def extract_features(self, pixel_values: Tensor) -> TeacherOutput:
+                return TeacherOutput(None, super().extract_features(pixel_values).features * factor)
 
         with pytest.raises(
             RecipeError, match="'huge'.*" + (r"`views\.cache_format=int8`" if factor == 1e6 else "finite")
@@ -258,10 +258,10 @@ class TestFormats:
         cache, indices = open_cache(cached_recipe(name), tmp_path), [5, 0, 3]
         assert names_in(tmp_path) == WHOLE[:3]
         assert torch.equal(cache.images(indices), Images().images[indices])
-        answers = cache.answers(indices)
+        answers = cache.outputs(indices)
         assert answers.keys() == TEACHERS.keys()
         for teacher, (summary, features) in answers.items():
-            expected = TEACHERS[teacher].answer(Images().images[indices].float() / 255)
+            expected = TEACHERS[teacher].extract_features(Images().images[indices].float() / 255)
             error = (features.float() - expected.features).norm()
             assert 1e-3 < error / (expected.features - expected.features.mean()).norm() < 0.01
             assert (summary is None) == (expected.summary is None)
@@ -271,7 +271,7 @@ class TestFormats:
 
 class TestAnswers:
     def test_grid_that_is_no_multiple_of_the_students_is_resampled(self) -> None:
-        features = answers_of({"odd": MeanColor(cell_px=27)})(Images().images)["odd.features"]  # 2 x 2 positions
+        features = answers_of({"odd": MeanColor(patch_px=27)})(Images().images)["odd.features"]  # 2 x 2 positions
         assert features.shape == (NUM_IMAGES, 5, 5, 3)
         assert features.dtype == torch.float16
 
@@ -282,11 +282,11 @@ class TestAnswers:
         class Heard(MeanColor):
             can_share_cores = can_share
 
-            def answer(self, pixel_values: Tensor) -> TeacherOutput:
+            def extract_features(self, pixel_values: Tensor) -> TeacherOutput:
                 threads.append(threading.current_thread().name)
                 if can_share:
                     meeting.wait()
-                return super().answer(pixel_values)
+                return super().extract_features(pixel_values)
 
         monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
         divided = answers_of({"color": Heard()})(Images().images)
@@ -426,7 +426,7 @@ class TestWriting:
 
 class TestTurns:
     def test_waiting_run_warns_once_and_can_be_stopped(self, tmp_path: Path, monkeypatch, caplog) -> None:
-        monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_LOOKS", 0.01)
+        monkeypatch.setattr(feature_cache, "POLL_SECONDS", 0.01)
         asked = iter([False, False, True])
         with (
             FileLock(tmp_path / "shard.lock"),

@@ -14,7 +14,7 @@ from tuning_fixtures import (
     coco_content,
     coco_folder,
     depth_folder,
-    one_picture,
+    one_figure_image,
     outlines_folder,
     own_datasets_cache,
     voc_folder,
@@ -32,7 +32,7 @@ __all__ = [
     "coco_content",
     "coco_folder",
     "depth_folder",
-    "one_picture",
+    "one_figure_image",
     "outlines_folder",
     "own_datasets_cache",
     "voc_folder",
@@ -41,7 +41,7 @@ __all__ = [
 
 pytestmark = [
     pytest.mark.tour,
-    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture"),
+    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image"),
     # peft asks a model for `is_gradient_checkpointing`, which transformers is renaming.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]

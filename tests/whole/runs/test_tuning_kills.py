@@ -9,17 +9,17 @@ from killing import is_killed
 from safetensors.torch import load_file
 from tiny_distillation import assert_same_tensors
 from tiny_tuning import run_settings
-from tuning_fixtures import base, class_folders, one_picture, own_datasets_cache
+from tuning_fixtures import base, class_folders, one_figure_image, own_datasets_cache
 
 from modeling_radio.core.files import TEMPORARY_PREFIX
 from modeling_radio.training.distillation.checkpoints import MANIFEST
 from modeling_radio.training.finetuning.run import FINAL, MERGED, SETTINGS, FinetuningRun
 
 
-__all__ = ["base", "class_folders", "one_picture", "own_datasets_cache"]
+__all__ = ["base", "class_folders", "one_figure_image", "own_datasets_cache"]
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture"),
+    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
 

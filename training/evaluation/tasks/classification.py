@@ -426,9 +426,9 @@ def weighted_auroc(scores: Tensor, is_positive: Tensor, weights: Tensor) -> Tens
         is_positive: Whether an image should score high, bool `(num_images,)`.
         weights: Count of each image, `(num_weightings, num_images)`.
     """
-    values, places = torch.unique(scores, return_inverse=True)
+    values, inverse = torch.unique(scores, return_inverse=True)
     shape = (len(weights), len(values))
-    index = places.expand(len(weights), -1)
+    index = inverse.expand(len(weights), -1)
     positive = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * is_positive)
     negative = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * ~is_positive)
     below = negative.cumsum(1) - negative / 2

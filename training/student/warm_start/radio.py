@@ -241,11 +241,11 @@ def _resize_table(table: Tensor, config: RadioConfig) -> Tensor:
 
 def _copy_prefix_tokens(own: Tensor, given: Tensor, ours: RadioConfig, theirs: RadioConfig) -> list[str]:
     """Copy registers and the class tokens of shared teachers in place; return those teachers."""
-    places = {adaptor.name: adaptor.token_index for adaptor in theirs.adaptor_configs}
+    token_indices = {adaptor.name: adaptor.token_index for adaptor in theirs.adaptor_configs}
     # A head of NVIDIA's may read the first patch: it has no token of its own to copy.
-    shared = [adaptor for adaptor in ours.adaptor_configs if places.get(adaptor.name, len(given)) < len(given)]
+    shared = [adaptor for adaptor in ours.adaptor_configs if token_indices.get(adaptor.name, len(given)) < len(given)]
     for adaptor in shared:
-        own[adaptor.token_index].copy_(given[places[adaptor.name]])
+        own[adaptor.token_index].copy_(given[token_indices[adaptor.name]])
     registers = min(ours.num_registers, theirs.num_registers)
     own[ours.num_cls_tokens :][:registers].copy_(given[theirs.num_cls_tokens :][:registers])
     return [adaptor.name for adaptor in shared]

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from tiny_tuning import load
-from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, save_picture
+from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, save_image
 
 from modeling_radio.training.data.labeled.coco import holds_coco
 from modeling_radio.training.finetuning.tasks.detection import decode_mask
@@ -111,7 +111,7 @@ ANNOTATION = {"image_id": 10, "category_id": 9, "bbox": [4, 6, 20, 12]}
     ],
 )
 def test_broken_entries_are_named(coco_folder, coco_content, change, message):
-    save_picture(coco_folder / "outside.png", 0)
+    save_image(coco_folder / "outside.png", 0)
     if "FOLDER" in str(change):
         change["images"][0]["file_name"] = f"{coco_folder}/outside.png"
     (coco_folder / "annotations.json").write_text(json.dumps({**coco_content, **change}))

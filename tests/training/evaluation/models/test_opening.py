@@ -67,7 +67,7 @@ def test_teachers_run_at_the_students_size_and_patch(tmp_path, tiny_model, besid
     assert (opened.patch_size, opened.size_px) == (8, 32)
     pixels = torch.rand(1, 3, 32, 32)
     teacher = build_teacher("any", kind="dinov2", source=str(tmp_path / "dino"), grid_stride=8)
-    assert torch.equal(opened.encode(pixels).features, teacher.answer(pixels).features)
+    assert torch.equal(opened.encode(pixels).features, teacher.extract_features(pixels).features)
 
 
 def test_baselines_and_networks_of_timm_by_name(beside, tiny_model):

@@ -10,7 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from matplotlib.figure import Figure
 from tiny_tuning import build_task, picture, tuning_settings
-from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_picture, run_lengths, save_picture
+from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_image, run_lengths, save_image
 
 from modeling_radio.training.finetuning.data import LabeledImages, build_transform
 from modeling_radio.training.finetuning.tasks.base import build_example
@@ -132,7 +132,7 @@ def test_objects_that_would_stop_a_run_are_refused_before_it(detection, tmp_path
         prepare(detection, 1)
     with pytest.raises(ValueError, match="label 7 of training image 0"):
         prepare(build({"bbox": [[4, 6, 20, 12]], "category": [7]}), 2)
-    save_picture(tmp_path / "a.png", 0)
+    save_image(tmp_path / "a.png", 0)
     columns = {"image": [str(tmp_path / "a.png")], "target": [{"bbox": [[9, 9, 4, 0]], "category": [0]}]}
     rows = Dataset.from_dict(columns).cast_column("image", Image())
     task = build_task(DetectionTask, "object-detection", ("a",), rows)
@@ -267,20 +267,20 @@ def test_outlines_of_another_size_are_refused(outline):
 
 
 def test_masks_are_read(instances):
-    sample = instances.read({"image": rectangle_picture(), "target": OUTLINED}, "image 0")
+    sample = instances.read({"image": rectangle_image(), "target": OUTLINED}, "image 0")
     assert sample["masks"].shape == (2, HEIGHT, WIDTH)
     assert sample["masks"][0].sum() == pytest.approx(20 * 12 / 2, rel=0.1)
     assert np.array_equal(sample["masks"][1], RECTANGLE)
     labels = instances.labels(sample)
     assert type(labels["masks"]) is torch.Tensor
-    nothing = instances.read({"image": rectangle_picture(), "target": {key: [] for key in OUTLINED}}, "image 0")
+    nothing = instances.read({"image": rectangle_image(), "target": {key: [] for key in OUTLINED}}, "image 0")
     assert nothing["masks"].shape == (0, HEIGHT, WIDTH)
 
 
 def test_missing_outlines_are_refused(instances):
     objects = {**OUTLINED, "segmentation": OUTLINED["segmentation"][:1]}
     with pytest.raises(ValueError, match="image 7 have 2 boxes but 1 outlines"):
-        instances.read({"image": rectangle_picture(), "target": objects}, "image 7")
+        instances.read({"image": rectangle_image(), "target": objects}, "image 7")
     with pytest.raises(ValueError, match="training image 0 have no segmentation"):
         build_instances({key: OUTLINED[key] for key in ("bbox", "category")})
 
@@ -288,7 +288,7 @@ def test_missing_outlines_are_refused(instances):
 @pytest.mark.parametrize("outline", [TRIANGLE, run_lengths(RECTANGLE, compressed=True)])
 def test_outlines_in_a_table(outline):
     task = build_instances([{"bbox": [4, 6, 20, 12], "label": 1, "segmentation": outline}] * 2)
-    masks = task.read({"image": rectangle_picture(), "target": task.images.train["target"][0]}, "image 0")["masks"]
+    masks = task.read({"image": rectangle_image(), "target": task.images.train["target"][0]}, "image 0")["masks"]
     assert np.array_equal(masks[1], decode_mask(outline, (HEIGHT, WIDTH), ""))
 
 
@@ -296,7 +296,7 @@ def test_outlines_in_a_table(outline):
 def test_masks_and_boxes_follow_the_image(seed, instances):
     chosen = tuning_settings("instance-segmentation", color_jitter=0.0)
     transform = build_transform(chosen, (HEIGHT, WIDTH), is_training=True)
-    row = {"image": rectangle_picture(), "target": OUTLINED}
+    row = {"image": rectangle_image(), "target": OUTLINED}
     example = build_example(instances, transform, row, "image 0", (seed, 0, 0))
     labels = example["labels"]
     assert len(labels["boxes"]) == len(labels["masks"]) == len(labels["class_labels"])
@@ -312,7 +312,7 @@ def test_masks_and_boxes_follow_the_image(seed, instances):
 
 
 def test_an_object_that_is_cropped_away_takes_its_mask_along(instances):
-    sample = instances.read({"image": rectangle_picture(), "target": OUTLINED}, "image 0")
+    sample = instances.read({"image": rectangle_image(), "target": OUTLINED}, "image 0")
     sample["masks"][0] = 0  # as where a crop has left the box without a pixel
     chosen = tuning_settings("instance-segmentation", color_jitter=0.0, flip_probability=0.0)
     transform = build_transform(chosen, (HEIGHT, WIDTH), is_training=True)

@@ -94,7 +94,7 @@ def test_sizes_are_those_of_timms_networks(source):
 def test_the_others_are_built_and_run(source):
     teacher = build(source, run=RunOptions(run_mode="native"))
     with torch.device("meta"):
-        assert teacher.answer(torch.empty(1, 3, 64, 96)).features.shape == (1, teacher.feature_dim, 4, 6)
+        assert teacher.extract_features(torch.empty(1, 3, 64, 96)).features.shape == (1, teacher.feature_dim, 4, 6)
 
 
 def test_other_sources_and_those_of_another_kind_are_refused() -> None:
