@@ -134,9 +134,9 @@ def build_plain() -> PlainDistillation:
 def plain_steps(network: PlainDistillation, folder: Path, batch_size: int, num_workers: int = 0) -> Iterator[Tensor]:
     """Do steps of AdamW over batches of a folder, again and again; yield the loss after each."""
     optimizer = torch.optim.AdamW([each for each in network.parameters() if each.requires_grad], lr=1e-4)
-    pictures, device = Images(folder), network.heads[0][0].weight.device
+    images, device = Images(folder), network.heads[0][0].weight.device
     loader = DataLoader(
-        pictures, batch_size, shuffle=True, drop_last=True, num_workers=num_workers, pin_memory=device.type == "cuda"
+        images, batch_size, shuffle=True, drop_last=True, num_workers=num_workers, pin_memory=device.type == "cuda"
     )
     while True:
         for batch in loader:

@@ -16,7 +16,7 @@ _OPTIONS = {"JPEG": {"quality": "keep"}, "PNG": {}, "WEBP": {"quality": 95}}
 
 
 def copy_image(source: Path, target: Path) -> Path:
-    """Write an image anew, upright and without EXIF data (such as the place), comments and the like.
+    """Write an image anew, upright and without EXIF data (such as the location), comments and the like.
 
     Args:
         source: An image of any format that is read; formats other than `IMAGE_FORMATS` become PNG.

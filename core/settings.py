@@ -607,7 +607,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def order_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return `"order of section: old -> new"` for every list of named entries whose shared entries changed places."""
+    """Return `"order of section: old -> new"` for every list of named entries whose shared entries are reordered."""
     changed = []
     old_orders, new_orders = _orders(old), _orders(new)
     for path in old_orders.keys() & new_orders.keys():

@@ -58,7 +58,7 @@ DTYPE_NAMES = tuple(
     name for name, value in vars(torch).items() if isinstance(value, torch.dtype) and value.is_floating_point
 )
 NAMES_IN_USE = (*dir(nn.ModuleDict()), "backbone")
-"""Names that no adaptor can have: attributes of the module that holds them, and the key of the backbone's answers."""
+"""Names that no adaptor can have: attributes of the module that holds them, and the key of the backbone's outputs."""
 # Arguments of a configuration that are no fields of `config.json`.
 OTHER_ARGUMENTS = ("num_labels", "out_features", "out_indices", "attn_implementation", "output_attentions")
 LABELS = ("id2label", "label2id")
@@ -268,7 +268,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
         adaptors: One JSON object per adaptor, fields as in `RadioAdaptorConfig`.
         adaptor_names: Adaptors whose outputs `forward` returns by default; `None` means all of `adaptors`.
-        nvidia_outputs: Whether `RadioModel.forward` answers like NVIDIA's where a call does not say, by pairs.
+        nvidia_outputs: Whether `RadioModel.forward` returns pairs, as NVIDIA's does, where a call does not say.
 
         classifier_pooling: What the image classifier reads: `"summary"`, or `"summary_and_features"`, which adds the
             mean of the features.
@@ -830,7 +830,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def out_indices(self) -> list[int]:
-        """Their places among `stage_names`."""
+        """Their indices in `stage_names`."""
         return [self.stage_names.index(name) for name in self.out_features]
 
     @out_indices.setter

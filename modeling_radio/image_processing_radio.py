@@ -139,7 +139,7 @@ def _choose_scale(height: int, width: int, size: SizeDict, longest: int) -> floa
     return min(scale, longest / max(height, width))
 
 
-# Formats that image files may have, here and wherever this project opens one. Our choice: pictures that Pillow decodes
+# Formats that image files may have, here and wherever this project opens one. Our choice: images that Pillow decodes
 # itself. EPS is none of them: Pillow lets Ghostscript run it as a program. TGA is last, for it has no first bytes of
 # its own.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "DDS", "PCX")
@@ -166,7 +166,7 @@ UNREADABLE = (
 # Our choice: how far outside its range a float image may lie before it is refused, since resizing overshoots.
 RANGE_TOLERANCE = 1e-3
 
-MAX_SHOWN = 256  # our choice: characters of a text in an error; paths are shorter, base64 of pictures longer
+MAX_SHOWN = 256  # our choice: characters of a text in an error; paths are shorter, base64 of images longer
 
 # In PNGs with one of these torchvision may see something else than Pillow.
 _SPECIAL_CHUNKS = (b"tRNS", b"acTL", b"eXIf", b"iTXt", b"Raw profile type")
@@ -176,7 +176,7 @@ def fetch(images: Any) -> Any:
     """Return images as they were given, in lists as they were, but with paths, addresses and base64 texts read.
 
     These are upright as their EXIF data say, RGB on white where they are transparent, or in one of PIL's modes of
-    deeper gray. Of an animation the first picture is read.
+    deeper gray. Of an animation the first frame is read.
 
     Raises:
         ValueError: If there is no such file, or it is no image of `FORMATS`, or a damaged one.
@@ -235,7 +235,7 @@ def open_image_file(source: bytes | str | Path) -> ImageFile.ImageFile:
     try:
         pil_image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
     except UnidentifiedImageError:  # which names an object in memory
-        raise UnidentifiedImageError("no picture of a format that is read, or its beginning is damaged") from None
+        raise UnidentifiedImageError("no image of a format that is read, or its beginning is damaged") from None
     if isinstance(pil_image, TiffImagePlugin.TiffImageFile) and Image.MAX_IMAGE_PIXELS is not None:
         # A tile is decoded whole, however small the image is that it covers.
         width, height = (pil_image.tag_v2.get(tag, 1) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength))

@@ -94,7 +94,7 @@ class PositionCache:
         return PositionCache, ()
 
     def get(self, table: Tensor, grid: PositionKey, resize: Callable[[], Tensor]) -> Tensor:
-        """Return what `resize` answers for a grid, from an earlier call if the table is still the same.
+        """Return the output of `resize` for a grid, from an earlier call if the table is still the same.
 
         Tensors from `torch.inference_mode` could not be trained with, so none are made here.
         """
@@ -140,12 +140,12 @@ POSITION_DRAWS = 4
 
 
 def _even_coordinates(count: int, start: Tensor, extent: Tensor) -> Tensor:
-    """Return `count` places from each start over its extent, `(batch, count)` from `(batch, 1)`."""
+    """Return `count` coordinates from each start over its extent, `(batch, count)` from `(batch, 1)`."""
     return torch.linspace(0, 1, count, device=start.device) * extent + start
 
 
 def _neighbors(coordinates: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Return the two of `side` grid points around each place in [0, 1], and their shares in it, `(..., 2)` each."""
+    """Return the two of `side` grid points around each coordinate in [0, 1], and their shares, `(..., 2)` each."""
     scaled_points = (coordinates * (side - 1)).clamp(0, side - 1)
     lower = scaled_points.floor()
     upper_share = scaled_points - lower
@@ -644,7 +644,7 @@ class RadioVisionTransformer(nn.Module):
         self.drop_path_rates = [config.drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]
 
     def build_block(self, config: RadioConfig, index: int) -> RadioBlock:
-        """Return a new block for the 0-based place `index`; here all are alike."""
+        """Return a new block for the 0-based position `index`; here all are alike."""
         return RadioBlock(config)
 
     def forward(

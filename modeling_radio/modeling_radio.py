@@ -200,7 +200,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         return RadioVisionTransformer(config)
 
     def plan(self, batch: Batch, window: int | None, embedded: Tensor, **elastic: Any) -> Any:
-        """Return what the trunk is told of a batch: who attends to whom, and of RADIO1D how many tokens there are."""
+        """Return the trunk's arguments for a batch: which tokens attend to each other, and of RADIO1D their number."""
         if batch.pack is not None:
             return batch.pack.layout(window, embedded.device)
         return AttentionLayout.for_grid(*batch.grid, self.config.num_prefix_tokens, window, embedded.device)
@@ -725,8 +725,8 @@ class RadioModel(RadioPreTrainedModel):
                 attend globally (`config.has_windowed_blocks`) a window changes nothing, with a warning.
             adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none.
             feature_format: "NLC" for token sequences, "NCHW" for maps.
-            output_hidden_states: Also return the tokens before the first block and after every block. A place among
-                them, or a list of places, returns those alone, with `None` in place of the others.
+            output_hidden_states: Also return the tokens before the first block and after every block. An index into
+                them, or a list of indices, returns those alone, with `None` instead of the others.
             output_attentions: Also return attention weights; the call then takes eager attention, whatever
                 `attn_implementation` is. Not of packed images.
             return_dict: `False` returns what NVIDIA's classes do: the pair `(summary, features)` and nothing else, or

@@ -47,7 +47,7 @@ class TokenCounts(NamedTuple):
     by_image: list[int] | None = None
 
     def mask(self, batch_size: int, length: int, device: torch.device) -> Tensor:
-        """Return which of `length` places hold a token, `(batch, length)`."""
+        """Return which of `length` positions hold a token, `(batch, length)`."""
         counts = [self.longest] if self.by_image is None else self.by_image
         taken = torch.arange(length, device=device) < torch.tensor(counts, device=device)[:, None]
         return taken.expand(batch_size, -1)
@@ -167,7 +167,7 @@ class RadioPatchExpanding(nn.Module):
 class Radio1dDecoder(RadioLearnedTokens):
     """Makes one token a patch of some global tokens.
 
-    The global tokens take the first places of the coarse grid, learned fillers the others; prefix tokens of its own
+    The global tokens take the first positions of the coarse grid, learned fillers the others; prefix tokens of its own
     stand in front. Blocks have neither bias of the queries, keys and values nor LayerScale.
 
     Shapes of `forward`: global tokens `(batch, longest, global_hidden_size)`, how many of them count, and the patches

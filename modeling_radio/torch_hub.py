@@ -24,7 +24,7 @@ RELEASES_ON_THE_HUB = {
 
 
 class TorchHubRadio(nn.Module):
-    """A network with NVIDIA's names and answers; see `forward`.
+    """A network with NVIDIA's names and outputs; see `forward`.
 
     All names but those below are those of the network, `radio_model`. It has no `config`, since FiftyOne saves that of
     whatever has one in a file that `torch.load` then refuses.

@@ -40,7 +40,7 @@ from .outputs_radio import NetworkOutput, to_map
 SOURCES = ("timm", "transformers", "class")
 PROBE_SIDE = 448
 """Side in pixels of the images that find a stride. Our choice: the strides 4, 7, 8, 14, 16, 28, 32 and 64 divide it."""
-LARGEST_STRIDE = 64  # our choice: a coarser map has too few cells to be a dense feature
+LARGEST_STRIDE = 64  # our choice: a coarser map has too few patches to be a dense feature
 HEAD_WIDTH = 64  # of the attention pool, as in the ViTs of "Attention is all you need" and after
 NATIVE_SIDE = 224  # pixels; of ImageNet's classifiers, which most of these networks were first made for
 LARGEST_SIDE = 2048  # pixels, as RADIO's own default of `max_img_size`
@@ -80,7 +80,7 @@ class Wrapping:
         levels: Maps that the features are made of, ascending 0-based numbers; the last one of the network is its final
             output.
         num_levels: Maps that the network has.
-        strides: Pixels of the image for a cell of each of `levels`.
+        strides: Pixels of the image for a patch of each of `levels`.
         widths: Their channels.
         num_prefix: Tokens before those of the grid; 0 in networks of maps.
     """

@@ -83,7 +83,7 @@ class Recipe(RecipeSection):
             Empty for a single run.
         checkpoints: When to save.
         export: Parts that are fitted to the student at the end.
-        logging: Logs, pictures and measurements.
+        logging: Logs, figures and measurements.
     """
 
     name: Annotated[str, INDECISIVE]

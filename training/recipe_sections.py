@@ -419,7 +419,7 @@ class TapsRecipe(RecipeSection):
         return weight * (1 - math.cos(math.pi * steps_left / decay_steps)) / 2
 
     def target_depth(self, depth: float) -> float:
-        """Return at which share of a teacher's blocks the tap at a depth of the student looks: 1 is its answer."""
+        """Return at which share of a teacher's blocks the tap at a depth of the student reads: 1 is its output."""
         return depth if self.targets == "matching" else 1.0
 
 
@@ -735,13 +735,13 @@ class ExportRecipe(RecipeSection):
 
 
 class LoggingRecipe(RecipeSection):
-    """Logs, pictures and measurements of a run. A resumed run may change this section.
+    """Logs, figures and measurements of a run. A resumed run may change this section.
 
     Attributes:
         every_steps: Steps between two records.
         trackers: Names of Accelerate's trackers, for example `[tensorboard]`.
         use_progress_bar: Show a progress bar on the terminal.
-        picture_every_steps: Steps between two pictures of held-out images; None draws none.
+        picture_every_steps: Steps between two figures of held-out images; None draws none.
         picture_source: Source of these images: "demo", "demo-pypi", or a folder of images, whose held-out part is
             shown; None for `data.source` if it is one of these. Streamed folders have no held-out part.
         metrics_every_steps: Steps between two measurements on held-out images of `picture_source`; the last step is

@@ -127,7 +127,7 @@ class Limits:
 
     Attributes:
         count: Open requests.
-        statuses: Number of answers by status.
+        statuses: Number of responses by status.
         seconds: Time of all requests that have ended.
     """
 

@@ -104,7 +104,7 @@ class FlatModel(nn.Module):
 
         `task`, a pipeline of transformers; `input`, the colors and the range of the pixels; `patch_size`; `size_step`,
         of which height and width are multiples; `largest_size`, in pixels; `preferred_size`, height and width;
-        `fixed_size` where the graph has one; `id2label` where the answers are classes.
+        `fixed_size` where the graph has one; `id2label` where the outputs are classes.
         """
         config = self.config
         values = {
@@ -120,7 +120,7 @@ class FlatModel(nn.Module):
         return {name: json.dumps(value) for name, value in values.items()}
 
     def _output_facts(self) -> dict[str, Any]:
-        """Return the entries of the metadata about the answers."""
+        """Return the entries of the metadata about the outputs."""
         return {}
 
     def sizes_in_words(self) -> str:

@@ -102,7 +102,7 @@ def _open(path: Path) -> Image.Image:
     try:
         return read_image_file(path)
     except UNREADABLE as error:
-        raise ValueError(f"`images` must be pictures, got {str(path)!r}: {error}.") from error
+        raise ValueError(f"`images` must be image files, got {str(path)!r}: {error}.") from error
 
 
 def pixels_of(images: Iterable[Image.Image], cases: Cases) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ def compare_outputs(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) ->
     """
     alone = sorted(theirs.keys() ^ ours.keys())
     if alone:
-        raise ParityError(f"Only one of the two answers {alone[0]}: {len(alone)} outputs cannot be compared.")
+        raise ParityError(f"Only one of the two returns {alone[0]}: {len(alone)} outputs cannot be compared.")
     return [_compare(key, theirs[key].double(), ours[key].double()) for key in theirs]
 
 

@@ -1,4 +1,4 @@
-"""Fills the folder of a page: graphs in the chosen precision, words, runtime, pictures."""
+"""Fills the folder of a page: graphs in the chosen precision, words, runtime, sample images."""
 
 from __future__ import annotations
 

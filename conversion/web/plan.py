@@ -211,7 +211,7 @@ def plan_page(
             are set for a model that has none.
     """
     if model.config.num_channels != 3:
-        raise ValueError(f"`checkpoint` must take RGB pictures, got {model.config.num_channels} channels.")
+        raise ValueError(f"`checkpoint` must take RGB images, got {model.config.num_channels} channels.")
     names = list(model.config.adaptor_names or []) if adaptors is None else list(adaptors)
     spaces = find_spaces(model, names)
     text_space, text_head = (None, None) if texts is None else _text_space(model, texts, dense_source)

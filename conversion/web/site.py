@@ -1,4 +1,4 @@
-"""The folder of a page: its files, its runtime, the description of the model, sample pictures, the Space's card."""
+"""The folder of a page: its files, its runtime, the description of the model, sample images, the Space's card."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def write_space_card(title: str, measured: str, site: Path) -> None:
         "",
         "# RADIO in this browser",
         "",
-        f"{title}. A page without a server: the model runs in the browser, on the visitor's device, and pictures never",
+        f"{title}. A page without a server: the model runs in the browser, on the visitor's device, and images never",
         "leave it. `python -m http.server` in this folder serves it too, at http://localhost:8000.",
         "",
         "Precisions that were measured (ONNX Runtime against float32; WebAssembly in Node.js, one thread):",

@@ -65,7 +65,7 @@ class NvidiaFolder:
             ValueError: If the arguments describe no network that the weights can be of, or a file of weights is
                 damaged.
         """
-        # It warns of being told to trust, which the Auto classes pass on.
+        # It warns of `trust_remote_code`, which the Auto classes pass on.
         location = {name: value for name, value in arguments.items() if name != "trust_remote_code"}
         try:
             values, _ = PreTrainedConfig.get_config_dict(folder, **location)

@@ -1,4 +1,4 @@
-"""Places of the tensors of a folder: headers of safetensors files, and indices of several, read with distrust."""
+"""Locations of the tensors of a folder: headers of safetensors files, and indices of several, validated before use."""
 
 import json
 import math
@@ -20,7 +20,7 @@ _FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
 
 
 class StoredTensor(NamedTuple):
-    """Place of a tensor in a safetensors file.
+    """Location of a tensor in a safetensors file.
 
     Attributes:
         file: The file.

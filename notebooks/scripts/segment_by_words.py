@@ -21,11 +21,11 @@ from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassifica
 
 @torch.inference_mode()
 def main() -> None:
-    """Read the arguments, compare patches with words, write the picture."""
+    """Read the arguments, compare patches with words, write the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="folder of a RADIO model with texts, or its name on the Hub")
     parser.add_argument("image", type=Path)
-    parser.add_argument("output", type=Path, help="picture to write, such as words.png")
+    parser.add_argument("output", type=Path, help="image file to write, such as words.png")
     parser.add_argument("--words", nargs="+", required=True, help="two or more, such as --words sky mountain lake")
     parser.add_argument(
         "--source",

@@ -66,7 +66,7 @@ LABELS_SHOWN = 8
 SMALLEST_PATCHES = 4
 """Least patches on the shorter side; our choice: fewer show nothing."""
 FINE_GRID = 32
-"""Places on the shorter side from which things are recognized; our choice. A coarser map is made finer by shifts."""
+"""Patches on the shorter side from which things are recognized; our choice. A coarser map is made finer by shifts."""
 MOST_SHIFTS = 4
 """Most positions of the patches in each direction; our choice, 16 passes of a small image."""
 STYLE = """
@@ -165,7 +165,7 @@ class Pass:
     Attributes:
         photograph: At the size of figures, uint8 RGB `(3, height, width)`.
         maps: Dense features of "backbone" and of each teacher's adaptor, `(1, dim, rows, cols)`, float32 on the CPU.
-        patches: Rows and columns of patches, of which the maps may have several places each.
+        patches: Rows and columns of patches, of which the maps may have several positions each.
         note: Sizes, time and device.
     """
 
@@ -281,7 +281,7 @@ class App:
         return Pass(shown(photograph), maps, (rows, cols), note)
 
     def _shifted(self, pixels: Tensor, window: WindowSize, adaptors: Sequence[str], shifts: int) -> dict[str, Tensor]:
-        """Return maps with `shifts` x `shifts` places for each patch, from the image moved by parts of a patch.
+        """Return maps with `shifts` x `shifts` positions for each patch, from the image moved by parts of a patch.
 
         At the edge its last pixels are repeated. `evaluation.features.shifted_maps` does the same with squares.
         """
@@ -308,7 +308,7 @@ class App:
     def alike(
         self, image: str | None, across: float, down: float, resolution: float, windows: str
     ) -> tuple[list[CaptionedImage], str]:
-        """Similarity of all places of a photograph to one, in every space."""
+        """Similarity of all positions of a photograph to one, in every space."""
         for name, share in (("across", across), ("down", down)):
             if not 0 <= share <= 100:
                 raise ValueError(f"`{name}` must be a percentage in [0, 100], got {share}.")
@@ -419,13 +419,13 @@ def _annotated(photograph: Tensor, regions: Sequence[Region]) -> tuple[Image.Ima
 
 
 def _position(across: float, down: float, grid: Sequence[int]) -> tuple[int, int]:
-    """Return the row and column of a place given in percent."""
+    """Return the row and column of a position given in percent."""
     rows, cols = grid
     return min(int(down / 100 * rows), rows - 1), min(int(across / 100 * cols), cols - 1)
 
 
 def _on_grid(position: tuple[int, int], grid: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
-    """Return the place on another grid of the same image: dense heads may have a finer one."""
+    """Return the position on another grid of the same image: dense heads may have a finer one."""
     row, col = (int((each + 0.5) * there / here) for each, here, there in zip(position, grid, other, strict=True))
     return row, col
 
@@ -612,7 +612,7 @@ def _add_features(app: App, asked: Asked, page: gr.Blocks) -> None:
 
 
 def _add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
-    """Add the similarity to a place, clicked in the photograph or given in percent."""
+    """Add the similarity to a position, clicked in the photograph or given in percent."""
     with gr.Tab("Similar places", id="alike") as tab:
         gr.Markdown(
             "Click a place in the photograph, or give it here: how similar all others are to it, in the features of "

@@ -83,7 +83,7 @@ pinned: false
 # {title}
 
 A page about {named}, a RADIO vision backbone: its features and those in its teachers' spaces as colors, what is
-alike a place that you click, words where it knows any, what windows cost, and its task where it was tuned for one.
+alike a patch that you click, words where it knows any, what windows cost, and its task where it was tuned for one.
 
 `python app.py` shows it on your machine, after `pip install "gradio=={gradio}" -r requirements.txt`. The Space carries
 the code of the network (`modeling_radio/`) and of the page, Apache-2.0; the weights have the license

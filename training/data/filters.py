@@ -179,7 +179,7 @@ def measure(image: EncodedImage, *, with_pixels: bool) -> ImageFacts:
 
 
 def difference_hash(rgb: Image.Image) -> int:
-    """Return 64 bits, the places of an 8 x 8 gray version where brightness grows to the right, as a signed integer.
+    """Return 64 bits, the pixels of an 8 x 8 gray version where brightness grows to the right, as a signed integer.
 
     They stay the same when an image is resized, recompressed, or made brighter.
 

@@ -41,7 +41,7 @@ class EndlessSource:
     """Endless passes through one rank's parts of a source, which take turns; each pass has its own order of shards.
 
     Images with an unusable header are left out, and so are those that filters leave out, and the rest of a shard after
-    a damaged place.
+    a damaged position.
 
     Args:
         parts: Data sets of `datasets`, which this rank reads side by side.

@@ -36,9 +36,9 @@ FIGURE_LICENSE = "CC0-1.0"  # of the photographs shown: the figure may be publis
 FIGURE_SHIFTS = 4  # our choice: grid positions for each patch and direction: at 128 px the grid of a 512 px image
 FIGURE_PX = 512  # our choice: side of the photographs as they are drawn
 FIGURE_CAPTION = (
-    "Dense features as three principal components of the foreground (red, green, blue), four cells for each patch and "
-    "direction, from shifted images. The more the shapes of an adaptor are those of its teacher, the better; its range "
-    "of colors is its own, x2 says that it is half as wide. Right: cosine of every place with the one in the ring; a "
+    "Dense features as three principal components of the foreground (red, green, blue), four grid positions for each "
+    "patch and direction, from shifted images. The more the shapes of an adaptor are those of its teacher, the better; its range "
+    "of colors is its own, x2 says that it is half as wide. Right: cosine of every patch with the one in the ring; a "
     "good backbone is bright on the same kind of thing and dark elsewhere."
 )
 MAX_PHOTOGRAPHS = 5  # our choice: as many rows as fit a screen

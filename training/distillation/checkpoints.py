@@ -372,7 +372,7 @@ def check_fits(path: Path, saved: Mapping[str, Sequence[int]], wanted: Mapping[s
         wanted: What they are loaded into, by name.
 
     Raises:
-        CheckpointError: If names or shapes differ, as where a teacher's answers have other channels than before.
+        CheckpointError: If names or shapes differ, as where a teacher's outputs have other channels than before.
     """
     changed = differences(dict(saved), {name: tuple(tensor.shape) for name, tensor in wanted.items()})
     if changed:

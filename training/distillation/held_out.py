@@ -1,4 +1,4 @@
-"""Held-out images while a run trains: measurements and pictures of the moving average."""
+"""Held-out images while a run trains: measurements and figures of the moving average."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def _is_within(source: str, streamed: str) -> bool:
 
 
 def describe_missing_images(recipe: Recipe) -> str:
-    """Return a line for the log of a run whose pictures or measurements have no images; empty for others."""
-    pictures, metrics = recipe.logging.picture_every_steps, recipe.logging.metrics_every_steps
-    is_asked_for = metrics is not None or (pictures is not None and pictures <= recipe.schedule.num_steps)
+    """Return a line for the log of a run whose figures or measurements have no images; empty for others."""
+    figures, metrics = recipe.logging.picture_every_steps, recipe.logging.metrics_every_steps
+    is_asked_for = metrics is not None or (figures is not None and figures <= recipe.schedule.num_steps)
     if not is_asked_for or held_out_source(recipe) is not None:
         return ""
     return (
-        f"No held-out images in `data.source` {recipe.data.source!r}, so no pictures and no measurements: set "
+        f"No held-out images in `data.source` {recipe.data.source!r}, so no figures and no measurements: set "
         "`logging.picture_source` to a folder of images."
     )
 
@@ -186,7 +186,7 @@ def _resized(images: Tensor, side: int) -> Tensor:
 NUM_IMAGES = 32
 """Our choice: chance alone leaves 1/32 of the variance as a fixed pattern, at the price of a fraction of a step."""
 NUM_TOKENS = 4096
-"""Of all images, those at which an adaptor is compared with its teacher, whose whole answers at high resolution would
+"""Of all images, those at which an adaptor is compared with its teacher, whose whole outputs at high resolution would
 fill the memory. Our choice; all of them up to 176 px."""
 NUM_RANK_TOKENS = 2048
 """Number of features whose effective rank is measured: the time for it grows with their number. Our choice."""
@@ -202,7 +202,7 @@ class StudentFeatures(NamedTuple):
     Attributes:
         features: Of the backbone, `(num_images, dim, rows, cols)`.
         shifted: Those of the displaced view.
-        adaptors: By teacher and in its space: summaries, and features at the places that are compared, one for each
+        adaptors: By teacher and in its space: summaries, and features at the positions that are compared, one for each
             "image", `(num_tokens, dim, 1, 1)`.
     """
 
@@ -214,7 +214,7 @@ class StudentFeatures(NamedTuple):
 class HeldOutMetrics:
     """Measures a network on held-out images; nothing draws from torch's generator, and no state changes.
 
-    The teachers answer once, here. Of a pass at each size:
+    The teachers run once, here. Of a pass at each size:
 
     - `fixed_pattern/SIZE`, `shift_error/SIZE`, `effective_rank/SIZE`: of the backbone's dense features
     - `consistency/SIZE`, `consistency_centered/SIZE`: with those of the largest size
@@ -279,7 +279,7 @@ class HeldOutMetrics:
 
         Args:
             networks: By what begins the names of their measurements. They are left as they were.
-            standardizers: By teacher; the adaptors answer in standardized spaces until they are exported.
+            standardizers: By teacher; the adaptors' outputs are in standardized spaces until they are exported.
         """
         values: dict[str, float] = {}
         for prefix, network in networks.items():
@@ -354,7 +354,7 @@ class HeldOutMetrics:
 
 
 def _run(network: RadioModel, pixel_values: Tensor, names: list[str]) -> tuple[Tensor, dict[str, Features]]:
-    """Return the backbone's dense features and the answers of these adaptors."""
+    """Return the backbone's dense features and the outputs of these adaptors."""
     window = global_window(network.config)
     output = network(pixel_values, window_size=window, feature_format="NCHW", adaptor_names=names, return_dict=True)
     return output.features, {
@@ -363,7 +363,7 @@ def _run(network: RadioModel, pixel_values: Tensor, names: list[str]) -> tuple[T
 
 
 def _choose_positions(num_images: int, view: ViewPair) -> Tensor:
-    """Return places of each image's grid, counted row by row, `(num_images, num_positions)`; the same in every run."""
+    """Return fixed positions of each image's grid, counted row by row, `(num_images, num_positions)`."""
     num_positions = min(-(-NUM_TOKENS // num_images), view.patches**2)
     generator = make_generator(0, "places", view.size_px)
     orders = [torch.randperm(view.patches**2, generator=generator)[:num_positions] for _ in range(num_images)]
@@ -371,8 +371,8 @@ def _choose_positions(num_images: int, view: ViewPair) -> Tensor:
 
 
 def _at_positions(features: Tensor, view: ViewPair, positions: Tensor) -> Tensor:
-    """Return features `(tokens, dim, 1, 1)` in float32 at places of the student's grid, to which maps are resampled."""
-    maps = resample_features(features.float(), view.patches, view.patches).flatten(2)  # (batch, dim, cells)
+    """Return float32 features `(tokens, dim, 1, 1)` at positions of the student's grid, to which maps are resampled."""
+    maps = resample_features(features.float(), view.patches, view.patches).flatten(2)  # (batch, dim, patches)
     chosen = maps.gather(2, positions.unsqueeze(1).expand(-1, maps.shape[1], -1))
     return chosen.transpose(1, 2).flatten(0, 1)[:, :, None, None]
 
@@ -455,7 +455,7 @@ CAPTION = (
 class HeldOutFigures:
     """Draws the student's adaptors beside their teachers, along the same directions.
 
-    The teachers answer once, here; a picture needs one pass of the student. Nothing draws random numbers.
+    The teachers run once, here; a figure needs one pass of the student. Nothing draws random numbers.
 
     Args:
         images: uint8 RGB, `(num_images, 3, height, width)`.
@@ -478,7 +478,7 @@ class HeldOutFigures:
     def of_run(
         cls, recipe: Recipe, teachers: Mapping[str, Teacher], device: torch.device, folder: Path
     ) -> HeldOutFigures | None:
-        """Return the pictures of a recipe, None where it has none: too few steps, or no held-out images to show.
+        """Return the figures of a recipe, None where it has none: too few steps, or no held-out images to show.
 
         Raises:
             RecipeError: If `logging.picture_source` cannot be used.
@@ -495,7 +495,7 @@ class HeldOutFigures:
         return cls(images, shown, device, folder)
 
     def draw(self, step: int, adaptors: Mapping[str, Tensor]) -> Path:
-        """Write the picture of a step and return its path.
+        """Write the figure of a step and return its path.
 
         Args:
             step: Steps done so far.

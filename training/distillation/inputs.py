@@ -112,7 +112,7 @@ def widths_of_teachers(teachers: Mapping[str, Teacher]) -> dict[str, TeacherWidt
 
 
 def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
-    """Raise a RecipeError if a teacher cannot answer a size of images that the recipe shows it, perhaps days later."""
+    """Raise a RecipeError if a teacher cannot take a size of images that the recipe shows it, perhaps days later."""
     is_online = recipe.views.teachers == "online"
     for partition in recipe.partitions:
         path = f"partitions.{partition.name}.sizes_px" if is_online else "data.image_size_px"

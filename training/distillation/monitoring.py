@@ -314,7 +314,7 @@ class Monitors(NamedTuple):
             try:
                 log.record_image(step, self.figures.draw(step, features))
             except WriteError as error:  # other ranks go on
-                self.accelerator.print(f"Step {step}: no picture. {error}", flush=True)
+                self.accelerator.print(f"Step {step}: no figure. {error}", flush=True)
 
     def measure(
         self,

@@ -148,9 +148,9 @@ def describe_left_out(record: Mapping[str, Any]) -> str:
 
 
 IMAGE_OPTIONS: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}, "swanlab": {}}
-"""The trackers that are given pictures, an array `(1, height, width, 3)`, and what else they must be told of it.
+"""The trackers that are given figures, an array `(1, height, width, 3)`, and their further options.
 
-Accelerate's other trackers take none, or in another form; the pictures are files in any case.
+Accelerate's other trackers take none, or in another form; the figures are files in any case.
 """
 
 
@@ -276,7 +276,7 @@ class ProgressLog:
             self._start_interval()
 
     def record_image(self, step: int, path: Path) -> None:
-        """Hand a picture, an RGB file, to the trackers that take one."""
+        """Hand a figure, an RGB file, to the trackers that take one."""
         with Image.open(path) as image:
             pixels = np.array(image.convert("RGB"))[None]  # (height, width, 3) -> (1, height, width, 3)
         for tracker in self.accelerator.trackers:
@@ -293,7 +293,7 @@ class ProgressLog:
         try:
             draw_progress(self.history.series(), self.folder / "pictures" / "progress.png")
         except WriteError as error:  # other ranks go on
-            self.bar.say(f"Step {step}: no picture. {error}")
+            self.bar.say(f"Step {step}: no figure. {error}")
         self.bar.say(f"Step {step}, held-out images {describe_metrics(values)}.")
         sys.stdout.flush()  # a log file would get it much later
 

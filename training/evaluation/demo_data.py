@@ -125,7 +125,7 @@ class DemoData:
             f"scenes of {len(scenes.class_names)} classes with the background, composed of objects on "
             "photographs; those of the test scenes are held out.",
             f"Adaptor fidelity: mean cosine with the teacher on {len(self.unlabeled)} held-out images; "
-            "centered: about the teacher's mean, where a constant answer scores zero.",
+            "centered: about the teacher's mean, where a constant prediction scores zero.",
         ]
 
 

@@ -157,12 +157,12 @@ class Embedder:
     def _texts(self, entries: list[Any]) -> dict[str, Any]:
         for number, entry in enumerate(entries):
             if not isinstance(entry, str):
-                raise ValueError(f"`batch` must have texts in {self.column!r}, got {entry!r:.200} at place {number}.")
+                raise ValueError(f"`batch` must have texts in {self.column!r}, got {entry!r:.200} at index {number}.")
         assert isinstance(self.model, TextModel)
         return {TEXTS: stored(TEXTS, self.model.embed_texts(entries), self.dtype)[0].numpy()}
 
     def _images(self, entries: list[Any]) -> dict[str, Any]:
-        images = [_read_image(entry, f"{self.column!r} at place {number}") for number, entry in enumerate(entries)]
+        images = [_read_image(entry, f"{self.column!r} at index {number}") for number, entry in enumerate(entries)]
         rows = next(self.encode(images, [list(range(len(images)))]))
         vectors: dict[str, Any] = {}
         for prefix in ("", *(f"{name}/" for name in sorted(self.wanted.adaptors))):

@@ -161,7 +161,7 @@ def _kept_columns(settings: SourceSettings, table: Dataset, image: str) -> list[
     for name in settings.keep:
         check_choice("keep", name, [each for each in table.column_names if each != image])
         if hasattr(table.features[name], "decode_example"):
-            raise ValueError(f"`keep` must name columns without pictures, got {name!r}. Leave it out.")
+            raise ValueError(f"`keep` must name columns without images, got {name!r}. Leave it out.")
     return list(dict.fromkeys(settings.keep))
 
 

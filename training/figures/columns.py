@@ -69,8 +69,8 @@ def feature_columns(
         backbones: Dense features by title, each drawn in a basis of its own.
 
     Returns:
-        The photographs with a marked place, each teacher with its adaptor, the backbones, and the backbones' similarity
-        of every place to the marked one.
+        The photographs with a marked patch, each teacher with its adaptor, the backbones, and the backbones' similarity
+        of every patch to the marked one.
     """
     salience = foreground_map(clearest(teachers.values()))
     foreground, positions = salience > 0, most_salient_positions(salience)

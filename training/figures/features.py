@@ -27,7 +27,7 @@ NEIGHBORHOOD = 5
 """Patches on a side over which a map is averaged before its maximum is taken, so that one odd patch is not chosen. Our
 choice: a sixth of the side of a map of 32 patches."""
 MARGIN = 0.25
-"""Share of each side in which no place is chosen: an object in the middle is seen whole. Our choice."""
+"""Share of each side in which no patch is chosen: an object in the middle is seen whole. Our choice."""
 HEAT = "inferno"
 """Our choice: its brightness grows evenly, also for the color-blind."""
 MARK = (0.0, 1.0, 0.4)
@@ -79,8 +79,8 @@ def fit_pca_basis(features: Tensor, *, foreground: Tensor | None = None, approxi
 
     Args:
         features: `(num_images, dim, rows, cols)` with `dim >= 3`.
-        foreground: Places whose features choose the directions, bool `(num_images, rows, cols)`; None takes all. The
-            range is that of all places. Of a student's backbone three directions of all places say which image a
+        foreground: Patches whose features choose the directions, bool `(num_images, rows, cols)`; None takes all. The
+            range is that of all patches. Of a student's backbone three directions of all patches say which image a
             patch is from and where it lies; three of the foreground say more of what is there (docs/log.md).
         approximate: Use random projections: with thousands of dimensions the exact directions take seconds.
 
@@ -123,9 +123,9 @@ def pca_colors(features: Tensor, basis: PcaBasis | None = None) -> Tensor:
 
 
 def foreground_map(features: Tensor) -> Tensor:
-    """Return how much each place belongs to an object: positive within objects, negative around them.
+    """Return how much each patch belongs to an object: positive within objects, negative around them.
 
-    It is the first principal component over all places of all images. Its sign makes the border of the images more
+    It is the first principal component over all patches of all images. Its sign makes the border of the images more
     negative than the rest, since photographed objects rarely lie at the border.
 
     Args:
@@ -163,7 +163,7 @@ def clearest(maps: Iterable[Tensor]) -> Tensor:
 
 
 def most_salient_positions(foreground: Tensor) -> list[tuple[int, int]]:
-    """Return row and column of the most salient place in the middle of each image.
+    """Return row and column of the most salient patch in the middle of each image.
 
     Args:
         foreground: `(num_images, rows, cols)`, as of `foreground_map`.
@@ -178,14 +178,14 @@ def most_salient_positions(foreground: Tensor) -> list[tuple[int, int]]:
 
 
 def similarity_maps(features: Tensor, positions: Sequence[tuple[int, int]]) -> Tensor:
-    """Return the cosines of all places with one of the same image, about the mean over all images.
+    """Return the cosines of all patches with one of the same image, about the mean over all images.
 
     Args:
         features: `(num_images, dim, rows, cols)`.
         positions: Row and column, for each image.
 
     Returns:
-        `(num_images, rows, cols)`, 1 at the places themselves.
+        `(num_images, rows, cols)`, 1 at the patches themselves.
     """
     centered = F.normalize(features - features.mean(dim=(0, 2, 3), keepdim=True), dim=1)
     marked = torch.stack([each[:, row, col] for each, (row, col) in zip(centered, positions, strict=True)])
@@ -199,7 +199,7 @@ def similarity_colors(similarity: Tensor) -> Tensor:
 
 
 def marked(images: Tensor, positions: Sequence[tuple[int, int]], grid: Sequence[int]) -> Tensor:
-    """Return RGB images in [0, 1] with a ring around a place of each.
+    """Return RGB images in [0, 1] with a ring around a patch of each.
 
     Args:
         images: `(num_images, height, width, 3)`.

@@ -194,7 +194,7 @@ class Gallery:
             yield self.word_section(model, words, source)
 
     def feature_section(self) -> Section:
-        """Show teachers, adaptors and backbones, and the backbones' similarity to a marked place."""
+        """Show teachers, adaptors and backbones, and the backbones' similarity to a marked patch."""
         positions, grid = most_salient_positions(self.things), self.things.shape[1:]
         columns = {"photograph": marked(to_colors(self.shown), positions, grid)}
         for name in self.adaptors:
@@ -211,10 +211,10 @@ class Gallery:
             columns[f"similar to the ring: {name}"] = similarity_colors(similarity_maps(maps, positions))
         text = (
             "Colors are three principal components of the foreground, "
-            f"in {self.shifts} x {self.shifts} cells for each patch, from shifted images. An adaptor is drawn along "
-            "the directions of its teacher, in a range of its own. x2 means that its range is half as wide, because a "
-            "network that is not sure answers near the mean. The last pictures show how similar each place is to the "
-            "one in the ring: the cosine of the backbone's features."
+            f"in {self.shifts} x {self.shifts} grid positions for each patch, from shifted images. An adaptor is drawn "
+            "along the directions of its teacher, in a range of its own. x2 means that its range is half as wide, because "
+            "a network that is not sure returns values near the mean. The last images show how similar each patch is to "
+            "the one in the ring: the cosine of the backbone's features."
         )
         return self._section("Teachers, adaptors, backbone", text, columns)
 
@@ -223,7 +223,7 @@ class Gallery:
         columns = {f"{size} px": pca_colors(self._maps_at(size), self._basis) for size in sizes_of(self.model)}
         caption = f"{self.model.size_px} px, {self.shifts} x {self.shifts} shifts"
         columns[caption] = pca_colors(self.student_maps[""], self._basis)
-        text = "The backbone at several sizes of the image. Equal colors mean equal features, here over all pictures."
+        text = "The backbone at several sizes of the image. Equal colors mean equal features, here over all images."
         return self._section("Across resolutions", text, columns)
 
     def depth_section(self) -> Section:
@@ -236,7 +236,7 @@ class Gallery:
             for block, maps in zip(blocks, self._maps_after(blocks), strict=True)
         }
         text = (
-            "Patches after some of the blocks. Each has three principal components of its own: colors compare places, "
+            "Patches after some of the blocks. Each has three principal components of its own: colors compare patches, "
             "not columns."
         )
         return self._section("Over depth", text, columns)

@@ -131,7 +131,7 @@ WEIGHTS = {
 
 OF_BACKBONE = {
     "fixed_pattern": Panel(
-        "fixed-pattern energy", LOWER, "share of the features that depends on the place alone, whatever the image."
+        "fixed-pattern energy", LOWER, "share of the features that depends on the position alone, whatever the image."
     ),
     "shift_error": Panel("shift error", LOWER, "change of the features where the image moves by a few pixels."),
     "effective_rank": Panel("effective rank", HIGHER, "number of dimensions that the features use."),
@@ -142,11 +142,11 @@ OF_BACKBONE = {
 OF_ADAPTORS = {
     "dense_fidelity": Panel("dense fidelity, cosine", HIGHER, "agreement of patches with the teacher's."),
     "dense_fidelity_centered": Panel(
-        "dense fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant answer has 0."
+        "dense fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant prediction has 0."
     ),
     "summary_fidelity": Panel("summary fidelity, cosine", HIGHER, "agreement of summaries with the teacher's."),
     "summary_fidelity_centered": Panel(
-        "summary fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant answer has 0."
+        "summary fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant prediction has 0."
     ),
 }
 PANELS = LOSSES | TAP_LOSSES | WEIGHTS | OF_BACKBONE | OF_ADAPTORS

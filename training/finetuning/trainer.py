@@ -223,7 +223,7 @@ class FinetuningTrainer(Trainer):
         except ValueError as error:  # transformers' loss of boxes cannot match boxes that are not finite
             if _has_finite_outputs(model, inputs):
                 raise
-            raise diverged(f"{when} the model's answers are not finite") from error
+            raise diverged(f"{when} the model's outputs are not finite") from error
         loss = result[0] if isinstance(result, tuple) else result
         if any_rank([~loss.isfinite().all()], loss.device)[0]:
             raise diverged(f"{when} the loss is {loss.mean().item()}")
@@ -343,7 +343,7 @@ class EvaluationTable(ProgressCallback):
     def _write(self, entries: Sequence[str]) -> None:
         widths = [max(len(name), 6) for name in self.columns] + [0]
         assert self.training_bar is not None
-        self.training_bar.write("  ".join(cell.rjust(width) for cell, width in zip(entries, widths, strict=False)))
+        self.training_bar.write("  ".join(entry.rjust(width) for entry, width in zip(entries, widths, strict=False)))
 
 
 def _cell(value: str | float) -> str:

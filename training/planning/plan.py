@@ -287,7 +287,7 @@ def _storage_table(plan: Plan, image_kb: float) -> str:
         count = data.num_images or 1_000_000
         size = count * plan.cache_bytes_per_image(data.image_size_px)
         sizes[(f"feature cache of {count:,} images", "disk")] = size
-    return markdown(["what", "where", "size"], [[*place, _bytes(size)] for place, size in sizes.items()])
+    return markdown(["what", "where", "size"], [[*row, _bytes(size)] for row, size in sizes.items()])
 
 
 def _levers_table(plan: Plan) -> str:

@@ -27,7 +27,7 @@ FREE_FIELDS = (
 )
 """Fields of `student.config` that say something of such a network; all others follow from it, or have no effect."""
 _PROBE_PATCHES = 4
-"""Cells along a side of the image that finds the weights without a gradient. Our choice: more than one window."""
+"""Patches along a side of the image that finds the weights without a gradient. Our choice: more than one window."""
 
 
 def foreign_config(student: StudentRecipe, fields: Mapping[str, Any]) -> RadioConfig:
@@ -160,8 +160,8 @@ def freeze_parts(student: RadioModel, num_stages: int) -> None:
     student.eval()
     output = student(torch.zeros(1, 3, side, side), return_dict=True)
     student.train(was_training)
-    answers = [tensor for each in output.adaptors.values() for tensor in (each.summary, each.features)]
-    total = torch.stack([tensor.sum() for tensor in (output.summary, output.features, *answers) if tensor is not None])
+    outputs = [tensor for each in output.adaptors.values() for tensor in (each.summary, each.features)]
+    total = torch.stack([tensor.sum() for tensor in (output.summary, output.features, *outputs) if tensor is not None])
     trained = [parameter for parameter in trunk.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(total.sum(), trained, allow_unused=True)
     for parameter, gradient in zip(trained, gradients, strict=True):

@@ -126,7 +126,7 @@ class NativeMode(RunMode):
     def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
         """Return one size, that of the image in patches, rounded up."""
         patch, multiple = self.traits.patch_size, self.traits.size_multiple
-        height, width = (math.ceil(cells * patch / multiple) * multiple for cells in (rows, cols))
+        height, width = (math.ceil(side * patch / multiple) * multiple for side in (rows, cols))
         return ((height, width),)
 
 

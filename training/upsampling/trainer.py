@@ -47,7 +47,7 @@ from modeling_radio.training.teachers.registry import place_teacher, teacher_of_
 from modeling_radio.training.upsampling.settings import MIN_SHARE, UpsamplerSettings
 
 
-SAMPLES = 4  # our choice: points of a fine map per side of a coarse cell
+SAMPLES = 4  # our choice: points of a fine map per side of a coarse patch
 KEPT_DTYPE = torch.bfloat16
 STATE_FILE = "training.safetensors"
 WEIGHTS, OPTIMIZER = "weights/", "optimizer/"  # begin the names of a state's tensors
@@ -86,7 +86,7 @@ def draw_view(size_px: int, seed: int, *labels: int | str, largest: float = 1.0)
     generator = make_generator(seed, "view", *labels)
     share, row, col, flip = torch.rand(4, generator=generator).tolist()
     side = round(size_px * (MIN_SHARE + (largest - MIN_SHARE) * share))
-    top, left = (round((size_px - side) * place) for place in (row, col))
+    top, left = (round((size_px - side) * offset) for offset in (row, col))
     return View(top / size_px, left / size_px, side / size_px, flip < 0.5)
 
 
@@ -602,8 +602,8 @@ def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
     print(_forecast(settings, teacher_features, trainer.num_images), flush=True)
     trainer.run(folder)
     save_upsampler(trainer.upsampler, folder / "upsampler")
-    place = f"teachers.{entry.name}"
-    report = f"Use it: {place}.run_mode=fixed {place}.upsample=featsharp {place}.upsampler={folder / 'upsampler'}"
+    section = f"teachers.{entry.name}"
+    report = f"Use it: {section}.run_mode=fixed {section}.upsample=featsharp {section}.upsampler={folder / 'upsampler'}"
     held_out = _held_out_images(settings, recipe, settings.factor * size)
     if held_out is not None:
         measured = TeacherFeatures(teacher, held_out, settings.factor, recipe.seed, memory_gb=memory)
@@ -615,7 +615,7 @@ def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
 def _forecast(settings: UpsamplerSettings, teacher_features: TeacherFeatures, num_images: int) -> str:
     """Return a line about the memory of the teacher's features, and the consequence where it is too little."""
     needed = teacher_features.num_bytes(num_images, settings.num_views)
-    said = f"The answers of {settings.teacher!r} to {num_images:,} images take {size_words(needed)}"
+    said = f"The features of {settings.teacher!r} to {num_images:,} images take {size_words(needed)}"
     share = 1e9 * settings.memory_gb / needed
     if share >= 1:
         return f"{said} of memory."

@@ -60,7 +60,7 @@ class Batch:
         partition: Name of the partition.
         shapes: Size of each image; images of one shape are neighbors.
         indices: Number of each image in the data set.
-        rows: Their places in the step's whole batch of this partition.
+        rows: Their indices in the step's whole batch of this partition.
         num_images: Number of images of that whole batch.
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
             average gradients, is the sum of the partitions' means times their weights, whatever the ranks and parts.
@@ -255,7 +255,7 @@ def share_out(tokens: Sequence[int], num_parts: int) -> list[list[int]]:
         num_parts: At most as many as there are images.
 
     Returns:
-        For each part the places of its images.
+        For each part the indices of its images.
     """
     if len(set(tokens)) == 1:
         edges = [len(tokens) * part // num_parts for part in range(num_parts + 1)]

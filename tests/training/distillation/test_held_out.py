@@ -396,5 +396,5 @@ def test_a_run_goes_on_without_pictures_that_cannot_be_written(
     settings = [f"logging.picture_source={folder}", *every_step, "schedule={num_steps: 2, warmup_steps: 1}"]
     assert tiny.distil(recipe_file, "run", *settings) == Path("run/final")
     said = capfd.readouterr()
-    assert "Step 1: no picture. Cannot write 'run/pictures/step-1.png': " in said.out
-    assert "Step 2: no picture. Cannot write 'run/pictures/progress.png': " in said.out + said.err
+    assert "Step 1: no figure. Cannot write 'run/pictures/step-1.png': " in said.out
+    assert "Step 2: no figure. Cannot write 'run/pictures/progress.png': " in said.out + said.err

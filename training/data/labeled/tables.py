@@ -369,6 +369,6 @@ def read_row(table: Dataset, index: int, name: str) -> dict[str, Any]:
             except UnusableImageError as error:
                 file = f" ({image.content})" if isinstance(image.content, Path) else ""
                 raise ValueError(
-                    f"The pictures of {where}{file} cannot be decoded: {error}. Replace the file, or remove it."
+                    f"The images of {where}{file} cannot be decoded: {error}. Replace the file, or remove it."
                 ) from error
     return row
