@@ -37,9 +37,9 @@ FIGURE_SHIFTS = 4  # our choice: grid positions for each patch and direction: at
 FIGURE_PX = 512  # our choice: side of the photographs as they are drawn
 FIGURE_CAPTION = (
     "Dense features as three principal components of the foreground (red, green, blue), four grid positions for each "
-    "patch and direction, from shifted images. The more the shapes of an adaptor are those of its teacher, the better; its range "
-    "of colors is its own, x2 says that it is half as wide. Right: cosine of every patch with the one in the ring; a "
-    "good backbone is bright on the same kind of thing and dark elsewhere."
+    "patch and direction, from shifted images. The more the shapes of an adaptor are those of its teacher, the "
+    "better; its range of colors is its own, x2 says that it is half as wide. Right: cosine of every patch with the "
+    "one in the ring; a good backbone is bright on the same kind of thing and dark elsewhere."
 )
 MAX_PHOTOGRAPHS = 5  # our choice: as many rows as fit a screen
 PAGE = "index.html"
@@ -129,7 +129,7 @@ def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Cloc
     distiller = Distiller(recipe, folder)
     with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
         checkpoint = distiller.run()
-    assert checkpoint is not None  # only a run that was told to stop early has none
+    assert checkpoint is not None  # only a run that was stopped early has none
     before, after = evaluation.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()
     with clock.phase("evaluate"):
         measurements = [

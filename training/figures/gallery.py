@@ -211,10 +211,10 @@ class Gallery:
             columns[f"similar to the ring: {name}"] = similarity_colors(similarity_maps(maps, positions))
         text = (
             "Colors are three principal components of the foreground, "
-            f"in {self.shifts} x {self.shifts} grid positions for each patch, from shifted images. An adaptor is drawn "
-            "along the directions of its teacher, in a range of its own. x2 means that its range is half as wide, because "
-            "a network that is not sure returns values near the mean. The last images show how similar each patch is to "
-            "the one in the ring: the cosine of the backbone's features."
+            f"in {self.shifts} x {self.shifts} grid positions for each patch, from shifted images. An adaptor is "
+            "drawn along the directions of its teacher, in a range of its own. x2 means that its range is half as "
+            "wide, because a network that is not sure returns values near the mean. The last images show how similar "
+            "each patch is to the one in the ring: the cosine of the backbone's features."
         )
         return self._section("Teachers, adaptors, backbone", text, columns)
 

@@ -205,7 +205,7 @@ def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> 
                 load_upright(image)
     except UNREADABLE as error:
         raise ValueError(
-            f"`image` must be an image file in a format such as JPEG, PNG or WebP, but {path.name!r} cannot be read."
+            f"`image` must be a file in a format such as JPEG, PNG or WebP, got {path.name!r}, which cannot be read."
         ) from error
     if not is_small:
         raise ValueError(
