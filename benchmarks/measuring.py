@@ -86,7 +86,7 @@ class MeasuringSettings(Settings):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether networks run on a GPU."""
+        """True if networks run on a GPU."""
         return self.device == "cuda"
 
     @property

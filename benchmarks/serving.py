@@ -153,7 +153,7 @@ def batches_of(url: str) -> dict[int, int]:
 
 
 def is_near(response: Any, expected: Any) -> bool:
-    """Whether two summaries are of one image: they differ slightly, since sums depend on the batch."""
+    """True if two summaries are of one image: they differ slightly, since sums depend on the batch."""
     return bool(np.allclose(response["summary"], expected["summary"], rtol=1e-2, atol=1e-3))
 
 

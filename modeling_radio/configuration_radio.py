@@ -604,7 +604,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the network is no ViT of ours, and has neither its blocks nor windows that a call could choose."""
+        """True if the network is no ViT of ours, and has neither its blocks nor windows that a call could choose."""
         return self.eradio is not None or self.wrapped is not None
 
     @property
@@ -648,7 +648,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def has_windowed_blocks(self) -> bool:
-        """Whether ViTDet mode changes anything: not in a network that is too shallow, nor where tokens are merged."""
+        """True if ViTDet mode changes anything: not in a network that is too shallow, nor where tokens are merged."""
         return not self.downscale_levels and len(self.global_blocks) < self.num_hidden_layers
 
     @property
@@ -660,7 +660,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         return [block for block in self.full_grid_blocks if self.is_global_block(block)]
 
     def is_global_block(self, index: int) -> bool:
-        """Whether block `index` (0-based) attends globally in ViTDet mode (C-RADIOv4 3.2).
+        """True if block `index` (0-based) attends globally in ViTDet mode (C-RADIOv4 3.2).
 
         The blocks are cut into periods whose last block is global; the very last block always is.
         """
@@ -1144,7 +1144,7 @@ def check_file(values: Mapping[str, Any]) -> None:
 
 
 def _are_labels(value: Any) -> bool:
-    """Whether a value maps the numbers from 0 on, or what JSON makes of them, to names."""
+    """True if a value maps the numbers from 0 on, or what JSON makes of them, to names."""
     if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value.values()):
         return False
     are_numbers = all(type(key) is int or (isinstance(key, str) and key.isdecimal()) for key in value)
@@ -1152,7 +1152,7 @@ def _are_labels(value: Any) -> bool:
 
 
 def _is_json(value: Any) -> bool:
-    """Whether a value can be written to `config.json`, where keys are sorted; labels' numbers may be keys too."""
+    """True if a value can be written to `config.json`, where keys are sorted; labels' numbers may be keys too."""
     if isinstance(value, dict):
         has_one_type = any(all(type(key) is kind for key in value) for kind in (str, int))
         return has_one_type and all(map(_is_json, value.values()))

@@ -502,7 +502,7 @@ class RadioForImageClassification(RadioTaskModel):
 
     @property
     def accepts_loss_kwargs(self) -> bool:
-        """Whether `Trainer` passes `num_items_in_batch`. It counts labels without class weights."""
+        """True if `Trainer` passes `num_items_in_batch`. It counts labels without class weights."""
         return self.config.class_weights is None
 
     @can_return_tuple

@@ -522,7 +522,7 @@ Aggregation = Literal["sparse", "dense"]
 """Each block's own output, or the mean of all blocks since the previous one that was asked for."""
 
 ScaleOrder = Literal["post-alpha", "pre-alpha", "none"]
-"""Whether normalizers scale the mean of a group by its mean scale, scale each block before, or do not run at all."""
+"""Normalizers scale the mean of a group by its mean scale, scale each block before, or do not run at all."""
 
 
 def group_blocks(blocks: Sequence[int], aggregation: Aggregation) -> list[list[int]]:

@@ -625,7 +625,7 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
 
     @property
     def accepts_loss_kwargs(self) -> bool:
-        """Whether `Trainer` gives `num_items_in_batch`. One head needs it; all other losses are means over a batch."""
+        """True if `Trainer` gives `num_items_in_batch`. One head needs it; all other losses are means over a batch."""
         return False
 
     @property

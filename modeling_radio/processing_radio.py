@@ -1,4 +1,4 @@
-"""What `AutoProcessor` opens: images of one size, and texts where the folder has a text tower.
+"""The processor of `AutoProcessor`: images of one size, and texts where the folder has a text tower.
 
 Libraries that are written for CLIP (sentence-transformers, Daft, FiftyOne) stack what it returns, whatever images they
 get. `RadioImageProcessor`, which `AutoImageProcessor` opens, keeps the aspect ratio of each image.

@@ -71,7 +71,7 @@ def register_network(name: str, network_class: type[nn.Module]) -> None:
 
 @dataclass(frozen=True)
 class Wrapping:
-    """What `config.wrapped` holds, checked.
+    """Contents of `config.wrapped`, checked.
 
     Attributes:
         source: One of `SOURCES`.
@@ -129,7 +129,7 @@ class Wrapping:
 
     @property
     def reads_end(self) -> bool:
-        """Whether the last level is the network's final output."""
+        """True if the last level is the network's final output."""
         return self.levels[-1] == self.num_levels - 1
 
 
@@ -213,7 +213,7 @@ def build_library_network(source: str, name: str, arguments: Mapping[str, Any]) 
 
 
 class Levels(NamedTuple):
-    """What a network gives for images.
+    """Output of a network for images.
 
     Attributes:
         outputs: Of the levels asked for, maps `(batch, channels, rows, cols)` or tokens

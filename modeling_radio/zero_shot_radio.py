@@ -372,7 +372,7 @@ _SIGLIP_LOGIT_BIAS = -10.0
 
 
 class TextFeatures(nn.Module):
-    """What a model with a text tower makes of texts."""
+    """Methods of models with a text tower, for vectors of texts."""
 
     config: Any
     text_tower: Any
@@ -380,7 +380,7 @@ class TextFeatures(nn.Module):
 
     @property
     def use_sigmoid(self) -> bool:
-        """Whether each text has a probability of its own (SigLIP), or those of all texts sum to 1 (CLIP)."""
+        """True if each text has a probability of its own (SigLIP), False if those of all texts sum to 1 (CLIP)."""
         return text_tower_kind(self.config).use_sigmoid
 
     @property

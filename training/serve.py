@@ -139,7 +139,7 @@ class Limits:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more requests are taken."""
+        """True if no more requests are taken."""
         return self.count >= self.max_waiting
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:

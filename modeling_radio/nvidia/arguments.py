@@ -92,7 +92,7 @@ _ERADIOS = re.compile(r"e-?radio")
 
 
 def is_eradio(args: Mapping[str, Any]) -> bool:
-    """Whether training arguments of NVIDIA's are those of an E-RADIO."""
+    """True if training arguments of NVIDIA's are those of an E-RADIO."""
     return _ERADIOS.match(str(args.get("model"))) is not None
 
 

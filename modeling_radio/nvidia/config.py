@@ -22,7 +22,7 @@ _MIN_BLOCKS_PER_GLOBAL = 2  # a period of one block would leave no windowed bloc
 
 
 def is_nvidia_config(config: dict[str, Any]) -> bool:
-    """Whether a `config.json` object is in NVIDIA's layout."""
+    """True if a `config.json` object is in NVIDIA's layout."""
     return isinstance(config.get("args"), dict) and "hidden_size" not in config
 
 
@@ -247,7 +247,7 @@ def _shape_fields(size: Size, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_one_token(args: Mapping[str, Any]) -> bool:
-    """Whether all heads and the summary read one token, as in NVIDIA's wrapper of DINOv2's ViTs and in E-RADIO."""
+    """True if all heads and the summary read one token, as in NVIDIA's wrapper of DINOv2's ViTs and in E-RADIO."""
     return args.get("model") in _DINO_STUDENTS or is_eradio(args) or not args.get("cls_token_per_teacher", True)
 
 

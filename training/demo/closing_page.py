@@ -36,7 +36,7 @@ SCORES = (
     "and true masks over the classes, 1 is perfect; pixel accuracy is the share of right pixels.",
     "adaptor_fidelity: how near the student's adaptor is to the teacher that it imitates, 1 is equal.",
 )
-"""What the columns mean."""
+"""Meaning of the columns."""
 CURVES_TEXT = (
     "The left edge of each panel says which direction is better. Losses are of training images, all others of held-out "
     "images. In a short run not all of them improve: shift error often rises while the student comes closer to its "

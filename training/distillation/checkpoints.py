@@ -403,7 +403,7 @@ class CheckpointWriter:
 
     @property
     def is_busy(self) -> bool:
-        """Whether this rank still writes."""
+        """True if this rank still writes."""
         return self._written is not None and not self._written.done()
 
     def begin(self, state: Mapping[str, Any], files: Mapping[str, Callable[[Path], object]]) -> None:

@@ -58,7 +58,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 _MATRIX_PREFIXES = tuple(f"{BLOCKS.removesuffix('blocks')}{part}." for part in ("blocks", "levels", "network"))
-"""Where the trunk's linear layers are in our ViTs, in E-RADIO and in networks of libraries."""
+"""Prefixes of the names of the trunk's linear layers in our ViTs, in E-RADIO and in networks of libraries."""
 
 
 def _traits(name: str, parameter: nn.Parameter) -> _Traits:

@@ -109,7 +109,7 @@ class Distiller:
 
     @property
     def is_finished(self) -> bool:
-        """Whether an earlier session trained to the end and exported the student, and what is saved has this recipe."""
+        """True if an earlier session trained to the end and exported the student, and what is saved has this recipe."""
         last = checkpoint_path(self.output / "checkpoints", self.recipe.schedule.num_steps)
         is_trained = self.resumed_from is not None and self.resumed_from >= last
         is_exported = (self.output / "final").is_dir() and not (self.output / OUTDATED).exists()

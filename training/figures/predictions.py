@@ -84,7 +84,7 @@ class Opened:
 
     @property
     def has_head(self) -> bool:
-        """Whether it was tuned for a task of its own."""
+        """True if it was tuned for a task of its own."""
         return type(self.model).__name__ in TASK_OF_CLASS and self.zero_shot is None
 
     @property

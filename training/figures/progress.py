@@ -94,7 +94,7 @@ LOWER, HIGHER = "lower is better", "higher is better"
 
 
 class Panel(NamedTuple):
-    """What a panel shows.
+    """Content of a panel.
 
     Attributes:
         title: Above it.

@@ -222,7 +222,7 @@ class Teacher(nn.Module):
 
     @property
     def can_share_cores(self) -> bool:
-        """Whether threads may call it at the same time, each with its share of a CPU's cores.
+        """True if threads may call it at the same time, each with its share of a CPU's cores.
 
         Block listeners and compiled networks handle one pass at a time.
         """

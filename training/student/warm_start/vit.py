@@ -64,7 +64,7 @@ class VitTrunk:
 
     @property
     def is_gated(self) -> bool:
-        """Whether the MLP is SwiGLU."""
+        """True if the MLP is SwiGLU."""
         return "mlp.w12.weight" in self.blocks[0]
 
     @property
