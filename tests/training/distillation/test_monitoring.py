@@ -101,7 +101,7 @@ CPU = torch.device("cpu")
 
 
 class Clock:
-    """Stands still unless told otherwise."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
