@@ -413,7 +413,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_names(kwargs)
-        self._warn_of_slips(kwargs)
+        self._warn_on_typos(kwargs)
         self._check_arguments(kwargs)
         self.intermediate_size, self.mlp_ratio = self._mlp_width()
         self.norm_mean, self.norm_std = list(self.norm_mean), list(self.norm_std)
@@ -870,7 +870,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
                 raise ValueError(f"`{name}` must be left out: it is no field of a configuration.")
 
     @classmethod
-    def _warn_of_slips(cls, names: Iterable[str]) -> None:
+    def _warn_on_typos(cls, names: Iterable[str]) -> None:
         """Tell of names that are nearly those of fields: transformers keeps what it does not know without a word."""
         known = cls._known_fields()
         for name in names:

@@ -297,7 +297,7 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
         self.radio_model = build_network(self.config, use_adaptors=False)
 
     @staticmethod
-    def kept_of(config: RadioConfig) -> RadioConfig:
+    def restrict_config(config: RadioConfig) -> RadioConfig:
         return config.without_adaptors()
 
     @torch.no_grad()
@@ -374,13 +374,13 @@ class RadioDPTNeck(nn.Module):
         for layer in self.neck.fusion_stage.layers:
             layer.register_forward_pre_hook(_fit_residual)
 
-    def forward(self, passed: NetworkOutput) -> list[Tensor]:
-        outputs = {**passed.kept, self.last_block: passed.tokens}  # tokens after the final norm
+    def forward(self, result: NetworkOutput) -> list[Tensor]:
+        outputs = {**result.kept, self.last_block: result.tokens}  # tokens after the final norm
         # `DPTNeck` drops the first token, so one prefix token stays in front.
         tokens = [
             norm(outputs[block][:, self.first_token :]) for norm, block in zip(self.norms, self.blocks, strict=True)
         ]
-        return self.neck(tokens, *passed.grid)
+        return self.neck(tokens, *result.grid)
 
 
 def keep_variance(decoder: nn.Module) -> None:
@@ -543,18 +543,18 @@ class RadioForImageClassification(RadioTaskModel):
         given = pixel_values if pixel_values_videos is None else pixel_values_videos
         if labels is not None and isinstance(given, Tensor):
             labels = self._check_labels(labels, len(given))
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             window_size=window_size,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             pixel_values_videos=pixel_values_videos,
         )
-        output: Any = self.radio_model.read_out(passed)
+        output: Any = self.radio_model.read_out(result)
         pooled = output.summary  # of clips with an axis for the groups of frames
         if self.config.classifier_pooling == "summary_and_features":
             pooled = torch.cat([pooled, output.features.mean(dim=-2)], dim=-1)
-        logits = self.classifier(pooled if passed.num_clips is None else pooled.mean(dim=1))
+        logits = self.classifier(pooled if result.num_clips is None else pooled.mean(dim=1))
         return ImageClassifierOutput(
             loss=None if labels is None else self._loss(logits.float(), labels.to(logits.device), num_items_in_batch),
             logits=logits,
@@ -662,8 +662,8 @@ class RadioDPTSegmentationHead(nn.Module):
         self.head = DPTSemanticSegmentationHead(dpt_config)
         keep_variance(self.head)
 
-    def forward(self, passed: NetworkOutput) -> Tensor:
-        return self.head(self.neck(passed))
+    def forward(self, result: NetworkOutput) -> Tensor:
+        return self.head(self.neck(result))
 
 
 class RadioForSemanticSegmentation(RadioTaskModel):
@@ -715,7 +715,7 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         if labels is not None:
             labels = self._check_labels(labels, len(pixel_values))
         is_dpt = self.config.segmentation_head == "dpt"
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             window_size=window_size,
             keep=self.config.dpt_blocks if is_dpt else (),
@@ -723,14 +723,14 @@ class RadioForSemanticSegmentation(RadioTaskModel):
             output_attentions=output_attentions,
         )
         if is_dpt:
-            logits = self.decode_head(passed)
+            logits = self.decode_head(result)
         else:
-            logits = self.decode_head(self.radio_model.read_out(passed, feature_format="NCHW").features)
+            logits = self.decode_head(self.radio_model.read_out(result, feature_format="NCHW").features)
         return SemanticSegmenterOutput(
             loss=None if labels is None else self._loss(logits, labels.to(logits.device)),
             logits=logits,
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
         )
 
     @torch.no_grad()
@@ -794,8 +794,8 @@ class RadioDepthHead(nn.Module):
         # DPT ends with a ReLU, which gives pixels with an initial depth of 0 no gradient.
         self.head.head[-1] = nn.Softplus()
 
-    def forward(self, passed: NetworkOutput) -> Tensor:
-        return self.head(self.neck(passed)) + MIN_DEPTH
+    def forward(self, result: NetworkOutput) -> Tensor:
+        return self.head(self.neck(result)) + MIN_DEPTH
 
 
 class RadioForDepthEstimation(RadioTaskModel):
@@ -836,21 +836,21 @@ class RadioForDepthEstimation(RadioTaskModel):
         check_call_arguments(self, kwargs)
         if labels is not None:
             _check_labels(labels, pixel_values)
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             window_size=window_size,
             keep=self.config.dpt_blocks,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        depth = self.depth_head(passed).unsqueeze(1)
+        depth = self.depth_head(result).unsqueeze(1)
         # With patches of 14 pixels, or an odd number of patches, DPT's map is larger than the image.
         depth = F.interpolate(depth, pixel_values.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
         return DepthEstimatorOutput(
             loss=None if labels is None else scale_invariant_loss(depth.float(), labels.to(depth.device)),
             predicted_depth=depth,
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
         )
 
     @torch.no_grad()

@@ -166,8 +166,8 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         outputs = [embedded, *map(kept.get, range(len(weights)))]
         states = None if call.states is None else gather_states(call.states, outputs, batch.pack)
         attentions = tuple(join_runs(each, tokens.shape[0]) for each in weights) if call.with_attentions else None
-        passed = NetworkOutput(tokens, embedded, kept, states, attentions, batch.grid, batch.pack, batch.num_clips)
-        return passed._replace(encoded=encoded[0], is_decoded=decode) if encoded else passed
+        result = NetworkOutput(tokens, embedded, kept, states, attentions, batch.grid, batch.pack, batch.num_clips)
+        return result._replace(encoded=encoded[0], is_decoded=decode) if encoded else result
 
     def _embed(self, batch: Batch, draws: Tensor | None) -> Tensor:
         """Return the tokens of a batch, `(batch, length, hidden)`, of a pack `(1, length, hidden)` in its order.
@@ -239,12 +239,12 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         return to_map(self.patch_features(tokens), grid)
 
     def read_out(
-        self, passed: NetworkOutput, adaptor_names: Sequence[str] = (), feature_format: FeatureFormat = "NLC"
+        self, result: NetworkOutput, adaptor_names: Sequence[str] = (), feature_format: FeatureFormat = "NLC"
     ) -> RadioModelOutput:
         """Take summary, features and adaptor outputs from the final tokens.
 
         Args:
-            passed: What `forward` returned.
+            result: What `forward` returned.
             adaptor_names: Adaptors to run.
             feature_format: "NLC" for token sequences, "NCHW" for maps; packed images have sequences only.
 
@@ -252,27 +252,27 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
             The output, of clips with a first axis for them before that of their groups.
         """
         tokens, summary, features, adaptors = None, None, None, {}
-        if not passed.is_decoded:
+        if not result.is_decoded:
             pass  # only the encoder ran
-        elif passed.pack is None:
-            tokens = passed.tokens
-            summary, features, adaptors = self._read_images(tokens, passed.grid, adaptor_names, feature_format)
+        elif result.pack is None:
+            tokens = result.tokens
+            summary, features, adaptors = self._read_images(tokens, result.grid, adaptor_names, feature_format)
         else:
-            tokens = passed.pack.concatenate(passed.tokens)
-            summary, features, adaptors = self._read_pack(passed.tokens, passed.pack, adaptor_names)
+            tokens = result.pack.concatenate(result.tokens)
+            summary, features, adaptors = self._read_pack(result.tokens, result.pack, adaptor_names)
         output = RadioModelOutput(
             summary=summary,
             features=features,
             last_hidden_state=tokens,
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
             pooler_output=summary,
             adaptors=adaptors,
-            global_tokens=None if passed.encoded is None else passed.encoded.tokens,
-            global_mask=None if passed.encoded is None else passed.encoded.mask,
-            global_summary=None if passed.encoded is None else self.summarize(passed.encoded.prefix),
+            global_tokens=None if result.encoded is None else result.encoded.tokens,
+            global_mask=None if result.encoded is None else result.encoded.mask,
+            global_summary=None if result.encoded is None else self.summarize(result.encoded.prefix),
         )
-        return output if passed.num_clips is None else by_clip(output, passed.num_clips)
+        return output if result.num_clips is None else by_clip(output, result.num_clips)
 
     def _read_images(
         self, tokens: Tensor, grid: Resolution, names: Sequence[str], feature_format: FeatureFormat
@@ -315,16 +315,16 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         return summary, per_image([features for _, features, _ in groups], torch.cat), adaptors
 
     def average_blocks(
-        self, passed: NetworkOutput, blocks: list[int], scale_order: ScaleOrder = "post-alpha"
+        self, result: NetworkOutput, blocks: list[int], scale_order: ScaleOrder = "post-alpha"
     ) -> Tensor:
         """Return the mean output of some blocks, `(batch, length, hidden)`; normalizers do not touch prefix tokens.
 
         Args:
-            passed: What `forward` returned, with all of `blocks` kept.
+            result: What `forward` returned, with all of `blocks` kept.
             blocks: 0-based, ascending.
             scale_order: How normalizers scale a mean.
         """
-        outputs = [passed.kept[block].to(passed.tokens.device) for block in blocks]
+        outputs = [result.kept[block].to(result.tokens.device) for block in blocks]
         tokens = torch.stack(outputs).mean(dim=0)
         normalizer = self.inter_feature_normalizer
         if normalizer is None or scale_order == "none":
@@ -409,10 +409,10 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
     def __init__(self, config: RadioConfig, *args: Any, **kwargs: Any) -> None:
         config = RadioConfig.of(config)
         config.check()  # fields may have been set since it was built
-        super().__init__(self.kept_of(config), *args, **kwargs)
+        super().__init__(self.restrict_config(config), *args, **kwargs)
 
     @staticmethod
-    def kept_of(config: RadioConfig) -> RadioConfig:
+    def restrict_config(config: RadioConfig) -> RadioConfig:
         """Return the configuration without parts that this class does not build, which its folders must not list."""
         return config
 
@@ -655,7 +655,7 @@ class RadioModel(RadioPreTrainedModel):
         return self
 
     @staticmethod
-    def kept_of(config: RadioConfig) -> RadioConfig:
+    def restrict_config(config: RadioConfig) -> RadioConfig:
         return config if config.text_tower is None else config.without_text_tower()
 
     @can_return_tuple
@@ -676,12 +676,12 @@ class RadioModel(RadioPreTrainedModel):
         """
         check_call_arguments(self, kwargs, "get_image_features")
         wanted: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        passed = self.radio_model(pixel_values, window_size=window_size, **wanted)
+        result = self.radio_model(pixel_values, window_size=window_size, **wanted)
         return BaseModelOutputWithPooling(
-            last_hidden_state=passed.tokens,
-            pooler_output=self.radio_model.embed(passed.tokens),
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            last_hidden_state=result.tokens,
+            pooler_output=self.radio_model.embed(result.tokens),
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
         )
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
@@ -768,7 +768,7 @@ class RadioModel(RadioPreTrainedModel):
             self.radio_model.adaptor(name)  # refused before anything is computed
         argument, wanted = ("feature_format", feature_format) if feature_fmt is None else ("feature_fmt", feature_fmt)
         check_feature_format(wanted, is_packed=image_grid_hw is not None, argument=argument)
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             image_grid_hw=image_grid_hw,
             window_size=window_size,
@@ -779,7 +779,7 @@ class RadioModel(RadioPreTrainedModel):
             num_tokens=num_tokens,
             decode=decode,
         )
-        output = self.radio_model.read_out(passed, names, wanted)
+        output = self.radio_model.read_out(result, names, wanted)
         by_default = self.config.return_dict and not self.config.nvidia_outputs
         return output if (by_default if return_dict is None else return_dict) else output.to_pairs()
 
@@ -817,15 +817,15 @@ class RadioModel(RadioPreTrainedModel):
         groups = group_blocks(blocks, aggregation)
         check_widths(self.config, groups)
         keep = [block for group in groups for block in group]
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values, window_size=window_size, keep=keep, output_hidden_states=False, full_length=True
         )
-        tokens = [self.radio_model.average_blocks(passed, group) for group in groups]
+        tokens = [self.radio_model.average_blocks(result, group) for group in groups]
         network, as_maps = self.radio_model, feature_format == "NCHW"
         return [
             RadioIntermediateOutput(
                 summary=network.summarize(each),
-                features=network.block_map(each, passed.grid, block) if as_maps else network.patch_features(each),
+                features=network.block_map(each, result.grid, block) if as_maps else network.patch_features(each),
             )
             for each, block in zip(tokens, blocks, strict=True)
         ]

@@ -400,13 +400,13 @@ def test_packed_features_are_no_maps(readout_model, packed):
 def test_reads_the_summary_and_the_features_from_the_final_tokens(readout_model):
     pixel_values = torch.rand(2, 3, 64, 96)
     network, config = readout_model.radio_model, readout_model.config
-    passed = network(pixel_values)
-    out = network.read_out(passed)
-    assert torch.equal(out.summary, passed.tokens[:, config.summary_idxs].flatten(1))
-    assert torch.equal(out.features, passed.tokens[:, config.num_prefix_tokens :])
-    assert out.last_hidden_state is passed.tokens
+    result = network(pixel_values)
+    out = network.read_out(result)
+    assert torch.equal(out.summary, result.tokens[:, config.summary_idxs].flatten(1))
+    assert torch.equal(out.features, result.tokens[:, config.num_prefix_tokens :])
+    assert out.last_hidden_state is result.tokens
     assert out.adaptors == {}
-    maps = network.read_out(passed, ["sam3"], "NCHW")
+    maps = network.read_out(result, ["sam3"], "NCHW")
     assert torch.equal(maps.features, out.features.transpose(1, 2).unflatten(2, (4, 6)))
     assert maps.adaptors["sam3"].features.shape == (2, 5, 8, 12)
 
@@ -444,13 +444,13 @@ def intermediate_network(request):
 def test_scaling_of_a_mean(intermediate_network):
     normalizer, blocks = intermediate_network.inter_feature_normalizer, [1, 2, 3]
     with torch.no_grad():
-        passed = intermediate_network(torch.rand(1, 3, 32, 48), keep=blocks)
+        result = intermediate_network(torch.rand(1, 3, 32, 48), keep=blocks)
         found = {
-            order: intermediate_network.average_blocks(passed, blocks, order)
+            order: intermediate_network.average_blocks(result, blocks, order)
             for order in ("post-alpha", "pre-alpha", "none")
         }
     prefix = intermediate_network.config.num_prefix_tokens
-    tokens = {block: passed.kept[block] for block in blocks}
+    tokens = {block: result.kept[block] for block in blocks}
     mean = sum(tokens.values()) / 3
     for answer in found.values():
         torch.testing.assert_close(answer[:, :prefix], mean[:, :prefix])

@@ -157,8 +157,8 @@ def normalized(trunk: VitTrunk) -> torch.Tensor:
 
 @torch.no_grad()
 def around_students_first_block(student: RadioModel) -> tuple[torch.Tensor, torch.Tensor]:
-    passed = student.radio_model(images(), keep=[0])
-    return passed.embedded, passed.kept[0]
+    result = student.radio_model(images(), keep=[0])
+    return result.embedded, result.kept[0]
 
 
 def assert_near(own: torch.Tensor, given: torch.Tensor) -> None:
