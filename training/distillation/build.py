@@ -32,10 +32,9 @@ from modeling_radio.training.losses.contrastive import SummaryContrasts, build_c
 from modeling_radio.training.losses.weighting import TeacherWeights, build_weights
 from modeling_radio.training.recipe import Recipe
 from modeling_radio.training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize
-from modeling_radio.training.student.ema import MovingAverage
+from modeling_radio.training.student.ema import MovingAverage, RunningStatistics
 from modeling_radio.training.student.export import check_normalizers
 from modeling_radio.training.student.intermediate import Taps, build_taps, with_taps
-from modeling_radio.training.student.running_statistics import RunningStatistics
 from modeling_radio.training.student.warm_start.start import start_student
 from modeling_radio.training.targets.examples import TargetSource
 from modeling_radio.training.targets.refits import standardize_heads
