@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.files import WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
-from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics
+from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics, describe_missing_images
 from modeling_radio.training.distillation.sharding import reshard
 from modeling_radio.training.distillation.tracking import LOSS_KINDS, ProgressLog
 from modeling_radio.training.evaluation.metrics.representation import block_norms
@@ -283,6 +283,8 @@ class Monitors(NamedTuple):
             accelerator: Of this rank.
             folder: Of the figures.
         """
+        if line := describe_missing_images(recipe):
+            accelerator.print(line, flush=True)
         figures = HeldOutFigures.of_run(recipe, teachers, accelerator.device, folder)
         metrics = HeldOutMetrics.of_run(recipe, config, teachers, accelerator)
         watch = StepProfile(teachers, accelerator.device)

@@ -25,6 +25,7 @@ from modeling_radio.training.distillation.held_out import (
     held_out_images,
     held_out_source,
 )
+from modeling_radio.training.distillation.monitoring import Monitors
 from modeling_radio.training.evaluation.metrics.fidelity import fixed_pattern_energy
 from modeling_radio.training.evaluation.metrics.representation import effective_rank
 from modeling_radio.training.figures.columns import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
@@ -66,7 +67,9 @@ def test_a_folder_that_is_streamed_holds_out_nothing(recipe_file: str, folder: P
     assert held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=elsewhere)) == str(elsewhere)
 
 
-def test_a_run_whose_data_holds_out_no_images_says_so(recipe_file: str, folder: Path) -> None:
+def test_a_run_whose_data_holds_out_no_images_says_so(
+    recipe_file: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     measured = {"logging__metrics_every_steps": 2}
     line = describe_missing_images(recipe_with(recipe_file, **measured))
     assert line.startswith("No held-out images in `data.source` 'noise'")
@@ -74,6 +77,8 @@ def test_a_run_whose_data_holds_out_no_images_says_so(recipe_file: str, folder: 
     assert describe_missing_images(recipe_with(recipe_file, logging__picture_every_steps=8)) == line
     assert describe_missing_images(recipe_with(recipe_file)) == ""  # none are asked for within its few steps
     assert describe_missing_images(recipe_with(recipe_file, **measured, logging__picture_source=folder)) == ""
+    Monitors.of_run(recipe_with(recipe_file, **measured), CONFIG, teachers(), Accelerator(cpu=True), folder)
+    assert line in capsys.readouterr().out
 
 
 def test_images_are_spread_over_those_held_out(recipe_file: str, tmp_path: Path) -> None:
