@@ -154,26 +154,21 @@ class ProgressBar(tqdm):
             self.write(text)
 
 
-def fastest_seconds(
-    calls: Mapping[Name, Callable[[], object]], *, min_rounds: int, budget_seconds: float = 0.0
-) -> dict[Name, float]:
+def fastest_seconds(calls: Mapping[Name, Callable[[], object]], *, num_rounds: int) -> dict[Name, float]:
     """Return the time of the fastest run of each call on the CPU, in seconds.
 
     The calls take turns, so that all meet the same disturbances. A first round, which sets up kernels, does not count.
 
     Args:
         calls: Functions to time, by name.
-        min_rounds: Runs of each call, at least.
-        budget_seconds: Go on with further rounds for so long.
+        num_rounds: Runs of each call.
     """
     for call in calls.values():
         call()
     fastest = dict.fromkeys(calls, float("inf"))
-    started, rounds = time.perf_counter(), 0
-    while rounds < min_rounds or time.perf_counter() - started < budget_seconds:
+    for _ in range(num_rounds):
         for name, call in calls.items():
             begin = time.perf_counter()
             call()
             fastest[name] = min(fastest[name], time.perf_counter() - begin)
-        rounds += 1
     return fastest

@@ -61,20 +61,19 @@ class Credited:
         return f"{title}, by {self.author} ({self.photograph.license}, package {self.photograph.source})"
 
 
-def republishable_photographs(assets: DemoAssets, cache: Path | None = None) -> list[Credited]:
+def republishable_photographs(assets: DemoAssets) -> list[Credited]:
     """Return the held-out photographs of a data source and of PyPI that may be republished, by name.
 
     Photographs of PyPI count as held out whether or not the source used them.
 
     Args:
         assets: Of the data source.
-        cache: Cache folder, see `packages.cache_dir`.
 
     Raises:
         PackageError: If the packages of PyPI cannot be fetched.
     """
     held_out = photographs(assets)
-    held_out += [each for each in pypi_photographs(cache) if each.split == "held_out"]
+    held_out += [each for each in pypi_photographs() if each.split == "held_out"]
     authors = {each: AUTHORS.get(each.name) or AUTHORS_OF_PACKAGES.get(each.source) for each in held_out}
     free = {
         each.name: Credited(each, author)

@@ -518,15 +518,14 @@ def segmentation_set(
     return SegmentationSet(train_images, train_masks, test_images, test_masks, ("background", *classes))
 
 
-def photographs(assets: DemoAssets, split: Split = "held_out", license: str | None = None) -> list[Photograph]:
-    """Return the photographs of one split, by name.
+def photographs(assets: DemoAssets, license: str | None = None) -> list[Photograph]:
+    """Return the held-out photographs, by name.
 
     Args:
         assets: The demo's assets.
-        split: "train" or "held_out".
         license: Exact license to keep, e.g. "CC0-1.0" for figures that we publish; None keeps all.
     """
-    chosen = [photo for photo in assets.photographs if photo.split == split and license in (None, photo.license)]
+    chosen = [photo for photo in assets.photographs if photo.split == "held_out" and license in (None, photo.license)]
     return sorted(chosen, key=lambda photo: photo.name)
 
 

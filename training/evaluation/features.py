@@ -67,9 +67,9 @@ class StoredFeatures:
         """Return the summaries, `(num_images, dim)`, of the model or of an adaptor; None if it has none."""
         return self._joined(_key(adaptor, "summary"))
 
-    def mean_features(self, adaptor: str | None = None) -> Tensor:
+    def mean_features(self) -> Tensor:
         """Return the dense features averaged over each image, `(num_images, dim)`."""
-        means = self._joined(_key(adaptor, "mean_features"))
+        means = self._joined("mean_features")
         assert means is not None  # always kept
         return means
 
@@ -81,13 +81,13 @@ class StoredFeatures:
             self._maps[key] = _Maps(self._chunks[chunk], adaptor)
         return self._maps[key].read(position)
 
-    def maps(self, indices: Sequence[int] | None = None, adaptor: str | None = None) -> Tensor:
+    def maps(self, indices: Sequence[int] | None = None) -> Tensor:
         """Return the dense features of some images or all, `(num_images, dim, rows, cols)`.
 
         Raises:
             ValueError: If they are not all on one grid.
         """
-        maps = [self.map(index, adaptor) for index in (range(len(self)) if indices is None else indices)]
+        maps = [self.map(index) for index in (range(len(self)) if indices is None else indices)]
         grids = {tuple(each.shape[1:]) for each in maps}
         if len(grids) > 1:
             raise ValueError(f"Images must be of one size to be joined, got maps of {sorted(grids)}. Give a `size`.")

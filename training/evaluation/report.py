@@ -33,14 +33,13 @@ SUMMARY_TASKS = frozenset({"knn", "logistic_regression", "image_retrieval"})
 """Tasks that extract the summaries of test images and gallery."""
 
 
-def write_report(path: Path, results: Results, sections: Sequence[Section] = (), *, title: str = "Evaluation") -> None:
+def write_report(path: Path, results: Results, sections: Sequence[Section] = ()) -> None:
     """Write the page atomically.
 
     Args:
         path: The `.html` file.
         results: The measurements.
         sections: Sections of images.
-        title: Title of the page.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
@@ -54,7 +53,7 @@ def write_report(path: Path, results: Results, sections: Sequence[Section] = (),
     is_any = tables or results.remarks
     numbers = [Section("Measurements", text, tables=tables, items=results.remarks)] if is_any else []
     sources = source_section([*results.teachers, *results.datasets])
-    write_page(path, title, subtitle, [*numbers, *resolution_section(results.measurements), *sections, *sources])
+    write_page(path, "Evaluation", subtitle, [*numbers, *resolution_section(results.measurements), *sections, *sources])
 
 
 def resolution_section(measurements: Sequence[Measurement]) -> list[Section]:

@@ -215,10 +215,10 @@ def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> 
     return processor.process_image(image, do_convert_rgb=True).round().to(torch.uint8)
 
 
-def shown(photograph: Tensor, longest_px: int = SHOWN_PX) -> Tensor:
+def shown(photograph: Tensor) -> Tensor:
     """Return a photograph at the size of figures, uint8 `(3, height, width)`; small ones stay as they are."""
     height, width = photograph.shape[-2:]
-    scale = min(1.0, longest_px / max(height, width))
+    scale = min(1.0, SHOWN_PX / max(height, width))
     size = [max(1, round(height * scale)), max(1, round(width * scale))]
     return resize(photograph, size, InterpolationMode.BICUBIC, antialias=True)
 

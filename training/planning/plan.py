@@ -114,9 +114,9 @@ class Plan:
                 total += (stage.data.num_images or 0) * sum(of_image.values())
         return total
 
-    def gpu_hours(self, card: Card, mfu: float, *, with_teachers: bool = True) -> float:
+    def gpu_hours(self, card: Card, mfu: float) -> float:
         """Return the hours that one card would take for all stages, at a share `mfu` of its peak."""
-        return self.flops(with_teachers=with_teachers) / (card.peak_flops * mfu) / SECONDS_PER_HOUR
+        return self.flops() / (card.peak_flops * mfu) / SECONDS_PER_HOUR
 
     def steps(self) -> list[tuple[Recipe, PartitionCost]]:
         """Return the cost of a step of each partition of each stage."""

