@@ -17,7 +17,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
@@ -235,9 +236,7 @@ def _words(settings: AllSettings) -> list[str]:
 COMMAND = Command("benchmarks.all", __doc__.partition("\n")[0], AllSettings)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(run, arguments, extra="dev")
+main = partial(COMMAND.run, run, extra="dev")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -154,12 +155,7 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="train")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: CompareReleaseSettings) -> None:
     for name in (FILE, TEXT):
         check_output(settings.folder / name, overwrite=settings.overwrite)
@@ -275,6 +271,9 @@ def _report(parity: Parity, folder: Path) -> None:
     if (folder / "config.json").is_file():
         print(f"`radio card {folder}` shows it in the card.")
     print(f"{folder}: equal within {parity.tolerance:g}; the largest relative difference is {worst.relative:.1e}.")
+
+
+main = partial(COMMAND.run, _run, extra="train")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from tempfile import SpooledTemporaryFile
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -85,11 +86,6 @@ COMMAND = Command(
         "radio serve nvidia/C-RADIOv4-H",
     ),
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_serve, arguments, interrupted="ended", extra="app")
 
 
 def _serve(settings: ServeSettings) -> None:
@@ -392,6 +388,9 @@ def build_app(settings: ServeSettings) -> Limits:
 
     limits = Limits(app, "/features", settings.max_waiting, settings.max_seconds)
     return limits
+
+
+main = partial(COMMAND.run, _serve, interrupted="ended", extra="app")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -69,11 +70,6 @@ COMMAND = Command(
     positionals=("checkpoint", "clip", "output"),
     examples=("radio feature-video runs/demo/final clip.mp4 features.mp4",),
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_draw, arguments, extra="tasks")
 
 
 def _draw(settings: FeatureVideoSettings) -> None:
@@ -231,6 +227,9 @@ def title_line(titles: Sequence[str], width: int) -> Tensor:
     for panel, title in enumerate(titles):
         draw.text((panel * width + 4, TITLE_PX / 2), title, fill="black", font=font, anchor="lm")
     return pil_to_tensor(image).permute(1, 2, 0)
+
+
+main = partial(COMMAND.run, _draw)
 
 
 if __name__ == "__main__":

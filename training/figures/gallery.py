@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -99,11 +99,6 @@ COMMAND = Command(
     changes=Recipe,
     examples=("radio gallery runs/demo/final",),
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_write, arguments)
 
 
 def _write(settings: GallerySettings) -> None:
@@ -416,6 +411,9 @@ def task_section(task: Opened, photographs: Tensor, names: Sequence[str]) -> Sec
     legend = [(task.class_names[index], hex_color(index)) for index in sorted(indices)]
     folder, kind = Path(task.checkpoint), type(task.model).__name__
     return Section(f"Task: {folder.name}", f"{kind} in {folder}.", legend=legend, rows=rows)
+
+
+main = partial(COMMAND.run, _write)
 
 
 if __name__ == "__main__":
