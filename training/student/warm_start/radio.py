@@ -44,6 +44,12 @@ class WarmStart:
         return "\n".join([f"Start from {self.source}.", *lines])
 
 
+def check_blocks(blocks: Sequence[int], depth: int, source: str) -> None:
+    """Raise a RecipeError if `student.init_blocks` names blocks that a source of `depth` blocks does not have."""
+    if not all(0 <= block < depth for block in blocks):
+        raise RecipeError(f"`student.init_blocks` must be blocks of {source!r}, from 0 to {depth - 1}, got {blocks}.")
+
+
 NOISE = 0.01
 """Deviation of the noise, in deviations of the weight. Our choice: large beside rounding, small beside the weight."""
 SEED = 0
@@ -151,8 +157,8 @@ def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None =
     if not config.use_feature_normalizer and not config.num_intermediate_normalizers:
         remove_normalizers(model)
     depth = model.config.num_hidden_layers
-    if blocks is not None and not all(0 <= block < depth for block in blocks):
-        raise RecipeError(f"`student.init_blocks` must be blocks of {source!r}, from 0 to {depth - 1}, got {blocks}.")
+    if blocks is not None:
+        check_blocks(blocks, depth, source)
     theirs = {field: getattr(model.config, field) for field in TRUNK_FIELDS}
     if blocks is not None:
         theirs["num_hidden_layers"] = len(blocks)
