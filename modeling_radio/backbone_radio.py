@@ -132,7 +132,7 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
         if self.feature_pyramid is None:
             maps = [self._stage_map(result, stage) for stage in stages]
         else:
-            pyramid = self.feature_pyramid(self.radio_model.read_out(result, feature_format="NCHW").features)
+            pyramid = self.feature_pyramid(self.radio_model.make_output(result, feature_format="NCHW").features)
             maps = [pyramid[stage] for stage in stages]
         return BackboneOutput(
             feature_maps=tuple(maps),  # pyrefly: ignore[bad-argument-type]
@@ -154,7 +154,7 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
     def _stage_map(self, result: NetworkOutput, stage: int) -> Any:
         """Return the map of a stage, `(batch, hidden, rows, cols)`, or its sequence."""
         if stage == self.config.num_hidden_layers:
-            tokens, features = result.tokens, self.radio_model.read_out(result, feature_format="NCHW").features
+            tokens, features = result.tokens, self.radio_model.make_output(result, feature_format="NCHW").features
         else:
             tokens = result.kept[stage - 1] if stage else result.embedded
             features = self.radio_model.block_map(tokens, result.grid, stage - 1)

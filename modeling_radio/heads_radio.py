@@ -550,7 +550,7 @@ class RadioForImageClassification(RadioTaskModel):
             output_attentions=output_attentions,
             pixel_values_videos=pixel_values_videos,
         )
-        output: Any = self.radio_model.read_out(result)
+        output: Any = self.radio_model.make_output(result)
         pooled = output.summary  # of clips with an axis for the groups of frames
         if self.config.classifier_pooling == "summary_and_features":
             pooled = torch.cat([pooled, output.features.mean(dim=-2)], dim=-1)
@@ -725,7 +725,7 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         if is_dpt:
             logits = self.decode_head(result)
         else:
-            logits = self.decode_head(self.radio_model.read_out(result, feature_format="NCHW").features)
+            logits = self.decode_head(self.radio_model.make_output(result, feature_format="NCHW").features)
         return SemanticSegmenterOutput(
             loss=None if labels is None else self._loss(logits, labels.to(logits.device)),
             logits=logits,

@@ -136,7 +136,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         decode: bool = True,
         full_length: bool = False,
     ) -> NetworkOutput:
-        """Run the transformer; `read_out` makes features of what it returns.
+        """Run the transformer; `make_output` makes features of what it returns.
 
         `keep` lists 0-based blocks whose output is wanted; no other is held longer than the next block needs it. With
         `full_length` RADIO1D's encoder runs alone, and keeps all tokens until the last block. All other arguments and
@@ -238,7 +238,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         """
         return to_map(self.patch_features(tokens), grid)
 
-    def read_out(
+    def make_output(
         self, result: NetworkOutput, adaptor_names: Sequence[str] = (), feature_format: FeatureFormat = "NLC"
     ) -> RadioModelOutput:
         """Take summary, features and adaptor outputs from the final tokens.
@@ -779,7 +779,7 @@ class RadioModel(RadioPreTrainedModel):
             num_tokens=num_tokens,
             decode=decode,
         )
-        output = self.radio_model.read_out(result, names, wanted)
+        output = self.radio_model.make_output(result, names, wanted)
         by_default = self.config.return_dict and not self.config.nvidia_outputs
         return output if (by_default if return_dict is None else return_dict) else output.to_pairs()
 

@@ -65,7 +65,7 @@ class TorchHubRadio(nn.Module):
             ValueError: As `RadioModel.forward`.
         """
         check_feature_format(feature_fmt, is_packed="image_grid_hw" in options, argument="feature_fmt")
-        return self.radio_model.read_out(self.radio_model(x, **options), list(self.adaptors), feature_fmt).to_pairs()
+        return self.radio_model.make_output(self.radio_model(x, **options), list(self.adaptors), feature_fmt).to_pairs()
 
 
 def open_for_torch_hub(

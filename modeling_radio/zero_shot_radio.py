@@ -787,7 +787,7 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
         result = self.radio_model(pixel_values, window_size=window_size)
         if source == "summary_head":
             return to_map(self._align(self.radio_model.patch_features(result.tokens)), result.grid)
-        output = self.radio_model.read_out(result, [adaptor.name], "NCHW")
+        output = self.radio_model.make_output(result, [adaptor.name], "NCHW")
         return cast(dict[str, Any], output.adaptors)[adaptor.name].features
 
     def _align(self, tokens: Tensor) -> Tensor:

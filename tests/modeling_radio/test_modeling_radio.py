@@ -401,12 +401,12 @@ def test_reads_the_summary_and_the_features_from_the_final_tokens(readout_model)
     pixel_values = torch.rand(2, 3, 64, 96)
     network, config = readout_model.radio_model, readout_model.config
     result = network(pixel_values)
-    out = network.read_out(result)
+    out = network.make_output(result)
     assert torch.equal(out.summary, result.tokens[:, config.summary_idxs].flatten(1))
     assert torch.equal(out.features, result.tokens[:, config.num_prefix_tokens :])
     assert out.last_hidden_state is result.tokens
     assert out.adaptors == {}
-    maps = network.read_out(result, ["sam3"], "NCHW")
+    maps = network.make_output(result, ["sam3"], "NCHW")
     assert torch.equal(maps.features, out.features.transpose(1, 2).unflatten(2, (4, 6)))
     assert maps.adaptors["sam3"].features.shape == (2, 5, 8, 12)
 

@@ -107,14 +107,14 @@ def _record(line: bytes) -> tuple[int, dict[str, float]] | None:
 NAME = "data.json"
 
 
-def left_out_of(images: Images, admitted: Mapping[str, Tensor]) -> dict[str, Any]:
+def left_out_of(images: Images, image_numbers: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return how many images a data set by number has, and how many were left out of it and of partitions, by reason.
 
     Args:
         images: The data set.
-        admitted: By partition the numbers of the images that it sees, where these are not all.
+        image_numbers: By partition the numbers of the images that it sees, where these are not all.
     """
-    too_small = {name: len(images) - len(numbers) for name, numbers in admitted.items()}
+    too_small = {name: len(images) - len(numbers) for name, numbers in image_numbers.items()}
     return {"images": len(images), "left_out": dict(images.left_out), "too_small_for_partition": too_small}
 
 

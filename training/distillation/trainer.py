@@ -163,7 +163,7 @@ class Distiller:
         )
         self.parts: RunParts = parts
         modules = {"student": parts.model, "ema": parts.ema, "statistics": parts.statistics}
-        extras = {"balancing": parts.weights, "contrasts": parts.contrasts, "taps": parts.taps}
+        extras = {"balancing": parts.weights, "contrasts": parts.contrastive, "taps": parts.taps}
         modules |= {name: module for name, module in extras.items() if module is not None and module.state_dict()}
         self.state = RunState(modules, parts.optimizer, self.skipped, parts.source)
         self.writer = CheckpointWriter(self.output / "checkpoints", self.recipe.checkpoints.keep)
@@ -238,10 +238,10 @@ class Distiller:
     def _passes(self, examples: Iterator[tuple[Batch, Example]]) -> Iterator[tuple[Batch, Example, dict[str, Tensor]]]:
         """Run the step's passes forward and backward; yield each batch with its example and losses."""
         parts, numbers = self.parts, range(self.parts.plan.batches_per_step)
-        prefetches_all = parts.parallel_passes is not None or parts.contrasts is not None
+        prefetches_all = parts.parallel_passes is not None or parts.contrastive is not None
         fetched = [self._fetch(examples) for _ in numbers if prefetches_all]
-        if parts.contrasts is not None:
-            parts.contrasts.begin_step(fetched)
+        if parts.contrastive is not None:
+            parts.contrastive.begin_step(fetched)
         if parts.parallel_passes is not None:
             with self._maybe_frozen_trunk():
                 trainable = [parameter for parameter in parts.student.parameters() if parameter.requires_grad]
@@ -293,8 +293,8 @@ class Distiller:
             self._count_bad_step(values)
         else:
             self.skipped.reset_streak()
-            if parts.contrasts is not None:
-                parts.contrasts.end_step()
+            if parts.contrastive is not None:
+                parts.contrastive.end_step()
             parts.optimizer.step()
             reshard(parts.average)
             parts.ema.update_parameters(parts.model)

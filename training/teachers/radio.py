@@ -104,7 +104,7 @@ class RadioTeacher(Teacher):
 
     def _read(self, result: NetworkOutput) -> TeacherOutput:
         names = [] if self.adaptor_name is None else [self.adaptor_name]
-        output: Any = self.network.radio_model.read_out(result, names, "NCHW")
+        output: Any = self.network.radio_model.make_output(result, names, "NCHW")
         own = output if self.adaptor_name is None else output.adaptors[self.adaptor_name]
         features = resample_features(own.features.float(), *result.grid)
         return TeacherOutput(None if self.summary_dim is None else own.summary, features)

@@ -158,7 +158,7 @@ def choose_region(image_size: Size, spec: CropSpec, views: ViewsRecipe) -> _Regi
 def least_scale(image_size: Size, spec: CropSpec, views: ViewsRecipe) -> float:
     """Return the smallest factor of an image's sides at which every crop is `DRAFT_GAP` times what it is resized to."""
     region = choose_region(image_size, spec, views)
-    sizes = [size for of_viewer in spec.sizes.values() for size in of_viewer]
+    sizes = [size for of_consumer in spec.sizes.values() for size in of_consumer]
     return DRAFT_GAP * max(max(height / region.height, width / region.width) for height, width in sizes)
 
 

@@ -99,11 +99,11 @@ def build_view_loader(images: Images | PartitionStreams, recipe: Recipe, device:
     """
     is_pinned = device.type == "cuda"
     if isinstance(images, PartitionStreams):
-        return StreamedViewLoader(images, recipe, pin_memory=is_pinned)
-    return NumberedViewLoader(images, recipe, pin_memory=is_pinned)
+        return IterableViewLoader(images, recipe, pin_memory=is_pinned)
+    return MapStyleViewLoader(images, recipe, pin_memory=is_pinned)
 
 
-class NumberedViewLoader:
+class MapStyleViewLoader:
     """Views of images with random access. They are a pure function of the step, so there is no state to save.
 
     Args:
@@ -113,7 +113,7 @@ class NumberedViewLoader:
     """
 
     def __init__(self, images: Images, recipe: Recipe, *, pin_memory: bool = False) -> None:
-        self.dataset, self.recipe, self.pin_memory = _NumberedViews(images, recipe), recipe, pin_memory
+        self.dataset, self.recipe, self.pin_memory = _MapStyleViews(images, recipe), recipe, pin_memory
 
     def views(self, plan: Plan, crop_specs: CropSpecs) -> Iterator[tuple[Batch, list[Crops]]]:
         requests = ((batch, list(zip(batch.indices, crop_specs(batch), strict=True))) for batch in plan())
@@ -126,7 +126,7 @@ class NumberedViewLoader:
         return
 
 
-class StreamedViewLoader:
+class IterableViewLoader:
     """Views of streamed images: one process reads files ahead, the data workers decode what it has read.
 
     The images do not depend on the number of workers. One that cannot be decoded is replaced by a spare one.
@@ -149,7 +149,7 @@ class StreamedViewLoader:
             num_workers=min(self.recipe.data.num_workers, 1),
             worker_init_fn=ignore_stop_signals,
         )
-        dataset = _StreamedViews(self.recipe, self.streams.skipped)
+        dataset = _IterableViews(self.recipe, self.streams.skipped)
         for (batch, state), crops in _load_ahead(dataset, reader, self.recipe, pin_memory=self.pin_memory):
             self._state = state
             yield batch, crops
@@ -224,7 +224,7 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-class _NumberedViews(Dataset[CropsBatch]):
+class _MapStyleViews(Dataset[CropsBatch]):
     """Views of batches that are given as numbers of images with the crops that are wanted of each."""
 
     def __init__(self, images: Images, recipe: Recipe) -> None:
@@ -271,7 +271,7 @@ class _StreamReader(IterableDataset):
                 stream.close()
 
 
-class _StreamedViews(Dataset[CropsBatch]):
+class _IterableViews(Dataset[CropsBatch]):
     def __init__(self, recipe: Recipe, skipped: SkippedImages) -> None:
         self.recipe, self.skipped = recipe, skipped
 

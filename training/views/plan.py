@@ -116,7 +116,7 @@ class BatchPlan:
         rank: Rank of this process.
         num_ranks: Number of ranks.
         patch_size: The student's patch in pixels, which decides the windows that a resolution can have.
-        admitted: By name of the partition the numbers of the images that it sees; all for partitions without an entry.
+        image_numbers: By name of the partition the numbers of the images that it sees; without an entry all.
 
     Raises:
         RecipeError: If the ranks cannot be shared as the partitions say, or a batch is too small for its parts.
@@ -130,11 +130,11 @@ class BatchPlan:
         num_ranks: int = 1,
         *,
         patch_size: int,
-        admitted: Mapping[str, Tensor] | None = None,
+        image_numbers: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.recipe, self.num_images, self.rank, self.num_ranks = recipe, num_images, rank, num_ranks
         self.patch_size = patch_size
-        self._admitted = admitted or {}
+        self._image_numbers = image_numbers or {}
         self._ranks = divide_ranks(recipe.partitions, num_ranks)
         for partition in recipe.partitions:
             self._check_room(partition)
@@ -234,13 +234,13 @@ class BatchPlan:
         """Return the number of the image at a position of the partition's sequence of epochs."""
         if self.num_images is None:
             return position
-        admitted = self._admitted.get(partition)
-        number = self.num_images if admitted is None else len(admitted)
+        image_numbers = self._image_numbers.get(partition)
+        number = self.num_images if image_numbers is None else len(image_numbers)
         epoch, slot = divmod(position, number)
         if self._epochs.get(partition, (-1, None))[0] != epoch:
             generator = make_generator(self.recipe.seed, "epoch", partition, epoch)
             order = torch.randperm(number, generator=generator)
-            self._epochs[partition] = (epoch, order if admitted is None else admitted[order])
+            self._epochs[partition] = (epoch, order if image_numbers is None else image_numbers[order])
         return int(self._epochs[partition][1][slot])
 
 
@@ -321,7 +321,7 @@ def smallest_used_px(recipe: Recipe) -> int:
     return min(used_px(recipe, partition) for partition in recipe.partitions)
 
 
-def admit_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
+def large_enough_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
     """Return the numbers of the images that each partition may see, without the partitions that may see all.
 
     Args:
@@ -334,7 +334,7 @@ def admit_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
     ratio, sides = recipe.data.filters.min_side_ratio, images.short_sides()
     if ratio is None or sides is None:
         return {}
-    admitted = {}
+    image_numbers = {}
     for partition in recipe.partitions:
         least = ratio * used_px(recipe, partition)
         numbers = (sides >= least).nonzero().flatten()
@@ -344,8 +344,8 @@ def admit_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
                 f"{partition.name!r}, got {ratio}: the largest has {int(sides.max())} px. Lower it, or `sizes_px`."
             )
         if len(numbers) < len(sides):
-            admitted[partition.name] = numbers
-    return admitted
+            image_numbers[partition.name] = numbers
+    return image_numbers
 
 
 class StepShapes(NamedTuple):

@@ -18,7 +18,7 @@ from modeling_radio.training.losses.contrastive import (
     TEMPERATURE,
     EmbeddingBank,
     Image,
-    SummaryContrasts,
+    SummaryContrastiveLoss,
     centered,
     gather_step,
     relational_losses,
@@ -88,9 +88,9 @@ def example_of(summaries: torch.Tensor) -> Example:
     return Example([], {"a": Target(summaries, [], None)})
 
 
-def contrasts_of(bank_size: int) -> SummaryContrasts:
+def contrastive_of(bank_size: int) -> SummaryContrastiveLoss:
     recipe = small_recipe("a", contrastive={"weight": 1.0, "bank_size": bank_size})
-    return SummaryContrasts(recipe, {"a": SimpleNamespace(summary_dim=3, feature_dim=3)}, CPU)
+    return SummaryContrastiveLoss(recipe, {"a": SimpleNamespace(summary_dim=3, feature_dim=3)}, CPU)
 
 
 def test_summaries_of_earlier_steps_are_candidates_too() -> None:
@@ -98,11 +98,11 @@ def test_summaries_of_earlier_steps_are_candidates_too() -> None:
     earlier, teacher, student = F.normalize(draws, dim=-1).unbind(0)
     batch, losses = batch_of((0, 1, 2, 3), 4), {}
     for size in (8, 0):
-        contrasts = contrasts_of(size)
-        contrasts.begin_step([(batch, example_of(earlier))])
-        contrasts.end_step()
-        contrasts.begin_step([(batch, example_of(teacher))])
-        losses[size] = contrasts.losses("a", student, Target(teacher, [], None))
+        contrastive = contrastive_of(size)
+        contrastive.begin_step([(batch, example_of(earlier))])
+        contrastive.end_step()
+        contrastive.begin_step([(batch, example_of(teacher))])
+        losses[size] = contrastive.losses("a", student, Target(teacher, [], None))
         candidates = torch.cat([teacher, earlier[: 4 if size else 0]])
         mean = torch.cat([teacher, earlier]).mean(0)
         torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""Crops of each viewer, and their random numbers."""
+"""Crops for each consumer, and their random numbers."""
 
 import itertools
 from collections import Counter
@@ -46,7 +46,7 @@ def sight_of(numbers, grid: Grid, scales=(0.25, 1.0), is_flipped: bool = False, 
 
 @pytest.mark.parametrize("is_flipped", [False, True])
 def test_every_input_is_a_direct_resize_of_its_region(is_flipped: bool) -> None:
-    """All sizes show the same area, whatever the student's resolution, and crops of viewers differ by their shift."""
+    """All sizes show the same area, whatever the student's resolution, and crops of consumers differ by their shift."""
     image = torch.randint(0, 256, (3, 200, 200), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     # A region of 100 x 100 pixels at (40, 60), of 10 x 10 patches, and a crop one patch lower, two to the left.
     consumers = {"teacher": ((1, -2), ((32, 32), (1152, 1152))), "student": ((0, 0), ((224, 224),))}

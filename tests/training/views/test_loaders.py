@@ -35,7 +35,7 @@ def open_loader(recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> tuple[View
 
 
 def crop_specs(batch: Batch) -> list[CropSpec]:
-    """One viewer, who sees every image unshifted at the batch's size."""
+    """One consumer, which gets every image unshifted at the batch's size."""
     grid = batch.shapes[0].grid
     size = (grid.rows * 16, grid.cols * 16)
     return [
