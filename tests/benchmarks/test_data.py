@@ -68,7 +68,7 @@ def test_every_format_gives_all_images(photographs: list[Path], tmp_path: Path, 
 @pytest.mark.usefixtures("tiny_world")
 def test_smaller_formats_of_the_cache_lose_more(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "build_training_images", tiny.NoiseImages)
-    features = data.extract_features(load_recipe(recipe_file), 10)
+    features = data.compute_features(load_recipe(recipe_file), 10)
     assert {name: tuple(maps.shape) for name, maps in features.items()} == {
         "semantic": (10, 4, 4, 12),
         "segmenter": (10, 4, 4, 9),
