@@ -120,7 +120,7 @@ PINNED = [*DEMO.values(), *PAGE.values()]
 
 
 @pytest.mark.parametrize("package", PINNED, ids=[package.slug for package in PINNED])
-def test_nothing_of_another_archive_than_the_pinned_one_is_unpacked(package, tmp_path, monkeypatch):
+def test_nothing_of_another_archive_than_the_pinned_one_is_unpacked(package, cache, monkeypatch):
     def download(package, scratch):
         archive = scratch / f"{package.name.replace('/', '-')}_{package.version}_all.deb"
         archive.write_bytes(b"another one")
@@ -130,8 +130,8 @@ def test_nothing_of_another_archive_than_the_pinned_one_is_unpacked(package, tmp
     monkeypatch.setattr(packages, "download_archive", download)
     monkeypatch.setattr(packages, "unpack", lambda *arguments: pytest.fail("it was unpacked"))
     with pytest.raises(PackageCorruptError, match=package.sha256):
-        fetch_package(package, tmp_path)
-    assert leftovers(tmp_path) == []
+        fetch_package(package)
+    assert leftovers(cache) == []
 
 
 def test_an_interrupted_unpacking_leaves_nothing(tmp_path, cache, serve, monkeypatch):

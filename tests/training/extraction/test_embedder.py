@@ -114,8 +114,8 @@ def test_wrong_arguments_are_refused_at_once(values, name):
     [
         ({}, {"picture": []}, "`column`.*'image'.*picture"),
         ({"keep": ["id"]}, {"image": []}, "`keep`.*'id'"),
-        ({}, {"image": [b"no image"]}, "`batch`.*place 0"),
-        ({}, {"image": [np.zeros((8, 8, 3), np.uint8), None]}, "`batch`.*place 1"),
+        ({}, {"image": [b"no image"]}, "`batch`.*index 0"),
+        ({}, {"image": [np.zeros((8, 8, 3), np.uint8), None]}, "`batch`.*index 1"),
         ({}, {"image": [np.zeros((8, 8, 3))]}, "`batch`"),
         ({}, {"image": [np.zeros((8, 8, 7), np.uint8)]}, "`batch`"),
         ({}, {"image": ["photo.jpg"]}, "`batch`"),
@@ -131,5 +131,5 @@ def test_batches_that_cannot_be_embedded_are_refused(checkpoint, values, batch, 
 
 
 def test_texts_must_be_texts(zero_shot_folder):
-    with pytest.raises(ValueError, match=r"`batch`.*place 1"):
+    with pytest.raises(ValueError, match=r"`batch`.*index 1"):
         Embedder(zero_shot_folder, "texts")({"text": ["a cat", None]})
