@@ -156,7 +156,7 @@ class TestRuns:
     def test_weight_0_is_no_contrast_bit_for_bit(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
         distil(recipe_file, "off", *EIGHT, "contrastive.weight=0")
         distil(recipe_file, "on", *EIGHT, BANK)
-        monkeypatch.setattr("modeling_radio.training.losses.contrastive.SummaryContrasts", lambda *_: None)
+        monkeypatch.setattr("modeling_radio.training.losses.contrastive.SummaryContrastiveLoss", lambda *_: None)
         distil(recipe_file, "none", *EIGHT, BANK)
         assert_same_tensors(last_state("off"), last_state("none"))
         key = "student/radio_model.model.blocks.0.attn.qkv.weight"
