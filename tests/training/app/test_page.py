@@ -16,7 +16,6 @@ from PIL import Image
 import modeling_radio.training.app
 from modeling_radio import (
     RadioConfig,
-    RadioForDepthEstimation,
     RadioForImageClassification,
     RadioForSemanticSegmentation,
     RadioModel,
@@ -26,15 +25,11 @@ from modeling_radio.training.app.page import (
     KEPT_PASSES,
     App,
     build_page,
-    cells_picture,
     clear_errors,
-    fit_basis,
-    heat_picture,
     launch_options,
     read_window,
     read_words,
 )
-from modeling_radio.training.figures.features import fit_pca_basis
 
 
 SPACES = ["backbone", "siglip2-g", "dino_v2"]
@@ -143,25 +138,6 @@ def test_a_coarse_map_is_made_finer_by_moving_the_image(app, photograph, monkeyp
     app.look.cache_clear()
 
 
-def test_patches_blend_and_heat_grows_from_black_to_yellow():
-    pixels = np.asarray(cells_picture(torch.tensor([[[1.0, 0, 0], [0, 0, 1]]]), (4, 10))).astype(int)
-    assert pixels.shape == (4, 10, 3)
-    assert (pixels[0, 0].tolist(), pixels[0, -1].tolist()) == ([255, 0, 0], [0, 0, 255])
-    assert (np.diff(pixels[0, :, 0]) <= 0).all()
-    assert ((pixels[0, :, 0] > 0) & (pixels[0, :, 2] > 0)).any()
-    heat = np.asarray(heat_picture(torch.tensor([[0.0, 0.5, 1.0]]), (1, 3)))[0].astype(int)
-    assert heat[0].sum() < 10
-    assert heat[0].sum() < heat[1].sum() < heat[2].sum()
-
-
-def test_wide_features_are_projected_at_random_and_narrow_ones_refused(monkeypatch):
-    features = torch.randn(1, 8, 4, 6)
-    monkeypatch.setattr(page, "EXACT_WIDTH", 7)
-    assert torch.equal(fit_basis(features).components, fit_pca_basis(features, approximate=True).components)
-    with pytest.raises(ValueError, match="`features`"):
-        fit_basis(torch.randn(1, 2, 4, 6))
-
-
 def find(app, photograph, wanted="cat, dog", others="grass", source="features", windows="off"):
     (picture, regions), _, scores, heats = app.words(photograph, wanted, others, source, 128, windows)
     return picture, regions, scores, heats
@@ -185,13 +161,6 @@ def test_regions_are_those_of_the_models_own_segmentation(app, photograph):
     for other in ({"source": "summary_head"}, {"windows": "2"}):
         changed = find(app, photograph, **other)[3]
         assert [one.tobytes() for one, _ in changed] != [one.tobytes() for one, _ in heats], "it acts"
-
-
-def test_other_words_compete_but_are_not_drawn(app, photograph):
-    cats, dogs = find(app, photograph, "cat", "dog")[1], find(app, photograph, "dog", "cat")[1]
-    assert sum(mask.sum() for mask, _ in cats + dogs) == 640 * 360, "each patch is given to one of the two"
-    assert {word for _, word in cats} <= {"cat"}
-    assert {word for _, word in dogs} <= {"dog"}
 
 
 def test_bad_words_are_refused(app, photograph, monkeypatch, tmp_path):
@@ -262,14 +231,6 @@ def test_each_model_has_the_tabs_that_it_can_fill(app, save_tuned, tmp_path):
         assert [block.label for block in blocks if isinstance(block, gr.Tab)] == tabs
 
 
-def test_the_device_is_one_of_those_to_choose_from(app, monkeypatch):
-    monkeypatch.setattr("modeling_radio.training.app.page.devices", lambda: ["mps", "cpu"])
-    monkeypatch.setattr(type(app.opened.model), "device", torch.device("mps:0"))  # torch's name of the only "mps"
-    dropdowns = [each for each in build_page(app, may_reopen=True).blocks.values() if isinstance(each, gr.Dropdown)]
-    assert [each.value for each in dropdowns if each.label == "Device"] == ["mps"]
-    assert "; on mps, float32." in app.describe()
-
-
 def test_the_api_gives_the_functions_results(client, app, photograph):
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(named) == {"/features", "/alike", "/words", "/windows"}
@@ -323,14 +284,6 @@ def test_only_uploaded_files_can_be_read_and_no_other_machine_is_contacted(addre
     assert not list(Path(modeling_radio.training.app.__file__).parent.glob("*.pyi")), (
         "Gradio writes nothing beside the sources"
     )
-
-
-def test_a_task_over_its_function(save_tuned, photograph):
-    shown = build_page(App(str(save_tuned(RadioForDepthEstimation)), "cpu"))
-    (predict,) = [fn for fn in shown.fns.values() if fn.api_name == "predict"]
-    told, scores, picture, regions = predict.fn(photograph, 0.5, True)
-    assert told.startswith("Depth from ")
-    assert (scores, regions, picture.size) == (None, None, (640, 360))
 
 
 def test_another_type_opens_the_checkpoint_again(texts, photograph):

@@ -22,8 +22,6 @@ from modeling_radio.training.distillation.inputs import (
 )
 from modeling_radio.training.distillation.sharding import build_accelerator
 from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
-from modeling_radio.training.targets.cached import CachedTargets
-from modeling_radio.training.targets.online import OnlineTargets
 from modeling_radio.training.teachers.base import Teacher
 
 
@@ -46,16 +44,6 @@ def opened(recipe: Recipe, tmp_path: Path) -> tuple[NoiseImages, dict[str, Teach
     images, teachers = open_images(recipe, accelerator), load_teachers(recipe, CPU)
     assert isinstance(images, NoiseImages)
     return images, teachers, open_targets(recipe, accelerator, images, teachers, StopRequest())
-
-
-@pytest.mark.parametrize(("views", "kind"), [("online", OnlineTargets), ("cached", CachedTargets)])
-def test_targets_are_online_or_cached(recipe_file: str, tmp_path: Path, views: str, kind: type) -> None:
-    recipe = load_recipe(recipe_file, [f"views={{teachers: {views}, cache_dir: cache}}"])
-    images, teachers, source = opened(recipe, tmp_path)
-    assert type(source) is kind
-    assert len(images) == 11
-    assert list(teachers) == ["semantic", "segmenter"]
-    assert (tmp_path / "cache" / "cache.json").is_file() == (views == "cached")
 
 
 def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(recipe_file: str) -> None:

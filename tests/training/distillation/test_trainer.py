@@ -4,12 +4,9 @@ import itertools
 import math
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +24,6 @@ from tiny_distillation import (
     TinyTeacher,
     assert_same_tensors,
     distil,
-    environment,
     last_state,
 )
 from torch import Tensor
@@ -38,13 +34,11 @@ import modeling_radio.training.teachers.registry
 from modeling_radio import RadioModel
 from modeling_radio.core.files import RUN_FILE, WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
-from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.distill import main
-from modeling_radio.training.distillation import inputs, step, trainer
+from modeling_radio.training.distillation import inputs, trainer
 from modeling_radio.training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
 from modeling_radio.training.distillation.tracking import read_series
-from modeling_radio.training.losses.alignment import AlignedMaps, align_to_teacher
 from modeling_radio.training.recipe import RecipeError, load_recipe
 from modeling_radio.training.student.parameters import is_of_trunk
 from modeling_radio.training.teachers.outputs import TeacherOutput
@@ -98,15 +92,6 @@ def test_parts_at_once_equal_parts_one_after_the_other_bit_for_bit(
     assert len(threads) == 2
     assert threading.main_thread() not in threads
     assert_same_tensors(last_state("one", 3), last_state("two", 3))
-
-
-def test_ranks_wait_a_day_but_for_the_steps_between(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
-    train_step = trainer.Distiller.train_step
-    monkeypatch.setattr(trainer, "set_timeout", seen.append)
-    monkeypatch.setattr(trainer.Distiller, "train_step", lambda *each: seen.append("step") or train_step(*each))
-    distil(recipe_file, "run", "schedule.num_steps=3")
-    assert seen == ["step", STEP_TIMEOUT, "step", "step", TIMEOUT]
 
 
 def first_losses(recipe_file: str, output: str, *settings: str) -> dict[str, float]:
@@ -170,21 +155,6 @@ def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: st
     assert output.adaptors["segmenter"].features.shape == (1, 9, 2, 3)
     # The teacher's features lie around 3; a standardized head's would lie around 0.
     assert output.adaptors["segmenter"].features.mean().item() == pytest.approx(3, abs=0.5)
-
-
-def test_shifts_count_patches_where_heads_are_finer(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def recorded(
-        student: Tensor, teacher: Tensor, shift: Tensor, patches: Sequence[int], extent: Tensor
-    ) -> AlignedMaps:
-        calls.append((tuple(student.shape[2:]), patches, bool(shift.any())))
-        return align_to_teacher(student, teacher, shift, patches, extent)
-
-    monkeypatch.setattr(step, "align_to_teacher", recorded)
-    distil(recipe_file, "run", "student.adaptor.upsample_factor=2", "partitions.low.sizes_px=[64]", stop_at=2)
-    assert {(cells, tuple(patches)) for cells, patches, _ in calls} == {((8, 8), (4, 4))}
-    assert any(is_shifted for *_, is_shifted in calls)
 
 
 NORMALIZED = "export={feature_normalizer: true, intermediate_normalizers: per_block, normalizer_images: 30}"
@@ -446,18 +416,6 @@ def test_a_run_that_is_extended_has_no_older_export_once_it_is_trained(
     assert trainer.Distiller(recipe, Path("run")).is_finished
 
 
-@pytest.mark.parametrize("widths", ["{feature_dim: 9}", "{summary_dim: 10, feature_dim: 12}"])
-def test_teachers_in_another_order_do_not_resume(recipe_file: str, widths: str) -> None:
-    """Neither of other widths, where moments would be read beyond their ends, nor of equal ones, where heads swap."""
-    text = Path(recipe_file).read_text().replace("{feature_dim: 9}", widths)
-    Path(recipe_file).write_text(text)
-    distil(recipe_file, "run", stop_at=1)
-    first, second = (line for line in text.splitlines() if "kind: tiny" in line)
-    Path(recipe_file).write_text(text.replace(f"{first}\n{second}", f"{second}\n{first}"))
-    with pytest.raises(RecipeError, match=r"another recipe \(order of teachers: semantic, segmenter -> segmenter, sem"):
-        distil(recipe_file, "run")
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -665,15 +623,6 @@ def test_nothing_is_started_without_a_recipe(words: list[str], capsys: pytest.Ca
     assert not Path("runs").exists()
 
 
-def test_tensorboard_and_progress_bar(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    distil(recipe_file, "run", "logging={trackers: [tensorboard], use_progress_bar: true}")
-    (events,) = Path("run/logs").iterdir()
-    content = events.read_bytes()
-    for name in (b"features/segmenter", b"summary/semantic", b"phi_s_scale/segmenter", b"dispersion/semantic"):
-        assert name in content
-    assert "images/s" in capsys.readouterr().err
-
-
 def test_weights_and_biases_get_one_run_with_its_recipe(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[dict[str, Any]] = []
     configurations: list[dict[str, Any]] = []
@@ -718,28 +667,3 @@ def command(tmp_path: Path) -> str:
     path = tmp_path / "command.py"
     path.write_text(COMMAND)
     return str(path)
-
-
-def test_ctrl_c_in_mid_training_ends_with_a_checkpoint(recipe_file: str, command: str) -> None:
-    arguments = ["--recipe", recipe_file, "--output", "run", "schedule.num_steps=100000", "data.num_workers=1"]
-    process = subprocess.Popen(
-        [sys.executable, command, *arguments],
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 100
-    while not list(Path("run").glob("checkpoints/step_*")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the data workers get it too
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
-    (message,) = [line for line in error.splitlines() if line.startswith("radio distill:")]
-    assert message.startswith("radio distill: Stopped after step ")
-    assert message.endswith("the same command resumes.")
-    step = int(message.split()[5])
-    assert (Path("run/checkpoints") / f"step_{step:08d}" / "state.json").is_file()
-    assert "Traceback" not in error

@@ -51,13 +51,6 @@ def test_class_folders_are_split_by_a_seed(class_folders, tmp_path):
     assert (len(images.train), len(images.validation)) == (6, 5)
 
 
-def test_parquet_files(tmp_path):
-    save_parquet(tmp_path / "data.parquet", ["b", "a", "b", "c"])
-    images = load(tmp_path / "data.parquet", "image-classification", validation_share=0.25)
-    assert images.class_names == ("a", "b", "c")
-    assert targets(images) == [0, 1, 1, 2]
-
-
 @pytest.mark.parametrize(
     "feature", [Value("binary"), Value("large_binary"), {"bytes": Value("binary"), "path": Value("string")}]
 )

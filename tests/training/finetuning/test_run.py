@@ -35,7 +35,6 @@ from modeling_radio.core.files import sole_run
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.training.finetuning import run as run_module
 from modeling_radio.training.finetuning.adapters import open_adapter
 from modeling_radio.training.finetuning.error_analysis import predict_examples
 from modeling_radio.training.finetuning.record import record_run
@@ -391,19 +390,6 @@ def test_launchers_that_are_refused(base, class_folders, tmp_path, monkeypatch, 
         monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=name):
         FinetuningRun(run_settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
-
-
-def test_one_of_several_gpus_is_used(base, class_folders, tmp_path, monkeypatch, capsys):
-    made = run_module.training_arguments
-
-    def on_four_gpus(settings):
-        arguments = made(settings)
-        arguments._n_gpu = 4
-        return arguments
-
-    monkeypatch.setattr(run_module, "training_arguments", on_four_gpus)
-    assert FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).arguments.n_gpu == 1
-    assert "One of 4 GPUs" in capsys.readouterr().out
 
 
 def test_class_weights_of_an_earlier_tuning_are_dropped(base, class_folders, tmp_path):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from matplotlib.figure import Figure
 from tiny_tuning import build_task, picture, tuning_settings
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_picture, run_lengths, save_picture
 
@@ -171,18 +170,6 @@ def test_references_have_the_rows_of_the_fullest_image(detection):
     assert references[..., 4].tolist() == [[0] + [NO_OBJECT] * 3, [0, 1, 2, NO_OBJECT]]
 
 
-@pytest.mark.parametrize(
-    ("scores", "drawn"), [((0.9, 0.1, 0.4), (0.9, 0.4)), ((0.2, 0.1, 0.1), (0.2,)), ((0.1, 0.1, 0.05), (0.1, 0.1))]
-)
-def test_of_uncertain_boxes_the_most_certain_is_drawn(detection, scores, drawn):
-    ax = Figure().add_subplot()
-    boxes = torch.tensor([[0.1, 0.1, 0.5, 0.5, 0.0, score] for score in scores])
-    detection.draw_prediction(ax, torch.zeros(32, 48, 3), boxes, boxes)
-    texts = [text.get_text() for text in ax.texts]
-    assert [float(text.split()[-1]) for text in texts if "above" not in text] == list(drawn)
-    assert any("nothing above 0.3" in text for text in texts) == (max(scores) <= 0.3)
-
-
 TRIANGLE = [[4, 6, 24, 6, 4, 18]]
 OUTLINED = {
     "bbox": [[4, 6, 20, 12], [12, 10, 18, 8]],
@@ -264,17 +251,6 @@ def test_outlines_of_another_size_are_refused(outline):
     height, width = outline["size"]
     with pytest.raises(ValueError, match=f"image 7 has {height} x {width} pixels but its image 36 x 48"):
         decode_mask(outline, (HEIGHT, WIDTH), "image 7")
-
-
-def test_masks_are_read(instances):
-    sample = instances.read({"image": rectangle_picture(), "target": OUTLINED}, "image 0")
-    assert sample["masks"].shape == (2, HEIGHT, WIDTH)
-    assert sample["masks"][0].sum() == pytest.approx(20 * 12 / 2, rel=0.1)
-    assert np.array_equal(sample["masks"][1], RECTANGLE)
-    labels = instances.labels(sample)
-    assert type(labels["masks"]) is torch.Tensor
-    nothing = instances.read({"image": rectangle_picture(), "target": {key: [] for key in OUTLINED}}, "image 0")
-    assert nothing["masks"].shape == (0, HEIGHT, WIDTH)
 
 
 def test_missing_outlines_are_refused(instances):
