@@ -9,10 +9,8 @@ from tiny_radio1d import build_radio1d
 
 from modeling_radio import (
     RadioConfig,
-    RadioForDepthEstimation,
     RadioForImageClassification,
     RadioForInstanceSegmentation,
-    RadioForObjectDetection,
     RadioForSemanticSegmentation,
     RadioForZeroShotImageClassification,
     RadioImageProcessor,
@@ -120,9 +118,7 @@ def test_radio1d_has_tokens_where_others_have_windows(progressive):
     ("model_class", "caption"),
     [
         (RadioForSemanticSegmentation, "Share of the photograph: "),
-        (RadioForDepthEstimation, "Depth from "),
         (RadioForImageClassification, "LABEL_"),
-        (RadioForObjectDetection, "12 objects."),
         (RadioForInstanceSegmentation, "12 objects."),
     ],
 )
@@ -139,7 +135,7 @@ def test_each_task_is_shown(model_class, caption, tmp_path):
     assert drawn.caption.startswith(caption)
     assert drawn.pixels.shape == (3, 64, 64)
     assert torch.equal(drawn.pixels, photograph.pixels) == (model_class is RadioForImageClassification)
-    assert bool(section.legend) == (model_class not in (RadioForImageClassification, RadioForDepthEstimation))
+    assert bool(section.legend) == (model_class is not RadioForImageClassification)
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ def held_out(classes, share, seed=0):
     return [classes[index] for index in validation]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_each_class_has_its_share_and_at_least_one_image(seed):
     classes = [["circle"]] * 20 + [["square"]] * 20 + [["rare"]] * 2 + [["alone"]] + [[]] * 10
     names = [name for image in held_out(classes, 0.1, seed) for name in image or ["none"]]
     assert {name: names.count(name) for name in set(names)} == {"circle": 2, "square": 2, "rare": 1, "none": 1}
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_of_several_classes_an_image_none_loses_its_last_training_image(seed):
     classes = [["a"]] * 8 + [["a", "b"], ["b", "c"], ["c", "a"], ["c", "c"]]
     train, validation = split_images(classes, 0.25, seed)
