@@ -278,3 +278,17 @@ def test_a_run_says_what_begins_after_its_end() -> None:
     mesa, trunk = load_recipe("c_radio_v4_so400m", [SOURCE, "schedule.num_steps=3000"]).settings_without_effect()
     assert [part in mesa for part in ("`mesa.start_step`", "75000", "3000")] == [True] * 3
     assert [part in trunk for part in ("`optimizer.trunk_frozen_steps`", "5000", "3000")] == [True] * 3
+
+
+def test_help_starts_from_the_recipe_that_the_options_name(write) -> None:
+    class Required(RecipeCommand):
+        recipe: str
+
+    assert RecipeCommand.unchanged({})["name"] == "demo"
+    assert Required.unchanged({}) == {}
+    values = Required.unchanged({"recipe": write("base: c_radio_v4_h\nseed: 5\n")})  # which names no images
+    assert (values["name"], values["seed"], values["ema"]["decay"]) == (
+        "mine",
+        5,
+        load_recipe("c_radio_v4_h", [SOURCE]).ema.decay,
+    )

@@ -26,6 +26,7 @@ from modeling_radio.training.app.page import (
     App,
     build_page,
     clear_errors,
+    fit_basis,
     launch_options,
     read_window,
     read_words,
@@ -385,3 +386,8 @@ def test_it_can_be_used_from_the_keyboard(browser, address):
         page.get_by_role("button", name="Show similar places").press("Enter")
         wait_for(page, "alike", "Patch 8 of 14 across, 5 of 8 down.")
         assert all(page.locator(".pictures:visible img").nth(index).get_attribute("alt") for index in range(4))
+
+
+def test_features_with_fewer_channels_than_colors_are_refused():
+    with pytest.raises(ValueError, match="`features`"):
+        fit_basis(torch.randn(1, 2, 4, 6))

@@ -16,13 +16,10 @@ from modeling_radio.training.distillation.inputs import (
     check_image_sizes,
     ends_on_all_ranks,
     load_teachers,
-    open_images,
     open_targets,
     widths_of_teachers,
 )
-from modeling_radio.training.distillation.sharding import build_accelerator
-from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
-from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.recipe import RecipeError, load_recipe
 
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
@@ -37,13 +34,6 @@ class Small(TinyTeacher):
         super().check_size(height, width)
         if max(height, width) > 160:
             raise self._error(f"too large: {height} x {width}")
-
-
-def opened(recipe: Recipe, tmp_path: Path) -> tuple[NoiseImages, dict[str, Teacher], object]:
-    accelerator = build_accelerator(recipe, tmp_path)
-    images, teachers = open_images(recipe, accelerator), load_teachers(recipe, CPU)
-    assert isinstance(images, NoiseImages)
-    return images, teachers, open_targets(recipe, accelerator, images, teachers, StopRequest())
 
 
 def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(recipe_file: str) -> None:

@@ -227,3 +227,15 @@ def test_pictures_are_files_and_in_tensorboard(recipe_file: str, folder: Path) -
     with Image.open("run/pictures/step-8.png") as picture:
         assert (event.width, event.height) == picture.size
         assert picture.width > picture.height  # five columns, two rows
+
+
+def test_devices_are_waited_for_on_watched_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[torch.device] = []
+    monkeypatch.setattr("torch.accelerator.synchronize", waits.append)
+    clock = Clock()
+    watch = StepProfile({}, torch.device("cuda:0"))
+    run_step(watch, clock, {})
+    assert waits == []
+    watch.begin_step()
+    run_step(watch, clock, {})
+    assert waits == [torch.device("cuda:0")] * 4  # the begin, and the end of each of three parts

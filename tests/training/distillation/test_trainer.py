@@ -4,9 +4,12 @@ import itertools
 import math
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +27,7 @@ from tiny_distillation import (
     TinyTeacher,
     assert_same_tensors,
     distil,
+    environment,
     last_state,
 )
 from torch import Tensor
@@ -34,11 +38,13 @@ import modeling_radio.training.teachers.registry
 from modeling_radio import RadioModel
 from modeling_radio.core.files import RUN_FILE, WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.distill import main
-from modeling_radio.training.distillation import inputs, trainer
+from modeling_radio.training.distillation import inputs, step, trainer
 from modeling_radio.training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
 from modeling_radio.training.distillation.tracking import read_series
+from modeling_radio.training.losses.alignment import AlignedMaps, align_to_teacher
 from modeling_radio.training.recipe import RecipeError, load_recipe
 from modeling_radio.training.student.parameters import is_of_trunk
 from modeling_radio.training.teachers.outputs import TeacherOutput
@@ -620,3 +626,52 @@ def command(tmp_path: Path) -> str:
     path = tmp_path / "command.py"
     path.write_text(COMMAND)
     return str(path)
+
+
+def test_ranks_wait_a_day_but_for_the_steps_between(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    train_step = trainer.Distiller.train_step
+    monkeypatch.setattr(trainer, "set_timeout", seen.append)
+    monkeypatch.setattr(trainer.Distiller, "train_step", lambda *each: seen.append("step") or train_step(*each))
+    distil(recipe_file, "run", "schedule.num_steps=3")
+    assert seen == ["step", STEP_TIMEOUT, "step", "step", TIMEOUT]
+
+
+def test_shifts_count_patches_where_heads_are_finer(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def recorded(
+        student: Tensor, teacher: Tensor, shift: Tensor, patches: Sequence[int], extent: Tensor
+    ) -> AlignedMaps:
+        calls.append((tuple(student.shape[2:]), patches, bool(shift.any())))
+        return align_to_teacher(student, teacher, shift, patches, extent)
+
+    monkeypatch.setattr(step, "align_to_teacher", recorded)
+    distil(recipe_file, "run", "student.adaptor.upsample_factor=2", "partitions.low.sizes_px=[64]", stop_at=2)
+    assert {(cells, tuple(patches)) for cells, patches, _ in calls} == {((8, 8), (4, 4))}
+    assert any(is_shifted for *_, is_shifted in calls)
+
+
+def test_ctrl_c_in_mid_training_ends_with_a_checkpoint(recipe_file: str, command: str) -> None:
+    arguments = ["--recipe", recipe_file, "--output", "run", "schedule.num_steps=100000", "data.num_workers=1"]
+    process = subprocess.Popen(
+        [sys.executable, command, *arguments],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 100
+    while not list(Path("run").glob("checkpoints/step_*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the data workers get it too
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    (message,) = [line for line in error.splitlines() if line.startswith("radio distill:")]
+    assert message.startswith("radio distill: Stopped after step ")
+    assert message.endswith("the same command resumes.")
+    step = int(message.split()[5])
+    assert (Path("run/checkpoints") / f"step_{step:08d}" / "state.json").is_file()
+    assert "Traceback" not in error

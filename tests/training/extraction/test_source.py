@@ -3,10 +3,14 @@
 import io
 import shutil
 import tarfile
+from types import SimpleNamespace
 
 import pytest
+import torch
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
+from modeling_radio.training.evaluation.data import Examples, Part, Stacked
+from modeling_radio.training.extraction import source
 from modeling_radio.training.extraction.settings import SourceSettings
 from modeling_radio.training.extraction.source import open_source
 
@@ -89,3 +93,17 @@ def test_wrong_columns_and_splits_are_refused(values, name, table, tmp_path):
         opened(tmp_path / "rows.parquet", **{"image_column": "image", **values})
     with pytest.raises(ValueError, match="`data`"):
         opened(tmp_path / "missing")
+
+
+def test_the_demos_objects_have_their_classes(monkeypatch):
+    images = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 8, 8)
+    examples = Examples(Stacked(images), "x", torch.tensor([1, 0]))
+    part = Part("objects", examples, examples, ("red", "green"))
+    monkeypatch.setattr(source, "open_data", lambda *arguments, **options: SimpleNamespace(part={"labels": part}.get))
+    splits = opened("demo")
+    assert list(splits) == ["train", "test"]
+    assert splits["test"].ids() == ["test-000000000", "test-000000001"]
+    assert splits["test"].kept_features["label"].names == ["red", "green"]
+    assert splits["train"].kept(0, 2)["label"].to_pylist() == [1, 0]
+    assert (splits["train"].images[1] == 1).all()
+    assert opened("demo")["train"].fingerprint == splits["train"].fingerprint

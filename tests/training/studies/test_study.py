@@ -4,6 +4,7 @@ import pytest
 from toy_studies import STUDY, write_study
 
 from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.studies import study
 from modeling_radio.training.studies.study import Study, list_studies, open_study
 
 
@@ -81,3 +82,11 @@ def test_our_own_studies_compare_different_recipes_on_enough_images(name):
     assert opened.comparisons()
     texts = [repr(recipe.replace(name="any")) for recipe in opened.recipes.values()]
     assert len(set(texts)) == len(texts)
+
+
+def test_results_of_our_studies_lie_where_an_installed_command_runs(monkeypatch, tmp_path):
+    name = list_studies()[0]
+    assert open_study(name, tmp_path).raw_results == study.STUDIES_DIR / f"{name}.jsonl"
+    monkeypatch.setattr(study, "IS_CLONE", False)
+    assert open_study(name, tmp_path).raw_results == tmp_path / f"{name}.jsonl"
+    assert open_study(name).raw_results == Path("runs/ablate") / f"{name}.jsonl"

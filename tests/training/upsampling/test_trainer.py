@@ -344,3 +344,11 @@ def test_wrong_upsamplers_are_refused(train, recipe_file, tmp_path):
         sharp = f"teachers.segmenter={{upsample: featsharp, upsampler: {tmp_path / folder}}}"
         with pytest.raises(ValueError, match=message):
             registry.teacher_of_recipe(load_recipe(recipe_file, [*fixed, sharp, *changes]).teachers[1])
+
+
+def test_data_without_held_out_images_are_not_measured(monkeypatch):
+    def refuse(*args):
+        raise ValueError("`data.source` holds nothing out.")
+
+    monkeypatch.setattr(upsampling, "open_images", refuse)
+    assert upsampling._held_out_images(UpsamplerSettings(teacher="t"), small_recipe("t"), 32) is None

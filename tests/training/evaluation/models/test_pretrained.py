@@ -370,3 +370,10 @@ def test_a_random_network_depends_on_its_seed_and_disturbs_no_other(tiny_model):
     assert not torch.allclose(one, other)
     assert models[0].adaptor_names == ()
     assert random_vit(tiny_model.config, size_px=32, device=torch.device("meta")).device.type == "meta"
+
+
+def test_autocast_changes_the_features_a_little(tmp_path):
+    save(tmp_path, "vit")
+    exact, rough = (open_huggingface(tmp_path, name="vit", dtype=dtype) for dtype in (None, torch.bfloat16))
+    pixels = exact.preprocess(picture())[None]
+    assert 0 < (rough.encode(pixels).features.float() - exact.encode(pixels).features).abs().max() < 0.5
