@@ -14,12 +14,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import modeling_radio.training.app
-from modeling_radio import (
-    RadioConfig,
-    RadioForImageClassification,
-    RadioForSemanticSegmentation,
-    RadioModel,
-)
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioForSemanticSegmentation, RadioModel
 from modeling_radio.training.app import page
 from modeling_radio.training.app.page import (
     KEPT_PASSES,

@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from modeling_radio.training.evaluation.data import (
-    CroppedViews,
-    Stacked,
-    Windows,
-    square,
-    tensor_fingerprint,
-)
+from modeling_radio.training.evaluation.data import CroppedViews, Stacked, Windows, square, tensor_fingerprint
 
 
 def test_a_fingerprint_is_of_every_byte_of_shape_and_of_type():

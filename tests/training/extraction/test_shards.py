@@ -4,13 +4,7 @@ import pyarrow
 import pytest
 
 from modeling_radio.training.extraction import shards
-from modeling_radio.training.extraction.shards import (
-    MANIFEST,
-    begin,
-    read_columns,
-    read_manifest,
-    write_shard,
-)
+from modeling_radio.training.extraction.shards import MANIFEST, begin, read_columns, read_manifest, write_shard
 
 
 FACTS = {

@@ -21,13 +21,7 @@ from modeling_radio.training.demo.closing_page import Credited
 from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
 from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.training.figures import gallery
-from modeling_radio.training.figures.gallery import (
-    PHOTOGRAPH_PX,
-    Gallery,
-    main,
-    open_task_model,
-    task_section,
-)
+from modeling_radio.training.figures.gallery import PHOTOGRAPH_PX, Gallery, main, open_task_model, task_section
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
 

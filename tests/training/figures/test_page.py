@@ -12,15 +12,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from modeling_radio.model_cards.results import Measurement, Source, build_tables
-from modeling_radio.training.figures.page import (
-    Drawing,
-    Picture,
-    Row,
-    Section,
-    check_page,
-    source_section,
-    write_page,
-)
+from modeling_radio.training.figures.page import Drawing, Picture, Row, Section, check_page, source_section, write_page
 
 
 NASTY = 'a <script>alert("x")</script> | b\n& "c" {{ d }}'

@@ -13,12 +13,7 @@ from releases import LOADS_HEADS
 from tiny_radio1d import FIELDS
 from tiny_tuning import tuning_settings
 
-from modeling_radio import (
-    RadioConfig,
-    RadioForImageClassification,
-    RadioForSemanticSegmentation,
-    RadioModel,
-)
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioForSemanticSegmentation, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.training.finetuning.adapters import (
     add_adapter,

@@ -2,11 +2,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from modeling_radio.training.evaluation.metrics.dense import (
-    ConfusionMatrix,
-    class_sums,
-    pixel_accuracy_of_sums,
-)
+from modeling_radio.training.evaluation.metrics.dense import ConfusionMatrix, class_sums, pixel_accuracy_of_sums
 
 
 @pytest.mark.parametrize("ignore_index", [255, 0, 4, -100], ids=["beyond", "a class", "an absent class", "negative"])

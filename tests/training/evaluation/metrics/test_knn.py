@@ -6,11 +6,7 @@ from torch.nn import functional as F
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalRecall
 
 from modeling_radio.training.evaluation.metrics import knn
-from modeling_radio.training.evaluation.metrics.knn import (
-    knn_predictions,
-    nearest_neighbors,
-    retrieval_scores,
-)
+from modeling_radio.training.evaluation.metrics.knn import knn_predictions, nearest_neighbors, retrieval_scores
 
 
 @pytest.mark.parametrize(

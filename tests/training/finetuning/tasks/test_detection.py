@@ -60,8 +60,7 @@ def test_objects_as_lists_of_objects(detection):
 
 
 @pytest.mark.parametrize(
-    ("box_key", "class_key"),
-    [("bbox", "category"), ("boxes", "category_id"), ("bboxes", "label"), ("bbox", "labels")],
+    ("box_key", "class_key"), [("bbox", "category"), ("boxes", "category_id"), ("bboxes", "label"), ("bbox", "labels")]
 )
 def test_spellings_of_keys_and_classes(box_key, class_key):
     objects = {box_key: [[4, 6, 20, 12]], class_key: [1]}
