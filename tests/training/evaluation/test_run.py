@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -13,12 +14,15 @@ from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 import modeling_radio.model_cards
 from modeling_radio import RadioImageProcessor
 from modeling_radio.model_cards.results import STUDENT, Results
+from modeling_radio.training.evaluation import run as evaluation_run
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
 from modeling_radio.training.evaluation.models.radio import RadioFeatures
-from modeling_radio.training.evaluation.run import run_evaluations
+from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.training.evaluation.run import build_references, run_evaluations
 from modeling_radio.training.evaluation.settings import EvaluationSettings
-from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE
 
 
 def evaluate(settings: EvaluationSettings, *changes: str) -> Results:
@@ -118,3 +122,22 @@ def test_other_models_stand_in_the_same_table(settings, tmp_path):
     assert list(dict.fromkeys(of_task["resolution_consistency"])) == [*names, STUDENT]
     values = {found.model: found.value for found in measured if found.task == "knn" and found.metric == "accuracy"}
     assert len(set(values.values())) > 1
+
+
+def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(tiny_model, monkeypatch):
+    model = RadioFeatures(tiny_model, size_px=16)
+    with pytest.raises(RecipeError, match=r"'demo' names none of .*--recipe"):
+        build_references(model, load_recipe("demo"))
+    first = SimpleNamespace(name="teacher_b")
+    asked = []
+
+    def build(entries, grid_stride):
+        asked.append((entries, grid_stride))
+        return {entry.name: torch.nn.Identity() for entry in entries}
+
+    monkeypatch.setattr(evaluation_run, "build_teachers", build)
+    teachers = build_references(model, SimpleNamespace(name="mine", teachers=[first, SimpleNamespace(name="other")]))
+    assert list(teachers) == ["teacher_b"]
+    assert isinstance(teachers["teacher_b"], TeacherFeatures)
+    assert asked == [([first], model.patch_size)]
+    assert model.patch_size != DEFAULT_GRID_STRIDE

@@ -94,3 +94,12 @@ def test_names_that_do_not_open(beside, name, message, tmp_path, tiny_model):
 def test_embedded_teachers_open(beside):
     opened = open_model("teacher:efficientnet-lite0", beside=beside)
     assert opened.encode(torch.rand(1, 3, 32, 32)).summary.shape == (1, 1280)
+
+
+def test_baselines_and_networks_of_timm_by_name(beside, tiny_model):
+    pixels = open_model("pixels", beside=beside)
+    assert (pixels.patch_size, pixels.size_px, pixels.device) == (8, 32, beside.device)
+    untrained = open_model("random-vit", beside=beside, size_px=64)
+    assert untrained.size_px == 64
+    assert not torch.equal(next(untrained.model.parameters()), next(tiny_model.parameters()))
+    assert type(open_model("timm-random:test_vit", beside=beside)) is TimmFeatures
