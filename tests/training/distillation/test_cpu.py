@@ -56,7 +56,6 @@ def test_random_passes_run_one_after_the_other(change: str) -> None:
 
 PROGRAM = """
 import resource, sys
-from modeling_radio.training.distillation.cpu import keep_freed_memory
 
 def pages_of(num_rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -66,6 +65,7 @@ def pages_of(num_rounds):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 if sys.argv[1] == "keep":
+    from modeling_radio.training.distillation.cpu import keep_freed_memory
     assert keep_freed_memory()
 pages_of(1)
 print(pages_of(10))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_radio.training.evaluation.data import CroppedViews, Stacked, Windows, square, tensor_fingerprint
+from modeling_radio.training.evaluation.data import CroppedViews, Stacked, Windows, tensor_fingerprint
 
 
 def test_a_fingerprint_is_of_every_byte_of_shape_and_of_type():
@@ -31,12 +31,6 @@ def test_views_are_the_middle_square_and_crops_at_known_places():
         assert abs(view.shape[1] - side * 60) <= 1
     assert torch.equal(views[5], CroppedViews(Stacked(columns), 3, seed=0)[5])
     assert views.box(5) != CroppedViews(Stacked(columns), 3, seed=1).box(5)
-
-
-def test_a_square_of_another_size():
-    image = torch.arange(20, dtype=torch.uint8).expand(3, 10, 20)
-    assert square(image, 10)[0, 0].tolist() == list(range(5, 15))
-    assert square(image, 30).shape == (3, 30, 30)
 
 
 def test_windows_cover_a_long_image_by_two_thirds():
