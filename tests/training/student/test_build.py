@@ -151,9 +151,12 @@ class TestBlocks:
     @pytest.mark.parametrize(
         ("partition", "expected"),
         [
-            ({"sizes_px": [64]}, 2),
             ({"sizes_px": [64, 96, 128]}, 2),
-            ({"sizes_px": [64, 96, 128], "vitdet_windows": [2, 3, 4]}, 4),
+            pytest.param(
+                {"sizes_px": [64, 96, 128], "vitdet_windows": [2, 3, 4]},
+                4,
+                marks=pytest.mark.slow,
+            ),
             pytest.param(
                 {"sizes_px": [64, 96, 160], "vitdet_windows": [2, 3, 4], "vitdet_ragged": True},
                 12,

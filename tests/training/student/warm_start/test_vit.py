@@ -271,6 +271,7 @@ class TestFitting:
         with pytest.raises(RecipeError, match=r"`student\.preset` to one of \[.*'radio-s'"):
             fit_vit(student, trunk, "a/b")
 
+    @pytest.mark.slow
     @pytest.mark.packages
     def test_a_real_network_is_taken_whole(self) -> None:
         """The demo's DINOv2-S at its own patch and grid: its blocks up to the eleventh, with the class token."""
