@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -27,7 +26,6 @@ from tiny_distillation import (
     TinyTeacher,
     assert_same_tensors,
     distil,
-    environment,
     last_state,
 )
 from torch import Tensor
@@ -610,24 +608,6 @@ def test_weights_and_biases_get_one_run_with_its_recipe(recipe_file: str, monkey
     assert len(list(Path("a/run/logs").iterdir())) == 2  # one of each session
 
 
-# Runs in a process of its own: the command, with the tiny teachers and images.
-COMMAND = """
-import sys
-import pytest
-from tiny_distillation import install_tiny_world
-from modeling_radio.training.distill import main
-install_tiny_world(pytest.MonkeyPatch())
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> str:
-    path = tmp_path / "command.py"
-    path.write_text(COMMAND)
-    return str(path)
-
-
 def test_ranks_wait_a_day_but_for_the_steps_between(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     train_step = trainer.Distiller.train_step
@@ -652,23 +632,24 @@ def test_shifts_count_patches_where_heads_are_finer(recipe_file: str, monkeypatc
     assert any(is_shifted for *_, is_shifted in calls)
 
 
-def test_ctrl_c_in_mid_training_ends_with_a_checkpoint(recipe_file: str, command: str) -> None:
-    arguments = ["--recipe", recipe_file, "--output", "run", "schedule.num_steps=100000", "data.num_workers=1"]
-    process = subprocess.Popen(
-        [sys.executable, command, *arguments],
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def test_ctrl_c_in_mid_training_ends_with_a_checkpoint(recipe_file: str) -> None:
+    process = os.fork()
+    if process == 0:
+        os.setsid()
+        arguments = ["--recipe", recipe_file, "--output", "run", "schedule.num_steps=100000", "data.num_workers=1"]
+        with Path("said.txt").open("w", buffering=1) as sys.stderr:
+            try:
+                os._exit(main(arguments))
+            finally:
+                os._exit(1)
     deadline = time.monotonic() + 100
     while not list(Path("run").glob("checkpoints/step_*")):
-        assert process.poll() is None, process.stderr.read()
+        assert os.waitpid(process, os.WNOHANG) == (0, 0), Path("said.txt").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the data workers get it too
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
+    os.killpg(process, signal.SIGINT)  # as a terminal does: the data workers get it too
+    status, error = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), Path("said.txt").read_text()
+    assert status == 130, error
     (message,) = [line for line in error.splitlines() if line.startswith("radio distill:")]
     assert message.startswith("radio distill: Stopped after step ")
     assert message.endswith("the same command resumes.")
