@@ -159,7 +159,7 @@ def test_texts_are_learned(zero_shot_folder, tmp_path):
         path = tmp_path / "shades" / split / ("dark" if number % 2 else "light") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (48, 36), (40, 40, 9 * number) if number % 2 else (220, 220, 9 * number)).save(path)
-    options = {"steps": 80, "evaluate_every": 80, "batch_size": 4, "head_learning_rate": 0.02}
+    options = {"steps": 40, "evaluate_every": 40, "batch_size": 4, "head_learning_rate": 0.04}
     untuned, run = (
         FinetuningRun(run_settings(zero_shot_folder, tmp_path / "shades", tmp_path / output, TASK, **options))
         for output in ("untuned", "run")
