@@ -294,3 +294,11 @@ def test_help_starts_from_the_recipe_that_the_options_name(write) -> None:
         5,
         load_recipe("c_radio_v4_h", [SOURCE]).ema.decay,
     )
+
+
+def test_bases_in_a_loop_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, base in (("a", "b"), ("b", "c"), ("c", "./b")):
+        Path(f"{name}.yaml").write_text(f"base: {base}.yaml\n")
+    with pytest.raises(RecipeError, match=r"'c.yaml'.*a.yaml -> b.yaml -> c.yaml -> b.yaml\."):
+        load_recipe("a.yaml")

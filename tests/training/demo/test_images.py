@@ -16,7 +16,9 @@ from modeling_radio.training.demo.images import (
     compose_scene,
     cut_out_on_ground,
     load_cut_out,
+    load_photograph,
     load_pixel_bank,
+    random_crop,
     render,
     scale_cut_out,
     segmentation_set,
@@ -192,3 +194,11 @@ def test_clip_art_without_its_largest(fetched, tmp_path, monkeypatch):
     save(root / "food/fruit/apple.png")
     assert written("clip-art", tmp_path / "set") == {"animals/b.png", "animals/c.png", "food/apple.png"}
     assert Image.open(tmp_path / "set/animals/b.png").size == (256, 192)
+
+
+def test_photographs_are_never_enlarged_and_crops_are_squares(assets):
+    path = assets.photographs[0].path  # 300 x 200 px
+    assert load_photograph(path).size == (300, 200)
+    assert load_photograph(path, 50).size == (75, 50)
+    crop = random_crop(Image.new("RGB", (300, 200), (9, 9, 9)), 64, np.random.default_rng(0))
+    assert crop.getcolors() == [(64 * 64, (9, 9, 9))]

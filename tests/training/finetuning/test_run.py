@@ -34,6 +34,7 @@ from modeling_radio.core.files import sole_run
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.training.finetuning import run as run_module
 from modeling_radio.training.finetuning.adapters import open_adapter
 from modeling_radio.training.finetuning.error_analysis import predict_examples
 from modeling_radio.training.finetuning.record import record_run
@@ -425,3 +426,16 @@ def test_damaged_weights_of_the_checkpoint_are_named(size, base, class_folders, 
     with pytest.raises(ValueError, match="damaged"):
         FinetuningRun(run_settings(tmp_path / "damaged", class_folders, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_one_of_several_gpus_is_used(base, class_folders, tmp_path, monkeypatch, capsys):
+    made = run_module.training_arguments
+
+    def on_four_gpus(settings):
+        arguments = made(settings)
+        arguments._n_gpu = 4
+        return arguments
+
+    monkeypatch.setattr(run_module, "training_arguments", on_four_gpus)
+    assert FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).arguments.n_gpu == 1
+    assert "One of 4 GPUs" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from modeling_radio.training.student.build import (
     checkpoint_blocks,
     compile_blocks,
     in_faster_precision,
+    is_bfloat16_faster,
     student_config,
     student_patch_size,
 )
@@ -98,6 +100,18 @@ class TestPrecision:
         monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
         recipe = in_faster_precision(load_recipe("demo"))
         assert (recipe.mixed_precision, *{entry.precision for entry in recipe.teachers}) == expected
+
+    @pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
+    def test_both_precisions_are_timed_on_one_layer(self, slow, monkeypatch):
+        now = [0.0]
+        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+        def linear(hidden, weight):
+            assert hidden.dtype == weight.dtype
+            now[0] += 2.0 if hidden.dtype == slow else 1.0
+
+        monkeypatch.setattr(build.F, "linear", linear)
+        assert is_bfloat16_faster() == (slow == torch.float32)
 
 
 def gradients(student: RadioModel) -> dict[str, torch.Tensor]:

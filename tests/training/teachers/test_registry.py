@@ -160,3 +160,9 @@ def test_the_documented_teacher_answers_and_is_planned(documented, capsys):
     assert (answer.summary.shape, answer.features.shape) == ((2, 512), (2, 512, 14, 14))
     assert plan(["--recipe", "my_recipe.yaml", "--gpus", "1"]) == 0
     assert "resnet" in capsys.readouterr().out
+
+
+def test_a_teacher_without_an_option_for_its_weights_is_planned_with_them(my_module, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own.yaml").write_text(f'base: demo\nteachers: [{{name: own, kind: "{my_module}:MyTeacher"}}]\n')
+    assert plan(["--recipe", str(tmp_path / "own.yaml"), "--gpus", "1"]) == 0
+    assert "| own |" in capsys.readouterr().out

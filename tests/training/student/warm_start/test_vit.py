@@ -221,6 +221,16 @@ class TestFitting:
         token = student.radio_model.model.patch_generator.cls_token.token
         assert torch.equal(token[:5], torch.cat([trunk.class_token.expand(2, -1), trunk.registers]))
 
+    def test_missing_parts_are_reported_as_added(self) -> None:
+        trunk = vit_of(build_vit("dinov3"))
+        report = fit_vit(student_for(trunk, num_registers=1, use_final_norm=True), trunk, "a/b")
+        assert any(entry.startswith("position table of zeros") for entry in report.added)
+        assert {"rotary positions, which RADIO's attention has not", "2 registers"} <= set(report.left_out)
+        trunk = vit_of(build_vit("siglip"))
+        report = fit_vit(student_for(trunk, use_layer_scale=True), trunk, "a/b")
+        assert {"1 class tokens, random: the source has none", "LayerScale, of ones"} <= set(report.added)
+        assert "weights behind the blocks (head)" in report.left_out
+
     def test_patches_of_another_size_see_the_same_in_a_resized_image(self) -> None:
         trunk, tokens = vit_of(build_vit("vit")), []
         larger = nn.functional.interpolate(images(), scale_factor=2, mode="bicubic")
