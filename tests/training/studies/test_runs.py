@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import threading
@@ -129,8 +130,11 @@ def test_a_primary_measure_of_a_summary_that_no_teacher_has(opened, distilled):
 
 
 @pytest.fixture
-def run_both(recipe_file, held_out, monkeypatch):
-    """Runs a study whose second arm has a name, in two processes."""
+def run_both(recipe_file, held_out, monkeypatch, request):
+    """Runs a study whose second arm has a name, in two processes: new ones in one test, quick ones in others."""
+    if request.node.name != "test_runs_side_by_side":
+        forked = multiprocessing.get_context("fork")
+        monkeypatch.setattr(multiprocessing, "get_context", lambda method: forked)
     monkeypatch.setattr(HeldOut, "load", lambda opened: held_out)
     monkeypatch.setattr(runs, "_prepare", side_by_side.prepare)
     monkeypatch.setattr(runs, "_run", side_by_side.run)
