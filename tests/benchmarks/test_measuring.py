@@ -36,16 +36,6 @@ def test_calls_take_turns_and_every_other_round_is_reversed() -> None:
     assert {name: len(seconds) for name, seconds in timed.seconds.items()} == {"a": 3, "b": 3}
 
 
-def test_rounds_go_on_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-
-    def run() -> None:
-        now[0] += 2.0
-
-    monkeypatch.setattr(measuring.time, "perf_counter", lambda: now[0])
-    assert take_turns({"a": run}, min_rounds=1, budget_seconds=5.0).seconds == {"a": [2.0, 2.0, 2.0]}
-
-
 def test_a_ratio_is_the_median_of_those_of_each_round() -> None:
     timed = Turns({"ours": [0.1, 0.2, 0.4], "other": [0.2, 0.6, 0.4]})
     assert timed.milliseconds("ours") == 200

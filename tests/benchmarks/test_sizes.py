@@ -1,6 +1,5 @@
 """The limit of a window is a pass without the attention of windowed blocks; packs give what each image gives alone."""
 
-import pytest
 import torch
 from releases import needs_native_packs
 
@@ -9,26 +8,17 @@ from benchmarks.measuring import Place
 from benchmarks.sizes import (
     PACKED,
     SETS,
-    amdahl_limit,
     attention_share,
     attention_timed,
     build_calls,
     draw_images,
     measure_packed,
-    measure_windows,
 )
 from modeling_radio import RadioConfig
 
 
 CONFIG = RadioConfig.from_preset("radio-test")
 ONCE = {"min_rounds": 1}
-
-
-def test_the_limit_of_windows_is_a_pass_without_their_attention() -> None:
-    """Of 1.54 s attention took 0.93, and 8 of 12 blocks have windows: 1.67 is all there is."""
-    config = RadioConfig.from_preset("radio_v2.5-b")
-    assert amdahl_limit(config, 0.93 / 1.54) == pytest.approx(1.67, abs=0.01)
-    assert amdahl_limit(config, 0.0) == 1
 
 
 def test_attention_is_timed_where_it_runs_and_stays_what_it_is() -> None:
@@ -41,19 +31,6 @@ def test_attention_is_timed_where_it_runs_and_stays_what_it_is() -> None:
         model(images)
         assert len(seconds) == CONFIG.num_hidden_layers
         assert 0 < attention_share(model, images) < 1
-
-
-def test_rows_say_what_a_window_is_worth_of_its_limit() -> None:
-    rows = measure_windows("radio-test", [64, 128], Place(), ONCE, windows=(2, 4))
-    assert [(row["size_px"], row["window"]) for row in rows] == [
-        *((64, window) for window in ("global", 2)),
-        *((128, window) for window in ("global", 2, 4)),
-    ]
-    for row in rows:
-        assert 0 < row["share of attention"] < 1
-        if row["window"] != "global":
-            faster = float(row["times as fast as global"].split()[0])
-            assert row["share of the limit"] == pytest.approx(faster / row["Amdahl limit"], rel=0.05)
 
 
 @needs_native_packs

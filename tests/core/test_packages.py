@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from modeling_radio.conversion.web.site import PACKAGES as PAGE
 from modeling_radio.core import packages
 from modeling_radio.core.files import hash_file
 from modeling_radio.core.packages import (
@@ -26,7 +25,6 @@ from modeling_radio.core.packages import (
     is_complete,
     read_packages,
 )
-from modeling_radio.training.demo.assets import PACKAGES as DEMO
 
 
 def write_wheel(path: Path, members: dict[str, bytes]) -> Path:
@@ -112,40 +110,6 @@ def test_a_wrong_hash_is_retried_once_then_refused_and_nothing_stays(tmp_path, c
     with pytest.raises(PackageCorruptError, match=r"thing 1\.0.*SHA-256"):
         fetch_package(pin(archive, sha256="0" * 64), cache)
     assert calls.read_text() == "xx"
-    assert leftovers(cache) == []
-
-
-PINNED = [*DEMO.values(), *PAGE.values()]
-
-
-@pytest.mark.parametrize("package", PINNED, ids=[package.slug for package in PINNED])
-def test_nothing_of_another_archive_than_the_pinned_one_is_unpacked(package, tmp_path, monkeypatch):
-    def download(package, scratch):
-        archive = scratch / f"{package.name.replace('/', '-')}_{package.version}_all.deb"
-        archive.write_bytes(b"another one")
-        return archive
-
-    monkeypatch.setattr(packages, "require_clients", lambda package: None)
-    monkeypatch.setattr(packages, "download_archive", download)
-    monkeypatch.setattr(packages, "unpack", lambda *arguments: pytest.fail("it was unpacked"))
-    with pytest.raises(PackageCorruptError, match=package.sha256):
-        fetch_package(package, tmp_path)
-    assert leftovers(tmp_path) == []
-
-
-def test_an_interrupted_unpacking_leaves_nothing(tmp_path, cache, serve, monkeypatch):
-    archive = write_wheel(tmp_path / "thing.whl", {"a.png": b"1", "b.png": b"2"})
-    serve(archive)
-    extract = zipfile.ZipFile.extract
-
-    def extract_one(self, member, path):
-        if member.filename == "b.png":
-            raise KeyboardInterrupt
-        return extract(self, member, path)
-
-    monkeypatch.setattr(zipfile.ZipFile, "extract", extract_one)
-    with pytest.raises(KeyboardInterrupt):
-        fetch_package(pin(archive), cache)
     assert leftovers(cache) == []
 
 

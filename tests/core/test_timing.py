@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from modeling_radio.core.timing import Clock, ProgressBar, WholeRun, fastest_seconds
+from modeling_radio.core.timing import ProgressBar, WholeRun, fastest_seconds
 
 
 @pytest.fixture
@@ -11,18 +11,6 @@ def now(monkeypatch):
     seconds = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
     return seconds
-
-
-def test_clock_adds_up_phases_and_reports_each(now, capsys):
-    clock, lines = Clock(), []
-    for name in ("evaluate", "draw", "evaluate"):
-        with clock.phase(name):
-            now[0] += 1.0
-    assert clock.seconds == {"evaluate": 2.0, "draw": 1.0}
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["evaluate", "draw", "evaluate"]
-    with Clock(lines.append).phase("train"):
-        pass
-    assert lines == ["train               0.0 s"]
 
 
 def test_calls_take_turns_and_the_first_round_does_not_count(now):
@@ -61,22 +49,6 @@ def test_a_whole_run_tells_the_time_left_at_the_speed_of_this_machine(now):
             bar.update(1)
             now[0] += 2.0
     assert run.slowness == pytest.approx(2.0)
-
-
-def test_phases_come_again_and_may_be_passed_over():
-    phases = [("teacher features", 50.0), ("distil", 100.0), ("evaluate", 20.0), ("distil", 100.0), ("evaluate", 20.0)]
-    with WholeRun(phases, is_shown=False) as run:
-        run.TELLING_SHARE = 2.0  # never: of a machine as expected
-        with run.phase("distil"):  # the cache has the teachers' features already
-            assert run.seconds_left == 240.0
-            run.show("teacher features", 0.5)  # or has not
-            assert run.seconds_left == 265.0
-            run.show("distil", 0.5)
-            assert run.seconds_left == 190.0
-        with run.phase("evaluate"):
-            pass
-        with run.phase("distil"):
-            assert run.seconds_left == 120.0
 
 
 def test_bars_inside_a_whole_run_are_silent_and_alone_tqdms_own(capfd):

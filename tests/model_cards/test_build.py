@@ -136,16 +136,6 @@ def test_results_and_the_folder_name_each_teacher_and_data_set_once(checkpoint, 
     assert names == ["name", "---", *(teacher.name for teacher in RESULTS.teachers), "one more"]
 
 
-def test_a_task_model_is_filed_under_its_task(checkpoint, tmp_path):
-    folder = shutil.copytree(checkpoint, tmp_path / "model")
-    RadioConfig.from_pretrained(folder, architectures=["RadioForDepthEstimation"]).save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["RadioForDepthEstimation"]}
-    (folder / "config.json").write_text(json.dumps(config))
-    card = build_card(folder)
-    assert card.data.pipeline_tag == "depth-estimation"
-    assert 'pipeline("depth-estimation", model="ORG/NAME", trust_remote_code=True)' in card.text
-
-
 def test_usage_code_runs_as_pasted_outside_the_repository(checkpoint, tmp_path, run_elsewhere):
     Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "photo.jpg")
     (tmp_path / "model").symlink_to(checkpoint)

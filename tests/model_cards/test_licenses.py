@@ -2,30 +2,8 @@
 
 import pytest
 
-from modeling_radio.model_cards.licenses import (
-    OPEN_MODEL_LICENSE,
-    SOURCE_CODE_LICENSE,
-    License,
-    binding_teachers,
-    nvidia_license,
-    what_it_asks,
-)
+from modeling_radio.model_cards.licenses import WORDS, License, binding_teachers, warnings_of, what_it_asks
 from modeling_radio.model_cards.results import Source
-
-
-@pytest.mark.parametrize(
-    ("version", "license"),
-    [
-        ("c-radio_v3-l", OPEN_MODEL_LICENSE),
-        ("C-RADIOv4-H", OPEN_MODEL_LICENSE),
-        ("radio_v2.5-g", SOURCE_CODE_LICENSE),
-        ("e-radio_v2", SOURCE_CODE_LICENSE),
-        ("mine", None),
-        (None, None),
-    ],
-)
-def test_nvidias_licenses_follow_the_version(version, license):
-    assert nvidia_license(version) == license
 
 
 @pytest.mark.parametrize(
@@ -47,6 +25,23 @@ def test_nvidias_licenses_follow_the_version(version, license):
 )
 def test_what_a_license_asks(license: str, asks: str) -> None:
     assert what_it_asks(license) == asks
+
+
+def test_each_restriction_and_each_doubt_is_a_sentence_of_its_own() -> None:
+    sources = [
+        Source("siglip2-g", "both", "apache-2.0", ""),
+        Source("sam3", "features", "sam-license", ""),
+        Source("clip", "both", "apple-amlr", ""),
+        Source("tips", "both", "apache-2.0; in doubt: some say CC-BY-4.0", ""),
+        Source("mine", "features", "see its origin", ""),
+    ]
+    sam3, clip, tips, mine = warnings_of(sources)
+    assert sam3.startswith(f"sam3: the license (sam-license) {WORDS['own terms']}. The Hub gives its weights only to")
+    assert "facebook/sam3/blob/main/LICENSE (of 2025-11-19)" in sam3
+    assert "should not be sold" in clip
+    assert "Hub gives" not in clip
+    assert tips == f"tips: the license (apache-2.0) {WORDS['nothing']}. In doubt: some say CC-BY-4.0."
+    assert mine == f"mine: the license (see its origin) {WORDS['unknown']}."
 
 
 def test_only_permissive_licenses_do_not_bind():
