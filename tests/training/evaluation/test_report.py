@@ -10,7 +10,6 @@ from modeling_radio.training.evaluation.data import Examples, Part, Stacked
 from modeling_radio.training.evaluation.models.radio import RadioFeatures
 from modeling_radio.training.evaluation.report import (
     neighbor_section,
-    overlay_section,
     report_sections,
     resolution_section,
     write_report,
@@ -102,18 +101,3 @@ def test_an_image_has_no_neighbor_of_its_own_source(part, groups, num_neighbors)
     (row,) = neighbor_section({"a": (torch.eye(4), torch.eye(4))}, alone, [2], num_neighbors=9).rows
     assert len(row.images) == 1 + num_neighbors
     assert all("0.00" in each.caption for each in row.images[1:])
-
-
-def test_predictions_of_several_models_stand_beside_the_truth():
-    scenes, masks = images(2), torch.randint(0, 3, (2, 40, 60))
-    masks[0, 0] = 255
-    predictions = {"a": [masks[0].clamp(max=2), masks[1]], "b": [torch.zeros(40, 60, dtype=torch.long)] * 2}
-    section, bare = (
-        overlay_section(list(scenes), list(masks), predictions, (name, "cat", "dog", "never seen"))
-        for name in ("ground", "Background")
-    )
-    assert [picture.caption for picture in section.rows[0].images] == ["image", "true classes", "a", "b"]
-    assert torch.equal(section.rows[1].images[1].pixels, section.rows[1].images[2].pixels)
-    assert [name for name, _ in section.legend] == ["ground", "cat", "dog"]
-    assert [name for name, _ in bare.legend] == ["cat", "dog"]
-    assert torch.equal(bare.rows[0].images[3].pixels, bare.rows[0].images[0].pixels)  # all background

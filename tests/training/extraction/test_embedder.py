@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 from PIL import Image
 
 from modeling_radio.api import Embedder
@@ -59,18 +59,6 @@ def test_only_the_arguments_travel(checkpoint, pictures):
     vectors = embed(batch)["summary"]
     assert pickle.dumps(embed) == before
     np.testing.assert_array_equal(pickle.loads(before)(batch)["summary"], vectors)
-
-
-def test_datasets_maps_it(checkpoint, pictures):
-    images = list(read(pictures).values())[:5]
-    data = Dataset.from_dict({"image": images, "label": [0, 1, 2, 3, 4]})
-    mapped = data.map(Embedder(checkpoint), batched=True, batch_size=2)
-    assert mapped["label"][:] == [0, 1, 2, 3, 4]
-    np.testing.assert_allclose(mapped["summary"][:], Embedder(checkpoint)({"image": images})["summary"], atol=1e-6)
-    embed = Embedder(checkpoint, "features")
-    maps = data.map(embed, batched=True, batch_size=5)["features"]  # of several sizes
-    for one, other in zip(maps, embed({"image": images})["features"], strict=True):
-        np.testing.assert_allclose(np.asarray(one), other, atol=1e-6)
 
 
 def test_texts_are_unit_vectors_of_the_tower(zero_shot_folder):

@@ -1,7 +1,5 @@
 """The gallery: the columns of each section, and refused input in one line."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from drawn_assets import draw_photograph
@@ -11,10 +9,8 @@ from tiny_radio1d import build_radio1d
 
 from modeling_radio import (
     RadioConfig,
-    RadioForDepthEstimation,
     RadioForImageClassification,
     RadioForInstanceSegmentation,
-    RadioForObjectDetection,
     RadioForSemanticSegmentation,
     RadioForZeroShotImageClassification,
     RadioImageProcessor,
@@ -25,14 +21,7 @@ from modeling_radio.training.demo.closing_page import Credited
 from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
 from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.training.figures import gallery
-from modeling_radio.training.figures.gallery import (
-    PHOTOGRAPH_PX,
-    Gallery,
-    main,
-    open_task_model,
-    sizes_of,
-    task_section,
-)
+from modeling_radio.training.figures.gallery import PHOTOGRAPH_PX, Gallery, main, open_task_model, task_section
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
 
@@ -90,14 +79,6 @@ def test_sections_of_the_page():
         next(both.sections(["cat"]))
 
 
-def test_without_teachers_all_adaptors_are_shown_up_to_the_models_largest_size():
-    model = build_model_with_adaptors("teacher_b")
-    features, _ = gallery_of(model, 32).sections()
-    shown = [caption.partition(" x")[0] for caption in captions(features)]
-    assert shown[1:4] == ["adaptor teacher_a", "adaptor teacher_b", "backbone"]
-    assert sizes_of(RadioFeatures(model, size_px=64)) == [32, 48, 64]
-
-
 def test_each_patch_has_the_color_of_its_nearest_word(build_dual_encoder, word_tokenizer, tmp_path):
     adaptor = {"name": "siglip2-g", "summary_dim": 12, "feature_dim": 10, "hidden_size": 16}
     config = RadioConfig.from_preset("radio-test", adaptors=[adaptor], preferred_resolution=[32, 32])
@@ -111,17 +92,6 @@ def test_each_patch_has_the_color_of_its_nearest_word(build_dual_encoder, word_t
     assert not torch.equal(photograph.pixels, overlay.pixels)
     *_, mirrored = shown.sections(["dog", "cat"])
     assert not torch.equal(mirrored.rows[0].images[1].pixels, overlay.pixels), "colors follow the words"
-
-
-def test_quarters_of_the_depth_differ():
-    torch.manual_seed(0)
-    section = gallery_of(
-        RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=8)).eval(), 64
-    ).depth_section()
-    assert captions(section)[1:] == [f"after block {block} of 8" for block in (2, 4, 6, 8)]
-    maps = [picture.pixels for picture in section.rows[0].images[1:]]
-    assert all(pixels.shape == (3, 4, 4) for pixels in maps)
-    assert all(not torch.equal(one, other) for one, other in pairwise(maps))
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -142,9 +112,7 @@ def test_radio1d_has_tokens_where_others_have_windows(progressive):
     ("model_class", "caption"),
     [
         (RadioForSemanticSegmentation, "Share of the photograph: "),
-        (RadioForDepthEstimation, "Depth from "),
         (RadioForImageClassification, "LABEL_"),
-        (RadioForObjectDetection, "12 objects."),
         (RadioForInstanceSegmentation, "12 objects."),
     ],
 )
@@ -161,7 +129,7 @@ def test_each_task_is_shown(model_class, caption, tmp_path):
     assert drawn.caption.startswith(caption)
     assert drawn.pixels.shape == (3, 64, 64)
     assert torch.equal(drawn.pixels, photograph.pixels) == (model_class is RadioForImageClassification)
-    assert bool(section.legend) == (model_class not in (RadioForImageClassification, RadioForDepthEstimation))
+    assert bool(section.legend) == (model_class is not RadioForImageClassification)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from modeling_radio.training.figures.page import (
     Row,
     Section,
     check_page,
-    image_rows,
     source_section,
     write_page,
 )
@@ -117,18 +116,6 @@ def test_names_are_escaped_and_it_is_readable_on_a_phone_and_in_the_dark(page, r
     assert "mine: test images, 9 images (https://example.org/images; MIT)" in read.texts
     for part in ('name="viewport" content="width=device-width', "prefers-color-scheme: dark", '<html lang="en">'):
         assert part in page
-
-
-def test_photographs_stand_before_their_columns():
-    photographs = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    columns = {"map": torch.rand(2, 4, 4, 3), "mask": torch.rand(2, 8, 8, 3)}
-    first, second = image_rows(["one", "two"], photographs, columns, smooth=["mask"])
-    assert (first.title, second.title) == ("one", "two")
-    kinds = [(each.caption, each.is_grid) for each in second.images]
-    assert kinds == [("photograph", False), ("map", True), ("mask", False)]
-    assert torch.equal(second.images[0].pixels, photographs[1])
-    ringed = image_rows(["one", "two"], photographs, {"photograph": torch.zeros(2, 8, 8, 3)})
-    assert not ringed[0].images[0].pixels.any()
 
 
 def test_only_pages_are_replaced_and_a_full_disk_leaves_nothing(tmp_path, full_disk):

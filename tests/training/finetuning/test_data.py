@@ -52,13 +52,6 @@ def test_class_folders_are_split_by_a_seed(class_folders, tmp_path):
     assert (len(images.train), len(images.validation)) == (6, 5)
 
 
-def test_parquet_files(tmp_path):
-    save_parquet(tmp_path / "data.parquet", ["b", "a", "b", "c"])
-    images = load(tmp_path / "data.parquet", "image-classification", validation_share=0.25)
-    assert images.class_names == ("a", "b", "c")
-    assert targets(images) == [0, 1, 1, 2]
-
-
 @pytest.mark.parametrize(
     "feature", [Value("binary"), Value("large_binary"), {"bytes": Value("binary"), "path": Value("string")}]
 )
@@ -131,7 +124,7 @@ def boxes(*corners):
 RECTANGLE = (20.0, 8.0, 50.0, 28.0)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_masks_and_boxes_follow_the_image(seed):
     sample = marked_sample()
     torch.manual_seed(seed)
@@ -387,14 +380,14 @@ def held_out(classes, share, seed=0):
     return [classes[index] for index in validation]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_each_class_has_its_share_and_at_least_one_image(seed):
     classes = [["circle"]] * 20 + [["square"]] * 20 + [["rare"]] * 2 + [["alone"]] + [[]] * 10
     names = [name for image in held_out(classes, 0.1, seed) for name in image or ["none"]]
     assert {name: names.count(name) for name in set(names)} == {"circle": 2, "square": 2, "rare": 1, "none": 1}
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_of_several_classes_an_image_none_loses_its_last_training_image(seed):
     classes = [["a"]] * 8 + [["a", "b"], ["b", "c"], ["c", "a"], ["c", "c"]]
     train, validation = split_images(classes, 0.25, seed)

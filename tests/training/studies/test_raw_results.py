@@ -64,19 +64,6 @@ def test_sums_become_measures(opened, load):
     ]
 
 
-def test_without_results_there_is_nothing_to_load(opened):
-    assert load_results(opened) is None
-    opened.raw_results.write_text("")
-    assert load_results(opened) is None
-
-
-def test_numbers_are_rounded_and_recipes_are_not(opened, load):
-    save_toy_results(opened, {("plain", 0): 1 / 3})
-    result = load(opened).runs["plain", 0]
-    assert result.sums["dense_error/semantic"][0] == 0.33333
-    assert result.recipe["optimizer"]["learning_rate"] == opened.recipe("plain", 0).optimizer.learning_rate
-
-
 def edit(path, number, change):
     """Change the content of a line."""
     lines = path.read_text().splitlines()

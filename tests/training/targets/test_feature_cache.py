@@ -34,7 +34,6 @@ from modeling_radio.training.targets.feature_cache import (
     check_shards,
     clear_up,
     shard_paths,
-    time_words,
     weights_fingerprint,
     write_feature_cache,
     writing_turn,
@@ -336,12 +335,6 @@ class TestWriting:
         assert first.stat().st_mtime_ns == written_at
         assert torch.equal(cache.images(range(NUM_IMAGES)), Images().images)
 
-    def test_complete_cache_starts_no_loader(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        contents = contents_of(cached_recipe())
-        write_feature_cache(tmp_path, contents, Images(), answers_of())
-        monkeypatch.setattr(feature_cache, "DataLoader", None)
-        write_feature_cache(tmp_path, contents, Images(), never, num_workers=2)
-
     def test_full_disk_is_noticed_before_it_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=999))
         with pytest.raises(RecipeError, match=r"needs \d+ kB more.*`views\.cache_format`"):
@@ -399,29 +392,6 @@ class TestWriting:
         assert sum(map(len, crops)) == NUM_IMAGES
         assert names_in(tmp_path) == WHOLE
         assert torch.equal(FeatureCache(tmp_path, contents).images(range(NUM_IMAGES)), Images().images)
-
-    @pytest.mark.parametrize("name", FORMATS)
-    @pytest.mark.parametrize(("images_per_forward", "seconds"), [(2, 30), (6, 0)])  # six at once: a single batch
-    def test_size_and_time_are_forecast(
-        self, tmp_path: Path, name: str, images_per_forward: int, seconds: int, monkeypatch, capsys
-    ) -> None:
-        monkeypatch.setattr(feature_cache, "IMAGES_PER_FORWARD", images_per_forward)
-        clock = iter([10.0, 40.0])
-        monkeypatch.setattr(feature_cache, "time", SimpleNamespace(perf_counter=lambda: next(clock, 99.0)))
-        write_feature_cache(tmp_path, contents_of(cached_recipe(name)), Images(), answers_of(TEACHERS, name))
-        (line,) = [line for line in capsys.readouterr().out.splitlines() if "Feature cache" in line]
-        start = f"Feature cache {str(tmp_path)!r}: 6 of 6 images are missing, 2 teachers, "
-        assert line.startswith(start)
-        assert line.endswith(f" in format {name!r}, about {seconds} seconds to go.")  # two of six images are left
-        size, unit = line.removeprefix(start).split()[:2]
-        assert unit == "kB"
-        assert float(size) * 1000 == pytest.approx((tmp_path / WHOLE[1]).stat().st_size, rel=0.02)
-
-    @pytest.mark.parametrize(
-        ("seconds", "words"), [(0.4, "0 seconds"), (119, "119 seconds"), (121, "2 minutes"), (9000, "2.5 hours")]
-    )
-    def test_times_in_words(self, seconds: float, words: str) -> None:
-        assert time_words(seconds) == words
 
 
 class TestTurns:

@@ -1,18 +1,16 @@
 """The base class in all run modes, with features of inner blocks, and the table of run modes."""
 
-from typing import get_args
-
 import pytest
 import torch
 from tiny_distillation import TinyTeacher
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeling_radio.training.recipe_sections import RunModeName, RunOptions, Upsampling
+from modeling_radio.training.recipe_sections import RunOptions
 from modeling_radio.training.teachers.base import RUN_MODES, Teacher, build_run_mode
 from modeling_radio.training.teachers.featsharp import FeatSharp, UpsamplerConfig
 from modeling_radio.training.teachers.outputs import TeacherOutput, resize_images
-from modeling_radio.training.teachers.run_modes import NativeMode, NetworkTraits
+from modeling_radio.training.teachers.run_modes import NetworkTraits
 
 
 class EchoTeacher(Teacher):
@@ -195,18 +193,6 @@ def test_groups_are_answered_in_order_on_the_teachers_own_grid(mode, passes, is_
         assert (answer.summary is None) == (mode == "mosaic")
 
 
-def test_a_compiled_network_gives_the_same(monkeypatch):
-    compiled, real_compile = [], torch.compile
-    monkeypatch.setattr(torch, "compile", lambda each: compiled.append(each) or real_compile(each, backend="eager"))
-    teacher, images = EchoTeacher(), torch.rand(1, 3, 32, 32)
-    expected = teacher.extract_features(images)
-    assert teacher.can_share_cores
-    teacher.compile_network()
-    assert len(compiled) == 1
-    assert not teacher.can_share_cores
-    torch.testing.assert_close(teacher.extract_features(images).features, expected.features)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_teacher_on_another_device_answers_on_that_of_the_images():
@@ -217,32 +203,6 @@ def test_a_teacher_on_another_device_answers_on_that_of_the_images():
 
 
 # The table of run modes.
-
-
-class MirroredMode(NativeMode):
-    """A new mode: the mean of the outputs for the image and its mirror image."""
-
-    def forward_batch(self, images, run):
-        (whole,) = images
-        (summary, features), (mirrored_summary, mirrored) = run(whole), run(whole.flip(3))
-        return TeacherOutput((summary + mirrored_summary) / 2, (features + mirrored.flip(3)) / 2)
-
-
-def test_a_new_run_mode_is_a_class_and_a_line_in_the_table(monkeypatch):
-    images = torch.rand(3, 3, 32, 48)
-    plain = EchoTeacher(patch_size=8).extract_features(images)
-    monkeypatch.setitem(RUN_MODES, ("native", "bilinear"), MirroredMode)
-    teacher = EchoTeacher(patch_size=8)
-    mirrored = teacher.extract_features(images)
-    first, second = teacher.seen
-    assert torch.equal(second, first.flip(3))
-    torch.testing.assert_close(mirrored.features, plain.features)  # mean colors do not change when mirrored
-
-
-def test_the_names_of_recipes_are_those_of_the_table():
-    modes, upsamplings = zip(*RUN_MODES, strict=True)
-    assert set(modes) == set(get_args(RunModeName))
-    assert set(upsamplings) == set(get_args(Upsampling))
 
 
 @pytest.mark.parametrize(("mode", "upsample"), RUN_MODES)

@@ -235,19 +235,6 @@ def test_existing_output_is_kept_before_anything_is_loaded(tmp_path, monkeypatch
         train_upsampler(settings.replace(overwrite=False), small_recipe("t"))
 
 
-def test_data_without_held_out_images_and_the_memory_of_features_are_reported(monkeypatch, capsys):
-    def refuse(*args):
-        raise ValueError("`data.source` holds nothing out.")
-
-    monkeypatch.setattr(upsampling, "open_images", refuse)
-    assert upsampling._held_out_images(UpsamplerSettings(teacher="t"), small_recipe("t"), 32) is None
-    assert capsys.readouterr().out == "`measured_images` are not measured: `data.source` holds nothing out.\n"
-    teacher_features = tiny_teacher_features()  # 16 patches of 6 channels in two bytes
-    assert upsampling._forecast(UpsamplerSettings(teacher="t"), teacher_features, 4000).endswith(" 6.91 MB of memory.")
-    line = upsampling._forecast(UpsamplerSettings(teacher="t", memory_gb=0.001), teacher_features, 4000)
-    assert " 6.91 MB: `memory_gb`, 0.001, keeps 14% of them" in line
-
-
 def _recipe(data=None, **teacher):
     entry = {"name": "t", "kind": "tiny_upsampling:PatternTeacher", **teacher}
     return small_recipe(teachers=[entry], data={"source": "s", **(data or {})})
@@ -359,13 +346,9 @@ def test_wrong_upsamplers_are_refused(train, recipe_file, tmp_path):
             registry.teacher_of_recipe(load_recipe(recipe_file, [*fixed, sharp, *changes]).teachers[1])
 
 
-def test_views_are_as_large_as_the_setting(train, monkeypatch):
-    asked = set()
+def test_data_without_held_out_images_are_not_measured(monkeypatch):
+    def refuse(*args):
+        raise ValueError("`data.source` holds nothing out.")
 
-    def draw(*arguments, largest):
-        asked.add(largest)
-        return draw_view(*arguments, largest=largest)
-
-    monkeypatch.setattr(upsampling, "draw_view", draw)
-    assert train("num_steps=1", "largest_view=0.5", "measured_images=0") == 0
-    assert asked == {0.5}
+    monkeypatch.setattr(upsampling, "open_images", refuse)
+    assert upsampling._held_out_images(UpsamplerSettings(teacher="t"), small_recipe("t"), 32) is None

@@ -326,11 +326,7 @@ def test_windows_that_fit_are_smaller_than_the_grid_and_divide_it_or_are_ragged(
 
 @pytest.mark.parametrize(
     ("grids", "is_ragged", "expected"),
-    [
-        ([Grid(4, 4)], False, {2}),
-        ([Grid(8, 8)], False, {2, 4}),
-        ([Grid(9, 9), Grid(4, 5), Grid(2, 2)], True, {2, 3}),
-    ],
+    [([Grid(4, 4)], False, {2}), ([Grid(8, 8)], False, {2, 4}), ([Grid(9, 9), Grid(4, 5), Grid(2, 2)], True, {2, 3})],
 )
 def test_a_step_draws_a_window_that_fits_at_the_stated_share(grids: list, is_ragged: bool, expected: set) -> None:
     partition = partition_with(vitdet_ragged=is_ragged, vitdet_probability=0.25)

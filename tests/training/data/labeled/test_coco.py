@@ -40,8 +40,7 @@ def test_coco(coco_folder, coco_content, caplog):
 
 
 @pytest.mark.parametrize(
-    ("names", "folders"),
-    [((TRAIN_2017, VALID_2017), ("train2017", "val2017")), (ROBOFLOW, ("train", "valid", "test"))],
+    ("names", "folders"), [((TRAIN_2017, VALID_2017), ("train2017", "val2017")), (ROBOFLOW, ("train", "valid", "test"))]
 )
 def test_layouts(coco_folder, tmp_path, names, folders):
     root = tmp_path / "layout"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from matplotlib.figure import Figure
 from tiny_tuning import build_task, picture, tuning_settings
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_image, run_lengths, save_image
 
@@ -61,8 +60,7 @@ def test_objects_as_lists_of_objects(detection):
 
 
 @pytest.mark.parametrize(
-    ("box_key", "class_key"),
-    [("bbox", "category"), ("boxes", "category_id"), ("bboxes", "label"), ("bbox", "labels")],
+    ("box_key", "class_key"), [("bbox", "category"), ("boxes", "category_id"), ("bboxes", "label"), ("bbox", "labels")]
 )
 def test_spellings_of_keys_and_classes(box_key, class_key):
     objects = {box_key: [[4, 6, 20, 12]], class_key: [1]}
@@ -171,18 +169,6 @@ def test_references_have_the_rows_of_the_fullest_image(detection):
     assert references[..., 4].tolist() == [[0] + [NO_OBJECT] * 3, [0, 1, 2, NO_OBJECT]]
 
 
-@pytest.mark.parametrize(
-    ("scores", "drawn"), [((0.9, 0.1, 0.4), (0.9, 0.4)), ((0.2, 0.1, 0.1), (0.2,)), ((0.1, 0.1, 0.05), (0.1, 0.1))]
-)
-def test_of_uncertain_boxes_the_most_certain_is_drawn(detection, scores, drawn):
-    ax = Figure().add_subplot()
-    boxes = torch.tensor([[0.1, 0.1, 0.5, 0.5, 0.0, score] for score in scores])
-    detection.draw_prediction(ax, torch.zeros(32, 48, 3), boxes, boxes)
-    texts = [text.get_text() for text in ax.texts]
-    assert [float(text.split()[-1]) for text in texts if "above" not in text] == list(drawn)
-    assert any("nothing above 0.3" in text for text in texts) == (max(scores) <= 0.3)
-
-
 TRIANGLE = [[4, 6, 24, 6, 4, 18]]
 OUTLINED = {
     "bbox": [[4, 6, 20, 12], [12, 10, 18, 8]],
@@ -241,7 +227,7 @@ def test_wrong_outlines_are_refused(outline):
         decode_mask(outline, (HEIGHT, WIDTH), "image 7")
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_run_lengths_of_any_mask(seed):
     draw = np.random.default_rng(seed)
     mask = (draw.random((HEIGHT, WIDTH)) < draw.random()).astype(np.uint8)
@@ -266,17 +252,6 @@ def test_outlines_of_another_size_are_refused(outline):
         decode_mask(outline, (HEIGHT, WIDTH), "image 7")
 
 
-def test_masks_are_read(instances):
-    sample = instances.read({"image": rectangle_image(), "target": OUTLINED}, "image 0")
-    assert sample["masks"].shape == (2, HEIGHT, WIDTH)
-    assert sample["masks"][0].sum() == pytest.approx(20 * 12 / 2, rel=0.1)
-    assert np.array_equal(sample["masks"][1], RECTANGLE)
-    labels = instances.labels(sample)
-    assert type(labels["masks"]) is torch.Tensor
-    nothing = instances.read({"image": rectangle_image(), "target": {key: [] for key in OUTLINED}}, "image 0")
-    assert nothing["masks"].shape == (0, HEIGHT, WIDTH)
-
-
 def test_missing_outlines_are_refused(instances):
     objects = {**OUTLINED, "segmentation": OUTLINED["segmentation"][:1]}
     with pytest.raises(ValueError, match="image 7 have 2 boxes but 1 outlines"):
@@ -292,7 +267,7 @@ def test_outlines_in_a_table(outline):
     assert np.array_equal(masks[1], decode_mask(outline, (HEIGHT, WIDTH), ""))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_masks_and_boxes_follow_the_image(seed, instances):
     chosen = tuning_settings("instance-segmentation", color_jitter=0.0)
     transform = build_transform(chosen, (HEIGHT, WIDTH), is_training=True)

@@ -112,28 +112,3 @@ def test_other_options_are_one_clear_line(options, message):
     with pytest.raises(ValueError, match=f"^Teacher 't': .*{message}") as error:
         build(**{"source": "test_vit", "weights": "random", **options})
     assert "\n" not in str(error.value)
-
-
-# Of timm's networks: native size, stride, widths of summary and features, millions of parameters.
-PUBLISHED = [
-    ("vit_pe_core_base_patch16_224.fb", "projected", 224, 16, 1024, 768, 93.7),
-    ("vit_pe_core_gigantic_patch14_448.fb", "projected", 448, 14, 1280, 1536, 1882),
-    ("vit_pe_spatial_large_patch14_448.fb", "none", 448, 14, None, 1024, 304),
-    ("fastvit_mci4.apple_mclip2_dfndr2b", "projected", 256, 64, 768, 4096, 321.8),
-    ("vit_base_mci_224.apple_mclip2_dfndr2b", "projected", 224, 16, 512, 768, 86.3),
-    ("vit_base_patch16_clip_224.datacompxl", "projected", 224, 16, 512, 768, 86.2),
-    ("vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", "pooled", 256, 16, 768, 768, 85.7),
-]
-
-
-@pytest.mark.parametrize(("source", "summary", "side", "stride", "summary_dim", "feature_dim", "millions"), PUBLISHED)
-def test_published_networks_are_planned_on_the_meta_device(
-    source, summary, side, stride, summary_dim, feature_dim, millions
-):
-    with torch.device("meta"):
-        teacher = build(source, summary=summary)
-        answer = teacher.extract_features(torch.empty(1, 3, 64, 64))
-    assert (teacher.native_size_px, teacher.patch_size) == (side, stride)
-    assert (teacher.summary_dim, teacher.feature_dim) == (summary_dim, feature_dim)
-    assert answer.features.shape == (1, feature_dim, 4, 4)
-    assert sum(each.numel() for each in teacher.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
