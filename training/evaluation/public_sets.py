@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a public set comes from, and its folder below `--data-root`."""
+    """Origin of a public set, and its folder below `--data-root`."""
 
     title: str
     address: str
@@ -49,7 +49,7 @@ OTHER_SETS = {
 
 
 def find_public(layout: str) -> Place | ClassSet:
-    """Return where a public set comes from."""
+    """Return the origin of a public set."""
     return OTHER_SETS[layout] if layout in OTHER_SETS else public_sets()[layout]
 
 
