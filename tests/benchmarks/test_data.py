@@ -13,7 +13,7 @@ from benchmarks.measuring import Turns
 
 def test_all_processors_do_equal_work() -> None:
     processors = data.build_processors(64)
-    for name, images in list(data.draw_pictures(8).items())[1:]:
+    for name, images in list(data.draw_images(8).items())[1:]:
         batches = {each: call(images) for each, call in processors.items()}
         ours = batches.pop("ours")
         assert ours.shape == (len(images), 3, 64, 64), name

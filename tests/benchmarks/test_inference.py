@@ -5,7 +5,7 @@ import torch
 from releases import needs_flop_counter
 
 from benchmarks.inference import COMPILED, EQUAL_WORK, NETWORKS, OURS, WINDOWED
-from benchmarks.measuring import Place, count_flops
+from benchmarks.measuring import Placement, count_flops
 from modeling_radio import RadioConfig
 
 
@@ -15,7 +15,7 @@ EAGER = [name for name in NETWORKS if name != COMPILED]
 
 @pytest.mark.parametrize("name", EAGER)
 def test_networks_run_in_the_type_that_is_asked_for(name: str) -> None:
-    tokens = NETWORKS[name].build(CONFIG, Place("cpu", torch.bfloat16), 64)
+    tokens = NETWORKS[name].build(CONFIG, Placement("cpu", torch.bfloat16), 64)
     with torch.no_grad():
         answer = tokens(torch.rand(2, 3, 64, 64).bfloat16())
     patches_alone = name in ("SigLIP2", "SAM3")
@@ -28,7 +28,7 @@ def test_equal_work_is_equal() -> None:
     images = torch.rand(1, 3, 160, 160)
     counted = [name for name in (*EQUAL_WORK, WINDOWED) if NETWORKS[name].counted_as is None]
     flops = {
-        name: count_flops(lambda name=name: NETWORKS[name].build(CONFIG, Place(), 160)(images)) for name in counted
+        name: count_flops(lambda name=name: NETWORKS[name].build(CONFIG, Placement(), 160)(images)) for name in counted
     }
     assert flops.pop(WINDOWED) < flops[OURS]
     assert len(set(flops.values())) == 1

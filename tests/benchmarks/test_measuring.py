@@ -11,7 +11,7 @@ from benchmarks import measuring
 from benchmarks.measuring import (
     ROOT,
     MeasuringSettings,
-    Place,
+    Placement,
     StepProcess,
     Turns,
     count_flops,
@@ -58,7 +58,7 @@ def test_memory_is_that_of_a_call_and_not_of_what_was_before() -> None:
 def test_operations_are_counted_and_the_peak_is_measured() -> None:
     left, right = torch.rand(8, 16), torch.rand(16, 4)
     assert count_flops(lambda: left @ right) == 2 * 8 * 16 * 4
-    assert measure_peak(Place(), side=64) > 0
+    assert measure_peak(Placement(), side=64) > 0
 
 
 LOOP = """

@@ -18,9 +18,9 @@ def tiny_config(source: str) -> PreTrainedConfig:
     if "dinov3" in source:
         return DINOv3ViTConfig(**SMALL, num_hidden_layers=8, num_register_tokens=4, image_size=32)
     if "sam3" in source:
-        places = [1, 3, 5, 7]
+        placements = [1, 3, 5, 7]
         sides = {"image_size": 56, "patch_size": 14, "window_size": 2, "pretrain_image_size": 28}
-        return Sam3ViTConfig(**SMALL, **sides, num_hidden_layers=8, global_attn_indexes=places)
+        return Sam3ViTConfig(**SMALL, **sides, num_hidden_layers=8, global_attn_indexes=placements)
     depth = {"num_hidden_layers": 4, "vitdet_num_global": 2}
     return RadioConfig.from_preset("radio-test", **depth, adaptors=ADAPTORS, preferred_resolution=[48, 48])
 

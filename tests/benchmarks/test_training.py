@@ -9,7 +9,7 @@ from tiny_distillation import assert_same_tensors, distil, last_state
 from transformers import Dinov2Config, Dinov2Model
 
 from benchmarks import trainers, training
-from benchmarks.data import draw_picture
+from benchmarks.data import draw_image
 from benchmarks.steps import StepTimer
 from modeling_radio import RadioConfig
 from modeling_radio.training.distillation.trainer import Distiller
@@ -39,7 +39,7 @@ def test_student_and_teacher_are_those_of_the_plain_loop(tmp_path: Path) -> None
 
 def test_the_plain_loop_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
-        draw_picture(64, 64, number).save(tmp_path / f"{number}.jpg")
+        draw_image(64, 64, number).save(tmp_path / f"{number}.jpg")
     monkeypatch.setattr(trainers, "SIDE_PX", 112)
     torch.manual_seed(0)
     student = timm.create_model(trainers.STUDENT, img_size=112, embed_dim=32, depth=2, num_heads=2, num_classes=0)

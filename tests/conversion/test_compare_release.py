@@ -109,7 +109,7 @@ def test_another_network_is_found_out(release, converted, tmp_path, capsys):
     [
         (["--adaptors", "sam3,siglip2-g"], "`adaptors` must be one of"),
         (["--sizes", "big"], "`sizes` must be like 512"),
-        (["--images", "no.png"], "`images` must be pictures"),
+        (["--images", "no.png"], "`images` must be image files"),
         (["--revision", "v1"], "`revision` must be left out for a folder"),
         (["--converted", "."], "`converted` must be a folder that radio convert wrote, got '.'"),
         (["--windows", "0"], "`windows"),

@@ -7,7 +7,7 @@ import pytest
 import tiny_distillation
 import torch
 from tiny_distillation import RECIPE, install_tiny_world, leave_progress_undrawn
-from tuning_fixtures import base, class_folders, one_picture, own_datasets_cache
+from tuning_fixtures import base, class_folders, one_figure_image, own_datasets_cache
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.api import distill, evaluate, extract, finetune, search
@@ -15,9 +15,9 @@ from modeling_radio.core.interruption import Interrupted
 from modeling_radio.model_cards.results import Results
 
 
-__all__ = ["base", "class_folders", "one_picture", "own_datasets_cache"]
+__all__ = ["base", "class_folders", "one_figure_image", "own_datasets_cache"]
 
-pytestmark = pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture")
+pytestmark = pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image")
 
 FEW_STEPS = {"num_steps": 4, "warmup_steps": 1}
 

@@ -340,13 +340,13 @@ def intermediate_network(request):
 def test_scaling_of_a_mean(intermediate_network):
     normalizer, blocks = intermediate_network.inter_feature_normalizer, [1, 2, 3]
     with torch.no_grad():
-        passed = intermediate_network(torch.rand(1, 3, 32, 48), keep=blocks)
+        result = intermediate_network(torch.rand(1, 3, 32, 48), keep=blocks)
         found = {
-            order: intermediate_network.average_blocks(passed, blocks, order)
+            order: intermediate_network.average_blocks(result, blocks, order)
             for order in ("post-alpha", "pre-alpha", "none")
         }
     prefix = intermediate_network.config.num_prefix_tokens
-    tokens = {block: passed.kept[block] for block in blocks}
+    tokens = {block: result.kept[block] for block in blocks}
     mean = sum(tokens.values()) / 3
     for answer in found.values():
         torch.testing.assert_close(answer[:, :prefix], mean[:, :prefix])

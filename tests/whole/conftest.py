@@ -8,7 +8,7 @@ from tuning_fixtures import (
     coco_content,
     coco_folder,
     depth_folder,
-    one_picture,
+    one_figure_image,
     outlines_folder,
     own_datasets_cache,
     voc_folder,
@@ -18,8 +18,8 @@ from tuning_fixtures import (
 
 # fmt: off
 __all__ = [
-    "_own_accelerator", "base", "class_folders", "coco_content", "coco_folder", "depth_folder", "model", "one_picture",
-    "outlines_folder", "own_datasets_cache", "pictures", "recipe_file", "tiny_world", "voc_folder", "words",
-    "write_source", "zero_shot_folder",
+    "_own_accelerator", "base", "class_folders", "coco_content", "coco_folder", "depth_folder", "model",
+    "one_figure_image", "outlines_folder", "own_datasets_cache", "pictures", "recipe_file", "tiny_world", "voc_folder",
+    "words", "write_source", "zero_shot_folder",
 ]
 # fmt: on

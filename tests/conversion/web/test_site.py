@@ -3,7 +3,7 @@
 import pytest
 import yaml
 from PIL import Image, ImageChops
-from tiny_site import save_picture, save_runtime
+from tiny_site import save_image, save_runtime
 
 from modeling_radio.conversion.web import site
 from modeling_radio.conversion.web.site import (
@@ -49,7 +49,7 @@ def test_samples_and_page_are_copied(tmp_path):
     assert (tmp_path / "index.html").read_bytes() == (PAGE / "index.html").read_bytes()
     copied = {path.name for path in (tmp_path / "page").iterdir()}
     assert copied == {path.name for path in PAGE.iterdir()} - {"index.html"}
-    picture = save_picture(tmp_path / "my_otter.png")
+    picture = save_image(tmp_path / "my_otter.png")
     (told,) = copy_samples([Sample(picture, "my_otter")], tmp_path)
     assert told == {"file": "samples/1.png", "title": "my otter"}
     assert ImageChops.difference(Image.open(tmp_path / told["file"]), Image.open(picture)).getbbox() is None
@@ -84,8 +84,8 @@ def test_only_earlier_sites_are_replaced(tmp_path):
 
 
 def test_images_that_browsers_do_not_open_are_refused(tmp_path):
-    check_samples([Sample(save_picture(tmp_path / f"a.{ending}"), "a") for ending in ("png", "jpg", "webp")])
-    save_picture(tmp_path / "a.tiff")
+    check_samples([Sample(save_image(tmp_path / f"a.{ending}"), "a") for ending in ("png", "jpg", "webp")])
+    save_image(tmp_path / "a.tiff")
     (tmp_path / "text.jpg").write_text("no picture")
     Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
     for name in ("a.tiff", "text.jpg", "missing.jpg", "bomb.png"):

@@ -1,4 +1,4 @@
-"""Files of weights and their indices, read with distrust before any weight is: what is damaged is named."""
+"""Files of weights and their indices, validated before any weight is read: an error names the damaged file."""
 
 import json
 import re

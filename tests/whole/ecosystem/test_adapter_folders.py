@@ -16,7 +16,7 @@ from modeling_radio.training.finetuning.settings import ZERO_SHOT
 
 pytestmark = [
     pytest.mark.tour,
-    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture"),
+    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image"),
     # peft asks a model for `is_gradient_checkpointing`, which transformers is renaming.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]

@@ -5,7 +5,7 @@ import torch
 from local_hub import TOKEN, VISIT, hub_in_place
 from PIL import Image
 from tiny_tuning import run_settings
-from tuning_fixtures import save_picture
+from tuning_fixtures import save_image
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -18,7 +18,7 @@ from modeling_radio.training.publish import main as publish
 
 pytestmark = [
     pytest.mark.tour,
-    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture"),
+    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image"),
     # peft asks a model for `is_gradient_checkpointing`, which transformers is renaming.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
@@ -99,7 +99,7 @@ def test_tuned_published_opened_by_name_switched_and_merged(base, hub, elsewhere
     adapters = {}
     for first_seed, name, classes in ((0, "pets", ("cat", "dog")), (50, "zoo", ("lion", "zebra"))):
         for number in range(6):
-            save_picture(tmp_path / name / classes[number % 2] / f"{number}.png", first_seed + number)
+            save_image(tmp_path / name / classes[number % 2] / f"{number}.png", first_seed + number)
         adapters[name] = tune(base, tmp_path / name, tmp_path / f"run-{name}")
     pixels = torch.rand(2, 3, *SIZE)
     pets, zoo = (local_answer(base, adapter, pixels) for adapter in adapters.values())

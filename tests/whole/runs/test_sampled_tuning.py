@@ -13,7 +13,7 @@ from modeling_radio.training.finetuning.run import FinetuningRun
 
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture"),
+    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
 

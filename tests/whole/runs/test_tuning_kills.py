@@ -16,7 +16,7 @@ from modeling_radio.training.finetuning.run import FINAL, MERGED, SETTINGS, Fine
 
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture"),
+    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
 
