@@ -21,7 +21,11 @@ TASKS = {"image-feature-extraction", "image-classification", "image-segmentation
     [
         (None, False, set()),
         (["RadioModel"], False, set()),
-        (["RadioForZeroShotImageClassification"], True, {"zero-shot-image-classification"}),
+        (
+            ["RadioForZeroShotImageClassification"],
+            True,
+            {"zero-shot-image-classification", "zero-shot-object-detection"},
+        ),
         ([INSTANCE_SEGMENTER], False, set()),
     ],
 )

@@ -1,13 +1,16 @@
 """SAM3 on RADIO: nothing changes but the features."""
 
 import copy
+import json
 
 import pytest
 import torch
 from comparisons import assert_same_weights
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_sam3 import GRID, SAM3_PX, TRUNK_WIDTH, build_sam3
-from transformers import Sam3Model
+from tiny_sam3 import GRID, SAM3_PX, TRUNK_WIDTH, build_sam3, build_tracker, build_tracker_video, build_video
+from transformers import Sam2VideoVideoProcessor, Sam3ImageProcessor, Sam3Model, Sam3TrackerVideoProcessor, pipeline
+from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
 from modeling_radio import RadioConfig, RadioModel, RadioModelOutput, attach_to_sam3, save_attached
 from modeling_radio.adaptors_radio import RadioAdaptorOutput
@@ -200,3 +203,103 @@ def test_images_of_another_size_are_refused(sam3):
         ValueError, match=r"must have 64 x 64 pixels for SAM3's 4 x 4 features, got \(48, 48\)\. .*'height'"
     ):
         run(sam3, random_inputs(48))
+
+
+def points_of(side, at=(0.3, 0.6)):
+    """A point of each of two images, in pixels of images of one side; the model adds half a pixel."""
+    return {"input_points": (torch.tensor(at) * side - 0.5).expand(2, 1, 1, 2)}
+
+
+def test_points_mean_the_same_place_whatever_the_trunk():
+    tracker, pixels = build_tracker(), torch.rand(2, 3, SAM3_PX, SAM3_PX) * 2 - 1
+    expected = run(tracker, {"pixel_values": pixels, **points_of(SAM3_PX)})
+    elsewhere = run(tracker, {"pixel_values": pixels, **points_of(SAM3_PX, (0.9, 0.1))})
+    features = run(tracker.vision_encoder.backbone, {"pixel_values": pixels}).last_hidden_state
+    attach_to_sam3(tracker, build_radio()).vision_encoder.backbone.radio = TrunkInTheAdaptor(features)
+    actual = run(tracker, {"pixel_values": torch.zeros(2, 3, RADIO_PX, RADIO_PX), **points_of(RADIO_PX)})
+    for name in ("pred_masks", "iou_scores"):
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(elsewhere[name], expected[name], atol=1e-3)
+
+
+def follow_a_point(model, frames):
+    """Masks of one object in each frame, from a point in the first."""
+    size = {"height": RADIO_PX, "width": RADIO_PX}
+    processor = Sam3TrackerVideoProcessor(Sam3ImageProcessor(size=size), Sam2VideoVideoProcessor(size=size))
+    session = processor.init_video_session(video=frames)
+    processor.add_inputs_to_inference_session(session, 0, 1, input_points=[[[[40.0, 30.0]]]], input_labels=[[[1]]])
+    with torch.no_grad():
+        return torch.cat([output.pred_masks for output in model.propagate_in_video_iterator(session)])
+
+
+def follow_words(model, frames):
+    """Masks of one word's objects in each frame."""
+    small = torch.nn.functional.interpolate(torch.from_numpy(frames).movedim(-1, 1) / 127.5 - 1, (RADIO_PX, RADIO_PX))
+    session = Sam3VideoInferenceSession(video=small, video_height=90, video_width=120, inference_device="cpu")
+    number = session.add_prompt("a cat")
+    session.prompt_input_ids[number] = torch.tensor([[1, 7, 9, 3, 3]])
+    session.prompt_attention_masks[number] = torch.tensor([[1, 1, 1, 1, 0]])
+    with torch.no_grad():
+        outputs = list(model.propagate_in_video_iterator(session))
+    assert all(output.obj_id_to_mask for output in outputs), "something is found"
+    return torch.cat([mask.float() for output in outputs for mask in output.obj_id_to_mask.values()])
+
+
+def keen(model):
+    """A tracker of words that takes every detection for an object, as random weights find none."""
+    model.score_threshold_detection = model.new_det_thresh = -1.0
+    model.hotstart_delay = 0
+    return model
+
+
+@pytest.mark.parametrize(("build", "follow"), [(build_tracker_video, follow_a_point), (build_video, follow_words)])
+def test_videos_are_followed_by_radios_features(build, follow, tmp_path):
+    frames = torch.randint(0, 256, (3, 90, 120, 3), dtype=torch.uint8).numpy()
+    model = keen(attach_to_sam3(build(), build_radio()))
+    masks = follow(model, frames)
+    assert len(masks) >= len(frames)
+    assert masks.isfinite().all()
+    other = keen(attach_to_sam3(build(), build_radio()))
+    assert not torch.equal(masks, follow(other, frames)), "another RADIO, other masks"
+    save_attached(model, tmp_path)
+    again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    torch.testing.assert_close(follow(keen(again.eval()), frames), masks, atol=1e-5, rtol=1e-5)
+
+
+OPEN_ELSEWHERE = """
+import json, sys
+from PIL import Image
+from transformers import AutoModel, pipeline
+
+names = {folder: type(AutoModel.from_pretrained(folder, trust_remote_code=True)).__name__ for folder in sys.argv[1:]}
+generate = pipeline("mask-generation", model="Sam3TrackerModel", trust_remote_code=True)
+found = generate(Image.open("picture.png"), points_per_crop=2, pred_iou_thresh=-10.0, stability_score_thresh=-1.0)
+print(json.dumps([names, sorted(found["scores"].tolist())]))
+"""
+
+
+def test_all_are_opened_elsewhere_and_masks_are_generated(run_elsewhere, tmp_path):
+    models = [
+        attach_to_sam3(build(), build_radio())
+        for build in (build_sam3, build_tracker, build_tracker_video, build_video)
+    ]
+    names = [type(model).__name__ for model in models]
+    for model, name in zip(models, names, strict=True):
+        save_attached(model, tmp_path / name)
+    processor = Sam3ImageProcessor(size={"height": RADIO_PX, "width": RADIO_PX})
+    processor.save_pretrained(tmp_path / "Sam3TrackerModel")
+    picture = Image.fromarray(torch.randint(0, 256, (90, 120, 3), dtype=torch.uint8).numpy())
+    picture.save(tmp_path / "picture.png")
+    opened, scores = json.loads(run_elsewhere(OPEN_ELSEWHERE, tmp_path, *names).splitlines()[-1])
+    assert opened == {name: f"Radio{name}" for name in names}
+    generate = pipeline("mask-generation", model=models[1], image_processor=processor)
+    found = generate(picture, points_per_crop=2, pred_iou_thresh=-10.0, stability_score_thresh=-1.0)
+    assert len(found["masks"]) == len(found["scores"]) > 0
+    assert sorted(found["scores"].tolist()) == pytest.approx(scores, abs=1e-5)
+
+
+def test_other_models_are_refused():
+    with pytest.raises(ValueError, match="`sam3_model`"):
+        attach_to_sam3(torch.nn.Linear(2, 2), build_radio())

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from modeling_radio.core.settings import OneOf, Settings, require
+from modeling_radio.core.settings import OneOf, Settings, Spelling, read_names, require
 from modeling_radio.training.recipe import RecipeCommand
 from modeling_radio.training.recipe_sections import DEMO_SOURCES
 
@@ -47,6 +47,9 @@ TASK_NAMES = (
 
 RETRIEVAL = "retrieval"
 """Short name of the two retrieval tasks, as far as the data have labels or captions."""
+
+RADSEG_STEPS = ("scra", "scga", "sliding", "denoising")
+"""Arguments of `RadioForZeroShotImageClassification.segment`."""
 
 
 class DataOptions(Settings):
@@ -99,8 +102,8 @@ class TaskSettings(Settings):
         probe_warmup_steps: Steps over which the learning rate rises; 1500 in the papers.
         probe_schedule: Fall of the learning rate after that: a cosine, or a straight line as in the papers.
         window_px: Side of the windows of dense tasks; by default the model's own size.
-        refinement: Change of the patches in open-vocabulary segmentation before they are compared with texts: none, or
-            the mean of similar patches (SCRA of RADSeg).
+        radseg: Steps of RADSeg in open-vocabulary segmentation, see `segment`: scra, scga, sliding, denoising. Without
+            sliding the network sees squares as high as the image.
         dense_source: Network that maps patches to the space of texts; see `segment`.
         consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
             others; by default the range of the published models at low resolution, and one step beyond.
@@ -125,7 +128,7 @@ class TaskSettings(Settings):
     probe_warmup_steps: int = Field(0, ge=0)
     probe_schedule: Literal["cosine", "linear"] = "cosine"
     window_px: int | None = Field(None, gt=0)
-    refinement: Literal["none", "correlation"] = "none"
+    radseg: Annotated[list[str] | None, OneOf(RADSEG_STEPS), Spelling(read_names, "A,B|all|none")] = None
     dense_source: Literal["summary_head", "features"] = "summary_head"
     consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
     switching_sizes_px: list[int] = [128, 256, 512, 1024]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -149,14 +149,16 @@ def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str,
 
 @runtime_checkable
 class PatchTextModel(TextModel, FeatureModel, Protocol):
-    """A `FeatureModel` whose patches can be mapped to the space of texts."""
+    """A `FeatureModel` whose patches can be compared with texts."""
 
-    def aligned_patches(self, pixels: Tensor, source: DenseSource) -> Tensor:
-        """Return patches in the space of the texts, `(batch, text_dim, rows, cols)`.
+    def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, left_out: Collection[str] = ()) -> Tensor:
+        """Return similarities of patches and texts, `(batch, num_texts, rows, cols)`.
 
         Args:
             pixels: Preprocessed images, as for `encode`.
+            texts: As of `embed_classes`.
             source: See `RadioForZeroShotImageClassification.segment`.
+            left_out: Steps of RADSeg to leave out, by the names of arguments of the same method.
         """
         ...
 
@@ -187,9 +189,10 @@ class RadioTextFeatures(RadioFeatures):
         model, tokenizer = self._text_tower()
         return model.embed_texts(tokenizer, texts).float().cpu()
 
-    def aligned_patches(self, pixels: Tensor, source: DenseSource) -> Tensor:
-        """Return patches in the space of the texts, `(batch, text_dim, rows, cols)`; see `segment` for `source`."""
-        return self._text_tower()[0].aligned_patches(pixels, source)
+    def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, left_out: Collection[str] = ()) -> Tensor:
+        """Return similarities of patches and texts, as of `PatchTextModel`."""
+        without: Any = dict.fromkeys(left_out)
+        return self._text_tower()[0].segment(pixels, texts, source, **without).logits
 
     def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
         if self._tower is None:
