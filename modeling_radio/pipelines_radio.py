@@ -400,6 +400,7 @@ class _WordMaps(ImageSegmentationPipeline):
     _load_tokenizer = True
     stock_options: tuple[str, ...] = ("timeout",)
     model: Any
+    image_processor: Any
     _embedded: tuple[Any, Tensor] | None = None
 
     # pyrefly: ignore[bad-override]

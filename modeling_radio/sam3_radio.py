@@ -249,7 +249,7 @@ def save_attached(sam3_model: Sam3, folder: str | Path) -> None:
             "`sam3_model` must run on RADIO, got one on its own trunk. Call `attach_to_sam3` first, or use its "
             "`save_pretrained`."
         )
-    own = next(own for stock, own in SAM3.items() if isinstance(sam3_model, stock))
+    own: Any = next(own for stock, own in SAM3.items() if isinstance(sam3_model, stock))
     opened = [AutoModel, AutoModelForMaskGeneration] if own is RadioSam3TrackerModel else [AutoModel]
     sam3_model.config.auto_map = {
         "AutoConfig": f"sam3_radio.{own.config_class.__name__}",

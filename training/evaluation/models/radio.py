@@ -192,7 +192,7 @@ class RadioTextFeatures(RadioFeatures):
     def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, left_out: Collection[str] = ()) -> Tensor:
         """Return similarities of patches and texts, as of `PatchTextModel`."""
         without: Any = dict.fromkeys(left_out)
-        return self._text_tower()[0].segment(pixels, texts, source, **without).logits
+        return cast(Tensor, self._text_tower()[0].segment(pixels, texts, source, **without).logits)
 
     def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
         if self._tower is None:
