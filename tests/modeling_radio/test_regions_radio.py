@@ -85,7 +85,7 @@ class Drawing:
         for left, top, right, bottom in prompts["input_boxes"][0].tolist():
             rows = (places >= top - 16) & (places < bottom + 16)
             cols = (places >= left - 16) & (places < right + 16)
-            masks.append(torch.where(rows[:, None] & cols, 20.0, -20.0))
+            masks.append(torch.where(rows[:, None] & cols, 2.0, -2.0))
         ratings = torch.full((1, len(masks), 1), self.rating)
         return SimpleNamespace(pred_masks=torch.stack(masks)[None, :, None], iou_scores=ratings)
 
@@ -114,7 +114,8 @@ def test_a_mask_that_sam_trusts_takes_the_place_of_the_region():
     assert second["input_masks"].min() == 0
     # The larger mask has no more than the class's own probability, which is 0 beyond the square.
     inside = after[0, 1, 40:88, 40:88]
-    torch.testing.assert_close(inside, torch.full_like(inside, 0.9), atol=1e-4, rtol=0)
+    likely = 0.9 * torch.tensor(2.0).sigmoid().item()
+    torch.testing.assert_close(inside, torch.full_like(inside, likely), atol=1e-4, rtol=0)
     assert after[0, 2].max() == 0
     assert (after[0].argmax(0)[44:84, 44:84] == 1).all()
 
