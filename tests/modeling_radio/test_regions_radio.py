@@ -140,7 +140,7 @@ def test_small_and_unlikely_regions_are_not_asked_for():
 @torch.no_grad()
 def test_transformers_own_tracker_takes_the_prompts():
     sam, image = build_tracker(), torch.rand(2, 3, 96, 128)
-    before = torch.rand(2, 3, 6, 8).softmax(dim=1)
+    before = torch.rand(2, 3, 3, 4).softmax(dim=1)
     own = torch.nn.functional.interpolate(before, (96, 128), mode="bilinear")
     after = refine_by_sam(sam, image, before, least_iou=-10.0)
     assert after.shape == own.shape

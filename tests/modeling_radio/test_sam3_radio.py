@@ -229,13 +229,13 @@ def follow_a_point(model, frames):
     session = processor.init_video_session(video=frames)
     processor.add_inputs_to_inference_session(session, 0, 1, input_points=[[[[40.0, 30.0]]]], input_labels=[[[1]]])
     with torch.no_grad():
-        return torch.cat([output.pred_masks for output in model.propagate_in_video_iterator(session)])
+        return torch.cat([output.pred_masks for output in model.propagate_in_video_iterator(session, 0)])
 
 
 def follow_words(model, frames):
     """Masks of one word's objects in each frame."""
     small = torch.nn.functional.interpolate(torch.from_numpy(frames).movedim(-1, 1) / 127.5 - 1, (RADIO_PX, RADIO_PX))
-    session = Sam3VideoInferenceSession(video=small, video_height=90, video_width=120, inference_device="cpu")
+    session = Sam3VideoInferenceSession(video=small, video_height=90, video_width=120, dtype=torch.float32)
     number = session.add_prompt("a cat")
     session.prompt_input_ids[number] = torch.tensor([[1, 7, 9, 3, 3]])
     session.prompt_attention_masks[number] = torch.tensor([[1, 1, 1, 1, 0]])
@@ -268,14 +268,16 @@ def test_videos_are_followed_by_radios_features(build, follow, tmp_path):
     torch.testing.assert_close(follow(keen(again.eval()), frames), masks, atol=1e-5, rtol=1e-5)
 
 
+# No mask is left out, not even the less sure of two that are alike.
+EVERYTHING = {"points_per_crop": 2, "pred_iou_thresh": -10, "stability_score_thresh": -1, "crops_nms_thresh": 1}
 OPEN_ELSEWHERE = """
 import json, sys
 from PIL import Image
 from transformers import AutoModel, pipeline
 
-names = {folder: type(AutoModel.from_pretrained(folder, trust_remote_code=True)).__name__ for folder in sys.argv[1:]}
+names = {folder: type(AutoModel.from_pretrained(folder, trust_remote_code=True)).__name__ for folder in sys.argv[2:]}
 generate = pipeline("mask-generation", model="Sam3TrackerModel", trust_remote_code=True)
-found = generate(Image.open("picture.png"), points_per_crop=2, pred_iou_thresh=-10.0, stability_score_thresh=-1.0)
+found = generate(Image.open("picture.png"), **json.loads(sys.argv[1]))
 print(json.dumps([names, sorted(found["scores"].tolist())]))
 """
 
@@ -292,10 +294,12 @@ def test_all_are_opened_elsewhere_and_masks_are_generated(run_elsewhere, tmp_pat
     processor.save_pretrained(tmp_path / "Sam3TrackerModel")
     picture = Image.fromarray(torch.randint(0, 256, (90, 120, 3), dtype=torch.uint8).numpy())
     picture.save(tmp_path / "picture.png")
-    opened, scores = json.loads(run_elsewhere(OPEN_ELSEWHERE, tmp_path, *names).splitlines()[-1])
+    opened, scores = json.loads(
+        run_elsewhere(OPEN_ELSEWHERE, tmp_path, json.dumps(EVERYTHING), *names).splitlines()[-1]
+    )
     assert opened == {name: f"Radio{name}" for name in names}
     generate = pipeline("mask-generation", model=models[1], image_processor=processor)
-    found = generate(picture, points_per_crop=2, pred_iou_thresh=-10.0, stability_score_thresh=-1.0)
+    found = generate(picture, **EVERYTHING)
     assert len(found["masks"]) == len(found["scores"]) > 0
     assert sorted(found["scores"].tolist()) == pytest.approx(scores, abs=1e-5)
 

@@ -109,10 +109,11 @@ def build_video() -> Sam3VideoModel:
 
 
 def _vary(model: Any) -> Any:
-    """Let all weights matter: some of transformers' own begin at 0."""
+    """Let all weights matter: transformers' own begin small, and some at 0."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
+            parameter.mul_(5 if parameter.ndim > 1 else 1)
             if parameter.std(unbiased=False) == 0:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
