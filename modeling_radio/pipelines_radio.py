@@ -23,9 +23,10 @@ from transformers import (
 from transformers.image_utils import load_image
 
 from .checks_radio import round_to_step
-from .hub_radio import INSTANCE_SEGMENTER, import_sibling
+from .hub_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor, read_image
 from .post_processing_radio import Reading, reading_of, tempered
+from .regions_radio import find_regions
 
 
 VIEW_OPTIONS = ("tile_size", "tile_overlap", "scales", "flip", "nms_threshold")
@@ -508,7 +509,7 @@ class RadioZeroShotObjectDetectionPipeline(AnySizeBatches, _WordMaps):
         factor = max(1, math.ceil(REGION_PLACES / max(logits.shape[2:])))
         rows, cols = (factor * side for side in logits.shape[2:])
         enlarged = F.interpolate(logits, (rows, cols), mode="bilinear", align_corners=False)
-        regions = import_sibling("regions_radio").find_regions(enlarged[0].softmax(dim=0), least_area=factor**2)
+        regions = find_regions(enlarged[0].softmax(dim=0), least_area=factor**2)
         boxes = regions.boxes * torch.tensor([width / cols, height / rows], device=logits.device).repeat(2)
         found = [
             {

@@ -304,6 +304,19 @@ def test_all_are_opened_elsewhere_and_masks_are_generated(run_elsewhere, tmp_pat
     assert sorted(found["scores"].tolist()) == pytest.approx(scores, abs=1e-5)
 
 
+@pytest.mark.parametrize("build", [build_tracker, build_tracker_video, build_video])
+def test_saved_trackers_open_with_equal_weights(build, tmp_path):
+    model = attach_to_sam3(build(), build_radio(), window_size=2)
+    save_attached(model, tmp_path)
+    again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert_same_weights(again, model)
+    for name, value in model.named_buffers():
+        torch.testing.assert_close(dict(again.named_buffers())[name], value, msg=name)
+    assert again.config.to_dict() == model.config.to_dict()
+
+
 def test_other_models_are_refused():
     with pytest.raises(ValueError, match="`sam3_model`"):
         attach_to_sam3(torch.nn.Linear(2, 2), build_radio())

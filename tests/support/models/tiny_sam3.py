@@ -21,7 +21,7 @@ TRUNK_WIDTH = 32
 SMALL = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def _vision() -> dict[str, Any]:
+def _vision(width: int) -> dict[str, Any]:
     trunk = {
         **SMALL,
         "model_type": "sam3_vit_model",
@@ -35,14 +35,15 @@ def _vision() -> dict[str, Any]:
     return {
         "model_type": "sam3_vision_model",
         "backbone_config": trunk,
-        "fpn_hidden_size": 32,
+        "fpn_hidden_size": width,
         "backbone_feature_sizes": sizes,
     }
 
 
-def _detector() -> dict[str, Any]:
+def _detector(width: int = 32) -> dict[str, Any]:
+    inner = {**SMALL, "hidden_size": width}
     return {
-        "vision_config": _vision(),
+        "vision_config": _vision(width),
         "text_config": {
             **SMALL,
             "model_type": "clip_text_model",
@@ -53,35 +54,35 @@ def _detector() -> dict[str, Any]:
             "bos_token_id": 1,
             "eos_token_id": 3,
         },
-        "geometry_encoder_config": {**SMALL, "num_layers": 1, "roi_size": 2},
-        "detr_encoder_config": {**SMALL, "num_layers": 1},
-        "detr_decoder_config": {**SMALL, "num_layers": 1, "num_queries": 5},
-        "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2},
+        "geometry_encoder_config": {**inner, "num_layers": 1, "roi_size": 2},
+        "detr_encoder_config": {**inner, "num_layers": 1},
+        "detr_decoder_config": {**inner, "num_layers": 1, "num_queries": 5},
+        "mask_decoder_config": {"hidden_size": width, "num_attention_heads": 2},
     }
 
 
-def _tracker() -> dict[str, Any]:
-    decoder = {"hidden_size": 32, "num_attention_heads": 2, "mlp_dim": 32, "iou_head_hidden_dim": 32}
+def _tracker(width: int = 64) -> dict[str, Any]:
+    decoder = {"hidden_size": width, "num_attention_heads": 2, "mlp_dim": 32, "iou_head_hidden_dim": 32}
     return {
-        "vision_config": _vision(),
-        "prompt_encoder_config": {"hidden_size": 32, "image_size": SAM3_PX, "patch_size": 14},
+        "vision_config": _vision(width),
+        "prompt_encoder_config": {"hidden_size": width, "image_size": SAM3_PX, "patch_size": 14},
         "mask_decoder_config": decoder,
     }
 
 
-def _memory() -> dict[str, Any]:
+def _memory(width: int = 64) -> dict[str, Any]:
     return {
         "image_size": SAM3_PX,
-        "memory_attention_hidden_size": 32,
+        "memory_attention_hidden_size": width,
         "memory_attention_num_layers": 1,
         "memory_attention_feed_forward_hidden_size": 32,
         "memory_attention_rope_feat_sizes": [GRID, GRID],
-        "memory_encoder_hidden_size": 32,
-        "memory_encoder_output_channels": 16,
-        "mask_downsampler_embed_dim": 32,
+        "memory_encoder_hidden_size": width,
+        "memory_encoder_output_channels": 64,
+        "mask_downsampler_embed_dim": width,
         "memory_fuser_num_layers": 1,
-        "memory_fuser_embed_dim": 32,
-        "memory_fuser_intermediate_dim": 32,
+        "memory_fuser_embed_dim": width,
+        "memory_fuser_intermediate_dim": width,
     }
 
 
@@ -103,7 +104,7 @@ def build_tracker_video() -> Sam3TrackerVideoModel:
 def build_video() -> Sam3VideoModel:
     """Return a model that follows words through a video."""
     tracker = {"model_type": "sam3_tracker_video", **_tracker(), **_memory()}
-    detector = {"model_type": "sam3", **_detector()}
+    detector = {"model_type": "sam3", **_detector(64)}
     config = Sam3VideoConfig(detector_config=detector, tracker_config=tracker, low_res_mask_size=4 * GRID)
     return _vary(Sam3VideoModel(config))
 
