@@ -255,7 +255,8 @@ def save_attached(sam3_model: Sam3, folder: str | Path) -> None:
         "AutoConfig": f"sam3_radio.{own.config_class.__name__}",
         **{auto_class.__name__: f"sam3_radio.{own.__name__}" for auto_class in opened},
     }
-    sam3_model.save_pretrained(folder)
+    # Under the names of the modules: transformers renames weights of its own classes alone when it opens them.
+    sam3_model.save_pretrained(folder, save_original_format=False)
     copy_source_files(folder)
 
 

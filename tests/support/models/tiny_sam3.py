@@ -61,7 +61,7 @@ def _detector(width: int = 32) -> dict[str, Any]:
     }
 
 
-def _tracker(width: int = 64) -> dict[str, Any]:
+def _tracker(width: int = 128) -> dict[str, Any]:
     decoder = {"hidden_size": width, "num_attention_heads": 2, "mlp_dim": 32, "iou_head_hidden_dim": 32}
     return {
         "vision_config": _vision(width),
@@ -70,7 +70,7 @@ def _tracker(width: int = 64) -> dict[str, Any]:
     }
 
 
-def _memory(width: int = 64) -> dict[str, Any]:
+def _memory(width: int = 128) -> dict[str, Any]:
     return {
         "image_size": SAM3_PX,
         "memory_attention_hidden_size": width,
@@ -104,7 +104,7 @@ def build_tracker_video() -> Sam3TrackerVideoModel:
 def build_video() -> Sam3VideoModel:
     """Return a model that follows words through a video."""
     tracker = {"model_type": "sam3_tracker_video", **_tracker(), **_memory()}
-    detector = {"model_type": "sam3", **_detector(64)}
+    detector = {"model_type": "sam3", **_detector(128)}
     config = Sam3VideoConfig(detector_config=detector, tracker_config=tracker, low_res_mask_size=4 * GRID)
     return _vary(Sam3VideoModel(config))
 
