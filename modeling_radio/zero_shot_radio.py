@@ -390,7 +390,7 @@ _SIGLIP_LOGIT_BIAS = -10.0
 
 
 class TextFeatures(nn.Module):
-    """What a model with a text tower makes of texts."""
+    """Methods of models with a text tower, for vectors of texts."""
 
     config: Any
     text_tower: Any
@@ -398,7 +398,7 @@ class TextFeatures(nn.Module):
 
     @property
     def use_sigmoid(self) -> bool:
-        """Whether each text has a probability of its own (SigLIP), or those of all texts sum to 1 (CLIP)."""
+        """True if each text has a probability of its own (SigLIP), False if those of all texts sum to 1 (CLIP)."""
         return text_tower_kind(self.config).use_sigmoid
 
     @property
@@ -669,17 +669,17 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
         Arguments as in `forward`. The adaptor's dense head does not run.
         """
         check_call_arguments(self, kwargs, "get_image_features")
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             window_size=window_size,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
         return BaseModelOutputWithPooling(
-            last_hidden_state=passed.tokens,
-            pooler_output=self._align(passed.tokens[:, self.image_adaptor.token_index]),
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            last_hidden_state=result.tokens,
+            pooler_output=self._align(result.tokens[:, self.image_adaptor.token_index]),
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
         )
 
     def probabilities(self, logits_per_image: Tensor, dim: int = -1) -> Tensor:
@@ -880,7 +880,7 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
         # Dense heads read patches alone; the prefix only has to be there.
         tokens = F.pad(patches, (0, 0, self.config.num_prefix_tokens, 0))
         passed = NetworkOutput(tokens, tokens, {}, None, None, grid)
-        output = network.read_out(passed, [adaptor.name], "NCHW")
+        output = network.make_output(passed, [adaptor.name], "NCHW")
         return cast(dict[str, Any], output.adaptors)[adaptor.name].features
 
     def _align(self, tokens: Tensor) -> Tensor:

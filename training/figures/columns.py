@@ -18,7 +18,7 @@ from modeling_radio.training.figures.features import (
     fit_pca_basis,
     foreground_map,
     marked,
-    most_salient_places,
+    most_salient_positions,
     pca_colors,
     similarity_colors,
     similarity_maps,
@@ -69,12 +69,12 @@ def feature_columns(
         backbones: Dense features by title, each drawn in a basis of its own.
 
     Returns:
-        The photographs with a marked place, each teacher with its adaptor, the backbones, and the backbones' similarity
-        of every place to the marked one.
+        The photographs with a marked patch, each teacher with its adaptor, the backbones, and the backbones' similarity
+        of every patch to the marked one.
     """
     salience = foreground_map(clearest(teachers.values()))
-    foreground, places = salience > 0, most_salient_places(salience)
-    columns = [Column("photograph", marked(to_colors(photographs), places, salience.shape[1:]))]
+    foreground, positions = salience > 0, most_salient_positions(salience)
+    columns = [Column("photograph", marked(to_colors(photographs), positions, salience.shape[1:]))]
     for name, features in teachers.items():
         basis = fit_pca_basis(features, foreground=foreground)
         columns += [teacher_column(name, features, basis), adaptor_column(name, adaptors[name], basis)]
@@ -82,7 +82,7 @@ def feature_columns(
     for index, (title, features) in enumerate(backbones.items()):
         colors = pca_colors(features, fit_pca_basis(features, foreground=foreground))
         columns.append(Column(title, colors, starts_group=index == 0))
-        heat = similarity_colors(similarity_maps(features, places))
+        heat = similarity_colors(similarity_maps(features, positions))
         alike.append(Column(f"similar to the ring:\n{title}".replace("backbone\n", ""), heat, starts_group=index == 0))
     return columns + alike
 

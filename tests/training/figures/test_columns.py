@@ -1,9 +1,8 @@
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
-from modeling_radio.training.figures.columns import Column, adaptor_column, draw_columns, feature_columns
-from modeling_radio.training.figures.features import fit_pca_basis, foreground_map, most_salient_places, pca_colors
+from modeling_radio.training.figures.columns import adaptor_column, draw_columns, feature_columns
+from modeling_radio.training.figures.features import fit_pca_basis, foreground_map, most_salient_positions, pca_colors
 
 
 def test_columns_of_a_figure_and_its_file(features, tmp_path):
@@ -14,22 +13,11 @@ def test_columns_of_a_figure_and_its_file(features, tmp_path):
     assert torch.equal(columns[1].images, columns[2].images), "equal features have equal colors"
     assert columns[0].images.amax() > 0, "the ring"
     brightest = columns[4].images.sum(-1).flatten(1).argmax(dim=1)
-    assert brightest.tolist() == [row * 6 + col for row, col in most_salient_places(foreground_map(features))]
+    assert brightest.tolist() == [row * 6 + col for row, col in most_salient_positions(foreground_map(features))]
     draw_columns(columns[:3], tmp_path / "f.png", caption="x")
     assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
     with Image.open(tmp_path / "f.png") as image:
         assert image.height > image.width  # three columns, four rows
-
-
-def test_a_long_caption_stays_within_the_figure(tmp_path, monkeypatch):
-    figures, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure) or save(figure, path))
-    column = Column("photograph", torch.zeros(1, 2, 2, 3))
-    draw_columns([column, column], tmp_path / "f.png", caption="Step 100. A sentence of many words. " * 9)
-    (figure,) = figures
-    figure.canvas.draw()
-    box, bottom = figure.texts[-1].get_window_extent(), min(axes.get_window_extent().y0 for axes in figure.axes)
-    assert (box.x0 > 0, box.x1 < figure.bbox.x1, box.y0 > 0, box.y1 < bottom) == (True, True, True, True)
 
 
 def test_an_uncertain_adaptor_is_stretched_and_its_title_says_how_far(features):

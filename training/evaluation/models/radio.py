@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
@@ -142,6 +142,21 @@ class RadioFeatures:
             )
         return Encoding(output.summary, cast(Tensor, output.features), output.adaptors or {})
 
+    def encode_blocks(self, pixels: Tensor) -> list[Tensor]:
+        """Return the patches of the blocks at the end of each quarter, with the final norm, `(batch, dim, rows, cols)`.
+
+        These are the blocks of Probe3D's probes, https://arxiv.org/abs/2404.08636.
+
+        Raises:
+            ValueError: If there are fewer than four blocks.
+        """
+        depth = self.model.config.num_hidden_layers
+        if depth < 4:
+            raise ValueError(f"Probes of four blocks need a model with at least four, {self.name!r} has {depth}.")
+        blocks = [depth // 4 - 1, depth // 2 - 1, depth // 4 * 3 - 1, depth - 1]
+        with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
+            return self.model.forward_intermediates(pixels, blocks, norm=True, intermediates_only=True)
+
 
 def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str, int | None]) -> Tensor:
     return processor(image, size=size, return_tensors="pt")["pixel_values"][0]
@@ -151,14 +166,14 @@ def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str,
 class PatchTextModel(TextModel, FeatureModel, Protocol):
     """A `FeatureModel` whose patches can be compared with texts."""
 
-    def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, left_out: Collection[str] = ()) -> Tensor:
+    def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, options: Mapping[str, Any]) -> Tensor:
         """Return similarities of patches and texts, `(batch, num_texts, rows, cols)`.
 
         Args:
             pixels: Preprocessed images, as for `encode`.
             texts: As of `embed_classes`.
             source: See `RadioForZeroShotImageClassification.segment`.
-            left_out: Steps of RADSeg to leave out, by the names of arguments of the same method.
+            options: Other arguments of the same method.
         """
         ...
 
@@ -189,10 +204,9 @@ class RadioTextFeatures(RadioFeatures):
         model, tokenizer = self._text_tower()
         return model.embed_texts(tokenizer, texts).float().cpu()
 
-    def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, left_out: Collection[str] = ()) -> Tensor:
+    def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, options: Mapping[str, Any]) -> Tensor:
         """Return similarities of patches and texts, as of `PatchTextModel`."""
-        without: Any = dict.fromkeys(left_out)
-        return cast(Tensor, self._text_tower()[0].segment(pixels, texts, source, **without).logits)
+        return cast(Tensor, self._text_tower()[0].segment(pixels, texts, source, **options).logits)
 
     def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
         if self._tower is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from modeling_radio.training.evaluation.metrics.dense import (
 from modeling_radio.training.evaluation.metrics.fidelity import map_agreement
 from modeling_radio.training.evaluation.models.radio import PatchTextModel, RadioFeatures
 from modeling_radio.training.evaluation.settings import RADSEG_STEPS, TaskSettings
-from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation
+from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation, require_protocol
 from modeling_radio.training.evaluation.tasks.classification import TEMPLATES, no_text_tower
 
 
@@ -184,12 +185,13 @@ def folds(evaluation: Evaluation, kind: Kind) -> Iterator[tuple[Sequence[int], S
     """Yield indices of the images of the gallery to train on, and of the test images to predict.
 
     Raises:
-        ValueError: If there is neither a train split nor a second source.
+        ValueError: If there is neither a train split nor a second source, or a public set lacks its train split.
     """
     part = evaluation.part(kind)
     if part.train is not None:
         yield range(len(part.train)), range(len(part.test))
         return
+    require_protocol(part)
     groups = torch.arange(len(part.test)) if part.test.groups is None else part.test.groups
     sources = groups.unique()
     if len(sources) < 2:
@@ -272,13 +274,16 @@ def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
 def compare_with_texts(evaluation: Evaluation, model: PatchTextModel, texts: Tensor, image: int) -> Tensor:
     """Return similarities of a test image's patches and texts, `(num_texts, rows, cols)` of any size, on the CPU."""
     settings, windows = evaluation.settings, evaluation.windows("masks")
-    left_out = [] if settings.radseg is None else [step for step in RADSEG_STEPS if step not in settings.radseg]
+    wanted, side = RADSEG_STEPS if settings.radseg is None else settings.radseg, settings.window_px
+    options: dict[str, Any] = dict.fromkeys(step for step in RADSEG_STEPS if step not in wanted)
+    if "sliding" in wanted and side is not None:
+        options["sliding"] = (side, max(1, round(side * settings.window_stride)))
 
     def compare(pixels: Tensor) -> Tensor:
-        return model.segment(pixels[None].to(model.device), texts, settings.dense_source, left_out).float().cpu()
+        return model.segment(pixels[None].to(model.device), texts, settings.dense_source, options).float().cpu()
 
-    if "sliding" not in left_out:  # the model cuts windows itself, and joins them before it compares
-        return compare(model.preprocessing(settings.window_px)(evaluation.examples("masks").images[image]))[0]
+    if "sliding" in wanted:  # the model cuts windows itself, and joins them before it compares
+        return compare(model.preprocessing(settings.shorter_px or side)(evaluation.examples("masks").images[image]))[0]
     size = (windows.window_px, windows.window_px)
     maps = [upsampled(compare(model.preprocess(windows[window])), size)[0] for window in windows.of_image(image)]
     return windows.merged(image, maps)
