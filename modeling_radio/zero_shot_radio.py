@@ -788,8 +788,8 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
                 window is seen as a whole.
             denoising: Least probability of a class at its best patch; other classes are left out of the image, unless
                 all would be.
-            sam: Transformers' `Sam3TrackerModel`: it draws the outline of each region anew, as RADSeg+ does; see
-                `regions_radio.refine_by_sam`.
+            sam: Transformers' `Sam3TrackerModel`, on its own trunk or on RADIO (`attach_to_sam3`): it draws the outline
+                of each region anew, as RADSeg+ does; see `regions_radio.refine_by_sam`.
 
         Returns:
             `logits` `(num_images, num_classes, rows, cols)`: similarities of patches and texts, scaled as in `forward`;
