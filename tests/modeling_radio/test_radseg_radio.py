@@ -253,13 +253,22 @@ def test_packed_images_are_those_of_one_at_a_time(model):
 
 @torch.no_grad()
 def test_outlines_are_sams_where_it_is_given(build_dual_encoder, monkeypatch):
-    model, sam, pixels = build(build_dual_encoder).float(), build_tracker(), torch.rand(2, 3, 64, 96)
-    monkeypatch.setattr(regions_radio, "LEAST_AREA", 1)
-    monkeypatch.setattr(regions_radio.refine_by_sam, "__defaults__", (-10.0,))
-    found = model.segment(pixels, TEXTS.float(), **PLAIN, sam=sam).logits
+    model, tracker, pixels = build(build_dual_encoder).float(), build_tracker(), torch.rand(2, 3, 64, 96)
     own = model.segment(pixels, TEXTS.float(), **PLAIN).logits
     likely = (100 * own / model.logit_scale.exp()).softmax(dim=1)
-    torch.testing.assert_close(found.exp(), regions_radio.refine_by_sam(sam, pixels, likely), atol=1e-4, rtol=0)
+    monkeypatch.setattr(regions_radio, "LEAST_AREA", 1)
+    refine, refined = regions_radio.refine_by_sam, []
+
+    def keep(sam, images, probabilities):
+        assert sam is tracker
+        assert torch.equal(images, pixels)
+        torch.testing.assert_close(probabilities, likely, atol=1e-4, rtol=0)
+        refined.append(refine(sam, images, probabilities, least_iou=-10.0))
+        return refined[0]
+
+    monkeypatch.setattr(regions_radio, "refine_by_sam", keep)
+    found = model.segment(pixels, TEXTS.float(), **PLAIN, sam=tracker).logits
+    torch.testing.assert_close(found.exp(), refined[0], atol=1e-6, rtol=0)
     assert found.shape == (2, 4, 64, 96)
     assert found.isfinite().all()
     enlarged = torch.nn.functional.interpolate(likely, (64, 96), mode="bilinear")
