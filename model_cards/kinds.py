@@ -84,7 +84,9 @@ ANSWERS = {
 }
 """By class."""
 READINGS = {
-    "multi_label_classification": "print(dict(zip(model.config.id2label.values(), output.logits[0].sigmoid().tolist())))",
+    "multi_label_classification": (
+        "scores = output.logits[0].sigmoid().tolist()\nprint(dict(zip(model.config.id2label.values(), scores)))"
+    ),
     "regression": "print(output.logits[0].tolist())",
 }
 """Of classifiers that do not choose one class, by problem type."""

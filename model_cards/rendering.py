@@ -23,7 +23,9 @@ from modeling_radio.native import native_differences
 
 PLACEHOLDER = "ORG/NAME"
 """Name in the code of an unpublished card; `radio publish` replaces it."""
-UNPUBLISHED = f"`{PLACEHOLDER}` stands for the name of this model on the Hub. Before it is published, use the path of the folder.\n\n"
+UNPUBLISHED = (
+    f"`{PLACEHOLDER}` stands for the name on the Hub. Before it is published, use the path of this folder.\n\n"
+)
 """Text above the code of an unpublished card; `radio publish` removes it."""
 TEMPLATES = Path(__file__).parent / "templates"
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
