@@ -128,7 +128,7 @@ def compare_outputs(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) ->
     """
     alone = sorted(theirs.keys() ^ ours.keys())
     if alone:
-        raise ParityError(f"Only one of the two answers {alone[0]}: {len(alone)} outputs cannot be compared.")
+        raise ParityError(f"Only one of the two codes returns {alone[0]}: {len(alone)} outputs cannot be compared.")
     return [_compare(key, theirs[key].double(), ours[key].double()) for key in theirs]
 
 

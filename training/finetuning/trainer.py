@@ -223,7 +223,7 @@ class FinetuningTrainer(Trainer):
         except ValueError as error:  # transformers' loss of boxes cannot match boxes that are not finite
             if _has_finite_outputs(model, inputs):
                 raise
-            raise diverged(f"{when} the model's answers are not finite") from error
+            raise diverged(f"{when} the model's outputs are not finite") from error
         loss = result[0] if isinstance(result, tuple) else result
         if any_rank([~loss.isfinite().all()], loss.device)[0]:
             raise diverged(f"{when} the loss is {loss.mean().item()}")

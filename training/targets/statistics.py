@@ -189,6 +189,6 @@ def _refit(name: str, standardizer: FeatureStandardizer) -> AffineMap:
         return standardizer.refit()
     except ValueError as error:
         raise RecipeError(
-            f"No answer of teacher {name!r} was finite: leave it out, or raise `standardization.calibration_steps` "
-            "if a few images are to blame."
+            f"No output of teacher {name!r} was finite: leave it out, or raise `standardization.calibration_steps` "
+            "if only a few images cause this."
         ) from error
