@@ -35,7 +35,7 @@ COMMANDS = {
     "serve": ("training.serve", "serve features over HTTP"),
     "doctor": (
         "core.doctor",
-        "print versions, devices, missing packages, disk space, and whether the Hub can be reached",
+        "print versions, devices, missing packages, disk space; test the Hub",
     ),
 }
 MORE_COMMANDS = {
