@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_adaptors import build_model_with_adaptors
+from tiny_networks import build_wrapped
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioImageProcessor
@@ -78,6 +79,11 @@ def test_numbers_are_printed_and_written_with_a_page(words, tmp_path, capsys):
     capsys.readouterr()
     assert main([*command, "--label-column", "lable"]) == 1
     assert "no column 'lable'. Did you mean 'label'?" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_network_of_a_library_is_measured(words, tmp_path, capsys):
+    assert main(words(build_wrapped("ResNet"), "--no-report")) == 0, capsys.readouterr().err
+    assert {found.task for found in Results.load(tmp_path / "out" / "RESULT.json").measurements} == {"knn"}
 
 
 @pytest.mark.parametrize("frames", [None, 2])

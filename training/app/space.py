@@ -36,7 +36,6 @@ CARRIED = (
 COMMANDS = ("__main__.py", "api.py")
 """Files of the package that import the commands."""
 PACKAGES = ("torch", "torchvision", "transformers", "safetensors", "pillow", "numpy", "matplotlib")
-ADAPTER_PACKAGES = ("peft",)
 PYTHON = "3.12"
 """Python of the Space; our choice among the versions that all packages have wheels for."""
 CHECKPOINT, BASE, EXAMPLES = "checkpoint", "base", "examples"
@@ -115,8 +114,9 @@ def write_space(
         WriteError: If it cannot be written.
     """
     is_copied = Path(checkpoint).is_dir()
+    needs_timm = True  # perhaps, on the Hub
     if is_copied:
-        read_radio_config(checkpoint)
+        needs_timm = (read_radio_config(checkpoint).get("wrapped") or {}).get("source") == "timm"
     elif not HUB_ID.fullmatch(checkpoint):
         raise ValueError(f"`checkpoint` must be a folder or a Hub id (ORG/NAME), got {checkpoint!r}.")
     base = check_parts(checkpoint, base)
@@ -142,7 +142,7 @@ def write_space(
             config["base_model_name_or_path"] = f"../{BASE}" if has_base else base
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         may_be_adapter = base is not None or not is_copied
-        packages = (*PACKAGES, *(ADAPTER_PACKAGES if may_be_adapter else ()))
+        packages = (*PACKAGES, *(["peft"] if may_be_adapter else []), *(["timm"] if needs_timm else []))
         start = START.format(
             checkpoint=f'str(FOLDER / "{CHECKPOINT}")' if is_copied else repr(checkpoint),
             dtype=dtype,

@@ -1,5 +1,6 @@
 """Networks of timm, transformers and of a test, small enough to train in seconds."""
 
+import json
 from typing import Any, NamedTuple
 
 import torch
@@ -66,12 +67,21 @@ class TinyNetwork(NamedTuple):
             return wrapped_fields("class", self.architecture, self.arguments, self.levels)
         return wrapped_fields(library, name, self.arguments, self.levels)
 
+    @property
+    def overrides(self) -> list[str]:
+        """Overrides of the tiny recipe that put it in place of its ViT."""
+        own = [f"student.{key}={json.dumps(value)}" for key, value in self._asdict().items()]
+        partitions = "partitions=[{name: low, sizes_px: [64], batch_size: 4}]"
+        return [*own, "student.preset=null", "student.config=null", partitions]
+
 
 CONVNEXT = TinyNetwork("timm:convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}, [-1])
 RESNET = TinyNetwork("timm:resnet10t", {"channels": [8, 16, 24, 32], "stem_width": 8}, [-2, -1])
 _EFFICIENTVIT = {"widths": [8, 8, 16, 24, 32], "depths": [1, 1, 1, 1, 1], "head_dim": 8}
 _SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 2}
 _EDGENEXT = {"dims": [8, 16, 24, 32], "depths": [1, 2, 2, 2], "heads": [2, 2, 2, 2]}
+_ERADIO = {"dim": 8, "in_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 4], "cpb_mlp_hidden": 8}
+_ERADIO |= {"full_features_head_dim": 12, "window_size": [None, None, [4, 4], 4]}
 _DINOV2 = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 16}
 
 NETWORKS = {
@@ -83,6 +93,8 @@ NETWORKS = {
     "DINOv2": TinyNetwork("transformers:dinov2", _DINOV2, [-1]),
     "class": TinyNetwork("tiny_networks:TwoMaps", {"width": 12}, [0, 1]),
 }
+
+STUDENTS = {**NETWORKS, "E-RADIO": TinyNetwork("e_radio", _ERADIO, [-1])}
 
 
 def build_wrapped(name: str, **fields: Any) -> RadioModel:

@@ -167,6 +167,7 @@ class Perfect(torch.nn.Module):
 
     def __init__(self, standardizers: Mapping[str, FeatureStandardizer], pattern: float = 0.0) -> None:
         super().__init__()
+        self.config = RadioConfig()
         self.teachers, self.standardizers, self.pattern = teachers(), standardizers, pattern
 
     def forward(self, pixel_values: Tensor, adaptor_names: list[str], **_: object) -> object:

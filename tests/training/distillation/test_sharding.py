@@ -20,11 +20,11 @@ from modeling_radio.training.distillation.sharding import (
 from modeling_radio.training.recipe import load_recipe
 
 
-def test_copies_of_the_student_hold_their_gradients_once(tmp_path: Path) -> None:
-    """As memory is planned: where they are exchanged, not beside it."""
+def test_copies_of_the_student_hold_their_gradients_once_and_their_own_buffers(tmp_path: Path) -> None:
+    """As memory is planned: where they are exchanged, not beside it. Running statistics are averaged apart."""
     accelerator = build_accelerator(load_recipe("demo"), tmp_path)
     assert accelerator.ddp_handler is not None
-    assert accelerator.ddp_handler.to_kwargs() == {"gradient_as_bucket_view": True}
+    assert accelerator.ddp_handler.to_kwargs() == {"gradient_as_bucket_view": True, "broadcast_buffers": False}
 
 
 def test_ranks_wait_long_for_one_that_works_alone(tmp_path: Path) -> None:

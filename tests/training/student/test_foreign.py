@@ -3,7 +3,7 @@
 import pytest
 import torch
 from small_recipes import small_recipe
-from tiny_networks import NETWORKS
+from tiny_networks import STUDENTS
 
 from modeling_radio.training.distillation.optimizers import parameter_groups
 from modeling_radio.training.recipe import Recipe, RecipeError
@@ -16,14 +16,11 @@ from modeling_radio.training.teachers.outputs import TeacherWidths
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEACHERS = {"language": TeacherWidths(12, 10), "segmenter": TeacherWidths(None, 20)}
-ERADIO = {"dim": 8, "in_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 4], "cpb_mlp_hidden": 8}
-ERADIO |= {"full_features_head_dim": 12, "window_size": [None, None, [4, 4], 4]}
 
 
 def recipe_of(name: str, student: dict | None = None, **sections) -> Recipe:
-    network = NETWORKS[name]._asdict() if name in NETWORKS else {"architecture": "e_radio", "arguments": ERADIO}
     sections = {"partitions": [{"name": "low", "sizes_px": [64], "batch_size": 2}], **sections}
-    return small_recipe(*TEACHERS, student={**network, **(student or {})}, **sections)
+    return small_recipe(*TEACHERS, student={**STUDENTS[name]._asdict(), **(student or {})}, **sections)
 
 
 @pytest.mark.parametrize("name", ["ConvNeXt", "DINOv2", "E-RADIO"])
@@ -98,7 +95,7 @@ def test_settings_of_other_architectures_are_refused_for_ours(wrong):
 
 def test_noise_and_scales_need_linear_layers():
     for section in ({"damp": {"sigma": 0.1}}, {"spectral": {"is_used": True}}):
-        recipe = recipe_of("ConvNeXt", {"arguments": {**NETWORKS["ConvNeXt"].arguments, "conv_mlp": False}}, **section)
+        recipe = recipe_of("ConvNeXt", {"arguments": {**STUDENTS["ConvNeXt"].arguments, "conv_mlp": False}}, **section)
         student = build_student(recipe, TEACHERS)
         before = student.eval()(torch.ones(1, 3, 32, 32)).features
         regularize(student, recipe)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from tiny_networks import NETWORKS
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
@@ -111,6 +112,7 @@ CASES: dict[str, list[dict]] = {
     "filler_grid_size": [{"filler_grid_size": 3}, {"downscale_levels": [2], "filler_grid_size": 3}],
     "num_tokens": [{"downscale_levels": [2], "num_tokens": 1}],
     "eradio": [eradio_fields(PUBLISHED["eradio"] | {"dim": 8, "in_dim": 8, "full_features_head_dim": 32})],
+    "wrapped": [NETWORKS["class"].fields],
     "version": [{"version": "c-radio_v3-b"}],
     "nvidia_source": [{"nvidia_source": {"args": {"model": "vit_base_patch16_224"}, "heads": {}}}],
     "_out_features": [{"_out_features": ["stem", "stage2"]}],

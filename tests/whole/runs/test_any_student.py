@@ -1,12 +1,11 @@
 """Students of every kind learn from tiny teachers, and their exports open in all ways."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_distillation import assert_same_tensors, distil, last_state
-from tiny_networks import NETWORKS
+from tiny_networks import STUDENTS
 
 from modeling_radio import RadioBackbone, RadioModel
 from modeling_radio.conversion.to_network import main as to_network
@@ -17,23 +16,7 @@ from modeling_radio.training.student.running_statistics import running_statistic
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
 
-ERADIO = {"dim": 8, "in_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 4], "cpb_mlp_hidden": 8}
-ERADIO |= {"full_features_head_dim": 12, "window_size": [None, None, [4, 4], 4]}
-STUDENTS = {name: network._asdict() for name, network in NETWORKS.items()}
-STUDENTS["E-RADIO"] = {"architecture": "e_radio", "arguments": ERADIO, "levels": [-1]}
-
 LEARNING = ("schedule.num_steps=60", "optimizer.learning_rate=1e-2", "optimizer.weight_decay=0", "ema.decay=0.5")
-
-
-def settings(name: str) -> list[str]:
-    """Overrides of the tiny recipe that put a student of this name in place of its ViT."""
-    own = [f"student.{key}={json.dumps(value)}" for key, value in STUDENTS[name].items()]
-    return [
-        *own,
-        "student.preset=null",
-        "student.config=null",
-        "partitions=[{name: low, sizes_px: [64], batch_size: 4}]",
-    ]
 
 
 class Elsewhere:
@@ -61,7 +44,7 @@ torch.save({"features": output.features, "summary": output.summary}, "outputs.pt
 
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_student_learns_more_than_the_mean_and_its_export_opens(name, recipe_file, run_elsewhere, tmp_path) -> None:
-    distiller = trainer.Distiller(load_recipe(recipe_file, [*settings(name), *LEARNING]), Path("run"))
+    distiller = trainer.Distiller(load_recipe(recipe_file, [*STUDENTS[name].overrides, *LEARNING]), Path("run"))
     seen: list[float] = []
     train_step = distiller.train_step
 
@@ -95,7 +78,7 @@ def test_a_student_learns_more_than_the_mean_and_its_export_opens(name, recipe_f
 @pytest.mark.parametrize("name", ["ResNet", "EfficientViT", "E-RADIO"])
 @pytest.mark.parametrize("middle", [2, 7])
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(name, middle, recipe_file) -> None:
-    own = [*settings(name), "mesa={weight: 0.5, start_step: 1}"]
+    own = [*STUDENTS[name].overrides, "mesa={weight: 0.5, start_step: 1}"]
     own += ["student.arguments.drop_path_rate=0.2"] if name == "ResNet" else []
     distil(recipe_file, "whole", *own)
     assert distil(recipe_file, "parts", *own, stop_at=middle) is None
@@ -104,7 +87,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(name, middle, recip
 
 
 def test_the_export_has_the_averaged_running_statistics(recipe_file) -> None:
-    distiller = trainer.Distiller(load_recipe(recipe_file, settings("ResNet")), Path("run"))
+    distiller = trainer.Distiller(load_recipe(recipe_file, STUDENTS["ResNet"].overrides), Path("run"))
     final = distiller.run()
     student, average = running_statistics(distiller.parts.model), running_statistics(distiller.parts.average)
     assert not any(map(torch.equal, student, average))

@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState, PartialState
 from comparisons import assert_close_by_name
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_networks import CONVNEXT, NETWORKS
 from torch import Tensor
 from two_processes import (
     CONFIGS,
@@ -95,19 +96,8 @@ FEWER_TOKENS = (
     "student.num_tokens=triangular",
     "partitions=[{name: low, sizes_px: [32, 64], batch_size: 5}]",
 )
-_NETWORK = ("student.preset=null", "student.config=null", "partitions=[{name: low, sizes_px: [64], batch_size: 4}]")
-CONVOLUTIONS = (
-    *_NETWORK,
-    "student.architecture=timm:convnext_atto",
-    "student.arguments={depths: [1, 1, 1, 1], dims: [8, 16, 24, 32]}",
-    "mesa={weight: 0.5, start_step: 1}",
-)
-BATCH_NORM = (
-    *_NETWORK,
-    "student.architecture=timm:resnet10t",
-    "student.arguments={channels: [8, 16, 24, 32], stem_width: 8}",
-    "checkpoints.every_steps=2",
-)
+CONVOLUTIONS = (*CONVNEXT.overrides, "mesa={weight: 0.5, start_step: 1}")
+BATCH_NORM = (*NETWORKS["ResNet"].overrides, "checkpoints.every_steps=2")
 NAN_ON_RANK_1 = (SAVED_BETWEEN, "teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
 
 

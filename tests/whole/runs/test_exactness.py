@@ -11,6 +11,7 @@ import tiny_distillation as tiny
 import torch
 from killing import is_killed
 from safetensors.torch import load_file, save_file
+from tiny_networks import NETWORKS
 from torch import Tensor
 
 import modeling_radio.training.teachers.registry
@@ -40,6 +41,8 @@ EVERYTHING = (
     "partitions=[{name: low, sizes_px: [32, 48], batch_size: 3, accumulation_steps: 2, vitdet_windows: [1]}, "
     "{name: high, sizes_px: [64], batch_size: 2}]",
 )
+# No linear layers, hence neither noise nor scales.
+BATCH_NORM = (*NETWORKS["ResNet"].overrides, "damp.sigma=0", "spectral.is_used=false")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_signal_before_the_first_step_ends_the_run_at_once(recipe_file: str, mon
     assert time.monotonic() - started < 30
 
 
-@pytest.mark.parametrize("others", [(), tiny.PACKED], ids=["plain", "packed"])
+@pytest.mark.parametrize("others", [(), tiny.PACKED, BATCH_NORM], ids=["plain", "packed", "batch norm"])
 @pytest.mark.parametrize(("num_kills", "num_steps"), [(1, 6), pytest.param(10, 50, marks=pytest.mark.slow)])
 def test_run_killed_at_random_moments_equals_an_undisturbed_one(
     recipe_file: str, num_kills: int, num_steps: int, others: tuple[str, ...]
