@@ -22,6 +22,7 @@ COMMAND = Command(
     examples=(
         "radio evaluate runs/demo/final",
         "radio evaluate runs/demo/final --data pets/ --tasks knn,logistic_regression --output results.json",
+        "radio evaluate runs/mine/final --table c-radio_v4 --data-root sets/",
         "radio evaluate runs/mine/final --data pets/ --compare facebook/dinov2-base,timm:resnet50.a1_in1k",
     ),
 )
@@ -33,7 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(settings: EvaluationSettings) -> "tuple[Results, list[Path]]":
-    """Measure as the settings say; return the measurements and the files written, by the first rank alone."""
+    """Measure as the settings say; return the measurements and the files written, by the first rank alone.
+
+    Raises:
+        ValueError: If `table` is given, whose sets are measured one by one.
+    """
+    if settings.table is not None:
+        raise ValueError("`table` is for the command line; measure a set of it with its `preset`.")
     # These imports take seconds, which `--help` need not wait for.
     from transformers.utils import logging as transformers_logging
 
@@ -62,6 +69,11 @@ def run(settings: EvaluationSettings) -> "tuple[Results, list[Path]]":
 
 
 def _evaluate(settings: EvaluationSettings) -> None:
+    if settings.table is not None:
+        from modeling_radio.training.evaluation.published import measure_table
+
+        print(measure_table(settings, lambda one: run(one)[0]))
+        return
     results, written = run(settings)
     from modeling_radio.core.ranks import rank_and_count
     from modeling_radio.model_cards.results import build_tables

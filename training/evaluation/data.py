@@ -22,11 +22,26 @@ from modeling_radio.model_cards.results import Source
 
 Item = TypeVar("Item", covariant=True)
 
-Kind = Literal["images", "photographs", "labels", "masks", "depth", "captions"]
+Kind = Literal[
+    "images", "photographs", "labels", "masks", "depth", "captions", "pairs", "normals", "videos", "landmarks"
+]
 """Knowledge about images that a task needs: none ("images" resemble those of the training, "photographs" are large
-enough for several sizes), their class, the class of each pixel, their depth, or texts that describe them."""
+enough for several sizes), their class, the class of each pixel, their depth, texts that describe them, points that
+correspond in pairs of them, the normals of the surfaces that they show, masks of frames in their order, or images that
+they should find."""
 
-KINDS: tuple[Kind, ...] = ("images", "photographs", "labels", "masks", "depth", "captions")
+KINDS: tuple[Kind, ...] = (
+    "images",
+    "photographs",
+    "labels",
+    "masks",
+    "depth",
+    "captions",
+    "pairs",
+    "normals",
+    "videos",
+    "landmarks",
+)
 
 
 class ByNumber(Protocol[Item]):
@@ -46,6 +61,37 @@ class Images(ByNumber[Tensor], Protocol):
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two images of one split that show the same points.
+
+    Attributes:
+        source: Index of the first image.
+        target: Index of the second.
+        source_points: x and y of the keypoints that both show, as shares of the side of a square, `(num_points, 2)`.
+        target_points: The same keypoints in the second image.
+        unit: Size of the object in the second image, as a share of its side.
+        category: Class index of the object.
+        move: Takes 3D points before the first camera to those before the second, `(4, 4)`.
+    """
+
+    source: int
+    target: int
+    source_points: Tensor | None = None
+    target_points: Tensor | None = None
+    unit: float = 1.0
+    category: int = 0
+    move: Tensor | None = None
+
+
+class Relevance(NamedTuple):
+    """Indices of the gallery that a query should find, by difficulty, and those that are left out."""
+
+    easy: list[int]
+    hard: list[int]
+    junk: list[int]
+
+
+@dataclass(frozen=True)
 class Examples:
     """Images of one split and their targets.
 
@@ -53,9 +99,14 @@ class Examples:
         images: Upright RGB images, uint8 `(3, height, width)`, of any size.
         fingerprint: Changes when the images, their order or their targets do.
         labels: Class indices, int64 `(num_images,)`.
+        answers: All classes that are right for each image, if there are several; none for images that do not count.
         masks: Class of each pixel, int64 `(height, width)` as the image; 255 does not count.
         depth: Meters, float32 `(height, width)` as the image; 0 where the depth is not known.
         captions: One or more texts for each image.
+        normals: Unit normals of surfaces, float32 `(3, height, width)` as the image.
+        pairs: Pairs of images that show the same points.
+        points: 3D points of the pixels before the camera in meters, float32 `(3, height, width)`; 0 if not known.
+        relevance: What each query should find.
         groups: Source of each image, such as a video or a scene: int64 `(num_images,)`. Intervals resample whole
             groups, and images of one group are not compared with each other. None: each image is a source of its own.
         own_fingerprint: Changes when the images or their order do, so that labels and captions of the same images share
@@ -65,9 +116,14 @@ class Examples:
     images: Images
     fingerprint: str
     labels: Tensor | None = None
+    answers: Sequence[Sequence[int]] | None = None
     masks: ByNumber[Tensor] | None = None
     depth: ByNumber[Tensor] | None = None
     captions: Sequence[Sequence[str]] | None = None
+    normals: ByNumber[Tensor] | None = None
+    pairs: Sequence[Pair] | None = None
+    points: ByNumber[Tensor] | None = None
+    relevance: Sequence[Relevance] | None = None
     groups: Tensor | None = None
     own_fingerprint: str | None = None
 
@@ -90,12 +146,15 @@ class Part:
         train: Images that probes are trained on and queries are compared with; None takes the test images, by folds or
             by leaving out each image's source.
         class_names: Names in the order of the class indices; empty without classes.
+        has_protocol: Whether it is a public set, whose protocol learns from the set's own train split and from nothing
+            else.
     """
 
     name: str
     test: Examples
     train: Examples | None = None
     class_names: tuple[str, ...] = ()
+    has_protocol: bool = False
 
     @property
     def gallery(self) -> Examples:
@@ -248,11 +307,6 @@ def square(image: Tensor, side_px: int) -> Tensor:
     return middle if side == side_px else resize(middle, [side_px, side_px], InterpolationMode.BICUBIC)
 
 
-STRIDE = 2 / 3
-"""Step from one window to the next as a share of a window, as for ADE20k in AM-RADIO.
-https://arxiv.org/abs/2312.06709"""
-
-
 class Place(NamedTuple):
     """Position of a window: the image, and the upper left corner in pixels of the resized image."""
 
@@ -262,17 +316,19 @@ class Place(NamedTuple):
 
 
 class Windows:
-    """Windows over images whose shorter side is resized to that of a window; a square image is one window.
+    """Windows over images whose shorter side is resized; as large as a window, a square image is one window.
 
     Args:
         images: The images.
         window_px: Side of a window.
         stride: Step from one window to the next as a share of a window.
+        shorter_px: Shorter side of the resized images; None takes that of a window.
     """
 
-    def __init__(self, images: Images, window_px: int, stride: float = STRIDE) -> None:
+    def __init__(self, images: Images, window_px: int, stride: float = 2 / 3, shorter_px: int | None = None) -> None:
         self.images, self.window_px = images, window_px
-        self.frames = [_frame(images.size(index), window_px) for index in range(len(images))]
+        self.frames = [_frame(images.size(index), shorter_px or window_px) for index in range(len(images))]
+        self.description = f"windows {window_px} by {stride:.4f} of {shorter_px or window_px}"
         step = max(1, round(window_px * stride))
         self.places = [
             Place(image, top, left)
@@ -340,9 +396,9 @@ class Windows:
         return total / count
 
 
-def _frame(size: tuple[int, int], window_px: int) -> tuple[int, int]:
-    scale = window_px / min(size)
-    return (max(window_px, round(size[0] * scale)), max(window_px, round(size[1] * scale)))
+def _frame(size: tuple[int, int], shorter_px: int) -> tuple[int, int]:
+    scale = shorter_px / min(size)
+    return (max(shorter_px, round(size[0] * scale)), max(shorter_px, round(size[1] * scale)))
 
 
 def _starts(length: int, window: int, step: int) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from timm.data import ImageNetInfo
 from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
@@ -44,8 +45,14 @@ from modeling_radio.training.data.labeled.tables import (
 )
 from modeling_radio.training.data.sources import DEMO_SOURCES, ImageColumn, check_named_file, public_name
 from modeling_radio.training.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
+from modeling_radio.training.evaluation.data_captions import FILES, open_captions
+from modeling_radio.training.evaluation.data_landmarks import GROUND_TRUTH, open_landmarks
+from modeling_radio.training.evaluation.data_nyu import open_nyu
+from modeling_radio.training.evaluation.data_pairs import open_navi, open_spair
+from modeling_radio.training.evaluation.data_videos import open_davis
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX
+from modeling_radio.training.evaluation.public_sets import OTHER_SETS, MaskSet, PublicPart, public_sets
 from modeling_radio.training.evaluation.settings import IMAGENET, DataOptions
 
 
@@ -81,7 +88,21 @@ def open_data(source: str, options: DataOptions, *, size_px: int, seed: int = 0)
     """
     if source in DEMO_SOURCES:
         return DemoData.load(source, size_px)
+    if options.layout in OTHER_SETS:
+        return _open_other(Path(source).expanduser(), options.layout, size_px)
     return TableData(source, options, seed=seed)
+
+
+def _open_other(folder: Path, layout: str, size_px: int) -> PublicPart:
+    readers: dict[str, Callable[[], PublicPart]] = {
+        "spair": lambda: open_spair(folder, size_px),
+        "navi": lambda: open_navi(folder),
+        "nyu": lambda: open_nyu(folder),
+        "davis": lambda: open_davis(folder, size_px),
+        **{name: lambda name=name: open_landmarks(folder, name) for name in GROUND_TRUTH},
+        **{name: lambda name=name: open_captions(folder, name) for name in FILES},
+    }
+    return readers[layout]()
 
 
 class TableData:
@@ -102,9 +123,15 @@ class TableData:
 
     def __init__(self, source: str, options: DataOptions | None = None, *, seed: int = 0) -> None:
         self.source, self.options, self.seed = source, options or DataOptions(), seed
+        self.public = None if self.options.layout is None else public_sets()[self.options.layout]
         tables, self._mask_classes = self._open()
         roles = self._roles(next(iter(tables.values())))
         tables = readable_tables({split: with_columns(table, roles) for split, table in tables.items()})
+        if self.public is not None:
+            counts = {split: len(table) for split, table in tables.items()}
+            self.public.check_counts(
+                counts if len(counts) > 1 else {VALIDATION: counts[TRAIN]}
+            )  # a lone one is "train"
         tables, self._label_names = self._number_labels(tables, roles)
         self.roles = {role for role in roles.values() if role != "target"} | ({"label"} if self._label_names else set())
         self.test = self._rows(tables[VALIDATION] if VALIDATION in tables else tables[TRAIN], "test")
@@ -135,7 +162,7 @@ class TableData:
             return Part(self.name, self.test.chosen(MAX_UNLABELED).examples())
         names = self._label_names if kind == "labels" else self.mask_names if kind == "masks" else ()
         train = None if self.train is None else self.train.examples(kind)
-        return Part(self.name, self.test.examples(kind), train, names)
+        return Part(self.name, self.test.examples(kind), train, names, has_protocol=self.public is not None)
 
     @cached_property
     def mask_names(self) -> tuple[str, ...]:
@@ -169,12 +196,14 @@ class TableData:
         names: dict[str, Sequence[str]] = {
             split: usual if asked[split] is None else (str(asked[split]),) for split, usual in SPLIT_NAMES.items()
         }
-        class_names: tuple[str, ...] = ()
+        class_names = self.public.class_names if isinstance(self.public, MaskSet) else ()
 
         def read_folder(path: Path) -> Tables:
             nonlocal class_names
             if not path.is_dir():
                 raise ValueError(f"`data` must be a folder, .parquet or .tar files or a Hub id, got {self.source!r}.")
+            if isinstance(self.public, MaskSet):
+                return self.public.read(path)
             targets = [folders for folders in (MASK_FOLDERS, DEPTH_FOLDERS) if holds(path, folders, names)]
             if not targets or not holds(path, IMAGE_FOLDERS, names):
                 return open_class_folders(path, names)
@@ -222,7 +251,7 @@ class TableData:
         if problem == "single_label_classification" and len(set(first["target"][:])) > 1:
             tables, names = number_classes({TRAIN: first, **tables}, column, None)
             asked = self.options.class_names
-            given = names if asked is None else read_names(asked)
+            given = names if asked is None else imagenet_names_of(names) if asked == IMAGENET else read_names(asked)
             if len(given) != len(names):
                 raise ValueError(f"`class_names` must be {len(names)} names, one for each class, got {len(given)}.")
             return tables, tuple(given)
@@ -255,14 +284,26 @@ def imagenet_class_names() -> list[str]:
     return EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]
 
 
+def imagenet_names_of(folders: Sequence[str]) -> list[str]:
+    """Return ImageNet's names of classes whose folders are named by WordNet ids, by indices, or are all thousand.
+
+    Subsets such as ImageNet-A and -R have only some of the ids. A thousand folders with other names are in the order of
+    the indices.
+    """
+    names = imagenet_class_names()
+    indices = {wnid: index for index, wnid in enumerate(ImageNetInfo().label_names())}
+    indices |= {str(index): index for index in range(len(names))}
+    if all(folder in indices for folder in folders):
+        return [names[indices[folder]] for folder in folders]
+    return names
+
+
 def read_names(given: str) -> list[str]:
-    """Return the names of ImageNet's classes, or the lines of a file.
+    """Return the lines of a file.
 
     Raises:
         ValueError: If the file cannot be read.
     """
-    if given == IMAGENET:
-        return imagenet_class_names()
     try:
         return [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -295,6 +336,9 @@ class Rows:
         known: dict[str, Any] = {}
         if kind == "labels":
             known["labels"] = torch.tensor(list(self._column("target")))
+            if data.public is not None and self.split == "test":
+                images = image_paths(self.table, "image")
+                known["answers"] = data.public.read_answers(Path(data.source).expanduser(), images)
         elif kind == "masks":
             known["masks"] = Masks(self, len(data.mask_names))
         elif kind == "depth":
@@ -317,8 +361,9 @@ class Rows:
             "state": state,
             "targets": targets,
             "texts": known.get("captions", []),
-        }
-        reading = {"masks": self.data.options.reduce_labels, "depth": self.data.options.depth_scale}.get(kind)
+        } | ({"answers": known["answers"]} if known.get("answers") else {})
+        options = self.data.options
+        reading = {"masks": options.layout or options.reduce_labels, "depth": options.depth_scale}.get(kind)
         return hash_of(content | ({"reading": reading} if reading else {}))[:16]
 
     @property
@@ -380,6 +425,9 @@ class Masks:
     def __getitem__(self, index: int) -> Tensor:
         where = self.rows.where(index)
         ids = read_mask(read_row(self.table, index, self.rows.name)["mask"], where)
+        public = self.rows.data.public
+        if isinstance(public, MaskSet):
+            return public.class_indices(ids)
         if self.rows.data.options.reduce_labels:
             ids = torch.where((ids == 0) | (ids == IGNORE_INDEX), IGNORE_INDEX, ids - 1)
         wrong = ids[((ids < 0) | (ids >= (self.num_classes or IGNORE_INDEX))) & (ids != IGNORE_INDEX)]

@@ -23,7 +23,12 @@ TASK_NAMES = (
     "segmentation_probe",
     "open_vocabulary",
     "depth_probe",
+    "depth_dpt_probe",
+    "normals_dpt_probe",
     "patch_correspondence",
+    "keypoints",
+    "label_propagation",
+    "landmark_retrieval",
     "out_of_distribution",
     "resolution_consistency",
     "mode_switching",
@@ -49,6 +54,16 @@ RETRIEVAL = "retrieval"
 """Short name of the two retrieval tasks, as far as the data have labels or captions."""
 
 
+MASK_LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
+"""Names of the public sets with class maps, keys of `public_sets.yaml`, which `--help` need not read."""
+CLASS_LAYOUTS = (IMAGENET, "imagenet-real", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch")
+"""Names of those with classes."""
+LAYOUTS = (*MASK_LAYOUTS, *CLASS_LAYOUTS, "spair", "navi", "nyu", "davis", "roxford", "rparis", "flickr30k", "coco")
+"""Names of all public sets."""
+TABLES = ("c-radio_v4",)
+"""Tables of papers, keys of `published.yaml`."""
+
+
 class DataOptions(Settings):
     """Columns, splits and units of a source.
 
@@ -65,6 +80,7 @@ class DataOptions(Settings):
         class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for the
             names of its thousand classes in words.
         reduce_labels: Ignore 0 in masks and lower all other classes by one, as in ADE20k.
+        layout: Public set whose official folders `data` has, with its classes and numbers of images; presets set it.
         depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
         max_images: Number of images of each split to measure, a seeded choice; by default all.
     """
@@ -79,6 +95,7 @@ class DataOptions(Settings):
     test_split: str | None = None
     class_names: str | None = None
     reduce_labels: bool = False
+    layout: Annotated[str | None, OneOf(LAYOUTS)] = None
     depth_scale: float | None = None
     max_images: int | None = None
 
@@ -99,6 +116,8 @@ class TaskSettings(Settings):
         probe_warmup_steps: Steps over which the learning rate rises; 1500 in the papers.
         probe_schedule: Fall of the learning rate after that: a cosine, or a straight line as in the papers.
         window_px: Side of the windows of dense tasks; by default the model's own size.
+        window_stride: Step from one window to the next as a share of a window. 2/3 as in AM-RADIO for ADE20k.
+        shorter_px: Shorter side to which images are resized before windows are cut; by default that of the windows.
         refinement: Change of the patches in open-vocabulary segmentation before they are compared with texts: none, or
             the mean of similar patches (SCRA of RADSeg).
         dense_source: Network that maps patches to the space of texts; see `segment`.
@@ -125,6 +144,8 @@ class TaskSettings(Settings):
     probe_warmup_steps: int = Field(0, ge=0)
     probe_schedule: Literal["cosine", "linear"] = "cosine"
     window_px: int | None = Field(None, gt=0)
+    window_stride: float = Field(2 / 3, gt=0, le=1)
+    shorter_px: int | None = Field(None, gt=0)
     refinement: Literal["none", "correlation"] = "none"
     dense_source: Literal["summary_head", "features"] = "summary_head"
     consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
@@ -140,8 +161,33 @@ class TaskSettings(Settings):
             sizes = getattr(self, name)
             require(len(set(sizes)) > 1 and min(sizes) > 0, name, sizes, "at least two different sizes above 0")
         require(min(self.recall_at) > 0, "recall_at", self.recall_at, "ranks above 0")
+        if self.shorter_px is not None:
+            is_enough = self.window_px is not None and self.shorter_px >= self.window_px
+            require(is_enough, "shorter_px", self.shorter_px, "at least `window_px`, which must be given too")
         return self
 
+
+# AM-RADIO, section 4 (https://arxiv.org/abs/2312.06709): batch norm and a linear layer on frozen features, windows of
+# 512 px with a stride of 2/3, batches of 16. C-RADIOv4 has ADE20k and VOC (https://arxiv.org/abs/2601.17237, table 1).
+# Steps and learning rate as below; the papers do not say that VOC differs.
+LINEAR_SEGMENTATION: dict[str, Any] = {
+    "tasks": ["segmentation_probe"],
+    "size": 512,
+    "window_px": 512,
+    "probe_steps": 80_000,
+    "probe_learning_rate": 1e-3,
+    "probe_warmup_steps": 1500,
+    "probe_schedule": "linear",
+}
+# RADSeg (https://arxiv.org/abs/2511.19704), configurations of the middle resolution: windows of 336 px with a stride of
+# 224 (VOC: 112), OpenAI's 80 prompts, nothing trained. Names as in the sets; RADSeg writes some in one word.
+OPEN_VOCABULARY: dict[str, Any] = {
+    "tasks": ["open_vocabulary"],
+    "size": 336,
+    "window_px": 336,
+    "window_stride": 2 / 3,
+    "templates": "openai",
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 5 neighbors are our choice for the demo's sets, some of whose classes have fewer images than the papers' 20.
@@ -153,18 +199,44 @@ PRESETS: dict[str, dict[str, Any]] = {
         "temperature": 0.07,
         "templates": "openai",
         "class_names": IMAGENET,
+        "layout": IMAGENET,
     },
-    # The published probe: batch norm and a linear layer, 80k steps of 16 windows of 512 px.
-    "ade20k": {
-        "tasks": ["segmentation_probe"],
-        "size": 512,
-        "window_px": 512,
-        "reduce_labels": True,
-        "probe_steps": 80_000,
-        "probe_learning_rate": 1e-3,
-        "probe_warmup_steps": 1500,
-        "probe_schedule": "linear",
+    # Zero-shot on its variants, with the names of the classes that they have: CLIP, section 3.3.
+    **{
+        name: {"tasks": ["zero_shot"], "templates": "openai", "class_names": IMAGENET, "layout": name}
+        for name in CLASS_LAYOUTS[1:]
     },
+    "ade20k": LINEAR_SEGMENTATION | {"layout": "ade20k"},
+    "voc": LINEAR_SEGMENTATION | {"layout": "voc"},
+    "context59": LINEAR_SEGMENTATION | {"layout": "context59"},
+    # Our choice: the images' own height; at 512 px poles and signs would be thinner than a patch.
+    "cityscapes": LINEAR_SEGMENTATION | {"layout": "cityscapes", "shorter_px": 1024},
+    "coco-stuff": LINEAR_SEGMENTATION | {"layout": "coco-stuff"},
+    "ade20k-words": OPEN_VOCABULARY | {"layout": "ade20k", "shorter_px": 576},
+    "voc-words": OPEN_VOCABULARY | {"layout": "voc", "window_stride": 1 / 3},
+    "context59-words": OPEN_VOCABULARY | {"layout": "context59", "shorter_px": 576},
+    "cityscapes-words": OPEN_VOCABULARY | {"layout": "cityscapes", "shorter_px": 688},
+    "coco-stuff-words": OPEN_VOCABULARY | {"layout": "coco-stuff", "shorter_px": 448},
+    # Probe3D (https://arxiv.org/abs/2404.08636): the last block's features; its other constants are in `data_pairs`.
+    "spair": {"tasks": ["keypoints"], "layout": "spair", "size": 800},
+    "navi": {"tasks": ["keypoints"], "layout": "navi", "size": 512},
+    # The same paper: 10 epochs of 30,814 frames in batches of 8, 1.5 of them with a rising rate.
+    "nyu": {
+        "tasks": ["depth_dpt_probe", "normals_dpt_probe"],
+        "layout": "nyu",
+        "size": 480,
+        "probe_steps": 38_520,
+        "probe_learning_rate": 5e-4,
+        "probe_warmup_steps": 5778,
+    },
+    # DINO (https://arxiv.org/abs/2104.14294); its other constants are in `label_propagation`.
+    "davis": {"tasks": ["label_propagation"], "layout": "davis", "size": 480},
+    # https://arxiv.org/abs/1803.11285; one size, the model's own, and no re-ranking are our choice.
+    "roxford": {"tasks": ["landmark_retrieval"], "layout": "roxford"},
+    "rparis": {"tasks": ["landmark_retrieval"], "layout": "rparis"},
+    # Recall at 1, 5 and 10 on the test splits of https://arxiv.org/abs/1412.2306; texts as they are.
+    "flickr30k": {"tasks": ["image_text_retrieval"], "layout": "flickr30k"},
+    "coco": {"tasks": ["image_text_retrieval"], "layout": "coco"},
 }
 """Settings by protocol; settings that the user gives replace them."""
 
@@ -181,6 +253,8 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
         tasks: Tasks to measure; by default knn and segmentation_probe, as far as the data allow. The import path of a
             `Task` of your own is one too, "my_package.my_module:MY_TASK".
         preset: Protocol with defaults of other settings; for the demo's images, by default the demo's.
+        table: Table of a paper to measure in place of tasks: all of its sets that are below `data_root`.
+        data_root: Folder with the folders of public sets.
         size: Shorter side of the images in pixels; by default that of the checkpoint's processor.
         output: JSON file for the numbers; earlier results in it are replaced.
         baselines: Baselines in the tables of tasks that have any: the pixels themselves, or a network of the same
@@ -199,6 +273,8 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
     data: str | None = None
     tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL), imports=True)] = Field(None, min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None
+    table: Annotated[str | None, OneOf(TABLES)] = None
+    data_root: Path | None = None
     size: int | None = Field(None, gt=0)
     output: Path | None = None
     baselines: list[Literal["pixels", "random"]] = ["pixels"]
@@ -216,6 +292,17 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
         if not isinstance(values, dict):
             return values
         return {**PRESETS.get(str(values.get("preset")), {}), **values}
+
+    @model_validator(mode="after")
+    def _check_table(self) -> EvaluationSettings:
+        if self.table is None:
+            require(self.data_root is None, "data_root", self.data_root, "left out without `table`")
+            return self
+        require(self.data_root is not None, "data_root", None, "a folder, with `table`")
+        protocol = {*TaskSettings.model_fields, *DataOptions.model_fields, "data", "tasks", "preset", "size", "compare"}
+        given = sorted(protocol & {name for name in self.model_fields_set if getattr(self, name) is not None})
+        require(not given, "table", self.table, f"given without settings of a protocol ({', '.join(given)})")
+        return self
 
     def for_source(self, source: str) -> EvaluationSettings:
         """Return these settings, with the preset of the demo for the demo's images if no preset is given.

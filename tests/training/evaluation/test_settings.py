@@ -4,7 +4,7 @@ from modeling_radio.core.settings import SettingsError
 from modeling_radio.training.evaluation.settings import PRESETS, EvaluationSettings
 
 
-@pytest.mark.parametrize(("field", "value"), [("tasks", []), ("preset", "ade20")])
+@pytest.mark.parametrize(("field", "value"), [("tasks", []), ("preset", "ade20"), ("shorter_px", 64)])
 def test_bad_settings_are_named(field, value):
     with pytest.raises(SettingsError, match=f"`{field}`"):
         EvaluationSettings(checkpoint="x", **{field: value})
@@ -13,7 +13,7 @@ def test_bad_settings_are_named(field, value):
 def test_a_preset_gives_other_defaults():
     chosen = EvaluationSettings(checkpoint="x", data="ade", preset="ade20k", probe_steps=3)
     assert chosen.probe_steps == 3
-    assert (chosen.window_px, chosen.reduce_labels, chosen.tasks) == (512, True, ["segmentation_probe"])
+    assert (chosen.window_px, chosen.layout, chosen.tasks) == (512, "ade20k", ["segmentation_probe"])
     chosen = EvaluationSettings(checkpoint="x", data="in", preset="imagenet-1k")
     assert (chosen.neighbors, chosen.temperature, chosen.templates) == (20, 0.07, "openai")
     for name in PRESETS:

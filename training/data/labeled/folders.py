@@ -55,6 +55,18 @@ def read_class_names(folder: Path) -> tuple[str, ...] | None:
     return tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
 
 
+def read_names(path: Path) -> list[str]:
+    """Return the first words of the lines of a list of images, such as those of VOC.
+
+    Raises:
+        ValueError: If it is no text, or a name leads out of a folder.
+    """
+    names = [line.split()[0] for line in _read_text(path).splitlines() if line.strip()]
+    if any(Path(name).name != name for name in names):
+        raise ValueError(f"{path} must list plain names of files.")
+    return names
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -69,7 +81,7 @@ def read_mask_folder(folder: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
         ValueError: If the folders or some files are missing.
     """
     pairs = _pairs_by_split(folder, MASK_FOLDERS, MASK_SUFFIXES, names)
-    return {split: _table_of_pairs(rows, "mask") for split, rows in pairs.items()}
+    return {split: table_of_pairs(rows, "mask") for split, rows in pairs.items()}
 
 
 def read_depth_folder(folder: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
@@ -79,7 +91,7 @@ def read_depth_folder(folder: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
         ValueError: If the folders or some files are missing.
     """
     pairs = _pairs_by_split(folder, DEPTH_FOLDERS, DEPTH_SUFFIXES, names)
-    return {split: _table_of_pairs(rows, "depth") for split, rows in pairs.items()}
+    return {split: table_of_pairs(rows, "depth") for split, rows in pairs.items()}
 
 
 def _pairs_by_split(
@@ -136,7 +148,7 @@ def _split_by_voc_lists(folder: Path, pairs: list[tuple[Path, Path]]) -> dict[st
 
 def _listed(path: Path, pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     """Return the pairs that a file lists by name."""
-    names = set(_read_text(path).split())
+    names = set(read_names(path))
     chosen = [pair for pair in pairs if pair[0].stem in names]
     if not chosen:
         raise ValueError(f"{path} lists no image that has a mask.")
@@ -147,7 +159,8 @@ def _listed(path: Path, pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path
     return chosen
 
 
-def _table_of_pairs(pairs: list[tuple[Path, Path]], target: str) -> Dataset:
+def table_of_pairs(pairs: Sequence[tuple[Path, Path]], target: str) -> Dataset:
+    """Return a table of files: the column `image`, and the column `target`, images if it is "mask" or else paths."""
     from datasets import Dataset, Features, Image, Value
 
     target_feature = Image() if target == "mask" else Value("string")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -77,6 +79,21 @@ def pixel_accuracy_of_sums(sums: Tensor) -> Tensor:
     """Return the share of pixels that are right, `(...)`, of sums of `class_sums`."""
     right, true, _ = sums.double().unflatten(-1, (3, -1)).unbind(-2)
     return right.sum(-1) / true.sum(-1)
+
+
+def normal_scores(predicted: Tensor, true: Tensor, is_known: Tensor, angles: Sequence[float]) -> Tensor:
+    """Return for each image the shares of pixels whose normal is within each of some angles, `(batch, num_angles)`.
+
+    Args:
+        predicted: Directions of any length, `(batch, 3, height, width)`.
+        true: Normals of the same shape.
+        is_known: Pixels that count, bool `(batch, height, width)`.
+        angles: Degrees.
+    """
+    cosines = torch.cosine_similarity(predicted.double(), true.double(), dim=1)
+    errors = cosines.clamp(-1, 1).acos().rad2deg()
+    count = is_known.sum((1, 2)).clamp(min=1)
+    return torch.stack([((errors < angle) & is_known).sum((1, 2)) / count for angle in angles], dim=1).double()
 
 
 class DepthScore:

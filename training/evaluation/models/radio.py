@@ -142,6 +142,21 @@ class RadioFeatures:
             )
         return Encoding(output.summary, cast(Tensor, output.features), output.adaptors or {})
 
+    def encode_blocks(self, pixels: Tensor) -> list[Tensor]:
+        """Return the patches of the blocks at the end of each quarter, with the final norm, `(batch, dim, rows, cols)`.
+
+        These are the blocks of Probe3D's probes, https://arxiv.org/abs/2404.08636.
+
+        Raises:
+            ValueError: If there are fewer than four blocks.
+        """
+        depth = self.model.config.num_hidden_layers
+        if depth < 4:
+            raise ValueError(f"Probes of four blocks need a model with at least four, {self.name!r} has {depth}.")
+        blocks = [depth // 4 - 1, depth // 2 - 1, depth // 4 * 3 - 1, depth - 1]
+        with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
+            return self.model.forward_intermediates(pixels, blocks, norm=True, intermediates_only=True)
+
 
 def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str, int | None]) -> Tensor:
     return processor(image, size=size, return_tensors="pt")["pixel_values"][0]

@@ -86,7 +86,8 @@ class Evaluation:
         key = (kind, split)
         if key not in self._windows:
             window_px = self.settings.window_px or self.model.size_px
-            self._windows[key] = Windows(self.examples(kind, split).images, window_px)
+            images, settings = self.examples(kind, split).images, self.settings
+            self._windows[key] = Windows(images, window_px, settings.window_stride, settings.shorter_px)
         return self._windows[key]
 
     def square_features(
@@ -126,7 +127,7 @@ class Evaluation:
         images, fingerprint = examples.images, examples.image_fingerprint
         if kind in DENSE_KINDS:
             images = self.windows(kind, split)
-            fingerprint = f"{fingerprint} windows {images.window_px}"
+            fingerprint = f"{fingerprint} {images.description}"
             size_px = size_px or self.model.size_px
         return self._extracted(images, fingerprint, wanted, size_px, f"{self.part(kind).name}, {split}{at}")
 
@@ -226,6 +227,12 @@ class Evaluation:
             seed=self.settings.random_seed,
         )
         return self.measurement(task, metric, combine(sums.sum(0)).item(), kind, interval)
+
+
+def require_protocol(part: Part) -> None:
+    """Raise ValueError if a public set lacks the train split that its protocol learns from."""
+    if part.has_protocol and part.train is None:
+        raise ValueError(f"`data` must have the train split of {part.name}, from which the protocol learns, got none.")
 
 
 def squares_of(examples: Examples) -> tuple[Images, str]:

@@ -26,7 +26,7 @@ from modeling_radio.training.evaluation.metrics.knn import (
 from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
 from modeling_radio.training.evaluation.models.pretrained import SentenceEncoder
 from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.training.evaluation.tasks.base import Evaluation, summary_or_mean
+from modeling_radio.training.evaluation.tasks.base import Evaluation, require_protocol, summary_or_mean
 from modeling_radio.training.teachers.embedded import EfficientNetLiteTeacher
 from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES, SIMPLE_TEMPLATES
 
@@ -47,6 +47,14 @@ def labels_of(examples: Examples) -> Tensor:
     return examples.labels
 
 
+def is_right(predictions: Tensor, examples: Examples) -> Tensor:
+    """Return whether each predicted class is right, of images that count, bool `(num_images,)`."""
+    if examples.answers is None:
+        return predictions == labels_of(examples)
+    pairs = zip(predictions.tolist(), examples.answers, strict=True)
+    return torch.tensor([guess in answers for guess, answers in pairs if answers])
+
+
 def vectors_of(features: StoredFeatures) -> dict[str, Tensor]:
     """Return the summary and the mean of the features, by the end of the metric's name."""
     summary = features.summary()
@@ -63,11 +71,12 @@ def smallest_class(labels: Tensor) -> int:
 def measure_knn(evaluation: Evaluation) -> list[Measurement]:
     """Measure weighted kNN accuracy with the summary, and with the mean of the dense features for comparison."""
     part = evaluation.part("labels")
+    require_protocol(part)
     queries = vectors_of(evaluation.features("labels"))
     gallery = queries if part.train is None else vectors_of(evaluation.features("labels", "gallery"))
     measurements = []
     for suffix, query in queries.items():
-        scores = predict_by_knn(evaluation, query, gallery[suffix]) == labels_of(part.test)
+        scores = is_right(predict_by_knn(evaluation, query, gallery[suffix]), part.test)
         measurements.append(evaluation.mean("knn", f"accuracy{suffix}", scores, "labels"))
     return measurements
 
@@ -313,7 +322,7 @@ def _by_classifier(
 
 
 def _accuracy(evaluation: Evaluation, model: str, metric: str, images: Tensor, classes: Tensor) -> Measurement:
-    scores = zero_shot_predictions(images, classes) == labels_of(evaluation.examples("labels"))
+    scores = is_right(zero_shot_predictions(images, classes), evaluation.examples("labels"))
     return replace(evaluation.mean("zero_shot", metric, scores, "labels"), model=model)
 
 

@@ -23,7 +23,7 @@ from modeling_radio.training.evaluation.metrics.dense import (
 from modeling_radio.training.evaluation.metrics.fidelity import map_agreement
 from modeling_radio.training.evaluation.models.radio import PatchTextModel, RadioFeatures
 from modeling_radio.training.evaluation.settings import TaskSettings
-from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation
+from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation, require_protocol
 from modeling_radio.training.evaluation.tasks.classification import TEMPLATES, no_text_tower
 
 
@@ -186,12 +186,13 @@ def folds(evaluation: Evaluation, kind: Kind) -> Iterator[tuple[Sequence[int], S
     """Yield indices of the images of the gallery to train on, and of the test images to predict.
 
     Raises:
-        ValueError: If there is neither a train split nor a second source.
+        ValueError: If there is neither a train split nor a second source, or a public set lacks its train split.
     """
     part = evaluation.part(kind)
     if part.train is not None:
         yield range(len(part.train)), range(len(part.test))
         return
+    require_protocol(part)
     groups = torch.arange(len(part.test)) if part.test.groups is None else part.test.groups
     sources = groups.unique()
     if len(sources) < 2:

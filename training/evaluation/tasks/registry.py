@@ -14,7 +14,15 @@ from modeling_radio.training.evaluation.data import Kind
 from modeling_radio.training.evaluation.features import Wanted
 from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
 from modeling_radio.training.evaluation.settings import RETRIEVAL
-from modeling_radio.training.evaluation.tasks import classification, dense_prediction, representation
+from modeling_radio.training.evaluation.tasks import (
+    classification,
+    correspondence,
+    dense_prediction,
+    dpt_probes,
+    label_propagation,
+    landmark_retrieval,
+    representation,
+)
 from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation
 
 
@@ -65,7 +73,12 @@ TASKS: dict[str, Task] = {
     "segmentation_probe": Task(dense_prediction.measure_segmentation_probe, "masks", _dense, of_baselines=True),
     "open_vocabulary": Task(dense_prediction.measure_open_vocabulary, "masks"),
     "depth_probe": Task(dense_prediction.measure_depth_probe, "depth", _dense, of_baselines=True),
+    "depth_dpt_probe": Task(dpt_probes.measure_depth_dpt_probe, "depth"),
+    "normals_dpt_probe": Task(dpt_probes.measure_normals_dpt_probe, "normals"),
     "patch_correspondence": Task(dense_prediction.measure_patch_correspondence, "photographs", of_baselines=True),
+    "keypoints": Task(correspondence.measure_keypoints, "pairs", of_baselines=True),
+    "label_propagation": Task(label_propagation.measure_label_propagation, "videos", of_baselines=True),
+    "landmark_retrieval": Task(landmark_retrieval.measure_landmark_retrieval, "landmarks", of_baselines=True),
     "out_of_distribution": Task(classification.measure_out_of_distribution, "labels", of_baselines=True),
     "resolution_consistency": Task(
         dense_prediction.measure_resolution_consistency, "photographs", of_compared=_takes_sizes

@@ -1,0 +1,89 @@
+"""Queries of buildings: average precision by trapezoids, and the preset to the end."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_radio.training.evaluation import data_landmarks
+from modeling_radio.training.evaluation.data_landmarks import open_landmarks
+from modeling_radio.training.evaluation.models.pretrained import RawPixels
+from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.tasks.base import Evaluation
+from modeling_radio.training.evaluation.tasks.landmark_retrieval import average_precision, measure_landmark_retrieval
+
+
+def by_trapezoids(order, positives, junk) -> float:
+    """The area under precision over recall, summed over all ranks with `np.trapezoid`."""
+    hits = np.array([index in positives for index in order if index not in junk])
+    found, ranks = hits.cumsum(), np.arange(1, len(hits) + 1)
+    recall, precision = np.concatenate([[0], found / len(positives)]), np.concatenate([[1], found / ranks])
+    return float(np.trapezoid(precision, recall))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_average_precision_is_the_area_by_trapezoids(seed):
+    random = np.random.default_rng(seed)
+    order, marks = random.permutation(40).tolist(), random.permutation(40).tolist()
+    positives, junk = marks[:7], marks[7:15]
+    assert average_precision(order, positives, junk) == pytest.approx(by_trapezoids(order, positives, junk), abs=1e-6)
+
+
+def test_known_answers():
+    assert average_precision([3, 1, 2, 0], [3, 1], []) == 1
+    assert average_precision([9, 3, 1, 2, 0], [3, 1], [9]) == 1
+    assert average_precision([0, 1], [1], []) == pytest.approx((0 + 1 / 2) / 2)
+    assert average_precision([0, 1], [], [1]) is None
+
+
+@pytest.fixture
+def oxford(tmp_path, monkeypatch):
+    """ROxford with two queries and four images, the colors of which decide what is found."""
+    folder = tmp_path / "roxford5k"
+    (folder / "jpg").mkdir(parents=True)
+    colors = {
+        "a": (250, 0, 0),
+        "b": (240, 10, 0),
+        "c": (0, 250, 0),
+        "d": (0, 240, 20),
+        "q": (250, 0, 0),
+        "r": (0, 250, 0),
+    }
+    for name, color in colors.items():
+        image = Image.new("RGB", (30, 20), (90, 90, 90))
+        image.paste(color, (0, 0, 16, 16) if name in "qr" else (0, 0, 30, 20))
+        image.save(folder / "jpg" / f"{name}.jpg")
+    gnd = [
+        {"bbx": [0.0, 0.0, 16.0, 16.0], "easy": [0], "hard": [1], "junk": []},
+        {"bbx": [0.0, 0.0, 16.0, 16.0], "easy": [0], "hard": [3], "junk": [2]},
+    ]
+    truth = {"imlist": ["a", "b", "c", "d"], "qimlist": ["q", "r"], "gnd": gnd}
+    (folder / "gnd_roxford5k.json").write_text(json.dumps(truth))
+    monkeypatch.setattr(data_landmarks, "QUERIES", 2)
+    monkeypatch.setitem(data_landmarks.DATABASE, "roxford", 4)
+    return folder
+
+
+def test_roxford_runs_to_the_end(oxford):
+    evaluation = Evaluation(RawPixels(8, 16), open_landmarks(oxford, "roxford"), TaskSettings())
+    measured = {each.metric: each.value for each in measure_landmark_retrieval(evaluation)}
+    # The second query finds d, then b or a: its easy image a is third or second of the three that count.
+    assert measured["mAP, hard"] == pytest.approx(1)
+    assert 0.5 < measured["mAP, medium"] < 1
+
+
+@pytest.mark.parametrize("damage", ["an image", "the list", "an index"])
+def test_a_part_of_roxford_is_refused(oxford, damage):
+    file = oxford / "gnd_roxford5k.json"
+    truth = json.loads(file.read_text())
+    if damage == "an image":
+        (oxford / "jpg" / "d.jpg").unlink()
+    elif damage == "the list":
+        file.write_text(json.dumps(truth | {"imlist": ["a"]}))
+    else:
+        truth["gnd"][0]["easy"] = [4]
+        file.write_text(json.dumps(truth))
+    message = {"an image": r"d\.jpg", "the list": "4 images of the database of ROxford, got 1", "an index": file.name}
+    with pytest.raises(ValueError, match=message[damage]):
+        open_landmarks(oxford, "roxford")

@@ -1,0 +1,76 @@
+"""The table of a paper: what is there is measured, what is missing is named."""
+
+import re
+
+import pytest
+
+from modeling_radio.core.settings import SettingsError
+from modeling_radio.training.evaluate import main
+from modeling_radio.training.evaluation.published import published_tables
+from modeling_radio.training.evaluation.settings import PRESETS, TABLES, TASK_NAMES, EvaluationSettings
+
+
+@pytest.fixture
+def small_presets(monkeypatch) -> None:
+    """Make the presets of the table fit a tiny model, without changing what they read."""
+    for name in ("voc", "spair"):
+        monkeypatch.setitem(PRESETS, name, PRESETS[name] | {"size": 32} | ({"probe_steps": 2} if name == "voc" else {}))
+    monkeypatch.setitem(PRESETS, "voc", PRESETS["voc"] | {"window_px": 32})
+
+
+def arguments(text_folder, tmp_path, *more: str) -> list[str]:
+    words = [
+        str(text_folder),
+        "--table",
+        "c-radio_v4",
+        "--data-root",
+        str(tmp_path),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
+    return [*words, "--no-report", *more]
+
+
+def test_rows_name_presets_and_tasks():
+    assert set(TABLES) == set(published_tables())
+    for table in published_tables().values():
+        for row in table.rows:
+            assert row.preset is None or (row.preset in PRESETS and row.task in TASK_NAMES)
+            assert len(row.values) > 1
+
+
+def test_sets_that_are_there_stand_beside_the_paper(
+    text_folder, build_public_set, spair_folder, small_presets, tmp_path, capsys
+):
+    (build_public_set("voc") / "SegmentationClass" / "b.png").unlink()  # half present
+    assert main(arguments(text_folder, spair_folder.parent, "--output", str(tmp_path / "out" / "table.json"))) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\| SPair-71k, PCK@0\.10 +\| \d+\.\d\d +\| 60\.01 +\| 60\.57 ", printed)
+    assert re.search(r"\| VOC, linear probe +\| - +\| 87\.22 ", printed)
+    assert "- VOC, linear probe: `data` must have all files of Pascal VOC 2012" in printed
+    assert re.search(
+        r"- NAVI, 3D recall: \S+navi_v1 is missing; NAVI comes from https://github.com/google/navi", printed
+    )
+    assert "- SA-Co/Gold, cgF1 of SAM3 on RADIO: there is no preset" in printed
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.spair.keypoints.json"]
+
+
+def test_nothing_to_measure_is_one_line(text_folder, tmp_path, capsys):
+    assert main(arguments(text_folder, tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("radio evaluate: error: `data_root`")
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("data_root", {"data_root": "sets"}),
+        ("data_root", {"table": "c-radio_v4"}),
+        ("table", {"table": "c-radio_v4", "data_root": "sets", "size": 64}),
+        ("table", {"table": "c-radio_v4", "data_root": "sets", "preset": "voc"}),
+    ],
+)
+def test_a_table_has_its_own_settings(field, options):
+    with pytest.raises(SettingsError, match=f"`{field}`"):
+        EvaluationSettings(checkpoint="x", **options)

@@ -1,0 +1,105 @@
+"""Revisited Oxford and Paris buildings: cropped queries, a database, and what each query should find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from modeling_radio.core.settings import hash_of
+from modeling_radio.training.data.decoding import to_tensor
+from modeling_radio.training.evaluation.data import Examples, Relevance
+from modeling_radio.training.evaluation.public_sets import (
+    OTHER_SETS,
+    PublicPart,
+    check_count,
+    files_state,
+    open_picture_file,
+    plain,
+    read_json,
+)
+
+
+QUERIES = 70
+DATABASE = {"roxford": 4993, "rparis": 6322}
+"""Queries and images of the sets. https://arxiv.org/abs/1803.11285"""
+GROUND_TRUTH = {"roxford": "gnd_roxford5k.json", "rparis": "gnd_rparis6k.json"}
+
+
+Box = tuple[float, float, float, float]
+"""Left, upper, right and lower edge in pixels."""
+
+
+@dataclass(frozen=True)
+class _Query:
+    bbx: Box
+    easy: list[int]
+    hard: list[int]
+    junk: list[int]
+
+
+@dataclass(frozen=True)
+class _GroundTruth:
+    imlist: list[str]
+    qimlist: list[str]
+    gnd: list[_Query]
+
+
+_GROUND_TRUTH = TypeAdapter(_GroundTruth)
+
+
+class Crops:
+    """Images, or rectangles of them.
+
+    Args:
+        paths: Files of the images.
+        boxes: Rectangle of each; None for whole images.
+    """
+
+    def __init__(self, paths: list[Path], boxes: list[Box] | None = None) -> None:
+        self.paths, self.boxes = paths, boxes
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        picture = open_picture_file(self.paths[index])
+        return to_tensor(picture if self.boxes is None else picture.crop(self.boxes[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return height and width in pixels."""
+        height, width = self[index].shape[1:]
+        return height, width
+
+
+def open_landmarks(folder: Path, name: str) -> PublicPart:
+    """Open a folder of ROxford or RParis.
+
+    The official ground truth is a pickle, which is code: the JSON file beside it has the same content.
+
+    Args:
+        folder: Has `jpg/` and the ground truth as JSON, `gnd_roxford5k.json` or `gnd_rparis6k.json`.
+        name: "roxford" or "rparis".
+
+    Raises:
+        ValueError: If images are missing, or the ground truth is damaged.
+    """
+    place, file = OTHER_SETS[name], folder / GROUND_TRUTH[name]
+    truth = read_json(_GROUND_TRUTH, file)
+    check_count(place.title, "queries", min(len(truth.qimlist), len(truth.gnd)), QUERIES, place.address)
+    check_count(place.title, "images of the database", len(truth.imlist), DATABASE[name], place.address)
+    database, queries = (
+        [folder / "jpg" / f"{plain(image, file)}.jpg" for image in names] for names in (truth.imlist, truth.qimlist)
+    )
+    every = [index for query in truth.gnd for index in (*query.easy, *query.hard, *query.junk)]
+    if every and not 0 <= min(every) <= max(every) < len(database):
+        raise ValueError(f"{file} must have indices of its images, got {max(every)}.")
+    relevance = [Relevance(query.easy, query.hard, query.junk) for query in truth.gnd]
+    crops = Crops(queries, [query.bbx for query in truth.gnd])
+    state = f"{files_state(folder, queries)} {hash_of({'queries': repr(truth.gnd)})[:16]}"
+    test = Examples(crops, state, relevance=relevance)
+    return PublicPart(
+        place.title, ("landmarks",), test, place.address, Examples(Crops(database), files_state(folder, database))
+    )

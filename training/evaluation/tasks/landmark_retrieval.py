@@ -1,0 +1,67 @@
+"""Task on landmarks: cropped queries find images of the same building, by the protocol of ROxford and RParis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modeling_radio.model_cards.results import Measurement
+from modeling_radio.training.evaluation.tasks.base import Evaluation, summary_or_mean
+
+
+def measure_landmark_retrieval(evaluation: Evaluation) -> list[Measurement]:
+    """Measure the mean average precision of queries by the cosine of summaries, medium and hard.
+
+    Medium: easy and hard images count. Hard: hard images count, and easy ones are left out like junk.
+
+    References:
+        Radenovic et al., Revisiting Oxford and Paris, CVPR 2018. https://arxiv.org/abs/1803.11285
+    """
+    relevance = evaluation.examples("landmarks").relevance
+    assert relevance is not None
+    queries, database = (
+        F.normalize(summary_or_mean(evaluation.features("landmarks", split)), dim=1) for split in ("test", "gallery")
+    )
+    orders = (queries @ database.T).argsort(dim=1, descending=True).tolist()
+    scores = {
+        "mAP, medium": [
+            average_precision(order, [*each.easy, *each.hard], each.junk)
+            for order, each in zip(orders, relevance, strict=True)
+        ],
+        "mAP, hard": [
+            average_precision(order, each.hard, [*each.junk, *each.easy])
+            for order, each in zip(orders, relevance, strict=True)
+        ],
+    }
+    return [
+        evaluation.mean("landmark_retrieval", metric, defined(values), "landmarks") for metric, values in scores.items()
+    ]
+
+
+def defined(values: Sequence[float | None]) -> Tensor:
+    """Return the values of queries that have something to find."""
+    return torch.tensor([value for value in values if value is not None], dtype=torch.float64)
+
+
+def average_precision(order: Sequence[int], positives: Sequence[int], junk: Sequence[int]) -> float | None:
+    """Return the area under a query's curve of precision over recall by trapezoids, or None without positives.
+
+    The usual average precision takes rectangles instead; Oxford's code, and so the published numbers, take trapezoids.
+
+    Args:
+        order: Indices of the database, the most similar first.
+        positives: Indices that should be found.
+        junk: Indices that are left out of the order.
+    """
+    if not positives:
+        return None
+    wanted, left_out = set(positives), set(junk)
+    ranked = [index for index in order if index not in left_out]
+    total = 0.0
+    for found, rank in enumerate(rank for rank, index in enumerate(ranked) if index in wanted):
+        before = found / rank if rank else 1.0
+        total += (before + (found + 1) / (rank + 1)) / 2
+    return total / len(wanted)
