@@ -6,6 +6,7 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from tiny_tuning import TINY_DETECTOR, TINY_DPT
 
 import modeling_radio
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
@@ -52,12 +53,6 @@ def test_code_runs_as_pasted_beside_the_folder(folder, monkeypatch, capsys):
     assert "teacher_b None torch.Size([1, 10, 4, 6])" in capsys.readouterr().out
 
 
-SMALL = {
-    "detection_hidden_size": 32,
-    "detection_num_queries": 4,
-    "detection_num_layers": 1,
-    "dpt_out_indices": [1, 1, 1, 1],
-}
 NUMBER = {"problem_type": "regression", "num_labels": 1}
 
 
@@ -79,7 +74,7 @@ NUMBER = {"problem_type": "regression", "num_labels": 1}
     ],
 )
 def test_code_of_task_models_runs_as_pasted_beside_the_folder(name, fields, printed, tmp_path, monkeypatch, capsys):
-    config = RadioConfig.from_preset("radio-test", preferred_resolution=[32, 48], **SMALL, **fields)
+    config = RadioConfig.from_preset("radio-test", preferred_resolution=[32, 48], **TINY_DETECTOR, **TINY_DPT, **fields)
     getattr(modeling_radio, name)(config).save_pretrained(tmp_path / "tuned")
     RadioImageProcessor.from_model_config(config).save_pretrained(tmp_path / "tuned")
     Image.new("RGB", (48, 32), (200, 120, 40)).save(tmp_path / "photo.jpg")

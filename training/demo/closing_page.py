@@ -103,9 +103,7 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
         "Distill a student on your images": (
             "radio distill --recipe demo --output runs/mine data.source=path/to/images data.num_images=null"
         ),
-        "Choose a license for its card before you publish it": (
-            f"radio card {checkpoint.as_posix()} --license ID"
-        ),
+        "Choose a license for its card before you publish it": (f"radio card {checkpoint.as_posix()} --license ID"),
         "Publish it": f"radio publish {checkpoint.as_posix()} ORG/NAME --private",
     }
 
