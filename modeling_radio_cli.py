@@ -57,7 +57,7 @@ FORMATS = {
 }
 """Modules of the commands that take `--to FORMAT`."""
 THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "3000"}
-"""How threads wait, unless the environment says otherwise. Two that spin slow each other down many times when anything
+"""Waiting of threads, unless the environment has another. Two that spin slow each other down many times when anything
 else runs; those that never spin cost the demo a tenth of its steps. Our choice: the shortest wait of GNU's OpenMP that
 wins it back."""
 

@@ -17,7 +17,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
@@ -123,8 +124,8 @@ def caption(result: Result) -> str:
     machine = result.machine
     where = ", ".join([*([machine["gpu"]] if "gpu" in machine else []), machine["processor"]])
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "timm") if name in machine)
-    told = {name: fact for name, fact in result.facts.items() if not isinstance(fact, list) and "/s" not in name}
-    facts = "".join(f"; {fact_text(*fact)}" for fact in told.items())
+    shown = {name: fact for name, fact in result.facts.items() if not isinstance(fact, list) and "/s" not in name}
+    facts = "".join(f"; {fact_text(*fact)}" for fact in shown.items())
     return f"**{result.subject}**, {where}, {machine['threads']} threads, {machine['date']}; {versions}{facts}"
 
 
@@ -235,9 +236,7 @@ def _words(settings: AllSettings) -> list[str]:
 COMMAND = Command("benchmarks.all", __doc__.partition("\n")[0], AllSettings)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(run, arguments, extra="dev")
+main = partial(COMMAND.run, run, extra="dev")
 
 
 if __name__ == "__main__":

@@ -71,23 +71,23 @@ def run(settings: MeasuringSettings) -> None:
     photographs = find_photographs(settings.photographs, 16 if settings.quick else 48)
     report(settings, "data", "data", "photographs", measure_loader(photographs))
     recipe = load_recipe("demo")
-    rows = measure_formats(answer(recipe, 32 if settings.quick else 256))
+    rows = measure_formats(compute_features(recipe, 32 if settings.quick else 256))
     report(settings, "data", "feature_cache", recipe.name, rows)
 
 
-def draw_picture(width: int, height: int, seed: int) -> Image.Image:
+def draw_image(width: int, height: int, seed: int) -> Image.Image:
     """Return an image of smooth noise."""
     side = (-(-height // COARSENESS), -(-width // COARSENESS), 3)
     noise = np.random.default_rng(seed).integers(0, 256, side, dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def draw_pictures(batch_size: int) -> dict[str, list[Image.Image]]:
+def draw_images(batch_size: int) -> dict[str, list[Image.Image]]:
     """Return inputs of the processors by name: a large image, a small one, batches of one size and of eight."""
-    equal = [draw_picture(640, 480, number) for number in range(batch_size)]
-    mixed = [draw_picture(320 + 96 * (number % 8), 720 - 48 * (number % 8), number) for number in range(batch_size)]
+    equal = [draw_image(640, 480, number) for number in range(batch_size)]
+    mixed = [draw_image(320 + 96 * (number % 8), 720 - 48 * (number % 8), number) for number in range(batch_size)]
     return {
-        "one of 4000 x 3000": [draw_picture(4000, 3000, 0)],
+        "one of 4000 x 3000": [draw_image(4000, 3000, 0)],
         "one of 640 x 480": equal[:1],
         f"{batch_size} of 640 x 480": equal,
         f"{batch_size} of eight sizes": mixed,
@@ -119,7 +119,7 @@ def measure_processors(sizes: Sequence[int], pace: Mapping[str, Any], batch_size
     rows = []
     for size_px in sizes:
         processors = build_processors(size_px)
-        for name, images in tqdm(draw_pictures(batch_size).items(), desc=f"processors, {size_px} px"):
+        for name, images in tqdm(draw_images(batch_size).items(), desc=f"processors, {size_px} px"):
             turns = take_turns({each: partial(call, images) for each, call in processors.items()}, **pace)
             rows.append({"size, px": size_px, "images": name, **processor_row(turns)})
     return rows
@@ -273,13 +273,13 @@ class FullPrecision(FeatureFormat):
 CACHE_FORMATS: dict[str, FeatureFormat] = {"float32": FullPrecision(), **STORED_FORMATS}
 
 
-def answer(recipe: Recipe, num_images: int) -> dict[str, Tensor]:
+def compute_features(recipe: Recipe, num_images: int) -> dict[str, Tensor]:
     """Return the dense features of each teacher, `(num_images, rows, cols, C)` in float32."""
     device = torch.device("cpu")
     teachers, images = load_teachers(recipe, device), build_training_images(recipe.data, is_square=True)
-    answers = TeacherOutputs(teachers, recipe.data.image_size_px // student_patch_size(recipe), device, FullPrecision())
+    outputs = TeacherOutputs(teachers, recipe.data.image_size_px // student_patch_size(recipe), device, FullPrecision())
     loader = DataLoader(Subset(images, range(num_images)), batch_size=IMAGES_PER_FORWARD)
-    parts = [answers(batch) for batch in tqdm(loader, desc="teachers")]
+    parts = [outputs(batch) for batch in tqdm(loader, desc="teachers")]
     return {name: torch.cat([part[f"{name}.features"] for part in parts]) for name in teachers}
 
 

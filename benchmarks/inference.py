@@ -25,7 +25,7 @@ from transformers.models.sam3 import Sam3ViTConfig, Sam3ViTModel
 from benchmarks.measuring import (
     ROOT,
     MeasuringSettings,
-    Place,
+    Placement,
     Row,
     Turns,
     count_flops,
@@ -71,15 +71,17 @@ class Network(NamedTuple):
         counted_as: Name of the network that does the same products, where those of this one cannot be counted.
     """
 
-    build: Callable[[RadioConfig, Place, int], Encode]
+    build: Callable[[RadioConfig, Placement, int], Encode]
     by_size: bool = False
     on_gpu: bool = True
     counted_as: str | None = None
 
 
-def build_ours(config: RadioConfig, place: Place, *, compiled: bool = False, prepacked: bool = False) -> RadioModel:
+def build_ours(
+    config: RadioConfig, placement: Placement, *, compiled: bool = False, prepacked: bool = False
+) -> RadioModel:
     """Return our model, on a CPU with "cpu_blocks"; `compiled` compiles its blocks, once for all and all sizes."""
-    model = RadioModel(config).eval().to(place.device, place.dtype)
+    model = RadioModel(config).eval().to(placement.device, placement.dtype)
     choose_cpu_blocks(model)
     if compiled:
         for block in model.radio_model.model.blocks:
@@ -87,17 +89,19 @@ def build_ours(config: RadioConfig, place: Place, *, compiled: bool = False, pre
     return prepack(model) if prepacked else model
 
 
-def _ours(config: RadioConfig, place: Place, size: int, window: int | str = "global", **changes: bool) -> Encode:
-    model = build_ours(config, place, **changes)
+def _ours(
+    config: RadioConfig, placement: Placement, size: int, window: int | str = "global", **changes: bool
+) -> Encode:
+    model = build_ours(config, placement, **changes)
     return lambda images: model(images, window_size=window).last_hidden_state
 
 
-def build_native(config: RadioConfig, place: Place) -> nn.Module:
+def build_native(config: RadioConfig, placement: Placement) -> nn.Module:
     """Return transformers' model of our configuration."""
-    return NativeModel(NativeConfig.from_dict(config.to_dict())).eval().to(place.device, place.dtype)
+    return NativeModel(NativeConfig.from_dict(config.to_dict())).eval().to(placement.device, placement.dtype)
 
 
-def build_timm(config: RadioConfig, place: Place) -> Any:
+def build_timm(config: RadioConfig, placement: Placement) -> Any:
     """Return timm's RADIO, which it builds of its NaFlexViT."""
     model = timm.create_model(
         "naflexvit_base_patch16_radio_v3",
@@ -105,7 +109,7 @@ def build_timm(config: RadioConfig, place: Place) -> Any:
         pos_embed_grid_size=2 * (config.position_grid_size,),
         **_timm_shape(config),
     )
-    return model.eval().to(place.device, place.dtype)
+    return model.eval().to(placement.device, placement.dtype)
 
 
 def _timm_shape(config: RadioConfig) -> dict[str, Any]:
@@ -130,9 +134,14 @@ def _shape(config: RadioConfig) -> dict[str, int]:
     }
 
 
-def _timm_vit(config: RadioConfig, place: Place, size: int) -> Encode:
+def _timm_vit(config: RadioConfig, placement: Placement, size: int) -> Encode:
     options = {"img_size": size, "global_pool": "", "no_embed_class": True}
-    return VisionTransformer(**_timm_shape(config), **options).eval().to(place.device, place.dtype).forward_features
+    return (
+        VisionTransformer(**_timm_shape(config), **options)
+        .eval()
+        .to(placement.device, placement.dtype)
+        .forward_features
+    )
 
 
 class PlainBlock(nn.Module):
@@ -168,23 +177,25 @@ class PlainTransformer(nn.Module):
         return self.blocks(torch.cat([self.prefix.expand(len(tokens), -1, -1), tokens], dim=1))
 
 
-def _plain_code(config: RadioConfig, place: Place, size: int) -> Encode:
-    return PlainTransformer(config, (size // config.patch_size) ** 2).eval().to(place.device, place.dtype)
+def _plain_code(config: RadioConfig, placement: Placement, size: int) -> Encode:
+    return PlainTransformer(config, (size // config.patch_size) ** 2).eval().to(placement.device, placement.dtype)
 
 
-def _last_hidden_state(model: nn.Module, place: Place) -> Encode:
-    model = model.eval().to(place.device, place.dtype)
+def _last_hidden_state(model: nn.Module, placement: Placement) -> Encode:
+    model = model.eval().to(placement.device, placement.dtype)
     return lambda images: model(images).last_hidden_state
 
 
-def _dinov3(config: RadioConfig, place: Place, size: int) -> Encode:
+def _dinov3(config: RadioConfig, placement: Placement, size: int) -> Encode:
     registers = config.num_prefix_tokens - 1
-    return _last_hidden_state(DINOv3ViTModel(DINOv3ViTConfig(**_shape(config), num_register_tokens=registers)), place)
+    return _last_hidden_state(
+        DINOv3ViTModel(DINOv3ViTConfig(**_shape(config), num_register_tokens=registers)), placement
+    )
 
 
-def _siglip2(config: RadioConfig, place: Place, size: int) -> Encode:
+def _siglip2(config: RadioConfig, placement: Placement, size: int) -> Encode:
     model = Siglip2VisionModel(Siglip2VisionConfig(**_shape(config), vision_use_head=False))
-    model = model.eval().to(place.device, place.dtype)
+    model = model.eval().to(placement.device, placement.dtype)
 
     def encode(images: Tensor) -> Tensor:
         grid = [side // config.patch_size for side in images.shape[2:]]
@@ -194,7 +205,7 @@ def _siglip2(config: RadioConfig, place: Place, size: int) -> Encode:
     return encode
 
 
-def _sam3(config: RadioConfig, place: Place, size: int) -> Encode:
+def _sam3(config: RadioConfig, placement: Placement, size: int) -> Encode:
     depth = config.num_hidden_layers
     options = {
         "image_size": size,
@@ -202,7 +213,7 @@ def _sam3(config: RadioConfig, place: Place, size: int) -> Encode:
         "global_attn_indexes": [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)],  # the last block of each
         "pretrain_image_size": SAM3_PRETRAINED_GRID * config.patch_size,
     }
-    return _last_hidden_state(Sam3ViTModel(Sam3ViTConfig(**_shape(config), **options)), place)
+    return _last_hidden_state(Sam3ViTModel(Sam3ViTConfig(**_shape(config), **options)), placement)
 
 
 def split_patches(images: Tensor, size: int) -> Tensor:
@@ -216,8 +227,8 @@ NETWORKS: dict[str, Network] = {
     COMPILED: Network(partial(_ours, compiled=True), counted_as=OURS),
     PREPACKED: Network(partial(_ours, prepacked=True), on_gpu=False, counted_as=OURS),
     WINDOWED: Network(partial(_ours, window=WINDOW)),
-    NATIVE: Network(lambda config, place, size: _last_hidden_state(build_native(config, place), place)),
-    "timm RADIO": Network(lambda config, place, size: build_timm(config, place).forward_features),
+    NATIVE: Network(lambda config, placement, size: _last_hidden_state(build_native(config, placement), placement)),
+    "timm RADIO": Network(lambda config, placement, size: build_timm(config, placement).forward_features),
     "timm ViT": Network(_timm_vit, by_size=True),
     "plain code": Network(_plain_code, by_size=True),
     "DINOv3": Network(_dinov3),
@@ -234,25 +245,25 @@ def names_on(device: str) -> list[str]:
 
 def run(settings: MeasuringSettings) -> None:
     """Measure and report speed, then memory in the first data type."""
-    peaks = {place: measure_peak(place) for place in settings.places}
-    facts = {f"{place.dtype_name}, GFLOP/s": round(peak) for place, peak in peaks.items()}
+    peaks = {placement: measure_peak(placement) for placement in settings.placements}
+    facts = {f"{placement.dtype_name}, GFLOP/s": round(peak) for placement, peak in peaks.items()}
     rows = []
-    for place, peak in peaks.items():
+    for placement, peak in peaks.items():
         sizes = settings.chosen_sizes
         if settings.on_gpu:
             sizes = sizes if settings.quick else sorted({*sizes, LARGEST_PX})
             patch_size = RadioConfig.from_preset(settings.preset).patch_size
             batches = {size: full_batch(size, patch_size) for size in sizes}
-            rows += measure_speed(settings.preset, sizes, place, peak, settings.pace, batches)
-        rows += measure_speed(settings.preset, sizes, place, peak, settings.pace)
+            rows += measure_speed(settings.preset, sizes, placement, peak, settings.pace, batches)
+        rows += measure_speed(settings.preset, sizes, placement, peak, settings.pace)
     report(settings, "inference", "speed", settings.preset, rows, facts, settings.device)
-    rows = measure_memory(settings.preset, settings.chosen_sizes, settings.places[0])
+    rows = measure_memory(settings.preset, settings.chosen_sizes, settings.placements[0])
     report(settings, "inference", "memory", settings.preset, rows, device=settings.device)
 
 
-def needs_warm_up(size: int, place: Place) -> bool:
+def needs_warm_up(size: int, placement: Placement) -> bool:
     """Return whether to run a warm-up round: for large images on a CPU the setup takes a negligible time."""
-    return place.device != "cpu" or size <= LARGEST_WARMED_UP
+    return placement.device != "cpu" or size <= LARGEST_WARMED_UP
 
 
 def full_batch(size: int, patch_size: int) -> int:
@@ -264,7 +275,7 @@ def full_batch(size: int, patch_size: int) -> int:
 def measure_speed(
     preset: str,
     sizes: Sequence[int],
-    place: Place,
+    placement: Placement,
     peak: float,
     pace: Mapping[str, object],
     batch_of: Mapping[int, int] | None = None,
@@ -274,37 +285,37 @@ def measure_speed(
     Args:
         preset: Shape of all networks.
         sizes: Image sides in pixels, ascending.
-        place: Device and data type.
+        placement: Device and data type.
         peak: The machine's peak in that type, 1e9 operations a second.
         pace: Options of `take_turns`.
         batch_of: Batch size by image size; one by default.
     """
     config, rows = RadioConfig.from_preset(preset), []
     kept: dict[str, Encode] = {}
-    for size in tqdm(sizes, desc=f"speed, {place.dtype_name}"):
-        for name in names_on(place.device):
+    for size in tqdm(sizes, desc=f"speed, {placement.dtype_name}"):
+        for name in names_on(placement.device):
             if name not in kept or NETWORKS[name].by_size:
-                kept[name] = NETWORKS[name].build(config, place, size)
+                kept[name] = NETWORKS[name].build(config, placement, size)
         batch = (batch_of or {}).get(size, 1)
-        images = place.images(size, batch)
+        images = placement.images(size, batch)
         calls = {name: partial(encode, images) for name, encode in kept.items()}
         counted = [name for name in calls if NETWORKS[name].counted_as is None]
-        one = place.images(size)
+        one = placement.images(size)
         flops = {name: batch * count_flops(partial(kept[name], one)) for name in counted}
-        turns = take_turns(calls, **pace, warm_up=needs_warm_up(size, place))
-        rows += rows_of(size, batch, place, turns, flops, peak)
+        turns = take_turns(calls, **pace, warm_up=needs_warm_up(size, placement))
+        rows += rows_of(size, batch, placement, turns, flops, peak)
     add_exponents(rows, config)
     return rows
 
 
 def rows_of(
-    size: int, batch: int, place: Place, turns: Turns[str], flops: Mapping[str, float], peak: float
+    size: int, batch: int, placement: Placement, turns: Turns[str], flops: Mapping[str, float], peak: float
 ) -> list[Row]:
     """Return the rows of one size from times and operations of the networks."""
     rows: list[Row] = []
     for name, seconds in turns.seconds.items():
         operations, taken = flops[NETWORKS[name].counted_as or name], spread_of(seconds)
-        row: Row = {"dtype": place.dtype_name, "size_px": size, "batch": batch, "contender": name}
+        row: Row = {"dtype": placement.dtype_name, "size_px": size, "batch": batch, "contender": name}
         row |= {"ms": _digits(1000 * taken.median)}
         row |= {"ms, quartiles": f"{_digits(1000 * taken.low)} to {_digits(1000 * taken.high)}"}
         row |= {"images/s": _digits(batch / taken.median)}
@@ -328,33 +339,33 @@ def add_exponents(rows: Sequence[Row], config: RadioConfig) -> None:
         before[row["contender"]] = row
 
 
-def measure_memory(preset: str, sizes: Sequence[int], place: Place) -> list[Row]:
+def measure_memory(preset: str, sizes: Sequence[int], placement: Placement) -> list[Row]:
     """Return one row for each network: the peak of weights and activations in MB while one image runs, by size.
 
     Each is measured in a process of its own.
     """
     rows = []
-    for name in tqdm([name for name in names_on(place.device) if name not in UNMEASURED], desc="memory"):
-        words = [name, preset, place.device, place.dtype_name, *map(str, sizes)]
+    for name in tqdm([name for name in names_on(placement.device) if name not in UNMEASURED], desc="memory"):
+        words = [name, preset, placement.device, placement.dtype_name, *map(str, sizes)]
         command = [sys.executable, "-m", "benchmarks.inference", *words]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         peaks = json.loads(done.stdout.splitlines()[-1])
-        row: Row = {"contender": name, "dtype": place.dtype_name}
+        row: Row = {"contender": name, "dtype": placement.dtype_name}
         rows.append(row | {f"{size} px, MB": round(peak) for size, peak in zip(sizes, peaks, strict=True)})
     return rows
 
 
 @torch.inference_mode()
-def memory_of(name: str, preset: str, place: Place, sizes: Sequence[int]) -> list[float]:
+def memory_of(name: str, preset: str, placement: Placement, sizes: Sequence[int]) -> list[float]:
     """In a new process: return the peak MB of one image of each size, weights included."""
     network, config = NETWORKS[name], RadioConfig.from_preset(preset)
-    network.build(RadioConfig.from_preset(SMALL), place, 64)(place.images(64))
-    before, peaks, encode = peak_mb_of(lambda: None, place.device), [], None
+    network.build(RadioConfig.from_preset(SMALL), placement, 64)(placement.images(64))
+    before, peaks, encode = peak_mb_of(lambda: None, placement.device), [], None
     for size in sizes:
         if encode is None or network.by_size:
             encode = None  # so that two are never held
-            encode = network.build(config, place, size)
-        peaks.append(peak_mb_of(partial(encode, place.images(size)), place.device) - before)
+            encode = network.build(config, placement, size)
+        peaks.append(peak_mb_of(partial(encode, placement.images(size)), placement.device) - before)
     return peaks
 
 
@@ -364,4 +375,4 @@ def _digits(number: float) -> float:
 
 if __name__ == "__main__":
     name, preset, device, dtype, *sizes = sys.argv[1:]
-    print(json.dumps(memory_of(name, preset, Place(device, getattr(torch, dtype)), [int(size) for size in sizes])))
+    print(json.dumps(memory_of(name, preset, Placement(device, getattr(torch, dtype)), [int(size) for size in sizes])))

@@ -86,7 +86,7 @@ class MeasuringSettings(Settings):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether networks run on a GPU."""
+        """True if networks run on a GPU."""
         return self.device == "cuda"
 
     @property
@@ -95,9 +95,9 @@ class MeasuringSettings(Settings):
         return [size for size in sorted(self.sizes) if not self.quick or self.on_gpu or size <= 512]
 
     @property
-    def places(self) -> "list[Place]":
+    def placements(self) -> "list[Placement]":
         """The device with each data type."""
-        return [Place(self.device, getattr(torch, dtype)) for dtype in self.dtypes]
+        return [Placement(self.device, getattr(torch, dtype)) for dtype in self.dtypes]
 
     @property
     def pace(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class MeasuringSettings(Settings):
         return {"budget_seconds": seconds, "min_rounds": rounds, "device": self.device}
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """Device and data type of a network."""
 
     device: str = "cpu"
@@ -223,7 +223,7 @@ class StepProcess:
         **environment: Variables besides those of this process.
 
     Attributes:
-        told: Its first line.
+        first_reply: Its first line.
 
     Raises:
         RuntimeError: If it ends too early; its output has the reason.
@@ -235,19 +235,19 @@ class StepProcess:
         self._process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
         )
-        self.told = self._answer()
+        self.first_reply = self._read_reply()
 
     def time(self, num_steps: int) -> Timing:
         """Run steps; return seconds per step by part."""
         assert self._process.stdin is not None
         print(num_steps, file=self._process.stdin, flush=True)
-        return self._answer()
+        return self._read_reply()
 
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
 
-    def _answer(self) -> dict[str, float]:
+    def _read_reply(self) -> dict[str, float]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -277,16 +277,16 @@ def take_step_turns(
 
 
 @torch.inference_mode()
-def measure_peak(place: Place, side: int | None = None) -> float:
+def measure_peak(placement: Placement, side: int | None = None) -> float:
     """Return the speed of a square matrix product, in 1e9 floating-point operations a second: this machine's peak.
 
     Args:
-        place: Device and type of the matrices.
+        placement: Device and type of the matrices.
         side: Side of the matrices; by default `PRODUCT_SIDE`.
     """
-    side = side or PRODUCT_SIDE[place.device]
-    first, second = (torch.randn(side, side, device=place.device).to(place.dtype) for _ in range(2))
-    turns = take_turns({"product": lambda: first @ second}, min_rounds=PEAK_ROUNDS, device=place.device)
+    side = side or PRODUCT_SIDE[placement.device]
+    first, second = (torch.randn(side, side, device=placement.device).to(placement.dtype) for _ in range(2))
+    turns = take_turns({"product": lambda: first @ second}, min_rounds=PEAK_ROUNDS, device=placement.device)
     return 2 * side**3 / min(turns.seconds["product"]) / 1e9
 
 

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 
-from benchmarks.data import draw_picture
+from benchmarks.data import draw_image
 from benchmarks.measuring import ROOT, MeasuringSettings, Row, report
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 
 
-ANSWER_SECONDS, END_SECONDS = 60.0, 30.0
+RESPONSE_SECONDS, END_SECONDS = 60.0, 30.0
 """Timeouts of one reply and of the end. Our choice: they prevent hanging and measure nothing."""
 IN_FLIGHT = (1, 4, 16)
 NUM_REQUESTS = 64
@@ -111,7 +111,7 @@ def encode_images(number: int, size: int) -> list[bytes]:
     encoded = []
     for seed in range(number):
         buffer = io.BytesIO()
-        draw_picture(size, size, seed).save(buffer, "JPEG")
+        draw_image(size, size, seed).save(buffer, "JPEG")
         encoded.append(buffer.getvalue())
     return encoded
 
@@ -128,17 +128,17 @@ def post(client: httpx.Client, body: bytes) -> Reply:
     """Send one image."""
     began = time.perf_counter()
     try:
-        answer = client.post("/features", content=body)
+        response = client.post("/features", content=body)
     except httpx.HTTPError as error:
         return Reply(None, str(error), time.perf_counter() - began)
-    return Reply(answer.status_code, answer.json(), time.perf_counter() - began)
+    return Reply(response.status_code, response.json(), time.perf_counter() - began)
 
 
 def load(url: str, bodies: Sequence[bytes], in_flight: int) -> tuple[list[Reply], float]:
     """Send images, so many at a time, and return the replies in their order and the seconds of all."""
     limits = httpx.Limits(max_connections=in_flight)
     with (
-        httpx.Client(base_url=url, timeout=ANSWER_SECONDS, limits=limits, trust_env=False) as client,
+        httpx.Client(base_url=url, timeout=RESPONSE_SECONDS, limits=limits, trust_env=False) as client,
         ThreadPoolExecutor(in_flight) as clients,
     ):
         began = time.perf_counter()
@@ -148,28 +148,28 @@ def load(url: str, bodies: Sequence[bytes], in_flight: int) -> tuple[list[Reply]
 
 def batches_of(url: str) -> dict[int, int]:
     """Return how many batches of each size the server has run."""
-    batches = httpx.get(f"{url}/health", timeout=ANSWER_SECONDS, trust_env=False).json()["batches"]
+    batches = httpx.get(f"{url}/health", timeout=RESPONSE_SECONDS, trust_env=False).json()["batches"]
     return {int(size): count for size, count in batches.items()}
 
 
-def is_near(answer: Any, expected: Any) -> bool:
-    """Whether two summaries are of one image: they differ slightly, since sums depend on the batch."""
-    return bool(np.allclose(answer["summary"], expected["summary"], rtol=1e-2, atol=1e-3))
+def is_near(response: Any, expected: Any) -> bool:
+    """True if two summaries are of one image: they differ slightly, since sums depend on the batch."""
+    return bool(np.allclose(response["summary"], expected["summary"], rtol=1e-2, atol=1e-3))
 
 
 def row_of(in_flight: int, replies: Sequence[Reply], expected: Sequence[Reply], seconds: float, batches: float) -> Row:
     """Return the row of one load."""
     took = np.array([reply.seconds for reply in replies])
-    answered = [reply.status == 200 for reply in replies]
+    served = [reply.status == 200 for reply in replies]
     mixed = sum(
         not is_near(reply.content, other.content)
-        for reply, other, is_answer in zip(replies, expected, answered, strict=True)
-        if is_answer
+        for reply, other, is_served in zip(replies, expected, served, strict=True)
+        if is_served
     )
     return {
         "in flight": in_flight,
         "requests": len(replies),
-        "lost": answered.count(False),
+        "lost": served.count(False),
         "mixed up": mixed,
         "images a second": round(len(replies) / seconds, 1),
         "median, ms": round(1000 * float(np.median(took)), 1),

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
 from benchmarks.inference import LARGEST_PX, build_native, build_ours, build_timm, needs_warm_up, split_patches
-from benchmarks.measuring import MeasuringSettings, Place, Row, report, spread_of, take_turns
+from benchmarks.measuring import MeasuringSettings, Placement, Row, report, spread_of, take_turns
 from modeling_radio import RadioConfig, RadioModel
 
 
@@ -39,14 +39,16 @@ PACKED = "ours, packed"
 def run(settings: MeasuringSettings) -> None:
     """Measure and report windows, then packs."""
     sizes, rows = [size for size in settings.chosen_sizes if size >= LEAST_PX], []
-    for place in settings.places:
-        rows += measure_windows(settings.preset, sizes, place, settings.pace)
+    for placement in settings.placements:
+        rows += measure_windows(settings.preset, sizes, placement, settings.pace)
     if not settings.quick and "bfloat16" in settings.dtypes:
         once = {"min_rounds": 2, "device": settings.device}
-        place = Place(settings.device, torch.bfloat16)
-        rows += measure_windows(settings.preset, [LARGEST_PX], place, once, windows=WINDOWS[:1], share_rounds=1)
+        placement = Placement(settings.device, torch.bfloat16)
+        rows += measure_windows(settings.preset, [LARGEST_PX], placement, once, windows=WINDOWS[:1], share_rounds=1)
     report(settings, "sizes", "windows", settings.preset, rows, device=settings.device)
-    rows = [row for place in settings.places for row in measure_packed(settings.preset, place, settings.pace)]
+    rows = [
+        row for placement in settings.placements for row in measure_packed(settings.preset, placement, settings.pace)
+    ]
     report(settings, "sizes", "packed", settings.preset, rows, device=settings.device)
 
 
@@ -59,10 +61,10 @@ def attention_timed(model: RadioModel, device: str) -> Iterator[list[float]]:
     def timed(*arguments: Any, **options: Any) -> Any:
         wait()
         began = time.perf_counter()
-        answer = attend(*arguments, **options)
+        output = attend(*arguments, **options)
         wait()
         seconds.append(time.perf_counter() - began)
-        return answer
+        return output
 
     AttentionInterface.register(TIMED, timed)
     model.config._attn_implementation = TIMED
@@ -98,7 +100,7 @@ def amdahl_limit(config: RadioConfig, share: float) -> float:
 def measure_windows(
     preset: str,
     sizes: Sequence[int],
-    place: Place,
+    placement: Placement,
     pace: Mapping[str, Any],
     *,
     windows: Sequence[int] = WINDOWS,
@@ -106,18 +108,18 @@ def measure_windows(
 ) -> list[Row]:
     """Return one row for each size and window, of ours beside ours with global attention."""
     config = RadioConfig.from_preset(preset)
-    model, rows = build_ours(config, place), []
+    model, rows = build_ours(config, placement), []
     for size in sizes:
-        images = place.images(size)
+        images = placement.images(size)
         choices = {None: "global", **{window: window for window in windows if window < size // config.patch_size}}
         calls = {window: partial(model, images, window_size=choice) for window, choice in choices.items()}
-        turns = take_turns(calls, **pace, warm_up=needs_warm_up(size, place))
+        turns = take_turns(calls, **pace, warm_up=needs_warm_up(size, placement))
         share = attention_share(model, images, share_rounds)
         limit = amdahl_limit(config, share)
         for window in choices:
             predicted = model.predict_window_cost(size, size, window).latency_ms
             measured = 1000 * spread_of(turns.seconds[window]).median
-            row: Row = {"dtype": place.dtype_name, "size_px": size, "window": window or "global"}
+            row: Row = {"dtype": placement.dtype_name, "size_px": size, "window": window or "global"}
             row |= {"ms": round(measured, 1), "predicted, ms": round(predicted, 1)}
             row |= {"predicted / measured": round(predicted / measured, 2), "share of attention": round(share, 3)}
             if window is not None:
@@ -128,18 +130,20 @@ def measure_windows(
     return rows
 
 
-def build_calls(config: RadioConfig, place: Place, images: Sequence[Tensor]) -> dict[str, Callable[[], list[Tensor]]]:
+def build_calls(
+    config: RadioConfig, placement: Placement, images: Sequence[Tensor]
+) -> dict[str, Callable[[], list[Tensor]]]:
     """Return functions that encode all images, by name; each returns the features `(tokens, width)` of every image.
 
     Args:
         config: Shape of all networks.
-        place: Device and data type.
+        placement: Device and data type.
         images: Images of any sizes in their order, `(1, 3, height, width)` each.
     """
     size = config.patch_size
-    grids = torch.tensor([[side // size for side in image.shape[2:]] for image in images], device=place.device)
+    grids = torch.tensor([[side // size for side in image.shape[2:]] for image in images], device=placement.device)
     patches = torch.cat([split_patches(image, size)[0] for image in images])
-    ours, native = build_ours(config, place), build_native(config, place)
+    ours, native = build_ours(config, placement), build_native(config, placement)
 
     def packed(model: Callable) -> list[Tensor]:
         features = model(patches, image_grid_hw=grids).features
@@ -153,27 +157,27 @@ def build_calls(config: RadioConfig, place: Place, images: Sequence[Tensor]) -> 
         "ours, one by one": partial(one_by_one, ours),
         "native, packed": partial(packed, native),
         "native, one by one": partial(one_by_one, native),
-        "timm NaFlexViT, padded": padded_call(config, place, images),
+        "timm NaFlexViT, padded": padded_call(config, placement, images),
     }
     if "image_grid_hw" not in inspect.signature(native.forward).parameters:  # transformers before it took packs
         del calls["native, packed"]
     return calls
 
 
-def padded_call(config: RadioConfig, place: Place, images: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+def padded_call(config: RadioConfig, placement: Placement, images: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
     """Return a function that runs timm's NaFlexViT on all images, padded to the longest as by its loader."""
-    size, model = config.patch_size, build_timm(config, place)
+    size, model = config.patch_size, build_timm(config, placement)
     parts = [split_patches(image, size)[0] for image in images]
     lengths = [len(part) for part in parts]
-    places = [
-        torch.cartesian_prod(*(torch.arange(side // size, device=place.device) for side in image.shape[2:]))
+    coordinates = [
+        torch.cartesian_prod(*(torch.arange(side // size, device=placement.device) for side in image.shape[2:]))
         for image in images
     ]
     given = {
         "patches": pad_sequence(parts, batch_first=True),
-        "patch_valid": torch.arange(max(lengths), device=place.device)
-        < torch.tensor(lengths, device=place.device)[:, None],
-        "patch_coord": pad_sequence(places, batch_first=True),
+        "patch_valid": torch.arange(max(lengths), device=placement.device)
+        < torch.tensor(lengths, device=placement.device)[:, None],
+        "patch_coord": pad_sequence(coordinates, batch_first=True),
     }
 
     def encode() -> list[Tensor]:
@@ -183,10 +187,10 @@ def padded_call(config: RadioConfig, place: Place, images: Sequence[Tensor]) -> 
     return encode
 
 
-def draw_images(grids: Sequence[tuple[int, int]], patch_size: int, place: Place) -> list[Tensor]:
+def draw_images(grids: Sequence[tuple[int, int]], patch_size: int, placement: Placement) -> list[Tensor]:
     """Return images of each grid, in an order in which no two neighbors share a grid."""
     return [
-        torch.rand(1, 3, rows * patch_size, cols * patch_size, device=place.device).to(place.dtype)
+        torch.rand(1, 3, rows * patch_size, cols * patch_size, device=placement.device).to(placement.dtype)
         for _ in range(IMAGES_PER_GRID)
         for rows, cols in grids
     ]
@@ -194,16 +198,16 @@ def draw_images(grids: Sequence[tuple[int, int]], patch_size: int, place: Place)
 
 @torch.inference_mode()
 def measure_packed(
-    preset: str, place: Place, pace: Mapping[str, Any], sets: Mapping[str, Sequence[tuple[int, int]]] = SETS
+    preset: str, placement: Placement, pace: Mapping[str, Any], sets: Mapping[str, Sequence[tuple[int, int]]] = SETS
 ) -> list[Row]:
     """Return one row for each set of sizes and way to run it."""
     config, rows = RadioConfig.from_preset(preset), []
     for name, grids in sets.items():
-        calls = build_calls(config, place, draw_images(grids, config.patch_size, place))
+        calls = build_calls(config, placement, draw_images(grids, config.patch_size, placement))
         turns = take_turns(calls, **pace)
         for way in calls:
             spread = spread_of(turns.seconds[way])
-            row: Row = {"dtype": place.dtype_name, "images": name, "way": way, "ms": turns.milliseconds(way)}
+            row: Row = {"dtype": placement.dtype_name, "images": name, "way": way, "ms": turns.milliseconds(way)}
             row["ms, quartiles"] = f"{1000 * spread.low:.4g} to {1000 * spread.high:.4g}"
             rows.append(row | {"ours, packed, is times as fast": str(turns.times_as_fast(PACKED, way))})
     return rows

@@ -80,7 +80,7 @@ def with_share_of_blocks(config: PreTrainedConfig, share: int) -> PreTrainedConf
     """Return a configuration with the first of every `share` blocks, also of those with global attention."""
     config.num_hidden_layers = depth = config.num_hidden_layers // share
     if isinstance(config, transformers.Sam3ViTConfig):
-        config.global_attn_indexes = [place for place in config.global_attn_indexes if place < depth]
+        config.global_attn_indexes = [index for index in config.global_attn_indexes if index < depth]
     if isinstance(config, RadioConfig):
         config.vitdet_num_global //= share
     return config

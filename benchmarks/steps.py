@@ -85,7 +85,7 @@ class Stepper:
     """
 
     def __init__(self, num_warm_up_steps: int) -> None:
-        self._answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries goes to standard error
+        self._replies, sys.stdout = sys.stdout, sys.stderr  # output of libraries goes to standard error
         self._left, self._asked, self._is_ready = num_warm_up_steps, num_warm_up_steps, False
         self._began = time.perf_counter()
 
@@ -96,7 +96,7 @@ class Stepper:
             return
         memory = wait_for_gpu()
         seconds = (time.perf_counter() - self._began) / self._asked
-        print(json.dumps({"wall": seconds, **memory} if self._is_ready else {}), file=self._answers, flush=True)
+        print(json.dumps({"wall": seconds, **memory} if self._is_ready else {}), file=self._replies, flush=True)
         self._is_ready = True
         line = sys.stdin.readline()
         if not line:
@@ -134,15 +134,15 @@ def build(run_dir: str, *changes: str) -> StepTimer:
     return StepTimer(distiller)
 
 
-def answer_steps(build_timer: Callable[[], tuple[StepTimer, dict[str, float]]]) -> None:
+def serve_steps(build_timer: Callable[[], tuple[StepTimer, dict[str, float]]]) -> None:
     """Build a timer, print what it comes with, and time steps until the input ends; nothing else is printed."""
-    answers, sys.stdout = sys.stdout, sys.stderr
-    timer, told = build_timer()
-    print(json.dumps(told), file=answers, flush=True)
+    replies, sys.stdout = sys.stdout, sys.stderr
+    timer, facts = build_timer()
+    print(json.dumps(facts), file=replies, flush=True)
     for line in sys.stdin:
-        print(json.dumps(timer.run(int(line))), file=answers, flush=True)
+        print(json.dumps(timer.run(int(line))), file=replies, flush=True)
 
 
 if __name__ == "__main__":
     sys.path.insert(0, os.getcwd())
-    answer_steps(lambda: (build(*sys.argv[1:]), {}))
+    serve_steps(lambda: (build(*sys.argv[1:]), {}))

@@ -38,7 +38,7 @@ LIGHTLY_TEACHER = "vits14-noreg"
 STEPS_WITHOUT_END = 10**6
 
 
-class Pictures(Dataset[Tensor]):
+class Images(Dataset[Tensor]):
     """Random crops of the images of a folder, normalized.
 
     Args:
@@ -103,13 +103,13 @@ class PlainDistillation(nn.Module):
         """Return the loss of a batch of normalized images."""
         with torch.autocast(pixels.device.type, torch.bfloat16):
             tokens = self.student.forward_features(pixels)
-            answers = self.heads[0](tokens[:, :1]), self.heads[1](tokens[:, self.student.num_prefix_tokens :])
+            outputs = self.heads[0](tokens[:, :1]), self.heads[1](tokens[:, self.student.num_prefix_tokens :])
             with torch.no_grad():
-                seen = self.teacher(pixels).last_hidden_state.float()
+                encoded = self.teacher(pixels).last_hidden_state.float()
         with torch.no_grad():
-            targets = seen[:, :1], self._on_grid_of(answers[1], seen[:, 1:])
+            targets = encoded[:, :1], self._on_grid_of(outputs[1], encoded[:, 1:])
             targets = [standardize(each) for standardize, each in zip(self.standardizers, targets, strict=True)]
-        pairs = zip(answers, targets, strict=True)
+        pairs = zip(outputs, targets, strict=True)
         distances = [
             (1 - F.cosine_similarity(ours.float(), theirs, dim=-1)).mean() + F.smooth_l1_loss(ours.float(), theirs)
             for ours, theirs in pairs
@@ -134,9 +134,9 @@ def build_plain() -> PlainDistillation:
 def plain_steps(network: PlainDistillation, folder: Path, batch_size: int, num_workers: int = 0) -> Iterator[Tensor]:
     """Do steps of AdamW over batches of a folder, again and again; yield the loss after each."""
     optimizer = torch.optim.AdamW([each for each in network.parameters() if each.requires_grad], lr=1e-4)
-    pictures, device = Pictures(folder), network.heads[0][0].weight.device
+    images, device = Images(folder), network.heads[0][0].weight.device
     loader = DataLoader(
-        pictures, batch_size, shuffle=True, drop_last=True, num_workers=num_workers, pin_memory=device.type == "cuda"
+        images, batch_size, shuffle=True, drop_last=True, num_workers=num_workers, pin_memory=device.type == "cuda"
     )
     while True:
         for batch in loader:

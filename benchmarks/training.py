@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import steps
-from benchmarks.data import draw_picture
+from benchmarks.data import draw_image
 from benchmarks.measuring import (
     ROOT,
     MeasuringSettings,
@@ -47,7 +47,7 @@ WARM_UP_STEPS = 2
 DEMO_WARM_UP_STEPS = 10  # until kernels are set up and memory is allocated
 SIDE_PX = 224
 STORED_PX = 320
-NUM_PICTURES = 512  # two of the larger batches
+NUM_IMAGES = 512  # two of the larger batches
 NUM_STEPS = 10**6  # length of the schedule, whose end no benchmark reaches
 ROUNDS, STEPS, CHECKOUT_STEPS = 5, 3, 10
 SMALL_TEACHER = {"run_mode": "fixed", "input_size_px": 64}  # a grid of 4 x 4 patches; the student has 8 x 8
@@ -100,8 +100,8 @@ def time_trainers(settings: MeasuringSettings, rounds: int, num_steps: int) -> d
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "pictures")
         folder.mkdir()
-        for number in range(NUM_PICTURES):
-            draw_picture(STORED_PX, STORED_PX, number).save(folder / f"{number:04d}.jpg", quality=90)
+        for number in range(NUM_IMAGES):
+            draw_image(STORED_PX, STORED_PX, number).save(folder / f"{number:04d}.jpg", quality=90)
         common, trainers = [str(folder), batch_size, str(WARM_UP_STEPS)], [sys.executable, "-m", "benchmarks.trainers"]
         ours = [sys.executable, steps.__file__, f"{scratch}/run", *recipe_changes(folder, device)]
         plain = [*trainers, "plain", *common, str(NUM_WORKERS[device])]
@@ -219,7 +219,7 @@ def measure_options(rounds: int, num_steps: int, *, is_quick: bool = False) -> l
             for name, own in changes.items():
                 words = [*command, f"{scratch}/{plain}/{name}", *common, *group.plain, *own]
                 workers[name] = StepProcess(name, words, ROOT, OMP_NUM_THREADS="1")
-                memory[name] = workers[name].told["memory_mb"]
+                memory[name] = workers[name].first_reply["memory_mb"]
                 if name == plain:
                     continue
                 pair = {each: workers[each] for each in (plain, name)}
@@ -258,8 +258,8 @@ def _option_row(step: str, timings: Sequence[Timing], memory: float) -> Row:
 def build_option(run_dir: str, *changes: str) -> tuple[steps.StepTimer, dict[str, float]]:
     """In a new process: return a timer of the demo's steps with changes, and the memory of a step."""
     timer = steps.build(run_dir, *changes)
-    if timer.distiller.parts.contrasts is not None:
-        for bank in timer.distiller.parts.contrasts.banks.values():
+    if timer.distiller.parts.contrastive is not None:
+        for bank in timer.distiller.parts.contrastive.banks.values():
             bank.add(torch.randn_like(bank.rows))
     timer.run(WARM_UP_STEPS)
     return timer, {"memory_mb": peak_mb_of(partial(timer.run, 1))}
@@ -306,4 +306,4 @@ def commit_of(root: Path) -> str:
 
 
 if __name__ == "__main__":
-    steps.answer_steps(lambda: build_option(*sys.argv[1:]))
+    steps.serve_steps(lambda: build_option(*sys.argv[1:]))

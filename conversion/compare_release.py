@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,8 +22,8 @@ from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import check_choice, read_json
 from modeling_radio.conversion.from_nvidia import convert, read_label, save
 from modeling_radio.conversion.release.comparison import (
-    Answers,
     Cases,
+    ModelOutputs,
     ParityError,
     Question,
     ask,
@@ -154,12 +155,7 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="train")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: CompareReleaseSettings) -> None:
     for name in (FILE, TEXT):
         check_output(settings.folder / name, overwrite=settings.overwrite)
@@ -189,7 +185,7 @@ def _run(settings: CompareReleaseSettings) -> None:
         )
         commit = "" if release.revision is None else f", commit {release.revision},"
         print(f"Running the code of {release.name}{commit} in a process of its own.", flush=True)
-        theirs, answers = _ask_both(question, ours.resolve(), pixels_of(images.values(), cases))
+        theirs, own = _ask_both(question, ours.resolve(), pixels_of(images.values(), cases))
     parity = Parity(
         source=release.name,
         revision=release.revision,
@@ -200,8 +196,8 @@ def _run(settings: CompareReleaseSettings) -> None:
         versions=versions_of(_VERSIONED),
         images=list(images),
         tolerance=TOLERANCES[settings.dtype] if settings.tolerance is None else settings.tolerance,
-        agreements=compare_outputs(theirs.outputs, answers.outputs),
-        costs=[_cost(*pair) for pair in zip(theirs.costs, answers.costs, strict=True)],
+        agreements=compare_outputs(theirs.outputs, own.outputs),
+        costs=[_cost(*pair) for pair in zip(theirs.costs, own.costs, strict=True)],
         remarks=_remarks(theirs, others if settings.adaptors is None else []),
     )
     _report(parity, settings.folder)
@@ -220,7 +216,7 @@ def _device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _ask_both(theirs: Question, ours: Path, images: dict[str, Any]) -> tuple[Answers, Answers]:
+def _ask_both(theirs: Question, ours: Path, images: dict[str, Any]) -> tuple[ModelOutputs, ModelOutputs]:
     """Run NVIDIA's model, and then ours on the cases that NVIDIA's could run."""
     with tqdm(total=2, desc="models") as bar:
         first = ask(theirs, images)
@@ -242,7 +238,7 @@ def _cost(theirs: dict[str, Any], ours: dict[str, Any]) -> Cost:
     )
 
 
-def _remarks(theirs: Answers, others: Sequence[str]) -> list[str]:
+def _remarks(theirs: ModelOutputs, others: Sequence[str]) -> list[str]:
     remarks = [f"{note}." for note in theirs.notes]
     remarks += [f"Not compared: windows of {window}, {reason}." for window, reason in theirs.left_out.items()]
     if others:
@@ -275,6 +271,9 @@ def _report(parity: Parity, folder: Path) -> None:
     if (folder / "config.json").is_file():
         print(f"`radio card {folder}` shows it in the card.")
     print(f"{folder}: equal within {parity.tolerance:g}; the largest relative difference is {worst.relative:.1e}.")
+
+
+main = partial(COMMAND.run, _run, extra="train")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Converts NVIDIA's RADIO checkpoints (.pth.tar file, Hub folder or Hub name) to a folder that AutoModel opens."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,12 +67,7 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="train")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: ConvertSettings) -> None:
     from modeling_radio.conversion.from_nvidia import convert, read_label, save, verify  # imports torch: takes seconds
     from modeling_radio.conversion.text_tower import add_text_tower
@@ -102,6 +97,9 @@ def _run(settings: ConvertSettings) -> None:
     unchecked = "; ".join(list_unchecked(model.config, comparisons)) or "nothing"
     hint = "" if settings.verify else " --verify compares with outputs of NVIDIA's code, stored in a file."
     print(f"Not checked: {unchecked}.{hint}")
+
+
+main = partial(COMMAND.run, _run, extra="train")
 
 
 if __name__ == "__main__":

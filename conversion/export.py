@@ -1,7 +1,7 @@
 """Exports a checkpoint to ONNX with dynamic batch, height and width, and checks it against onnxruntime."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from modeling_radio.conversion.graphs.settings import OnnxSettings
@@ -22,12 +22,7 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="export")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: OnnxSettings) -> None:
     # These import torch, for which `--help` need not wait.
     from modeling_radio.conversion.graphs.files import remove_stale_weights
@@ -57,6 +52,9 @@ def _run(settings: OnnxSettings) -> None:
     remove_stale_weights(settings.output)
     tokens = ", num_tokens an integer from 0 to what an image has" if settings.encoder else ""
     print(f"{settings.output}: pixel_values of any batch, {wrapped.sizes_in_words()}{tokens}")
+
+
+main = partial(COMMAND.run, _run, extra="export")
 
 
 if __name__ == "__main__":

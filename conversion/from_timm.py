@@ -1,7 +1,7 @@
 """Puts weights that were trained in timm back into the checkpoint that `radio convert --to timm` was given."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -89,12 +89,7 @@ class FromTimmSettings(Settings):
 COMMAND = Command("radio from-timm", __doc__, FromTimmSettings, positionals=("trained", "checkpoint", "output"))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: FromTimmSettings) -> None:
     inputs = [settings.trained, settings.checkpoint]
     check_output(settings.output, overwrite=settings.overwrite, inputs=inputs, kind=MODEL_FOLDER)
@@ -108,6 +103,9 @@ def _save(model: RadioModel, folder: Path) -> None:
     model.save_pretrained(folder)
     RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
     write_card(folder)
+
+
+main = partial(COMMAND.run, _run, extra="commands")
 
 
 if __name__ == "__main__":

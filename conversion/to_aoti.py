@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -89,12 +89,7 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="train")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: AotiSettings) -> None:
     check_file_output(settings.output, settings.checkpoint, endings=(".pt2",), overwrite=settings.overwrite)
     wrapped = open_flat(settings)
@@ -109,6 +104,9 @@ def _compile_and_check(wrapped: FlatModel, settings: AotiSettings, path: Path) -
         parities = check_package(wrapped, path)
         print_parities(parities)
         require_difference(parities, settings.tolerance)
+
+
+main = partial(COMMAND.run, _run, extra="train")
 
 
 if __name__ == "__main__":

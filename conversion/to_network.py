@@ -9,7 +9,6 @@ Adaptors, the pool of the summary and projections of levels stay behind. In the 
 
 import json
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,18 +105,16 @@ class ToNetworkSettings(Settings):
 COMMAND = Command("radio convert --to network", __doc__, ToNetworkSettings, positionals=("checkpoint", "output"))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: ToNetworkSettings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=NETWORK_FOLDER)
     model = open_model(settings.checkpoint)
     wrapped = _wrapped(model)
     write_folder(settings.output, partial(save_network, model), overwrite=settings.overwrite)
     print(f"{settings.output}: {wrapped['source']}:{wrapped['name']}")
+
+
+main = partial(COMMAND.run, _run, extra="commands")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -361,12 +361,7 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="train")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: ToNvidiaSettings) -> None:
     check_file_output(settings.output, settings.checkpoint, endings=PICKLES, overwrite=settings.overwrite)
     model = open_model(settings.checkpoint)
@@ -379,6 +374,9 @@ def _run(settings: ToNvidiaSettings) -> None:
     if arguments is not None:
         write_file(beside, lambda path: path.write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8"))
     print(f"{settings.output}: {content['arch']}, {len(content['state_dict'])} tensors")
+
+
+main = partial(COMMAND.run, _run, extra="train")
 
 
 if __name__ == "__main__":

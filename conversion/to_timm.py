@@ -6,7 +6,6 @@ this model does itself. Adaptors and ViTDet windows stay behind, and of several 
 
 import json
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,12 +125,7 @@ class ToTimmSettings(Settings):
 COMMAND = Command("radio convert --to timm", __doc__, ToTimmSettings, positionals=("checkpoint", "output"))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="commands")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: ToTimmSettings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=TIMM_FOLDER)
     model = open_model(settings.checkpoint)
@@ -139,6 +133,9 @@ def _run(settings: ToTimmSettings) -> None:
     write_folder(settings.output, partial(save_for_timm, model), overwrite=settings.overwrite)
     opened = f'timm.create_model("local-dir:{settings.output}", pretrained=True)'
     print(f"{settings.output}: {config['architecture']}, opened by {opened}")
+
+
+main = partial(COMMAND.run, _run, extra="commands")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Writes a static page that runs a checkpoint in the browser: a folder for any web server, or for a static Space."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +31,7 @@ def _read_sizes(text: str) -> list[int]:
     return [int(size) for size in text.split(",")]
 
 
-def _read_pictures(text: str) -> list[Path]:
+def _read_paths(text: str) -> list[Path]:
     return [Path(name.strip()) for name in text.split(",")]
 
 
@@ -68,7 +68,7 @@ class WebSettings(Settings):
     dense_source: DenseSource | None = None
     webgpu: bool = True
     runtime: Path | None = None
-    pictures: Annotated[list[Path], Spelling(_read_pictures, "FILE,FILE")] = Field([PHOTOGRAPH], min_length=1)
+    pictures: Annotated[list[Path], Spelling(_read_paths, "FILE,FILE")] = Field([PHOTOGRAPH], min_length=1)
     heading: str | None = None
     overwrite: bool = False
 
@@ -82,12 +82,7 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="export")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: WebSettings) -> None:
     transformers_logging.disable_progress_bar()  # models load in no time
     samples = [Sample(path, TITLES.get(path, path.stem)) for path in settings.pictures]
@@ -115,6 +110,9 @@ def _run(settings: WebSettings) -> None:
         overwrite=settings.overwrite,
     )
     print(f"\nWrote {settings.site}. To look at it: cd {settings.site} && python -m http.server, http://localhost:8000")
+
+
+main = partial(COMMAND.run, _run, extra="export")
 
 
 if __name__ == "__main__":

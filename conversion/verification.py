@@ -135,18 +135,18 @@ def list_unchecked(config: RadioConfig, comparisons: Sequence[Comparison]) -> li
     compared = [comparison.key.split("/") for comparison in comparisons if comparison.difference is not None]
     images = {size for size, mode, *_ in compared}
     modes = {mode for _, mode, *_ in compared}
-    seen = {name for _, mode, name, *_ in compared if mode != "intermediates"}
-    seen |= {parts[-2] for parts in compared if "decoder_adaptors" in parts}
-    if "decoder" in seen:
-        seen.add("backbone")
+    compared_names = {name for _, mode, name, *_ in compared if mode != "intermediates"}
+    compared_names |= {parts[-2] for parts in compared if "decoder_adaptors" in parts}
+    if "decoder" in compared_names:
+        compared_names.add("backbone")
     found = []
-    if "backbone" not in seen:
+    if "backbone" not in compared_names:
         facts = f"{config.num_attention_heads} attention heads, summary of tokens {_list(config.summary_idxs or [])}"
         facts = facts if config.eradio is None else "the arguments of E-RADIO"
         found.append(f"the backbone's outputs ({facts})")
-    unseen = [adaptor for adaptor in config.adaptor_configs if adaptor.name not in seen]
-    if unseen:
-        found.append(f"the outputs of {_list(f'{adaptor.name} (token {adaptor.token_index})' for adaptor in unseen)}")
+    missing = [adaptor for adaptor in config.adaptor_configs if adaptor.name not in compared_names]
+    if missing:
+        found.append(f"the outputs of {_list(f'{adaptor.name} (token {adaptor.token_index})' for adaptor in missing)}")
     if config.eradio is None and all(max(map(int, size.split("x"))) == config.max_img_size for size in images):
         found.append(f"resized positions (with{'' if config.pos_embed_align_corners else 'out'} aligned corners)")
     has_choice = config.eradio is None and not config.num_mergings

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,9 @@ class CheckedTensors:
             raise DamagedFileError(self.path, f"{name!r} is not what was written")
         return tensor
 
-    def read_all(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Return some tensors, or all."""
-        return {name: self.read(name) for name in (self.keys() if names is None else names)}
+    def read_all(self) -> dict[str, Tensor]:
+        """Return all tensors."""
+        return {name: self.read(name) for name in self.keys()}
 
 
 def _sum_of(tensor: Tensor) -> str:

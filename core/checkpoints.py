@@ -90,7 +90,7 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     options = {}
     if "args" not in config:
         _check_stored(checkpoint, config)
-        options = {"ignore_mismatched_sizes": True}  # told below in one line
+        options = {"ignore_mismatched_sizes": True}  # reported below in one line
     with without_reports():
         model, loaded = RadioModel.from_pretrained(checkpoint, output_loading_info=True, **options)
     unexpected = sorted(loaded["unexpected_keys"])

@@ -103,7 +103,7 @@ def _advice(error: Exception, extra: str) -> str | None:
 
 @contextmanager
 def one_line_warnings(name: str) -> Iterator[None]:
-    """Print warnings as one line each, which begins with the name of the command, without a place in the source."""
+    """Print warnings as one line each, which begins with the name of the command, without a position in the source."""
 
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
         print(f"{name}: warning: {' '.join(str(message).split())}", file=sys.stderr)

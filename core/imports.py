@@ -46,8 +46,8 @@ def import_object(
         with _searched_last(folders):
             members = vars(importlib.import_module(module_name))
     except (ImportError, SyntaxError) as cause:
-        places = " and ".join(map(str, folders))
-        raise error(f"`{argument}` {name!r} cannot be imported: {cause}. Searched too: {places}.") from cause
+        searched = " and ".join(map(str, folders))
+        raise error(f"`{argument}` {name!r} cannot be imported: {cause}. Searched too: {searched}.") from cause
     if object_name not in members:
         raise error(f"`{argument}` {name!r} cannot be imported: {module_name} has no {object_name!r}.")
     return members[object_name]

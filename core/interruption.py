@@ -84,7 +84,7 @@ class StopRequest:
 
     @property
     def is_asked(self) -> bool:
-        """Whether there was a signal."""
+        """True if there was a signal."""
         return self.number is not None
 
     def interrupted(self, message: str) -> Interrupted:
@@ -93,7 +93,7 @@ class StopRequest:
 
     @property
     def is_set(self) -> bool:
-        """Whether to stop: there was a signal, or the time is over."""
+        """True if the run shall stop: there was a signal, or the time is over."""
         return self.is_asked or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def __enter__(self) -> "StopRequest":

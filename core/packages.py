@@ -111,7 +111,7 @@ def read_packages(path: Path) -> dict[str, Package]:
     return packages
 
 
-def fetch_package(package: Package, cache: Path | None = None) -> Path:
+def fetch_package(package: Package) -> Path:
     """Return the folder that holds the package's files, fetching it first where it is not complete.
 
     A Debian release other than the pinned one serves another version: it is accepted with a logged warning,
@@ -120,7 +120,6 @@ def fetch_package(package: Package, cache: Path | None = None) -> Path:
 
     Args:
         package: The package.
-        cache: Cache folder, `cache_dir()` by default.
 
     Returns:
         Folder with the kept files, at the paths that they have inside the archive.
@@ -130,7 +129,7 @@ def fetch_package(package: Package, cache: Path | None = None) -> Path:
         PackageCorruptError: If the archive is not the pinned one, twice, or holds an unsafe path.
         DiskSpaceError: If the disk is too full.
     """
-    root = (cache or cache_dir()) / "packages"
+    root = cache_dir() / "packages"
     target = root / package.slug
     if is_complete(package, target):
         return target

@@ -84,16 +84,16 @@ def on_first_rank(work: Callable[[], T]) -> T:
     """
     if not _is_distributed():
         return work()
-    answer: list[Any] = [None, None]
+    result: list[Any] = [None, None]
     if distributed.get_rank() == 0:
         try:
-            answer[0] = work()
+            result[0] = work()
         except USER_ERRORS as error:
-            answer[1] = error
-    distributed.broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise answer[1]
-    return answer[0]
+            result[1] = error
+    distributed.broadcast_object_list(result)
+    if result[1] is not None:
+        raise result[1]
+    return result[0]
 
 
 def of_all_ranks(value: T) -> list[T]:

@@ -516,16 +516,16 @@ def _field_at(model: type[BaseModel] | None, names: Sequence[str]) -> FieldInfo 
     return _field_at(entry or section_of(field.annotation), below) if below else None
 
 
-def _assigned(place: Any, path: tuple[str, ...], names: Sequence[str], value: Any) -> Any:
-    """Return the plain data `place` at `path`, with another value at `names` below it."""
+def _assigned(data: Any, path: tuple[str, ...], names: Sequence[str], value: Any) -> Any:
+    """Return the plain data `data` at `path`, with another value at `names` below it."""
     if not names:
-        return merged(place, value)
+        return merged(data, value)
     first, *rest = names
     below = (*path, first)
-    if isinstance(place, list):
-        index = _index_of(place, path, first)
-        return [*place[:index], _assigned(place[index], below, rest, value), *place[index + 1 :]]
-    mapping = place if isinstance(place, Mapping) else {}
+    if isinstance(data, list):
+        index = _index_of(data, path, first)
+        return [*data[:index], _assigned(data[index], below, rest, value), *data[index + 1 :]]
+    mapping = data if isinstance(data, Mapping) else {}
     return {**mapping, first: _assigned(mapping.get(first), below, rest, value)}
 
 
@@ -607,7 +607,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def order_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return `"order of section: old -> new"` for every list of named entries whose shared entries changed places."""
+    """Return `"order of section: old -> new"` for every list of named entries whose shared entries are reordered."""
     changed = []
     old_orders, new_orders = _orders(old), _orders(new)
     for path in old_orders.keys() & new_orders.keys():

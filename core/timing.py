@@ -61,7 +61,7 @@ class WholeRun(Clock):
         self.names, self.expected = [name for name, _ in expected], [seconds for _, seconds in expected]
         self.slowness, self.share_done = 1.0, 0.0
         self._began = self._phase_began = time.perf_counter()
-        self._place, self._share, self._first_share, self._refreshed = -1, 1.0, 1.0, 0.0  # before the first
+        self._index, self._share, self._first_share, self._refreshed = -1, 1.0, 1.0, 0.0  # before the first
         self.bar = tqdm(
             total=1.0,
             bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}{postfix}",
@@ -90,8 +90,8 @@ class WholeRun(Clock):
     @property
     def seconds_left(self) -> float:
         """Estimated time left at the speed of this machine."""
-        rest_of_this = self.expected[self._place] * (1 - self._share)
-        return (rest_of_this + sum(self.expected[self._place + 1 :])) * self.slowness
+        rest_of_this = self.expected[self._index] * (1 - self._share)
+        return (rest_of_this + sum(self.expected[self._index + 1 :])) * self.slowness
 
     def show(self, name: str, share: float) -> None:
         """Show the share of a phase that is done, from 0 to 1; for other names only the time is updated."""
@@ -100,19 +100,19 @@ class WholeRun(Clock):
             self._move_to(name, share, now)
         elapsed, left = now - self._began, self.seconds_left
         self.share_done = self.bar.n = elapsed / max(elapsed + left, 1e-9)
-        self.bar.set_description_str(self.names[self._place], refresh=False)
+        self.bar.set_description_str(self.names[self._index], refresh=False)
         self.bar.set_postfix_str(f"about {tqdm.format_interval(round(left))} left", refresh=False)
         if now - self._refreshed >= self.REFRESH_SECONDS or share >= 1:
             self._refreshed = now
             self.bar.refresh()
 
     def _move_to(self, name: str, share: float, now: float) -> None:
-        if self._place < 0 or name != self.names[self._place] or share < self._share:
-            places = [place for place, each in enumerate(self.names) if each == name]
-            self._place = next((place for place in places if place > self._place), places[-1])
+        if self._index < 0 or name != self.names[self._index] or share < self._share:
+            indices = [index for index, each in enumerate(self.names) if each == name]
+            self._index = next((index for index in indices if index > self._index), indices[-1])
             self._phase_began, self._first_share = now, share
         self._share = share
-        done = (share - self._first_share) * self.expected[self._place]
+        done = (share - self._first_share) * self.expected[self._index]
         if share - self._first_share >= self.TELLING_SHARE and done > 0:
             self.slowness = (now - self._phase_began) / done
 
@@ -154,26 +154,21 @@ class ProgressBar(tqdm):
             self.write(text)
 
 
-def fastest_seconds(
-    calls: Mapping[Name, Callable[[], object]], *, min_rounds: int, budget_seconds: float = 0.0
-) -> dict[Name, float]:
+def fastest_seconds(calls: Mapping[Name, Callable[[], object]], *, num_rounds: int) -> dict[Name, float]:
     """Return the time of the fastest run of each call on the CPU, in seconds.
 
     The calls take turns, so that all meet the same disturbances. A first round, which sets up kernels, does not count.
 
     Args:
         calls: Functions to time, by name.
-        min_rounds: Runs of each call, at least.
-        budget_seconds: Go on with further rounds for so long.
+        num_rounds: Runs of each call.
     """
     for call in calls.values():
         call()
     fastest = dict.fromkeys(calls, float("inf"))
-    started, rounds = time.perf_counter(), 0
-    while rounds < min_rounds or time.perf_counter() - started < budget_seconds:
+    for _ in range(num_rounds):
         for name, call in calls.items():
             begin = time.perf_counter()
             call()
             fastest[name] = min(fastest[name], time.perf_counter() - begin)
-        rounds += 1
     return fastest

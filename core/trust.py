@@ -188,7 +188,7 @@ def _base_of_adapter(checkpoint: str, word: str | None) -> str | None:
             raise ValueError(f"`base` must be left out where the checkpoint is no adapter, got {word!r}.")
         return None
     named = str(read_json(Path(path)).get("base_model_name_or_path"))
-    is_here = any(place.exists() for place in (Path(named), Path(checkpoint, named)))
+    is_here = any(candidate.exists() for candidate in (Path(named), Path(checkpoint, named)))
     if word is None and (is_here or not HUB_ID.fullmatch(named)):
         raise ValueError(
             f"`base` must name the folder of the adapter's base, got none. {path!r} names {named[:_SHOWN]!r}, a "

@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import center_crop, resize
 
 from modeling_radio import RadioModel
 from modeling_radio.training.demo.assets import CutOut, DemoAssets, load_demo_assets
-from modeling_radio.training.demo.images import load_object_pictures, photographs
+from modeling_radio.training.demo.images import load_object_images, photographs
 from modeling_radio.training.evaluation.demo_data import load_photographs
 from modeling_radio.training.evaluation.features import shifted_maps, window_of
 from modeling_radio.training.evaluation.models.radio import RadioFeatures
@@ -213,7 +213,7 @@ def emoji_in_two_styles(assets: DemoAssets) -> tuple[list[str], list[Tensor]]:
             if name in str(each.path) and each.split == "held_out" and "-" not in code:
                 by_style[style][code] = each
     codes = sorted(by_style[0].keys() & by_style[1].keys())
-    return codes, [load_object_pictures([style[code] for code in codes], SIZE_PX, MARGIN, WHITE) for style in by_style]
+    return codes, [load_object_images([style[code] for code in codes], SIZE_PX, MARGIN, WHITE) for style in by_style]
 
 
 @torch.no_grad()

@@ -76,7 +76,7 @@ def with_site_links(markdown: str, page: str) -> str:
     """
     source = {name: path for path, name in OUTSIDE.items()}.get(page, f"docs/{page}")
 
-    def place_of(target: str) -> tuple[str, str | None]:
+    def path_within(target: str) -> tuple[str, str | None]:
         """Return the path of a file in the repository, and its place on the site as seen from the page."""
         path = os.path.normpath(os.path.join(os.path.dirname(source), target))
         place = OUTSIDE.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
@@ -84,7 +84,7 @@ def with_site_links(markdown: str, page: str) -> str:
 
     def replace_link(link: re.Match[str]) -> str:
         mark, text, target, anchor = link.groups(default="")
-        path, place = (target, target) if re.match(r"\w+:", target) else place_of(target)
+        path, place = (target, target) if re.match(r"\w+:", target) else path_within(target)
         if place is not None:
             return f"{mark}[{text}]({place}{anchor})"
         return text if (ROOT / path).exists() else link[0]
@@ -92,7 +92,7 @@ def with_site_links(markdown: str, page: str) -> str:
     def replace_attribute(attribute: re.Match[str]) -> str:
         """Return an attribute of HTML, which mkdocs leaves as it is, as seen from the page's folder."""
         name, target = attribute.groups()
-        place = None if re.match(r"\w+:", target) else place_of(target)[1]
+        place = None if re.match(r"\w+:", target) else path_within(target)[1]
         is_folder = os.path.basename(page) != "index.md"
         return attribute[0] if place is None else f'{name}="{"../" * is_folder}{place}"'
 

@@ -33,7 +33,7 @@ from modeling_radio.model_cards.results import STUDENT, Results, Source, build_t
 from modeling_radio.zero_shot_radio import SentenceTowerConfig
 
 
-PICTURE = "features.png"
+FEATURES_FIGURE = "features.png"
 """An image of this name in the checkpoint folder is shown in the card."""
 RESULTS = "results.json"
 """File of results beside a card, from which it can be written again with another license or name."""
@@ -112,7 +112,7 @@ def build_card(
         **about_sources,
         teacher_names=[teacher.name for teacher in results.teachers],
         binding=[f"{teacher.name} ({teacher.license})" for teacher in binding_teachers(results.teachers)],
-        picture=PICTURE if (checkpoint / PICTURE).is_file() else None,
+        picture=FEATURES_FIGURE if (checkpoint / FEATURES_FIGURE).is_file() else None,
         **_texts(config),
         is_made_by_run=is_made_by_run,
         cost=_cost(results.run) if is_made_by_run else {},

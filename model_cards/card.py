@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,11 +50,6 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_write, arguments, extra="train")
-
-
 def _write(settings: CardSettings) -> None:
     from modeling_radio.model_cards.build import (  # imports torch, for which `--help` need not wait
         check_model_id,
@@ -96,6 +91,9 @@ def _name(settings: CardSettings) -> str | None:
     except ValueError:  # a new card replaces a damaged one
         return None
     return None if data is None else data.get("model_name")
+
+
+main = partial(COMMAND.run, _write, extra="train")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Lineage:
                 f"{error} Restore it from a copy, or delete it: cards then name only the teachers of the recipe."
             ) from error
 
-    def seen_through(self, name: str) -> Lineage:
+    def followed_through(self, name: str) -> Lineage:
         """Return the lineage of a student of this one, called `name`: initial weights count as teachers."""
 
         def renamed(sources: list[Source], role: str) -> list[Source]:

@@ -93,7 +93,7 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
         self.post_init()
 
     @staticmethod
-    def kept_of(config: RadioConfig) -> RadioConfig:
+    def restrict_config(config: RadioConfig) -> RadioConfig:
         return config.without_adaptors()
 
     @can_return_tuple
@@ -122,7 +122,7 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
         """
         check_call_arguments(self, kwargs)
         stages = [self.stage_names.index(name) for name in self.out_features or []]
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             window_size=window_size,
             keep=self._blocks_behind(stages),
@@ -130,14 +130,14 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
             output_attentions=output_attentions,
         )
         if self.feature_pyramid is None:
-            maps = [self._stage_map(passed, stage) for stage in stages]
+            maps = [self._stage_map(result, stage) for stage in stages]
         else:
-            pyramid = self.feature_pyramid(self.radio_model.read_out(passed, feature_format="NCHW").features)
+            pyramid = self.feature_pyramid(self.radio_model.make_output(result, feature_format="NCHW").features)
             maps = [pyramid[stage] for stage in stages]
         return BackboneOutput(
             feature_maps=tuple(maps),  # pyrefly: ignore[bad-argument-type]
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
         )
 
     def forward_with_filtered_kwargs(self, *args: Any, **kwargs: Any) -> Any:
@@ -151,13 +151,13 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
             return []
         return [stage - 1 for stage in stages if 0 < stage < self.config.num_hidden_layers]
 
-    def _stage_map(self, passed: NetworkOutput, stage: int) -> Any:
+    def _stage_map(self, result: NetworkOutput, stage: int) -> Any:
         """Return the map of a stage, `(batch, hidden, rows, cols)`, or its sequence."""
         if stage == self.config.num_hidden_layers:
-            tokens, features = passed.tokens, self.radio_model.read_out(passed, feature_format="NCHW").features
+            tokens, features = result.tokens, self.radio_model.make_output(result, feature_format="NCHW").features
         else:
-            tokens = passed.kept[stage - 1] if stage else passed.embedded
-            features = self.radio_model.block_map(tokens, passed.grid, stage - 1)
+            tokens = result.kept[stage - 1] if stage else result.embedded
+            features = self.radio_model.block_map(tokens, result.grid, stage - 1)
         if self.config.reshape_hidden_states:
             return features
         return torch.cat([tokens[:, :1], features.flatten(2).transpose(1, 2)], dim=1)

@@ -58,7 +58,7 @@ DTYPE_NAMES = tuple(
     name for name, value in vars(torch).items() if isinstance(value, torch.dtype) and value.is_floating_point
 )
 NAMES_IN_USE = (*dir(nn.ModuleDict()), "backbone")
-"""Names that no adaptor can have: attributes of the module that holds them, and the key of the backbone's answers."""
+"""Names that no adaptor can have: attributes of the module that holds them, and the key of the backbone's outputs."""
 # Arguments of a configuration that are no fields of `config.json`.
 OTHER_ARGUMENTS = ("num_labels", "out_features", "out_indices", "attn_implementation", "output_attentions")
 LABELS = ("id2label", "label2id")
@@ -182,8 +182,8 @@ class RadioAdaptorConfig:
         try:
             return cls(**values)
         except ValueError as error:
-            place = "adaptors" if str(error).startswith("`name`") else f"adaptors.{values['name']}"
-            raise ValueError(str(error).replace("`", f"`{place}.", 1)) from error
+            prefix = "adaptors" if str(error).startswith("`name`") else f"adaptors.{values['name']}"
+            raise ValueError(str(error).replace("`", f"`{prefix}.", 1)) from error
 
 
 class PresetNames:
@@ -268,7 +268,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
         adaptors: One JSON object per adaptor, fields as in `RadioAdaptorConfig`.
         adaptor_names: Adaptors whose outputs `forward` returns by default; `None` means all of `adaptors`.
-        nvidia_outputs: Whether `RadioModel.forward` answers like NVIDIA's where a call does not say, by pairs.
+        nvidia_outputs: Whether `RadioModel.forward` returns pairs, as NVIDIA's does, where a call does not say.
 
         classifier_pooling: What the image classifier reads: `"summary"`, or `"summary_and_features"`, which adds the
             mean of the features.
@@ -413,7 +413,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_names(kwargs)
-        self._warn_of_slips(kwargs)
+        self._warn_on_typos(kwargs)
         self._check_arguments(kwargs)
         self.intermediate_size, self.mlp_ratio = self._mlp_width()
         self.norm_mean, self.norm_std = list(self.norm_mean), list(self.norm_std)
@@ -604,7 +604,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the network is no ViT of ours, and has neither its blocks nor windows that a call could choose."""
+        """True if the network is no ViT of ours, and has neither its blocks nor windows that a call could choose."""
         return self.eradio is not None or self.wrapped is not None
 
     @property
@@ -648,7 +648,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def has_windowed_blocks(self) -> bool:
-        """Whether ViTDet mode changes anything: not in a network that is too shallow, nor where tokens are merged."""
+        """True if ViTDet mode changes anything: not in a network that is too shallow, nor where tokens are merged."""
         return not self.downscale_levels and len(self.global_blocks) < self.num_hidden_layers
 
     @property
@@ -660,7 +660,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         return [block for block in self.full_grid_blocks if self.is_global_block(block)]
 
     def is_global_block(self, index: int) -> bool:
-        """Whether block `index` (0-based) attends globally in ViTDet mode (C-RADIOv4 3.2).
+        """True if block `index` (0-based) attends globally in ViTDet mode (C-RADIOv4 3.2).
 
         The blocks are cut into periods whose last block is global; the very last block always is.
         """
@@ -830,7 +830,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def out_indices(self) -> list[int]:
-        """Their places among `stage_names`."""
+        """Their indices in `stage_names`."""
         return [self.stage_names.index(name) for name in self.out_features]
 
     @out_indices.setter
@@ -870,7 +870,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
                 raise ValueError(f"`{name}` must be left out: it is no field of a configuration.")
 
     @classmethod
-    def _warn_of_slips(cls, names: Iterable[str]) -> None:
+    def _warn_on_typos(cls, names: Iterable[str]) -> None:
         """Tell of names that are nearly those of fields: transformers keeps what it does not know without a word."""
         known = cls._known_fields()
         for name in names:
@@ -1144,7 +1144,7 @@ def check_file(values: Mapping[str, Any]) -> None:
 
 
 def _are_labels(value: Any) -> bool:
-    """Whether a value maps the numbers from 0 on, or what JSON makes of them, to names."""
+    """True if a value maps the numbers from 0 on, or what JSON makes of them, to names."""
     if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value.values()):
         return False
     are_numbers = all(type(key) is int or (isinstance(key, str) and key.isdecimal()) for key in value)
@@ -1152,7 +1152,7 @@ def _are_labels(value: Any) -> bool:
 
 
 def _is_json(value: Any) -> bool:
-    """Whether a value can be written to `config.json`, where keys are sorted; labels' numbers may be keys too."""
+    """True if a value can be written to `config.json`, where keys are sorted; labels' numbers may be keys too."""
     if isinstance(value, dict):
         has_one_type = any(all(type(key) is kind for key in value) for kind in (str, int))
         return has_one_type and all(map(_is_json, value.values()))

@@ -146,15 +146,15 @@ def prepack(model: Any) -> Any:
     """
     if any(hasattr(module, "base_layer") for module in model.modules()):
         raise ValueError("Adapters of peft are not prepacked: call `merge_and_unload()` of the model first.")
-    places = [
+    attributes = [
         (module, name)
         for module in model.modules()
         for name, child in module.named_children()
         if type(child) is nn.Linear and type(child.weight) is nn.Parameter and type(child.weight.data) is Tensor
     ]
-    for module, name in places:
+    for module, name in attributes:
         _check_layer(getattr(module, name), name)
-    for module, name in places:
+    for module, name in attributes:
         setattr(module, name, PrepackedLinear(getattr(module, name)))
     model._block_costs = None  # of `choose_window_size`: other times
     for refusing in (save_pretrained, load_state_dict, _apply):

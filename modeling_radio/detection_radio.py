@@ -328,17 +328,17 @@ class RadioDetectionModel(RadioTaskModel):
         """
         network, blocks = self.radio_model, self.config.detection_blocks
         own_window = self.config.detection_window_size if self.config.has_windowed_blocks else "global"
-        passed = network(
+        result = network(
             pixel_values,
             window_size=own_window if window_size is None else window_size,
             keep=blocks,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        device = passed.tokens.device  # blocks may be on several devices
-        outputs = passed.outputs_of(blocks, self.config.num_hidden_layers - 1)
+        device = result.tokens.device  # blocks may be on several devices
+        outputs = result.outputs_of(blocks, self.config.num_hidden_layers - 1)
         features = torch.cat([network.patch_features(output).to(device) for output in outputs], dim=2)
-        return to_map(features, passed.grid), passed.hidden_states, passed.attentions
+        return to_map(features, result.grid), result.hidden_states, result.attentions
 
     def _run_detector(self, maps: Tensor, mask: Tensor, labels: Sequence[Mapping[str, Tensor]] | None) -> Any:
         # The loss reads the number of query groups here, also in evaluation, which has one; the decoder in training.

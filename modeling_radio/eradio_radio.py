@@ -229,8 +229,8 @@ class EradioPositionBias(nn.Module):
     @staticmethod
     def index(window: int) -> Tensor:
         """Return the index of each token pair's offset, `(window**2, window**2)`."""
-        places = torch.arange(window)
-        row, col = (axis.flatten() for axis in torch.meshgrid(places, places, indexing="ij"))
+        positions = torch.arange(window)
+        row, col = (axis.flatten() for axis in torch.meshgrid(positions, positions, indexing="ij"))
         rows, cols = (axis[:, None] - axis[None, :] + window - 1 for axis in (row, col))
         return rows * (2 * window - 1) + cols
 

@@ -42,12 +42,12 @@ class View(NamedTuple):
 
     Attributes:
         pixel_values: `(batch, channels, height, width)`.
-        place: Left, top, right and bottom edge as shares of the whole image.
+        region: Left, top, right and bottom edge as shares of the whole image.
         is_flipped: Whether the view is mirrored.
     """
 
     pixel_values: Tensor
-    place: tuple[float, float, float, float]
+    region: tuple[float, float, float, float]
     is_flipped: bool
 
 
@@ -110,10 +110,10 @@ class ViewOptions:
             for top, left in itertools.product(_starts(height, tile, stride), _starts(width, tile, stride)):
                 bottom, right = min(top + tile, height), min(left + tile, width)
                 crop = image[..., top:bottom, left:right]
-                place = (left / width, top / height, right / width, bottom / height)
-                yield View(crop, place, is_flipped=False)
+                region = (left / width, top / height, right / width, bottom / height)
+                yield View(crop, region, is_flipped=False)
                 if self.flip:
-                    yield View(crop.flip(-1), place, is_flipped=True)
+                    yield View(crop.flip(-1), region, is_flipped=True)
 
     def _scaled(self, config: RadioConfig, images: Tensor, scale: float) -> Tensor:
         height, width = images.shape[-2:]
@@ -153,7 +153,7 @@ def average_maps(views: Iterator[tuple[View, Tensor]], size: Resolution) -> Tens
             total, count = maps.new_zeros(*maps.shape[:2], *size), maps.new_zeros(1, 1, *size)
         maps = maps.flip(-1) if view.is_flipped else maps
         left, top, right, bottom = (
-            round(share * side) for share, side in zip(view.place, (size.width, size.height) * 2, strict=True)
+            round(share * side) for share, side in zip(view.region, (size.width, size.height) * 2, strict=True)
         )
         fitted = F.interpolate(maps, (bottom - top, right - left), mode="bilinear", align_corners=False)
         total[..., top:bottom, left:right] += fitted
@@ -190,11 +190,11 @@ class ObjectsOfViews:
         if view.is_flipped:
             left, top, right, bottom = corners.unbind(-1)
             corners = torch.stack([1 - right, top, 1 - left, bottom], dim=-1)
-        place = corners.new_tensor(view.place)
-        is_inner = place != place.new_tensor([0, 0, 1, 1])
+        region = corners.new_tensor(view.region)
+        is_inner = region != region.new_tensor([0, 0, 1, 1])
         is_at_edge = torch.cat([corners[..., :2] < CUT_SHARE, corners[..., 2:] > 1 - CUT_SHARE], dim=-1)
         is_cut = (is_inner & is_at_edge).any(dim=-1, keepdim=True)
-        start, extent = place[:2].repeat(2), (place[2:] - place[:2]).repeat(2)
+        start, extent = region[:2].repeat(2), (region[2:] - region[:2]).repeat(2)
         self.logits.append(logits.masked_fill(is_cut, -torch.inf))
         self.corners.append(start + corners * extent)
 
@@ -297,7 +297,7 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
         self.radio_model = build_network(self.config, use_adaptors=False)
 
     @staticmethod
-    def kept_of(config: RadioConfig) -> RadioConfig:
+    def restrict_config(config: RadioConfig) -> RadioConfig:
         return config.without_adaptors()
 
     @torch.no_grad()
@@ -374,13 +374,13 @@ class RadioDPTNeck(nn.Module):
         for layer in self.neck.fusion_stage.layers:
             layer.register_forward_pre_hook(_fit_residual)
 
-    def forward(self, passed: NetworkOutput) -> list[Tensor]:
-        outputs = {**passed.kept, self.last_block: passed.tokens}  # tokens after the final norm
+    def forward(self, result: NetworkOutput) -> list[Tensor]:
+        outputs = {**result.kept, self.last_block: result.tokens}  # tokens after the final norm
         # `DPTNeck` drops the first token, so one prefix token stays in front.
         tokens = [
             norm(outputs[block][:, self.first_token :]) for norm, block in zip(self.norms, self.blocks, strict=True)
         ]
-        return self.neck(tokens, *passed.grid)
+        return self.neck(tokens, *result.grid)
 
 
 def keep_variance(decoder: nn.Module) -> None:
@@ -502,7 +502,7 @@ class RadioForImageClassification(RadioTaskModel):
 
     @property
     def accepts_loss_kwargs(self) -> bool:
-        """Whether `Trainer` passes `num_items_in_batch`. It counts labels without class weights."""
+        """True if `Trainer` passes `num_items_in_batch`. It counts labels without class weights."""
         return self.config.class_weights is None
 
     @can_return_tuple
@@ -543,18 +543,18 @@ class RadioForImageClassification(RadioTaskModel):
         given = pixel_values if pixel_values_videos is None else pixel_values_videos
         if labels is not None and isinstance(given, Tensor):
             labels = self._check_labels(labels, len(given))
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             window_size=window_size,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             pixel_values_videos=pixel_values_videos,
         )
-        output: Any = self.radio_model.read_out(passed)
+        output: Any = self.radio_model.make_output(result)
         pooled = output.summary  # of clips with an axis for the groups of frames
         if self.config.classifier_pooling == "summary_and_features":
             pooled = torch.cat([pooled, output.features.mean(dim=-2)], dim=-1)
-        logits = self.classifier(pooled if passed.num_clips is None else pooled.mean(dim=1))
+        logits = self.classifier(pooled if result.num_clips is None else pooled.mean(dim=1))
         return ImageClassifierOutput(
             loss=None if labels is None else self._loss(logits.float(), labels.to(logits.device), num_items_in_batch),
             logits=logits,
@@ -662,8 +662,8 @@ class RadioDPTSegmentationHead(nn.Module):
         self.head = DPTSemanticSegmentationHead(dpt_config)
         keep_variance(self.head)
 
-    def forward(self, passed: NetworkOutput) -> Tensor:
-        return self.head(self.neck(passed))
+    def forward(self, result: NetworkOutput) -> Tensor:
+        return self.head(self.neck(result))
 
 
 class RadioForSemanticSegmentation(RadioTaskModel):
@@ -715,7 +715,7 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         if labels is not None:
             labels = self._check_labels(labels, len(pixel_values))
         is_dpt = self.config.segmentation_head == "dpt"
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             window_size=window_size,
             keep=self.config.dpt_blocks if is_dpt else (),
@@ -723,14 +723,14 @@ class RadioForSemanticSegmentation(RadioTaskModel):
             output_attentions=output_attentions,
         )
         if is_dpt:
-            logits = self.decode_head(passed)
+            logits = self.decode_head(result)
         else:
-            logits = self.decode_head(self.radio_model.read_out(passed, feature_format="NCHW").features)
+            logits = self.decode_head(self.radio_model.make_output(result, feature_format="NCHW").features)
         return SemanticSegmenterOutput(
             loss=None if labels is None else self._loss(logits, labels.to(logits.device)),
             logits=logits,
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
         )
 
     @torch.no_grad()
@@ -751,12 +751,12 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         size = require_pixels(pixel_values)
         views = ViewOptions(**options).take(self.config, pixel_values)
 
-        def answer(view: View) -> Tensor:
+        def shares_of(view: View) -> Tensor:
             logits = self(view.pixel_values, window_size=window_size, return_dict=True).logits.float()
             sides = view.pixel_values.shape[-2:]
             return F.interpolate(logits, sides, mode="bilinear", align_corners=False).softmax(dim=1)
 
-        shares = average_maps(((view, answer(view)) for view in views), size)
+        shares = average_maps(((view, shares_of(view)) for view in views), size)
         return SemanticSegmenterOutput(logits=shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -794,8 +794,8 @@ class RadioDepthHead(nn.Module):
         # DPT ends with a ReLU, which gives pixels with an initial depth of 0 no gradient.
         self.head.head[-1] = nn.Softplus()
 
-    def forward(self, passed: NetworkOutput) -> Tensor:
-        return self.head(self.neck(passed)) + MIN_DEPTH
+    def forward(self, result: NetworkOutput) -> Tensor:
+        return self.head(self.neck(result)) + MIN_DEPTH
 
 
 class RadioForDepthEstimation(RadioTaskModel):
@@ -836,21 +836,21 @@ class RadioForDepthEstimation(RadioTaskModel):
         check_call_arguments(self, kwargs)
         if labels is not None:
             _check_labels(labels, pixel_values)
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             window_size=window_size,
             keep=self.config.dpt_blocks,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        depth = self.depth_head(passed).unsqueeze(1)
+        depth = self.depth_head(result).unsqueeze(1)
         # With patches of 14 pixels, or an odd number of patches, DPT's map is larger than the image.
         depth = F.interpolate(depth, pixel_values.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
         return DepthEstimatorOutput(
             loss=None if labels is None else scale_invariant_loss(depth.float(), labels.to(depth.device)),
             predicted_depth=depth,
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
         )
 
     @torch.no_grad()

@@ -118,16 +118,16 @@ def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool) -
     if architectures and architectures[0] in INSTANCE_SEGMENTERS:
         auto_map, pipelines = INSTANCE_AUTO_MAP, INSTANCE_PIPELINES
     return {
-        "auto_map": {name: place for name, place in auto_map.items() if _is_there(place)},
+        "auto_map": {name: reference for name, reference in auto_map.items() if _is_there(reference)},
         "custom_pipelines": {
             task: copy.deepcopy(entry) for task, entry in pipelines.items() if _is_there(entry["impl"])
         },
     }
 
 
-def _is_there(place: str) -> bool:
+def _is_there(reference: str) -> bool:
     """Return whether the file of a class, written `module.Class`, could be had when files were copied."""
-    return f"{place.rpartition('.')[0]}.py" not in _unavailable
+    return f"{reference.rpartition('.')[0]}.py" not in _unavailable
 
 
 _NAMES = (

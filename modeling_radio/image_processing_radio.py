@@ -139,7 +139,7 @@ def _choose_scale(height: int, width: int, size: SizeDict, longest: int) -> floa
     return min(scale, longest / max(height, width))
 
 
-# Formats that image files may have, here and wherever this project opens one. Our choice: pictures that Pillow decodes
+# Formats that image files may have, here and wherever this project opens one. Our choice: images that Pillow decodes
 # itself. EPS is none of them: Pillow lets Ghostscript run it as a program. TGA is last, for it has no first bytes of
 # its own.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "DDS", "PCX")
@@ -166,7 +166,7 @@ UNREADABLE = (
 # Our choice: how far outside its range a float image may lie before it is refused, since resizing overshoots.
 RANGE_TOLERANCE = 1e-3
 
-MAX_SHOWN = 256  # our choice: characters of a text in an error; paths are shorter, base64 of pictures longer
+MAX_SHOWN = 256  # our choice: characters of a text in an error; paths are shorter, base64 of images longer
 
 # In PNGs with one of these torchvision may see something else than Pillow.
 _SPECIAL_CHUNKS = (b"tRNS", b"acTL", b"eXIf", b"iTXt", b"Raw profile type")
@@ -176,7 +176,7 @@ def fetch(images: Any) -> Any:
     """Return images as they were given, in lists as they were, but with paths, addresses and base64 texts read.
 
     These are upright as their EXIF data say, RGB on white where they are transparent, or in one of PIL's modes of
-    deeper gray. Of an animation the first picture is read.
+    deeper gray. Of an animation the first frame is read.
 
     Raises:
         ValueError: If there is no such file, or it is no image of `FORMATS`, or a damaged one.
@@ -207,24 +207,24 @@ def _read_bytes(text: str) -> bytes:
 
 
 def _decode(data: bytes) -> Any:
-    with open_picture(data) as picture:
-        if _is_plain(picture, data):
+    with open_image_file(data) as pil_image:
+        if _is_plain(pil_image, data):
             try:  # twice as fast, the same pixels
                 return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
             except RuntimeError:
                 pass  # Pillow may read it, or says what is wrong
-        return _as_rgb(load_upright(picture))
+        return _as_rgb(load_upright(pil_image))
 
 
-def _is_plain(picture: ImageFile.ImageFile, data: bytes) -> bool:
+def _is_plain(pil_image: ImageFile.ImageFile, data: bytes) -> bool:
     """Return whether a file has nothing but gray or RGB of 8 bits, upright, which torchvision reads as Pillow does."""
-    if picture.format in ("JPEG", "WEBP"):
-        return picture.mode in ("L", "RGB") and picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    is_usual = picture.format == "PNG" and picture.tile and picture.tile[0][3] in ("L", "RGB")
+    if pil_image.format in ("JPEG", "WEBP"):
+        return pil_image.mode in ("L", "RGB") and pil_image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    is_usual = pil_image.format == "PNG" and pil_image.tile and pil_image.tile[0][3] in ("L", "RGB")
     return bool(is_usual) and not any(chunk in data for chunk in _SPECIAL_CHUNKS)
 
 
-def open_picture(source: bytes | str | Path) -> ImageFile.ImageFile:
+def open_image_file(source: bytes | str | Path) -> ImageFile.ImageFile:
     """Open an image file, its bytes or its path, without decoding it.
 
     Raises:
@@ -233,47 +233,47 @@ def open_picture(source: bytes | str | Path) -> ImageFile.ImageFile:
     Image.init()  # Pillow before 11.3 does not know all formats, and would raise KeyError
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+        pil_image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
     except UnidentifiedImageError:  # which names an object in memory
-        raise UnidentifiedImageError("no picture of a format that is read, or its beginning is damaged") from None
-    if isinstance(picture, TiffImagePlugin.TiffImageFile) and Image.MAX_IMAGE_PIXELS is not None:
+        raise UnidentifiedImageError("no image of a format that is read, or its beginning is damaged") from None
+    if isinstance(pil_image, TiffImagePlugin.TiffImageFile) and Image.MAX_IMAGE_PIXELS is not None:
         # A tile is decoded whole, however small the image is that it covers.
-        width, height = (picture.tag_v2.get(tag, 1) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength))
+        width, height = (pil_image.tag_v2.get(tag, 1) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength))
         if width * height > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow's own bound of images
-            picture.close()
+            pil_image.close()
             raise Image.DecompressionBombError(f"a tile of {width} x {height} pixels is too large")
-    return picture
+    return pil_image
 
 
-def load_upright(picture: Image.Image) -> Image.Image:
-    """Decode what `open_picture` opened, and turn it in place as its EXIF data say; return it."""
-    ImageOps.exif_transpose(picture, in_place=True)
-    picture.load()
-    if picture.mode in ("P", "PA") and picture.palette is None:  # in an ICNS
+def load_upright(pil_image: Image.Image) -> Image.Image:
+    """Decode what `open_image_file` opened, and turn it in place as its EXIF data say; return it."""
+    ImageOps.exif_transpose(pil_image, in_place=True)
+    pil_image.load()
+    if pil_image.mode in ("P", "PA") and pil_image.palette is None:  # in an ICNS
         raise ValueError("a palette is missing")
-    return picture
+    return pil_image
 
 
-def read_picture(source: bytes | str | Path) -> Image.Image:
+def read_image_file(source: bytes | str | Path) -> Image.Image:
     """Read an image file, its bytes or its path, as upright RGB of 8 bits; see `to_eight_bits`.
 
     Raises:
         Exception: One of `UNREADABLE`, if it is damaged or of none of `FORMATS`.
     """
-    with open_picture(source) as picture:
-        return to_eight_bits(load_upright(picture))
+    with open_image_file(source) as pil_image:
+        return to_eight_bits(load_upright(pil_image))
 
 
-def to_eight_bits(picture: Image.Image) -> Image.Image:
+def to_eight_bits(pil_image: Image.Image) -> Image.Image:
     """Return any PIL image as RGB of 8 bits, as it is read by default: on white where it is transparent.
 
     Raises:
         ValueError: If it is of floats or integers whose range is none of an image.
     """
-    picture = _as_rgb(picture)
-    if picture.mode == "RGB":
-        return picture
-    values = _read_pil(picture, convert_rgb=True)
+    pil_image = _as_rgb(pil_image)
+    if pil_image.mode == "RGB":
+        return pil_image
+    values = _read_pil(pil_image, convert_rgb=True)
     try:
         pixels = to_rgb(check_values(values, 255.0), 255.0)
     except ValueError as error:  # of the processor's options
@@ -282,15 +282,15 @@ def to_eight_bits(picture: Image.Image) -> Image.Image:
     return tvF.to_pil_image(pixels.round().to(torch.uint8))
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
+def _as_rgb(pil_image: Image.Image) -> Image.Image:
     """Return a PIL image as RGB, on white where it is transparent; those of more than 8 bits stay as they are."""
-    if picture.mode == "RGB" and not picture.has_transparency_data:
-        return picture
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        return picture
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    if pil_image.mode == "RGB" and not pil_image.has_transparency_data:
+        return pil_image
+    if pil_image.mode == "F" or pil_image.mode.startswith("I"):
+        return pil_image
+    if not pil_image.has_transparency_data:
+        return pil_image.convert("RGB")
+    layer = pil_image if pil_image.mode == "RGBA" else pil_image.convert("RGBA")
     ground = Image.new("RGB", layer.size, "white")
     ground.paste(layer.convert("RGB"), mask=layer.getchannel("A"))
     return ground
@@ -1011,9 +1011,9 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
         """Resize images that `process_image` returned."""
         # Joining unlike images would change their dtype, and with it how resizing rounds.
         is_mixed = len({(image.dtype, image.device, len(image)) for image in images}) > 1
-        groups, places = group_images_by_shape(images, disable_grouping=is_mixed or options["disable_grouping"])
+        groups, grouped_index = group_images_by_shape(images, disable_grouping=is_mixed or options["disable_grouping"])
         resized = {key: resize_images(self, group, options) for key, group in groups.items()}
-        return list(reorder_images(resized, places))
+        return list(reorder_images(resized, grouped_index))
 
 
 def _convert_each(tensors: list[Tensor], tensor_type: str | TensorType | None) -> list[Any]:

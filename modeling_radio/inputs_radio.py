@@ -247,16 +247,16 @@ WindowSize = int | str | WindowChoice | None
 """`window_size` of the models' `forward`; see `RadioModel.forward`."""
 
 StatesWanted = bool | int | Sequence[int] | None
-"""`output_hidden_states` of the models: all of them, none, or some by their place in the answer."""
+"""`output_hidden_states` of the models: all of them, none, or some by their index in the output."""
 
 logger = logging.get_logger(__name__)
 
 
 def wanted_states(output_hidden_states: StatesWanted, config: RadioConfig) -> Collection[int] | None:
-    """Return the places of the wanted hidden states in the answer: 0 before the first block, `i` after block `i`.
+    """Return the indices of the wanted hidden states in the output: 0 before the first block, `i` after block `i`.
 
     Args:
-        output_hidden_states: Of the call; `None` takes the configuration's. A place or a list of them, where negative
+        output_hidden_states: Of the call; `None` takes the configuration's. An index or a list of them, where negative
             ones count from the end, means those alone, as in transformers since 5.24.
         config: What decides how many there are.
 
@@ -270,13 +270,13 @@ def wanted_states(output_hidden_states: StatesWanted, config: RadioConfig) -> Co
     count = config.num_hidden_layers + 1
     if asked is None or isinstance(asked, bool):
         return range(count) if asked else None
-    places = [asked] if isinstance(asked, int) else asked
+    state_indices = [asked] if isinstance(asked, int) else asked
     valid = integer(-count, count - 1)
-    if not isinstance(places, Sequence) or not all(valid.holds(place) for place in places):
+    if not isinstance(state_indices, Sequence) or not all(valid.holds(state_index) for state_index in state_indices):
         raise ValueError(
             f"`output_hidden_states` must be True, False, or integers in [{-count}, {count - 1}], got {asked!r}."
         )
-    return {place % count for place in places} or None
+    return {state_index % count for state_index in state_indices} or None
 
 
 def check_attentions(config: RadioConfig, is_packed: bool) -> None:
@@ -414,7 +414,7 @@ class Call(NamedTuple):
     Attributes:
         batch: What is encoded.
         window: Side of the windows in tokens, `None` for global attention.
-        states: Places of the hidden states that are wanted, `None` for none.
+        states: Indices of the hidden states that are wanted, `None` for none.
         with_attentions: Whether attention weights are wanted.
         position_draws: Random numbers of each image's position crop, `(num_images, POSITION_DRAWS)`, or `None`.
         path_draws: Those of its dropped paths, `(num_images, 1, blocks, PATH_DRAWS)`, or `None`.
@@ -522,7 +522,7 @@ Aggregation = Literal["sparse", "dense"]
 """Each block's own output, or the mean of all blocks since the previous one that was asked for."""
 
 ScaleOrder = Literal["post-alpha", "pre-alpha", "none"]
-"""Whether normalizers scale the mean of a group by its mean scale, scale each block before, or do not run at all."""
+"""Normalizers scale the mean of a group by its mean scale, scale each block before, or do not run at all."""
 
 
 def group_blocks(blocks: Sequence[int], aggregation: Aggregation) -> list[list[int]]:

@@ -94,7 +94,7 @@ class PositionCache:
         return PositionCache, ()
 
     def get(self, table: Tensor, grid: PositionKey, resize: Callable[[], Tensor]) -> Tensor:
-        """Return what `resize` answers for a grid, from an earlier call if the table is still the same.
+        """Return the output of `resize` for a grid, from an earlier call if the table is still the same.
 
         Tensors from `torch.inference_mode` could not be trained with, so none are made here.
         """
@@ -139,16 +139,16 @@ POSITION_DRAWS = 4
 """Random numbers that decide one image's crop: scale, aspect ratio, column, row."""
 
 
-def _even_places(count: int, start: Tensor, extent: Tensor) -> Tensor:
-    """Return `count` places from each start over its extent, `(batch, count)` from `(batch, 1)`."""
+def _even_coordinates(count: int, start: Tensor, extent: Tensor) -> Tensor:
+    """Return `count` coordinates from each start over its extent, `(batch, count)` from `(batch, 1)`."""
     return torch.linspace(0, 1, count, device=start.device) * extent + start
 
 
-def _neighbors(places: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Return the two of `side` grid points around each place in [0, 1], and their shares in it, `(..., 2)` each."""
-    cells = (places * (side - 1)).clamp(0, side - 1)
-    lower = cells.floor()
-    upper_share = cells - lower
+def _neighbors(coordinates: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return the two of `side` grid points around each coordinate in [0, 1], and their shares, `(..., 2)` each."""
+    scaled_points = (coordinates * (side - 1)).clamp(0, side - 1)
+    lower = scaled_points.floor()
+    upper_share = scaled_points - lower
     points = torch.stack([lower, lower + 1], dim=-1).long().clamp(max=side - 1)
     return points, torch.stack([1 - upper_share, upper_share], dim=-1)
 
@@ -401,8 +401,8 @@ class RadioPatchGenerator(RadioLearnedTokens):
         aspect = torch.exp((2 * uniform[:, 1] - 1) * math.log(MAX_CROP_ASPECT))
         extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)  # (batch, xy), of the table
         offset = uniform[:, 2:] * (1 - extent)
-        x, x_shares = _neighbors(_even_places(cols, offset[:, :1], extent[:, :1]), side)
-        y, y_shares = _neighbors(_even_places(rows, offset[:, 1:], extent[:, 1:]), side)
+        x, x_shares = _neighbors(_even_coordinates(cols, offset[:, :1], extent[:, :1]), side)
+        y, y_shares = _neighbors(_even_coordinates(rows, offset[:, 1:], extent[:, 1:]), side)
         # (batch, rows, cols, two rows of the table, two columns of it)
         index = y[:, :, None, :, None] * side + x[:, None, :, None, :]
         shares = y_shares[:, :, None, :, None] * x_shares[:, None, :, None, :]
@@ -644,7 +644,7 @@ class RadioVisionTransformer(nn.Module):
         self.drop_path_rates = [config.drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]
 
     def build_block(self, config: RadioConfig, index: int) -> RadioBlock:
-        """Return a new block for the 0-based place `index`; here all are alike."""
+        """Return a new block for the 0-based position `index`; here all are alike."""
         return RadioBlock(config)
 
     def forward(

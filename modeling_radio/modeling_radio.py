@@ -136,7 +136,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         decode: bool = True,
         full_length: bool = False,
     ) -> NetworkOutput:
-        """Run the transformer; `read_out` makes features of what it returns.
+        """Run the transformer; `make_output` makes features of what it returns.
 
         `keep` lists 0-based blocks whose output is wanted; no other is held longer than the next block needs it. With
         `full_length` RADIO1D's encoder runs alone, and keeps all tokens until the last block. All other arguments and
@@ -160,14 +160,14 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
             self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
         embedded = self._embed(batch, call.position_draws)
         layout = self.plan(batch, call.window, embedded, num_tokens=num_tokens, decode=decode, full_length=full_length)
-        keep = {*keep, *(place - 1 for place in call.states or () if place)}
+        keep = {*keep, *(state - 1 for state in call.states or () if state)}
         path_draws = batch.spread(call.path_draws)
         tokens, kept, weights, *encoded = self.model(embedded, layout, keep, path_draws, call.with_attentions)
         outputs = [embedded, *map(kept.get, range(len(weights)))]
         states = None if call.states is None else gather_states(call.states, outputs, batch.pack)
         attentions = tuple(join_runs(each, tokens.shape[0]) for each in weights) if call.with_attentions else None
-        passed = NetworkOutput(tokens, embedded, kept, states, attentions, batch.grid, batch.pack, batch.num_clips)
-        return passed._replace(encoded=encoded[0], is_decoded=decode) if encoded else passed
+        result = NetworkOutput(tokens, embedded, kept, states, attentions, batch.grid, batch.pack, batch.num_clips)
+        return result._replace(encoded=encoded[0], is_decoded=decode) if encoded else result
 
     def _embed(self, batch: Batch, draws: Tensor | None) -> Tensor:
         """Return the tokens of a batch, `(batch, length, hidden)`, of a pack `(1, length, hidden)` in its order.
@@ -200,7 +200,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         return RadioVisionTransformer(config)
 
     def plan(self, batch: Batch, window: int | None, embedded: Tensor, **elastic: Any) -> Any:
-        """Return what the trunk is told of a batch: who attends to whom, and of RADIO1D how many tokens there are."""
+        """Return the trunk's arguments for a batch: which tokens attend to each other, and of RADIO1D their number."""
         if batch.pack is not None:
             return batch.pack.layout(window, embedded.device)
         return AttentionLayout.for_grid(*batch.grid, self.config.num_prefix_tokens, window, embedded.device)
@@ -238,13 +238,13 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         """
         return to_map(self.patch_features(tokens), grid)
 
-    def read_out(
-        self, passed: NetworkOutput, adaptor_names: Sequence[str] = (), feature_format: FeatureFormat = "NLC"
+    def make_output(
+        self, result: NetworkOutput, adaptor_names: Sequence[str] = (), feature_format: FeatureFormat = "NLC"
     ) -> RadioModelOutput:
         """Take summary, features and adaptor outputs from the final tokens.
 
         Args:
-            passed: What `forward` returned.
+            result: What `forward` returned.
             adaptor_names: Adaptors to run.
             feature_format: "NLC" for token sequences, "NCHW" for maps; packed images have sequences only.
 
@@ -252,27 +252,27 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
             The output, of clips with a first axis for them before that of their groups.
         """
         tokens, summary, features, adaptors = None, None, None, {}
-        if not passed.is_decoded:
+        if not result.is_decoded:
             pass  # only the encoder ran
-        elif passed.pack is None:
-            tokens = passed.tokens
-            summary, features, adaptors = self._read_images(tokens, passed.grid, adaptor_names, feature_format)
+        elif result.pack is None:
+            tokens = result.tokens
+            summary, features, adaptors = self._read_images(tokens, result.grid, adaptor_names, feature_format)
         else:
-            tokens = passed.pack.concatenate(passed.tokens)
-            summary, features, adaptors = self._read_pack(passed.tokens, passed.pack, adaptor_names)
+            tokens = result.pack.concatenate(result.tokens)
+            summary, features, adaptors = self._read_pack(result.tokens, result.pack, adaptor_names)
         output = RadioModelOutput(
             summary=summary,
             features=features,
             last_hidden_state=tokens,
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
             pooler_output=summary,
             adaptors=adaptors,
-            global_tokens=None if passed.encoded is None else passed.encoded.tokens,
-            global_mask=None if passed.encoded is None else passed.encoded.mask,
-            global_summary=None if passed.encoded is None else self.summarize(passed.encoded.prefix),
+            global_tokens=None if result.encoded is None else result.encoded.tokens,
+            global_mask=None if result.encoded is None else result.encoded.mask,
+            global_summary=None if result.encoded is None else self.summarize(result.encoded.prefix),
         )
-        return output if passed.num_clips is None else by_clip(output, passed.num_clips)
+        return output if result.num_clips is None else by_clip(output, result.num_clips)
 
     def _read_images(
         self, tokens: Tensor, grid: Resolution, names: Sequence[str], feature_format: FeatureFormat
@@ -315,16 +315,16 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         return summary, per_image([features for _, features, _ in groups], torch.cat), adaptors
 
     def average_blocks(
-        self, passed: NetworkOutput, blocks: list[int], scale_order: ScaleOrder = "post-alpha"
+        self, result: NetworkOutput, blocks: list[int], scale_order: ScaleOrder = "post-alpha"
     ) -> Tensor:
         """Return the mean output of some blocks, `(batch, length, hidden)`; normalizers do not touch prefix tokens.
 
         Args:
-            passed: What `forward` returned, with all of `blocks` kept.
+            result: What `forward` returned, with all of `blocks` kept.
             blocks: 0-based, ascending.
             scale_order: How normalizers scale a mean.
         """
-        outputs = [passed.kept[block].to(passed.tokens.device) for block in blocks]
+        outputs = [result.kept[block].to(result.tokens.device) for block in blocks]
         tokens = torch.stack(outputs).mean(dim=0)
         normalizer = self.inter_feature_normalizer
         if normalizer is None or scale_order == "none":
@@ -409,10 +409,10 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
     def __init__(self, config: RadioConfig, *args: Any, **kwargs: Any) -> None:
         config = RadioConfig.of(config)
         config.check()  # fields may have been set since it was built
-        super().__init__(self.kept_of(config), *args, **kwargs)
+        super().__init__(self.restrict_config(config), *args, **kwargs)
 
     @staticmethod
-    def kept_of(config: RadioConfig) -> RadioConfig:
+    def restrict_config(config: RadioConfig) -> RadioConfig:
         """Return the configuration without parts that this class does not build, which its folders must not list."""
         return config
 
@@ -625,7 +625,7 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
 
     @property
     def accepts_loss_kwargs(self) -> bool:
-        """Whether `Trainer` gives `num_items_in_batch`. One head needs it; all other losses are means over a batch."""
+        """True if `Trainer` gives `num_items_in_batch`. One head needs it; all other losses are means over a batch."""
         return False
 
     @property
@@ -655,7 +655,7 @@ class RadioModel(RadioPreTrainedModel):
         return self
 
     @staticmethod
-    def kept_of(config: RadioConfig) -> RadioConfig:
+    def restrict_config(config: RadioConfig) -> RadioConfig:
         return config if config.text_tower is None else config.without_text_tower()
 
     @can_return_tuple
@@ -676,12 +676,12 @@ class RadioModel(RadioPreTrainedModel):
         """
         check_call_arguments(self, kwargs, "get_image_features")
         wanted: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        passed = self.radio_model(pixel_values, window_size=window_size, **wanted)
+        result = self.radio_model(pixel_values, window_size=window_size, **wanted)
         return BaseModelOutputWithPooling(
-            last_hidden_state=passed.tokens,
-            pooler_output=self.radio_model.embed(passed.tokens),
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            last_hidden_state=result.tokens,
+            pooler_output=self.radio_model.embed(result.tokens),
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
         )
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
@@ -725,8 +725,8 @@ class RadioModel(RadioPreTrainedModel):
                 attend globally (`config.has_windowed_blocks`) a window changes nothing, with a warning.
             adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none.
             feature_format: "NLC" for token sequences, "NCHW" for maps.
-            output_hidden_states: Also return the tokens before the first block and after every block. A place among
-                them, or a list of places, returns those alone, with `None` in place of the others.
+            output_hidden_states: Also return the tokens before the first block and after every block. An index into
+                them, or a list of indices, returns those alone, with `None` instead of the others.
             output_attentions: Also return attention weights; the call then takes eager attention, whatever
                 `attn_implementation` is. Not of packed images.
             return_dict: `False` returns what NVIDIA's classes do: the pair `(summary, features)` and nothing else, or
@@ -768,7 +768,7 @@ class RadioModel(RadioPreTrainedModel):
             self.radio_model.adaptor(name)  # refused before anything is computed
         argument, wanted = ("feature_format", feature_format) if feature_fmt is None else ("feature_fmt", feature_fmt)
         check_feature_format(wanted, is_packed=image_grid_hw is not None, argument=argument)
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             image_grid_hw=image_grid_hw,
             window_size=window_size,
@@ -779,7 +779,7 @@ class RadioModel(RadioPreTrainedModel):
             num_tokens=num_tokens,
             decode=decode,
         )
-        output = self.radio_model.read_out(passed, names, wanted)
+        output = self.radio_model.make_output(result, names, wanted)
         by_default = self.config.return_dict and not self.config.nvidia_outputs
         return output if (by_default if return_dict is None else return_dict) else output.to_pairs()
 
@@ -817,15 +817,15 @@ class RadioModel(RadioPreTrainedModel):
         groups = group_blocks(blocks, aggregation)
         check_widths(self.config, groups)
         keep = [block for group in groups for block in group]
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values, window_size=window_size, keep=keep, output_hidden_states=False, full_length=True
         )
-        tokens = [self.radio_model.average_blocks(passed, group) for group in groups]
+        tokens = [self.radio_model.average_blocks(result, group) for group in groups]
         network, as_maps = self.radio_model, feature_format == "NCHW"
         return [
             RadioIntermediateOutput(
                 summary=network.summarize(each),
-                features=network.block_map(each, passed.grid, block) if as_maps else network.patch_features(each),
+                features=network.block_map(each, result.grid, block) if as_maps else network.patch_features(each),
             )
             for each, block in zip(tokens, blocks, strict=True)
         ]

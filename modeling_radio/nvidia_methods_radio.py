@@ -147,20 +147,20 @@ def forward_intermediates(  # noqa: PLR0913
     groups = group_blocks(blocks, aggregation)
     _check_merged(network.config, groups, norm=norm, stop_early=stop_early)
     last = blocks[-1] if stop_early else depth - 1
-    passed = network(x, keep={last, *(block for group in groups for block in group)}, output_hidden_states=False)
+    result = network(x, keep={last, *(block for group in groups for block in group)}, output_hidden_states=False)
     final_norm = network.model.norm if norm else nn.Identity()
     outputs: list[Any] = []
     for group in groups:
-        tokens = final_norm(network.average_blocks(passed, group, norm_alpha_scheme))
+        tokens = final_norm(network.average_blocks(result, group, norm_alpha_scheme))
         as_map = output_fmt == "NCHW"
-        features = network.block_map(tokens, passed.grid, group[-1]) if as_map else network.patch_features(tokens)
+        features = network.block_map(tokens, result.grid, group[-1]) if as_map else network.patch_features(tokens)
         outputs.append(RadioPair(network.summarize(tokens), features) if return_prefix_tokens else features)
     if intermediates_only:
         return outputs
-    if passed.encoded is None:  # else the final output is the decoder's
-        passed = passed._replace(tokens=final_norm(passed.kept[last]))
+    if result.encoded is None:  # else the final output is the decoder's
+        result = result._replace(tokens=final_norm(result.kept[last]))
     names = [name for name in network.config.adaptor_names or [] if name in network.adaptors]  # a backbone has none
-    return network.read_out(passed, names, output_fmt).to_pairs(), outputs
+    return network.make_output(result, names, output_fmt).to_pairs(), outputs
 
 
 def _check_merged(config: RadioConfig, groups: Sequence[Sequence[int]], *, norm: bool, stop_early: bool) -> None:

@@ -141,7 +141,7 @@ class NetworkOutput(NamedTuple):
 class RadioModelOutput(ModelOutput):
     """Output of `RadioModel`.
 
-    `output["backbone"]` and `output[NAME]` of an adaptor are pairs, as in NVIDIA's answers, which `to_pairs` returns.
+    `output["backbone"]` and `output[NAME]` of an adaptor are pairs, as in NVIDIA's outputs, which `to_pairs` returns.
 
     Attributes:
         summary: Class tokens of the teachers with a summary, `(batch, num_summaries * hidden_size)`.
@@ -194,7 +194,7 @@ class RadioModelOutput(ModelOutput):
         return {"backbone": self._backbone_pair(), **self._adaptor_pairs()}[k]
 
     def to_pairs(self) -> "RadioPair | dict[str, RadioPair]":
-        """Return NVIDIA's answer: summary and features, or with adaptors such a pair by name, "backbone" first.
+        """Return NVIDIA's output: summary and features, or with adaptors such a pair by name, "backbone" first.
 
         Where RADIO1D's decoder did not run, the pair is the encoder's: `global_summary` and `global_tokens`.
         """
@@ -243,16 +243,16 @@ class RadioZeroShotOutput(ModelOutput):
 
 
 def gather_states(
-    places: Collection[int], states: Sequence[Tensor | None], pack: ImagePack | None
+    indices: Collection[int], states: Sequence[Tensor | None], pack: ImagePack | None
 ) -> tuple[Tensor | None, ...]:
-    """Return hidden states as a call gives them: in the order of its images, `None` in places that were not asked for.
+    """Return hidden states as a call gives them: in the order of its images, `None` at indices that were not asked for.
 
     Args:
-        places: As `wanted_states` gives them.
+        indices: As `wanted_states` gives them.
         states: All that are there, some for other reasons; a pack's as `(1, length, hidden)`.
         pack: Order of packed images.
     """
-    wanted = [state if place in places else None for place, state in enumerate(states)]
+    wanted = [state if index in indices else None for index, state in enumerate(states)]
     if pack is None:
         return tuple(wanted)
     return tuple(None if state is None else pack.concatenate(state) for state in wanted)

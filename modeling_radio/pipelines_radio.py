@@ -135,7 +135,7 @@ def above(found: list[dict[str, Any]], limits: dict[str, float] | None) -> list[
     return found if limits is None else [result for result in found if result["score"] > limits[result["label"]]]
 
 
-class SeveralViews(AnySizeBatches):
+class TiledInference(AnySizeBatches):
     """Mixin: several views of an image, with the options of `ViewOptions` and of the model's `predict`.
 
     With `tile_size` images keep their own size, rounded to whole patches; the processor otherwise reduces them.
@@ -247,7 +247,7 @@ def refuse_unknown(given: dict[str, Any], known: tuple[str, ...], others: str) -
         raise ValueError(f"`{unknown[0]}` is no option of this pipeline: it has {', '.join(known)}, {others}.")
 
 
-class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline):
+class RadioImageClassificationPipeline(TiledInference, ImageClassificationPipeline):
     """Transformers' `image-classification` with batches of any sizes, `scales` and `flip`.
 
     Scores are those of logits divided by `config.temperature`. `threshold` drops labels with lower scores: a number, or
@@ -274,20 +274,20 @@ class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline
         return above(super().postprocess(model_outputs, **options), limits)
 
 
-class RadioImageSegmentationPipeline(SeveralViews, ImageSegmentationPipeline):
+class RadioImageSegmentationPipeline(TiledInference, ImageSegmentationPipeline):
     """Transformers' `image-segmentation` with batches of any sizes, tiles, `scales` and `flip`."""
 
     stock_options = ("subtask", "threshold", "mask_threshold", "overlap_mask_area_threshold", "timeout")
 
 
-class RadioDepthEstimationPipeline(SeveralViews, DepthEstimationPipeline):
+class RadioDepthEstimationPipeline(TiledInference, DepthEstimationPipeline):
     """Transformers' `depth-estimation` with batches of any sizes, tiles and `flip`."""
 
     view_options = ("tile_size", "tile_overlap", "flip")
     stock_options = ("parameters", "timeout")
 
 
-class RadioObjectDetectionPipeline(SeveralViews, ObjectDetectionPipeline):
+class RadioObjectDetectionPipeline(TiledInference, ObjectDetectionPipeline):
     """Transformers' `object-detection` with batches of any sizes, tiles, `scales` and `flip`.
 
     Boxes of several views are merged, with `nms_threshold` as in `RadioForObjectDetection.predict`. The default
@@ -406,8 +406,8 @@ class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipelin
             raise ValueError(f"`model` must be a {INSTANCE_SEGMENTER} for {type(self).__name__}, got a {name}.")
 
     def _sanitize_parameters(self, **kwargs: Any) -> Any:
-        one_look = "their masks come from one look at an image; several are for boxes, in `object-detection`"
-        reasons = {"overlap_mask_area_threshold": "their masks may overlap", **dict.fromkeys(VIEW_OPTIONS, one_look)}
+        single_view = "their masks come from one look at an image; several are for boxes, in `object-detection`"
+        reasons = {"overlap_mask_area_threshold": "their masks may overlap", **dict.fromkeys(VIEW_OPTIONS, single_view)}
         refused = next((name for name in reasons if name in kwargs), None)
         if refused is not None:
             raise ValueError(f"`{refused}` must be left out for a model of instances: {reasons[refused]}.")

@@ -1,4 +1,4 @@
-"""What `AutoProcessor` opens: images of one size, and texts where the folder has a text tower.
+"""The processor of `AutoProcessor`: images of one size, and texts where the folder has a text tower.
 
 Libraries that are written for CLIP (sentence-transformers, Daft, FiftyOne) stack what it returns, whatever images they
 get. `RadioImageProcessor`, which `AutoImageProcessor` opens, keeps the aspect ratio of each image.
@@ -21,14 +21,14 @@ from .image_processing_radio import RadioImageProcessor
 
 # Of `from_pretrained`: where files come from. All else is for the image processor.
 SOURCE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "revision", "subfolder")
-# Our choice: a picture of average shape and size, for a `size` that only bounds an area.
+# Our choice: an image of average shape and size, for a `size` that only bounds an area.
 REFERENCE_SIDE = 512
 
 
 def with_one_size(image_processor: RadioImageProcessor) -> RadioImageProcessor:
     """Return a copy that resizes every image to one size, as CLIP's, SigLIP's and DINOv2's processors do.
 
-    An exact `size` stays. In place of any other one comes the size that a square picture would get, so that pictures
+    An exact `size` stays. In place of any other one comes the size that a square image would get, so that images
     of other shapes lose their aspect ratio.
     """
     height, width = image_processor.get_output_size(REFERENCE_SIDE, REFERENCE_SIDE)

@@ -47,7 +47,7 @@ class TokenCounts(NamedTuple):
     by_image: list[int] | None = None
 
     def mask(self, batch_size: int, length: int, device: torch.device) -> Tensor:
-        """Return which of `length` places hold a token, `(batch, length)`."""
+        """Return which of `length` positions hold a token, `(batch, length)`."""
         counts = [self.longest] if self.by_image is None else self.by_image
         taken = torch.arange(length, device=device) < torch.tensor(counts, device=device)[:, None]
         return taken.expand(batch_size, -1)
@@ -139,11 +139,11 @@ class RadioPatchMerging(nn.Module):
     def forward(self, patches: Tensor, grid: Resolution) -> Tensor:
         rows, cols = grid
         maps = F.pad(patches.unflatten(1, (rows, cols)), (0, 0, 0, cols % 2, 0, rows % 2))
-        cells = maps.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        squares = maps.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
         # (batch, rows, 2, cols, 2, hidden) -> (batch, rows * cols, 2 columns * 2 rows * hidden)
-        cells = cells.permute(0, 1, 3, 4, 2, 5).flatten(3).flatten(1, 2)
+        squares = squares.permute(0, 1, 3, 4, 2, 5).flatten(3).flatten(1, 2)
         # Under autocast tokens stay in their type through all blocks.
-        return self.reduction(self.norm(cells)).to(patches.dtype)
+        return self.reduction(self.norm(squares)).to(patches.dtype)
 
 
 class RadioPatchExpanding(nn.Module):
@@ -159,15 +159,15 @@ class RadioPatchExpanding(nn.Module):
         self.norm = nn.LayerNorm(hidden_size // 2, eps=MERGE_NORM_EPS)
 
     def forward(self, patches: Tensor, grid: Resolution) -> Tensor:
-        cells = self.expansion(patches).unflatten(2, (2, 2, -1)).unflatten(1, tuple(grid))
+        squares = self.expansion(patches).unflatten(2, (2, 2, -1)).unflatten(1, tuple(grid))
         # (batch, rows, cols, 2, 2, hidden / 2) -> (batch, rows * 2 * cols * 2, hidden / 2)
-        return self.norm(cells.transpose(2, 3).flatten(1, 4)).to(patches.dtype)
+        return self.norm(squares.transpose(2, 3).flatten(1, 4)).to(patches.dtype)
 
 
 class Radio1dDecoder(RadioLearnedTokens):
     """Makes one token a patch of some global tokens.
 
-    The global tokens take the first places of the coarse grid, learned fillers the others; prefix tokens of its own
+    The global tokens take the first positions of the coarse grid, learned fillers the others; prefix tokens of its own
     stand in front. Blocks have neither bias of the queries, keys and values nor LayerScale.
 
     Shapes of `forward`: global tokens `(batch, longest, global_hidden_size)`, how many of them count, and the patches

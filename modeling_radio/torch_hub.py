@@ -24,7 +24,7 @@ RELEASES_ON_THE_HUB = {
 
 
 class TorchHubRadio(nn.Module):
-    """A network with NVIDIA's names and answers; see `forward`.
+    """A network with NVIDIA's names and outputs; see `forward`.
 
     All names but those below are those of the network, `radio_model`. It has no `config`, since FiftyOne saves that of
     whatever has one in a file that `torch.load` then refuses.
@@ -65,7 +65,7 @@ class TorchHubRadio(nn.Module):
             ValueError: As `RadioModel.forward`.
         """
         check_feature_format(feature_fmt, is_packed="image_grid_hw" in options, argument="feature_fmt")
-        return self.radio_model.read_out(self.radio_model(x, **options), list(self.adaptors), feature_fmt).to_pairs()
+        return self.radio_model.make_output(self.radio_model(x, **options), list(self.adaptors), feature_fmt).to_pairs()
 
 
 def open_for_torch_hub(

@@ -40,7 +40,7 @@ from .outputs_radio import NetworkOutput, to_map
 SOURCES = ("timm", "transformers", "class")
 PROBE_SIDE = 448
 """Side in pixels of the images that find a stride. Our choice: the strides 4, 7, 8, 14, 16, 28, 32 and 64 divide it."""
-LARGEST_STRIDE = 64  # our choice: a coarser map has too few cells to be a dense feature
+LARGEST_STRIDE = 64  # our choice: a coarser map has too few patches to be a dense feature
 HEAD_WIDTH = 64  # of the attention pool, as in the ViTs of "Attention is all you need" and after
 NATIVE_SIDE = 224  # pixels; of ImageNet's classifiers, which most of these networks were first made for
 LARGEST_SIDE = 2048  # pixels, as RADIO's own default of `max_img_size`
@@ -71,7 +71,7 @@ def register_network(name: str, network_class: type[nn.Module]) -> None:
 
 @dataclass(frozen=True)
 class Wrapping:
-    """What `config.wrapped` holds, checked.
+    """Contents of `config.wrapped`, checked.
 
     Attributes:
         source: One of `SOURCES`.
@@ -80,7 +80,7 @@ class Wrapping:
         levels: Maps that the features are made of, ascending 0-based numbers; the last one of the network is its final
             output.
         num_levels: Maps that the network has.
-        strides: Pixels of the image for a cell of each of `levels`.
+        strides: Pixels of the image for a patch of each of `levels`.
         widths: Their channels.
         num_prefix: Tokens before those of the grid; 0 in networks of maps.
     """
@@ -129,7 +129,7 @@ class Wrapping:
 
     @property
     def reads_end(self) -> bool:
-        """Whether the last level is the network's final output."""
+        """True if the last level is the network's final output."""
         return self.levels[-1] == self.num_levels - 1
 
 
@@ -213,7 +213,7 @@ def build_library_network(source: str, name: str, arguments: Mapping[str, Any]) 
 
 
 class Levels(NamedTuple):
-    """What a network gives for images.
+    """Output of a network for images.
 
     Attributes:
         outputs: Of the levels asked for, maps `(batch, channels, rows, cols)` or tokens
@@ -279,8 +279,8 @@ def _read_timm(network: Any, pixels: Tensor, levels: Sequence[int]) -> Levels:
 def _read_transformers(network: Any, pixels: Tensor, levels: Sequence[int]) -> Levels:
     options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in _forward_names(type(network)) else {}
     is_end = list(levels) == [-1]
-    answer = network(pixel_values=pixels, output_hidden_states=True, return_dict=True, **options)
-    end, states = answer.last_hidden_state, answer.hidden_states
+    result = network(pixel_values=pixels, output_hidden_states=True, return_dict=True, **options)
+    end, states = result.last_hidden_state, result.hidden_states
     num_levels = len(states) - 1  # without the embedding
     wanted = [num_levels - 1] if is_end else _from_first(levels, num_levels)
     outputs = [end if level == num_levels - 1 else states[level + 1] for level in wanted]
@@ -337,14 +337,14 @@ def _shape_of(square: Tensor, wide: Tensor) -> Shape:
         ValueError: If it has no grid, or its stride is no whole number of pixels.
     """
     if square.ndim == 4:
-        cells, prefix, width = square.shape[2] * square.shape[3], 0, square.shape[1]
+        num_patches, prefix, width = square.shape[2] * square.shape[3], 0, square.shape[1]
         is_grid = square.shape[2] == square.shape[3] and wide.shape[2:] == (square.shape[2], 2 * square.shape[3])
     else:
-        cells, width = wide.shape[1] - square.shape[1], square.shape[2]
-        prefix, is_grid = square.shape[1] - cells, cells > 0
+        num_patches, width = wide.shape[1] - square.shape[1], square.shape[2]
+        prefix, is_grid = square.shape[1] - num_patches, num_patches > 0
     if not is_grid or prefix < 0:
         raise ValueError(f"it has no map on a grid: {tuple(square.shape)} becomes {tuple(wide.shape)} for a wide image")
-    stride = PROBE_SIDE / cells**0.5
+    stride = PROBE_SIDE / num_patches**0.5
     if not stride.is_integer() or stride > LARGEST_STRIDE:
         raise ValueError(
             f"its stride must be a whole number of pixels, at most {LARGEST_STRIDE}, and divide {PROBE_SIDE}, got "
@@ -437,7 +437,7 @@ def _preprocessing(source: str, name: str) -> tuple[list[float], list[float], in
 class SummaryPool(nn.Module):
     """Learned queries attend to the features; the mean of these is added, so that a new pool starts as the mean.
 
-    Shapes of `forward`: `(batch, cells, width)` to `(batch, num_tokens, width)`.
+    Shapes of `forward`: `(batch, num_patches, width)` to `(batch, num_tokens, width)`.
 
     References:
         Attention pooling: Set Transformer, section 3.2, https://arxiv.org/abs/1810.00825; CLIP's and SigLIP's too.
@@ -541,10 +541,10 @@ class WrappedTrunk(PreTrainedModel):
         Args:
             name: Its name here, "network.stem.0.weight".
         """
-        places = {f"network.{own}": place for place, (own, _) in enumerate(self.network.named_parameters())}
-        numbers = {id(weight): place for place, weight in enumerate(self.network.parameters())}
+        order_of = {f"network.{own}": index for index, (own, _) in enumerate(self.network.named_parameters())}
+        numbers = {id(weight): index for index, weight in enumerate(self.network.parameters())}
         firsts = [numbers[id(weight)] for stage in self.stages() for weight in list(stage.parameters())[:1]]
-        return sum(first > places.get(name, len(places)) for first in firsts)
+        return sum(first > order_of.get(name, len(order_of)) for first in firsts)
 
     def freeze_stages(self, count: int) -> None:
         """Freeze all up to a stage: no gradients, and evaluation mode, so that running statistics stay as they are.
@@ -560,7 +560,7 @@ class WrappedTrunk(PreTrainedModel):
             raise ValueError(f"the number of frozen stages must be in [0, {len(stages)}], got {count}")
         last = {id(module) for module in stages[count - 1].modules()}
         order = [module for module in self.network.modules() if not list(module.children())]
-        end = max(place for place, module in enumerate(order) if id(module) in last)
+        end = max(index for index, module in enumerate(order) if id(module) in last)
         own = [name for name, _ in stages[count - 1].named_parameters()]
         frozen = order[: end + 1]
         for module in frozen:

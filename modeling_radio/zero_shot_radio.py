@@ -372,7 +372,7 @@ _SIGLIP_LOGIT_BIAS = -10.0
 
 
 class TextFeatures(nn.Module):
-    """What a model with a text tower makes of texts."""
+    """Methods of models with a text tower, for vectors of texts."""
 
     config: Any
     text_tower: Any
@@ -380,7 +380,7 @@ class TextFeatures(nn.Module):
 
     @property
     def use_sigmoid(self) -> bool:
-        """Whether each text has a probability of its own (SigLIP), or those of all texts sum to 1 (CLIP)."""
+        """True if each text has a probability of its own (SigLIP), False if those of all texts sum to 1 (CLIP)."""
         return text_tower_kind(self.config).use_sigmoid
 
     @property
@@ -651,17 +651,17 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
         Arguments as in `forward`. The adaptor's dense head does not run.
         """
         check_call_arguments(self, kwargs, "get_image_features")
-        passed = self.radio_model(
+        result = self.radio_model(
             pixel_values,
             window_size=window_size,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
         return BaseModelOutputWithPooling(
-            last_hidden_state=passed.tokens,
-            pooler_output=self._align(passed.tokens[:, self.image_adaptor.token_index]),
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            last_hidden_state=result.tokens,
+            pooler_output=self._align(result.tokens[:, self.image_adaptor.token_index]),
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
         )
 
     def probabilities(self, logits_per_image: Tensor, dim: int = -1) -> Tensor:
@@ -784,10 +784,10 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
                 f"`feature_dim` of adaptor {adaptor.name!r} must be {width}, the width of the texts, for "
                 f"`source='features'`, got {adaptor.feature_dim}. Use 'summary_head'."
             )
-        passed = self.radio_model(pixel_values, window_size=window_size)
+        result = self.radio_model(pixel_values, window_size=window_size)
         if source == "summary_head":
-            return to_map(self._align(self.radio_model.patch_features(passed.tokens)), passed.grid)
-        output = self.radio_model.read_out(passed, [adaptor.name], "NCHW")
+            return to_map(self._align(self.radio_model.patch_features(result.tokens)), result.grid)
+        output = self.radio_model.make_output(result, [adaptor.name], "NCHW")
         return cast(dict[str, Any], output.adaptors)[adaptor.name].features
 
     def _align(self, tokens: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import hashlib
 import io
 import sys
 import tokenize
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -147,11 +148,6 @@ class StoreSettings(Settings):
 COMMAND = Command("notebooks.store", __doc__, StoreSettings)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_store, arguments, extra="dev")
-
-
 def _store(settings: StoreSettings) -> None:
     import nbformat
 
@@ -166,6 +162,9 @@ def _store(settings: StoreSettings) -> None:
             raise ValueError(f"{path.name} would have {len(text.encode())} bytes; at most {MAX_BYTES} are kept.")
         write_text(path, text)
         print(f"Wrote {path.relative_to(ROOT)}, {len(text.encode()) // 1000} kB.")
+
+
+main = partial(COMMAND.run, _store, extra="dev")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 MAX_GROWTH_MB = 200  # our choice: caches and fragments of memory stay below; a kilobyte a case does not for long
 _FUZZ = {
-    "max_examples": 50,
+    "max_examples": 25,
     "database": None,
     "deadline": timedelta(seconds=60),  # of one example; several times the slowest on a busy machine
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,6 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_distil, arguments, interrupted="stopped; the same command goes on")
-
-
 def run(settings: DistillSettings, recipe: Recipe) -> Path | None:
     """Run a recipe as the settings say; as `run_recipe`.
 
@@ -100,6 +95,9 @@ def _distil(settings: DistillSettings) -> None:
             else f"Stopped at step {settings.stop_at} as asked. The same command without --stop-at continues."
         )
     state.destroy_process_group()
+
+
+main = partial(COMMAND.run, _distil, interrupted="stopped; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measure a checkpoint on your images or the demo's: kNN, probes, retrieval, fidelity to its teachers and more."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,6 @@ COMMAND = Command(
         "radio evaluate runs/mine/final --data pets/ --compare facebook/dinov2-base,timm:resnet50.a1_in1k",
     ),
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_evaluate, arguments, extra="tasks")
 
 
 def run(settings: EvaluationSettings) -> "tuple[Results, list[Path]]":
@@ -84,6 +79,9 @@ def _evaluate(settings: EvaluationSettings) -> None:
     print("\n\n".join([*tables, *results.remarks]))
     if written:
         print(f"\nWrote {' and '.join(map(str, written))}.")
+
+
+main = partial(COMMAND.run, _evaluate)
 
 
 if __name__ == "__main__":

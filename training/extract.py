@@ -7,7 +7,7 @@ images in it.
 
 import importlib
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from modeling_radio.core.command_line import Command
@@ -29,13 +29,6 @@ COMMAND = Command(
         'radio extract CHECKPOINT --data "train-{000..099}.tar" --output features --dense --pool 2 --dtype float16',
     ),
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(
-        _extract, arguments, interrupted="interrupted; the same command goes on where it was", extra="tasks"
-    )
 
 
 def run(settings: ExtractionSettings) -> "tuple[Written, bool]":
@@ -67,6 +60,9 @@ def _extract(settings: ExtractionSettings) -> None:
     if rank_and_count()[0] == 0:
         remark = "" if has_license else " Its card names no license yet: --license ID does."
         print(f"{settings.output}: {written}.{remark}")
+
+
+main = partial(COMMAND.run, _extract, interrupted="interrupted; the same command goes on where it was")
 
 
 if __name__ == "__main__":

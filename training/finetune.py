@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from modeling_radio.core.command_line import Command
@@ -40,13 +40,6 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(
-        _finetune, arguments, interrupted="interrupted; the same command goes on from the last checkpoint"
-    )
-
-
 def run(settings: FinetuneSettings) -> dict[str, float]:
     """Tune as the settings say, and return the metrics on the validation images; as `FinetuningRun`."""
     if settings.quantize is None:
@@ -64,6 +57,9 @@ def _finetune(settings: FinetuneSettings) -> None:
     if rank_and_count()[0] == 0:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"Validation: {shown}. Wrote {settings.output}.")
+
+
+main = partial(COMMAND.run, _finetune, interrupted="interrupted; the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ of it (model FLOPs utilization, MFU). Nothing is timed.
 """
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from pydantic import Field
 
@@ -58,11 +58,6 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_plan, arguments)
-
-
 def _plan(settings: PlanSettings) -> None:
     from modeling_radio.training.planning.costs import choose_cards  # import torch, for which `--help` need not wait
     from modeling_radio.training.planning.plan import Plan, describe
@@ -71,6 +66,9 @@ def _plan(settings: PlanSettings) -> None:
     # The images are not opened: a recipe that leaves their source to the command line can be planned without.
     recipe = settings.load_recipe("data.source=unopened")
     print(describe(Plan(recipe, settings.gpus), cards, settings.mfu, settings.image_kb))
+
+
+main = partial(COMMAND.run, _plan)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ pickles, no paths of this machine and no code but the installed one. Then all fi
 """
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from modeling_radio.core.command_line import Command
@@ -49,15 +49,6 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(
-        _publish,
-        arguments,
-        interrupted="interrupted; uploads are all or nothing: the same command with --exist-ok goes on",
-    )
-
-
 def _publish(settings: PublishSettings) -> None:
     from huggingface_hub import HfApi  # these take seconds, which `--help` need not wait for
 
@@ -77,6 +68,13 @@ def _publish(settings: PublishSettings) -> None:
     print(f"Uploading {what} to {settings.model_id}.", flush=True)
     options = {"private": settings.private, "revision": settings.revision, "exist_ok": settings.exist_ok}
     print(publish(publication, HfApi(), **options))
+
+
+main = partial(
+    COMMAND.run,
+    _publish,
+    interrupted="interrupted; uploads are all or nothing: the same command with --exist-ok goes on",
+)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class Recipe(RecipeSection):
             Empty for a single run.
         checkpoints: When to save.
         export: Parts that are fitted to the student at the end.
-        logging: Logs, pictures and measurements.
+        logging: Logs, figures and measurements.
     """
 
     name: Annotated[str, INDECISIVE]
@@ -200,17 +200,19 @@ class Recipe(RecipeSection):
 
     def _check_teachers_of_partitions(self) -> None:
         names = [teacher.name for teacher in self.teachers]
-        seen: set[str] = set()
+        covered: set[str] = set()
         for partition in self.partitions:
             own = names if partition.teachers is None else partition.teachers
             path = f"partitions.{partition.name}.teachers"
             for name in own:
                 check_choice(path, name, names, error=RecipeError)
             require(bool(own), path, own, "at least one name, or null for all")
-            seen.update(own)
-        unseen = [name for name in names if name not in seen]
-        if unseen:
-            raise RecipeError(f"`partitions (teachers)` must be such that each teacher sees one, got none of {unseen}.")
+            covered.update(own)
+        uncovered = [name for name in names if name not in covered]
+        if uncovered:
+            raise RecipeError(
+                f"`partitions (teachers)` must be such that each teacher sees one, got none of {uncovered}."
+            )
 
 
 def _as_words(changes: Any) -> Any:

@@ -55,12 +55,12 @@ class FiltersRecipe(RecipeSection):
 
     @property
     def is_used(self) -> bool:
-        """Whether any filter is on."""
+        """True if any filter is on."""
         return any(value is not None for value in self.to_dict().values())
 
     @property
     def needs_pixels(self) -> bool:
-        """Whether images must be decoded, and not only their headers read."""
+        """True if images must be decoded, and not only their headers read."""
         return self.min_deviation is not None or self.max_distance is not None
 
 
@@ -301,7 +301,7 @@ class BalancingRecipe(RecipeSection):
 
 
 class BalancingTimes(NamedTuple):
-    """When the weights of teachers move, in steps; a `BalancingRecipe` with all of it set."""
+    """Times at which the weights of teachers move, in steps; a `BalancingRecipe` with all of it set."""
 
     start_step: int
     period_steps: int
@@ -397,7 +397,7 @@ class TapsRecipe(RecipeSection):
 
     @property
     def is_used(self) -> bool:
-        """Whether there are taps: a scheme or a weight is given, and the weight is not 0."""
+        """True if there are taps: a scheme or a weight is given, and the weight is not 0."""
         return self.weight != 0 and not (self.scheme is None and self.weight is None)
 
     def shares(self, roles: Mapping[str, Role]) -> list[dict[str, float]]:
@@ -419,7 +419,7 @@ class TapsRecipe(RecipeSection):
         return weight * (1 - math.cos(math.pi * steps_left / decay_steps)) / 2
 
     def target_depth(self, depth: float) -> float:
-        """Return at which share of a teacher's blocks the tap at a depth of the student looks: 1 is its answer."""
+        """Return at which share of a teacher's blocks the tap at a depth of the student reads: 1 is its output."""
         return depth if self.targets == "matching" else 1.0
 
 
@@ -701,7 +701,7 @@ class SpectralRecipe(RecipeSection):
 
 
 class CheckpointsRecipe(RecipeSection):
-    """When to save and how many to keep. A resumed run may change this section.
+    """Times of checkpoints and number of those that are kept. A resumed run may change this section.
 
     Attributes:
         every_steps: Steps between two checkpoints; the last step always writes one.
@@ -730,18 +730,18 @@ class ExportRecipe(RecipeSection):
 
     @property
     def has_normalizers(self) -> bool:
-        """Whether any are asked for."""
+        """True if any are asked for."""
         return self.feature_normalizer or self.intermediate_normalizers != "none"
 
 
 class LoggingRecipe(RecipeSection):
-    """Logs, pictures and measurements of a run. A resumed run may change this section.
+    """Logs, figures and measurements of a run. A resumed run may change this section.
 
     Attributes:
         every_steps: Steps between two records.
         trackers: Names of Accelerate's trackers, for example `[tensorboard]`.
         use_progress_bar: Show a progress bar on the terminal.
-        picture_every_steps: Steps between two pictures of held-out images; None draws none.
+        picture_every_steps: Steps between two figures of held-out images; None draws none.
         picture_source: Source of these images: "demo", "demo-pypi", or a folder of images, whose held-out part is
             shown; None for `data.source` if it is one of these. Streamed folders have no held-out part.
         metrics_every_steps: Steps between two measurements on held-out images of `picture_source`; the last step is

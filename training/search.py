@@ -1,7 +1,7 @@
 """Find the images of a data set of `radio extract` that are most similar to an image or a text."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from modeling_radio.core.command_line import Command
@@ -22,11 +22,6 @@ COMMAND = Command(
         "radio search features photo.jpg --checkpoint runs/demo/final --data pets/ --page found.html",
     ),
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_search, arguments, extra="tasks")
 
 
 def run(settings: SearchSettings) -> "list[Hit]":
@@ -50,6 +45,9 @@ def _search(settings: SearchSettings) -> None:
     print(to_table(hits))
     if settings.page is not None:
         print(f"\nWrote {settings.page}.")
+
+
+main = partial(COMMAND.run, _search)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from tempfile import SpooledTemporaryFile
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
     from torch import Tensor
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 BYTES_IN_MEMORY = 2**20
 """Part of a body kept in memory; longer bodies lie on disk until decoded. Our choice: most photographs on the web."""
@@ -87,11 +88,6 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_serve, arguments, interrupted="ended", extra="app")
-
-
 def _serve(settings: ServeSettings) -> None:
     import uvicorn
 
@@ -127,7 +123,7 @@ class Limits:
 
     Attributes:
         count: Open requests.
-        statuses: Number of answers by status.
+        statuses: Number of responses by status.
         seconds: Time of all requests that have ended.
     """
 
@@ -139,7 +135,7 @@ class Limits:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more requests are taken."""
+        """True if no more requests are taken."""
         return self.count >= self.max_waiting
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -191,7 +187,7 @@ class Batcher:
         self.items: dict[asyncio.Future, Any] = {}
         self.sizes: Counter[int] = Counter()
 
-    async def answer(self, item: Any) -> Any:
+    async def submit(self, item: Any) -> Any:
         """Return the output of `run` for an item."""
         future = asyncio.get_running_loop().create_future()
         self.items[future] = item
@@ -216,13 +212,13 @@ class Batcher:
 
     async def _run(self, items: list, futures: list[asyncio.Future]) -> None:
         try:
-            answers = await asyncio.to_thread(self.run, items)
+            results = await asyncio.to_thread(self.run, items)
         except Exception as error:  # noqa: BLE001  (each of the batch gets it; the next batch may succeed)
-            answers = [error] * len(futures)
-        for future, answer in zip(futures, answers, strict=True):
+            results = [error] * len(futures)
+        for future, result in zip(futures, results, strict=True):
             if future.done():
                 continue
-            future.set_exception(answer) if isinstance(answer, Exception) else future.set_result(answer)
+            future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
 
 
 async def read_body(request: "Request", max_bytes: int) -> SpooledTemporaryFile:
@@ -265,11 +261,11 @@ def metrics_text(limits: Limits, batches: Mapping[int, int]) -> str:
         limits: The middleware that counts requests.
         batches: Number of batches by size.
     """
-    answers = [f'radio_answers_total{{status="{status}"}} {count}' for status, count in limits.statuses.items()]
+    responses = [f'radio_answers_total{{status="{status}"}} {count}' for status, count in limits.statuses.items()]
     sizes = [f'radio_batches_total{{size="{size}"}} {count}' for size, count in batches.items()]
     images = sum(size * count for size, count in batches.items())
     families = {
-        ("radio_answers_total", "counter", "Answers to /features by status."): answers,
+        ("radio_answers_total", "counter", "Answers to /features by status."): responses,
         ("radio_request_seconds_total", "counter", "Time of all requests that have ended."): [
             f"radio_request_seconds_total {limits.seconds:.6f}"
         ],
@@ -283,7 +279,7 @@ def metrics_text(limits: Limits, batches: Mapping[int, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def while_connected(request: "Request", work: Awaitable[Answer]) -> Answer | None:
+async def while_connected(request: "Request", work: Awaitable[Result]) -> Result | None:
     """Wait for work on a request that was read; if its client leaves, cancel the work and return None."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
     try:
@@ -294,10 +290,10 @@ async def while_connected(request: "Request", work: Awaitable[Answer]) -> Answer
         leaving.cancel()
 
 
-async def in_pieces(answer: bytes) -> AsyncGenerator[bytes, None]:
+async def in_pieces(response: bytes) -> AsyncGenerator[bytes, None]:
     """Yield a response in pieces: if its client stops reading, only one piece stays in the connection."""
-    for start in range(0, len(answer), BYTES_OF_PIECE):
-        yield answer[start : start + BYTES_OF_PIECE]
+    for start in range(0, len(response), BYTES_OF_PIECE):
+        yield response[start : start + BYTES_OF_PIECE]
 
 
 def read_image(body: SpooledTemporaryFile, max_pixels: int) -> Any:
@@ -351,10 +347,10 @@ def build_app(settings: ServeSettings) -> Limits:
     batcher = Batcher(run, settings.max_batch, settings.max_wait / 1000)
     decoders = ThreadPoolExecutor(settings.num_decoders, "decoder")
 
-    async def answer(body: SpooledTemporaryFile, dense: bool) -> list[float] | bytes:
+    async def compute(body: SpooledTemporaryFile, dense: bool) -> list[float] | bytes:
         with body:  # closed also if the client leaves
             image = await asyncio.get_running_loop().run_in_executor(decoders, prepare, body)
-        return await batcher.answer((image, dense))
+        return await batcher.submit((image, dense))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -369,11 +365,11 @@ def build_app(settings: ServeSettings) -> Limits:
 
     @app.post("/features", response_model=None)
     async def features(request: Request, dense: bool = False) -> Response | dict[str, Any]:
-        answered = await while_connected(request, answer(await read_upload(request, settings.max_bytes), dense))
-        if isinstance(answered, bytes):
-            length = {"Content-Length": str(len(answered))}
-            return StreamingResponse(in_pieces(answered), headers=length, media_type="application/octet-stream")
-        return {"summary": answered}
+        response = await while_connected(request, compute(await read_upload(request, settings.max_bytes), dense))
+        if isinstance(response, bytes):
+            length = {"Content-Length": str(len(response))}
+            return StreamingResponse(in_pieces(response), headers=length, media_type="application/octet-stream")
+        return {"summary": response}
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -392,6 +388,9 @@ def build_app(settings: ServeSettings) -> Limits:
 
     limits = Limits(app, "/features", settings.max_waiting, settings.max_seconds)
     return limits
+
+
+main = partial(COMMAND.run, _serve, interrupted="ended", extra="app")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train an upsampler for a teacher of a recipe: `radio upsampler TEACHER`."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from modeling_radio.core.command_line import Command
 from modeling_radio.training.recipe import Recipe
@@ -23,15 +23,13 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_run, arguments)
-
-
 def _run(settings: UpsamplerSettings) -> None:
     from modeling_radio.training.upsampling.trainer import train_upsampler  # imports torch: takes seconds
 
     print(train_upsampler(settings, settings.load_recipe()))
+
+
+main = partial(COMMAND.run, _run)
 
 
 if __name__ == "__main__":

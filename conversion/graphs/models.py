@@ -24,7 +24,7 @@ from modeling_radio.outputs_radio import RadioModelOutput
 MAX_BATCH = 2**31 - 1
 """Torch 2.6 and 2.7 treat a batch without an upper bound as a constant."""
 
-NO_ANSWERS = {"loss", "last_hidden_state"}
+UNEXPORTED = {"loss", "last_hidden_state"}
 """Tensors in the output of a task model that are not its results."""
 
 
@@ -104,7 +104,7 @@ class FlatModel(nn.Module):
 
         `task`, a pipeline of transformers; `input`, the colors and the range of the pixels; `patch_size`; `size_step`,
         of which height and width are multiples; `largest_size`, in pixels; `preferred_size`, height and width;
-        `fixed_size` where the graph has one; `id2label` where the answers are classes.
+        `fixed_size` where the graph has one; `id2label` where the outputs are classes.
         """
         config = self.config
         values = {
@@ -115,12 +115,12 @@ class FlatModel(nn.Module):
             "largest_size": config.largest_side // self.step * self.step,
             "preferred_size": list(config.preferred_resolution),
             **({} if self.fixed_size is None else {"fixed_size": list(self.fixed_size)}),
-            **self._answers(),
+            **self._output_facts(),
         }
         return {name: json.dumps(value) for name, value in values.items()}
 
-    def _answers(self) -> dict[str, Any]:
-        """Return the entries of the metadata about the answers."""
+    def _output_facts(self) -> dict[str, Any]:
+        """Return the entries of the metadata about the outputs."""
         return {}
 
     def sizes_in_words(self) -> str:
@@ -236,9 +236,9 @@ class FlatTask(FlatModel):
             self.window_size = None  # that of its tuning
         with torch.no_grad():
             output = self._run(self.example_inputs()["pixel_values"])
-        self.names = [name for name, value in output.items() if isinstance(value, Tensor) and name not in NO_ANSWERS]
+        self.names = [name for name, value in output.items() if isinstance(value, Tensor) and name not in UNEXPORTED]
 
-    def _answers(self) -> dict[str, Any]:
+    def _output_facts(self) -> dict[str, Any]:
         task = task_of([type(self.model).__name__])
         has_classes = task != "depth-estimation" and self.config.problem_type != "regression"
         return {"task": task, **({"id2label": self.config.id2label} if has_classes else {})}

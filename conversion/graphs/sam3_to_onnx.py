@@ -4,7 +4,7 @@ The image encoder runs once for an image, the text encoder once for a text, and 
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -194,12 +194,7 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    with one_line_warnings(COMMAND.name):
-        return COMMAND.run(_run, arguments, extra="export")
-
-
+@one_line_warnings(COMMAND.name)
 def _run(settings: Sam3Settings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=EXPORT)
     model = open_sam3(settings.checkpoint)
@@ -235,6 +230,9 @@ def _write_parts(model: Sam3Model, tolerance: float, folder: Path) -> None:
         print(name)
         print_parities(parities)
         require_difference(parities, tolerance)
+
+
+main = partial(COMMAND.run, _run, extra="export")
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ def gather_samples(images: Tensor, points: Tensor) -> Tensor:
         for col, x_share in zip((left, left + 1), x_shares, strict=True):
             is_inside = (col >= 0) & (col < width) & (row >= 0) & (row < height)
             # No clamps: onnxscript makes a graph of them that onnxruntime refuses.
-            places = torch.where(is_inside, row * width + col, 0.0).long()
-            index = places.flatten(1)[:, None].expand(-1, flat.shape[1], -1)
-            pixels = flat.gather(2, index).unflatten(2, places.shape[1:])
+            positions = torch.where(is_inside, row * width + col, 0.0).long()
+            index = positions.flatten(1)[:, None].expand(-1, flat.shape[1], -1)
+            pixels = flat.gather(2, index).unflatten(2, positions.shape[1:])
             sampled = sampled + pixels * (x_share * y_share * is_inside)[:, None]
     return sampled

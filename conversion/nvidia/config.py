@@ -54,7 +54,7 @@ def build_config_fields(
     """
     if version is not None:
         check_choice("version", version, RELEASES)
-    told = {**(source.hub_config or {}), **({} if version is None else {"version": version})}
+    facts = {**(source.hub_config or {}), **({} if version is None else {"version": version})}
     if is_eradio(source.args):  # its arguments alone determine its shape, and the weights must fit
         _check_essential(state, _NORMALIZATION.values())
         shape, others = backbone_fields(source.args, source.eradio_arguments), _normalization_fields(state)
@@ -68,7 +68,7 @@ def build_config_fields(
         **shape,
         **others,
         **_normalizer_fields(state),
-        **release_fields(source.args, shape, told),
+        **release_fields(source.args, shape, facts),
         "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
     }
 

@@ -223,5 +223,5 @@ def _check_shape(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
 
 
 def has_layer_scale(state: Mapping[str, Tensor]) -> bool:
-    """Whether the backbone has LayerScale."""
+    """True if the backbone has LayerScale."""
     return any(_LAYER_SCALE.fullmatch(key) for key in state)

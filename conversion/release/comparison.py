@@ -23,7 +23,7 @@ from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import PHOTOGRAPH
 from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.trust import clean_environment
-from modeling_radio.image_processing_radio import UNREADABLE, read_picture
+from modeling_radio.image_processing_radio import UNREADABLE, read_image_file
 from modeling_radio.model_cards.parity import Agreement
 
 
@@ -100,19 +100,19 @@ def open_images(paths: Sequence[Path]) -> dict[str, Image.Image]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        return read_picture(path)
+        return read_image_file(path)
     except UNREADABLE as error:
-        raise ValueError(f"`images` must be pictures, got {str(path)!r}: {error}.") from error
+        raise ValueError(f"`images` must be image files, got {str(path)!r}: {error}.") from error
 
 
 def pixels_of(images: Iterable[Image.Image], cases: Cases) -> dict[str, Tensor]:
     """Return the images at each size, `(images, 3, height, width)` in 0 ... 255."""
-    pictures = list(images)
+    loaded = list(images)
     found: dict[str, Tensor] = {}
     for size in dict.fromkeys(size for _, sizes in cases for size in sizes):
         height, width = read_size(size)
-        resized = [picture.resize((width, height), Image.Resampling.BICUBIC) for picture in pictures]
-        found[size] = torch.stack([pil_to_tensor(picture) for picture in resized])
+        resized = [image.resize((width, height), Image.Resampling.BICUBIC) for image in loaded]
+        found[size] = torch.stack([pil_to_tensor(image) for image in resized])
     return found
 
 
@@ -128,7 +128,7 @@ def compare_outputs(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) ->
     """
     alone = sorted(theirs.keys() ^ ours.keys())
     if alone:
-        raise ParityError(f"Only one of the two codes returns {alone[0]}: {len(alone)} outputs cannot be compared.")
+        raise ParityError(f"Only one of the two returns {alone[0]}: {len(alone)} outputs cannot be compared.")
     return [_compare(key, theirs[key].double(), ours[key].double()) for key in theirs]
 
 
@@ -176,7 +176,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answers:
+class ModelOutputs:
     """Results of the process that ran one model.
 
     Attributes:
@@ -192,7 +192,7 @@ class Answers:
     notes: list[str]
 
 
-def ask(question: Question, images: dict[str, Tensor]) -> Answers:
+def ask(question: Question, images: dict[str, Tensor]) -> ModelOutputs:
     """Run a model on images in a new process that can import nothing of this repository.
 
     Args:
@@ -217,7 +217,7 @@ def ask(question: Question, images: dict[str, Tensor]) -> Answers:
             raise ParityError(_reason(question, done.stderr)) from RuntimeError(done.stderr)
         outputs, report = load_file(files["outputs"]), json.loads((folder / "report.json").read_text())
         ordered = {key: outputs[key] for key in report.pop("order")}
-        return Answers(ordered, **report)
+        return ModelOutputs(ordered, **report)
 
 
 def _reason(question: Question, stderr: str) -> str:

@@ -32,13 +32,13 @@ def open_ours(request: dict[str, Any], window: int | None) -> Callable[[Tensor],
     model = AutoModel.from_pretrained(request["source"], **options).to(request["device"]).eval()
     window_size = window or ("global" if model.config.eradio is None else None)  # E-RADIO attends in windows only
 
-    def answer(pixels: Tensor) -> Named:
+    def forward(pixels: Tensor) -> Named:
         output = model(pixels, window_size=window_size, adaptor_names=request["adaptors"], return_dict=True)
         return {
             name: (entry.summary, entry.features) for name, entry in {"backbone": output, **output.adaptors}.items()
         }
 
-    return answer
+    return forward
 
 
 def open_theirs(request: dict[str, Any], window: int | None) -> Callable[[Tensor], Named]:
@@ -56,12 +56,12 @@ def open_theirs(request: dict[str, Any], window: int | None) -> Callable[[Tensor
     if window is not None:
         _attend_in_windows(model, window)
 
-    def answer(pixels: Tensor) -> Named:
+    def forward(pixels: Tensor) -> Named:
         output = model(pixels)
         named = output if isinstance(output, dict) else {"backbone": output}
         return {name: (entry[0], entry[1]) for name, entry in named.items()}
 
-    return answer
+    return forward
 
 
 def _attend_in_windows(model: Any, window: int) -> None:
@@ -82,7 +82,7 @@ def _attend_in_windows(model: Any, window: int) -> None:
 
 
 @torch.inference_mode()
-def answer_all(request: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]], dict[str, str]]:
+def run_all(request: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]], dict[str, str]]:
     """Run every case.
 
     Returns:
@@ -156,7 +156,7 @@ def main(path: str) -> None:
     """Run the request in a file; write the files `outputs` and `report` that it names."""
     request = json.loads(Path(path).read_text()) | {"notes": set()}
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32 here
-    outputs, costs, left_out = answer_all(request)
+    outputs, costs, left_out = run_all(request)
     save_file(outputs, request["outputs"])
     report = {"costs": costs, "left_out": left_out, "notes": sorted(request["notes"])}
     report["order"] = list(outputs)  # safetensors sorts its keys

@@ -1,4 +1,4 @@
-"""Fills the folder of a page: graphs in the chosen precision, words, runtime, pictures."""
+"""Fills the folder of a page: graphs in the chosen precision, words, runtime, sample images."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def share_weights(graphs: Sequence[Path], weights: Path) -> None:
     import onnx
     from onnx import external_data_helper, numpy_helper
 
-    places: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     with weights.open("wb") as file:
         for path in graphs:
             model = onnx.load(path)
@@ -68,14 +68,14 @@ def share_weights(graphs: Sequence[Path], weights: Path) -> None:
                 if len(data) < LEAST_BYTES:
                     continue
                 key = hashlib.sha256(data).hexdigest()
-                if key not in places:
+                if key not in offsets:
                     file.write(bytes(-file.tell() % ALIGNMENT))
-                    places[key] = file.tell()
+                    offsets[key] = file.tell()
                     file.write(data)
                 for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
                     tensor.ClearField(field)  # pyrefly: ignore[bad-argument-type]
                 tensor.raw_data = data
-                external_data_helper.set_external_data(tensor, weights.name, places[key], len(data))
+                external_data_helper.set_external_data(tensor, weights.name, offsets[key], len(data))
                 tensor.ClearField("raw_data")
             path.write_bytes(model.SerializeToString())
 
@@ -123,12 +123,12 @@ def build_site(
         for backend in ("wasm", "webgpu"):
             if f"ort.{backend}.min.mjs" in runtime:
                 taken = chosen.precision if backend == "wasm" else _for_gpu(found, chosen)
-                models[backend] = _place(graphs, taken, site)
+                models[backend] = _write_weights(graphs, taken, site)
         words = None
         if texts is not None and plan.text_space is not None:
             words, table = _write_texts(texts, plan, runtime, precision, scratch, site)
             tables.append(table)
-    told = {
+    facts = {
         "title": title,
         "patch_size": model.patch_size,
         "step": plan.step,
@@ -142,7 +142,7 @@ def build_site(
         "samples": copy_samples(samples, site),
     }
     copy_page(site)
-    write_description(told, site)
+    write_description(facts, site)
     measured = "\n\n".join(tables)
     write_space_card(title, measured, site)
     print(measured)
@@ -197,20 +197,20 @@ def _for_gpu(found: Sequence[Candidate], chosen: Candidate) -> WebPrecision:
     return choose([Candidate(each.precision, each.path, each.agreement, None) for each in others]).precision
 
 
-def _place(graphs: Mapping[str, Path], precision: WebPrecision, site: Path) -> dict[str, Any]:
+def _write_weights(graphs: Mapping[str, Path], precision: WebPrecision, site: Path) -> dict[str, Any]:
     """Copy graphs of one precision into the site, with their weights in one file; return their description."""
-    place = Path("model") / precision
-    targets = {name: place / path.name for name, path in graphs.items()}
-    if not (site / place).exists():
-        (site / place).mkdir()
+    folder = Path("model") / precision
+    targets = {name: folder / path.name for name, path in graphs.items()}
+    if not (site / folder).exists():
+        (site / folder).mkdir()
         for name, path in graphs.items():
             shutil.copyfile(_convert(path, precision), site / targets[name])
-        share_weights([site / target for target in targets.values()], site / place / WEIGHTS)
+        share_weights([site / target for target in targets.values()], site / folder / WEIGHTS)
     return {
         "precision": precision,
-        "weights": f"{place.as_posix()}/{WEIGHTS}",
+        "weights": f"{folder.as_posix()}/{WEIGHTS}",
         "graphs": {name: target.as_posix() for name, target in targets.items()},
-        "bytes": sum((site / each).stat().st_size for each in (place / WEIGHTS, targets["global"])),
+        "bytes": sum((site / each).stat().st_size for each in (folder / WEIGHTS, targets["global"])),
     }
 
 
@@ -227,7 +227,7 @@ def _write_texts(
     table = describe(found, chosen, "words")
     target = chosen.path.rename(site / "model" / "texts.onnx")
     write_tokenizer(texts.tokenizer, site / "model" / "tokenizer")
-    told = {
+    facts = {
         "graph": "model/texts.onnx",
         "tokenizer": "model/tokenizer",
         "precision": chosen.precision,
@@ -236,7 +236,7 @@ def _write_texts(
         "upsample": plan.text_space.scale,
         **texts.describe(),
     }
-    return told, table
+    return facts, table
 
 
 def first_size(sizes: Sequence[int], milliseconds: float | None) -> int:

@@ -44,7 +44,7 @@ class OfferedPatchGenerator(RadioPatchGenerator):
 
     Attributes:
         pos_embed: The tables, `(1, rows of all, hidden)`.
-        places: First index and row length of the table of each side up to the largest, `(sides, 2)`. A side that is
+        spans: First index and row length of the table of each side up to the largest, `(sides, 2)`. A side that is
             not offered begins behind the end, so that it fails.
     """
 
@@ -61,19 +61,19 @@ class OfferedPatchGenerator(RadioPatchGenerator):
             corner = generator.resized_positions(largest, largest)
             tables = dict.fromkeys(range(1, largest + 1), corner)
         rows = torch.cat(list({id(table): table for table in tables.values()}.values()), dim=1)
-        places = torch.tensor([[rows.shape[1], 0]] * (largest + 1))
+        spans = torch.tensor([[rows.shape[1], 0]] * (largest + 1))
         start = 0
         for side, table in tables.items():
-            places[side] = torch.tensor([start, table.shape[1] ** 0.5]).long()
+            spans[side] = torch.tensor([start, table.shape[1] ** 0.5]).long()
             start += table.shape[1] if self.config.use_cropped_positions else 0
         self.pos_embed = nn.Parameter(rows.detach().clone())
-        self.register_buffer("places", places)
+        self.register_buffer("spans", spans)
 
     def _resize_positions(self, rows: int, cols: int) -> Tensor:
         side = torch.sym_max(rows, cols)
-        place = self.places.index_select(0, torch.full((1,), side, dtype=torch.long, device=self.places.device))
-        row, col = (torch.arange(size, device=place.device) for size in (rows, cols))
-        index = place[:, 0] + (row[:, None] * place[:, 1] + col).flatten()
+        table_span = self.spans.index_select(0, torch.full((1,), side, dtype=torch.long, device=self.spans.device))
+        row, col = (torch.arange(size, device=table_span.device) for size in (rows, cols))
+        index = table_span[:, 0] + (row[:, None] * table_span[:, 1] + col).flatten()
         return self.pos_embed.float().index_select(1, index)
 
 
@@ -211,7 +211,7 @@ def plan_page(
             are set for a model that has none.
     """
     if model.config.num_channels != 3:
-        raise ValueError(f"`checkpoint` must take RGB pictures, got {model.config.num_channels} channels.")
+        raise ValueError(f"`checkpoint` must take RGB images, got {model.config.num_channels} channels.")
     names = list(model.config.adaptor_names or []) if adaptors is None else list(adaptors)
     spaces = find_spaces(model, names)
     text_space, text_head = (None, None) if texts is None else _text_space(model, texts, dense_source)

@@ -55,7 +55,7 @@ class Candidate:
 
     @property
     def is_one_file(self) -> bool:
-        """Whether the weights are in the file, as browsers need them; 2 GB and more are not."""
+        """True if the weights are in the file, as browsers need them; 2 GB and more are not."""
         return not find_weights(self.path)
 
 

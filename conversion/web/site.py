@@ -1,4 +1,4 @@
-"""The folder of a page: its files, its runtime, the description of the model, sample pictures, the Space's card."""
+"""The folder of a page: its files, its runtime, the description of the model, sample images, the Space's card."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.files import FolderKind
-from modeling_radio.core.images import PICTURE_FORMATS, copy_picture
+from modeling_radio.core.images import IMAGE_FORMATS, copy_image
 from modeling_radio.core.packages import PackageUnavailableError, fetch_package, read_packages
-from modeling_radio.image_processing_radio import UNREADABLE, open_picture
+from modeling_radio.image_processing_radio import UNREADABLE, open_image_file
 
 
 PACKAGES = read_packages(Path(__file__).with_name("packages.yaml"))
@@ -57,12 +57,12 @@ def find_runtime(folder: Path | None, *, backends: list[str], with_tokenizers: b
         names[TOKENIZERS] = [TOKENIZER_SCRIPT]
     found = {}
     for package, wanted in names.items():
-        place = _fetch(package) if folder is None else folder
+        root = _fetch(package) if folder is None else folder
         for name in wanted:
-            paths = sorted(place.rglob(name), key=lambda path: (len(path.parts), path))
+            paths = sorted(root.rglob(name), key=lambda path: (len(path.parts), path))
             if not paths:
                 raise ValueError(
-                    f"`runtime` must be a folder with {name} of the npm package {package} in it, got {str(place)!r}. "
+                    f"`runtime` must be a folder with {name} of the npm package {package} in it, got {str(root)!r}. "
                     f"`npm install {package}` makes one, node_modules; without --runtime the package is fetched."
                 )
             found[name] = paths[0]
@@ -81,7 +81,7 @@ def copy_runtime(files: dict[str, Path], site: Path) -> dict[str, dict[str, str 
     (site / RUNTIME_FOLDER).mkdir()
     for name, path in files.items():
         shutil.copyfile(path, site / RUNTIME_FOLDER / name)
-    told: dict[str, dict[str, str | int] | str] = {
+    facts: dict[str, dict[str, str | int] | str] = {
         backend: {
             **{role: f"{RUNTIME_FOLDER}/{name}" for role, name in build.items()},
             "bytes": files[build["binary"]].stat().st_size,
@@ -90,8 +90,8 @@ def copy_runtime(files: dict[str, Path], site: Path) -> dict[str, dict[str, str 
         if build["script"] in files
     }
     if TOKENIZER_SCRIPT in files:
-        told["tokenizers"] = f"{RUNTIME_FOLDER}/{TOKENIZER_SCRIPT}"
-    return told
+        facts["tokenizers"] = f"{RUNTIME_FOLDER}/{TOKENIZER_SCRIPT}"
+    return facts
 
 
 @dataclass(frozen=True)
@@ -111,29 +111,29 @@ def check_samples(samples: Sequence[Sample]) -> None:
     """Refuse sample images that browsers do not open.
 
     Raises:
-        ValueError: If one cannot be read, or is of another format than `PICTURE_FORMATS`.
+        ValueError: If one cannot be read, or is of another format than `IMAGE_FORMATS`.
     """
     for path in (sample.path for sample in samples):
         try:
-            with open_picture(path) as image:
+            with open_image_file(path) as image:
                 image.load()
                 kind = image.format
         except UNREADABLE as error:
             raise ValueError(f"`pictures` must be image files, got {str(path)!r}: {error}.") from error
-        if kind not in PICTURE_FORMATS:
+        if kind not in IMAGE_FORMATS:
             raise ValueError(
-                f"`pictures` must be {', '.join(PICTURE_FORMATS)}, which all browsers open, got {kind}: {str(path)!r}."
+                f"`pictures` must be {', '.join(IMAGE_FORMATS)}, which all browsers open, got {kind}: {str(path)!r}."
             )
 
 
 def copy_samples(samples: Sequence[Sample], site: Path) -> list[dict[str, str]]:
-    """Write sample images into a site as `copy_picture` does; return their description."""
+    """Write sample images into a site as `copy_image` does; return their description."""
     (site / "samples").mkdir()
-    told = []
+    facts = []
     for number, sample in enumerate(samples, start=1):
-        file = copy_picture(sample.path, site / "samples" / str(number))
-        told.append({"file": f"samples/{file.name}", "title": sample.title.replace("_", " ").replace("-", " ")})
-    return told
+        file = copy_image(sample.path, site / "samples" / str(number))
+        facts.append({"file": f"samples/{file.name}", "title": sample.title.replace("_", " ").replace("-", " ")})
+    return facts
 
 
 def copy_page(site: Path) -> None:
@@ -149,9 +149,9 @@ def describe_model(model: RadioModel, name: str) -> str:
     return f"{name}: {config.hidden_size} wide, {config.num_hidden_layers} blocks, {millions:.1f} M parameters"
 
 
-def write_description(told: Mapping[str, Any], site: Path) -> None:
+def write_description(facts: Mapping[str, Any], site: Path) -> None:
     """Write the description of the model that the page reads."""
-    (site / DESCRIPTION).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (site / DESCRIPTION).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def write_space_card(title: str, measured: str, site: Path) -> None:
@@ -174,7 +174,7 @@ def write_space_card(title: str, measured: str, site: Path) -> None:
         "",
         "# RADIO in this browser",
         "",
-        f"{title}. A page without a server: the model runs in the browser, on the visitor's device, and pictures never",
+        f"{title}. A page without a server: the model runs in the browser, on the visitor's device, and images never",
         "leave it. `python -m http.server` in this folder serves it too, at http://localhost:8000.",
         "",
         "Precisions that were measured (ONNX Runtime against float32; WebAssembly in Node.js, one thread):",

@@ -92,7 +92,7 @@ _ERADIOS = re.compile(r"e-?radio")
 
 
 def is_eradio(args: Mapping[str, Any]) -> bool:
-    """Whether training arguments of NVIDIA's are those of an E-RADIO."""
+    """True if training arguments of NVIDIA's are those of an E-RADIO."""
     return _ERADIOS.match(str(args.get("model"))) is not None
 
 
@@ -143,25 +143,25 @@ def _faults(rules: Mapping[str, Rule], values: Any, prefix: str) -> list[str]:
     found = []
     for path, rule in rules.items():
         names = path.removesuffix("!").split(".")
-        for place, value in _values_at(values, names):
+        for dotted, value in _values_at(values, names):
             if value is None and path.endswith("!"):
-                found.append(f"`{prefix}{place}` must be given: {rule.text}")
+                found.append(f"`{prefix}{dotted}` must be given: {rule.text}")
             elif value is not None and not rule.holds(value):
-                found.append(f"`{prefix}{place}` must be {rule.text}, got {value!r:.60}")
+                found.append(f"`{prefix}{dotted}` must be {rule.text}, got {value!r:.60}")
     return found
 
 
-def _values_at(values: Any, names: Sequence[str], place: str = "") -> Iterator[tuple[str, Any]]:
+def _values_at(values: Any, names: Sequence[str], dotted: str = "") -> Iterator[tuple[str, Any]]:
     """Yield what a path leads to, None where there is nothing; nothing at all where what should hold it is no such."""
     if not names:
-        yield place, values
+        yield dotted, values
         return
     first, *rest = names
     for key, entry in _entries(values):
         if first in ("*", key) and (entry is not None or not rest):
-            yield from _values_at(entry, rest, f"{place}.{key}" if place else key)
+            yield from _values_at(entry, rest, f"{dotted}.{key}" if dotted else key)
     if first != "*" and not rest and isinstance(values, Mapping) and first not in values:
-        yield f"{place}.{first}" if place else first, None
+        yield f"{dotted}.{first}" if dotted else first, None
 
 
 def _entries(values: Any) -> Iterable[tuple[str, Any]]:

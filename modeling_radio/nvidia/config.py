@@ -22,7 +22,7 @@ _MIN_BLOCKS_PER_GLOBAL = 2  # a period of one block would leave no windowed bloc
 
 
 def is_nvidia_config(config: dict[str, Any]) -> bool:
-    """Whether a `config.json` object is in NVIDIA's layout."""
+    """True if a `config.json` object is in NVIDIA's layout."""
     return isinstance(config.get("args"), dict) and "hidden_size" not in config
 
 
@@ -120,7 +120,7 @@ def temporal_patch_size(video_shape: Sequence[int] | None, patch_shape: Sequence
     return video_shape[1] // width
 
 
-def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what only the published version tells: sizes in pixels, ViTDet mode, how positions are resized.
 
     NVIDIA's code resizes positions with aligned corners in the Hub repositories of C-RADIOv3-B and -H and in no other:
@@ -130,13 +130,13 @@ def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], told: Mapp
     Args:
         args: Arguments of the training run.
         shape: `hidden_size`, `num_hidden_layers`, `patch_size` and `use_patch_bias` of the network.
-        told: What else the source says, under the names of NVIDIA's `config.json`: `version`, `max_resolution`,
+        facts: What else the source says, under the names of NVIDIA's `config.json`: `version`, `max_resolution`,
             `preferred_resolution`, `vitdet_window_size`. Without a version, the release of these teachers and this
             shape is taken.
     """
-    version = told.get("version")
-    release = RELEASES.get(version) if version else _release_that_looks_so(args, shape)
-    preferred = told.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
+    version = facts.get("version")
+    release = RELEASES.get(version) if version else _release_of_shape(args, shape)
+    preferred = facts.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
     fields = {} if release is None else release.fields
     has_layer_scale = _has_layer_scale(args.get("model") or "")
     is_of_today = (
@@ -144,20 +144,20 @@ def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], told: Mapp
     )
     return {
         "version": version or (release.version if release else None),
-        "max_resolution": told.get("max_resolution") or (release.max_px if release else _DEFAULT_MAX_PX),
+        "max_resolution": facts.get("max_resolution") or (release.max_px if release else _DEFAULT_MAX_PX),
         "preferred_resolution": [round_to_step(side, shape["patch_size"]) for side in preferred],
         "pos_embed_align_corners": fields.get("pos_embed_align_corners", False) and not is_of_today,
-        "vitdet_window_size": told.get("vitdet_window_size"),
+        "vitdet_window_size": facts.get("vitdet_window_size"),
         **_vitdet_fields(fields, _family(args, shape), shape["num_hidden_layers"]),
     }
 
 
-def _release_that_looks_so(args: Mapping[str, Any], shape: Mapping[str, Any]) -> Release | None:
-    seen = (_family(args, shape), shape["hidden_size"], shape["num_hidden_layers"])
+def _release_of_shape(args: Mapping[str, Any], shape: Mapping[str, Any]) -> Release | None:
+    shape_key = (_family(args, shape), shape["hidden_size"], shape["num_hidden_layers"])
     for release in RELEASES.values():
         size = SIZES.get(release.size or "")
-        looks = None if size is None else (release.family, size.hidden_size, size.num_hidden_layers)
-        if release.family is not None and seen == looks:
+        release_key = None if size is None else (release.family, size.hidden_size, size.num_hidden_layers)
+        if release.family is not None and shape_key == release_key:
             return release
     return RELEASES["e-radio_v2"] if args.get("model") == ERADIO else None
 
@@ -247,7 +247,7 @@ def _shape_fields(size: Size, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_one_token(args: Mapping[str, Any]) -> bool:
-    """Whether all heads and the summary read one token, as in NVIDIA's wrapper of DINOv2's ViTs and in E-RADIO."""
+    """True if all heads and the summary read one token, as in NVIDIA's wrapper of DINOv2's ViTs and in E-RADIO."""
     return args.get("model") in _DINO_STUDENTS or is_eradio(args) or not args.get("cls_token_per_teacher", True)
 
 

@@ -35,7 +35,7 @@ _BLOCKS = (
     (re.compile(r"radio_model\.model\.(?:inner\.)?blocks\.([0-9]{1,4})\."), "depth", "num_hidden_layers"),
     (re.compile(r"radio_model\.model\.decoder\.blocks\.([0-9]{1,4})\."), "decoder_depth", "decoder_depth"),
 )
-_PLACE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
+_LOCATION = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class NvidiaFolder:
@@ -65,17 +65,17 @@ class NvidiaFolder:
             ValueError: If the arguments describe no network that the weights can be of, or a file of weights is
                 damaged.
         """
-        # It warns of being told to trust, which the Auto classes pass on.
-        place = {name: value for name, value in arguments.items() if name != "trust_remote_code"}
+        # It warns of `trust_remote_code`, which the Auto classes pass on.
+        location = {name: value for name, value in arguments.items() if name != "trust_remote_code"}
         try:
-            values, _ = PreTrainedConfig.get_config_dict(folder, **place)
+            values, _ = PreTrainedConfig.get_config_dict(folder, **location)
         except OSError:
             return None  # transformers will say what the folder lacks
         if not is_nvidia_config(values):
             return None
         check_hub_config(values, f"{folder}/config.json")
         values = with_adaptors(values, arguments.get("adaptor_names"))
-        tensors = stored_tensors(folder, {name: arguments[name] for name in _PLACE if name in arguments})
+        tensors = stored_tensors(folder, {name: arguments[name] for name in _LOCATION if name in arguments})
         _check_trunk(values["args"], tensors)
         _check_adaptors(values, tensors)
         fields = {**_token_fields(values["args"], tensors), **_video_fields(tensors)}

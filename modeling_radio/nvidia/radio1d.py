@@ -27,7 +27,7 @@ _DECODER_DEPTH = 6
 
 
 def is_radio1d(args: Mapping[str, Any]) -> bool:
-    """Whether training arguments are those of a RADIO1D."""
+    """True if training arguments are those of a RADIO1D."""
     return str(args.get("model")).startswith(MODEL)
 
 

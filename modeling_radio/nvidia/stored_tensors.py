@@ -1,4 +1,4 @@
-"""Places of the tensors of a folder: headers of safetensors files, and indices of several, read with distrust."""
+"""Locations of the tensors of a folder: headers of safetensors files, and indices of several, validated before use."""
 
 import json
 import math
@@ -20,7 +20,7 @@ _FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
 
 
 class StoredTensor(NamedTuple):
-    """Place of a tensor in a safetensors file.
+    """Location of a tensor in a safetensors file.
 
     Attributes:
         file: The file.
@@ -37,28 +37,28 @@ class StoredTensor(NamedTuple):
     shape: list[int]
 
 
-def stored_tensors(folder: str | Path, place: Mapping[str, Any] | None = None) -> dict[str, StoredTensor]:
+def stored_tensors(folder: str | Path, location: Mapping[str, Any] | None = None) -> dict[str, StoredTensor]:
     """Return where each tensor of a folder lies; nothing where the weights are not in safetensors files.
 
     Args:
         folder: A folder or the name of a Hub repository.
-        place: Where transformers shall look for it, such as a `revision`.
+        location: Where transformers shall look for it, such as a `revision`.
 
     Raises:
         ValueError: If an index or a file is damaged, or an index names files elsewhere.
     """
-    place = place or {}
+    location = location or {}
     names = [_WEIGHTS]
-    index = _find(folder, f"{_WEIGHTS}.index.json", place)
+    index = _find(folder, f"{_WEIGHTS}.index.json", location)
     if index is not None:
         names = indexed_files(index)
-    files = [file for name in names if (file := _find(folder, name, place)) is not None]
+    files = [file for name in names if (file := _find(folder, name, location)) is not None]
     return {key: tensor for file in files for key, tensor in _read_header(file).items()}
 
 
-def _find(folder: str | Path, name: str, place: Mapping[str, Any]) -> Path | None:
+def _find(folder: str | Path, name: str, location: Mapping[str, Any]) -> Path | None:
     try:
-        found = cached_file(folder, name, **place)
+        found = cached_file(folder, name, **location)
     except OSError:
         return None  # transformers will say so where it needs the file
     return None if found is None else Path(found)

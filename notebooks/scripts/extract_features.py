@@ -58,9 +58,9 @@ def main() -> None:
         chosen = paths[start : start + given.batch_size]
         inputs = processor(chosen, size={"height": height, "width": width}, return_tensors="pt").to(given.device)
         out = model(**inputs, feature_format="NCHW", adaptor_names=[given.adaptor] if given.adaptor else [])
-        answer = out.adaptors[given.adaptor] if given.adaptor else out
-        summaries.append(answer.summary.float().cpu())
-        features.append(answer.features.float().cpu())
+        source = out.adaptors[given.adaptor] if given.adaptor else out
+        summaries.append(source.summary.float().cpu())
+        features.append(source.features.float().cpu())
         print(f"{start + len(chosen)} of {len(paths)}", flush=True)
 
     tensors = {"summary": torch.cat(summaries), "features": torch.cat(features).contiguous()}

@@ -26,13 +26,13 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow knows 
 
 def read(path: Path) -> Image.Image:
     """Return an image as the models' processor reads it: upright, 16 bits as 8, on white where it is transparent."""
-    picture = ImageOps.exif_transpose(Image.open(path, formats=FORMATS))
-    if picture.mode[0] in "IF":
-        values = np.asarray(picture, dtype=np.float32)
-        is_deep = picture.mode.startswith("I;") or (picture.mode == "I" and values.max() > 255)
+    opened = ImageOps.exif_transpose(Image.open(path, formats=FORMATS))
+    if opened.mode[0] in "IF":
+        values = np.asarray(opened, dtype=np.float32)
+        is_deep = opened.mode.startswith("I;") or (opened.mode == "I" and values.max() > 255)
         return Image.fromarray((values / (257 if is_deep else 1)).round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    ground = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
+    ground = Image.new("RGBA", opened.size, "white")
+    return Image.alpha_composite(ground, opened.convert("RGBA")).convert("RGB")
 
 
 def main() -> None:
@@ -48,24 +48,24 @@ def main() -> None:
     fastest_first = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [provider for provider in fastest_first if provider in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(str(given.graph), providers=providers)
-    picture = read(given.image).resize((given.size, given.size), Image.Resampling.BICUBIC)
+    opened = read(given.image).resize((given.size, given.size), Image.Resampling.BICUBIC)
     # Pixels in [0, 1], channels first: the graph normalizes inside, as the model does.
-    pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1)[None] / 255
+    pixels = np.asarray(opened, dtype=np.float32).transpose(2, 0, 1)[None] / 255
     (name,) = [entry.name for entry in session.get_inputs()]
     names = [entry.name for entry in session.get_outputs()]
-    answers: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     seconds: list[float] = []
     for _ in range(max(given.repeat, 1)):
         start = time.perf_counter()
-        answers = dict(zip(names, session.run(names, {name: pixels}), strict=True))
+        outputs = dict(zip(names, session.run(names, {name: pixels}), strict=True))
         seconds.append(time.perf_counter() - start)
-    for key, value in answers.items():
+    for key, value in outputs.items():
         print(f"{key} {value.shape}")
     print(f"{min(seconds) * 1000:.1f} ms by {session.get_providers()[0]}")
     if given.output is not None:
         unfinished = given.output.with_name(given.output.name + ".unfinished")
         with unfinished.open("wb") as file:
-            np.savez_compressed(file, **answers)
+            np.savez_compressed(file, **outputs)
         unfinished.replace(given.output)
         print(f"Wrote {given.output}")
 

@@ -6,15 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import all as all_benchmarks
-from benchmarks import stack
-from benchmarks.all import (
-    CASES,
-    MARKED,
-    PAGE_FILE,
-    TABLES,
-    AllSettings,
-    fill,
-)
+from benchmarks.all import CASES, MARKED, PAGE_FILE, TABLES, AllSettings, fill
 
 
 @pytest.fixture
@@ -45,18 +37,6 @@ def test_the_page_is_current() -> None:
     assert text == fill(text), "run `python -m benchmarks.all --only page`"
     assert sorted(name for _, name, _ in MARKED.findall(text)) == sorted(TABLES)
     assert text.count("<!-- ") == 2 * len(TABLES)
-
-
-def test_one_case_runs_here_and_others_in_processes(commands, monkeypatch) -> None:
-    measured = []
-    monkeypatch.setattr(stack, "run", measured.append)
-    assert all_benchmarks.main(["--only=stack"]) == 0
-    assert measured == [AllSettings(only=["stack"])]
-    assert all_benchmarks.main(["--only=page"]) == 0
-    assert commands.pop() == ["page"]
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    all_benchmarks.main(["--device=cuda", "--quick"])  # without the page
-    assert [command[3][7:] for command in commands] == ["inference", "sizes", "stack", "training"]
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_distillation as tiny
 import torch
 from PIL import Image
 
 from benchmarks import data
 from benchmarks.measuring import Turns
-from modeling_radio.training.recipe import load_recipe
 
 
 def test_all_processors_do_equal_work() -> None:
     processors = data.build_processors(64)
-    for name, images in list(data.draw_pictures(8).items())[1:]:
+    for name, images in list(data.draw_images(8).items())[1:]:
         batches = {each: call(images) for each, call in processors.items()}
         ours = batches.pop("ours")
         assert ours.shape == (len(images), 3, 64, 64), name
@@ -41,12 +39,6 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return data.find_photographs(folder, 16)
 
 
-def test_the_largest_images_are_taken(photographs: list[Path]) -> None:
-    assert [path.stem for path in photographs] == [str(number) for number in range(19, 3, -1)]
-    with pytest.raises(ValueError, match="`photographs` must be a folder with at least 16 JPEGs, got"):
-        data.find_photographs(photographs[0].parent, 15)
-
-
 @pytest.mark.parametrize("name", data.FORMATS)
 def test_every_format_gives_all_images(photographs: list[Path], tmp_path: Path, name: str) -> None:
     write, streams = data.FORMATS[name]
@@ -63,19 +55,3 @@ def test_every_format_gives_all_images(photographs: list[Path], tmp_path: Path, 
     blues = set((levels[False][:, 2].mean((1, 2)) / 10).round().int().tolist())
     assert len(blues) >= 14  # a folder holds two of sixteen out, and begins anew
     assert 0 < (levels[True] - levels[False]).abs().mean() < 2
-
-
-@pytest.mark.usefixtures("tiny_world")
-def test_smaller_formats_of_the_cache_lose_more(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "build_training_images", tiny.NoiseImages)
-    features = data.answer(load_recipe(recipe_file), 10)
-    assert {name: tuple(maps.shape) for name, maps in features.items()} == {
-        "semantic": (10, 4, 4, 12),
-        "segmenter": (10, 4, 4, 9),
-    }
-    assert all((maps != maps.half().float()).any() for maps in features.values())
-    rows = {row["format"]: row for row in data.measure_formats(features)}
-    errors = [float(rows[name]["semantic: error"]) for name in ("float32", "float16", "int8")]
-    assert errors[0] == 0 < errors[1] < errors[2] < 0.01
-    disks = [rows[name]["disk, kB per image"] for name in ("float32", "float16", "int8")]
-    assert disks[0] > disks[1] > disks[2]

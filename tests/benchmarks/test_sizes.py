@@ -1,21 +1,18 @@
 """The limit of a window is a pass without the attention of windowed blocks; packs give what each image gives alone."""
 
-import pytest
 import torch
 from releases import needs_native_packs
 
 from benchmarks.inference import build_ours
-from benchmarks.measuring import Place
+from benchmarks.measuring import Placement
 from benchmarks.sizes import (
     PACKED,
     SETS,
-    amdahl_limit,
     attention_share,
     attention_timed,
     build_calls,
     draw_images,
     measure_packed,
-    measure_windows,
 )
 from modeling_radio import RadioConfig
 
@@ -24,15 +21,8 @@ CONFIG = RadioConfig.from_preset("radio-test")
 ONCE = {"min_rounds": 1}
 
 
-def test_the_limit_of_windows_is_a_pass_without_their_attention() -> None:
-    """Of 1.54 s attention took 0.93, and 8 of 12 blocks have windows: 1.67 is all there is."""
-    config = RadioConfig.from_preset("radio_v2.5-b")
-    assert amdahl_limit(config, 0.93 / 1.54) == pytest.approx(1.67, abs=0.01)
-    assert amdahl_limit(config, 0.0) == 1
-
-
 def test_attention_is_timed_where_it_runs_and_stays_what_it_is() -> None:
-    model, images = build_ours(CONFIG, Place()), torch.rand(1, 3, 64, 64)
+    model, images = build_ours(CONFIG, Placement()), torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         expected = model(images).features
         with attention_timed(model, "cpu") as seconds:
@@ -43,24 +33,11 @@ def test_attention_is_timed_where_it_runs_and_stays_what_it_is() -> None:
         assert 0 < attention_share(model, images) < 1
 
 
-def test_rows_say_what_a_window_is_worth_of_its_limit() -> None:
-    rows = measure_windows("radio-test", [64, 128], Place(), ONCE, windows=(2, 4))
-    assert [(row["size_px"], row["window"]) for row in rows] == [
-        *((64, window) for window in ("global", 2)),
-        *((128, window) for window in ("global", 2, 4)),
-    ]
-    for row in rows:
-        assert 0 < row["share of attention"] < 1
-        if row["window"] != "global":
-            faster = float(row["times as fast as global"].split()[0])
-            assert row["share of the limit"] == pytest.approx(faster / row["Amdahl limit"], rel=0.05)
-
-
 @needs_native_packs
 def test_all_ways_encode_all_images() -> None:
     torch.manual_seed(0)
-    images = draw_images(SETS["thumbnails"], CONFIG.patch_size, Place())
-    calls = build_calls(CONFIG, Place(), images)
+    images = draw_images(SETS["thumbnails"], CONFIG.patch_size, Placement())
+    calls = build_calls(CONFIG, Placement(), images)
     with torch.no_grad():
         answers = {name: call() for name, call in calls.items()}
     patches = [rows * cols for rows, cols in 2 * SETS["thumbnails"]]
@@ -69,6 +46,6 @@ def test_all_ways_encode_all_images() -> None:
     for kind in ("ours", "native"):
         for packed, alone in zip(answers[f"{kind}, packed"], answers[f"{kind}, one by one"], strict=True):
             torch.testing.assert_close(packed, alone, rtol=1e-3, atol=1e-4)
-    rows = measure_packed("radio-test", Place(), ONCE, {"few": [(1, 2), (2, 2)]})
+    rows = measure_packed("radio-test", Placement(), ONCE, {"few": [(1, 2), (2, 2)]})
     assert len(rows) == 5
     assert (rows[0]["way"], rows[0]["ours, packed, is times as fast"]) == (PACKED, "1.00 (1.00 to 1.00)")

@@ -1,13 +1,10 @@
 """Every network goes from an image to features, and a whole counts each part as often as the published one has it."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from transformers import DINOv3ViTConfig, PreTrainedConfig, Sam3ViTConfig, SiglipVisionConfig
 
 from benchmarks import stack
-from benchmarks.measuring import Turns
 from modeling_radio import RadioConfig
 
 
@@ -21,9 +18,9 @@ def tiny_config(source: str) -> PreTrainedConfig:
     if "dinov3" in source:
         return DINOv3ViTConfig(**SMALL, num_hidden_layers=8, num_register_tokens=4, image_size=32)
     if "sam3" in source:
-        places = [1, 3, 5, 7]
+        placements = [1, 3, 5, 7]
         sides = {"image_size": 56, "patch_size": 14, "window_size": 2, "pretrain_image_size": 28}
-        return Sam3ViTConfig(**SMALL, **sides, num_hidden_layers=8, global_attn_indexes=places)
+        return Sam3ViTConfig(**SMALL, **sides, num_hidden_layers=8, global_attn_indexes=placements)
     depth = {"num_hidden_layers": 4, "vitdet_num_global": 2}
     return RadioConfig.from_preset("radio-test", **depth, adaptors=ADAPTORS, preferred_resolution=[48, 48])
 
@@ -48,23 +45,3 @@ def test_every_network_goes_from_an_image_to_features() -> None:
     assert tuple(first.adaptors) == ("a", "b", "c")
     assert [answer.last_hidden_state.shape[1] for answer in answers] == [9, 1 + 4 + 4, 16]
     assert teachers[2].model.config.global_attn_indexes == [1, 3]
-
-
-def test_a_whole_counts_the_backbone_as_often_as_its_share_fits_in() -> None:
-    assert stack.whole_of({"preprocessing": 1, "network": 7, "backbone": 5}, 4) == 1 + 4 * 5 + 2
-    assert stack.whole_of({"preprocessing": 1, "network": 7}, 4) == 1 + 4 * 7
-
-
-def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed(calls: dict[tuple[str, str], Callable[[], object]], **_: object) -> Turns[tuple[str, str]]:
-        for call in calls.values():
-            call()
-        return Turns({name: [0.1, 0.2] if name[0] == stack.STUDENT else [0.5, 1.0] for name in calls})
-
-    monkeypatch.setattr(stack, "take_turns", timed)
-    student, *teachers, together = stack.measure("cpu", 2, 1)
-    assert [row["blocks"] for row in teachers] == [4, 4, 4]
-    assert student["whole, ms"] == pytest.approx(150 + 2 * 150)  # what adaptors add takes no time here
-    assert together["whole, ms"] == pytest.approx(1000 * 3 * (0.75 + 2 * 0.75))
-    assert student["times as fast as all teachers"] == "15.00 (15.00 to 15.00)"
-    assert together["TFLOP"] == pytest.approx(sum(row["TFLOP"] for row in teachers), rel=0.02)

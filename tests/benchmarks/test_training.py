@@ -9,7 +9,7 @@ from tiny_distillation import assert_same_tensors, distil, last_state
 from transformers import Dinov2Config, Dinov2Model
 
 from benchmarks import trainers, training
-from benchmarks.data import draw_picture
+from benchmarks.data import draw_image
 from benchmarks.steps import StepTimer
 from modeling_radio import RadioConfig
 from modeling_radio.training.distillation.trainer import Distiller
@@ -39,7 +39,7 @@ def test_student_and_teacher_are_those_of_the_plain_loop(tmp_path: Path) -> None
 
 def test_the_plain_loop_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
-        draw_picture(64, 64, number).save(tmp_path / f"{number}.jpg")
+        draw_image(64, 64, number).save(tmp_path / f"{number}.jpg")
     monkeypatch.setattr(trainers, "SIDE_PX", 112)
     torch.manual_seed(0)
     student = timm.create_model(trainers.STUDENT, img_size=112, embed_dim=32, depth=2, num_heads=2, num_classes=0)
@@ -72,16 +72,6 @@ def test_timed_steps_are_the_steps_of_a_run(recipe_file: str) -> None:
     assert sum(parts.values()) == pytest.approx(seconds["wall"])
 
 
-def test_rows_of_trainers() -> None:
-    ours = [{"wall": 0.1, "cpu": 0.1, "passes": 0.05}, {"wall": 0.3, "cpu": 0.1, "passes": 0.07}]
-    rows = training.trainer_rows({"ours": ours, "other": [{"wall": 0.2}, {"wall": 0.3, "GPU memory, MB": 9.7}]}, 16)
-    assert rows[0]["step, ms"] == 200
-    assert rows[0]["images per second"] == 80
-    assert rows[0]["passes, ms"] == 60
-    assert rows[1]["ours is times as fast"] == "1.50 (1.25 to 1.75)"
-    assert rows[1]["GPU memory, MB"] == 10
-
-
 @pytest.mark.parametrize("option", [option for group in GROUPS.values() for option in group.options])
 def test_an_option_is_one_change_of_its_plain_step(option: str) -> None:
     (group,) = [group for group in GROUPS.values() if option in group.options]
@@ -89,32 +79,3 @@ def test_an_option_is_one_change_of_its_plain_step(option: str) -> None:
         load_recipe("demo", changes).to_dict() for changes in (group.plain, [*group.plain, *group.options[option]])
     )
     assert len([section for section in plain if plain[section] != changed[section]]) == 1
-
-
-def test_more_is_the_median_over_rounds_of_the_same_round() -> None:
-    plain, other = ([{"wall": wall, "cpu": cpu} for cpu in cpus] for wall, cpus in ((1.0, (1, 2, 4)), (2.0, (2, 3, 5))))
-    timings = {"option": {"plain": plain, "option": other}}
-    first, option = training.option_rows("plain", timings, {"plain": 900.0, "option": 1000.4})
-    assert first == {
-        "step": "plain",
-        "wall, ms": 1000,
-        "CPU, ms": 2000,
-        "memory, MB": 900,
-        "more CPU": "",
-        "more memory": "",
-    }
-    assert (option["CPU, ms"], option["more CPU"], option["more memory"]) == (3000, "+50 %", "+100 MB")
-
-
-def test_ratios_of_checkouts_are_medians_of_those_of_each_round() -> None:
-    def timing(wall: float, cpu: float) -> dict[str, float]:
-        return {"wall": wall, "cpu": cpu, "passes": wall / 2}
-
-    present, other = training.checkout_rows(
-        {
-            "present": [timing(0.1, 0.2), timing(0.2, 0.4), timing(0.4, 0.2)],
-            "other": [timing(0.2, 0.2), timing(0.6, 0.4), timing(0.4, 0.4)],
-        }
-    )
-    assert (present["wall, ms"], present["CPU, ms"], present["passes, ms"]) == (200, 200, 100)
-    assert (present["ratio of wall times"], other["ratio of wall times"], other["ratio of CPU times"]) == (1, 2, 1)

@@ -13,7 +13,6 @@ from transformers import AutoConfig
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.convert import main
 from modeling_radio.conversion.from_nvidia import convert
-from modeling_radio.conversion.to_nvidia import training_file_content
 from modeling_radio.conversion.verification import compare_with_reference, largest_difference
 
 
@@ -85,7 +84,7 @@ def test_hub_folder_and_training_file_agree(case, reference, hub_folder):
     assert all(torch.equal(left[key], tensor) for key, tensor in right.items())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["c_radio_v4_tiny", "radio_v2.5_g_tiny", "e_radio_tiny", "radio1d_tiny", *VERSIONS])
 def test_command_writes_a_folder_that_opens(case, reference, tmp_path, capsys):
     output, expected = tmp_path / "out", reference / case / "expected.safetensors"
     version = ["--version", VERSIONS[case]] if case in VERSIONS else []
@@ -111,35 +110,9 @@ def test_moving_average_is_preferred_and_wrappers_are_stripped(reference, edited
     assert all(torch.equal(value, original[key]) for key, value in model.state_dict().items())
 
 
-def test_heads_of_a_repeated_teacher_are_those_of_its_first_entry(reference, edited):
-    """A teacher of two training partitions is one adaptor with one class token."""
-
-    def edit(content):
-        teachers, state = content["args"].teachers, content["state_dict"]
-        teachers.append({**teachers[2]})
-        for key in [key for key in state if key.startswith(("_heads.2.", "_feature_projections.2."))]:
-            state[key.replace(".2.", ".3.", 1)] = state[key] + 1
-
-    model = convert(edited("c_radio_v4_tiny", edit))
-    comparisons = compare_with_reference(model, reference / "c_radio_v4_tiny" / "expected.safetensors")
-    assert largest_difference(comparisons) <= TOLERANCE
-
-
 def test_untold_number_of_heads_is_warned_about(reference):
     with pytest.warns(UserWarning, match="took 4 for width 48"):
         convert(reference / "radio_v2.5_g_tiny" / "checkpoint.pth.tar")
-
-
-def test_a_full_disk_is_one_line_and_leaves_the_old_folder(reference, tmp_path, capsys, full_disk):
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "config.json").write_text('{"model_type": "radio"}')
-    source = str(reference / "radio_v2_tiny" / "checkpoint.pth.tar")
-    with full_disk():
-        assert main([source, str(output), "--overwrite"]) == 1
-    assert f"radio convert: error: Cannot write {str(output)!r}: " in capsys.readouterr().err.splitlines()[-1]
-    assert [file.name for file in output.iterdir()] == ["config.json"]
-    assert list(tmp_path.iterdir()) == [output]
 
 
 @pytest.mark.parametrize("case", ["c_radio_v4_tiny", "c_radio_v3_tiny"])
@@ -163,41 +136,6 @@ def test_native_transformers_opens_the_folder(case, reference, tmp_path):
             assert torch.equal(left[field], right[field])
             difference = (right[field] - stored[f"{size}/global/backbone/{field}"]).abs().max()
             assert difference <= TOLERANCE
-
-
-def test_the_command_says_what_it_could_not_check(reference, tmp_path, capsys):
-    case = reference / "c_radio_v4_slots_tiny"
-    assert main([str(case / "checkpoint.pth.tar"), str(tmp_path / "unchecked")]) == 0
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith(
-        "Not checked: the backbone's outputs (4 attention heads, summary of tokens 0, 1); the outputs of"
-    )
-    assert "siglip2-g (token 2), dino_v3 (token 0), sam3 (token 1)" in line
-    assert "--verify compares" in line
-    verify = ["--verify", str(case / "expected.safetensors")]
-    assert main([str(case / "checkpoint.pth.tar"), str(tmp_path / "checked"), *verify]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        "Not checked: resized positions (without aligned corners); windowed attention (global in blocks 3)."
-    )
-
-
-def test_zero_registers_count_as_unset(edited):
-    """What was trained with 0 registers by its arguments has those of the multiple; the tensors say so too."""
-
-    def edit(content):
-        content["args"].cpe_num_registers = 0
-
-    model = convert(edited("c_radio_v4_slots_tiny", edit))
-    assert (model.config.num_cls_tokens, model.config.num_registers) == (3, 5)
-    assert training_file_content(model)["args"].cpe_num_registers == 0
-
-
-def test_a_second_entry_may_bring_the_summary(edited):
-    def edit(content):
-        content["args"].teachers[0]["use_summary"] = False
-        content["args"].teachers[1]["use_summary"] = True
-
-    assert convert(edited("c_radio_v4_partitions_tiny", edit)).config.summary_idxs == [1, 2]
 
 
 @pytest.mark.parametrize("case", ["radio_v2_tiny", "c_radio_v3_tiny"])

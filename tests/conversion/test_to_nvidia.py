@@ -13,7 +13,7 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.convert import main as from_nvidia
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.conversion.to_nvidia import main as to_nvidia
-from modeling_radio.conversion.to_nvidia import radio1d_arguments, training_file_content
+from modeling_radio.conversion.to_nvidia import training_file_content
 from modeling_radio.conversion.verification import compare_with_reference, largest_difference
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.nvidia import eradio
@@ -251,24 +251,6 @@ def test_the_hub_layout_opens_directly_and_by_conversion(radio1d, tmp_path):
     for again in (RadioModel.from_pretrained(tmp_path).eval(), convert(tmp_path)):
         for left, right in zip(radio1d_tensors(radio1d), radio1d_tensors(again), strict=True):
             torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
-
-
-def test_a_training_file_that_lost_a_block_of_the_decoder_is_refused(tmp_path):
-    content = training_file_content(build_radio1d())
-    content["state_dict"] = {
-        key: tensor
-        for key, tensor in content["state_dict"].items()
-        if not key.startswith("base_model.decoder.blocks.1.")
-    }
-    torch.save(content, tmp_path / "file.pth.tar")
-    with pytest.raises(ValueError, match=r"The tensors do not fit the architecture. 11 missing: .*decoder.blocks.1"):
-        convert(tmp_path / "file.pth.tar")
-
-
-def test_a_preset_describes_itself_as_published():
-    arguments = radio1d_arguments(RadioConfig.from_preset("c-radio_v4-1d-h"))
-    kwargs = arguments["model_kwargs"]
-    assert (kwargs["img_size"], kwargs["downscale_levels"], kwargs["decoder_upscale_levels"]) == (1024, [24], [3])
 
 
 @pytest.mark.parametrize(

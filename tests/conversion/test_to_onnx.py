@@ -1,7 +1,6 @@
 """The exported graph gives the model's outputs at any batch, height and width."""
 
 import json
-import re
 
 import numpy as np
 import onnx
@@ -38,10 +37,7 @@ ADAPTORS = [
     {"name": "siglip2-g", **HEAD, "feature_head": "attention"},
     {"name": "sam3", "token_index": 2, **HEAD, "upsample_factor": 2},
 ]
-OUTPUTS = [
-    *("summary", "features", "siglip2-g_summary", "siglip2-g_features"),
-    *("sam3_summary", "sam3_features"),
-]
+OUTPUTS = [*("summary", "features", "siglip2-g_summary", "siglip2-g_features"), *("sam3_summary", "sam3_features")]
 
 
 def tiny(**overrides):
@@ -167,33 +163,6 @@ def test_heads_of_tasks_by_the_names_of_their_outputs(task, tmp_path, capsys):
         torch.testing.assert_close(torch.from_numpy(value), expected[name], rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_weights_in_a_file_of_their_own_change_with_the_graph(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_radio.conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
-    path, images = tmp_path / "out.onnx", torch.rand(1, 3, 32, 32).numpy()
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        save_tiny(tmp_path / str(seed), adaptors=ADAPTORS)
-
-    def outputs():
-        return open_session(path).run(["features"], {"pixel_values": images})[0]
-
-    assert main([str(tmp_path / "0"), str(path), "--adaptors", "sam3"]) == 0
-    names = [entry.name for entry in open_session(path).get_outputs()]
-    assert names == ["summary", "features", "sam3_summary", "sam3_features"]
-    (weights,), before = tmp_path.glob("out.onnx.*"), outputs()
-    assert re.fullmatch(r"out\.onnx\.[0-9a-f]{8}\.data", weights.name)
-    (tmp_path / "out.onnx.0123abcd.data").write_text("of an export that was killed")
-    (tmp_path / "out.onnx.data").write_text("mine")
-
-    words = [str(tmp_path / "1"), str(path), "--overwrite"]
-    assert main(words) == 0
-    assert (outputs() != before).any()
-    (left,) = set(tmp_path.glob("out.onnx.*")) - {tmp_path / "out.onnx.data"}
-    assert left.name not in (weights.name, "out.onnx.0123abcd.data")
-    assert (tmp_path / "out.onnx.data").read_text() == "mine"
-
-
 def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
     model = build_radio1d(num_hidden_layers=2)
     model.save_pretrained(tmp_path / "in")
@@ -207,6 +176,20 @@ def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
             expected = model(images, num_tokens=count, decode=False)
         torch.testing.assert_close(torch.from_numpy(tokens), expected.global_tokens, rtol=0, atol=1e-4)
         torch.testing.assert_close(torch.from_numpy(summary), expected.global_summary, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Networks, a detector, and a classifier that lacks its head."""
+    root = tmp_path_factory.mktemp("folders")
+    save_tiny(root / "in", adaptors=ADAPTORS)
+    build_radio1d(progressive_reduction=True).save_pretrained(root / "progressive")
+    build("detector").save_pretrained(root / "detector")
+    build("classifier").save_pretrained(root / "classifier")
+    file = root / "classifier" / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("classifier")}
+    save_file(kept, file, metadata={"format": "pt"})
+    return root
 
 
 @pytest.mark.parametrize(
@@ -231,21 +214,8 @@ def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
         (["classifier", "out.onnx", "--head"], "missing: classifier"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    save_tiny("in", adaptors=ADAPTORS)
-    build_radio1d(progressive_reduction=True).save_pretrained("progressive")
-    build("detector").save_pretrained("detector")
-    build("classifier").save_pretrained("classifier")
-    tensors = load_file("classifier/model.safetensors")
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
-    save_file(kept, "classifier/model.safetensors", metadata={"format": "pt"})
+def test_what_cannot_be_exported_is_one_line(words, message, folders, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
     assert main(words) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "out.onnx").exists()
-
-
-def test_an_encoder_takes_neither_adaptors_nor_windows():
-    for name, value in (("adaptors", ["siglip2-g"]), ("window_size", 8)):
-        with pytest.raises(ValueError, match=f"`{name}`"):
-            export_onnx(build_radio1d(), encoder=True, **{name: value})
+    assert not (folders / "out.onnx").exists()

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.convert import main as from_nvidia
-from modeling_radio.conversion.to_timm import ARCHITECTURES, main, timm_config
+from modeling_radio.conversion.to_timm import main, timm_config
 
 
 timm = pytest.importorskip("timm")
@@ -61,10 +61,6 @@ def test_timms_own_size_is_the_preferred_one_and_it_makes_maps(folders):
     assert [tuple(each.shape[2:]) for each in model(torch.rand(1, 3, 64, 64))] == [(4, 4), (4, 4)]
 
 
-def test_all_names_are_timms():
-    assert set(ARCHITECTURES.values()) <= set(timm.list_models("*radio*"))
-
-
 def test_layer_scale_and_own_sizes_come_along(tmp_path):
     config = RadioConfig.from_preset("radio-test", use_layer_scale=True, qkv_bias=False, patch_size=8)
     model = RadioModel(config).eval()
@@ -87,10 +83,3 @@ def test_layer_scale_and_own_sizes_come_along(tmp_path):
 def test_what_timm_lacks_is_named(field, value):
     with pytest.raises(ValueError, match=f"`{field}`"):
         timm_config(RadioConfig.from_preset("radio-test", **{field: value}))
-
-
-def test_a_folder_of_another_kind_stays(folders, tmp_path, capsys):
-    (tmp_path / "config.json").write_text("{}")
-    assert main([str(folders / "ours"), str(tmp_path), "--overwrite"]) == 1
-    assert "`output`" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

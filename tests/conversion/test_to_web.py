@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from tiny_eradio import build_eradio
-from tiny_site import save_picture, save_plain, save_runtime, save_words
+from tiny_site import save_image, save_plain, save_runtime, save_words
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.graphs import files, parity
@@ -82,7 +82,7 @@ def test_other_networks_have_pages_without_windows(model, size, tmp_path):
 def test_a_site_is_whole_and_its_position_table_cropped(tmp_path, capsys, monkeypatch):
     onnx = pytest.importorskip("onnx")
     source, runtime = save_words(tmp_path / "in"), save_runtime(tmp_path / "runtime")
-    picture, site = save_picture(tmp_path / "my_otter.png"), tmp_path / "site"
+    picture, site = save_image(tmp_path / "my_otter.png"), tmp_path / "site"
     flags = ["--runtime", str(runtime), "--sizes", "64,96", "--window-size", "2", "--pictures", str(picture)]
     assert main([str(source), str(site), *flags, "--precision", "fp16"]) == 0
     assert "not measured" in capsys.readouterr().out  # the stand-ins run nothing

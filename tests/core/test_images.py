@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from modeling_radio.core.images import copy_picture
+from modeling_radio.core.images import copy_image
 
 
 PICTURE = Image.linear_gradient("L").resize((40, 60)).convert("RGB")
@@ -24,7 +24,7 @@ def test_a_copy_has_no_place_and_no_words(file_format, ending, tmp_path):
     source = tmp_path / "source"
     PICTURE.save(source, file_format, exif=exif, xmp=b"<x>SECRET</x>", **options[file_format])
     assert b"SECRET" in source.read_bytes()
-    copy = copy_picture(source, tmp_path / "1.otter")
+    copy = copy_image(source, tmp_path / "1.otter")
     assert copy == tmp_path / f"1.otter{ending}"
     assert b"SECRET" not in copy.read_bytes()
     with Image.open(copy) as file, Image.open(source) as original:
@@ -36,5 +36,5 @@ def test_a_copy_has_no_place_and_no_words(file_format, ending, tmp_path):
 def test_a_copy_keeps_transparency_and_colors(tmp_path):
     palette = PICTURE.convert("P")
     palette.save(tmp_path / "source.png", transparency=3, icc_profile=b"profile")
-    with Image.open(copy_picture(tmp_path / "source.png", tmp_path / "copy")) as copy:
+    with Image.open(copy_image(tmp_path / "source.png", tmp_path / "copy")) as copy:
         assert copy.info == {"transparency": 3, "icc_profile": b"profile"}

@@ -6,23 +6,20 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import side_by_side
 
 from modeling_radio.core import interruption
 from modeling_radio.core.interruption import (
-    LAUNCHER_PATIENCE,
     Interrupted,
     Signaled,
     StopRequest,
     ends_in_time,
-    ignore_stop_signals,
     prepare_stoppable,
     raised_signals,
     run_stoppable,
-    warn_of_launcher_timeout,
 )
 
 
@@ -68,34 +65,6 @@ def test_only_the_second_ctrl_c_does_what_it_did_before(first, seen):
         os.kill(os.getpid(), signal.SIGINT)
         assert seen == [signal.SIGINT]
         assert stop.is_set
-
-
-@pytest.mark.parametrize(("patience", "is_warned"), [(None, True), ("600", False)])
-def test_a_launcher_that_was_not_told_to_wait_is_warned_of(patience, is_warned, monkeypatch, caplog):
-    monkeypatch.delenv(LAUNCHER_PATIENCE, raising=False)
-    warn_of_launcher_timeout()
-    assert caplog.messages == []  # without a launcher
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    if patience is not None:
-        monkeypatch.setenv(LAUNCHER_PATIENCE, patience)
-    warn_of_launcher_timeout()
-    assert [LAUNCHER_PATIENCE in message for message in caplog.messages] == [True] * is_warned
-
-
-def test_it_is_set_once_the_time_is_over_without_having_been_asked_for():
-    assert not StopRequest(deadline=time.monotonic() + 1000).is_set
-    over = StopRequest(deadline=time.monotonic() - 1)
-    assert over.is_set
-    assert not over.is_asked
-
-
-def test_another_thread_may_enter_it():
-    def enter():
-        with StopRequest() as stop:
-            return stop.is_set
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(enter).result() is False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -148,12 +117,6 @@ sys.exit(5)
 def test_workers_that_ignore_signals_end_with_their_parent():
     done = subprocess.run([sys.executable, "-c", WORKERS], timeout=60, check=False, capture_output=True, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (5, False)
-
-
-def test_data_workers_live_on():
-    ignore_stop_signals()
-    for number in StopRequest.SIGNALS:
-        os.kill(os.getpid(), number)
 
 
 def test_a_stop_reaches_what_a_pool_runs_and_ends_no_idle_process(tmp_path):

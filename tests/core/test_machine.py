@@ -1,23 +1,13 @@
 import mmap
-import platform
 import sys
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from modeling_radio.core import machine
-from modeling_radio.core.machine import (
-    STATUS,
-    EnergyMeter,
-    describe_machine,
-    num_processors,
-    peak_memory_mb,
-    processor_name,
-    versions_of,
-)
+from modeling_radio.core.machine import STATUS, EnergyMeter, peak_memory_mb
 
 
 class NVMLError(Exception):
@@ -92,23 +82,6 @@ def test_a_counter_that_only_root_may_read_is_none(package, tmp_path):
     package(1.0)
     (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
     assert EnergyMeter().kwh() == {}
-
-
-def test_processor_and_gpus_are_named(monkeypatch, tmp_path):
-    names = ["NVIDIA H100", "NVIDIA H100", "NVIDIA A10"]
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert describe_machine() == f"{processor_name()}, {num_processors()} cores"
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
-    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
-    assert describe_machine().endswith(" cores; 2 x NVIDIA H100; 1 x NVIDIA A10")
-    monkeypatch.setattr(machine, "Path", lambda _: tmp_path / "absent")
-    assert processor_name() == (platform.processor() or platform.machine())
-
-
-def test_versions_of_what_is_installed():
-    versions = versions_of(("torch", "nobodys-package"))
-    assert versions.keys() == {"python", "torch"}
-    assert torch.__version__.startswith(versions["torch"])  # some builds leave out "+cu124" in their metadata
 
 
 @pytest.mark.skipif(not STATUS.is_file(), reason="needs /proc")

@@ -2,22 +2,16 @@
 
 import copy
 import pickle
-from pathlib import Path
-from typing import Annotated
 
 import pytest
-from annotated_types import Ge, Gt, Lt
 from toy_settings import MARK, Section, Toy
 
 from modeling_radio.core.settings import (
     Problem,
     Settings,
     SettingsError,
-    describe_type,
     differences,
-    field_texts,
     hash_of,
-    list_settings,
     load,
     marked,
     order_differences,
@@ -217,51 +211,3 @@ def test_other_yaml_is_refused_in_one_line(text, message):
     with pytest.raises(ValueError, match=f"^not YAML.*{message}") as error:
         read_yaml(text)
     assert "\n" not in str(error.value)
-
-
-def test_types_in_words():
-    class Ranges(Settings):
-        counts: list[Annotated[int, Gt(0)]] | None = None
-        pair: tuple[Annotated[float, Ge(0), Lt(1)], float] = (0, 0)
-
-    words = {name: describe_type(field) for name, field in (Toy.model_fields | Ranges.model_fields).items()}
-    del words["entries"], words["section"], words["names"]
-    assert words == {
-        "source": "a text",
-        "side": "PX, or null",
-        "window": "an integer or 'auto' or 'global', or null",
-        "bits": "one of [4, 8], or null",
-        "sizes": "[an integer, ...]",
-        "weights": "'balanced' or [a number, ...], or null",
-        "output": "a path",
-        "is_quick": "true or false",
-        "counts": "[an integer above 0, ...], or null",
-        "pair": "[a number in [0, 1), a number]",
-    }
-
-
-def test_settings_are_listed_with_texts_of_parents_and_values_of_entries():
-    class Child(Section):
-        """A child.
-
-        Attributes:
-            loss: None for no loss, True or False for nothing; Nonesuch stays.
-            more: More.
-        """
-
-        more: Path | None = None
-
-    assert field_texts(Child) == {
-        "rate": "How fast, over two lines.",
-        "loss": "null for no loss, true or false for nothing; Nonesuch stays.",
-        "free": "Free keys.",
-        "more": "More.",
-    }
-    listed = {setting.path: setting for setting in list_settings(Toy)}
-    assert listed["entries.NAME.size"].text == "How large it is."
-    assert "section" not in listed
-    chosen = {"section": {"rate": 0.7}, "entries": [{"name": "one", "size": 3}, {"name": "two"}]}
-    defaults = {setting.path: setting.field.default for setting in list_settings(Toy, chosen)}
-    assert (defaults["section.rate"], defaults["entries.one.size"], defaults["entries.two.size"]) == (0.7, 3, 8)
-    assert "entries.NAME.size" not in defaults
-    assert len(list(list_settings(Toy, {"section": 3, "entries": [5]}))) == len(listed)  # which no check has seen

@@ -11,7 +11,6 @@ import yaml
 from documentation import PROJECT
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
-from tiny_networks import build_wrapped
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
@@ -137,16 +136,6 @@ def test_results_and_the_folder_name_each_teacher_and_data_set_once(checkpoint, 
     assert names == ["name", "---", *(teacher.name for teacher in RESULTS.teachers), "one more"]
 
 
-def test_a_task_model_is_filed_under_its_task(checkpoint, tmp_path):
-    folder = shutil.copytree(checkpoint, tmp_path / "model")
-    RadioConfig.from_pretrained(folder, architectures=["RadioForDepthEstimation"]).save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["RadioForDepthEstimation"]}
-    (folder / "config.json").write_text(json.dumps(config))
-    card = build_card(folder)
-    assert card.data.pipeline_tag == "depth-estimation"
-    assert 'pipeline("depth-estimation", model="ORG/NAME", trust_remote_code=True)' in card.text
-
-
 def test_usage_code_runs_as_pasted_outside_the_repository(checkpoint, tmp_path, run_elsewhere):
     Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "photo.jpg")
     (tmp_path / "model").symlink_to(checkpoint)
@@ -180,30 +169,6 @@ def test_metadata_and_sections_follow_from_configuration_and_results(checkpoint)
     assert f'"{next(each for each in PROJECT["dependencies"] if each.startswith("transformers"))}"' in install
 
 
-def test_what_is_unknown_or_absent_is_said_and_only_then(checkpoint, tmp_path):
-    folder = shutil.copytree(checkpoint, tmp_path / "model")
-    plain, code = build_card(folder).text, usage_code(build_card(folder).text)
-    assert set(re.findall(r'(?:from_pretrained\(|model=)"([^"]*)"', code)) == {"ORG/NAME"}
-    bounded = [dataclasses.replace(each, low=each.value - 0.1, high=each.value + 0.1) for each in RESULTS.measurements]
-    teachers = [*RESULTS.teachers, Source("sam3", "dense features", "SAM License", "hub")]
-    RadioConfig.from_pretrained(folder, pos_embed_align_corners=True, use_final_norm=True).save_pretrained(folder)
-    (folder / "features.png").touch()
-    results = dataclasses.replace(RESULTS, measurements=bounded, teachers=teachers)
-    full = build_card(folder, results, model_id="org/name").text
-    assert str(tmp_path) not in full
-    for text in ("Not measured.", "`ORG/NAME` stands for the name", "with the same backbone outputs"):
-        assert text in plain
-        assert text not in full
-    for text in (
-        "In brackets: 95 % intervals",
-        "terms of sam3 (SAM License)",
-        "aligned corners; a final",
-        "](features.png)",
-    ):
-        assert text in full
-        assert text not in plain
-
-
 def test_a_radio1d_says_that_it_merges_and_decodes(tmp_path):
     model = build_radio1d(preferred_resolution=[64, 96])
     model.save_pretrained(tmp_path)
@@ -218,15 +183,6 @@ def test_a_radio1d_says_that_it_merges_and_decodes(tmp_path):
     model.config.num_tokens = 4
     model.save_pretrained(tmp_path)
     assert "| `global_tokens` | (1, 4, 32) |" in build_card(tmp_path).content
-
-
-def test_a_network_of_a_library_is_named(tmp_path):
-    model = build_wrapped("ConvNeXt")
-    model.save_pretrained(tmp_path)
-    text = build_card(tmp_path).content
-    assert "A vision backbone around `timm:convnext_atto`" in text
-    assert "| Strides of the maps in the features | 32 px |" in text
-    assert "Patch size" not in text
 
 
 RUN = {"machine": "a machine", "seconds": {"distil": 12.0}, "energy_kwh": 0.0042, "energy_of": "GPUs"}

@@ -2,42 +2,8 @@
 
 import pytest
 
-from modeling_radio.model_cards.licenses import (
-    OPEN_MODEL_LICENSE,
-    PERMISSIVE,
-    SOURCE_CODE_LICENSE,
-    TERMS,
-    WORDS,
-    License,
-    binding_teachers,
-    nvidia_license,
-    warnings_of,
-    what_it_asks,
-)
+from modeling_radio.model_cards.licenses import WORDS, License, binding_teachers, warnings_of, what_it_asks
 from modeling_radio.model_cards.results import Source
-
-
-@pytest.mark.parametrize(
-    ("version", "license"),
-    [
-        ("c-radio_v3-l", OPEN_MODEL_LICENSE),
-        ("C-RADIOv4-H", OPEN_MODEL_LICENSE),
-        ("radio_v2.5-g", SOURCE_CODE_LICENSE),
-        ("e-radio_v2", SOURCE_CODE_LICENSE),
-        ("mine", None),
-        (None, None),
-    ],
-)
-def test_nvidias_licenses_follow_the_version(version, license):
-    assert nvidia_license(version) == license
-
-
-@pytest.mark.parametrize("name", TERMS)
-def test_each_license_has_its_text_and_asks_for_something(name: str) -> None:
-    assert name == name.lower()
-    assert TERMS[name].link.startswith("https://")
-    assert TERMS[name].asks not in ("nothing", "unknown")
-    assert PERMISSIVE.fullmatch(name) is None
 
 
 @pytest.mark.parametrize(

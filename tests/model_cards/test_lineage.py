@@ -25,7 +25,7 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_students_student_sees_both_through_it() -> None:
-    through = Lineage([SAM3], [START], [IMAGES]).seen_through("radio")
+    through = Lineage([SAM3], [START], [IMAGES]).followed_through("radio")
     assert [(each.name, each.role, each.license) for each in through.teachers] == [
         ("radio: sam3", "teacher of radio", "SAM License"),
         ("radio: start", "teacher of radio", "Apache-2.0"),

@@ -63,12 +63,6 @@ def test_the_schema_beside_the_module_is_that_of_the_file():
     assert stored == json.dumps(Results.json_schema(), indent=2) + "\n"
 
 
-def test_tables_that_would_be_wide_are_divided_by_task():
-    many = [Measurement("student", f"task {n % 2}", f"metric {n}", "stamps", 0.5) for n in range(10)]
-    assert [len(table.columns) for table in build_tables(many)] == [5, 5]
-    assert [len(table.columns) for table in build_tables(many[:8])] == [8]
-
-
 @pytest.mark.parametrize(
     ("place", "value"),
     [

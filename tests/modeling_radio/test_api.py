@@ -1,6 +1,5 @@
 """Each command as a function: the same work, and an object with paths, scores and the model."""
 
-import inspect
 import signal
 from pathlib import Path
 
@@ -8,20 +7,17 @@ import pytest
 import tiny_distillation
 import torch
 from tiny_distillation import RECIPE, install_tiny_world, leave_progress_undrawn
-from tuning_fixtures import base, class_folders, one_picture, own_datasets_cache
+from tuning_fixtures import base, class_folders, one_figure_image, own_datasets_cache
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.api import distill, evaluate, extract, finetune, search
-from modeling_radio.core.errors import UserError
-from modeling_radio.core.files import sole_run
 from modeling_radio.core.interruption import Interrupted
 from modeling_radio.model_cards.results import Results
-from modeling_radio.training.distill import DistillSettings
 
 
-__all__ = ["base", "class_folders", "one_picture", "own_datasets_cache"]
+__all__ = ["base", "class_folders", "one_figure_image", "own_datasets_cache"]
 
-pytestmark = pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture")
+pytestmark = pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image")
 
 FEW_STEPS = {"num_steps": 4, "warmup_steps": 1}
 
@@ -60,11 +56,6 @@ def test_stages_have_the_scores_of_the_last(recipe):
     done = distill(recipe=recipe, output="two", changes=changes)
     assert done.final == done.output / "final"
     assert done.scores.keys() >= {"features/semantic"}
-
-
-def test_a_folder_in_which_another_run_is_at_work_is_refused(recipe):
-    with sole_run(Path("run"), "radio distill"), pytest.raises(UserError, match="run"):
-        distill(recipe=recipe, output="run")
 
 
 def test_an_interruption_ends_a_distillation_with_a_checkpoint(recipe, monkeypatch):
@@ -145,8 +136,3 @@ def test_wrong_settings_are_value_errors(run, options, name, tmp_path, monkeypat
     with pytest.raises(ValueError, match=name):
         run(**options)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_help_has_the_fields():
-    assert inspect.signature(distill).parameters.keys() == DistillSettings.model_fields.keys()
-    assert "max_minutes: End this session" in distill.__doc__

@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from processor_cases import make_pixels
-from task_models import tiny_config
 
-from modeling_radio import RadioBackbone, RadioConfig, RadioImageProcessor, RadioModel
+from modeling_radio import RadioBackbone, RadioConfig, RadioModel
 
 
 def test_maps_of_chosen_blocks():
@@ -25,20 +23,6 @@ def test_maps_of_chosen_blocks():
     torch.testing.assert_close(maps[2], out.features, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("stages", "blocks"), [([0, 2, 4], [1]), ([1, 3], [0, 2]), ([4], [])])
-def test_keeps_the_blocks_behind_the_maps(stages, blocks):
-    config = RadioConfig.from_preset("radio-test")
-    config.out_indices = stages
-    backbone, passes = RadioBackbone(config).eval(), []
-    backbone.radio_model.register_forward_hook(lambda _module, _inputs, output: passes.append(output))
-    with torch.no_grad():
-        output = backbone(torch.rand(1, 3, 32, 48))
-        hidden_states = backbone(torch.rand(1, 3, 32, 48), output_hidden_states=True).hidden_states
-    assert list(passes[0].kept) == blocks
-    assert output.hidden_states is None
-    assert len(hidden_states) == 5
-
-
 def test_feature_pyramid(tmp_path):
     config = RadioConfig.from_preset("radio-test", use_feature_pyramid=True, feature_pyramid_size=24)
     backbone = RadioBackbone(config)
@@ -54,15 +38,6 @@ def test_feature_pyramid(tmp_path):
             torch.testing.assert_close(left, right, rtol=0, atol=2e-6)
 
 
-def test_a_pyramid_is_put_on_a_saved_backbone(tmp_path):
-    RadioBackbone(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path)
-    pyramid = RadioBackbone.from_pretrained(tmp_path, use_feature_pyramid=True, feature_pyramid_size=8)
-    maps = pyramid(torch.rand(1, 3, 32, 64)).feature_maps
-    assert [tuple(each.shape) for each in maps] == [(1, 8, 8, 16), (1, 8, 4, 8), (1, 8, 2, 4), (1, 8, 1, 2)]
-    shallow = RadioBackbone.from_pretrained(tmp_path, num_hidden_layers=2)
-    assert (shallow.out_features, len(shallow(torch.rand(1, 3, 32, 64)).feature_maps)) == (["stage2"], 1)
-
-
 def test_sequences_for_heads_that_read_those():
     config = RadioConfig.from_preset("radio-test", out_indices=[0, 2, 4])
     backbone, batch = RadioBackbone(config).eval(), torch.rand(2, 3, 48, 80)
@@ -76,20 +51,6 @@ def test_sequences_for_heads_that_read_those():
             torch.testing.assert_close(sequence[:, 0], sequences.hidden_states[stage][:, 0])
     with pytest.raises(ValueError, match="`reshape_hidden_states`"):
         RadioConfig.from_preset("radio-test", use_feature_pyramid=True, reshape_hidden_states=False)
-
-
-def test_takes_what_the_processor_returns_for_images_of_different_sizes():
-    """As the task models do: it does not read the mask, and sees padding as gray image."""
-    config = tiny_config()
-    processor = RadioImageProcessor.from_model_config(config, size={"longest_edge": 64})
-    inputs = processor([make_pixels(48, 64), make_pixels(64, 32)], do_pad=True, return_tensors="pt")
-    backbone = RadioBackbone(config).eval()
-    with torch.no_grad():
-        (found,) = backbone(**inputs).feature_maps
-        (expected,) = backbone(inputs["pixel_values"]).feature_maps
-        (filtered,) = backbone.forward_with_filtered_kwargs(inputs["pixel_values"], foo=1).feature_maps
-    assert torch.equal(found, expected)
-    assert torch.equal(filtered, expected)
 
 
 def test_a_saved_backbone_promises_no_adaptors(tmp_path):

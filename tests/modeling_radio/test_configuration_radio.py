@@ -142,11 +142,6 @@ def test_a_copy_takes_other_maps():
     assert (chosen["out_features"], RadioConfig.from_dict(chosen).out_indices) == (["stage1"], [1])
 
 
-def test_fields_of_transformers_are_refused_where_a_file_is_opened_with_others():
-    with pytest.raises(ValueError, match="`chunk_size_feed_forward`"):
-        RadioConfig.from_dict(tiny().to_dict(), chunk_size_feed_forward=-1)
-
-
 @pytest.mark.parametrize("name", ["architectures", "summary_idxs", "adaptor_names"])
 def test_fields_set_to_none_get_their_default(name):
     config = tiny()
@@ -160,14 +155,6 @@ FITTED = {"class_weights": [1.0, 2.0], "temperature": 2.0, "score_thresholds": [
 
 def fitted(config: RadioConfig) -> dict:
     return {name: getattr(config, name) for name in FITTED}
-
-
-@pytest.mark.parametrize(("name", "value"), [("id2label", None), ("label2id", None), ("output_attentions", 1)])
-def test_fields_of_transformers_are_refused_where_they_are_set_one_by_one(name, value):
-    config = tiny(num_labels=3)
-    setattr(config, name, value)
-    with pytest.raises(ValueError, match=f"`{name}`"):
-        config.check()
 
 
 def test_what_was_fitted_to_other_classes_is_forgotten(tmp_path):
@@ -378,7 +365,7 @@ WRONG = {
     "segmentation_head": [3, None, "mlp"],
     "class_weights": [5, "abc", [-1.0], [math.nan], [0.0, 0.0], [True], []],
     "semantic_loss_ignore_index": ["255", None, 255.0, True],
-    "dpt_indices": BLOCKS,
+    "dpt_indices": [*BLOCKS, [0, 1, 3], [0, 1, 2, 4]],
     "dpt_hidden_size": ["256", 0, -2, True, 256.0, None, 3],
     "detection_indices": BLOCKS,
     "detection_hidden_size": ["256", 0, True, 256.0, None],
@@ -436,11 +423,6 @@ def test_a_wrong_value_is_refused_by_name(name):
             set_and_check(tiny(), name, value)
 
 
-def test_every_default_and_every_preset_keeps_the_rules():
-    for config in (RadioConfig(), *map(RadioConfig.from_preset, RadioConfig.presets)):
-        config.check()
-
-
 @pytest.mark.parametrize("value", [np.int64(64), torch.tensor(64)])
 def test_numbers_of_arrays_are_refused(value):
     """They could not be written to `config.json`."""
@@ -448,12 +430,6 @@ def test_numbers_of_arrays_are_refused(value):
         tiny(hidden_size=value)
     with pytest.raises(ValueError, match="`norm_mean`"):
         tiny(norm_mean=torch.zeros(3))
-
-
-def test_a_long_value_is_cut():
-    with pytest.raises(ValueError, match="`version`") as refused:
-        tiny(version=[0] * 10_000)
-    assert len(str(refused.value)) < 300
 
 
 def test_names_of_types_and_labels_from_json_are_read():

@@ -175,29 +175,6 @@ def linear_layers(model: nn.Module) -> list[nn.Linear]:
 
 @needs_onednn
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("window", ["global", 2])
-def test_features_stay(model, dtype, window):
-    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("bfloat16 is not for this processor")
-    model, images = model.to(dtype), IMAGES.to(dtype)
-    layers = len(linear_layers(model))
-    with torch.no_grad():
-        expected = model(images, window_size=window)
-    assert prepack(model) is model
-    assert not linear_layers(model)
-    assert sum(isinstance(module, PrepackedLinear) for module in model.modules()) == layers > 0
-    answer = model(images, window_size=window)  # without `no_grad`, and yet without gradients
-    assert not answer.features.requires_grad
-    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
-    for name in ("features", "summary"):
-        torch.testing.assert_close(answer[name], expected[name], **tolerance)
-        assert answer[name].dtype == dtype
-    prepack(model)  # again
-    assert torch.equal(model(images, window_size=window).features, answer.features)
-
-
-@needs_onednn
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", EVERY_MODEL)
 def test_every_model_answers_as_before(name, dtype):
     """Heads and adaptors are prepacked too, and detectors, which compute in float32 in a model of another type."""

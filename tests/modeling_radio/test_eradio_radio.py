@@ -16,27 +16,11 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.conversion.from_nvidia import convert
-from modeling_radio.eradio_radio import (
-    EradioAttentionBlock,
-    EradioPositionBias,
-    check_eradio,
-    eradio_fields,
-    optimal_window,
-)
-from modeling_radio.nvidia.arguments import is_eradio
-from modeling_radio.nvidia.eradio import PUBLISHED, arguments_of, published_name
+from modeling_radio.eradio_radio import check_eradio, eradio_fields, optimal_window
 
 
 CASE = REFERENCE / "e_radio_tiny"
 ARGUMENTS = json.loads((CASE / "eradio_arguments.json").read_text())
-
-
-def test_the_preset_is_the_published_network():
-    config = RadioConfig.from_preset("e-radio_v2")
-    assert config.eradio == PUBLISHED["eradio"]
-    assert (config.hidden_size, config.resolution_step, config.num_prefix_tokens) == (1536, 32, 1)
-    assert published_name(config.eradio) == "eradio"
-    assert published_name(ARGUMENTS) is None
 
 
 @pytest.mark.parametrize(
@@ -75,48 +59,6 @@ def test_arguments_that_cannot_be_right(changes, named):
 def test_fields_that_contradict_the_arguments(changes, message):
     with pytest.raises(ValueError, match=message):
         RadioModel(RadioConfig(**{**eradio_fields(ARGUMENTS), **changes}))
-
-
-def test_whose_arguments_they_are():
-    assert is_eradio({"model": "eradio"})
-    assert is_eradio({"model": "e-radio_v2"})
-    assert not is_eradio({"model": "vit_base_patch16_224"})
-    assert arguments_of({"model": "eradio"}, ARGUMENTS) == PUBLISHED["eradio"]
-    assert arguments_of({"model": "eradio_other"}, ARGUMENTS) == ARGUMENTS
-    with pytest.raises(ValueError, match=r"Put the arguments .* into `eradio_arguments.json`"):
-        arguments_of({"model": "eradio_other"})
-
-
-@torch.no_grad()
-def test_bias_depends_on_the_offset_alone():
-    bias = EradioPositionBias(num_heads=2, hidden_size=8, trained_window=4)(3).view(2, 3, 3, 3, 3)
-    assert bias.min() > 0
-    assert bias.max() < 16
-    torch.testing.assert_close(bias[:, 0, 0, 1, 1], bias[:, 1, 1, 2, 2])
-    torch.testing.assert_close(bias[:, 0, 0, 0, 1], bias[:, 2, 1, 2, 2])
-    assert not torch.allclose(bias[:, 0, 0, 0, 1], bias[:, 0, 1, 0, 0])
-
-
-def test_coordinates_are_in_units_of_the_trained_window():
-    module = EradioPositionBias(num_heads=1, hidden_size=4, trained_window=4)
-    coordinates = module.coordinates(4)[:, 0, 0]
-    expected = torch.tensor([-3.0, -2, -1, 0, 1, 2, 3]) / 3 * 8
-    torch.testing.assert_close(coordinates, expected.sign() * (expected.abs() + 1).log2() / 3)
-    torch.testing.assert_close(module.coordinates(2)[:, 0, 0], coordinates[2:5])
-    assert torch.isfinite(EradioPositionBias(1, 4, trained_window=1).coordinates(1)).all()
-
-
-@pytest.mark.parametrize(("ratio", "reach"), [(1, 4), (2, 8)])
-@torch.no_grad()
-def test_windows_see_nothing_of_each_other(ratio, reach):
-    torch.manual_seed(0)
-    block = EradioAttentionBlock(8, 2, 2.0, 4, trained_window=4, ratio=ratio).eval()
-    maps = torch.rand(1, 8, 16, 16)
-    changed = maps.clone()
-    changed[..., reach + 1 :, reach + 1 :] = 0  # one cell apart, which a convolution of three reaches over
-    before, after = block(maps, 4), block(changed, 4)
-    assert torch.equal(before[..., :reach, :reach], after[..., :reach, :reach])
-    assert not torch.equal(before[..., reach:, reach:], after[..., reach:, reach:])
 
 
 HEADS = [{"name": "clip", "token_index": 0, "feature_dim": 8, "summary_dim": 12, "hidden_size": 16}]

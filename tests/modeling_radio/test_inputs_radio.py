@@ -10,19 +10,12 @@ from reference_cases import REFERENCE, write_hub_folder
 from releases import needs_native_clips
 from safetensors.torch import load_file
 from task_models import EVERY_MODEL, build, images, tensors_of, tiny_config
-from torch import nn
 from transformers.models.radio import RadioModel as NativeRadioModel
-from transformers.testing_utils import CaptureLogger
 from transformers.utils.generic import TransformersKwargs
 
-from modeling_radio import (
-    RadioConfig,
-    RadioForImageClassification,
-    RadioImageProcessor,
-    RadioModel,
-)
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.conversion.from_nvidia import convert
-from modeling_radio.inputs_radio import FOREIGN_ARGUMENTS, logger
+from modeling_radio.inputs_radio import FOREIGN_ARGUMENTS
 
 
 @pytest.fixture
@@ -175,20 +168,6 @@ def test_positions_never_go_stale(model, change):
 
 
 @torch.no_grad()
-def test_loading_weights_and_optimizer_steps_refresh_positions(model):
-    batch = torch.rand(1, 3, 32, 48)
-    model(batch)
-    other = RadioModel(model.config).eval()
-    model.load_state_dict(other.state_dict())
-    assert torch.equal(model(batch).features, other(batch).features)
-    with torch.enable_grad():
-        nn.functional.mse_loss(model(batch).features, torch.zeros(1, 6, 32)).backward()
-    torch.optim.SGD(model.parameters(), lr=1.0).step()
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(model(batch).features, other(batch).features)
-
-
-@torch.no_grad()
 def test_takes_what_the_processor_returns(model):
     """Padded and packed batches go straight in; packing equals one image at a time."""
     images = [torch.randint(0, 256, (3, rows, cols), dtype=torch.uint8) for rows, cols in ((48, 64), (80, 32))]
@@ -280,23 +259,6 @@ def test_asking_for_attention_weights_makes_the_call_eager(any_model):
 
 
 @torch.no_grad()
-def test_slow_attention_is_told_once_and_only_where_it_was_not_chosen(requested_model):
-    logger.warning_once.cache_clear()
-    with CaptureLogger(logger) as told:
-        requested_model(images())
-    assert told.out == ""
-    with CaptureLogger(logger) as told:
-        requested_model(images(), output_attentions=True)
-        requested_model(images(), output_attentions=True)
-    assert told.out.count("`attn_implementation` 'sdpa' gives no attention weights") == 1
-    logger.warning_once.cache_clear()
-    requested_model.set_attn_implementation("eager")
-    with CaptureLogger(logger) as told:
-        requested_model(images(), output_attentions=True)
-    assert told.out == ""
-
-
-@torch.no_grad()
 def test_windows_stand_one_after_the_other(requested_model):
     batch = images()  # 3 x 5 patches in windows of 2 x 2: 1 x 2 whole ones, one right, two at the bottom, a corner
     out = requested_model(batch, window_size=2, output_attentions=True, output_hidden_states=True)
@@ -352,23 +314,6 @@ def test_some_hidden_states_stand_in_their_places(requested_model, asked, places
 
 
 # What the configuration asks for
-
-
-@torch.no_grad()
-def test_the_configuration_can_ask_for_everything(any_model, tmp_path):
-    any_model.save_pretrained(tmp_path)
-    wanted = {"output_hidden_states": True, "output_attentions": True, "return_dict": False}
-    opened = type(any_model).from_pretrained(tmp_path, **wanted)
-    blocks = any_model.config.num_hidden_layers
-    batch = images()
-    named = opened(batch, return_dict=True)
-    assert len(named.hidden_states) == blocks + 1
-    assert len(named.attentions) == blocks
-    answer = opened(batch)
-    assert type(answer) is not type(named)
-    assert isinstance(answer, (tuple, dict))
-    silent = opened(batch, output_hidden_states=False, output_attentions=False, return_dict=True)
-    assert silent.hidden_states is silent.attentions is None
 
 
 CASE = REFERENCE / "radio_video_tiny"

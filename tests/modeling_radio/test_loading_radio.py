@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from modeling_radio import RadioModel, loading_radio, peft_radio
-from modeling_radio.loading_radio import find_adapter_base, garbage_collection_paused, source_of_weights
+from modeling_radio import RadioModel, peft_radio
+from modeling_radio.loading_radio import find_adapter_base, garbage_collection_paused
 
 
 def test_an_error_and_a_pause_within_a_pause_leave_it_as_it_was() -> None:
@@ -87,23 +87,3 @@ def test_adapter_folder_without_peft(peft_folder, monkeypatch):
     monkeypatch.setattr(peft_radio, "is_peft_available", lambda: False)
     with pytest.raises(ValueError, match="pip install peft"):
         find_adapter_base(peft_folder)
-
-
-def test_weights_are_those_of_the_base(peft_folder, monkeypatch):
-    assert (
-        source_of_weights(peft_folder, {}) == peft_folder
-    )  # transformers takes a folder with a configuration for a whole model
-    (peft_folder / "config.json").unlink()
-    assert source_of_weights(peft_folder, {}) == "some/base"
-    asked = {}
-
-    def find(name, **options):
-        asked[name] = options
-        return str(peft_folder / "adapter_config.json") if name == "org/adapter" else None
-
-    monkeypatch.setattr(loading_radio, "find_adapter_config_file", find)
-    assert source_of_weights("org/adapter", {"revision": "v1", "token": None, "num_labels": 3}) == "some/base"
-    assert source_of_weights("org/whole", {"subfolder": "a"}) == "org/whole"
-    assert asked == {"org/adapter": {"revision": "v1"}, "org/whole": {"subfolder": "a"}}
-    given = {"adapter_kwargs": {"_adapter_model_path": "org/other"}}
-    assert source_of_weights("org/adapter", given) == "org/adapter"

@@ -6,16 +6,9 @@ import pytest
 import torch
 from reference_cases import REFERENCE
 from safetensors.torch import load_file
-from tiny_folders import save_words
 from torch import nn
 
-from modeling_radio import (
-    RadioBackbone,
-    RadioConfig,
-    RadioForImageClassification,
-    RadioForZeroShotImageClassification,
-    RadioModel,
-)
+from modeling_radio import RadioBackbone, RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.outputs_radio import RadioPair
 
@@ -49,41 +42,6 @@ def test_pixels_normalized_by_the_caller(on_network, tmp_path):
     model.save_pretrained(tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(RadioModel.from_pretrained(tmp_path).eval()(images).summary, expected.summary)
-
-
-@pytest.mark.parametrize("on_network", [False, True])
-def test_pixels_that_nobody_normalized_are_told_once(on_network):
-    model = RadioModel(RadioConfig.from_preset("radio-test")).eval()
-    conditioner = (model.radio_model if on_network else model).make_preprocessor_external()
-    images = torch.rand(1, 3, 32, 48)
-    with torch.no_grad():
-        model(torch.zeros(1, 3, 32, 48))
-        with pytest.warns(UserWarning, match=r"make_preprocessor_external\(\)"):
-            model(images)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            model(images)
-    again = RadioModel(RadioConfig.from_preset("radio-test")).eval()
-    again.make_preprocessor_external()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        again(torch.zeros(1, 3, 32, 48))  # to warm up
-        again(conditioner(images))
-        again(images)  # normalized ones came first
-
-
-def test_texts_of_an_adaptor(tmp_path):
-    folder = save_words(tmp_path / "words")
-    model, own = RadioModel.from_pretrained(folder), RadioForZeroShotImageClassification.from_pretrained(folder)
-    adaptor = model.adaptors["words"]
-    assert not hasattr(model.adaptors["dense"], "encode_text")
-    tokens = adaptor.tokenizer(["a cat", "a photo of a dog"])
-    assert torch.equal(adaptor.tokenizer("a photo of a dog"), tokens[1:])
-    with torch.no_grad():
-        expected = own.get_text_features(tokens, return_dict=True).pooler_output
-        assert torch.equal(adaptor.encode_text(tokens), expected)
-        torch.testing.assert_close(adaptor.encode_text(tokens, normalize=True).norm(dim=1), torch.ones(2))
-    assert model.adaptors["words"].state_dict().keys() == own.radio_model.adaptors["words"].state_dict().keys()
 
 
 def test_texts_need_a_folder():

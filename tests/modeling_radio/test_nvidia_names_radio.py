@@ -46,19 +46,6 @@ def test_names_of_parts():
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
-def test_names_of_the_transformer():
-    config = RadioConfig.from_preset("radio-test", num_registers=5)
-    trunk = RadioModel(config).eval().model
-    generator, attention = trunk.patch_generator, trunk.blocks[0].attn
-    assert trunk.embed_dim == config.hidden_size
-    assert (generator.patch_size, generator.num_skip) == (16, config.num_cls_tokens + 5)
-    assert (generator.num_cls_tokens, generator.num_registers) == (config.num_cls_tokens, 5)
-    assert attention.scale == (config.hidden_size // attention.num_heads) ** -0.5
-    tokens = torch.rand(1, 3, config.hidden_size)
-    for layer in (attention.q_norm, attention.k_norm, attention.attn_drop, attention.proj_drop):
-        assert torch.equal(layer(tokens), tokens)
-
-
 def test_adaptors_are_removed_from_the_configuration_too(tmp_path):
     second = {**ADAPTORS[0], "name": "dino_v3"}
     model = RadioModel(RadioConfig.from_preset("radio-test", adaptors=[*ADAPTORS, second])).eval()

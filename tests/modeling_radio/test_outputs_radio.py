@@ -8,7 +8,6 @@ import torch
 from accelerate.utils import convert_to_fp32
 
 from modeling_radio import RadioAdaptorOutput, RadioModelOutput
-from modeling_radio.outputs_radio import RadioPair
 
 
 def test_fields_come_in_the_order_of_native_transformers():
@@ -69,15 +68,6 @@ def test_pairs_by_nvidias_keys():
     assert pairs["features"].summary is None
     with pytest.raises(KeyError, match="sam3"):
         output["sam3"]
-
-
-def test_an_answer_without_adaptors_is_one_pair():
-    output = RadioModelOutput(summary=torch.rand(1), features=torch.rand(2), hidden_states=(torch.rand(1),))
-    pair = output.to_pairs()
-    assert isinstance(pair, RadioPair)
-    assert len(pair) == 2
-    assert output["backbone"] == pair
-    assert pair.to(torch.float64).features.dtype == torch.float64
 
 
 def test_an_adaptors_output_is_taken_to_arrays_as_a_tensor_is():

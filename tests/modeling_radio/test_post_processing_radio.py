@@ -18,11 +18,7 @@ from tuning_fixtures import run_lengths
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.pipelines_radio import RadioImageClassificationPipeline
-from modeling_radio.post_processing_radio import (
-    IGNORED_CLASS,
-    class_scores,
-    divide_pixels,
-)
+from modeling_radio.post_processing_radio import IGNORED_CLASS, class_scores, divide_pixels
 
 
 @pytest.fixture
@@ -39,11 +35,7 @@ def plane(height, width):
 def test_feature_maps_return_to_the_image(processor):
     (restored,) = processor.post_process_features(plane(6, 8), [(90, 130)])
     assert restored.shape == (2, 90, 130)
-    inner = (
-        slice(None),
-        slice(10, -10),
-        slice(10, -10),
-    )  # outermost half patches stay constant
+    inner = (slice(None), slice(10, -10), slice(10, -10))  # outermost half patches stay constant
     torch.testing.assert_close(restored[inner], plane(90, 130)[0][inner], atol=1e-5, rtol=0)
 
 
@@ -56,14 +48,6 @@ def test_padding_is_cut_off_feature_maps(processor):
     restored = processor.post_process_features(maps, originals, pixel_mask=inputs["pixel_mask"])
     assert [tuple(feature_map.shape) for feature_map in restored] == [(2, 48, 64), (2, 80, 32)]
     assert all(feature_map.max() < 1 for feature_map in restored)
-
-
-def test_packed_features_return_to_the_image(processor):
-    grids = torch.tensor([[3, 4], [5, 2]])
-    packed = torch.cat([plane(*grid)[0].flatten(1).T for grid in grids.tolist()])
-    restored = processor.post_process_features(packed, [(48, 64), (80, 32)], image_grid_hw=grids)
-    (expected,) = processor.post_process_features(plane(5, 2), [(80, 32)])
-    torch.testing.assert_close(restored[1], expected)
 
 
 def test_packed_features_come_apart_as_they_are():
@@ -207,16 +191,6 @@ def test_instances_as_masks_and_as_run_lengths(processor):
     assert lengths["segmentation"][1][:2] == [1, 8]  # the object's first run; before it stands the background's
 
 
-def test_outputs_of_universal_segmentation_are_the_same(processor):
-    outputs = overlapping()
-    universal = SimpleNamespace(class_queries_logits=outputs.logits, masks_queries_logits=outputs.pred_masks)
-    for options in ({}, {"return_binary_maps": True}):
-        (expected,) = processor.post_process_instance_segmentation(outputs, **options)
-        (found,) = processor.post_process_instance_segmentation(universal, **options)
-        assert torch.equal(found["segmentation"], expected["segmentation"])
-        assert found["segments_info"] == expected["segments_info"]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -229,11 +203,6 @@ def test_outputs_of_universal_segmentation_are_the_same(processor):
 def test_instances_refuse_options_that_cannot_be_right(processor, options, message):
     with pytest.raises(ValueError, match=message):
         processor.post_process_instance_segmentation(overlapping(), **options)
-
-
-def test_outputs_of_instances_are_no_maps_of_classes(processor):
-    with pytest.raises(ValueError, match=r"must be maps .* got \(1, 3, 3\).*`pipeline_class=RadioInstanceSegm"):
-        processor.post_process_semantic_segmentation(overlapping())
 
 
 def segments_stripes(*spans):

@@ -74,11 +74,6 @@ def test_our_small_ones_have_the_size_of_their_namesakes(name, published_m, posi
     assert counts.position_table == position_table
 
 
-@pytest.mark.parametrize("name", [name for name in RadioConfig.presets if "radio_v" in name and name != "e-radio_v2"])
-def test_position_table_is_128_by_128(name):
-    assert RadioConfig.from_preset(name).position_grid_size == 128
-
-
 @pytest.mark.parametrize("hidden_size", [7, 32, 36, 192, 768, 1152, 1536])
 def test_ratio_is_the_smallest_that_gives_the_width(hidden_size):
     for width in range(1, 5 * hidden_size):

@@ -10,7 +10,7 @@ from tiny_folders import save_radio, save_words
 from torch import nn
 
 from modeling_radio import RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.torch_hub import RELEASES_ON_THE_HUB, TorchHubRadio
+from modeling_radio.torch_hub import TorchHubRadio
 
 
 ROOT = Path(__file__).parents[2]
@@ -113,8 +113,3 @@ def test_it_compiles_as_one_graph(folder):
 def test_an_unknown_adaptor_is_named(folder):
     with pytest.raises(ValueError, match=r"`adaptor_names` .*'word'"):
         load(folder, adaptor_names=["word"])
-
-
-def test_releases_are_found_by_their_versions():
-    assert RELEASES_ON_THE_HUB["c-radio_v4-so400m"] == "nvidia/C-RADIOv4-SO400M"
-    assert RELEASES_ON_THE_HUB["radio_v2.5-g"] == "nvidia/RADIO-g"

@@ -145,14 +145,6 @@ def test_costs_of_what_cannot_be(arguments):
         model.predict_window_cost(**{"height": 64, "width": 64, "window_size": None, **arguments})
 
 
-@pytest.mark.parametrize("name", ["max_latency_ms", "max_memory_gib"])
-def test_budgets_are_positive(name):
-    model = RadioModel(RadioConfig.from_preset("radio-test"))
-    for budget in (0, -1.0, float("nan"), "5", True):
-        with pytest.raises(ValueError, match=f"`{name}` must be a number in"):
-            model.choose_window_size(64, 64, **{name: budget})
-
-
 def test_measures_once_per_device_and_warns_when_nothing_fits():
     model = RadioModel(RadioConfig.from_preset("radio-test")).train()
     choice = model.choose_window_size(256, 256, max_latency_ms=1e9)
@@ -165,14 +157,3 @@ def test_measures_once_per_device_and_warns_when_nothing_fits():
     assert model.radio_model.model.blocks[0].training
     with pytest.raises(ValueError, match="`height`"):
         model.choose_window_size(250, 230, max_latency_ms=1.0)
-
-
-def test_costs_of_a_model_whose_linear_layers_are_quantized():
-    model = RadioModel(RadioConfig.from_preset("radio-test")).eval()
-    before = model.choose_window_size(64, 64).memory_gib
-    embedder = model.radio_model.model.patch_generator.embedder
-    embedder.weight = torch.nn.Parameter(
-        embedder.weight.to(torch.int8), requires_grad=False
-    )  # as bitsandbytes stores it
-    model._block_costs = None
-    assert 0.5 * before < model.choose_window_size(64, 64).memory_gib < before

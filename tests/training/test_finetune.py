@@ -1,21 +1,10 @@
 """Options of the command become settings, wrong ones an error of one line."""
 
-import logging
 from pathlib import Path
 
 import pytest
 
 from modeling_radio.training.finetune import COMMAND, main
-from modeling_radio.training.finetuning.settings import FinetuneSettings
-
-
-def test_every_setting_has_an_option(capsys):
-    with pytest.raises(SystemExit):
-        COMMAND.read(["--help"])
-    text = capsys.readouterr().out
-    fields = set(FinetuneSettings.model_fields) - {"checkpoint", "config"}
-    assert [name for name in fields if f"--{name.replace('_', '-')}" not in text] == []
-    assert "config.KEY=value" in text
 
 
 def test_options_become_settings():
@@ -32,12 +21,6 @@ def test_options_become_settings():
     assert (parsed.tune, parsed.lora_rank, parsed.size, parsed.steps) == ("lora", 16, None, 100)
     parsed = read("--lora", "--tune", "dora", "size=64")
     assert (parsed.tune, parsed.size) == ("dora", (64, 64))
-
-
-@pytest.mark.parametrize(("text", "window"), [("8", 8), ("global", "global"), ("auto", "auto")])
-def test_windows_on_the_command_line(text, window):
-    command = ["base", "--task", "object-detection", "--data", "x", f"--window-size={text}"]
-    assert COMMAND.read(command).window_size == window
 
 
 @pytest.mark.parametrize(
@@ -62,7 +45,7 @@ def test_bad_input_is_one_line(extra, name, capsys):
     assert name in errors
 
 
-@pytest.mark.usefixtures("own_datasets_cache", "one_picture")
+@pytest.mark.usefixtures("own_datasets_cache", "one_figure_image")
 def test_command(base, class_folders, tmp_path, capsys):
     command = [str(base), "--task", "image-classification", "--data", str(class_folders), "--output"]
     command += [str(tmp_path / "run"), "--steps", "2", "--batch-size", "2", "--num-workers", "0"]
@@ -70,14 +53,3 @@ def test_command(base, class_folders, tmp_path, capsys):
     assert "Validation: accuracy " in capsys.readouterr().out
     assert (tmp_path / "run" / "final" / "config.json").is_file()
     assert list((tmp_path / "run" / "runs").rglob("events.*"))  # TensorBoard's
-
-
-@pytest.mark.parametrize(("extra", "speaks"), [([], False), (["--lora", "--quantize", "4"], True)])
-def test_bitsandbytes_speaks_where_it_is_asked_for(extra, speaks):
-    logger = logging.getLogger("bitsandbytes")
-    logger.setLevel(logging.NOTSET)
-    try:
-        assert main(["missing", "--task", "image-classification", "--data", "x", *extra]) == 1
-        assert logger.isEnabledFor(logging.WARNING) == speaks
-    finally:
-        logger.setLevel(logging.NOTSET)

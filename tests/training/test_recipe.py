@@ -65,15 +65,6 @@ def test_every_recipe_has_roles_and_survives_the_round_trip(name: str, tmp_path:
     load_recipe(name, [SOURCE, "balancing.method=adaptive", "taps.weight=0.25", "taps.scheme=strict"])
 
 
-def test_published_recipes_have_the_roles_of_the_founding_article_and_their_base() -> None:
-    huge, small = (load_recipe(name, [SOURCE]) for name in ("c_radio_v4_h", "c_radio_v4_so400m"))
-    roles = {teacher.name: teacher.role for teacher in huge.teachers}
-    found = [next(role for own, role in roles.items() if part in own) for part in ("dino", "siglip", "sam")]
-    assert found == ["basic", "semantic", "task"]
-    assert huge.student.preset == "c-radio_v4-h"
-    assert huge.teachers == small.teachers
-
-
 def test_own_files_with_bases(write) -> None:
     base = write("base: demo\nseed: 4\n", "other")
     recipe = load_recipe(write(f"base: {base}\noptimizer: {{learning_rate: 2e-3}}\nmixed_precision: no\n"))
@@ -180,14 +171,6 @@ def test_a_refused_file_is_one_line_that_names_it(text: str, named: str, tmp_pat
     assert "\n" not in str(error.value)
 
 
-def test_bases_in_a_loop_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, base in (("a", "b"), ("b", "c"), ("c", "./b")):
-        Path(f"{name}.yaml").write_text(f"base: {base}.yaml\n")
-    with pytest.raises(RecipeError, match=r"'c.yaml'.*a.yaml -> b.yaml -> c.yaml -> b.yaml\."):
-        load_recipe("a.yaml")
-
-
 def fingerprint(*overrides: str, name: str = "demo") -> str:
     return hash_of(decisive_part(load_recipe(name, overrides).to_dict()))
 
@@ -200,20 +183,6 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
     assert stored not in (fingerprint("seed=1"), fingerprint("teachers.nanodet-g.feature_weight=2"))
     stored = "cbf4db83f38c4a7da2cfeb7abb9469eee1ab4d2a23111b019904405a47af5709"
     assert fingerprint(SOURCE, name="c_radio_v4_h") == stored
-
-
-def test_help_starts_from_the_recipe_that_the_options_name(write) -> None:
-    class Required(RecipeCommand):
-        recipe: str
-
-    assert RecipeCommand.unchanged({})["name"] == "demo"
-    assert Required.unchanged({}) == {}
-    values = Required.unchanged({"recipe": write("base: c_radio_v4_h\nseed: 5\n")})  # which names no images
-    assert (values["name"], values["seed"], values["ema"]["decay"]) == (
-        "mine",
-        5,
-        load_recipe("c_radio_v4_h", [SOURCE]).ema.decay,
-    )
 
 
 def test_stages_are_the_recipe_with_their_changes(write) -> None:
@@ -311,3 +280,25 @@ def test_a_run_says_what_begins_after_its_end() -> None:
     mesa, trunk = load_recipe("c_radio_v4_so400m", [SOURCE, "schedule.num_steps=3000"]).settings_without_effect()
     assert [part in mesa for part in ("`mesa.start_step`", "75000", "3000")] == [True] * 3
     assert [part in trunk for part in ("`optimizer.trunk_frozen_steps`", "5000", "3000")] == [True] * 3
+
+
+def test_help_starts_from_the_recipe_that_the_options_name(write) -> None:
+    class Required(RecipeCommand):
+        recipe: str
+
+    assert RecipeCommand.unchanged({})["name"] == "demo"
+    assert Required.unchanged({}) == {}
+    values = Required.unchanged({"recipe": write("base: c_radio_v4_h\nseed: 5\n")})  # which names no images
+    assert (values["name"], values["seed"], values["ema"]["decay"]) == (
+        "mine",
+        5,
+        load_recipe("c_radio_v4_h", [SOURCE]).ema.decay,
+    )
+
+
+def test_bases_in_a_loop_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, base in (("a", "b"), ("b", "c"), ("c", "./b")):
+        Path(f"{name}.yaml").write_text(f"base: {base}.yaml\n")
+    with pytest.raises(RecipeError, match=r"'c.yaml'.*a.yaml -> b.yaml -> c.yaml -> b.yaml\."):
+        load_recipe("a.yaml")

@@ -1,6 +1,6 @@
 import pytest
 
-from modeling_radio.training.recipe import Recipe, RecipeError, stage_recipes
+from modeling_radio.training.recipe import Recipe, RecipeError
 from modeling_radio.training.recipe_sections import TAP_SCHEMES, BalancingRecipe, ContrastiveRecipe, TapsRecipe
 
 
@@ -10,20 +10,6 @@ ROLES = {"a": "basic", "b": "semantic", "c": "task"}
 def recipe_of(roles: dict[str, str | None] = ROLES, **taps) -> Recipe:
     teachers = [{"name": name, "kind": "k", "role": role} for name, role in roles.items()]
     return Recipe(name="test", data={"source": "s"}, teachers=teachers, taps=taps)
-
-
-@pytest.mark.parametrize(
-    ("taps", "is_used"),
-    [
-        ({}, False),
-        ({"weight": 0, "scheme": "strict"}, False),
-        ({"weight": 0.1}, True),
-        ({"scheme": "strict"}, True),
-        ({"weight": 0, "depths": [0.2, 0.5, 1]}, False),
-    ],
-)
-def test_a_scheme_or_a_weight_switches_taps_on(taps: dict, is_used: bool) -> None:
-    assert TapsRecipe(**taps).is_used == is_used
 
 
 @pytest.mark.parametrize(
@@ -88,8 +74,3 @@ def test_roles_are_needed_only_where_they_decide() -> None:
 def test_what_cannot_be_is_refused(taps: dict) -> None:
     with pytest.raises(RecipeError, match=f"^`taps.{list(taps)[-1]}` must be "):
         recipe_of(**taps)
-
-
-def test_stages_have_their_own() -> None:
-    recipe = recipe_of(scheme="strict").replace(stages=[{"name": "one"}, {"name": "two", "taps": {"weight": 0}}])
-    assert [stage.taps.is_used for stage in stage_recipes(recipe)] == [True, False]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from documentation import ROOT
 from packaged import build_packaged
-from tiny_folders import save_pictures
+from tiny_folders import save_images
 
 from modeling_radio.core.files import cache_dir
 
@@ -132,7 +132,7 @@ def test_every_command_runs_from_a_wheel_in_an_empty_folder(tmp_path):
     assert sorted(path.name for path in installed.cwd.iterdir()) == ["core", "runs", "training"]
     assert (installed.cwd / "runs" / "demo" / "index.html").is_file()
 
-    save_pictures(installed.cwd / "pictures")
+    save_images(installed.cwd / "pictures")
     python = installed.environment / "bin" / "python"
     installed.run(python, "-c", COMMANDS, given=LINES)
     made = {"results.json", "results.html", "colors", "demo"}

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -60,11 +60,6 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_run, arguments, interrupted="closed", extra="app")
-
-
 def _run(settings: AppSettings) -> None:
     for path in settings.examples:
         _check_photograph(path)
@@ -87,10 +82,10 @@ def _run(settings: AppSettings) -> None:
 
 
 def _check_photograph(path: Path) -> None:
-    from modeling_radio.image_processing_radio import UNREADABLE, read_picture  # takes seconds to import
+    from modeling_radio.image_processing_radio import UNREADABLE, read_image_file  # takes seconds to import
 
     try:
-        read_picture(path)
+        read_image_file(path)
     except UNREADABLE as error:
         raise SettingsError(f"`examples` must be files of photographs, got {str(path)!r}.") from error
 
@@ -116,6 +111,9 @@ def _serve(settings: AppSettings) -> None:
                 time.sleep(0.1)
         finally:
             page.close(verbose=False)
+
+
+main = partial(COMMAND.run, _run, interrupted="closed", extra="app")
 
 
 if __name__ == "__main__":

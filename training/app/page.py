@@ -41,12 +41,12 @@ from modeling_radio.training.figures.predictions import (
     OBJECTS,
     Opened,
     Region,
+    describe_shares,
     devices,
     open_model,
     predict,
     read_photograph,
     shown,
-    told_shares,
 )
 from modeling_radio.zero_shot_radio import DenseSource
 
@@ -66,7 +66,7 @@ LABELS_SHOWN = 8
 SMALLEST_PATCHES = 4
 """Least patches on the shorter side; our choice: fewer show nothing."""
 FINE_GRID = 32
-"""Places on the shorter side from which things are recognized; our choice. A coarser map is made finer by shifts."""
+"""Patches on the shorter side from which things are recognized; our choice. A coarser map is made finer by shifts."""
 MOST_SHIFTS = 4
 """Most positions of the patches in each direction; our choice, 16 passes of a small image."""
 STYLE = """
@@ -98,7 +98,7 @@ QUEUE: dict[str, Any] = {"concurrency_id": "model"}
 """Events that need the model run one after the other: it may be reopened, and there is memory for one pass."""
 HIDDEN: dict[str, Any] = {"api_visibility": "private", **QUEUE}
 """Of events that repeat one with a name in the API."""
-Picture = tuple[Image.Image, str]
+CaptionedImage = tuple[Image.Image, str]
 """An image and its caption."""
 
 
@@ -165,14 +165,14 @@ class Pass:
     Attributes:
         photograph: At the size of figures, uint8 RGB `(3, height, width)`.
         maps: Dense features of "backbone" and of each teacher's adaptor, `(1, dim, rows, cols)`, float32 on the CPU.
-        patches: Rows and columns of patches, of which the maps may have several places each.
-        told: Sizes, time and device.
+        patches: Rows and columns of patches, of which the maps may have several positions each.
+        note: Sizes, time and device.
     """
 
     photograph: Tensor
     maps: dict[str, Tensor]
     patches: tuple[int, int]
-    told: str
+    note: str
 
 
 class App:
@@ -215,7 +215,8 @@ class App:
             ValueError: As `open_model`.
         """
         self.opened: Opened = open_model(self._checkpoint, device, dtype, self._num_global, self._base)
-        self.look = lru_cache(KEPT_PASSES)(self._look)  # the path of an uploaded file has its content's hash
+        # The path of an uploaded file has its content's hash.
+        self.encode_photograph = lru_cache(KEPT_PASSES)(self._encode_photograph)
         return self.describe()
 
     @property
@@ -265,7 +266,7 @@ class App:
         maps = {BACKBONE: output.features, **{name: output.adaptors[name].features for name in adaptors}}
         return {name: each.float().cpu() for name, each in maps.items()}, milliseconds
 
-    def _look(self, image: str | None, resolution: float, windows: str) -> Pass:
+    def _encode_photograph(self, image: str | None, resolution: float, windows: str) -> Pass:
         photograph = self.photograph(image)
         pixels = self.pixels(photograph, resolution)
         window, adaptors = read_window(windows), self.opened.dense_adaptors
@@ -276,11 +277,11 @@ class App:
             maps = self._shifted(pixels, window, adaptors, shifts) if shifts > 1 else maps
         device = f"{self.device}, {self.opened.dtype}"
         device = f"with {len(maps) - 1} adaptors on {device}" if len(maps) > 1 else f"on {device}"
-        told = f"{width} x {height} px, {cols} x {rows} patches, {milliseconds:.0f} ms {device}."
-        return Pass(shown(photograph), maps, (rows, cols), told)
+        note = f"{width} x {height} px, {cols} x {rows} patches, {milliseconds:.0f} ms {device}."
+        return Pass(shown(photograph), maps, (rows, cols), note)
 
     def _shifted(self, pixels: Tensor, window: WindowSize, adaptors: Sequence[str], shifts: int) -> dict[str, Tensor]:
-        """Return maps with `shifts` x `shifts` places for each patch, from the image moved by parts of a patch.
+        """Return maps with `shifts` x `shifts` positions for each patch, from the image moved by parts of a patch.
 
         At the edge its last pixels are repeated. `evaluation.features.shifted_maps` does the same with squares.
         """
@@ -295,38 +296,38 @@ class App:
             for name, each in maps.items()
         }
 
-    def features(self, image: str | None, resolution: float, windows: str) -> tuple[list[Picture], str]:
+    def features(self, image: str | None, resolution: float, windows: str) -> tuple[list[CaptionedImage], str]:
         """Principal components of the features of a photograph, in every space."""
-        seen = self.look(image, resolution, windows)
-        pictures = [
-            (_components(features, fit_basis(features), seen.photograph), f"{name}, {features.shape[1]} dimensions")
-            for name, features in seen.maps.items()
+        encoded = self.encode_photograph(image, resolution, windows)
+        images = [
+            (_components(features, fit_basis(features), encoded.photograph), f"{name}, {features.shape[1]} dimensions")
+            for name, features in encoded.maps.items()
         ]
-        return pictures, seen.told
+        return images, encoded.note
 
     def alike(
         self, image: str | None, across: float, down: float, resolution: float, windows: str
-    ) -> tuple[list[Picture], str]:
-        """Similarity of all places of a photograph to one, in every space."""
+    ) -> tuple[list[CaptionedImage], str]:
+        """Similarity of all positions of a photograph to one, in every space."""
         for name, share in (("across", across), ("down", down)):
             if not 0 <= share <= 100:
                 raise ValueError(f"`{name}` must be a percentage in [0, 100], got {share}.")
-        seen = self.look(image, resolution, windows)
-        (rows, cols), grid = seen.patches, seen.maps[BACKBONE].shape[-2:]
-        place = _place(across, down, grid)
-        ringed = marked(to_colors(seen.photograph)[None], [place], grid)[0]
-        pictures = [(to_pil_image(to_pixels(ringed)), "the place")]
-        for name, features in seen.maps.items():
-            heat = similarity_maps(features, [_on_grid(place, grid, features.shape[-2:])])[0]
-            pictures.append((heat_picture(heat, seen.photograph.shape[-2:]), name))
-        row, col = _place(across, down, seen.patches)
-        told = f"Patch {col + 1} of {cols} across, {row + 1} of {rows} down. Yellow is similar, black is not."
-        return pictures, f"{told} {seen.told}"
+        encoded = self.encode_photograph(image, resolution, windows)
+        (rows, cols), grid = encoded.patches, encoded.maps[BACKBONE].shape[-2:]
+        position = _position(across, down, grid)
+        ringed = marked(to_colors(encoded.photograph)[None], [position], grid)[0]
+        images = [(to_pil_image(to_pixels(ringed)), "the place")]
+        for name, features in encoded.maps.items():
+            heat = similarity_maps(features, [_on_grid(position, grid, features.shape[-2:])])[0]
+            images.append((heat_image(heat, encoded.photograph.shape[-2:]), name))
+        row, col = _position(across, down, encoded.patches)
+        note = f"Patch {col + 1} of {cols} across, {row + 1} of {rows} down. Yellow is similar, black is not."
+        return images, f"{note} {encoded.note}"
 
     @torch.inference_mode()
     def words(
         self, image: str | None, words: str, others: str, source: DenseSource, resolution: float, windows: str
-    ) -> tuple[Any, str, dict[str, float], list[Picture]]:
+    ) -> tuple[Any, str, dict[str, float], list[CaptionedImage]]:
         """Regions of words in a photograph, and scores of the whole."""
         model, tokenizer = self.opened.zero_shot, self.opened.tokenizer
         if model is None or tokenizer is None:
@@ -349,38 +350,38 @@ class App:
         logits = outputs.logits[0, : len(wanted)].cpu()
         low, high = float(logits.min()), float(logits.max())
         heat = (logits - low) / max(high - low, 1e-12)
-        heats = [(heat_picture(each, (height, width)), word) for word, each in zip(wanted, heat, strict=True)]
+        heats = [(heat_image(each, (height, width)), word) for word, each in zip(wanted, heat, strict=True)]
         scores = dict(zip(names, model.probabilities(whole.float())[0].tolist(), strict=True))
-        return _annotated(small, regions), told_shares(regions), scores, heats
+        return _annotated(small, regions), describe_shares(regions), scores, heats
 
     def windows(
         self, image: str | None, resolution: float, compared: Sequence[str]
-    ) -> tuple[list[list[str | float]], list[Picture], str]:
+    ) -> tuple[list[list[str | float]], list[CaptionedImage], str]:
         """Time of the network with windows, and similarity of its features to those without."""
         photograph = self.photograph(image)
         pixels = self.pixels(photograph, resolution)
-        seen: dict[str, tuple[Tensor, float]] = {}
+        encoded: dict[str, tuple[Tensor, float]] = {}
         for name in dict.fromkeys([NO_WINDOWS, *map(str, compared)]):
             window = read_window(name)
             maps, _ = self.encode(pixels, window)
-            seen[name] = maps[BACKBONE], statistics.median(self.encode(pixels, window)[1] for _ in range(TIMED_RUNS))
-        whole, slowest = seen[NO_WINDOWS]
+            encoded[name] = maps[BACKBONE], statistics.median(self.encode(pixels, window)[1] for _ in range(TIMED_RUNS))
+        whole, slowest = encoded[NO_WINDOWS]
         basis, small = fit_basis(whole), shown(photograph)
         rows: list[list[str | float]] = []
-        pictures = []
-        for name, (features, milliseconds) in seen.items():
+        images = []
+        for name, (features, milliseconds) in encoded.items():
             cosine = float(F.cosine_similarity(features, whole, dim=1).mean())
             rows.append([name, round(milliseconds, 1), round(slowest / milliseconds, 2), round(cosine, 4)])
-            pictures.append((_components(features, basis, small), f"windows: {name}, {milliseconds:.1f} ms"))
+            images.append((_components(features, basis, small), f"windows: {name}, {milliseconds:.1f} ms"))
         height, width = pixels.shape[-2:]
-        told = f"{width} x {height} px on {self.device}, {self.opened.dtype}; median of {TIMED_RUNS} passes."
+        note = f"{width} x {height} px on {self.device}, {self.opened.dtype}; median of {TIMED_RUNS} passes."
         config = self.opened.backbone.config
         if not config.has_windowed_blocks:
-            told += (
+            note += (
                 f" All {config.num_hidden_layers} blocks of this model attend globally, so that windows change "
                 "nothing: start the app with --num-global and half of the blocks or fewer."
             )
-        return rows, pictures, told
+        return rows, images, note
 
     def predict(self, image: str | None, threshold: float, is_tuned: bool) -> tuple[str, Any, Any, Any]:
         """Output of a tuned model for a photograph."""
@@ -388,7 +389,7 @@ class App:
         found = predict(self.opened, self.photograph(image), "tuned" if has_own else threshold)
         regions = None if found.regions is None else _annotated(found.photograph, found.regions)
         depth = None if found.depth is None else to_pil_image(found.depth)
-        return plain(found.told), found.scores, depth, regions
+        return plain(found.description), found.scores, depth, regions
 
 
 def _now(device: torch.device) -> float:
@@ -398,18 +399,18 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def cells_picture(colors: Tensor, size: Sequence[int]) -> Image.Image:
+def colors_image(colors: Tensor, size: Sequence[int]) -> Image.Image:
     """Return RGB in [0, 1] of patches, `(rows, cols, 3)`, as an image of a height and width, blended between them."""
     return to_pil_image(resize(to_pixels(colors), [max(side, 1) for side in size], InterpolationMode.BILINEAR))
 
 
-def heat_picture(heat: Tensor, size: Sequence[int]) -> Image.Image:
+def heat_image(heat: Tensor, size: Sequence[int]) -> Image.Image:
     """Return numbers in [0, 1], `(rows, cols)`, as an image: black is 0, yellow is 1."""
-    return cells_picture(similarity_colors(heat[None])[0], size)
+    return colors_image(similarity_colors(heat[None])[0], size)
 
 
 def _components(features: Tensor, basis: PcaBasis, photograph: Tensor) -> Image.Image:
-    return cells_picture(pca_colors(features, basis)[0], photograph.shape[-2:])
+    return colors_image(pca_colors(features, basis)[0], photograph.shape[-2:])
 
 
 def _annotated(photograph: Tensor, regions: Sequence[Region]) -> tuple[Image.Image, list[tuple[Any, str]]]:
@@ -417,15 +418,15 @@ def _annotated(photograph: Tensor, regions: Sequence[Region]) -> tuple[Image.Ima
     return to_pil_image(photograph), [(region.area, region.label) for region in regions]
 
 
-def _place(across: float, down: float, grid: Sequence[int]) -> tuple[int, int]:
-    """Return the row and column of a place given in percent."""
+def _position(across: float, down: float, grid: Sequence[int]) -> tuple[int, int]:
+    """Return the row and column of a position given in percent."""
     rows, cols = grid
     return min(int(down / 100 * rows), rows - 1), min(int(across / 100 * cols), cols - 1)
 
 
-def _on_grid(place: tuple[int, int], grid: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
-    """Return the place on another grid of the same image: dense heads may have a finer one."""
-    row, col = (int((each + 0.5) * there / here) for each, here, there in zip(place, grid, other, strict=True))
+def _on_grid(position: tuple[int, int], grid: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
+    """Return the position on another grid of the same image: dense heads may have a finer one."""
+    row, col = (int((each + 0.5) * there / here) for each, here, there in zip(position, grid, other, strict=True))
     return row, col
 
 
@@ -461,7 +462,7 @@ def build_page(app: App, examples: Sequence[Path] = (), *, may_reopen: bool = Fa
         examples: Photographs to choose from; the first one is shown when the page opens.
         may_reopen: Whether visitors may choose device and precision, which are the same for all.
     """
-    pictures = [str(path.resolve()) for path in examples]
+    images = [str(path.resolve()) for path in examples]
     with gr.Blocks(
         title=app.title, analytics_enabled=False, fill_width=True, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
     ) as page:
@@ -469,7 +470,7 @@ def build_page(app: App, examples: Sequence[Path] = (), *, may_reopen: bool = Fa
         description = gr.Markdown(app.describe())
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                asked = _add_questions(app, pictures)
+                asked = _add_questions(app, images)
                 if may_reopen:
                     _add_reopening(app, description)
             with gr.Column(scale=5, min_width=320), gr.Tabs(overflow_behavior="wrap") as tabs:
@@ -500,14 +501,14 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def _add_questions(app: App, pictures: Sequence[str]) -> Asked:
+def _add_questions(app: App, images: Sequence[str]) -> Asked:
     """Add the inputs of all tabs: photograph, resolution and windows."""
     config, processor = app.opened.model.config, app.opened.processor
     step, patches = config.resolution_step, SMALLEST_PATCHES
     own_size = [processor.size[key] for key in ("shortest_edge", "height", "width") if processor.size[key] is not None]
     usual = min(own_size, default=min(config.preferred_resolution))
     image = gr.Image(
-        pictures[0] if pictures else None,
+        images[0] if images else None,
         type="filepath",
         image_mode=None,
         label="Photograph",
@@ -524,8 +525,8 @@ def _add_questions(app: App, pictures: Sequence[str]) -> Asked:
         label="Resolution",
         info=f"Shorter side for the network, in pixels; the longer one has at most {config.largest_side}",
     )
-    if len(pictures) > 1:
-        gr.Examples([[each] for each in pictures], [image], cache_examples=False, api_visibility="private")
+    if len(images) > 1:
+        gr.Examples([[each] for each in images], [image], cache_examples=False, api_visibility="private")
     with gr.Accordion("Windows", open=False, visible=config.has_windowed_blocks):
         windows = gr.Dropdown(
             [OWN_WINDOWS, NO_WINDOWS, AUTOMATIC, "8", "12", "16", "24", "32"],
@@ -599,19 +600,19 @@ def _add_features(app: App, asked: Asked, page: gr.Blocks) -> None:
             "its own."
         )
         button = gr.Button("Show the features", variant="primary")
-        pictures, said = _gallery("Principal components"), _said("features")
+        images, said = _gallery("Principal components"), _said("features")
 
-    def features_if_any(image: str | None, resolution: float, windows: str) -> tuple[list[Picture], str]:
+    def features_if_any(image: str | None, resolution: float, windows: str) -> tuple[list[CaptionedImage], str]:
         return ([], "") if image is None else app.features(image, resolution, windows)
 
-    inputs, outputs = list(asked), [pictures, said]
+    inputs, outputs = list(asked), [images, said]
     button.click(clear_errors()(app.features), inputs, outputs, api_name="features", **QUEUE)
     changes = [page.load, asked.image.change, asked.resolution.release, asked.windows.input]
     gr.on(changes, clear_errors()(features_if_any), inputs, outputs, **HIDDEN, trigger_mode="always_last")
 
 
 def _add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
-    """Add the similarity to a place, clicked in the photograph or given in percent."""
+    """Add the similarity to a position, clicked in the photograph or given in percent."""
     with gr.Tab("Similar places", id="alike") as tab:
         gr.Markdown(
             "Click a place in the photograph, or give it here: how similar all others are to it, in the features of "
@@ -621,7 +622,7 @@ def _add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
             across = gr.Slider(0, 100, value=50, step=0.5, label="Across", info="Percent of the width, from the left")
             down = gr.Slider(0, 100, value=50, step=0.5, label="Down", info="Percent of the height, from the top")
         button = gr.Button("Show similar places", variant="primary")
-        pictures, said = _gallery("Similar to the place in the ring"), _said("alike")
+        images, said = _gallery("Similar to the place in the ring"), _said("alike")
 
     def clicked(image: str | None, event: gr.SelectData) -> tuple[float, float, gr.Tabs]:
         with clear_errors():
@@ -630,11 +631,11 @@ def _add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
         return round(100 * x / width, 1), round(100 * y / height, 1), gr.Tabs(selected="alike")
 
     alike = clear_errors()(app.alike)
-    inputs, outputs = [asked.image, across, down, asked.resolution, asked.windows], [pictures, said]
+    inputs, outputs = [asked.image, across, down, asked.resolution, asked.windows], [images, said]
     button.click(alike, inputs, outputs, api_name="alike", **QUEUE)
     tab.select(_if_any(app.alike), inputs, outputs, **HIDDEN)
-    place = asked.image.select(clicked, asked.image, [across, down, tabs], **HIDDEN)
-    place.success(alike, inputs, outputs, **HIDDEN)
+    selected = asked.image.select(clicked, asked.image, [across, down, tabs], **HIDDEN)
+    selected.success(alike, inputs, outputs, **HIDDEN)
     gr.on([across.release, down.release], alike, inputs, outputs, **HIDDEN, trigger_mode="always_last")
 
 
@@ -656,11 +657,11 @@ def _add_words(app: App, asked: Asked, usual_source: DenseSource) -> None:
         masks = gr.AnnotatedImage(label="Where they are", format="png")
         said = _said("words")
         scores = gr.Label(label="The whole photograph", num_top_classes=LABELS_SHOWN)
-        pictures = _gallery("Similarity of patches to each word, on one scale")
+        images = _gallery("Similarity of patches to each word, on one scale")
 
     find = clear_errors()(app.words)
     inputs = [asked.image, words, others, source, asked.resolution, asked.windows]
-    outputs = [masks, said, scores, pictures]
+    outputs = [masks, said, scores, images]
     button.click(find, inputs, outputs, api_name="words", **QUEUE)
     tab.select(_if_any(app.words), inputs, outputs, **HIDDEN)
     gr.on([words.submit, others.submit], find, inputs, outputs, **HIDDEN)
@@ -687,9 +688,9 @@ def _add_windows(app: App, asked: Asked) -> None:
         headers = ["windows", "ms", "faster", "cosine"]
         table = gr.Dataframe(headers=headers, label="Time and similarity", interactive=False)
         said = _said("windows")
-        pictures = _gallery("Principal components, in the colors of those without windows")
+        images = _gallery("Principal components, in the colors of those without windows")
     inputs = [asked.image, asked.resolution, compared]
-    outputs = [table, pictures, said]
+    outputs = [table, images, said]
     button.click(clear_errors()(app.windows), inputs, outputs, api_name="windows", **QUEUE)
     tab.select(_if_any(app.windows), inputs, outputs, **HIDDEN)
 

@@ -17,7 +17,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 import modeling_radio
 from modeling_radio import training
 from modeling_radio.core.files import FolderKind, write_folder
-from modeling_radio.core.images import copy_picture
+from modeling_radio.core.images import copy_image
 from modeling_radio.core.trust import check_parts, copy_model
 from modeling_radio.loading_radio import HUB_ID
 from modeling_radio.training.figures.predictions import read_radio_config
@@ -82,7 +82,7 @@ pinned: false
 # {title}
 
 A page about {named}, a RADIO vision backbone: its features and those in its teachers' spaces as colors, what is
-alike a place that you click, words where it knows any, what windows cost, and its task where it was tuned for one.
+alike a patch that you click, words where it knows any, what windows cost, and its task where it was tuned for one.
 
 `python app.py` shows it on your machine, after `pip install "gradio=={gradio}" -r requirements.txt`. The Space carries
 the code of the network (`modeling_radio/`) and of the page, Apache-2.0; the weights have the license
@@ -130,7 +130,7 @@ def write_space(
             shutil.copyfile(source, target)
         (temporary / EXAMPLES).mkdir()
         for number, path in enumerate(examples):
-            copy_picture(path, temporary / EXAMPLES / f"{number:02d}-{path.stem}")
+            copy_image(path, temporary / EXAMPLES / f"{number:02d}-{path.stem}")
         if is_copied:
             copy_model(Path(checkpoint), temporary / CHECKPOINT)
         has_base = base is not None and Path(base).is_dir()

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from modeling_radio.core.settings import hash_of
-from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture, to_eight_bits
+from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file, to_eight_bits
 
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def decode_rgb(
         return to_eight_bits(load_upright(file))
 
 
-def load_picture(image: EncodedImage) -> Image.Image:
+def load_image(image: EncodedImage) -> Image.Image:
     """Decode an image in the mode that it is stored in, upright as its EXIF data say: a mask, or for a processor.
 
     Raises:
@@ -156,7 +156,7 @@ def _opened(image: EncodedImage, min_side_px: int) -> Iterator[Image.Image]:
             raise UnusableImageError("no file with content, but a folder, pipe, socket or device")
         if path == b"":
             raise UnusableImageError("no image in this sample")
-        with open_picture(path) as file:
+        with open_image_file(path) as file:
             if min(file.size) < min_side_px:
                 raise UnusableImageError(f"too small: {file.width} x {file.height} px")
             yield file
@@ -211,16 +211,16 @@ class SkippedImages:
             logger.warning("skipping image %s: %s (%d skipped so far)", name, reason, count)
 
 
-def crop_to_shape(picture: Image.Image, height: int, width: int) -> Image.Image:
+def crop_to_shape(rgb: Image.Image, height: int, width: int) -> Image.Image:
     """Return the largest centered crop of the shape, resized to `height` x `width` pixels."""
-    scale = min(picture.width / width, picture.height / height)
+    scale = min(rgb.width / width, rgb.height / height)
     crop_width, crop_height = width * scale, height * scale
-    left, top = (picture.width - crop_width) / 2, (picture.height - crop_height) / 2
+    left, top = (rgb.width - crop_width) / 2, (rgb.height - crop_height) / 2
     box = (left, top, left + crop_width, top + crop_height)
-    return picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    return rgb.resize((width, height), Image.Resampling.BICUBIC, box=box)
 
 
-def to_tensor(picture: Image.Image) -> Tensor:
+def to_tensor(rgb: Image.Image) -> Tensor:
     """Return an RGB image as a uint8 tensor `(3, height, width)`."""
-    pixels = np.array(picture, dtype=np.uint8)
+    pixels = np.array(rgb, dtype=np.uint8)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -173,13 +173,13 @@ def measure(image: EncodedImage, *, with_pixels: bool) -> ImageFacts:
     size = image_size(image)
     if not with_pixels:
         return ImageFacts(*size)
-    picture = decode_rgb(image, lambda size: 2 * THUMBNAIL_PX / min(size))
-    thumbnail = np.asarray(picture.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX), dtype=np.float32)
-    return ImageFacts(*size, float(thumbnail.std((0, 1)).max()), difference_hash(picture))
+    rgb = decode_rgb(image, lambda size: 2 * THUMBNAIL_PX / min(size))
+    thumbnail = np.asarray(rgb.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX), dtype=np.float32)
+    return ImageFacts(*size, float(thumbnail.std((0, 1)).max()), difference_hash(rgb))
 
 
-def difference_hash(picture: Image.Image) -> int:
-    """Return 64 bits, the places of an 8 x 8 gray version where brightness grows to the right, as a signed integer.
+def difference_hash(rgb: Image.Image) -> int:
+    """Return 64 bits, the pixels of an 8 x 8 gray version where brightness grows to the right, as a signed integer.
 
     They stay the same when an image is resized, recompressed, or made brighter.
 
@@ -187,7 +187,7 @@ def difference_hash(picture: Image.Image) -> int:
         N. Krawetz, "Kind of Like That" (dHash), https://www.hackerfactor.com/blog/?/archives/529-Kind-of-Like-That.html.
         The package `imagehash` has the same few lines, but brings scipy and PyWavelets.
     """
-    gray = np.asarray(picture.convert("L").resize((HASH_PX + 1, HASH_PX), Image.Resampling.BOX), dtype=np.int16)
+    gray = np.asarray(rgb.convert("L").resize((HASH_PX + 1, HASH_PX), Image.Resampling.BOX), dtype=np.int16)
     bits = np.packbits(gray[:, 1:] > gray[:, :-1])
     return int(bits.view(np.int64)[0])
 

@@ -41,7 +41,7 @@ class EndlessSource:
     """Endless passes through one rank's parts of a source, which take turns; each pass has its own order of shards.
 
     Images with an unusable header are left out, and so are those that filters leave out, and the rest of a shard after
-    a damaged place.
+    a damaged position.
 
     Args:
         parts: Data sets of `datasets`, which this rank reads side by side.
@@ -116,7 +116,7 @@ class EndlessSource:
             "num_read": self._num_read,
             "num_usable": self._num_usable,
             "turns": list(self._turns),
-            "places": [list(place) for place in self._places],
+            "places": [list(position) for position in self._positions],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -142,17 +142,17 @@ class EndlessSource:
         for rows in self._rows:
             rows.close()
 
-    def _open_pass(self, number: int, turns: Iterable[int], places: Iterable[Sequence[int]]) -> None:
+    def _open_pass(self, number: int, turns: Iterable[int], positions: Iterable[Sequence[int]]) -> None:
         """Go to a position of a pass.
 
         Args:
             number: Number of the pass.
             turns: Numbers of the parts that have rows left, the next one first.
-            places: For each part the number of finished pieces, the number of this rank's rows that were read of the
+            positions: For each part the number of finished pieces, the number of this rank's rows that were read of the
                 next one, and the rank whose turn it is where that one begins.
         """
         self.number_of_pass, self._num_read, self._num_usable = number, 0, 0
-        self._turns, self._places = deque(turns), [list(place) for place in places]
+        self._turns, self._positions = deque(turns), [list(position) for position in positions]
         self._rows = [self._rows_of(part) for part in range(len(self.parts))]
 
     def _rows_left(self) -> Iterator[dict[str, Any]]:
@@ -166,22 +166,22 @@ class EndlessSource:
 
     def _rows_of(self, number: int) -> Generator[dict[str, Any]]:
         """Yield the remaining rows of a part in this pass, piece by piece."""
-        part, place = self.parts[number], self._places[number]
+        part, position = self.parts[number], self._positions[number]
         rank, num_ranks = self.share
         num_pieces = min(part.num_shards, MAX_PIECES)
         order = np.random.default_rng([self.seed, self.number_of_pass, number]).permutation(num_pieces)
-        for piece in map(int, order[place[0] :]):
-            first = (rank - place[2]) % num_ranks + place[1] * num_ranks
+        for piece in map(int, order[position[0] :]):
+            first = (rank - position[2]) % num_ranks + position[1] * num_ranks
             num_rows = 0
             try:
                 for num_rows, row in enumerate(part.shard(num_pieces, piece), 1):
                     if num_rows > first and (num_rows - 1 - first) % num_ranks == 0:
-                        place[1] += 1
+                        position[1] += 1
                         yield row
             except _BROKEN_FILE as error:
                 lost = f"image {self._num_read + 1} of pass {self.number_of_pass} and what follows it in its shard"
                 self.skipped.add(f"{self.column.source}: {lost}", f"unreadable: {error}")
-            place[:] = place[0] + 1, 0, (place[2] + num_rows) % num_ranks
+            position[:] = position[0] + 1, 0, (position[2] + num_rows) % num_ranks
 
 
 class ImageStream:
@@ -200,7 +200,7 @@ class ImageStream:
     def __init__(self, sources: Sequence[EndlessSource], weights: Sequence[float], seed: int, block_size: int) -> None:
         self.sources, self.seed, self.block_size = sources, seed, block_size
         self._thresholds = np.cumsum(weights)[:-1]
-        self._block_number, self._place = 0, 0
+        self._block_number, self._position = 0, 0
         self._block: list[EncodedImage] = []
         self._source_states = [source.state_dict() for source in sources]
 
@@ -210,15 +210,15 @@ class ImageStream:
 
     def spares(self, number: int) -> list[EncodedImage]:
         """Return upcoming images of the block without consuming them."""
-        return [self._block[(self._place + offset) % self.block_size] for offset in range(number)]
+        return [self._block[(self._position + offset) % self.block_size] for offset in range(number)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream, as JSON values."""
-        return {"block": self._block_number, "place": self._place, "sources": self._source_states}
+        return {"block": self._block_number, "place": self._position, "sources": self._source_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of the same sources."""
-        self._block_number, self._place = state["block"], state["place"]
+        self._block_number, self._position = state["block"], state["place"]
         self._source_states, self._block = state["sources"], []
         for source, source_state in zip(self.sources, self._source_states, strict=True):
             source.load_state_dict(source_state)
@@ -227,7 +227,7 @@ class ImageStream:
         """Start pass `number` through all sources."""
         for source in self.sources:
             source.start_pass(number)
-        self._block_number, self._place, self._block = 0, 0, []
+        self._block_number, self._position, self._block = 0, 0, []
         self._source_states = [source.state_dict() for source in self.sources]
 
     def close(self) -> None:
@@ -238,18 +238,18 @@ class ImageStream:
     def _next(self) -> EncodedImage:
         if not self._block:  # also after a restart at the end of a block, because the next one begins there
             self._block = self._read_block()
-        if self._place == self.block_size:
-            self._block_number, self._place = self._block_number + 1, 0
+        if self._position == self.block_size:
+            self._block_number, self._position = self._block_number + 1, 0
             self._source_states = [source.state_dict() for source in self.sources]
             self._block = self._read_block()
-        self._place += 1
-        return self._block[self._place - 1]
+        self._position += 1
+        return self._block[self._position - 1]
 
     def _read_block(self) -> list[EncodedImage]:
         random = np.random.default_rng([self.seed, self._block_number])
         choices = np.searchsorted(self._thresholds, random.random(self.block_size), side="right")
         images = [next(self.sources[choice]) for choice in choices]
-        return [images[place] for place in random.permutation(self.block_size)]
+        return [images[position] for position in random.permutation(self.block_size)]
 
 
 def open_image_stream(

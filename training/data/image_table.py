@@ -174,21 +174,21 @@ class ImageTable(Images):
         num_attempts = min(len(self.rows), MAX_ATTEMPTS)
         for attempt in range(num_attempts):
             row = (index + attempt) % len(self.rows)
-            picture = None if row in self._unusable else self.skipped.decode(self.rows[row], least_scale)
-            if picture is not None:
-                return to_tensor(self._crop(picture, index))
+            rgb = None if row in self._unusable else self.skipped.decode(self.rows[row], least_scale)
+            if rgb is not None:
+                return to_tensor(self._crop(rgb, index))
             self._unusable.add(row)
         name = self.rows[index % len(self.rows)].name
         raise ValueError(f"{num_attempts} images in a row could not be decoded; the first is {name}.")
 
-    def _crop(self, picture: Image.Image, index: int) -> Image.Image:
+    def _crop(self, rgb: Image.Image, index: int) -> Image.Image:
         if self.size is None:
-            return picture
+            return rgb
         if self.is_centered:
-            return crop_to_shape(picture, self.size, self.size)
+            return crop_to_shape(rgb, self.size, self.size)
         area, x, y, mirror = np.random.default_rng([self.seed, index]).random(4)
-        side = min(picture.size) * (CROP_MIN_AREA + (1 - CROP_MIN_AREA) * area) ** 0.5
-        left, top = x * (picture.width - side), y * (picture.height - side)
+        side = min(rgb.size) * (CROP_MIN_AREA + (1 - CROP_MIN_AREA) * area) ** 0.5
+        left, top = x * (rgb.width - side), y * (rgb.height - side)
         box = (left, top, left + side, top + side)
-        crop = picture.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+        crop = rgb.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
         return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror < 0.5 else crop

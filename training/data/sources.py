@@ -229,8 +229,8 @@ class ImageColumn:
     name: str
     is_listed: bool = False
 
-    def read(self, row: dict[str, Any], place: str) -> EncodedImage:
-        """Return the image of a row; `place`, for example "row 7", names it where the row itself does not.
+    def read(self, row: dict[str, Any], fallback: str) -> EncodedImage:
+        """Return the image of a row; `fallback`, for example "row 7", names it where the row itself does not.
 
         The files of image folders on the Hub that are streamed have addresses and are read at once.
 
@@ -241,7 +241,7 @@ class ImageColumn:
         content = value if isinstance(value, bytes) else (value or {}).get("bytes")
         path = None if isinstance(value, bytes) else (value or {}).get("path")
         if content is not None or path is None:
-            return EncodedImage(f"{row.get('__url__', self.source)}: {path or place}", content or b"")
+            return EncodedImage(f"{row.get('__url__', self.source)}: {path or fallback}", content or b"")
         if not self.is_listed:
             check_named_file(path, self.source)
         if not _URL.match(path):

@@ -115,14 +115,14 @@ class _Mixture(Images):
         return torch.cat([each[torch.arange(n) % len(each)] for each, n in zip(known, lengths, strict=True)])
 
     def __getitem__(self, index: int) -> Tensor:
-        part, place = self._place_of(index)
-        return part[place]
+        part, position = self._locate(index)
+        return part[position]
 
     def draft(self, index: int, least_scale: LeastScale) -> Tensor:
-        part, place = self._place_of(index)
-        return part.draft(place, least_scale)
+        part, position = self._locate(index)
+        return part.draft(position, least_scale)
 
-    def _place_of(self, index: int) -> tuple[Images, int]:
+    def _locate(self, index: int) -> tuple[Images, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in [0, {len(self)}), got {index}.")
         part = bisect.bisect_right(self.ends, index)

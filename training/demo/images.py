@@ -81,32 +81,32 @@ def evaluation_bank(assets: DemoAssets, split: Split, classes: Sequence[str]) ->
 def load_cut_out(path: Path, max_side_px: int) -> Image.Image:
     """Return an RGBA cut-out, cropped to its opaque part, its longer side at most `max_side_px`."""
     with Image.open(path) as file:
-        picture = file.convert("RGBA")
-    opaque = picture.getchannel("A").getbbox()
-    picture = picture.crop(opaque) if opaque else picture
-    picture.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
-    return picture
+        image = file.convert("RGBA")
+    opaque = image.getchannel("A").getbbox()
+    image = image.crop(opaque) if opaque else image
+    image.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
+    return image
 
 
 def load_photograph(path: Path, short_side_px: int = PHOTOGRAPH_CACHE_PX) -> Image.Image:
     """Return an RGB photograph, its shorter side at most `short_side_px`."""
     with Image.open(path) as file:
         file.draft("RGB", (short_side_px, short_side_px))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below
-        picture = file.convert("RGB")
-    scale = short_side_px / min(picture.size)
+        image = file.convert("RGB")
+    scale = short_side_px / min(image.size)
     if scale >= 1:
-        return picture
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.BICUBIC)
+        return image
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def cut_out_on_ground(cut_out: Image.Image, size: int, margin: float, ground: tuple[int, int, int]) -> Image.Image:
     """Return the cut-out centered on a plain square; `margin` is the free share of the side at each edge."""
-    picture = Image.new("RGB", (size, size), ground)
+    image = Image.new("RGB", (size, size), ground)
     scaled = scale_cut_out(cut_out, size * (1 - 2 * margin))
     corner = ((size - scaled.width) // 2, (size - scaled.height) // 2)
-    picture.paste(scaled, corner, scaled)
-    return picture
+    image.paste(scaled, corner, scaled)
+    return image
 
 
 def random_crop(photograph: Image.Image, size: int, random: np.random.Generator) -> Image.Image:
@@ -144,13 +144,13 @@ def compose_scene(
     return scene, mask
 
 
-def load_object_pictures(objects: Sequence[CutOut], size: int, margin: float, ground: tuple[int, int, int]) -> Tensor:
+def load_object_images(objects: Sequence[CutOut], size: int, margin: float, ground: tuple[int, int, int]) -> Tensor:
     """Return each object alone on a plain ground: uint8 `(num_objects, 3, size, size)`."""
-    pictures = [
+    composed = [
         cut_out_on_ground(load_cut_out(cut_out.path, max(size, CUT_OUT_CACHE_PX)), size, margin, ground)
         for cut_out in objects
     ]
-    return torch.stack([to_tensor(picture) for picture in pictures])
+    return torch.stack([to_tensor(image) for image in composed])
 
 
 def scale_cut_out(cut_out: Image.Image, longest_px: float) -> Image.Image:
@@ -246,8 +246,8 @@ def _draw_image(bank: PixelBank, size: int, random: np.random.Generator) -> Imag
     cut_out = cut_outs[random.integers(len(cut_outs))]
     margin, mirror = random.random(2)
     red, green, blue = (int(value) for value in random.integers(darkest, 256, size=3))
-    picture = cut_out_on_ground(cut_out, size, MAX_MARGIN * margin, (red, green, blue))
-    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror < 0.5 else picture
+    image = cut_out_on_ground(cut_out, size, MAX_MARGIN * margin, (red, green, blue))
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror < 0.5 else image
 
 
 def render(dataset: Images, indices: Sequence[int], *, num_workers: int = 2, show_progress: bool = True) -> Tensor:
@@ -326,8 +326,8 @@ def write_uci_digits(folder: Path) -> None:
     for index, row in enumerate(rows):
         levels = 255 - row[:-1].reshape(8, 8) * np.uint8(15)
         split = "train" if index < len(rows) - NUM_HELD_OUT_DIGITS else "validation"
-        picture = Image.fromarray(levels).resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BICUBIC)
-        _save(picture, folder / split / str(row[-1]) / f"{index}.png")
+        image = Image.fromarray(levels).resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BICUBIC)
+        _save(image, folder / split / str(row[-1]) / f"{index}.png")
 
 
 def write_textile(folder: Path) -> None:
@@ -367,9 +367,9 @@ def write_clip_art(folder: Path) -> None:
     (png,) = [path for path in root.rglob("png") if path.is_dir()]
     for subject in sorted(path for path in png.iterdir() if path.is_dir()):
         for path in [each for each in sorted(subject.rglob("*.png")) if _is_small(each)][:MOST_DRAWINGS]:
-            picture = _on_white(path)
-            picture.thumbnail((256, 256))
-            _save(picture, folder / subject.name / path.name)
+            image = _on_white(path)
+            image.thumbnail((256, 256))
+            _save(image, folder / subject.name / path.name)
 
 
 LABELED_PACKAGES = {
@@ -416,22 +416,22 @@ def _is_small(path: Path) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            with Image.open(path) as picture:
-                return picture.width * picture.height <= MOST_PIXELS
+            with Image.open(path) as image:
+                return image.width * image.height <= MOST_PIXELS
         except Image.DecompressionBombError:
             return False
 
 
 def _on_white(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        layer = picture.convert("RGBA")
+    with Image.open(path) as image:
+        layer = image.convert("RGBA")
     ground = Image.new("RGBA", layer.size, (255, 255, 255, 255))
     return Image.alpha_composite(ground, layer).convert("RGB")
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    image.save(path)
 
 
 def _link(source: Path, path: Path) -> None:
@@ -490,9 +490,9 @@ def classification_set(assets: DemoAssets, size: int) -> ClassificationSet:
     """Return the gallery (training objects) and the queries (held-out objects) of the kNN evaluation."""
     gallery, queries = assets.evaluation_objects("train"), assets.evaluation_objects("held_out")
     return ClassificationSet(
-        gallery_images=load_object_pictures(gallery, size, EVALUATION_MARGIN, EVALUATION_GROUND),
+        gallery_images=load_object_images(gallery, size, EVALUATION_MARGIN, EVALUATION_GROUND),
         gallery_labels=_labels(gallery, assets.classes),
-        query_images=load_object_pictures(queries, size, EVALUATION_MARGIN, EVALUATION_GROUND),
+        query_images=load_object_images(queries, size, EVALUATION_MARGIN, EVALUATION_GROUND),
         query_labels=_labels(queries, assets.classes),
         class_names=assets.classes,
     )
@@ -518,15 +518,14 @@ def segmentation_set(
     return SegmentationSet(train_images, train_masks, test_images, test_masks, ("background", *classes))
 
 
-def photographs(assets: DemoAssets, split: Split = "held_out", license: str | None = None) -> list[Photograph]:
-    """Return the photographs of one split, by name.
+def photographs(assets: DemoAssets, license: str | None = None) -> list[Photograph]:
+    """Return the held-out photographs, by name.
 
     Args:
         assets: The demo's assets.
-        split: "train" or "held_out".
         license: Exact license to keep, e.g. "CC0-1.0" for figures that we publish; None keeps all.
     """
-    chosen = [photo for photo in assets.photographs if photo.split == split and license in (None, photo.license)]
+    chosen = [photo for photo in assets.photographs if photo.split == "held_out" and license in (None, photo.license)]
     return sorted(chosen, key=lambda photo: photo.name)
 
 

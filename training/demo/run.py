@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from modeling_radio import RadioModel
 from modeling_radio.core.files import sole_run
 from modeling_radio.core.timing import Clock, WholeRun
-from modeling_radio.model_cards.build import PICTURE, write_card
+from modeling_radio.model_cards.build import FEATURES_FIGURE, write_card
 from modeling_radio.model_cards.results import Measurement, Results
 from modeling_radio.training.demo.closing_page import write_closing_page
 from modeling_radio.training.demo.images import photographs
@@ -32,18 +32,18 @@ from modeling_radio.training.student.reopen import reopen_elsewhere
 from modeling_radio.training.teachers.registry import reachable_teachers
 
 
-PICTURE_LICENSE = "CC0-1.0"  # of the photographs shown: the figure may be published anywhere
-PICTURE_SHIFTS = 4  # our choice: grid positions for each patch and direction: at 128 px the grid of a 512 px image
-PICTURE_PX = 512  # our choice: side of the photographs as they are drawn
-PICTURE_CAPTION = (
+FIGURE_LICENSE = "CC0-1.0"  # of the photographs shown: the figure may be published anywhere
+FIGURE_SHIFTS = 4  # our choice: grid positions for each patch and direction: at 128 px the grid of a 512 px image
+FIGURE_PX = 512  # our choice: side of the photographs as they are drawn
+FIGURE_CAPTION = (
     "Dense features as colors: three principal components of the foreground, from images shifted by quarters of a "
     "patch. An adaptor is good if its shapes are those of its teacher. It has its own range of colors; x2 means half "
-    "as wide. Last two rows: cosine of every place with the place in the ring. A good backbone is bright on similar "
+    "as wide. Last two rows: cosine of every patch with the patch in the ring. A good backbone is bright on similar "
     "things and dark elsewhere."
 )
 MAX_PHOTOGRAPHS = 5  # our choice: with more the labels are too small on a card
 PAGE = "index.html"
-PROGRESS_PICTURE = Path("pictures") / "progress.png"
+PROGRESS_FIGURE = Path("pictures") / "progress.png"
 
 # Expected by the progress bar: measured on two cores of an AMD EPYC with bfloat16, corrected as the run goes on.
 SECONDS_OF_PHASES = {"fetch": 10.0, "references": 37.0}
@@ -108,7 +108,7 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
         {**describe_run(command, clock), "seeds": list(seeds)},
         evaluation.data.remarks(evaluation.settings.neighbors),
     )
-    curves = folders[0] / PROGRESS_PICTURE
+    curves = folders[0] / PROGRESS_FIGURE
     for seed, folder in zip(seeds, folders, strict=True):
         write_card(folder / "final", results.of_seed(seed), name=f"radio-{recipe.name}")
     results.save(output / "results.json")
@@ -117,7 +117,7 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
         results,
         title=f"radio-{recipe.name}: one student of {len(evaluation.teachers)} teachers",
         checkpoint=folders[0] / "final",
-        features=Drawing((folders[0] / PICTURE).read_bytes(), PICTURE_CAPTION),
+        features=Drawing((folders[0] / FEATURES_FIGURE).read_bytes(), FIGURE_CAPTION),
         curves=Drawing(curves.read_bytes(), "Losses and measurements over the steps") if curves.is_file() else None,
     )
     return results
@@ -129,7 +129,7 @@ def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Cloc
     distiller = Distiller(recipe, folder)
     with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
         checkpoint = distiller.run()
-    assert checkpoint is not None  # only a run that was told to stop early has none
+    assert checkpoint is not None  # only a run that was stopped early has none
     before, after = evaluation.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()
     with clock.phase("evaluate"):
         measurements = [
@@ -137,8 +137,8 @@ def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Cloc
             *evaluation.measure_student(after, "", seed),
         ]
     with clock.phase("draw"):
-        draw_features(evaluation, before, after, folder / PICTURE)
-        shutil.copyfile(folder / PICTURE, checkpoint / PICTURE)
+        draw_features(evaluation, before, after, folder / FEATURES_FIGURE)
+        shutil.copyfile(folder / FEATURES_FIGURE, checkpoint / FEATURES_FIGURE)
     with clock.phase("reopen"):
         reopen_elsewhere(checkpoint, to_pil_image(evaluation.data.unlabeled[0]))
     return measurements
@@ -146,17 +146,17 @@ def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Cloc
 
 def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: RadioModel, path: Path) -> None:
     """Draw held-out photographs beside the features of teachers, adaptors and backbones."""
-    chosen = photographs(evaluation.data.assets, license=PICTURE_LICENSE)
+    chosen = photographs(evaluation.data.assets, license=FIGURE_LICENSE)
     chosen = (chosen or photographs(evaluation.data.assets))[:MAX_PHOTOGRAPHS]
     size, patch = evaluation.size_px, evaluation.patch_size
     images = load_photographs(chosen, size + patch)
 
     def maps_of(model: FeatureModel, adaptors: Sequence[str] = ()) -> Mapping[str, Tensor]:
-        return shifted_maps(model, images, size_px=size, shifts=PICTURE_SHIFTS, adaptors=adaptors)
+        return shifted_maps(model, images, size_px=size, shifts=FIGURE_SHIFTS, adaptors=adaptors)
 
     distilled = maps_of(evaluation.student(after), list(evaluation.teachers))
     rows = feature_rows(
-        window_of(load_photographs(chosen, PICTURE_PX), size, patch),
+        window_of(load_photographs(chosen, FIGURE_PX), size, patch),
         teachers={name: maps_of(evaluation.teacher(name))[""] for name in evaluation.teachers},
         adaptors={name: distilled[name] for name in evaluation.teachers},
         backbones={
@@ -164,4 +164,4 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
             "backbone\ndistilled": distilled[""],
         },
     )
-    draw_rows(rows, path, caption=PICTURE_CAPTION)
+    draw_rows(rows, path, caption=FIGURE_CAPTION)

@@ -28,14 +28,13 @@ from modeling_radio.training.distillation.sharding import (
     shard_within,
 )
 from modeling_radio.training.evaluation.provenance import lineage_of
-from modeling_radio.training.losses.contrastive import SummaryContrasts, build_contrasts
+from modeling_radio.training.losses.contrastive import SummaryContrastiveLoss, build_contrastive
 from modeling_radio.training.losses.weighting import TeacherWeights, build_weights
 from modeling_radio.training.recipe import Recipe
 from modeling_radio.training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize
-from modeling_radio.training.student.ema import MovingAverage
+from modeling_radio.training.student.ema import MovingAverage, RunningStatistics
 from modeling_radio.training.student.export import check_normalizers
 from modeling_radio.training.student.intermediate import Taps, build_taps, with_taps
-from modeling_radio.training.student.running_statistics import RunningStatistics
 from modeling_radio.training.student.warm_start.start import start_student
 from modeling_radio.training.targets.examples import TargetSource
 from modeling_radio.training.targets.refits import standardize_heads
@@ -57,7 +56,7 @@ class RunParts:
         ema: The moving average of `model`.
         statistics: Running statistics of the teachers: they standardize targets and balance summary losses.
         weights: Weights of the teachers' losses.
-        contrasts: The contrastive loss of summaries; None without one.
+        contrastive: The contrastive loss of summaries; None without one.
         taps: Intermediate heads (deep supervision) on blocks of the trunk; None without any.
         plan: Which images each step has on this rank.
         source: Images and the teachers' outputs of each batch, in the order of the plan.
@@ -77,7 +76,7 @@ class RunParts:
     ema: MovingAverage
     statistics: TeacherStatistics
     weights: TeacherWeights
-    contrasts: SummaryContrasts | None
+    contrastive: SummaryContrastiveLoss | None
     taps: Taps | None
     plan: BatchPlan
     source: TargetSource
@@ -139,7 +138,7 @@ def build_run(
     optimizer = build_optimizer(model_with_taps, recipe.optimizer, muon_dtype)
     statistics = TeacherStatistics(recipe.standardization, widths, recipe.inner_depths()).to(accelerator.device)
     weights = build_weights(recipe, widths, accelerator.device)
-    contrasts = build_contrasts(recipe, widths, accelerator.device)
+    contrastive = build_contrastive(recipe, widths, accelerator.device)
     plan = inputs.plan_batches(recipe, accelerator, images, model.config.patch_size, output)
     if is_sharded(accelerator):
         plan.check_equal_passes()
@@ -168,7 +167,7 @@ def build_run(
         ema=ema,
         statistics=statistics,
         weights=weights,
-        contrasts=contrasts,
+        contrastive=contrastive,
         taps=taps,
         plan=plan,
         source=source,

@@ -142,10 +142,10 @@ def writers_of(name: str, tensors: Mapping[str, Tensor], *, is_main_process: boo
     number, count = 0, 1
     own: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        place = part_number(tensor)
-        is_whole = place == (0, 1)
-        if place is not None and (is_main_process or not is_whole):
-            number, count = (number, count) if is_whole else place
+        own_part = part_number(tensor)
+        is_whole = own_part == (0, 1)
+        if own_part is not None and (is_main_process or not is_whole):
+            number, count = (number, count) if is_whole else own_part
             own[key] = local_parts([tensor])[0].detach().to("cpu", copy=True).contiguous()
     file = f"{name}.safetensors" if count == 1 else f"{name}-{number + 1:05d}-of-{count:05d}.safetensors"
     return {file: partial(save_file, own)} if own or (is_main_process and not tensors) else {}
@@ -372,7 +372,7 @@ def check_fits(path: Path, saved: Mapping[str, Sequence[int]], wanted: Mapping[s
         wanted: What they are loaded into, by name.
 
     Raises:
-        CheckpointError: If names or shapes differ, as where a teacher's answers have other channels than before.
+        CheckpointError: If names or shapes differ, as where a teacher's outputs have other channels than before.
     """
     changed = differences(dict(saved), {name: tuple(tensor.shape) for name, tensor in wanted.items()})
     if changed:
@@ -403,7 +403,7 @@ class CheckpointWriter:
 
     @property
     def is_busy(self) -> bool:
-        """Whether this rank still writes."""
+        """True if this rank still writes."""
         return self._written is not None and not self._written.done()
 
     def begin(self, state: Mapping[str, Any], files: Mapping[str, Callable[[Path], object]]) -> None:
@@ -512,10 +512,10 @@ class RunState:
         files = {}
         for name, values in tensors.items():
             files |= writers_of(name, values, is_main_process=is_main_process)
-        places = of_all_ranks(self.source.state_dict())
-        counts = {"skipped_steps": self.skipped.state_dict(), "places_in_data": places}
+        positions = of_all_ranks(self.source.state_dict())
+        counts = {"skipped_steps": self.skipped.state_dict(), "places_in_data": positions}
         writer.begin({**facts, **counts, "torch_version": torch.__version__}, files)
-        return places
+        return positions
 
     def load(self, checkpoint: Path) -> dict[str, Any]:
         """Load a checkpoint that is intact, each part once it is known to fit; return its `state.json`.

@@ -1,4 +1,4 @@
-"""Held-out images while a run trains: measurements and pictures of the moving average."""
+"""Held-out images while a run trains: measurements and figures of the moving average."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def _is_within(source: str, streamed: str) -> bool:
 
 
 def describe_missing_images(recipe: Recipe) -> str:
-    """Return a line for the log of a run whose pictures or measurements have no images; empty for others."""
-    pictures, metrics = recipe.logging.picture_every_steps, recipe.logging.metrics_every_steps
-    is_asked_for = metrics is not None or (pictures is not None and pictures <= recipe.schedule.num_steps)
+    """Return a line for the log of a run whose figures or measurements have no images; empty for others."""
+    figures, metrics = recipe.logging.picture_every_steps, recipe.logging.metrics_every_steps
+    is_asked_for = metrics is not None or (figures is not None and figures <= recipe.schedule.num_steps)
     if not is_asked_for or held_out_source(recipe) is not None:
         return ""
     return (
-        f"No held-out images in `data.source` {recipe.data.source!r}, so no pictures and no measurements: set "
+        f"No held-out images in `data.source` {recipe.data.source!r}, so no figures and no measurements: set "
         "`logging.picture_source` to a folder of images."
     )
 
@@ -103,7 +103,7 @@ def held_out_images(recipe: Recipe, size: int, max_images: int, switch: str) -> 
             return None
         raise RecipeError(f"`logging.picture_source`: {error} Give another folder, or `{switch}=null`.") from error
     number = min(max_images, len(images))
-    return torch.stack([images[place * len(images) // number] for place in range(number)])
+    return torch.stack([images[index * len(images) // number] for index in range(number)])
 
 
 SHIFT_DIVISOR = 4
@@ -133,7 +133,7 @@ class ViewPair:
         return cls(size_px, max(1, size_px // patch_size // SHIFT_DIVISOR), patch_size)
 
     @property
-    def cells(self) -> int:
+    def patches(self) -> int:
         """Side of the student's grid."""
         return self.size_px // self.patch_size
 
@@ -180,23 +180,23 @@ def _resized(images: Tensor, side: int) -> Tensor:
 NUM_IMAGES = 32
 """Our choice: chance alone leaves 1/32 of the variance as a fixed pattern, at the price of a fraction of a step."""
 NUM_TOKENS = 4096
-"""Of all images, those at which an adaptor is compared with its teacher, whose whole answers at high resolution would
+"""Of all images, those at which an adaptor is compared with its teacher, whose whole outputs at high resolution would
 fill the memory. Our choice; all of them up to 176 px."""
 NUM_RANK_TOKENS = 2048
 """Number of features whose effective rank is measured: the time for it grows with their number. Our choice."""
-MIN_CELLS = 2
+MIN_PATCHES = 2
 """Side of the smallest grid in which a view can be displaced."""
 MAX_TOKENS_PER_PASS = 8192
 """Our choice: what a small GPU has memory for; less than the batches of any recipe for one."""
 
 
-class Answers(NamedTuple):
+class StudentFeatures(NamedTuple):
     """Outputs of a network for a view, on the CPU.
 
     Attributes:
         features: Of the backbone, `(num_images, dim, rows, cols)`.
         shifted: Those of the displaced view.
-        adaptors: By teacher and in its space: summaries, and features at the places that are compared, one for each
+        adaptors: By teacher and in its space: summaries, and features at the positions that are compared, one for each
             "image", `(num_tokens, dim, 1, 1)`.
     """
 
@@ -208,7 +208,7 @@ class Answers(NamedTuple):
 class HeldOutMetrics:
     """Measures a network on held-out images; nothing draws from torch's generator, and no state changes.
 
-    The teachers answer once, here. Of a pass at each size:
+    The teachers run once, here. Of a pass at each size:
 
     - `fixed_pattern/SIZE`, `shift_error/SIZE`, `effective_rank/SIZE`: of the backbone's dense features
     - `consistency/SIZE`, `consistency_centered/SIZE`: with those of the largest size
@@ -232,7 +232,7 @@ class HeldOutMetrics:
     ) -> None:
         self.images, self.accelerator = images, accelerator
         self.views = sorted(views, key=lambda view: view.size_px, reverse=True)  # the largest is the reference
-        self._places = {view.size_px: _choose_places(len(images), view) for view in self.views}
+        self._positions = {view.size_px: _choose_positions(len(images), view) for view in self.views}
         self._references: dict[int, dict[str, Features]] = {view.size_px: {} for view in self.views}
         if accelerator.is_main_process:
             for view in self.views:
@@ -273,7 +273,7 @@ class HeldOutMetrics:
 
         Args:
             networks: By what begins the names of their measurements. They are left as they were.
-            standardizers: By teacher; the adaptors answer in standardized spaces until they are exported.
+            standardizers: By teacher; the adaptors' outputs are in standardized spaces until they are exported.
         """
         values: dict[str, float] = {}
         for prefix, network in networks.items():
@@ -290,63 +290,65 @@ class HeldOutMetrics:
         values: dict[str, float] = {}
         largest: Tensor | None = None
         for view in self.views:
-            answers = self._answers(view, network, standardizers)
-            if answers is None:
+            found = self._student_features(view, network, standardizers)
+            if found is None:
                 continue
             size = f"{view.size_px}px"
-            values |= {f"{name}/{size}": value for name, value in _backbone_metrics(answers, view).items()}
+            values |= {f"{name}/{size}": value for name, value in _backbone_metrics(found, view).items()}
             if largest is None:
-                largest = answers.features
+                largest = found.features
             else:
-                plain, centered = feature_consistency(answers.features, largest)
+                plain, centered = feature_consistency(found.features, largest)
                 values |= {f"consistency/{size}": plain, f"consistency_centered/{size}": centered}
             for name, reference in self._references[view.size_px].items():
-                values |= _fidelity(answers.adaptors[name], reference, f"{name}/{size}")
+                values |= _fidelity(found.adaptors[name], reference, f"{name}/{size}")
         return values
 
-    def _answers(
+    def _student_features(
         self, view: ViewPair, network: RadioModel, standardizers: Mapping[str, FeatureStandardizer]
-    ) -> Answers | None:
+    ) -> StudentFeatures | None:
         """Run the network over all images; None in a process that does not compute."""
         names = list(standardizers)
         firsts: list[Tensor] = []
         seconds: list[Tensor] = []
         adaptors: dict[str, list[Features]] = {name: [] for name in self._references[view.size_px]}
-        for images, places in self._parts(view):
+        for images, positions in self._parts(view):
             first, second = view.of_images(images)
-            first_features, answers = _run(network, first, names)
+            first_features, found = _run(network, first, names)
             second_features, _ = _run(network, second, [])
             if not self.accelerator.is_main_process:
                 continue
             firsts.append(first_features.float().cpu())
             seconds.append(second_features.float().cpu())
             for name, parts in adaptors.items():
-                summary, features = answers[name]
-                chosen = standardizers[name].invert(_at_places(features, view, places))
+                summary, features = found[name]
+                chosen = standardizers[name].invert(_at_positions(features, view, positions))
                 parts.append(Features(None if summary is None else summary.float().cpu(), chosen.cpu()))
         if not self.accelerator.is_main_process:
             return None
-        return Answers(
+        return StudentFeatures(
             torch.cat(firsts), torch.cat(seconds), {name: _joined(parts) for name, parts in adaptors.items()}
         )
 
     def _reference(self, view: ViewPair, teacher: Teacher) -> Features:
         parts = []
-        for images, places in self._parts(view):
-            summary, features = teacher.answer(view.of_teacher(images, teacher))
-            parts.append(Features(None if summary is None else summary.cpu(), _at_places(features, view, places).cpu()))
+        for images, positions in self._parts(view):
+            summary, features = teacher.extract_features(view.of_teacher(images, teacher))
+            parts.append(
+                Features(None if summary is None else summary.cpu(), _at_positions(features, view, positions).cpu())
+            )
         return _joined(parts)
 
     def _parts(self, view: ViewPair) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images of one pass after the other, and their places."""
-        num_images = max(1, MAX_TOKENS_PER_PASS // view.cells**2)
-        places = self._places[view.size_px].split(num_images)
-        for images, own in zip(self.images.split(num_images), places, strict=True):
+        num_images = max(1, MAX_TOKENS_PER_PASS // view.patches**2)
+        positions = self._positions[view.size_px].split(num_images)
+        for images, own in zip(self.images.split(num_images), positions, strict=True):
             yield images.to(self.accelerator.device), own.to(self.accelerator.device)
 
 
 def _run(network: RadioModel, pixel_values: Tensor, names: list[str]) -> tuple[Tensor, dict[str, Features]]:
-    """Return the backbone's dense features and the answers of these adaptors."""
+    """Return the backbone's dense features and the outputs of these adaptors."""
     window = global_window(network.config)
     output = network(pixel_values, window_size=window, feature_format="NCHW", adaptor_names=names, return_dict=True)
     return output.features, {
@@ -354,18 +356,18 @@ def _run(network: RadioModel, pixel_values: Tensor, names: list[str]) -> tuple[T
     }
 
 
-def _choose_places(num_images: int, view: ViewPair) -> Tensor:
-    """Return places of each image's grid, counted row by row, `(num_images, num_places)`; the same in every run."""
-    num_places = min(-(-NUM_TOKENS // num_images), view.cells**2)
+def _choose_positions(num_images: int, view: ViewPair) -> Tensor:
+    """Return fixed positions of each image's grid, counted row by row, `(num_images, num_positions)`."""
+    num_positions = min(-(-NUM_TOKENS // num_images), view.patches**2)
     generator = make_generator(0, "places", view.size_px)
-    orders = [torch.randperm(view.cells**2, generator=generator)[:num_places] for _ in range(num_images)]
+    orders = [torch.randperm(view.patches**2, generator=generator)[:num_positions] for _ in range(num_images)]
     return torch.stack(orders)
 
 
-def _at_places(features: Tensor, view: ViewPair, places: Tensor) -> Tensor:
-    """Return features `(tokens, dim, 1, 1)` in float32 at places of the student's grid, to which maps are resampled."""
-    maps = resample_features(features.float(), view.cells, view.cells).flatten(2)  # (batch, dim, cells)
-    chosen = maps.gather(2, places.unsqueeze(1).expand(-1, maps.shape[1], -1))
+def _at_positions(features: Tensor, view: ViewPair, positions: Tensor) -> Tensor:
+    """Return float32 features `(tokens, dim, 1, 1)` at positions of the student's grid, to which maps are resampled."""
+    maps = resample_features(features.float(), view.patches, view.patches).flatten(2)  # (batch, dim, patches)
+    chosen = maps.gather(2, positions.unsqueeze(1).expand(-1, maps.shape[1], -1))
     return chosen.transpose(1, 2).flatten(0, 1)[:, :, None, None]
 
 
@@ -374,17 +376,17 @@ def _joined(parts: Sequence[Features]) -> Features:
     return Features(torch.cat(summaries) if summaries else None, torch.cat([part.features for part in parts]))
 
 
-def _backbone_metrics(answers: Answers, view: ViewPair) -> dict[str, float]:
+def _backbone_metrics(found: StudentFeatures, view: ViewPair) -> dict[str, float]:
     """Return what is measured of the backbone's features at one size; NaN where they are all equal, or not finite."""
-    features, shift = answers.features, view.shift
+    features, shift = found.features, view.shift
     tokens = features.movedim(1, -1).flatten(0, 2)  # (batch, dim, rows, cols) -> (tokens, dim)
     sample = tokens[torch.linspace(0, len(tokens) - 1, min(len(tokens), NUM_RANK_TOKENS)).long()]
-    is_defined = all(_varies(each) for each in (features[..., shift:, shift:], answers.shifted, sample[:, :, None]))
+    is_defined = all(_varies(each) for each in (features[..., shift:, shift:], found.shifted, sample[:, :, None]))
     if not is_defined:
         return dict.fromkeys(("fixed_pattern", "shift_error", "effective_rank"), math.nan)
     return {
         "fixed_pattern": fixed_pattern_energy(features),
-        "shift_error": shift_error(features, answers.shifted, (shift, shift)),
+        "shift_error": shift_error(features, found.shifted, (shift, shift)),
         "effective_rank": effective_rank(sample),
     }
 
@@ -409,7 +411,7 @@ def _fidelity(adaptor: Features, reference: Features, suffix: str) -> dict[str, 
 def _sizes_px(recipe: Recipe, config: RadioConfig) -> list[int]:
     """Return the sizes to measure at: those asked for, or the smallest, middle and largest that are trained."""
     sizes = recipe.logging.metrics_sizes_px
-    smallest = MIN_CELLS * config.patch_size
+    smallest = MIN_PATCHES * config.patch_size
     if sizes is None:
         trained = sorted({size for partition in recipe.partitions for size in partition.sizes_px if size >= smallest})
         return sorted({trained[0], trained[len(trained) // 2], trained[-1]}) if trained else []
@@ -437,7 +439,7 @@ def _check_size(check: Callable[[int], None], size: int) -> None:
         raise RecipeError(f"`logging.metrics_sizes_px` cannot have {size} px: {error}") from error
 
 
-NUM_PICTURE_IMAGES = 4  # our choice: as many as can be compared at a glance
+NUM_FIGURE_IMAGES = 4  # our choice: as many as can be compared at a glance
 CAPTION = (
     "Step {step}. Dense features as colors: three principal components of the teacher's. An adaptor is good if its "
     "shapes are those of its teacher. It has its own range of colors; x2 means half as wide."
@@ -447,7 +449,7 @@ CAPTION = (
 class HeldOutFigures:
     """Draws the student's adaptors beside their teachers, along the same directions.
 
-    The teachers answer once, here; a picture needs one pass of the student. Nothing draws random numbers.
+    The teachers run once, here; a figure needs one pass of the student. Nothing draws random numbers.
 
     Args:
         images: uint8 RGB, `(num_images, 3, height, width)`.
@@ -462,7 +464,7 @@ class HeldOutFigures:
         self._photographs = photograph_row(images)
         self._teachers: dict[str, tuple[Row, PcaBasis]] = {}
         for name, teacher in teachers.items():
-            features = teacher.answer(self.pixel_values).features.cpu()
+            features = teacher.extract_features(self.pixel_values).features.cpu()
             basis = fit_pca_basis(features)
             self._teachers[name] = (teacher_row(name, features, basis), basis)
 
@@ -470,7 +472,7 @@ class HeldOutFigures:
     def of_run(
         cls, recipe: Recipe, teachers: Mapping[str, Teacher], device: torch.device, folder: Path
     ) -> HeldOutFigures | None:
-        """Return the pictures of a recipe, None where it has none: too few steps, or no held-out images to show.
+        """Return the figures of a recipe, None where it has none: too few steps, or no held-out images to show.
 
         Raises:
             RecipeError: If `logging.picture_source` cannot be used.
@@ -480,14 +482,14 @@ class HeldOutFigures:
             return None
         partition = _widest_partition(recipe)
         size = _size_px(recipe, partition)
-        images = held_out_images(recipe, size, NUM_PICTURE_IMAGES, "logging.picture_every_steps")
+        images = held_out_images(recipe, size, NUM_FIGURE_IMAGES, "logging.picture_every_steps")
         if images is None:
             return None
         shown = {name: teachers[name] for name in partition.teachers or teachers if name in teachers}
         return cls(images, shown, device, folder)
 
     def draw(self, step: int, adaptors: Mapping[str, Tensor]) -> Path:
-        """Write the picture of a step and return its path.
+        """Write the figure of a step and return its path.
 
         Args:
             step: Steps done so far.

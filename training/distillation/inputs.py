@@ -32,8 +32,8 @@ from modeling_radio.training.teachers.registry import check_devices, place_teach
 from modeling_radio.training.views.loaders import PartitionStreams
 from modeling_radio.training.views.plan import (
     BatchPlan,
-    admit_images,
     extreme_grids,
+    large_enough_images,
     smallest_used_px,
     teachers_of_rank,
 )
@@ -70,15 +70,15 @@ def plan_batches(
     Raises:
         RecipeError: If filters leave no image for a partition, or the ranks cannot be shared as the partitions say.
     """
-    number, admitted = None, {}
+    number, image_numbers = None, {}
     if not isinstance(images, PartitionStreams):
-        number, admitted = len(images), admit_images(images, recipe)
+        number, image_numbers = len(images), large_enough_images(images, recipe)
         if recipe.data.filters.is_used and accelerator.is_main_process:
-            record = left_out_of(images, admitted)
+            record = left_out_of(images, image_numbers)
             accelerator.print(describe_left_out(record), flush=True)
             write_data_record(folder, recipe, record)
     rank, num_ranks = accelerator.process_index, accelerator.num_processes
-    return BatchPlan(recipe, number, rank, num_ranks, patch_size=patch_size, admitted=admitted)
+    return BatchPlan(recipe, number, rank, num_ranks, patch_size=patch_size, image_numbers=image_numbers)
 
 
 def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
@@ -112,7 +112,7 @@ def widths_of_teachers(teachers: Mapping[str, Teacher]) -> dict[str, TeacherWidt
 
 
 def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
-    """Raise a RecipeError if a teacher cannot answer a size of images that the recipe shows it, perhaps days later."""
+    """Raise a RecipeError if a teacher cannot take a size of images that the recipe shows it, perhaps days later."""
     is_online = recipe.views.teachers == "online"
     for partition in recipe.partitions:
         path = f"partitions.{partition.name}.sizes_px" if is_online else "data.image_size_px"
@@ -164,7 +164,7 @@ def open_targets(
             folder,
             contents,
             images,
-            TeacherOutputs(teachers, contents.cells_per_side, accelerator.device, contents.format),
+            TeacherOutputs(teachers, contents.patches_per_side, accelerator.device, contents.format),
             num_workers=recipe.data.num_workers,
             rank=accelerator.process_index,
             num_ranks=accelerator.num_processes,

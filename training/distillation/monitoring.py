@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.files import WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
-from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics
+from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics, describe_missing_images
 from modeling_radio.training.distillation.sharding import reshard
 from modeling_radio.training.distillation.tracking import LOSS_KINDS, ProgressLog
 from modeling_radio.training.evaluation.metrics.representation import block_norms
@@ -283,6 +283,8 @@ class Monitors(NamedTuple):
             accelerator: Of this rank.
             folder: Of the figures.
         """
+        if line := describe_missing_images(recipe):
+            accelerator.print(line, flush=True)
         figures = HeldOutFigures.of_run(recipe, teachers, accelerator.device, folder)
         metrics = HeldOutMetrics.of_run(recipe, config, teachers, accelerator)
         watch = StepProfile(teachers, accelerator.device)
@@ -312,9 +314,9 @@ class Monitors(NamedTuple):
             standardizers = statistics.standardizers()
             features = {name: standardizers[name].invert(output.adaptors[name].features) for name in standardizers}
             try:
-                log.record_picture(step, self.figures.draw(step, features))
+                log.record_image(step, self.figures.draw(step, features))
             except WriteError as error:  # other ranks go on
-                self.accelerator.print(f"Step {step}: no picture. {error}", flush=True)
+                self.accelerator.print(f"Step {step}: no figure. {error}", flush=True)
 
     def measure(
         self,

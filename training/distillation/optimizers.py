@@ -57,13 +57,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-_PLACES_OF_MATRICES = tuple(f"{BLOCKS.removesuffix('blocks')}{part}." for part in ("blocks", "levels", "network"))
-"""Where the trunk's linear layers are in our ViTs, in E-RADIO and in networks of libraries."""
+_MATRIX_PREFIXES = tuple(f"{BLOCKS.removesuffix('blocks')}{part}." for part in ("blocks", "levels", "network"))
+"""Prefixes of the names of the trunk's linear layers in our ViTs, in E-RADIO and in networks of libraries."""
 
 
 def _traits(name: str, parameter: nn.Parameter) -> _Traits:
     decays, is_scale = is_decayed(name, parameter), name.endswith(SCALE_SUFFIX)
-    is_matrix = name.startswith(_PLACES_OF_MATRICES) and parameter.ndim == 2 and decays and not is_scale
+    is_matrix = name.startswith(_MATRIX_PREFIXES) and parameter.ndim == 2 and decays and not is_scale
     stacked = next((count for layer, count in STACKED_MATRICES.items() if f".{layer}." in name), 1)
     return _Traits(
         is_trunk=is_of_trunk(name),
@@ -298,17 +298,17 @@ def orthogonalize(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor
     Returns:
         Matrices of the same shapes, in that precision.
     """
-    places: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for place, matrix in enumerate(matrices):
+    indices: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, matrix in enumerate(matrices):
         rows, columns = matrix.shape
-        places[min(rows, columns), max(rows, columns)].append(place)
+        indices[min(rows, columns), max(rows, columns)].append(index)
     results = list(matrices)
-    for (rows, columns), members in places.items():
+    for (rows, columns), members in indices.items():
         size = max(1, MAX_BATCH_NUMBERS // (rows * columns))
         for batch in (members[start : start + size] for start in range(0, len(members), size)):
-            wide = [matrices[place] if matrices[place].shape[0] == rows else matrices[place].mT for place in batch]
-            for place, result in zip(batch, _iterate(torch.stack(wide), dtype), strict=True):
-                results[place] = result if matrices[place].shape[0] == rows else result.mT
+            wide = [matrices[index] if matrices[index].shape[0] == rows else matrices[index].mT for index in batch]
+            for index, result in zip(batch, _iterate(torch.stack(wide), dtype), strict=True):
+                results[index] = result if matrices[index].shape[0] == rows else result.mT
     return results
 
 

@@ -53,10 +53,10 @@ def first_row(tensor: Tensor) -> int:
     if not isinstance(tensor, DTensor):
         return 0
     rows, first = len(tensor), 0
-    for place, placement in enumerate(tensor.placements):
+    for mesh_dim, placement in enumerate(tensor.placements):
         if placement.is_shard(0):
-            most = -(-rows // tensor.device_mesh.size(place))  # as torch.chunk cuts
-            skipped = min(most * tensor.device_mesh.get_local_rank(place), rows)
+            most = -(-rows // tensor.device_mesh.size(mesh_dim))  # as torch.chunk cuts
+            skipped = min(most * tensor.device_mesh.get_local_rank(mesh_dim), rows)
             first, rows = first + skipped, min(most, rows - skipped)
     return first
 
@@ -106,8 +106,8 @@ def part_number(tensor: Tensor) -> tuple[int, int] | None:
     if not isinstance(tensor, DTensor):
         return 0, 1
     number, count = 0, 1
-    for place, placement in enumerate(tensor.placements):
-        size, own = tensor.device_mesh.size(place), tensor.device_mesh.get_local_rank(place)
+    for mesh_dim, placement in enumerate(tensor.placements):
+        size, own = tensor.device_mesh.size(mesh_dim), tensor.device_mesh.get_local_rank(mesh_dim)
         if placement.is_shard():
             number, count = number * size + own, count * size
         elif own:
@@ -253,5 +253,5 @@ def rewrite(tensor: Tensor, function: Callable[[Tensor], Tensor]) -> None:
 def parameters_of_moments(optimizer: Optimizer, moments: Iterable[str]) -> dict[str, Tensor]:
     """Return the parameter of each of some `optimizer_tensors`, under its name; nothing for those that have none."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    places = {name: int(name.partition(".")[0]) for name in moments}
-    return {name: parameters[place] for name, place in places.items() if place < len(parameters)}
+    indices = {name: int(name.partition(".")[0]) for name in moments}
+    return {name: parameters[index] for name, index in indices.items() if index < len(parameters)}

@@ -38,7 +38,7 @@ def batch_losses(parts: RunParts, batch: Batch, example: Example) -> dict[str, T
     terms: dict[str, LossTerm] = {}
     for entry in recipe.teachers:
         terms |= _named(_head_terms(parts, entry, batch, example, output), entry.name)
-        if parts.contrasts is not None and entry.name in parts.contrasts.teachers:
+        if parts.contrastive is not None and entry.name in parts.contrastive.teachers:
             terms[f"contrastive/{entry.name}"] = _contrastive_term(parts, entry, example, output)
     terms |= _intermediate_terms(parts, batch, example, output)
     total = output.backbone[0].new_zeros((), dtype=torch.float32)
@@ -136,9 +136,9 @@ def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, theirs: T
 
 def _contrastive_term(parts: RunParts, entry: TeacherRecipe, example: Example, output: StudentOutput) -> LossTerm:
     summary, target = output.summaries[entry.name], example.targets.get(entry.name)
-    if target is None or summary is None or parts.contrasts is None:
+    if target is None or summary is None or parts.contrastive is None:
         return _zero_term(_mean_of_maps(output.features[entry.name]))
-    losses = parts.contrasts.losses(entry.name, summary, target)
+    losses = parts.contrastive.losses(entry.name, summary, target)
     return LossTerm(parts.recipe.contrastive.weight * entry.summary_weight, losses.mean(), lambda: losses)
 
 

@@ -107,26 +107,26 @@ def _record(line: bytes) -> tuple[int, dict[str, float]] | None:
 NAME = "data.json"
 
 
-def left_out_of(images: Images, admitted: Mapping[str, Tensor]) -> dict[str, Any]:
+def left_out_of(images: Images, image_numbers: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return how many images a data set by number has, and how many were left out of it and of partitions, by reason.
 
     Args:
         images: The data set.
-        admitted: By partition the numbers of the images that it sees, where these are not all.
+        image_numbers: By partition the numbers of the images that it sees, where these are not all.
     """
-    too_small = {name: len(images) - len(numbers) for name, numbers in admitted.items()}
+    too_small = {name: len(images) - len(numbers) for name, numbers in image_numbers.items()}
     return {"images": len(images), "left_out": dict(images.left_out), "too_small_for_partition": too_small}
 
 
-def left_out_of_streams(places: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def left_out_of_streams(positions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return how many streamed images were left out so far of each partition, by reason, over all ranks.
 
     Args:
-        places: How far each rank has read, as a checkpoint holds it.
+        positions: How far each rank has read, as a checkpoint holds it.
     """
     counts: dict[str, Counter[str]] = {}
-    for place in places:
-        for partition, stream in place.items():
+    for position in positions:
+        for partition, stream in position.items():
             for source in stream["sources"]:
                 counts.setdefault(partition, Counter()).update(source["left_out"])
     return {"left_out_so_far": {partition: dict(count) for partition, count in counts.items()}}
@@ -147,10 +147,10 @@ def describe_left_out(record: Mapping[str, Any]) -> str:
     return f"{line} Of these are too small: {', '.join(small)}." if small else line
 
 
-PICTURE_OPTIONS: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}, "swanlab": {}}
-"""The trackers that are given pictures, an array `(1, height, width, 3)`, and what else they must be told of it.
+IMAGE_OPTIONS: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}, "swanlab": {}}
+"""The trackers that are given figures, an array `(1, height, width, 3)`, and their further options.
 
-Accelerate's other trackers take none, or in another form; the pictures are files in any case.
+Accelerate's other trackers take none, or in another form; the figures are files in any case.
 """
 
 
@@ -275,13 +275,13 @@ class ProgressLog:
             self._write(step, settings())
             self._start_interval()
 
-    def record_picture(self, step: int, path: Path) -> None:
-        """Hand a picture, an RGB file, to the trackers that take one."""
-        with Image.open(path) as picture:
-            pixels = np.array(picture.convert("RGB"))[None]  # (height, width, 3) -> (1, height, width, 3)
+    def record_image(self, step: int, path: Path) -> None:
+        """Hand a figure, an RGB file, to the trackers that take one."""
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))[None]  # (height, width, 3) -> (1, height, width, 3)
         for tracker in self.accelerator.trackers:
-            if tracker.name in PICTURE_OPTIONS:
-                options = PICTURE_OPTIONS[tracker.name]
+            if tracker.name in IMAGE_OPTIONS:
+                options = IMAGE_OPTIONS[tracker.name]
                 cast(Any, tracker).log_images({"held_out": pixels}, step=step, **options)
 
     def record_metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -293,7 +293,7 @@ class ProgressLog:
         try:
             draw_progress(self.history.series(), self.folder / "pictures" / "progress.png")
         except WriteError as error:  # other ranks go on
-            self.bar.say(f"Step {step}: no picture. {error}")
+            self.bar.say(f"Step {step}: no figure. {error}")
         self.bar.say(f"Step {step}, held-out images {describe_metrics(values)}.")
         sys.stdout.flush()  # a log file would get it much later
 

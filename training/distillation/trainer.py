@@ -109,7 +109,7 @@ class Distiller:
 
     @property
     def is_finished(self) -> bool:
-        """Whether an earlier session trained to the end and exported the student, and what is saved has this recipe."""
+        """True if an earlier session trained to the end and exported the student, and what is saved has this recipe."""
         last = checkpoint_path(self.output / "checkpoints", self.recipe.schedule.num_steps)
         is_trained = self.resumed_from is not None and self.resumed_from >= last
         is_exported = (self.output / "final").is_dir() and not (self.output / OUTDATED).exists()
@@ -163,7 +163,7 @@ class Distiller:
         )
         self.parts: RunParts = parts
         modules = {"student": parts.model, "ema": parts.ema, "statistics": parts.statistics}
-        extras = {"balancing": parts.weights, "contrasts": parts.contrasts, "taps": parts.taps}
+        extras = {"balancing": parts.weights, "contrasts": parts.contrastive, "taps": parts.taps}
         modules |= {name: module for name, module in extras.items() if module is not None and module.state_dict()}
         self.state = RunState(modules, parts.optimizer, self.skipped, parts.source)
         self.writer = CheckpointWriter(self.output / "checkpoints", self.recipe.checkpoints.keep)
@@ -238,10 +238,10 @@ class Distiller:
     def _passes(self, examples: Iterator[tuple[Batch, Example]]) -> Iterator[tuple[Batch, Example, dict[str, Tensor]]]:
         """Run the step's passes forward and backward; yield each batch with its example and losses."""
         parts, numbers = self.parts, range(self.parts.plan.batches_per_step)
-        prefetches_all = parts.parallel_passes is not None or parts.contrasts is not None
+        prefetches_all = parts.parallel_passes is not None or parts.contrastive is not None
         fetched = [self._fetch(examples) for _ in numbers if prefetches_all]
-        if parts.contrasts is not None:
-            parts.contrasts.begin_step(fetched)
+        if parts.contrastive is not None:
+            parts.contrastive.begin_step(fetched)
         if parts.parallel_passes is not None:
             with self._maybe_frozen_trunk():
                 trainable = [parameter for parameter in parts.student.parameters() if parameter.requires_grad]
@@ -293,8 +293,8 @@ class Distiller:
             self._count_bad_step(values)
         else:
             self.skipped.reset_streak()
-            if parts.contrasts is not None:
-                parts.contrasts.end_step()
+            if parts.contrastive is not None:
+                parts.contrastive.end_step()
             parts.optimizer.step()
             reshard(parts.average)
             parts.ema.update_parameters(parts.model)
@@ -375,9 +375,9 @@ class Distiller:
         if is_last and self.accelerator.is_main_process and (self.output / "final").is_dir():
             (self.output / OUTDATED).touch()  # or a kill here would let the next stage start from the old export
         facts = {"step": self.step, "data": self.parts.fingerprint, "recipe": self.recipe.to_dict()}
-        places = self.state.save(self.writer, facts, is_main_process=self.accelerator.is_main_process)
+        positions = self.state.save(self.writer, facts, is_main_process=self.accelerator.is_main_process)
         if self.recipe.data.streaming and self.accelerator.is_main_process:
-            write_data_record(self.output, self.recipe, left_out_of_streams(places))
+            write_data_record(self.output, self.recipe, left_out_of_streams(positions))
 
     def _load(self, folder: Path) -> None:
         saved = self.state.load(folder)

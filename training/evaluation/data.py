@@ -307,7 +307,7 @@ def square(image: Tensor, side_px: int) -> Tensor:
     return middle if side == side_px else resize(middle, [side_px, side_px], InterpolationMode.BICUBIC)
 
 
-class Place(NamedTuple):
+class WindowPosition(NamedTuple):
     """Position of a window: the image, and the upper left corner in pixels of the resized image."""
 
     image: int
@@ -330,23 +330,23 @@ class Windows:
         self.frames = [_frame(images.size(index), shorter_px or window_px) for index in range(len(images))]
         self.description = f"windows {window_px} by {stride:.4f} of {shorter_px or window_px}"
         step = max(1, round(window_px * stride))
-        self.places = [
-            Place(image, top, left)
+        self.positions = [
+            WindowPosition(image, top, left)
             for image, (height, width) in enumerate(self.frames)
             for top in _starts(height, window_px, step)
             for left in _starts(width, window_px, step)
         ]
         self._by_image: list[list[int]] = [[] for _ in self.frames]
-        for index, place in enumerate(self.places):
-            self._by_image[place.image].append(index)
+        for index, position in enumerate(self.positions):
+            self._by_image[position.image].append(index)
         self._last: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     def __getitem__(self, index: int) -> Tensor:
         """Return a window, uint8 `(3, window_px, window_px)`."""
-        image = self.places[index].image
+        image = self.positions[index].image
         if self._last is None or self._last[0] != image:  # windows of an image follow each other
             full, frame = self.images[image], self.frames[image]
             is_same = tuple(full.shape[1:]) == frame
@@ -363,12 +363,12 @@ class Windows:
 
     def cut(self, frame: Tensor, index: int) -> Tensor:
         """Cut a window out of a tensor as large as the resized image, `(..., height, width)`."""
-        _, top, left = self.places[index]
+        _, top, left = self.positions[index]
         return frame[..., top : top + self.window_px, left : left + self.window_px]
 
     def target(self, targets: ByNumber[Tensor], index: int) -> Tensor:
         """Return the window of the mask or depth map of its image, `(window_px, window_px)`."""
-        image = self.places[index].image
+        image = self.positions[index].image
         target, frame = targets[image], self.frames[image]
         if tuple(target.shape) != tuple(self.images.size(image)):
             raise ValueError(

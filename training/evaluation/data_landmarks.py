@@ -16,7 +16,7 @@ from modeling_radio.training.evaluation.public_sets import (
     PublicPart,
     check_count,
     files_state,
-    open_picture_file,
+    load_image_file,
     plain,
     read_json,
 )
@@ -65,7 +65,7 @@ class Crops:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        picture = open_picture_file(self.paths[index])
+        picture = load_image_file(self.paths[index])
         return to_tensor(picture if self.boxes is None else picture.crop(self.boxes[index]))
 
     def size(self, index: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from modeling_radio.training.evaluation.public_sets import (
     PublicPart,
     check_count,
     files_state,
-    open_picture_file,
+    load_image_file,
     plain,
     read_json,
 )
@@ -71,7 +71,7 @@ class PaddedSquares:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        picture = open_picture_file(self.paths[index])
+        picture = load_image_file(self.paths[index])
         square = Image.new("RGB", (max(picture.size), max(picture.size)), "white")
         square.paste(picture)
         return to_tensor(square.resize((self.size_px, self.size_px), Image.Resampling.BICUBIC))
@@ -132,7 +132,7 @@ def _spair_points(folder: Path, category: str, view: str, size_px: int) -> dict[
     They are whole pixels of the square at `size_px`, rounded down as in Probe3D.
     """
     found = read_json(_SPAIR_IMAGE, folder / "ImageAnnotation" / category / f"{view}.json").kps
-    side = max(open_picture_file(folder / "JPEGImages" / category / f"{view}.jpg").size)
+    side = max(load_image_file(folder / "JPEGImages" / category / f"{view}.jpg").size)
     return {
         name: (torch.tensor(place).int() * size_px / side).int() / size_px
         for name, place in found.items()
@@ -194,8 +194,8 @@ class NaviViews:
     def _view(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the image, uint8 `(3, 512, 512)`, and its points in meters, `(3, 512, 512)`."""
         folder, known = self.folders[index], self.known[index]
-        picture = open_picture_file(folder / "images" / known.filename)
-        depth_map = open_picture_file(folder / "depth" / f"{Path(known.filename).stem}.png", as_stored=True)
+        picture = load_image_file(folder / "images" / known.filename)
+        depth_map = load_image_file(folder / "depth" / f"{Path(known.filename).stem}.png", as_stored=True)
         scale = NAVI_STORED_PX / min(picture.size)
         stored = (int(picture.width * scale), int(picture.height * scale))
         image = to_tensor(picture.resize(stored, Image.Resampling.BICUBIC))

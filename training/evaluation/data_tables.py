@@ -270,11 +270,11 @@ def _joined(tables: Sequence[Tables]) -> Tables:
     joined: Tables = {}
     for split in tables[0].keys() & tables[1].keys():
         first, second = (each[split] for each in tables)
-        places = {path: row for row, path in enumerate(image_paths(second, "image"))}
+        row_of = {path: row for row, path in enumerate(image_paths(second, "image"))}
         paths = image_paths(first, "image")
-        rows = [row for row, path in enumerate(paths) if path in places]
+        rows = [row for row, path in enumerate(paths) if path in row_of]
         first = cast("Dataset", first.select(rows))
-        depth = cast("Dataset", second.select([places[paths[row]] for row in rows]))["depth"][:]
+        depth = cast("Dataset", second.select([row_of[paths[row]] for row in rows]))["depth"][:]
         joined[split] = cast("Dataset", first.add_column("depth", list(depth)))  # pyrefly: ignore[missing-argument]
     return joined
 
@@ -473,9 +473,9 @@ def table_state(table: Dataset, columns: Sequence[str], source: str) -> str:
         return str(table._fingerprint)
     folder = Path(source).expanduser()
     files = [Path(str(path)) for path in paths]
-    places = [place_of(file, folder) for file in files]
-    state = files_fingerprint(dict(zip(places, files, strict=True)))
-    return f"{state}, order {hash_of({'places': places})[:16]}"
+    paths_within = [path_within(file, folder) for file in files]
+    state = files_fingerprint(dict(zip(paths_within, files, strict=True)))
+    return f"{state}, order {hash_of({'places': paths_within})[:16]}"
 
 
 def _paths(table: Dataset, column: str) -> list[str | None]:
@@ -495,7 +495,7 @@ def _texts(value: Any, where: str) -> list[str]:
     return texts
 
 
-def place_of(path: Path, folder: Path) -> str:
+def path_within(path: Path, folder: Path) -> str:
     """Return a file's path in a folder, through links or not; for a file elsewhere its name with that of its folder."""
     for file, root in ((path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())):
         if file.is_relative_to(root):

@@ -17,7 +17,7 @@ from modeling_radio.training.evaluation.public_sets import (
     PublicPart,
     check_count,
     files_state,
-    open_picture_file,
+    load_image_file,
 )
 
 
@@ -43,12 +43,12 @@ class Frames:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        image = to_tensor(open_picture_file(self.paths[index]))
+        image = to_tensor(load_image_file(self.paths[index]))
         return resize(image, list(self._scaled(*image.shape[1:])), InterpolationMode.BILINEAR, antialias=False)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width in pixels."""
-        width, height = open_picture_file(self.paths[index]).size
+        width, height = load_image_file(self.paths[index]).size
         return self._scaled(height, width)
 
     def _scaled(self, height: int, width: int) -> tuple[int, int]:
@@ -67,7 +67,7 @@ class FrameMasks:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        return read_mask(open_picture_file(self.paths[index], as_stored=True), str(self.paths[index]))
+        return read_mask(load_image_file(self.paths[index], as_stored=True), str(self.paths[index]))
 
 
 def open_davis(folder: Path, size_px: int) -> PublicPart:

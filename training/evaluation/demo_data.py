@@ -125,7 +125,7 @@ class DemoData:
             f"scenes of {len(scenes.class_names)} classes with the background, composed of objects on "
             "photographs; those of the test scenes are held out.",
             f"Adaptor fidelity: mean cosine with the teacher on {len(self.unlabeled)} held-out images; "
-            "centered: about the teacher's mean, where a constant answer scores zero.",
+            "centered: about the teacher's mean, where a constant prediction scores zero.",
         ]
 
 
@@ -139,14 +139,14 @@ class Squares:
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> Tensor:
-        with Image.open(self.chosen[index].path) as picture:
-            side = min(picture.size)
-            return to_tensor(ImageOps.fit(picture.convert("RGB"), (side, side)))
+        with Image.open(self.chosen[index].path) as file:
+            side = min(file.size)
+            return to_tensor(ImageOps.fit(file.convert("RGB"), (side, side)))
 
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width in pixels."""
-        with Image.open(self.chosen[index].path) as picture:
-            return (min(picture.size), min(picture.size))
+        with Image.open(self.chosen[index].path) as file:
+            return (min(file.size), min(file.size))
 
 
 def _examples(images: Tensor, *, labels: Tensor | None = None, masks: Tensor | None = None) -> Examples:
@@ -169,7 +169,7 @@ def load_photographs(chosen: Sequence[Photograph], size: int) -> Tensor:
         raise ValueError("The data source has no held-out photographs, which `resolution_consistency` needs.")
     squares = []
     for photograph in chosen:
-        with Image.open(photograph.path) as picture:
-            square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+        with Image.open(photograph.path) as file:
+            square = ImageOps.fit(file.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
         squares.append(torch.from_numpy(np.array(square)).movedim(-1, 0))
     return torch.stack(squares)

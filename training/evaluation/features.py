@@ -67,27 +67,27 @@ class StoredFeatures:
         """Return the summaries, `(num_images, dim)`, of the model or of an adaptor; None if it has none."""
         return self._joined(_key(adaptor, "summary"))
 
-    def mean_features(self, adaptor: str | None = None) -> Tensor:
+    def mean_features(self) -> Tensor:
         """Return the dense features averaged over each image, `(num_images, dim)`."""
-        means = self._joined(_key(adaptor, "mean_features"))
+        means = self._joined("mean_features")
         assert means is not None  # always kept
         return means
 
     def map(self, index: int, adaptor: str | None = None) -> Tensor:
         """Return the dense features of one image, `(dim, rows, cols)`."""
-        chunk, place = divmod(index, CHUNK)
+        chunk, position = divmod(index, CHUNK)
         key = (chunk, _key(adaptor, "features"))
         if key not in self._maps:
             self._maps[key] = _Maps(self._chunks[chunk], adaptor)
-        return self._maps[key].read(place)
+        return self._maps[key].read(position)
 
-    def maps(self, indices: Sequence[int] | None = None, adaptor: str | None = None) -> Tensor:
+    def maps(self, indices: Sequence[int] | None = None) -> Tensor:
         """Return the dense features of some images or all, `(num_images, dim, rows, cols)`.
 
         Raises:
             ValueError: If they are not all on one grid.
         """
-        maps = [self.map(index, adaptor) for index in (range(len(self)) if indices is None else indices)]
+        maps = [self.map(index) for index in (range(len(self)) if indices is None else indices)]
         grids = {tuple(each.shape[1:]) for each in maps}
         if len(grids) > 1:
             raise ValueError(f"Images must be of one size to be joined, got maps of {sorted(grids)}. Give a `size`.")
@@ -110,9 +110,9 @@ class _Maps:
         key = _key(adaptor, "features")
         self.tokens = chunk[key] if not isinstance(chunk, Path) else CheckedTensors(chunk).read(key)
 
-    def read(self, place: int) -> Tensor:
-        rows, cols = self.grids[place]
-        tokens = self.tokens[self.ends[place] - rows * cols : self.ends[place]]
+    def read(self, position: int) -> Tensor:
+        rows, cols = self.grids[position]
+        tokens = self.tokens[self.ends[position] - rows * cols : self.ends[position]]
         return tokens.float().T.unflatten(1, (rows, cols))  # (tokens, dim) -> (dim, rows, cols)
 
 
@@ -177,7 +177,7 @@ class FeatureStore:
         for start, arrays in zip(mine, encode(mine), strict=True):
             path = paths[start]
             kept = {key: tensor for key in _keys(path) - arrays.keys() if (tensor := _read(path, key)) is not None}
-            write_file(path, lambda place, content={**kept, **arrays}: save_tensors(content, place))
+            write_file(path, lambda temporary, content={**kept, **arrays}: save_tensors(content, temporary))
         wait_for_ranks()
         return StoredFeatures(list(paths.values()), len(images))
 

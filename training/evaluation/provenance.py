@@ -88,7 +88,7 @@ def lineage_of(config: RadioConfig, recipe: Recipe) -> Lineage:
     lineage = Lineage(teacher_sources(config, recipe), [], image_sources(recipe.data))
     for entry in recipe.teachers:
         if entry.source is not None:
-            theirs = Lineage.find(Path(entry.source).expanduser()).seen_through(entry.name)
+            theirs = Lineage.find(Path(entry.source).expanduser()).followed_through(entry.name)
             lineage.teachers.extend(theirs.teachers)
             lineage.images.extend(theirs.images)
     start = recipe.student.init_from
@@ -109,7 +109,7 @@ def started_from(checkpoint: str, weights: Source | None = None, folder: Path | 
         folder: Where its files are, for a Hub id.
     """
     weights = weights or _published(_model_name(checkpoint), "weights", checkpoint)
-    theirs = Lineage.find(folder or Path(checkpoint).expanduser()).seen_through(weights.name)
+    theirs = Lineage.find(folder or Path(checkpoint).expanduser()).followed_through(weights.name)
     return Lineage([], [weights, *theirs.teachers], theirs.images)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.settings import hash_of, read_yaml
 from modeling_radio.model_cards.results import Source
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, load_picture
+from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, load_image
 from modeling_radio.training.data.image_folder import files_fingerprint
 from modeling_radio.training.data.labeled.folders import VALIDATION, Tables, read_names, table_of_pairs
 from modeling_radio.training.evaluation.data import Examples, Kind, Part, check_kind
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a public set comes from, and its folder below `--data-root`."""
+    """Origin of a public set, and its folder below `--data-root`."""
 
     title: str
     address: str
@@ -49,7 +49,7 @@ OTHER_SETS = {
 
 
 def find_public(layout: str) -> Place | ClassSet:
-    """Return where a public set comes from."""
+    """Return the origin of a public set."""
     return OTHER_SETS[layout] if layout in OTHER_SETS else public_sets()[layout]
 
 
@@ -210,7 +210,7 @@ def plain(name: str, file: Path) -> str:
     return name
 
 
-def open_picture_file(path: Path, *, as_stored: bool = False) -> Image.Image:
+def load_image_file(path: Path, *, as_stored: bool = False) -> Image.Image:
     """Open a picture of a public set, upright: as RGB, or in the mode that it is stored in.
 
     Raises:
@@ -218,7 +218,7 @@ def open_picture_file(path: Path, *, as_stored: bool = False) -> Image.Image:
     """
     image = EncodedImage(str(path), path)
     try:
-        return load_picture(image) if as_stored else decode_rgb(image, smallest_px=1)
+        return load_image(image) if as_stored else decode_rgb(image, smallest_px=1)
     except (OSError, UnusableImageError) as error:
         raise ValueError(f"`data` must have images that can be decoded, got {str(path)!r}: {error}.") from error
 

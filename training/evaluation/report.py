@@ -17,7 +17,15 @@ from modeling_radio.training.evaluation.models.base import FeatureModel
 from modeling_radio.training.evaluation.tasks.base import Evaluation, summary_or_mean
 from modeling_radio.training.evaluation.tasks.dense_prediction import masks_of
 from modeling_radio.training.figures.features import fit_pca_basis, hex_color, overlaid, pca_colors, to_pixels
-from modeling_radio.training.figures.page import SHOWN_PX, Drawing, Picture, Row, Section, source_section, write_page
+from modeling_radio.training.figures.page import (
+    SHOWN_PX,
+    CaptionedImage,
+    Drawing,
+    Row,
+    Section,
+    source_section,
+    write_page,
+)
 from modeling_radio.training.figures.progress import PIXELS, figure_over_counts, values_by_size
 
 
@@ -25,14 +33,13 @@ SUMMARY_TASKS = frozenset({"knn", "logistic_regression", "image_retrieval"})
 """Tasks that extract the summaries of test images and gallery."""
 
 
-def write_report(path: Path, results: Results, sections: Sequence[Section] = (), *, title: str = "Evaluation") -> None:
+def write_report(path: Path, results: Results, sections: Sequence[Section] = ()) -> None:
     """Write the page atomically.
 
     Args:
         path: The `.html` file.
         results: The measurements.
         sections: Sections of images.
-        title: Title of the page.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
@@ -46,7 +53,7 @@ def write_report(path: Path, results: Results, sections: Sequence[Section] = (),
     is_any = tables or results.remarks
     numbers = [Section("Measurements", text, tables=tables, items=results.remarks)] if is_any else []
     sources = source_section([*results.teachers, *results.datasets])
-    write_page(path, title, subtitle, [*numbers, *resolution_section(results.measurements), *sections, *sources])
+    write_page(path, "Evaluation", subtitle, [*numbers, *resolution_section(results.measurements), *sections, *sources])
 
 
 def resolution_section(measurements: Sequence[Measurement]) -> list[Section]:
@@ -123,7 +130,7 @@ def pca_section(models: Sequence[FeatureModel], images: Sequence[Tensor]) -> Sec
     rows = []
     for number, image in enumerate(squares):
         maps = [
-            Picture(
+            CaptionedImage(
                 to_pixels(colors[number]),
                 f"Principal components of the features of {name} for image {number + 1}, as colors",
                 name,
@@ -131,7 +138,7 @@ def pca_section(models: Sequence[FeatureModel], images: Sequence[Tensor]) -> Sec
             )
             for name, colors in columns.items()
         ]
-        rows.append(Row("", [Picture(_shown(image), f"Image {number + 1}", "image"), *maps]))
+        rows.append(Row("", [CaptionedImage(_shown(image), f"Image {number + 1}", "image"), *maps]))
     return Section(
         "Dense features",
         "The three directions in which a model's features of these images vary most, as red, green and blue. Colors of "
@@ -154,14 +161,16 @@ def neighbor_section(
     sources = torch.arange(len(part.test)) if part.test.groups is None else part.test.groups
     rows = []
     for query in queries:
-        shown = Picture(_shown(square(part.test.images[query])), f"Query: {_label(part, part.test, query)}", "query")
+        shown = CaptionedImage(
+            _shown(square(part.test.images[query])), f"Query: {_label(part, part.test, query)}", "query"
+        )
         for name, (tests, gallery) in vectors.items():
             similarity = F.normalize(gallery, dim=1) @ F.normalize(tests[query], dim=0)
             if part.train is None:
                 similarity[sources == sources[query]] = -torch.inf  # neither itself nor its source
             found = similarity.topk(min(num_neighbors, int(similarity.isfinite().sum()))).indices.tolist()
-            pictures = [_neighbor(part, query, index, float(similarity[index])) for index in found]
-            rows.append(Row(f"{name}, {_label(part, part.test, query)}", [shown, *pictures]))
+            neighbors = [_neighbor(part, query, index, float(similarity[index])) for index in found]
+            rows.append(Row(f"{name}, {_label(part, part.test, query)}", [shown, *neighbors]))
     return Section(
         "Nearest neighbors",
         "Left an image, then the images whose summaries have the largest cosine with its own. A mark says whether the "
@@ -170,12 +179,12 @@ def neighbor_section(
     )
 
 
-def _neighbor(part: Part, query: int, index: int, cosine: float) -> Picture:
+def _neighbor(part: Part, query: int, index: int, cosine: float) -> CaptionedImage:
     is_right = None
     if part.test.labels is not None and part.gallery.labels is not None:
         is_right = bool(part.test.labels[query] == part.gallery.labels[index])
     label = _label(part, part.gallery, index)
-    return Picture(
+    return CaptionedImage(
         _shown(square(part.gallery.images[index])),
         f"Neighbor: {label}, cosine {cosine:.2f}",
         f"{label}, {cosine:.2f}",
@@ -204,15 +213,15 @@ def overlay_section(
     for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
         predicted = {name: each[number] for name, each in predictions.items()}
         present.update(*(each.unique().tolist() for each in (mask, *predicted.values())))
-        pictures = [
-            Picture(_shown(image), f"Scene {number + 1}", "image"),
-            Picture(_shown(overlaid(image, mask, bare)), f"True classes of scene {number + 1}", "true classes"),
+        row_images = [
+            CaptionedImage(_shown(image), f"Scene {number + 1}", "image"),
+            CaptionedImage(_shown(overlaid(image, mask, bare)), f"True classes of scene {number + 1}", "true classes"),
         ]
-        pictures += [
-            Picture(_shown(overlaid(image, prediction, bare)), f"Scene {number + 1} by a probe of {name}", name)
+        row_images += [
+            CaptionedImage(_shown(overlaid(image, prediction, bare)), f"Scene {number + 1} by a probe of {name}", name)
             for name, prediction in predicted.items()
         ]
-        rows.append(Row("", pictures))
+        rows.append(Row("", row_images))
     legend = [(class_names[index], hex_color(index)) for index in sorted(present - bare) if index < len(class_names)]
     return Section(
         "Segmentation",

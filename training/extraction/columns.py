@@ -260,7 +260,7 @@ def stored(name: str, vectors: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
         ValueError: If a number is not finite or too large for the type.
     """
     if not vectors.isfinite().all():
-        raise ValueError(f"`checkpoint` must give finite numbers, got others in {name}. Try float32 precision.")
+        raise ValueError(f"`checkpoint` must return finite numbers, got others in {name}. Try float32 precision.")
     if dtype == "int8":
         return quantized(vectors)
     stored = vectors.to(getattr(torch, dtype))

@@ -147,20 +147,22 @@ class Embedder:
             if name not in batch:
                 argument = "column" if name == self.column else "keep"
                 raise ValueError(f"`{argument}` must name a column of the batch, got {name!r}; it has {list(batch)}.")
-        cells = list(batch[self.column])
-        some = cells or [BLANK[COLUMNS[self.what]]]  # so that an engine's empty batch gets vectors of the same width
+        entries = list(batch[self.column])
+        some = entries or [BLANK[COLUMNS[self.what]]]  # so that an engine's empty batch gets vectors of the same width
         vectors = self._texts(some) if self.what == TEXTS else self._images(some)
-        return {name: batch[name] for name in self.keep} | {name: each[: len(cells)] for name, each in vectors.items()}
+        return {name: batch[name] for name in self.keep} | {
+            name: each[: len(entries)] for name, each in vectors.items()
+        }
 
-    def _texts(self, cells: list[Any]) -> dict[str, Any]:
-        for number, cell in enumerate(cells):
-            if not isinstance(cell, str):
-                raise ValueError(f"`batch` must have texts in {self.column!r}, got {cell!r:.200} at place {number}.")
+    def _texts(self, entries: list[Any]) -> dict[str, Any]:
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, str):
+                raise ValueError(f"`batch` must have texts in {self.column!r}, got {entry!r:.200} at index {number}.")
         assert isinstance(self.model, TextModel)
-        return {TEXTS: stored(TEXTS, self.model.embed_texts(cells), self.dtype)[0].numpy()}
+        return {TEXTS: stored(TEXTS, self.model.embed_texts(entries), self.dtype)[0].numpy()}
 
-    def _images(self, cells: list[Any]) -> dict[str, Any]:
-        images = [_read_image(cell, f"{self.column!r} at place {number}") for number, cell in enumerate(cells)]
+    def _images(self, entries: list[Any]) -> dict[str, Any]:
+        images = [_read_image(entry, f"{self.column!r} at index {number}") for number, entry in enumerate(entries)]
         rows = next(self.encode(images, [list(range(len(images)))]))
         vectors: dict[str, Any] = {}
         for prefix in ("", *(f"{name}/" for name in sorted(self.wanted.adaptors))):
@@ -176,15 +178,15 @@ class Embedder:
         return vectors
 
 
-def _read_image(cell: Any, where: str) -> Tensor:
+def _read_image(entry: Any, where: str) -> Tensor:
     """Return an image as RGB, uint8 `(3, height, width)`, upright, on white where it is transparent."""
     try:
-        if isinstance(cell, bytes):
-            return to_tensor(decode_rgb(EncodedImage(where, cell), smallest_px=1))
-        if isinstance(cell, np.ndarray) and cell.dtype == np.uint8:
-            cell = Image.fromarray(cell[..., 0] if cell.ndim == 3 and cell.shape[-1] == 1 else cell)
-        if isinstance(cell, Image.Image):
-            return to_tensor(to_eight_bits(ImageOps.exif_transpose(cell)))
-        raise UnusableImageError(f"{type(cell).__name__} is no PIL image, no bytes of a file and no uint8 array")
+        if isinstance(entry, bytes):
+            return to_tensor(decode_rgb(EncodedImage(where, entry), smallest_px=1))
+        if isinstance(entry, np.ndarray) and entry.dtype == np.uint8:
+            entry = Image.fromarray(entry[..., 0] if entry.ndim == 3 and entry.shape[-1] == 1 else entry)
+        if isinstance(entry, Image.Image):
+            return to_tensor(to_eight_bits(ImageOps.exif_transpose(entry)))
+        raise UnusableImageError(f"{type(entry).__name__} is no PIL image, no bytes of a file and no uint8 array")
     except UNREADABLE as error:
         raise ValueError(f"`batch` must have images that can be decoded, got {where}: {error}.") from error

@@ -128,7 +128,7 @@ def open_extraction(settings: ExtractionSettings) -> Extraction:
         size=settings.size,
         precision=settings.precision,
     )
-    _ = embedder.model  # what does not open is told first
+    _ = embedder.model  # a model that does not open is reported first
     return Extraction(settings, embedder, open_source(settings))
 
 

@@ -27,13 +27,13 @@ from modeling_radio.training.extraction.columns import ID, MEAN_FEATURES, SCALE,
 from modeling_radio.training.extraction.settings import SearchSettings, SourceSettings
 from modeling_radio.training.extraction.shards import Shard, missing_shards, plan_shards, read_columns, read_manifest
 from modeling_radio.training.extraction.source import image_state, open_source
-from modeling_radio.training.figures.page import Picture, Row, Section, check_page, write_page
+from modeling_radio.training.figures.page import CaptionedImage, Row, Section, check_page, write_page
 
 
 FOLDER = "index"
 NUM_LINKS = 32
 """Links of each vector in a "hnsw" index: the default of faiss."""
-PICTURE_PX = 320
+SHOWN_PX = 320
 """Our choice for the longer side of an image on the page."""
 
 
@@ -247,20 +247,20 @@ def write_found_page(settings: SearchSettings, hits: Sequence[Hit]) -> None:
         raise ValueError(f"`data` must be the images that the features are of, got {settings.data!r} with other ones.")
     rows = []
     if _is_image(query):
-        rows.append(Row("Searched", [_picture(_read_image(Path(query)), query, "")]))
+        rows.append(Row("Searched", [_captioned(_read_image(Path(query)), query, "")]))
     found = []
     for hit in hits:
         name = str(hit.row[ID])
-        found.append(_picture(splits[hit.split].images[hit.number], name, f"{hit.cosine:.3f} {name}"))
+        found.append(_captioned(splits[hit.split].images[hit.number], name, f"{hit.cosine:.3f} {name}"))
     rows.append(Row("Found", found))
     text = "The images whose summaries have the largest cosine with that of the query, the most similar first."
     write_page(settings.page, "Search", "", [Section(f"Similar to {Path(query).name}", text, rows=rows)])
 
 
-def _picture(image: Tensor, alt: str, caption: str) -> Picture:
-    factor = min(1.0, PICTURE_PX / max(image.shape[1:]))
+def _captioned(image: Tensor, alt: str, caption: str) -> CaptionedImage:
+    factor = min(1.0, SHOWN_PX / max(image.shape[1:]))
     shape = [max(1, round(side * factor)) for side in image.shape[1:]]
-    return Picture(resize(image, shape, antialias=True), alt, caption)
+    return CaptionedImage(resize(image, shape, antialias=True), alt, caption)
 
 
 def _open_model(settings: SearchSettings, data: FeatureFolder) -> RadioFeatures:

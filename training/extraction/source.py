@@ -37,7 +37,7 @@ from modeling_radio.training.evaluation.data_tables import (
     DecodedImages,
     choose_rows,
     open_data,
-    place_of,
+    path_within,
     table_state,
 )
 from modeling_radio.training.evaluation.settings import DataOptions
@@ -161,7 +161,7 @@ def _kept_columns(settings: SourceSettings, table: Dataset, image: str) -> list[
     for name in settings.keep:
         check_choice("keep", name, [each for each in table.column_names if each != image])
         if hasattr(table.features[name], "decode_example"):
-            raise ValueError(f"`keep` must name columns without pictures, got {name!r}. Leave it out.")
+            raise ValueError(f"`keep` must name columns without images, got {name!r}. Leave it out.")
     return list(dict.fromkeys(settings.keep))
 
 
@@ -187,7 +187,7 @@ def _usual_ids(table: Dataset, image: str, source: str, split: str) -> list[str]
     found: list[str] = []
     if all(path is not None for path in paths):
         folder = Path(source).expanduser()
-        found = [place_of(Path(str(path)), folder) for path in paths]
+        found = [path_within(Path(str(path)), folder) for path in paths]
     elif KEY in table.column_names:
         found = list(map(str, table.select_columns([KEY])[:][KEY]))
     if found and len(set(found)) == len(found):

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -69,11 +70,6 @@ COMMAND = Command(
     positionals=("checkpoint", "clip", "output"),
     examples=("radio feature-video runs/demo/final clip.mp4 features.mp4",),
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_draw, arguments, extra="tasks")
 
 
 def _draw(settings: FeatureVideoSettings) -> None:
@@ -155,8 +151,8 @@ def read_frames(path: Path, num_frames: int | None = None) -> tuple[Tensor, floa
     if not count:
         raise ValueError(f"`clip` must have at least one frame, got {str(path)!r}.")
     wanted = min(num_frames or count, count)
-    chosen = {place * count // wanted for place in range(wanted)}
-    frames = [frame.to_ndarray(format="rgb24") for place, frame in enumerate(decode()) if place in chosen]
+    chosen = {index * count // wanted for index in range(wanted)}
+    frames = [frame.to_ndarray(format="rgb24") for index, frame in enumerate(decode()) if index in chosen]
     return torch.stack([torch.from_numpy(frame).permute(2, 0, 1) for frame in frames]), float(rate) * wanted / count
 
 
@@ -180,11 +176,11 @@ def write_clip(path: Path, frames: Iterable[Tensor], frames_per_second: float) -
         with av.open(str(temporary), "w", format="mp4") as file:
             stream = file.add_stream(codec, rate=rate, options={"crf": str(CRF)} if codec == "libx264" else {})
             stream.pix_fmt = "yuv420p"
-            for place, frame in enumerate(frames):
+            for index, frame in enumerate(frames):
                 height, width = frame.shape[:2]
                 if height % 2 or width % 2:
                     raise ValueError(f"Frames must have even sides, got {height} x {width}.")
-                if not place:
+                if not index:
                     stream.height, stream.width = height, width
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")))
             file.mux(stream.encode())
@@ -207,10 +203,10 @@ def film_frames(frames: Tensor, spaces: Mapping[str, Tensor]) -> Iterator[Tensor
     size = (frames.shape[-2] // 2 * 2, frames.shape[-1] // 2 * 2)
     colors = [clip_colors(features) for features in spaces.values()]
     line = title_line(["clip", *spaces], size[1])
-    for place, frame in enumerate(frames):
+    for index, frame in enumerate(frames):
         panels = [frame[:, : size[0], : size[1]].permute(1, 2, 0)]
         for of_space in colors:
-            group = place * len(of_space) // len(frames) if len(of_space) < len(frames) else place
+            group = index * len(of_space) // len(frames) if len(of_space) < len(frames) else index
             small = of_space[group].permute(2, 0, 1).unsqueeze(0)
             panels.append((F.interpolate(small, size, mode="nearest")[0].permute(1, 2, 0) * 255).round().byte())
         yield torch.cat([line, torch.cat(panels, dim=1)])
@@ -231,6 +227,9 @@ def title_line(titles: Sequence[str], width: int) -> Tensor:
     for panel, title in enumerate(titles):
         draw.text((panel * width + 4, TITLE_PX / 2), title, fill="black", font=font, anchor="lm")
     return pil_to_tensor(image).permute(1, 2, 0)
+
+
+main = partial(COMMAND.run, _draw)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ NEIGHBORHOOD = 5
 """Patches on a side over which a map is averaged before its maximum is taken, so that one odd patch is not chosen. Our
 choice: a sixth of the side of a map of 32 patches."""
 MARGIN = 0.25
-"""Share of each side in which no place is chosen: an object in the middle is seen whole. Our choice."""
+"""Share of each side in which no patch is chosen: an object in the middle is seen whole. Our choice."""
 HEAT = "inferno"
 """Our choice: its brightness grows evenly, also for the color-blind."""
 MARK = (0.0, 1.0, 0.4)
@@ -79,8 +79,8 @@ def fit_pca_basis(features: Tensor, *, foreground: Tensor | None = None, approxi
 
     Args:
         features: `(num_images, dim, rows, cols)` with `dim >= 3`.
-        foreground: Places whose features choose the directions, bool `(num_images, rows, cols)`; None takes all. The
-            range is that of all places. Of a student's backbone three directions of all places say which image a
+        foreground: Patches whose features choose the directions, bool `(num_images, rows, cols)`; None takes all. The
+            range is that of all patches. Of a student's backbone three directions of all patches say which image a
             patch is from and where it lies; three of the foreground say more of what is there (docs/log.md).
         approximate: Use random projections: with thousands of dimensions the exact directions take seconds.
 
@@ -123,9 +123,9 @@ def pca_colors(features: Tensor, basis: PcaBasis | None = None) -> Tensor:
 
 
 def foreground_map(features: Tensor) -> Tensor:
-    """Return how much each place belongs to an object: positive within objects, negative around them.
+    """Return how much each patch belongs to an object: positive within objects, negative around them.
 
-    It is the first principal component over all places of all images. Its sign makes the border of the images more
+    It is the first principal component over all patches of all images. Its sign makes the border of the images more
     negative than the rest, since photographed objects rarely lie at the border.
 
     Args:
@@ -162,8 +162,8 @@ def clearest(maps: Iterable[Tensor]) -> Tensor:
     return max(maps, key=share)
 
 
-def most_salient_places(foreground: Tensor) -> list[tuple[int, int]]:
-    """Return row and column of the most salient place in the middle of each image.
+def most_salient_positions(foreground: Tensor) -> list[tuple[int, int]]:
+    """Return row and column of the most salient patch in the middle of each image.
 
     Args:
         foreground: `(num_images, rows, cols)`, as of `foreground_map`.
@@ -173,22 +173,22 @@ def most_salient_places(foreground: Tensor) -> list[tuple[int, int]]:
     rows, cols = foreground.shape[1:]
     top, left = int(rows * MARGIN), int(cols * MARGIN)
     middle = smooth[:, top : rows - top, left : cols - left]
-    places = [divmod(int(place), middle.shape[2]) for place in middle.flatten(1).argmax(dim=1)]
-    return [(top + row, left + col) for row, col in places]
+    positions = [divmod(int(position), middle.shape[2]) for position in middle.flatten(1).argmax(dim=1)]
+    return [(top + row, left + col) for row, col in positions]
 
 
-def similarity_maps(features: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
-    """Return the cosines of all places with one of the same image, about the mean over all images.
+def similarity_maps(features: Tensor, positions: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the cosines of all patches with one of the same image, about the mean over all images.
 
     Args:
         features: `(num_images, dim, rows, cols)`.
-        places: Row and column, for each image.
+        positions: Row and column, for each image.
 
     Returns:
-        `(num_images, rows, cols)`, 1 at the places themselves.
+        `(num_images, rows, cols)`, 1 at the patches themselves.
     """
     centered = F.normalize(features - features.mean(dim=(0, 2, 3), keepdim=True), dim=1)
-    marked = torch.stack([each[:, row, col] for each, (row, col) in zip(centered, places, strict=True)])
+    marked = torch.stack([each[:, row, col] for each, (row, col) in zip(centered, positions, strict=True)])
     return torch.einsum("ndhw,nd->nhw", centered, marked)
 
 
@@ -198,19 +198,19 @@ def similarity_colors(similarity: Tensor) -> Tensor:
     return torch.from_numpy(rgba[..., :3]).float()
 
 
-def marked(images: Tensor, places: Sequence[tuple[int, int]], grid: Sequence[int]) -> Tensor:
-    """Return RGB images in [0, 1] with a ring around a place of each.
+def marked(images: Tensor, positions: Sequence[tuple[int, int]], grid: Sequence[int]) -> Tensor:
+    """Return RGB images in [0, 1] with a ring around a patch of each.
 
     Args:
         images: `(num_images, height, width, 3)`.
-        places: Row and column in the grid, for each image.
+        positions: Row and column in the grid, for each image.
         grid: Number of rows and columns.
     """
     height, width = images.shape[1:3]
     radius, thickness = MARK_RADIUS * height, max(1.0, MARK_RADIUS * height / 4)
     ys, xs = torch.arange(height)[:, None] + 0.5, torch.arange(width)[None] + 0.5
     result = images.clone()
-    for image, (row, col) in zip(result, places, strict=True):
+    for image, (row, col) in zip(result, positions, strict=True):
         distances = torch.hypot(ys - (row + 0.5) * height / grid[0], xs - (col + 0.5) * width / grid[1])
         image[(distances - radius).abs() < thickness * 1.6] = 0.0  # a dark edge, visible on anything
         image[(distances - radius).abs() < thickness] = torch.tensor(MARK)

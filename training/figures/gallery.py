@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -32,14 +32,22 @@ from modeling_radio.training.figures.features import (
     foreground_map,
     hex_color,
     marked,
-    most_salient_places,
+    most_salient_positions,
     overlaid,
     pca_colors,
     similarity_colors,
     similarity_maps,
     to_colors,
 )
-from modeling_radio.training.figures.page import SHOWN_PX, Picture, Row, Section, check_page, picture_rows, write_page
+from modeling_radio.training.figures.page import (
+    SHOWN_PX,
+    CaptionedImage,
+    Row,
+    Section,
+    check_page,
+    image_rows,
+    write_page,
+)
 from modeling_radio.training.figures.predictions import Opened, open_model, predict
 from modeling_radio.training.recipe import Recipe, RecipeCommand
 from modeling_radio.training.student.build import build_student
@@ -91,11 +99,6 @@ COMMAND = Command(
     changes=Recipe,
     examples=("radio gallery runs/demo/final",),
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_write, arguments)
 
 
 def _write(settings: GallerySettings) -> None:
@@ -186,27 +189,27 @@ class Gallery:
             yield self.word_section(model, words, source)
 
     def feature_section(self) -> Section:
-        """Show teachers, adaptors and backbones, and the backbones' similarity to a marked place."""
-        places, grid = most_salient_places(self.things), self.things.shape[1:]
-        columns = {"photograph": marked(to_colors(self.shown), places, grid)}
+        """Show teachers, adaptors and backbones, and the backbones' similarity to a marked patch."""
+        positions, grid = most_salient_positions(self.things), self.things.shape[1:]
+        columns = {"photograph": marked(to_colors(self.shown), positions, grid)}
         for name in self.adaptors:
-            maps = self.answers[name]
+            maps = self.student_maps[name]
             basis = self._basis_of(self.teacher_maps.get(name, maps))
             if name in self.teacher_maps:
                 columns[f"teacher {name}"] = pca_colors(self.teacher_maps[name], basis)
             columns[f"adaptor {name}{basis.stretch(maps)}"] = pca_colors(maps, basis.with_range_of(maps))
         backbones = {name: self._maps_of(model)[""] for name, model in self.backbones.items()}
-        backbones["backbone"] = self.answers[""]
+        backbones["backbone"] = self.student_maps[""]
         for name, maps in backbones.items():
             columns[name] = pca_colors(maps, self._basis_of(maps))
         for name, maps in backbones.items():
-            columns[f"similar to the ring: {name}"] = similarity_colors(similarity_maps(maps, places))
+            columns[f"similar to the ring: {name}"] = similarity_colors(similarity_maps(maps, positions))
         text = (
             "Colors are three principal components of the foreground, "
-            f"in {self.shifts} x {self.shifts} cells for each patch, from shifted images. An adaptor is drawn along "
-            "the directions of its teacher, in a range of its own. x2 means that its range is half as wide, because a "
-            "network that is not sure answers near the mean. The last pictures show how similar each place is to the "
-            "one in the ring: the cosine of the backbone's features."
+            f"in {self.shifts} x {self.shifts} grid positions for each patch, from shifted images. An adaptor is "
+            "drawn along the directions of its teacher, in a range of its own. x2 means that its range is half as "
+            "wide, because a network that is not sure returns values near the mean. The last images show how similar "
+            "each patch is to the one in the ring: the cosine of the backbone's features."
         )
         return self._section("Teachers, adaptors, backbone", text, columns)
 
@@ -214,8 +217,8 @@ class Gallery:
         """Show the backbone's features of the same photographs at several sizes, in one basis."""
         columns = {f"{size} px": pca_colors(self._maps_at(size), self._basis) for size in sizes_of(self.model)}
         caption = f"{self.model.size_px} px, {self.shifts} x {self.shifts} shifts"
-        columns[caption] = pca_colors(self.answers[""], self._basis)
-        text = "The backbone at several sizes of the image. Equal colors mean equal features, here over all pictures."
+        columns[caption] = pca_colors(self.student_maps[""], self._basis)
+        text = "The backbone at several sizes of the image. Equal colors mean equal features, here over all images."
         return self._section("Across resolutions", text, columns)
 
     def depth_section(self) -> Section:
@@ -228,7 +231,7 @@ class Gallery:
             for block, maps in zip(blocks, self._maps_after(blocks), strict=True)
         }
         text = (
-            "Patches after some of the blocks. Each has three principal components of its own: colors compare places, "
+            "Patches after some of the blocks. Each has three principal components of its own: colors compare patches, "
             "not columns."
         )
         return self._section("Over depth", text, columns)
@@ -285,11 +288,11 @@ class Gallery:
             overlays.append(overlaid(image, resize(scores, [SHOWN_PX, SHOWN_PX])[0].argmax(dim=0)))
         legend = [(word, hex_color(index)) for index, word in enumerate(words)]
         columns = {"nearest word": to_colors(torch.stack(overlays))}
-        rows = picture_rows(self.names, self.shown, columns, smooth={"nearest word"})
+        rows = image_rows(self.names, self.shown, columns, smooth={"nearest word"})
         return Section("Words", "Each patch in the color of the word that it is nearest to.", legend=legend, rows=rows)
 
     @cached_property
-    def answers(self) -> Mapping[str, Tensor]:
+    def student_maps(self) -> Mapping[str, Tensor]:
         """Maps of the model under "", and of its adaptors, `(num_photographs, dim, rows, cols)`."""
         return self._maps_of(self.model, self.adaptors)
 
@@ -309,9 +312,9 @@ class Gallery:
 
         It is that of the clearest teacher or adaptor; maps finer than the model's are averaged.
         """
-        adaptors = {name: self.answers[name] for name in self.adaptors}
-        rows, cols = self.answers[""].shape[-2:]
-        maps = (self.teacher_maps or adaptors or self.answers).values()
+        adaptors = {name: self.student_maps[name] for name in self.adaptors}
+        rows, cols = self.student_maps[""].shape[-2:]
+        maps = (self.teacher_maps or adaptors or self.student_maps).values()
         return foreground_map(clearest([F.adaptive_avg_pool2d(each, (rows, cols)) for each in maps]))
 
     @cached_property
@@ -325,7 +328,7 @@ class Gallery:
 
     @cached_property
     def _basis(self) -> PcaBasis:
-        return self._basis_of(self.answers[""])
+        return self._basis_of(self.student_maps[""])
 
     def _basis_of(self, features: Tensor) -> PcaBasis:
         """Return the basis of maps `(num_photographs, dim, rows, cols)`, of the foreground's components."""
@@ -333,7 +336,7 @@ class Gallery:
         return fit_pca_basis(features, foreground=foreground)
 
     def _section(self, title: str, text: str, columns: Mapping[str, Tensor]) -> Section:
-        return Section(title, text, rows=picture_rows(self.names, self.shown, columns))
+        return Section(title, text, rows=image_rows(self.names, self.shown, columns))
 
     def _maps_of(self, model: FeatureModel, adaptors: Sequence[str] = ()) -> Mapping[str, Tensor]:
         """Return maps of the photographs, on a grid finer than the patch."""
@@ -398,16 +401,19 @@ def task_section(task: Opened, photographs: Tensor, names: Sequence[str]) -> Sec
         photographs: uint8 RGB, `(num_photographs, 3, height, width)`.
         names: Of the photographs.
     """
-    rows, seen = [], set[int]()
+    rows, indices = [], set[int]()
     threshold = 0.5 if task.model.config.score_thresholds is None else "tuned"
     for photograph, name in zip(photographs, names, strict=True):
         found = predict(task, photograph, threshold)
-        seen |= {region.index for region in found.regions or []}
-        answer = Picture(found.drawn(), f"{name}: {found.told}", found.told)
-        rows.append(Row(name, [Picture(photograph, name, "photograph"), answer]))
-    legend = [(task.class_names[index], hex_color(index)) for index in sorted(seen)]
+        indices |= {region.index for region in found.regions or []}
+        predicted = CaptionedImage(found.drawn(), f"{name}: {found.description}", found.description)
+        rows.append(Row(name, [CaptionedImage(photograph, name, "photograph"), predicted]))
+    legend = [(task.class_names[index], hex_color(index)) for index in sorted(indices)]
     folder, kind = Path(task.checkpoint), type(task.model).__name__
     return Section(f"Task: {folder.name}", f"{kind} in {folder}.", legend=legend, rows=rows)
+
+
+main = partial(COMMAND.run, _write)
 
 
 if __name__ == "__main__":

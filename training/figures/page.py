@@ -30,7 +30,7 @@ SHOWN_PX = 224
 
 
 @dataclass(frozen=True)
-class Picture:
+class CaptionedImage:
     """One image.
 
     Attributes:
@@ -82,8 +82,8 @@ class Drawing:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height, pixels."""
-        with Image.open(io.BytesIO(self.png)) as picture:
-            return picture.size
+        with Image.open(io.BytesIO(self.png)) as image:
+            return image.size
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Row:
     """Images under one title."""
 
     title: str
-    pictures: Sequence[Picture]
+    images: Sequence[CaptionedImage]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Section:
     items: Sequence[str] = ()
 
 
-def picture_rows(
+def image_rows(
     names: Sequence[str], photographs: Tensor, columns: Mapping[str, Tensor], smooth: Collection[str] = ()
 ) -> list[Row]:
     """Return a row for each photograph: itself, then its image of each column.
@@ -134,11 +134,11 @@ def picture_rows(
     columns, smooth = {"photograph": to_colors(photographs), **columns}, {"photograph", *smooth}
     rows = []
     for number, name in enumerate(names):
-        pictures = [
-            Picture(to_pixels(images[number]), f"{name}: {caption}", caption, is_grid=caption not in smooth)
-            for caption, images in columns.items()
+        images = [
+            CaptionedImage(to_pixels(column[number]), f"{name}: {caption}", caption, is_grid=caption not in smooth)
+            for caption, column in columns.items()
         ]
-        rows.append(Row(name, pictures))
+        rows.append(Row(name, images))
     return rows
 
 

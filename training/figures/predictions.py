@@ -28,7 +28,7 @@ from modeling_radio import (
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.hub_radio import TASK_OF_CLASS
-from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture
+from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file
 from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.pipelines_radio import limits_of
 from modeling_radio.post_processing_radio import class_scores
@@ -84,7 +84,7 @@ class Opened:
 
     @property
     def has_head(self) -> bool:
-        """Whether it was tuned for a task of its own."""
+        """True if it was tuned for a task of its own."""
         return type(self.model).__name__ in TASK_OF_CLASS and self.zero_shot is None
 
     @property
@@ -199,26 +199,26 @@ def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> 
         raise ValueError("`image` must be a photograph, got none. Choose one first.")
     path = Path(path)
     try:
-        with open_picture(path) as picture:
-            width, height = picture.size
+        with open_image_file(path) as image:
+            width, height = image.size
             if is_small := width * height <= MAX_PIXELS:
-                load_upright(picture)
+                load_upright(image)
     except UNREADABLE as error:
         raise ValueError(
-            f"`image` must be a picture in a format such as JPEG, PNG or WebP, got {path.name!r}, which cannot be read."
+            f"`image` must be a file in a format such as JPEG, PNG or WebP, got {path.name!r}, which cannot be read."
         ) from error
     if not is_small:
         raise ValueError(
             f"`image` must have at most {MAX_PIXELS // 1_000_000} megapixels, got {width} x {height}. Make it "
             "smaller first: the model sees a smaller one anyway."
         )
-    return processor.process_image(picture, do_convert_rgb=True).round().to(torch.uint8)
+    return processor.process_image(image, do_convert_rgb=True).round().to(torch.uint8)
 
 
-def shown(photograph: Tensor, longest_px: int = SHOWN_PX) -> Tensor:
+def shown(photograph: Tensor) -> Tensor:
     """Return a photograph at the size of figures, uint8 `(3, height, width)`; small ones stay as they are."""
     height, width = photograph.shape[-2:]
-    scale = min(1.0, longest_px / max(height, width))
+    scale = min(1.0, SHOWN_PX / max(height, width))
     size = [max(1, round(height * scale)), max(1, round(width * scale))]
     return resize(photograph, size, InterpolationMode.BICUBIC, antialias=True)
 
@@ -242,14 +242,14 @@ class Prediction:
     """Output of a tuned model for a photograph; fields that the task does not have are None.
 
     Attributes:
-        told: The prediction in words.
+        description: The prediction in words.
         photograph: At the size of figures, uint8 RGB `(3, height, width)`.
         regions: Its parts.
         scores: Of the labels of the whole photograph, in [0, 1].
         depth: As colors, uint8 RGB `(3, height, width)`.
     """
 
-    told: str
+    description: str
     photograph: Tensor
     regions: list[Region] | None = None
     scores: dict[str, float] | None = None
@@ -265,11 +265,11 @@ class Prediction:
                 boxes.append(region)
             else:
                 index_map[torch.from_numpy(region.area)] = region.index
-        picture = overlaid(self.photograph, index_map, bare={-1})
+        image = overlaid(self.photograph, index_map, bare={-1})
         if not boxes:
-            return picture
+            return image
         colors: list[str | tuple[int, int, int]] = [class_color(box.index) for box in boxes]
-        return draw_bounding_boxes(picture, torch.tensor([box.area for box in boxes]), colors=colors, width=2)
+        return draw_bounding_boxes(image, torch.tensor([box.area for box in boxes]), colors=colors, width=2)
 
 
 @torch.inference_mode()
@@ -301,7 +301,7 @@ def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) ->
         labels = processor.post_process_semantic_segmentation(outputs, sizes, pixel_mask=mask)[0].cpu()
         names = opened.class_names
         regions = [Region((labels == index).numpy(), names[index], index) for index in labels.unique().tolist()]
-        return Prediction(told_shares(regions), small, regions)
+        return Prediction(describe_shares(regions), small, regions)
     if isinstance(model, RadioForDepthEstimation):
         found = processor.post_process_depth_estimation(outputs, sizes, pixel_mask=mask)
         return _of_depth(found[0]["predicted_depth"].cpu(), small)
@@ -323,8 +323,8 @@ def _of_classes(opened: Opened, logits: Tensor, photograph: Tensor) -> Predictio
     values = class_scores(logits, opened.model.config).tolist()
     scores = {opened.class_names[index]: score for index, score in enumerate(values)}
     if opened.model.config.problem_type == "regression":
-        told = ", ".join(f"{name} {number:.3g}" for name, number in scores.items())
-        return Prediction(f"{told}.", photograph, scores={})
+        description = ", ".join(f"{name} {number:.3g}" for name, number in scores.items())
+        return Prediction(f"{description}.", photograph, scores={})
     best = max(scores, key=lambda name: scores[name])
     return Prediction(f"{best}, {scores[best]:.2f}.", photograph, scores=scores)
 
@@ -332,8 +332,8 @@ def _of_classes(opened: Opened, logits: Tensor, photograph: Tensor) -> Predictio
 def _of_depth(depth: Tensor, photograph: Tensor) -> Prediction:
     near, far = float(depth.min()), float(depth.max())
     colors = similarity_colors((depth[None] - near) / max(far - near, 1e-12))[0]
-    told = f"Depth from {near:.3g} (dark) to {far:.3g}, in the unit of its labels."
-    return Prediction(told, photograph, depth=to_pixels(colors))
+    description = f"Depth from {near:.3g} (dark) to {far:.3g}, in the unit of its labels."
+    return Prediction(description, photograph, depth=to_pixels(colors))
 
 
 def _of_objects(
@@ -350,7 +350,7 @@ def _of_objects(
     return Prediction(f"{len(kept)} {noun}{more}.", photograph, kept[:MAX_OBJECTS])
 
 
-def told_shares(regions: Sequence[Region]) -> str:
+def describe_shares(regions: Sequence[Region]) -> str:
     """Return the share of each region in the photograph, in words."""
     shares = ", ".join(f"{region.label} {100 * region.area.mean():.0f} %" for region in regions)
     return f"Share of the photograph: {shares or 'none'}."

@@ -94,7 +94,7 @@ LOWER, HIGHER = "lower is better", "higher is better"
 
 
 class Panel(NamedTuple):
-    """What a panel shows.
+    """Content of a panel.
 
     Attributes:
         title: Above it.
@@ -131,7 +131,7 @@ WEIGHTS = {
 
 OF_BACKBONE = {
     "fixed_pattern": Panel(
-        "fixed-pattern energy", LOWER, "share of the features that depends on the place alone, whatever the image."
+        "fixed-pattern energy", LOWER, "share of the features that depends on the position alone, whatever the image."
     ),
     "shift_error": Panel("shift error", LOWER, "change of the features where the image moves by a few pixels."),
     "effective_rank": Panel("effective rank", HIGHER, "number of dimensions that the features use."),
@@ -142,11 +142,11 @@ OF_BACKBONE = {
 OF_ADAPTORS = {
     "dense_fidelity": Panel("dense fidelity, cosine", HIGHER, "agreement of patches with the teacher's."),
     "dense_fidelity_centered": Panel(
-        "dense fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant answer has 0."
+        "dense fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant prediction has 0."
     ),
     "summary_fidelity": Panel("summary fidelity, cosine", HIGHER, "agreement of summaries with the teacher's."),
     "summary_fidelity_centered": Panel(
-        "summary fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant answer has 0."
+        "summary fidelity, centered cosine", HIGHER, "the same about the teacher's mean: a constant prediction has 0."
     ),
 }
 PANELS = LOSSES | TAP_LOSSES | WEIGHTS | OF_BACKBONE | OF_ADAPTORS
@@ -273,7 +273,7 @@ def _colors_of_teachers(
     names = [teacher for curves in losses.values() for teacher in curves]
     names += [curve.teacher for curves in measured.values() for curve in curves]
     teachers = list(dict.fromkeys(name.partition("@")[0] for name in names if name))
-    return {"": "0.4"} | {teacher: f"C{place}" for place, teacher in enumerate(teachers)}
+    return {"": "0.4"} | {teacher: f"C{position}" for position, teacher in enumerate(teachers)}
 
 
 def _draw_by_teacher(axes: Axes, curves: Mapping[str, Curve], colors: Mapping[str, str]) -> None:
@@ -288,13 +288,17 @@ def _draw_measured(axes: Axes, curves: Sequence[Measured], colors: Mapping[str, 
     """Draw a curve for each size, of adaptors for each teacher (color) and size (style), with a legend of sizes."""
     shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.8, len(sizes)))
     for size, teacher, (steps, values), is_thin in curves:
-        place = sizes.index(size)
-        color, style = (colors[teacher], LINE_STYLES[place % len(LINE_STYLES)]) if teacher else (shades[place], "-")
+        position = sizes.index(size)
+        color, style = (
+            (colors[teacher], LINE_STYLES[position % len(LINE_STYLES)]) if teacher else (shades[position], "-")
+        )
         width, marker = (0.5, 1) if is_thin else (1.2, 2)
         axes.plot(steps, values, color=color, linestyle=style, linewidth=width, marker="o", markersize=marker)
     for size in sorted({curve.size_px for curve in curves}, reverse=True):
-        place = sizes.index(size)
-        color, style = ("0.2", LINE_STYLES[place % len(LINE_STYLES)]) if curves[0].teacher else (shades[place], "-")
+        position = sizes.index(size)
+        color, style = (
+            ("0.2", LINE_STYLES[position % len(LINE_STYLES)]) if curves[0].teacher else (shades[position], "-")
+        )
         axes.plot([], [], label=f"{size} px", color=color, linestyle=style, linewidth=1.2)
 
 

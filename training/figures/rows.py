@@ -18,7 +18,7 @@ from modeling_radio.training.figures.features import (
     fit_pca_basis,
     foreground_map,
     marked,
-    most_salient_places,
+    most_salient_positions,
     pca_colors,
     similarity_colors,
     similarity_maps,
@@ -71,12 +71,12 @@ def feature_rows(
         backbones: Dense features by title, each drawn in a basis of its own.
 
     Returns:
-        The photographs with a marked place, each teacher with its adaptor, the backbones, and the backbones' similarity
-        of every place to the marked one.
+        The photographs with a marked patch, each teacher with its adaptor, the backbones, and the backbones' similarity
+        of every patch to the marked one.
     """
     salience = foreground_map(clearest(teachers.values()))
-    foreground, places = salience > 0, most_salient_places(salience)
-    rows = [Row("photograph", marked(to_colors(photographs), places, salience.shape[1:]))]
+    foreground, positions = salience > 0, most_salient_positions(salience)
+    rows = [Row("photograph", marked(to_colors(photographs), positions, salience.shape[1:]))]
     for name, features in teachers.items():
         basis = fit_pca_basis(features, foreground=foreground)
         rows += [teacher_row(name, features, basis), adaptor_row(name, adaptors[name], basis)]
@@ -84,7 +84,7 @@ def feature_rows(
     for index, (title, features) in enumerate(backbones.items()):
         colors = pca_colors(features, fit_pca_basis(features, foreground=foreground))
         rows.append(Row(title, colors, starts_group=index == 0))
-        heat = similarity_colors(similarity_maps(features, places))
+        heat = similarity_colors(similarity_maps(features, positions))
         alike.append(Row(f"similar to the ring:\n{title}".replace("backbone\n", ""), heat, starts_group=index == 0))
     return rows + alike
 
@@ -126,8 +126,8 @@ def draw_rows(rows: Sequence[Row], path: Path, *, caption: str = "") -> None:
     top, size = height - GAP_INCHES, CELL_INCHES - EDGE_INCHES
     for number, row in enumerate(rows):
         top -= GAP_INCHES if row.starts_group and number else 0.0
-        for place, image in enumerate(row.images):
-            left = GAP_INCHES * 2 + LABEL_INCHES + CELL_INCHES * place
+        for column, image in enumerate(row.images):
+            left = GAP_INCHES * 2 + LABEL_INCHES + CELL_INCHES * column
             axes = figure.add_axes((left / width, (top - CELL_INCHES) / height, size / width, size / height))
             axes.imshow(image.numpy())
             axes.set_axis_off()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.heads_radio import ProblemType
-from modeling_radio.training.data.decoding import SkippedImages, UnusableImageError, load_picture
+from modeling_radio.training.data.decoding import SkippedImages, UnusableImageError, load_image
 from modeling_radio.training.data.labeled.coco import holds_coco, read_coco
 from modeling_radio.training.data.labeled.folders import (
     TRAIN,
@@ -47,7 +47,6 @@ from modeling_radio.training.data.labeled.tables import (
 )
 from modeling_radio.training.data.sources import ImageColumn, is_listed
 from modeling_radio.training.finetuning.settings import BALANCED, BOX_TASKS, LABEL_TASKS, FinetuneSettings
-from modeling_radio.training.finetuning.split import split_images
 
 
 if TYPE_CHECKING:
@@ -247,12 +246,12 @@ class LabeledStream:
             for index, row in enumerate(self._of_rank(shuffled)):
                 image = self.column.read(row, f"training image {index} of pass {number_of_pass}")
                 try:
-                    picture = load_picture(image)
+                    rgb = load_image(image)
                 except UnusableImageError as error:
                     skipped.add(image.name, error)
                     continue
                 num_read += 1
-                yield {"image": picture, "target": self.labels.read(row, image.name)}
+                yield {"image": rgb, "target": self.labels.read(row, image.name)}
             if num_read == 0:
                 raise ValueError(
                     f"None of the training images of {self.column.source!r} can be opened; the log names them."
@@ -469,3 +468,41 @@ def _choose_columns(settings: FinetuneSettings, existing: Sequence[str]) -> tupl
     data, task = settings.data, settings.task
     image = choose_column("image", settings.image_column, IMAGE_COLUMNS, existing, data, task)
     return image, choose_column("target", settings.target_column, TARGET_COLUMNS[task], existing, data, task)
+
+
+def split_images(classes: Sequence[Sequence[Hashable]], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return the indices of training and of validation images, both ascending.
+
+    Every class gets its share of validation images, at least one, and keeps at least one for training: a class with one
+    image is not in the validation images. Images without a class are shared out as if they were a class.
+
+    Args:
+        classes: Classes of each image, `(num_images,)`.
+        share: Share of the images to hold out, in (0, 1).
+        seed: Seed of the choice.
+
+    Raises:
+        ValueError: If no class has two images.
+
+    References:
+        Sechidis et al., 2011, On the stratification of multi-label data: the rarest class is served first.
+    """
+    images: dict[Hashable, list[int]] = {}
+    own = [list(dict.fromkeys(several)) or [None] for several in classes]
+    for index in torch.randperm(len(own), generator=torch.Generator().manual_seed(seed)).tolist():
+        for name in own[index]:
+            images.setdefault(name, []).append(index)
+    in_training = {name: len(found) for name, found in images.items()}
+    held_out: set[int] = set()
+    for name, found in sorted(images.items(), key=lambda item: len(item[1])):
+        wanted = max(round(share * len(found)), 1)
+        for index in found:
+            if len(found) - in_training[name] >= wanted:
+                break
+            if index not in held_out and all(in_training[each] > 1 for each in own[index]):
+                held_out.add(index)
+                for each in own[index]:
+                    in_training[each] -= 1
+    if not held_out:
+        raise ValueError(f"{len(own)} images, no two of one class: none is left for validation.")
+    return [index for index in range(len(own)) if index not in held_out], sorted(held_out)

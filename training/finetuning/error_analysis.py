@@ -20,8 +20,8 @@ from modeling_radio.core.files import write_file
 from modeling_radio.training.finetuning.tasks.base import Batch, Evidence, Examples, FinetuningTask, Ranking, join
 
 
-NUM_PICTURED = 6  # our choice: as many columns as fit a screen
-PICTURE_INCHES = 1.9
+NUM_SHOWN = 6  # our choice: as many columns as fit a screen
+IMAGE_INCHES = 1.9
 CONFUSION, CURVES, WORST = "confusion.png", "precision_recall.png", "worst.png"
 NO_THRESHOLD = 0.5  # of classes that no validation image has
 MAX_CLASSES = 30  # our choice: more names cannot be read
@@ -48,7 +48,7 @@ def predict_examples(
     task: FinetuningTask,
     model: nn.Module,
     examples: Examples,
-    count: int = NUM_PICTURED,
+    count: int = NUM_SHOWN,
     rows: Sequence[int] | None = None,
 ) -> PredictedExamples:
     """Run a model, which stays in evaluation mode, on images spread evenly over a split.
@@ -87,7 +87,7 @@ def draw_predictions(
         predictions: Predictions of each model by its title.
     """
     rows, columns = task.covers_image + 1 + len(predictions), len(images)
-    figure = Figure(figsize=(columns * PICTURE_INCHES, rows * PICTURE_INCHES), dpi=150, layout="constrained")
+    figure = Figure(figsize=(columns * IMAGE_INCHES, rows * IMAGE_INCHES), dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for column, image in enumerate(images.movedim(1, -1)):
         *bare, truth = grid[: task.covers_image + 1, column]
@@ -160,7 +160,7 @@ def draw_examination(
     task: FinetuningTask, model: nn.Module, examples: Examples, evidence: Evidence, folder: Path
 ) -> None:
     """Write the figures of a task; all ranks call it, and the first one writes."""
-    worst, title = describe_worst(evidence.errors, NUM_PICTURED)
+    worst, title = describe_worst(evidence.errors, NUM_SHOWN)
     found = predict_examples(task, model, examples, rows=worst)
     if not PartialState().is_main_process:
         return

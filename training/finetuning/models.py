@@ -245,7 +245,7 @@ def _quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:
 
 
 def computes_in_bfloat16(settings: FinetuneSettings) -> bool:
-    """Whether forward and backward run in bfloat16."""
+    """True if forward and backward run in bfloat16."""
     if settings.precision == "auto":
         # Emulated, as on a T4 or V100, it is slow.
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

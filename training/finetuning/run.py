@@ -45,7 +45,7 @@ from modeling_radio.training.finetuning.trainer import (
 )
 
 
-FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
+FINAL, MERGED, FIGURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
 NAME = "radio finetune"
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
@@ -144,7 +144,7 @@ class FinetuningRun:
         assert isinstance(examples, Examples)
         with self.trainer.compute_loss_context_manager():
             evidence = gather_evidence(self.task, model, examples)
-            draw_examination(self.task, model, examples, evidence, self.settings.output / PICTURES)
+            draw_examination(self.task, model, examples, evidence, self.settings.output / FIGURES)
         fitted = fit_thresholds(self.task, evidence)
         if fitted:
             of_model: Any = self.trainer.accelerator.unwrap_model(model).config
@@ -204,7 +204,7 @@ class FinetuningRun:
     def _prepare_output(self) -> str | None:
         """Remove leftovers of a killed run in the folder, and return the checkpoint to go on from."""
         output = self.settings.output
-        for folder in (output, output / PICTURES):
+        for folder in (output, output / FIGURES):
             remove_partial(folder)
         checkpoint = last_checkpoint(output)
         self.settings.save(output / SETTINGS)
@@ -220,7 +220,7 @@ class FinetuningRun:
             task=self.task,
             learning_rates=self.learning_rates,
             layer_decay=settings.layer_decay,
-            pictures=settings.output / PICTURES,
+            figures=settings.output / FIGURES,
             model=self.model,
             args=self.arguments,
             train_dataset=build_examples(self.task, is_training=True),

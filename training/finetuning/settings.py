@@ -204,7 +204,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
 
     @property
     def uses_adapter(self) -> bool:
-        """Whether low-rank adapters are trained."""
+        """True if low-rank adapters are trained."""
         return self.tune in ADAPTER_METHODS
 
     @classmethod

@@ -148,7 +148,7 @@ class FinetuningTrainer(Trainer):
         task: The task.
         learning_rates: Peaks of the backbone and of the head.
         layer_decay: Factor on the learning rate from each block to the one below it.
-        pictures: Folder of the figures.
+        figures: Folder of the figures.
         options: Options of `Trainer`.
     """
 
@@ -158,7 +158,7 @@ class FinetuningTrainer(Trainer):
         task: FinetuningTask,
         learning_rates: tuple[float, float],
         layer_decay: float,
-        pictures: Path,
+        figures: Path,
         **options: Any,
     ):
         self.metrics = BatchMetrics(task.build_score())
@@ -166,7 +166,7 @@ class FinetuningTrainer(Trainer):
         callbacks = [EpochOfExamples(), SealCheckpoints(), BestThatIsLeft(), LowerLossWins(), TrainingTime()]
         # pyrefly: ignore[bad-argument-type]  (`batch_eval_metrics` adds an argument to the call)
         super().__init__(compute_metrics=self.metrics, callbacks=callbacks, **options)
-        self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures
+        self.task, self.learning_rates, self.layer_decay, self.figures = task, learning_rates, layer_decay, figures
         if self.pop_callback(ProgressCallback) is not None:  # a notebook has a table of its own
             self.add_callback(EvaluationTable(self.metrics))
         if self.is_fsdp_enabled:
@@ -260,7 +260,7 @@ class FinetuningTrainer(Trainer):
             images, predictions, references = predict_examples(self.task, model, self.eval_dataset)
         if self.is_world_process_zero():
             figure = draw_predictions(self.task, images, references, {"prediction": predictions})
-            write_file(self.pictures / f"step-{self.state.global_step}.png", figure.savefig)
+            write_file(self.figures / f"step-{self.state.global_step}.png", figure.savefig)
         return metrics
 
 
@@ -332,18 +332,18 @@ class EvaluationTable(ProgressCallback):
             return
         measured = self.metrics.latest
         begun = {"step": str(state.global_step), "epoch": f"{state.epoch or 0:.2f}", "train loss": self._train_loss}
-        cells = {**begun, "loss": kwargs["metrics"]["eval_loss"], **measured}
+        entries = {**begun, "loss": kwargs["metrics"]["eval_loss"], **measured}
         if not self.columns:
-            self.columns = list(cells)
+            self.columns = list(entries)
             self._write(self.columns)
-        row = [cells.get(name, math.nan) for name in self.columns]
+        row = [entries.get(name, math.nan) for name in self.columns]
         best = [" best"] if is_better(kwargs["metrics"], args, state) else []
         self._write([*map(_cell, row), *best])
 
-    def _write(self, cells: Sequence[str]) -> None:
+    def _write(self, entries: Sequence[str]) -> None:
         widths = [max(len(name), 6) for name in self.columns] + [0]
         assert self.training_bar is not None
-        self.training_bar.write("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=False)))
+        self.training_bar.write("  ".join(entry.rjust(width) for entry, width in zip(entries, widths, strict=False)))
 
 
 def _cell(value: str | float) -> str:

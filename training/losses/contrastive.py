@@ -94,7 +94,7 @@ class EmbeddingBank(nn.Module):
             self.rows[kept % size] = rows[-size:]
 
 
-class SummaryContrasts(nn.Module):
+class SummaryContrastiveLoss(nn.Module):
     """The candidates of every teacher with a summary and a summary weight above 0; a checkpoint holds their banks.
 
     Attributes:
@@ -177,12 +177,12 @@ def gather_step(images: Mapping[str, Sequence[Image]], rows: Mapping[str, Tensor
     return step
 
 
-def build_contrasts(
+def build_contrastive(
     recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device
-) -> SummaryContrasts | None:
+) -> SummaryContrastiveLoss | None:
     """Return the candidates of the contrastive loss; None if `contrastive.weight` is 0.
 
     Raises:
         RecipeError: If no teacher takes part.
     """
-    return SummaryContrasts(recipe, teachers, device) if recipe.contrastive.weight else None
+    return SummaryContrastiveLoss(recipe, teachers, device) if recipe.contrastive.weight else None

@@ -224,20 +224,20 @@ class TeacherDropping(TeacherWeights):
             return weighted
         notes = torch.zeros(2, len(self.names), device=self.device)
         for group, teachers in self.groups.items():
-            seen = [name for name in teachers if name in batch.teachers]
+            present = [name for name in teachers if name in batch.teachers]
             own = {
                 name: term
                 for name, term in terms.items()
-                if GROUPS[name.partition("/")[0]] == group and teacher_of(name) in seen
+                if GROUPS[name.partition("/")[0]] == group and teacher_of(name) in present
             }
             if not own:
                 continue
             losses = {name: term.by_image() for name, term in own.items()}
             weights = {name: term.weight for name, term in own.items()}
-            factors = 1 + ramp * (self._draw_factors(batch, group, seen, losses, weights) - 1)
+            factors = 1 + ramp * (self._draw_factors(batch, group, present, losses, weights) - 1)
             for name, each in losses.items():
-                weighted[name] = (each * factors[:, seen.index(teacher_of(name))].to(each.dtype)).mean()
-            indices = [self.names.index(f"{group}/{name}") for name in seen]
+                weighted[name] = (each * factors[:, present.index(teacher_of(name))].to(each.dtype)).mean()
+            indices = [self.names.index(f"{group}/{name}") for name in present]
             notes[0, indices] = factors.mean(0) * len(batch)
             notes[1, indices] = float(len(batch))
         self._noted[batch.partition, batch.rows] = notes
@@ -260,7 +260,7 @@ class TeacherDropping(TeacherWeights):
         self,
         batch: Batch,
         group: str,
-        seen: Sequence[str],
+        present: Sequence[str],
         losses: Mapping[str, Tensor],
         weights: Mapping[str, float],
     ) -> Tensor:
@@ -269,19 +269,19 @@ class TeacherDropping(TeacherWeights):
         Args:
             batch: The images.
             group: The group of losses.
-            seen: Teachers that see the images.
+            present: Teachers that see the images.
             losses: By name the loss of each image.
             weights: By name the recipe's factor.
         """
         columns = [
             torch.stack([weights[key] * losses[key].float() for key in losses if teacher_of(key) == name]).sum(0)
-            for name in seen
+            for name in present
         ]
         total = torch.stack(columns, dim=1)
-        indices = [index for index, entry in enumerate(self.recipe.teachers) if entry.name in seen]
+        indices = [index for index, entry in enumerate(self.recipe.teachers) if entry.name in present]
         draws = batch.uniform(f"teacher_dropping/{group}", len(self.recipe.teachers))[:, indices].to(total.device)
         is_kept = (draws >= DROP_PROBABILITY) | (total == total.max(dim=1, keepdim=True).values)
-        return len(seen) * is_kept / is_kept.sum(1, keepdim=True)
+        return len(present) * is_kept / is_kept.sum(1, keepdim=True)
 
 
 METHODS: dict[str, type[TeacherWeights]] = {

@@ -288,7 +288,7 @@ class TeacherCost:
         assert self._teacher is not None
         with FlopCounterMode(display=False) as counter:
             images = torch.empty(num_images, 3, size_px, size_px, device="meta")
-            self._teacher.answers(images, [self._teacher] * num_readers)
+            self._teacher.extract_features_for(images, [self._teacher] * num_readers)
         return counter.get_total_flops()
 
 

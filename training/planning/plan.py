@@ -114,9 +114,9 @@ class Plan:
                 total += (stage.data.num_images or 0) * sum(of_image.values())
         return total
 
-    def gpu_hours(self, card: Card, mfu: float, *, with_teachers: bool = True) -> float:
+    def gpu_hours(self, card: Card, mfu: float) -> float:
         """Return the hours that one card would take for all stages, at a share `mfu` of its peak."""
-        return self.flops(with_teachers=with_teachers) / (card.peak_flops * mfu) / SECONDS_PER_HOUR
+        return self.flops() / (card.peak_flops * mfu) / SECONDS_PER_HOUR
 
     def steps(self) -> list[tuple[Recipe, PartitionCost]]:
         """Return the cost of a step of each partition of each stage."""
@@ -287,7 +287,7 @@ def _storage_table(plan: Plan, image_kb: float) -> str:
         count = data.num_images or 1_000_000
         size = count * plan.cache_bytes_per_image(data.image_size_px)
         sizes[(f"feature cache of {count:,} images", "disk")] = size
-    return markdown(["what", "where", "size"], [[*place, _bytes(size)] for place, size in sizes.items()])
+    return markdown(["what", "where", "size"], [[*row, _bytes(size)] for row, size in sizes.items()])
 
 
 def _levers_table(plan: Plan) -> str:

@@ -217,7 +217,7 @@ def _is_pickle(publication: Publication, name: str) -> bool:
             return starts_as_pickle and path.suffix != ".safetensors"  # whose first bytes are a length
         with zipfile.ZipFile(path) as archive:
             return any(member.endswith(".pkl") for member in archive.namelist())
-    except (zipfile.BadZipFile, NotImplementedError, OSError):  # damaged: what is in it cannot be told
+    except (zipfile.BadZipFile, NotImplementedError, OSError):  # damaged: its contents cannot be checked
         return path.suffix != ".safetensors"
 
 

@@ -134,9 +134,9 @@ def _published_files(folder: Path, kind: Kind) -> dict[str, Path]:
     """
     found = allowed_files(folder, FEATURE_FILES if kind == "dataset" else PUBLISHED_FILES)
     names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir()]
-    seen = [name for name in names if name.name != RESULTS and "__pycache__" not in name.parts]
-    seen = [name for name in seen if not any(part.startswith(".") for part in name.parts)]
-    strangers = [name.as_posix() for name in seen if name.as_posix() not in found]
+    visible = [name for name in names if name.name != RESULTS and "__pycache__" not in name.parts]
+    visible = [name for name in visible if not any(part.startswith(".") for part in name.parts)]
+    strangers = [name.as_posix() for name in visible if name.as_posix() not in found]
     if strangers:
         raise ValueError(
             f"{str(folder)!r} must hold only files of a {kind}, got {first_few(strangers, _MAX_NAMES)}: move these "

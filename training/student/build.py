@@ -43,7 +43,7 @@ def is_bfloat16_faster() -> bool:
         dtype: partial(F.linear, torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype))
         for dtype in (torch.float32, torch.bfloat16)
     }
-    seconds = fastest_seconds(layers, min_rounds=_RUNS)
+    seconds = fastest_seconds(layers, num_rounds=_RUNS)
     return seconds[torch.bfloat16] < seconds[torch.float32]
 
 

@@ -26,8 +26,8 @@ FREE_FIELDS = (
     *("image_size", "max_img_size", "max_resolution", "preferred_resolution"),
 )
 """Fields of `student.config` that say something of such a network; all others follow from it, or have no effect."""
-_PROBE_CELLS = 4
-"""Cells along a side of the image that finds the weights without a gradient. Our choice: more than one window."""
+_PROBE_PATCHES = 4
+"""Patches along a side of the image that finds the weights without a gradient. Our choice: more than one window."""
 
 
 def foreign_config(student: StudentRecipe, fields: Mapping[str, Any]) -> RadioConfig:
@@ -156,12 +156,12 @@ def freeze_parts(student: RadioModel, num_stages: int) -> None:
             trunk.freeze_stages(num_stages)
         except ValueError as error:
             raise RecipeError(f"`student.frozen_stages`: {error}.") from error
-    side, was_training = _PROBE_CELLS * student.config.resolution_step, student.training
+    side, was_training = _PROBE_PATCHES * student.config.resolution_step, student.training
     student.eval()
     output = student(torch.zeros(1, 3, side, side), return_dict=True)
     student.train(was_training)
-    answers = [tensor for each in output.adaptors.values() for tensor in (each.summary, each.features)]
-    total = torch.stack([tensor.sum() for tensor in (output.summary, output.features, *answers) if tensor is not None])
+    outputs = [tensor for each in output.adaptors.values() for tensor in (each.summary, each.features)]
+    total = torch.stack([tensor.sum() for tensor in (output.summary, output.features, *outputs) if tensor is not None])
     trained = [parameter for parameter in trunk.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(total.sum(), trained, allow_unused=True)
     for parameter, gradient in zip(trained, gradients, strict=True):

@@ -7,7 +7,7 @@ are made of them. Those of our own studies lie in `--output` where the package i
 
 import importlib
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +60,6 @@ COMMAND = Command(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(run_studies, arguments, interrupted="Stopped: the same command goes on.")
-
-
 def run_studies(settings: StudiesSettings) -> None:
     """Run studies and write their reports.
 
@@ -109,6 +104,9 @@ def _summarize(opened: "OpenedStudy") -> str:
         draw_figure(opened, results, opened.raw_results.with_suffix(".webp"))
         print(f"{opened.name}\n\n{report}\n")
     return report
+
+
+main = partial(COMMAND.run, run_studies, interrupted="Stopped: the same command goes on.")
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ class HeldOut:
 
 
 def _squared_error(first: Tensor, second: Tensor) -> Tensor:
-    """Return the squared distance of maps, averaged over places, `(num_images,)`."""
+    """Return the squared distance of maps, averaged over patches, `(num_images,)`."""
     return (first - second).square().sum(1).mean((1, 2))
 
 

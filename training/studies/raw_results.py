@@ -57,9 +57,9 @@ NUM_RESAMPLES = 1000
 _Line = TypeVar("_Line")
 
 
-def draw_sources(num_sources: int, seed: int = 0) -> Tensor:
+def draw_sources(num_sources: int) -> Tensor:
     """Return how often each source is drawn with replacement, float64 `(NUM_RESAMPLES, num_sources)`."""
-    generator = make_generator(seed, "bootstrap")
+    generator = make_generator(0, "bootstrap")
     drawn = torch.randint(num_sources, (NUM_RESAMPLES, num_sources), generator=generator)
     times = torch.zeros(NUM_RESAMPLES, num_sources, dtype=torch.float64)
     return times.scatter_add_(1, drawn, torch.ones(drawn.shape).double())

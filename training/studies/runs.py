@@ -48,7 +48,7 @@ def _make_run(opened: OpenedStudy, held_out: HeldOut, output: Path, arm: str, se
     try:
         with clock.phase("distil"):
             checkpoint = run_recipe(recipe, folder)
-        assert checkpoint is not None  # only a run that was told to stop early has none
+        assert checkpoint is not None  # only a run that was stopped early has none
         with clock.phase("measure"):
             sums, numbers = held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
     except TrainingDivergedError as error:

@@ -15,7 +15,7 @@ from modeling_radio.training.views.crops import (
     cut_windows,
     draw_colors,
     draw_flips,
-    draw_other_place,
+    draw_other_position,
     draw_window_offsets,
     flip,
     flip_shift,
@@ -69,14 +69,14 @@ class CachedTargets:
 
     def _example(self, batch: Batch) -> Example:
         offsets = draw_window_offsets(batch, "offset", self.patches_per_side)
-        images, answers = self.cache.images(batch.indices), self.cache.answers(batch.indices)
+        images, outputs = self.cache.images(batch.indices), self.cache.outputs(batch.indices)
         targets = {
             name: Target(
                 summary=None if summary is None else summary.to(self.device, non_blocking=True).float(),
                 features=[features.float() for features in self._windows(features, batch, offsets)],
                 shifts=None,
             )
-            for name, (summary, features) in answers.items()
+            for name, (summary, features) in outputs.items()
             if name in batch.teachers
         }
         pixel_values = self._student_images(images, batch, offsets)
@@ -97,7 +97,7 @@ class CachedTargets:
         for shape, group in batch.groups:
             window, grid = torch.tensor(shape.window), torch.tensor(shape.grid)
             behind = self.patches_per_side - window - offsets[group]
-            shift = draw_other_place(number[group], offsets[group] * grid // window, behind * grid // window)
+            shift = draw_other_position(number[group], offsets[group] * grid // window, behind * grid // window)
             moved[group] += shift * window / grid
             shifts.append(flip_shift(shift, is_flipped[group]).to(self.device, non_blocking=True))
         return moved, shifts

@@ -61,7 +61,7 @@ the demo's teachers in batches of 8 and 24.6 in batches of 32 (AMD EPYC with AVX
 LEVELS = 255
 """Steps between the smallest and the largest of 8-bit numbers."""
 
-SECONDS_BETWEEN_LOOKS = 1.0
+POLL_SECONDS = 1.0
 """Our choice: how long a request to stop waits at most."""
 
 _LOCK_SUFFIX = ".lock"
@@ -113,7 +113,7 @@ class CacheContents:
         return self.settings["num_images"]
 
     @property
-    def cells_per_side(self) -> int:
+    def patches_per_side(self) -> int:
         """The student's patches along a side of an image."""
         return self.settings["cells_per_side"]
 
@@ -266,15 +266,15 @@ class TeacherOutputs:
 
     Args:
         teachers: By name.
-        num_cells: The student's patches along a side of an image.
+        num_patches: The student's patches along a side of an image.
         device: Device of the teachers.
         feature_format: Format of dense features.
     """
 
     def __init__(
-        self, teachers: Mapping[str, Teacher], num_cells: int, device: torch.device, feature_format: FeatureFormat
+        self, teachers: Mapping[str, Teacher], num_patches: int, device: torch.device, feature_format: FeatureFormat
     ) -> None:
-        self.teachers, self.num_cells, self.device, self.format = teachers, num_cells, device, feature_format
+        self.teachers, self.num_patches, self.device, self.format = teachers, num_patches, device, feature_format
         can_share = all(teacher.can_share_cores for teacher in teachers.values())
         most = max(1, IMAGES_PER_FORWARD // IMAGES_PER_THREAD)
         self._num_parts = min(torch.get_num_threads(), most) if can_share else 1
@@ -287,16 +287,17 @@ class TeacherOutputs:
             RecipeError: If a teacher returns values that the format cannot hold.
         """
         if self._pool is None:
-            return self._answer(images)
-        return _joined(list(self._pool.map(self._answer, images.chunk(self._num_parts))))
+            return self._run(images)
+        return _joined(list(self._pool.map(self._run, images.chunk(self._num_parts))))
 
     @torch.no_grad()
-    def _answer(self, images: Tensor) -> Entries:
+    def _run(self, images: Tensor) -> Entries:
         pixel_values = images.to(self.device).float() / 255
         entries = {"images": images}
         for names in by_network(self.teachers):
             readers = [self.teachers[name] for name in names]
-            for name, (summary, maps) in zip(names, readers[0].answers(pixel_values, readers), strict=True):
+            outputs = readers[0].extract_features_for(pixel_values, readers)
+            for name, (summary, maps) in zip(names, outputs, strict=True):
                 features = self._fit_grid(maps.float()).movedim(1, -1)
                 try:
                     entries |= {f"{name}.{key}": value for key, value in self.format.encode(features).items()}
@@ -307,7 +308,7 @@ class TeacherOutputs:
         return entries
 
     def _fit_grid(self, features: Tensor) -> Tensor:
-        grid = [-(-size // self.num_cells) * self.num_cells for size in features.shape[2:]]
+        grid = [-(-size // self.num_patches) * self.num_patches for size in features.shape[2:]]
         if grid == list(features.shape[2:]):
             return features
         return F.interpolate(features, grid, mode="bilinear", align_corners=False)
@@ -412,19 +413,19 @@ class FeatureCache:
         """Return images, `(n, 3, side, side)` uint8."""
         return self._read("images", indices)
 
-    def answers(self, indices: Sequence[int]) -> dict[str, tuple[Tensor | None, Tensor]]:
+    def outputs(self, indices: Sequence[int]) -> dict[str, tuple[Tensor | None, Tensor]]:
         """Return each teacher's summary `(n, C)` or None, and its features `(n, C, rows, cols)`, as they were stored.
 
         Summaries are float16, features float16 or, from int8, float32.
         """
-        answers = {}
+        outputs = {}
         for name in self.teacher_names:
             has_summary = f"{name}.summary" in self._shards[0]
             summary = self._read(f"{name}.summary", indices) if has_summary else None
             rows = (divmod(index, IMAGES_PER_SHARD) for index in indices)
             maps = [self.format.decode(self._features[shard][name], row) for shard, row in rows]
-            answers[name] = (summary, torch.stack(maps).movedim(-1, 1))
-        return answers
+            outputs[name] = (summary, torch.stack(maps).movedim(-1, 1))
+        return outputs
 
     def _read(self, key: str, indices: Sequence[int]) -> Tensor:
         rows = (divmod(index, IMAGES_PER_SHARD) for index in indices)
@@ -435,7 +436,7 @@ def write_feature_cache(
     folder: Path,
     contents: CacheContents,
     images: Images,
-    answer: Callable[[Tensor], Entries],
+    compute: Callable[[Tensor], Entries],
     *,
     num_workers: int = 0,
     rank: int = 0,
@@ -451,7 +452,7 @@ def write_feature_cache(
         folder: The cache's folder.
         contents: Everything that the cache is made from.
         images: uint8 `(3, side, side)`.
-        answer: From uint8 images `(n, 3, side, side)` to the entries of a shard, as `TeacherOutputs`.
+        compute: From uint8 images `(n, 3, side, side)` to the entries of a shard, as `TeacherOutputs`.
         num_workers: Processes that decode images.
         rank: Rank of this process; each writes its share of the shards.
         num_ranks: Number of ranks.
@@ -486,15 +487,15 @@ def write_feature_cache(
                 if paths[index].is_file():  # by another run, meanwhile
                     bar.update(sum(map(len, own)))
                     continue
-                shard = _joined(list(_answered(own, answer, bar, should_stop, forecast)))
+                shard = _joined(list(_computed(own, compute, bar, should_stop, forecast)))
                 check_space(folder, sum(tensor.nbytes for tensor in shard.values()))
                 write_file(paths[index], lambda path, shard=shard: save_tensors(shard, path))
     clear_up(folder)
 
 
-def _answered(
+def _computed(
     loader: Iterable[Tensor],
-    answer: Callable[[Tensor], Entries],
+    compute: Callable[[Tensor], Entries],
     bar: ProgressBar,
     should_stop: Callable[[], bool],
     forecast: Forecast,
@@ -502,7 +503,7 @@ def _answered(
     for images in loader:
         if should_stop():
             raise Interrupted("Stopped while computing teacher features; the same command goes on from here.")
-        entries = {key: value.cpu() for key, value in answer(images).items()}
+        entries = {key: value.cpu() for key, value in compute(images).items()}
         line = forecast.after(entries, num_left=(bar.total or 0) - bar.n - len(images))
         if line is not None:
             bar.say(line)
@@ -524,7 +525,7 @@ def writing_turn(path: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
     has_warned = False
     while True:
         with suppress(Timeout):
-            lock.acquire(timeout=SECONDS_BETWEEN_LOOKS)
+            lock.acquire(timeout=POLL_SECONDS)
             break
         if should_stop():
             raise Interrupted("Stopped while another run writes the feature cache.")
@@ -568,7 +569,7 @@ class Forecast:
     def __init__(self, folder: Path, contents: CacheContents, num_missing: int) -> None:
         self.folder, self.contents, self.num_missing = folder, contents, num_missing
         self._first_ended: float | None = None
-        self._is_told = False
+        self._is_reported = False
 
     def after(self, batch: Entries, num_left: int) -> str | None:
         """Return the line, once: when a batch has shown how long one takes, or was the only one.
@@ -581,12 +582,12 @@ class Forecast:
             RecipeError: If the cache will not fit on the disk.
         """
         now, num_images = time.perf_counter(), len(batch["images"])
-        if self._is_told:
+        if self._is_reported:
             return None
         if self._first_ended is None and num_left:
             self._first_ended = now
             return None
-        self._is_told = True
+        self._is_reported = True
         num_bytes = sum(tensor.nbytes for tensor in batch.values()) / num_images * self.num_missing
         check_space(self.folder, num_bytes)
         contents, seconds = self.contents, 0.0

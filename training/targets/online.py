@@ -155,11 +155,11 @@ class OnlineTargets:
             [self._pixels(images) for images in crops.pixels[consumer]] for _, groups in parts for crops in groups
         ]
         readers = [self.teachers[name] for name in names]
-        answers = iter([split_output(answer, readers) for answer in readers[0](inputs, readers)])
+        outputs = iter([split_output(joint, readers) for joint in readers[0](inputs, readers)])
         targets: dict[str, list[Target]] = {}
         for batch, groups in parts:
             shifts, extents = self._shifts(consumer, batch), self._extents(consumer, batch, groups)
-            for name, own in zip(names, zip(*islice(answers, len(groups)), strict=True), strict=True):
+            for name, own in zip(names, zip(*islice(outputs, len(groups)), strict=True), strict=True):
                 summaries = [summary for summary, _ in own if summary is not None]
                 shown = [
                     shows_image(extent, maps[0].shape[2:], crops.grid)

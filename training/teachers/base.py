@@ -80,7 +80,8 @@ class Teacher(nn.Module):
 
     The student divides an image into `rows` x `cols` patches. The teacher's run mode, a class of
     `run_modes.py`, decides the sizes of its input (`input_sizes`) and the grid of its output. A call
-    takes images at these sizes and returns features on the teacher's own grid; `answer` takes images of any size.
+    takes images at these sizes and returns features on the teacher's own grid; `extract_features` takes images of any
+    size.
 
     Args:
         name: Name of the teacher: the adaptor's name in the config, the checkpoint and the logs.
@@ -186,7 +187,7 @@ class Teacher(nn.Module):
     def use_depths(self, depths: Sequence[float]) -> None:
         """Let calls return maps of inner blocks too: as further channels of the features, `feature_dim` for each.
 
-        `answer` leaves them out. Call it once, before the network is compiled.
+        `extract_features` leaves them out. Call it once, before the network is compiled.
 
         Args:
             depths: Shares of the network's blocks, above 0 and at most 1.
@@ -195,7 +196,7 @@ class Teacher(nn.Module):
             ValueError: If the teacher has no known blocks, or its run mode cannot use them.
         """
         blocks = self.blocks()
-        if not blocks or not self.mode.answers_for_blocks:
+        if not blocks or not self.mode.has_block_features:
             reason = (
                 f"`upsample` is {self.run.upsample!r}, which is for its last ones" if blocks else "its kind knows none"
             )
@@ -221,7 +222,7 @@ class Teacher(nn.Module):
 
     @property
     def can_share_cores(self) -> bool:
-        """Whether threads may call it at the same time, each with its share of a CPU's cores.
+        """True if threads may call it at the same time, each with its share of a CPU's cores.
 
         Block listeners and compiled networks handle one pass at a time.
         """
@@ -275,14 +276,16 @@ class Teacher(nn.Module):
         ]
         return [
             TeacherOutput(None if summary is None else summary.to(home), features.to(home))
-            for summary, features in self.mode.answer(normalized, lambda images: self._run_network(images, readers))
+            for summary, features in self.mode.forward_groups(
+                normalized, lambda images: self._run_network(images, readers)
+            )
         ]
 
-    def answer(self, pixel_values: Tensor) -> TeacherOutput:
-        """Return its own output of `answers`."""
-        return self.answers(pixel_values, [self])[0]
+    def extract_features(self, pixel_values: Tensor) -> TeacherOutput:
+        """Return its own output of `extract_features_for`."""
+        return self.extract_features_for(pixel_values, [self])[0]
 
-    def answers(self, pixel_values: Tensor, readers: Sequence[Teacher]) -> list[TeacherOutput]:
+    def extract_features_for(self, pixel_values: Tensor, readers: Sequence[Teacher]) -> list[TeacherOutput]:
         """Return summary and features of images, one patch for each `grid_stride`, float32, on the images' device.
 
         The images are resized to the network's input sizes, and its features resampled to the grid.
@@ -299,11 +302,11 @@ class Teacher(nn.Module):
         rows, cols = height // self.grid_stride, width // self.grid_stride
         images, home = pixel_values.to(self.mean.device, non_blocking=True), pixel_values.device
         (joint,) = self([[resize_images(images, size) for size in self.input_sizes(rows, cols)]], readers)
-        answers = []
+        outputs = []
         for summary, (features, *_) in split_output(joint, readers):
             features = resample_features(features, rows, cols).contiguous().to(home)
-            answers.append(TeacherOutput(None if summary is None else summary.to(home), features))
-        return answers
+            outputs.append(TeacherOutput(None if summary is None else summary.to(home), features))
+        return outputs
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay frozen and in eval mode: a teacher has no training mode."""
@@ -328,8 +331,8 @@ class Teacher(nn.Module):
             autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
         with torch.inference_mode(), autocast:
             summaries, features = [], []
-            for reader, answer in zip(readers, self.encode_for(normalized, readers), strict=True):
-                summary, own = check_teacher_output(answer, reader.name, reader)
+            for reader, output in zip(readers, self.encode_for(normalized, readers), strict=True):
+                summary, own = check_teacher_output(output, reader.name, reader)
                 summaries += [] if summary is None else [summary]
                 grid = (side // self.patch_size for side in normalized.shape[2:])
                 features += [own, *([] if reader.listener is None else reader.listener.take_maps(*grid))]
@@ -351,16 +354,16 @@ def split_output(joint: TeacherOutput, readers: Sequence[Teacher]) -> list[tuple
     Returns:
         For each teacher its summary, and its features with those of its inner blocks.
     """
-    answers, summary_start, start = [], 0, 0
+    outputs, summary_start, start = [], 0, 0
     for reader in readers:
         summary = None
         if joint.summary is not None and reader.summary_dim is not None:
             summary = joint.summary.narrow(1, summary_start, reader.summary_dim)
             summary_start += reader.summary_dim
         width = reader.feature_dim * (1 if reader.listener is None else 1 + len(reader.listener.depths))
-        answers.append((summary, joint.features.narrow(1, start, width).split(reader.feature_dim, dim=1)))
+        outputs.append((summary, joint.features.narrow(1, start, width).split(reader.feature_dim, dim=1)))
         start += width
-    return answers
+    return outputs
 
 
 def by_network(teachers: Mapping[str, HasNetwork]) -> list[list[str]]:

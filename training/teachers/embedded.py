@@ -420,14 +420,14 @@ def _read_weights(description: dict[str, Any], folder: Path) -> dict[str, Tensor
 def _execution_order(nodes: dict[str, Node], outputs: Sequence[str]) -> list[Node]:
     """Return the nodes on which the outputs depend, every node after its inputs."""
     order: list[Node] = []
-    seen: set[str] = set()
+    visited: set[str] = set()
     stack = [(name, False) for name in outputs]
     while stack:
         name, inputs_done = stack.pop()
         if inputs_done:
             order.append(nodes[name])
-        elif name not in seen:
-            seen.add(name)
+        elif name not in visited:
+            visited.add(name)
             stack.append((name, True))
             stack.extend((source, False) for source in nodes[name].inputs)
     return order

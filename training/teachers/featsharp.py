@@ -32,10 +32,10 @@ class TiledMode(FixedMode):
 
     def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
         """Return the size of the whole image and, for a finer grid, that of all tiles together."""
-        num_tiles = tiles_per_side(math.sqrt(rows * cols), self.cells_per_side)  # as for a square of as many patches
+        num_tiles = tiles_per_side(math.sqrt(rows * cols), self.patches_per_side)  # as for a square of as many patches
         return tuple((self.side_px * count, self.side_px * count) for count in dict.fromkeys((1, num_tiles)))
 
-    def answer_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
+    def forward_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
         """Return the output for whole images, with features that each larger size makes finer."""
         whole, *larger = images
         summary, features = run(whole)
@@ -59,9 +59,9 @@ class TiledMode(FixedMode):
         return add_detail(whole, tiles)
 
 
-def tiles_per_side(wanted_cells: float, own_cells: int) -> int:
-    """Return the number of tiles along a side of the image for (nearly) `wanted_cells` patches, at least 1."""
-    return max(1, math.ceil(wanted_cells / own_cells - GRID_TOLERANCE))
+def tiles_per_side(wanted_patches: float, own_patches: int) -> int:
+    """Return the number of tiles along a side of the image for (nearly) `wanted_patches` patches, at least 1."""
+    return max(1, math.ceil(wanted_patches / own_patches - GRID_TOLERANCE))
 
 
 def cut_tiles(maps: Tensor, per_column: int, per_row: int) -> Tensor:
@@ -237,8 +237,8 @@ class FeatSharp(nn.Module):
         Returns:
             The shape of `tiles`, float32.
         """
-        answer = self.sharpen(self.standardize(whole), self.standardize(tiles), images)
-        return answer * self.scale + self.mean.view(-1, 1, 1)
+        result = self.sharpen(self.standardize(whole), self.standardize(tiles), images)
+        return result * self.scale + self.mean.view(-1, 1, 1)
 
 
 class BilateralGuide(nn.Module):
@@ -261,10 +261,10 @@ class BilateralGuide(nn.Module):
             [(keys - _repeat(near, factor)).square().sum(1) for near in _neighbors(coarse_keys, 3, "replicate")], 1
         )
         weights = (_tent_logits(rows, cols, factor).to(keys) - self.sharpness * distances).softmax(1)
-        answer = torch.zeros((), device=coarse.device)
+        result = torch.zeros((), device=coarse.device)
         for number, near in enumerate(_neighbors(coarse, 3, "replicate")):
-            answer = answer + weights[:, number, None] * _repeat(near, factor)
-        return answer
+            result = result + weights[:, number, None] * _repeat(near, factor)
+        return result
 
 
 class LocalAttention(nn.Module):
@@ -293,10 +293,10 @@ class LocalAttention(nn.Module):
             ]
         )
         weights = (logits + self.bias[:, None, :, None, None]).softmax(0)
-        answer = torch.zeros((), device=tokens.device)
+        result = torch.zeros((), device=tokens.device)
         for weight, near in zip(weights, _neighbors(value, self.window, "constant"), strict=True):
-            answer = answer + weight[:, :, None] * near
-        return self.leave(answer.flatten(1, 2).movedim(1, 3))
+            result = result + weight[:, :, None] * near
+        return self.leave(result.flatten(1, 2).movedim(1, 3))
 
 
 class SwiGlu(nn.Module):
@@ -395,7 +395,7 @@ def check_upsampler(config: UpsamplerConfig, teacher: UpsampledTeacher, folder: 
 class SharpenedMode(TiledMode):
     """Like "tiles", but a trained FeatSharp, which knows the last features only, joins whole and tiles."""
 
-    answers_for_blocks: ClassVar[bool] = False
+    has_block_features: ClassVar[bool] = False
 
     _upsampler: nn.Module | None = None
 

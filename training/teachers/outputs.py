@@ -42,20 +42,20 @@ def teacher_error(name: str, message: str) -> ValueError:
     return ValueError(f"Teacher {name!r}: {message}")
 
 
-def check_teacher_output(answer: object, name: str, shape: TeacherShape) -> TeacherOutput:
+def check_teacher_output(found: object, name: str, shape: TeacherShape) -> TeacherOutput:
     """Refuse an output of other widths than the teacher's, because the student's heads and the statistics have these.
 
     Args:
-        answer: The output of `encode`.
+        found: The output of `encode`.
         name: The teacher's name.
         shape: Its widths.
 
     Raises:
         ValueError: If it is no pair of summary and features, or one of them has another type or width.
     """
-    if not (isinstance(answer, tuple) and len(answer) == 2):
-        raise teacher_error(name, f"`encode` must return a pair of summary and features, got {_describe(answer)}.")
-    summary, features = answer
+    if not (isinstance(found, tuple) and len(found) == 2):
+        raise teacher_error(name, f"`encode` must return a pair of summary and features, got {_describe(found)}.")
+    summary, features = found
     if not (_is_floating(features) and features.ndim == 4 and features.shape[1] == shape.feature_dim):
         rule = f"features of floats, (batch, {shape.feature_dim}, rows, columns)"
         raise teacher_error(name, f"`encode` must return {rule}, got {_describe(features)}.")
@@ -69,12 +69,12 @@ def check_teacher_output(answer: object, name: str, shape: TeacherShape) -> Teac
     return TeacherOutput(summary, features)
 
 
-def _is_floating(answer: object) -> TypeGuard[Tensor]:
-    return isinstance(answer, Tensor) and answer.is_floating_point()
+def _is_floating(found: object) -> TypeGuard[Tensor]:
+    return isinstance(found, Tensor) and found.is_floating_point()
 
 
-def _describe(answer: object) -> str:
-    return f"{answer.dtype} {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+def _describe(found: object) -> str:
+    return f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
 
 
 def resize_images(pixel_values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -108,9 +108,9 @@ class BlockListener:
     def __init__(self, blocks: Sequence[nn.Module], depths: Sequence[float]) -> None:
         self.depths = tuple(depths)
         self._outputs: dict[int, Tensor] = {}
-        places = [max(1, round(depth * len(blocks))) - 1 for depth in depths]
-        for place, index in enumerate(places):
-            blocks[index].register_forward_hook(self._hook(place))
+        indices = [max(1, round(depth * len(blocks))) - 1 for depth in depths]
+        for number, index in enumerate(indices):
+            blocks[index].register_forward_hook(self._hook(number))
 
     def take_maps(self, rows: int, cols: int) -> list[Tensor]:
         """Return the maps `(batch, width, rows, cols)` of the last pass, one for each depth.
@@ -123,16 +123,16 @@ class BlockListener:
             cols: Patches along their width.
         """
         maps = []
-        for place in range(len(self.depths)):
-            tokens = self._outputs.pop(place)  # (batch, tokens, width) or (batch, rows, cols, width)
+        for number in range(len(self.depths)):
+            tokens = self._outputs.pop(number)  # (batch, tokens, width) or (batch, rows, cols, width)
             if tokens.ndim == 3:
                 tokens = tokens[:, -rows * cols :].unflatten(1, (rows, cols))
             maps.append(F.layer_norm(tokens.float(), tokens.shape[-1:]).movedim(-1, 1))
         return maps
 
-    def _hook(self, place: int) -> Callable[..., None]:
+    def _hook(self, number: int) -> Callable[..., None]:
         def record(_module: nn.Module, _arguments: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            self._outputs[place] = output if isinstance(output, Tensor) else output[0]
+            self._outputs[number] = output if isinstance(output, Tensor) else output[0]
 
         return record
 

@@ -92,8 +92,8 @@ class RadioTeacher(Teacher):
 
     def encode_for(self, pixel_values: Tensor, readers: Sequence[Any]) -> list[TeacherOutput]:
         """Return the outputs of backbone and adaptors from one pass of the backbone."""
-        passed = self.network.radio_model(pixel_values.to(self.network.dtype))
-        return [reader._read(passed) for reader in readers]
+        result = self.network.radio_model(pixel_values.to(self.network.dtype))
+        return [reader._read(result) for reader in readers]
 
     def share_network(self, first: Any) -> None:
         """Use another teacher's network, except its adaptor."""
@@ -102,12 +102,12 @@ class RadioTeacher(Teacher):
             if name != "adaptors":
                 setattr(self.network.radio_model, name, part)
 
-    def _read(self, passed: NetworkOutput) -> TeacherOutput:
+    def _read(self, result: NetworkOutput) -> TeacherOutput:
         names = [] if self.adaptor_name is None else [self.adaptor_name]
-        output: Any = self.network.radio_model.read_out(passed, names, "NCHW")
-        answer = output if self.adaptor_name is None else output.adaptors[self.adaptor_name]
-        features = resample_features(answer.features.float(), *passed.grid)
-        return TeacherOutput(None if self.summary_dim is None else answer.summary, features)
+        output: Any = self.network.radio_model.make_output(result, names, "NCHW")
+        own = output if self.adaptor_name is None else output.adaptors[self.adaptor_name]
+        features = resample_features(own.features.float(), *result.grid)
+        return TeacherOutput(None if self.summary_dim is None else own.summary, features)
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return the backbone's blocks in order if each returns a token for every patch.

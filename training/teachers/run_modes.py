@@ -59,14 +59,14 @@ class RunMode(ABC):
     Attributes:
         options: The options, with the chosen size.
         has_own_size: The whole image has one input size, whatever the student's is.
-        answers_for_blocks: Features of inner blocks can be returned as well.
+        has_block_features: Features of inner blocks can be returned as well.
 
     Raises:
         ValueError: If the network cannot run in this mode.
     """
 
     has_own_size: ClassVar[bool] = False
-    answers_for_blocks: ClassVar[bool] = True
+    has_block_features: ClassVar[bool] = True
 
     def __init__(self, traits: NetworkTraits, options: RunOptions) -> None:
         self.traits = traits
@@ -84,7 +84,7 @@ class RunMode(ABC):
         """Take a trained network that makes features finer."""
         raise self.traits.error(f"`upsample` must be 'featsharp' for an upsampler, got {self.options.upsample!r}.")
 
-    def answer(self, groups: Sequence[Sequence[Tensor]], run: RunNetwork) -> Iterable[TeacherOutput]:
+    def forward_groups(self, groups: Sequence[Sequence[Tensor]], run: RunNetwork) -> Iterable[TeacherOutput]:
         """Return summary and features of each group of images, on the teacher's own grid, float32.
 
         Args:
@@ -92,18 +92,18 @@ class RunMode(ABC):
             run: The network.
         """
         by_size: dict[tuple[torch.Size, ...], list[int]] = {}
-        for place, group in enumerate(groups):
-            by_size.setdefault(tuple(images.shape[2:] for images in group), []).append(place)
-        answers: dict[int, TeacherOutput] = {}
-        for places in by_size.values():
-            together = zip(*(groups[place] for place in places), strict=True)
-            summary, features = self.answer_batch([torch.cat(sizes) for sizes in together], run)
-            counts = [len(groups[place][0]) for place in places]
+        for position, group in enumerate(groups):
+            by_size.setdefault(tuple(images.shape[2:] for images in group), []).append(position)
+        found: dict[int, TeacherOutput] = {}
+        for positions in by_size.values():
+            together = zip(*(groups[position] for position in positions), strict=True)
+            summary, features = self.forward_batch([torch.cat(sizes) for sizes in together], run)
+            counts = [len(groups[position][0]) for position in positions]
             summaries = [None] * len(counts) if summary is None else summary.split(counts)
-            answers |= zip(places, map(TeacherOutput, summaries, features.split(counts)), strict=True)
-        return [answers[place] for place in range(len(groups))]
+            found |= zip(positions, map(TeacherOutput, summaries, features.split(counts)), strict=True)
+        return [found[position] for position in range(len(groups))]
 
-    def answer_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
+    def forward_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
         """Return the output for images of one size, given at each of their `input_sizes`."""
         (whole,) = images
         return run(whole)
@@ -126,7 +126,7 @@ class NativeMode(RunMode):
     def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
         """Return one size, that of the image in patches, rounded up."""
         patch, multiple = self.traits.patch_size, self.traits.size_multiple
-        height, width = (math.ceil(cells * patch / multiple) * multiple for cells in (rows, cols))
+        height, width = (math.ceil(side * patch / multiple) * multiple for side in (rows, cols))
         return ((height, width),)
 
 
@@ -140,7 +140,7 @@ class OneSizeMode(RunMode):
         return self.options.input_size_px
 
     @property
-    def cells_per_side(self) -> int:
+    def patches_per_side(self) -> int:
         """Patches along a side of the network's own grid."""
         return self.side_px // self.traits.patch_size
 
@@ -185,22 +185,22 @@ class MosaicMode(OneSizeMode):
 
     def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
         """Return one size, a patch of the network for each of the student's."""
-        patch, scale = self.traits.patch_size, min(1.0, self.cells_per_side / max(rows, cols))
+        patch, scale = self.traits.patch_size, min(1.0, self.patches_per_side / max(rows, cols))
         return ((max(1, round(rows * scale)) * patch, max(1, round(cols * scale)) * patch),)
 
-    def answer(self, groups: Sequence[Sequence[Tensor]], run: RunNetwork) -> Iterable[TeacherOutput]:
+    def forward_groups(self, groups: Sequence[Sequence[Tensor]], run: RunNetwork) -> Iterable[TeacherOutput]:
         """Yield the outputs of all groups, from as few canvases as possible."""
         patch = self.traits.patch_size
         images = [image for (group,) in groups for image in group]
         layout = MosaicLayout(
-            self.cells_per_side, [(image.shape[1] // patch, image.shape[2] // patch) for image in images]
+            self.patches_per_side, [(image.shape[1] // patch, image.shape[2] // patch) for image in images]
         )
         features = iter(slice_mosaics(run(pack_mosaics(images, layout, patch)).features, layout))
         for (group,) in groups:
             yield TeacherOutput(None, torch.stack(list(islice(features, len(group)))))
 
 
-class Place(NamedTuple):
+class MosaicPosition(NamedTuple):
     """Canvas, row and column of the upper left patch of an image."""
 
     canvas: int
@@ -214,11 +214,11 @@ class MosaicLayout:
     Patches that are left over separate the images of a shelf, and the shelves of a canvas.
 
     Args:
-        canvas_cells: Patches along a side of a canvas.
+        canvas_patches: Patches along a side of a canvas.
         images: Rows and columns of patches of each image.
 
     Attributes:
-        places: Position of each image.
+        positions: Position of each image.
         num_canvases: Number of canvases.
 
     Raises:
@@ -229,43 +229,43 @@ class MosaicLayout:
         algorithms", SIAM J. Comput. 9 (1980).
     """
 
-    def __init__(self, canvas_cells: int, images: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, canvas_patches: int, images: Sequence[tuple[int, int]]) -> None:
         for rows, cols in images:
-            if not 1 <= min(rows, cols) <= max(rows, cols) <= canvas_cells:
+            if not 1 <= min(rows, cols) <= max(rows, cols) <= canvas_patches:
                 raise ValueError(
-                    f"`images` must have 1 to {canvas_cells} cells a side, as the canvas has, got {rows} x {cols}."
+                    f"`images` must have 1 to {canvas_patches} patches a side, as the canvas has, got {rows} x {cols}."
                 )
-        self.canvas_cells, self.images = canvas_cells, list(images)
+        self.canvas_patches, self.images = canvas_patches, list(images)
         by_height = sorted(range(len(images)), key=lambda image: (-images[image][0], -images[image][1], image))
-        shelves = _first_fit(by_height, [images[image][1] for image in by_height], canvas_cells)
+        shelves = _first_fit(by_height, [images[image][1] for image in by_height], canvas_patches)
         heights = [images[shelf[0]][0] for shelf in shelves]
-        canvases = _first_fit(list(range(len(shelves))), heights, canvas_cells)
+        canvases = _first_fit(list(range(len(shelves))), heights, canvas_patches)
         self.num_canvases = len(canvases)
-        places: dict[int, Place] = {}
+        positions: dict[int, MosaicPosition] = {}
         for canvas, members in enumerate(canvases):
-            tops = _spread([heights[shelf] for shelf in members], canvas_cells)
+            tops = _spread([heights[shelf] for shelf in members], canvas_patches)
             for top, shelf in zip(tops, members, strict=True):
-                lefts = _spread([images[image][1] for image in shelves[shelf]], canvas_cells)
+                lefts = _spread([images[image][1] for image in shelves[shelf]], canvas_patches)
                 for left, image in zip(lefts, shelves[shelf], strict=True):
-                    places[image] = Place(canvas, top, left)
-        self.places = [places[image] for image in range(len(images))]
+                    positions[image] = MosaicPosition(canvas, top, left)
+        self.positions = [positions[image] for image in range(len(images))]
 
 
-def pack_mosaics(images: Sequence[Tensor], layout: MosaicLayout, cell_px: int) -> Tensor:
+def pack_mosaics(images: Sequence[Tensor], layout: MosaicLayout, patch_px: int) -> Tensor:
     """Lay images on canvases.
 
     Args:
-        images: Each `(channels, rows * cell_px, cols * cell_px)`, normalized: spare area is 0, the mean color.
+        images: Each `(channels, rows * patch_px, cols * patch_px)`, normalized: spare area is 0, the mean color.
         layout: Their positions.
-        cell_px: Pixels along a side of a patch.
+        patch_px: Pixels along a side of a patch.
 
     Returns:
-        `(num_canvases, channels, canvas_cells * cell_px, canvas_cells * cell_px)`.
+        `(num_canvases, channels, canvas_patches * patch_px, canvas_patches * patch_px)`.
     """
-    side = layout.canvas_cells * cell_px
+    side = layout.canvas_patches * patch_px
     canvases = images[0].new_zeros(layout.num_canvases, len(images[0]), side, side)
-    for image, (canvas, row, col) in zip(images, layout.places, strict=True):
-        top, left = row * cell_px, col * cell_px
+    for image, (canvas, row, col) in zip(images, layout.positions, strict=True):
+        top, left = row * patch_px, col * patch_px
         canvases[canvas, :, top : top + image.shape[1], left : left + image.shape[2]] = image
     return canvases
 
@@ -274,12 +274,12 @@ def slice_mosaics(features: Tensor, layout: MosaicLayout) -> list[Tensor]:
     """Cut the images' features, each `(channels, rows, cols)`, out of those of the canvases.
 
     Args:
-        features: `(num_canvases, channels, canvas_cells, canvas_cells)`.
+        features: `(num_canvases, channels, canvas_patches, canvas_patches)`.
         layout: Positions of the images.
     """
     return [
         features[canvas, :, row : row + rows, col : col + cols]
-        for (canvas, row, col), (rows, cols) in zip(layout.places, layout.images, strict=True)
+        for (canvas, row, col), (rows, cols) in zip(layout.positions, layout.images, strict=True)
     ]
 
 
@@ -288,16 +288,16 @@ def _first_fit(items: Sequence[int], lengths: Sequence[int], room: int) -> list[
     bins: list[list[int]] = []
     left: list[int] = []
     for item, length in zip(items, lengths, strict=True):
-        place = next((place for place, space in enumerate(left) if space >= length), len(bins))
-        if place == len(bins):
+        position = next((position for position, space in enumerate(left) if space >= length), len(bins))
+        if position == len(bins):
             bins.append([])
             left.append(room)
-        bins[place].append(item)
-        left[place] -= length
+        bins[position].append(item)
+        left[position] -= length
     return bins
 
 
 def _spread(lengths: Sequence[int], room: int) -> list[int]:
     """Return the starts of neighboring intervals in a room, with equal shares of its spare space behind them."""
     gap = (room - sum(lengths)) // len(lengths)
-    return [sum(lengths[:place]) + place * gap for place in range(len(lengths))]
+    return [sum(lengths[:position]) + position * gap for position in range(len(lengths))]

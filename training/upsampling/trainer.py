@@ -47,7 +47,7 @@ from modeling_radio.training.teachers.registry import place_teacher, teacher_of_
 from modeling_radio.training.upsampling.settings import MIN_SHARE, UpsamplerSettings
 
 
-SAMPLES = 4  # our choice: points of a fine map per side of a coarse cell
+SAMPLES = 4  # our choice: points of a fine map per side of a coarse patch
 KEPT_DTYPE = torch.bfloat16
 STATE_FILE = "training.safetensors"
 WEIGHTS, OPTIMIZER = "weights/", "optimizer/"  # begin the names of a state's tensors
@@ -86,7 +86,7 @@ def draw_view(size_px: int, seed: int, *labels: int | str, largest: float = 1.0)
     generator = make_generator(seed, "view", *labels)
     share, row, col, flip = torch.rand(4, generator=generator).tolist()
     side = round(size_px * (MIN_SHARE + (largest - MIN_SHARE) * share))
-    top, left = (round((size_px - side) * place) for place in (row, col))
+    top, left = (round((size_px - side) * offset) for offset in (row, col))
     return View(top / size_px, left / size_px, side / size_px, flip < 0.5)
 
 
@@ -210,7 +210,7 @@ class Example(NamedTuple):
     targets: Tensor
 
 
-class Answers:
+class TeacherFeatures:
     """A fixed-size teacher's features, in half precision, on its device.
 
     They are kept in main memory while there is room; others are computed at each use, with the same result.
@@ -311,38 +311,44 @@ class UpsamplerTrainer(nn.Module):
     Args:
         settings: Of the training.
         teacher: Teacher whose features are upsampled.
-        answers: Its features.
+        teacher_features: Its features.
         data: The recipe's section on the images.
     """
 
     def __init__(
-        self, settings: UpsamplerSettings, teacher: UpsampledTeacher, answers: Answers, data: DataRecipe
+        self,
+        settings: UpsamplerSettings,
+        teacher: UpsampledTeacher,
+        teacher_features: TeacherFeatures,
+        data: DataRecipe,
     ) -> None:
         super().__init__()
-        self.settings, self.answers = settings, answers
+        self.settings, self.teacher_features = settings, teacher_features
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(make_generator(answers.seed, "weights").initial_seed())
+            torch.manual_seed(make_generator(teacher_features.seed, "weights").initial_seed())
             config = UpsamplerConfig(
                 **teacher._asdict(), width=settings.width, factor=settings.factor, num_steps=settings.num_steps
             )
             self.upsampler = FeatSharp(config)
             self.reader = ViewReader(teacher.feature_dim)
-        self.to(answers.teacher.mean.device)
+        self.to(teacher_features.teacher.mean.device)
         self.optimizer = torch.optim.NAdam(self.parameters(), lr=settings.learning_rate)
         self.step = 0
         own = {name: value for name, value in settings.to_dict().items() if name not in FREE_SETTINGS}
         self._decisive: dict[str, Any] = {
             **own,
-            "seed": answers.seed,
-            "teacher": {"name": settings.teacher, **answers.teacher.run.to_dict(), **teacher._asdict()},
+            "seed": teacher_features.seed,
+            "teacher": {"name": settings.teacher, **teacher_features.teacher.run.to_dict(), **teacher._asdict()},
             **decisive_part({"data": data.to_dict()}),
-            "images": answers.images.fingerprint(),
+            "images": teacher_features.images.fingerprint(),
         }
 
     def fit_statistics(self) -> None:
         """Learn the features' mean and scale from the first images."""
         count = min(STATISTICS_IMAGES, self.num_images)
-        features = torch.cat([self.answers.of_view(index, 0) for index in range(count)]).movedim(1, -1).flatten(0, 2)
+        features = (
+            torch.cat([self.teacher_features.of_view(index, 0) for index in range(count)]).movedim(1, -1).flatten(0, 2)
+        )
         variance, mean = torch.var_mean(features, 0)
         self.upsampler.mean.copy_(mean)
         self.upsampler.scale.copy_(variance.mean().sqrt().clamp(min=MIN_SCALE))
@@ -350,7 +356,7 @@ class UpsamplerTrainer(nn.Module):
     @property
     def num_images(self) -> int:
         """Number of training images."""
-        return min(self.settings.num_images, len(self.answers.images))
+        return min(self.settings.num_images, len(self.teacher_features.images))
 
     def loss(self, example: Example) -> Tensor:
         """Return the mean squared error of the views; predicting the mean has 1."""
@@ -371,10 +377,10 @@ class UpsamplerTrainer(nn.Module):
             TrainingDivergedError: If the loss or its gradient is not finite; the weights do not change.
         """
         settings = self.settings
-        generator = make_generator(self.answers.seed, "step", self.step)
+        generator = make_generator(self.teacher_features.seed, "step", self.step)
         indices = torch.randint(self.num_images, (settings.batch_size,), generator=generator).tolist()
         numbers = (1 + torch.randperm(settings.num_views, generator=generator)[: settings.views]).tolist()
-        loss = self.loss(self.answers.example(indices, numbers))
+        loss = self.loss(self.teacher_features.example(indices, numbers))
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters(), settings.max_grad_norm)
@@ -465,12 +471,14 @@ MEASURES = {
 
 
 @torch.no_grad()
-def measure(upsampler: FeatSharp, answers: Answers, num_images: int, num_views: int) -> dict[str, list[dict]]:
+def measure(
+    upsampler: FeatSharp, teacher_features: TeacherFeatures, num_images: int, num_views: int
+) -> dict[str, list[dict]]:
     """Return squared errors of every method on each image.
 
     Args:
         upsampler: The trained network.
-        answers: The teacher's features of held-out images.
+        teacher_features: The teacher's features of held-out images.
         num_images: Number of images.
         num_views: Views of each.
 
@@ -480,10 +488,10 @@ def measure(upsampler: FeatSharp, answers: Answers, num_images: int, num_views: 
         alone.
     """
     found: dict[str, list[dict]] = {name: [] for name in METHODS}
-    center, count = upsampler.mean.view(-1, 1, 1), min(num_images, len(answers.images))
+    center, count = upsampler.mean.view(-1, 1, 1), min(num_images, len(teacher_features.images))
     for index in tqdm(range(count), desc="measuring", unit="image", leave=False):
-        example = answers.example([index], range(1, num_views + 1))
-        larger = answers.larger(index) if answers.teacher.runs_at_any_size else None
+        example = teacher_features.example([index], range(1, num_views + 1))
+        larger = teacher_features.larger(index) if teacher_features.teacher.runs_at_any_size else None
         for name, method in METHODS.items():
             fine = method(upsampler, example)
             side = SAMPLES * example.targets.shape[-1]
@@ -491,9 +499,11 @@ def measure(upsampler: FeatSharp, answers: Answers, num_images: int, num_views: 
             errors = _sums("views", torch.stack(seen), example.targets[1:], center)
             if larger is not None:
                 errors |= _sums("to_larger", fine, larger, center)
-                coarse, wanted = (F.avg_pool2d(each, answers.factor) for each in (fine, larger))
+                coarse, wanted = (F.avg_pool2d(each, teacher_features.factor) for each in (fine, larger))
                 errors |= _sums("coarse", coarse, wanted, center)
-                errors |= _sums("detail", _detail(fine, answers.factor), _detail(larger, answers.factor), 0.0)
+                errors |= _sums(
+                    "detail", _detail(fine, teacher_features.factor), _detail(larger, teacher_features.factor), 0.0
+                )
             found[name].append(errors)
     return found
 
@@ -537,17 +547,17 @@ def table_of(summary: Mapping[str, Mapping[str, float]], num_images: int) -> str
 
 
 @torch.no_grad()
-def draw(upsampler: FeatSharp, answers: Answers, num_images: int, path: Path, caption: str) -> None:
+def draw(upsampler: FeatSharp, teacher_features: TeacherFeatures, num_images: int, path: Path, caption: str) -> None:
     """Draw images with the teacher's raw features, each method's, and the teacher's at a larger size, in one basis."""
-    indices = range(min(num_images, len(answers.images)))
-    examples = [answers.example([index], []) for index in indices]
+    indices = range(min(num_images, len(teacher_features.images)))
+    examples = [teacher_features.example([index], []) for index in indices]
     maps = {"teacher\nraw": torch.cat([example.whole for example in examples])}
     for name, method in METHODS.items():
         maps[name] = torch.cat([method(upsampler, example) for example in examples])
-    if answers.teacher.runs_at_any_size:
-        maps["teacher at a\nlarger size"] = torch.cat([answers.larger(index) for index in indices])
+    if teacher_features.teacher.runs_at_any_size:
+        maps["teacher at a\nlarger size"] = torch.cat([teacher_features.larger(index) for index in indices])
     basis = fit_pca_basis(maps["tiles"].cpu())
-    rows = [photograph_row(torch.stack([answers.images[index] for index in indices]))]
+    rows = [photograph_row(torch.stack([teacher_features.images[index] for index in indices]))]
     rows += [
         Row(title, pca_colors(features.cpu(), basis), index == 0)
         for index, (title, features) in enumerate(maps.items())
@@ -584,28 +594,28 @@ def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
     assert size is not None
     images = open_images(recipe.data, settings.factor * size, settings.num_images, "train")
     memory = settings.memory_gb
-    answers = Answers(
+    teacher_features = TeacherFeatures(
         teacher, images, settings.factor, recipe.seed, largest_view=settings.largest_view, memory_gb=memory
     )
     form = upsampled_teacher(teacher, entry.kind, entry.source, entry.options)
-    trainer = UpsamplerTrainer(settings, form, answers, recipe.data)
-    print(_forecast(settings, answers, trainer.num_images), flush=True)
+    trainer = UpsamplerTrainer(settings, form, teacher_features, recipe.data)
+    print(_forecast(settings, teacher_features, trainer.num_images), flush=True)
     trainer.run(folder)
     save_upsampler(trainer.upsampler, folder / "upsampler")
-    place = f"teachers.{entry.name}"
-    report = f"Use it: {place}.run_mode=fixed {place}.upsample=featsharp {place}.upsampler={folder / 'upsampler'}"
+    section = f"teachers.{entry.name}"
+    report = f"Use it: {section}.run_mode=fixed {section}.upsample=featsharp {section}.upsampler={folder / 'upsampler'}"
     held_out = _held_out_images(settings, recipe, settings.factor * size)
     if held_out is not None:
-        measured = Answers(teacher, held_out, settings.factor, recipe.seed, memory_gb=memory)
+        measured = TeacherFeatures(teacher, held_out, settings.factor, recipe.seed, memory_gb=memory)
         report = f"{_measure(settings, trainer.upsampler, measured)}\n\n{report}"
     state.unlink(missing_ok=True)
     return report
 
 
-def _forecast(settings: UpsamplerSettings, answers: Answers, num_images: int) -> str:
+def _forecast(settings: UpsamplerSettings, teacher_features: TeacherFeatures, num_images: int) -> str:
     """Return a line about the memory of the teacher's features, and the consequence where it is too little."""
-    needed = answers.num_bytes(num_images, settings.num_views)
-    said = f"The answers of {settings.teacher!r} to {num_images:,} images take {size_words(needed)}"
+    needed = teacher_features.num_bytes(num_images, settings.num_views)
+    said = f"The features of {settings.teacher!r} to {num_images:,} images take {size_words(needed)}"
     share = 1e9 * settings.memory_gb / needed
     if share >= 1:
         return f"{said} of memory."
@@ -625,15 +635,15 @@ def _held_out_images(settings: UpsamplerSettings, recipe: Recipe, size: int) -> 
         return None
 
 
-def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, answers: Answers) -> str:
+def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, teacher_features: TeacherFeatures) -> str:
     folder = settings.folder()
     upsampler.eval()
-    found = measure(upsampler, answers, settings.measured_images, settings.num_views)
+    found = measure(upsampler, teacher_features, settings.measured_images, settings.num_views)
     summary = summarize(found)
     count = len(found["FeatSharp"])
     content = {"settings": settings.to_dict(), "num_images": count, "summary": summary, "images": found}
     write_text(folder / "measurements.json", json.dumps(content, indent=2) + "\n")
-    sizes = f"{settings.teacher} at {answers.size} px, {settings.factor} times as fine"
+    sizes = f"{settings.teacher} at {teacher_features.size} px, {settings.factor} times as fine"
     caption = f"{sizes}; principal components of the map of tiles as colors"
-    draw(upsampler, answers, settings.pictured_images, folder / "features.png", caption)
+    draw(upsampler, teacher_features, settings.pictured_images, folder / "features.png", caption)
     return table_of(summary, count)

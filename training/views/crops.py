@@ -93,8 +93,8 @@ class CropsBatch(NamedTuple):
             sizes = {name: tuple(tuple(each.shape[1:]) for each in group[0].pixels[name]) for name in consumers}
             groups.append((grid, len(group), sizes))
             for consumer in consumers:
-                for place in range(len(sizes[consumer])):
-                    parts += [each.pixels[consumer][place].flatten() for each in group]
+                for index in range(len(sizes[consumer])):
+                    parts += [each.pixels[consumer][index].flatten() for each in group]
         return cls(torch.cat(parts), torch.stack([each.extent for each in crops]), consumers, groups)
 
     def split(self) -> list[Crops]:
@@ -124,8 +124,8 @@ def cut_crops(image: Tensor, spec: CropSpec, views: ViewsRecipe) -> Crops:
         spec: The wanted crops.
         views: The recipe's section, with the bounds of aspect ratios.
     """
-    picture = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
-    region = choose_region((picture.height, picture.width), spec, views)
+    pil_image = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
+    region = choose_region((pil_image.height, pil_image.width), spec, views)
     resized: dict[tuple[_Region, Size], Tensor] = {}
     pixels = {}
     for consumer, (rows, cols) in spec.shifts.items():
@@ -133,9 +133,9 @@ def cut_crops(image: Tensor, spec: CropSpec, views: ViewsRecipe) -> Crops:
         crop = region._replace(top=region.top + top, left=region.left + left)
         for size in spec.sizes[consumer]:
             if (crop, size) not in resized:
-                resized[crop, size] = _resized(picture, crop, size, is_flipped=spec.is_flipped)
+                resized[crop, size] = _resized(pil_image, crop, size, is_flipped=spec.is_flipped)
         pixels[consumer] = tuple(resized[crop, size] for size in spec.sizes[consumer])
-    return Crops(spec.grid, pixels, _extent(region, spec.grid, picture))
+    return Crops(spec.grid, pixels, _extent(region, spec.grid, pil_image))
 
 
 def choose_region(image_size: Size, spec: CropSpec, views: ViewsRecipe) -> _Region:
@@ -158,16 +158,16 @@ def choose_region(image_size: Size, spec: CropSpec, views: ViewsRecipe) -> _Regi
 def least_scale(image_size: Size, spec: CropSpec, views: ViewsRecipe) -> float:
     """Return the smallest factor of an image's sides at which every crop is `DRAFT_GAP` times what it is resized to."""
     region = choose_region(image_size, spec, views)
-    sizes = [size for of_viewer in spec.sizes.values() for size in of_viewer]
+    sizes = [size for of_consumer in spec.sizes.values() for size in of_consumer]
     return DRAFT_GAP * max(max(height / region.height, width / region.width) for height, width in sizes)
 
 
-def _extent(region: _Region, grid: Grid, picture: Image.Image) -> Tensor:
+def _extent(region: _Region, grid: Grid, pil_image: Image.Image) -> Tensor:
     """Return `Crops.extent`; patches that the image's edge cuts lie outside."""
     rounding = 1e-9  # of a patch, which then counts as whole
     sides = (
-        (region.top, picture.height, region.height / grid.rows),
-        (region.left, picture.width, region.width / grid.cols),
+        (region.top, pil_image.height, region.height / grid.rows),
+        (region.left, pil_image.width, region.width / grid.cols),
     )
     return torch.tensor(
         [
@@ -177,19 +177,24 @@ def _extent(region: _Region, grid: Grid, picture: Image.Image) -> Tensor:
     )
 
 
-def _resized(picture: Image.Image, crop: _Region, size: Size, *, is_flipped: bool) -> Tensor:
+def _resized(pil_image: Image.Image, crop: _Region, size: Size, *, is_flipped: bool) -> Tensor:
     """Return a crop of an image as uint8 `(3, *size)`; a flipped one is given in the mirrored image.
 
     Pixels beside the image are black, as in NVIDIA's TAO toolkit.
     """
-    left, top = picture.width - crop.left - crop.width if is_flipped else crop.left, crop.top
-    beside = max(-left, -top, left + crop.width - picture.width, top + crop.height - picture.height)
+    left, top = pil_image.width - crop.left - crop.width if is_flipped else crop.left, crop.top
+    beside = max(-left, -top, left + crop.width - pil_image.width, top + crop.height - pil_image.height)
     pad = math.ceil(beside - 1e-6)  # less than that is rounding
     if pad > 0:
-        picture = picture.crop((-pad, -pad, picture.width + pad, picture.height + pad))
+        pil_image = pil_image.crop((-pad, -pad, pil_image.width + pad, pil_image.height + pad))
         left, top = left + pad, top + pad
-    box = (max(left, 0.0), max(top, 0.0), min(left + crop.width, picture.width), min(top + crop.height, picture.height))
-    pixels = to_tensor(picture.resize((size[1], size[0]), RESAMPLE, box=box))
+    box = (
+        max(left, 0.0),
+        max(top, 0.0),
+        min(left + crop.width, pil_image.width),
+        min(top + crop.height, pil_image.height),
+    )
+    pixels = to_tensor(pil_image.resize((size[1], size[0]), RESAMPLE, box=box))
     return pixels.flip(-1) if is_flipped else pixels
 
 
@@ -247,7 +252,7 @@ def draw_other_shifts(batch: Batch, label: str, views: ViewsRecipe, taken: Tenso
     return torch.where((shifts == taken).all(1, keepdim=True), taken + steps, shifts)
 
 
-def draw_other_place(number: Tensor, before: Tensor, behind: Tensor) -> Tensor:
+def draw_other_position(number: Tensor, before: Tensor, behind: Tensor) -> Tensor:
     """Return `(batch, 2)` shifts other than zero, all equally likely; zero where there is no other.
 
     Args:
@@ -257,16 +262,16 @@ def draw_other_place(number: Tensor, before: Tensor, behind: Tensor) -> Tensor:
     """
     counts = before + behind + 1
     num_others = counts.prod(1) - 1
-    place = (number * num_others).long()
+    index = (number * num_others).long()
     own = before[:, 0] * counts[:, 1] + before[:, 1]
-    place += ((place >= own) & (num_others > 0)).long()
-    return torch.stack([place // counts[:, 1], place % counts[:, 1]], dim=1) - before
+    index += ((index >= own) & (num_others > 0)).long()
+    return torch.stack([index // counts[:, 1], index % counts[:, 1]], dim=1) - before
 
 
-def draw_window_offsets(batch: Batch, label: str, num_cells: int) -> Tensor:
+def draw_window_offsets(batch: Batch, label: str, num_patches: int) -> Tensor:
     """Return `(batch, 2)` offsets of each image's window in a square of patches, all equally likely."""
     windows = torch.tensor([shape.window for shape in batch.shapes])
-    return (batch.uniform(label, 2) * (num_cells - windows + 1)).long()
+    return (batch.uniform(label, 2) * (num_patches - windows + 1)).long()
 
 
 def check_other_windows(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
@@ -308,8 +313,8 @@ def cut_windows(maps: Tensor, offsets: Tensor, window: Grid) -> Tensor:
     """
     if maps.shape[-2:] == window:
         return maps
-    places = zip(maps.unbind(0), offsets.tolist(), strict=True)
-    return torch.stack([each[:, row : row + window.rows, col : col + window.cols] for each, (row, col) in places])
+    pairs = zip(maps.unbind(0), offsets.tolist(), strict=True)
+    return torch.stack([each[:, row : row + window.rows, col : col + window.cols] for each, (row, col) in pairs])
 
 
 def draw_flips(batch: Batch, views: ViewsRecipe) -> Tensor:

@@ -99,11 +99,11 @@ def build_view_loader(images: Images | PartitionStreams, recipe: Recipe, device:
     """
     is_pinned = device.type == "cuda"
     if isinstance(images, PartitionStreams):
-        return StreamedViewLoader(images, recipe, pin_memory=is_pinned)
-    return NumberedViewLoader(images, recipe, pin_memory=is_pinned)
+        return IterableViewLoader(images, recipe, pin_memory=is_pinned)
+    return MapStyleViewLoader(images, recipe, pin_memory=is_pinned)
 
 
-class NumberedViewLoader:
+class MapStyleViewLoader:
     """Views of images with random access. They are a pure function of the step, so there is no state to save.
 
     Args:
@@ -113,7 +113,7 @@ class NumberedViewLoader:
     """
 
     def __init__(self, images: Images, recipe: Recipe, *, pin_memory: bool = False) -> None:
-        self.dataset, self.recipe, self.pin_memory = _NumberedViews(images, recipe), recipe, pin_memory
+        self.dataset, self.recipe, self.pin_memory = _MapStyleViews(images, recipe), recipe, pin_memory
 
     def views(self, plan: Plan, crop_specs: CropSpecs) -> Iterator[tuple[Batch, list[Crops]]]:
         requests = ((batch, list(zip(batch.indices, crop_specs(batch), strict=True))) for batch in plan())
@@ -126,7 +126,7 @@ class NumberedViewLoader:
         return
 
 
-class StreamedViewLoader:
+class IterableViewLoader:
     """Views of streamed images: one process reads files ahead, the data workers decode what it has read.
 
     The images do not depend on the number of workers. One that cannot be decoded is replaced by a spare one.
@@ -149,7 +149,7 @@ class StreamedViewLoader:
             num_workers=min(self.recipe.data.num_workers, 1),
             worker_init_fn=ignore_stop_signals,
         )
-        dataset = _StreamedViews(self.recipe, self.streams.skipped)
+        dataset = _IterableViews(self.recipe, self.streams.skipped)
         for (batch, state), crops in _load_ahead(dataset, reader, self.recipe, pin_memory=self.pin_memory):
             self._state = state
             yield batch, crops
@@ -224,7 +224,7 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-class _NumberedViews(Dataset[CropsBatch]):
+class _MapStyleViews(Dataset[CropsBatch]):
     """Views of batches that are given as numbers of images with the crops that are wanted of each."""
 
     def __init__(self, images: Images, recipe: Recipe) -> None:
@@ -271,23 +271,23 @@ class _StreamReader(IterableDataset):
                 stream.close()
 
 
-class _StreamedViews(Dataset[CropsBatch]):
+class _IterableViews(Dataset[CropsBatch]):
     def __init__(self, recipe: Recipe, skipped: SkippedImages) -> None:
         self.recipe, self.skipped = recipe, skipped
 
     def __getitem__(self, index: _StreamRequest) -> CropsBatch:
-        pixels = (self._first_decoded(index, place) for place in range(len(index.crop_specs)))
+        pixels = (self._first_decoded(index, slot) for slot in range(len(index.crop_specs)))
         return CropsBatch.of(
             [cut_crops(*each, self.recipe.views) for each in zip(pixels, index.crop_specs, strict=True)]
         )
 
-    def _first_decoded(self, request: _StreamRequest, place: int) -> Tensor:
+    def _first_decoded(self, request: _StreamRequest, slot: int) -> Tensor:
         """Decode an image of a request, or a spare one where it cannot be decoded."""
-        images = [request.images[place], *request.spares, *request.images]
+        images = [request.images[slot], *request.spares, *request.images]
         for image in images:
-            picture = self.skipped.decode(image, _scale_for(request.crop_specs[place], self.recipe))
-            if picture is not None:
-                return to_tensor(picture)
+            rgb = self.skipped.decode(image, _scale_for(request.crop_specs[slot], self.recipe))
+            if rgb is not None:
+                return to_tensor(rgb)
         raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}.")
 
 

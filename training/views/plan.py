@@ -60,7 +60,7 @@ class Batch:
         partition: Name of the partition.
         shapes: Size of each image; images of one shape are neighbors.
         indices: Number of each image in the data set.
-        rows: Their places in the step's whole batch of this partition.
+        rows: Their indices in the step's whole batch of this partition.
         num_images: Number of images of that whole batch.
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
             average gradients, is the sum of the partitions' means times their weights, whatever the ranks and parts.
@@ -116,7 +116,7 @@ class BatchPlan:
         rank: Rank of this process.
         num_ranks: Number of ranks.
         patch_size: The student's patch in pixels, which decides the windows that a resolution can have.
-        admitted: By name of the partition the numbers of the images that it sees; all for partitions without an entry.
+        image_numbers: By name of the partition the numbers of the images that it sees; without an entry all.
 
     Raises:
         RecipeError: If the ranks cannot be shared as the partitions say, or a batch is too small for its parts.
@@ -130,11 +130,11 @@ class BatchPlan:
         num_ranks: int = 1,
         *,
         patch_size: int,
-        admitted: Mapping[str, Tensor] | None = None,
+        image_numbers: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.recipe, self.num_images, self.rank, self.num_ranks = recipe, num_images, rank, num_ranks
         self.patch_size = patch_size
-        self._admitted = admitted or {}
+        self._image_numbers = image_numbers or {}
         self._ranks = divide_ranks(recipe.partitions, num_ranks)
         for partition in recipe.partitions:
             self._check_room(partition)
@@ -212,9 +212,9 @@ class BatchPlan:
         grids = [shape.grid for shape in shapes]
         indices = [self._image_at(name, first + row) for row in range(len(shapes))]
         vitdet_window = draw_window(partition, grids, self.recipe.seed, step)
-        place, num_own = self._ranks[name].index(self.rank), partition.accumulation_steps
+        slot, num_own = self._ranks[name].index(self.rank), partition.accumulation_steps
         parts = share_out([grid.num_tokens for grid in grids], self._num_parts(partition))
-        for part in parts[place * num_own : (place + 1) * num_own]:
+        for part in parts[slot * num_own : (slot + 1) * num_own]:
             rows = sorted(part, key=lambda row: (shapes[row], row))
             yield Batch(
                 seed=self.recipe.seed,
@@ -234,14 +234,14 @@ class BatchPlan:
         """Return the number of the image at a position of the partition's sequence of epochs."""
         if self.num_images is None:
             return position
-        admitted = self._admitted.get(partition)
-        number = self.num_images if admitted is None else len(admitted)
-        epoch, place = divmod(position, number)
+        image_numbers = self._image_numbers.get(partition)
+        number = self.num_images if image_numbers is None else len(image_numbers)
+        epoch, slot = divmod(position, number)
         if self._epochs.get(partition, (-1, None))[0] != epoch:
             generator = make_generator(self.recipe.seed, "epoch", partition, epoch)
             order = torch.randperm(number, generator=generator)
-            self._epochs[partition] = (epoch, order if admitted is None else admitted[order])
-        return int(self._epochs[partition][1][place])
+            self._epochs[partition] = (epoch, order if image_numbers is None else image_numbers[order])
+        return int(self._epochs[partition][1][slot])
 
 
 def share_out(tokens: Sequence[int], num_parts: int) -> list[list[int]]:
@@ -255,7 +255,7 @@ def share_out(tokens: Sequence[int], num_parts: int) -> list[list[int]]:
         num_parts: At most as many as there are images.
 
     Returns:
-        For each part the places of its images.
+        For each part the indices of its images.
     """
     if len(set(tokens)) == 1:
         edges = [len(tokens) * part // num_parts for part in range(num_parts + 1)]
@@ -321,7 +321,7 @@ def smallest_used_px(recipe: Recipe) -> int:
     return min(used_px(recipe, partition) for partition in recipe.partitions)
 
 
-def admit_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
+def large_enough_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
     """Return the numbers of the images that each partition may see, without the partitions that may see all.
 
     Args:
@@ -334,7 +334,7 @@ def admit_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
     ratio, sides = recipe.data.filters.min_side_ratio, images.short_sides()
     if ratio is None or sides is None:
         return {}
-    admitted = {}
+    image_numbers = {}
     for partition in recipe.partitions:
         least = ratio * used_px(recipe, partition)
         numbers = (sides >= least).nonzero().flatten()
@@ -344,8 +344,8 @@ def admit_images(images: Images, recipe: Recipe) -> dict[str, Tensor]:
                 f"{partition.name!r}, got {ratio}: the largest has {int(sides.max())} px. Lower it, or `sizes_px`."
             )
         if len(numbers) < len(sides):
-            admitted[partition.name] = numbers
-    return admitted
+            image_numbers[partition.name] = numbers
+    return image_numbers
 
 
 class StepShapes(NamedTuple):
@@ -424,9 +424,9 @@ class PackedShapes:
         ends = _num_tokens(self._draws_from(first)).cumsum(0).tolist()
         before = 0
         while before + self.token_budget < ends[-1]:
-            place = bisect_right(ends, before + self.token_budget)
-            before = ends[place - 1]
-            self._starts.append(first + place)
+            slot = bisect_right(ends, before + self.token_budget)
+            before = ends[slot - 1]
+            self._starts.append(first + slot)
 
     def _draws_from(self, first: int) -> Tensor:
         """Return the shapes of the images from a position on, more than fit into a step."""
@@ -476,18 +476,18 @@ def extreme_grids(recipe: Recipe, partition: PartitionRecipe, size_px: int, patc
     numbers = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(len(windows))
     sizes = torch.tensor([[size_px, window] for window in windows for _ in range(2)])
     extremes = _shapes(_grids_of(recipe, partition, patch_size, sizes, numbers))
-    cells = size_px // patch_size
-    return list(dict.fromkeys([Grid(cells, cells), *(shape.grid for shape in extremes)]))
+    patches = size_px // patch_size
+    return list(dict.fromkeys([Grid(patches, patches), *(shape.grid for shape in extremes)]))
 
 
 def most_tokens(recipe: Recipe, size_px: int, patch_size: int) -> int:
     """Return the largest number of tokens of an image of a resolution, whatever its aspect ratio."""
-    cells = size_px / patch_size
+    patches = size_px / patch_size
     if recipe.views.is_square:
-        return int(cells**2)
+        return int(patches**2)
     stretches = [bound**0.5 for bound in recipe.views.crop_aspect]
     # Sides are rounded, and at least 1. In between, their product is no larger than at one of the ends.
-    return max(int((max(cells / each, 0.5) + 0.5) * (max(cells * each, 0.5) + 0.5)) for each in stretches)
+    return max(int((max(patches / each, 0.5) + 0.5) * (max(patches * each, 0.5) + 0.5)) for each in stretches)
 
 
 def _grids_of(recipe: Recipe, partition: PartitionRecipe, patch_size: int, sizes_px: Tensor, numbers: Tensor) -> Tensor:
@@ -519,9 +519,9 @@ def _grids_of(recipe: Recipe, partition: PartitionRecipe, patch_size: int, sizes
     return torch.cat([grids, windows], dim=1)
 
 
-def _rounded(cells: Tensor, stretch: Tensor) -> Tensor:
-    """Return whole rows and columns, `(images, 2)`, of squares with sides of `cells` that are stretched sideways."""
-    return torch.stack([cells / stretch, cells * stretch], dim=1).round().clamp(min=1).long()
+def _rounded(patches: Tensor, stretch: Tensor) -> Tensor:
+    """Return whole rows and columns, `(images, 2)`, of squares with sides of `patches` that are stretched sideways."""
+    return torch.stack([patches / stretch, patches * stretch], dim=1).round().clamp(min=1).long()
 
 
 def _num_tokens(grids: Tensor) -> Tensor:
@@ -649,10 +649,10 @@ def more_windowed(config: RadioConfig, owner: str, section: str) -> str:
     )
 
 
-def _largest(partition: PartitionRecipe, size_px: int, cells: int) -> str:
+def _largest(partition: PartitionRecipe, size_px: int, patches: int) -> str:
     """Return the largest window that fits a resolution, in words."""
-    if cells < 2:
+    if patches < 2:
         return f"None is for {size_px} px, a single token: take out that size."
-    largest = max(window for window in range(1, cells) if partition.vitdet_ragged or cells % window == 0)
+    largest = max(window for window in range(1, patches) if partition.vitdet_ragged or patches % window == 0)
     hint = "" if partition.vitdet_ragged else " (with `vitdet_ragged: true` any smaller one would do)"
-    return f"The largest for {size_px} px, {cells} tokens a side, is {largest}{hint}."
+    return f"The largest for {size_px} px, {patches} tokens a side, is {largest}{hint}."

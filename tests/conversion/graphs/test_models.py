@@ -6,7 +6,6 @@ from task_models import tiny_config
 
 from modeling_radio import RadioConfig, RadioForSemanticSegmentation, RadioModel
 from modeling_radio.conversion.graphs.models import FlatRadio, FlatTask
-from modeling_radio.conversion.graphs.settings import OnnxSettings
 
 
 @pytest.mark.parametrize(
@@ -29,10 +28,3 @@ def test_a_tuned_window_stays_in_the_graph_of_a_task():
     model = RadioForSemanticSegmentation(tiny_config(vitdet_window_size=2)).eval()
     assert FlatTask(model).window_size == 2
     assert FlatTask(model, "global").window_size == "global"
-
-
-def test_settings_take_a_number_or_global():
-    names = {"checkpoint": "in", "output": "out.onnx"}
-    assert OnnxSettings(**names, window_size="global").window_size == "global"
-    with pytest.raises(ValueError, match=r"`window_size` must be .*got 0"):
-        OnnxSettings(**names, window_size=0)

@@ -7,7 +7,6 @@ from argparse import Namespace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from modeling_radio.conversion.convert import main
 from modeling_radio.conversion.nvidia.source import read_checkpoint
@@ -39,18 +38,6 @@ def test_malicious_pickle_runs_nothing(place, tmp_path, training_file, capsys):
 def test_the_bait_bites_without_care(tmp_path):
     pickle.loads(pickle.dumps(Touch(tmp_path / "touched")))
     assert (tmp_path / "touched").exists()
-
-
-def test_an_index_names_the_files_beside_it(hub_folder):
-    folder = hub_folder("c_radio_v4_tiny")
-    whole = read_checkpoint(folder).state
-    keys = sorted(whole)
-    (folder / "model.safetensors").unlink()
-    names = {key: f"model-0000{1 + (key in keys[:20])}-of-00002.safetensors" for key in keys}
-    for name in set(names.values()):
-        save_file({key: whole[key] for key in keys if names[key] == name}, folder / name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names, "metadata": {}}))
-    assert read_checkpoint(folder).state.keys() == whole.keys()
 
 
 @pytest.mark.parametrize(
@@ -97,43 +84,17 @@ def test_contents_of_wrong_types_are_refused_by_name(changes, named, edited, tmp
         read_checkpoint(tmp_path / "other.pth.tar")
 
 
-CONFIGS = ("[]", "{", "[" * 100_000, "\ud800", '{"model_type": "radio", "hidden_size": 64}')
-INDICES = (
-    *("{", "{}", '{"weight_map": ["model.safetensors"]}', '{"weight_map": {"weight": 5}}'),
-    *(f'{{"weight_map": {{"weight": "{name}"}}}}' for name in ("config.json", "model-00001.safetensors", "a/../b")),
-    *(f'{{"weight_map": {{"weight": "{name}"}}}}' for name in ("../elsewhere.safetensors", "/elsewhere.safetensors")),
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [*(("config.json", text) for text in CONFIGS), *(("model.safetensors.index.json", text) for text in INDICES)],
-)
-def test_damaged_files_of_a_hub_folder_are_refused(name, text, hub_folder, tmp_path):
-    """An index of weights names files beside it, and no others."""
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, "\ud800", '{"model_type": "radio", "hidden_size": 64}'])
+def test_damaged_configurations_of_a_hub_folder_are_refused(text, hub_folder):
     folder = hub_folder("c_radio_v4_tiny")
-    (tmp_path / "elsewhere.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    (folder / name).write_bytes(text.encode(errors="surrogatepass"))
-    with pytest.raises(ValueError, match=r"config\.json|`weight_map`|index\.json|lacks model-00001\.safetensors"):
+    (folder / "config.json").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(ValueError, match=r"config\.json"):
         read_checkpoint(folder)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[:-1],
-        lambda content: b"",
-        lambda content: bytes(len(content)),
-        lambda content: (2**62).to_bytes(8, "little") + content[8:],
-        lambda content: content.replace(b'"data_offsets":[0,', b'"data_offsets":[4,', 1),
-        None,
-    ],
-)
-def test_damaged_weights_of_a_hub_folder_are_refused_by_name(damage, hub_folder):
-    file = hub_folder("c_radio_v4_tiny") / "model.safetensors"
-    content = file.read_bytes()
-    file.unlink()
-    if damage is not None:
-        file.write_bytes(damage(content))
-    with pytest.raises(ValueError, match=r"model\.safetensors"):
-        read_checkpoint(file.parent)
+def test_a_part_that_an_index_names_and_the_folder_lacks_is_named(hub_folder):
+    folder = hub_folder("c_radio_v4_tiny")
+    index = {"weight_map": {"weight": "model-00001.safetensors"}, "metadata": {}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"lacks model-00001\.safetensors"):
+        read_checkpoint(folder)

@@ -63,7 +63,7 @@ def test_pictures_are_the_same_on_every_machine(tmp_path):
     Image.new("L", (8, 8), 7).save(tmp_path / "gray.png")
     assert list(open_images([tmp_path / "gray.png"])) == ["gray.png"]
     (tmp_path / "no.png").write_text("no picture")
-    with pytest.raises(ValueError, match="`images` must be pictures"):
+    with pytest.raises(ValueError, match="`images` must be image files"):
         open_images([tmp_path / "no.png"])
 
 

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from modeling_radio.conversion.web.build import _wanted, share_weights
-
-
-def test_8_bits_leave_half_precision_for_webgpu():
-    assert _wanted("int8") == ("fp32", "int8")
-    assert _wanted("int8", has_gpu=True) == ("fp32", "fp16", "int8")
-    assert _wanted("fp16", has_gpu=True) == ("fp32", "fp16")
+from modeling_radio.conversion.web.build import share_weights
 
 
 onnx = pytest.importorskip("onnx")

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from tiny_eradio import build_eradio
 from tiny_sentences import build_sentence_tower
 from tiny_site import build_radio, build_tokenizer
 from tiny_texts import build_dual_encoder
@@ -59,7 +58,7 @@ def test_sizes_windows_and_spaces_by_default():
     plan = plan_page(model)
     assert (plan.sizes, plan.step, plan.window, plan.window_step) == ([128, 192, 256], 16, 4, 64)
     assert [(space.name, space.width, space.scale) for space in plan.spaces] == [
-        *(("backbone", model.config.hidden_size, 1), ("clip-a", 12, 1), ("sam-b", 8, 2)),
+        *(("backbone", model.config.hidden_size, 1), ("clip-a", 12, 1), ("sam-b", 8, 2))
     ]
     assert list(plan.wrap(model)) == ["global", "windows"]
     assert plan.text_space is None
@@ -125,19 +124,3 @@ def test_features_that_are_not_as_wide_as_the_texts_are_refused():
     radio = build_radio(adaptors=[adaptor])
     with pytest.raises(ValueError, match="`feature_dim` of adaptor 'clip-a'"):
         plan_page(radio, texts_of(radio, build_sentence_tower(12)))
-
-
-def test_nothing_but_offered_positions_is_kept():
-    model, one_table = build_radio(), build_radio(use_cropped_positions=False)
-    for each in (model, one_table):
-        keep_offered_positions(each, [2, 4])
-    assert model.radio_model.model.patch_generator.pos_embed.shape[1] == 2 * 2 + 4 * 4
-    assert one_table.radio_model.model.patch_generator.pos_embed.shape[1] == 4 * 4  # its corner, for any grid
-    with torch.no_grad():
-        one_table(torch.rand(1, 3, 48, 48))
-        with pytest.raises((IndexError, RuntimeError), match="out of"):
-            model(torch.rand(1, 3, 48, 48))
-    without_table = build_eradio()
-    before = str(without_table)
-    keep_offered_positions(without_table, [8])
-    assert str(without_table) == before

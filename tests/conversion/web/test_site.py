@@ -2,23 +2,19 @@
 
 import pytest
 import yaml
-from PIL import Image, ImageChops
-from tiny_site import save_picture, save_runtime
+from PIL import Image
+from tiny_site import save_image, save_runtime
 
 from modeling_radio.conversion.web import site
 from modeling_radio.conversion.web.site import (
     BUILDS,
     DESCRIPTION,
     PACKAGES,
-    PAGE,
     SITE,
     TOKENIZER_SCRIPT,
     TOKENIZERS,
     Sample,
     check_samples,
-    copy_page,
-    copy_runtime,
-    copy_samples,
     find_runtime,
     write_space_card,
 )
@@ -32,27 +28,6 @@ def test_a_folder_is_searched_to_any_depth_and_a_missing_file_is_named(tmp_path)
     lacking = save_runtime(tmp_path / "some", leave_out=TOKENIZER_SCRIPT)
     with pytest.raises(ValueError, match=f"`runtime` must be a folder with {TOKENIZER_SCRIPT} .*{TOKENIZERS}"):
         find_runtime(lacking, backends=["wasm"], with_tokenizers=True)
-
-
-def test_the_page_is_told_where_the_copies_lie(tmp_path):
-    found = find_runtime(save_runtime(tmp_path / "all"), backends=["wasm"], with_tokenizers=True)
-    (tmp_path / "site").mkdir()
-    told = copy_runtime(found, tmp_path / "site")
-    assert set(told) == {"wasm", "tokenizers"}
-    assert told["wasm"].pop("bytes") == found["ort-wasm-simd-threaded.wasm"].stat().st_size
-    for name in (*told["wasm"].values(), told["tokenizers"]):
-        assert (tmp_path / "site" / name).is_file()
-
-
-def test_samples_and_page_are_copied(tmp_path):
-    copy_page(tmp_path)
-    assert (tmp_path / "index.html").read_bytes() == (PAGE / "index.html").read_bytes()
-    copied = {path.name for path in (tmp_path / "page").iterdir()}
-    assert copied == {path.name for path in PAGE.iterdir()} - {"index.html"}
-    picture = save_picture(tmp_path / "my_otter.png")
-    (told,) = copy_samples([Sample(picture, "my_otter")], tmp_path)
-    assert told == {"file": "samples/1.png", "title": "my otter"}
-    assert ImageChops.difference(Image.open(tmp_path / told["file"]), Image.open(picture)).getbbox() is None
 
 
 def test_the_card_is_that_of_a_static_space_with_threads(tmp_path):
@@ -84,8 +59,8 @@ def test_only_earlier_sites_are_replaced(tmp_path):
 
 
 def test_images_that_browsers_do_not_open_are_refused(tmp_path):
-    check_samples([Sample(save_picture(tmp_path / f"a.{ending}"), "a") for ending in ("png", "jpg", "webp")])
-    save_picture(tmp_path / "a.tiff")
+    check_samples([Sample(save_image(tmp_path / f"a.{ending}"), "a") for ending in ("png", "jpg", "webp")])
+    save_image(tmp_path / "a.tiff")
     (tmp_path / "text.jpg").write_text("no picture")
     Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
     for name in ("a.tiff", "text.jpg", "missing.jpg", "bomb.png"):

@@ -24,14 +24,6 @@ def test_tokens_are_those_of_the_model(texts):
     torch.testing.assert_close(torch.nn.functional.normalize(embeds, dim=-1), wanted)
 
 
-def test_the_page_is_told_padding_prompts_and_scale(texts):
-    told = texts.describe()
-    assert told["padding"] == {"id": 0, "to": "longest"}
-    assert (told["width"], told["max_length"]) == (12, 16)
-    assert all(template.count("{}") == 1 for template in told["templates"])
-    assert told["scale"] == pytest.approx(texts.model.logit_scale.exp().item())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sentence", "clip", "siglip", "siglip2"])
 def test_towers_of_all_kinds_are_exported_for_any_number_and_length_of_texts(kind, tmp_path):

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-import torch
-from reference_cases import load_training_file, write_hub_folder
+from reference_cases import write_hub_folder
 
 from modeling_radio import RadioModel
 from modeling_radio.conversion.convert import main
@@ -52,18 +51,6 @@ BROKEN_CONFIGS = [
     ({"feature_normalizer_config": 5}, "feature_normalizer_config"),
     ({"inter_feature_normalizer_config": {"num_intermediates": 3}}, "inter_feature_normalizer_config.rot_per_layer"),
 ]
-
-
-@pytest.mark.parametrize(("changes", "name"), BROKEN_ARGUMENTS, ids=str)
-def test_arguments_of_a_training_file_are_refused_by_name(changes, name, tmp_path, capsys):
-    content, path = load_training_file("c_radio_v4_tiny"), tmp_path / "edited.pth.tar"
-    vars(content["args"]).update(changes)
-    torch.save(content, path)
-    assert main([str(path), str(tmp_path / "out")]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert repr(str(path)) in error
-    assert f"{name}` must " in error
 
 
 @pytest.mark.parametrize(

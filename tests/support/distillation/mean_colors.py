@@ -32,21 +32,21 @@ class MeanColor(nn.Module):
 
     can_share_cores, listener, feature_dim = True, None, 3
 
-    def __init__(self, cell_px: int = PATCH, has_summary: bool = True) -> None:
+    def __init__(self, patch_px: int = PATCH, has_summary: bool = True) -> None:
         super().__init__()
-        self.cell_px, self.summary_dim, self.network_of = cell_px, 3 if has_summary else None, f"of {id(self)}"
+        self.patch_px, self.summary_dim, self.network_of = patch_px, 3 if has_summary else None, f"of {id(self)}"
 
     def input_sizes(self, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
         return ((rows * PATCH, cols * PATCH),)
 
     def forward(self, groups: Sequence[Sequence[Tensor]], readers: Sequence["MeanColor"]) -> list[TeacherOutput]:
-        return [self.answer(*group) for group in groups]
+        return [self.extract_features(*group) for group in groups]
 
-    def answers(self, pixel_values: Tensor, readers: Sequence["MeanColor"]) -> list[TeacherOutput]:
-        return [self.answer(pixel_values)]
+    def extract_features_for(self, pixel_values: Tensor, readers: Sequence["MeanColor"]) -> list[TeacherOutput]:
+        return [self.extract_features(pixel_values)]
 
-    def answer(self, pixel_values: Tensor) -> TeacherOutput:
-        features = nn.functional.avg_pool2d(pixel_values, self.cell_px)
+    def extract_features(self, pixel_values: Tensor) -> TeacherOutput:
+        features = nn.functional.avg_pool2d(pixel_values, self.patch_px)
         return TeacherOutput(None if self.summary_dim is None else features.mean((2, 3)), features)
 
 
@@ -93,7 +93,7 @@ def mesa_of(source: TargetSource, recipe: Recipe) -> list[float]:
         if example.ema_pixels is None:
             continue
         student, average = (
-            [network.answer(pixels).features for pixels in groups]
+            [network.extract_features(pixels).features for pixels in groups]
             for groups in (example.pixel_values, example.ema_pixels)
         )
         losses.append(mesa_loss(student, average, example.ema_shifts, example.extents).item())

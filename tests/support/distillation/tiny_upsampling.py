@@ -12,7 +12,7 @@ from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.featsharp import UpsampledTeacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
 from modeling_radio.training.upsampling.settings import UpsamplerSettings
-from modeling_radio.training.upsampling.trainer import Answers, UpsamplerTrainer
+from modeling_radio.training.upsampling.trainer import TeacherFeatures, UpsamplerTrainer
 
 
 PATCH, GRID = 8, 4
@@ -56,10 +56,10 @@ class Blocks(Images):
         return self.images[index]
 
 
-def tiny_answers(num_images: int = 8, factor: int = 2, largest_view: float = 1.0) -> Answers:
+def tiny_teacher_features(num_images: int = 8, factor: int = 2, largest_view: float = 1.0) -> TeacherFeatures:
     teacher = PatternTeacher("pattern")
     teacher.set_run_mode(RunOptions(run_mode="fixed"))
-    return Answers(teacher, Blocks(num_images, factor * SIDE), factor, seed=0, largest_view=largest_view)
+    return TeacherFeatures(teacher, Blocks(num_images, factor * SIDE), factor, seed=0, largest_view=largest_view)
 
 
 def tiny_trainer(output: Path, **changes: Any) -> UpsamplerTrainer:
@@ -67,5 +67,5 @@ def tiny_trainer(output: Path, **changes: Any) -> UpsamplerTrainer:
     options |= {"learning_rate": 1e-2, "num_images": 8, "save_every": 4}
     settings = UpsamplerSettings(teacher="pattern", output=output, **{**options, **changes})
     form = UpsampledTeacher("pattern", None, {}, 6, SIDE, GRID)
-    answers = tiny_answers(settings.num_images, largest_view=settings.largest_view)
-    return UpsamplerTrainer(settings, form, answers, DataRecipe(source="blocks"))
+    teacher_features = tiny_teacher_features(settings.num_images, largest_view=settings.largest_view)
+    return UpsamplerTrainer(settings, form, teacher_features, DataRecipe(source="blocks"))

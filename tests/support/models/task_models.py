@@ -67,14 +67,7 @@ NETWORK_ADAPTORS = [
     {"name": "dino_v3", "token_index": 1, "summary_dim": 16, "feature_dim": 16, "hidden_size": 40},
     {"name": "sam3", "token_index": 2, "feature_dim": 8, "hidden_size": 40, "upsample_factor": 2},
 ]
-SAM_V1 = {
-    "name": "sam",
-    "token_index": 0,
-    "summary_dim": 12,
-    "feature_dim": 8,
-    "hidden_size": 40,
-    "mlp_version": "v1",
-}
+SAM_V1 = {"name": "sam", "token_index": 0, "summary_dim": 12, "feature_dim": 8, "hidden_size": 40, "mlp_version": "v1"}
 TINY_NETWORK: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 4,

@@ -45,7 +45,7 @@ def save_words(folder: Path) -> Path:
     return folder
 
 
-def save_pictures(folder: Path, num_each: int = 10) -> Path:
+def save_images(folder: Path, num_each: int = 10) -> Path:
     """Save two classes of pictures, `red/` and `blue/`, that differ a little, beside a file that is no image."""
     for name, color in COLORS.items():
         (folder / name).mkdir(parents=True)
@@ -71,4 +71,4 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two classes."""
-    return save_pictures(tmp_path_factory.mktemp("pictures"))
+    return save_images(tmp_path_factory.mktemp("pictures"))

@@ -51,7 +51,7 @@ def save_plain(folder: Path, **changes: object) -> Path:
     return folder
 
 
-def save_picture(path: Path, size: tuple[int, int] = (200, 141)) -> Path:
+def save_image(path: Path, size: tuple[int, int] = (200, 141)) -> Path:
     """Write a picture that every decoder reads to the bit."""
     with Image.open(PHOTOGRAPH) as image:
         image.convert("RGB").resize(size).save(path)

@@ -15,7 +15,7 @@ from datasets import Image as ImageFeature
 from PIL import Image, ImageOps
 
 from modeling_radio import RadioImageProcessor
-from modeling_radio.image_processing_radio import UNREADABLE, read_picture
+from modeling_radio.image_processing_radio import UNREADABLE, read_image_file
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
 from modeling_radio.training.data.labeled.tables import read_row
 from modeling_radio.training.evaluation.data_tables import DecodedImages
@@ -70,7 +70,7 @@ READERS = {
     "processor, path": (lambda path, content: processed(path), ValueError),
     "processor, base64": (lambda path, content: processed(base64.b64encode(content).decode()), ValueError),
     "processor, PIL": (lambda path, content: processed(ImageOps.exif_transpose(Image.open(path))), UNREADABLE),
-    "read_picture": (lambda path, content: read_picture(path), UNREADABLE),
+    "read_image_file": (lambda path, content: read_image_file(path), UNREADABLE),
     "distillation, folder": (lambda path, content: distilled(path), UnusableImageError),
     "distillation, shards": (lambda path, content: distilled(content), UnusableImageError),
     "evaluation": (lambda path, content: DecodedImages(table(content), "x", str)[0], ValueError),

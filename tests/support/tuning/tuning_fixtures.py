@@ -25,20 +25,20 @@ def own_datasets_cache(monkeypatch, tmp_path) -> None:
 
 
 @pytest.fixture
-def one_picture(monkeypatch) -> None:
+def one_figure_image(monkeypatch) -> None:
     """Let runs draw one validation image: drawing several takes half the time of a tiny run."""
     draw_one_image(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
-def _short_and_apart(own_datasets_cache, one_picture) -> None:
+def _short_and_apart(own_datasets_cache, one_figure_image) -> None:
     """Of every test in a folder whose `conftest.py` imports this."""
 
 
 def draw_one_image(patch: pytest.MonkeyPatch) -> None:
     from modeling_radio.training.finetuning import error_analysis, trainer
 
-    patch.setattr(error_analysis, "NUM_PICTURED", 1)
+    patch.setattr(error_analysis, "NUM_SHOWN", 1)
     patch.setattr(trainer, "predict_examples", partial(trainer.predict_examples, count=1))
 
 
@@ -66,7 +66,7 @@ def zero_shot_folder(tmp_path, build_dual_encoder, word_tokenizer):
     return folder
 
 
-def save_picture(path, seed):
+def save_image(path, seed):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -85,7 +85,7 @@ def save_palette_mask(path, ids):
 def class_folders(tmp_path):
     """Six images in two class sub-folders."""
     for number in range(6):
-        save_picture(tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number}.png", number)
+        save_image(tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number}.png", number)
     return tmp_path / "pets"
 
 
@@ -93,7 +93,7 @@ def class_folders(tmp_path):
 def voc_folder(tmp_path):
     """Four images with masks of three classes and a border of 255."""
     for number in range(4):
-        save_picture(tmp_path / "voc" / "images" / f"{number}.png", number)
+        save_image(tmp_path / "voc" / "images" / f"{number}.png", number)
         ids = np.full((HEIGHT, WIDTH), number % 3)
         ids[:, 0] = 255
         ids[0, 1] = 2
@@ -106,7 +106,7 @@ def voc_folder(tmp_path):
 def depth_folder(tmp_path):
     """Four images with depth, half as 16-bit PNG in millimeters, half as meters in `.npy`."""
     for number in range(4):
-        save_picture(tmp_path / "depth" / "images" / f"{number}.png", number)
+        save_image(tmp_path / "depth" / "images" / f"{number}.png", number)
         meters = np.full((HEIGHT, WIDTH), 1.5 + number, dtype=np.float32)
         meters[0, 0] = 0
         folder = tmp_path / "depth" / "depth"
@@ -137,12 +137,12 @@ def coco_content():
 def coco_folder(tmp_path, coco_content):
     """`annotations.json` with `images/`."""
     for number in range(3):
-        save_picture(tmp_path / "coco" / "images" / f"{number}.png", number)
+        save_image(tmp_path / "coco" / "images" / f"{number}.png", number)
     (tmp_path / "coco" / "annotations.json").write_text(json.dumps(coco_content))
     return tmp_path / "coco"
 
 
-def rectangle_picture() -> Image.Image:
+def rectangle_image() -> Image.Image:
     """Return a red rectangle on blue."""
     return Image.fromarray(np.where(RECTANGLE[..., None], [250, 0, 0], [0, 0, 250]).astype(np.uint8))
 
@@ -164,7 +164,7 @@ def save_outlines(folder, count):
     folder.mkdir(parents=True)
     content = {"images": [], "annotations": [], "categories": [{"id": 3, "name": "box"}, {"id": 5, "name": "sheet"}]}
     for number in range(count):
-        rectangle_picture().save(folder / f"{number}.png")
+        rectangle_image().save(folder / f"{number}.png")
         content["images"].append({"id": number, "file_name": f"{number}.png"})
         outline = [[12, 10, 30, 10, 30, 18, 12, 18]] if number else run_lengths(RECTANGLE, compressed=False)
         annotation = {"id": number, "image_id": number, "category_id": 3, "bbox": [12, 10, 18, 8]}

@@ -14,27 +14,18 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import modeling_radio.training.app
-from modeling_radio import (
-    RadioConfig,
-    RadioForDepthEstimation,
-    RadioForImageClassification,
-    RadioForSemanticSegmentation,
-    RadioModel,
-)
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioForSemanticSegmentation, RadioModel
 from modeling_radio.training.app import page
 from modeling_radio.training.app.page import (
     KEPT_PASSES,
     App,
     build_page,
-    cells_picture,
     clear_errors,
     fit_basis,
-    heat_picture,
     launch_options,
     read_window,
     read_words,
 )
-from modeling_radio.training.figures.features import fit_pca_basis
 
 
 SPACES = ["backbone", "siglip2-g", "dino_v2"]
@@ -105,8 +96,8 @@ def test_windows_and_words_are_read_as_they_are_entered():
 
 def test_a_pass_holds_the_models_output_and_the_last_ones_are_kept(app, photograph, monkeypatch):
     monkeypatch.setattr(page, "FINE_GRID", 1)
-    app.look.cache_clear()
-    found = app.look(photograph, 64, "off")
+    app.encode_photograph.cache_clear()
+    found = app.encode_photograph(photograph, 64, "off")
     pixels = app.pixels(app.photograph(photograph), 64)
     assert pixels.shape[-2:] == (64, 112)
     with torch.no_grad():
@@ -114,25 +105,21 @@ def test_a_pass_holds_the_models_output_and_the_last_ones_are_kept(app, photogra
     assert list(found.maps) == SPACES
     torch.testing.assert_close(found.maps["backbone"], expected.features)
     torch.testing.assert_close(found.maps["dino_v2"], expected.adaptors["dino_v2"].features)
-    windowed, whole = (app.look(photograph, 128, window).maps["backbone"] for window in ("2", "off"))
+    windowed, whole = (app.encode_photograph(photograph, 128, window).maps["backbone"] for window in ("2", "off"))
     assert not torch.allclose(windowed, whole)
-    first = app.look(photograph, 64, "off")
-    assert app.look(photograph, 64, "off") is first
+    first = app.encode_photograph(photograph, 64, "off")
+    assert app.encode_photograph(photograph, 64, "off") is first
     for side in range(KEPT_PASSES):
-        app.look(photograph, 80 + 16 * side, "off")
-    assert app.look(photograph, 64, "off") is not first
+        app.encode_photograph(photograph, 80 + 16 * side, "off")
+    assert app.encode_photograph(photograph, 64, "off") is not first
     panorama = torch.zeros(3, 40, 400, dtype=torch.uint8)
     assert app.pixels(panorama, 128).shape[-1] == app.opened.model.config.max_img_size
-    waited = []
-    monkeypatch.setattr(page, "_now", lambda device: waited.append(device.type) or len(waited))
-    assert app.encode(pixels, None)[1] == 1000
-    assert waited == ["cpu", "cpu"], "the device is synchronized before and after"
-    app.look.cache_clear()
+    app.encode_photograph.cache_clear()
 
 
 def test_a_coarse_map_is_made_finer_by_moving_the_image(app, photograph, monkeypatch):
-    app.look.cache_clear()
-    fine = app.look(photograph, 64, "off")
+    app.encode_photograph.cache_clear()
+    fine = app.encode_photograph(photograph, 64, "off")
     assert (fine.patches, {each.shape[2:] for each in fine.maps.values()}) == ((4, 7), {(16, 28)})
     patch = app.opened.backbone.config.patch_size
     pixels = app.pixels(app.photograph(photograph), 64)
@@ -140,26 +127,7 @@ def test_a_coarse_map_is_made_finer_by_moving_the_image(app, photograph, monkeyp
     expected, _ = app.encode(moved, "global", app.opened.dense_adaptors)
     for name, features in expected.items():
         torch.testing.assert_close(fine.maps[name][..., 0::4, 1::4], features)
-    app.look.cache_clear()
-
-
-def test_patches_blend_and_heat_grows_from_black_to_yellow():
-    pixels = np.asarray(cells_picture(torch.tensor([[[1.0, 0, 0], [0, 0, 1]]]), (4, 10))).astype(int)
-    assert pixels.shape == (4, 10, 3)
-    assert (pixels[0, 0].tolist(), pixels[0, -1].tolist()) == ([255, 0, 0], [0, 0, 255])
-    assert (np.diff(pixels[0, :, 0]) <= 0).all()
-    assert ((pixels[0, :, 0] > 0) & (pixels[0, :, 2] > 0)).any()
-    heat = np.asarray(heat_picture(torch.tensor([[0.0, 0.5, 1.0]]), (1, 3)))[0].astype(int)
-    assert heat[0].sum() < 10
-    assert heat[0].sum() < heat[1].sum() < heat[2].sum()
-
-
-def test_wide_features_are_projected_at_random_and_narrow_ones_refused(monkeypatch):
-    features = torch.randn(1, 8, 4, 6)
-    monkeypatch.setattr(page, "EXACT_WIDTH", 7)
-    assert torch.equal(fit_basis(features).components, fit_pca_basis(features, approximate=True).components)
-    with pytest.raises(ValueError, match="`features`"):
-        fit_basis(torch.randn(1, 2, 4, 6))
+    app.encode_photograph.cache_clear()
 
 
 def find(app, photograph, wanted="cat, dog", others="grass", source="features", windows="off"):
@@ -185,13 +153,6 @@ def test_regions_are_those_of_the_models_own_segmentation(app, photograph):
     for other in ({"source": "summary_head"}, {"windows": "2"}):
         changed = find(app, photograph, **other)[3]
         assert [one.tobytes() for one, _ in changed] != [one.tobytes() for one, _ in heats], "it acts"
-
-
-def test_other_words_compete_but_are_not_drawn(app, photograph):
-    cats, dogs = find(app, photograph, "cat", "dog")[1], find(app, photograph, "dog", "cat")[1]
-    assert sum(mask.sum() for mask, _ in cats + dogs) == 640 * 360, "each patch is given to one of the two"
-    assert {word for _, word in cats} <= {"cat"}
-    assert {word for _, word in dogs} <= {"dog"}
 
 
 def test_bad_words_are_refused(app, photograph, monkeypatch, tmp_path):
@@ -262,14 +223,6 @@ def test_each_model_has_the_tabs_that_it_can_fill(app, save_tuned, tmp_path):
         assert [block.label for block in blocks if isinstance(block, gr.Tab)] == tabs
 
 
-def test_the_device_is_one_of_those_to_choose_from(app, monkeypatch):
-    monkeypatch.setattr("modeling_radio.training.app.page.devices", lambda: ["mps", "cpu"])
-    monkeypatch.setattr(type(app.opened.model), "device", torch.device("mps:0"))  # torch's name of the only "mps"
-    dropdowns = [each for each in build_page(app, may_reopen=True).blocks.values() if isinstance(each, gr.Dropdown)]
-    assert [each.value for each in dropdowns if each.label == "Device"] == ["mps"]
-    assert "; on mps, float32." in app.describe()
-
-
 def test_the_api_gives_the_functions_results(client, app, photograph):
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(named) == {"/features", "/alike", "/words", "/windows"}
@@ -325,20 +278,12 @@ def test_only_uploaded_files_can_be_read_and_no_other_machine_is_contacted(addre
     )
 
 
-def test_a_task_over_its_function(save_tuned, photograph):
-    shown = build_page(App(str(save_tuned(RadioForDepthEstimation)), "cpu"))
-    (predict,) = [fn for fn in shown.fns.values() if fn.api_name == "predict"]
-    told, scores, picture, regions = predict.fn(photograph, 0.5, True)
-    assert told.startswith("Depth from ")
-    assert (scores, regions, picture.size) == (None, None, (640, 360))
-
-
 def test_another_type_opens_the_checkpoint_again(texts, photograph):
     app = App(str(texts), "cpu")
     before = app.opened
     assert app.reopen("cpu", "bfloat16").endswith("on cpu, bfloat16.")
     assert app.features(photograph, 64, "off")[1].endswith("bfloat16.")
-    assert app.look(photograph, 64, "off").maps["backbone"].dtype == torch.float32
+    assert app.encode_photograph(photograph, 64, "off").maps["backbone"].dtype == torch.float32
     app.reopen("cpu", "float32")
     weights = [model.model.radio_model.model.blocks[0].attn.qkv.weight for model in (before, app.opened)]
     assert (weights[0] == weights[1]).all(), "nothing was rounded"
@@ -436,3 +381,8 @@ def test_it_can_be_used_from_the_keyboard(browser, address):
         page.get_by_role("button", name="Show similar places").press("Enter")
         wait_for(page, "alike", "Patch 8 of 14 across, 5 of 8 down.")
         assert all(page.locator(".pictures:visible img").nth(index).get_attribute("alt") for index in range(4))
+
+
+def test_features_with_fewer_channels_than_colors_are_refused():
+    with pytest.raises(ValueError, match="`features`"):
+        fit_basis(torch.randn(1, 2, 4, 6))

@@ -17,7 +17,7 @@ from modeling_radio.training.data.decoding import (
     content_fingerprint,
     decode_rgb,
     image_size,
-    load_picture,
+    load_image,
 )
 
 
@@ -53,8 +53,8 @@ def test_exif_orientation_is_applied(file_format: str) -> None:
     exif[0x0112] = 6  # turned by a quarter
     image = encode(Image.new("L", (80, 40)), file_format, exif=exif)
     assert image_size(image) == (80, 40)
-    assert decode_rgb(image).size == load_picture(image).size == (40, 80)
-    assert load_picture(image).mode == "L"
+    assert decode_rgb(image).size == load_image(image).size == (40, 80)
+    assert load_image(image).mode == "L"
 
 
 def test_a_jpeg_is_shrunk_while_it_is_decoded_but_not_below_the_least_scale() -> None:

@@ -75,24 +75,6 @@ def test_sources_without_a_usable_image_are_refused(tmp_path):
         build_images(str(tmp_path), size=32, split="held_out")
 
 
-def test_fingerprint_follows_names_and_contents_wherever_they_lie(folder):
-    def fingerprint() -> str:
-        return ImageFolder(folder).fingerprint()
-
-    seen = [fingerprint()]
-    path = ImageFolder(folder).paths[0]
-    os.utime(path, ns=(0, 1))
-    assert fingerprint() == seen[0]
-    content = path.read_bytes()
-    for other in (content + b"x", content[:-1] + b"y", content[:-9] + b"z" + content[-8:]):
-        path.write_bytes(other)
-        seen.append(fingerprint())
-    assert len(set(seen)) == 4
-    assert len({text[text.index("names") : text.index("state")] for text in seen}) == 1
-    elsewhere = folder.rename(folder.with_name("moved"))
-    assert ImageFolder(elsewhere).fingerprint() == seen[-1]
-
-
 def test_pipes_and_devices_are_skipped_and_named_but_never_opened(folder, caplog):
     """Opening the first one would wait for a writer."""
     os.mkfifo(folder / "pipe.png")

@@ -75,8 +75,7 @@ def test_parts_that_wait_after_a_restart_keep_their_places(write_source: Callabl
     assert found == take(open_numbers(data), 40)
 
 
-@pytest.mark.parametrize(("num_images", "num_shards", "num_ranks"), [(9, 3, 8), (7, 2, 3), (8, 6, 7)])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("num_images", "num_shards", "num_ranks", "seed"), [(9, 3, 8, 0), (7, 2, 3, 1), (8, 6, 7, 0)])
 def test_ranks_that_share_shards_take_turns_over_all(
     write_source: Callable[..., str], num_images: int, num_shards: int, num_ranks: int, seed: int
 ) -> None:
@@ -86,7 +85,7 @@ def test_ranks_that_share_shards_take_turns_over_all(
         number = num_images // num_ranks + (rank < num_images % num_ranks)
         numbers = take(open_numbers(data, rank, num_ranks, seed=seed), 3 * number + 2)
         seen += numbers[:number]
-        for stop in range(3 * number):
+        for stop in {1, number, 3 * number - 1}:
             first = open_numbers(data, rank, num_ranks, seed=seed)
             first.take(stop)
             second = restarted(first, data, rank, num_ranks, seed=seed)

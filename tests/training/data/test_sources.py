@@ -24,7 +24,6 @@ from modeling_radio.training.data.sources import (
     ImageColumn,
     check_named_file,
     first_fields,
-    in_one_line,
     is_image,
     is_image_folder,
     is_listed,
@@ -50,21 +49,6 @@ def table_numbers(source: str, **options) -> list[int]:
 def stream_numbers(source: str, **options) -> list[int]:
     dataset, column = open_stream(source_of(source, **options))
     return [decode_rgb(column.read(row, "")).getpixel((0, 0))[0] for row in dataset]
-
-
-@pytest.mark.parametrize(
-    ("raised", "cause", "line"),
-    [
-        (ValueError("no such\n  split."), None, "it cannot be opened: no such split."),
-        (OSError("it failed"), KeyError("jpg"), "it cannot be opened: it failed: 'jpg'."),
-        (tarfile.ReadError(), None, "it cannot be opened: ReadError."),
-    ],
-)
-def test_one_line_says_what_failed_and_why(raised, cause, line):
-    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"), in_one_line("it cannot be opened"):
-        raise raised from cause
-    with pytest.raises(KeyError), in_one_line("it cannot be opened"):  # a fault of ours
-        raise KeyError("column")
 
 
 # Files that a table names.

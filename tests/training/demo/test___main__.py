@@ -5,7 +5,6 @@ import pytest
 
 from modeling_radio.model_cards.results import STUDENT, Results
 from modeling_radio.training.demo import run as demo
-from modeling_radio.training.evaluation.settings import TaskSettings
 
 
 command = importlib.import_module("modeling_radio.training.demo.__main__")
@@ -32,34 +31,6 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch
     assert errors.count("\n") == 1
     assert message in errors
     assert not (tmp_path / "demo").exists()
-
-
-def test_cards_know_whether_the_time_is_that_of_several_seeds(tmp_path, monkeypatch):
-    asked, cards = [], {}
-    data = SimpleNamespace(
-        sources=lambda is_trained_on: asked.append(is_trained_on) or [], remarks=lambda neighbors: [f"k = {neighbors}"]
-    )
-    evaluation = SimpleNamespace(teachers=[], recipe=None, patch_size=16, size_px=64, data=data)
-    evaluation.settings, evaluation.of = TaskSettings(neighbors=7), lambda model: model
-    evaluation.measure_backbone = lambda one: []
-    evaluation.untrained_student = lambda seed: SimpleNamespace(config=None)
-
-    def run_seed(evaluation, folder, seed, clock):
-        folder.mkdir(exist_ok=True)
-        (folder / demo.PICTURE).write_bytes(b"drawn")
-        return []
-
-    monkeypatch.setattr(demo, "StudentEvaluation", SimpleNamespace(load=lambda recipe: evaluation))
-    monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
-    monkeypatch.setattr(demo, "teacher_sources", lambda config, recipe: [])
-    monkeypatch.setattr(demo, "run_seed", run_seed)
-    monkeypatch.setattr(demo, "write_card", lambda folder, found, name: cards.update({folder.parent.name: found}))
-    monkeypatch.setattr(demo, "write_closing_page", lambda *arguments, **options: None)
-    recipe = command.DemoSettings().load_recipe()
-    results = demo.run_demo(recipe, tmp_path, [3], "")
-    assert (results.run["seeds"], results.remarks, asked) == ([3], ["k = 7"], [True])
-    demo.run_demo(recipe, tmp_path, [0, 1], "")
-    assert [cards[name].run["seeds"] for name in ("seed-0", "seed-1")] == [[0, 1], [0, 1]]
 
 
 @pytest.mark.slow

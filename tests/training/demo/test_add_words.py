@@ -190,8 +190,7 @@ def test_the_real_encoder_is_the_tower_and_keeps_its_tokens(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "name"),
-    [({}, "lite0"), ({}, "dino"), ({"feature_dim": None}, NAME), ({"upsample_factor": 2}, NAME)],
+    ("changes", "name"), [({}, "lite0"), ({}, "dino"), ({"feature_dim": None}, NAME), ({"upsample_factor": 2}, NAME)]
 )
 def test_students_without_such_an_adaptor_are_refused(changes, name):
     with pytest.raises(ValueError, match=repr(name)):

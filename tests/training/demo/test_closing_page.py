@@ -65,7 +65,7 @@ def test_only_free_and_credited_photographs_that_were_held_out(assets, tmp_path,
         photograph("unknown", "CC0-1.0", "elsewhere"),
     )
     samples = [photograph("china", "CC-BY-2.0", "scikit-learn"), photograph("grass", "CC0-1.0", "x", "train")]
-    monkeypatch.setattr(closing_page, "pypi_photographs", lambda cache: samples)
+    monkeypatch.setattr(closing_page, "pypi_photographs", lambda: samples)
     found = republishable_photographs(replace(assets, photographs=own))
     assert [each.credit for each in found] == [
         "china, by danielbuechele (Flickr) (CC-BY-2.0, package scikit-learn)",

@@ -9,18 +9,15 @@ import torch
 from PIL import Image
 
 from modeling_radio.training.demo import assets as demo_assets
-from modeling_radio.training.demo.assets import PACKAGES
 from modeling_radio.training.demo.images import (
     LABELED_PACKAGES,
     DemoImages,
     classification_set,
     compose_scene,
     cut_out_on_ground,
-    evaluation_bank,
     load_cut_out,
     load_photograph,
     load_pixel_bank,
-    photographs,
     random_crop,
     render,
     scale_cut_out,
@@ -42,14 +39,6 @@ def test_cut_outs_are_cropped_to_the_object_and_scaled_in_shape(assets):
     assert not is_ground[50, 20:80].any()
 
 
-def test_photographs_are_never_enlarged_and_crops_are_squares(assets):
-    path = assets.photographs[0].path  # 300 x 200 px
-    assert load_photograph(path).size == (300, 200)
-    assert load_photograph(path, 50).size == (75, 50)
-    crop = random_crop(Image.new("RGB", (300, 200), (9, 9, 9)), 64, np.random.default_rng(0))
-    assert crop.getcolors() == [(64 * 64, (9, 9, 9))]
-
-
 def test_one_state_gives_the_same_scene_at_every_size(assets):
     bank = load_pixel_bank(assets, "train")
     masks = [compose_scene(bank, size, 2, np.random.default_rng(5))[1] for size in (64, 128)]
@@ -57,11 +46,6 @@ def test_one_state_gives_the_same_scene_at_every_size(assets):
     shares = [(mask > 0).mean() for mask in masks]
     assert shares[0] == pytest.approx(shares[1], abs=0.03)
     assert shares[0] > 0.01
-
-
-def test_a_bank_holds_one_split_and_the_named_classes(assets):
-    bank = evaluation_bank(assets, "held_out", ("box",))
-    assert (len(bank.objects), bank.labels, bank.emoji, len(bank.photographs)) == (2, (0, 0), (), 2)
 
 
 @pytest.fixture
@@ -144,15 +128,10 @@ def test_masks_lie_exactly_on_held_out_objects_in_always_the_same_scenes(assets)
     assert torch.equal(scenes.train_masks, again.train_masks)
 
 
-def test_photographs_can_be_selected_by_license(assets):
-    assert [photo.name for photo in photographs(assets)] == ["copyleft", "held_out"]
-    assert [photo.name for photo in photographs(assets, license="CC0-1.0")] == ["held_out"]
-
-
 @pytest.fixture
 def fetched(tmp_path, monkeypatch):
     """The parent of all packages' folders."""
-    monkeypatch.setattr(demo_assets, "fetch_package", lambda package, cache: tmp_path / "packages" / package.name)
+    monkeypatch.setattr(demo_assets, "fetch_package", lambda package: tmp_path / "packages" / package.name)
     return tmp_path / "packages"
 
 
@@ -164,12 +143,6 @@ def save(path, color=(200, 10, 10, 255), size=(40, 30)):
 def written(name, folder):
     LABELED_PACKAGES[name].written(folder)
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
-def test_packages_are_pinned_and_titles_say_what_images_are():
-    for labeled in LABELED_PACKAGES.values():
-        assert set(labeled.packages) <= set(PACKAGES)
-        assert labeled.title.split(":")[0] in ("photographs", "drawings", "simulated", "handwriting")
 
 
 def test_digits(fetched, tmp_path, monkeypatch):
@@ -221,3 +194,11 @@ def test_clip_art_without_its_largest(fetched, tmp_path, monkeypatch):
     save(root / "food/fruit/apple.png")
     assert written("clip-art", tmp_path / "set") == {"animals/b.png", "animals/c.png", "food/apple.png"}
     assert Image.open(tmp_path / "set/animals/b.png").size == (256, 192)
+
+
+def test_photographs_are_never_enlarged_and_crops_are_squares(assets):
+    path = assets.photographs[0].path  # 300 x 200 px
+    assert load_photograph(path).size == (300, 200)
+    assert load_photograph(path, 50).size == (75, 50)
+    crop = random_crop(Image.new("RGB", (300, 200), (9, 9, 9)), 64, np.random.default_rng(0))
+    assert crop.getcolors() == [(64 * 64, (9, 9, 9))]

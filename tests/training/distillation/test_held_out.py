@@ -25,6 +25,7 @@ from modeling_radio.training.distillation.held_out import (
     held_out_images,
     held_out_source,
 )
+from modeling_radio.training.distillation.monitoring import Monitors
 from modeling_radio.training.evaluation.metrics.fidelity import fixed_pattern_energy
 from modeling_radio.training.evaluation.metrics.representation import effective_rank
 from modeling_radio.training.figures.rows import CELL_INCHES, DPI, GAP_INCHES, LABEL_INCHES
@@ -66,7 +67,9 @@ def test_a_folder_that_is_streamed_holds_out_nothing(recipe_file: str, folder: P
     assert held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=elsewhere)) == str(elsewhere)
 
 
-def test_a_run_whose_data_holds_out_no_images_says_so(recipe_file: str, folder: Path) -> None:
+def test_a_run_whose_data_holds_out_no_images_says_so(
+    recipe_file: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     measured = {"logging__metrics_every_steps": 2}
     line = describe_missing_images(recipe_with(recipe_file, **measured))
     assert line.startswith("No held-out images in `data.source` 'noise'")
@@ -74,6 +77,8 @@ def test_a_run_whose_data_holds_out_no_images_says_so(recipe_file: str, folder: 
     assert describe_missing_images(recipe_with(recipe_file, logging__picture_every_steps=8)) == line
     assert describe_missing_images(recipe_with(recipe_file)) == ""  # none are asked for within its few steps
     assert describe_missing_images(recipe_with(recipe_file, **measured, logging__picture_source=folder)) == ""
+    Monitors.of_run(recipe_with(recipe_file, **measured), CONFIG, teachers(), Accelerator(cpu=True), folder)
+    assert line in capsys.readouterr().out
 
 
 def test_images_are_spread_over_those_held_out(recipe_file: str, tmp_path: Path) -> None:
@@ -109,7 +114,7 @@ def test_the_second_view_is_the_first_one_moved(size: int) -> None:
     assert first.shape == second.shape == (2, 3, size, size)
     moved = view.shift * 16
     assert torch.equal(second[..., : size - moved, : size - moved], first[..., moved:, moved:])
-    assert 1 <= view.shift < view.cells
+    assert 1 <= view.shift < view.patches
 
 
 def test_a_teacher_of_one_size_sees_its_own_pixels() -> None:
@@ -172,13 +177,13 @@ class Perfect(torch.nn.Module):
 
     def forward(self, pixel_values: Tensor, adaptor_names: list[str], **_: object) -> object:
         class Output:
-            features = self.teachers["semantic"].answer(pixel_values).features
+            features = self.teachers["semantic"].extract_features(pixel_values).features
             adaptors: dict = {}
 
         places = torch.linspace(0, 1, Output.features.shape[-1]).expand_as(Output.features)
         Output.features = Output.features + self.pattern * places
         for name in adaptor_names:
-            output = self.teachers[name].answer(pixel_values)
+            output = self.teachers[name].extract_features(pixel_values)
             features = self.standardizers[name].standardize(output.features)
             Output.adaptors[name] = type("Answer", (), {"summary": output.summary, "features": features})
         return Output
@@ -344,8 +349,8 @@ def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder
     assert pictures is not None
     assert pictures.pixel_values.shape == (2, 3, 48, 48)
     answers = {
-        "semantic": teacher.answer(pictures.pixel_values).features,
-        "segmenter": other.answer(pictures.pixel_values).features,
+        "semantic": teacher.extract_features(pictures.pixel_values).features,
+        "segmenter": other.extract_features(pictures.pixel_values).features,
     }
     with Image.open(pictures.draw(3, answers)) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
@@ -398,5 +403,5 @@ def test_a_run_goes_on_without_pictures_that_cannot_be_written(
     settings = [f"logging.picture_source={folder}", *every_step, "schedule={num_steps: 2, warmup_steps: 1}"]
     assert tiny.distil(recipe_file, "run", *settings) == Path("run/final")
     said = capfd.readouterr()
-    assert "Step 1: no picture. Cannot write 'run/pictures/step-1.png': " in said.out
-    assert "Step 2: no picture. Cannot write 'run/pictures/progress.png': " in said.out + said.err
+    assert "Step 1: no figure. Cannot write 'run/pictures/step-1.png': " in said.out
+    assert "Step 2: no figure. Cannot write 'run/pictures/progress.png': " in said.out + said.err

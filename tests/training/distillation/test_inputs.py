@@ -16,15 +16,10 @@ from modeling_radio.training.distillation.inputs import (
     check_image_sizes,
     ends_on_all_ranks,
     load_teachers,
-    open_images,
     open_targets,
     widths_of_teachers,
 )
-from modeling_radio.training.distillation.sharding import build_accelerator
-from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
-from modeling_radio.training.targets.cached import CachedTargets
-from modeling_radio.training.targets.online import OnlineTargets
-from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.recipe import RecipeError, load_recipe
 
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
@@ -39,23 +34,6 @@ class Small(TinyTeacher):
         super().check_size(height, width)
         if max(height, width) > 160:
             raise self._error(f"too large: {height} x {width}")
-
-
-def opened(recipe: Recipe, tmp_path: Path) -> tuple[NoiseImages, dict[str, Teacher], object]:
-    accelerator = build_accelerator(recipe, tmp_path)
-    images, teachers = open_images(recipe, accelerator), load_teachers(recipe, CPU)
-    assert isinstance(images, NoiseImages)
-    return images, teachers, open_targets(recipe, accelerator, images, teachers, StopRequest())
-
-
-@pytest.mark.parametrize(("views", "kind"), [("online", OnlineTargets), ("cached", CachedTargets)])
-def test_targets_are_online_or_cached(recipe_file: str, tmp_path: Path, views: str, kind: type) -> None:
-    recipe = load_recipe(recipe_file, [f"views={{teachers: {views}, cache_dir: cache}}"])
-    images, teachers, source = opened(recipe, tmp_path)
-    assert type(source) is kind
-    assert len(images) == 11
-    assert list(teachers) == ["semantic", "segmenter"]
-    assert (tmp_path / "cache" / "cache.json").is_file() == (views == "cached")
 
 
 def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(recipe_file: str) -> None:

@@ -101,7 +101,7 @@ CPU = torch.device("cpu")
 
 
 class Clock:
-    """Stands still unless told otherwise."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -147,18 +147,6 @@ def test_time_is_shared_among_data_teachers_and_student(monkeypatch: pytest.Monk
     assert watch.shares() == pytest.approx(expected)
 
 
-def test_devices_are_waited_for_on_watched_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[torch.device] = []
-    monkeypatch.setattr("torch.accelerator.synchronize", waits.append)
-    clock = Clock()
-    watch = StepProfile({}, torch.device("cuda:0"))
-    run_step(watch, clock, {})
-    assert waits == []
-    watch.begin_step()
-    run_step(watch, clock, {})
-    assert waits == [torch.device("cuda:0")] * 4  # the begin, and the end of each of three parts
-
-
 # Norms
 
 
@@ -189,21 +177,6 @@ def test_norms_are_of_the_patches_after_each_block_with_the_model_s_own_windows(
     assert norms != pytest.approx(norms_of_hidden_states(model, images, window_size="global"), rel=1e-4)
 
 
-def test_an_outlier_patch_shows_in_the_maximum_of_its_block() -> None:
-    model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=2)).eval()
-    before = measure_block_norms(model, torch.zeros(1, 3, 32, 32))
-
-    def make_outlier(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-        hidden_states = output.clone()
-        hidden_states[:, -1] *= 100
-        return hidden_states
-
-    model.radio_model.model.blocks[1].register_forward_hook(make_outlier)
-    after = measure_block_norms(model, torch.zeros(1, 3, 32, 32))
-    assert after["block_norm_max/00"] == before["block_norm_max/00"]
-    assert after["block_norm_max/01"] > 10 * before["block_norm_max/01"]
-
-
 # Whole runs
 
 
@@ -230,20 +203,9 @@ def test_records_say_where_the_time_goes_and_how_large_features_are(recipe_file:
     assert {"gradient_norm", "images_per_second", "features/semantic", "summary/semantic"} <= scalars.keys()
 
 
-def test_a_resumed_run_records_the_same_steps(recipe_file: str) -> None:
-    tiny.distil(recipe_file, "whole", "logging.trackers=[tensorboard]")
-    tiny.distil(recipe_file, "parts", "logging.trackers=[tensorboard]", stop_at=3)
-    tiny.distil(recipe_file, "parts", "logging.trackers=[tensorboard]")
-    whole, parts = scalars_of("whole"), scalars_of("parts")
-    assert list(parts["loss"]) == list(whole["loss"]) == [2, 4, 6, 8]
-    assert parts["loss"][6] == whole["loss"][6]
-    assert parts["block_norm_max/01"] == whole["block_norm_max/01"]
-
-
-@pytest.mark.parametrize("views", ["online", "cached"])
-def test_watching_changes_no_weight(recipe_file: str, views: str, folder: Path) -> None:
+def test_watching_changes_no_weight(recipe_file: str, folder: Path) -> None:
     """Not even where dropped paths, noisy weights and a restart depend on the state of random generators."""
-    settings = [*tiny.REGULARIZED, f"views.teachers={views}", "schedule.num_steps=4"]
+    settings = [*tiny.REGULARIZED, "schedule.num_steps=4"]
     tiny.distil(recipe_file, "blind", *settings, "logging.every_steps=100")
     watched = [*settings, "logging.every_steps=1", "logging.picture_every_steps=2", f"logging.picture_source={folder}"]
     tiny.distil(recipe_file, "watched", *watched, stop_at=2)
@@ -264,3 +226,15 @@ def test_pictures_are_files_and_in_tensorboard(recipe_file: str, folder: Path) -
     with Image.open("run/pictures/step-8.png") as picture:
         assert (event.width, event.height) == picture.size
         assert picture.width > picture.height  # five columns, two rows
+
+
+def test_devices_are_waited_for_on_watched_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[torch.device] = []
+    monkeypatch.setattr("torch.accelerator.synchronize", waits.append)
+    clock = Clock()
+    watch = StepProfile({}, torch.device("cuda:0"))
+    run_step(watch, clock, {})
+    assert waits == []
+    watch.begin_step()
+    run_step(watch, clock, {})
+    assert waits == [torch.device("cuda:0")] * 4  # the begin, and the end of each of three parts

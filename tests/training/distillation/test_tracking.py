@@ -7,7 +7,6 @@ from typing import cast
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
 
 from modeling_radio.training.distillation import tracking
 from modeling_radio.training.distillation.tracking import RunHistory, check_trackers
@@ -71,39 +70,6 @@ def test_unusable_trackers_are_refused(name: str, message: str, monkeypatch: pyt
     check_trackers(["tensorboard"])
     with pytest.raises(RecipeError, match=message):
         check_trackers(["tensorboard", name])
-
-
-def test_pictures_go_to_the_trackers_that_take_them(tmp_path: Path) -> None:
-    class Tracker:
-        def __init__(self, name: str) -> None:
-            self.name, self.calls = name, []
-
-        def log_images(self, values: dict, step: int, **options: str) -> None:
-            self.calls.append((values["held_out"], step, options))
-
-    trackers = [Tracker(name) for name in ("tensorboard", "wandb", "mlflow")]
-    accelerator = cast(Accelerator, SimpleNamespace(trackers=trackers, is_main_process=True))
-    log = tracking.ProgressLog(accelerator, load_recipe("demo").logging, 0, 10, 4)
-    Image.new("RGBA", (5, 3), (10, 20, 30, 255)).save(tmp_path / "picture.png")
-    log.record_picture(7, tmp_path / "picture.png")
-    log.close()
-    for tracker, options in zip(trackers[:2], ({"dataformats": "NHWC"}, {}), strict=True):
-        ((pixels, step, given),) = tracker.calls
-        assert (pixels.shape, pixels[0, 0, 0].tolist(), step, given) == ((1, 3, 5, 3), [10, 20, 30], 7, options)
-    assert trackers[2].calls == []
-
-
-def test_measurements_are_told_by_size_as_means_over_teachers() -> None:
-    values = {
-        "fixed_pattern/64px": 0.25,
-        "fixed_pattern/128px": 0.5,
-        "dense_fidelity_centered/a/64px": 0.2,
-        "dense_fidelity_centered/b/64px": 0.4,
-        "dense_fidelity_centered/a/128px": 0.5,
-        "dense_fidelity/a/128px": 0.9,
-    }
-    expected = "at 64, 128 px: dense fidelity (centered) 0.3 0.5; fixed pattern 0.25 0.5"
-    assert tracking.describe_metrics(values) == expected
 
 
 def logged(

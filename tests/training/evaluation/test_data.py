@@ -3,30 +3,7 @@
 import pytest
 import torch
 
-from modeling_radio.training.evaluation.data import (
-    CroppedViews,
-    Examples,
-    Part,
-    Stacked,
-    Windows,
-    check_kind,
-    groups_of,
-    square,
-    tensor_fingerprint,
-)
-
-
-def test_without_a_train_split_the_gallery_is_the_test_split():
-    test = Examples(Stacked(torch.zeros(2, 3, 8, 4, dtype=torch.uint8)), "a")
-    assert test.images.size(1) == (8, 4)
-    assert Part("x", test).gallery is test
-    assert Part("x", test, test).fingerprint != Part("x", test).fingerprint
-
-
-def test_a_kind_that_a_data_set_lacks():
-    check_kind("mine", "labels", frozenset(["images", "labels"]))
-    with pytest.raises(ValueError, match=r"`data` 'mine' must have masks .* got images, labels only"):
-        check_kind("mine", "masks", frozenset(["images", "labels"]))
+from modeling_radio.training.evaluation.data import CroppedViews, Stacked, Windows, tensor_fingerprint
 
 
 def test_a_fingerprint_is_of_every_byte_of_shape_and_of_type():
@@ -36,10 +13,6 @@ def test_a_fingerprint_is_of_every_byte_of_shape_and_of_type():
     values[4321] = 1e-6
     others = [values, values.reshape(100, 100), values.bfloat16()]
     assert len({before, *map(tensor_fingerprint, others), tensor_fingerprint(values, torch.tensor(3))}) == 5
-
-
-def test_groups_are_numbered():
-    assert groups_of(["b", "a", "b"]).tolist() == [0, 1, 0]
 
 
 def test_views_are_the_middle_square_and_crops_at_known_places():
@@ -60,25 +33,10 @@ def test_views_are_the_middle_square_and_crops_at_known_places():
     assert views.box(5) != CroppedViews(Stacked(columns), 3, seed=1).box(5)
 
 
-def test_a_square_of_another_size():
-    image = torch.arange(20, dtype=torch.uint8).expand(3, 10, 20)
-    assert square(image, 10)[0, 0].tolist() == list(range(5, 15))
-    assert square(image, 30).shape == (3, 30, 30)
-
-
-def test_a_square_image_is_one_window():
-    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    windows = Windows(Stacked(images), 16)
-    assert len(windows) == 2
-    assert torch.equal(windows[1], images[1])
-    output = torch.rand(5, 16, 16)
-    assert windows.merged(1, [output]) is output
-
-
 def test_windows_cover_a_long_image_by_two_thirds():
     gray = torch.arange(40, dtype=torch.uint8).expand(1, 3, 12, 40).contiguous()
     windows = Windows(Stacked(gray), 12)
-    assert [place.left for place in windows.places] == [0, 8, 16, 24, 28]  # the last one ends where the image does
+    assert [place.left for place in windows.positions] == [0, 8, 16, 24, 28]  # the last one ends where the image does
     assert windows.of_image(0) == [0, 1, 2, 3, 4]
     assert windows[4][0, 0].tolist() == list(range(28, 40))
     mask = torch.arange(40).expand(12, 40)

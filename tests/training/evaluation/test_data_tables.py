@@ -13,19 +13,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_radio.training.evaluation.data import EvaluationData
-from modeling_radio.training.evaluation.data_tables import TableData, open_data
-from modeling_radio.training.evaluation.demo_data import DemoData
+from modeling_radio.training.evaluation.data_tables import TableData
 from modeling_radio.training.evaluation.settings import DataOptions
-
-
-def test_the_demo_is_rendered_and_other_data_are_opened(class_folders, monkeypatch):
-    asked = []
-    monkeypatch.setattr(DemoData, "load", lambda source, size_px: asked.append((source, size_px)))
-    open_data("demo", DataOptions(), size_px=32)
-    assert asked == [("demo", 32)]
-    data = open_data(str(class_folders), DataOptions(max_images=2), size_px=32, seed=3)
-    assert isinstance(data, TableData)
-    assert (len(data.test), data.seed) == (2, 3)
 
 
 def test_class_folders_without_a_split(class_folders):
@@ -155,16 +144,6 @@ def test_class_names_in_words(noisy_folders, tmp_path):
     (tmp_path / "names.txt").write_text("an ant\na bee\na cat\n")
     part = TableData(str(noisy_folders), DataOptions(class_names=str(tmp_path / "names.txt"))).part("labels")
     assert part.class_names == ("an ant", "a bee", "a cat")
-
-
-def test_images_without_classes(tmp_path):
-    for number in range(3):
-        Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    data = TableData(str(tmp_path))
-    assert data.kinds() == {"images", "photographs"}
-    assert len(data.part("images").test) == 3
-    with pytest.raises(ValueError, match=r"`data` .* must have labels"):
-        data.part("labels")
 
 
 def test_small_broken_and_turned_images(tmp_path):

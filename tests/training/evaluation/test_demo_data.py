@@ -29,23 +29,3 @@ def test_photographs_are_middle_squares(assets):
     assert images.min() > 200  # the held-out ones are light
     with pytest.raises(ValueError, match="no held-out photographs"):
         load_photographs([], 64)
-
-
-def test_remarks_state_how_many_images_there_are(data):
-    remarks = " ".join(data.remarks(neighbors=5))
-    assert "kNN, k = 5: 6 held-out objects of 2 classes, 6 training objects" in remarks
-    assert "most frequent class scores 0.500" in remarks
-    assert "error of an accuracy of one half is 0.204" in remarks
-    assert data.remarks(neighbors=20)[0].startswith("kNN, k = 6: ")  # there are no more to compare with
-
-
-def test_the_demos_parts(data):
-    assert data.kinds() == {"images", "labels", "masks"}  # without a photograph
-    objects, scenes, images = data.part("labels"), data.part("masks"), data.part("images")
-    assert (objects.name, scenes.name, images.name) == ("toy objects", "toy scenes", "toy images")
-    assert objects.class_names == ("red", "green")
-    assert torch.equal(objects.gallery.labels, data.classification.gallery_labels)
-    assert torch.equal(objects.test.images[1], data.classification.query_images[1])
-    assert torch.equal(scenes.test.masks[0], data.segmentation.test_masks[0])
-    with pytest.raises(ValueError, match="`data` 'toy' must have captions"):
-        data.part("captions")

@@ -10,7 +10,6 @@ from modeling_radio.training.evaluation.data import Examples, Part, Stacked
 from modeling_radio.training.evaluation.models.radio import RadioFeatures
 from modeling_radio.training.evaluation.report import (
     neighbor_section,
-    overlay_section,
     report_sections,
     resolution_section,
     write_report,
@@ -39,11 +38,11 @@ def test_measured_tasks_have_a_section(pixels, data, tiny_model):
         measure_knn(evaluation)
         measure_segmentation_probe(evaluation)
     colors, neighbors, masks = report_sections(evaluations, ["knn", "segmentation_probe"])
-    assert [picture.caption for picture in colors.rows[0].pictures] == ["image", "student", "raw pixels"]
-    assert [picture.pixels.shape[1:] for picture in colors.rows[0].pictures] == [(16, 16), (2, 2), (2, 2)]
-    assert not torch.equal(*(colors.rows[index].pictures[1].pixels for index in (0, 3)))
+    assert [picture.caption for picture in colors.rows[0].images] == ["image", "student", "raw pixels"]
+    assert [picture.pixels.shape[1:] for picture in colors.rows[0].images] == [(16, 16), (2, 2), (2, 2)]
+    assert not torch.equal(*(colors.rows[index].images[1].pixels for index in (0, 3)))
     assert len(neighbors.rows) == 2 * len(student.shown("labels"))
-    scene = masks.rows[0].pictures
+    scene = masks.rows[0].images
     assert [picture.caption for picture in scene] == ["image", "true classes", "student", "raw pixels"]
     assert torch.equal(scene[1].pixels, scene[3].pixels)  # colors alone tell the halves apart
     assert [name for name, _ in masks.legend] == ["left", "right"]
@@ -86,13 +85,13 @@ def test_neighbors_are_the_nearest_and_marked(part):
     section = neighbor_section({"a": (tests, gallery), "b": (tests.flip(1), gallery)}, part, [0, 3], num_neighbors=2)
     assert [row.title for row in section.rows] == ["a, cat", "b, cat", "a, dog", "b, dog"]
     first, other, third, _ = section.rows
-    query, nearest, _ = first.pictures
+    query, nearest, _ = first.images
     assert torch.equal(query.pixels, part.test.images[0][:, :, 10:50])
     assert torch.equal(nearest.pixels, part.train.images[0][:, :, 10:50])
     assert nearest.caption.startswith("cat, 1.00")
-    assert [each.is_right for each in first.pictures] == [None, True, False]
-    assert [each.is_right for each in other.pictures[1:]] == [False, False]
-    assert third.pictures[1].is_right
+    assert [each.is_right for each in first.images] == [None, True, False]
+    assert [each.is_right for each in other.images[1:]] == [False, False]
+    assert third.images[1].is_right
 
 
 @pytest.mark.parametrize(("groups", "num_neighbors"), [(None, 3), ([0, 1, 1, 1], 1)])
@@ -100,20 +99,5 @@ def test_an_image_has_no_neighbor_of_its_own_source(part, groups, num_neighbors)
     groups = None if groups is None else torch.tensor(groups)
     alone = Part("mine", Examples(part.test.images, "x", labels=part.test.labels, groups=groups), None, ("cat", "dog"))
     (row,) = neighbor_section({"a": (torch.eye(4), torch.eye(4))}, alone, [2], num_neighbors=9).rows
-    assert len(row.pictures) == 1 + num_neighbors
-    assert all("0.00" in each.caption for each in row.pictures[1:])
-
-
-def test_predictions_of_several_models_stand_beside_the_truth():
-    scenes, masks = images(2), torch.randint(0, 3, (2, 40, 60))
-    masks[0, 0] = 255
-    predictions = {"a": [masks[0].clamp(max=2), masks[1]], "b": [torch.zeros(40, 60, dtype=torch.long)] * 2}
-    section, bare = (
-        overlay_section(list(scenes), list(masks), predictions, (name, "cat", "dog", "never seen"))
-        for name in ("ground", "Background")
-    )
-    assert [picture.caption for picture in section.rows[0].pictures] == ["image", "true classes", "a", "b"]
-    assert torch.equal(section.rows[1].pictures[1].pixels, section.rows[1].pictures[2].pixels)
-    assert [name for name, _ in section.legend] == ["ground", "cat", "dog"]
-    assert [name for name, _ in bare.legend] == ["cat", "dog"]
-    assert torch.equal(bare.rows[0].pictures[3].pixels, bare.rows[0].pictures[0].pixels)  # all background
+    assert len(row.images) == 1 + num_neighbors
+    assert all("0.00" in each.caption for each in row.images[1:])

@@ -17,7 +17,7 @@ from modeling_radio.model_cards.results import STUDENT, Results
 from modeling_radio.training.evaluation import run as evaluation_run
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
-from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
 from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.training.evaluation.run import build_references, run_evaluations
 from modeling_radio.training.evaluation.settings import EvaluationSettings
@@ -107,9 +107,21 @@ def test_the_demos_set_is_the_default(settings, data, monkeypatch):
     assert results.remarks == data.remarks(4)
 
 
-def test_baselines_are_measured_on_the_models_device(settings):
-    model = RadioFeatures(open_radio(settings.checkpoint).model.to("meta"), size_px=16)
-    assert [each.device.type for each in evaluation_run._baselines(settings, model)] == ["meta", "meta"]
+def test_other_models_stand_in_the_same_table(settings, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(tmp_path / "dino")
+    BitImageProcessor(size={"shortest_edge": 40}, crop_size=32).save_pretrained(tmp_path / "dino")
+    names = [str(tmp_path / "dino"), "timm-random:test_vit"]
+    chosen = settings.replace(compare=names, tasks=["knn", "resolution_consistency"], consistency_sizes_px=[32, 64])
+    results = evaluate(chosen)
+    assert shlex.split(results.run["command"])[-2:] == ["--compare", ",".join(names)]
+    measured = results.measurements
+    of_task = {task: [found.model for found in measured if found.task == task] for task in chosen.tasks}
+    assert list(dict.fromkeys(of_task["knn"])) == [RAW_PIXELS, RANDOM_VIT, *names, STUDENT]
+    assert list(dict.fromkeys(of_task["resolution_consistency"])) == [*names, STUDENT]
+    values = {found.model: found.value for found in measured if found.task == "knn" and found.metric == "accuracy"}
+    assert len(set(values.values())) > 1
 
 
 def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(tiny_model, monkeypatch):
@@ -129,20 +141,3 @@ def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(tiny_model, monke
     assert isinstance(teachers["teacher_b"], TeacherFeatures)
     assert asked == [([first], model.patch_size)]
     assert model.patch_size != DEFAULT_GRID_STRIDE
-
-
-def test_other_models_stand_in_the_same_table(settings, tmp_path):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}
-    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(tmp_path / "dino")
-    BitImageProcessor(size={"shortest_edge": 40}, crop_size=32).save_pretrained(tmp_path / "dino")
-    names = [str(tmp_path / "dino"), "timm-random:test_vit"]
-    chosen = settings.replace(compare=names, tasks=["knn", "resolution_consistency"], consistency_sizes_px=[32, 64])
-    results = evaluate(chosen)
-    assert shlex.split(results.run["command"])[-2:] == ["--compare", ",".join(names)]
-    measured = results.measurements
-    of_task = {task: [found.model for found in measured if found.task == task] for task in chosen.tasks}
-    assert list(dict.fromkeys(of_task["knn"])) == [RAW_PIXELS, RANDOM_VIT, *names, STUDENT]
-    assert list(dict.fromkeys(of_task["resolution_consistency"])) == [*names, STUDENT]
-    values = {found.model: found.value for found in measured if found.task == "knn" and found.metric == "accuracy"}
-    assert len(set(values.values())) > 1

@@ -28,9 +28,3 @@ def test_the_preset_of_the_demo_is_for_its_images():
     assert (demo.neighbors, demo.of_tasks()["preset"]) == (5, "demo")
     assert EvaluationSettings(checkpoint="x", neighbors=9).for_source("demo").neighbors == 9
     assert EvaluationSettings(checkpoint="x", preset="imagenet-1k").for_source("demo").neighbors == 20
-
-
-def test_the_results_file_has_the_settings_that_decide_the_numbers():
-    told = EvaluationSettings(checkpoint="x", data="mine").of_tasks()
-    assert {"neighbors", "random_seed", "size", "max_images", "precision"} <= set(told)
-    assert not {"checkpoint", "output", "cache", "recipe"} & set(told)

@@ -32,7 +32,7 @@ class ToyTeacher(nn.Module):
         self.summary_dim, self.feature_dim, self.num_calls = summary_dim, 3, 0
         self.register_buffer("mean", torch.zeros(1))
 
-    def answer(self, pixel_values: torch.Tensor) -> TeacherOutput:
+    def extract_features(self, pixel_values: torch.Tensor) -> TeacherOutput:
         self.num_calls += 1
         summary = None if self.summary_dim is None else pixel_values.mean((2, 3))
         return TeacherOutput(summary, F.avg_pool2d(pixel_values, 8))

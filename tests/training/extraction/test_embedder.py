@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 from PIL import Image
 
 from modeling_radio.api import Embedder
@@ -61,18 +61,6 @@ def test_only_the_arguments_travel(checkpoint, pictures):
     np.testing.assert_array_equal(pickle.loads(before)(batch)["summary"], vectors)
 
 
-def test_datasets_maps_it(checkpoint, pictures):
-    images = list(read(pictures).values())[:5]
-    data = Dataset.from_dict({"image": images, "label": [0, 1, 2, 3, 4]})
-    mapped = data.map(Embedder(checkpoint), batched=True, batch_size=2)
-    assert mapped["label"][:] == [0, 1, 2, 3, 4]
-    np.testing.assert_allclose(mapped["summary"][:], Embedder(checkpoint)({"image": images})["summary"], atol=1e-6)
-    embed = Embedder(checkpoint, "features")
-    maps = data.map(embed, batched=True, batch_size=5)["features"]  # of several sizes
-    for one, other in zip(maps, embed({"image": images})["features"], strict=True):
-        np.testing.assert_allclose(np.asarray(one), other, atol=1e-6)
-
-
 def test_texts_are_unit_vectors_of_the_tower(zero_shot_folder):
     texts = ["a cat", "a photo of a dog"]
     vectors = Embedder(zero_shot_folder, "texts", column="caption")({"caption": np.array(texts, object)})["texts"]
@@ -114,8 +102,8 @@ def test_wrong_arguments_are_refused_at_once(values, name):
     [
         ({}, {"picture": []}, "`column`.*'image'.*picture"),
         ({"keep": ["id"]}, {"image": []}, "`keep`.*'id'"),
-        ({}, {"image": [b"no image"]}, "`batch`.*place 0"),
-        ({}, {"image": [np.zeros((8, 8, 3), np.uint8), None]}, "`batch`.*place 1"),
+        ({}, {"image": [b"no image"]}, "`batch`.*index 0"),
+        ({}, {"image": [np.zeros((8, 8, 3), np.uint8), None]}, "`batch`.*index 1"),
         ({}, {"image": [np.zeros((8, 8, 3))]}, "`batch`"),
         ({}, {"image": [np.zeros((8, 8, 7), np.uint8)]}, "`batch`"),
         ({}, {"image": ["photo.jpg"]}, "`batch`"),
@@ -131,5 +119,5 @@ def test_batches_that_cannot_be_embedded_are_refused(checkpoint, values, batch, 
 
 
 def test_texts_must_be_texts(zero_shot_folder):
-    with pytest.raises(ValueError, match=r"`batch`.*place 1"):
+    with pytest.raises(ValueError, match=r"`batch`.*index 1"):
         Embedder(zero_shot_folder, "texts")({"text": ["a cat", None]})

@@ -184,13 +184,6 @@ def test_the_output_is_no_part_of_the_data(extract, pictures, tmp_path):
     assert not (copy / "features").exists()
 
 
-def test_all_adaptors_may_be_named_beside_some(settings):
-    opened = run.open_extraction(settings(adaptors=["all", "teacher_a"]))
-    assert opened.embedder.wanted.adaptors == {"teacher_a", "teacher-b"}
-    with pytest.raises(ValueError, match=r"`adaptors` .*'teacher_c'"):
-        run.open_extraction(settings(adaptors=["all", "teacher_c"]))
-
-
 def test_a_changed_file_is_refused_by_its_checksum(extract, tmp_path):
     extract()
     found = subprocess.run(["sha256sum", "--check", SUMS], cwd=tmp_path / "out", capture_output=True, text=True)

@@ -26,12 +26,3 @@ def test_settings_that_do_not_fit_together_are_refused(values, name):
 def test_a_page_of_a_search_needs_the_images():
     with pytest.raises(SettingsError, match="`page`"):
         SearchSettings(folder="out", query="cat", checkpoint="model", page="x.html")
-
-
-def test_the_manifest_has_the_settings_that_decide_the_rows():
-    of_rows = ExtractionSettings(**NEEDED, data="x").of_rows()
-    assert {"dtype", "adaptors", "size", "precision", "keep", "random_seed"} <= of_rows.keys()
-    assert not {"data", "output", "batch_size", "num_workers", "index", "license"} & of_rows.keys()
-    assert of_rows["shard_images"] == 1000
-    assert ExtractionSettings(**NEEDED, data="x", dense=True).images_of_shard == 100
-    assert ExtractionSettings(**NEEDED, data="x", dense=True, shard_images=7).of_rows()["shard_images"] == 7

@@ -4,15 +4,7 @@ import pyarrow
 import pytest
 
 from modeling_radio.training.extraction import shards
-from modeling_radio.training.extraction.shards import (
-    MANIFEST,
-    begin,
-    missing_shards,
-    plan_shards,
-    read_columns,
-    read_manifest,
-    write_shard,
-)
+from modeling_radio.training.extraction.shards import MANIFEST, begin, read_columns, read_manifest, write_shard
 
 
 FACTS = {
@@ -21,18 +13,6 @@ FACTS = {
     "source": {},
     "model": {},
 }
-OTHERS = FACTS | {"settings": {"dtype": "int8", "splits": None}}
-
-
-def test_a_data_set_with_rows_goes_on_with_the_same_facts_only(tmp_path):
-    begin(tmp_path / "out", OTHERS)
-    (tmp_path / "out" / "data").mkdir()  # as of a first file that could not be written
-    begin(tmp_path / "out", FACTS)
-    begin(tmp_path / "out", FACTS)
-    assert read_manifest(tmp_path / "out") == FACTS
-    (tmp_path / "out" / "data" / "train-00000-of-00001.parquet").touch()
-    with pytest.raises(ValueError, match=r"`output` .*settings\.dtype"):
-        begin(tmp_path / "out", OTHERS)
 
 
 def test_folders_with_other_files_are_left_alone(tmp_path):
@@ -45,16 +25,6 @@ def test_folders_with_other_files_are_left_alone(tmp_path):
         (tmp_path / MANIFEST).write_text(content)
         with pytest.raises(ValueError, match=r"no data set that `radio extract`"):
             read_manifest(tmp_path)
-
-
-def test_every_row_is_in_one_file(tmp_path):
-    planned = plan_shards({"train": 7, "test": 3}, 3)
-    bounds = [("train", 0, 3), ("train", 3, 6), ("train", 6, 7), ("test", 0, 3)]
-    assert [(shard.split, shard.start, shard.end) for shard in planned] == bounds
-    assert planned[1].path == "data/train-00001-of-00003.parquet"
-    (tmp_path / "data").mkdir()
-    (tmp_path / planned[0].path).touch()
-    assert missing_shards(tmp_path, planned) == planned[1:]
 
 
 def test_tables_are_joined_to_groups(tmp_path, monkeypatch):

@@ -21,10 +21,7 @@ pytest.importorskip("av")
 @pytest.fixture
 def world(tmp_path):
     torch.manual_seed(0)
-    heads = [
-        {"name": "dino", "hidden_size": 8, "feature_dim": 5},
-        {"name": "clip", "hidden_size": 8, "summary_dim": 4},
-    ]
+    heads = [{"name": "dino", "hidden_size": 8, "feature_dim": 5}, {"name": "clip", "hidden_size": 8, "summary_dim": 4}]
     fields = {"video_temporal_patch_size": 2, "num_hidden_layers": 2, "adaptors": heads}
     RadioModel(RadioConfig.from_preset("radio-test", **fields)).save_pretrained(tmp_path / "model")
     write_clip(tmp_path / "clip.mp4", torch.randint(0, 256, (5, 48, 64, 3), dtype=torch.uint8), 4)

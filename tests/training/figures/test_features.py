@@ -1,24 +1,17 @@
 """Features and classes as colors."""
 
-from itertools import pairwise
-
 import torch
 
 from modeling_radio.training.figures.features import (
-    MARK,
     class_color,
     clearest,
     fit_pca_basis,
     foreground_map,
-    hex_color,
-    marked,
-    most_salient_places,
+    most_salient_positions,
     overlaid,
     pca_colors,
     similarity_colors,
     similarity_maps,
-    to_colors,
-    to_pixels,
 )
 
 
@@ -75,11 +68,11 @@ def test_the_foreground_is_positive_whatever_the_sign_of_its_features():
 
 def test_the_middle_of_the_object_is_chosen_but_not_at_the_border():
     foreground = foreground_map(with_squares())
-    first, second = most_salient_places(foreground)
+    first, second = most_salient_positions(foreground)
     assert first in {(row, col) for row in (4, 5, 6) for col in (5, 6, 7)}
     assert second in {(row, col) for row in (6, 7, 8) for col in (7, 8)}
     foreground[0, 0, 0] = 1e3
-    assert most_salient_places(foreground)[0] == first
+    assert most_salient_positions(foreground)[0] == first
 
 
 def test_the_clearest_features_are_those_of_one_direction():
@@ -102,24 +95,6 @@ def test_places_with_the_feature_of_the_marked_one_are_alike_and_bright():
     assert (colors[0, 0, 1:].sum(-1).diff() > 0.3).all()
 
 
-def test_a_ring_around_the_place():
-    images = torch.full((1, 80, 80, 3), 0.5)
-    ringed = marked(images, [(1, 2)], (4, 4))
-    changed = (ringed != images).any(-1)[0].nonzero()
-    torch.testing.assert_close(changed.float().mean(0), torch.tensor([29.5, 49.5]), atol=0.6, rtol=0)
-    assert (ringed == torch.tensor(MARK)).all(-1).any()
-    assert torch.equal(ringed[0, 30, 50], images[0, 30, 50]), "the place itself is visible"
-
-
-def test_every_class_has_a_bright_color_unlike_its_neighbors():
-    colors = [class_color(index) for index in range(150)]
-    assert len(set(colors)) == 150
-    assert all(max(color) > 200 for color in colors)
-    steps = [sum(abs(a - b) for a, b in zip(one, other, strict=True)) for one, other in pairwise(colors[:20])]
-    assert min(steps) > 150
-    assert hex_color(0) == "#f23d3d"
-
-
 def test_masks_are_mixed_into_the_image_but_where_they_are_bare():
     image = torch.full((3, 2, 2), 100, dtype=torch.uint8)
     mask = torch.tensor([[0, 1], [255, 0]])
@@ -127,9 +102,3 @@ def test_masks_are_mixed_into_the_image_but_where_they_are_bare():
     assert mixed[:, 1, 0].tolist() == [100, 100, 100]
     assert mixed[:, 0, 0].tolist() == [round(100 * 0.45 + value * 0.55) for value in class_color(0)]
     assert not torch.equal(mixed[:, 0, 0], mixed[:, 0, 1])
-
-
-def test_pixels_become_colors_and_come_back():
-    pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
-    assert to_colors(pixels).shape == (2, 4, 5, 3)
-    assert torch.equal(to_pixels(to_colors(pixels)), pixels)

@@ -1,7 +1,5 @@
 """The gallery: the columns of each section, and refused input in one line."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from drawn_assets import draw_photograph
@@ -11,10 +9,8 @@ from tiny_radio1d import build_radio1d
 
 from modeling_radio import (
     RadioConfig,
-    RadioForDepthEstimation,
     RadioForImageClassification,
     RadioForInstanceSegmentation,
-    RadioForObjectDetection,
     RadioForSemanticSegmentation,
     RadioForZeroShotImageClassification,
     RadioImageProcessor,
@@ -25,14 +21,7 @@ from modeling_radio.training.demo.closing_page import Credited
 from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
 from modeling_radio.training.evaluation.models.teachers import TeacherFeatures
 from modeling_radio.training.figures import gallery
-from modeling_radio.training.figures.gallery import (
-    PHOTOGRAPH_PX,
-    Gallery,
-    main,
-    open_task_model,
-    sizes_of,
-    task_section,
-)
+from modeling_radio.training.figures.gallery import PHOTOGRAPH_PX, Gallery, main, open_task_model, task_section
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
 
@@ -61,7 +50,7 @@ def gallery_of(model, size_px):
 
 
 def captions(section):
-    return [picture.caption for picture in section.rows[0].pictures]
+    return [picture.caption for picture in section.rows[0].images]
 
 
 def test_sections_of_the_page():
@@ -75,27 +64,19 @@ def test_sections_of_the_page():
     alike = ["similar to the ring: untrained", "similar to the ring: backbone"]
     columns = ["photograph", "teacher teacher_a", "adaptor teacher_a", "untrained", "backbone", *alike]
     assert [caption.partition(" x")[0] for caption in captions(features)] == columns
-    assert [picture.pixels.shape[1] for picture in features.rows[1].pictures] == [224, 8, 8, 8, 8, 8, 8]
+    assert [picture.pixels.shape[1] for picture in features.rows[1].images] == [224, 8, 8, 8, 8, 8, 8]
     for section in (features, sizes, depth, windows):
         assert [row.title for row in section.rows] == ["one <b>", "two"]
-        for picture in section.rows[0].pictures:
+        for picture in section.rows[0].images:
             assert picture.pixels.float().std() > 15, f"{picture.caption} is uniform"
     assert captions(sizes)[1:] == ["16 px", "24 px", "32 px", "48 px", "64 px", "32 px, 2 x 2 shifts"]
-    assert [picture.pixels.shape[1] for picture in sizes.rows[0].pictures[1:]] == [2, 3, 4, 6, 8, 8]
-    whole, *windowed = windows.rows[0].pictures[1:]
+    assert [picture.pixels.shape[1] for picture in sizes.rows[0].images[1:]] == [2, 3, 4, 6, 8, 8]
+    whole, *windowed = windows.rows[0].images[1:]
     assert len(windowed) == 2
     assert not any(torch.equal(whole.pixels, each.pixels) for each in windowed), "windows act"
     assert "in 1 of 2 blocks" in windows.text
     with pytest.raises(ValueError, match="`words`"):
         next(both.sections(["cat"]))
-
-
-def test_without_teachers_all_adaptors_are_shown_up_to_the_models_largest_size():
-    model = build_model_with_adaptors("teacher_b")
-    features, _ = gallery_of(model, 32).sections()
-    shown = [caption.partition(" x")[0] for caption in captions(features)]
-    assert shown[1:4] == ["adaptor teacher_a", "adaptor teacher_b", "backbone"]
-    assert sizes_of(RadioFeatures(model, size_px=64)) == [32, 48, 64]
 
 
 def test_each_patch_has_the_color_of_its_nearest_word(build_dual_encoder, word_tokenizer, tmp_path):
@@ -107,30 +88,19 @@ def test_each_patch_has_the_color_of_its_nearest_word(build_dual_encoder, word_t
     shown = Gallery(open_radio(tmp_path / "packed"), PHOTOGRAPHS, ["one", "two"], 1)
     *_, section = shown.sections(["cat", "dog"])
     assert [name for name, _ in section.legend] == ["cat", "dog"]
-    photograph, overlay = section.rows[0].pictures
+    photograph, overlay = section.rows[0].images
     assert not torch.equal(photograph.pixels, overlay.pixels)
     *_, mirrored = shown.sections(["dog", "cat"])
-    assert not torch.equal(mirrored.rows[0].pictures[1].pixels, overlay.pixels), "colors follow the words"
-
-
-def test_quarters_of_the_depth_differ():
-    torch.manual_seed(0)
-    section = gallery_of(
-        RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=8)).eval(), 64
-    ).depth_section()
-    assert captions(section)[1:] == [f"after block {block} of 8" for block in (2, 4, 6, 8)]
-    maps = [picture.pixels for picture in section.rows[0].pictures[1:]]
-    assert all(pixels.shape == (3, 4, 4) for pixels in maps)
-    assert all(not torch.equal(one, other) for one, other in pairwise(maps))
+    assert not torch.equal(mirrored.rows[0].images[1].pixels, overlay.pixels), "colors follow the words"
 
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_radio1d_has_tokens_where_others_have_windows(progressive):
     features, *_, depth, tokens = gallery_of(build_radio1d(progressive_reduction=progressive), 128).sections()
     assert (depth.title, tokens.title) == ("Over depth", "Global tokens")
-    finer = next(picture for picture in features.rows[0].pictures if "teacher_b" in picture.caption)
+    finer = next(picture for picture in features.rows[0].images if "teacher_b" in picture.caption)
     assert finer.pixels.shape == (3, 16, 16), "an adaptor on a grid of its own"
-    neck, *decoded = tokens.rows[0].pictures[1:]
+    neck, *decoded = tokens.rows[0].images[1:]
     assert (neck.caption, neck.pixels.shape) == ("encoder, all 16 tokens", (3, 4, 4))
     assert [picture.caption.split()[1] for picture in decoded] == ["16", "8", "4", "2", "1"]
     assert decoded[0].caption.endswith("mean cosine 1.00")
@@ -142,9 +112,7 @@ def test_radio1d_has_tokens_where_others_have_windows(progressive):
     ("model_class", "caption"),
     [
         (RadioForSemanticSegmentation, "Share of the photograph: "),
-        (RadioForDepthEstimation, "Depth from "),
         (RadioForImageClassification, "LABEL_"),
-        (RadioForObjectDetection, "12 objects."),
         (RadioForInstanceSegmentation, "12 objects."),
     ],
 )
@@ -156,12 +124,12 @@ def test_each_task_is_shown(model_class, caption, tmp_path):
     section = task_section(open_task_model(tmp_path / "tuned"), photographs, ["one", "two"])
     assert section.title == "Task: tuned"
     assert [row.title for row in section.rows] == ["one", "two"]
-    photograph, drawn = section.rows[1].pictures
+    photograph, drawn = section.rows[1].images
     assert torch.equal(photograph.pixels, photographs[1])
     assert drawn.caption.startswith(caption)
     assert drawn.pixels.shape == (3, 64, 64)
     assert torch.equal(drawn.pixels, photograph.pixels) == (model_class is RadioForImageClassification)
-    assert bool(section.legend) == (model_class not in (RadioForImageClassification, RadioForDepthEstimation))
+    assert bool(section.legend) == (model_class is not RadioForImageClassification)
 
 
 @pytest.fixture

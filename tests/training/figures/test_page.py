@@ -13,12 +13,11 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from modeling_radio.model_cards.results import Measurement, Source, build_tables
 from modeling_radio.training.figures.page import (
+    CaptionedImage,
     Drawing,
-    Picture,
     Row,
     Section,
     check_page,
-    picture_rows,
     source_section,
     write_page,
 )
@@ -58,8 +57,8 @@ class Reader(HTMLParser):
 @pytest.fixture
 def page(tmp_path):
     pictures = [
-        Picture(torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8), f"Query {NASTY}", "query"),
-        Picture(torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8), "Map", NASTY, is_grid=True, is_right=False),
+        CaptionedImage(torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8), f"Query {NASTY}", "query"),
+        CaptionedImage(torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8), "Map", NASTY, is_grid=True, is_right=False),
     ]
     sections = [
         Section("Measurements", tables=build_tables(MEASUREMENTS), items=["See https://example.org."]),
@@ -104,7 +103,7 @@ def test_images_are_inside_and_described(read):
 
 def test_maps_keep_every_pixel_and_photographs_take_less():
     pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    uris = [Picture(pixels, "", is_grid=is_grid).uri for is_grid in (True, False)]
+    uris = [CaptionedImage(pixels, "", is_grid=is_grid).uri for is_grid in (True, False)]
     grid, photograph = (base64.b64decode(uri.partition(",")[2]) for uri in uris)
     assert torch.equal(pil_to_tensor(Image.open(io.BytesIO(grid)).convert("RGB")), pixels)
     assert len(photograph) < len(grid)
@@ -117,18 +116,6 @@ def test_names_are_escaped_and_it_is_readable_on_a_phone_and_in_the_dark(page, r
     assert "mine: test images, 9 images (https://example.org/images; MIT)" in read.texts
     for part in ('name="viewport" content="width=device-width', "prefers-color-scheme: dark", '<html lang="en">'):
         assert part in page
-
-
-def test_photographs_stand_before_their_columns():
-    photographs = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    columns = {"map": torch.rand(2, 4, 4, 3), "mask": torch.rand(2, 8, 8, 3)}
-    first, second = picture_rows(["one", "two"], photographs, columns, smooth=["mask"])
-    assert (first.title, second.title) == ("one", "two")
-    kinds = [(each.caption, each.is_grid) for each in second.pictures]
-    assert kinds == [("photograph", False), ("map", True), ("mask", False)]
-    assert torch.equal(second.pictures[0].pixels, photographs[1])
-    ringed = picture_rows(["one", "two"], photographs, {"photograph": torch.zeros(2, 8, 8, 3)})
-    assert not ringed[0].pictures[0].pixels.any()
 
 
 def test_only_pages_are_replaced_and_a_full_disk_leaves_nothing(tmp_path, full_disk):

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -6,7 +5,6 @@ from PIL import Image
 from modeling_radio.model_cards.results import Measurement
 from modeling_radio.training.figures.progress import (
     draw_progress,
-    figure_over_counts,
     loss_curves,
     mean_curve,
     values_by_size,
@@ -40,21 +38,7 @@ def test_values_by_size_and_by_number_of_tokens():
     }
 
 
-def test_panels_over_counts_stand_in_rows_of_four():
-    panel = {"a $x_$": {1: [0.1, 0.2], 4: [0.4, 0.3]}, "b": {4: [0.4]}}
-    for number, shape in ((2, (8, 3)), (5, (16, 6))):
-        figure = figure_over_counts({str(index): panel for index in range(number)}, "steps")
-        figure.draw_without_rendering()
-        assert tuple(figure.get_size_inches()) == shape
-        assert values(figure.axes[0].lines[0]) == pytest.approx([0.15, 0.35])
-        assert figure.axes[0].get_legend_handles_labels()[1] == ["a $x_$", "b"]
-
-
 STEPS = [10, 20, 30]
-
-
-def values(line):
-    return np.asarray(line.get_ydata()).tolist()
 
 
 @pytest.fixture
@@ -106,63 +90,6 @@ def test_losses_of_all_teachers_share_one_scale(panels, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["progress.png"]
     with Image.open(tmp_path / "progress.png") as image:
         assert min(image.size) > 200
-
-
-def test_weights_and_losses_of_taps_have_their_teachers_color(panels):
-    drawn = panels(
-        {
-            "features/a": [0.9, 0.8, 0.7],
-            "features/b": [0.8, 0.7, 0.6],
-            "weight/features/a": [1.0, 1.5, 1.2],
-            "weight/summary/b": [1.0, 1.0, 1.0],
-            "tap_features/a@5": [1.0, 0.9, 0.8],
-            "tap_features@32px/a@11": [3.0, 2.0, 1.0],
-            "tap_features@64px/a@11": [1.0, 1.0, 1.0],
-            "tap_summary/b@11": [0.5, 0.4, 0.3],
-            "weight/taps": [0.25, 0.25, 0.1],
-        }
-    )
-    of_taps, of_weights = "dense loss of taps", "weight of dense losses"
-    titles = ["dense loss", of_taps, "summary loss of taps", of_weights, "weight of summary losses"]
-    assert list(drawn) == titles
-    lines = {title: {str(line.get_label()): line for line in axes.lines} for title, axes in drawn.items()}
-    colors = {name: line.get_color() for name, line in lines["dense loss"].items()}
-    assert colors["a"] != colors["b"]
-    assert {name: line.get_color() for name, line in lines[of_taps].items()} == dict.fromkeys(
-        ["a@5", "a@11"], colors["a"]
-    )
-    assert lines[of_taps]["a@5"].get_linestyle() != lines[of_taps]["a@11"].get_linestyle()
-    assert values(lines[of_taps]["a@11"]) == [2.0, 1.5, 1.0]
-    assert lines["summary loss of taps"]["b@11"].get_color() == colors["b"]
-    assert (values(lines[of_weights]["a"]), lines[of_weights]["a"].get_color()) == ([1.0, 1.5, 1.2], colors["a"])
-
-
-def test_measurements_are_drawn_by_resolution_and_teacher(panels):
-    drawn = panels(
-        {
-            "features/a": [0.9, 0.8, 0.7],
-            "features/b": [0.8, 0.7, 0.6],
-            "fixed_pattern/32px": [0.3, 0.2, 0.1],
-            "fixed_pattern/64px": [0.5, 0.4, 0.3],
-            "student/fixed_pattern/64px": [0.6, 0.5, 0.4],
-            "dense_fidelity/a/32px": [0.1, 0.2, 0.3],
-            "dense_fidelity/b/32px": [0.2, 0.3, 0.4],
-            "dense_fidelity/b/64px": [0.3, 0.4, 0.5],
-        }
-    )
-    pattern, fidelity = drawn["fixed-pattern energy"], drawn["dense fidelity, cosine"]
-    of_student, *others = sorted(
-        (line for line in pattern.lines if values(line)), key=lambda line: line.get_linewidth()
-    )
-    assert values(of_student) == [0.6, 0.5, 0.4]
-    assert sorted(map(values, others)) == [[0.3, 0.2, 0.1], [0.5, 0.4, 0.3]]
-    assert [text.get_text() for text in pattern.get_legend().get_texts()] == ["64 px", "32 px"]
-    assert ("lower" in pattern.get_ylabel(), "higher" in fidelity.get_ylabel()) == (True, True)
-    a, b = (line.get_color() for line in drawn["dense loss"].lines)
-    (legend,) = pattern.figure.legends
-    assert {line.get_label(): line.get_color() for line in legend.legend_handles} == {"a": a, "b": b}
-    styles = {values(line)[0]: (line.get_color(), line.get_linestyle()) for line in fidelity.lines if values(line)}
-    assert styles == {0.1: (a, "--"), 0.2: (b, "--"), 0.3: (b, "-")}
 
 
 def test_a_run_without_numbers_has_no_figure(panels, tmp_path):

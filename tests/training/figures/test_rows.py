@@ -2,7 +2,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from modeling_radio.training.figures.features import fit_pca_basis, foreground_map, most_salient_places, pca_colors
+from modeling_radio.training.figures.features import fit_pca_basis, foreground_map, most_salient_positions, pca_colors
 from modeling_radio.training.figures.rows import Row, adaptor_row, draw_rows, feature_rows
 
 
@@ -14,7 +14,7 @@ def test_rows_of_a_figure_and_its_file(features, tmp_path):
     assert torch.equal(rows[1].images, rows[2].images), "equal features have equal colors"
     assert rows[0].images.amax() > 0, "the ring"
     brightest = rows[4].images.sum(-1).flatten(1).argmax(dim=1)
-    assert brightest.tolist() == [row * 6 + col for row, col in most_salient_places(foreground_map(features))]
+    assert brightest.tolist() == [row * 6 + col for row, col in most_salient_positions(foreground_map(features))]
     draw_rows(rows[:3], tmp_path / "f.png", caption="x")
     assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
     with Image.open(tmp_path / "f.png") as image:
@@ -35,17 +35,6 @@ def test_labels_lie_beside_the_images_and_can_be_read_on_a_card(tmp_path, monkey
         assert box.x0 >= 0
         assert box.x1 <= first_image
         assert label.get_fontsize() / 72 / figure.get_figwidth() * 700 > 10  # px at a card's width of 700 px
-
-
-def test_a_long_caption_stays_within_the_figure(tmp_path, monkeypatch):
-    figures, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure) or save(figure, path))
-    row = Row("photograph", torch.zeros(1, 2, 2, 3))
-    draw_rows([row, row], tmp_path / "f.png", caption="Step 100. A sentence of many words. " * 9)
-    (figure,) = figures
-    figure.canvas.draw()
-    box, bottom = figure.texts[-1].get_window_extent(), min(axes.get_window_extent().y0 for axes in figure.axes)
-    assert (box.x0 > 0, box.x1 < figure.bbox.x1, box.y0 > 0, box.y1 < bottom) == (True, True, True, True)
 
 
 def test_an_uncertain_adaptor_is_stretched_and_its_title_says_how_far(features):

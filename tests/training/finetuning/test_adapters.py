@@ -10,20 +10,13 @@ import transformers
 from comparisons import assert_close_by_name
 from peft import get_peft_model_state_dict
 from releases import LOADS_HEADS
-from safetensors import safe_open
 from tiny_radio1d import FIELDS
 from tiny_tuning import tuning_settings
 
-from modeling_radio import (
-    RadioConfig,
-    RadioForImageClassification,
-    RadioForSemanticSegmentation,
-    RadioModel,
-)
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioForSemanticSegmentation, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.training.finetuning.adapters import (
     add_adapter,
-    build_lora_config,
     head_names,
     merge_adapter,
     open_adapter,
@@ -89,17 +82,6 @@ def pixels():
     return torch.rand(2, 3, 64, 80)
 
 
-@pytest.fixture
-def farm_and_zoo(base_folder, tmp_path, pixels):
-    """Folders and logits of two adapters of different ranks for one classifier, by name."""
-    found = {}
-    for number, name in enumerate(("farm", "zoo")):
-        adapted = trained(add_adapter(open_base(base_folder), settings(lora_rank=2 + number)), seed=number)
-        found[name] = save(adapted, tmp_path / name), logits(adapted, pixels)
-    assert not torch.allclose(found["farm"][1], found["zoo"][1], atol=1e-3)
-    return found
-
-
 def test_adapters_are_on_the_blocks_only_and_the_head_trains_in_full(base_folder):
     assert valid_targets(RadioModel(tiny_config(use_swiglu_ffn=True))) == ["qkv", "proj", "w12", "w3"]
     adaptor = {"name": "t", "hidden_size": 8, "summary_dim": 4, "feature_dim": 4, "feature_head": "attention"}
@@ -118,18 +100,6 @@ def test_adapters_are_on_the_blocks_only_and_the_head_trains_in_full(base_folder
     head = sum(parameter.numel() for parameter in task_model.get_submodule("classifier").original_module.parameters())
     trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     assert trainable == depth * per_block + head
-
-
-@pytest.mark.parametrize("tune", ["lora", "dora", "rslora"])
-def test_methods(tune, base_folder, pixels):
-    model = open_base(base_folder)
-    before = logits(model, pixels)
-    config = build_lora_config(model, settings(tune, lora_rank=4))
-    assert (config.use_dora, config.use_rslora) == (tune == "dora", tune == "rslora")
-    assert (config.r, config.lora_alpha) == (4, 8)
-    adapted = add_adapter(model, settings(tune, lora_rank=4)).eval()
-    torch.testing.assert_close(logits(adapted, pixels), before, atol=1e-6, rtol=0)  # new adapters change nothing
-    assert not torch.allclose(logits(trained(adapted), pixels), before, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -192,16 +162,6 @@ def test_adapters_and_norms_of_a_radio1d_include_its_decoder(tmp_path, pixels):
     assert_same_by_transformers_and_merged(tmp_path / "base", CLASSIFIER, folder, pixels, {}, expected)
 
 
-def test_several_adapters_switch_per_call(base_folder, farm_and_zoo, pixels):
-    model = open_adapter(open_base(base_folder), farm_and_zoo["farm"][0], "farm")
-    model = open_adapter(model, farm_and_zoo["zoo"][0], "zoo").eval()
-    for name in ("zoo", "farm", "zoo"):
-        model.set_adapter(name)
-        assert_equal_outputs(logits(model, pixels), farm_and_zoo[name][1])
-    with model.disable_adapter():
-        torch.testing.assert_close(logits(model, pixels), logits(open_base(base_folder), pixels))
-
-
 def test_tasks_with_other_classes_share_one_backbone(base_folder, tmp_path, pixels):
     folders, expected = {}, {}
     for name, classes in (("pets", 4), ("zoo", 2)):
@@ -239,19 +199,6 @@ def test_adapters_of_a_backbone_mix_within_a_batch(base_folder, tmp_path, pixels
     torch.testing.assert_close(mixed, torch.stack([expected["farm"][0], expected["zoo"][1]]), atol=1e-5, rtol=0)
     with pytest.raises(TypeError, match="no_option"):  # transformers' own complaint about the caller's options
         RadioModel.from_pretrained(folders["zoo"], adapter_kwargs={"no_option": 1})
-
-
-def test_the_folder_names_the_base_and_the_head_but_no_module(base_folder, tmp_path):
-    folder = save(add_adapter(open_base(base_folder), settings()), tmp_path / "adapter")
-    config = json.loads((folder / "adapter_config.json").read_text())
-    assert config["auto_mapping"] is None
-    assert config["base_model_name_or_path"] == "some/base"
-    assert config["modules_to_save"] == ["classifier"]
-    assert json.loads((folder / "config.json").read_text())["architectures"] == ["RadioForImageClassification"]
-    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
-        names = list(weights.keys())
-    assert all(".lora_" in name or ".classifier." in name for name in names)
-    assert (folder / "preprocessor_config.json").is_file()
 
 
 DPT = {"segmentation_head": "dpt", "dpt_hidden_size": 32}

@@ -25,6 +25,7 @@ from modeling_radio.training.finetuning.data import (
     draw_images,
     epoch_length,
     image_weights,
+    split_images,
 )
 
 
@@ -49,13 +50,6 @@ def test_class_folders_are_split_by_a_seed(class_folders, tmp_path):
     (tmp_path / "split" / "val" / "cat" / "1.png").unlink()
     images = load(tmp_path / "split", "image-classification")
     assert (len(images.train), len(images.validation)) == (6, 5)
-
-
-def test_parquet_files(tmp_path):
-    save_parquet(tmp_path / "data.parquet", ["b", "a", "b", "c"])
-    images = load(tmp_path / "data.parquet", "image-classification", validation_share=0.25)
-    assert images.class_names == ("a", "b", "c")
-    assert targets(images) == [0, 1, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +124,7 @@ def boxes(*corners):
 RECTANGLE = (20.0, 8.0, 50.0, 28.0)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_masks_and_boxes_follow_the_image(seed):
     sample = marked_sample()
     torch.manual_seed(seed)
@@ -374,3 +368,37 @@ def test_sources_that_are_no_streams_are_refused(shards, class_folders):
     (shards / "validation-0.parquet").unlink()
     with pytest.raises(ValueError, match=r"`streaming` .*train"):
         open_shards(shards)
+
+
+# Validation images of each class
+
+
+def held_out(classes, share, seed=0):
+    train, validation = split_images(classes, share, seed)
+    assert sorted(train + validation) == list(range(len(classes)))
+    assert (train, validation) == (sorted(train), sorted(validation))
+    return [classes[index] for index in validation]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_each_class_has_its_share_and_at_least_one_image(seed):
+    classes = [["circle"]] * 20 + [["square"]] * 20 + [["rare"]] * 2 + [["alone"]] + [[]] * 10
+    names = [name for image in held_out(classes, 0.1, seed) for name in image or ["none"]]
+    assert {name: names.count(name) for name in set(names)} == {"circle": 2, "square": 2, "rare": 1, "none": 1}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_several_classes_an_image_none_loses_its_last_training_image(seed):
+    classes = [["a"]] * 8 + [["a", "b"], ["b", "c"], ["c", "a"], ["c", "c"]]
+    train, validation = split_images(classes, 0.25, seed)
+    for images in (train, validation):
+        assert {name for index in images for name in classes[index]} == {"a", "b", "c"}
+    assert len(validation) <= 4
+
+
+def test_the_seed_decides_and_images_without_classes_are_drawn():
+    drawn = [split_images([()] * 30, 0.1, seed)[1] for seed in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert len(drawn[0]) == 3
+    with pytest.raises(ValueError, match="no two of one class"):
+        split_images([["a"], ["b"]], 0.5, 0)

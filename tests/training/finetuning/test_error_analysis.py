@@ -6,36 +6,23 @@ import pytest
 import torch
 from datasets import List, Value
 from sklearn.metrics import average_precision_score
-from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings, save_labels, tuning_settings
+from tiny_tuning import run_settings, save_labels
 
 from modeling_radio import RadioConfig
-from modeling_radio.training.finetuning.data import load_images
 from modeling_radio.training.finetuning.error_analysis import (
     MAX_CLASSES,
     NO_THRESHOLD,
     average_precision,
     best_thresholds,
-    describe_worst,
     draw_confusion,
-    draw_precision_recall,
-    draw_predictions,
     gather_evidence,
     precision_and_recall,
-    predict_examples,
 )
 from modeling_radio.training.finetuning.run import FinetuningRun
-from modeling_radio.training.finetuning.tasks import build_task
-from modeling_radio.training.finetuning.tasks.base import Ranking, build_examples, rank_classes
+from modeling_radio.training.finetuning.tasks.base import Ranking, rank_classes
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-
-FOLDERS = {
-    "image-classification": "class_folders",
-    "semantic-segmentation": "voc_folder",
-    "depth-estimation": "depth_folder",
-    "object-detection": "coco_folder",
-}
 
 
 def test_several_labels_have_thresholds_in_results_and_configuration(base, tmp_path):
@@ -100,44 +87,3 @@ def test_confusions_are_shares_of_each_true_class_and_of_many_classes_the_worst(
     assert len(shown) == MAX_CLASSES
     assert "class 4" in shown
     assert "39" in ax.figure.get_suptitle()
-
-
-def test_curves_and_worst_images():
-    truths = torch.tensor([[1, 0, 0], [0, 1, 0]] * 3)
-    (ax,) = draw_precision_recall(rank_classes(truths * 0.5 + 0.1, truths), ("cat", "dog", "emu")).axes
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["cat, 1.00", "dog, 1.00"]
-    assert describe_worst(torch.tensor([0.1, 0.9, 0.5]), 2) == ([1, 2], "largest errors: 0.9, 0.5 (median 0.5)")
-
-
-def open_examples(name, data):
-    settings = tuning_settings(name, data=data, size=(32, 48), validation_share=0.5)
-    task = build_task(settings, load_images(settings))
-    return task, build_examples(task, is_training=False)
-
-
-def build_model(task, seed):
-    torch.manual_seed(seed)
-    config = RadioConfig.from_preset("radio-test", **TINY_DPT, **TINY_DETECTOR, **task.config_fields())
-    return task.model_class(config).train()
-
-
-@pytest.mark.parametrize("name", FOLDERS)
-def test_predictions_of_each_model_have_a_row_below_the_truth(name, request, tmp_path):
-    task, examples = open_examples(name, request.getfixturevalue(FOLDERS[name]))
-    models = [build_model(task, seed) for seed in (0, 1)]
-    first, second = (predict_examples(task, model, examples) for model in models)
-    assert not models[0].training
-    assert not first.predictions.requires_grad
-    assert torch.equal(first.images, second.images)
-    assert torch.equal(first.references, second.references)
-    assert not torch.equal(first.predictions, second.predictions)
-    columns = {"frozen": first.predictions, "adapted": second.predictions}
-    figure = draw_predictions(task, first.images, first.references, columns)
-    titles = [ax.get_title() for ax in figure.axes[:: len(examples)]]
-    assert len(figure.axes) == len(titles) * len(examples)
-    assert titles[-2:] == ["frozen", "adapted"]
-    assert titles[:-3] == (["image"] if name == "depth-estimation" else [])
-    figure.savefig(tmp_path / "picture.png")
-    few = predict_examples(task, models[0], examples, count=2)  # spread over the split
-    assert len(few.images) == min(2, len(examples))
-    assert torch.equal(few.images[-1], examples[len(examples) // 2]["pixel_values"])

@@ -95,7 +95,7 @@ def save_wide_base(folder) -> RadioConfig:
     return config
 
 
-@pytest.mark.parametrize("options", [{}, {"train_norms": True}, {"quantize": 4}, {"quantize": 8}])
+@pytest.mark.parametrize("options", [{"train_norms": True}, {"quantize": 4}])
 def test_parameters_are_counted_once(options, class_folders, tmp_path):
     """The untrained heads and norms that peft keeps are not counted, and weights of four bits not as half."""
     if "quantize" in options:
@@ -206,7 +206,9 @@ NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="compili
     ],
     indirect=["passes"],
 )
-def test_compiled_blocks_learn_the_same(options, passes, base, class_folders, tmp_path):
+def test_compiled_blocks_learn_the_same(options, passes, class_folders, tmp_path):
+    base = tmp_path / "base"
+    RadioModel(vit(num_hidden_layers=1, preferred_resolution=[32, 48])).save_pretrained(base)
     options, is_merged = {"steps": 4, "evaluate_every": 2, **options}, "merge" in options
     expected = FinetuningRun(run_settings(base, class_folders, tmp_path / "plain", **options)).run()
     assert not passes

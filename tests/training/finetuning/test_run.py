@@ -11,7 +11,6 @@ import pytest
 import torch
 import transformers
 from datasets import ClassLabel, Value
-from matplotlib.figure import Figure
 from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
@@ -45,13 +44,6 @@ from modeling_radio.training.student.parameters import CLIPS
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures_elsewhere(request, monkeypatch):
-    """Let most tests write empty files: drawing takes a third of a tiny run."""
-    if "adapter_merges" not in request.node.name:
-        monkeypatch.setattr(Figure, "savefig", lambda figure, path: Path(path).touch())
 
 
 def equal_weights(one, two):
@@ -89,8 +81,9 @@ def test_each_task_trains_and_its_adapter_merges(
     found = FinetuningRun(run_settings(base, data, output, task, tune="lora", merge=True, config=config)).run()
     assert metrics <= found.keys()
     assert json.loads((output / RESULTS).read_text())["metrics"] == found
-    with Image.open(output / "pictures" / "step-2.png") as picture:
-        assert picture.width > 100
+    if task == "semantic-segmentation":  # the others' are empty files
+        with Image.open(output / "pictures" / "step-2.png") as picture:
+            assert picture.width > 100
     of_task = "precision_recall.png" if has_boxes else "confusion.png"
     assert figures(output) == {"worst.png", of_task} - ({of_task} if task == "depth-estimation" else set())
     assert ("thresholds" in json.loads((output / RESULTS).read_text())) == has_boxes
@@ -393,19 +386,6 @@ def test_launchers_that_are_refused(base, class_folders, tmp_path, monkeypatch, 
         FinetuningRun(run_settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
 
 
-def test_one_of_several_gpus_is_used(base, class_folders, tmp_path, monkeypatch, capsys):
-    made = run_module.training_arguments
-
-    def on_four_gpus(settings):
-        arguments = made(settings)
-        arguments._n_gpu = 4
-        return arguments
-
-    monkeypatch.setattr(run_module, "training_arguments", on_four_gpus)
-    assert FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).arguments.n_gpu == 1
-    assert "One of 4 GPUs" in capsys.readouterr().out
-
-
 def test_class_weights_of_an_earlier_tuning_are_dropped(base, class_folders, tmp_path):
     FinetuningRun(run_settings(base, class_folders, tmp_path / "first", class_weights=(1.0, 2.0))).run()
     assert RadioConfig.from_pretrained(tmp_path / "first" / FINAL).class_weights == [1.0, 2.0]
@@ -446,3 +426,16 @@ def test_damaged_weights_of_the_checkpoint_are_named(size, base, class_folders, 
     with pytest.raises(ValueError, match="damaged"):
         FinetuningRun(run_settings(tmp_path / "damaged", class_folders, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_one_of_several_gpus_is_used(base, class_folders, tmp_path, monkeypatch, capsys):
+    made = run_module.training_arguments
+
+    def on_four_gpus(settings):
+        arguments = made(settings)
+        arguments._n_gpu = 4
+        return arguments
+
+    monkeypatch.setattr(run_module, "training_arguments", on_four_gpus)
+    assert FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).arguments.n_gpu == 1
+    assert "One of 4 GPUs" in capsys.readouterr().out

@@ -51,10 +51,3 @@ def test_every_task_has_a_class_columns_and_a_folder():
     assert set(TASK_CLASSES) == set(TARGET_COLUMNS) == names
     settings = FinetuneSettings(checkpoint="c", task="depth-estimation", data="d")
     assert settings.output == Path("runs/finetune-depth-estimation")
-
-
-def test_settings_are_json(tmp_path):
-    tuning_settings(lora_targets=("qkv",), size=(64, 32)).save(tmp_path / "settings.json")
-    text = (tmp_path / "settings.json").read_text()
-    assert '"lora_targets": [' in text
-    assert '"output": "output"' in text

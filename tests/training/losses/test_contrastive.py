@@ -18,7 +18,7 @@ from modeling_radio.training.losses.contrastive import (
     TEMPERATURE,
     EmbeddingBank,
     Image,
-    SummaryContrasts,
+    SummaryContrastiveLoss,
     centered,
     gather_step,
     relational_losses,
@@ -88,9 +88,9 @@ def example_of(summaries: torch.Tensor) -> Example:
     return Example([], {"a": Target(summaries, [], None)})
 
 
-def contrasts_of(bank_size: int) -> SummaryContrasts:
+def contrastive_of(bank_size: int) -> SummaryContrastiveLoss:
     recipe = small_recipe("a", contrastive={"weight": 1.0, "bank_size": bank_size})
-    return SummaryContrasts(recipe, {"a": SimpleNamespace(summary_dim=3, feature_dim=3)}, CPU)
+    return SummaryContrastiveLoss(recipe, {"a": SimpleNamespace(summary_dim=3, feature_dim=3)}, CPU)
 
 
 def test_summaries_of_earlier_steps_are_candidates_too() -> None:
@@ -98,11 +98,11 @@ def test_summaries_of_earlier_steps_are_candidates_too() -> None:
     earlier, teacher, student = F.normalize(draws, dim=-1).unbind(0)
     batch, losses = batch_of((0, 1, 2, 3), 4), {}
     for size in (8, 0):
-        contrasts = contrasts_of(size)
-        contrasts.begin_step([(batch, example_of(earlier))])
-        contrasts.end_step()
-        contrasts.begin_step([(batch, example_of(teacher))])
-        losses[size] = contrasts.losses("a", student, Target(teacher, [], None))
+        contrastive = contrastive_of(size)
+        contrastive.begin_step([(batch, example_of(earlier))])
+        contrastive.end_step()
+        contrastive.begin_step([(batch, example_of(teacher))])
+        losses[size] = contrastive.losses("a", student, Target(teacher, [], None))
         candidates = torch.cat([teacher, earlier[: 4 if size else 0]])
         mean = torch.cat([teacher, earlier]).mean(0)
         torch.testing.assert_close(
@@ -156,19 +156,19 @@ class TestRuns:
     def test_weight_0_is_no_contrast_bit_for_bit(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
         distil(recipe_file, "off", *EIGHT, "contrastive.weight=0")
         distil(recipe_file, "on", *EIGHT, BANK)
-        monkeypatch.setattr("modeling_radio.training.losses.contrastive.SummaryContrasts", lambda *_: None)
+        monkeypatch.setattr("modeling_radio.training.losses.contrastive.SummaryContrastiveLoss", lambda *_: None)
         distil(recipe_file, "none", *EIGHT, BANK)
         assert_same_tensors(last_state("off"), last_state("none"))
         key = "student/radio_model.model.blocks.0.attn.qkv.weight"
         assert not torch.equal(last_state("off")[key], last_state("on")[key])
 
-    @pytest.mark.parametrize("middle", [2, 6])  # the bank of 13 is full after four steps
-    def test_resume_is_exact_while_the_bank_fills_and_later(self, recipe_file: str, middle: int) -> None:
+    def test_resume_is_exact_while_the_bank_fills_and_later(self, recipe_file: str) -> None:
         distil(recipe_file, "whole", *EIGHT, BANK)
-        distil(recipe_file, "parts", *EIGHT, BANK, stop_at=middle)
-        distil(recipe_file, "parts", *EIGHT, BANK)
-        assert_same_tensors(last_state("whole"), last_state("parts"))
-        assert_same_tensors(saved_bank("whole"), saved_bank("parts"))
+        for parts, middle in (("filling", 2), ("full", 6)):  # the bank of 13 is full after four steps
+            distil(recipe_file, parts, *EIGHT, BANK, stop_at=middle)
+            distil(recipe_file, parts, *EIGHT, BANK)
+            assert_same_tensors(last_state("whole"), last_state(parts))
+            assert_same_tensors(saved_bank("whole"), saved_bank(parts))
         assert int(saved_bank("whole")["banks.semantic.num_added"]) == 32
 
     def test_nothing_of_a_skipped_step_enters_a_bank(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ def test_packaged_costs_are_those_of_the_real_network(kind: str) -> None:
     numbers = [*teacher.network.parameters(), *teacher.network.buffers()]
     assert sum(number.numel() for number in numbers) == pytest.approx(cost.num_parameters, rel=1e-3)
     with FlopCounterMode(display=False) as counter:
-        teacher.answer(torch.rand(1, 3, 128, 128))
+        teacher.extract_features(torch.rand(1, 3, 128, 128))
     attention = patches**2 * PACKAGED[kind].flops_per_pair  # which a CPU's kernel does not count
     assert counter.get_total_flops() == pytest.approx(cost.flops(128, 1) - attention, rel=0.01)
 

@@ -40,14 +40,6 @@ def test_taps_are_counted(recipe: Recipe, plan: Plan) -> None:
     assert "taps" not in networks_table(plain)
 
 
-def test_memory_is_that_of_the_largest_pass(plan: Plan) -> None:
-    memory, (low, high) = plan.memory(), plan.costs["tiny"]
-    assert (memory.student, memory.casts) == (20 * plan.networks.num_parameters, 2 * plan.networks.num_parameters)
-    assert memory.teachers == sum(teacher.weight_bytes for teacher in plan.networks.teachers.values())
-    assert memory.targets == max(low.targets, high.targets)
-    assert (memory.activations, memory.checkpointed) == tuple(map(max, low.activations, high.activations))
-
-
 def test_a_card_fits_with_room_to_spare() -> None:
     memory = Memory(*(size * GIB for size in (3, 1, 2, 1, 11, 2)))
     cards = [Card("", 1e12, memory_gib, "") for memory_gib in (20.1, 19.9, 10.1, 9.9)]

@@ -36,13 +36,6 @@ def test_outputs_equal_those_of_each_group_alone(model: RadioModel, sizes: list[
             torch.testing.assert_close(answer.features[name][number], each.adaptors[name].features)
 
 
-def test_options_reach_the_model(model: RadioModel) -> None:
-    groups = [torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 48)]
-    answers = [forward_groups(model, groups, 16, window_size=size, adaptor_names=[]) for size in ("global", 2)]
-    assert answers[0].features == {}
-    assert not torch.allclose(answers[0].backbone[1], answers[1].backbone[1], atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("draw", "mean", "below_half"), [("triangular", 1 / 3, 0.75), ("uniform", 1 / 2, 0.5), ("beta", 1 / 3, 0.8125)]
 )

@@ -3,16 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from matplotlib.axes import Axes
-from PIL import Image
 from scipy import stats
 from toy_studies import save_toy_results, toy_result
 
 from modeling_radio.training.studies.raw_results import add_run, draw_sources, effective_sources
 from modeling_radio.training.studies.report import (
-    Compared,
-    Difference,
-    _shown,
     build_report,
     build_table,
     compare,
@@ -20,7 +15,6 @@ from modeling_radio.training.studies.report import (
     holm,
     paired_difference,
 )
-from modeling_radio.training.studies.study import Comparison
 
 
 def test_of_seeds_alone_it_is_the_paired_t_test():
@@ -138,12 +132,6 @@ def test_comparisons_that_are_still_to_come_count_for_holm(opened, results_of):
     assert (missing.difference, missing.adjusted) == (None, 1)
 
 
-def test_small_p_values_are_shown_as_below():
-    for p_value, shown in ((1e-6, "p < .001"), (0.001, "p = 0.001"), (0.0448, "p = 0.045")):
-        compared = Compared(Comparison("arm", "base"), [], Difference(0.1, 0.05, 0.15, p_value), p_value)
-        assert _shown(compared) == f"**+0.1000 [+0.0500, +0.1500]**, {shown}"
-
-
 def test_arms_whose_options_are_gone_stay_in_tables_and_in_holms_correction(opened, results_of):
     alone = compare(opened, results_of(opened, ERRORS), "dense_error/worst", [0, 1])[0]
     results = results_of(opened, {**ERRORS, **GONE})
@@ -154,17 +142,3 @@ def test_arms_whose_options_are_gone_stay_in_tables_and_in_holms_correction(open
     adjusted = holm([dropping.difference.p_value, old.difference.p_value])
     assert [dropping.adjusted, old.adjusted] == pytest.approx(adjusted)
     assert "Not finished" not in build_report(opened, results)
-
-
-def test_the_figure_has_a_panel_for_the_primary_measure_first(opened, results_of, tmp_path, monkeypatch):
-    titles, labels, drawn = [], [], []
-    monkeypatch.setattr(Axes, "set_title", lambda self, text, **how: titles.append(text))
-    monkeypatch.setattr(Axes, "scatter", lambda self, x, y, **how: drawn.append(list(x)))
-    monkeypatch.setattr(Axes, "set_yticks", lambda self, ticks, names: labels.append(names))
-    draw_figure(opened, results_of(opened, {**ERRORS, **GONE}), tmp_path / "study.webp")
-    lower, higher = "(lower is better)", "(higher is better)"
-    assert titles == [f"dense_error/worst {lower}", f"fixed_pattern {lower}", f"consistency {higher}"]
-    assert labels[0] == ["dropping - plain", "old - plain"]
-    assert drawn[0] == pytest.approx([-0.1, -0.11], rel=0.01)
-    with Image.open(tmp_path / "study.webp") as picture:
-        assert picture.format == "WEBP"

@@ -51,7 +51,7 @@ def test_features_are_those_of_the_students_pixels(tmp_path: Path, is_packed: bo
             pixel_values = example.pixel_values[number]
             assert pixel_values.shape == (group.stop - group.start, 3, *(PATCH * side for side in shape.grid))
             for name, teacher in TEACHERS.items():
-                expected = teacher.answer(pixel_values).features
+                expected = teacher.extract_features(pixel_values).features
                 torch.testing.assert_close(example.targets[name].features[number], expected, atol=1e-3, rtol=0)
     assert {(3, 3), (4, 4), *([(5, 3), (4, 5)] if is_packed else [])} <= grids
 
@@ -111,7 +111,7 @@ def test_student_images_need_no_teacher(tmp_path: Path, monkeypatch: pytest.Monk
     recipe = recipe_with(ViewsRecipe(teachers="cached", brightness=0.1))
     source = source_of(recipe, tmp_path)
     expected = [example.pixel_values for _, example in examples_of(recipe, tmp_path, 3)]
-    monkeypatch.setattr(source.cache, "answers", lambda indices: pytest.fail("answers were read"))
+    monkeypatch.setattr(source.cache, "outputs", lambda indices: pytest.fail("outputs were read"))
     found = source.student_images(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 3))
     for own, theirs in zip(found, expected, strict=True):
         assert all(torch.equal(*pair) for pair in zip(own, theirs, strict=True))

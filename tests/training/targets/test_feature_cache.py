@@ -34,7 +34,6 @@ from modeling_radio.training.targets.feature_cache import (
     check_shards,
     clear_up,
     shard_paths,
-    time_words,
     weights_fingerprint,
     write_feature_cache,
     writing_turn,
@@ -243,8 +242,8 @@ class TestFormats:
     @pytest.mark.parametrize(("name", "factor"), [("float16", 1e6), ("float16", float("nan")), ("int8", float("inf"))])
     def test_values_that_a_format_cannot_hold_are_refused(self, name: str, factor: float) -> None:
         class Scaled(MeanColor):
-            def answer(self, pixel_values: Tensor) -> TeacherOutput:
-                return TeacherOutput(None, super().answer(pixel_values).features * factor)
+            def extract_features(self, pixel_values: Tensor) -> TeacherOutput:
+                return TeacherOutput(None, super().extract_features(pixel_values).features * factor)
 
         with pytest.raises(
             RecipeError, match="'huge'.*" + (r"`views\.cache_format=int8`" if factor == 1e6 else "finite")
@@ -258,10 +257,10 @@ class TestFormats:
         cache, indices = open_cache(cached_recipe(name), tmp_path), [5, 0, 3]
         assert names_in(tmp_path) == WHOLE[:3]
         assert torch.equal(cache.images(indices), Images().images[indices])
-        answers = cache.answers(indices)
+        answers = cache.outputs(indices)
         assert answers.keys() == TEACHERS.keys()
         for teacher, (summary, features) in answers.items():
-            expected = TEACHERS[teacher].answer(Images().images[indices].float() / 255)
+            expected = TEACHERS[teacher].extract_features(Images().images[indices].float() / 255)
             error = (features.float() - expected.features).norm()
             assert 1e-3 < error / (expected.features - expected.features.mean()).norm() < 0.01
             assert (summary is None) == (expected.summary is None)
@@ -271,7 +270,7 @@ class TestFormats:
 
 class TestAnswers:
     def test_grid_that_is_no_multiple_of_the_students_is_resampled(self) -> None:
-        features = answers_of({"odd": MeanColor(cell_px=27)})(Images().images)["odd.features"]  # 2 x 2 positions
+        features = answers_of({"odd": MeanColor(patch_px=27)})(Images().images)["odd.features"]  # 2 x 2 positions
         assert features.shape == (NUM_IMAGES, 5, 5, 3)
         assert features.dtype == torch.float16
 
@@ -282,11 +281,11 @@ class TestAnswers:
         class Heard(MeanColor):
             can_share_cores = can_share
 
-            def answer(self, pixel_values: Tensor) -> TeacherOutput:
+            def extract_features(self, pixel_values: Tensor) -> TeacherOutput:
                 threads.append(threading.current_thread().name)
                 if can_share:
                     meeting.wait()
-                return super().answer(pixel_values)
+                return super().extract_features(pixel_values)
 
         monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
         divided = answers_of({"color": Heard()})(Images().images)
@@ -335,12 +334,6 @@ class TestWriting:
         cache = open_cache(cached_recipe(), tmp_path)
         assert first.stat().st_mtime_ns == written_at
         assert torch.equal(cache.images(range(NUM_IMAGES)), Images().images)
-
-    def test_complete_cache_starts_no_loader(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        contents = contents_of(cached_recipe())
-        write_feature_cache(tmp_path, contents, Images(), answers_of())
-        monkeypatch.setattr(feature_cache, "DataLoader", None)
-        write_feature_cache(tmp_path, contents, Images(), never, num_workers=2)
 
     def test_full_disk_is_noticed_before_it_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=999))
@@ -400,33 +393,10 @@ class TestWriting:
         assert names_in(tmp_path) == WHOLE
         assert torch.equal(FeatureCache(tmp_path, contents).images(range(NUM_IMAGES)), Images().images)
 
-    @pytest.mark.parametrize("name", FORMATS)
-    @pytest.mark.parametrize(("images_per_forward", "seconds"), [(2, 30), (6, 0)])  # six at once: a single batch
-    def test_size_and_time_are_forecast(
-        self, tmp_path: Path, name: str, images_per_forward: int, seconds: int, monkeypatch, capsys
-    ) -> None:
-        monkeypatch.setattr(feature_cache, "IMAGES_PER_FORWARD", images_per_forward)
-        clock = iter([10.0, 40.0])
-        monkeypatch.setattr(feature_cache, "time", SimpleNamespace(perf_counter=lambda: next(clock, 99.0)))
-        write_feature_cache(tmp_path, contents_of(cached_recipe(name)), Images(), answers_of(TEACHERS, name))
-        (line,) = [line for line in capsys.readouterr().out.splitlines() if "Feature cache" in line]
-        start = f"Feature cache {str(tmp_path)!r}: 6 of 6 images are missing, 2 teachers, "
-        assert line.startswith(start)
-        assert line.endswith(f" in format {name!r}, about {seconds} seconds to go.")  # two of six images are left
-        size, unit = line.removeprefix(start).split()[:2]
-        assert unit == "kB"
-        assert float(size) * 1000 == pytest.approx((tmp_path / WHOLE[1]).stat().st_size, rel=0.02)
-
-    @pytest.mark.parametrize(
-        ("seconds", "words"), [(0.4, "0 seconds"), (119, "119 seconds"), (121, "2 minutes"), (9000, "2.5 hours")]
-    )
-    def test_times_in_words(self, seconds: float, words: str) -> None:
-        assert time_words(seconds) == words
-
 
 class TestTurns:
     def test_waiting_run_warns_once_and_can_be_stopped(self, tmp_path: Path, monkeypatch, caplog) -> None:
-        monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_LOOKS", 0.01)
+        monkeypatch.setattr(feature_cache, "POLL_SECONDS", 0.01)
         asked = iter([False, False, True])
         with (
             FileLock(tmp_path / "shard.lock"),

@@ -48,7 +48,7 @@ def test_shift_is_between_the_students_crop_and_the_teachers(is_square: bool, pa
     for batch, example in examples_of(recipe_with(views, **partition), 6):
         target = example.targets["coarse"]
         for number, (shape, group) in enumerate(batch.groups):
-            student = MeanColor().answer(example.pixel_values[number]).features
+            student = MeanColor().extract_features(example.pixel_values[number]).features
             assert student.shape[2:] == shape.grid
             assert target.shifts[number].shape == (group.stop - group.start, 2)
             assert target.shifts[number].dtype == torch.int64
@@ -110,7 +110,7 @@ def test_positions_beside_the_image_count_neither_in_losses_nor_in_statistics() 
     compared = beside = 0
     for batch, example in examples_of(recipe, 4, images=White()):
         ((shape, _),) = batch.groups
-        student = MeanColor().answer(example.pixel_values[0]).features
+        student = MeanColor().extract_features(example.pixel_values[0]).features
         statistics.update(example.targets)
         for target in example.targets.values():
             maps = align_to_teacher(student, target.features[0], target.shifts[0], shape.grid, example.extents[0])

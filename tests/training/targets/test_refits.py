@@ -10,8 +10,7 @@ from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.training.distillation import trainer
-from modeling_radio.training.distillation.optimizers import build_optimizer
-from modeling_radio.training.recipe import OptimizerRecipe, load_recipe
+from modeling_radio.training.recipe import load_recipe
 from modeling_radio.training.targets.phi_s import PhiS
 from modeling_radio.training.targets.refits import rebase_heads, standardize_heads, unstandardize_heads
 from modeling_radio.training.targets.statistics import TeacherStatistics
@@ -133,14 +132,6 @@ def test_running_gradient_is_the_one_of_the_new_target(upsample: int) -> None:
         torch.testing.assert_close(state["exp_avg_sq"], expected.float())
         assert state["exp_avg_sq"].min() >= 0
         assert state["step"] == 3
-
-
-def test_parameters_without_a_state_get_none() -> None:
-    model, standardizer = head_and_standardizer(1)
-    optimizer = build_optimizer(model, OptimizerRecipe())
-    look_at(standardizer, seed=2)
-    rebase_heads({"teacher": standardizer.refit()}, [model], optimizer)
-    assert len(optimizer.state) == 0
 
 
 @torch.no_grad()

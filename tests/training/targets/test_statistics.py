@@ -38,10 +38,7 @@ def test_identical_summaries_have_a_floor() -> None:
     assert MIN_DISPERSION <= dispersion.value < 1e-5
 
 
-TEACHERS = {
-    "a": SimpleNamespace(summary_dim=4, feature_dim=6),
-    "b": SimpleNamespace(summary_dim=None, feature_dim=5),
-}
+TEACHERS = {"a": SimpleNamespace(summary_dim=4, feature_dim=6), "b": SimpleNamespace(summary_dim=None, feature_dim=5)}
 
 
 def targets() -> dict[str, Target]:

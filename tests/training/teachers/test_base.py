@@ -1,18 +1,16 @@
 """The base class in all run modes, with features of inner blocks, and the table of run modes."""
 
-from typing import get_args
-
 import pytest
 import torch
 from tiny_distillation import TinyTeacher
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeling_radio.training.recipe_sections import RunModeName, RunOptions, Upsampling
+from modeling_radio.training.recipe_sections import RunOptions
 from modeling_radio.training.teachers.base import RUN_MODES, Teacher, build_run_mode
 from modeling_radio.training.teachers.featsharp import FeatSharp, UpsamplerConfig
 from modeling_radio.training.teachers.outputs import TeacherOutput, resize_images
-from modeling_radio.training.teachers.run_modes import NativeMode, NetworkTraits
+from modeling_radio.training.teachers.run_modes import NetworkTraits
 
 
 class EchoTeacher(Teacher):
@@ -47,7 +45,7 @@ def test_pixels_are_normalized_with_the_teachers_own_constants():
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (teacher.image_mean, teacher.image_std))
     for factor in (0.0, 1.0):
         images = (mean + factor * std).expand(1, 3, 32, 32)
-        torch.testing.assert_close(teacher.answer(images).summary, torch.full((1, 3), factor))
+        torch.testing.assert_close(teacher.extract_features(images).summary, torch.full((1, 3), factor))
     assert {"mean", "std"} <= dict(teacher.named_buffers()).keys()
 
 
@@ -66,18 +64,18 @@ class Coarse(EchoTeacher):
     ids=["native", "finer student", "fixed", "multiple"],
 )
 def test_features_come_on_the_students_grid(teacher, given, seen, grid):
-    output = teacher.answer(torch.rand(2, 3, *given))
+    output = teacher.extract_features(torch.rand(2, 3, *given))
     assert teacher.sizes_seen() == [(2, 3, *seen)]
     assert output.features.shape == (2, 3, *grid)
     with pytest.raises(ValueError, match=r"`pixel_values` .* 100 x 64"):
-        teacher.answer(torch.rand(1, 3, 100, 64))
+        teacher.extract_features(torch.rand(1, 3, 100, 64))
 
 
 def test_a_teacher_is_frozen_and_builds_no_graph():
     teacher = EchoTeacher().train()
     assert not any(module.training for module in teacher.modules())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    output = teacher.answer(torch.rand(1, 3, 32, 32, requires_grad=True))
+    output = teacher.extract_features(torch.rand(1, 3, 32, 32, requires_grad=True))
     assert teacher.state == (False, True)
     weight = torch.ones(1, requires_grad=True)
     for part in output:
@@ -93,7 +91,7 @@ def test_outputs_are_float32_whatever_the_precision():
 
     teacher = Half()
     teacher.set_run_mode(RunOptions(precision="bfloat16"))
-    output = teacher.answer(torch.rand(1, 3, 32, 32))
+    output = teacher.extract_features(torch.rand(1, 3, 32, 32))
     assert teacher.state == (True, True)
     assert output.features.dtype == output.summary.dtype == torch.float32
 
@@ -102,14 +100,14 @@ def test_outputs_are_float32_whatever_the_precision():
 def test_tiles_show_what_the_fixed_size_cannot_and_run_where_the_own_grid_is_too_coarse(upsample):
     teacher = running(RunOptions(run_mode="fixed", upsample=upsample), 8, patch_size=4, native_size_px=16)
     stripes = torch.tensor([0.0, 1.0]).repeat_interleave(8).repeat(8).expand(1, 3, 128, 128)  # a patch each
-    answer = teacher.answer(stripes)
+    answer = teacher.extract_features(stripes)
     patches = answer.features[0, 0, 8] * teacher.std[0, 0, 0, 0] + teacher.mean[0, 0, 0, 0]
     contrast = (patches[5:12:2] - patches[4:12:2]).abs()
     assert contrast.min() > 0.9 if upsample == "tiles" else contrast.max() < 0.1
     assert answer.summary.shape == (1, 3)
     teacher.seen.clear()
     for side in (32, 64):
-        teacher.answer(torch.rand(2, 3, side, side))
+        teacher.extract_features(torch.rand(2, 3, side, side))
     whole = (2, 3, 16, 16)
     assert teacher.sizes_seen() == [whole, whole, *([(2 * 4, 3, 16, 16)] if upsample == "tiles" else [])]
 
@@ -119,17 +117,17 @@ def test_featsharp_joins_the_whole_with_the_tiles():
     run = RunOptions(run_mode="fixed", upsample="featsharp", upsampler="folder")
     teacher, images = running(run, 8, patch_size=4, native_size_px=16), torch.rand(2, 3, 96, 96)
     with pytest.raises(ValueError, match="`use_upsampler`"):
-        teacher.answer(images)
+        teacher.extract_features(images)
     upsampler = FeatSharp(UpsamplerConfig(kind="echo", feature_dim=3, input_size_px=16, grid=4, width=8, num_heads=2))
     torch.nn.init.normal_(upsampler.leave.weight)
     teacher.use_upsampler(upsampler)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    sharp = teacher.answer(images).features
+    sharp = teacher.extract_features(images).features
     assert teacher.sizes_seen()[-1] == (2 * 9, 3, 16, 16)
     assert sharp.shape == (2, 3, 12, 12)
     for upsample in ("tiles", "bilinear"):
         teacher.set_run_mode(RunOptions(run_mode="fixed", upsample=upsample), grid_stride=8)
-        assert (teacher.answer(images).features - sharp).abs().mean() > 0.1
+        assert (teacher.extract_features(images).features - sharp).abs().mean() > 0.1
         with pytest.raises(ValueError, match=f"`upsample` .*{upsample!r}"):
             teacher.use_upsampler(upsampler)
 
@@ -139,14 +137,14 @@ def test_a_mosaic_slice_equals_the_features_of_the_image_alone(height, width):
     images = torch.rand(7, 3, height, width)
     sizes = {"has_summary": False, "native_size_px": 126}
     mosaic, alone = running(RunOptions(run_mode="mosaic"), **sizes), running(**sizes)
-    features = mosaic.answer(images).features
+    features = mosaic.extract_features(images).features
     assert mosaic.sizes_seen() == [(1, 3, 126, 126)]
-    torch.testing.assert_close(features, torch.cat([alone.answer(image[None]).features for image in images]))
+    torch.testing.assert_close(features, torch.cat([alone.extract_features(image[None]).features for image in images]))
     # One patch of the teacher shows what one patch of the student shows.
     expected = F.avg_pool2d((resize_images(images, (height // 16 * 14, width // 16 * 14))), 14)
     torch.testing.assert_close(features * mosaic.std + mosaic.mean, expected)
     assert mosaic.input_sizes(12, 8) == ((126, 84),)  # larger than the canvas
-    assert mosaic.answer(torch.rand(1, 3, 192, 128)).features.shape[2:] == (12, 8)
+    assert mosaic.extract_features(torch.rand(1, 3, 192, 128)).features.shape[2:] == (12, 8)
 
 
 @pytest.mark.parametrize(
@@ -195,54 +193,16 @@ def test_groups_are_answered_in_order_on_the_teachers_own_grid(mode, passes, is_
         assert (answer.summary is None) == (mode == "mosaic")
 
 
-def test_a_compiled_network_gives_the_same(monkeypatch):
-    compiled, real_compile = [], torch.compile
-    monkeypatch.setattr(torch, "compile", lambda each: compiled.append(each) or real_compile(each, backend="eager"))
-    teacher, images = EchoTeacher(), torch.rand(1, 3, 32, 32)
-    expected = teacher.answer(images)
-    assert teacher.can_share_cores
-    teacher.compile_network()
-    assert len(compiled) == 1
-    assert not teacher.can_share_cores
-    torch.testing.assert_close(teacher.answer(images).features, expected.features)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_teacher_on_another_device_answers_on_that_of_the_images():
     teacher = EchoTeacher().to("cuda")
-    output = teacher.answer(torch.rand(1, 3, 32, 32))
+    output = teacher.extract_features(torch.rand(1, 3, 32, 32))
     assert output.features.device.type == output.summary.device.type == "cpu"
     assert teacher.seen[0].device.type == "cuda"
 
 
 # The table of run modes.
-
-
-class MirroredMode(NativeMode):
-    """A new mode: the mean of the outputs for the image and its mirror image."""
-
-    def answer_batch(self, images, run):
-        (whole,) = images
-        (summary, features), (mirrored_summary, mirrored) = run(whole), run(whole.flip(3))
-        return TeacherOutput((summary + mirrored_summary) / 2, (features + mirrored.flip(3)) / 2)
-
-
-def test_a_new_run_mode_is_a_class_and_a_line_in_the_table(monkeypatch):
-    images = torch.rand(3, 3, 32, 48)
-    plain = EchoTeacher(patch_size=8).answer(images)
-    monkeypatch.setitem(RUN_MODES, ("native", "bilinear"), MirroredMode)
-    teacher = EchoTeacher(patch_size=8)
-    mirrored = teacher.answer(images)
-    first, second = teacher.seen
-    assert torch.equal(second, first.flip(3))
-    torch.testing.assert_close(mirrored.features, plain.features)  # mean colors do not change when mirrored
-
-
-def test_the_names_of_recipes_are_those_of_the_table():
-    modes, upsamplings = zip(*RUN_MODES, strict=True)
-    assert set(modes) == set(get_args(RunModeName))
-    assert set(upsamplings) == set(get_args(Upsampling))
 
 
 @pytest.mark.parametrize(("mode", "upsample"), RUN_MODES)
@@ -292,17 +252,19 @@ def normed(features: Tensor) -> Tensor:
 
 def test_features_of_blocks_follow_the_last_ones_and_change_nothing_else() -> None:
     pixel_values = torch.rand(2, 3, 32, 48)
-    plain, teacher = Blocks().answer(pixel_values), Blocks()
+    plain, teacher = Blocks().extract_features(pixel_values), Blocks()
     teacher.use_depths([0.25, 0.5, 1.0])
     ((summary, features),) = teacher([[pixel_values]])
     last, *inner = features.chunk(4, dim=1)
     assert torch.equal(summary, plain.summary)
     assert torch.equal(last, plain.features)
-    assert torch.equal(teacher.answer(pixel_values).features, plain.features)  # as figures and measurements need them
+    assert torch.equal(
+        teacher.extract_features(pixel_values).features, plain.features
+    )  # as figures and measurements need them
     torch.testing.assert_close(inner[2], normed(last))
     first = Blocks()
     del first.layers[1:]
-    torch.testing.assert_close(inner[0], normed(first.answer(pixel_values).features))
+    torch.testing.assert_close(inner[0], normed(first.extract_features(pixel_values).features))
     assert not torch.allclose(inner[0], inner[1], atol=0.1)
 
 

@@ -30,12 +30,12 @@ def test_each_teacher_returns_what_it_states(kind):
     assert (teacher.summary_dim, teacher.feature_dim) == WIDTHS[kind]
     for height, width in ((64, 64), (96, 80)):
         pixel_values = torch.rand(2, 3, height, width)
-        output = teacher.answer(pixel_values)
+        output = teacher.extract_features(pixel_values)
         assert output.summary.shape == (2, teacher.summary_dim)
         assert output.features.shape == (2, teacher.feature_dim, height // 16, width // 16)
         assert output.features.isfinite().all()
     teacher.set_run_mode(RunOptions(precision="bfloat16"))
-    assert torch.cosine_similarity(output.features, teacher.answer(pixel_values).features).mean() > 0.98
+    assert torch.cosine_similarity(output.features, teacher.extract_features(pixel_values).features).mean() > 0.98
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_layer_is_the_hidden_state_of_that_number():
     resized = F.interpolate(pixel_values, (56, 56), mode="bicubic", antialias=True).clamp(0, 1)
     states = deep.network((resized - deep.mean) / deep.std, output_hidden_states=True).hidden_states
     assert len(states) == 5
-    torch.testing.assert_close(shallow.answer(pixel_values).summary, states[2][:, 0])
+    torch.testing.assert_close(shallow.extract_features(pixel_values).summary, states[2][:, 0])
 
 
 @pytest.mark.packages
@@ -99,7 +99,7 @@ def test_the_classifier_knows_a_cat():
         pytest.skip(str(error))
     cat = crop_to_shape(load_photograph(folder / "skimage/data/chelsea.png"), 224, 224)
     pixels = to_tensor(cat)[None] / 255
-    summary = teacher.answer(pixels).summary
+    summary = teacher.extract_features(pixels).summary
     logits = teacher.classify(summary)
     assert logits.shape == (1, 1000)
     assert logits.argmax().item() in {281, 282, 285}  # tabby, tiger cat, Egyptian cat
@@ -119,7 +119,7 @@ def test_the_key_map_reaches_every_weight_of_the_network():
 def test_random_weights_need_no_package():
     with torch.device("meta"):
         teacher = build_teacher("t", kind="efficientnet-lite0", weights="random")
-        answer = teacher.answer(torch.empty(1, 3, 64, 96))
+        answer = teacher.extract_features(torch.empty(1, 3, 64, 96))
     assert (teacher.feature_dim, teacher.native_size_px) == (112, 224)
     assert (answer.features.shape, answer.summary.shape) == ((1, 112, 4, 6), (1, 1280))
 

@@ -26,7 +26,7 @@ from modeling_radio.training.teachers.run_modes import NetworkTraits
 @pytest.mark.parametrize("stretch", [3 / 4, 0.9, 1.0, 4 / 3])
 def test_images_of_any_shape_are_cut_as_finely_as_the_students_grid_needs(size_px, tiles, stretch):
     """As the square of as many patches; SigLIP2 at 384 px."""
-    assert tiles_per_side(size_px // 16, own_cells=384 // 16) == tiles
+    assert tiles_per_side(size_px // 16, own_patches=384 // 16) == tiles
     traits = NetworkTraits("t", 16, 16, 384, runs_at_any_size=False, has_summary=True)
     mode, cells = TiledMode(traits, RunOptions(run_mode="fixed", upsample="tiles")), size_px / 16
     sizes = mode.input_sizes(round(cells / stretch**0.5), round(cells * stretch**0.5))

@@ -51,23 +51,23 @@ def test_outputs_are_those_of_the_model(folder, adaptor, summary_dim, feature_di
     assert list(teacher.network.radio_model.adaptors) == [adaptor] * (adaptor is not None)
     expected = RadioModel.from_pretrained(folder).eval()(pixel_values, feature_format="NCHW")
     expected = expected if adaptor is None else expected.adaptors[adaptor]
-    answer = teacher.answer(pixel_values)
+    answer = teacher.extract_features(pixel_values)
     assert torch.equal(answer.features, expected.features)
     assert answer.summary is None if summary_dim is None else torch.equal(answer.summary, expected.summary)
     rounded = build(folder, adaptor_name=adaptor, weights_dtype="bfloat16")
     assert rounded.network.dtype == torch.bfloat16
-    assert rounded.answer(pixel_values).features.dtype == torch.float32
-    assert torch.cosine_similarity(rounded.answer(pixel_values).features, answer.features).mean() > 0.99
+    assert rounded.extract_features(pixel_values).features.dtype == torch.float32
+    assert torch.cosine_similarity(rounded.extract_features(pixel_values).features, answer.features).mean() > 0.99
 
 
 def test_adaptors_run_on_mosaics_and_finer_ones_are_averaged_to_patches(folder, tmp_path):
     teacher = build(folder, adaptor_name="segmenter", run=RunOptions(run_mode="mosaic", input_size_px=64))
-    assert teacher.answer(torch.rand(5, 3, 24, 32)).features.shape == (5, 10, 3, 4)
+    assert teacher.extract_features(torch.rand(5, 3, 24, 32)).features.shape == (5, 10, 3, 4)
     save_with(folder, tmp_path, name="fine", upsample_factor=2)
     teacher, pixel_values = build(tmp_path, adaptor_name="fine"), torch.rand(1, 3, 48, 32)
     finer = RadioModel.from_pretrained(tmp_path).eval()(pixel_values, feature_format="NCHW").adaptors["fine"].features
     assert finer.shape == (1, 10, 12, 8)
-    torch.testing.assert_close(teacher.answer(pixel_values).features, resample_features(finer, 6, 4))
+    torch.testing.assert_close(teacher.extract_features(pixel_values).features, resample_features(finer, 6, 4))
 
 
 def test_a_folder_in_nvidias_layout_is_a_teacher_too(tmp_path):
@@ -77,7 +77,7 @@ def test_a_folder_in_nvidias_layout_is_a_teacher_too(tmp_path):
     for adaptor, of_model in ((None, expected), *expected.adaptors.items()):
         teacher = build(folder, model.patch_size, adaptor_name=adaptor)
         features = resample_features(of_model.features, 4, 4)  # one of the adaptors upsamples
-        torch.testing.assert_close(teacher.answer(pixel_values).features, features)
+        torch.testing.assert_close(teacher.extract_features(pixel_values).features, features)
 
 
 def normed(features):
@@ -111,7 +111,7 @@ def test_radios_of_other_kinds_have_no_blocks_on_the_grid(build_model, height, t
     teacher = build(tmp_path, 16)
     assert teacher.input_sizes(3, 4) == ((height, 64),)
     expected = model(images, feature_format="NCHW", adaptor_names=[])
-    torch.testing.assert_close(teacher.answer(images).features, expected.features)
+    torch.testing.assert_close(teacher.extract_features(images).features, expected.features)
     assert (teacher.summary_dim or 0) == expected.summary.shape[1]
     with pytest.raises(ValueError, match=r"`taps\.targets`"):
         teacher.use_depths([0.5])
@@ -122,7 +122,7 @@ def test_a_backbone_without_a_summary_has_none_and_random_weights_need_a_configu
     config.summary_idxs = []
     config.save_pretrained(tmp_path)
     teacher = build(tmp_path, weights="random")
-    assert teacher.summary_dim is teacher.answer(torch.rand(1, 3, 32, 32)).summary is None
+    assert teacher.summary_dim is teacher.extract_features(torch.rand(1, 3, 32, 32)).summary is None
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_backbone_without_a_summary_has_none_and_random_weights_need_a_configu
 def test_a_published_one_is_planned_without_a_download(adaptor, widths):
     with torch.device("meta"):
         teacher = build("nvidia/C-RADIOv4-H", 16, weights="random", adaptor_name=adaptor)
-        answer = teacher.answer(torch.empty(2, 3, 64, 64))
+        answer = teacher.extract_features(torch.empty(2, 3, 64, 64))
     assert (teacher.summary_dim, teacher.feature_dim) == widths
     assert answer.features.shape == (2, widths[1], 4, 4)
 
@@ -170,7 +170,7 @@ def test_sizes_beyond_its_largest_are_found_at_the_start(folder):
     images = torch.rand(1, 3, 96, 64)
     expected = teacher([[resize_images(images, (32, 32))]])[0].features
     assert expected.shape[2:] == (4, 4)
-    torch.testing.assert_close(teacher.answer(images).features, resample_features(expected, 12, 8))
+    torch.testing.assert_close(teacher.extract_features(images).features, resample_features(expected, 12, 8))
 
 
 def test_a_student_learns_from_it_and_its_adaptor_in_a_run(folder, recipe_file, tmp_path, monkeypatch):
@@ -213,8 +213,8 @@ def test_one_pass_answers_for_all_of_its_adaptors(folder):
     passes, images = [], torch.rand(2, 3, 32, 48)
     teachers[0].network.radio_model.model.register_forward_hook(lambda *_: passes.append(1))
     for first in teachers:  # whichever runs it
-        for answer, other in zip(first.answers(images, teachers), alone, strict=True):
-            expected = other.answer(images)
+        for answer, other in zip(first.extract_features_for(images, teachers), alone, strict=True):
+            expected = other.extract_features(images)
             assert torch.equal(answer.features, expected.features)
             assert answer.summary is expected.summary is None or torch.equal(answer.summary, expected.summary)
     teachers[0].use_depths([1.0])
@@ -227,9 +227,9 @@ def test_a_compiled_pass_answers_for_all(folder, monkeypatch):
     real_compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: real_compile(function, backend="eager"))
     teachers, images = build_sharing(folder, {}, {"adaptor_name": "segmenter"}), torch.rand(1, 3, 32, 32)
-    expected = teachers[0].answers(images, teachers)
+    expected = teachers[0].extract_features_for(images, teachers)
     teachers[0].compile_network()
-    for answer, own in zip(teachers[0].answers(images, teachers), expected, strict=True):
+    for answer, own in zip(teachers[0].extract_features_for(images, teachers), expected, strict=True):
         torch.testing.assert_close(answer.features, own.features)
 
 

@@ -52,7 +52,7 @@ def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module, monkey
     teacher = teacher_of_recipe(entry, grid_stride=16)
     assert teacher.options == {"width": 7}
     assert {**run, "input_size_px": 64}.items() <= teacher.run.to_dict().items()
-    assert teacher.answer(torch.rand(2, 3, 160, 160)).features.shape == (2, 7, 10, 10)
+    assert teacher.extract_features(torch.rand(2, 3, 160, 160)).features.shape == (2, 7, 10, 10)
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
     for device, expected in ((None, "cpu"), ("meta", "meta")):
@@ -156,7 +156,7 @@ def test_the_documented_teacher_answers_and_is_planned(documented, capsys):
     command = RecipeCommand(recipe="my_recipe.yaml", changes=["data.source=images"])
     (entry,) = command.load_recipe().teachers
     teacher = teacher_of_recipe(entry.replace(options={"weights": "random"}), grid_stride=16)
-    answer = teacher.answer(torch.rand(2, 3, 224, 224))
+    answer = teacher.extract_features(torch.rand(2, 3, 224, 224))
     assert (answer.summary.shape, answer.features.shape) == ((2, 512), (2, 512, 14, 14))
     assert plan(["--recipe", "my_recipe.yaml", "--gpus", "1"]) == 0
     assert "resnet" in capsys.readouterr().out

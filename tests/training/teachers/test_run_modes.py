@@ -20,7 +20,7 @@ SAM3_TABLE = [(8, 9, 81), (12, 6, 36), (14, 5, 25), (16, 4, 16), (24, 3, 9), (27
 def test_sam3s_canvas_for_every_size_of_c_radio_v4(side, per_row, num_images):
     full, more = (MosaicLayout(1008 // 14, [(side, side)] * count) for count in (num_images, num_images + 1))
     assert (full.num_canvases, more.num_canvases) == (1, 2)
-    assert len({place.row for place in full.places}) == len({place.col for place in full.places}) == per_row
+    assert len({place.row for place in full.positions}) == len({place.col for place in full.positions}) == per_row
 
 
 @pytest.mark.parametrize("cells", [(83, 62), (62, 83), (72, 72), (40, 80), (27, 24)])
@@ -39,7 +39,7 @@ MIXED = [(3, 3), (2, 5), (9, 1), (1, 1), (4, 4), (3, 3), (5, 2), (9, 9), (1, 8)]
 def test_slices_are_the_images_again(cells):
     layout = MosaicLayout(9, cells)
     images = [torch.rand(2, rows * 4, cols * 4) for rows, cols in cells]
-    canvases = pack_mosaics(images, layout, cell_px=4)
+    canvases = pack_mosaics(images, layout, patch_px=4)
     assert canvases.shape == (layout.num_canvases, 2, 36, 36)
     assert torch.isclose(canvases.sum(), sum(image.sum() for image in images))  # none lies on another
     for image, answer in zip(images, slice_mosaics(F.avg_pool2d(canvases, 4), layout), strict=True):
@@ -50,7 +50,7 @@ def test_images_share_few_canvases_and_spare_patches_separate_them():
     cells = torch.randint(7, 32, (64, 2), generator=torch.Generator().manual_seed(0)).tolist()
     layout = MosaicLayout(72, cells)
     assert sum(rows * cols for rows, cols in cells) / (layout.num_canvases * 72**2) > 0.75
-    canvas = pack_mosaics([torch.ones(1, 3, 3)] * 4, MosaicLayout(8, [(3, 3)] * 4), cell_px=1)[0, 0]
+    canvas = pack_mosaics([torch.ones(1, 3, 3)] * 4, MosaicLayout(8, [(3, 3)] * 4), patch_px=1)[0, 0]
     assert canvas[0].tolist() == [1, 1, 1, 0, 1, 1, 1, 0]
     assert canvas[3].tolist() == [0] * 8
     for rows, cols in ((10, 3), (3, 10), (0, 3)):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from small_recipes import small_recipe
 from tiny_distillation import distil
-from tiny_upsampling import GRID, SIDE, Blocks, PatternTeacher, tiny_answers, tiny_trainer
+from tiny_upsampling import GRID, SIDE, Blocks, PatternTeacher, tiny_teacher_features, tiny_trainer
 from torch.nn import functional as F
 
 from modeling_radio.core.checked_tensors import DamagedFileError
@@ -26,7 +26,7 @@ from modeling_radio.training.upsampling.trainer import (
     METHODS,
     STATE_FILE,
     WHOLE,
-    Answers,
+    TeacherFeatures,
     View,
     ViewReader,
     draw_view,
@@ -81,36 +81,36 @@ def test_a_new_reader_takes_the_mean_and_a_trained_one_chooses():
 
 
 def test_an_example_has_the_teachers_features_and_the_teacher_runs_once_for_each():
-    answers = tiny_answers()
-    example = answers.example([3, 5], [2, 1])
+    teacher_features = tiny_teacher_features()
+    example = teacher_features.example([3, 5], [2, 1])
     assert example.images.shape == (2, 3, 2 * SIDE, 2 * SIDE)
     assert example.tiles.shape == (2, 6, 2 * GRID, 2 * GRID)
     assert example.targets.shape == (3, 2, 6, GRID, GRID)
     assert [len(views) for views in example.views] == [2, 2, 2]
     assert example.views[0] == [WHOLE, WHOLE]
     assert torch.equal(example.targets[0], example.whole)
-    corner = answers.run(cut_tiles(answers.pixels(5), 2, 2)[3:])[0]
+    corner = teacher_features.run(cut_tiles(teacher_features.pixels(5), 2, 2)[3:])[0]
     torch.testing.assert_close(example.tiles[1, :, GRID:, GRID:], corner, rtol=2**-8, atol=0)
-    assert answers.larger(5).shape == example.tiles[1:].shape
-    answers.run = None
-    assert torch.equal(answers.example([3, 5], [2, 1]).targets, example.targets)
+    assert teacher_features.larger(5).shape == example.tiles[1:].shape
+    teacher_features.run = None
+    assert torch.equal(teacher_features.example([3, 5], [2, 1]).targets, example.targets)
 
 
 def test_features_without_room_are_computed_again_and_are_the_same():
-    everything, few = tiny_answers(), tiny_answers(num_images=2)
+    everything, few = tiny_teacher_features(), tiny_teacher_features(num_images=2)
     few.example([0, 1], [1, 2, 3])
     assert few.num_bytes(2, 3) == sum(kept.nbytes for kept in few._kept.values())
     of_map = everything.num_bytes(1, 1) / 6  # the whole, a view and four tiles
-    answers = Answers(everything.teacher, everything.images, 2, seed=0, memory_gb=2 * of_map / 1e9)
+    teacher_features = TeacherFeatures(everything.teacher, everything.images, 2, seed=0, memory_gb=2 * of_map / 1e9)
     wanted = everything.example([0, 1], [1])
     for _ in range(2):
-        for found, expected in zip(answers.example([0, 1], [1]), wanted, strict=True):
+        for found, expected in zip(teacher_features.example([0, 1], [1]), wanted, strict=True):
             assert found == expected if isinstance(found, list) else torch.equal(found, expected)
-    answers.run = None
-    answers.of_view(0, 0)
-    answers.of_view(1, 0)
+    teacher_features.run = None
+    teacher_features.of_view(0, 0)
+    teacher_features.of_view(1, 0)
     with pytest.raises(TypeError):
-        answers.of_view(0, 1)
+        teacher_features.of_view(0, 1)
 
 
 def test_training_lowers_the_loss_and_finds_the_pattern(tmp_path):
@@ -118,7 +118,7 @@ def test_training_lowers_the_loss_and_finds_the_pattern(tmp_path):
     losses = trainer.run(tmp_path)
     assert len(losses) == 60
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
-    truth = trainer.answers.teacher.pattern
+    truth = trainer.teacher_features.teacher.pattern
     truth = (truth - truth.mean((1, 2), keepdim=True)).flatten()
     found = trainer.upsampler.centered_pattern().detach().flatten() * trainer.upsampler.scale
     assert torch.cosine_similarity(truth, found, dim=0) > 0.75
@@ -127,14 +127,14 @@ def test_training_lowers_the_loss_and_finds_the_pattern(tmp_path):
 def test_views_of_other_images_agree_better_and_the_map_is_another(tmp_path):
     trainer = tiny_trainer(tmp_path, num_images=64)
     trainer.run(tmp_path)
-    answers = tiny_answers(num_images=80)
-    answers.images.images = answers.images.images[64:]  # it was trained on those before
-    example = answers.example([12, 13], [1, 2])
+    teacher_features = tiny_teacher_features(num_images=80)
+    teacher_features.images.images = teacher_features.images.images[64:]  # it was trained on those before
+    example = teacher_features.example([12, 13], [1, 2])
     with torch.no_grad():
         bilinear, _, tiles, sharp = (method(trainer.upsampler, example) for method in METHODS.values())
     for other in (bilinear, tiles):
         assert (sharp - other).square().mean() > 0.05 * other.var()
-    summary = summarize(measure(trainer.upsampler, answers, num_images=16, num_views=3))
+    summary = summarize(measure(trainer.upsampler, teacher_features, num_images=16, num_views=3))
     best = summary.pop("FeatSharp")
     assert best["to_larger"] < min(summary["bilinear"]["to_larger"], summary["tiles"]["to_larger"])
     for other in summary.values():
@@ -146,7 +146,7 @@ def test_views_of_other_images_agree_better_and_the_map_is_another(tmp_path):
 def test_small_views_leave_out_the_features_of_the_whole(largest, tmp_path):
     trainer = tiny_trainer(tmp_path, largest_view=largest)
     trainer.fit_statistics()
-    example = trainer.answers.example([0, 1], [1, 2])
+    example = trainer.teacher_features.example([0, 1], [1, 2])
     assert all((view.side == 0.5) == (largest == 0.5) for views in example.views[1:] for view in views)
     other = example._replace(targets=torch.cat([example.targets[:1] + 1, example.targets[1:]]))
     assert (trainer.loss(other) == trainer.loss(example)) == (largest == 0.5)
@@ -200,17 +200,17 @@ def upsampler():
 
 
 def test_errors_are_shares_of_the_variance_in_a_coarse_part_and_detail(upsampler, monkeypatch):
-    answers = tiny_answers(num_images=2)
+    teacher_features = tiny_teacher_features(num_images=2)
 
     def summarized(*maps):
         """Measure a method that returns these maps, one for each image."""
         left = iter(maps)
         monkeypatch.setitem(METHODS, "tiles", lambda *_: next(left))
-        return summarize(measure(upsampler, answers, num_images=len(maps), num_views=2))["tiles"]
+        return summarize(measure(upsampler, teacher_features, num_images=len(maps), num_views=2))["tiles"]
 
     of_mean = summarized(*torch.zeros(2, 1, 6, 8, 8))  # the mean that is subtracted
     assert (of_mean["to_larger"], of_mean["views"]) == pytest.approx((1, 1))
-    larger = [answers.larger(index) for index in range(2)]
+    larger = [teacher_features.larger(index) for index in range(2)]
     assert summarized(larger[0])["to_larger"] == 0
     shifted = summarized(*(each + 1 for each in larger))
     checkered = torch.ones(8, 8).where(torch.arange(8)[:, None] % 2 == torch.arange(8) % 2, -1)
@@ -218,8 +218,8 @@ def test_errors_are_shares_of_the_variance_in_a_coarse_part_and_detail(upsampler
     assert (shifted["detail"], sharper["coarse"]) == pytest.approx((0, 0), abs=1e-9)
     assert min(shifted["coarse"], sharper["detail"]) > 0.01
     monkeypatch.undo()
-    answers.teacher.runs_at_any_size = False
-    table = table_of(summarize(measure(upsampler, answers, num_images=2, num_views=1)), 2)
+    teacher_features.teacher.runs_at_any_size = False
+    table = table_of(summarize(measure(upsampler, teacher_features, num_images=2, num_views=1)), 2)
     assert "error of views" in table
     assert "larger" not in table
 
@@ -233,19 +233,6 @@ def test_existing_output_is_kept_before_anything_is_loaded(tmp_path, monkeypatch
     (tmp_path / RUN_FILE).write_text("radio upsampler")
     with pytest.raises(ValueError, match="exists already"):
         train_upsampler(settings.replace(overwrite=False), small_recipe("t"))
-
-
-def test_data_without_held_out_images_and_the_memory_of_features_are_reported(monkeypatch, capsys):
-    def refuse(*args):
-        raise ValueError("`data.source` holds nothing out.")
-
-    monkeypatch.setattr(upsampling, "open_images", refuse)
-    assert upsampling._held_out_images(UpsamplerSettings(teacher="t"), small_recipe("t"), 32) is None
-    assert capsys.readouterr().out == "`measured_images` are not measured: `data.source` holds nothing out.\n"
-    answers = tiny_answers()  # 16 patches of 6 channels in two bytes
-    assert upsampling._forecast(UpsamplerSettings(teacher="t"), answers, 4000).endswith(" 6.91 MB of memory.")
-    line = upsampling._forecast(UpsamplerSettings(teacher="t", memory_gb=0.001), answers, 4000)
-    assert " 6.91 MB: `memory_gb`, 0.001, keeps 14% of them" in line
 
 
 def _recipe(data=None, **teacher):
@@ -333,7 +320,7 @@ def test_from_the_command_into_a_recipe(train, recipe_file, tmp_path, capsys):
     teachers = {how: registry.teacher_of_recipe(load_recipe(recipe_file, way).teachers[1]) for how, way in ways.items()}
     assert weights_fingerprint(teachers["featsharp"]) != weights_fingerprint(teachers["tiles"])  # a cache notices
     images = torch.rand(2, 3, 128, 128)
-    maps = {how: teacher.answer(images).features for how, teacher in teachers.items()}
+    maps = {how: teacher.extract_features(images).features for how, teacher in teachers.items()}
     for how in ("tiles", "bilinear"):
         assert (maps["featsharp"] - maps[how]).abs().mean() > 0.01
     assert distil(recipe_file, str(tmp_path / "distilled"), *ways["featsharp"]) is not None
@@ -359,13 +346,9 @@ def test_wrong_upsamplers_are_refused(train, recipe_file, tmp_path):
             registry.teacher_of_recipe(load_recipe(recipe_file, [*fixed, sharp, *changes]).teachers[1])
 
 
-def test_views_are_as_large_as_the_setting(train, monkeypatch):
-    asked = set()
+def test_data_without_held_out_images_are_not_measured(monkeypatch):
+    def refuse(*args):
+        raise ValueError("`data.source` holds nothing out.")
 
-    def draw(*arguments, largest):
-        asked.add(largest)
-        return draw_view(*arguments, largest=largest)
-
-    monkeypatch.setattr(upsampling, "draw_view", draw)
-    assert train("num_steps=1", "largest_view=0.5", "measured_images=0") == 0
-    assert asked == {0.5}
+    monkeypatch.setattr(upsampling, "open_images", refuse)
+    assert upsampling._held_out_images(UpsamplerSettings(teacher="t"), small_recipe("t"), 32) is None

@@ -1,4 +1,4 @@
-"""Crops of each viewer, and their random numbers."""
+"""Crops for each consumer, and their random numbers."""
 
 import itertools
 from collections import Counter
@@ -21,7 +21,7 @@ from modeling_radio.training.views.crops import (
     cut_windows,
     draw_colors,
     draw_flips,
-    draw_other_place,
+    draw_other_position,
     draw_other_shifts,
     draw_shifts,
     draw_window_offsets,
@@ -46,7 +46,7 @@ def sight_of(numbers, grid: Grid, scales=(0.25, 1.0), is_flipped: bool = False, 
 
 @pytest.mark.parametrize("is_flipped", [False, True])
 def test_every_input_is_a_direct_resize_of_its_region(is_flipped: bool) -> None:
-    """All sizes show the same area, whatever the student's resolution, and crops of viewers differ by their shift."""
+    """All sizes show the same area, whatever the student's resolution, and crops of consumers differ by their shift."""
     image = torch.randint(0, 256, (3, 200, 200), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     # A region of 100 x 100 pixels at (40, 60), of 10 x 10 patches, and a crop one patch lower, two to the left.
     consumers = {"teacher": ((1, -2), ((32, 32), (1152, 1152))), "student": ((0, 0), ((224, 224),))}
@@ -183,11 +183,11 @@ def test_shifts_are_whole_bounded_and_independent_and_others_differ_by_a_patch()
 def test_other_places_are_all_there_are_but_the_own_one() -> None:
     numbers = (torch.arange(1100) + 0.5) / 1100
     before, behind = torch.tensor([[1, 2]]).expand(1100, -1), torch.tensor([[2, 0]]).expand(1100, -1)
-    places = Counter(map(tuple, draw_other_place(numbers, before, behind).tolist()))
+    places = Counter(map(tuple, draw_other_position(numbers, before, behind).tolist()))
     assert set(places) == set(itertools.product(range(-1, 3), range(-2, 1))) - {(0, 0)}
     assert set(places.values()) == {100}
     none = torch.zeros(1, 2, dtype=torch.long)
-    assert draw_other_place(torch.tensor([0.9]), none, none).tolist() == [[0, 0]]
+    assert draw_other_position(torch.tensor([0.9]), none, none).tolist() == [[0, 0]]
 
 
 def test_flips_mirror_the_chosen_images_and_their_shifts() -> None:

@@ -35,7 +35,7 @@ def open_loader(recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> tuple[View
 
 
 def crop_specs(batch: Batch) -> list[CropSpec]:
-    """One viewer, who sees every image unshifted at the batch's size."""
+    """One consumer, which gets every image unshifted at the batch's size."""
     grid = batch.shapes[0].grid
     size = (grid.rows * 16, grid.cols * 16)
     return [
@@ -76,7 +76,7 @@ def recipe(request: pytest.FixtureRequest, write_source: Callable[..., str]) -> 
     return recipe_with(source, {"sizes_px": [16, 32], "batch_size": 5}, high, **data)
 
 
-@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 2), (0, 2), (2, 0)], ids="{}".format)
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0)], ids="{}".format)
 def test_a_run_restarted_in_mid_epoch_sees_the_same_pixels(recipe: Recipe, before: int, after: int) -> None:
     undisturbed = [(batch, views) for batch, views, _ in run(recipe, 0, 6)]
     recipe.data.num_workers = before

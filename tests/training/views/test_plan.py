@@ -16,13 +16,13 @@ from modeling_radio.training.views.plan import (
     BatchPlan,
     Grid,
     StepShapes,
-    admit_images,
     check_windows,
     divide_ranks,
     draw_size,
     draw_window,
     extreme_grids,
     fitting_windows,
+    large_enough_images,
     most_tokens,
     plan_shapes,
     share_out,
@@ -206,24 +206,26 @@ def filtered(ratio: float | None, teachers: str = "online") -> Recipe:
 )
 def test_partitions_see_what_is_large_enough_for_their_largest_size(ratio, teachers: str, expected: dict) -> None:
     recipe = filtered(ratio, teachers)
-    assert {name: numbers.tolist() for name, numbers in admit_images(IMAGES, recipe).items()} == expected
+    assert {name: numbers.tolist() for name, numbers in large_enough_images(IMAGES, recipe).items()} == expected
     assert smallest_used_px(recipe) == (64 if teachers == "cached" else 32)
     with pytest.raises(RecipeError, match=r"`data.filters.min_side_ratio` .*'high'"):
-        admit_images(IMAGES, filtered(4))
+        large_enough_images(IMAGES, filtered(4))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])
 def test_plans_walk_through_what_is_admitted(num_ranks: int) -> None:
     recipe = filtered(1)
-    admitted = admit_images(IMAGES, recipe)
-    plans = [BatchPlan(recipe, 6, rank, num_ranks, patch_size=16, admitted=admitted) for rank in range(num_ranks)]
+    image_numbers = large_enough_images(IMAGES, recipe)
+    plans = [
+        BatchPlan(recipe, 6, rank, num_ranks, patch_size=16, image_numbers=image_numbers) for rank in range(num_ranks)
+    ]
     batches = [batch for plan in plans for batch in plan.steps(0, 10)]
-    for name, numbers in admitted.items():
+    for name, numbers in image_numbers.items():
         seen = Counter(index for batch in batches if batch.partition == name for index in batch.indices)
         assert seen.keys() == set(numbers.tolist())
         assert max(seen.values()) - min(seen.values()) <= 1
     everything = {"low": torch.arange(6), "high": torch.arange(6)}
-    same = BatchPlan(recipe, 6, patch_size=16, admitted=everything)
+    same = BatchPlan(recipe, 6, patch_size=16, image_numbers=everything)
     assert list(same.steps(0, 9)) == list(BatchPlan(recipe, 6, patch_size=16).steps(0, 9))
 
 
@@ -324,11 +326,7 @@ def test_windows_that_fit_are_smaller_than_the_grid_and_divide_it_or_are_ragged(
 
 @pytest.mark.parametrize(
     ("grids", "is_ragged", "expected"),
-    [
-        ([Grid(4, 4)], False, {2}),
-        ([Grid(8, 8)], False, {2, 4}),
-        ([Grid(9, 9), Grid(4, 5), Grid(2, 2)], True, {2, 3}),
-    ],
+    [([Grid(4, 4)], False, {2}), ([Grid(8, 8)], False, {2, 4}), ([Grid(9, 9), Grid(4, 5), Grid(2, 2)], True, {2, 3})],
 )
 def test_a_step_draws_a_window_that_fits_at_the_stated_share(grids: list, is_ragged: bool, expected: set) -> None:
     partition = partition_with(vitdet_ragged=is_ragged, vitdet_probability=0.25)

@@ -10,7 +10,7 @@ from documentation import ROOT
 from local_hub import LocalHub, Repository, local_hub
 from onnx import TensorProto, helper, save
 from reference_cases import write_hub_folder
-from tiny_folders import save_pictures
+from tiny_folders import save_images
 from tiny_sam3 import TRUNK_WIDTH, build_sam3
 from tiny_texts import build_dual_encoder, build_word_tokenizer
 
@@ -89,7 +89,7 @@ def world(tmp_path_factory):
     for name, model_class in TUNED.items():
         save_model(model_class(demo), folder / "runs" / name / "merged")
     save_converted(folder)
-    save_pictures(folder / "pets")
+    save_images(folder / "pets")
     write_graph(folder / "model.onnx")
     with local_hub() as hub:
         serve_folder(hub, "nvidia/C-RADIOv4-H", write_hub_folder("c_radio_v4_tiny", folder / "hub" / "nvidia"))

@@ -120,19 +120,3 @@ def test_shown_lines_are_taken(line: Line, capsys: pytest.CaptureFixture[str]) -
         return
     exec(found[1], {})
     assert Path(capsys.readouterr().out.strip() + found[2]) == ROOT / "training" / "accelerate_configs"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "radio distill --recipe demo schedule.num_step=3",
-        "radio distill --recip demo",
-        "radio nothing",
-        'pip install "modeling-radio[nothing]"',
-        "make nothing",
-        "unknown-program",
-    ],
-)
-def test_wrong_lines_are_told_from_right_ones(text: str) -> None:
-    with pytest.raises((AssertionError, ValueError)):
-        check(words_of(text))

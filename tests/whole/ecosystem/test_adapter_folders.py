@@ -11,18 +11,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings
 from transformers import AutoTokenizer
-from tuning_fixtures import (
-    base,
-    class_folders,
-    coco_content,
-    coco_folder,
-    depth_folder,
-    one_picture,
-    outlines_folder,
-    own_datasets_cache,
-    voc_folder,
-    zero_shot_folder,
-)
 
 from modeling_radio.model_cards.build import build_card
 from modeling_radio.training.finetuning.error_analysis import predict_examples
@@ -30,22 +18,9 @@ from modeling_radio.training.finetuning.run import FINAL, FinetuningRun
 from modeling_radio.training.finetuning.settings import ZERO_SHOT
 
 
-__all__ = [
-    "base",
-    "class_folders",
-    "coco_content",
-    "coco_folder",
-    "depth_folder",
-    "one_picture",
-    "outlines_folder",
-    "own_datasets_cache",
-    "voc_folder",
-    "zero_shot_folder",
-]
-
 pytestmark = [
     pytest.mark.tour,
-    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture"),
+    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image"),
     # peft asks a model for `is_gradient_checkpointing`, which transformers is renaming.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]

@@ -135,14 +135,3 @@ def test_instances_in_transformers_own_pipeline(instances):
     assert sum((np.array(part["mask"]) > 0).astype(int) for part in found).max() == 1  # they share the pixels
     with pytest.raises(ValueError, match="`pipeline_class=RadioInstanceSegmentationPipeline`"):
         segment(str(PHOTOGRAPH), subtask="semantic")
-
-
-def test_classes_in_transformers_own_pipeline():
-    config = RadioConfig.from_preset("radio-test", num_labels=3)
-    model, processor = RadioForSemanticSegmentation(config).eval(), RadioImageProcessor.from_model_config(config)
-    segment = pipeline("image-segmentation", model, image_processor=processor)
-    found = segment(str(PHOTOGRAPH))
-    assert sum((np.array(part["mask"]) > 0).astype(int) for part in found).min() == 1
-    for part, semantic in zip(found, segment(str(PHOTOGRAPH), subtask="semantic"), strict=True):
-        assert (part["label"], part["score"]) == (semantic["label"], None)
-        assert part["mask"] == semantic["mask"]

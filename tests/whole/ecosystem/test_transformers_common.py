@@ -93,27 +93,12 @@ EXEMPTED = [
     Exemption(
         "test_model_outputs_equivalence",
         "it compares two losses of masks, which transformers' RF-DETR takes at random points, each time others",
-        "RadioForInstanceSegmentationTest",
-    ),
-    Exemption(
-        "test_model_outputs_equivalence",
-        "it compares two losses of masks, which transformers' RF-DETR takes at random points, each time others",
-        "RadioForUniversalSegmentationTest",
+        "RadioFor[IU]n*SegmentationTest",
     ),
     Exemption(
         "test_keep_in_fp32_modules",
         "the detector stands in both lists: what opens a folder in bfloat16 reads one, quantizers read the other",
-        "RadioForObjectDetection*",
-    ),
-    Exemption(
-        "test_keep_in_fp32_modules",
-        "the detector stands in both lists: what opens a folder in bfloat16 reads one, quantizers read the other",
-        "RadioForInstanceSegmentationTest",
-    ),
-    Exemption(
-        "test_keep_in_fp32_modules",
-        "the detector stands in both lists: what opens a folder in bfloat16 reads one, quantizers read the other",
-        "RadioForUniversalSegmentationTest",
+        "RadioFor[IOU][nb]*",
     ),
     Exemption(
         "test_attention_outputs",
@@ -125,15 +110,13 @@ EXEMPTED = [
         "it takes the first output for a tensor; that of a backbone is the tuple of its maps",
         "RadioBackbone*Test",
     ),
-    Exemption(
-        "test_hidden_states_output",
-        "it expects those of one tower; as in transformers' CLIP they lie in the outputs of the two towers",
-        "RadioForZeroShot*",
-    ),
-    Exemption(
-        "test_retain_grad_hidden_states_attentions",
-        "it expects those of one tower; as in transformers' CLIP they lie in the outputs of the two towers",
-        "RadioForZeroShot*",
+    *(
+        Exemption(
+            name,
+            "it expects those of one tower; as in transformers' CLIP they lie in the outputs of the two towers",
+            "RadioForZeroShot*",
+        )
+        for name in ("test_hidden_states_output", "test_retain_grad_hidden_states_attentions")
     ),
     Exemption(
         "test_correct_missing_keys",

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tiny_tuning import build_task, mask_rows, picture
-from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, run_lengths, save_picture
+from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, run_lengths, save_image
 
 from modeling_radio.training.data.labeled.coco import read_coco
 from modeling_radio.training.data.labeled.folders import read_mask_folder
@@ -82,7 +82,7 @@ def annotations(draw: st.DrawFn) -> Any:
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("coco")
     for number in range(2):
-        save_picture(folder / "images" / f"{number}.png", number)
+        save_image(folder / "images" / f"{number}.png", number)
     return folder
 
 
@@ -206,7 +206,7 @@ MASK = png(RECTANGLE)
 def test_masks(folder, content):
     for name in ("images", "masks"):
         (folder / "pairs" / name).mkdir(parents=True, exist_ok=True)
-    save_picture(folder / "pairs" / "images" / "0.png", 0)
+    save_image(folder / "pairs" / "images" / "0.png", 0)
     path = folder / "pairs" / "masks" / "0.png"
     path.write_bytes(content)
     rows = read_mask_folder(folder / "pairs")["train"].rename_column("mask", "target")

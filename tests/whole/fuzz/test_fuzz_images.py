@@ -13,7 +13,7 @@ from image_readers import FEWER_FORMATS, READERS, pixels_of
 from PIL import Image
 
 from modeling_radio import RadioImageProcessor
-from modeling_radio.core.images import copy_picture
+from modeling_radio.core.images import copy_image
 from modeling_radio.image_processing_radio import UNREADABLE
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size
 
@@ -237,7 +237,7 @@ def test_damaged_files_are_read_alike_or_count_as_damaged(tmp_path, monkeypatch,
     for name, (read, error) in READERS.items():
         with contextlib.suppress(error):
             found[name] = pixels_of(read(path, content))
-    expected = found.get("read_picture")
+    expected = found.get("read_image_file")
     for name in READERS.keys() - {"processor, PIL", *FEWER_FORMATS}:
         assert (name in found) == (expected is not None), name
         assert expected is None or np.array_equal(found[name], expected), name
@@ -247,4 +247,4 @@ def test_damaged_files_are_read_alike_or_count_as_damaged(tmp_path, monkeypatch,
         height, width = image_size(image)
         assert expected is None or (height, width) == expected.shape[:2]
     with contextlib.suppress(UNREADABLE):
-        copy_picture(path, tmp_path / "copy")
+        copy_image(path, tmp_path / "copy")

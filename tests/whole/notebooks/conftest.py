@@ -3,12 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from tiny_folders import model, pictures, words
 
 from notebooks.store import FOLDER, execute
-
-
-__all__ = ["model", "pictures", "words"]
 
 
 @pytest.fixture

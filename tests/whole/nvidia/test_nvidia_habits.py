@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from reference_cases import REFERENCE, write_hub_folder
+from reference_cases import REFERENCE
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, pipeline
-from transformers.models.radio import RadioModel as NativeRadioModel
+from transformers import AutoModel, pipeline
 
-from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio import RadioImageProcessor, RadioModel
 from modeling_radio.conversion.convert import main
 from modeling_radio.conversion.to_nvidia import open_model, training_file_content
 
@@ -83,32 +81,6 @@ def test_the_code_on_the_card_runs(folder, monkeypatch, capsys):
     assert "sam3 torch.Size([1, 32]) torch.Size([1, 6144, 32])" in printed
 
 
-def test_nearest_size_and_the_pair(model, stored, images):
-    nearest = model.get_nearest_supported_resolution(*images.shape[-2:])
-    summary, features = model(F.interpolate(images, nearest, mode="bilinear", align_corners=False))
-    assert_stored(stored, "backbone", summary, features)
-
-
-def test_maps_on_request(model, stored, images):
-    summary, maps = model(images, feature_fmt="NCHW")
-    assert maps.shape == (1, model.embed_dim, 8, 12)
-    assert_stored(stored, "backbone", summary, maps.flatten(2).transpose(1, 2))
-
-
-def test_autocast(model, stored, images):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        summary, features = model(images)
-    expected = stored[f"{SIZE}/global/backbone/features"]
-    assert F.cosine_similarity(features.float(), expected, dim=-1).min() > 0.999
-    assert F.cosine_similarity(summary.float(), stored[f"{SIZE}/global/backbone/summary"]).min() > 0.999
-
-
-def test_pixels_normalized_outside(model, stored, images):
-    conditioner = model.make_preprocessor_external()
-    summary, features = model(conditioner(images))
-    assert_stored(stored, "backbone", summary, features)
-
-
 def test_adaptors_named_while_opening(folder, stored, images):
     model = AutoModel.from_pretrained(folder, adaptor_names=["siglip2-g"], **TRUST).eval()
     answers = model(images)
@@ -116,44 +88,6 @@ def test_adaptors_named_while_opening(folder, stored, images):
     for name in answers:
         summary, features = answers[name]
         assert_stored(stored, name, summary, features)
-
-
-def test_adaptors_named_in_the_configuration(folder, stored, images):
-    config = AutoConfig.from_pretrained(folder, **TRUST)
-    config.adaptor_names = ["dino_v3", "sam3"]
-    model = AutoModel.from_pretrained(folder, config=config, **TRUST).eval()
-    for name in config.adaptor_names:
-        assert_stored(stored, name, model(images)[name].summary, model(images)[name].features)
-    assert list(model.adaptors) == ["siglip2-g", "dino_v3", "sam3"]
-
-
-def test_nvidias_own_folder_gives_pairs_when_asked(tmp_path, stored, images):
-    model = RadioModel.from_pretrained(write_hub_folder(CASE.name, tmp_path / "hub"), return_dict=False).eval()
-    answers = model(images)
-    assert list(answers) == ["backbone", "dino_v3", "sam3"]
-    for name, (summary, features) in answers.items():
-        assert_stored(stored, name, summary, features)
-
-
-def test_without_our_code_it_opens_as_any_other(folder, stored, images):
-    native = NativeRadioModel.from_pretrained(folder).eval()(images)
-    assert_stored(stored, "backbone", native.summary, native.features)
-
-
-def test_embeddings_for_benchmarks(model, stored, images):
-    """The calls of mteb's class for RADIO: preferred size, nearest valid size, and the summary of a batch."""
-    height, width = model.preferred_resolution
-    assert (height, width) == (512, 512)  # which a training file does not tell
-    resolution = model.get_nearest_supported_resolution(height=images.shape[-2] + 3, width=images.shape[-1] - 3)
-    size = (int(resolution.height), int(resolution.width))
-    assert size == tuple(images.shape[-2:])
-    with torch.inference_mode():
-        batch = torch.cat(
-            [F.interpolate(image[None], size=size, mode="bilinear") for image in images.repeat(2, 1, 1, 1)]
-        )
-        summary, _features = model(batch)
-    expected = stored[f"{SIZE}/global/backbone/summary"].expand(2, -1)
-    assert (summary.float().cpu() - expected).abs().max() <= TOLERANCE
 
 
 def test_the_pipeline_runs_and_batches(folder):
@@ -167,11 +101,6 @@ def test_the_pipeline_runs_and_batches(folder):
     torch.testing.assert_close(one, summary)
     torch.testing.assert_close(pooled, summary)
     torch.testing.assert_close(torch.tensor(batched)[:, 0], summary.expand(3, -1), rtol=0, atol=1e-5)
-
-
-def test_a_head_on_such_a_folder_answers_by_name(folder, images):
-    head = RadioForImageClassification.from_pretrained(folder, num_labels=3).eval()
-    assert head(images).logits.shape == (1, 3)
 
 
 def test_the_folder_goes_back_to_nvidias_format_in_full(folder):

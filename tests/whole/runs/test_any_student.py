@@ -11,7 +11,7 @@ from modeling_radio import RadioBackbone, RadioModel
 from modeling_radio.conversion.to_network import main as to_network
 from modeling_radio.training.distillation import trainer
 from modeling_radio.training.recipe import load_recipe
-from modeling_radio.training.student.running_statistics import running_statistics
+from modeling_radio.training.student.ema import running_statistics
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

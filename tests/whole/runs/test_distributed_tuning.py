@@ -20,12 +20,7 @@ from safetensors.torch import load_file
 from tiny_tuning import stop_after
 from torch.distributed.tensor import DTensor
 from tuning_fixtures import draw_one_image
-from two_processes import (
-    choose_sharding,
-    let_accelerate_shard_on_cpus,
-    log_file,
-    run_two_processes,
-)
+from two_processes import choose_sharding, let_accelerate_shard_on_cpus, log_file, run_two_processes
 
 import modeling_radio.core.files
 from modeling_radio import RadioConfig, RadioModel
@@ -62,10 +57,7 @@ BOXES = {  # its loss sums the number of boxes over all ranks
     "config": {"detection_num_queries": 6, "detection_hidden_size": 32, "detection_num_layers": 1},
 }
 
-QUICK = {
-    "ddp-lora": Scenario(LORA),
-    "fsdp-full": Scenario(FULL, use_fsdp=True),
-}
+QUICK = {"ddp-lora": Scenario(LORA), "fsdp-full": Scenario(FULL, use_fsdp=True)}
 SLOW = {
     "ddp-full": Scenario(FULL),
     "ddp-boxes": Scenario(BOXES),

@@ -29,8 +29,6 @@ from two_processes import run_two_processes
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.layers_radio import AttentionLayout, ImagePack
 from modeling_radio.training.distillation.stages import run_recipe
-from modeling_radio.training.planning.costs import CARDS
-from modeling_radio.training.planning.plan import Plan
 from modeling_radio.training.recipe import Recipe, list_recipes, load_recipe, stage_recipes
 from modeling_radio.training.student.build import build_student
 from modeling_radio.training.teachers.registry import teacher_of_recipe
@@ -238,16 +236,6 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     monkeypatch.setattr(AttentionLayout, "for_grid", note)
     monkeypatch.setattr(ImagePack, "layout", note_pack)
     return noted
-
-
-@pytest.mark.parametrize("name", DIFFERENT)
-def test_small_recipe_is_planned(name: str, tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    plan = Plan(load_recipe(write_small(name, tiny_world)), 2)
-    assert list(plan.costs) == SHIPPED[name].stages
-    assert all(cost.teacher_flops.keys() == SHIPPED[name].widths.keys() for _, cost in plan.steps())
-    h100, a100 = (plan.gpu_hours(CARDS[name], 0.35) for name in ("H100", "A100"))
-    assert 0 < plan.gpu_hours(CARDS["H100"], 0.35, with_teachers=False) < h100 < a100
 
 
 # Merged tokens have no windows: `tests/training/student/test_packing.py` has runs with them.

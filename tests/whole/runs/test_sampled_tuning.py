@@ -8,15 +8,12 @@ import torch
 from datasets import ClassLabel
 from datasets import Image as ImageFeature
 from tiny_tuning import TINY_DETECTOR, object_features, objects, run_settings, save_splits, stop_after, stripes
-from tuning_fixtures import base, one_picture, own_datasets_cache
 
 from modeling_radio.training.finetuning.run import FinetuningRun
 
 
-__all__ = ["base", "one_picture", "own_datasets_cache"]
-
 pytestmark = [
-    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture"),
+    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
 

@@ -19,12 +19,9 @@ import phases
 import pytest
 from safetensors.torch import load_file
 from tiny_distillation import assert_same_tensors, environment
-from tiny_folders import model, pictures
 
 from modeling_radio.core.interruption import StopRequest
 
-
-__all__ = ["model", "pictures"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +41,7 @@ PHASES = {
     "training": ("schedule.num_steps=100000", "data.num_workers=2"),
     "exporting": ("schedule.num_steps=1", "schedule.warmup_steps=0"),
 }
-USUAL = {("caching", signal.SIGINT), ("caching", signal.SIGTERM), ("training", signal.SIGUSR1)}
+USUAL = {("caching", signal.SIGTERM), ("training", signal.SIGUSR1)}
 """What every suite checks; the others only the tour, since each takes a process of its own."""
 
 

@@ -9,25 +9,19 @@ from killing import is_killed
 from safetensors.torch import load_file
 from tiny_distillation import assert_same_tensors
 from tiny_tuning import run_settings
-from tuning_fixtures import base, class_folders, one_picture, own_datasets_cache
 
 from modeling_radio.core.files import TEMPORARY_PREFIX
 from modeling_radio.training.distillation.checkpoints import MANIFEST
 from modeling_radio.training.finetuning.run import FINAL, MERGED, SETTINGS, FinetuningRun
 
 
-__all__ = ["base", "class_folders", "one_picture", "own_datasets_cache"]
-
 pytestmark = [
-    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture"),
+    pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_figure_image"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
 ]
 
 
-METHODS = {
-    "lora": {"tune": "lora", "lora_dropout": 0.2, "merge": True},
-    "full": {"tune": "full", "layer_decay": 0.7},
-}
+METHODS = {"lora": {"tune": "lora", "lora_dropout": 0.2, "merge": True}, "full": {"tune": "full", "layer_decay": 0.7}}
 WEIGHTS = {
     "lora": (f"{FINAL}/adapter_model.safetensors", f"{MERGED}/model.safetensors"),
     "full": (f"{FINAL}/model.safetensors",),
@@ -83,9 +77,7 @@ def test_one_kill(base, class_folders, tmp_path):
 
 @pytest.mark.tour
 @pytest.mark.parametrize(
-    ("method", "saving"),
-    [("lora", [HALF_FINAL, HALF_MERGED, HALF_FINAL]), ("full", [HALF_FINAL] * 3)],
-    ids=METHODS,
+    ("method", "saving"), [("lora", [HALF_FINAL, HALF_MERGED, HALF_FINAL]), ("full", [HALF_FINAL] * 3)], ids=METHODS
 )
 def test_ten_kills(method, saving, base, class_folders, tmp_path):
     moments = [BEGUN, *[CHECKPOINT, HALF_CHECKPOINT] * 3, *saving]

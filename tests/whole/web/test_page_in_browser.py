@@ -10,7 +10,7 @@ import torch
 from browser import chromium, playwright, take_picture, watched
 from PIL import Image
 from serving import serve
-from tiny_site import save_picture, save_words
+from tiny_site import save_image, save_words
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
@@ -50,7 +50,7 @@ def site(checkpoint):
         find_runtime(None, backends=["wasm", "webgpu"], with_tokenizers=True)
     except PackageUnavailableError as error:
         pytest.skip(f"the runtime cannot be fetched: {error}")
-    picture, folder = save_picture(checkpoint.parent / "otter.png"), checkpoint.parent / "site"
+    picture, folder = save_image(checkpoint.parent / "otter.png"), checkpoint.parent / "site"
     assert main([str(checkpoint), str(folder), *FLAGS, "--pictures", str(picture)]) == 0
     return folder
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from node import run_module
 from PIL import Image
-from tiny_site import build_radio, build_tokenizer, save_picture
+from tiny_site import build_radio, build_tokenizer, save_image
 
 from modeling_radio import RadioImageProcessor
 from modeling_radio.training.figures.features import fit_pca_basis, pca_colors
@@ -16,7 +16,7 @@ from modeling_radio.training.figures.features import fit_pca_basis, pca_colors
     [(200, 141, 96, 16), (141, 200, 64, 64), (70, 50, 128, 16), (300, 20, 96, 16), (97, 97, 96, 32), (96, 64, 96, 16)],
 )
 def test_pixels_are_the_processors(tmp_path, width, height, longest, step):
-    picture = Image.open(save_picture(tmp_path / "a.png", (width, height)))
+    picture = Image.open(save_image(tmp_path / "a.png", (width, height)))
     config = build_radio().config
     processor = RadioImageProcessor.from_model_config(config, size={"longest_edge": longest}, size_divisor=step)
     wanted = processor(picture, return_tensors="np")["pixel_values"][0]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modeling_radio.heads_radio import ProblemType
-from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture
+from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file
 from modeling_radio.training.data.labeled.folders import TRAIN, Tables
 
 
@@ -223,19 +223,19 @@ INTEGER_UNITS_PER_METER = 1000.0  # 16-bit depth is in millimeters, as in NYU De
 _UNREADABLE = (*UNREADABLE, TokenError)  # NumPy's, of broken files and ragged lists
 
 
-def read_mask(picture: Any, where: str) -> Tensor:
+def read_mask(mask: Any, where: str) -> Tensor:
     """Return the class of each pixel, int64 `(height, width)`.
 
     Args:
-        picture: A PIL image with a palette or gray levels, or an array.
+        mask: A PIL image with a palette or gray levels, or an array.
         where: Name of the image in errors.
 
     Raises:
         ValueError: If there is none, or it has colors.
     """
-    if picture is None:
+    if mask is None:
         raise ValueError(f"The mask of {where} is missing: give it one, or leave the image out.")
-    ids = np.asarray(picture)
+    ids = np.asarray(mask)
     if ids.ndim != 2:
         raise ValueError(
             f"The mask of {where} has colors, shape {ids.shape}: masks are PNGs with a palette or gray levels "
@@ -280,8 +280,8 @@ def _read_values(target: Any, where: str) -> np.ndarray:
             return np.asarray(target)
         if Path(target).suffix == ".npy":
             return np.load(target, allow_pickle=False)
-        with open_picture(target) as picture:
-            return np.asarray(load_upright(picture))
+        with open_image_file(target) as mask:
+            return np.asarray(load_upright(mask))
     except _UNREADABLE as error:
         raise ValueError(f"The depth map of {where} cannot be read: {error}") from error
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.core.errors import first_few
-from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_picture
+from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_image
 from modeling_radio.training.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden
 from modeling_radio.training.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
 from modeling_radio.training.data.sources import (
@@ -78,12 +78,11 @@ def _with_own_files(tables: Tables, source: str) -> Tables:
     return tables
 
 
-def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
+def open_streams(source: str) -> Streams:
     """Open a source to be read in order, without a copy on the disk.
 
     Args:
         source: A `.parquet` or `.tar` file, or a pattern or a folder of them; or a data set of the Hub.
-        names: Possible names of each split.
 
     Returns:
         The streams by split, as `open_tables` returns tables; each knows its columns.
@@ -92,7 +91,7 @@ def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
         ValueError: If nothing is there, it cannot be opened, or it is laid out in another way.
     """
     path = Path(source).expanduser()
-    streams = _open_shards_or_hub(source, path, names, streaming=True)
+    streams = _open_shards_or_hub(source, path, SPLIT_NAMES, streaming=True)
     if streams is None:
         raise ValueError(
             f"`streaming` needs {' or '.join(BUILDERS)} files or a data set of the Hub, got {source!r}, which is not "
@@ -265,24 +264,26 @@ def _load_folder(
 
 def _split_parquet(path: Path, shards: Sequence[Path]) -> dict[str, list[Path]]:
     """Return Parquet files by split, with the rules of `datasets` for a folder that holds nothing else."""
-    places = {shard: shard.relative_to(path) for shard in shards}
-    for split_of in (_split_of_hub, _split_of_folders, lambda place: _split_of_words(place.stem)):
-        splits = {shard: split for shard, place in places.items() if (split := split_of(place)) is not None}
+    relative_paths = {shard: shard.relative_to(path) for shard in shards}
+    for split_of in (_split_of_hub, _split_of_folders, lambda relative: _split_of_words(relative.stem)):
+        splits = {
+            shard: split for shard, relative in relative_paths.items() if (split := split_of(relative)) is not None
+        }
         if splits:
-            left_out = [str(place) for shard, place in places.items() if shard not in splits]
+            left_out = [str(relative) for shard, relative in relative_paths.items() if shard not in splits]
             if left_out:
                 logger.warning("%s: left out files of no split: %s", path, first_few(left_out, MAX_NAMED))
             return {split: [shard for shard in splits if splits[shard] == split] for split in splits.values()}
     return {TRAIN: list(shards)}
 
 
-def _split_of_hub(place: Path) -> str | None:
-    match = re.fullmatch(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*", place.as_posix())
+def _split_of_hub(relative: Path) -> str | None:
+    match = re.fullmatch(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*", relative.as_posix())
     return match and match[1]
 
 
-def _split_of_folders(place: Path) -> str | None:
-    return next((split for part in place.parent.parts if (split := _split_of_words(part)) is not None), None)
+def _split_of_folders(relative: Path) -> str | None:
+    return next((split for part in relative.parent.parts if (split := _split_of_words(part)) is not None), None)
 
 
 def _split_of_words(text: str) -> str | None:
@@ -363,10 +364,10 @@ def read_row(table: Dataset, index: int, name: str) -> dict[str, Any]:
         if isinstance(feature, Image) and row[column] is not None:
             image = ImageColumn("", column, is_listed=True).read(row, where)  # checked when the table was opened
             try:
-                row[column] = load_picture(image)
+                row[column] = load_image(image)
             except UnusableImageError as error:
                 file = f" ({image.content})" if isinstance(image.content, Path) else ""
                 raise ValueError(
-                    f"The pictures of {where}{file} cannot be decoded: {error}. Replace the file, or remove it."
+                    f"The images of {where}{file} cannot be decoded: {error}. Replace the file, or remove it."
                 ) from error
     return row

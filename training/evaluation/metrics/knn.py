@@ -84,8 +84,8 @@ def _nearest(rows: Tensor, gallery: Tensor, k: int, sources: Tensor | None, firs
         if sources is not None:
             own = sources[first : first + len(rows), None] == sources[start : start + GALLERY]
             similarity.masked_fill_(own.to(similarity.device), -torch.inf)
-        chosen, places = similarity.topk(min(k, similarity.shape[1]), dim=1)
-        merged = torch.cat([best.similarity, chosen], dim=1), torch.cat([best.index, places + start], dim=1)
+        chosen, indices = similarity.topk(min(k, similarity.shape[1]), dim=1)
+        merged = torch.cat([best.similarity, chosen], dim=1), torch.cat([best.index, indices + start], dim=1)
         top, order = merged[0].topk(min(k, merged[0].shape[1]), dim=1)
         best = Neighbors(top, merged[1].gather(1, order))
     return best
@@ -189,11 +189,11 @@ def retrieval_scores(
             if leave_one_out:
                 own_source = sources[chosen, None] == sources[order]
                 similarity.masked_fill_(own_source.to(similarity.device), -torch.inf)
-            places = _ranks_of_relevant(similarity, own)
-            count = torch.arange(1, places.shape[1] + 1, dtype=torch.float64)
-            scores["mAP"][chosen] = (count / places).nanmean(1)
+            own_ranks = _ranks_of_relevant(similarity, own)
+            count = torch.arange(1, own_ranks.shape[1] + 1, dtype=torch.float64)
+            scores["mAP"][chosen] = (count / own_ranks).nanmean(1)
             for rank in ranks:
-                among = (places <= rank).double().where(~places.isnan(), torch.nan)
+                among = (own_ranks <= rank).double().where(~own_ranks.isnan(), torch.nan)
                 scores[f"hit rate@{rank}"][chosen] = among[:, 0]
                 scores[f"recall@{rank}"][chosen] = among.nanmean(1)
     return scores
@@ -211,5 +211,5 @@ def _ranks_of_relevant(similarity: Tensor, own: slice) -> Tensor:
     relevant = np.sort(values[:, own], axis=1)[:, ::-1]
     others = np.sort(np.delete(values, np.s_[own.start : own.stop], axis=1), axis=1)
     above = [len(row) - np.searchsorted(row, found, side="right") for row, found in zip(others, relevant, strict=True)]
-    places = np.stack(above) + np.arange(1.0, relevant.shape[1] + 1)
-    return torch.from_numpy(np.where(np.isneginf(relevant), np.nan, places))
+    ranks = np.stack(above) + np.arange(1.0, relevant.shape[1] + 1)
+    return torch.from_numpy(np.where(np.isneginf(relevant), np.nan, ranks))

@@ -65,7 +65,7 @@ class TeacherFeatures(ResizedImages):
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return the teacher's features."""
-        return Encoding(*self.teacher.answer(pixels))
+        return Encoding(*self.teacher.extract_features(pixels))
 
 
 def network_fingerprint(network: nn.Module) -> str:

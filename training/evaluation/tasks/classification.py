@@ -223,9 +223,8 @@ def measure_image_text_retrieval(evaluation: Evaluation) -> list[Measurement]:
         raise no_text_tower(model, "image_text_retrieval")
     captions = evaluation.part("captions").test.captions
     assert captions is not None  # the part's kind says so
-    images = evaluation.features("captions").summary(model.text_adaptor)
-    if images is None:
-        raise ValueError(f"`image_text_retrieval` needs a summary, which {evaluation.model.name!r} does not have.")
+    summary = evaluation.features("captions").summary(model.text_adaptor)
+    images = _require_summary(summary, "image_text_retrieval", evaluation.model.name)
     texts = model.embed_texts([text for several in captions for text in several])
     owners = torch.tensor([image for image, several in enumerate(captions) for _ in several])
     own = torch.arange(len(images))
@@ -292,7 +291,7 @@ def _by_texts(evaluation: Evaluation, model: TextModel) -> list[Measurement]:
     for size_px in (None, *evaluation.settings.zero_shot_sizes_px):
         summary = evaluation.features("labels", wanted=wanted, size_px=size_px).summary(model.text_adaptor)
         metric = "accuracy" if size_px is None else f"accuracy, {size_px} px"
-        images = _require_summary(summary, evaluation.model.name)
+        images = _require_summary(summary, "zero_shot", evaluation.model.name)
         measurements.append(_accuracy(evaluation, evaluation.model.name, metric, images, classes))
     return measurements
 
@@ -315,7 +314,7 @@ def _by_classifier(
         f"teacher {name}": of_teacher.summary(),
         f"adaptor {name}": of_student.summary(name),
     }.items():
-        logits = classifier.classify(_require_summary(summary, model).to(evaluation.model.device)).cpu()
+        logits = classifier.classify(_require_summary(summary, "zero_shot", model).to(evaluation.model.device)).cpu()
         embeddings = conse_embeddings(logits, centered(known, mean), top_k=NUM_CONSE_CLASSES)
         measurements.append(_accuracy(evaluation, model, "accuracy", embeddings, centered(labels, mean)))
     return measurements
@@ -326,9 +325,9 @@ def _accuracy(evaluation: Evaluation, model: str, metric: str, images: Tensor, c
     return replace(evaluation.mean("zero_shot", metric, scores, "labels"), model=model)
 
 
-def _require_summary(summary: Tensor | None, model: str) -> Tensor:
+def _require_summary(summary: Tensor | None, task: str, model: str) -> Tensor:
     if summary is None:
-        raise ValueError(f"`zero_shot` needs a summary, which {model!r} does not have.")
+        raise ValueError(f"`{task}` needs a summary, which {model!r} does not have.")
     return summary
 
 
@@ -435,9 +434,9 @@ def weighted_auroc(scores: Tensor, is_positive: Tensor, weights: Tensor) -> Tens
         is_positive: Whether an image should score high, bool `(num_images,)`.
         weights: Count of each image, `(num_weightings, num_images)`.
     """
-    values, places = torch.unique(scores, return_inverse=True)
+    values, inverse = torch.unique(scores, return_inverse=True)
     shape = (len(weights), len(values))
-    index = places.expand(len(weights), -1)
+    index = inverse.expand(len(weights), -1)
     positive = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * is_positive)
     negative = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * ~is_positive)
     below = negative.cumsum(1) - negative / 2

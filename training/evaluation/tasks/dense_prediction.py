@@ -280,7 +280,7 @@ def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
     return [*measured, evaluation.of_sums("open_vocabulary", "mIoU, no background", others, mean_iou_of_sums, "masks")]
 
 
-def gather_alike(values: Tensor, features: Tensor, sharpness: float = SHARPNESS) -> Tensor:
+def gather_alike(values: Tensor, features: Tensor) -> Tensor:
     """Return each patch as the weighted mean of the patches that resemble it, over the whole image.
 
     Weights are a softmax over the cosines of the features; patches less alike than the average have none. This makes
@@ -289,7 +289,6 @@ def gather_alike(values: Tensor, features: Tensor, sharpness: float = SHARPNESS)
     Args:
         values: Patches to average, for example in the space of texts, `(batch, dim, rows, cols)`.
         features: Features to compare, of the same grid, `(batch, feature_dim, rows, cols)`.
-        sharpness: Factor of the cosines.
 
     References:
         The self-correlating recursive attention (SCRA) of RADSeg, https://arxiv.org/abs/2511.19704, in one step and
@@ -298,7 +297,7 @@ def gather_alike(values: Tensor, features: Tensor, sharpness: float = SHARPNESS)
     vectors = F.normalize(features.flatten(2).float(), dim=1)
     alike = torch.einsum("bdi,bdj->bij", vectors, vectors)
     is_left_out = alike < alike.mean(dim=2, keepdim=True)
-    weights = (alike * sharpness).masked_fill(is_left_out, -torch.inf).softmax(dim=2)
+    weights = (alike * SHARPNESS).masked_fill(is_left_out, -torch.inf).softmax(dim=2)
     gathered = torch.einsum("bij,bdj->bdi", weights, values.flatten(2).float())
     return gathered.unflatten(2, values.shape[2:]).to(values.dtype)
 

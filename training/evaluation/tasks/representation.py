@@ -123,8 +123,8 @@ def _halves(evaluation: Evaluation, teacher: str) -> tuple[tuple[Tensor, Tensor]
         one, two = ours.map(image), theirs.map(image)
         two = F.interpolate(two[None], one.shape[1:], mode="bilinear", antialias=True)[0]
         generator = make_generator(evaluation.settings.random_seed, "places", image)
-        places = torch.randperm(one[0].numel(), generator=generator)[:TOKENS_OF_EACH]
-        pairs.append((one.flatten(1).T[places], two.flatten(1).T[places]))
+        positions = torch.randperm(one[0].numel(), generator=generator)[:TOKENS_OF_EACH]
+        pairs.append((one.flatten(1).T[positions], two.flatten(1).T[positions]))
     half = len(pairs) // 2
     if not half:
         raise ValueError("`data` must have two images for model_similarity, got one. Leave the task out.")

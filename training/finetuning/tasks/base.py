@@ -243,9 +243,9 @@ class FinetuningTask(ABC):
         return tv_tensors.Image(pixels.round().to(torch.uint8))
 
 
-def with_file(where: str, picture: Any) -> str:
+def with_file(where: str, opened: Any) -> str:
     """Return the name of an image with the file that it was opened from, if any: a split shuffles the rows."""
-    return f"{where} ({picture.filename})" if isinstance(picture, ImageFile) and picture.filename else where
+    return f"{where} ({opened.filename})" if isinstance(opened, ImageFile) and opened.filename else where
 
 
 def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> None:

@@ -199,9 +199,9 @@ def _read_masks(rows: Any, name: str, purpose: str, limit: int | None = None) ->
     """Yield the masks of a table, or the first ones, each with the name of its image."""
     rows = encoded(rows.select_columns(["target"]))
     for index in tqdm(range(min(len(rows), limit or len(rows))), desc=purpose, leave=False):
-        picture = read_row(rows, index, name)["target"]
-        where = with_file(f"{name} {index}", picture)
-        yield where, read_mask(picture, where)
+        stored = read_row(rows, index, name)["target"]
+        where = with_file(f"{name} {index}", stored)
+        yield where, read_mask(stored, where)
 
 
 class DepthTask(FinetuningTask):

@@ -44,6 +44,12 @@ class WarmStart:
         return "\n".join([f"Start from {self.source}.", *lines])
 
 
+def check_blocks(blocks: Sequence[int], depth: int, source: str) -> None:
+    """Raise a RecipeError if `student.init_blocks` names blocks that a source of `depth` blocks does not have."""
+    if not all(0 <= block < depth for block in blocks):
+        raise RecipeError(f"`student.init_blocks` must be blocks of {source!r}, from 0 to {depth - 1}, got {blocks}.")
+
+
 NOISE = 0.01
 """Deviation of the noise, in deviations of the weight. Our choice: large beside rounding, small beside the weight."""
 SEED = 0
@@ -54,14 +60,13 @@ _NEW_KEYS = tuple(f"{BLOCKS.removesuffix('blocks')}{name}" for name in _NEW)
 _PREFIX = re.compile(rf"{re.escape(BLOCKS.removesuffix('blocks'))}prefix_proj_blocks\.\d+\.weight")
 
 
-def widen(key: str, tensor: Tensor, shape: torch.Size, noise: float = NOISE) -> Tensor:
+def widen(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
     """Return a weight of a narrow block, repeated to the shape of a wide one; unchanged if it has this shape.
 
     Args:
         key: Its name, since projections to queries, keys and values are repeated apart.
         tensor: The narrow weight: a matrix `(output, input)`, or a vector.
         shape: Shape of the wide weight, each side a multiple of the narrow one.
-        noise: See `NOISE`.
     """
     if tensor.shape == shape:
         return tensor
@@ -70,7 +75,7 @@ def widen(key: str, tensor: Tensor, shape: torch.Size, noise: float = NOISE) -> 
     wide = tensor.unflatten(0, (parts, -1)).repeat(1, *factors).flatten(0, 1)
     if tensor.ndim == 2:
         wide = wide / factors[1]
-    deviation = noise * wide.std() if wide.numel() > 1 else 0.0
+    deviation = NOISE * wide.std() if wide.numel() > 1 else 0.0
     return wide + deviation * torch.randn(wide.shape, generator=make_generator(SEED, "widening", key))
 
 
@@ -152,8 +157,8 @@ def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None =
     if not config.use_feature_normalizer and not config.num_intermediate_normalizers:
         remove_normalizers(model)
     depth = model.config.num_hidden_layers
-    if blocks is not None and not all(0 <= block < depth for block in blocks):
-        raise RecipeError(f"`student.init_blocks` must be blocks of {source!r}, from 0 to {depth - 1}, got {blocks}.")
+    if blocks is not None:
+        check_blocks(blocks, depth, source)
     theirs = {field: getattr(model.config, field) for field in TRUNK_FIELDS}
     if blocks is not None:
         theirs["num_hidden_layers"] = len(blocks)
@@ -241,11 +246,11 @@ def _resize_table(table: Tensor, config: RadioConfig) -> Tensor:
 
 def _copy_prefix_tokens(own: Tensor, given: Tensor, ours: RadioConfig, theirs: RadioConfig) -> list[str]:
     """Copy registers and the class tokens of shared teachers in place; return those teachers."""
-    places = {adaptor.name: adaptor.token_index for adaptor in theirs.adaptor_configs}
+    token_indices = {adaptor.name: adaptor.token_index for adaptor in theirs.adaptor_configs}
     # A head of NVIDIA's may read the first patch: it has no token of its own to copy.
-    shared = [adaptor for adaptor in ours.adaptor_configs if places.get(adaptor.name, len(given)) < len(given)]
+    shared = [adaptor for adaptor in ours.adaptor_configs if token_indices.get(adaptor.name, len(given)) < len(given)]
     for adaptor in shared:
-        own[adaptor.token_index].copy_(given[places[adaptor.name]])
+        own[adaptor.token_index].copy_(given[token_indices[adaptor.name]])
     registers = min(ours.num_registers, theirs.num_registers)
     own[ours.num_cls_tokens :][:registers].copy_(given[theirs.num_cls_tokens :][:registers])
     return [adaptor.name for adaptor in shared]

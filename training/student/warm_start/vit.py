@@ -18,7 +18,7 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.hub import explain_failure
 from modeling_radio.layers_radio import resize_position_table
 from modeling_radio.training.recipe import RecipeError
-from modeling_radio.training.student.warm_start.radio import WarmStart
+from modeling_radio.training.student.warm_start.radio import WarmStart, check_blocks
 from modeling_radio.training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -64,7 +64,7 @@ class VitTrunk:
 
     @property
     def is_gated(self) -> bool:
-        """Whether the MLP is SwiGLU."""
+        """True if the MLP is SwiGLU."""
         return "mlp.w12.weight" in self.blocks[0]
 
     @property
@@ -462,8 +462,7 @@ def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequen
             "`student.config.downscale_levels` must be null to start from a plain ViT, which merges no tokens, "
             f"such as {source!r}, got {config.downscale_levels}."
         )
-    if not all(0 <= number < depth for number in numbers):
-        raise RecipeError(f"`student.init_blocks` must be blocks of {source!r}, from 0 to {depth - 1}, got {numbers}.")
+    check_blocks(numbers, depth, source)
     wanted = _config_fields(trunk, len(numbers))
     own = {name: getattr(config, name) for name in wanted}
     if own.get("hidden_act") in ALIKE and wanted.get("hidden_act") in ALIKE:

@@ -28,7 +28,7 @@ Summary = Literal["pooled", "projected", "none"]
 _ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
 """Arguments that let timm's transformers, which are built for one size, take any."""
 
-_PROBE_CELLS = 4
+_PROBE_PATCHES = 4
 """Patches along a side of the image that finds the shapes of an output, on the meta device. Our choice."""
 
 
@@ -151,7 +151,7 @@ class TimmTeacher(Teacher):
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Return the chosen summary and features."""
         dtype = next(self.network.parameters()).dtype
-        return _answer(self.network, pixel_values.to(dtype), self.summary, self.layer)
+        return _run(self.network, pixel_values.to(dtype), self.summary, self.layer)
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return the blocks of a plain transformer up to the features; none for a hierarchy, whose widths differ."""
@@ -179,7 +179,7 @@ def _model_name(source: str) -> str:
     return f"hf-hub:{source}" if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else source
 
 
-def _answer(network: Any, pixel_values: Tensor, summary: Summary, layer: int | None) -> TeacherOutput:
+def _run(network: Any, pixel_values: Tensor, summary: Summary, layer: int | None) -> TeacherOutput:
     if layer is None:
         hidden = network.forward_features(pixel_values)
         features = dense_features(network, hidden, pixel_values)
@@ -201,13 +201,13 @@ def _find_shapes(network: Any, summary: Summary, layer: int | None) -> _Shapes:
         raise ValueError(f"`layer` must be from {-num_layers} to {num_layers - 1}, got {layer}.")
     largest = max(int(info["reduction"]) for info in network.feature_info)
     native = min(network.pretrained_cfg["input_size"][1:])
-    side = _PROBE_CELLS * largest
+    side = _PROBE_PATCHES * largest
     try:
-        pooled, features = _answer(network, torch.empty(1, 3, side, side), summary, layer)
+        pooled, features = _run(network, torch.empty(1, 3, side, side), summary, layer)
         runs_at_any_size = True
     except (RuntimeError, AssertionError):  # a network that was built for one size
         side = native
-        pooled, features = _answer(network, torch.empty(1, 3, side, side), summary, layer)
+        pooled, features = _run(network, torch.empty(1, 3, side, side), summary, layer)
         runs_at_any_size = False
     summary_dim, stride = None if pooled is None else pooled.shape[1], side // features.shape[2]
     return _Shapes(summary_dim, features.shape[1], stride, largest, native // largest * largest, runs_at_any_size)

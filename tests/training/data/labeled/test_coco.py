@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from tiny_tuning import load
-from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, save_picture
+from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, save_image
 
 from modeling_radio.training.data.labeled.coco import holds_coco
 from modeling_radio.training.finetuning.tasks.detection import decode_mask
@@ -40,8 +40,7 @@ def test_coco(coco_folder, coco_content, caplog):
 
 
 @pytest.mark.parametrize(
-    ("names", "folders"),
-    [((TRAIN_2017, VALID_2017), ("train2017", "val2017")), (ROBOFLOW, ("train", "valid", "test"))],
+    ("names", "folders"), [((TRAIN_2017, VALID_2017), ("train2017", "val2017")), (ROBOFLOW, ("train", "valid", "test"))]
 )
 def test_layouts(coco_folder, tmp_path, names, folders):
     root = tmp_path / "layout"
@@ -111,7 +110,7 @@ ANNOTATION = {"image_id": 10, "category_id": 9, "bbox": [4, 6, 20, 12]}
     ],
 )
 def test_broken_entries_are_named(coco_folder, coco_content, change, message):
-    save_picture(coco_folder / "outside.png", 0)
+    save_image(coco_folder / "outside.png", 0)
     if "FOLDER" in str(change):
         change["images"][0]["file_name"] = f"{coco_folder}/outside.png"
     (coco_folder / "annotations.json").write_text(json.dumps({**coco_content, **change}))

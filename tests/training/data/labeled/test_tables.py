@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from tiny_tuning import load
-from tuning_fixtures import save_picture
+from tuning_fixtures import save_image
 
 from modeling_radio.training.data import image_folder
 from modeling_radio.training.data.labeled.tables import image_paths, open_class_folders, open_tables, readable_tables
@@ -132,7 +132,7 @@ def test_files_that_are_no_images_are_named_and_left_out(class_folders, content,
 
 
 def test_images_in_the_table_itself_have_no_path(tmp_path):
-    save_picture(tmp_path / "1.png", 1)
+    save_image(tmp_path / "1.png", 1)
     rows = [{"path": None, "bytes": b"x"}, {"path": str(tmp_path / "1.png"), "bytes": None}, None]
     features = Features({"image": ImageFeature(), "target": Value("int64")})
     table = Dataset.from_dict({"image": rows, "target": [0, 1, 2]}, features=features)

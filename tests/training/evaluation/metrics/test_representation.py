@@ -9,7 +9,6 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.nvidia.eradio import PUBLISHED
 from modeling_radio.training.evaluation.metrics.representation import (
-    block_norms,
     block_statistics,
     centered_cosine,
     channel_statistics,
@@ -28,13 +27,6 @@ def test_cosines_by_hand():
     constant = torch.randn(50, 8) + 5
     assert mean_cosine(constant.mean(0).expand(50, 8), constant) > 0.9
     assert centered_cosine(constant.mean(0).expand(50, 8), constant) == pytest.approx(0, abs=1e-6)
-
-
-def test_cosines_of_maps_count_every_position():
-    features, reference = torch.randn(2, 2, 3, 4, 5)
-    rows = [maps.movedim(1, -1).flatten(0, 2) for maps in (features, reference)]
-    assert mean_cosine(features, reference) == pytest.approx(mean_cosine(*rows), abs=1e-6)
-    assert centered_cosine(features, reference) == pytest.approx(centered_cosine(*rows), abs=1e-6)
 
 
 def with_singular_values(*values: float) -> torch.Tensor:
@@ -70,11 +62,6 @@ def test_directions_used_little_count_little():
 def test_features_without_a_rank_are_refused(function, features, name):
     with pytest.raises(ValueError, match=f"`{name}` must"):
         function(features)
-
-
-def test_rank_me_counts_directions():
-    assert rank_me(torch.eye(6)) == pytest.approx(6, abs=1e-3)
-    assert rank_me(torch.ones(6, 4)) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("dim", [6, 200])  # fewer and more dimensions than vectors
@@ -147,17 +134,3 @@ def test_a_network_without_blocks_is_refused():
     model = RadioModel(RadioConfig(**eradio_fields(PUBLISHED["eradio"] | small)))
     with pytest.raises(ValueError, match="`model_statistics`"):
         block_statistics(model, torch.rand(1, 3, 32, 32))
-
-
-def test_norms_are_with_the_windows_of_the_model():
-    torch.manual_seed(0)
-    shape = {"num_hidden_layers": 2, "vitdet_num_global": 1}
-    model = RadioModel(RadioConfig.from_preset("radio-test", vitdet_window_size=2, **shape)).eval()
-    images = torch.rand(2, 3, 64, 96)
-    norms = block_norms(model, images)
-    assert [norm.shape for norm in norms] == [(2 * 4 * 6,)] * 2
-    for window, is_same in ((2, True), ("global", False)):
-        with torch.no_grad():
-            states = model(images, window_size=window, output_hidden_states=True).hidden_states
-        expected = states[1][:, model.config.num_prefix_tokens :].norm(dim=2).flatten()
-        assert torch.allclose(norms[0], expected) == is_same

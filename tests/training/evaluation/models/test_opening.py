@@ -8,7 +8,7 @@ from reference_cases import write_hub_folder
 from timm.models import save_for_hf
 
 from modeling_radio import RadioImageProcessor
-from modeling_radio.training.evaluation.models.base import FeatureModel, TextModel
+from modeling_radio.training.evaluation.models.base import FeatureModel
 from modeling_radio.training.evaluation.models.opening import open_model
 from modeling_radio.training.evaluation.models.pretrained import PretrainedFeatures, TimmFeatures
 from modeling_radio.training.evaluation.models.radio import RadioFeatures
@@ -67,16 +67,7 @@ def test_teachers_run_at_the_students_size_and_patch(tmp_path, tiny_model, besid
     assert (opened.patch_size, opened.size_px) == (8, 32)
     pixels = torch.rand(1, 3, 32, 32)
     teacher = build_teacher("any", kind="dinov2", source=str(tmp_path / "dino"), grid_stride=8)
-    assert torch.equal(opened.encode(pixels).features, teacher.answer(pixels).features)
-
-
-def test_baselines_and_networks_of_timm_by_name(beside, tiny_model):
-    pixels = open_model("pixels", beside=beside)
-    assert (pixels.patch_size, pixels.size_px, pixels.device) == (8, 32, beside.device)
-    untrained = open_model("random-vit", beside=beside, size_px=64)
-    assert untrained.size_px == 64
-    assert not torch.equal(next(untrained.model.parameters()), next(tiny_model.parameters()))
-    assert type(open_model("timm-random:test_vit", beside=beside)) is TimmFeatures
+    assert torch.equal(opened.encode(pixels).features, teacher.extract_features(pixels).features)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +96,10 @@ def test_embedded_teachers_open(beside):
     assert opened.encode(torch.rand(1, 3, 32, 32)).summary.shape == (1, 1280)
 
 
-def test_unused_weights_are_not_reported(tmp_path, beside, build_dual_encoder, capfd):
-    build_dual_encoder("clip", 16).save_pretrained(tmp_path)
-    t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
-    before = t.utils.logging.get_verbosity()
-    assert isinstance(open_model(str(tmp_path), beside=beside), TextModel)
-    assert "UNEXPECTED" not in capfd.readouterr().err
-    assert t.utils.logging.get_verbosity() == before
+def test_baselines_and_networks_of_timm_by_name(beside, tiny_model):
+    pixels = open_model("pixels", beside=beside)
+    assert (pixels.patch_size, pixels.size_px, pixels.device) == (8, 32, beside.device)
+    untrained = open_model("random-vit", beside=beside, size_px=64)
+    assert untrained.size_px == 64
+    assert not torch.equal(next(untrained.model.parameters()), next(tiny_model.parameters()))
+    assert type(open_model("timm-random:test_vit", beside=beside)) is TimmFeatures

@@ -287,13 +287,6 @@ def test_processes_that_prepare_images_get_no_network(kind, size_px, tmp_path, t
     assert torch.equal(pickle.loads(sent.getvalue())(image), opened.preprocess(image, size_px))
 
 
-def test_autocast_changes_the_features_a_little(tmp_path):
-    save(tmp_path, "vit")
-    exact, rough = (open_huggingface(tmp_path, name="vit", dtype=dtype) for dtype in (None, torch.bfloat16))
-    pixels = exact.preprocess(picture())[None]
-    assert 0 < (rough.encode(pixels).features.float() - exact.encode(pixels).features).abs().max() < 0.5
-
-
 # timm's own small networks for tests, and a Swin whose maps have their channels last.
 TIMM = {
     "test_vit": (16, 160, lambda hidden: grid(hidden, 1, 10, 10)),
@@ -377,3 +370,10 @@ def test_a_random_network_depends_on_its_seed_and_disturbs_no_other(tiny_model):
     assert not torch.allclose(one, other)
     assert models[0].adaptor_names == ()
     assert random_vit(tiny_model.config, size_px=32, device=torch.device("meta")).device.type == "meta"
+
+
+def test_autocast_changes_the_features_a_little(tmp_path):
+    save(tmp_path, "vit")
+    exact, rough = (open_huggingface(tmp_path, name="vit", dtype=dtype) for dtype in (None, torch.bfloat16))
+    pixels = exact.preprocess(picture())[None]
+    assert 0 < (rough.encode(pixels).features.float() - exact.encode(pixels).features).abs().max() < 0.5

@@ -66,21 +66,3 @@ def test_labels_and_captions_of_the_same_images_share_one_pass(tiny_model, tmp_p
     assert evaluation.features("images").map(1).shape == (16, 2, 2)
     assert torch.equal(evaluation.features("captions").summary(), summary)
     assert [wanted for _, wanted in passes] == [Wanted(dense=True, adaptors=frozenset(["teacher_a"]))]
-
-
-def test_measurements_have_their_row_and_their_interval(pixels):
-    evaluation = pixels()
-    evaluation.seed = 4
-    scores = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 0.0])
-    found = evaluation.mean("task", "metric", scores, "labels")
-    assert (found.model, found.dataset, found.seed) == ("raw pixels", "toy objects", 4)
-    assert found.value == pytest.approx(4 / 6)
-    assert found.low < found.value < found.high
-    sums = torch.stack([scores, torch.ones(6)], dim=1)
-    ratio = evaluation.of_sums("task", "metric", sums, lambda each: each[..., 0] / each[..., 1], "labels")
-    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((found.value, found.low, found.high))
-
-
-def test_a_few_images_over_the_whole_set_are_shown(pixels):
-    assert pixels().shown("labels") == [0, 2, 3, 5]
-    assert pixels().shown("masks") == [0, 1, 2, 3]

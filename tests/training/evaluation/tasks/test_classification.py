@@ -228,7 +228,7 @@ class ColorClassifier(EfficientNetLiteTeacher):
     def __init__(self) -> None:
         Teacher.__init__(self, "teacher_a", summary_dim=3, feature_dim=3, patch_size=8)
 
-    def answer(self, pixel_values):
+    def extract_features(self, pixel_values):
         return TeacherOutput(pixel_values.mean((2, 3)), F.avg_pool2d(pixel_values, 8))
 
     def classify(self, summary):

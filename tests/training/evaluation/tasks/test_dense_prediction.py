@@ -14,8 +14,7 @@ from modeling_radio.training.evaluation.metrics.dense import class_sums, mean_io
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
 from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
 from modeling_radio.training.evaluation.settings import TaskSettings
-from modeling_radio.training.evaluation.tasks import dense_prediction
-from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation
+from modeling_radio.training.evaluation.tasks.base import Evaluation
 from modeling_radio.training.evaluation.tasks.classification import measure_mode_switching
 from modeling_radio.training.evaluation.tasks.dense_prediction import (
     correspondence_distances,
@@ -57,13 +56,6 @@ def miou(train, test) -> float:
     probe = fit(*train, probe_steps=60)
     outputs = upsampled(probe(test[0]), test[1].shape[1:])
     return mean_iou_of_sums(class_sums(outputs.argmax(1), test[1], 3)).item()
-
-
-def test_a_probe_reads_linear_features_and_not_noise():
-    train, test = blocks(24, seed=0), blocks(12, seed=1)
-    noise = torch.randn(train[0].shape, generator=torch.Generator().manual_seed(2))
-    assert miou(train, test) > 0.75
-    assert miou((noise, train[1]), (noise[:12], test[1])) < 0.4
 
 
 def test_a_probe_depends_on_its_settings_and_not_on_the_global_state():
@@ -119,23 +111,6 @@ def test_the_probe_and_its_miou_are_those_of_torchmetrics(scenes, pixels):
     assert found["pixel accuracy"].value > miou.value
     other = pixels(TableData(str(scenes)), probe_steps=40, window_px=24)
     assert measure_segmentation_probe(other)[0].value != miou.value
-
-
-def test_the_probe_is_on_the_models_device(scenes, pixels, monkeypatch):
-    evaluation = pixels(TableData(str(scenes)))
-    for split in ("gallery", "test"):  # stored features are on the CPU, wherever they were computed
-        evaluation.features("masks", split, wanted=DENSE)
-    evaluation.model.device = torch.device("meta")
-    seen = []
-    monkeypatch.setattr(dense_prediction, "fit_dense_probe", lambda *_, device: seen.append(device))
-    fit_probe(evaluation, "masks", range(6), 2, segmentation_loss)
-
-    def probe(maps):
-        seen.append(maps.device)
-        return torch.zeros(len(maps), 2, 2, 2)
-
-    assert predict_with_probe(evaluation, "masks", probe, 0).device.type == "cpu"
-    assert [device.type for device in seen] == ["meta", "meta"]
 
 
 @pytest.mark.gpu

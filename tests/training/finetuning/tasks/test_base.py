@@ -10,13 +10,11 @@ from torchvision import tv_tensors
 
 from modeling_radio.training.data.labeled.tables import read_row
 from modeling_radio.training.finetuning.tasks.base import (
-    Evidence,
     Examples,
     Ranking,
     StreamedExamples,
     build_examples,
     count_confusion,
-    join,
     rank_classes,
 )
 from modeling_radio.training.finetuning.tasks.classification import ClassificationTask
@@ -25,13 +23,6 @@ from modeling_radio.training.finetuning.tasks.classification import Classificati
 @pytest.fixture
 def task():
     return build_task(ClassificationTask, "image-classification")
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
-def test_images_of_any_mode_become_rgb(task, mode):
-    image = task.read_image(picture().convert("L").convert(mode), "image 0")
-    assert isinstance(image, tv_tensors.Image)
-    assert (image.shape, image.dtype) == ((3, 36, 48), torch.uint8)
 
 
 def test_images_that_cannot_be_read_are_named(task, class_folders):
@@ -43,21 +34,6 @@ def test_images_that_cannot_be_read_are_named(task, class_folders):
     rows = [(table, number) for table in (rows.train, rows.validation) for number in range(len(table))]
     with pytest.raises(ValueError, match=rf"image \d \({path}\)"):
         [read_row(table, number, "image") for table, number in rows]
-
-
-def test_joined_batches_equal_one_batch():
-    scores, truths = torch.rand(5, 3), torch.tensor([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 1, 0]])
-    errors, confusion = torch.rand(5), torch.ones(3, 3, dtype=torch.long)
-
-    def of(rows):
-        return Evidence(errors[rows], rank_classes(scores[rows], truths[rows]), confusion)
-
-    whole, parts = of(slice(0, 5)), join([of(slice(0, 2)), of(slice(2, 5))])
-    assert torch.equal(parts.errors, whole.errors)
-    for name in ("classes", "scores", "hits", "num_truths"):
-        assert torch.equal(getattr(parts.ranking, name), getattr(whole.ranking, name))
-    assert torch.equal(parts.confusion, 2 * confusion)
-    assert list(whole.ranking.occurring()) == [0, 1, 2]
 
 
 def test_rankings_and_confusions_by_hand():

@@ -6,16 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset, List, Value
-from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_tuning import build_task, picture, run_settings, save_labels, tuning_settings
+from tiny_tuning import build_task, picture, run_settings, save_labels
 from transformers import AutoTokenizer
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor
-from modeling_radio.training.finetuning import tasks
 from modeling_radio.training.finetuning.adapters import head_names, open_adapter
-from modeling_radio.training.finetuning.data import LabeledImages
 from modeling_radio.training.finetuning.run import FinetuningRun
 from modeling_radio.training.finetuning.tasks.classification import ClassificationTask, MultiLabelTask, RegressionTask
 
@@ -34,22 +31,6 @@ def scored(task, outputs, labels):
     score = task.build_score()
     score.update(predictions, references)
     return predictions, {name: float(value) for name, value in score.compute().items()}
-
-
-@pytest.mark.parametrize(
-    ("problem_type", "labels", "task_class"),
-    [
-        ("single_label_classification", [0, 1], ClassificationTask),
-        ("multi_label_classification", [[0], [0, 1]], MultiLabelTask),
-        ("regression", [0.5, 1.0], RegressionTask),
-    ],
-)
-def test_labels_decide_the_kind_of_classification(problem_type, labels, task_class):
-    table = label_rows(*labels)
-    images = LabeledImages(table, table, ("a", "b"), "", problem_type)
-    task = tasks.build_task(tuning_settings("image-classification"), images)
-    assert type(task) is task_class
-    assert task.config_fields()["problem_type"] == problem_type
 
 
 def test_one_label_is_an_id():
@@ -105,21 +86,6 @@ def test_mean_average_precision_by_hand(multi_label):
     of_one = build(MultiLabelTask, names=("a",), train=label_rows([0]))
     _, metrics = scored(of_one, [[2.0], [1.0], [-1.0]], torch.tensor([[0.0], [1], [0]]))
     assert metrics == pytest.approx({"mean_average_precision": 1 / 2, "f1": 2 / 3})
-
-
-def test_figures_of_several_labels_show_all_predicted_ones():
-    task = build(MultiLabelTask, names=("a", "b", "c", "d", "e"), train=label_rows([0]))
-    truth, predicted = Figure().subplots(1, 2)
-    reference = torch.tensor([1, 0, 0, 0, 1])
-    task.draw_truth(truth, torch.zeros(4, 4, 3), reference)
-    task.draw_prediction(predicted, torch.zeros(4, 4, 3), torch.tensor([0.9, 0.8, 0.7, 0.6, 0.1]), reference)
-    assert truth.get_title() == "a, e"
-    assert [label.get_text() for label in predicted.get_yticklabels()] == ["d", "c", "b", "a"]
-    colors = [bar.get_facecolor()[:2] for bar in predicted.patches]
-    assert len(set(colors[:3])) == 1
-    assert colors[3] != colors[0]  # a is right, the others are not
-    task.draw_truth(truth, torch.zeros(4, 4, 3), torch.zeros(5))
-    assert truth.get_title() == "no class"
 
 
 def test_regression():
@@ -193,7 +159,7 @@ def test_texts_are_learned(zero_shot_folder, tmp_path):
         path = tmp_path / "shades" / split / ("dark" if number % 2 else "light") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (48, 36), (40, 40, 9 * number) if number % 2 else (220, 220, 9 * number)).save(path)
-    options = {"steps": 80, "evaluate_every": 80, "batch_size": 4, "head_learning_rate": 0.02}
+    options = {"steps": 40, "evaluate_every": 40, "batch_size": 4, "head_learning_rate": 0.04}
     untuned, run = (
         FinetuningRun(run_settings(zero_shot_folder, tmp_path / "shades", tmp_path / output, TASK, **options))
         for output in ("untuned", "run")

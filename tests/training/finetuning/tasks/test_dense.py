@@ -25,12 +25,6 @@ def segmentation():
     return build()
 
 
-def test_ids_of_masks_are_kept_and_255_ignored(segmentation):
-    ids = np.array([[0, 1, 2, 255]] * 4, dtype=np.uint8)
-    sample = segmentation.read({"image": picture(4, 4), "target": Image.fromarray(ids)}, "image 0")
-    assert sample["mask"].tolist() == ids.tolist()
-
-
 @pytest.mark.parametrize(
     ("mask", "problem"),
     [

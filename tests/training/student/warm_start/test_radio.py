@@ -11,6 +11,7 @@ from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.modeling_radio import DECODER_PREFIX, POSITIONS, PREFIX_TOKENS
 from modeling_radio.training.recipe import RecipeError
 from modeling_radio.training.student.parameters import CLIPS
+from modeling_radio.training.student.warm_start import radio as radio_start
 from modeling_radio.training.student.warm_start.radio import (
     TRUNK_FIELDS,
     check_widening,
@@ -145,7 +146,7 @@ class TestWidening:
     def test_the_function_is_kept_without_noise_and_nearly_with_it(
         self, overrides: dict, noise: float, least: float, most: float, monkeypatch
     ) -> None:
-        monkeypatch.setattr(widen, "__defaults__", (noise,))
+        monkeypatch.setattr(radio_start, "NOISE", noise)
         source, student = self.build_plain(**overrides), build_radio1d(adaptors=[], **overrides)
         warm_start(student, source, "start")
         tokens, errors = torch.randn(2, 9, 16), []

@@ -14,13 +14,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipConfig, Siglip
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.packages import PackageUnavailableError
 from modeling_radio.training.recipe import RecipeError
-from modeling_radio.training.student.warm_start.vit import (
-    UnknownTrunkError,
-    VitTrunk,
-    fit_vit,
-    open_vit,
-    vit_of,
-)
+from modeling_radio.training.student.warm_start.vit import UnknownTrunkError, VitTrunk, fit_vit, open_vit, vit_of
 from modeling_radio.training.teachers.embedded import Dinov2SaliencyTeacher
 
 
@@ -157,8 +151,8 @@ def normalized(trunk: VitTrunk) -> torch.Tensor:
 
 @torch.no_grad()
 def around_students_first_block(student: RadioModel) -> tuple[torch.Tensor, torch.Tensor]:
-    passed = student.radio_model(images(), keep=[0])
-    return passed.embedded, passed.kept[0]
+    result = student.radio_model(images(), keep=[0])
+    return result.embedded, result.kept[0]
 
 
 def assert_near(own: torch.Tensor, given: torch.Tensor) -> None:
@@ -219,18 +213,11 @@ class TestFitting:
             own = student.radio_model.model.blocks[0](entering)
         assert_near(own, leaving)
 
-    def test_everything_that_happened_is_reported(self) -> None:
+    def test_all_class_tokens_start_from_the_one_and_registers_that_are_missing_are_random(self) -> None:
         trunk = vit_of(build_vit("dinov2_registers"))
         student = student_for(trunk, num_cls_tokens=2, num_registers=5, max_img_size=64, patch_size=16)
-        assert fit_vit(student, trunk, "a/b").describe() == (
-            "Start from 'a/b', a Dinov2WithRegistersModel of transformers.\n"
-            "  taken: patch projection; positions; class token, for all 2 of them; 3 registers; all blocks\n"
-            "  resized: patches from 8 to 16 px; normalization by [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225] "
-            "folded into the patch projection; bias of the patches added to the position table; LayerScale folded into "
-            "the linear layers\n"
-            "  added: 2 registers, random\n"
-            "  left out: final norm"
-        )
+        report = fit_vit(student, trunk, "a/b")
+        assert (report.added, report.left_out) == (["2 registers, random"], ["final norm"])
         token = student.radio_model.model.patch_generator.cls_token.token
         assert torch.equal(token[:5], torch.cat([trunk.class_token.expand(2, -1), trunk.registers]))
 
@@ -294,6 +281,7 @@ class TestFitting:
         with pytest.raises(RecipeError, match=r"`student\.preset` to one of \[.*'radio-s'"):
             fit_vit(student, trunk, "a/b")
 
+    @pytest.mark.slow
     @pytest.mark.packages
     def test_a_real_network_is_taken_whole(self) -> None:
         """The demo's DINOv2-S at its own patch and grid: its blocks up to the eleventh, with the class token."""

@@ -130,12 +130,12 @@ def test_a_random_model_of_each_class_returns_the_students_grid_and_its_blocks(f
     teacher = opened(folders, name)
     assert (teacher.run.run_mode, teacher.native_size_px, teacher.summary_dim, teacher.feature_dim) == FACTS[name][1:]
     pixel_values = torch.rand(2, 3, 64, 96)
-    output = teacher.answer(pixel_values)
+    output = teacher.extract_features(pixel_values)
     assert output.features.shape == (2, teacher.feature_dim, 4, 6)
     assert teacher.summary_dim is output.summary is None or output.summary.shape == (2, teacher.summary_dim)
     assert output.features.isfinite().all()
     assert output.features.std() > 1e-3
-    row = teacher.answer(pixel_values[1:])
+    row = teacher.extract_features(pixel_values[1:])
     torch.testing.assert_close(row.features, output.features[1:], atol=1e-5, rtol=1e-4)
     if name in STAGES:
         assert len(teacher.blocks()) == 0
@@ -144,18 +144,18 @@ def test_a_random_model_of_each_class_returns_the_students_grid_and_its_blocks(f
         teacher.use_depths([0.5])
         images = resize_images(pixel_values, teacher.input_sizes(4, 6)[0])
         last, inner = teacher([[images]])[0].features.chunk(2, dim=1)
-        assert torch.equal(teacher.answer(pixel_values).features, output.features)
+        assert torch.equal(teacher.extract_features(pixel_values).features, output.features)
         assert inner.shape == last.shape
         assert inner.std() > 1e-2
         assert (inner - last).abs().mean() > 1e-3
     teacher.set_run_mode(RunOptions(input_size_px=4 * teacher.patch_size))
-    assert teacher.answer(pixel_values).features.shape == (2, teacher.feature_dim, 4, 6)
+    assert teacher.extract_features(pixel_values).features.shape == (2, teacher.feature_dim, 4, 6)
 
 
 def test_clip_returns_the_projected_class_token_and_normed_patch_tokens(folders):
     pixel_values = torch.rand(2, 3, 56, 56)
     teacher = opened(folders, "clip", grid_stride=14)
-    output, model = teacher.answer(pixel_values), model_of(folders, "clip")
+    output, model = teacher.extract_features(pixel_values), model_of(folders, "clip")
     normalized = (pixel_values - teacher.mean) / teacher.std
     torch.testing.assert_close(output.summary, model.get_image_features(normalized).pooler_output)
     tokens = model.vision_model(normalized).last_hidden_state[:, 1:]
@@ -166,7 +166,7 @@ def test_a_siglip_without_its_pooling_head_has_no_summary(tmp_path):
     config = transformers.SiglipVisionConfig(**SIZES, patch_size=16, image_size=64, vision_use_head=False)
     transformers.SiglipVisionModel(config).save_pretrained(tmp_path)
     teacher = build_teacher("s", kind="siglip", source=str(tmp_path))
-    output = teacher.answer(torch.rand(1, 3, 64, 64))
+    output = teacher.extract_features(torch.rand(1, 3, 64, 64))
     assert teacher.summary_dim is output.summary is None
     assert output.features.shape == (1, 32, 4, 4)
 
@@ -176,17 +176,17 @@ def test_sam_returns_its_trunk_before_the_neck(folders):
     model, seen = model_of(folders, "sam"), []
     model.vision_encoder.neck.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model.get_image_embeddings((pixel_values - teacher.mean) / teacher.std)
-    torch.testing.assert_close(teacher.answer(pixel_values).features, seen[0].permute(0, 3, 1, 2))
+    torch.testing.assert_close(teacher.extract_features(pixel_values).features, seen[0].permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("name", ["sam", "sam3"])
 def test_segmenters_run_on_mosaics(folders, name):
     teacher, images = opened(folders, name, run=RunOptions(run_mode="mosaic")), torch.rand(5, 3, 32, 32)
-    features = teacher.answer(images).features
+    features = teacher.extract_features(images).features
     assert features.shape == (5, 32, 2, 2)
     # Four share a canvas; the last image is alone on one, at the same place as the first.
-    torch.testing.assert_close(teacher.answer(images[-1:]).features, features[-1:], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(teacher.answer(images[:1]).features, features[:1], atol=1e-5)
+    torch.testing.assert_close(teacher.extract_features(images[-1:]).features, features[-1:], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(teacher.extract_features(images[:1]).features, features[:1], atol=1e-5)
 
 
 def test_sam3_in_all_its_forms_runs_at_one_size_that_can_be_chosen(folders):
@@ -196,19 +196,19 @@ def test_sam3_in_all_its_forms_runs_at_one_size_that_can_be_chosen(folders):
         trunk = model.backbone if name == "sam3" else model.vision_encoder.backbone
         expected = trunk((pixel_values - 0.5) / 0.5).last_hidden_state
         teacher = opened(folders, name, grid_stride=14)
-        assert_features(teacher.answer(pixel_values), expected)
+        assert_features(teacher.extract_features(pixel_values), expected)
         with pytest.raises(ValueError, match="`input_size_px` must be 56"):
             teacher.set_run_mode(RunOptions(input_size_px=84))
     larger = opened(folders, "sam3", image_size=84, grid_stride=14)
     assert larger.run.input_size_px == 84
-    assert larger.answer(torch.rand(1, 3, 84, 84)).features.shape == (1, 32, 6, 6)
+    assert larger.extract_features(torch.rand(1, 3, 84, 84)).features.shape == (1, 32, 6, 6)
     with pytest.raises(ValueError, match=r"Teacher 'sam3': `image_size` .* 14, got 90\. Use 84"):
         opened(folders, "sam3", image_size=90)
 
 
 def test_tipsv2_returns_its_first_class_token_and_no_other(folders):
     pixel_values = torch.rand(2, 3, 56, 84)  # in [0, 1], as its processor leaves them
-    output = opened(folders, "tipsv2", grid_stride=14).answer(pixel_values)
+    output = opened(folders, "tipsv2", grid_stride=14).extract_features(pixel_values)
     expected = model_of(folders, "tipsv2").get_image_features(pixel_values)
     torch.testing.assert_close(output.summary, expected.pooler_output)
     assert_features(output, expected.last_hidden_state[:, 2:])
@@ -241,7 +241,7 @@ def test_flexible_siglip2_gets_the_inputs_of_its_own_processor(folders):
     inputs = transformers.Siglip2ImageProcessor(patch_size=16, max_num_patches=24)(pixels, return_tensors="pt")
     assert inputs["spatial_shapes"].tolist() == [[4, 6]]
     expected = model_of(folders, "siglip2")(**inputs)
-    output = opened(folders, "siglip2").answer(pixels / 255)
+    output = opened(folders, "siglip2").extract_features(pixels / 255)
     torch.testing.assert_close(output.summary, expected.pooler_output, atol=1e-5, rtol=1e-4)
     assert_features(output, expected.last_hidden_state, atol=1e-5, rtol=1e-4)
 
@@ -250,7 +250,7 @@ def test_registers_are_left_out_of_the_features(folders):
     teacher, pixel_values = opened(folders, "dinov3"), torch.rand(1, 3, 32, 48)
     model = model_of(folders, "dinov3")
     tokens = model((pixel_values - teacher.mean) / teacher.std).last_hidden_state
-    output = teacher.answer(pixel_values)
+    output = teacher.extract_features(pixel_values)
     torch.testing.assert_close(output.summary, tokens[:, 0])
     assert_features(output, tokens[:, 5:])
 
@@ -258,7 +258,7 @@ def test_registers_are_left_out_of_the_features(folders):
 def test_weights_can_be_random_or_kept_in_bfloat16(folders, tmp_path):
     teacher = opened(folders, "dinov3", weights_dtype="bfloat16")
     assert (teacher.network.dtype, teacher.mean.dtype) == (torch.bfloat16, torch.float32)
-    assert teacher.answer(torch.rand(1, 3, 32, 32)).features.dtype == torch.float32
+    assert teacher.extract_features(torch.rand(1, 3, 32, 32)).features.dtype == torch.float32
     transformers.SamConfig.from_pretrained(folders / "sam").save_pretrained(tmp_path)
     assert build_teacher("s", kind="sam", source=str(tmp_path), weights="random").feature_dim == 32
     for option in ({"weights_dtype": "int8"}, {"weights": "none"}):
