@@ -338,7 +338,8 @@ class App:
         pixels, small = self.pixels(photograph, resolution), shown(photograph)
         embeds = model.embed_classes(tokenizer, names)
         whole = model(pixel_values=pixels, text_embeds=embeds, window_size=window).logits_per_image
-        outputs: Any = model.segment(pixels, embeds, source=source, window_size=window)
+        # Every word has its picture, so none is left out.
+        outputs: Any = model.segment(pixels, embeds, source=source, window_size=window, denoising=None)
         outputs.logits = outputs.logits.float()
         height, width = small.shape[-2:]
         winners = self.opened.processor.post_process_semantic_segmentation(outputs, [(height, width)])[0].cpu()

@@ -138,7 +138,7 @@ def name_classes(labels: Iterable[Label]) -> tuple[str, ...]:
     if not names and largest >= max(MAX_UNNAMED, 2 * len(distinct)):
         raise ValueError(
             f"The label {largest!r:.20} is too large: classes are numbered from 0, and the labels have only "
-            f"{len(distinct)} ids. Correct it, or give all `classes`."
+            f"{len(distinct)} ids: correct it, or give all `classes`."
         )
     return tuple(names) or tuple(f"class {number}" for number in range(largest + 1))
 
