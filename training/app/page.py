@@ -331,7 +331,7 @@ class App:
         """Regions of words in a photograph, and scores of the whole."""
         model, tokenizer = self.opened.zero_shot, self.opened.tokenizer
         if model is None or tokenizer is None:
-            raise ValueError(f"`words` need a checkpoint with a text tower, which {self.opened.checkpoint!r} has not.")
+            raise ValueError(f"`words` need a checkpoint with a text tower; {self.opened.checkpoint!r} has none.")
         check_choice("source", source, get_args(DenseSource))
         wanted, names = _wanted_words(words, others)
         photograph, window = self.photograph(image), read_window(windows)
