@@ -17,7 +17,7 @@ from typing import Any
 COMMANDS = {
     "distill": ("training.distill", "distill several teachers into one student"),
     "finetune": ("training.finetune", "tune a checkpoint on a task, with or without LoRA"),
-    "evaluate": ("training.evaluate", "measure a checkpoint, also beside others"),
+    "evaluate": ("training.evaluate", "measure a checkpoint, and compare it with other models"),
     "extract": ("training.extract", "write the features of images as a data set"),
     "search": ("training.search", "find images in such a data set by an image or a text"),
     "plan": ("training.plan", "estimate time, memory and cost of a run"),
@@ -26,14 +26,17 @@ COMMANDS = {
     "upsampler": ("training.upsampler", "train a network that sharpens a teacher's features"),
     "convert": (
         "conversion.convert",
-        "convert NVIDIA's checkpoint to ours; with `--to` nvidia, timm or network to others",
+        "convert NVIDIA's checkpoint to a folder; a folder with `--to nvidia`, `timm` or `network`",
     ),
-    "export": ("conversion.export", "export to ONNX; with `--to` web, aoti or sam3 to others"),
+    "export": ("conversion.export", "export to ONNX; with `--to` to web, aoti or sam3"),
     "card": ("model_cards.card", "write the model card of a folder"),
     "publish": ("training.publish", "upload a folder to the Hub, after checks"),
     "app": ("training.app.__main__", "look at features and masks in the browser"),
     "serve": ("training.serve", "serve features over HTTP"),
-    "doctor": ("core.doctor", "print versions, devices, what extras lack, disk, whether the Hub answers"),
+    "doctor": (
+        "core.doctor",
+        "print versions, devices, missing packages, disk space; test the Hub",
+    ),
 }
 MORE_COMMANDS = {
     "add-words": "training.demo.add_words",

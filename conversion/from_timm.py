@@ -75,7 +75,7 @@ class FromTimmSettings(Settings):
 
     Attributes:
         trained: Weights of timm's network, a file .safetensors or a folder with model.safetensors.
-        checkpoint: Folder whose backbone timm trained; its adaptors come along.
+        checkpoint: Folder whose backbone timm trained; its adaptors are kept.
         output: Folder to write.
         overwrite: Replace the output if it exists.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 from modeling_radio import RadioConfig
 from modeling_radio.core.files import write_text
-from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
+from modeling_radio.hub_radio import FEATURE_EXTRACTION, INSTANCE_SEGMENTERS, task_of
 from modeling_radio.model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
 from modeling_radio.model_cards.metadata import HUB_ID, card_data
 from modeling_radio.model_cards.rendering import render_card
@@ -31,6 +31,65 @@ CONVERTED = ", converted"
 """End of the title."""
 FILE = "conversion.json"
 """File of a converted folder, from which its card can be written again; later training does not copy it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task model returns, for the code of its card.
+
+    Attributes:
+        result: Result of its pipeline.
+        reading: Lines that read the model's output without a pipeline; empty leaves this code out.
+        arguments: Further arguments of the pipeline.
+    """
+
+    result: str
+    reading: str
+    arguments: str = ""
+
+
+ANSWERS = {
+    "RadioForImageClassification": Answer(
+        '[{"label": ..., "score": ...}, ...], the highest score first',
+        "print(model.config.id2label[output.logits.argmax().item()])",
+    ),
+    "RadioForZeroShotImageClassification": Answer(
+        '[{"label": ..., "score": ...}, ...], the highest score first',
+        "",
+        ', candidate_labels=["a cat", "a dog"]',
+    ),
+    "RadioForSemanticSegmentation": Answer(
+        '[{"label": ..., "mask": a PIL image, ...}, ...]',
+        "size = inputs.pixel_values.shape[-2:]\n"
+        "classes = processor.post_process_semantic_segmentation(output, target_sizes=[size])[0]\n"
+        "print(classes.shape)  # (height, width), the class of each pixel",
+    ),
+    "RadioForObjectDetection": Answer(
+        '[{"label": ..., "score": ..., "box": {"xmin": ..., ...}}, ...]',
+        "objects = processor.post_process_object_detection(output)[0]\n"
+        "print(objects)  # scores, labels, and boxes as shares of width and height",
+    ),
+    "RadioForDepthEstimation": Answer(
+        '{"predicted_depth": meters for each pixel, "depth": a PIL image}',
+        "print(output.predicted_depth.shape)  # (1, height, width), in meters",
+    ),
+    **dict.fromkeys(
+        INSTANCE_SEGMENTERS,
+        Answer(
+            '[{"label": ..., "score": ..., "mask": a PIL image}, ...]',
+            "objects = processor.post_process_instance_segmentation(output)[0]\n"
+            'print(objects["segments_info"])  # objects["segmentation"] is a map of their ids',
+        ),
+    ),
+}
+"""By class."""
+READINGS = {
+    "multi_label_classification": (
+        "scores = output.logits[0].sigmoid().tolist()\nprint(dict(zip(model.config.id2label.values(), scores)))"
+    ),
+    "regression": "print(output.logits[0].tolist())",
+}
+"""Of classifiers that do not choose one class, by problem type."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -71,6 +130,7 @@ def build_adapter_card(folder: Path, config: RadioConfig, source: str, shown: di
         kind=kind,
         rank=settings.get("r"),
         auto_class=_auto_class(config),
+        answer=_answer(config),
         **_classes(config),
     )
 
@@ -94,7 +154,14 @@ def build_tuned_card(config: RadioConfig, source: str, shown: dict[str, Any]) ->
         results=shown["results"],
     )
     values = {**shown, "base": base, "article": _article(config), "auto_class": _auto_class(config)}
-    return render_card("tuned.md", config, data, source, **values, **_classes(config))
+    return render_card("tuned.md", config, data, source, **values, answer=_answer(config), **_classes(config))
+
+
+def _answer(config: RadioConfig) -> Answer | None:
+    """Return what a task model returns; None for other models."""
+    answer = ANSWERS.get((config.architectures or [""])[0])
+    reading = READINGS.get(str(config.problem_type))
+    return replace(answer, reading=reading) if answer and reading else answer
 
 
 def _article(config: RadioConfig) -> str:

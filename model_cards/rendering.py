@@ -24,7 +24,7 @@ from modeling_radio.native import native_differences
 PLACEHOLDER = "ORG/NAME"
 """Name in the code of an unpublished card; `radio publish` replaces it."""
 UNPUBLISHED = (
-    f"`{PLACEHOLDER}` stands for the name that it will have on the Hub; until then, give the path of this folder.\n\n"
+    f"`{PLACEHOLDER}` stands for the name on the Hub. Before it is published, use the path of this folder.\n\n"
 )
 """Text above the code of an unpublished card; `radio publish` removes it."""
 TEMPLATES = Path(__file__).parent / "templates"

@@ -382,8 +382,8 @@ class RadioDetectionModel(RadioTaskModel):
             )
         if len(boxes) > self.config.detection_num_queries:
             raise ValueError(
-                f"`boxes` of `labels[{index}]` must be at most {self.config.detection_num_queries}, the "
-                f"`detection_num_queries` that bound what can be found in one image, got {len(boxes)}."
+                f"`boxes` of `labels[{index}]` must be at most {self.config.detection_num_queries}, the number of "
+                f"objects that the model can find in an image (`detection_num_queries`), got {len(boxes)}."
             )
 
     def _check_values(self, labels: Sequence[Mapping[str, Tensor]]) -> None:

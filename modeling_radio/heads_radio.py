@@ -679,7 +679,7 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         if config.semantic_loss_ignore_index == IGNORED_CLASS < count_classes(config):
             raise ValueError(
                 f"`semantic_loss_ignore_index` must not be its default, {IGNORED_CLASS}, with {count_classes(config)} "
-                "classes, of which that is one: set -100, and give it to pixels that do not count."
+                "classes, because this is a class too: set -100, and label the pixels to ignore with -100."
             )
         heads = {"linear": RadioLinearSegmentationHead, "dpt": RadioDPTSegmentationHead}
         self.decode_head = heads[config.segmentation_head](config)

@@ -71,11 +71,12 @@ INSTANCE_PIPELINES = {
 }
 """Written into instance segmenters' folders: masks of instances may overlap, and come with their own options."""
 
+_WITH_TEXTS = ("AutoModelForZeroShotImageClassification", "multimodal")
 TEXT_PIPELINES = {
     **PIPELINES,
-    "zero-shot-image-classification": _pipeline(
-        "RadioZeroShotImageClassificationPipeline", "AutoModelForZeroShotImageClassification", "multimodal"
-    ),
+    "zero-shot-image-classification": _pipeline("RadioZeroShotImageClassificationPipeline", *_WITH_TEXTS),
+    "image-segmentation": _pipeline("RadioWordSegmentationPipeline", *_WITH_TEXTS),
+    "zero-shot-object-detection": _pipeline("RadioZeroShotObjectDetectionPipeline", *_WITH_TEXTS),
 }
 """For folders with a text tower: transformers' own pipeline recognizes SigLIP's towers by the model's name."""
 
@@ -132,8 +133,8 @@ def _is_there(reference: str) -> bool:
 
 _NAMES = (
     "adaptors backbone checks configuration detection eradio heads hub image_processing inputs layers loading modeling "
-    "new_head nvidia_methods nvidia_names outputs peft pipelines post_processing presets processing radio1d sam3 "
-    "video_processing window_budget wrapped zero_shot"
+    "new_head nvidia_methods nvidia_names outputs peft pipelines post_processing presets processing radio1d radseg "
+    "regions sam3 video_processing window_budget wrapped zero_shot"
 )
 SOURCE_FILES = tuple(f"{name}_radio.py" for name in _NAMES.split())
 """All that lies beside a checkpoint. transformers fetches a class's file and those that its imports name; some are only

@@ -3,9 +3,11 @@
 `config.json` names them, so that `pipeline` finds them.
 """
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from transformers import (
@@ -24,6 +26,7 @@ from .checks_radio import round_to_step
 from .hub_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor, read_image
 from .post_processing_radio import Reading, reading_of, tempered
+from .regions_radio import find_regions
 
 
 VIEW_OPTIONS = ("tile_size", "tile_overlap", "scales", "flip", "nms_threshold")
@@ -386,6 +389,138 @@ class RadioZeroShotImageClassificationPipeline(AnySizeBatches, ZeroShotImageClas
         scores = self.model.probabilities(model_outputs["logits"][0]).tolist()
         ranked = sorted(zip(scores, model_outputs["candidate_labels"], strict=True), key=lambda pair: -pair[0])
         return [{"score": score, "label": label} for score, label in ranked]
+
+
+SEGMENT_OPTIONS = ("source", "window_size", "scra", "scga", "sliding", "denoising", "sam")
+"""Options of `segment` of the zero-shot class."""
+
+
+class _WordMaps(ImageSegmentationPipeline):
+    """Base of pipelines on maps of words: `segment` of the zero-shot class, with `candidate_labels`."""
+
+    _load_tokenizer = True
+    stock_options: tuple[str, ...] = ("timeout",)
+    model: Any
+    image_processor: Any
+    _embedded: tuple[Any, Tensor] | None = None
+
+    # pyrefly: ignore[bad-override]
+    def __call__(self, inputs: Any, candidate_labels: Any = None, **kwargs: Any) -> Any:
+        if candidate_labels is not None:
+            kwargs["candidate_labels"] = candidate_labels
+        return super().__call__(inputs, **kwargs)
+
+    # pyrefly: ignore[bad-override]
+    def _sanitize_parameters(self, candidate_labels: Any = None, templates: Any = None, **kwargs: Any) -> Any:
+        forward = {name: kwargs.pop(name) for name in SEGMENT_OPTIONS if name in kwargs}
+        known = ("candidate_labels", "templates", *SEGMENT_OPTIONS, *self.stock_options)
+        refuse_unknown(kwargs, known, "and those of every pipeline")
+        before = {"timeout": kwargs.pop("timeout")} if "timeout" in kwargs else {}
+        if templates is not None:
+            forward["templates"] = tuple(templates)
+        if candidate_labels is not None:
+            labels = candidate_labels.split(",") if isinstance(candidate_labels, str) else candidate_labels
+            kwargs["candidate_labels"] = forward["candidate_labels"] = tuple(label.strip() for label in labels)
+        return before, forward, kwargs
+
+    # pyrefly: ignore[bad-override]
+    def _forward(self, model_inputs: Any, candidate_labels: Any = None, templates: Any = None, **options: Any) -> Any:
+        if not candidate_labels:
+            raise ValueError(f"`candidate_labels` must be one or more words, got {candidate_labels!r}.")
+        wanted = candidate_labels, templates
+        if self._embedded is None or self._embedded[0] != wanted:
+            chosen = {} if templates is None else {"templates": templates}
+            self._embedded = wanted, self.model.embed_classes(self.tokenizer, candidate_labels, **chosen)
+        options = {"source": self.model.usual_dense_source, **options}
+        outputs = self.model.segment(model_inputs["pixel_values"], self._embedded[1], **options)
+        outputs["target_size"] = model_inputs["target_size"]
+        return outputs
+
+
+class RadioWordSegmentationPipeline(AnySizeBatches, _WordMaps):
+    """Transformers' `image-segmentation` with words, for folders with texts: a mask for each word that is seen.
+
+    `pipeline("image-segmentation", model=folder, trust_remote_code=True)(image, candidate_labels=["sky", "lake"])`.
+    Each pixel goes to the nearest word, so name what is around too. Options, of the pipeline or of a call:
+
+    - `candidate_labels`: words, in a list or with commas between them.
+    - `templates`: prompts with the placeholder `{}`, as of `embed_classes`.
+    - `threshold`: pixels whose word is less probable than this are in no mask; by default 0.
+    - those of `segment`: `source` (by default the model's `usual_dense_source`), `window_size`, and RADSeg's steps
+      `scra`, `scga`, `sliding`, `denoising` and `sam`.
+
+    Results have `label`, `mask` and `score`, the mean probability of the word, a softmax over all, in its mask.
+    """
+
+    stock_options = ("threshold", "timeout")
+
+    # pyrefly: ignore[bad-override]
+    def postprocess(self, model_outputs: Any, candidate_labels: Any, threshold: float = 0.0) -> list[dict[str, Any]]:
+        """Return score, label and mask of each word that is seen, in the order of the words."""
+        (found,) = self.image_processor.post_process_semantic_segmentation(
+            model_outputs, target_sizes=model_outputs["target_size"], return_segmentation_scores=True
+        )
+        likely, winners = found["segmentation_scores"].float().softmax(dim=0).max(dim=0)
+        results = []
+        for index, label in enumerate(candidate_labels):
+            mask = (winners == index) & (likely >= threshold)
+            if mask.any():
+                picture = to_pil_image(255 * mask.byte().cpu())
+                results.append({"score": likely[mask].mean().item(), "label": label, "mask": picture})
+        return results
+
+
+REGION_PLACES = 256
+"""Our choice: fewest places along the longer side of the map in which regions are found, enlarged from patches."""
+
+
+class RadioZeroShotObjectDetectionPipeline(AnySizeBatches, _WordMaps):
+    """`zero-shot-object-detection` from maps of words: the boxes of connected regions, not of objects.
+
+    Two objects of one word that touch are one box, and an object in two parts is two boxes. Each place goes to the
+    nearest word, so name what is around too, such as "grass", and leave its boxes aside. Options are those of
+    `RadioWordSegmentationPipeline`, but:
+
+    - `threshold`: least score; by default 0.1, as of transformers' own.
+    - `top_k`: largest number of boxes; by default all.
+
+    An image may also be a dictionary with "image" and "candidate_labels". Results have `label`, `score`, the mean
+    probability of the word in the region, and `box` with `xmin`, `ymin`, `xmax`, `ymax` in pixels of the image. Regions
+    smaller than a patch are left out.
+    """
+
+    stock_options = ("threshold", "top_k", "timeout")
+
+    # pyrefly: ignore[bad-override]
+    def __call__(self, image: Any, candidate_labels: Any = None, **kwargs: Any) -> Any:
+        if isinstance(image, dict):
+            return self(image["image"], image["candidate_labels"], **kwargs)
+        if isinstance(image, (list, tuple)) and image and isinstance(image[0], dict):
+            return [self(each, **kwargs) for each in image]
+        return super().__call__(image, candidate_labels, **kwargs)
+
+    # pyrefly: ignore[bad-override]
+    def postprocess(
+        self, model_outputs: Any, candidate_labels: Any, threshold: float = 0.1, top_k: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return boxes with their labels and scores, the most certain first."""
+        ((height, width),) = model_outputs["target_size"]
+        logits = model_outputs["logits"].float()
+        factor = max(1, math.ceil(REGION_PLACES / max(logits.shape[2:])))
+        rows, cols = (factor * side for side in logits.shape[2:])
+        enlarged = F.interpolate(logits, (rows, cols), mode="bilinear", align_corners=False)
+        regions = find_regions(enlarged[0].softmax(dim=0), least_area=factor**2)
+        boxes = regions.boxes * torch.tensor([width / cols, height / rows], device=logits.device).repeat(2)
+        found = [
+            {
+                "score": score,
+                "label": candidate_labels[label],
+                "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), map(round, box), strict=True)),
+            }
+            for score, label, box in zip(regions.scores.tolist(), regions.labels.tolist(), boxes.tolist(), strict=True)
+            if score >= threshold
+        ]
+        return sorted(found, key=lambda each: -each["score"])[:top_k]
 
 
 class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipeline):

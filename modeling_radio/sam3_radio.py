@@ -1,4 +1,4 @@
-"""SAM3 on RADIO's features: transformers' `Sam3Model` with RADIO and its sam3 adaptor in place of the trunk.
+"""SAM3 on RADIO's features: transformers' models of SAM3 with RADIO and its sam3 adaptor in place of the trunk.
 
 Importing this module registers the trunk with transformers, so that `Sam3Model.from_pretrained` opens a saved pair.
 """
@@ -8,7 +8,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, Sam3Config, Sam3Model
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Sam3Config,
+    Sam3Model,
+    Sam3TrackerConfig,
+    Sam3TrackerModel,
+    Sam3TrackerVideoConfig,
+    Sam3TrackerVideoModel,
+    Sam3VideoConfig,
+    Sam3VideoModel,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from .configuration_radio import RadioConfig
@@ -95,8 +109,9 @@ class RadioSam3Trunk(PreTrainedModel):
         )
 
 
+# Configurations and models have names of their own so that remote code can bring the trunk's class along.
 class RadioSam3Config(Sam3Config):
-    """SAM3's configuration, under a name of its own so that remote code can bring the trunk's class along."""
+    """SAM3's configuration."""
 
 
 class RadioSam3Model(Sam3Model):
@@ -105,21 +120,63 @@ class RadioSam3Model(Sam3Model):
     config_class = RadioSam3Config
 
 
+class RadioSam3TrackerConfig(Sam3TrackerConfig):
+    """Configuration of SAM3's masks of points and boxes."""
+
+
+class RadioSam3TrackerModel(Sam3TrackerModel):
+    """Masks of points and boxes on RADIO, as `RadioSam3Model`; `AutoModelForMaskGeneration` opens it too."""
+
+    config_class = RadioSam3TrackerConfig
+
+
+class RadioSam3TrackerVideoConfig(Sam3TrackerVideoConfig):
+    """Configuration of SAM3's tracker of points and boxes in video."""
+
+
+class RadioSam3TrackerVideoModel(Sam3TrackerVideoModel):
+    """Tracker of points and boxes in video on RADIO, as `RadioSam3Model`."""
+
+    config_class = RadioSam3TrackerVideoConfig
+
+
+class RadioSam3VideoConfig(Sam3VideoConfig):
+    """Configuration of SAM3's tracker of words in video."""
+
+
+class RadioSam3VideoModel(Sam3VideoModel):
+    """Tracker of words in video on RADIO, as `RadioSam3Model`."""
+
+    config_class = RadioSam3VideoConfig
+
+
+SAM3 = {
+    Sam3Model: RadioSam3Model,
+    Sam3TrackerModel: RadioSam3TrackerModel,
+    Sam3TrackerVideoModel: RadioSam3TrackerVideoModel,
+    Sam3VideoModel: RadioSam3VideoModel,
+}
+"""Models of transformers that RADIO can be attached to, and the classes that open their folders."""
+Sam3 = Sam3Model | Sam3TrackerModel | Sam3TrackerVideoModel | Sam3VideoModel
+
+
 # `exist_ok`: a checkpoint's own copy of this file may be in the process too.
 AutoConfig.register(RadioSam3TrunkConfig.model_type, RadioSam3TrunkConfig, exist_ok=True)
 AutoModel.register(RadioSam3TrunkConfig, RadioSam3Trunk, exist_ok=True)
 
 
 def attach_to_sam3(
-    sam3_model: Sam3Model, radio: RadioModel, adaptor_name: str = "sam3", window_size: int | str | None = None
-) -> Sam3Model:
+    sam3_model: Sam3, radio: RadioModel, adaptor_name: str = "sam3", window_size: int | str | None = None
+) -> Any:
     """Let SAM3 run on RADIO's features: replace its trunk in place, and nothing else.
 
     The images must then be larger, since RADIO's patches are: 1152 pixels for SAM3's 72 x 72 features with 16-pixel
-    patches. Everything else is as before: text and box prompts, post-processing, `save_pretrained`.
+    patches. Everything else is as before: prompts of texts, points and boxes, memory of video, post-processing,
+    `save_pretrained`.
 
     Args:
-        sam3_model: Transformers' SAM3. It is changed; its own trunk is let go.
+        sam3_model: Transformers' `Sam3Model`, `Sam3TrackerModel`, `Sam3TrackerVideoModel` or `Sam3VideoModel`. It is
+            changed; its own trunk is let go.
         radio: RADIO with an adaptor for SAM3. Its weights are shared.
         adaptor_name: That adaptor.
         window_size: ViTDet window in tokens, as in `RadioModel.forward`; `None` takes `vitdet_window_size` of RADIO.
@@ -128,8 +185,8 @@ def attach_to_sam3(
         `sam3_model`.
 
     Raises:
-        ValueError: If RADIO has no such adaptor, its features are not as wide as those of SAM3's trunk, or SAM3's grid
-            of features cannot be reached with its patches.
+        ValueError: If the model is none of these, RADIO has no such adaptor, its features are not as wide as those of
+            SAM3's trunk, or SAM3's grid of features cannot be reached with its patches.
 
     Examples:
         >>> sam3 = attach_to_sam3(Sam3Model.from_pretrained("facebook/sam3"), radio, window_size=8)
@@ -141,14 +198,40 @@ def attach_to_sam3(
     References:
         C-RADIOv4 tech report, section 3.2. https://arxiv.org/abs/2601.17237
     """
-    config = _trunk_config(sam3_model, radio, adaptor_name, window_size)
+    encoder = _vision_encoder(sam3_model)
+    config = _trunk_config(encoder.config.backbone_config, radio, adaptor_name, window_size)
     radio.to(sam3_model.device)  # pyrefly: ignore[bad-argument-type]
-    sam3_model.vision_encoder.backbone = _wrap(config, radio).train(sam3_model.training)
-    sam3_model.vision_encoder.config.backbone_config = config
+    encoder.backbone = _wrap(config, radio).train(sam3_model.training)
+    encoder.config.backbone_config = config
+    if not isinstance(sam3_model, Sam3Model):
+        _tell_tracker(sam3_model.tracker_model if isinstance(sam3_model, Sam3VideoModel) else sam3_model, config)
     return sam3_model
 
 
-def save_attached(sam3_model: Sam3Model, folder: str | Path) -> None:
+def _vision_encoder(sam3_model: Any) -> Any:
+    """Return what holds the trunk.
+
+    Raises:
+        ValueError: If the model is none of `SAM3`.
+    """
+    if not isinstance(sam3_model, tuple(SAM3)):
+        names = ", ".join(each.__name__ for each in SAM3)
+        raise ValueError(f"`sam3_model` must be one of transformers' {names}, got {type(sam3_model).__name__}.")
+    detector = sam3_model.detector_model if isinstance(sam3_model, Sam3VideoModel) else sam3_model
+    return detector.vision_encoder
+
+
+def _tell_tracker(tracker: Any, config: RadioSam3TrunkConfig) -> None:
+    """Tell a tracker the size of the images, in which its prompts are measured; its grid stays."""
+    tracker.config.vision_config.backbone_config = config
+    prompts = tracker.config.prompt_encoder_config
+    prompts.image_size, prompts.patch_size = config.image_size, config.patch_size
+    tracker.prompt_encoder.input_image_size = config.image_size
+    if isinstance(tracker, Sam3TrackerVideoModel):
+        tracker.config.image_size = tracker.image_size = config.image_size
+
+
+def save_attached(sam3_model: Sam3, folder: str | Path) -> None:
     """Save SAM3 on RADIO as one folder with its source files.
 
     `AutoModel.from_pretrained(folder, trust_remote_code=True)` opens it anywhere. `Sam3Model.from_pretrained(folder)`
@@ -161,23 +244,25 @@ def save_attached(sam3_model: Sam3Model, folder: str | Path) -> None:
     Raises:
         ValueError: If the model has a trunk of its own.
     """
-    if not isinstance(sam3_model.vision_encoder.backbone, RadioSam3Trunk):
+    if not isinstance(_vision_encoder(sam3_model).backbone, RadioSam3Trunk):
         raise ValueError(
             "`sam3_model` must run on RADIO, got one on its own trunk. Call `attach_to_sam3` first, or use its "
             "`save_pretrained`."
         )
+    own: Any = next(own for stock, own in SAM3.items() if isinstance(sam3_model, stock))
+    opened = [AutoModel, AutoModelForMaskGeneration] if own is RadioSam3TrackerModel else [AutoModel]
     sam3_model.config.auto_map = {
-        "AutoConfig": f"sam3_radio.{RadioSam3Config.__name__}",
-        "AutoModel": f"sam3_radio.{RadioSam3Model.__name__}",
+        "AutoConfig": f"sam3_radio.{own.config_class.__name__}",
+        **{auto_class.__name__: f"sam3_radio.{own.__name__}" for auto_class in opened},
     }
-    sam3_model.save_pretrained(folder)
+    # Under the names of the modules: transformers renames weights of its own classes alone when it opens them.
+    sam3_model.save_pretrained(folder, save_original_format=False)
     copy_source_files(folder)
 
 
 def _trunk_config(
-    sam3_model: Sam3Model, radio: RadioModel, adaptor_name: str, window_size: int | str | None
+    own: Any, radio: RadioModel, adaptor_name: str, window_size: int | str | None
 ) -> RadioSam3TrunkConfig:
-    own: Any = sam3_model.vision_encoder.config.backbone_config
     adaptor = radio.config.adaptor(adaptor_name, argument="adaptor_name")
     if adaptor.feature_dim != own.hidden_size:
         raise ValueError(

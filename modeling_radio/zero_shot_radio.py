@@ -27,11 +27,29 @@ from transformers.processing_utils import Unpack
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, is_flash_attention_requested
 
-from .checks_radio import check_choice
+from .checks_radio import Resolution, check_choice
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
-from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
+from .hub_radio import import_sibling
+from .inputs_radio import StatesWanted, WindowSize, check_call_arguments, check_images, check_pack
+from .layers_radio import ImagePack
 from .modeling_radio import RadioModel, RadioPreTrainedModel, build_network
-from .outputs_radio import RadioZeroShotOutput, to_map
+from .outputs_radio import NetworkOutput, RadioZeroShotOutput, to_map
+from .radseg_radio import (
+    DENOISING,
+    LEFT_OUT,
+    SCALING,
+    SLIDING,
+    Scra,
+    aggregate,
+    check_denoising,
+    check_scaling,
+    check_sliding,
+    choose_scra,
+    find_unlikely,
+    finish_recursively,
+    slide,
+    to_probabilities,
+)
 
 
 CLIP_LOGIT_SCALE = 2.6592
@@ -734,32 +752,54 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
         embeds = self.embed_texts(tokenizer, prompts, batch_size)
         return _normalize(embeds.unflatten(0, (len(class_names), len(templates))).mean(dim=1))
 
-    def segment(
+    def segment(  # noqa: PLR0913
         self,
         pixel_values: Tensor,
         text_embeds: Tensor,
         source: DenseSource = "summary_head",
         window_size: WindowSize = None,
         pixel_mask: Tensor | None = None,
+        image_grid_hw: Tensor | None = None,
+        scra: Scra = "auto",
+        scga: float | None = SCALING,
+        sliding: tuple[int, int] | None = SLIDING,
+        denoising: float | None = DENOISING,
+        sam: Any = None,
     ) -> SemanticSegmenterOutput:
-        """Compare every patch with texts: segmentation with an open vocabulary.
+        """Compare every patch with texts: segmentation with an open vocabulary, as RADSeg does it.
+
+        Each step of RADSeg can be left out with `None`; without any of them this is NaRADIO. `radseg_radio` explains
+        them; the defaults are those of the authors' code.
 
         Args:
-            pixel_values: As in `forward`.
+            pixel_values: As in `forward`, or packed as in `RadioModel.forward`.
             text_embeds: One vector per class, `(num_classes, text_dim)`, as `embed_classes` returns them.
             source: How patches are mapped into the space of the texts. "summary_head" applies the adaptor's summary
                 head to patch tokens, as NaRADIO and RADSeg do: class tokens and patch tokens share a space, but the
                 patches of SigLIP and CLIP themselves are not aligned with texts, since they precede the pooling.
                 "features" takes the adaptor's dense features, for a teacher whose patches are aligned.
-            window_size: As in `RadioModel.forward`.
+            window_size: As in `RadioModel.forward`; the last block, that of `scra`, is global in any case.
             pixel_mask: As in `RadioModel.forward`; the post-processing cuts padding off.
+            image_grid_hw: As in `RadioModel.forward`.
+            scra: Factor of the recursive attention in the last block. "auto" is 10, the paper's, for RADIO's ViTs, and
+                `None` for E-RADIO, RADIO1D and networks of libraries, which have no such block.
+            scga: Factor of the aggregation over the whole image.
+            sliding: Side of the windows and step between them in pixels, rounded to whole patches; an image within one
+                window is seen as a whole.
+            denoising: Least probability of a class at its best patch; other classes are left out of the image, unless
+                all would be.
+            sam: Transformers' `Sam3TrackerModel`, on its own trunk or on RADIO (`attach_to_sam3`): it draws the outline
+                of each region anew, as RADSeg+ does; see `regions_radio.refine_by_sam`.
 
         Returns:
-            `logits` `(num_images, num_classes, rows, cols)`: similarities of patches and texts, scaled as in `forward`.
-            `RadioImageProcessor.post_process_semantic_segmentation` turns them into label maps.
+            `logits` `(num_images, num_classes, rows, cols)`: similarities of patches and texts, scaled as in `forward`;
+            of packed images `(total_patches, num_classes)`; with `sam` logarithms of probabilities `(num_images,
+            num_classes, height, width)`. `RadioImageProcessor.post_process_semantic_segmentation` turns maps into maps
+            of labels.
 
         Raises:
-            ValueError: If `source` is unknown, or its width is not that of the texts; otherwise as `forward`.
+            ValueError: If an argument is none of these, or the width of `source` is not that of the texts; otherwise as
+                `forward`.
 
         References:
             RayFronts (NaRADIO), https://arxiv.org/abs/2504.06994; RADSeg, https://arxiv.org/abs/2511.19704
@@ -769,25 +809,78 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
             raise ValueError(
                 f"`text_embeds` must have the shape (num_classes, {width}), got {tuple(text_embeds.shape)}."
             )
-        patches = self.aligned_patches(pixel_values, source, window_size)
+        check_denoising(denoising)
+        steps: Any = {"scra": scra, "scga": scga, "sliding": sliding}
+        if image_grid_hw is not None:
+            pack = check_pack(pixel_values, image_grid_hw, self.config)
+            steps |= {"source": source, "window_size": window_size, "denoising": denoising, "sam": sam}
+            return self._segment_pack(pixel_values, text_embeds, pack, steps)
+        patches = self.aligned_patches(pixel_values, source, window_size, **steps)
         cosines = torch.einsum("bdrc,nd->bnrc", _normalize(patches, dim=1), _normalize(text_embeds).to(patches))
-        return SemanticSegmenterOutput(logits=self._to_logits(cosines))
+        is_out = find_unlikely(cosines, 0.0 if denoising is None else denoising)
+        if sam is None:
+            return SemanticSegmenterOutput(logits=self._to_logits(cosines).masked_fill(is_out, LEFT_OUT))
+        likely = to_probabilities(cosines).masked_fill(is_out, 0.0)
+        refined = import_sibling("regions_radio").refine_by_sam(sam, pixel_values, likely)
+        return SemanticSegmenterOutput(logits=refined.clamp(min=torch.finfo(refined.dtype).tiny).log())
+
+    def _segment_pack(
+        self, patches: Tensor, text_embeds: Tensor, pack: ImagePack, options: dict[str, Any]
+    ) -> SemanticSegmenterOutput:
+        """Segment the images of each size of a pack together; see `segment`."""
+        if options["sam"] is not None:
+            raise ValueError("`sam` must be None with `image_grid_hw`: refine images of one size.")
+        side, grouped = self.config.patch_size, []
+        for grid, group in zip(pack.groups, pack.group_patches(patches), strict=True):
+            cells = group.unflatten(1, tuple(grid)).unflatten(-1, (-1, side, side))
+            # (images, rows, cols, channels, side, side) -> (images, channels, rows * side, cols * side)
+            images = cells.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+            grouped.append(cast(Tensor, self.segment(images, text_embeds, **options).logits).flatten(2).mT)
+        return SemanticSegmenterOutput(logits=torch.cat(pack.ungroup(grouped)))
 
     def aligned_patches(
-        self, pixel_values: Tensor, source: DenseSource = "summary_head", window_size: WindowSize = None
+        self,
+        pixel_values: Tensor,
+        source: DenseSource = "summary_head",
+        window_size: WindowSize = None,
+        scra: Scra = None,
+        scga: float | None = None,
+        sliding: tuple[int, int] | None = None,
     ) -> Tensor:
         """Return the patches in the space of the texts, `(num_images, text_dim, rows, cols)`; see `segment`."""
         check_choice("source", source, get_args(DenseSource))
-        adaptor, width = self.image_adaptor, self.text_width
+        check_scaling("scga", scga)
+        check_sliding(sliding)
+        network, adaptor, width = self.radio_model, self.image_adaptor, self.text_width
+        factor = choose_scra(network, scra)
         if source == "features" and adaptor.feature_dim != width:
             raise ValueError(
                 f"`feature_dim` of adaptor {adaptor.name!r} must be {width}, the width of the texts, for "
                 f"`source='features'`, got {adaptor.feature_dim}. Use 'summary_head'."
             )
-        result = self.radio_model(pixel_values, window_size=window_size)
+
+        def encode(images: Tensor) -> Tensor:
+            """Return the patch tokens as a map, `(batch, hidden, rows, cols)`."""
+            keep = [] if factor is None else [max(self.config.num_hidden_layers - 2, 0)]
+            passed = network(images, window_size=window_size, keep=keep)
+            tokens = passed.tokens if factor is None else finish_recursively(network, passed, factor)
+            return to_map(network.patch_features(tokens), passed.grid)
+
+        if sliding is None:
+            features = encode(pixel_values)
+        else:
+            check_images(pixel_values, self.config)
+            features = slide(pixel_values, sliding, self.config.resolution_step, encode)
+        grid = Resolution(*features.shape[2:])
+        patches = features.flatten(2).mT
+        if scga is not None:
+            patches = aggregate(patches, scga)
         if source == "summary_head":
-            return to_map(self._align(self.radio_model.patch_features(result.tokens)), result.grid)
-        output = self.radio_model.make_output(result, [adaptor.name], "NCHW")
+            return to_map(self._align(patches), grid)
+        # Dense heads read patches alone; the prefix only has to be there.
+        tokens = F.pad(patches, (0, 0, self.config.num_prefix_tokens, 0))
+        passed = NetworkOutput(tokens, tokens, {}, None, None, grid)
+        output = network.make_output(passed, [adaptor.name], "NCHW")
         return cast(dict[str, Any], output.adaptors)[adaptor.name].features
 
     def _align(self, tokens: Tensor) -> Tensor:

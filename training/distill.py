@@ -18,9 +18,9 @@ class DistillSettings(RecipeCommand):
 
     Attributes:
         output: Folder of the run; by default runs/NAME.
-        restart: Start anew; refuses an output that is not empty.
+        restart: Start from the first step; an output that is not empty is refused.
         stop_at: End this session with a checkpoint at this step, counted over all stages.
-        max_minutes: End this session with a checkpoint after this many minutes; the same command goes on.
+        max_minutes: End this session with a checkpoint after this many minutes; the same command continues it.
         allow_changes: Settings that may differ between the recipe and the checkpoint, for example
             data.source,optimizer.learning_rate; a section stands for all of its settings.
     """

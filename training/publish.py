@@ -18,12 +18,12 @@ class PublishSettings(Settings):
     Attributes:
         checkpoint: Folder with a model, an adapter or Parquet files of features, and its card.
         model_id: ORG/NAME of the repository.
-        private: Only for a new repository: visible to its owners alone. It is never switched later.
+        private: Only its owners see a new repository. An existing one keeps its visibility.
         revision: Tag of this version; by default the first of v1, v2, ... that is free.
         exist_ok: Add a version to a repository that is there already.
         base: ORG/NAME of an adapter's base on the Hub.
         dry_run: Check, and list what would be uploaded, without any request to the Hub.
-        trust_remote_code: Publish, and run in the check, code of others that the folder or an adapter's base names.
+        trust_remote_code: Allow other code that the folder or an adapter's base names: it is run and published.
     """
 
     checkpoint: Path

@@ -81,9 +81,9 @@ class ImageSource(RecipeSection):
     Attributes:
         source: "demo" or "demo-pypi"; a folder of images, of Parquet files or of webdataset shards; a pattern of
             `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub: `org/name`, or `hub:org/name`
-            where a folder has that name, with `:config` where it has several.
-        split: Of a Hub data set; None for "train".
-        column: Column that holds the images; None finds it.
+            if a folder has this name too, followed by `:config` if it has several configurations.
+        split: Split of a Hub data set; None for "train".
+        column: Column of the images; None finds it.
     """
 
     source: str
@@ -106,13 +106,13 @@ class DataRecipe(ImageSource):
 
     Attributes:
         mixed_in: Further sources with their weights; the first one gives the rest of the images.
-        streaming: Read Parquet, webdataset and Hub data from the beginning to the end instead of copying them to
-            `datasets`' cache first; for what is too large for that.
-        shuffle_buffer: Streaming only: images that are shuffled together, in memory.
-        num_images: Length of the data set; None for the source's own.
-        image_size_px: Side of the demo's images; with cached teacher features of all images, which are square crops
-            then and the teachers' view. Otherwise images are taken whole.
-        seed: Decides generated images. Apart from `Recipe.seed`, so that several students can share a cache.
+        streaming: Read Parquet, webdataset and Hub data in order instead of copying them to `datasets`' cache first;
+            for data that are too large to copy.
+        shuffle_buffer: Streaming only: number of images that are shuffled together, in memory.
+        num_images: Number of images to use; None for all.
+        image_size_px: Side of the demo's images. With cached teacher features all images are cropped to squares of this
+            side, which the teachers see. Otherwise whole images are used.
+        seed: Seed of generated images. It is separate from `Recipe.seed`, so that several students can share a cache.
         num_workers: Processes that decode images, per rank.
         jpeg_drafts: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where every crop stays at least twice as large as
             what it is resized to; off where pixels must be those of the whole image.
@@ -159,18 +159,18 @@ class ViewsRecipe(RecipeSection):
         teachers: "online" runs the teachers at every step, each on its own shifted crop. "cached" runs them once on
             every whole image; the student then gets windows and flips of it, and its targets are exact crops of the
             result.
-        cache_dir: Folder of cached features; None takes one for their contents in the cache folder (`RADIO_CACHE`).
+        cache_dir: Folder of cached features; None for a folder in the cache (`RADIO_CACHE`) that fits their contents.
         cache_format: Format of cached dense features: "float16", or "int8" in equal steps over a channel's range in an
-            image. docs/how-to/data.md has what is lost.
+            image. docs/how-to/data.md tells the error of each.
         crop_scale: Smallest and largest area of an online view, as shares of the largest view of its shape that fits
             into the image. Above 1 the view reaches beyond the image's edges.
-        crop_aspect: Smallest and largest width over height of a view; cached views must be able to keep it.
+        crop_aspect: Smallest and largest width over height of a view; cached images must be large enough for it.
         is_square: Whether views become squares. False keeps their aspect ratio, with as many patches as a square of the
             size, up to rounding.
         aspect_steps: Number of aspect ratios if they are kept, spread evenly over `crop_aspect`. Fewer shapes make
             fuller batches for teachers and attention. None allows any ratio.
-        parts_at_once: Accumulated parts of a step that online teachers process in one pass. More parts make fuller
-            passes, above all of mosaics, and take the memory of their targets.
+        parts_at_once: Accumulated parts of a step that online teachers process in one pass. More parts make larger
+            passes, especially of mosaics, and need memory for their targets.
         max_shift_patches: Largest shift of an online crop from the region that student and teachers share, per axis.
         shift_deviation_patches: Standard deviation of these shifts before rounding to whole patches.
         flip_probability: Share of images that are mirrored, for the student and the teachers alike.
@@ -208,26 +208,26 @@ class PartitionRecipe(Named):
         probabilities: Their probabilities; None for equal ones.
         batch_size: Images per step, over all ranks and accumulated parts, which get equal numbers of them up to one;
             64 by default, None with a token budget.
-        token_budget: In place of a batch size, the most patches of all images of a step, over all ranks and accumulated
-            parts. Every image draws a resolution of its own, images follow each other until the next does not fit, and
-            each part gets about equally many patches, packed into one sequence.
-        accumulation_steps: Parts that a rank's share is computed in, to save memory.
-        rank_share: Binds the partition to a group of ranks: those with a share divide all ranks among them, in order
-            and in proportion, for example 3 for "low" and 1 for "high"; a single process runs all. None runs on
-            every rank. The gradient is the same either way.
-        weight: Factor of its mean loss. By default every partition counts alike, however many images it has, as do
-            the arms of NVIDIA's TAO toolkit; where every image shall count alike, give each its images per step over
-            those of the largest.
+        token_budget: Instead of a batch size, the largest number of patches of all images of a step, over all ranks and
+            accumulated parts. Each image draws its own resolution, a step takes images until the next one does not
+            fit, and each part packs about the same number of patches into one sequence.
+        accumulation_steps: Number of parts in which a rank computes its share, to save memory.
+        rank_share: Gives the partition its own group of ranks. All ranks are divided between such partitions in this
+            proportion, for example 3 for "low" and 1 for "high"; a single process runs all partitions. None uses every
+            rank. The gradient is the same in all cases.
+        weight: Factor of its mean loss. By default all partitions have equal weight, as in NVIDIA's TAO toolkit, with
+            any number of images. For equal weight of all images, set it to the partition's images per step divided by
+            those of the largest partition.
         teachers: Names of the teachers that see this partition; None for all.
-        crop_scale: With online teachers, of its images; None for that of `views`.
+        crop_scale: As `views.crop_scale`, for this partition with online teachers; None for that of `views`.
         windows_px: With cached teachers, sides of the window that is resized to the student's resolution,
             each step drawing one; None for the resolution itself, without resizing.
-        vitdet_windows: Sides in tokens of ViTDet windows; an augmented step draws one of those that are smaller than
-            its grid of patches (AM-RADIO, appendix C), with a token budget than that of the middle one of its images.
-            None trains with global attention only.
-        vitdet_ragged: Also draw windows that do not divide the grid, whose windows at the right and lower edge are
-            smaller. By default only those that do, as in AM-RADIO and NVIDIA's TAO toolkit.
-        vitdet_probability: Share of the steps that are augmented so.
+        vitdet_windows: Sides in tokens of ViTDet windows. A step with windows draws a side that is smaller than its
+            grid of patches (AM-RADIO, appendix C); with a token budget, smaller than the grid of its median image.
+            None only trains with global attention.
+        vitdet_ragged: Also draw windows that do not divide the grid; then windows at the right and lower edge are
+            smaller. By default only windows that divide it, as in AM-RADIO and NVIDIA's TAO toolkit.
+        vitdet_probability: Share of the steps with windows.
     """
 
     name: str = "low"
@@ -282,9 +282,9 @@ class BalancingRecipe(RecipeSection):
         method: A key of `losses.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
         period_steps: Steps between two updates of the weights, and steps that the losses are averaged over; None for a
             hundredth of the run.
-        start_step: First step at which weights move; None for the end of the warm-up (at most a quarter of the run), or
-            for the step at which a frozen trunk begins to learn.
-        ramp_steps: Steps over which the weights move from 1 to those of the method; None for a tenth of the run.
+        start_step: First step at which weights change; None for the end of the warm-up (at most a quarter of the run),
+            or for the step at which a frozen trunk begins to learn.
+        ramp_steps: Steps over which the weights change from 1 to those of the method; None for a tenth of the run.
     """
 
     method: Literal["fixed", "adaptive", "teacher_dropping"] = "fixed"
@@ -314,8 +314,8 @@ class ContrastiveRecipe(RecipeSection):
     All parts of a step are in memory at once, because each image is compared with the images of all parts.
 
     Attributes:
-        weight: Factor of the loss, besides a teacher's `summary_weight`; 0 for none. 0.1 is a start; it cost dense
-            features and masks in the study `weightings`.
+        weight: Factor of the loss, besides a teacher's `summary_weight`; 0 for none. Start with 0.1; in the study
+            `weightings` it made dense features and masks worse.
         bank_size: Number of summaries of earlier steps, for each teacher, that an image is also compared with.
     """
 
@@ -442,22 +442,22 @@ class StudentRecipe(RecipeSection):
     """The student network. Its adaptors and class tokens follow from the teachers.
 
     Attributes:
-        architecture: "radio", the ViT that `preset` and `config` describe; "e_radio"; "timm:NAME", a network of timm;
-            "transformers:NAME", one of transformers, by its type ("dinov2") or a Hub id or folder whose configuration
-            it has; or the import path of a class of yours, "my_package.my_module:MyNetwork". Weights start random
-            unless `init_from` names some.
-        arguments: Arguments of its construction: of E-RADIO and timm those of the network, of transformers fields of
-            its configuration, of your class those of its `__init__`.
-        levels: Maps of such a network that are fused into the features, at the stride of the finest; negative numbers
-            count from the last, which is the network's final output. `config.hidden_size` is the width they are
-            projected to.
-        frozen_stages: Stages of such a network that are not trained, from the image on.
+        architecture: "radio", the ViT of `preset` and `config`; "e_radio"; "timm:NAME", a network of timm;
+            "transformers:NAME", a network of transformers, where NAME is its type ("dinov2"), or a Hub id or folder
+            with its configuration; or the import path of your own class, "my_package.my_module:MyNetwork". Weights
+            are random unless `init_from` names some.
+        arguments: Arguments that build the network: for E-RADIO and timm those of the network, for transformers fields
+            of its configuration, for your class those of its `__init__`.
+        levels: Maps of such a network that are added to become the features, at the stride of the finest map. Negative
+            numbers count from the last map, which is the network's final output. All maps are projected to the width
+            `config.hidden_size`.
+        frozen_stages: Number of first stages of such a network that are not trained.
         preset: Name of a `RadioConfig` preset to start from, or the import path of a function that takes fields of
             `RadioConfig` by name and returns one, "my_package.my_module:my_student"; None for the config's defaults.
-        config: Fields of `RadioConfig` that differ from it; null for none of a base's.
+        config: Fields of `RadioConfig` that differ from the preset; null removes those of the base recipe.
         adaptor: Fields of `RadioAdaptorConfig` for every teacher's adaptor; a teacher's own `adaptor` wins.
-        positions: Start of the position table: "normal" (random, as published) or "sincos" (two-dimensional sines; a
-            short run learns much faster from them).
+        positions: Initial values of the position table: "normal" (random, as published) or "sincos" (two-dimensional
+            sines, with which a short run learns much faster).
         attention: Implementation of transformers in training, for example "sdpa" or "eager"; small bfloat16 batches on
             a CPU are faster with "eager".
         gradient_checkpointing: Keep only each block's input for the backward pass and compute the rest again: a
@@ -465,12 +465,12 @@ class StudentRecipe(RecipeSection):
         compile: Compile every block with `torch.compile`.
         passes_at_once: Accumulated parts of a step that run at the same time on the cores of a CPU, in one process and
             without noise or dropout; elsewhere they run one after the other.
-        init_from: Folder or Hub id of a checkpoint to start from. Of a RADIO checkpoint, ours or NVIDIA's, the trunk is
-            taken, with heads and class tokens of teachers that are in the recipe too. Of a plain ViT of transformers or
-            timm (DINOv2, DINOv3, SigLIP, SigLIP2, MAE, ViT), or of a teacher of the recipe that is one, the trunk is
-            taken. A network of timm or transformers starts from a RADIO folder of it, from "timm:NAME", its published
-            weights, or from "transformers:NAME". None for random weights.
-        init_blocks: Blocks of that checkpoint that become the student's, in order, counted from 0; None for all.
+        init_from: Folder or Hub id of a checkpoint to start from. From a RADIO checkpoint, ours or NVIDIA's, the
+            student gets the trunk, and heads and class tokens of teachers that are in the recipe too. From a plain ViT
+            of transformers or timm (DINOv2, DINOv3, SigLIP, SigLIP2, MAE, ViT), or from a teacher of the recipe that is
+            one, it gets the trunk. Another network of timm or transformers starts from a RADIO folder of this network,
+            or with the published weights "timm:NAME" or "transformers:NAME". None for random weights.
+        init_blocks: Blocks of that checkpoint to copy, in order, counted from 0; None for all.
         num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): number of global tokens of
             an image that reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta"
             (mode at a quarter); "fixed" or None for all.
@@ -537,15 +537,15 @@ class TeacherRecipe(RunOptions, Named):
     Attributes:
         name: The adaptor's name: the same string in config, checkpoint keys and logs.
         kind: Registered kind of `training.teachers`, or the import path of a class, "my_package.my_module:MyTeacher".
-        source: Hub id or folder; None where the kind knows its own.
+        source: Hub id or folder; None if the kind has only one.
         options: Further arguments of that kind, for example which layer.
         device: Where it runs, for example "cuda:1"; None for the student's device.
         compile: Compile its network with `torch.compile`.
         feature_weight: Factor of its dense loss.
         summary_weight: Factor of its summary loss, where it has a summary.
         adaptor: Fields of `RadioAdaptorConfig` for this adaptor, for example `hidden_size`.
-        role: What it is learned for, "basic" features, "semantic" ones or those of a "task": decides its prior where
-            `balancing.method` is "adaptive", and the depth of its taps (`taps.scheme`); otherwise not used.
+        role: Kind of its features: "basic", "semantic" or "task". It decides when the teacher has most weight if
+            `balancing.method` is "adaptive", and the depth of its taps (`taps.scheme`); otherwise it is not used.
     """
 
     kind: str
@@ -596,9 +596,9 @@ class LossRecipe(RecipeSection):
 
     Attributes:
         features: A key of `losses.features.FEATURE_LOSSES`, or the import path of a function with the same arguments
-            and result, "my_package.my_module:my_loss". Each image counts equally, however little of it student and
-            teacher both see (C-RADIOv4's Eq 1).
-        summary: A key of `losses.summaries.SUMMARY_LOSSES`, or an import path likewise.
+            and result, "my_package.my_module:my_loss". All images have equal weight, also if student and teacher only
+            share a small part of one (C-RADIOv4's Eq 1).
+        summary: A key of `losses.summaries.SUMMARY_LOSSES`, or an import path.
     """
 
     features: Annotated[str, OneOf(("mse", "smooth_l1", "cosine", "cosine_smooth_l1"), imports=True)] = "mse"

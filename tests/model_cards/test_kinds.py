@@ -1,4 +1,4 @@
-"""Cards of converted checkpoints."""
+"""Cards of converted checkpoints and of task models."""
 
 import re
 import shutil
@@ -6,8 +6,10 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from tiny_tuning import TINY_DETECTOR, TINY_DPT
 
-from modeling_radio import RadioConfig, RadioModel
+import modeling_radio
+from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.model_cards.build import build_card, write_card
 from modeling_radio.model_cards.card import main
 from modeling_radio.model_cards.kinds import Conversion
@@ -49,6 +51,37 @@ def test_code_runs_as_pasted_beside_the_folder(folder, monkeypatch, capsys):
     text = (folder / "README.md").read_text().replace("ORG/NAME", folder.name)
     exec("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)), {})
     assert "teacher_b None torch.Size([1, 10, 4, 6])" in capsys.readouterr().out
+
+
+NUMBER = {"problem_type": "regression", "num_labels": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "printed"),
+    [
+        ("RadioForImageClassification", {}, r"\[\{'label': 'LABEL_\d', 'score': .*\nLABEL_\d\n"),
+        (
+            "RadioForImageClassification",
+            {"problem_type": "multi_label_classification"},
+            r"\n\{'LABEL_0': 0\.\d+, 'LABEL_1",
+        ),
+        ("RadioForImageClassification", NUMBER, r"\n\[-?\d+\.\d+\]\n"),
+        ("RadioForSemanticSegmentation", {}, r"'mask': <PIL.*\ntorch\.Size\(\[32, 48\]\)"),
+        ("RadioForInstanceSegmentation", {}, r"\[.*\]\n\["),
+        ("RadioForUniversalSegmentation", {}, r"\[.*\]\n\["),
+        ("RadioForObjectDetection", {}, r"\[.*\]\n\{'scores'"),
+        ("RadioForDepthEstimation", {}, r"'depth': <PIL.*\ntorch\.Size\(\[1, 32, 48\]\)"),
+    ],
+)
+def test_code_of_task_models_runs_as_pasted_beside_the_folder(name, fields, printed, tmp_path, monkeypatch, capsys):
+    config = RadioConfig.from_preset("radio-test", preferred_resolution=[32, 48], **TINY_DETECTOR, **TINY_DPT, **fields)
+    getattr(modeling_radio, name)(config).save_pretrained(tmp_path / "tuned")
+    RadioImageProcessor.from_model_config(config).save_pretrained(tmp_path / "tuned")
+    Image.new("RGB", (48, 32), (200, 120, 40)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    text = build_card(tmp_path / "tuned").text.replace("ORG/NAME", "tuned")
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)), {})
+    assert re.search(printed, capsys.readouterr().out)
 
 
 def test_a_card_that_is_written_again_keeps_what_it_said(folder, tmp_path):

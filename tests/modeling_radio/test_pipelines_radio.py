@@ -4,8 +4,15 @@ import pytest
 import torch
 from PIL import Image
 from task_models import build, tiny_config
+from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from modeling_radio import RadioForImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio import (
+    RadioConfig,
+    RadioForImageClassification,
+    RadioForZeroShotImageClassification,
+    RadioImageProcessor,
+    RadioModel,
+)
 from modeling_radio.pipelines_radio import (
     VIEW_OPTIONS,
     RadioDepthEstimationPipeline,
@@ -14,6 +21,8 @@ from modeling_radio.pipelines_radio import (
     RadioImageSegmentationPipeline,
     RadioInstanceSegmentationPipeline,
     RadioObjectDetectionPipeline,
+    RadioWordSegmentationPipeline,
+    RadioZeroShotObjectDetectionPipeline,
 )
 
 
@@ -164,3 +173,75 @@ def test_unknown_options_are_refused_by_name(extractor, photo):
     for name in PIPELINES:
         with pytest.raises(ValueError, match="`tresh`"):
             pipeline_of(name)(photo, tresh=0.1)
+
+
+WORDS = ["cat", "dog", "grass"]
+
+
+class Seen(RadioForZeroShotImageClassification):
+    """Sees a square of dogs in the left half, one of cats at the right edge, and grass around, whatever the image."""
+
+    asked: dict
+
+    def segment(self, pixel_values, text_embeds, **options):
+        self.asked = {**options, "classes": len(text_embeds)}
+        logits = torch.zeros(len(pixel_values), 3, 4, 8)
+        logits[:, 2] = 3.0
+        logits[:, 1, 1:3, 1:3] = 9.0
+        logits[:, 0, 2:4, 6:8] = 6.0
+        return SemanticSegmenterOutput(logits=logits)
+
+
+@pytest.fixture
+def words(build_dual_encoder, word_tokenizer):
+    """Return a function that builds a pipeline of words."""
+    head = {"summary_dim": 12, "feature_dim": 12, "hidden_size": 24}
+    radio = RadioModel(RadioConfig.from_preset("radio-test", adaptors=[{"name": "clip", **head}])).eval()
+    model = Seen.from_parts(radio, build_dual_encoder("clip", 12))
+    processor = RadioImageProcessor(size={"height": 64, "width": 128})
+    return lambda kind, **options: kind(model=model, tokenizer=word_tokenizer, image_processor=processor, **options)
+
+
+def test_masks_of_words_are_those_of_the_map(words, photo):
+    pipe = words(RadioWordSegmentationPipeline)
+    found = pipe(photo, candidate_labels="cat, dog,grass", scga=None, templates=["a {}"])
+    assert pipe.model.asked == {"scga": None, "source": "summary_head", "classes": 3}
+    assert [each["label"] for each in found] == WORDS
+    assert all(each["mask"].size == photo.size for each in found)
+    areas = [each["mask"].histogram()[255] for each in found]
+    assert sum(areas) == photo.width * photo.height
+    assert areas[1] == pytest.approx(photo.width * photo.height * 4 / 32, rel=0.5)
+    assert found[1]["score"] > found[0]["score"]
+    assert all(0 < each["score"] < 1 for each in found)
+    sure = pipe(photo, candidate_labels=WORDS, threshold=0.99)
+    assert sum(each["mask"].histogram()[255] for each in sure) < sum(areas)
+
+
+def test_boxes_are_those_of_connected_regions(words, photo):
+    pipe = words(RadioZeroShotObjectDetectionPipeline)
+    found = pipe(photo, candidate_labels=WORDS)
+    boxes = {each["label"]: each["box"] for each in found}
+    assert [each["score"] for each in found] == sorted((each["score"] for each in found), reverse=True)
+    assert len(found) == 3
+    assert boxes["grass"] == {"xmin": 0, "ymin": 0, "xmax": photo.width, "ymax": photo.height}
+    left, top, right, bottom = (boxes["dog"][name] for name in ("xmin", "ymin", "xmax", "ymax"))
+    width, height = photo.width / 8, photo.height / 4
+    assert (left, right) == pytest.approx((width, 3 * width), abs=width / 2)
+    assert (top, bottom) == pytest.approx((height, 3 * height), abs=height / 2)
+    assert (boxes["cat"]["xmax"], boxes["cat"]["ymax"]) == photo.size
+    assert pipe(photo, WORDS, top_k=1) == found[:1]
+    assert len(pipe(photo, WORDS, threshold=found[1]["score"])) == 2
+    as_dictionary = {"image": photo, "candidate_labels": WORDS}
+    assert pipe(as_dictionary) == found
+    assert pipe([as_dictionary, as_dictionary]) == [found, found]
+    assert pipe([photo, photo.resize((64, 80))], WORDS, batch_size=2)[0] == found
+
+
+@pytest.mark.parametrize("kind", [RadioWordSegmentationPipeline, RadioZeroShotObjectDetectionPipeline])
+def test_words_must_be_given_and_options_known(words, photo, kind):
+    for labels in (None, []):
+        with pytest.raises(ValueError, match="`candidate_labels`"):
+            words(kind)(photo, labels)
+    with pytest.raises(ValueError, match="`tile_size`"):
+        words(kind)(photo, WORDS, tile_size=64)
+    assert words(kind, candidate_labels=WORDS)(photo)

@@ -1,11 +1,16 @@
 """SAM3 on RADIO: nothing changes but the features."""
 
+import copy
+import json
+
 import pytest
 import torch
 from comparisons import assert_same_weights
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_sam3 import GRID, SAM3_PX, TRUNK_WIDTH, build_sam3
-from transformers import Sam3Model
+from tiny_sam3 import GRID, SAM3_PX, TRUNK_WIDTH, build_sam3, build_tracker, build_tracker_video, build_video
+from transformers import Sam2VideoVideoProcessor, Sam3ImageProcessor, Sam3Model, Sam3TrackerVideoProcessor, pipeline
+from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
 from modeling_radio import RadioConfig, RadioModel, RadioModelOutput, attach_to_sam3, save_attached
 from modeling_radio.adaptors_radio import RadioAdaptorOutput
@@ -99,6 +104,40 @@ def test_features_are_the_adaptors_of_pixels_from_0_to_1(sam3, window_size):
     assert not torch.allclose(actual, other.adaptors["sam3"].features, atol=1e-5)
 
 
+def test_radio_may_answer_in_pairs(sam3):
+    radio, inputs = build_radio(), random_inputs(64)
+    expected = run(attach_to_sam3(sam3, radio), inputs).pred_masks
+    assert sam3.vision_encoder.backbone.radio is radio
+    radio.config.return_dict = False
+    assert torch.equal(run(sam3, inputs).pred_masks, expected)
+
+
+def test_only_the_trunk_is_replaced(sam3):
+    before = {name: value for name, value in sam3.state_dict().items() if ".backbone." not in name}
+    config = copy.deepcopy(sam3.config.to_dict())
+    radio = build_radio()
+    assert attach_to_sam3(sam3, radio) is sam3
+    after = {name: value for name, value in sam3.state_dict().items() if ".backbone." not in name}
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert after.keys() == before.keys()
+    changed = sam3.config.to_dict()
+    assert changed["vision_config"].pop("backbone_config") != config["vision_config"].pop("backbone_config")
+    assert changed == config
+    assert sam3.vision_encoder.backbone.radio is radio
+    assert sam3.config.vision_config.image_size == RADIO_PX
+
+
+def test_a_text_gives_masks_that_depend_on_text_and_image(sam3):
+    attach_to_sam3(sam3, build_radio())
+    inputs = random_inputs(RADIO_PX)
+    masks = run(sam3, inputs).pred_masks
+    assert masks.shape == (2, 5, 4 * GRID, 4 * GRID)
+    assert masks.isfinite().all()
+    for name in inputs:
+        other = run(sam3, {**inputs, name: random_inputs(RADIO_PX)[name]}).pred_masks
+        assert not torch.equal(other, masks), name
+
+
 def test_another_adaptor_with_finer_features_needs_smaller_images(sam3):
     head = {"hidden_size": 24, "feature_dim": TRUNK_WIDTH}
     attach_to_sam3(sam3, build_radio(adaptors=[{"name": "fine", **head, "upsample_factor": 2}]), "fine")
@@ -144,7 +183,11 @@ def test_sam3_on_its_own_trunk_is_not_saved_as_attached(sam3, tmp_path):
         ({}, {"adaptor_name": "sam"}, "`adaptor_name`"),
         ({"adaptors": []}, {}, "`adaptor_name`"),
         ({"feature_dim": 16}, {}, "`feature_dim`"),
-        ({"max_resolution": 48}, {}, "`radio`"),
+        (
+            {"max_resolution": 48},
+            {},
+            "`radio`",
+        ),
     ],
 )
 def test_radio_that_does_not_fit_is_refused(sam3, radio, options, message):
@@ -160,3 +203,122 @@ def test_images_of_another_size_are_refused(sam3):
         ValueError, match=r"must have 64 x 64 pixels for SAM3's 4 x 4 features, got \(48, 48\)\. .*'height'"
     ):
         run(sam3, random_inputs(48))
+
+
+def points_of(side, at=(0.3, 0.6)):
+    """A point of each of two images, in pixels of images of one side; the model adds half a pixel."""
+    return {"input_points": (torch.tensor(at) * side - 0.5).expand(2, 1, 1, 2)}
+
+
+def test_points_mean_the_same_place_whatever_the_trunk():
+    tracker, pixels = build_tracker(), torch.rand(2, 3, SAM3_PX, SAM3_PX) * 2 - 1
+    expected = run(tracker, {"pixel_values": pixels, **points_of(SAM3_PX)})
+    elsewhere = run(tracker, {"pixel_values": pixels, **points_of(SAM3_PX, (0.9, 0.1))})
+    features = run(tracker.vision_encoder.backbone, {"pixel_values": pixels}).last_hidden_state
+    attach_to_sam3(tracker, build_radio()).vision_encoder.backbone.radio = TrunkInTheAdaptor(features)
+    actual = run(tracker, {"pixel_values": torch.zeros(2, 3, RADIO_PX, RADIO_PX), **points_of(RADIO_PX)})
+    for name in ("pred_masks", "iou_scores"):
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(elsewhere[name], expected[name], atol=1e-3)
+
+
+def follow_a_point(model, frames):
+    """Masks of one object in each frame, from a point in the first."""
+    size = {"height": RADIO_PX, "width": RADIO_PX}
+    processor = Sam3TrackerVideoProcessor(Sam3ImageProcessor(size=size), Sam2VideoVideoProcessor(size=size))
+    session = processor.init_video_session(video=frames)
+    processor.add_inputs_to_inference_session(session, 0, 1, input_points=[[[[40.0, 30.0]]]], input_labels=[[[1]]])
+    with torch.no_grad():
+        return torch.cat([output.pred_masks for output in model.propagate_in_video_iterator(session, 0)])
+
+
+def follow_words(model, frames):
+    """Masks of one word's objects in each frame."""
+    small = torch.nn.functional.interpolate(torch.from_numpy(frames).movedim(-1, 1) / 127.5 - 1, (RADIO_PX, RADIO_PX))
+    session = Sam3VideoInferenceSession(video=small, video_height=90, video_width=120, dtype=torch.float32)
+    number = session.add_prompt("a cat")
+    session.prompt_input_ids[number] = torch.tensor([[1, 7, 9, 3, 3]])
+    session.prompt_attention_masks[number] = torch.tensor([[1, 1, 1, 1, 0]])
+    with torch.no_grad():
+        outputs = list(model.propagate_in_video_iterator(session))
+    assert all(output.obj_id_to_mask for output in outputs), "something is found"
+    return torch.cat([mask.float() for output in outputs for mask in output.obj_id_to_mask.values()])
+
+
+def keen(model):
+    """A tracker of words that takes every detection for an object, as random weights find none."""
+    model.score_threshold_detection = model.new_det_thresh = -1.0
+    model.hotstart_delay = 0
+    return model
+
+
+@pytest.mark.parametrize(("build", "follow"), [(build_tracker_video, follow_a_point), (build_video, follow_words)])
+def test_videos_are_followed_by_radios_features(build, follow, tmp_path):
+    frames = torch.randint(0, 256, (3, 90, 120, 3), dtype=torch.uint8).numpy()
+    model = keen(attach_to_sam3(build(), build_radio()))
+    masks = follow(model, frames)
+    assert len(masks) >= len(frames)
+    assert masks.isfinite().all()
+    other = keen(attach_to_sam3(build(), build_radio()))
+    assert not torch.equal(masks, follow(other, frames)), "another RADIO, other masks"
+    save_attached(model, tmp_path)
+    again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    torch.testing.assert_close(follow(keen(again.eval()), frames), masks, atol=1e-5, rtol=1e-5)
+
+
+# No mask is left out, not even the less sure of two that are alike.
+EVERYTHING = {"points_per_crop": 2, "pred_iou_thresh": -10, "stability_score_thresh": -1, "crops_nms_thresh": 1}
+OPEN_ELSEWHERE = """
+import json, sys
+from PIL import Image
+from transformers import AutoModel, pipeline
+
+names = {folder: type(AutoModel.from_pretrained(folder, trust_remote_code=True)).__name__ for folder in sys.argv[2:]}
+generate = pipeline("mask-generation", model="Sam3TrackerModel", trust_remote_code=True)
+found = generate(Image.open("picture.png"), **json.loads(sys.argv[1]))
+print(json.dumps([names, sorted(found["scores"].tolist())]))
+"""
+
+
+def test_all_are_opened_elsewhere_and_masks_are_generated(run_elsewhere, tmp_path):
+    models = [
+        attach_to_sam3(build(), build_radio())
+        for build in (build_sam3, build_tracker, build_tracker_video, build_video)
+    ]
+    names = [type(model).__name__ for model in models]
+    for model, name in zip(models, names, strict=True):
+        save_attached(model, tmp_path / name)
+    processor = Sam3ImageProcessor(size={"height": RADIO_PX, "width": RADIO_PX})
+    processor.save_pretrained(tmp_path / "Sam3TrackerModel")
+    picture = Image.fromarray(torch.randint(0, 256, (90, 120, 3), dtype=torch.uint8).numpy())
+    picture.save(tmp_path / "picture.png")
+    opened, scores = json.loads(
+        run_elsewhere(OPEN_ELSEWHERE, tmp_path, json.dumps(EVERYTHING), *names).splitlines()[-1]
+    )
+    assert opened == {name: f"Radio{name}" for name in names}
+    generate = pipeline("mask-generation", model=models[1], image_processor=processor)
+    found = generate(picture, **EVERYTHING)
+    assert len(found["masks"]) == len(found["scores"]) > 0
+    assert sorted(found["scores"].tolist()) == pytest.approx(scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("build", [build_tracker, build_tracker_video, build_video])
+def test_saved_trackers_open_with_equal_weights(build, tmp_path):
+    model = attach_to_sam3(build(), build_radio(), window_size=2)
+    save_attached(model, tmp_path)
+    again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert_same_weights(again, model)
+    for name, value in model.named_buffers():
+        torch.testing.assert_close(dict(again.named_buffers())[name], value, msg=name)
+    tracker = again.tracker_model if build is build_video else again
+    assert tracker.prompt_encoder.input_image_size == RADIO_PX
+    assert tracker.prompt_encoder.image_embedding_size == (GRID, GRID)
+
+
+def test_other_models_are_refused():
+    with pytest.raises(ValueError, match="`sam3_model`"):
+        attach_to_sam3(torch.nn.Linear(2, 2), build_radio())

@@ -18,6 +18,7 @@ from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.conversion.text_tower import canonicalizing
+from modeling_radio.pipelines_radio import RadioWordSegmentationPipeline, RadioZeroShotObjectDetectionPipeline
 from modeling_radio.zero_shot_radio import (
     TEXT_TOWERS,
     MissingTextTowerError,
@@ -33,6 +34,7 @@ KINDS = ("siglip", "siglip2", "clip")
 WIDTH = 12
 PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
 LABELS = ["cat", "dog", "grass"]
+PLAIN = dict.fromkeys(("scra", "scga", "sliding", "denoising"))
 
 CLASSIFY_ELSEWHERE = """
 import json, sys
@@ -57,6 +59,11 @@ def classify_elsewhere(folder, photograph, url, labels):
     results["unequal"] = classify(unequal, candidate_labels=labels, batch_size=3)
     results["unequal alone"] = [classify(one, candidate_labels=labels) for one in unequal]
     results["classes"] = model.embed_classes(AutoTokenizer.from_pretrained(folder), labels).tolist()
+    segment = pipeline("image-segmentation", model=folder, trust_remote_code=True)
+    masks = segment([image, image], candidate_labels=labels, denoising=None)
+    results["masks"] = [[mask["label"], mask["score"], mask["mask"].histogram()[255]] for mask in masks[1]]
+    detect = pipeline("zero-shot-object-detection", model=folder, trust_remote_code=True)
+    results["boxes"] = detect({"image": image, "candidate_labels": labels}, denoising=None, threshold=0.0)
     return results
 
 photograph, url, labels, *folders = sys.argv[1:]
@@ -283,7 +290,7 @@ def test_class_embedding_is_the_mean_of_its_prompts(pair, word_tokenizer):
 def test_segmentation_equals_the_summary_head_by_hand(pair, radio, window_size):
     pixels, texts = torch.rand(2, 3, 64, 96), torch.randn(3, WIDTH)
     with torch.no_grad():
-        logits = pair.model.segment(pixels, texts, window_size=window_size).logits
+        logits = pair.model.segment(pixels, texts, window_size=window_size, **PLAIN).logits
         features = radio(pixels, window_size=window_size, adaptor_names=[]).features
         aligned = radio.radio_model.adaptors[pair.model.config.text_adaptor].head_mlp(features)
     cosines = torch.cosine_similarity(aligned.unsqueeze(2), texts, dim=-1).transpose(1, 2).unflatten(2, (4, 6))
@@ -295,7 +302,7 @@ def test_segmentation_equals_the_summary_head_by_hand(pair, radio, window_size):
 def test_segmentation_equals_the_dense_features_by_hand(model, radio):
     pixels, texts = torch.rand(1, 3, 64, 96), torch.randn(3, WIDTH)
     with torch.no_grad():
-        logits = model.segment(pixels, texts, source="features").logits
+        logits = model.segment(pixels, texts, source="features", **PLAIN).logits
         features = radio(pixels, feature_format="NCHW").adaptors["siglip2-g"].features
     cosines = torch.cosine_similarity(features.unsqueeze(1), texts[None, :, :, None, None], dim=2)
     expected = cosines * model.logit_scale.exp() + model.logit_bias
@@ -384,8 +391,15 @@ def test_pipeline_gives_the_towers_probabilities_in_a_fresh_process(
             assert_scores(scores, expected[folder])
         for together, alone in zip(result["unequal"], result["unequal alone"], strict=True):
             assert_scores(together, [(entry["score"], entry["label"]) for entry in alone])
-        classes = model.embed_classes(AutoTokenizer.from_pretrained(folder), LABELS)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        classes = model.embed_classes(tokenizer, LABELS)
         torch.testing.assert_close(torch.tensor(result["classes"]), classes)
+        parts = {"model": model, "tokenizer": tokenizer, "image_processor": RadioImageProcessor.from_pretrained(folder)}
+        masks = RadioWordSegmentationPipeline(**parts)(str(PHOTOGRAPH), LABELS, denoising=None)
+        assert [mask["label"] for mask in masks] == [label for label, _, _ in result["masks"]]
+        assert [mask["score"] for mask in masks] == pytest.approx([score for _, score, _ in result["masks"]], abs=1e-4)
+        boxes = RadioZeroShotObjectDetectionPipeline(**parts)(str(PHOTOGRAPH), LABELS, denoising=None, threshold=0.0)
+        assert {box["label"] for box in boxes} == {box["label"] for box in result["boxes"]}
 
 
 def test_pipeline_on_a_folder_without_texts_says_what_is_missing(radio, tmp_path):

@@ -331,14 +331,15 @@ class App:
         """Regions of words in a photograph, and scores of the whole."""
         model, tokenizer = self.opened.zero_shot, self.opened.tokenizer
         if model is None or tokenizer is None:
-            raise ValueError(f"`words` need a checkpoint with a text tower, which {self.opened.checkpoint!r} has not.")
+            raise ValueError(f"`words` need a checkpoint with a text tower; {self.opened.checkpoint!r} has none.")
         check_choice("source", source, get_args(DenseSource))
         wanted, names = _wanted_words(words, others)
         photograph, window = self.photograph(image), read_window(windows)
         pixels, small = self.pixels(photograph, resolution), shown(photograph)
         embeds = model.embed_classes(tokenizer, names)
         whole = model(pixel_values=pixels, text_embeds=embeds, window_size=window).logits_per_image
-        outputs: Any = model.segment(pixels, embeds, source=source, window_size=window)
+        # Every word has its picture, so none is left out.
+        outputs: Any = model.segment(pixels, embeds, source=source, window_size=window, denoising=None)
         outputs.logits = outputs.logits.float()
         height, width = small.shape[-2:]
         winners = self.opened.processor.post_process_semantic_segmentation(outputs, [(height, width)])[0].cpu()

@@ -301,7 +301,7 @@ def open_stream(source: SourceRecipe) -> tuple[IterableDataset, ImageColumn]:
         ValueError: If it cannot be opened, or has no such split or no image column.
     """
     if source.source in DEMO_SOURCES:
-        raise ValueError(f"Data source {source.source!r} is made by number. Leave out `data.streaming`.")
+        raise ValueError(f"Data source {source.source!r} is generated, not read. Leave out `data.streaming`.")
     return _open(source, streaming=True)
 
 

@@ -93,7 +93,7 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
         "Evaluate it on your images (a folder for each class)": (
             f"radio evaluate {checkpoint.as_posix()} --data path/to/class-folders"
         ),
-        "Give it words: zero-shot classes, and segmentation by their names": (
+        "Use it with texts: zero-shot classification and segmentation": (
             f"radio add-words --checkpoint {checkpoint.as_posix()} --output {(checkpoint.parent / 'words').as_posix()}"
         ),
         "Fine-tune it with LoRA": (
@@ -102,9 +102,7 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
         "Distill a student on your images": (
             "radio distill --recipe demo --output runs/mine data.source=path/to/images data.num_images=null"
         ),
-        "Choose its license, which the card must name before others see it": (
-            f"radio card {checkpoint.as_posix()} --license ID"
-        ),
+        "Choose a license for its card before you publish it": (f"radio card {checkpoint.as_posix()} --license ID"),
         "Publish it": f"radio publish {checkpoint.as_posix()} ORG/NAME --private",
     }
 
@@ -131,8 +129,8 @@ def write_closing_page(
     date = f", {results.run['date']}" if "date" in results.run else ""
     teachers = ", ".join(each.name for each in results.teachers)
     text = (
-        f"The row “{STUDENT}” is the network that was distilled just now; the others tell how much that is. "
-        "Higher is better in every column; brackets hold 95 % intervals."
+        f"The row “{STUDENT}” is the network that was just distilled; compare it with the other rows. "
+        "Higher is better in every column; brackets are 95 % intervals."
     )
     sections = [
         Section("What it sees", drawing=features),

@@ -25,8 +25,8 @@ from modeling_radio.training.evaluation.models.base import FeatureModel
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
 from modeling_radio.training.evaluation.provenance import describe_run, teacher_sources
 from modeling_radio.training.evaluation.students import StudentEvaluation
-from modeling_radio.training.figures.columns import draw_columns, feature_columns
 from modeling_radio.training.figures.page import Drawing
+from modeling_radio.training.figures.rows import draw_rows, feature_rows
 from modeling_radio.training.recipe import Recipe
 from modeling_radio.training.student.reopen import reopen_elsewhere
 from modeling_radio.training.teachers.registry import reachable_teachers
@@ -36,12 +36,12 @@ FIGURE_LICENSE = "CC0-1.0"  # of the photographs shown: the figure may be publis
 FIGURE_SHIFTS = 4  # our choice: grid positions for each patch and direction: at 128 px the grid of a 512 px image
 FIGURE_PX = 512  # our choice: side of the photographs as they are drawn
 FIGURE_CAPTION = (
-    "Dense features as three principal components of the foreground (red, green, blue), four grid positions for each "
-    "patch and direction, from shifted images. The more the shapes of an adaptor are those of its teacher, the "
-    "better; its range of colors is its own, x2 says that it is half as wide. Right: cosine of every patch with the "
-    "one in the ring; a good backbone is bright on the same kind of thing and dark elsewhere."
+    "Dense features as colors: three principal components of the foreground, from images shifted by quarters of a "
+    "patch. An adaptor is good if its shapes are those of its teacher. It has its own range of colors; x2 means half "
+    "as wide. Last two rows: cosine of every patch with the patch in the ring. A good backbone is bright on similar "
+    "things and dark elsewhere."
 )
-MAX_PHOTOGRAPHS = 5  # our choice: as many rows as fit a screen
+MAX_PHOTOGRAPHS = 5  # our choice: with more the labels are too small on a card
 PAGE = "index.html"
 PROGRESS_FIGURE = Path("pictures") / "progress.png"
 
@@ -155,7 +155,7 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
         return shifted_maps(model, images, size_px=size, shifts=FIGURE_SHIFTS, adaptors=adaptors)
 
     distilled = maps_of(evaluation.student(after), list(evaluation.teachers))
-    columns = feature_columns(
+    rows = feature_rows(
         window_of(load_photographs(chosen, FIGURE_PX), size, patch),
         teachers={name: maps_of(evaluation.teacher(name))[""] for name in evaluation.teachers},
         adaptors={name: distilled[name] for name in evaluation.teachers},
@@ -164,4 +164,4 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
             "backbone\ndistilled": distilled[""],
         },
     )
-    draw_columns(columns, path, caption=FIGURE_CAPTION)
+    draw_rows(rows, path, caption=FIGURE_CAPTION)

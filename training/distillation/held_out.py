@@ -26,14 +26,8 @@ from modeling_radio.training.evaluation.metrics.fidelity import (
 )
 from modeling_radio.training.evaluation.metrics.representation import effective_rank
 from modeling_radio.training.evaluation.models.base import Features
-from modeling_radio.training.figures.columns import (
-    Column,
-    adaptor_column,
-    draw_columns,
-    photograph_column,
-    teacher_column,
-)
 from modeling_radio.training.figures.features import PcaBasis, fit_pca_basis
+from modeling_radio.training.figures.rows import Row, adaptor_row, draw_rows, photograph_row, teacher_row
 from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.targets.phi_s import FeatureStandardizer
@@ -445,10 +439,10 @@ def _check_size(check: Callable[[int], None], size: int) -> None:
         raise RecipeError(f"`logging.metrics_sizes_px` cannot have {size} px: {error}") from error
 
 
-NUM_FIGURE_IMAGES = 4  # our choice: as many rows as can be compared at a glance
+NUM_FIGURE_IMAGES = 4  # our choice: as many as can be compared at a glance
 CAPTION = (
-    "Step {step}. Dense features as colors: three principal components of the teacher's. The more the shapes of an "
-    "adaptor are those of its teacher, the better; its range of colors is its own."
+    "Step {step}. Dense features as colors: three principal components of the teacher's. An adaptor is good if its "
+    "shapes are those of its teacher. It has its own range of colors; x2 means half as wide."
 )
 
 
@@ -467,12 +461,12 @@ class HeldOutFigures:
     def __init__(self, images: Tensor, teachers: Mapping[str, Teacher], device: torch.device, folder: Path) -> None:
         self.pixel_values = images.to(device).float() / 255
         self.folder = folder
-        self._photographs = photograph_column(images)
-        self._teachers: dict[str, tuple[Column, PcaBasis]] = {}
+        self._photographs = photograph_row(images)
+        self._teachers: dict[str, tuple[Row, PcaBasis]] = {}
         for name, teacher in teachers.items():
             features = teacher.extract_features(self.pixel_values).features.cpu()
             basis = fit_pca_basis(features)
-            self._teachers[name] = (teacher_column(name, features, basis), basis)
+            self._teachers[name] = (teacher_row(name, features, basis), basis)
 
     @classmethod
     def of_run(
@@ -505,11 +499,11 @@ class HeldOutFigures:
         Raises:
             WriteError: If it cannot be written.
         """
-        columns = [self._photographs]
-        for name, (column, basis) in self._teachers.items():
-            columns += [column, adaptor_column(name, adaptors[name].float().cpu(), basis)]
+        rows = [self._photographs]
+        for name, (row, basis) in self._teachers.items():
+            rows += [row, adaptor_row(name, adaptors[name].float().cpu(), basis)]
         path = self.folder / f"step-{step}.png"
-        draw_columns(columns, path, caption=CAPTION.format(step=step))
+        draw_rows(rows, path, caption=CAPTION.format(step=step))
         return path
 
 

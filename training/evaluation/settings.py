@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from modeling_radio.core.settings import OneOf, Settings, require
+from modeling_radio.core.settings import OneOf, Settings, Spelling, read_names, require
 from modeling_radio.training.recipe import RecipeCommand
 from modeling_radio.training.recipe_sections import DEMO_SOURCES
 
@@ -52,6 +52,9 @@ TASK_NAMES = (
 
 RETRIEVAL = "retrieval"
 """Short name of the two retrieval tasks, as far as the data have labels or captions."""
+
+RADSEG_STEPS = ("scra", "scga", "sliding", "denoising")
+"""Arguments of `RadioForZeroShotImageClassification.segment`."""
 
 
 MASK_LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
@@ -118,8 +121,8 @@ class TaskSettings(Settings):
         window_px: Side of the windows of dense tasks; by default the model's own size.
         window_stride: Step from one window to the next as a share of a window. 2/3 as in AM-RADIO for ADE20k.
         shorter_px: Shorter side to which images are resized before windows are cut; by default that of the windows.
-        refinement: Change of the patches in open-vocabulary segmentation before they are compared with texts: none, or
-            the mean of similar patches (SCRA of RADSeg).
+        radseg: Steps of RADSeg in open-vocabulary segmentation, see `segment`: scra, scga, sliding, denoising. Without
+            sliding each window is compared alone. Windows are `window_px` and `window_stride`; by default RADSeg's.
         dense_source: Network that maps patches to the space of texts; see `segment`.
         consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
             others; by default the range of the published models at low resolution, and one step beyond.
@@ -146,7 +149,7 @@ class TaskSettings(Settings):
     window_px: int | None = Field(None, gt=0)
     window_stride: float = Field(2 / 3, gt=0, le=1)
     shorter_px: int | None = Field(None, gt=0)
-    refinement: Literal["none", "correlation"] = "none"
+    radseg: Annotated[list[str] | None, OneOf(RADSEG_STEPS), Spelling(read_names, "A,B|all|none")] = None
     dense_source: Literal["summary_head", "features"] = "summary_head"
     consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
     switching_sizes_px: list[int] = [128, 256, 512, 1024]

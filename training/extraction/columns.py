@@ -197,7 +197,7 @@ def features_of(row: Row, storage: Storage, kept: Mapping[str, Any]) -> Features
 
     taken = [name for name in kept if name == ID or _kind(name).removesuffix(SCALE) in (*_VECTORS, GRID)]
     if taken:
-        raise ValueError(f"`keep` must name columns without a name of ours, got {taken[0]!r}. Rename it in the source.")
+        raise ValueError(f"`keep` must not name a column of features, got {taken[0]!r}. Rename it in the source.")
     types: dict[str, Any] = {ID: Value("string"), **kept}
     number, scale = Value(storage.dtype), Value("float32")
     for name in column_names(row):

@@ -216,7 +216,7 @@ def _check_sums(output: Path, shards: list[Shard]) -> None:
     own = [shard.path for shard in shards[rank::count]]
     damaged = [name for name in own if hash_file(output / name) not in sums.get(name, ())]
     for name in itertools.chain(*of_all_ranks(damaged)):
-        raise ValueError(f"{str(output / name)!r} is not what {SUMS} says that was written. {AGAIN}")
+        raise ValueError(f"{str(output / name)!r} has another sum than in {SUMS}: it has changed. {AGAIN}")
 
 
 def _finish(output: Path, shards: list[Shard]) -> int:

@@ -283,8 +283,7 @@ class Gallery:
         overlays = []
         for image, covered in zip(self.shown, self._covered, strict=True):
             pixels = model.preprocess(covered, model.size_px)[None].to(model.device)
-            patches = F.normalize(model.aligned_patches(pixels, source).float().cpu(), dim=1)
-            scores = torch.einsum("bdhw,cd->bchw", patches, classes)
+            scores = model.segment(pixels, classes.to(model.device), source, {}).float().cpu()
             overlays.append(overlaid(image, resize(scores, [SHOWN_PX, SHOWN_PX])[0].argmax(dim=0)))
         legend = [(word, hex_color(index)) for index, word in enumerate(words)]
         columns = {"nearest word": to_colors(torch.stack(overlays))}

@@ -149,7 +149,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
     """Settings of a run; every field is an option of `radio finetune`.
 
     Attributes:
-        checkpoint: Folder or Hub id of the backbone (or of a task model to go on with).
+        checkpoint: Folder or Hub id of the backbone, or of a task model to train further.
         task: Task of the model.
         data: Folder, file or Hub id of the labeled images; see `docs/how-to/labels.md`.
         output: Folder of the run; by default runs/finetune-TASK.

@@ -190,5 +190,5 @@ def _refit(name: str, standardizer: FeatureStandardizer) -> AffineMap:
     except ValueError as error:
         raise RecipeError(
             f"No output of teacher {name!r} was finite: leave it out, or raise `standardization.calibration_steps` "
-            "if a few images are to blame."
+            "if only a few images cause this."
         ) from error

@@ -27,8 +27,8 @@ from modeling_radio.training.data.sources import DEMO_SOURCES
 from modeling_radio.training.data.training_images import build_images, build_training_images
 from modeling_radio.training.demo.assets import load_demo_assets
 from modeling_radio.training.demo.images import load_pixel_bank
-from modeling_radio.training.figures.columns import Column, draw_columns, photograph_column
 from modeling_radio.training.figures.features import fit_pca_basis, pca_colors
+from modeling_radio.training.figures.rows import Row, draw_rows, photograph_row
 from modeling_radio.training.recipe import DataRecipe, Recipe, RecipeError, decisive_part
 from modeling_radio.training.targets.feature_cache import size_words
 from modeling_radio.training.teachers.base import Teacher
@@ -557,12 +557,12 @@ def draw(upsampler: FeatSharp, teacher_features: TeacherFeatures, num_images: in
     if teacher_features.teacher.runs_at_any_size:
         maps["teacher at a\nlarger size"] = torch.cat([teacher_features.larger(index) for index in indices])
     basis = fit_pca_basis(maps["tiles"].cpu())
-    columns = [photograph_column(torch.stack([teacher_features.images[index] for index in indices]))]
-    columns += [
-        Column(title, pca_colors(features.cpu(), basis), index == 0)
+    rows = [photograph_row(torch.stack([teacher_features.images[index] for index in indices]))]
+    rows += [
+        Row(title, pca_colors(features.cpu(), basis), index == 0)
         for index, (title, features) in enumerate(maps.items())
     ]
-    draw_columns(columns, path, caption=caption)
+    draw_rows(rows, path, caption=caption)
 
 
 # One run of the command

@@ -141,7 +141,7 @@ def test_regions_are_those_of_the_models_own_segmentation(app, photograph):
     inputs = app.opened.processor(pixels, size={"shortest_edge": 128}, return_tensors="pt")["pixel_values"]
     embeds = app.opened.model.embed_classes(app.opened.tokenizer, ["cat", "dog", "grass"])
     with torch.no_grad():
-        outputs = app.opened.model.segment(inputs, embeds, source="features", window_size="global")
+        outputs = app.opened.model.segment(inputs, embeds, "features", window_size="global", denoising=None)
     expected = app.opened.processor.post_process_semantic_segmentation(outputs, [(360, 640)])[0].numpy()
     for mask, word in regions:
         np.testing.assert_array_equal(mask, expected == ["cat", "dog"].index(word))

@@ -28,7 +28,7 @@ from modeling_radio.training.distillation.held_out import (
 from modeling_radio.training.distillation.monitoring import Monitors
 from modeling_radio.training.evaluation.metrics.fidelity import fixed_pattern_energy
 from modeling_radio.training.evaluation.metrics.representation import effective_rank
-from modeling_radio.training.figures.columns import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
+from modeling_radio.training.figures.rows import CELL_INCHES, DPI, GAP_INCHES, LABEL_INCHES
 from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
 from modeling_radio.training.recipe_sections import RunOptions
 from modeling_radio.training.targets.phi_s import FeatureStandardizer, PhiS
@@ -354,10 +354,11 @@ def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder
     }
     with Image.open(pictures.draw(3, answers)) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    # Titles and caption aside, cells of a teacher and its adaptor are neighbors.
-    cell, left = CELL_INCHES * DPI, (2 * GAP_INCHES + CELL_INCHES) * DPI
-    rows = slice(round(TITLE_INCHES * DPI) + 8, round((TITLE_INCHES + CELL_INCHES) * DPI) - 8)
-    first, second = (pixels[rows, round(left + shift) + 8 : round(left + shift) + 190] for shift in (0, cell))
+    # The images of a teacher are above those of its adaptor.
+    cell, top = CELL_INCHES * DPI, (2 * GAP_INCHES + CELL_INCHES) * DPI
+    left = (2 * GAP_INCHES + LABEL_INCHES) * DPI
+    columns = slice(round(left) + 8, round(left + cell) - 8)
+    first, second = (pixels[round(top + shift) + 8 : round(top + shift) + 190, columns] for shift in (0, cell))
     assert np.abs(first - second).mean() < 2
     assert first.std() > 20
 

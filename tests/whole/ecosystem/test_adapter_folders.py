@@ -1,14 +1,18 @@
 """Adapter folders of every task open by stock Auto classes and pipelines, in a process without this repository."""
 
+import re
+
 import pytest
 import torch
 import transformers
 from comparisons import assert_close_by_name
 from packaging.version import Version
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings
 from transformers import AutoTokenizer
 
+from modeling_radio.model_cards.build import build_card
 from modeling_radio.training.finetuning.error_analysis import predict_examples
 from modeling_radio.training.finetuning.run import FINAL, FinetuningRun
 from modeling_radio.training.finetuning.settings import ZERO_SHOT
@@ -90,3 +94,6 @@ def test_an_adapter_folder_answers_as_its_run(case, base, tmp_path, request, run
     assert list(answers) == names
     for name, found in answers.items():
         assert_close_by_name(found, expected, atol=1e-5, rtol=1e-5, what=name)
+    Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "photo.jpg")
+    card = build_card(tmp_path / "run" / FINAL).text.replace("ORG/NAME", f"run/{FINAL}")
+    run_elsewhere("\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL)), tmp_path)

@@ -138,7 +138,8 @@ def test_what_is_alike_and_words_are_those_of_the_model(watch, address, site, ch
     words, references = ["otter", "the rocks"], ["object", "things", "stuff", "texture"]
     with torch.no_grad():
         classes = model.embed_classes(tokenizer, [*words, *references])
-        logits = model.segment(pixels, classes, source="features").logits[0].flatten(1)
+        plain = dict.fromkeys(("scra", "scga", "sliding", "denoising"))
+        logits = model.segment(pixels, classes, source="features", **plain).logits[0].flatten(1)
         output = RadioModel.from_pretrained(checkpoint).eval()(pixels, adaptor_names=["clip-a", "sam-b"])
     wanted = torch.sigmoid(logits[:2] - logits[2:].amax(dim=0))
     questions = (["see", {"size": 64, "windows": False}], ["alike", {"x": 0.9, "y": 0.1}], ["words", {"words": words}])

@@ -137,7 +137,7 @@ def name_classes(labels: Iterable[Label]) -> tuple[str, ...]:
     largest = max((label for label in distinct if isinstance(label, int)), default=-1)
     if not names and largest >= max(MAX_UNNAMED, 2 * len(distinct)):
         raise ValueError(
-            f"The label {largest!r:.20} would make a class of each number below it, and the labels have "
+            f"The label {largest!r:.20} is too large: classes are numbered from 0, and the labels have only "
             f"{len(distinct)} ids: correct it, or give all `classes`."
         )
     return tuple(names) or tuple(f"class {number}" for number in range(largest + 1))

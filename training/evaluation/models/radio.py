@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -164,14 +164,16 @@ def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str,
 
 @runtime_checkable
 class PatchTextModel(TextModel, FeatureModel, Protocol):
-    """A `FeatureModel` whose patches can be mapped to the space of texts."""
+    """A `FeatureModel` whose patches can be compared with texts."""
 
-    def aligned_patches(self, pixels: Tensor, source: DenseSource) -> Tensor:
-        """Return patches in the space of the texts, `(batch, text_dim, rows, cols)`.
+    def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, options: Mapping[str, Any]) -> Tensor:
+        """Return similarities of patches and texts, `(batch, num_texts, rows, cols)`.
 
         Args:
             pixels: Preprocessed images, as for `encode`.
+            texts: As of `embed_classes`.
             source: See `RadioForZeroShotImageClassification.segment`.
+            options: Other arguments of the same method.
         """
         ...
 
@@ -202,9 +204,9 @@ class RadioTextFeatures(RadioFeatures):
         model, tokenizer = self._text_tower()
         return model.embed_texts(tokenizer, texts).float().cpu()
 
-    def aligned_patches(self, pixels: Tensor, source: DenseSource) -> Tensor:
-        """Return patches in the space of the texts, `(batch, text_dim, rows, cols)`; see `segment` for `source`."""
-        return self._text_tower()[0].aligned_patches(pixels, source)
+    def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, options: Mapping[str, Any]) -> Tensor:
+        """Return similarities of patches and texts, as of `PatchTextModel`."""
+        return cast(Tensor, self._text_tower()[0].segment(pixels, texts, source, **options).logits)
 
     def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
         if self._tower is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from modeling_radio.training.evaluation.metrics.dense import (
 )
 from modeling_radio.training.evaluation.metrics.fidelity import map_agreement
 from modeling_radio.training.evaluation.models.radio import PatchTextModel, RadioFeatures
-from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.settings import RADSEG_STEPS, TaskSettings
 from modeling_radio.training.evaluation.tasks.base import DENSE, Evaluation, require_protocol
 from modeling_radio.training.evaluation.tasks.classification import TEMPLATES, no_text_tower
 
@@ -30,8 +31,6 @@ from modeling_radio.training.evaluation.tasks.classification import TEMPLATES, n
 BATCH_SIZE = 16
 """Windows for each step of a probe, as in the papers."""
 BACKGROUND = "background"
-SHARPNESS = 10.0
-"""Our choice: factor of the cosines in `gather_alike`; cosines of patches differ by some tenths."""
 NUM_CROPS = 4
 """Our choice of crops of each image for the correspondence of patches."""
 DEFAULT_WINDOW = 16
@@ -246,60 +245,48 @@ def resized_to(outputs: Tensor, target: Tensor) -> Tensor:
 def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
     """Measure the mean IoU of patches that are compared with the names of the classes; nothing is trained.
 
-    With `refinement=correlation` each patch is first replaced by the mean of the patches that resemble it. If a class
-    is named "background", a second number counts only the pixels of the other classes, predicted among these, as in the
-    papers' VOC20 (https://arxiv.org/abs/2312.01597).
+    Maps are made as RADSeg does, or with some of its steps (`radseg`). If a class is named "background", a second
+    number counts only the pixels of the other classes, compared with these alone, as in the papers' VOC20
+    (https://arxiv.org/abs/2312.01597).
     """
     model, settings, part = evaluation.model, evaluation.settings, evaluation.part("masks")
     if not isinstance(model, PatchTextModel):
         raise no_text_tower(model, "open_vocabulary")
-    texts = model.embed_classes(part.class_names, TEMPLATES[settings.templates]).to(model.device)
-    windows, number = evaluation.windows("masks"), len(part.class_names)
+    names, number = part.class_names, len(part.class_names)
+    texts = model.embed_classes(names, TEMPLATES[settings.templates]).to(model.device)
+    others = [index for index, name in enumerate(names) if name != BACKGROUND]
     sums, sums_of_others = [], []
     for image in ProgressBar(range(len(part.test)), desc="open vocabulary", leave=False, disable=None):
-        logits = []
-        for window in windows.of_image(image):
-            pixels = model.preprocess(windows[window])[None].to(model.device)
-            patches = model.aligned_patches(pixels, settings.dense_source)
-            if settings.refinement == "correlation":
-                patches = gather_alike(patches, model.encode(pixels).features)
-            cosines = torch.einsum("dhw,nd->nhw", F.normalize(patches[0].float(), dim=0), texts)
-            logits.append(upsampled(cosines[None], (windows.window_px, windows.window_px))[0].cpu())
         mask = masks_of(part.test)[image]
-        scores = resized_to(windows.merged(image, logits), mask)
+        scores = resized_to(compare_with_texts(evaluation, model, texts, image), mask)
         sums.append(class_sums(scores.argmax(0), mask, number))
-        if BACKGROUND in part.class_names:
-            background = part.class_names.index(BACKGROUND)
-            scores[background] = -torch.inf
-            others = mask.masked_fill(mask == background, IGNORE_INDEX)
-            sums_of_others.append(class_sums(scores.argmax(0), others, number))
+        if len(others) < number:
+            found = resized_to(compare_with_texts(evaluation, model, texts[others], image), mask).argmax(0)
+            objects = mask.masked_fill(mask == names.index(BACKGROUND), IGNORE_INDEX)
+            sums_of_others.append(class_sums(torch.tensor(others)[found], objects, number))
     measured = _iou_measurements(evaluation, "open_vocabulary", torch.stack(sums))
     if not sums_of_others:
         return measured
-    others = torch.stack(sums_of_others)
-    return [*measured, evaluation.of_sums("open_vocabulary", "mIoU, no background", others, mean_iou_of_sums, "masks")]
+    stacked = torch.stack(sums_of_others)
+    return [*measured, evaluation.of_sums("open_vocabulary", "mIoU, no background", stacked, mean_iou_of_sums, "masks")]
 
 
-def gather_alike(values: Tensor, features: Tensor) -> Tensor:
-    """Return each patch as the weighted mean of the patches that resemble it, over the whole image.
+def compare_with_texts(evaluation: Evaluation, model: PatchTextModel, texts: Tensor, image: int) -> Tensor:
+    """Return similarities of a test image's patches and texts, `(num_texts, rows, cols)` of any size, on the CPU."""
+    settings, windows = evaluation.settings, evaluation.windows("masks")
+    wanted, side = RADSEG_STEPS if settings.radseg is None else settings.radseg, settings.window_px
+    options: dict[str, Any] = dict.fromkeys(step for step in RADSEG_STEPS if step not in wanted)
+    if "sliding" in wanted and side is not None:
+        options["sliding"] = (side, max(1, round(side * settings.window_stride)))
 
-    Weights are a softmax over the cosines of the features; patches less alike than the average have none. This makes
-    the patches of one object agree.
+    def compare(pixels: Tensor) -> Tensor:
+        return model.segment(pixels[None].to(model.device), texts, settings.dense_source, options).float().cpu()
 
-    Args:
-        values: Patches to average, for example in the space of texts, `(batch, dim, rows, cols)`.
-        features: Features to compare, of the same grid, `(batch, feature_dim, rows, cols)`.
-
-    References:
-        The self-correlating recursive attention (SCRA) of RADSeg, https://arxiv.org/abs/2511.19704, in one step and
-        outside the network.
-    """
-    vectors = F.normalize(features.flatten(2).float(), dim=1)
-    alike = torch.einsum("bdi,bdj->bij", vectors, vectors)
-    is_left_out = alike < alike.mean(dim=2, keepdim=True)
-    weights = (alike * SHARPNESS).masked_fill(is_left_out, -torch.inf).softmax(dim=2)
-    gathered = torch.einsum("bij,bdj->bdi", weights, values.flatten(2).float())
-    return gathered.unflatten(2, values.shape[2:]).to(values.dtype)
+    if "sliding" in wanted:  # the model cuts windows itself, and joins them before it compares
+        return compare(model.preprocessing(settings.shorter_px or side)(evaluation.examples("masks").images[image]))[0]
+    size = (windows.window_px, windows.window_px)
+    maps = [upsampled(compare(model.preprocess(windows[window])), size)[0] for window in windows.of_image(image)]
+    return windows.merged(image, maps)
 
 
 def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:

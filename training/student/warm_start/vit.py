@@ -309,7 +309,7 @@ def _read_weights(
             outside[own] = tensor.detach().float().cpu()
         elif _WITHOUT_EFFECT.fullmatch(key) is None:
             if _BEFORE_BLOCKS.fullmatch(key):
-                raise UnknownTrunkError(f"it has a layer before the first block that RADIO has not, {full_key!r}")
+                raise UnknownTrunkError(f"it has a layer before the first block, {full_key!r}, and RADIO has none")
             others.append(key)
     if not blocks or "patch.weight" not in outside:
         raise UnknownTrunkError("it has no blocks or no patch projection under the names of a plain ViT")
@@ -455,7 +455,7 @@ def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequen
     if config.is_foreign:
         raise RecipeError(
             f"`student.init_from` must be a RADIO folder, 'timm:NAME' or 'transformers:NAME' for this student, got "
-            f"{source!r}, whose blocks it does not have."
+            f"{source!r}, which has other blocks."
         )
     if config.downscale_levels:
         raise RecipeError(

@@ -13,7 +13,7 @@ from modeling_radio.training.evaluation.data_tables import TableData
 from modeling_radio.training.evaluation.metrics.dense import class_sums, mean_iou_of_sums
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
 from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
-from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.settings import RADSEG_STEPS, TaskSettings
 from modeling_radio.training.evaluation.tasks.base import Evaluation
 from modeling_radio.training.evaluation.tasks.classification import measure_mode_switching
 from modeling_radio.training.evaluation.tasks.dense_prediction import (
@@ -21,7 +21,6 @@ from modeling_radio.training.evaluation.tasks.dense_prediction import (
     fit_dense_probe,
     fit_probe,
     folds,
-    gather_alike,
     log_depth_loss,
     masks_of,
     measure_depth_probe,
@@ -154,57 +153,58 @@ def test_depth_is_read_from_brightness(tmp_path, pixels):
     assert last["rmse"].low < last["rmse"].value < last["rmse"].high
 
 
+NONE = dict.fromkeys(RADSEG_STEPS)
+
+
 @torch.no_grad()
-def scored_by_hand(evaluation, texts):
+def scored_by_hand(evaluation, texts, as_whole):
     """Yield scores of each text at each pixel of the four scenes, `(texts, height, width)`, and the scene's mask."""
-    model, windows = evaluation.model, evaluation.windows("masks")
+    model, windows, part = evaluation.model, evaluation.windows("masks"), evaluation.part("masks").test
+    segment = model._text_tower()[0].segment
     for image in range(4):
+        mask = masks_of(part)[image]
+        if as_whole:
+            yield resized_to(segment(model.preprocess(part.images[image])[None], texts).logits[0], mask), mask
+            continue
         maps = []
         for window in windows.of_image(image):
-            logits = model._text_tower()[0].segment(model.preprocess(windows[window])[None], texts).logits
+            logits = segment(model.preprocess(windows[window])[None], texts, **NONE).logits
             maps.append(F.interpolate(logits, (32, 32), mode="bilinear")[0])
-        mask = masks_of(evaluation.part("masks").test)[image]
         yield resized_to(windows.merged(image, maps), mask), mask
 
 
 def test_open_vocabulary_compares_patches_with_names(text_folder, scenes, pixels):
     (scenes / "classes.txt").write_text("cat\ndog\n")
     model, data, values = open_radio(text_folder), TableData(str(scenes)), {}
-    for refinement in ("none", "correlation"):
-        evaluation = Evaluation(model, data, TaskSettings(templates="plain", refinement=refinement))
-        values[refinement] = [found.value for found in measure_open_vocabulary(evaluation)]
-    metric = MulticlassJaccardIndex(2, ignore_index=255)
-    for scores, mask in scored_by_hand(evaluation, model.embed_classes(["cat", "dog"], PLAIN_TEMPLATES)):
-        metric.update(scores.argmax(0)[None], mask[None])
-    assert values["none"][0] == pytest.approx(metric.compute().item(), abs=1e-6)
-    assert values["correlation"] != values["none"]
+    texts = model.embed_classes(["cat", "dog"], PLAIN_TEMPLATES)
+    for name, steps in (("whole", None), ("none", []), ("scga", ["scga"])):
+        evaluation = Evaluation(model, data, TaskSettings(templates="plain", radseg=steps))
+        values[name] = [found.value for found in measure_open_vocabulary(evaluation)]
+        if name != "scga":
+            metric = MulticlassJaccardIndex(2, ignore_index=255)
+            for scores, mask in scored_by_hand(evaluation, texts, as_whole=steps is None):
+                metric.update(scores.argmax(0)[None], mask[None])
+            assert values[name][0] == pytest.approx(metric.compute().item(), abs=1e-6)
+    assert values["scga"] != values["none"] != values["whole"]
     with pytest.raises(ValueError, match=r"`open_vocabulary` .* 'raw pixels'"):
         measure_open_vocabulary(pixels())
 
 
-def test_a_second_number_leaves_out_the_background(text_folder, scenes):
+@pytest.mark.parametrize("steps", [None, []])
+def test_a_second_number_leaves_out_the_background(text_folder, scenes, steps):
     (scenes / "classes.txt").write_text("background\ndog\ncat\n")
     model = open_radio(text_folder)
-    evaluation = Evaluation(model, TableData(str(scenes)), TaskSettings(templates="plain"))
+    evaluation = Evaluation(model, TableData(str(scenes)), TaskSettings(templates="plain", radseg=steps))
     found = {each.metric: each.value for each in measure_open_vocabulary(evaluation)}
     assert list(found) == ["mIoU", "pixel accuracy", "mIoU, no background"]
     right = wrong = 0
-    for scores, mask in scored_by_hand(evaluation, model.embed_classes(["dog", "cat"], PLAIN_TEMPLATES)):
+    texts = model.embed_classes(["dog", "cat"], PLAIN_TEMPLATES)
+    for scores, mask in scored_by_hand(evaluation, texts, as_whole=steps is None):
         is_dog = scores.argmax(0) == 0
         right, wrong = right + (is_dog & (mask == 1)).sum(), wrong + (~is_dog & (mask == 1)).sum()
     iou_of_dogs, iou_of_cats = right / (right + wrong), 0.0  # no pixel is a cat's
     share = (iou_of_dogs + iou_of_cats) / (2 if wrong else 1)
     assert found["mIoU, no background"] == pytest.approx(share.item(), abs=1e-6)
-
-
-def test_noise_within_alike_patches_is_averaged_out():
-    is_right = (torch.arange(8) >= 4).expand(8, 8)
-    features = torch.stack([is_right, ~is_right]).float()[None]
-    values = features + 0.5 * torch.randn(1, 2, 8, 8)
-    gathered = gather_alike(values, features)
-    for side in (is_right, ~is_right):
-        torch.testing.assert_close(gathered[0][:, side].std(1), torch.zeros(2), atol=1e-4, rtol=0)
-        torch.testing.assert_close(gathered[0][:, side].mean(1), values[0][:, side].mean(1), atol=1e-3, rtol=0)
 
 
 class Blind(RawPixels):
