@@ -70,6 +70,27 @@ def test_only_the_second_ctrl_c_does_what_it_did_before(first, seen):
         assert stop.is_set
 
 
+@pytest.mark.parametrize(("patience", "is_warned"), [(None, True), ("600", False)])
+def test_a_launcher_that_was_not_told_to_wait_is_warned_of(patience, is_warned, monkeypatch, caplog):
+    monkeypatch.delenv(LAUNCHER_PATIENCE, raising=False)
+    warn_of_launcher_timeout()
+    assert caplog.messages == []  # without a launcher
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    if patience is not None:
+        monkeypatch.setenv(LAUNCHER_PATIENCE, patience)
+    warn_of_launcher_timeout()
+    assert [LAUNCHER_PATIENCE in message for message in caplog.messages] == [True] * is_warned
+
+
+def test_another_thread_may_enter_it():
+    def enter():
+        with StopRequest() as stop:
+            return stop.is_set
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter).result() is False
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_wait_for_another_program_ends_with_the_program(number):
     before = signal.getsignal(number)
@@ -82,15 +103,20 @@ def test_a_wait_for_another_program_ends_with_the_program(number):
     assert signal.getsignal(number) == before
 
 
-def test_threads_that_do_not_end_are_not_waited_for(monkeypatch):
-    monkeypatch.setattr(interruption, "UNWINDING_SECONDS", 0.3)
-    process = os.fork()
-    if process == 0:
-        with ends_in_time(), raised_signals(), ThreadPoolExecutor() as pool:
-            pool.submit(threading.Event().wait)
-            os.kill(os.getpid(), signal.SIGTERM)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + signal.SIGTERM
+STUCK = """
+import os, signal, threading
+from concurrent.futures import ThreadPoolExecutor
+from modeling_radio.core import interruption
+interruption.UNWINDING_SECONDS = 0.5
+with interruption.ends_in_time(), interruption.raised_signals(), ThreadPoolExecutor() as pool:
+    pool.submit(threading.Event().wait)
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_threads_that_do_not_end_are_not_waited_for():
+    done = subprocess.run([sys.executable, "-c", STUCK], timeout=60, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
 
 
 def test_a_command_that_ends_has_no_limit_any_more(monkeypatch):
@@ -117,8 +143,14 @@ def test_workers_that_ignore_signals_end_with_their_parent():
     assert (done.returncode, "Traceback" in done.stderr) == (5, False)
 
 
+def test_data_workers_live_on():
+    ignore_stop_signals()
+    for number in StopRequest.SIGNALS:
+        os.kill(os.getpid(), number)
+
+
 def test_a_stop_reaches_what_a_pool_runs_and_ends_no_idle_process(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())  # of other tests in this process
     stop = context.Event()
     pool = ProcessPoolExecutor(2, context, prepare_stoppable, (stop, side_by_side.prepare, "", [], tmp_path, ""))
@@ -143,30 +175,3 @@ def wait_for(condition, seconds=30):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
-
-
-def test_another_thread_may_enter_it():
-    def enter():
-        with StopRequest() as stop:
-            return stop.is_set
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(enter).result() is False
-
-
-@pytest.mark.parametrize(("patience", "is_warned"), [(None, True), ("600", False)])
-def test_a_launcher_that_was_not_told_to_wait_is_warned_of(patience, is_warned, monkeypatch, caplog):
-    monkeypatch.delenv(LAUNCHER_PATIENCE, raising=False)
-    warn_of_launcher_timeout()
-    assert caplog.messages == []  # without a launcher
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    if patience is not None:
-        monkeypatch.setenv(LAUNCHER_PATIENCE, patience)
-    warn_of_launcher_timeout()
-    assert [LAUNCHER_PATIENCE in message for message in caplog.messages] == [True] * is_warned
-
-
-def test_data_workers_live_on():
-    ignore_stop_signals()
-    for number in StopRequest.SIGNALS:
-        os.kill(os.getpid(), number)
