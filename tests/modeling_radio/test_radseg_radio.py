@@ -5,10 +5,17 @@ import torch
 from tiny_eradio import build_eradio
 from tiny_networks import build_wrapped
 from tiny_radio1d import build_radio1d
+from tiny_sam3 import build_tracker
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio import (
+    RadioConfig,
+    RadioForZeroShotImageClassification,
+    RadioImageProcessor,
+    RadioModel,
+    regions_radio,
+)
 from modeling_radio import radseg_radio as radseg
 from modeling_radio.radseg_radio import (
     LEFT_OUT,
@@ -242,6 +249,30 @@ def test_packed_images_are_those_of_one_at_a_time(model):
     torch.testing.assert_close(together.flatten(0, 1), torch.cat([alone[0], alone[2]]))
     with pytest.raises(ValueError, match="`sam`"):
         model.segment(packed, TEXTS, image_grid_hw=torch.tensor(grids), sam=model)
+
+
+@torch.no_grad()
+def test_outlines_are_sams_where_it_is_given(build_dual_encoder, monkeypatch):
+    model, tracker, pixels = build(build_dual_encoder).float(), build_tracker(), torch.rand(2, 3, 64, 96)
+    own = model.segment(pixels, TEXTS.float(), **PLAIN).logits
+    likely = (100 * own / model.logit_scale.exp()).softmax(dim=1)
+    monkeypatch.setattr(regions_radio, "LEAST_AREA", 1)
+    refine, refined = regions_radio.refine_by_sam, []
+
+    def keep(sam, images, probabilities):
+        assert sam is tracker
+        assert torch.equal(images, pixels)
+        torch.testing.assert_close(probabilities, likely, atol=1e-4, rtol=0)
+        refined.append(refine(sam, images, probabilities, least_iou=-10.0))
+        return refined[0]
+
+    monkeypatch.setattr(regions_radio, "refine_by_sam", keep)
+    found = model.segment(pixels, TEXTS.float(), **PLAIN, sam=tracker).logits
+    torch.testing.assert_close(found.exp(), refined[0], atol=1e-6, rtol=0)
+    assert found.shape == (2, 4, 64, 96)
+    assert found.isfinite().all()
+    enlarged = torch.nn.functional.interpolate(likely, (64, 96), mode="bilinear")
+    assert not torch.allclose(found.exp(), enlarged, atol=1e-2)
 
 
 @torch.no_grad()

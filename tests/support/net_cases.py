@@ -268,7 +268,7 @@ def _zero_shot() -> dict[str, Tensor]:
     texts = torch.arange(2 * 8).reshape(2, 8) % 31
     pixels = noise("images", 2, 3, *SIZE)
     output = model(input_ids=texts, pixel_values=pixels, return_loss=True)
-    dense = model.segment(pixels, output.text_embeds)
+    dense = model.segment(pixels, output.text_embeds, scra=None, scga=None, sliding=None, denoising=None)
     return flat({"output": output, "dense": dense})
 
 

@@ -4,7 +4,9 @@ from modeling_radio.core.settings import SettingsError
 from modeling_radio.training.evaluation.settings import PRESETS, EvaluationSettings
 
 
-@pytest.mark.parametrize(("field", "value"), [("tasks", []), ("preset", "ade20"), ("shorter_px", 64)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("tasks", []), ("preset", "ade20"), ("shorter_px", 64), ("radseg", ["scrap"])]
+)
 def test_bad_settings_are_named(field, value):
     with pytest.raises(SettingsError, match=f"`{field}`"):
         EvaluationSettings(checkpoint="x", **{field: value})
