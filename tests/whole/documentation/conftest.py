@@ -13,6 +13,7 @@ from reference_cases import write_hub_folder
 from tiny_folders import save_images
 from tiny_sam3 import TRUNK_WIDTH, build_sam3
 from tiny_texts import build_dual_encoder, build_word_tokenizer
+from transformers import Sam3ImageProcessor
 
 from modeling_radio import (
     RadioConfig,
@@ -94,6 +95,7 @@ def world(tmp_path_factory):
     with local_hub() as hub:
         serve_folder(hub, "nvidia/C-RADIOv4-H", write_hub_folder("c_radio_v4_tiny", folder / "hub" / "nvidia"))
         build_sam3().save_pretrained(folder / "hub" / "sam3")
+        Sam3ImageProcessor().save_pretrained(folder / "hub" / "sam3")
         serve_folder(hub, "facebook/sam3", folder / "hub" / "sam3")
         yield World(folder, hub)
 

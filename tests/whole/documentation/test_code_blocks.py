@@ -19,6 +19,7 @@ PAGES = (
             "variants",
             "task_models",
             "texts",
+            "sam3",
             "libraries",
             "tools",
             "batches",
