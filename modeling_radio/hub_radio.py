@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from transformers import AutoBackbone, AutoModel
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.dynamic_module_utils import get_class_from_dynamic_module, get_relative_imports
 from transformers.utils import cached_file
 
 
@@ -173,18 +173,26 @@ def import_sibling(name: str) -> ModuleType:
     Raises:
         ImportError: If this is a copy of a folder or repository that does not have the file, or has others by now.
     """
-    file = f"{name}.py"
-    if not (_HERE / file).is_file():
-        path = _file_of_origin(file)
-        if path is None:
-            raise ImportError(
-                f"{file!r} is missing. It is not beside {__file__!r}, and the folder that was opened last, "
-                f"{_origin and _origin[0]!r}, lacks it or has other source files than those that run. Open the model "
-                "again in a new process."
-            )
-        _put(path, _HERE / file)
-        importlib.invalidate_caches()
+    _fetch(f"{name}.py")
     return importlib.import_module(f"{__package__}.{name}")
+
+
+def _fetch(file: str) -> None:
+    """Copy a source file beside this one, after those that it imports, unless it is there."""
+    if (_HERE / file).is_file():
+        return
+    path = _file_of_origin(file)
+    if path is None:
+        raise ImportError(
+            f"{file!r} is missing. It is not beside {__file__!r}, and the folder that was opened last, "
+            f"{_origin and _origin[0]!r}, lacks it or has other source files than those that run. Open the model "
+            "again in a new process."
+        )
+    for name in get_relative_imports(path):
+        if f"{name}.py" in SOURCE_FILES:
+            _fetch(f"{name}.py")
+    _put(path, _HERE / file)
+    importlib.invalidate_caches()
 
 
 def register_parts(config_class: type) -> None:

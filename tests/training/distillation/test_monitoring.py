@@ -225,7 +225,7 @@ def test_pictures_are_files_and_in_tensorboard(recipe_file: str, folder: Path) -
     assert (tag, event.step) == ("held_out", 8)
     with Image.open("run/pictures/step-8.png") as picture:
         assert (event.width, event.height) == picture.size
-        assert picture.width > picture.height  # five columns, two rows
+        assert picture.height > picture.width  # five rows, two photographs
 
 
 def test_devices_are_waited_for_on_watched_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_the_folder_says_what_its_model_answers(folder):
     assert [adaptor["name"] for adaptor in config["adaptors"]] == ["siglip2-g", "dino_v3", "sam3"]
     card = (folder / "README.md").read_text()
     assert "Adaptors: siglip2-g, dino_v3, sam3." in card
-    assert "`summary, features = model(pixel_values)`. Adaptors run where they are asked for" in card
+    assert "`summary, features = model(pixel_values)`. Adaptors only run if you name them" in card
     assert "opens as transformers' native `RadioModel`" in card
 
 
