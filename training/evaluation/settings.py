@@ -172,8 +172,8 @@ class TaskSettings(Settings):
 
 # AM-RADIO, section 4 (https://arxiv.org/abs/2312.06709): batch norm and a linear layer on frozen features, windows of
 # 512 px with a stride of 2/3, batches of 16. C-RADIOv4 has ADE20k and VOC (https://arxiv.org/abs/2601.17237, table 1).
-# Steps, learning rate and its schedule: the configuration in NVIDIA's repository; AM-RADIO's paper has 160,000 steps. The
-# papers do not say that VOC differs.
+# Steps, learning rate and its schedule: the configuration in NVIDIA's repository; AM-RADIO's paper has 160,000 steps.
+# The papers do not say that VOC differs.
 LINEAR_SEGMENTATION: dict[str, Any] = {
     "tasks": ["segmentation_probe"],
     "size": 512,
