@@ -21,7 +21,8 @@ from modeling_radio.training.evaluation.public_sets import (
 
 
 TEST_IMAGES = {"flickr30k": 1000, "coco": 5000}
-"""Images of the test splits. https://arxiv.org/abs/1412.2306"""
+"""Images of the test splits of https://arxiv.org/abs/1412.2306; as many as in the Hub's data sets
+nlphuji/flickr_1k_test_image_text_retrieval and nlphuji/mscoco_2014_5k_test_image_text_retrieval."""
 FILES = {"flickr30k": ("dataset_flickr30k.json", "flickr30k-images"), "coco": ("dataset_coco.json", "val2014")}
 NUM_CAPTIONS = 5
 """Captions of each image that count; some images of COCO have more, which the usual protocol leaves out."""

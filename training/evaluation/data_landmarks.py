@@ -24,7 +24,7 @@ from modeling_radio.training.evaluation.public_sets import (
 
 QUERIES = 70
 DATABASE = {"roxford": 4993, "rparis": 6322}
-"""Queries and images of the sets. https://arxiv.org/abs/1803.11285"""
+"""Queries and images of the sets. https://arxiv.org/abs/1803.11285; MTEB counts the same."""
 GROUND_TRUTH = {"roxford": "gnd_roxford5k.json", "rparis": "gnd_rparis6k.json"}
 
 

@@ -19,7 +19,8 @@ from modeling_radio.training.evaluation.public_sets import OTHER_SETS, PublicPar
 
 NYU = OTHER_SETS["nyu"]
 TRAIN_FRAMES, TEST_FRAMES = 30_816, 654
-"""Training frames of GeoNet, and labeled test frames of NYU."""
+"""Training frames of GeoNet, which https://github.com/xjqi/GeoNet does not count (we had no files to count), and
+labeled test frames of NYU, its official split."""
 BAD_FRAMES = (21181, 6919)
 """Places of two damaged frames in the order of names; as in Probe3D."""
 MEAN_COLOR = (122.175, 116.169, 103.508)

@@ -32,7 +32,7 @@ from modeling_radio.training.evaluation.public_sets import (
 
 SPAIR, NAVI = OTHER_SETS["spair"], OTHER_SETS["navi"]
 SPAIR_PAIRS = 12_234
-"""Pairs of the test split of SPair-71k, https://arxiv.org/abs/1908.10543."""
+"""Pairs of the test split of SPair-71k, https://arxiv.org/abs/1908.10543; 70,958 with the 58,724 of the others."""
 PAIRS_OF_CLASS, SPAIR_SEED = 200, 20
 """Pairs that are measured of each class, and the seed of their choice; as in Probe3D."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
 from modeling_radio.core.seeds import make_generator
-from modeling_radio.core.settings import hash_of
+from modeling_radio.core.settings import hash_of, read_yaml
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.model_cards.results import Source
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
@@ -280,17 +280,20 @@ def _joined(tables: Sequence[Tables]) -> Tables:
 
 
 def imagenet_class_names() -> list[str]:
-    """Return the names of the 1,000 ImageNet classes, in the order of every classifier and of the folders' codes."""
+    """Return torchvision's names of the 1,000 ImageNet classes, in the order of classifiers and of the folders' codes.
+
+    `imagenet_names.yaml` has OpenAI's, of which 296 differ: "drake" is its "duck", "barrow" its "wheelbarrow".
+    """
     return EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]
 
 
 def imagenet_names_of(folders: Sequence[str]) -> list[str]:
-    """Return ImageNet's names of classes whose folders are named by WordNet ids, by indices, or are all thousand.
+    """Return OpenAI's names of classes whose folders are named by WordNet ids, by indices, or are all thousand.
 
     Subsets such as ImageNet-A and -R have only some of the ids. A thousand folders with other names are in the order of
     the indices.
     """
-    names = imagenet_class_names()
+    names: list[str] = read_yaml(Path(__file__).with_name("imagenet_names.yaml").read_text(encoding="utf-8"))
     indices = {wnid: index for index, wnid in enumerate(ImageNetInfo().label_names())}
     indices |= {str(index): index for index in range(len(names))}
     if all(folder in indices for folder in folders):

@@ -23,7 +23,8 @@ from modeling_radio.training.evaluation.public_sets import (
 
 DAVIS = OTHER_SETS["davis"]
 VIDEOS, OBJECTS = 30, 61
-"""Videos of the validation split of DAVIS 2017, and the objects in them. https://arxiv.org/abs/1704.00675"""
+"""Videos of the validation split of DAVIS 2017, and the objects in them. https://arxiv.org/abs/1704.00675; counted in
+the results that https://github.com/davisvideochallenge/davis2017-evaluation has."""
 LONG_SIDE_STEP = 64
 """The longer side is a multiple of this; as in DINO's code."""
 

@@ -81,7 +81,7 @@ class DataOptions(Settings):
         train_split: Split that probes are trained on and queries are compared with; by default train.
         test_split: Split that is measured; by default the first of validation, valid, val, dev and test.
         class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for the
-            names of its thousand classes in words.
+            names of its thousand classes that OpenAI chose for CLIP.
         reduce_labels: Ignore 0 in masks and lower all other classes by one, as in ADE20k.
         layout: Public set whose official folders `data` has, with its classes and numbers of images; presets set it.
         depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
@@ -172,7 +172,8 @@ class TaskSettings(Settings):
 
 # AM-RADIO, section 4 (https://arxiv.org/abs/2312.06709): batch norm and a linear layer on frozen features, windows of
 # 512 px with a stride of 2/3, batches of 16. C-RADIOv4 has ADE20k and VOC (https://arxiv.org/abs/2601.17237, table 1).
-# Steps and learning rate as below; the papers do not say that VOC differs.
+# Steps, learning rate and its schedule: the configuration in NVIDIA's repository; AM-RADIO's paper has 160,000 steps.
+# The papers do not say that VOC differs.
 LINEAR_SEGMENTATION: dict[str, Any] = {
     "tasks": ["segmentation_probe"],
     "size": 512,
@@ -195,7 +196,7 @@ OPEN_VOCABULARY: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     # 5 neighbors are our choice for the demo's sets, some of whose classes have fewer images than the papers' 20.
     "demo": {"neighbors": 5},
-    # AM-RADIO, https://arxiv.org/abs/2312.06709; prompts of CLIP, https://arxiv.org/abs/2103.00020
+    # AM-RADIO, https://arxiv.org/abs/2312.06709; prompts and names of classes of CLIP, https://arxiv.org/abs/2103.00020
     IMAGENET: {
         "tasks": ["knn", "zero_shot"],
         "neighbors": 20,

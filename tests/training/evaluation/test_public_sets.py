@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_radio.training.evaluation.data_tables import TableData
+from modeling_radio.training.evaluation.data_tables import TableData, imagenet_names_of
 from modeling_radio.training.evaluation.models.radio import open_radio
 from modeling_radio.training.evaluation.public_sets import MaskSet, find_public, public_sets
 from modeling_radio.training.evaluation.settings import LAYOUTS, MASK_LAYOUTS, PRESETS, DataOptions, EvaluationSettings
@@ -125,6 +125,7 @@ def test_variants_of_imagenet_have_the_names_of_their_classes(imagenet_folder, t
     )
     data = TableData(str(imagenet_folder), settings)
     assert data.part("labels").class_names == ("stingray", "goldfinch")
+    assert imagenet_names_of(["n02797295", "97"]) == ["wheelbarrow", "duck"]  # torchvision: barrow, drake
     measured = find_task("zero_shot").measure(Evaluation(open_radio(text_folder), data, settings))
     assert [each.metric for each in measured] == ["accuracy"]
     for wnid, index in (("n01498041", "6"), ("n01531178", "11")):

@@ -247,7 +247,10 @@ def fit_dpt_probe(
 
 
 def shuffled_batches(num_items: int, num_batches: int) -> Iterator[list[int]]:
-    """Yield batches of indices, each item once before any comes again."""
+    """Yield batches of indices, each item once before any comes again.
+
+    Probe3D's loader shuffles on several GPUs only; on one it reads the frames in the order of their names.
+    """
     made = 0
     while made < num_batches:
         for rows in torch.randperm(num_items).split(BATCH_SIZE)[: num_batches - made]:
@@ -297,7 +300,11 @@ def augmented(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def predicted(model: RadioFeatures, probe: DptProbe, images: Tensor, size: torch.Size) -> Tensor:
-    """Return a probe's output for square images, `(batch, num_outputs, *size)`; the model gets no gradient."""
+    """Return a probe's output for square images, `(batch, num_outputs, *size)`; the model gets no gradient.
+
+    With patches of 16 px the output has this size already. For others Probe3D resizes depth after its bins, and normals
+    bicubically.
+    """
     pixels = torch.stack([model.preprocess(image, image.shape[-1]) for image in images]).to(model.device)
     with torch.no_grad():
         maps = model.encode_blocks(pixels)
