@@ -12,6 +12,7 @@ from modeling_radio.core.checkpoints import open_checkpoint, read_config, withou
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_output
 from modeling_radio.core.hub import find_folder
+from modeling_radio.core.settings import Settings
 from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.nvidia.folder import check_fit
 
@@ -25,6 +26,20 @@ TASK_MODELS: dict[str, type[RadioTaskModel]] = {
 }
 """By the name in `architectures`."""
 _OF_TEXTS = ("text_tower.", "logit_scale", "logit_bias")
+
+
+class FolderSettings(Settings):
+    """Settings of a conversion from one folder to another.
+
+    Attributes:
+        checkpoint: Folder with config.json and weights.
+        output: Folder to write.
+        overwrite: Replace the output if it exists.
+    """
+
+    checkpoint: Path
+    output: Path
+    overwrite: bool = False
 
 
 def check_file_output(path: Path, checkpoint: Path, *, endings: tuple[str, ...], overwrite: bool) -> None:

@@ -18,10 +18,9 @@ from transformers import PreTrainedModel, ViTImageProcessor
 
 from modeling_radio import RadioModel
 from modeling_radio.checks_radio import read_json
-from modeling_radio.conversion.opening import open_model
+from modeling_radio.conversion.opening import FolderSettings, open_model
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import FolderKind, check_output, write_folder
-from modeling_radio.core.settings import Settings
 
 
 NETWORK_FOLDER = FolderKind(
@@ -88,25 +87,11 @@ def _is_network(folder: Path) -> bool:
     return path.is_file() and read_json(path).get("model_type") != "radio"
 
 
-class ToNetworkSettings(Settings):
-    """Settings of the conversion.
-
-    Attributes:
-        checkpoint: Folder with config.json and weights.
-        output: Folder to write.
-        overwrite: Replace the output if it exists.
-    """
-
-    checkpoint: Path
-    output: Path
-    overwrite: bool = False
-
-
-COMMAND = Command("radio convert --to network", __doc__, ToNetworkSettings, positionals=("checkpoint", "output"))
+COMMAND = Command("radio convert --to network", __doc__, FolderSettings, positionals=("checkpoint", "output"))
 
 
 @one_line_warnings(COMMAND.name)
-def _run(settings: ToNetworkSettings) -> None:
+def _run(settings: FolderSettings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=NETWORK_FOLDER)
     model = open_model(settings.checkpoint)
     wrapped = _wrapped(model)

@@ -14,10 +14,9 @@ from safetensors.torch import save_file
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
-from modeling_radio.conversion.opening import open_model
+from modeling_radio.conversion.opening import FolderSettings, open_model
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import FolderKind, check_output, write_folder
-from modeling_radio.core.settings import Settings
 
 
 ARCHITECTURES = {
@@ -108,25 +107,11 @@ def _is_for_timm(folder: Path) -> bool:
     return path.is_file() and "pretrained_cfg" in read_json(path)
 
 
-class ToTimmSettings(Settings):
-    """Settings of the conversion.
-
-    Attributes:
-        checkpoint: Folder with config.json and weights.
-        output: Folder to write.
-        overwrite: Replace the output if it exists.
-    """
-
-    checkpoint: Path
-    output: Path
-    overwrite: bool = False
-
-
-COMMAND = Command("radio convert --to timm", __doc__, ToTimmSettings, positionals=("checkpoint", "output"))
+COMMAND = Command("radio convert --to timm", __doc__, FolderSettings, positionals=("checkpoint", "output"))
 
 
 @one_line_warnings(COMMAND.name)
-def _run(settings: ToTimmSettings) -> None:
+def _run(settings: FolderSettings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=TIMM_FOLDER)
     model = open_model(settings.checkpoint)
     config = timm_config(model.config)

@@ -34,8 +34,8 @@ FILE = "conversion.json"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a task model returns, for the code of its card.
+class TaskUsage:
+    """Code of a task model's card.
 
     Attributes:
         result: Result of its pipeline.
@@ -48,34 +48,34 @@ class Answer:
     arguments: str = ""
 
 
-ANSWERS = {
-    "RadioForImageClassification": Answer(
+TASK_USAGES = {
+    "RadioForImageClassification": TaskUsage(
         '[{"label": ..., "score": ...}, ...], the highest score first',
         "print(model.config.id2label[output.logits.argmax().item()])",
     ),
-    "RadioForZeroShotImageClassification": Answer(
+    "RadioForZeroShotImageClassification": TaskUsage(
         '[{"label": ..., "score": ...}, ...], the highest score first',
         "",
         ', candidate_labels=["a cat", "a dog"]',
     ),
-    "RadioForSemanticSegmentation": Answer(
+    "RadioForSemanticSegmentation": TaskUsage(
         '[{"label": ..., "mask": a PIL image, ...}, ...]',
         "size = inputs.pixel_values.shape[-2:]\n"
         "classes = processor.post_process_semantic_segmentation(output, target_sizes=[size])[0]\n"
         "print(classes.shape)  # (height, width), the class of each pixel",
     ),
-    "RadioForObjectDetection": Answer(
+    "RadioForObjectDetection": TaskUsage(
         '[{"label": ..., "score": ..., "box": {"xmin": ..., ...}}, ...]',
         "objects = processor.post_process_object_detection(output)[0]\n"
         "print(objects)  # scores, labels, and boxes as shares of width and height",
     ),
-    "RadioForDepthEstimation": Answer(
+    "RadioForDepthEstimation": TaskUsage(
         '{"predicted_depth": meters for each pixel, "depth": a PIL image}',
         "print(output.predicted_depth.shape)  # (1, height, width), in meters",
     ),
     **dict.fromkeys(
         INSTANCE_SEGMENTERS,
-        Answer(
+        TaskUsage(
             '[{"label": ..., "score": ..., "mask": a PIL image}, ...]',
             "objects = processor.post_process_instance_segmentation(output)[0]\n"
             'print(objects["segments_info"])  # objects["segmentation"] is a map of their ids',
@@ -130,7 +130,7 @@ def build_adapter_card(folder: Path, config: RadioConfig, source: str, shown: di
         kind=kind,
         rank=settings.get("r"),
         auto_class=_auto_class(config),
-        answer=_answer(config),
+        usage=_task_usage(config),
         **_classes(config),
     )
 
@@ -154,14 +154,14 @@ def build_tuned_card(config: RadioConfig, source: str, shown: dict[str, Any]) ->
         results=shown["results"],
     )
     values = {**shown, "base": base, "article": _article(config), "auto_class": _auto_class(config)}
-    return render_card("tuned.md", config, data, source, **values, answer=_answer(config), **_classes(config))
+    return render_card("tuned.md", config, data, source, **values, usage=_task_usage(config), **_classes(config))
 
 
-def _answer(config: RadioConfig) -> Answer | None:
-    """Return what a task model returns; None for other models."""
-    answer = ANSWERS.get((config.architectures or [""])[0])
+def _task_usage(config: RadioConfig) -> TaskUsage | None:
+    """Return the code for a task model; None for other models."""
+    usage = TASK_USAGES.get((config.architectures or [""])[0])
     reading = READINGS.get(str(config.problem_type))
-    return replace(answer, reading=reading) if answer and reading else answer
+    return replace(usage, reading=reading) if usage and reading else usage
 
 
 def _article(config: RadioConfig) -> str:

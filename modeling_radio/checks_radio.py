@@ -153,6 +153,12 @@ def round_to_step(size: float, step: int) -> int:
     return max(round(size / step), 1) * step
 
 
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Return the starts of windows that cover a length; the last window ends at its end."""
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
 def mlp_ratio_for(intermediate_size: int, hidden_size: int) -> float:
     """Return the smallest number whose product with `hidden_size` truncates to `intermediate_size`.
 

@@ -24,7 +24,7 @@ from transformers.models.dpt.modeling_dpt import DPTDepthEstimationHead, DPTNeck
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .checks_radio import Resolution, check_choice, nearest_multiple
+from .checks_radio import Resolution, check_choice, nearest_multiple, window_starts
 from .configuration_radio import RadioConfig
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, WHOLE_PARTS, RadioPreTrainedModel, build_network
@@ -107,7 +107,7 @@ class ViewOptions:
             height, width = image.shape[-2:]
             tile = self.tile_size or max(height, width)
             stride = max(int(tile * (1 - self.tile_overlap)) // step, 1) * step
-            for top, left in itertools.product(_starts(height, tile, stride), _starts(width, tile, stride)):
+            for top, left in itertools.product(window_starts(height, tile, stride), window_starts(width, tile, stride)):
                 bottom, right = min(top + tile, height), min(left + tile, width)
                 crop = image[..., top:bottom, left:right]
                 region = (left / width, top / height, right / width, bottom / height)
@@ -128,12 +128,6 @@ def _resized(images: Tensor, size: Resolution) -> Tensor:
     """Resize images with values in [0, 1], in float32, since CPUs have no kernel for half precision."""
     resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
     return resized.clamp(0, 1).to(images.dtype)
-
-
-def _starts(side: int, tile: int, stride: int) -> list[int]:
-    """Return where tiles start along a side; the last one ends with the image."""
-    last = max(side - tile, 0)
-    return [*range(0, last, stride), last]
 
 
 def average_maps(views: Iterator[tuple[View, Tensor]], size: Resolution) -> Tensor:

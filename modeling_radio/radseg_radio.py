@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks_radio import round_to_step
+from .checks_radio import round_to_step, window_starts
 from .layers_radio import RadioAttention
 from .outputs_radio import NetworkOutput
 
@@ -46,7 +46,7 @@ def choose_scra(network: Any, scra: Scra) -> float | None:
         ValueError: If it is no positive number, or the network has no such block.
     """
     config = network.config
-    is_plain = config.eradio is None and config.wrapped is None and not config.num_mergings
+    is_plain = not config.is_foreign and not config.num_mergings
     has_attention = is_plain and isinstance(network.model.blocks[-1].attn, RadioAttention)
     if scra == "auto":
         return SCALING if has_attention else None
@@ -174,7 +174,7 @@ def slide(pixel_values: Tensor, sliding: tuple[int, int], step: int, encode: Cal
     side, stride = (round_to_step(pixels, step) for pixels in sliding)
     height, width = pixel_values.shape[-2:]
     high, wide = min(side, height), min(side, width)
-    places = [(top, left) for top in _starts(height, high, stride) for left in _starts(width, wide, stride)]
+    places = [(top, left) for top in window_starts(height, high, stride) for left in window_starts(width, wide, stride)]
     if len(places) == 1:
         return encode(pixel_values)
     batch_size, maps = len(pixel_values), []
@@ -215,8 +215,3 @@ def find_unlikely(cosines: Tensor, least: float) -> Tensor:
 def _unit(vectors: Tensor) -> Tensor:
     """Return unit vectors, in float32 at least: cosines near the threshold decide who weighs at all."""
     return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
-
-
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Return the starts of windows that cover a length; the last window ends at its end."""
-    return [*range(0, length - window, stride), length - window]

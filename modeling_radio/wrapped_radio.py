@@ -209,7 +209,7 @@ def build_library_network(source: str, name: str, arguments: Mapping[str, Any]) 
         raise ValueError(f"{source}:{name} cannot be built with {dict(arguments)}: {reason:.300}") from error
 
 
-# What a network gives
+# Outputs of a network
 
 
 class Levels(NamedTuple):

@@ -816,13 +816,17 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
             steps |= {"source": source, "window_size": window_size, "denoising": denoising, "sam": sam}
             return self._segment_pack(pixel_values, text_embeds, pack, steps)
         patches = self.aligned_patches(pixel_values, source, window_size, **steps)
-        cosines = torch.einsum("bdrc,nd->bnrc", _normalize(patches, dim=1), _normalize(text_embeds).to(patches))
-        is_out = find_unlikely(cosines, 0.0 if denoising is None else denoising)
         if sam is None:
-            return SemanticSegmenterOutput(logits=self._to_logits(cosines).masked_fill(is_out, LEFT_OUT))
+            return SemanticSegmenterOutput(logits=self.compare_patches(patches, text_embeds, denoising))
+        cosines, is_out = _cosines_of_patches(patches, text_embeds, denoising)
         likely = to_probabilities(cosines).masked_fill(is_out, 0.0)
         refined = import_sibling("regions_radio").refine_by_sam(sam, pixel_values, likely)
         return SemanticSegmenterOutput(logits=refined.clamp(min=torch.finfo(refined.dtype).tiny).log())
+
+    def compare_patches(self, patches: Tensor, text_embeds: Tensor, denoising: float | None = DENOISING) -> Tensor:
+        """Return the logits of `segment`, `(num_images, num_classes, rows, cols)`, for patches of `aligned_patches`."""
+        cosines, is_out = _cosines_of_patches(patches, text_embeds, denoising)
+        return self._to_logits(cosines).masked_fill(is_out, LEFT_OUT)
 
     def _segment_pack(
         self, patches: Tensor, text_embeds: Tensor, pack: ImagePack, options: dict[str, Any]
@@ -902,6 +906,12 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
             return image_text_contrastive_loss(logits_per_text)
         is_pair = 2 * torch.eye(num_texts, device=logits_per_text.device) - 1
         return -F.logsigmoid(is_pair * logits_per_text).sum(dim=-1).mean()
+
+
+def _cosines_of_patches(patches: Tensor, text_embeds: Tensor, denoising: float | None) -> tuple[Tensor, Tensor]:
+    """Return cosines, `(num_images, num_classes, rows, cols)`, and which classes are left out of each image."""
+    cosines = torch.einsum("bdrc,nd->bnrc", _normalize(patches, dim=1), _normalize(text_embeds).to(patches))
+    return cosines, find_unlikely(cosines, 0.0 if denoising is None else denoising)
 
 
 def _normalize(embeds: Tensor, dim: int = -1) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from modeling_radio.checks_radio import check_choice
+from modeling_radio.checks_radio import check_choice, window_starts
 from modeling_radio.core.checkpoints import plain_parts
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
@@ -333,8 +333,8 @@ class Windows:
         self.positions = [
             WindowPosition(image, top, left)
             for image, (height, width) in enumerate(self.frames)
-            for top in _starts(height, window_px, step)
-            for left in _starts(width, window_px, step)
+            for top in window_starts(height, window_px, step)
+            for left in window_starts(width, window_px, step)
         ]
         self._by_image: list[list[int]] = [[] for _ in self.frames]
         for index, position in enumerate(self.positions):
@@ -399,8 +399,3 @@ class Windows:
 def _frame(size: tuple[int, int], shorter_px: int) -> tuple[int, int]:
     scale = shorter_px / min(size)
     return (max(shorter_px, round(size[0] * scale)), max(shorter_px, round(size[1] * scale)))
-
-
-def _starts(length: int, window: int, step: int) -> list[int]:
-    """Return the starts of windows that cover a length; the last window ends at its end."""
-    return [*range(0, length - window, step), length - window]

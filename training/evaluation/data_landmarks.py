@@ -19,6 +19,7 @@ from modeling_radio.training.evaluation.public_sets import (
     load_image_file,
     plain,
     read_json,
+    size_of_image_file,
 )
 
 
@@ -70,8 +71,10 @@ class Crops:
 
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width in pixels."""
-        height, width = self[index].shape[1:]
-        return height, width
+        if self.boxes is None:
+            return size_of_image_file(self.paths[index])
+        left, top, right, bottom = map(round, self.boxes[index])  # as Pillow crops
+        return bottom - top, right - left
 
 
 def open_landmarks(folder: Path, name: str) -> PublicPart:

@@ -27,6 +27,7 @@ from modeling_radio.training.evaluation.public_sets import (
     load_image_file,
     plain,
     read_json,
+    size_of_image_file,
 )
 
 
@@ -132,7 +133,7 @@ def _spair_points(folder: Path, category: str, view: str, size_px: int) -> dict[
     They are whole pixels of the square at `size_px`, rounded down as in Probe3D.
     """
     found = read_json(_SPAIR_IMAGE, folder / "ImageAnnotation" / category / f"{view}.json").kps
-    side = max(load_image_file(folder / "JPEGImages" / category / f"{view}.jpg").size)
+    side = max(size_of_image_file(folder / "JPEGImages" / category / f"{view}.jpg"))
     return {
         name: (torch.tensor(place).int() * size_px / side).int() / size_px
         for name, place in found.items()

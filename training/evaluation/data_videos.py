@@ -18,6 +18,7 @@ from modeling_radio.training.evaluation.public_sets import (
     check_count,
     files_state,
     load_image_file,
+    size_of_image_file,
 )
 
 
@@ -49,8 +50,7 @@ class Frames:
 
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width in pixels."""
-        width, height = load_image_file(self.paths[index]).size
-        return self._scaled(height, width)
+        return self._scaled(*size_of_image_file(self.paths[index]))
 
     def _scaled(self, height: int, width: int) -> tuple[int, int]:
         longer = max(height, width) * self.size_px / min(height, width)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.settings import hash_of, read_yaml
 from modeling_radio.model_cards.results import Source
-from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, load_image
+from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, load_image
 from modeling_radio.training.data.image_folder import files_fingerprint
 from modeling_radio.training.data.labeled.folders import VALIDATION, Tables, read_names, table_of_pairs
 from modeling_radio.training.evaluation.data import Examples, Kind, Part, check_kind
@@ -210,6 +211,14 @@ def plain(name: str, file: Path) -> str:
     return name
 
 
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UnusableImageError) as error:
+        raise ValueError(f"`data` must have images that can be decoded, got {str(path)!r}: {error}.") from error
+
+
 def load_image_file(path: Path, *, as_stored: bool = False) -> Image.Image:
     """Open a picture of a public set, upright: as RGB, or in the mode that it is stored in.
 
@@ -217,10 +226,18 @@ def load_image_file(path: Path, *, as_stored: bool = False) -> Image.Image:
         ValueError: If it is missing or damaged.
     """
     image = EncodedImage(str(path), path)
-    try:
+    with _damage_named(path):
         return load_image(image) if as_stored else decode_rgb(image, smallest_px=1)
-    except (OSError, UnusableImageError) as error:
-        raise ValueError(f"`data` must have images that can be decoded, got {str(path)!r}: {error}.") from error
+
+
+def size_of_image_file(path: Path) -> tuple[int, int]:
+    """Return height and width in pixels of a picture of a public set, upright, without decoding it.
+
+    Raises:
+        ValueError: If it is missing or no image.
+    """
+    with _damage_named(path):
+        return image_size(EncodedImage(str(path), path))
 
 
 def files_state(folder: Path, paths: Sequence[Path]) -> str:

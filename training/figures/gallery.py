@@ -283,8 +283,8 @@ class Gallery:
         overlays = []
         for image, covered in zip(self.shown, self._covered, strict=True):
             pixels = model.preprocess(covered, model.size_px)[None].to(model.device)
-            scores = model.segment(pixels, classes.to(model.device), source, {}).float().cpu()
-            overlays.append(overlaid(image, resize(scores, [SHOWN_PX, SHOWN_PX])[0].argmax(dim=0)))
+            (scores,) = model.segment(pixels, [classes.to(model.device)], source, {})
+            overlays.append(overlaid(image, resize(scores.float().cpu(), [SHOWN_PX, SHOWN_PX])[0].argmax(dim=0)))
         legend = [(word, hex_color(index)) for index, word in enumerate(words)]
         columns = {"nearest word": to_colors(torch.stack(overlays))}
         rows = image_rows(self.names, self.shown, columns, smooth={"nearest word"})

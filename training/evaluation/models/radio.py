@@ -19,6 +19,7 @@ from modeling_radio.core.hub import find_folder
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.inputs_radio import WindowSize
 from modeling_radio.model_cards.results import STUDENT
+from modeling_radio.radseg_radio import DENOISING, SCALING, SLIDING
 from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.training.evaluation.data import tensor_fingerprint
 from modeling_radio.training.evaluation.models.base import Encoding, FeatureModel, TextModel
@@ -166,14 +167,18 @@ def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str,
 class PatchTextModel(TextModel, FeatureModel, Protocol):
     """A `FeatureModel` whose patches can be compared with texts."""
 
-    def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, options: Mapping[str, Any]) -> Tensor:
-        """Return similarities of patches and texts, `(batch, num_texts, rows, cols)`.
+    def segment(
+        self, pixels: Tensor, vocabularies: Sequence[Tensor], source: DenseSource, options: Mapping[str, Any]
+    ) -> list[Tensor]:
+        """Return similarities of patches and texts, for each vocabulary `(batch, num_texts, rows, cols)`.
+
+        The network runs once for all of them.
 
         Args:
             pixels: Preprocessed images, as for `encode`.
-            texts: As of `embed_classes`.
+            vocabularies: Each as of `embed_classes`.
             source: See `RadioForZeroShotImageClassification.segment`.
-            options: Other arguments of the same method.
+            options: RADSeg's steps, arguments of the same method; those that are not given keep its defaults.
         """
         ...
 
@@ -204,9 +209,15 @@ class RadioTextFeatures(RadioFeatures):
         model, tokenizer = self._text_tower()
         return model.embed_texts(tokenizer, texts).float().cpu()
 
-    def segment(self, pixels: Tensor, texts: Tensor, source: DenseSource, options: Mapping[str, Any]) -> Tensor:
+    def segment(
+        self, pixels: Tensor, vocabularies: Sequence[Tensor], source: DenseSource, options: Mapping[str, Any]
+    ) -> list[Tensor]:
         """Return similarities of patches and texts, as of `PatchTextModel`."""
-        return cast(Tensor, self._text_tower()[0].segment(pixels, texts, source, **options).logits)
+        model = self._text_tower()[0]
+        steps: dict[str, Any] = {"scra": "auto", "scga": SCALING, "sliding": SLIDING, "denoising": DENOISING, **options}
+        denoising = steps.pop("denoising")
+        patches = model.aligned_patches(pixels, source, **steps)
+        return [model.compare_patches(patches, texts, denoising) for texts in vocabularies]
 
     def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
         if self._tower is None:

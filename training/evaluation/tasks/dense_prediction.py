@@ -255,13 +255,16 @@ def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
     names, number = part.class_names, len(part.class_names)
     texts = model.embed_classes(names, TEMPLATES[settings.templates]).to(model.device)
     others = [index for index, name in enumerate(names) if name != BACKGROUND]
+    vocabularies = [texts, texts[others]] if len(others) < number else [texts]
     sums, sums_of_others = [], []
     for image in ProgressBar(range(len(part.test)), desc="open vocabulary", leave=False, disable=None):
         mask = masks_of(part.test)[image]
-        scores = resized_to(compare_with_texts(evaluation, model, texts, image), mask)
+        scores, *scores_of_others = (
+            resized_to(maps, mask) for maps in compare_with_texts(evaluation, model, vocabularies, image)
+        )
         sums.append(class_sums(scores.argmax(0), mask, number))
-        if len(others) < number:
-            found = resized_to(compare_with_texts(evaluation, model, texts[others], image), mask).argmax(0)
+        for each in scores_of_others:
+            found = each.argmax(0)
             objects = mask.masked_fill(mask == names.index(BACKGROUND), IGNORE_INDEX)
             sums_of_others.append(class_sums(torch.tensor(others)[found], objects, number))
     measured = _iou_measurements(evaluation, "open_vocabulary", torch.stack(sums))
@@ -271,22 +274,32 @@ def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
     return [*measured, evaluation.of_sums("open_vocabulary", "mIoU, no background", stacked, mean_iou_of_sums, "masks")]
 
 
-def compare_with_texts(evaluation: Evaluation, model: PatchTextModel, texts: Tensor, image: int) -> Tensor:
-    """Return similarities of a test image's patches and texts, `(num_texts, rows, cols)` of any size, on the CPU."""
+def compare_with_texts(
+    evaluation: Evaluation, model: PatchTextModel, vocabularies: Sequence[Tensor], image: int
+) -> list[Tensor]:
+    """Return similarities of a test image's patches and texts on the CPU.
+
+    For each vocabulary they are `(num_texts, rows, cols)` of any size.
+    """
     settings, windows = evaluation.settings, evaluation.windows("masks")
     wanted, side = RADSEG_STEPS if settings.radseg is None else settings.radseg, settings.window_px
     options: dict[str, Any] = dict.fromkeys(step for step in RADSEG_STEPS if step not in wanted)
     if "sliding" in wanted and side is not None:
         options["sliding"] = (side, max(1, round(side * settings.window_stride)))
 
-    def compare(pixels: Tensor) -> Tensor:
-        return model.segment(pixels[None].to(model.device), texts, settings.dense_source, options).float().cpu()
+    def compare(pixels: Tensor) -> list[Tensor]:
+        found = model.segment(pixels[None].to(model.device), vocabularies, settings.dense_source, options)
+        return [maps.float().cpu() for maps in found]
 
     if "sliding" in wanted:  # the model cuts windows itself, and joins them before it compares
-        return compare(model.preprocessing(settings.shorter_px or side)(evaluation.examples("masks").images[image]))[0]
+        pixels = model.preprocessing(settings.shorter_px or side)(evaluation.examples("masks").images[image])
+        return [maps[0] for maps in compare(pixels)]
     size = (windows.window_px, windows.window_px)
-    maps = [upsampled(compare(model.preprocess(windows[window])), size)[0] for window in windows.of_image(image)]
-    return windows.merged(image, maps)
+    by_window = [compare(model.preprocess(windows[window])) for window in windows.of_image(image)]
+    return [
+        windows.merged(image, [upsampled(maps, size)[0] for maps in of_vocabulary])
+        for of_vocabulary in zip(*by_window, strict=True)
+    ]
 
 
 def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:

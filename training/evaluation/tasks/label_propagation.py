@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -107,6 +108,7 @@ def propagate(features: Tensor, known: Sequence[tuple[Tensor, Tensor]]) -> Tenso
     return (labels @ (weights / weights.sum(0))).unflatten(1, (rows, cols))
 
 
+@lru_cache(maxsize=1)  # all frames of a video have one grid
 def within_radius(rows: int, cols: int, radius: int) -> Tensor:
     """Return which patches are at most so many rows and columns from each other, bool `(patches, patches)`."""
     ys, xs = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
