@@ -25,7 +25,7 @@ from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.intermediate import Tap, Taps, plan_taps, with_taps
 from modeling_radio.training.teachers.base import Teacher, by_network
 from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, can_be_random, share_network, teacher_of_recipe
-from modeling_radio.training.views.plan import divide_ranks
+from modeling_radio.training.views.plan import divide_ranks, images_per_step, size_shares
 
 
 class Card(NamedTuple):
@@ -310,7 +310,7 @@ class PartitionCost(NamedTuple):
 
     Attributes:
         partition: The partition.
-        images: Images of a step; with a token budget their mean number.
+        images: Images of a step.
         images_per_pass: Images that a rank has on its GPU at once, rounded up.
         student_flops: Operations of forward and backward passes.
         teacher_flops: Operations of forward passes, by teacher.
@@ -320,7 +320,7 @@ class PartitionCost(NamedTuple):
     """
 
     partition: PartitionRecipe
-    images: float
+    images: int
     images_per_pass: int
     student_flops: float
     teacher_flops: dict[str, float]
@@ -347,7 +347,7 @@ def _partition_cost(
     networks: Networks, stage: Recipe, partition: PartitionRecipe, taps: tuple[Tap, ...], num_ranks: int
 ) -> PartitionCost:
     num_passes, patch_size = num_ranks * partition.accumulation_steps, networks.student.patch_size
-    shares, num_images = _shares_of(partition), _images_per_step(partition, patch_size)
+    shares, num_images = size_shares(partition), images_per_step(partition, patch_size)
     images_per_pass = math.ceil(num_images / num_passes)
     names = list(networks.teachers) if partition.teachers is None else partition.teachers
     of_sizes = {size: networks.teacher_flops(names, size, images_per_pass) for size in shares}
@@ -370,21 +370,6 @@ def _partition_cost(
     )
 
 
-def _shares_of(partition: PartitionRecipe) -> dict[int, float]:
-    """Return the probability of each resolution."""
-    chances = partition.probabilities or [1.0] * len(partition.sizes_px)
-    return {size: chance / sum(chances) for size, chance in zip(partition.sizes_px, chances, strict=True)}
-
-
-def _images_per_step(partition: PartitionRecipe, patch_size: int) -> float:
-    """Return the number of images of a step, with a token budget their mean."""
-    if partition.batch_size is not None:
-        return partition.batch_size
-    assert partition.token_budget is not None
-    mean_tokens = sum(share * (size // patch_size) ** 2 for size, share in _shares_of(partition).items())
-    return partition.token_budget / mean_tokens
-
-
 def at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
     """Return a stage with as many images as before, all of a partition at one of its resolutions."""
     patch_size = student_patch_size(stage)
@@ -392,7 +377,7 @@ def at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
         p.replace(
             sizes_px=[choose(p.sizes_px)],
             probabilities=None,
-            batch_size=round(_images_per_step(p, patch_size)),
+            batch_size=images_per_step(p, patch_size),
             token_budget=None,
         )
         for p in stage.partitions

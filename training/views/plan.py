@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -17,10 +16,6 @@ from modeling_radio.checks_radio import round_to_step
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
-
-
-IMAGES_PER_DRAW = 4096
-"""Shapes of a packed partition that are drawn at once. Our choice; another number would draw other shapes."""
 
 
 class Grid(NamedTuple):
@@ -171,8 +166,8 @@ class BatchPlan:
 
     @property
     def images_per_step(self) -> int:
-        """Number of images of one step, over all ranks; with a token budget their mean, rounded."""
-        return round(sum(shapes.images_per_step for shapes in self._shapes.values()))
+        """Number of images of one step, over all ranks."""
+        return sum(shapes.images_per_step for shapes in self._shapes.values())
 
     @property
     def batches_per_step(self) -> int:
@@ -197,9 +192,7 @@ class BatchPlan:
                 )
             return
         assert partition.token_budget is not None
-        chances = partition.probabilities or [1.0] * len(partition.sizes_px)
-        drawn = [size for size, chance in zip(partition.sizes_px, chances, strict=True) if chance > 0]
-        largest = max(most_tokens(self.recipe, size, self.patch_size) for size in drawn)
+        largest = max(most_tokens(self.recipe, size, self.patch_size) for size in size_shares(partition))
         if partition.token_budget < num_parts * largest:
             raise RecipeError(
                 f"{where}.token_budget` must be at least {num_parts * largest}, an image of up to {largest} tokens for "
@@ -389,10 +382,10 @@ class UniformShapes:
 
 
 class PackedShapes:
-    """Images of different sizes, as many at each step as fit into its budget of tokens.
+    """Images of different sizes, as many at each step as its budget of tokens holds of the mean size.
 
-    Shapes belong to positions of the partition's sequence of images, and steps cut the sequence where the next image
-    would no longer fit. So every image is trained on, and each step is a function of its number alone.
+    Each size has its share of a step's images, up to one image: systematic sampling. So a step is as long as any other,
+    and a function of its number alone.
 
     Args:
         recipe: The recipe.
@@ -400,59 +393,52 @@ class PackedShapes:
         patch_size: The student's patch in pixels.
 
     Attributes:
-        images_per_step: Mean number of images.
+        images_per_step: Number of images.
     """
 
     def __init__(self, recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
-        assert partition.token_budget is not None
         self.recipe, self.partition, self.patch_size = recipe, partition, patch_size
-        self.token_budget = partition.token_budget
-        self._starts = [0]
-        self._drawn: dict[int, Tensor] = {}
-        self.images_per_step = self.token_budget / _num_tokens(self._draw(0)).double().mean().item()
+        self.images_per_step = images_per_step(partition, patch_size)
 
     def step(self, step: int) -> StepShapes:
-        """Return the images of a step, a pure function of its number."""
-        while len(self._starts) < step + 2:
-            self._cut_steps()
-        first, stop = self._starts[step], self._starts[step + 1]
-        return StepShapes(first, _shapes(self._draws_from(first)[: stop - first]))
+        """Return the images of a step."""
+        partition, number = self.partition, self.images_per_step
+        generator = make_generator(self.recipe.seed, "shapes", partition.name, step)
+        bounds = torch.tensor(list(size_shares(partition).values()), dtype=torch.float64).cumsum(0)
+        positions = (torch.arange(number) + torch.rand(1, dtype=torch.float64, generator=generator)) / number
+        drawn = torch.searchsorted(bounds, positions, right=True).clamp(max=len(bounds) - 1)
+        sizes = torch.tensor(list(size_shares(partition)))[drawn[torch.randperm(number, generator=generator)]]
+        windows = sizes
+        if partition.windows_px is not None:
+            choice = torch.randint(len(partition.windows_px), (number,), generator=generator)
+            windows = torch.tensor(partition.windows_px)[choice]
+        numbers = torch.rand(number, dtype=torch.float64, generator=generator)
+        grids = _grids_of(self.recipe, partition, self.patch_size, torch.stack([sizes, windows], 1), numbers)
+        return StepShapes(step * number, _shapes(grids))
 
-    def _cut_steps(self) -> None:
-        """Find where the next steps end, as far as the images are drawn that the first of them needs."""
-        first = self._starts[-1]
-        ends = _num_tokens(self._draws_from(first)).cumsum(0).tolist()
-        before = 0
-        while before + self.token_budget < ends[-1]:
-            slot = bisect_right(ends, before + self.token_budget)
-            before = ends[slot - 1]
-            self._starts.append(first + slot)
 
-    def _draws_from(self, first: int) -> Tensor:
-        """Return the shapes of the images from a position on, more than fit into a step."""
-        draw, offset = divmod(first, IMAGES_PER_DRAW)
-        drawn = self._draw(draw)[offset:]
-        while _num_tokens(drawn).sum() <= self.token_budget:
-            draw += 1
-            drawn = torch.cat([drawn, self._draw(draw)])
-        return drawn
+def size_shares(partition: PartitionRecipe) -> dict[int, float]:
+    """Return the probability of each resolution of a partition that is drawn at all."""
+    chances = partition.probabilities or [1.0] * len(partition.sizes_px)
+    shares: dict[int, float] = {}
+    for size, chance in zip(partition.sizes_px, chances, strict=True):
+        if chance > 0:
+            shares[size] = shares.get(size, 0.0) + chance / sum(chances)
+    return shares
 
-    def _draw(self, draw: int) -> Tensor:
-        """Return the shapes of `IMAGES_PER_DRAW` neighboring images, as `_grids_of` does; the last few are kept."""
-        if draw not in self._drawn:
-            partition = self.partition
-            generator = make_generator(self.recipe.seed, "shapes", partition.name, draw)
-            weights = torch.tensor(partition.probabilities or [1.0] * len(partition.sizes_px), dtype=torch.float64)
-            drawn = torch.multinomial(weights, IMAGES_PER_DRAW, replacement=True, generator=generator)
-            sizes = torch.tensor(partition.sizes_px)[drawn]
-            windows = sizes
-            if partition.windows_px is not None:
-                choice = torch.randint(len(partition.windows_px), (IMAGES_PER_DRAW,), generator=generator)
-                windows = torch.tensor(partition.windows_px)[choice]
-            numbers = torch.rand(IMAGES_PER_DRAW, dtype=torch.float64, generator=generator)
-            grids = _grids_of(self.recipe, partition, self.patch_size, torch.stack([sizes, windows], 1), numbers)
-            self._drawn = {**dict(list(self._drawn.items())[-2:]), draw: grids}
-        return self._drawn[draw]
+
+def images_per_step(partition: PartitionRecipe, patch_size: int) -> int:
+    """Return the number of images of a step of a partition, with a token budget as many as it holds of the mean size.
+
+    Args:
+        partition: The partition.
+        patch_size: The student's patch in pixels.
+    """
+    if partition.batch_size is not None:
+        return partition.batch_size
+    assert partition.token_budget is not None
+    mean_tokens = sum(share * (size // patch_size) ** 2 for size, share in size_shares(partition).items())
+    return max(1, int(partition.token_budget / mean_tokens + 1e-9))  # rounding of the shares takes no image
 
 
 def plan_shapes(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> UniformShapes | PackedShapes:
@@ -522,10 +508,6 @@ def _grids_of(recipe: Recipe, partition: PartitionRecipe, patch_size: int, sizes
 def _rounded(patches: Tensor, stretch: Tensor) -> Tensor:
     """Return whole rows and columns, `(images, 2)`, of squares with sides of `patches` that are stretched sideways."""
     return torch.stack([patches / stretch, patches * stretch], dim=1).round().clamp(min=1).long()
-
-
-def _num_tokens(grids: Tensor) -> Tensor:
-    return grids[:, :2].prod(1)
 
 
 def _shapes(grids: Tensor) -> tuple[Shape, ...]:

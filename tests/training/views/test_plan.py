@@ -1,7 +1,6 @@
 """Batches, shapes and windows: the same for any split over ranks and parts, and functions of the step alone."""
 
 from collections import Counter
-from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from modeling_radio import RadioConfig
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
 from modeling_radio.training.views.plan import (
-    IMAGES_PER_DRAW,
     Batch,
     BatchPlan,
     Grid,
@@ -235,19 +233,35 @@ def test_a_batch_of_one_size_has_one_shape_that_each_step_draws() -> None:
     assert len({shapes[0].grid for shapes in drawn}) > 8
 
 
-def test_a_budget_is_filled_until_the_next_image_does_not_fit() -> None:
-    recipe = packed({"is_square": False}, probabilities=[0.7, 0.2, 0.1])
-    steps = shapes_of(recipe, 150)
-    for step, following in pairwise(steps):
-        tokens = sum(shape.grid.num_tokens for shape in step.shapes)
-        assert tokens <= BUDGET < tokens + following.shapes[0].grid.num_tokens
-        assert following.first == step.first + len(step.shapes)
-    assert steps[-1].first > 3 * IMAGES_PER_DRAW  # several draws were crossed
-    plan = plan_shapes(recipe, recipe.partitions[0], 16)
-    assert plan.images_per_step == pytest.approx(sum(len(step.shapes) for step in steps) / len(steps), 0.05)
-    assert plan.step(140) == steps[140]
-    sides = [round(shape.grid.num_tokens**0.5 / 4) for step in steps for shape in step.shapes]
-    assert [sides.count(side) / len(sides) for side in (1, 2, 4)] == pytest.approx([0.7, 0.2, 0.1], abs=0.03)
+def test_a_budget_is_filled_with_each_size_by_its_share() -> None:
+    """4, 16 and 64 patches: 6,000 hold as many images of 29.6 in the mean as of 6,000 / 29.6."""
+    recipe = packed({"is_square": False, "crop_aspect": (0.9, 1.1)}, probabilities=[0.2, 0.5, 0.3])
+    steps = shapes_of(recipe, 40)
+    number = plan_shapes(recipe, recipe.partitions[0], 16).images_per_step
+    assert number == int(BUDGET / (0.2 * 16 + 0.5 * 64 + 0.3 * 256))
+    for position, step in enumerate(steps):
+        assert (step.first, len(step.shapes)) == (position * number, number)
+        tokens = [shape.grid.num_tokens for shape in step.shapes]
+        assert BUDGET - 2 * 256 < sum(tokens) < BUDGET + 256
+        sides = [round(count**0.5 / 4) for count in tokens]
+        assert all(abs(sides.count(side) - share * number) < 1 for side, share in ((1, 0.2), (2, 0.5), (4, 0.3)))
+    assert len({step.shapes for step in steps}) == 40
+
+
+def test_a_budget_of_few_images_draws_sizes_in_the_mean_by_their_shares() -> None:
+    recipe = packed(sizes_px=[16, 32], probabilities=[3, 1], token_budget=4)
+    drawn = [shape.grid.rows for step in shapes_of(recipe, 400) for shape in step.shapes]
+    assert len(drawn) == 800
+    assert drawn.count(1) / 800 == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_step_far_into_a_run_takes_as_long_as_the_first() -> None:
+    """A plan that went through the steps before would take hours."""
+    plan = BatchPlan(packed(accumulation_steps=2), 20, patch_size=16)
+    number = plan.images_per_step
+    indices = [index for batch in plan.step(10**9) for index in batch.indices]
+    assert len(indices) == number
+    assert plan.step(3) == BatchPlan(packed(accumulation_steps=2), 20, patch_size=16).step(3)
 
 
 def test_an_image_that_is_not_square_has_as_many_patches() -> None:
