@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from dataclasses import dataclass, replace
+from heapq import heapify, heapreplace
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,10 @@ from modeling_radio.checks_radio import round_to_step
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
+
+
+Operations = Mapping[str, Mapping[int, float]]
+"""By partition, by an image's number of patches, what it takes: see `BatchPlan`."""
 
 
 class Grid(NamedTuple):
@@ -42,6 +47,10 @@ class Shape(NamedTuple):
     window: Grid
 
 
+def _size_of(shape: Shape) -> tuple[int, Shape]:
+    return shape.grid.num_tokens, shape
+
+
 @dataclass(frozen=True)
 class Batch:
     """One forward pass of one rank: a part of a partition's images of one step.
@@ -59,7 +68,8 @@ class Batch:
         num_images: Number of images of that whole batch.
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
             average gradients, is the sum of the partitions' means times their weights, whatever the ranks and parts.
-        teachers: Names of the teachers that see these images.
+            0 for a part without images, which stands for them with one that another part has: see `BatchPlan`.
+        teachers: Names of the teachers that see these images; none for a part without images.
         size_px: The resolution that the step drew; None if each image has drawn its own.
         vitdet_window: Side in tokens of the student's attention windows; None for global attention.
     """
@@ -103,7 +113,13 @@ class Batch:
 class BatchPlan:
     """The batches of a run.
 
-    Each partition walks through its own endless sequence of shuffled epochs, without dropping a remainder.
+    Each partition walks through its own endless sequence of shuffled epochs, without dropping a remainder. Images of a
+    step that differ in size go, those that take most operations first, to the rank with the fewest so far, counted over
+    all partitions; so ranks are done at about the same time.
+
+    A rank, or one of its parts, may have no image of a partition. Ranks exchange gradients in a backward pass, so it
+    passes the partition's first image through the student all the same, at the smallest size of the step, with a weight
+    of 0 and for no teacher: loss and gradient are those of fewer ranks.
 
     Args:
         recipe: The recipe.
@@ -112,9 +128,11 @@ class BatchPlan:
         num_ranks: Number of ranks.
         patch_size: The student's patch in pixels, which decides the windows that a resolution can have.
         image_numbers: By name of the partition the numbers of the images that it sees; without an entry all.
+        operations: By name of the partition, by number of patches, the operations of an image; those of other numbers
+            lie between. None counts patches.
 
     Raises:
-        RecipeError: If the ranks cannot be shared as the partitions say, or a batch is too small for its parts.
+        RecipeError: If the ranks cannot be shared as the partitions say, or a token budget holds no image.
     """
 
     def __init__(
@@ -126,11 +144,12 @@ class BatchPlan:
         *,
         patch_size: int,
         image_numbers: Mapping[str, Tensor] | None = None,
+        operations: Operations | None = None,
     ) -> None:
         self.recipe, self.num_images, self.rank, self.num_ranks = recipe, num_images, rank, num_ranks
         self.patch_size = patch_size
         self._image_numbers = image_numbers or {}
-        self._ranks = divide_ranks(recipe.partitions, num_ranks)
+        self._ranks, self._operations = divide_ranks(recipe.partitions, num_ranks), operations
         for partition in recipe.partitions:
             self._check_room(partition)
         self._shapes = {partition.name: plan_shapes(recipe, partition, patch_size) for partition in recipe.partitions}
@@ -156,8 +175,15 @@ class BatchPlan:
 
     def step(self, step: int) -> list[Batch]:
         """Return this rank's batches of one step: all of its partitions, all accumulated parts."""
-        partitions = [partition for partition in self.recipe.partitions if self.rank in self._ranks[partition.name]]
-        return [batch for partition in partitions for batch in self._parts(partition, step)]
+        planned = {name: shapes.step(step) for name, shapes in self._shapes.items()}
+        rows = self._deal(step, planned)
+        smallest = min((shape for each in planned.values() for shape in each.shapes), key=_size_of)
+        own = [partition for partition in self.recipe.partitions if self.rank in self._ranks[partition.name]]
+        return [
+            batch
+            for partition in own
+            for batch in self._parts(partition, step, planned[partition.name], rows[partition.name], smallest)
+        ]
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of the steps in [start, stop)."""
@@ -177,50 +203,91 @@ class BatchPlan:
     def _passes_of(self, rank: int) -> int:
         return sum(p.accumulation_steps for p in self.recipe.partitions if rank in self._ranks[p.name])
 
-    def _num_parts(self, partition: PartitionRecipe) -> int:
-        return len(self._ranks[partition.name]) * partition.accumulation_steps
-
     def _check_room(self, partition: PartitionRecipe) -> None:
-        """Refuse a batch that has not an image for each of its parts."""
-        num_parts, where = self._num_parts(partition), f"`partitions.{partition.name}"
-        parts = f"{len(self._ranks[partition.name])} ranks x {partition.accumulation_steps} accumulation steps"
-        if partition.batch_size is not None:
-            if partition.batch_size < num_parts:
-                raise RecipeError(
-                    f"{where}.batch_size` must be at least {num_parts}, an image for each of {parts}, got "
-                    f"{partition.batch_size}."
-                )
+        """Refuse a budget that may not hold an image."""
+        if partition.token_budget is None:
             return
-        assert partition.token_budget is not None
         largest = max(most_tokens(self.recipe, size, self.patch_size) for size in size_shares(partition))
-        if partition.token_budget < num_parts * largest:
+        if partition.token_budget < largest:
             raise RecipeError(
-                f"{where}.token_budget` must be at least {num_parts * largest}, an image of up to {largest} tokens for "
-                f"each of {parts}, got {partition.token_budget}."
+                f"`partitions.{partition.name}.token_budget` must be at least {largest}, an image of the largest size, "
+                f"got {partition.token_budget}."
             )
 
-    def _parts(self, partition: PartitionRecipe, step: int) -> Iterator[Batch]:
-        name = partition.name
-        first, shapes, size_px = self._shapes[name].step(step)
-        grids = [shape.grid for shape in shapes]
-        indices = [self._image_at(name, first + row) for row in range(len(shapes))]
-        vitdet_window = draw_window(partition, grids, self.recipe.seed, step)
-        slot, num_own = self._ranks[name].index(self.rank), partition.accumulation_steps
-        parts = share_out([grid.num_tokens for grid in grids], self._num_parts(partition))
-        for part in parts[slot * num_own : (slot + 1) * num_own]:
-            rows = sorted(part, key=lambda row: (shapes[row], row))
-            yield Batch(
+    def _deal(self, step: int, planned: Mapping[str, StepShapes]) -> dict[str, Sequence[int]]:
+        """Return this rank's images of a step, by partition their rows. Every rank knows those of all.
+
+        The ranks take turns in being first, so that each one sees images of its streams, however few a step has.
+        """
+        loads, own = [0.0] * self.num_ranks, dict[str, Sequence[int]]()
+        for partition in self._by_room():
+            name, ranks = partition.name, self._ranks[partition.name]
+            first = step % len(ranks)
+            ranks = [*ranks[first:], *ranks[:first]]
+            costs = self._costs(name, planned[name].shapes)
+            parts: Sequence[Sequence[int]]
+            if partition.batch_size is not None:
+                parts = cut_evenly(len(costs), len(ranks))
+            else:
+                parts = share_out(costs, [loads[rank] for rank in ranks])
+            for rank, rows in zip(ranks, parts, strict=True):
+                loads[rank] += sum(costs[row] for row in rows)
+                if rank == self.rank:
+                    own[name] = rows
+        return own
+
+    def _by_room(self) -> list[PartitionRecipe]:
+        """Return the partitions in the order in which they are dealt: small images even out what large ones left."""
+        sizes = {each.name: max(each.sizes_px) for each in self.recipe.partitions}
+        return sorted(self.recipe.partitions, key=lambda each: (each.batch_size is None, -sizes[each.name]))
+
+    def _costs(self, partition: str, shapes: Sequence[Shape]) -> list[float]:
+        """Return the operations of images, or, if nobody has counted them, their patches."""
+        tokens = [shape.grid.num_tokens for shape in shapes]
+        if self._operations is None:
+            return [float(count) for count in tokens]
+        known = self._operations[partition]
+        counts = sorted(known)
+        return np.interp(tokens, counts, [known[count] for count in counts]).tolist()
+
+    def _parts(
+        self, partition: PartitionRecipe, step: int, planned: StepShapes, rows: Sequence[int], smallest: Shape
+    ) -> Iterator[Batch]:
+        """Yield the accumulated parts of this rank's images of a partition."""
+        name, shapes, number = partition.name, planned.shapes, partition.accumulation_steps
+        parts: Sequence[Sequence[int]]
+        if partition.batch_size is not None:
+            parts = cut_evenly(len(rows), number)
+        else:
+            parts = share_out([shapes[row].grid.num_tokens for row in rows], [0] * number)
+        window = draw_window(partition, [shape.grid for shape in shapes], self.recipe.seed, step)
+        for part in parts:
+            chosen = sorted((rows[index] for index in part), key=lambda row: (shapes[row], row))
+            batch = Batch(
                 seed=self.recipe.seed,
                 step=step,
                 partition=name,
-                shapes=tuple(shapes[row] for row in rows),
-                indices=tuple(indices[row] for row in rows),
-                rows=tuple(rows),
+                shapes=tuple(shapes[row] for row in chosen),
+                indices=tuple(self._image_at(name, planned.first + row) for row in chosen),
+                rows=tuple(chosen),
                 num_images=len(shapes),
-                weight=partition.weight * self.num_ranks * len(rows) / len(shapes),
+                weight=partition.weight * self.num_ranks * len(chosen) / len(shapes),
                 teachers=tuple(partition.teachers or [teacher.name for teacher in self.recipe.teachers]),
-                size_px=size_px,
-                vitdet_window=vitdet_window,
+                size_px=planned.size_px,
+                vitdet_window=window,
+            )
+            yield (
+                batch
+                if chosen
+                else replace(
+                    batch,
+                    shapes=(smallest,),
+                    indices=(self._image_at(name, planned.first),),
+                    rows=(0,),
+                    teachers=(),
+                    size_px=None,
+                    vitdet_window=None,
+                )
             )
 
     def _image_at(self, partition: str, position: int) -> int:
@@ -237,28 +304,33 @@ class BatchPlan:
         return int(self._epochs[partition][1][slot])
 
 
-def share_out(tokens: Sequence[int], num_parts: int) -> list[list[int]]:
-    """Divide the images of a step into parts that take about the same time and memory.
+def cut_evenly(number: int, num_parts: int) -> list[range]:
+    """Return the indices of each part of a sequence that is cut into parts of equal length, up to one."""
+    edges = [number * part // num_parts for part in range(num_parts + 1)]
+    return [range(*edge) for edge in pairwise(edges)]
 
-    Images of one size are divided in order, into parts that are equal up to one image. Images of several sizes go, the
-    largest first, to the part with the fewest tokens so far.
+
+def share_out(costs: Sequence[float], loads: Sequence[float]) -> list[list[int]]:
+    """Divide images into parts that cost about the same: the dearest first, each to the part that has least so far.
 
     Args:
-        tokens: Number of tokens of each image.
-        num_parts: At most as many as there are images.
+        costs: Of each image, in tokens or operations.
+        loads: What each part has already.
 
     Returns:
         For each part the indices of its images.
+
+    References:
+        Longest processing time first: Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17
+        (1969).
     """
-    if len(set(tokens)) == 1:
-        edges = [len(tokens) * part // num_parts for part in range(num_parts + 1)]
-        return [list(range(start, stop)) for start, stop in pairwise(edges)]
-    parts: list[list[int]] = [[] for _ in range(num_parts)]
-    emptiest_first = [(0, part) for part in range(num_parts)]
-    for row in sorted(range(len(tokens)), key=lambda row: (-tokens[row], row)):
-        filled, part = heappop(emptiest_first)
+    parts: list[list[int]] = [[] for _ in loads]
+    emptiest_first = [(load, part) for part, load in enumerate(loads)]
+    heapify(emptiest_first)
+    for row in sorted(range(len(costs)), key=lambda row: (-costs[row], row)):
+        load, part = emptiest_first[0]
         parts[part].append(row)
-        heappush(emptiest_first, (filled + tokens[row], part))
+        heapreplace(emptiest_first, (load + costs[row], part))
     return parts
 
 
