@@ -135,7 +135,7 @@ def test_an_image_that_cannot_be_decoded_is_replaced_and_counted(write_source, n
 
 def test_a_rank_without_images_takes_none_from_its_stream(write_source: Callable[..., str]) -> None:
     source = write_source("parquet", 20, num_shards=2)
-    recipe = recipe_with(source, {"sizes_px": [32], "batch_size": 1}, streaming=True, shuffle_buffer=4)
+    recipe = recipe_with(source, {"sizes_px": [32], "batch_size": 1}, streaming=True, shuffle_buffer=5)  # two a shard
     batches = [each for rank in range(2) for each in run(recipe, 0, 20, rank=rank, num_ranks=2)]
     assert [len(views) for _, views, _ in batches] == [1] * 40
     seen = [number for batch, views, _ in batches if batch.weight for number in numbers(views)]
