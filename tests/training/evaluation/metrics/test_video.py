@@ -1,4 +1,4 @@
-"""J and F of empty masks; others stand in test_official_values.py."""
+"""J and F of empty masks; others stand in tests/whole/test_official_values.py."""
 
 import torch
 
