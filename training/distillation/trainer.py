@@ -178,7 +178,13 @@ class Distiller:
         num_steps, first_step = recipe.schedule.num_steps, self.step
         start_trackers(self.accelerator, recipe, self.output, is_new=first_step == 0)
         log = ProgressLog(
-            self.accelerator, recipe.logging, first_step, num_steps, parts.plan.images_per_step, self.output
+            self.accelerator,
+            recipe.logging,
+            first_step,
+            num_steps,
+            parts.plan.images_per_step,
+            self.output,
+            parts.monitors.end_interval,
         )
         examples = parts.source.examples(lambda: parts.plan.steps(first_step, last_step))
         try:
@@ -223,6 +229,7 @@ class Distiller:
         parts.running.begin_step()
         for batch, example, losses in self._passes(examples):
             parts.monitors.losses_by_size.add(batch, losses)
+            parts.monitors.throughput.add(batch)
             parts.weights.observe(batch, losses)
             for name, loss in losses.items():
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
@@ -256,6 +263,8 @@ class Distiller:
             self._seed(batch)
             with self._gradients_in_sync(number == numbers[-1]), self._maybe_frozen_trunk():
                 total, losses = self._weighted_losses((batch, example))
+                if number == numbers[-1] and is_replicated(self.accelerator):
+                    parts.monitors.watch.meet()
                 self.accelerator.backward(total)
             yield batch, example, losses
 

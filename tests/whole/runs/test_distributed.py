@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from accelerate.state import AcceleratorState, PartialState
 from comparisons import assert_close_by_name
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_networks import CONVNEXT, NETWORKS
 from torch import Tensor
 from two_processes import (
@@ -43,6 +45,7 @@ from modeling_radio.training.distillation.sharding import build_accelerator
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
 from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 pytestmark = pytest.mark.tour
@@ -385,6 +388,34 @@ def test_sharded_ranks_need_equal_passes(two_ranks: Path) -> None:
         error = (two_ranks / error_file("fsdp-passes", rank)).read_text()
         assert error.startswith("`partitions` must have equally many forward passes per step on every rank with FSDP")
     assert not (two_ranks / "fsdp-passes" / "checkpoints").exists()
+
+
+def distil_with_a_slow_rank_1(recipe_file: str) -> None:
+    """Run by each of the two processes, with copies of the student and with shards."""
+    patch = pytest.MonkeyPatch()
+    tiny.install_tiny_world(patch)
+    encode = tiny.TinyTeacher.encode
+
+    def encode_slowly(teacher: tiny.TinyTeacher, pixel_values: Tensor) -> TeacherOutput:
+        time.sleep(0.2 * PartialState().process_index)
+        return encode(teacher, pixel_values)
+
+    patch.setattr(tiny.TinyTeacher, "encode", encode_slowly)
+    let_accelerate_shard_on_cpus(patch)
+    for use_fsdp in (False, True):
+        choose_sharding(patch, use_fsdp=use_fsdp)
+        settings = [*SETTINGS, "schedule.num_steps=4", "logging.trackers=[tensorboard]"]
+        tiny.trainer.Distiller(load_recipe(recipe_file, settings), Path(f"run-{use_fsdp}")).run()
+
+
+def test_trackers_name_the_slow_rank(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny.RECIPE)
+    run_two_processes(lambda: distil_with_a_slow_rank_1("tiny.yaml"), tmp_path)
+    for use_fsdp in (False, True):
+        accumulator = EventAccumulator(str(tmp_path / f"run-{use_fsdp}" / "logs")).Reload()
+        assert accumulator.Scalars("slowest_rank")[-1].value == 1  # in its second step DDP exchanges sizes of buckets
+        least, most = (accumulator.Scalars(f"own_seconds/{part}")[-1].value for part in ("min", "max"))
+        assert least + 0.3 < most
 
 
 def distil_until_rank_1_hangs(how: signal.Signals, recipe_file: str) -> None:
