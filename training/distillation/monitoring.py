@@ -15,6 +15,7 @@ from modeling_radio.core.files import WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics, describe_missing_images
 from modeling_radio.training.distillation.sharding import reshard
+from modeling_radio.training.distillation.throughput import Throughput
 from modeling_radio.training.distillation.tracking import LOSS_KINDS, ProgressLog
 from modeling_radio.training.evaluation.metrics.representation import block_norms
 from modeling_radio.training.figures.progress import EXPORTED_PREFIX
@@ -162,6 +163,9 @@ def sized_name(name: str, size: int) -> str:
 
 
 PARTS = ("data", "teachers", "student")
+ALONE = PARTS[:2]
+"""Those in which a rank waits for no other."""
+BETWEEN_STEPS = "between steps"
 NUM_NORM_IMAGES = 8
 """Images whose features are measured, so that it takes little of a step's time. Our choice."""
 
@@ -170,42 +174,65 @@ class StepProfile:
     """Divides the time of single steps among data, teachers and student, and keeps some of their images.
 
     Kernels run on while Python goes ahead, so a watched step waits for all devices wherever one part follows another.
-    Other steps cost nothing.
+    Other steps only read the clock.
 
     Args:
         teachers: By name. They tell when they start and end; the rest of the wait for an example is the data's.
         device: The student's device.
 
     Attributes:
+        phase: The part at work now, in every step, or "between steps".
         images: Images of the last watched step, up to `NUM_NORM_IMAGES`, `(num_images, 3, height, width)` in [0, 1].
     """
 
     def __init__(self, teachers: Mapping[str, nn.Module], device: torch.device) -> None:
+        self.phase = BETWEEN_STEPS
         self.images: Tensor | None = None
         self._part: str | None = None
-        self._since = 0.0
+        self._began = self._since = self._entered = self._data_seconds = 0.0
+        self._own_seconds: float | None = None
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._devices = {device}
         for teacher in teachers.values():
             self._devices.update(tensor.device for tensor in teacher.buffers())
-            teacher.register_forward_pre_hook(lambda *_: self.enter("teachers"))
-            teacher.register_forward_hook(lambda *_: self.enter("data"))
+            teacher.register_forward_pre_hook(lambda *_: self._enter_within("teachers"))
+            teacher.register_forward_hook(lambda *_: self._enter_within("data"))
 
     def begin_step(self) -> None:
         """Watch the step that begins now."""
         self._seconds = dict.fromkeys(PARTS, 0.0)
-        self.images = None
+        self.images = self._own_seconds = None
         self._synchronize()
-        self._part, self._since = "student", time.perf_counter()
+        self._part, self._began = "student", time.perf_counter()
+        self._since = self._began
 
     def enter(self, part: str) -> None:
-        """Note that one of `PARTS` begins and the one before ends; nothing if the step is not watched."""
+        """Note that one of `PARTS` begins and the one before ends; of a step that is not watched only `phase`."""
+        now = time.perf_counter()
+        if self.phase == "data":
+            self._data_seconds += now - self._entered
+        self.phase, self._entered = part, now
         if self._part is None:
             return
         self._synchronize()
         now = time.perf_counter()
         self._seconds[self._part] += now - self._since
         self._part, self._since = part, now
+
+    def meet(self) -> None:
+        """Note that from now on this rank waits for others in the step; nothing if it is not watched."""
+        if self._part is not None and self._own_seconds is None:
+            self._synchronize()
+            self._own_seconds = time.perf_counter() - self._began
+
+    def own_seconds(self) -> float:
+        """Return the time of the last watched step before `meet`; without that call of its data and teachers."""
+        return sum(self._seconds[part] for part in ALONE) if self._own_seconds is None else self._own_seconds
+
+    def take_data_seconds(self) -> float:
+        """Return how long Python waited for data since the last call, in all steps."""
+        seconds, self._data_seconds = self._data_seconds, 0.0
+        return seconds
 
     def see(self, pixel_values: Tensor) -> None:
         """Keep the first images of the step; nothing if the step is not watched."""
@@ -215,7 +242,7 @@ class StepProfile:
     def end_step(self) -> None:
         """End the step, watched or not."""
         self.enter("student")
-        self._part = None
+        self._part, self.phase = None, BETWEEN_STEPS
 
     def shares(self) -> dict[str, float]:
         """Return `time_share/PART` of the last watched step; they sum to 1.
@@ -224,6 +251,11 @@ class StepProfile:
         """
         total = sum(self._seconds.values())
         return {f"time_share/{part}": seconds / total for part, seconds in self._seconds.items()}
+
+    def _enter_within(self, part: str) -> None:
+        """Teachers also run before the first step."""
+        if self.phase != BETWEEN_STEPS:
+            self.enter(part)
 
     def _synchronize(self) -> None:
         for device in self._devices:
@@ -254,6 +286,7 @@ class Monitors(NamedTuple):
         accelerator: Of this rank.
         watch: Shares of time and activations of a step that is logged.
         losses_by_size: Losses of each partition by image size.
+        throughput: Speed and memory of the ranks.
         figures: Figures of held-out images; None without any.
         metrics: Measurements on held-out images; None without any.
     """
@@ -262,6 +295,7 @@ class Monitors(NamedTuple):
     accelerator: Accelerator
     watch: StepProfile
     losses_by_size: LossesBySize
+    throughput: Throughput
     figures: HeldOutFigures | None
     metrics: HeldOutMetrics | None
 
@@ -288,7 +322,14 @@ class Monitors(NamedTuple):
         figures = HeldOutFigures.of_run(recipe, teachers, accelerator.device, folder)
         metrics = HeldOutMetrics.of_run(recipe, config, teachers, accelerator)
         watch = StepProfile(teachers, accelerator.device)
-        return cls(recipe, accelerator, watch, LossesBySize(recipe.partitions), figures, metrics)
+        throughput = Throughput(recipe, accelerator)
+        return cls(recipe, accelerator, watch, LossesBySize(recipe.partitions), throughput, figures, metrics)
+
+    def end_interval(self, num_steps: int, seconds: float) -> dict[str, float]:
+        """Return the speed of the steps since the last call, as `Throughput.end_interval`."""
+        return self.throughput.end_interval(
+            num_steps, seconds, self.watch.take_data_seconds(), self.watch.own_seconds()
+        )
 
     def block_norms(self, average: RadioModel) -> dict[str, float]:
         """Return the norms of the moving average's activations on images of the watched step, block by block."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modeling_radio import RadioModel
 from modeling_radio.core.files import remove_partial, write_file
+from modeling_radio.core.heartbeats import Heartbeats
 from modeling_radio.core.interruption import OutOfTime, StopRequest, TrainingDivergedError
 from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
 from modeling_radio.core.seeds import derive_seed
@@ -32,7 +33,7 @@ from modeling_radio.training.distillation.checkpoints import (
     warn_of_other_data,
 )
 from modeling_radio.training.distillation.cpu import keep_freed_memory
-from modeling_radio.training.distillation.monitoring import SkippedSteps
+from modeling_radio.training.distillation.monitoring import ALONE, SkippedSteps
 from modeling_radio.training.distillation.schedule import cosine_with_warmup, linear_warmup
 from modeling_radio.training.distillation.sharding import (
     assemble,
@@ -138,8 +139,9 @@ class Distiller:
         if self.resumed_from is not None:
             self._load(self.resumed_from)
         num_steps = self.recipe.schedule.num_steps
-        with self.stop_request:
-            self._train(num_steps if stop_at is None else min(stop_at, num_steps))
+        heartbeats = Heartbeats(lambda: (self.step, self.parts.monitors.watch.phase), ALONE)
+        with self.stop_request, heartbeats:
+            self._train(num_steps if stop_at is None else min(stop_at, num_steps), heartbeats)
         if self.step < num_steps:
             return None
         if summary := self.skipped.summary(self.step):
@@ -170,19 +172,26 @@ class Distiller:
 
     # Training
 
-    def _train(self, last_step: int) -> None:
+    def _train(self, last_step: int, heartbeats: Heartbeats) -> None:
         recipe, parts = self.recipe, self.parts
         parts.student.train()
         num_steps, first_step = recipe.schedule.num_steps, self.step
         start_trackers(self.accelerator, recipe, self.output, is_new=first_step == 0)
         log = ProgressLog(
-            self.accelerator, recipe.logging, first_step, num_steps, parts.plan.images_per_step, self.output
+            self.accelerator,
+            recipe.logging,
+            first_step,
+            num_steps,
+            parts.plan.images_per_step,
+            self.output,
+            parts.monitors.end_interval,
         )
         examples = parts.source.examples(lambda: parts.plan.steps(first_step, last_step))
         try:
             if self.changes and self.step >= last_step:
                 self._save()  # with the new recipe: no step remains that would
             while self.step < last_step:
+                heartbeats.send()
                 if log.is_due(self.step + 1):
                     parts.monitors.watch.begin_step()
                 values = self.train_step(examples)
@@ -220,6 +229,7 @@ class Distiller:
         parts.running.begin_step()
         for batch, example, losses in self._passes(examples):
             parts.monitors.losses_by_size.add(batch, losses)
+            parts.monitors.throughput.add(batch)
             parts.weights.observe(batch, losses)
             for name, loss in losses.items():
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
@@ -253,6 +263,8 @@ class Distiller:
             self._seed(batch)
             with self._gradients_in_sync(number == numbers[-1]), self._maybe_frozen_trunk():
                 total, losses = self._weighted_losses((batch, example))
+                if number == numbers[-1] and is_replicated(self.accelerator):
+                    parts.monitors.watch.meet()
                 self.accelerator.backward(total)
             yield batch, example, losses
 
