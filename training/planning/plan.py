@@ -248,10 +248,11 @@ def describe_ranks(plans: Sequence[Plan], card: Card, mfu: float) -> str:
     ]
     table = markdown([f"`{plans[0].recipe.name}`, stage {stage.name}, GPUs", *(f"{p.num_gpus}" for p in plans)], rows)
     lines = [
-        f"{card.name} at {mfu:.0%} of its peak, whatever the size of a pass; {NUM_STEPS} steps are simulated. "
-        f"Gradients go over NVLink at {LINK_SPEED / 1e9:.0f} GB/s in machines of {GPUS_PER_MACHINE}, and over a network port of "
-        f"{NETWORK_SPEED / 1e9:.0f} GB/s for each GPU; none of it is hidden. A worker prepares {IMAGES_PER_WORKER} "
-        "photographs a second while the GPU works. Not counted: the optimizer, statistics of the teachers, windows.",
+        f"{card.name} at {mfu:.0%} of its peak, whatever the size of a pass; {NUM_STEPS} simulated steps. Gradients "
+        f"go at {LINK_SPEED / 1e9:.0f} GB/s over NVLink in machines of {GPUS_PER_MACHINE}, and at "
+        f"{NETWORK_SPEED / 1e9:.0f} GB/s over a network port of each GPU; none of it is hidden. A worker prepares "
+        f"{IMAGES_PER_WORKER} photographs a second while the GPU works. Not counted: the optimizer, statistics of the "
+        "teachers, windows.",
         "Ranks have the images that even out all partitions of a step. One without an image of a partition takes part "
         "in the exchange with one that counts for nothing: the gradient is the same on any number of GPUs.",
     ]

@@ -34,12 +34,14 @@ def test_packs_are_evened_out(networks: Networks, recipe: Recipe) -> None:
         {"name": "low", "sizes_px": [32, 64], "token_budget": 600},
         {"name": "high", "sizes_px": [128, 192], "token_budget": 400, "accumulation_steps": 2},
     ]
-    packed = recipe.replace(partitions=partitions, views={"teachers": "cached"}, data={"image_size_px": 192})
+    packed = recipe.replace(
+        partitions=partitions, views={"teachers": "cached"}, data={"source": "s", "image_size_px": 192}
+    )
     step = simulate_step(networks, packed, 2)
     assert step.flops.keys() == {STUDENT_PART}
     assert 1 <= step.imbalance <= step.worst < 1.02
     assert step.images == 600 / 10 + int(400 / 104)
-    assert simulate_step(networks, packed, 6).worst > 1.2  # an image of 192 px is more than a rank's share
+    assert simulate_step(networks, packed, 12).worst > 1.2  # an image of 192 px is more than a rank's share
 
 
 def test_the_average_passes_in_the_steps_of_mesa(networks: Networks, recipe: Recipe) -> None:
