@@ -31,7 +31,7 @@ tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a 
 	$(PYTEST) -m "tour and not gpu and not hub"
 
 # Tiny models that this repository writes, opened by libraries that have never seen it, and by `Embedder` in them. Spark needs Java.
-consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, Spark, FiftyOne and mteb on tiny folders, in an environment of their own
+consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, Spark, FiftyOne, mteb and an S3 on tiny folders, with packages of their own
 	rm -rf build/consumers && $(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/env
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/env/bin/python \
 		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers)==") \
@@ -39,6 +39,8 @@ consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, Spar
 	$(BIN)/python tests/whole/ecosystem/run_consumers.py make build/consumers/folders
 	build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py check build/consumers/folders
 	PYTHONPATH=$(CURDIR) build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py embed build/consumers/folders
+	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python $(BIN)/python --target build/consumers/storage s3fs "moto[server]"
+	PYTHONPATH=$(CURDIR):build/consumers/storage $(BIN)/python tests/whole/ecosystem/run_storage.py build/consumers/s3
 
 # The package as it is installed, made of links: type checkers and the site do not follow `modeling_radio.__path__` of a clone.
 types:
