@@ -7,8 +7,11 @@ Both processes run all scenarios of this file, on the tiny student, teachers and
 import json
 import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +23,7 @@ from accelerate.state import AcceleratorState, PartialState
 from comparisons import assert_close_by_name
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_networks import CONVNEXT, NETWORKS
 from torch import Tensor
 from two_processes import (
@@ -29,16 +33,19 @@ from two_processes import (
     launcher_arguments,
     let_accelerate_shard_on_cpus,
     log_file,
+    ranks_at_work,
     run_two_processes,
 )
 
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import sole_run
 from modeling_radio.layers_radio import RadioBlock
+from modeling_radio.training.distill import main
 from modeling_radio.training.distillation.sharding import build_accelerator
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
 from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 pytestmark = pytest.mark.tour
@@ -381,6 +388,64 @@ def test_sharded_ranks_need_equal_passes(two_ranks: Path) -> None:
         error = (two_ranks / error_file("fsdp-passes", rank)).read_text()
         assert error.startswith("`partitions` must have equally many forward passes per step on every rank with FSDP")
     assert not (two_ranks / "fsdp-passes" / "checkpoints").exists()
+
+
+def distil_with_a_slow_rank_1(recipe_file: str) -> None:
+    """Run by each of the two processes, with copies of the student and with shards."""
+    patch = pytest.MonkeyPatch()
+    tiny.install_tiny_world(patch)
+    encode = tiny.TinyTeacher.encode
+
+    def encode_slowly(teacher: tiny.TinyTeacher, pixel_values: Tensor) -> TeacherOutput:
+        time.sleep(0.2 * PartialState().process_index)
+        return encode(teacher, pixel_values)
+
+    patch.setattr(tiny.TinyTeacher, "encode", encode_slowly)
+    let_accelerate_shard_on_cpus(patch)
+    for use_fsdp in (False, True):
+        choose_sharding(patch, use_fsdp=use_fsdp)
+        settings = [*SETTINGS, "schedule.num_steps=4", "logging.trackers=[tensorboard]"]
+        tiny.trainer.Distiller(load_recipe(recipe_file, settings), Path(f"run-{use_fsdp}")).run()
+
+
+def test_trackers_name_the_slow_rank(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny.RECIPE)
+    run_two_processes(lambda: distil_with_a_slow_rank_1("tiny.yaml"), tmp_path)
+    for use_fsdp in (False, True):
+        accumulator = EventAccumulator(str(tmp_path / f"run-{use_fsdp}" / "logs")).Reload()
+        assert accumulator.Scalars("slowest_rank")[-1].value == 1  # in its second step DDP exchanges sizes of buckets
+        least, most = (accumulator.Scalars(f"own_seconds/{part}")[-1].value for part in ("min", "max"))
+        assert least + 0.3 < most
+
+
+def distil_until_rank_1_hangs(how: signal.Signals, recipe_file: str) -> None:
+    """Run by each of the two processes."""
+    patch = pytest.MonkeyPatch()
+    tiny.install_tiny_world(patch)
+    patch.setattr(tiny.trainer, "STEP_TIMEOUT", timedelta(seconds=2))
+    set_rate = tiny.trainer.Distiller._set_learning_rate
+
+    def begin_step(distiller: tiny.trainer.Distiller) -> None:
+        if distiller.step == 3 and PartialState().process_index == 1:
+            os.kill(os.getpid(), how)
+        set_rate(distiller)
+
+    patch.setattr(tiny.trainer.Distiller, "_set_learning_rate", begin_step)
+    status = main(["--recipe", recipe_file, "--output", "run", *SETTINGS])
+    Path("status").write_text(str(status))
+    os._exit(0)  # the group cannot be left in an orderly way
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_run_ends_with_a_line_that_names_the_rank_that_hangs_or_dies(how: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny.RECIPE)
+    with ranks_at_work(lambda: distil_until_rank_1_hangs(how, "tiny.yaml"), tmp_path, 2) as ranks:
+        ranks[0].join(60)
+        log = log_file(tmp_path, 0).read_text()
+        assert (tmp_path / "status").read_text() == "1", log
+        last = log.splitlines()[-1]
+        assert "Rank 0 waited in vain for rank 1 (host" in last
+        assert f"process {ranks[1].pid}; after step 3" in last
 
 
 def test_shipped_configs_are_what_they_are_named() -> None:
