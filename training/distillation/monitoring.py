@@ -37,11 +37,14 @@ class SkippedSteps:
 
     Args:
         max_in_a_row: After as many without a good one between them the run gives up.
+
+    Attributes:
+        total: Number of skipped steps so far.
     """
 
     def __init__(self, max_in_a_row: int) -> None:
         self.max_in_a_row = max_in_a_row
-        self._in_a_row = self._total = 0
+        self._in_a_row = self.total = 0
 
     def add(self, step: int, causes: Sequence[str]) -> str:
         """Count a skipped step and return a line that says so.
@@ -54,7 +57,7 @@ class SkippedSteps:
             TrainingDivergedError: If it is one too many in a row.
         """
         self._in_a_row += 1
-        self._total += 1
+        self.total += 1
         message = f"Step {step} skipped: not finite: {'; '.join(causes)} ({self._in_a_row} in a row)."
         if self._in_a_row >= self.max_in_a_row:
             raise TrainingDivergedError(
@@ -73,10 +76,10 @@ class SkippedSteps:
         Raises:
             TrainingDivergedError: If most were.
         """
-        if not self._total:
+        if not self.total:
             return ""
-        message = f"{self._total} of {num_steps} steps were skipped as not finite"
-        if self._total > MAX_SHARE * num_steps:
+        message = f"{self.total} of {num_steps} steps were skipped as not finite"
+        if self.total > MAX_SHARE * num_steps:
             raise TrainingDivergedError(
                 f"{message}, more than {MAX_SHARE:.0%}: the student is not exported. The checkpoints are kept. Start "
                 "anew without the teachers that the skipped steps name, or with a lower `optimizer.learning_rate`."
@@ -85,11 +88,11 @@ class SkippedSteps:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts, as JSON values."""
-        return {"in_a_row": self._in_a_row, "total": self._total}
+        return {"in_a_row": self._in_a_row, "total": self.total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self._in_a_row, self._total = state["in_a_row"], state["total"]
+        self._in_a_row, self.total = state["in_a_row"], state["total"]
 
 
 class LossesBySize:
