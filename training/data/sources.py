@@ -206,7 +206,7 @@ def _files(shard: str) -> Iterator[tuple[str, str, IO[bytes]]]:
     from datasets.utils.file_utils import xopen  # reads addresses too, and tries again when a connection breaks
 
     # Without blocks these read one stream; the file systems of other addresses do not know the word.
-    options = {"block_size": 0} if shard.startswith(("http", "hf:")) else {}
+    options: dict[str, Any] = {"block_size": 0} if shard.startswith(("http", "hf:")) else {}
     with (
         xopen(shard, "rb", **options) as stream,
         tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as archive,
