@@ -273,6 +273,9 @@ class TableRows:
     def __getitem__(self, index: int) -> EncodedImage:
         return self.column.read(self.dataset[index], f"row {index}")
 
+    def names(self) -> None:
+        """Return that rows have no names of their own: they are known by their order."""
+
     def fingerprint(self) -> str:
         """Return the number of rows, the bytes of their images, and a hash of their contents."""
         from pyarrow import compute, types
