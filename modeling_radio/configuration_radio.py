@@ -609,7 +609,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def resolution_step(self) -> int:
-        """Pixels that height and width of an image must be multiples of: the stride of the coarsest level, else a patch.
+        """Pixels that height and width of an image must be multiples of: the coarsest level's stride, else a patch.
 
         A coarser map of another size would not lie on the grid of the features.
         """
