@@ -162,6 +162,9 @@ def sized_name(name: str, size: int) -> str:
 
 
 PARTS = ("data", "teachers", "student")
+ALONE = PARTS[:2]
+"""Those in which a rank waits for no other."""
+BETWEEN_STEPS = "between steps"
 NUM_NORM_IMAGES = 8
 """Images whose features are measured, so that it takes little of a step's time. Our choice."""
 
@@ -177,10 +180,12 @@ class StepProfile:
         device: The student's device.
 
     Attributes:
+        phase: The part at work now, in every step, or "between steps".
         images: Images of the last watched step, up to `NUM_NORM_IMAGES`, `(num_images, 3, height, width)` in [0, 1].
     """
 
     def __init__(self, teachers: Mapping[str, nn.Module], device: torch.device) -> None:
+        self.phase = BETWEEN_STEPS
         self.images: Tensor | None = None
         self._part: str | None = None
         self._since = 0.0
@@ -199,7 +204,8 @@ class StepProfile:
         self._part, self._since = "student", time.perf_counter()
 
     def enter(self, part: str) -> None:
-        """Note that one of `PARTS` begins and the one before ends; nothing if the step is not watched."""
+        """Note that one of `PARTS` begins and the one before ends; of a step that is not watched only `phase`."""
+        self.phase = part
         if self._part is None:
             return
         self._synchronize()
@@ -215,7 +221,7 @@ class StepProfile:
     def end_step(self) -> None:
         """End the step, watched or not."""
         self.enter("student")
-        self._part = None
+        self._part, self.phase = None, BETWEEN_STEPS
 
     def shares(self) -> dict[str, float]:
         """Return `time_share/PART` of the last watched step; they sum to 1.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modeling_radio import RadioModel
 from modeling_radio.core.files import remove_partial, write_file
+from modeling_radio.core.heartbeats import Heartbeats
 from modeling_radio.core.interruption import OutOfTime, StopRequest, TrainingDivergedError
 from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
 from modeling_radio.core.seeds import derive_seed
@@ -32,7 +33,7 @@ from modeling_radio.training.distillation.checkpoints import (
     warn_of_other_data,
 )
 from modeling_radio.training.distillation.cpu import keep_freed_memory
-from modeling_radio.training.distillation.monitoring import SkippedSteps
+from modeling_radio.training.distillation.monitoring import ALONE, SkippedSteps
 from modeling_radio.training.distillation.schedule import cosine_with_warmup, linear_warmup
 from modeling_radio.training.distillation.sharding import (
     assemble,
@@ -138,8 +139,9 @@ class Distiller:
         if self.resumed_from is not None:
             self._load(self.resumed_from)
         num_steps = self.recipe.schedule.num_steps
-        with self.stop_request:
-            self._train(num_steps if stop_at is None else min(stop_at, num_steps))
+        heartbeats = Heartbeats(lambda: (self.step, self.parts.monitors.watch.phase), ALONE)
+        with self.stop_request, heartbeats:
+            self._train(num_steps if stop_at is None else min(stop_at, num_steps), heartbeats)
         if self.step < num_steps:
             return None
         if summary := self.skipped.summary(self.step):
@@ -170,7 +172,7 @@ class Distiller:
 
     # Training
 
-    def _train(self, last_step: int) -> None:
+    def _train(self, last_step: int, heartbeats: Heartbeats) -> None:
         recipe, parts = self.recipe, self.parts
         parts.student.train()
         num_steps, first_step = recipe.schedule.num_steps, self.step
@@ -183,6 +185,7 @@ class Distiller:
             if self.changes and self.step >= last_step:
                 self._save()  # with the new recipe: no step remains that would
             while self.step < last_step:
+                heartbeats.send()
                 if log.is_due(self.step + 1):
                     parts.monitors.watch.begin_step()
                 values = self.train_step(examples)

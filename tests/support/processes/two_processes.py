@@ -1,4 +1,4 @@
-"""Two real processes of one machine that work together (gloo), told what `accelerate launch` would tell them."""
+"""Real processes of one machine that work together (gloo), told what `accelerate launch` would tell them."""
 
 import argparse
 import gc
@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
@@ -21,25 +23,32 @@ CONFIGS = Path(trainer.__file__).parents[1] / "accelerate_configs"
 
 
 def run_two_processes(work: Callable[[], object], folder: Path) -> None:
-    """Do something in two processes with the working directory `folder`, where each leaves a log, and wait for both.
+    """Do something in two processes with the working directory `folder`, where each leaves a log, and wait for both."""
+    with ranks_at_work(work, folder, 2) as ranks:
+        for process in ranks:
+            process.join()
+        assert [process.exitcode for process in ranks] == [0, 0], read_logs(folder)
+
+
+@contextmanager
+def ranks_at_work(work: Callable[[], object], folder: Path, count: int) -> Iterator[list[ForkProcess]]:
+    """Let processes do something in the folder; kill those that are there in the end.
 
     They are forks of this one, with what it has imported: most of the work of starting a process.
     """
     variables = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
         **fsdp_settings(),
     }
     fork = multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=_be_rank, args=(rank, work, folder, variables)) for rank in range(2)]
+    ranks = [fork.Process(target=_be_rank, args=(rank, work, folder, variables)) for rank in range(count)]
     try:
         for process in ranks:
             process.start()
-        for process in ranks:
-            process.join()
-        assert [process.exitcode for process in ranks] == [0, 0], read_logs(folder)
+        yield ranks
     finally:
         for process in ranks:
             process.kill()
@@ -100,7 +109,7 @@ def let_accelerate_shard_on_cpus(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AcceleratorState, "__init__", initialize_with_fsdp)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
