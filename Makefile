@@ -25,9 +25,11 @@ PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n a
 test: lint  ## lint, format, types and the test suite
 	$(PYTEST) -m "not slow and not gpu and not hub and not tour"
 
-tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a browser, notebooks, processes, wheel; root gets Debian's chromium
+tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a browser, notebooks, processes, Slurm, wheel; root gets Debian's chromium and Slurm
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ "$$(id -u)" != 0 ] \
 		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	@command -v slurmd >/dev/null || [ "$$(id -u)" != 0 ] \
+		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq slurm-wlm; }
 	$(PYTEST) -m "tour and not gpu and not hub"
 
 # Tiny models that this repository writes, opened by libraries that have never seen it, and by `Embedder` in them. Spark needs Java.

@@ -1,6 +1,6 @@
 """Distills on a Ray cluster: `radio distill` in each worker of Ray's `TorchTrainer`.
 
-    python deploy/ray_train.py --workers 16 --gpu -- --recipe NAME --output /shared/runs/mine data.source=/shared/images
+    python deploy/ray_train.py --workers 16 --gpu -- --recipe radio_s --output /shared/mine data.source=/shared/images
 
 Words after `--` are those of `radio distill`; every machine must see the folders that they name. If a worker dies, Ray
 starts all workers again, and the run goes on from its last checkpoint. Signals do not reach workers: `--max-minutes`
