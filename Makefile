@@ -33,7 +33,8 @@ tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a 
 	$(PYTEST) -m "tour and not gpu and not hub"
 
 # Tiny models that this repository writes, opened by libraries that have never seen it, and by `Embedder` in them. Spark needs Java.
-consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, Spark, FiftyOne and mteb on tiny folders, in an environment of their own
+# SkyPilot is in another environment, with what `radio distill` needs: beside the others only an old version can be installed.
+consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, FiftyOne, mteb, SkyPilot and Kubeflow, in environments of their own
 	rm -rf build/consumers && $(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/env
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/env/bin/python \
 		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers)==") \
@@ -41,6 +42,12 @@ consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, Spar
 	$(BIN)/python tests/whole/ecosystem/run_consumers.py make build/consumers/folders
 	build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py check build/consumers/folders
 	PYTHONPATH=$(CURDIR) build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py embed build/consumers/folders
+	$(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/engines
+	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/engines/bin/python \
+		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers|accelerate)==") \
+		datasets filelock matplotlib pytest skypilot kubeflow "ray[train]"
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests/support/distillation build/consumers/engines/bin/python \
+		tests/whole/ecosystem/run_launchers.py build/consumers/runs
 
 # The package as it is installed, made of links: type checkers and the site do not follow `modeling_radio.__path__` of a clone.
 types:
