@@ -33,7 +33,7 @@ tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a 
 	$(PYTEST) -m "tour and not gpu and not hub"
 
 # Tiny models that this repository writes, opened by libraries that have never seen it, and by `Embedder` in them. Spark needs Java.
-# SkyPilot is in another environment, with what `radio distill` needs: beside the others only an old version can be installed.
+# Ray Train is in another environment, with what `radio distill` needs, and SkyPilot alone: it wants an older click than transformers.
 consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, FiftyOne, mteb, SkyPilot and Kubeflow, in environments of their own
 	rm -rf build/consumers && $(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/env
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/env/bin/python \
@@ -45,9 +45,11 @@ consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, Fi
 	$(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/engines
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/engines/bin/python \
 		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers|accelerate)==") \
-		datasets filelock matplotlib pytest skypilot kubeflow "ray[train]"
+		datasets filelock matplotlib pytest kubeflow "ray[train]"
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests/support/distillation build/consumers/engines/bin/python \
 		tests/whole/ecosystem/run_launchers.py build/consumers/runs
+	$(UV_SETTINGS) SKYPILOT_DISABLE_USAGE_COLLECTION=1 $(BIN)/uv run --quiet --no-project --python $(BIN)/python \
+		--with "skypilot>=0.14" python -c "import sky; print(sky.Task.from_yaml('deploy/sky.yaml'))"
 
 # The package as it is installed, made of links: type checkers and the site do not follow `modeling_radio.__path__` of a clone.
 types:

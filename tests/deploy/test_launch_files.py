@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 import yaml
+from accelerate.utils import prepare_multi_gpu_env
 from documentation import ROOT
 from torch.distributed.run import get_args_parser
+from two_processes import CONFIGS, launcher_arguments
 
+from modeling_radio.core.ranks import fsdp_plugin
 from modeling_radio.training.distill import COMMAND, DistillSettings
 from modeling_radio.training.recipe import load_recipe
 
@@ -96,6 +99,21 @@ def test_slurm_queues_a_job_again_that_has_saved(
     ranks = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "node7"}
     assert ranks.items() <= found.items()
     assert found["MASTER_PORT"] == "20041"
+
+
+def test_slurm_shards_as_the_launcher_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = dict(re.findall(r"((?:ACCELERATE_USE_|FSDP_)\w+)=(\w+)", (DEPLOY / "slurm.sbatch").read_text()))
+    plugins = []
+    for each in (variables, prepare_multi_gpu_env(launcher_arguments(CONFIGS / "eight_gpus_fsdp.yaml"))):
+        with monkeypatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("FSDP_")]:
+                patch.delenv(name)
+            for name, value in each.items():
+                patch.setenv(name, value)
+            plugin = fsdp_plugin()
+            assert plugin is not None
+            plugins.append(repr({**vars(plugin), "mixed_precision_policy": None}))
+    assert plugins[0] == plugins[1]
 
 
 def test_slurm_wants_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,10 +24,15 @@ CONFIGS = Path(trainer.__file__).parents[1] / "accelerate_configs"
 
 def run_two_processes(work: Callable[[], object], folder: Path) -> None:
     """Do something in two processes with the working directory `folder`, where each leaves a log, and wait for both."""
-    with ranks_at_work(work, folder, 2) as ranks:
+    run_processes(work, folder, 2)
+
+
+def run_processes(work: Callable[[], object], folder: Path, count: int) -> None:
+    """Do something in several processes, as `run_two_processes` does in two."""
+    with ranks_at_work(work, folder, count) as ranks:
         for process in ranks:
             process.join()
-        assert [process.exitcode for process in ranks] == [0, 0], read_logs(folder)
+        assert [process.exitcode for process in ranks] == [0] * count, read_logs(folder)
 
 
 @contextmanager
@@ -88,9 +93,19 @@ def fsdp_settings() -> dict[str, str]:
     return {key: value for key, value in variables.items() if key.startswith("FSDP_")}
 
 
-def choose_sharding(patch: pytest.MonkeyPatch, *, use_fsdp: bool) -> None:
-    """In one of the processes: let the accelerators built from now on shard (FSDP2) or copy (DDP)."""
+def choose_sharding(patch: pytest.MonkeyPatch, *, use_fsdp: bool, num_copies: int = 1) -> None:
+    """In one of the processes: let the accelerators built from now on shard (FSDP2) or copy (DDP).
+
+    With several copies each of them is sharded over some of the processes (HSDP), as our configuration does it.
+    """
     patch.setenv("ACCELERATE_USE_FSDP", str(use_fsdp).lower())
+    if num_copies > 1:
+        arguments = launcher_arguments(CONFIGS / "many_nodes_hsdp.yaml")
+        arguments.parallelism_config_dp_replicate_size = num_copies
+        arguments.parallelism_config_dp_shard_size = int(os.environ["WORLD_SIZE"]) // num_copies
+        for name, value in prepare_multi_gpu_env(arguments).items():
+            if "PARALLELISM_CONFIG" in name:
+                patch.setenv(name, value)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

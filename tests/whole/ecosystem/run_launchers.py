@@ -1,4 +1,4 @@
-"""The files of `deploy/` with the engines that they are for, from PyPI, in an environment that `make consumers` makes.
+"""The files of `deploy/` for Kubeflow and Ray with these engines, in an environment that `make consumers` makes.
 
 Usage: run_launchers.py FOLDER, which is made. Prints a line for each engine.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -38,15 +38,6 @@ class MortalTeacher(TinyTeacher):
             mark.touch()
             os.kill(os.getpid(), 9)
         return super().encode(pixel_values)
-
-
-def skypilot(folder: Path) -> str:
-    """Let SkyPilot read its file, which it refuses where it knows a key or a type better."""
-    import sky
-
-    task = sky.Task.from_yaml(str(DEPLOY / "sky.yaml"))
-    assert task.volumes == {"/runs": "radio-runs"}
-    return f"{task.num_nodes} node, {task.resources}"
 
 
 def kubeflow(folder: Path) -> str:
@@ -75,7 +66,7 @@ def ray(folder: Path) -> str:
     return "a rank was killed, equal weights"
 
 
-ENGINES: dict[Callable[[Path], str], str] = {skypilot: "skypilot", kubeflow: "kubeflow-trainer-api", ray: "ray"}
+ENGINES: dict[Callable[[Path], str], str] = {kubeflow: "kubeflow-trainer-api", ray: "ray"}
 """Each with its package."""
 
 
