@@ -92,7 +92,7 @@ def _find_groups(rows: EncodedRows, balance: BalanceRecipe, files: list[Path], s
     names = rows.names()
     if names is None and len(rows) == len(found):  # tables are extracted in their order
         return found
-    group_of = dict(zip(_texts(files, "id"), found.tolist(), strict=True))
+    group_of = dict(zip(_texts(files, "id"), map(int, found), strict=True))
     missing = [name for name in names or () if name not in group_of]
     if names is None or missing:
         what = f"{len(found)} rows" if names is None else f"none of {first_few(missing, 2)}"
