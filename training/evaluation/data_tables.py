@@ -46,6 +46,7 @@ from modeling_radio.training.data.labeled.tables import (
 from modeling_radio.training.data.sources import DEMO_SOURCES, ImageColumn, check_named_file, public_name
 from modeling_radio.training.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
 from modeling_radio.training.evaluation.data_captions import FILES, open_captions
+from modeling_radio.training.evaluation.data_concepts import open_saco
 from modeling_radio.training.evaluation.data_landmarks import GROUND_TRUTH, open_landmarks
 from modeling_radio.training.evaluation.data_nyu import open_nyu
 from modeling_radio.training.evaluation.data_pairs import open_navi, open_spair
@@ -99,6 +100,7 @@ def _open_other(folder: Path, layout: str, size_px: int) -> PublicPart:
         "navi": lambda: open_navi(folder),
         "nyu": lambda: open_nyu(folder),
         "davis": lambda: open_davis(folder, size_px),
+        "sa-co": lambda: open_saco(folder),
         **{name: lambda name=name: open_landmarks(folder, name) for name in GROUND_TRUTH},
         **{name: lambda name=name: open_captions(folder, name) for name in FILES},
     }

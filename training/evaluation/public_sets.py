@@ -43,6 +43,7 @@ OTHER_SETS = {
     "davis": Place("DAVIS 2017", "https://davischallenge.org/davis2017/code.html", "DAVIS"),
     "roxford": Place("ROxford", "http://cmp.felk.cvut.cz/revisitop/", "roxford5k"),
     "rparis": Place("RParis", "http://cmp.felk.cvut.cz/revisitop/", "rparis6k"),
+    "sa-co": Place("SA-Co/Gold", "https://huggingface.co/datasets/facebook/SACo-Gold", "SACo-Gold"),
     "flickr30k": Place("Flickr30k", "https://cs.stanford.edu/people/karpathy/deepimagesent/", "flickr30k"),
     "coco": Place("COCO captions", "https://cs.stanford.edu/people/karpathy/deepimagesent/", "coco"),
 }

@@ -25,7 +25,7 @@ class PublishedRow:
     Attributes:
         name: Benchmark and protocol.
         values: The published percentages by model.
-        preset: Preset that measures it; None where there is none yet.
+        preset: Preset that measures it.
         task: Task of the measurement.
         metric: Its metric.
         settings: Further settings.
@@ -37,9 +37,9 @@ class PublishedRow:
 
     name: str
     values: dict[str, float]
-    preset: str | None = None
-    task: str = ""
-    metric: str = ""
+    preset: str
+    task: str
+    metric: str
     settings: dict[str, Any] = field(default_factory=dict)
     tolerance: float | None = None
     remark: str = ""
@@ -103,8 +103,6 @@ def _measured(
     Raises:
         ValueError: If it cannot be measured here; the message says why, and where the set comes from.
     """
-    if row.preset is None:
-        raise ValueError("there is no preset for it yet.")
     public = find_public(PRESETS[row.preset]["layout"])
     folder = root / public.folder
     if not folder.is_dir():

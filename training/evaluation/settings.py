@@ -29,6 +29,7 @@ TASK_NAMES = (
     "keypoints",
     "label_propagation",
     "landmark_retrieval",
+    "concept_segmentation",
     "out_of_distribution",
     "resolution_consistency",
     "mode_switching",
@@ -61,7 +62,19 @@ MASK_LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
 """Names of the public sets with class maps, keys of `public_sets.yaml`, which `--help` need not read."""
 CLASS_LAYOUTS = (IMAGENET, "imagenet-real", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch")
 """Names of those with classes."""
-LAYOUTS = (*MASK_LAYOUTS, *CLASS_LAYOUTS, "spair", "navi", "nyu", "davis", "roxford", "rparis", "flickr30k", "coco")
+LAYOUTS = (
+    *MASK_LAYOUTS,
+    *CLASS_LAYOUTS,
+    "spair",
+    "navi",
+    "nyu",
+    "davis",
+    "roxford",
+    "rparis",
+    "flickr30k",
+    "coco",
+    "sa-co",
+)
 """Names of all public sets."""
 TABLES = ("c-radio_v4",)
 """Tables of papers, keys of `published.yaml`."""
@@ -124,6 +137,7 @@ class TaskSettings(Settings):
         radseg: Steps of RADSeg in open-vocabulary segmentation, see `segment`: scra, scga, sliding, denoising. Without
             sliding each window is compared alone. Windows are `window_px` and `window_stride`; by default RADSeg's.
         dense_source: Network that maps patches to the space of texts; see `segment`.
+        sam3: Folder of SAM3 or its name on the Hub, whose trunk the checkpoint replaces in concept segmentation.
         consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
             others; by default the range of the published models at low resolution, and one step beyond.
         switching_sizes_px: Sides of middle squares for mode switching: kNN and adaptors at each.
@@ -151,6 +165,7 @@ class TaskSettings(Settings):
     shorter_px: int | None = Field(None, gt=0)
     radseg: Annotated[list[str] | None, OneOf(RADSEG_STEPS), Spelling(read_names, "A,B|all|none")] = None
     dense_source: Literal["summary_head", "features"] = "summary_head"
+    sam3: str = "facebook/sam3"
     consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
     switching_sizes_px: list[int] = [128, 256, 512, 1024]
     compared_window: int | None = Field(None, gt=0)
@@ -241,6 +256,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Recall at 1, 5 and 10 on the test splits of https://arxiv.org/abs/1412.2306; texts as they are.
     "flickr30k": {"tasks": ["image_text_retrieval"], "layout": "flickr30k"},
     "coco": {"tasks": ["image_text_retrieval"], "layout": "coco"},
+    # SAM 3 (https://arxiv.org/abs/2511.16719); on RADIO: C-RADIOv4, section 3.2. At SAM3's own grid of features.
+    "sa-co": {"tasks": ["concept_segmentation"], "layout": "sa-co"},
 }
 """Settings by protocol; settings that the user gives replace them."""
 
@@ -304,7 +321,9 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
             return self
         require(self.data_root is not None, "data_root", None, "a folder, with `table`")
         protocol = {*TaskSettings.model_fields, *DataOptions.model_fields, "data", "tasks", "preset", "size", "compare"}
-        given = sorted(protocol & {name for name in self.model_fields_set if getattr(self, name) is not None})
+        given = sorted(
+            (protocol - {"sam3"}) & {name for name in self.model_fields_set if getattr(self, name) is not None}
+        )
         require(not given, "table", self.table, f"given without settings of a protocol ({', '.join(given)})")
         return self
 
