@@ -166,7 +166,7 @@ def test_label_propagation_of_dino():
     Sums of pixels and of their indices for each object in the last frame.
     """
     frames, first = video()
-    ids = upsampled_labels(propagated(frames, first)[-1], 8, first.shape)
+    ids = upsampled_labels(propagated(frames, {0: first})[-1], 8, first.shape)
     found = [(int((ids == number).sum()), int((ids == number).nonzero().sum())) for number in (1, 2)]
     assert found == [(1725, 150810), (1318, 226717)]
 

@@ -50,7 +50,7 @@ from modeling_radio.training.evaluation.data_concepts import open_saco
 from modeling_radio.training.evaluation.data_landmarks import GROUND_TRUTH, open_landmarks
 from modeling_radio.training.evaluation.data_nyu import open_nyu
 from modeling_radio.training.evaluation.data_pairs import open_navi, open_spair
-from modeling_radio.training.evaluation.data_videos import open_davis
+from modeling_radio.training.evaluation.data_videos import open_davis, open_youtube_vos
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX
 from modeling_radio.training.evaluation.public_sets import OTHER_SETS, MaskSet, PublicPart, public_sets
@@ -100,6 +100,7 @@ def _open_other(folder: Path, layout: str, size_px: int) -> PublicPart:
         "navi": lambda: open_navi(folder),
         "nyu": lambda: open_nyu(folder),
         "davis": lambda: open_davis(folder, size_px),
+        "youtube-vos": lambda: open_youtube_vos(folder, size_px),
         "sa-co": lambda: open_saco(folder),
         **{name: lambda name=name: open_landmarks(folder, name) for name in GROUND_TRUTH},
         **{name: lambda name=name: open_captions(folder, name) for name in FILES},

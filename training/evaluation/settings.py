@@ -69,6 +69,7 @@ LAYOUTS = (
     "navi",
     "nyu",
     "davis",
+    "youtube-vos",
     "roxford",
     "rparis",
     "flickr30k",
@@ -138,6 +139,7 @@ class TaskSettings(Settings):
             sliding each window is compared alone. Windows are `window_px` and `window_stride`; by default RADSeg's.
         dense_source: Network that maps patches to the space of texts; see `segment`.
         sam3: Folder of SAM3 or its name on the Hub, whose trunk the checkpoint replaces in concept segmentation.
+        predictions: New folder for the masks of label propagation, `VIDEO/FRAME.png`, as benchmarks' servers take them.
         consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
             others; by default the range of the published models at low resolution, and one step beyond.
         switching_sizes_px: Sides of middle squares for mode switching: kNN and adaptors at each.
@@ -166,6 +168,7 @@ class TaskSettings(Settings):
     radseg: Annotated[list[str] | None, OneOf(RADSEG_STEPS), Spelling(read_names, "A,B|all|none")] = None
     dense_source: Literal["summary_head", "features"] = "summary_head"
     sam3: str = "facebook/sam3"
+    predictions: Path | None = None
     consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
     switching_sizes_px: list[int] = [128, 256, 512, 1024]
     compared_window: int | None = Field(None, gt=0)
@@ -250,6 +253,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # DINO (https://arxiv.org/abs/2104.14294); its other constants are in `label_propagation`.
     "davis": {"tasks": ["label_propagation"], "layout": "davis", "size": 480},
+    "youtube-vos": {"tasks": ["label_propagation"], "layout": "youtube-vos", "size": 480},
     # https://arxiv.org/abs/1803.11285; one size, the model's own, and no re-ranking are our choice.
     "roxford": {"tasks": ["landmark_retrieval"], "layout": "roxford"},
     "rparis": {"tasks": ["landmark_retrieval"], "layout": "rparis"},
@@ -340,5 +344,5 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
 
     def of_tasks(self) -> dict[str, Any]:
         """Return the settings that decide the numbers, for the results file."""
-        decisive = [*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "precision"]
-        return {name: value for name, value in self.to_dict().items() if name in decisive}
+        decisive = {*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "precision"}
+        return {name: value for name, value in self.to_dict().items() if name in decisive - {"predictions"}}
