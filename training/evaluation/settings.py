@@ -94,6 +94,8 @@ class DataOptions(Settings):
             without a train split images of one source are not compared with each other.
         train_split: Split that probes are trained on and queries are compared with; by default train.
         test_split: Split that is measured; by default the first of validation, valid, val, dev and test.
+        train_data: Other data that probes learn from and queries are compared with, if `data` has no train split: for
+            the variants of ImageNet, the folder imagenet-1k. Of it the classes that `data` has are taken.
         class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for the
             names of its thousand classes that OpenAI chose for CLIP.
         reduce_labels: Ignore 0 in masks and lower all other classes by one, as in ADE20k.
@@ -110,6 +112,7 @@ class DataOptions(Settings):
     group_column: str | None = None
     train_split: str | None = None
     test_split: str | None = None
+    train_data: str | None = None
     class_names: str | None = None
     reduce_labels: bool = False
     layout: Annotated[str | None, OneOf(LAYOUTS)] = None
