@@ -309,7 +309,7 @@ def remove_partial(folder: Path, prefix: str = TEMPORARY_PREFIX) -> None:
 
 
 @contextmanager
-def one_line_errors(path: Path) -> Iterator[None]:
+def one_line_errors(path: Path | str) -> Iterator[None]:
     """Report in one line why something cannot be written.
 
     Raises:

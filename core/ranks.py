@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -29,6 +30,14 @@ STEP_TIMEOUT = timedelta(minutes=15)
 large checkpoint on a slow disk takes minutes."""
 _GLOO_TRANSPORT = "/gloo/transport/"
 """Source file in the errors of gloo's connections, which have no class of their own."""
+GOES_ON = "Its own output tells why. The same command goes on from the last checkpoint."
+_FLIGHT_RECORDER = {
+    ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"): "2000",
+    ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"): None,
+    ("TORCH_NCCL_DUMP_ON_TIMEOUT",): "1",
+}
+"""Variables of NCCL's flight recorder, by their present and older names, and values; None for the path. It keeps the
+last 2,000 exchanges, PyTorch's own number."""
 
 
 def _is_distributed() -> bool:
@@ -54,7 +63,8 @@ def set_timeout(timeout: timedelta) -> None:
     """Set the time that this rank waits for others from now on; call it right after all have met."""
     if _is_distributed():
         # PyTorch has no other way: its own trainer, torchtitan, shortens the timeout after the first step by this.
-        distributed.distributed_c10d._set_pg_timeout(timeout)
+        for group in distributed.distributed_c10d._world.pg_map:
+            distributed.distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def wait_for_ranks() -> None:
@@ -131,13 +141,30 @@ def dead_ranks_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        is_of_connection = isinstance(error, distributed.DistBackendError) or _GLOO_TRANSPORT in str(error)
-        if not (_is_distributed() and is_of_connection):
+        if not is_lost_connection(error):
             raise
         raise UserError(
             f"Rank {distributed.get_rank()} lost the connection to another process of this run: it ended or "
-            "cannot be reached. Its own output tells why. The same command goes on from the last checkpoint."
+            f"cannot be reached. {GOES_ON}"
         ) from error
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Return whether an error says that a connection between ranks broke, or that one waited too long."""
+    is_of_connection = isinstance(error, distributed.DistBackendError) or _GLOO_TRANSPORT in str(error)
+    return isinstance(error, RuntimeError) and is_of_connection and _is_distributed()
+
+
+def record_exchanges(folder: Path) -> None:
+    """Let NCCL write each rank's last exchanges to `folder/nccl_trace_rank_RANK` when one of them times out.
+
+    To be called before the ranks meet. `torchfrtrace` of PyTorch reads the files. Variables that are set stay.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and torch.cuda.is_available():
+        path = str(folder.absolute() / "nccl_trace_rank_")
+        for names, value in _FLIGHT_RECORDER.items():
+            if not os.environ.keys() & set(names):
+                os.environ.update(dict.fromkeys(names, value or path))
 
 
 def any_rank(flags: Sequence[bool | Tensor], device: torch.device) -> list[bool]:

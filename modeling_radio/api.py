@@ -220,12 +220,12 @@ class Extracted:
 
     Attributes:
         checkpoint: The checkpoint whose features they are.
-        output: Folder of the data set.
+        output: Folder or address of the data set.
         written: Numbers of rows, files and bytes.
     """
 
     checkpoint: Path
-    output: Path
+    output: Path | str
     written: Written
 
     def model(self) -> RadioModel:
@@ -247,7 +247,6 @@ def extract(settings: ExtractionSettings) -> Extracted:
 
     Raises:
         ValueError: If settings, checkpoint or data do not fit, or `output` holds another extraction.
-        UserError: If another run is at work in `output`.
         WriteError: If something cannot be written.
     """
     from modeling_radio.training.extract import run

@@ -1,7 +1,7 @@
 """Features of images as a data set of Parquet files: `radio extract CHECKPOINT --data SOURCE`.
 
 The data set holds summaries, dense features and those of adaptors, and opens with `datasets.load_dataset`. The same
-command continues an interrupted run; processes that `accelerate launch` starts share the work. `radio search` finds
+command continues an interrupted run, and joins one that is at work, also on another machine. `radio search` finds
 images in it.
 """
 
@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from modeling_radio.core.command_line import Command
-from modeling_radio.core.files import sole_run
 from modeling_radio.training.extraction.settings import ExtractionSettings
 
 
@@ -47,10 +46,9 @@ def run(settings: ExtractionSettings) -> "tuple[Written, bool]":
     if settings.index is not None:
         importlib.import_module("faiss")
     extraction = open_extraction(settings)
-    with sole_run(settings.output):
-        written = extract(extraction)
-        # The other ranks need not wait for it.
-        return written, rank_and_count()[0] > 0 or finish(extraction, written)
+    written = extract(extraction)
+    # The other ranks need not wait for it.
+    return written, rank_and_count()[0] > 0 or finish(extraction, written)
 
 
 def _extract(settings: ExtractionSettings) -> None:

@@ -18,6 +18,7 @@ from modeling_radio.core.ranks import (
     of_all_ranks,
     on_first_rank,
     rank_and_count,
+    record_exchanges,
     rows_of_all_ranks,
     set_timeout,
     sum_over_ranks,
@@ -135,3 +136,18 @@ def test_ranks_wait_for_each_other_as_long_as_was_said_last(tmp_path):
 
     set_timeout(timedelta(seconds=1))  # nothing without others
     run_two_forks(check, tmp_path)
+
+
+@pytest.mark.parametrize("own", [{}, {"TORCH_NCCL_TRACE_BUFFER_SIZE": "7", "TORCH_FR_DUMP_TEMP_FILE": "mine"}])
+def test_several_gpus_record_their_exchanges_unless_the_user_decides(own, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "environ", {"WORLD_SIZE": "2", **own})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    record_exchanges(tmp_path)
+    assert os.environ == {"WORLD_SIZE": "2", **own}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    record_exchanges(tmp_path)
+    assert own.items() <= os.environ.items()
+    assert os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
+    assert os.environ.get("TORCH_FR_BUFFER_SIZE") == (None if own else "2000")
+    path = None if own else str(tmp_path / "nccl_trace_rank_")
+    assert os.environ.get("TORCH_NCCL_DEBUG_INFO_TEMP_FILE") == path

@@ -41,6 +41,7 @@ _NAME_OF_SPLIT = re.compile(
 def find_shards(folder: Path) -> list[Path]:
     """Return the Parquet or the webdataset files below a folder; none for a folder of images.
 
+    Tables beside webdataset files of the same names are about their samples, as img2dataset writes them, and left out.
     If a folder has several kinds of files, those with names of splits are read, or the images if they are very many;
     left-out files are logged. Hidden files do not count.
 
@@ -48,6 +49,9 @@ def find_shards(folder: Path) -> list[Path]:
         ValueError: If it has several kinds of files and neither rule, or both, hold.
     """
     files = _files_by_kind(folder)
+    named_by_tars = {path.with_suffix(".parquet") for path in files.get(".tar", ())}
+    files = {kind: [path for path in found if path not in named_by_tars] for kind, found in files.items()}
+    files = {kind: found for kind, found in files.items() if found}
     shards = {kind: found for kind, found in files.items() if kind in BUILDERS}
     named = [kind for kind, found in shards.items() if any(_NAME_OF_SPLIT.fullmatch(path.name) for path in found)]
     num_images = len(files.get(_IMAGES, ()))

@@ -161,7 +161,7 @@ def first_fields(shards: Sequence[str]) -> list[str]:
     for shard in shards:
         fields: dict[str, None] = {}
         try:
-            for _, files in itertools.islice(_samples(shard), NUM_FIRST_SAMPLES):
+            for _, files in itertools.islice(samples(shard), NUM_FIRST_SAMPLES):
                 fields |= dict.fromkeys(field for _, field, _ in files)
         except tarfile.TarError as error:
             damage = damage or f": {shard}: {error}"
@@ -182,9 +182,9 @@ def read_samples(shards: Sequence[str], column: str, *, takes_others: bool) -> I
         tarfile.TarError: If a shard is damaged or cannot be read; the message names it.
     """
     for shard in shards:
-        samples = _samples(shard)
+        of_shard = samples(shard)
         try:
-            for key, files in samples:
+            for key, files in of_shard:
                 name, content = key, b""
                 for _, field, file in files:
                     if field == column or (takes_others and not content and is_image(field)):
@@ -194,7 +194,7 @@ def read_samples(shards: Sequence[str], column: str, *, takes_others: bool) -> I
             raise tarfile.ReadError(f"{shard}: {error}") from error
 
 
-def _samples(shard: str) -> Iterator[tuple[str, Iterator[tuple[str, str, IO[bytes]]]]]:
+def samples(shard: str) -> Iterator[tuple[str, Iterator[tuple[str, str, IO[bytes]]]]]:
     """Yield the key of each sample and its files, which must be read before the next sample."""
     return itertools.groupby(_files(shard), key=itemgetter(0))
 
@@ -447,6 +447,47 @@ def _load_arguments(source: SourceRecipe) -> dict[str, Any]:
             "files, or a data set of the Hub such as 'org/name'."
         )
     return {"path": hub_id["name"], "name": hub_id["config"]}
+
+
+def list_shards(source: str) -> dict[str, str]:
+    """Return the `.parquet` or the `.tar` files of a source and the state of each, in order, without opening them.
+
+    Args:
+        source: A file, a pattern or a folder of them, on this machine or at an address.
+
+    Returns:
+        By path or address, the size in bytes, and what the file system has of time, version or hash.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not _URL.match(source):
+        found = _local_files(source)
+        if found is None or found[0] not in BUILDERS.values():
+            raise ValueError(f"`data` must be {' or '.join(BUILDERS)} files to be streamed, got {source!r}.")
+        facts = {name: os.stat(name) for name in found[1]}
+        return {name: f"{fact.st_size} {fact.st_mtime_ns}" for name, fact in facts.items()}
+    from fsspec.core import url_to_fs
+
+    shards: dict[str, str] = {}
+    for part in expand_braces(source):
+        system, pattern = url_to_fs(part)
+        patterns = [pattern] if Path(part).suffix in BUILDERS else _folder_patterns(pattern)
+        matches = (system.glob(each, detail=True) for each in patterns)
+        found = next(filter(None, matches), None)
+        if not found:
+            raise ValueError(f"`data` {source!r}: no file matches {part!r}.")
+        for name, fact in sorted(found.items()):
+            version = [
+                str(fact[key]) for key in ("ETag", "etag", "md5Hash", "blob_id", "mtime", "created") if key in fact
+            ]
+            shards[system.unstrip_protocol(name)] = " ".join([str(fact["size"]), *version[:1]])
+    return shards
+
+
+def _folder_patterns(folder: str) -> list[str]:
+    """Return the patterns that find the files of a folder, in this order: .tar files have tables beside them."""
+    return [f"{folder.rstrip('/')}/**/*{suffix}" for suffix in reversed(BUILDERS)]
 
 
 def _local_files(source: str) -> tuple[str, list[str]] | None:

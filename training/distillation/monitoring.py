@@ -15,6 +15,7 @@ from modeling_radio.core.files import WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics, describe_missing_images
 from modeling_radio.training.distillation.sharding import reshard
+from modeling_radio.training.distillation.throughput import Throughput
 from modeling_radio.training.distillation.tracking import LOSS_KINDS, ProgressLog
 from modeling_radio.training.evaluation.metrics.representation import block_norms
 from modeling_radio.training.figures.progress import EXPORTED_PREFIX
@@ -36,11 +37,14 @@ class SkippedSteps:
 
     Args:
         max_in_a_row: After as many without a good one between them the run gives up.
+
+    Attributes:
+        total: Number of skipped steps so far.
     """
 
     def __init__(self, max_in_a_row: int) -> None:
         self.max_in_a_row = max_in_a_row
-        self._in_a_row = self._total = 0
+        self._in_a_row = self.total = 0
 
     def add(self, step: int, causes: Sequence[str]) -> str:
         """Count a skipped step and return a line that says so.
@@ -53,7 +57,7 @@ class SkippedSteps:
             TrainingDivergedError: If it is one too many in a row.
         """
         self._in_a_row += 1
-        self._total += 1
+        self.total += 1
         message = f"Step {step} skipped: not finite: {'; '.join(causes)} ({self._in_a_row} in a row)."
         if self._in_a_row >= self.max_in_a_row:
             raise TrainingDivergedError(
@@ -72,10 +76,10 @@ class SkippedSteps:
         Raises:
             TrainingDivergedError: If most were.
         """
-        if not self._total:
+        if not self.total:
             return ""
-        message = f"{self._total} of {num_steps} steps were skipped as not finite"
-        if self._total > MAX_SHARE * num_steps:
+        message = f"{self.total} of {num_steps} steps were skipped as not finite"
+        if self.total > MAX_SHARE * num_steps:
             raise TrainingDivergedError(
                 f"{message}, more than {MAX_SHARE:.0%}: the student is not exported. The checkpoints are kept. Start "
                 "anew without the teachers that the skipped steps name, or with a lower `optimizer.learning_rate`."
@@ -84,11 +88,11 @@ class SkippedSteps:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts, as JSON values."""
-        return {"in_a_row": self._in_a_row, "total": self._total}
+        return {"in_a_row": self._in_a_row, "total": self.total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self._in_a_row, self._total = state["in_a_row"], state["total"]
+        self._in_a_row, self.total = state["in_a_row"], state["total"]
 
 
 class LossesBySize:
@@ -162,6 +166,9 @@ def sized_name(name: str, size: int) -> str:
 
 
 PARTS = ("data", "teachers", "student")
+ALONE = PARTS[:2]
+"""Those in which a rank waits for no other."""
+BETWEEN_STEPS = "between steps"
 NUM_NORM_IMAGES = 8
 """Images whose features are measured, so that it takes little of a step's time. Our choice."""
 
@@ -170,42 +177,65 @@ class StepProfile:
     """Divides the time of single steps among data, teachers and student, and keeps some of their images.
 
     Kernels run on while Python goes ahead, so a watched step waits for all devices wherever one part follows another.
-    Other steps cost nothing.
+    Other steps only read the clock.
 
     Args:
         teachers: By name. They tell when they start and end; the rest of the wait for an example is the data's.
         device: The student's device.
 
     Attributes:
+        phase: The part at work now, in every step, or "between steps".
         images: Images of the last watched step, up to `NUM_NORM_IMAGES`, `(num_images, 3, height, width)` in [0, 1].
     """
 
     def __init__(self, teachers: Mapping[str, nn.Module], device: torch.device) -> None:
+        self.phase = BETWEEN_STEPS
         self.images: Tensor | None = None
         self._part: str | None = None
-        self._since = 0.0
+        self._began = self._since = self._entered = self._data_seconds = 0.0
+        self._own_seconds: float | None = None
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._devices = {device}
         for teacher in teachers.values():
             self._devices.update(tensor.device for tensor in teacher.buffers())
-            teacher.register_forward_pre_hook(lambda *_: self.enter("teachers"))
-            teacher.register_forward_hook(lambda *_: self.enter("data"))
+            teacher.register_forward_pre_hook(lambda *_: self._enter_within("teachers"))
+            teacher.register_forward_hook(lambda *_: self._enter_within("data"))
 
     def begin_step(self) -> None:
         """Watch the step that begins now."""
         self._seconds = dict.fromkeys(PARTS, 0.0)
-        self.images = None
+        self.images = self._own_seconds = None
         self._synchronize()
-        self._part, self._since = "student", time.perf_counter()
+        self._part, self._began = "student", time.perf_counter()
+        self._since = self._began
 
     def enter(self, part: str) -> None:
-        """Note that one of `PARTS` begins and the one before ends; nothing if the step is not watched."""
+        """Note that one of `PARTS` begins and the one before ends; of a step that is not watched only `phase`."""
+        now = time.perf_counter()
+        if self.phase == "data":
+            self._data_seconds += now - self._entered
+        self.phase, self._entered = part, now
         if self._part is None:
             return
         self._synchronize()
         now = time.perf_counter()
         self._seconds[self._part] += now - self._since
         self._part, self._since = part, now
+
+    def meet(self) -> None:
+        """Note that from now on this rank waits for others in the step; nothing if it is not watched."""
+        if self._part is not None and self._own_seconds is None:
+            self._synchronize()
+            self._own_seconds = time.perf_counter() - self._began
+
+    def own_seconds(self) -> float:
+        """Return the time of the last watched step before `meet`; without that call of its data and teachers."""
+        return sum(self._seconds[part] for part in ALONE) if self._own_seconds is None else self._own_seconds
+
+    def take_data_seconds(self) -> float:
+        """Return how long Python waited for data since the last call, in all steps."""
+        seconds, self._data_seconds = self._data_seconds, 0.0
+        return seconds
 
     def see(self, pixel_values: Tensor) -> None:
         """Keep the first images of the step; nothing if the step is not watched."""
@@ -215,7 +245,7 @@ class StepProfile:
     def end_step(self) -> None:
         """End the step, watched or not."""
         self.enter("student")
-        self._part = None
+        self._part, self.phase = None, BETWEEN_STEPS
 
     def shares(self) -> dict[str, float]:
         """Return `time_share/PART` of the last watched step; they sum to 1.
@@ -224,6 +254,11 @@ class StepProfile:
         """
         total = sum(self._seconds.values())
         return {f"time_share/{part}": seconds / total for part, seconds in self._seconds.items()}
+
+    def _enter_within(self, part: str) -> None:
+        """Teachers also run before the first step."""
+        if self.phase != BETWEEN_STEPS:
+            self.enter(part)
 
     def _synchronize(self) -> None:
         for device in self._devices:
@@ -254,6 +289,7 @@ class Monitors(NamedTuple):
         accelerator: Of this rank.
         watch: Shares of time and activations of a step that is logged.
         losses_by_size: Losses of each partition by image size.
+        throughput: Speed and memory of the ranks.
         figures: Figures of held-out images; None without any.
         metrics: Measurements on held-out images; None without any.
     """
@@ -262,6 +298,7 @@ class Monitors(NamedTuple):
     accelerator: Accelerator
     watch: StepProfile
     losses_by_size: LossesBySize
+    throughput: Throughput
     figures: HeldOutFigures | None
     metrics: HeldOutMetrics | None
 
@@ -288,7 +325,14 @@ class Monitors(NamedTuple):
         figures = HeldOutFigures.of_run(recipe, teachers, accelerator.device, folder)
         metrics = HeldOutMetrics.of_run(recipe, config, teachers, accelerator)
         watch = StepProfile(teachers, accelerator.device)
-        return cls(recipe, accelerator, watch, LossesBySize(recipe.partitions), figures, metrics)
+        throughput = Throughput(recipe, accelerator)
+        return cls(recipe, accelerator, watch, LossesBySize(recipe.partitions), throughput, figures, metrics)
+
+    def end_interval(self, num_steps: int, seconds: float) -> dict[str, float]:
+        """Return the speed of the steps since the last call, as `Throughput.end_interval`."""
+        return self.throughput.end_interval(
+            num_steps, seconds, self.watch.take_data_seconds(), self.watch.own_seconds()
+        )
 
     def block_norms(self, average: RadioModel) -> dict[str, float]:
         """Return the norms of the moving average's activations on images of the watched step, block by block."""

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
-from modeling_radio.core.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin
+from modeling_radio.core.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin, record_exchanges
 from modeling_radio.training.recipe import Recipe
 
 
@@ -121,6 +121,7 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     Raises:
         ValueError: If the environment asks for FSDP of version 1.
     """
+    record_exchanges(output)
     return Accelerator(
         cpu=not torch.accelerator.is_available(),  # or processes that torchrun starts there would not know each other
         mixed_precision=recipe.mixed_precision,

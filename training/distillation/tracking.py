@@ -227,6 +227,7 @@ class ProgressLog:
         images_per_step: Number of images of a step, over all ranks.
         folder: Of the run: the main process keeps losses and measurements in `history.jsonl` and draws them in
             `pictures/progress.png`. None keeps nothing.
+        speed: Returns further numbers, given the steps of an interval and its seconds; called on every rank.
     """
 
     def __init__(
@@ -237,7 +238,9 @@ class ProgressLog:
         num_steps: int,
         images_per_step: int,
         folder: Path | None = None,
+        speed: Callable[[int, float], Mapping[str, float]] | None = None,
     ) -> None:
+        self.speed = speed
         self.accelerator, self.recipe, self.images_per_step = accelerator, recipe, images_per_step
         self.folder, self.history = folder, None
         if folder is not None and accelerator.is_main_process:
@@ -316,10 +319,13 @@ class ProgressLog:
     def _write(self, step: int, settings: Mapping[str, float]) -> None:
         means = {name: value / self._num_counted for name, value in self._sums.items()}
         means = {name: float(value) for name, value in self.accelerator.reduce(means, reduction="mean").items()}
-        rate = self._num_steps * self.images_per_step / (time.perf_counter() - self._started)
+        seconds = time.perf_counter() - self._started
+        rate = self._num_steps * self.images_per_step / seconds
+        speed = {} if self.speed is None else self.speed(self._num_steps, seconds)
         loss = f"loss {means['loss']:.3f}, " if means else ""
-        self.bar.set_postfix_str(f"{loss}{rate:.0f} images/s", refresh=False)
-        numbers = {**means, **settings, "images_per_second": rate}
+        use = f", MFU {speed['mfu']:.0%}" if "mfu" in speed else ""
+        self.bar.set_postfix_str(f"{loss}{rate:.0f} images/s{use}", refresh=False)
+        numbers = {**means, **settings, "images_per_second": rate, **speed}
         self.accelerator.log(numbers, step=step)
         if self.history is not None:
             self.history.add(step, {name: value for name, value in numbers.items() if _is_drawn(name)})

@@ -16,10 +16,12 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from modeling_radio import RadioModel
-from modeling_radio.core.files import remove_partial, write_file
+from modeling_radio.core.files import WriteError, remove_partial, write_file
+from modeling_radio.core.heartbeats import Heartbeats
 from modeling_radio.core.interruption import OutOfTime, StopRequest, TrainingDivergedError
 from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
 from modeling_radio.core.seeds import derive_seed
+from modeling_radio.training.distillation.bad_steps import MAX_STEPS, BadSteps
 from modeling_radio.training.distillation.build import RunParts, build_run
 from modeling_radio.training.distillation.checkpoints import (
     CheckpointWriter,
@@ -32,7 +34,7 @@ from modeling_radio.training.distillation.checkpoints import (
     warn_of_other_data,
 )
 from modeling_radio.training.distillation.cpu import keep_freed_memory
-from modeling_radio.training.distillation.monitoring import SkippedSteps
+from modeling_radio.training.distillation.monitoring import ALONE, SkippedSteps
 from modeling_radio.training.distillation.schedule import cosine_with_warmup, linear_warmup
 from modeling_radio.training.distillation.sharding import (
     assemble,
@@ -101,6 +103,7 @@ class Distiller:
         self.step = 0
         self._is_skipped = self._must_stop = self._is_signaled = self._is_writing = False
         self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
+        self.bad_steps = BadSteps(self.output / "skipped", recipe, self.accelerator.process_index)
         if self.resumed_from is not None:
             saved = read_state(self.resumed_from)["recipe"]
             self.changes = check_same_recipe(self.resumed_from, saved, recipe, allowed_changes)
@@ -138,8 +141,9 @@ class Distiller:
         if self.resumed_from is not None:
             self._load(self.resumed_from)
         num_steps = self.recipe.schedule.num_steps
-        with self.stop_request:
-            self._train(num_steps if stop_at is None else min(stop_at, num_steps))
+        heartbeats = Heartbeats(lambda: (self.step, self.parts.monitors.watch.phase), ALONE)
+        with self.stop_request, heartbeats:
+            self._train(num_steps if stop_at is None else min(stop_at, num_steps), heartbeats)
         if self.step < num_steps:
             return None
         if summary := self.skipped.summary(self.step):
@@ -147,7 +151,7 @@ class Distiller:
         return self._export()
 
     def _save_recipe(self) -> None:
-        for folder in (self.output, self.output / "checkpoints", self.output / "pictures"):
+        for folder in (self.output, *(self.output / name for name in ("checkpoints", "pictures", "skipped"))):
             remove_partial(folder)
         write_file(self.output / "recipe.yaml", lambda path: save_recipe(self.recipe, path))
 
@@ -170,19 +174,26 @@ class Distiller:
 
     # Training
 
-    def _train(self, last_step: int) -> None:
+    def _train(self, last_step: int, heartbeats: Heartbeats) -> None:
         recipe, parts = self.recipe, self.parts
         parts.student.train()
         num_steps, first_step = recipe.schedule.num_steps, self.step
         start_trackers(self.accelerator, recipe, self.output, is_new=first_step == 0)
         log = ProgressLog(
-            self.accelerator, recipe.logging, first_step, num_steps, parts.plan.images_per_step, self.output
+            self.accelerator,
+            recipe.logging,
+            first_step,
+            num_steps,
+            parts.plan.images_per_step,
+            self.output,
+            parts.monitors.end_interval,
         )
         examples = parts.source.examples(lambda: parts.plan.steps(first_step, last_step))
         try:
             if self.changes and self.step >= last_step:
                 self._save()  # with the new recipe: no step remains that would
             while self.step < last_step:
+                heartbeats.send()
                 if log.is_due(self.step + 1):
                     parts.monitors.watch.begin_step()
                 values = self.train_step(examples)
@@ -218,8 +229,11 @@ class Distiller:
         parts.optimizer.zero_grad(set_to_none=not is_replicated(self.accelerator))
         values: dict[str, Tensor] = {}
         parts.running.begin_step()
+        self.bad_steps.begin_step()
         for batch, example, losses in self._passes(examples):
             parts.monitors.losses_by_size.add(batch, losses)
+            parts.monitors.throughput.add(batch)
+            self.bad_steps.see(batch, example, losses)
             parts.weights.observe(batch, losses)
             for name, loss in losses.items():
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
@@ -253,6 +267,8 @@ class Distiller:
             self._seed(batch)
             with self._gradients_in_sync(number == numbers[-1]), self._maybe_frozen_trunk():
                 total, losses = self._weighted_losses((batch, example))
+                if number == numbers[-1] and is_replicated(self.accelerator):
+                    parts.monitors.watch.meet()
                 self.accelerator.backward(total)
             yield batch, example, losses
 
@@ -303,9 +319,21 @@ class Distiller:
     def _count_bad_step(self, values: dict[str, Tensor]) -> None:
         """Count and report a step that all ranks skip; give up after too many in a row."""
         bad = [name for name, value in values.items() if not torch.isfinite(value)]
-        reports = [(self.accelerator.process_index, ", ".join(bad))] if bad else []
-        causes = [f"{names} on rank {rank}" for rank, names in gather_object(reports)] or ["gradient"]
+        rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
+        reports = gather_object([(rank, ", ".join(bad))] if bad else [])
+        if self.skipped.total < MAX_STEPS:
+            if bad or not reports:  # of a gradient alone no rank knows whose it was
+                self._write_bad_step(bad or ["gradient"], has_tensors=bool(bad) or num_ranks == 1)
+            path = self.bad_steps.path(self.step, reports[0][0] if reports else 0)
+            self.accelerator.print(f"Step {self.step}: what it saw is in {str(path)!r}.", flush=True)
+        causes = [f"{names} on rank {rank}" for rank, names in reports] or ["gradient"]
         self.accelerator.print(self.skipped.add(self.step, causes), flush=True)
+
+    def _write_bad_step(self, causes: Sequence[str], *, has_tensors: bool) -> None:
+        try:
+            self.bad_steps.write(self.step, causes, has_tensors=has_tensors)
+        except WriteError as error:  # other ranks go on
+            print(f"Step {self.step}: what it saw cannot be written. {error}", flush=True)
 
     def _set_learning_rate(self) -> None:
         for group in self.parts.optimizer.param_groups:

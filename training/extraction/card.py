@@ -11,7 +11,6 @@ import torch
 
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.checkpoints import read_config
-from modeling_radio.core.files import write_text
 from modeling_radio.core.timing import Clock
 from modeling_radio.model_cards.build import license_of
 from modeling_radio.model_cards.features import Column, FeatureSet, build_features_card
@@ -21,6 +20,7 @@ from modeling_radio.training.extraction.columns import FEATURES, GRID, ID, MEAN_
 from modeling_radio.training.extraction.run import Extraction, Written
 from modeling_radio.training.extraction.search import build_indexes, index_path, summary_columns
 from modeling_radio.training.extraction.shards import FOLDER, read_columns, read_manifest
+from modeling_radio.training.extraction.store import Store
 
 
 if TYPE_CHECKING:
@@ -42,61 +42,69 @@ def finish(extraction: Extraction, written: Written) -> bool:
     """Write the indexes that the settings ask for, and the card; return whether the card names a license.
 
     A card may have been edited: it stays if there are no new rows and indexes, and the settings name no license or id.
+    Of several workers that made the rows together, the one that completed them writes.
     """
-    settings, output = extraction.settings, extraction.settings.output
-    if settings.index is not None:
-        columns = summary_columns(list(_types(output / extraction.shards[0].path)))
-        build_indexes(output, extraction.shards, columns, settings.index)
+    settings, store = extraction.settings, Store(extraction.settings.output)
     chosen = settings.chosen_license()
-    if written.num_new:
-        write_text(output / MADE, json.dumps(_made_now(written), indent=2) + "\n")
-    is_new = chosen is not None or settings.model_id is not None or settings.index is not None or written.num_new
-    license = chosen or inherited_license(settings.checkpoint, output)
-    if is_new or not (output / CARD).exists():
-        write_text(output / CARD, str(build_features_card(_describe(extraction, written), license)))
+    license = chosen or inherited_license(settings.checkpoint, store)
+    if written.role == "helped":
+        return license is not None
+    shards, is_completed = extraction.shards(), written.role == "completed"
+    if settings.index is not None:
+        build_indexes(store, shards, summary_columns(list(_types(store, shards[0].path))), settings.index)
+    if is_completed:
+        store.write(MADE, (json.dumps(_made_now(written), indent=2) + "\n").encode())
+    is_new = chosen is not None or settings.model_id is not None or settings.index is not None or is_completed
+    if is_new or not store.exists(CARD):
+        card = build_features_card(_describe(extraction, written, store), license)
+        store.write(CARD, str(card).encode())
     return license is not None
 
 
-def inherited_license(checkpoint: Path, output: Path) -> License | None:
+def inherited_license(checkpoint: Path, store: Store) -> License | None:
     """Return the license of the card that is replaced, of the checkpoint's card, or of a checkpoint of NVIDIA's."""
-    found = license_of(output) or license_of(checkpoint)
+    own = None
+    if store.exists(CARD):
+        with store.reading(CARD) as path:
+            own = license_of(path.parent)
+    found = own or license_of(checkpoint)
     config = read_config(checkpoint)
     return found or (nvidia_license(str(config.get("version"))) if "args" in config else None)
 
 
-def _describe(extraction: Extraction, written: Written) -> FeatureSet:
+def _describe(extraction: Extraction, written: Written, store: Store) -> FeatureSet:
     """Return the content of the card of a complete data set."""
-    settings, output = extraction.settings, extraction.settings.output
-    source = read_manifest(output)["source"]
-    first = extraction.shards[0]
+    settings, first = extraction.settings, extraction.shards()[0]
+    source = read_manifest(store)["source"]
     name = settings.model_id or extraction.embedder.model.model.config.version or settings.checkpoint.resolve().name
-    indexes = {column: index_path(first.split, column) for column in summary_columns(list(_types(output / first.path)))}
+    indexes = {column: index_path(first.split, column) for column in summary_columns(list(_types(store, first.path)))}
     return FeatureSet(
         model=name.rpartition("/")[2],
         source=source["name"],
-        rows={name: len(split) for name, split in extraction.splits.items()},
+        rows=dict(written.rows),
         files={name: f"{FOLDER}/{name}-*.parquet" for name in extraction.splits},
-        columns=list(_columns(output / first.path)),
-        made=_made(extraction, written),
+        columns=list(_columns(store, first.path)),
+        made=_made(extraction, written, store),
         dtype=settings.dtype,
         is_dense=settings.dense,
         has_bases=settings.pca is not None,
-        indexes={column: path for column, path in indexes.items() if (output / path).exists()},
+        indexes={column: path for column, path in indexes.items() if store.exists(path)},
         model_id=settings.model_id,
         source_id=source["hub_id"],
     )
 
 
-def _types(path: Path) -> Features:
+def _types(store: Store, path: str) -> Features:
     from datasets import Features
     from pyarrow.parquet import read_schema
 
-    return Features.from_arrow_schema(read_schema(path))
+    with store.open(path) as file:
+        return Features.from_arrow_schema(read_schema(file))
 
 
-def _columns(path: Path) -> Iterator[Column]:
+def _columns(store: Store, path: str) -> Iterator[Column]:
     """Yield descriptions of the columns of a file."""
-    for name, kind in _types(path).items():
+    for name, kind in _types(store, path).items():
         owner, _, own = name.rpartition("/")
         if name == ID:
             yield Column(name, "string", "", "name of the image, once in each split")
@@ -109,7 +117,7 @@ def _columns(path: Path) -> Iterator[Column]:
             yield Column(name, _number(kind), shape, f"by which {name.removesuffix(SCALE)} is multiplied to come back")
         else:
             where = f", by the adaptor for {owner}" if owner else ""
-            yield Column(name, _number(kind), _shape(path, name, kind), _OF_MODEL[own] + where)
+            yield Column(name, _number(kind), _shape(store, path, name, kind), _OF_MODEL[own] + where)
 
 
 def _number(kind: Any) -> str:
@@ -121,22 +129,26 @@ def _number(kind: Any) -> str:
     return "class" if isinstance(kind, ClassLabel) else str(getattr(kind, "dtype", type(kind).__name__))
 
 
-def _shape(path: Path, name: str, kind: Any) -> str:
+def _shape(store: Store, path: str, name: str, kind: Any) -> str:
     length = getattr(kind, "length", -1)
     if length > 0:
         return f"({length},)"
     grid = f"{name.removesuffix(FEATURES)}{GRID}"
-    row = next(read_columns(path, [name, grid])).slice(0, 1).to_pylist()[0]
+    row = next(read_columns(store, path, [name, grid])).slice(0, 1).to_pylist()[0]
     values, (rows, cols) = row[name], row[grid]
     if isinstance(values[0], list):
         return f"(rows, cols, {len(values[0][0])})"
     return f"(rows * cols * {len(values) // (rows * cols)},)"
 
 
-def _made(extraction: Extraction, written: Written) -> list[tuple[str, str]]:
+def _made(extraction: Extraction, written: Written, store: Store) -> list[tuple[str, str]]:
     """Return names and values of all that decides the features, and of how they were computed."""
     settings, model = extraction.settings, extraction.embedder.model
-    facts, path = read_manifest(settings.output), settings.output / MADE
+    facts = read_manifest(store)
+    made_then: dict[str, Any] = {}
+    if store.exists(MADE):
+        with store.reading(MADE) as path:
+            made_then = read_json(path)
     size = {"shortest_edge": settings.size} if settings.size else dict(model.processor.to_dict()["size"])
     sides = ", ".join(f"{name.replace('_', ' ')} {value} px" for name, value in size.items() if value is not None)
     made = {
@@ -149,7 +161,7 @@ def _made(extraction: Extraction, written: Written) -> list[tuple[str, str]]:
         "principal components": settings.pca and f"{settings.pca}, from a choice of images, in {PCA_FILE}",
         "adaptors": ", ".join(facts["settings"]["adaptors"]),
         "files": f"{written.num_files}, {written.num_bytes / 1e6:.1f} MB",
-        **(read_json(path) if path.is_file() else {}),
+        **made_then,
     }
     return [(what, str(value)) for what, value in made.items() if value]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from modeling_radio.checks_radio import check_choice, integer, optional
 from modeling_radio.core.ranks import device_of_process
 from modeling_radio.image_processing_radio import UNREADABLE, to_eight_bits
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
 from modeling_radio.training.evaluation.data import ByNumber
-from modeling_radio.training.evaluation.features import Wanted, encode_batches
+from modeling_radio.training.evaluation.features import Wanted, encode_batches, encode_each
 from modeling_radio.training.evaluation.models.base import TextModel
 from modeling_radio.training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from modeling_radio.training.extraction.columns import FEATURES, SUMMARY, stored
@@ -127,6 +128,26 @@ class Embedder:
         """
         return encode_batches(self.model, images, batches, self.wanted, size_px=self.size, num_workers=num_workers)
 
+    def encode_stream(
+        self, images: Any, batches: Iterable[list[Any]], num_workers: int = 0
+    ) -> Iterator[list[dict[str, Tensor] | None]]:
+        """Yield the model's outputs for each image of each batch; the batches are asked for while others are encoded.
+
+        Args:
+            images: Has pixels for what the batches hold, or None.
+            batches: Numbers of images, or encoded images.
+            num_workers: Processes that decode and resize images; 0 does it between passes.
+
+        Returns:
+            As `encode_each`; None for an image without pixels.
+        """
+        pixels_of = _Preprocessed(images, self.model.preprocessing(self.size))
+        loader = DataLoader(pixels_of, batch_sampler=batches, collate_fn=list, num_workers=num_workers)
+        for pixels in loader:
+            usable = [each for each in pixels if each is not None]
+            rows = iter(encode_each(self.model, usable, self.wanted))
+            yield [None if each is None else next(rows) for each in pixels]
+
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the vectors of a batch, and the columns to `keep`.
 
@@ -176,6 +197,15 @@ class Embedder:
             arrays = [part.numpy() for part in parts]
             vectors[name] = np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays
         return vectors
+
+
+class _Preprocessed(Dataset[Any]):
+    def __init__(self, images: Any, preprocess: Callable[[Tensor], Tensor]) -> None:
+        self.images, self.preprocess = images, preprocess
+
+    def __getitem__(self, index: Any) -> Tensor | None:
+        pixels = self.images[index]
+        return None if pixels is None else self.preprocess(pixels)
 
 
 def _read_image(entry: Any, where: str) -> Tensor:

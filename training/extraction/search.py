@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from torchvision.transforms.v2.functional import resize
 from tqdm.auto import tqdm
 
-from modeling_radio.core.files import write_file
+from modeling_radio.core.files import one_line_errors
 from modeling_radio.core.ranks import device_of_process
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.tables import markdown, plain_cell
@@ -25,8 +25,9 @@ from modeling_radio.training.evaluation.models.base import TextModel
 from modeling_radio.training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from modeling_radio.training.extraction.columns import ID, MEAN_FEATURES, SCALE, SUMMARY, restored
 from modeling_radio.training.extraction.settings import SearchSettings, SourceSettings
-from modeling_radio.training.extraction.shards import Shard, missing_shards, plan_shards, read_columns, read_manifest
-from modeling_radio.training.extraction.source import image_state, open_source
+from modeling_radio.training.extraction.shards import Shard, read_columns, read_manifest, shards_of
+from modeling_radio.training.extraction.source import open_source
+from modeling_radio.training.extraction.store import Store
 from modeling_radio.training.figures.page import CaptionedImage, Row, Section, check_page, write_page
 
 
@@ -42,11 +43,11 @@ def index_path(split: str, column: str) -> str:
     return f"{FOLDER}/{split}-{column.replace('/', '--')}.faiss"
 
 
-def build_indexes(output: Path, shards: Sequence[Shard], columns: Sequence[str], kind: str) -> None:
+def build_indexes(store: Store, shards: Sequence[Shard], columns: Sequence[str], kind: str) -> None:
     """Write an index of unit vectors for each column and split.
 
     Args:
-        output: Folder of the data set.
+        store: Folder of the data set.
         shards: All its files.
         columns: Columns of one vector for each image.
         kind: "flat" or "hnsw".
@@ -60,25 +61,25 @@ def build_indexes(output: Path, shards: Sequence[Shard], columns: Sequence[str],
         for split, of_split in _by_split(shards).items():
             index: Any = None
             for shard in tqdm(of_split, f"index of {column}", unit=" files", leave=False, disable=None):
-                for vectors in _unit_vectors(output / shard.path, column):
+                for vectors in _unit_vectors(store, shard.path, column):
                     if index is None and kind == "flat":
                         index = faiss.IndexFlatIP(vectors.shape[1])
                     elif index is None:
                         index = faiss.IndexHNSWFlat(vectors.shape[1], NUM_LINKS, faiss.METRIC_INNER_PRODUCT)
                     index.add(vectors)
-            path = output / index_path(split, column)
-            write_file(path, lambda temporary, index=index: faiss.write_index(index, str(temporary)))
+            with store.writing(index_path(split, column)) as path, one_line_errors(path):
+                faiss.write_index(index, str(path))
 
 
 def nearest(
-    output: Path, shards: Sequence[Shard], column: str, query: np.ndarray, top: int
+    store: Store, shards: Sequence[Shard], column: str, query: np.ndarray, top: int
 ) -> list[tuple[float, str, int]]:
     """Return the rows with the largest cosine, as cosine, split and number, the best first.
 
     Indexes are used where they exist.
 
     Args:
-        output: Folder of the data set.
+        store: Folder of the data set.
         shards: All its files.
         column: Column of the vectors that are compared.
         query: Unit vector, `(dim,)` float32.
@@ -86,12 +87,12 @@ def nearest(
     """
     found: list[tuple[float, str, int]] = []
     for split, of_split in _by_split(shards).items():
-        path = output / index_path(split, column)
-        if path.exists():
-            scores, numbers = _by_index(path, query, top)
+        if store.exists(index_path(split, column)):
+            with store.reading(index_path(split, column)) as path:
+                scores, numbers = _by_index(path, query, top)
         else:
             cosines = np.concatenate(
-                [vectors @ query for shard in of_split for vectors in _unit_vectors(output / shard.path, column)]
+                [vectors @ query for shard in of_split for vectors in _unit_vectors(store, shard.path, column)]
             )
             numbers = np.argsort(-cosines, kind="stable")[:top]
             scores = cosines[numbers]
@@ -123,18 +124,23 @@ def _by_index(path: Path, query: np.ndarray, top: int) -> tuple[np.ndarray, np.n
     return scores[0][is_there], numbers[0][is_there]
 
 
-def _unit_vectors(path: Path, column: str) -> Iterator[np.ndarray]:
+def _unit_vectors(store: Store, path: str, column: str) -> Iterator[np.ndarray]:
     """Yield the vectors of a column, `(num_rows, dim)` float32, of length 1 or 0, one group after the other."""
-    from pyarrow.parquet import read_schema
-
     scale = f"{column}{SCALE}"
-    has_scale = scale in read_schema(path).names
-    for table in read_columns(path, [column, scale] if has_scale else [column]):
+    has_scale = scale in _schema(store, path).names
+    for table in read_columns(store, path, [column, scale] if has_scale else [column]):
         lists = table.column(column).combine_chunks()
         numbers = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
         vectors = restored(numbers, table.column(scale).to_numpy() if has_scale else None)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         yield vectors / np.where(norms > 0, norms, 1)
+
+
+def _schema(store: Store, path: str) -> Any:
+    from pyarrow.parquet import read_schema
+
+    with store.open(path) as file:
+        return read_schema(file)
 
 
 @dataclass(frozen=True)
@@ -158,28 +164,20 @@ class FeatureFolder:
     """A finished data set of features.
 
     Args:
-        folder: Folder that `radio extract` wrote.
+        folder: Folder that `radio extract` wrote, or its address.
 
     Raises:
         ValueError: If it is none, or rows are missing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.facts = folder, read_manifest(folder)
-        lengths = {name: images["number"] for name, images in self.facts["images"].items()}
-        self.shards = plan_shards(lengths, self.facts["settings"]["shard_images"])
-        missing = missing_shards(folder, self.shards)
-        if missing:
-            raise ValueError(
-                f"`folder` must be a whole data set, got {str(folder)!r}, which lacks {len(missing)} of "
-                f"{len(self.shards)} files. Extract the rest first with `radio extract`."
-            )
+    def __init__(self, folder: Path | str) -> None:
+        self.store = Store(folder)
+        self.facts = read_manifest(self.store)
+        self.shards = shards_of(self.store, self.facts)
 
     def column_names(self) -> list[str]:
         """Return the columns."""
-        from pyarrow.parquet import read_schema
-
-        return read_schema(self.folder / self.shards[0].path).names
+        return _schema(self.store, self.shards[0].path).names
 
     def read(self, split: str, number: int) -> dict[str, Any]:
         """Return the columns of an image before its features, classes by name.
@@ -187,18 +185,17 @@ class FeatureFolder:
         A number that is no class, such as -1 for an unknown one, stays.
         """
         from datasets import ClassLabel, Features
-        from pyarrow.parquet import read_schema
 
         names = self.column_names()
         known = names[: names.index(next(name for name in names if name in (SUMMARY, MEAN_FEATURES)))]
         shard = next(each for each in self.shards if each.split == split and each.start <= number < each.end)
-        path, index = self.folder / shard.path, number - shard.start
-        for table in read_columns(path, known):
+        index = number - shard.start
+        for table in read_columns(self.store, shard.path, known):
             if index < table.num_rows:
                 break
             index -= table.num_rows
         row = table.slice(index, 1).to_pylist()[0]
-        for name, kind in Features.from_arrow_schema(read_schema(path)).items():
+        for name, kind in Features.from_arrow_schema(_schema(self.store, shard.path)).items():
             if name in row and isinstance(kind, ClassLabel) and row[name] in range(len(kind.names)):
                 row[name] = kind.int2str(row[name])
         return row
@@ -217,7 +214,7 @@ def search(settings: SearchSettings) -> list[Hit]:
     model = _open_model(settings, data)
     column, query = _embed(settings, model, data.column_names())
     vector = normalize(query, dim=0)
-    hits = nearest(settings.folder, data.shards, column, vector.numpy().astype(np.float32), settings.top)
+    hits = nearest(data.store, data.shards, column, vector.numpy().astype(np.float32), settings.top)
     return [Hit(cosine, split, number, data.read(split, number)) for cosine, split, number in hits]
 
 
@@ -240,10 +237,12 @@ def write_found_page(settings: SearchSettings, hits: Sequence[Hit]) -> None:
     """
     assert settings.page is not None
     assert settings.data is not None
-    facts, query = read_manifest(settings.folder), settings.query
-    names = [name for name in SourceSettings.model_fields if name != "data"]
+    facts, query = read_manifest(Store(settings.folder)), settings.query
+    if facts["settings"].get("streaming"):
+        raise ValueError("`page` needs features of images that are not streamed. Leave it out.")
+    names = [name for name in SourceSettings.model_fields if name not in ("data", "streaming")]
     splits = open_source(SourceSettings(data=settings.data, **{name: facts["settings"][name] for name in names}))
-    if {name: image_state(split) for name, split in splits.items()} != facts["images"]:
+    if {name: split.state() for name, split in splits.items()} != facts["images"]:
         raise ValueError(f"`data` must be the images that the features are of, got {settings.data!r} with other ones.")
     rows = []
     if _is_image(query):

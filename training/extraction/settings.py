@@ -20,7 +20,10 @@ class SourceSettings(Settings):
 
     Attributes:
         data: Folder of images, with or without sub-folders for classes and splits; `.parquet` or `.tar` files, a
-            pattern or a folder of them; a data set that `datasets` saved; `hub:ORG/NAME`; or demo.
+            pattern or a folder of them, also at an address such as s3://bucket/folder; a data set that `datasets`
+            saved; `hub:ORG/NAME`; or demo.
+        streaming: Read `.parquet` or `.tar` files in order, without a copy and with little memory, and write a file
+            for each of them.
         image_column: Column of the images; by default the first of the usual names.
         id_column: Column with a name for each row; by default the image's path in its folder, the key in its webdataset
             shard, or its number.
@@ -31,12 +34,22 @@ class SourceSettings(Settings):
     """
 
     data: str
+    streaming: bool = False
     image_column: str | None = None
     id_column: str | None = None
     keep: list[str] | None = None
     splits: list[str] | None = Field(None, min_length=1)
     max_images: int | None = Field(None, gt=0)
     random_seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_streaming(self) -> SourceSettings:
+        """Refuse choices among all images where these are not known."""
+        text = "`{path}` chooses among all images, which a stream does not know: leave it or `streaming` out."
+        chosen = [name for name in ("splits", "max_images") if getattr(self, name) is not None]
+        if self.streaming and chosen:
+            raise SettingsError(*(Problem((name,), text) for name in chosen))
+        return self
 
 
 class StorageSettings(Settings):
@@ -86,7 +99,8 @@ class ExtractionSettings(SourceSettings, StorageSettings):
 
     Attributes:
         checkpoint: Folder with config.json and weights, or Hub id.
-        output: Folder of the data set; an unfinished one of the same settings is completed.
+        output: Folder of the data set, or its address such as s3://bucket/features; an unfinished one of the same
+            settings is completed, also by several such commands at once.
         index: Write an index for searching with `faiss`: "flat" compares with every vector, "hnsw" is faster on
             millions and may miss some.
         model_id: ORG/NAME of the checkpoint on the Hub, for the card.
@@ -98,7 +112,7 @@ class ExtractionSettings(SourceSettings, StorageSettings):
     """
 
     checkpoint: Path
-    output: Path
+    output: Path | str
     index: Literal["flat", "hnsw"] | None = None
     model_id: str | None = None
     license: str | None = None
@@ -106,6 +120,13 @@ class ExtractionSettings(SourceSettings, StorageSettings):
     license_link: str | None = None
     batch_size: int = Field(32, gt=0)
     num_workers: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _check_bases(self) -> ExtractionSettings:
+        if self.streaming and self.pca is not None:
+            text = "`{path}` is computed from a choice of all images, which a stream does not know: leave it out."
+            raise SettingsError(Problem(("pca",), text))
+        return self
 
     def chosen_license(self) -> License | None:
         """Return the license that the settings name; None if they name none."""
@@ -115,16 +136,18 @@ class ExtractionSettings(SourceSettings, StorageSettings):
 
     def of_rows(self) -> dict[str, Any]:
         """Return the settings that decide the content of the rows, for the manifest."""
-        decisive = [*SourceSettings.model_fields, *StorageSettings.model_fields]
-        values = {name: value for name, value in self.to_dict().items() if name in decisive and name != "data"}
-        return values | {"shard_images": self.images_of_shard}
+        decisive = {*SourceSettings.model_fields, *StorageSettings.model_fields} - {"data", "streaming"}
+        values = {name: value for name, value in self.to_dict().items() if name in decisive}
+        if not self.streaming:
+            return values | {"shard_images": self.images_of_shard}
+        return values | {"streaming": True}
 
 
 class SearchSettings(Settings):
     """Settings of a search.
 
     Attributes:
-        folder: Data set that `radio extract` wrote.
+        folder: Data set that `radio extract` wrote: its folder or address.
         query: An image file or a text.
         checkpoint: Folder of the checkpoint that the features are of.
         by: Adaptor whose summaries are compared; by default the model's own, for texts the text tower's.
@@ -133,7 +156,7 @@ class SearchSettings(Settings):
         data: The images that the features are of, as `radio extract` got them.
     """
 
-    folder: Path
+    folder: Path | str
     query: str
     checkpoint: Path
     by: str | None = None

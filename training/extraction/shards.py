@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modeling_radio.core.errors import first_few
-from modeling_radio.core.files import (
-    LOCK,
-    hash_file,
-    move_into_place,
-    one_line_errors,
-    remove_abandoned,
-    scratch_folder,
-    write_text,
-    write_through,
-)
+from modeling_radio.core.files import hash_file, one_line_errors
 from modeling_radio.core.settings import differences
+from modeling_radio.training.extraction.claims import WORK
+from modeling_radio.training.extraction.store import Store
 
 
 if TYPE_CHECKING:
@@ -31,53 +25,68 @@ MAX_NAMED = 4
 """Our choice for the number of differences in a message."""
 FOLDER = "data"
 SUMS = "SHA256SUMS"
-"""Checksums of all files in the format of `sha256sum`; during an extraction each rank writes a file of its own."""
+"""Checksums of all files in the format of `sha256sum`; during an extraction each worker writes files of its own."""
+LINES_OF_SUMS = 1000
+"""Our choice of lines for each of them: the last one is written again with each line."""
+NUM_READERS = 16
+"""Our choice of files whose numbers of rows are read at once: on object stores each takes a request or two."""
 AGAIN = "Remove it, and extract again: that writes what is missing."
 GROUP_BYTES = 64 << 20
 """Our choice for a row group: readers hold one in memory."""
 
 
-def begin(output: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a new data set, or compare it with that of an unfinished one.
-
-    A data set without any rows is begun anew: a wrong setting may have stopped it.
-
-    Args:
-        output: Folder of the data set.
-        facts: Plain data: settings, model and images.
+def check_folder(store: Store) -> None:
+    """Refuse a folder that holds something else than a data set.
 
     Raises:
-        ValueError: If `output` holds other files or another data set.
+        ValueError: If it does.
     """
-    held = {path.name for path in output.rglob("*")} if output.is_dir() else set()
-    if not output.exists() or (output.is_dir() and held <= {MANIFEST, FOLDER, LOCK}):
-        write_text(output / MANIFEST, json.dumps(facts, indent=2) + "\n")
-    elif not (output / MANIFEST).is_file():
+    is_file = store.folder is not None and store.folder.is_file()
+    names = set(store.names())
+    if is_file or (MANIFEST not in names and not names <= {FOLDER, WORK}):
         raise ValueError(
-            f"`output` must be a new folder or a data set that was begun, got {str(output)!r}, which holds "
+            f"`output` must be a new folder or a data set that was begun, got {str(store)!r}, which holds "
             "something else. Name another."
         )
-    found = differences(read_manifest(output), json.loads(json.dumps(facts)))
+
+
+def begin(store: Store, facts: Mapping[str, Any], *, others: bool = False) -> None:
+    """Write the manifest of a new data set, or compare it with that of an unfinished one.
+
+    A data set without any rows at which nobody works is begun anew: a wrong setting may have stopped it.
+
+    Args:
+        store: Folder of the data set.
+        facts: Plain data: settings, model and images.
+        others: Whether other workers are at work in it.
+
+    Raises:
+        ValueError: If it is another data set.
+    """
+    is_new = set(store.names()) <= {MANIFEST, FOLDER, WORK} and not store.names(FOLDER) and not others
+    if is_new or not store.exists(MANIFEST):
+        store.write(MANIFEST, (json.dumps(facts, indent=2) + "\n").encode())
+    found = differences(read_manifest(store), json.loads(json.dumps(facts)))
     if found:
         raise ValueError(
             f"`output` must be a new folder or one that was begun with the same settings, weights and images, got "
-            f"{str(output)!r} with other ones ({first_few(found, MAX_NAMED)}). Name another, or give the old ones."
+            f"{str(store)!r} with other ones ({first_few(found, MAX_NAMED)}). Name another, or give the old ones."
         )
-    remove_abandoned(output / FOLDER)
+    store.remove_abandoned(FOLDER)
 
 
-def read_manifest(output: Path) -> dict[str, Any]:
+def read_manifest(store: Store) -> dict[str, Any]:
     """Return the manifest of a data set.
 
     Raises:
         ValueError: If there is none, or it cannot be read.
     """
     try:
-        facts = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+        facts = json.loads(store.read(MANIFEST))
         if not {"settings", "images", "source", "model"} <= facts.keys():
             raise ValueError(f"{MANIFEST} lacks entries")
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{str(output)!r} is no data set that `radio extract` wrote: {error}.") from error
+        raise ValueError(f"{str(store)!r} is no data set that `radio extract` wrote: {error}.") from error
     return facts
 
 
@@ -86,7 +95,7 @@ class Shard(NamedTuple):
 
     Attributes:
         split: Name of the split.
-        start: First row.
+        start: First row; of a file that is still to be made from a streamed one its number.
         end: Row after the last.
         path: Path in the data set's folder.
     """
@@ -96,9 +105,14 @@ class Shard(NamedTuple):
     end: int
     path: str
 
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.path.rpartition("/")[2]
+
 
 def plan_shards(lengths: Mapping[str, int], images_of_shard: int) -> list[Shard]:
-    """Return all files, the same for any number of ranks and interruptions.
+    """Return all files, the same for any number of workers and interruptions.
 
     Args:
         lengths: Number of images of each split.
@@ -108,44 +122,107 @@ def plan_shards(lengths: Mapping[str, int], images_of_shard: int) -> list[Shard]
     for split, length in lengths.items():
         starts = range(0, length, images_of_shard)
         for number, start in enumerate(starts):
-            path = f"{FOLDER}/{split}-{number:05d}-of-{len(starts):05d}.parquet"
-            shards.append(Shard(split, start, min(start + images_of_shard, length), path))
+            end = min(start + images_of_shard, length)
+            shards.append(Shard(split, start, end, _path(split, number, len(starts))))
     return shards
 
 
-def missing_shards(output: Path, shards: list[Shard]) -> list[Shard]:
-    """Return the files that do not exist; an existing file is complete."""
-    return [shard for shard in shards if not (output / shard.path).is_file()]
+def plan_streamed(split: str, num_files: int) -> list[Shard]:
+    """Return a file for each of the files that are streamed; their numbers of rows are not known yet."""
+    return [Shard(split, number, number + 1, _path(split, number, num_files)) for number in range(num_files)]
 
 
-def write_shard(path: Path, tables: Iterable[pyarrow.Table], sums: Path | None = None) -> None:
+def with_rows(store: Store, shards: Iterable[Shard]) -> list[Shard]:
+    """Return finished files with the numbers of their rows, which are read from the files."""
+    from pyarrow.parquet import read_metadata
+
+    def count(shard: Shard) -> int:
+        with store.open(shard.path) as file:
+            return read_metadata(file).num_rows
+
+    shards, ends, counted = list(shards), Counter[str](), list[Shard]()
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        for shard, number in zip(shards, pool.map(count, shards), strict=True):
+            start = ends[shard.split]
+            ends[shard.split] += number
+            counted.append(Shard(shard.split, start, start + number, shard.path))
+    return counted
+
+
+def shards_of(store: Store, facts: Mapping[str, Any]) -> list[Shard]:
+    """Return the files of a data set with this manifest; those of a streamed one must be finished.
+
+    Raises:
+        ValueError: If files are missing.
+    """
+    streamed = {name: images["files"] for name, images in facts["images"].items() if "files" in images}
+    lengths = {name: images["number"] for name, images in facts["images"].items() if name not in streamed}
+    shards = plan_shards(lengths, facts["settings"]["shard_images"])
+    of_streams = list(itertools.chain.from_iterable(plan_streamed(*each) for each in streamed.items()))
+    done = done_shards(store)
+    num_missing = sum(shard.path not in done for shard in (*shards, *of_streams))
+    if num_missing:
+        raise ValueError(
+            f"`folder` must be a whole data set, got {str(store)!r}, which lacks {num_missing} of "
+            f"{len(shards) + len(of_streams)} files. Extract the rest first with `radio extract`."
+        )
+    return shards + with_rows(store, of_streams)
+
+
+def _path(split: str, number: int, count: int) -> str:
+    return f"{FOLDER}/{split}-{number:05d}-of-{count:05d}.parquet"
+
+
+def done_shards(store: Store) -> set[str]:
+    """Return the paths of the files that exist; an existing file is complete."""
+    return {f"{FOLDER}/{name}" for name in store.names(FOLDER)}
+
+
+class Sums:
+    """Checksums of the files that a worker wrote, in files of its own.
+
+    Args:
+        store: Folder of the data set.
+        worker: Name of the worker.
+    """
+
+    def __init__(self, store: Store, worker: str) -> None:
+        self.store, self.worker = store, worker
+        self._part, self._lines = 0, list[str]()
+
+    def add(self, name: str, digest: str) -> None:
+        """Write the checksum of a file."""
+        if len(self._lines) == LINES_OF_SUMS:
+            self._part, self._lines = self._part + 1, []
+        self._lines.append(f"{digest}  {name}\n")
+        self.store.write(f"{SUMS}-{self.worker}-{self._part}", "".join(self._lines).encode())
+
+
+def write_shard(store: Store, path: str, tables: Iterable[pyarrow.Table], sums: Sums | None = None) -> None:
     """Write a file from tables of the same columns, at least one; if computing them raises, no file is left.
 
     Args:
-        path: File to write.
+        store: Folder of the data set.
+        path: Name of the file.
         tables: Rows of the file.
-        sums: File to which its checksum is added; no other process writes it.
+        sums: Takes its checksum.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
     """
     from pyarrow.parquet import ParquetWriter
 
-    with scratch_folder(path.parent) as scratch:
-        temporary, groups = scratch / path.name, _groups(tables)
+    with store.writing(path) as temporary:
+        groups = _groups(tables)
         first = next(groups)
-        with one_line_errors(path):
+        with one_line_errors(store.full_name(path)):
             writer = ParquetWriter(temporary, first.schema, compression="zstd", write_page_checksum=True)
         with writer:
             for group in itertools.chain([first], groups):
-                with one_line_errors(path):
+                with one_line_errors(store.full_name(path)):
                     writer.write_table(group)
-        with one_line_errors(path):
-            if sums is not None:  # before the file has its name, so that every file has one
-                with sums.open("a", encoding="utf-8") as file:
-                    file.write(f"{hash_file(temporary)}  {FOLDER}/{path.name}\n")
-                write_through(sums)
-            move_into_place(temporary, path)
+        if sums is not None:  # before the file has its name, so that every file has one
+            sums.add(path, hash_file(temporary))
 
 
 def _groups(tables: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
@@ -162,17 +239,17 @@ def _groups(tables: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
         yield concat_tables(waiting).combine_chunks()
 
 
-def read_sums(output: Path) -> dict[str, set[str]]:
+def read_sums(store: Store) -> dict[str, set[str]]:
     """Return the checksums of each file of a data set; several if it was written again."""
     sums: dict[str, set[str]] = {}
-    for path in output.glob(f"{SUMS}*"):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for part in (name for name in store.names() if name.startswith(SUMS)):
+        for line in store.read(part).decode(errors="replace").splitlines():
             digest, _, name = line.partition("  ")
             sums.setdefault(name, set()).add(digest)
     return sums
 
 
-def read_columns(path: Path, names: list[str]) -> Iterator[pyarrow.Table]:
+def read_columns(store: Store, path: str, names: list[str]) -> Iterator[pyarrow.Table]:
     """Yield some columns of a file, one group of rows after the other.
 
     Raises:
@@ -182,7 +259,7 @@ def read_columns(path: Path, names: list[str]) -> Iterator[pyarrow.Table]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(path, page_checksum_verification=True) as file:
+        with store.open(path) as content, ParquetFile(content, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
                 table, wanted = file.read_row_group(group, columns=names), file.metadata.row_group(group).num_rows
                 if table.num_rows != wanted:  # the checksum of a page does not cover its number of rows
@@ -190,4 +267,4 @@ def read_columns(path: Path, names: list[str]) -> Iterator[pyarrow.Table]:
                 yield table
     except (ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(f"{str(path)!r} cannot be read: {reason}. {AGAIN}") from error
+        raise ValueError(f"{str(store.full_name(path))!r} cannot be read: {reason}. {AGAIN}") from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
@@ -40,8 +41,10 @@ from modeling_radio.training.evaluation.data_tables import (
     path_within,
     table_state,
 )
+from modeling_radio.training.evaluation.features import batches_between
 from modeling_radio.training.evaluation.settings import DataOptions
 from modeling_radio.training.extraction.settings import SourceSettings
+from modeling_radio.training.extraction.shards import Shard, plan_shards
 
 
 if TYPE_CHECKING:
@@ -59,6 +62,20 @@ KEY = "__key__"
 DEMO_SIZE_PX = 256
 """Our choice of the size at which the demo's images are drawn; the processor of a checkpoint may shrink them."""
 _IMAGE, _ID = "image", "__id__"
+
+
+class Batch(NamedTuple):
+    """Images that are encoded together.
+
+    Attributes:
+        ids: Their names.
+        kept: The columns that are copied.
+        images: What the `images` of their split return pixels for.
+    """
+
+    ids: list[str]
+    kept: Table
+    images: list[Any]
 
 
 class SourceSplit:
@@ -83,6 +100,24 @@ class SourceSplit:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def shards(self, images_of_shard: int) -> list[Shard]:
+        """Return the files that are made of these images."""
+        return plan_shards({self.name: len(self)}, images_of_shard)
+
+    def read(self, shard: Shard, batch_size: int) -> Iterator[Batch]:
+        """Yield the images of a file in batches."""
+        for numbers in batches_between(shard.start, shard.end, batch_size):
+            first, end = numbers[0], numbers[-1] + 1
+            yield Batch(self.ids(first, end), self.kept(first, end), numbers)
+
+    def state(self) -> dict[str, Any]:
+        """Return the number of images, and hashes of the images and of their names, as plain data."""
+        return {
+            "number": len(self),
+            "state": hash_of({"images": self.fingerprint})[:16],
+            "names": hash_of({"ids": self.ids()})[:16],
+        }
 
     @property
     def kept_features(self) -> Features:
@@ -119,7 +154,7 @@ def open_source(settings: SourceSettings) -> dict[str, SourceSplit]:
         check_choice("splits", missing[0], list(tables))
     existing = next(iter(tables.values())).column_names
     image = choose_column("image", settings.image_column, IMAGE_COLUMNS, existing, source, "the extraction")
-    kept = _kept_columns(settings, next(iter(tables.values())), image)
+    kept = kept_columns(settings, next(iter(tables.values())).features, image)
     splits = {}
     for name, table in tables.items():
         table = _with_ids(cast("Dataset", table.with_format(None)), image, settings, name)
@@ -132,15 +167,6 @@ def open_source(settings: SourceSettings) -> dict[str, SourceSplit]:
     return splits
 
 
-def image_state(split: SourceSplit) -> dict[str, Any]:
-    """Return the number of images, and hashes of the images and of their names, as plain data."""
-    return {
-        "number": len(split),
-        "state": hash_of({"images": split.fingerprint})[:16],
-        "names": hash_of({"ids": split.ids()})[:16],
-    }
-
-
 def _read_folder(path: Path, names: SplitNames) -> Tables:
     if not path.is_dir():
         raise ValueError(f"`data` must be a folder, .parquet or .tar files or a Hub id, got {str(path)!r}.")
@@ -151,16 +177,16 @@ def _read_folder(path: Path, names: SplitNames) -> Tables:
     return open_class_folders(path, names)
 
 
-def _kept_columns(settings: SourceSettings, table: Dataset, image: str) -> list[str]:
+def kept_columns(settings: SourceSettings, features: Mapping[str, Any], image: str) -> list[str]:
     """Return the columns that are copied, by default that of the classes; columns of images are refused."""
     from datasets import ClassLabel
 
     if settings.keep is None:
-        classes = [name for name in COLUMNS["label"] if isinstance(table.features.get(name), ClassLabel)]
-        return [name for name in classes if cast(Any, table.features[name]).num_classes > 1][:1]
+        classes = [name for name in COLUMNS["label"] if isinstance(features.get(name), ClassLabel)]
+        return [name for name in classes if features[name].num_classes > 1][:1]
     for name in settings.keep:
-        check_choice("keep", name, [each for each in table.column_names if each != image])
-        if hasattr(table.features[name], "decode_example"):
+        check_choice("keep", name, [each for each in features if each != image])
+        if hasattr(features[name], "decode_example"):
             raise ValueError(f"`keep` must name columns without images, got {name!r}. Leave it out.")
     return list(dict.fromkeys(settings.keep))
 

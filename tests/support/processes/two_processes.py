@@ -1,4 +1,4 @@
-"""Two real processes of one machine that work together (gloo), told what `accelerate launch` would tell them."""
+"""Real processes of one machine that work together (gloo), told what `accelerate launch` would tell them."""
 
 import argparse
 import gc
@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
@@ -21,25 +23,37 @@ CONFIGS = Path(trainer.__file__).parents[1] / "accelerate_configs"
 
 
 def run_two_processes(work: Callable[[], object], folder: Path) -> None:
-    """Do something in two processes with the working directory `folder`, where each leaves a log, and wait for both.
+    """Do something in two processes with the working directory `folder`, where each leaves a log, and wait for both."""
+    run_processes(work, folder, 2)
+
+
+def run_processes(work: Callable[[], object], folder: Path, count: int) -> None:
+    """Do something in several processes, as `run_two_processes` does in two."""
+    with ranks_at_work(work, folder, count) as ranks:
+        for process in ranks:
+            process.join()
+        assert [process.exitcode for process in ranks] == [0] * count, read_logs(folder)
+
+
+@contextmanager
+def ranks_at_work(work: Callable[[], object], folder: Path, count: int) -> Iterator[list[ForkProcess]]:
+    """Let processes do something in the folder; kill those that are there in the end.
 
     They are forks of this one, with what it has imported: most of the work of starting a process.
     """
     variables = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
         **fsdp_settings(),
     }
     fork = multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=_be_rank, args=(rank, work, folder, variables)) for rank in range(2)]
+    ranks = [fork.Process(target=_be_rank, args=(rank, work, folder, variables)) for rank in range(count)]
     try:
         for process in ranks:
             process.start()
-        for process in ranks:
-            process.join()
-        assert [process.exitcode for process in ranks] == [0, 0], read_logs(folder)
+        yield ranks
     finally:
         for process in ranks:
             process.kill()
@@ -79,9 +93,19 @@ def fsdp_settings() -> dict[str, str]:
     return {key: value for key, value in variables.items() if key.startswith("FSDP_")}
 
 
-def choose_sharding(patch: pytest.MonkeyPatch, *, use_fsdp: bool) -> None:
-    """In one of the processes: let the accelerators built from now on shard (FSDP2) or copy (DDP)."""
+def choose_sharding(patch: pytest.MonkeyPatch, *, use_fsdp: bool, num_copies: int = 1) -> None:
+    """In one of the processes: let the accelerators built from now on shard (FSDP2) or copy (DDP).
+
+    With several copies each of them is sharded over some of the processes (HSDP), as our configuration does it.
+    """
     patch.setenv("ACCELERATE_USE_FSDP", str(use_fsdp).lower())
+    if num_copies > 1:
+        arguments = launcher_arguments(CONFIGS / "many_nodes_hsdp.yaml")
+        arguments.parallelism_config_dp_replicate_size = num_copies
+        arguments.parallelism_config_dp_shard_size = int(os.environ["WORLD_SIZE"]) // num_copies
+        for name, value in prepare_multi_gpu_env(arguments).items():
+            if "PARALLELISM_CONFIG" in name:
+                patch.setenv(name, value)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -100,7 +124,7 @@ def let_accelerate_shard_on_cpus(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AcceleratorState, "__init__", initialize_with_fsdp)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -118,8 +118,8 @@ def test_shards_of_a_folder(tmp_path: Path, names: list[str], num_images: int, r
         (["train/a.parquet"], 1),  # as a class called "train"
         (["VOCtrainval.tar"], MIN_IMAGES_PER_SHARD - 1),
         (["train-00000-of-00001.parquet"], MIN_IMAGES_PER_SHARD),
-        (["00000.tar", "00000.parquet"], 0),
-        (["train-0.tar", "train-0.parquet"], 0),
+        (["00000.tar", "00001.parquet"], 0),
+        (["train-0.tar", "train-1.parquet"], 0),
     ],
 )
 def test_folders_of_several_kinds_are_refused(tmp_path: Path, names: list[str], num_images: int) -> None:

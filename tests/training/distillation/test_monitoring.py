@@ -143,8 +143,15 @@ def test_time_is_shared_among_data_teachers_and_student(monkeypatch: pytest.Monk
     run_step(watch, clock, teachers)
     expected = {"time_share/data": 3 / 16, "time_share/teachers": 10 / 16, "time_share/student": 3 / 16}
     assert watch.shares() == pytest.approx(expected)
+    assert watch.own_seconds() == 13  # data and teachers
     run_step(watch, clock, teachers)  # not watched: what was measured stays
     assert watch.shares() == pytest.approx(expected)
+    assert watch.take_data_seconds() == 6  # of both steps
+    watch.begin_step()
+    clock.now += 7
+    watch.meet()
+    run_step(watch, clock, teachers)
+    assert watch.own_seconds() == 7
 
 
 # Norms
@@ -201,6 +208,9 @@ def test_records_say_where_the_time_goes_and_how_large_features_are(recipe_file:
         for block in ("00", "01"):
             assert scalars[f"block_norm_max/{block}"][step] >= scalars[f"block_norm_mean/{block}"][step] > 0
     assert {"gradient_norm", "images_per_second", "features/semantic", "summary/semantic"} <= scalars.keys()
+    assert all(scalars["tokens_per_second"][step] > 0 for step in steps)
+    assert {"data_seconds", "memory_gib"} <= scalars.keys()
+    assert not {"mfu", "slowest_rank"} & scalars.keys()
 
 
 def test_watching_changes_no_weight(recipe_file: str, folder: Path) -> None:

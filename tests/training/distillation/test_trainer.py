@@ -1,6 +1,7 @@
 """The distillation loop on a tiny student, two tiny random teachers and random images."""
 
 import itertools
+import json
 import math
 import os
 import shutil
@@ -39,13 +40,14 @@ from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.distill import main
-from modeling_radio.training.distillation import inputs, step, trainer
+from modeling_radio.training.distillation import bad_steps, inputs, step, trainer
 from modeling_radio.training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
 from modeling_radio.training.distillation.tracking import read_series
 from modeling_radio.training.losses.alignment import AlignedMaps, align_to_teacher
 from modeling_radio.training.recipe import RecipeError, load_recipe
 from modeling_radio.training.student.parameters import is_of_trunk
 from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.views.plan import BatchPlan
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -60,10 +62,12 @@ def test_seed_decides_the_weights(recipe_file: str) -> None:
 
 
 @pytest.mark.parametrize("others", [(), PACKED], ids=["one shape", "packed"])
-def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, others: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("num_parts", [2, 7])
+def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, others: tuple[str, ...], num_parts: int) -> None:
+    """Also where there are more parts than images."""
     settings = [*SPLIT_SETTINGS, *REGULARIZED, "student.config.drop_path_rate=0.3", *others]
     distil(recipe_file, "whole", *settings)
-    distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")
+    distil(recipe_file, "parts", *settings, f"partitions.low.accumulation_steps={num_parts}")
     whole, parts = last_state("whole"), last_state("parts")
     for key in whole:
         torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
@@ -306,7 +310,9 @@ def test_non_finite_steps_are_skipped_then_the_run_gives_up(
         TrainingDivergedError, match=r"features/segmenter on rank 0 \(3 in a row\).*last checkpoint is from before"
     ):
         distil(recipe_file, "run", *settings)
-    assert "Step 5 skipped: not finite: loss, features/segmenter on rank 0 (1 in a row)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Step 5 skipped: not finite: loss, features/segmenter on rank 0 (1 in a row)" in said
+    assert "Step 5: what it saw is in 'run/skipped/step_00000005-rank_0.json'." in said
     losses = read_series(Path("run/history.jsonl"))["loss"]
     assert losses[0] == [2, 4, 6]
     assert all(map(math.isfinite, losses[1]))  # of the sixth step, which was skipped, the record says nothing
@@ -315,6 +321,42 @@ def test_non_finite_steps_are_skipped_then_the_run_gives_up(
     moments = [f"statistics/features.segmenter.{name}" for name in ("count", "total", "outer_total")]
     kept = [key for key in before if not key.startswith("statistics/")] + moments
     assert_same_tensors({key: before[key] for key in kept}, {key: after[key] for key in kept})
+
+
+def bad_step(recipe_file: str, monkeypatch: pytest.MonkeyPatch, *settings: str) -> tuple[dict, dict[str, Tensor]]:
+    """Return what is written of a run whose third step is not finite, and of others that follow."""
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
+    monkeypatch.setattr(FailingTeacher, "last_good", 4)
+    failing = ["teachers.segmenter.kind=failing", "optimizer.max_bad_steps=5", "logging.every_steps=1", *settings]
+    with pytest.raises(TrainingDivergedError):
+        distil(recipe_file, "run", *failing)
+    files = {path.name for path in Path("run/skipped").glob("*.json")}
+    assert files == {f"step_0000000{step}-rank_0.json" for step in (2, 3, 4)}  # no more than three
+    path = Path("run/skipped/step_00000002-rank_0.safetensors")
+    tensors = load_file(path) if path.exists() else {}
+    return json.loads(path.with_suffix(".json").read_text()), tensors
+
+
+def test_what_a_skipped_step_saw_is_written(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, tensors = bad_step(recipe_file, monkeypatch)
+    (part,) = record["parts"]
+    assert record["not_finite"] == ["loss", "features/segmenter"]
+    assert record["tensors_not_finite"] == ["0/features/segmenter/0"]
+    assert part["losses"]["features/segmenter"] == "nan"
+    assert part["losses"]["features/semantic"] > 0
+    assert tensors["0/features/segmenter/0"].isnan().all()
+    batch = next(BatchPlan(load_recipe(recipe_file), 11, patch_size=16).steps(2, 3))
+    assert [image["index"] for image in part["images"]] == list(batch.indices)
+    assert [image["patches"] for image in part["images"]] == [list(shape.grid) for shape in batch.shapes]
+    rows, cols = part["images"][0]["patches"]
+    assert tensors["0/images/0"].shape == (len(batch), 3, 16 * rows, 16 * cols)
+
+
+def test_of_large_batches_only_numbers_are_written(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bad_steps, "MAX_BYTES", 1000)
+    record, tensors = bad_step(recipe_file, monkeypatch)
+    assert (tensors, record["tensors_not_finite"]) == ({}, [])
+    assert len(record["parts"][0]["images"]) == 4
 
 
 def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(
@@ -521,7 +563,6 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
         (["optimizer.name=adam"], "`optimizer.name` must be one of"),
         (["teachers.semantic.kind=tinny"], "got 'tinny'. Did you mean 'tiny'?"),
         (["student.config.hiden_size=8"], "Did you mean 'hidden_size'"),
-        (["partitions.low.accumulation_steps=5"], "must be at least 5, an image for each of 1 ranks x 5"),
         (["logging.trackers=[tensorbord]"], "tensorbord"),
         (["--stop-at", "0"], "`stop_at` must be an integer above 0, or null, got 0."),
         (["--stop-at", "-5"], "`stop_at` must be an integer above 0, or null, got -5."),

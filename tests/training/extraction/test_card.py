@@ -12,6 +12,7 @@ from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.training.extraction import card, run
 from modeling_radio.training.extraction.card import CARD, MADE, finish, inherited_license
+from modeling_radio.training.extraction.store import Store
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_the_license_is_inherited(made, checkpoint, tmp_path):
     made(checkpoint=licensed, license="mit")
     assert made(checkpoint=licensed).data.license == "mit"  # that of the existing card
     (tmp_path / "config.json").write_text(json.dumps({"args": {}, "version": "c-radio_v4-h"}))
-    of_nvidia = inherited_license(tmp_path, tmp_path)
+    of_nvidia = inherited_license(tmp_path, Store(tmp_path))
     assert of_nvidia is not None
     assert of_nvidia.name == "nvidia-open-model-license"
 

@@ -1,7 +1,9 @@
 """Rows equal to the model's outputs, for any number of ranks and kills; and folders that are refused."""
 
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import time
 
@@ -13,13 +15,13 @@ from killing import run_until
 from safetensors.numpy import load_file
 from two_forks import run_two_forks
 
-from modeling_radio.core.files import LOCK, sole_run
 from modeling_radio.training.evaluation.features import Wanted, encode_each
 from modeling_radio.training.evaluation.models.radio import open_radio
-from modeling_radio.training.extract import main
-from modeling_radio.training.extraction import embedder, run
+from modeling_radio.training.extraction import claims, run
+from modeling_radio.training.extraction.claims import WORK, Claims
 from modeling_radio.training.extraction.columns import Storage, restored
-from modeling_radio.training.extraction.shards import MANIFEST, SUMS
+from modeling_radio.training.extraction.shards import MANIFEST, SUMS, begin
+from modeling_radio.training.extraction.store import Store
 
 
 NUM_IMAGES = 23
@@ -99,27 +101,52 @@ def test_two_kills_change_nothing(extract, settings, tmp_path, monkeypatch):
     assert extract(dense=True).num_new == 0
 
 
-def test_two_processes_write_the_same_and_share_the_work(extract, tmp_path, monkeypatch):
+def test_two_processes_write_the_same_and_share_the_work(extract, tmp_path):
     extract(output=tmp_path / "alone", dense=True, pca=3)
-    encoded = []
-    original = embedder.encode_batches
-
-    def counted(model, images, batches, *arguments, **options):
-        encoded.append(sum(map(len, batches)))
-        return original(model, images, batches, *arguments, **options)
-
-    monkeypatch.setattr(embedder, "encode_batches", counted)
 
     def work():
-        assert extract(dense=True, pca=3).num_new == NUM_IMAGES
-        rank = torch.distributed.get_rank()
-        assert encoded[-1] == (13 if rank == 0 else 10)
-        (tmp_path / f"{rank}").touch()
+        written = extract(dense=True, pca=3)
+        assert written.num_new == NUM_IMAGES  # of both
+        assert written.role == "completed"  # by the first rank
+        (tmp_path / f"{torch.distributed.get_rank()}").touch()
 
     run_two_forks(work, tmp_path)
     assert same_files(tmp_path / "out", tmp_path / "alone")
     assert (tmp_path / "0").exists()
     assert (tmp_path / "1").exists()
+    assert not (tmp_path / "out" / WORK).exists()
+
+
+def test_a_worker_that_comes_late_and_one_that_dies_repeat_nothing(extract, tmp_path, monkeypatch):
+    """Three commands without a meeting: the first is killed while it writes, the last begins among the others."""
+    extract(output=tmp_path / "alone", dense=True)
+    finished = lambda: len(list((tmp_path / "out" / "data").glob("*.parquet")))  # noqa: E731
+    reduce = Storage.reduce
+
+    def slowly(*arguments):
+        time.sleep(0.02)
+        with (tmp_path / "encoded").open("a") as file:
+            file.write("x")
+        return reduce(*arguments)
+
+    monkeypatch.setattr(Storage, "reduce", slowly)
+    monkeypatch.setattr(claims, "WAIT_S", 0.02)
+    assert run_until(lambda: extract(dense=True), lambda: finished() == 1) == signal.SIGKILL
+    assert list((tmp_path / "out" / WORK / "claims").iterdir())
+    by_killed = len((tmp_path / "encoded").read_text())
+    fork = multiprocessing.get_context("fork")
+    others = [fork.Process(target=lambda: extract(dense=True)) for _ in range(2)]
+    for process in others:
+        process.start()
+        while finished() < 2:
+            time.sleep(0.001)
+    for process in others:
+        process.join(60)
+    assert [process.exitcode for process in others] == [0, 0]
+    assert same_files(tmp_path / "out", tmp_path / "alone")
+    lost = by_killed - 5  # of the file that was not written
+    assert len((tmp_path / "encoded").read_text()) == NUM_IMAGES + lost
+    assert not (tmp_path / "out" / WORK).exists()
 
 
 def test_other_settings_images_and_weights_are_refused(extract, pictures, checkpoint, tmp_path):
@@ -201,13 +228,12 @@ def test_a_changed_file_is_refused_by_its_checksum(extract, tmp_path):
     assert same_files(tmp_path / "out", tmp_path / "undisturbed")
 
 
-def test_one_extraction_at_a_time(settings, tmp_path, capsys):
-    """Another checkpoint's would begin the folder anew, and both write into it."""
+def test_another_extraction_is_refused_while_workers_begin(extract, settings, tmp_path):
+    """Without rows a folder is begun anew, but not beneath a worker that has read the manifest."""
     given = settings()
-    words = [str(given.checkpoint), "--data", str(given.data), "--output", str(given.output), "--num-workers", "0"]
-    with sole_run(given.output):
-        assert main(words) == 1
-        assert "Another run is at work" in capsys.readouterr().err
-        assert [path.name for path in given.output.iterdir()] == [LOCK]
-    assert main(words) == 0
-    assert not (given.output / LOCK).exists()
+    worker = Claims(Store(given.output))
+    with worker.at_work():
+        begin(worker.store, run.open_extraction(given).facts())
+        with pytest.raises(ValueError, match=r"`output` .*settings\.dtype"):
+            extract(dtype="float16")
+    assert extract(dtype="float16").role == "completed"

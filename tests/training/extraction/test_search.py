@@ -29,16 +29,16 @@ from modeling_radio.training.extraction.settings import SearchSettings
 def test_the_nearest_row_is_the_vector_itself(extract, dtype, tmp_path):
     extract(dtype=dtype)
     data = FeatureFolder(tmp_path / "out")
-    rows = [np.stack(read_table(data.folder / each.path)["summary"].to_numpy()) for each in data.shards]
+    rows = [np.stack(read_table(data.store.folder / each.path)["summary"].to_numpy()) for each in data.shards]
     vectors = np.concatenate(rows).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = vectors @ vectors[7]
-    found = nearest(data.folder, data.shards, "summary", vectors[7], 4)
+    found = nearest(data.store, data.shards, "summary", vectors[7], 4)
     assert found[0][1:] == ("train", 7)
     scores = [cosine for cosine, _, _ in found]
     np.testing.assert_allclose(scores, cosines[[number for _, _, number in found]], atol=1e-6)
     np.testing.assert_allclose(scores, np.sort(cosines)[::-1][:4], atol=1e-5)
-    assert len(nearest(data.folder, data.shards, "summary", vectors[7], 99)) == 23
+    assert len(nearest(data.store, data.shards, "summary", vectors[7], 99)) == 23
 
 
 @pytest.mark.parametrize(("kind", "index_class"), [("flat", "IndexFlatIP"), ("hnsw", "IndexHNSWFlat")])
@@ -49,20 +49,20 @@ def test_an_index_finds_the_same_as_a_comparison_with_all(extract, kind, index_c
     data = FeatureFolder(tmp_path / "out")
     queries = np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    by_all = [nearest(data.folder, data.shards, "summary", query, 5) for query in queries]
-    build_indexes(data.folder, data.shards, ["summary", "teacher_a/summary"], kind)
-    assert (data.folder / index_path("train", "teacher_a/summary")).is_file()
-    path = data.folder / index_path("train", "summary")
+    by_all = [nearest(data.store, data.shards, "summary", query, 5) for query in queries]
+    build_indexes(data.store, data.shards, ["summary", "teacher_a/summary"], kind)
+    assert (data.store.folder / index_path("train", "teacher_a/summary")).is_file()
+    path = data.store.folder / index_path("train", "summary")
     index = faiss.read_index(str(path))
     assert (type(index).__name__, index.ntotal) == (index_class, 23)
     for query, expected in zip(queries, by_all, strict=True):
-        found = nearest(data.folder, data.shards, "summary", query, 5)
+        found = nearest(data.store, data.shards, "summary", query, 5)
         assert [each[1:] for each in found] == [each[1:] for each in expected]
         np.testing.assert_allclose([each[0] for each in found], [each[0] for each in expected], atol=1e-5)
-    assert len(nearest(data.folder, data.shards, "summary", queries[0], 99)) == 23
+    assert len(nearest(data.store, data.shards, "summary", queries[0], 99)) == 23
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(ValueError, match=r"train-summary\.faiss"):
-        nearest(data.folder, data.shards, "summary", np.ones(32, np.float32), 5)
+        nearest(data.store, data.shards, "summary", np.ones(32, np.float32), 5)
 
 
 @pytest.fixture

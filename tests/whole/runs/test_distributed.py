@@ -1,5 +1,7 @@
 """Two real processes (gloo; DDP and FSDP2) against one: same weights, same checkpoints, same errors.
 
+Four processes (HSDP) are compared with four copies.
+
 Both processes run all scenarios of this file, on the tiny student, teachers and images of
 `tiny_distillation.py`.
 """
@@ -7,8 +9,11 @@ Both processes run all scenarios of this file, on the tiny student, teachers and
 import json
 import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +25,10 @@ from accelerate.state import AcceleratorState, PartialState
 from comparisons import assert_close_by_name
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_networks import CONVNEXT, NETWORKS
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from two_processes import (
     CONFIGS,
     choose_sharding,
@@ -29,16 +36,20 @@ from two_processes import (
     launcher_arguments,
     let_accelerate_shard_on_cpus,
     log_file,
+    ranks_at_work,
+    run_processes,
     run_two_processes,
 )
 
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import sole_run
 from modeling_radio.layers_radio import RadioBlock
+from modeling_radio.training.distill import main
 from modeling_radio.training.distillation.sharding import build_accelerator
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
 from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.teachers.outputs import TeacherOutput
 
 
 pytestmark = pytest.mark.tour
@@ -77,6 +88,12 @@ MUON = (
     "optimizer={name: muon, learning_rate: 1e-3}",
 )
 PACKED = (*EVERYTHING, *tiny.PACKED, "partitions.low.token_budget=80", *TAPS)
+FEW_IMAGES = (  # four or five of "low", one of "high": a rank has none of "high" in each step
+    *EVERYTHING,
+    "partitions=[{name: low, sizes_px: [32, 48], token_budget: 40}, {name: high, sizes_px: [64], token_budget: 16}]",
+    "contrastive={weight: 0.5, bank_size: 13}",
+    *TAPS,
+)
 ONE_TEACHER_EACH = (BOUND, "partitions.low.teachers=[segmenter]", "partitions.high.teachers=[semantic]")
 BALANCED = (
     UNEVEN,
@@ -126,6 +143,8 @@ SCENARIOS = {
     "ddp-packed": Scenario(PACKED),
     "fsdp-packed": Scenario(PACKED, use_fsdp=True),
     "fsdp-bf16": Scenario((*EVERYTHING, "mixed_precision=bf16"), use_fsdp=True),
+    "ddp-few": Scenario(FEW_IMAGES, session=(2, 4)),
+    "fsdp-few": Scenario(FEW_IMAGES, use_fsdp=True, session=(2, 4)),
     "ddp-teachers": Scenario(ONE_TEACHER_EACH),
     "ddp-resumed": Scenario(FROZEN_TRUNK, session=(2, 4)),
     "fsdp-resumed": Scenario(FROZEN_TRUNK, use_fsdp=True, session=(2, 4)),
@@ -383,6 +402,104 @@ def test_sharded_ranks_need_equal_passes(two_ranks: Path) -> None:
     assert not (two_ranks / "fsdp-passes" / "checkpoints").exists()
 
 
+FOUR_RANKS = (
+    *(each for each in EVERYTHING if not each.startswith("logging")),
+    "partitions.high.batch_size=4",
+    "checkpoints.every_steps=2",
+)
+
+
+def distil_with_copies_and_with_shards_of_copies(recipe_file: str) -> None:
+    """Run by each of four processes: DDP, then HSDP on 2 x 2, which goes on from a checkpoint of its own."""
+    patch = pytest.MonkeyPatch()
+    tiny.install_tiny_world(patch)
+    let_accelerate_shard_on_cpus(patch)
+    for name, others in (("copies", ()), ("muon-copies", MUON[1:])):
+        choose_sharding(patch, use_fsdp=False)
+        tiny.distil(recipe_file, name, *SETTINGS, *FOUR_RANKS, *others)
+    for name, others in (("shards", ()), ("muon-shards", MUON[1:])):
+        choose_sharding(patch, use_fsdp=True, num_copies=2)
+        for stop_at in (2, None):
+            distiller = tiny.trainer.Distiller(load_recipe(recipe_file, [*SETTINGS, *FOUR_RANKS, *others]), Path(name))
+            distiller.run(stop_at)
+        weight = next(iter(distiller.parts.model.parameters()))
+        assert isinstance(weight, DTensor)
+        assert (weight.device_mesh.shape, weight.placements) == ((2, 2), (Replicate(), Shard(0)))
+
+
+def test_shards_of_copies_equal_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny.RECIPE)
+    run_processes(lambda: distil_with_copies_and_with_shards_of_copies("tiny.yaml"), tmp_path, 4)
+    monkeypatch.chdir(tmp_path)
+    for name in ("", "muon-"):
+        assert_close_runs(f"{name}shards", f"{name}copies")
+        series = [RunHistory(Path(run, "history.jsonl"), 5).series() for run in (f"{name}shards", f"{name}copies")]
+        for key, (_, values) in series[1].items():
+            assert series[0][key][1] == pytest.approx(values, rel=1e-4, abs=1e-5), key
+    files = names_in(tmp_path / "shards/checkpoints/step_00000005")
+    assert {name for name in files if name.startswith("ema")} == {  # the second copy writes nothing
+        f"ema-0000{part}-of-00002.safetensors" for part in (1, 2)
+    }
+
+
+def distil_with_a_slow_rank_1(recipe_file: str) -> None:
+    """Run by each of the two processes, with copies of the student and with shards."""
+    patch = pytest.MonkeyPatch()
+    tiny.install_tiny_world(patch)
+    encode = tiny.TinyTeacher.encode
+
+    def encode_slowly(teacher: tiny.TinyTeacher, pixel_values: Tensor) -> TeacherOutput:
+        time.sleep(0.2 * PartialState().process_index)
+        return encode(teacher, pixel_values)
+
+    patch.setattr(tiny.TinyTeacher, "encode", encode_slowly)
+    let_accelerate_shard_on_cpus(patch)
+    for use_fsdp in (False, True):
+        choose_sharding(patch, use_fsdp=use_fsdp)
+        settings = [*SETTINGS, "schedule.num_steps=4", "logging.trackers=[tensorboard]"]
+        tiny.trainer.Distiller(load_recipe(recipe_file, settings), Path(f"run-{use_fsdp}")).run()
+
+
+def test_trackers_name_the_slow_rank(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny.RECIPE)
+    run_two_processes(lambda: distil_with_a_slow_rank_1("tiny.yaml"), tmp_path)
+    for use_fsdp in (False, True):
+        accumulator = EventAccumulator(str(tmp_path / f"run-{use_fsdp}" / "logs")).Reload()
+        assert accumulator.Scalars("slowest_rank")[-1].value == 1  # in its second step DDP exchanges sizes of buckets
+        least, most = (accumulator.Scalars(f"own_seconds/{part}")[-1].value for part in ("min", "max"))
+        assert least + 0.3 < most
+
+
+def distil_until_rank_1_hangs(how: signal.Signals, recipe_file: str) -> None:
+    """Run by each of the two processes."""
+    patch = pytest.MonkeyPatch()
+    tiny.install_tiny_world(patch)
+    patch.setattr(tiny.trainer, "STEP_TIMEOUT", timedelta(seconds=2))
+    set_rate = tiny.trainer.Distiller._set_learning_rate
+
+    def begin_step(distiller: tiny.trainer.Distiller) -> None:
+        if distiller.step == 3 and PartialState().process_index == 1:
+            os.kill(os.getpid(), how)
+        set_rate(distiller)
+
+    patch.setattr(tiny.trainer.Distiller, "_set_learning_rate", begin_step)
+    status = main(["--recipe", recipe_file, "--output", "run", *SETTINGS])
+    Path("status").write_text(str(status))
+    os._exit(0)  # the group cannot be left in an orderly way
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_run_ends_with_a_line_that_names_the_rank_that_hangs_or_dies(how: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny.RECIPE)
+    with ranks_at_work(lambda: distil_until_rank_1_hangs(how, "tiny.yaml"), tmp_path, 2) as ranks:
+        ranks[0].join(60)
+        log = log_file(tmp_path, 0).read_text()
+        assert (tmp_path / "status").read_text() == "1", log
+        last = log.splitlines()[-1]
+        assert "Rank 0 waited in vain for rank 1 (host" in last
+        assert f"process {ranks[1].pid}; after step 3" in last
+
+
 def test_shipped_configs_are_what_they_are_named() -> None:
     arguments = {path.stem: launcher_arguments(path) for path in CONFIGS.glob("*.yaml")}
     launched = {name: (a.num_processes, a.num_machines, a.use_fsdp) for name, a in arguments.items()}
@@ -391,6 +508,7 @@ def test_shipped_configs_are_what_they_are_named() -> None:
         "eight_gpus_ddp": (8, 1, False),
         "eight_gpus_fsdp": (8, 1, True),
         "many_nodes_ddp": (128, 16, False),
+        "many_nodes_hsdp": (128, 16, True),
     }
     assert fsdp_settings()["FSDP_TRANSFORMER_CLS_TO_WRAP"] == RadioBlock.__name__
 

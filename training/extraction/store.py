@@ -1,0 +1,197 @@
+"""The folder of a data set: on this machine, or at an address of `fsspec` such as `s3://bucket/features`."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+from modeling_radio.core.files import (
+    TEMPORARY_PREFIX,
+    move_into_place,
+    one_line_errors,
+    remove_abandoned,
+    scratch_folder,
+    write_file,
+    write_through,
+)
+
+
+_ADDRESS = re.compile(r"\w+://")
+
+
+def is_address(name: str | Path) -> bool:
+    """Return whether a name is an address and no path."""
+    return _ADDRESS.match(str(name)) is not None
+
+
+class Store:
+    """Files of a folder by their names in it, such as `data/train-00000-of-00001.parquet`.
+
+    A file has its name only when all of it is there: on this machine it is moved there, and object stores show no part
+    of an upload.
+
+    Args:
+        address: Path of the folder, or its address.
+
+    Attributes:
+        folder: The folder on this machine; None for an address.
+
+    Raises:
+        ValueError: If the address is of no known kind, or its kind needs a package.
+    """
+
+    def __init__(self, address: str | Path) -> None:
+        self.address = str(address).rstrip("/") or "/"
+        self.folder = None if is_address(address) else Path(address)
+        if self.folder is None:
+            from fsspec.core import url_to_fs  # comes with `datasets`
+
+            try:
+                self._system, self._root = url_to_fs(self.address, use_listings_cache=False)
+            except (ImportError, ValueError) as error:
+                raise ValueError(f"`output` must be a path or an address, got {self.address!r}: {error}.") from error
+
+    def __str__(self) -> str:
+        return self.address
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names of files and folders in a folder, sorted; none if it does not exist."""
+        if self.folder is not None:
+            path = self.folder / folder
+            found = os.listdir(path) if path.is_dir() else []
+            return sorted(name for name in found if not name.startswith(TEMPORARY_PREFIX))
+        place = self._place(folder) if folder else self._root
+        with suppress(FileNotFoundError):
+            found = cast("list[str]", self._system.ls(place, detail=False))
+            return sorted(
+                {name.rstrip("/").rpartition("/")[2] for name in found if name.strip("/") != place.strip("/")}
+            )
+        return []
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is a file of that name."""
+        return (self.folder / name).is_file() if self.folder is not None else self._system.isfile(self._place(name))
+
+    def num_bytes(self, folder: str) -> int:
+        """Return the size of all files of a folder."""
+        if self.folder is not None:
+            return sum((self.folder / folder / name).stat().st_size for name in self.names(folder))
+        return sum(each["size"] or 0 for each in self._system.ls(self._place(folder), detail=True))
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            FileNotFoundError: If there is none.
+        """
+        if self.folder is not None:
+            return (self.folder / name).read_bytes()
+        return cast(bytes, self._system.cat_file(self._place(name)))
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for reading, from any position."""
+        if self.folder is not None:
+            return (self.folder / name).open("rb")
+        return cast("IO[bytes]", self._system.open(self._place(name), "rb"))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, or replace it.
+
+        Raises:
+            WriteError: If writing fails.
+        """
+        if self.folder is not None:
+            write_file(self.folder / name, lambda temporary: temporary.write_bytes(content))
+            return
+        with one_line_errors(self.full_name(name)):
+            self._system.pipe_file(self._place(name), content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file unless there is one; return whether this process did. Of several at once, one does.
+
+        Raises:
+            WriteError: If writing fails.
+        """
+        try:
+            if self.folder is None:
+                # s3fs: a conditional put (If-None-Match); others as their file systems can.
+                self._system.pipe_file(self._place(name), content, mode="create")
+                return True
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:  # another process has removed the empty folder right now
+            return self.create(name, content)
+        except OSError as error:
+            if "PreconditionFailed" in str(error) or "ConditionalRequestConflict" in str(error):
+                return False
+            with one_line_errors(self.full_name(name)):
+                raise
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            if self.folder is None:
+                self._system.rm_file(self._place(name))
+            else:
+                (self.folder / name).unlink()
+
+    def remove_empty(self, *folders: str) -> None:
+        """Remove folders that are empty; object stores have none."""
+        for name in folders:
+            with suppress(OSError):
+                if self.folder is not None:
+                    (self.folder / name).rmdir()
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield the path of a temporary file, which gets its name, or is uploaded, unless the context raises.
+
+        Raises:
+            WriteError: If this fails.
+        """
+        if self.folder is not None:
+            path = self.folder / name
+            with scratch_folder(path.parent) as scratch:
+                yield scratch / path.name
+                with one_line_errors(path):
+                    move_into_place(scratch / path.name, path)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            temporary = Path(scratch, name.rpartition("/")[2])
+            yield temporary
+            with one_line_errors(self.full_name(name)):
+                write_through(temporary)
+                self._system.put_file(str(temporary), self._place(name))
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Path]:
+        """Yield the path of a file for libraries that read paths only; one at an address is copied."""
+        if self.folder is not None:
+            yield self.folder / name
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch, name.rpartition("/")[2])
+            self._system.get_file(self._place(name), str(copy))
+            yield copy
+
+    def remove_abandoned(self, folder: str) -> None:
+        """Remove what killed processes left half written."""
+        if self.folder is not None:
+            remove_abandoned(self.folder / folder)
+
+    def full_name(self, name: str) -> Any:
+        """Return path or address of a file, for messages."""
+        return self.folder / name if self.folder is not None else f"{self.address}/{name}"
+
+    def _place(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
