@@ -167,8 +167,8 @@ class TableData:
         if missing:
             raise ValueError(f"`train_data` must have images of all classes, {source!r} lacks {first_few(missing, 2)}.")
         kept = [row for row, label in enumerate(labels) if label >= 0]
-        table: Any = rows.table.remove_columns("target").select(kept)  # declared as a union
-        table = table.add_column("target", [labels[row] for row in kept])
+        table: Any = rows.table.select(kept)  # declared as a union
+        table = table.remove_columns("target").add_column("target", [labels[row] for row in kept])
         rows = Rows(other, table, "train")
         return rows if self.options.max_images is None else rows.chosen(self.options.max_images)
 

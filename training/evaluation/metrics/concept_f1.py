@@ -42,8 +42,8 @@ def _counts(predicted: Sequence[Any], true: Sequence[Any]) -> Tensor:
 
     right = torch.zeros(len(THRESHOLDS), dtype=torch.float64)
     if predicted and true:
-        overlaps = coco_mask.iou(list(predicted), list(true), [0] * len(true))
-        matched = torch.from_numpy(overlaps[linear_sum_assignment(-overlaps)])
+        overlaps = np.asarray(coco_mask.iou(list(predicted), list(true), [0] * len(true)))
+        matched = torch.from_numpy(overlaps[linear_sum_assignment(overlaps, maximize=True)])
         right = (matched >= THRESHOLDS[:, None]).sum(1).double()
     false = len(predicted) - right if true else torch.zeros_like(right)
     is_there, is_said = bool(true), bool(predicted)

@@ -125,7 +125,7 @@ def counts_of(phrase: Phrase, masks: Tensor) -> Tensor:
     return concept_counts([encoded(mask) for mask in masks], true)
 
 
-def encoded(mask: Tensor) -> dict[str, Any]:
+def encoded(mask: Tensor) -> Any:
     """Return COCO's run lengths of a mask `(height, width)`."""
     from pycocotools import mask as coco_mask
 
