@@ -34,7 +34,7 @@ tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a 
 
 # Tiny models that this repository writes, opened by libraries that have never seen it, and by `Embedder` in them. Spark needs Java.
 # Ray Train is in another environment, with what `radio distill` needs, and SkyPilot alone: it wants an older click than transformers.
-consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, FiftyOne, mteb, SkyPilot and Kubeflow, in environments of their own
+consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, FiftyOne, mteb, SkyPilot, Kubeflow and an S3, in environments of their own
 	rm -rf build/consumers && $(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/env
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/env/bin/python \
 		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers)==") \
@@ -42,6 +42,8 @@ consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, Fi
 	$(BIN)/python tests/whole/ecosystem/run_consumers.py make build/consumers/folders
 	build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py check build/consumers/folders
 	PYTHONPATH=$(CURDIR) build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py embed build/consumers/folders
+	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python $(BIN)/python --target build/consumers/storage s3fs "moto[server]"
+	PYTHONPATH=$(CURDIR):build/consumers/storage $(BIN)/python tests/whole/ecosystem/run_storage.py build/consumers/s3
 	$(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/engines
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/engines/bin/python \
 		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers|accelerate)==") \
