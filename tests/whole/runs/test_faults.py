@@ -5,6 +5,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.tour
 STEP = 4
 """In which faults happen; the last checkpoint is that of step 3."""
 SECONDS = 60
+LOST = rf"Rank 0 waited in vain for rank 1 \(host .*, process \d+; after step {STEP}, in "
 STREAMED = "data={source: 'store://FOLDER/part-{00..01}.tar', num_images: null, streaming: true, shuffle_buffer: 4}"
 
 
@@ -154,9 +156,9 @@ def check(folder: Path, *arguments: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "use_fsdp", "statuses", "lines"),
     [
-        (die, False, [1, -signal.SIGKILL], ["Rank 0 waited in vain for rank 1 (host ", None]),
-        (hang, False, [1, None], ["Rank 0 waited in vain for rank 1 (host ", None]),
-        (fill_disk, True, [1, 1], ["Cannot write 'run/checkpoints/step_00000006': No space left on device"] * 2),
+        (die, False, [1, -signal.SIGKILL], [LOST, None]),
+        (hang, False, [1, None], [LOST, None]),
+        (fill_disk, True, [1, 1], [r"Cannot write 'run/checkpoints/step_00000006': No space left on device\."] * 2),
     ],
 )
 def test_a_rank_that_fails_ends_the_run(
@@ -165,7 +167,7 @@ def test_a_rank_that_fails_ends_the_run(
     assert run(tmp_path, "run", recipe, (), use_fsdp, fault) == statuses, read_logs(tmp_path)
     for rank, line in enumerate(lines):
         if line is not None:
-            assert log_file(tmp_path, rank).read_text().splitlines()[-1].startswith(f"radio distill: error: {line}")
+            assert re.match(f"radio distill: error: {line}", log_file(tmp_path, rank).read_text().splitlines()[-1])
     assert [path.name for path in Path("run/checkpoints").glob("step_*")] == ["step_00000003"]
     check(tmp_path, recipe, (), use_fsdp)
 
