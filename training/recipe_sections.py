@@ -206,11 +206,11 @@ class PartitionRecipe(Named):
         name: For logs and random streams, for example "low".
         sizes_px: Student resolutions; each step draws one, or each image with a token budget.
         probabilities: Their probabilities; None for equal ones.
-        batch_size: Images per step, over all ranks and accumulated parts, which get equal numbers of them up to one;
-            64 by default, None with a token budget.
-        token_budget: Instead of a batch size, the largest number of patches of all images of a step, over all ranks and
-            accumulated parts. Each image draws its own resolution, a step takes images until the next one does not
-            fit, and each part packs about the same number of patches into one sequence.
+        batch_size: Images per step, over all ranks and accumulated parts, which get equal numbers of them up to one,
+            or none if there are more parts than images; 64 by default, None with a token budget.
+        token_budget: Instead of a batch size, the number of patches of all images of a step, over all ranks and
+            accumulated parts, up to the rounding of shapes. A step has as many images as it holds of the mean size,
+            each resolution has its share of them, and each part packs its images into one sequence.
         accumulation_steps: Number of parts in which a rank computes its share, to save memory.
         rank_share: Gives the partition its own group of ranks. All ranks are divided between such partitions in this
             proportion, for example 3 for "low" and 1 for "high"; a single process runs all partitions. None uses every

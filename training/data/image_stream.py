@@ -210,6 +210,8 @@ class ImageStream:
 
     def spares(self, number: int) -> list[EncodedImage]:
         """Return upcoming images of the block without consuming them."""
+        if not self._block:
+            self._block = self._read_block()
         return [self._block[(self._position + offset) % self.block_size] for offset in range(number)]
 
     def state_dict(self) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def build_run(
     statistics = TeacherStatistics(recipe.standardization, widths, recipe.inner_depths()).to(accelerator.device)
     weights = build_weights(recipe, widths, accelerator.device)
     contrastive = build_contrastive(recipe, widths, accelerator.device)
-    plan = inputs.plan_batches(recipe, accelerator, images, model.config.patch_size, output)
+    plan = inputs.plan_batches(recipe, accelerator, images, widths, output)
     if is_sharded(accelerator):
         plan.check_equal_passes()
     fingerprint = inputs.fingerprint_of(images, recipe, accelerator)

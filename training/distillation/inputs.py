@@ -16,6 +16,7 @@ from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.data.sources import stream_fingerprint
 from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.distillation.tracking import describe_left_out, left_out_of, write_data_record
+from modeling_radio.training.planning.costs import Networks
 from modeling_radio.training.recipe import Recipe, RecipeError
 from modeling_radio.training.student.build import student_patch_size
 from modeling_radio.training.targets.cached import CachedTargets
@@ -60,15 +61,21 @@ def fingerprint_of(images: Images | PartitionStreams, recipe: Recipe, accelerato
 
 
 def plan_batches(
-    recipe: Recipe, accelerator: Accelerator, images: Images | PartitionStreams, patch_size: int, folder: Path
+    recipe: Recipe,
+    accelerator: Accelerator,
+    images: Images | PartitionStreams,
+    widths: Mapping[str, TeacherWidths],
+    folder: Path,
 ) -> BatchPlan:
     """Return which images this rank's steps see; tell what filters left out, and note it in the run's folder.
+
+    Several ranks divide images of several sizes by the operations that the first one counts.
 
     Args:
         recipe: The recipe.
         accelerator: Of this rank.
         images: By number, or streams, whose images are left out while they are read.
-        patch_size: The student's.
+        widths: Of the teachers, by name.
         folder: Of the run.
 
     Raises:
@@ -82,7 +89,18 @@ def plan_batches(
             accelerator.print(describe_left_out(record), flush=True)
             write_data_record(folder, recipe, record)
     rank, num_ranks = accelerator.process_index, accelerator.num_processes
-    return BatchPlan(recipe, number, rank, num_ranks, patch_size=patch_size, image_numbers=image_numbers)
+    operations = None
+    if num_ranks > 1 and any(partition.token_budget is not None for partition in recipe.partitions):
+        operations = on_first_rank(lambda: Networks(recipe, widths).operations(recipe))
+    return BatchPlan(
+        recipe,
+        number,
+        rank,
+        num_ranks,
+        patch_size=student_patch_size(recipe),
+        image_numbers=image_numbers,
+        operations=operations,
+    )
 
 
 def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -24,8 +24,10 @@ from modeling_radio.training.student.build import checkpoint_blocks, student_con
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.intermediate import Tap, Taps, plan_taps, with_taps
 from modeling_radio.training.teachers.base import Teacher, by_network
+from modeling_radio.training.teachers.outputs import TeacherShape
 from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, can_be_random, share_network, teacher_of_recipe
-from modeling_radio.training.views.plan import divide_ranks
+from modeling_radio.training.teachers.run_modes import MosaicMode
+from modeling_radio.training.views.plan import Operations, divide_ranks, images_per_step, size_shares
 
 
 class Card(NamedTuple):
@@ -119,6 +121,11 @@ class StudentCost(NamedTuple):
 class Networks:
     """The student and the teachers of a recipe on the meta device, and the costs of their passes.
 
+    Args:
+        recipe: The recipe.
+        widths: Of all teachers, by name, where they are known: then those of the user's own that cannot be built
+            without their weights are left out, and not loaded to be counted.
+
     Attributes:
         teachers: Cost of each teacher by its name.
         student: The student.
@@ -128,14 +135,16 @@ class Networks:
         ValueError: If a network cannot be built.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, widths: Mapping[str, TeacherShape] | None = None) -> None:
         stride = student_patch_size(recipe)
         self.teachers: dict[str, TeacherCost] = {}
         for entry in recipe.teachers:
-            self.teachers[entry.name] = TeacherCost(entry, stride, list(self.teachers.values()))
+            if widths is None or entry.kind in PACKAGED or can_be_random(entry):
+                self.teachers[entry.name] = TeacherCost(entry, stride, list(self.teachers.values()))
         with torch.device("meta"):
-            self.student = RadioModel(student_config(recipe, self.teachers)).train()
+            self.student = RadioModel(student_config(recipe, widths or self.teachers)).train()
         self.student_cost: Callable[..., StudentCost] = cache(self._student_cost)
+        self._passed: Callable[..., tuple[float, int]] = cache(self._pass)
 
     @property
     def num_parameters(self) -> int:
@@ -155,6 +164,30 @@ class Networks:
                 flops[name] = teacher.flops(size_px, num_images, 2) - whole if index else whole
         return flops
 
+    def student_flops(self, size_px: int, taps: tuple[Tap, ...] = ()) -> float:
+        """Return the operations of forward and backward pass of an image of `size_px` squared."""
+        return self._passed(size_px, taps)[0]
+
+    def operations(self, stage: Recipe) -> Operations:
+        """Return the operations of an image at each resolution of each partition, for student and online teachers.
+
+        A teacher of mosaics takes the share of a canvas that the image fills.
+        """
+        taps, patch_size = self.taps_of(stage), self.student.patch_size
+        found: dict[str, dict[int, float]] = {}
+        for partition in stage.partitions:
+            names = [] if stage.views.teachers == "cached" else partition.teachers or list(self.teachers)
+            counted = [name for name in names if name in self.teachers]
+            found[partition.name] = {
+                (size // patch_size) ** 2: self.student_flops(size, taps)
+                + sum(
+                    flops * self.teachers[name].share_of_pass(size)
+                    for name, flops in self.teacher_flops(counted, size, 1).items()
+                )
+                for size in size_shares(partition)
+            }
+        return found
+
     def taps_of(self, stage: Recipe) -> tuple[Tap, ...]:
         """Return the taps (intermediate supervision) of a stage."""
         return tuple(plan_taps(stage, self.student.config))
@@ -165,12 +198,17 @@ class Networks:
             return Taps(taps, self.student, 0) if taps else None
 
     def _student_cost(self, size_px: int, taps: tuple[Tap, ...] = ()) -> StudentCost:
-        heads, checkpointed = self.tap_heads(taps), copy.deepcopy(self.student)
+        flops, kept = self._passed(size_px, taps)
+        checkpointed = copy.deepcopy(self.student)
         checkpoint_blocks(checkpointed)
+        return StudentCost(flops, kept, _forward(checkpointed, self.tap_heads(taps), size_px)[1])
+
+    def _pass(self, size_px: int, taps: tuple[Tap, ...]) -> tuple[float, int]:
+        """Return the operations of forward and backward pass of an image, and the bytes kept between them."""
         with FlopCounterMode(display=False) as counter:
-            loss, kept = _forward(self.student, heads, size_px)
+            loss, kept = _forward(self.student, self.tap_heads(taps), size_px)
             loss.backward()
-        return StudentCost(counter.get_total_flops(), kept, _forward(checkpointed, heads, size_px)[1])
+        return counter.get_total_flops(), kept
 
 
 def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Tensor, int]:
@@ -277,6 +315,15 @@ class TeacherCost:
             self.download_bytes = 4 * self.num_parameters
         self.flops = cache(self._flops)
 
+    def share_of_pass(self, size_px: int) -> float:
+        """Return the share of a pass of one image that the image needs: less than 1 only on the canvas of a mosaic."""
+        mode = None if self._teacher is None else self._teacher.mode
+        if not isinstance(mode, MosaicMode):
+            return 1.0
+        side = size_px // self.stride
+        (height, width), canvas = mode.input_sizes(side, side)[0], mode.side_px
+        return height * width / canvas**2
+
     def _flops(self, size_px: int, num_images: int, num_readers: int = 1) -> float:
         """Return the operations of a forward pass of images of `size_px` squared, read by a number of teachers.
 
@@ -310,7 +357,7 @@ class PartitionCost(NamedTuple):
 
     Attributes:
         partition: The partition.
-        images: Images of a step; with a token budget their mean number.
+        images: Images of a step.
         images_per_pass: Images that a rank has on its GPU at once, rounded up.
         student_flops: Operations of forward and backward passes.
         teacher_flops: Operations of forward passes, by teacher.
@@ -320,7 +367,7 @@ class PartitionCost(NamedTuple):
     """
 
     partition: PartitionRecipe
-    images: float
+    images: int
     images_per_pass: int
     student_flops: float
     teacher_flops: dict[str, float]
@@ -347,7 +394,7 @@ def _partition_cost(
     networks: Networks, stage: Recipe, partition: PartitionRecipe, taps: tuple[Tap, ...], num_ranks: int
 ) -> PartitionCost:
     num_passes, patch_size = num_ranks * partition.accumulation_steps, networks.student.patch_size
-    shares, num_images = _shares_of(partition), _images_per_step(partition, patch_size)
+    shares, num_images = size_shares(partition), images_per_step(partition, patch_size)
     images_per_pass = math.ceil(num_images / num_passes)
     names = list(networks.teachers) if partition.teachers is None else partition.teachers
     of_sizes = {size: networks.teacher_flops(names, size, images_per_pass) for size in shares}
@@ -370,21 +417,6 @@ def _partition_cost(
     )
 
 
-def _shares_of(partition: PartitionRecipe) -> dict[int, float]:
-    """Return the probability of each resolution."""
-    chances = partition.probabilities or [1.0] * len(partition.sizes_px)
-    return {size: chance / sum(chances) for size, chance in zip(partition.sizes_px, chances, strict=True)}
-
-
-def _images_per_step(partition: PartitionRecipe, patch_size: int) -> float:
-    """Return the number of images of a step, with a token budget their mean."""
-    if partition.batch_size is not None:
-        return partition.batch_size
-    assert partition.token_budget is not None
-    mean_tokens = sum(share * (size // patch_size) ** 2 for size, share in _shares_of(partition).items())
-    return partition.token_budget / mean_tokens
-
-
 def at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
     """Return a stage with as many images as before, all of a partition at one of its resolutions."""
     patch_size = student_patch_size(stage)
@@ -392,7 +424,7 @@ def at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
         p.replace(
             sizes_px=[choose(p.sizes_px)],
             probabilities=None,
-            batch_size=round(_images_per_step(p, patch_size)),
+            batch_size=images_per_step(p, patch_size),
             token_budget=None,
         )
         for p in stage.partitions

@@ -61,11 +61,12 @@ class OnlineTargets:
 
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
         for parts in self._parts_at_once(self.views.views(plan, self._plan_crops)):
-            targets: dict[str, list[Target]] = {}
-            for names in self._by_network(parts[0][0]):
-                targets |= self._targets(names, parts)
-            for number, (batch, groups) in enumerate(parts):
-                own = {name: of_parts[number] for name, of_parts in targets.items()}
+            taught = [part for part in parts if part[0].teachers]  # others have no images of their own
+            targets: dict[str, Iterator[Target]] = {}
+            for names in self._by_network(taught[0][0]) if taught else ():
+                targets |= {name: iter(of_parts) for name, of_parts in self._targets(names, taught).items()}
+            for batch, groups in parts:
+                own = {name: next(of_parts) for name, of_parts in targets.items()} if batch.teachers else {}
                 yield batch, self._example(batch, groups, own)
 
     def student_images(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[list[Tensor]]:

@@ -263,7 +263,7 @@ class _StreamReader(IterableDataset):
         try:
             for batch in self.plan():
                 stream = self.streams[batch.partition]
-                images = stream.take(len(batch))
+                images = stream.take(len(batch)) if batch.weight else stream.spares(1)
                 request = _StreamRequest(images, stream.spares(NUM_SPARES), self.crop_specs(batch))
                 yield (batch, _states(self.streams)), request
         finally:

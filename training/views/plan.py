@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from dataclasses import dataclass, replace
+from heapq import heapify, heapreplace
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +19,8 @@ from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
 
 
-IMAGES_PER_DRAW = 4096
-"""Shapes of a packed partition that are drawn at once. Our choice; another number would draw other shapes."""
+Operations = Mapping[str, Mapping[int, float]]
+"""By partition, by an image's number of patches, what it takes: see `BatchPlan`."""
 
 
 class Grid(NamedTuple):
@@ -47,6 +47,10 @@ class Shape(NamedTuple):
     window: Grid
 
 
+def _size_of(shape: Shape) -> tuple[int, Shape]:
+    return shape.grid.num_tokens, shape
+
+
 @dataclass(frozen=True)
 class Batch:
     """One forward pass of one rank: a part of a partition's images of one step.
@@ -64,7 +68,8 @@ class Batch:
         num_images: Number of images of that whole batch.
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
             average gradients, is the sum of the partitions' means times their weights, whatever the ranks and parts.
-        teachers: Names of the teachers that see these images.
+            0 for a part without images, which stands for them with one that another part has: see `BatchPlan`.
+        teachers: Names of the teachers that see these images; none for a part without images.
         size_px: The resolution that the step drew; None if each image has drawn its own.
         vitdet_window: Side in tokens of the student's attention windows; None for global attention.
     """
@@ -108,7 +113,13 @@ class Batch:
 class BatchPlan:
     """The batches of a run.
 
-    Each partition walks through its own endless sequence of shuffled epochs, without dropping a remainder.
+    Each partition walks through its own endless sequence of shuffled epochs, without dropping a remainder. Images of a
+    step that differ in size go, those that take most operations first, to the rank with the fewest so far, counted over
+    all partitions; so ranks are done at about the same time.
+
+    A rank, or one of its parts, may have no image of a partition. Ranks exchange gradients in a backward pass, so it
+    passes the partition's first image through the student all the same, at the smallest size of the step, with a weight
+    of 0 and for no teacher: loss and gradient are those of fewer ranks.
 
     Args:
         recipe: The recipe.
@@ -117,9 +128,11 @@ class BatchPlan:
         num_ranks: Number of ranks.
         patch_size: The student's patch in pixels, which decides the windows that a resolution can have.
         image_numbers: By name of the partition the numbers of the images that it sees; without an entry all.
+        operations: By name of the partition, by number of patches, the operations of an image; those of other numbers
+            lie between. None counts patches.
 
     Raises:
-        RecipeError: If the ranks cannot be shared as the partitions say, or a batch is too small for its parts.
+        RecipeError: If the ranks cannot be shared as the partitions say, or a token budget holds no image.
     """
 
     def __init__(
@@ -131,11 +144,12 @@ class BatchPlan:
         *,
         patch_size: int,
         image_numbers: Mapping[str, Tensor] | None = None,
+        operations: Operations | None = None,
     ) -> None:
         self.recipe, self.num_images, self.rank, self.num_ranks = recipe, num_images, rank, num_ranks
         self.patch_size = patch_size
         self._image_numbers = image_numbers or {}
-        self._ranks = divide_ranks(recipe.partitions, num_ranks)
+        self._ranks, self._operations = divide_ranks(recipe.partitions, num_ranks), operations
         for partition in recipe.partitions:
             self._check_room(partition)
         self._shapes = {partition.name: plan_shapes(recipe, partition, patch_size) for partition in recipe.partitions}
@@ -161,8 +175,15 @@ class BatchPlan:
 
     def step(self, step: int) -> list[Batch]:
         """Return this rank's batches of one step: all of its partitions, all accumulated parts."""
-        partitions = [partition for partition in self.recipe.partitions if self.rank in self._ranks[partition.name]]
-        return [batch for partition in partitions for batch in self._parts(partition, step)]
+        planned = {name: shapes.step(step) for name, shapes in self._shapes.items()}
+        rows = self._deal(step, planned)
+        smallest = min((shape for each in planned.values() for shape in each.shapes), key=_size_of)
+        own = [partition for partition in self.recipe.partitions if self.rank in self._ranks[partition.name]]
+        return [
+            batch
+            for partition in own
+            for batch in self._parts(partition, step, planned[partition.name], rows[partition.name], smallest)
+        ]
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of the steps in [start, stop)."""
@@ -171,8 +192,8 @@ class BatchPlan:
 
     @property
     def images_per_step(self) -> int:
-        """Number of images of one step, over all ranks; with a token budget their mean, rounded."""
-        return round(sum(shapes.images_per_step for shapes in self._shapes.values()))
+        """Number of images of one step, over all ranks."""
+        return sum(shapes.images_per_step for shapes in self._shapes.values())
 
     @property
     def batches_per_step(self) -> int:
@@ -182,52 +203,91 @@ class BatchPlan:
     def _passes_of(self, rank: int) -> int:
         return sum(p.accumulation_steps for p in self.recipe.partitions if rank in self._ranks[p.name])
 
-    def _num_parts(self, partition: PartitionRecipe) -> int:
-        return len(self._ranks[partition.name]) * partition.accumulation_steps
-
     def _check_room(self, partition: PartitionRecipe) -> None:
-        """Refuse a batch that has not an image for each of its parts."""
-        num_parts, where = self._num_parts(partition), f"`partitions.{partition.name}"
-        parts = f"{len(self._ranks[partition.name])} ranks x {partition.accumulation_steps} accumulation steps"
-        if partition.batch_size is not None:
-            if partition.batch_size < num_parts:
-                raise RecipeError(
-                    f"{where}.batch_size` must be at least {num_parts}, an image for each of {parts}, got "
-                    f"{partition.batch_size}."
-                )
+        """Refuse a budget that may not hold an image."""
+        if partition.token_budget is None:
             return
-        assert partition.token_budget is not None
-        chances = partition.probabilities or [1.0] * len(partition.sizes_px)
-        drawn = [size for size, chance in zip(partition.sizes_px, chances, strict=True) if chance > 0]
-        largest = max(most_tokens(self.recipe, size, self.patch_size) for size in drawn)
-        if partition.token_budget < num_parts * largest:
+        largest = max(most_tokens(self.recipe, size, self.patch_size) for size in size_shares(partition))
+        if partition.token_budget < largest:
             raise RecipeError(
-                f"{where}.token_budget` must be at least {num_parts * largest}, an image of up to {largest} tokens for "
-                f"each of {parts}, got {partition.token_budget}."
+                f"`partitions.{partition.name}.token_budget` must be at least {largest}, an image of the largest size, "
+                f"got {partition.token_budget}."
             )
 
-    def _parts(self, partition: PartitionRecipe, step: int) -> Iterator[Batch]:
-        name = partition.name
-        first, shapes, size_px = self._shapes[name].step(step)
-        grids = [shape.grid for shape in shapes]
-        indices = [self._image_at(name, first + row) for row in range(len(shapes))]
-        vitdet_window = draw_window(partition, grids, self.recipe.seed, step)
-        slot, num_own = self._ranks[name].index(self.rank), partition.accumulation_steps
-        parts = share_out([grid.num_tokens for grid in grids], self._num_parts(partition))
-        for part in parts[slot * num_own : (slot + 1) * num_own]:
-            rows = sorted(part, key=lambda row: (shapes[row], row))
-            yield Batch(
+    def _deal(self, step: int, planned: Mapping[str, StepShapes]) -> dict[str, Sequence[int]]:
+        """Return this rank's images of a step, by partition their rows. Every rank knows those of all.
+
+        The ranks take turns in being first, so that each one sees images of its streams, however few a step has.
+        """
+        loads, own = [0.0] * self.num_ranks, dict[str, Sequence[int]]()
+        for partition in self._by_room():
+            name, ranks = partition.name, self._ranks[partition.name]
+            first = step % len(ranks)
+            ranks = [*ranks[first:], *ranks[:first]]
+            costs = self._costs(name, planned[name].shapes)
+            parts: Sequence[Sequence[int]]
+            if partition.batch_size is not None:
+                parts = cut_evenly(len(costs), len(ranks))
+            else:
+                parts = share_out(costs, [loads[rank] for rank in ranks])
+            for rank, rows in zip(ranks, parts, strict=True):
+                loads[rank] += sum(costs[row] for row in rows)
+                if rank == self.rank:
+                    own[name] = rows
+        return own
+
+    def _by_room(self) -> list[PartitionRecipe]:
+        """Return the partitions in the order in which they are dealt: small images even out what large ones left."""
+        sizes = {each.name: max(each.sizes_px) for each in self.recipe.partitions}
+        return sorted(self.recipe.partitions, key=lambda each: (each.batch_size is None, -sizes[each.name]))
+
+    def _costs(self, partition: str, shapes: Sequence[Shape]) -> list[float]:
+        """Return the operations of images, or, if nobody has counted them, their patches."""
+        tokens = [shape.grid.num_tokens for shape in shapes]
+        if self._operations is None:
+            return [float(count) for count in tokens]
+        known = self._operations[partition]
+        counts = sorted(known)
+        return np.interp(tokens, counts, [known[count] for count in counts]).tolist()
+
+    def _parts(
+        self, partition: PartitionRecipe, step: int, planned: StepShapes, rows: Sequence[int], smallest: Shape
+    ) -> Iterator[Batch]:
+        """Yield the accumulated parts of this rank's images of a partition."""
+        name, shapes, number = partition.name, planned.shapes, partition.accumulation_steps
+        parts: Sequence[Sequence[int]]
+        if partition.batch_size is not None:
+            parts = cut_evenly(len(rows), number)
+        else:
+            parts = share_out([shapes[row].grid.num_tokens for row in rows], [0] * number)
+        window = draw_window(partition, [shape.grid for shape in shapes], self.recipe.seed, step)
+        for part in parts:
+            chosen = sorted((rows[index] for index in part), key=lambda row: (shapes[row], row))
+            batch = Batch(
                 seed=self.recipe.seed,
                 step=step,
                 partition=name,
-                shapes=tuple(shapes[row] for row in rows),
-                indices=tuple(indices[row] for row in rows),
-                rows=tuple(rows),
+                shapes=tuple(shapes[row] for row in chosen),
+                indices=tuple(self._image_at(name, planned.first + row) for row in chosen),
+                rows=tuple(chosen),
                 num_images=len(shapes),
-                weight=partition.weight * self.num_ranks * len(rows) / len(shapes),
+                weight=partition.weight * self.num_ranks * len(chosen) / len(shapes),
                 teachers=tuple(partition.teachers or [teacher.name for teacher in self.recipe.teachers]),
-                size_px=size_px,
-                vitdet_window=vitdet_window,
+                size_px=planned.size_px,
+                vitdet_window=window,
+            )
+            yield (
+                batch
+                if chosen
+                else replace(
+                    batch,
+                    shapes=(smallest,),
+                    indices=(self._image_at(name, planned.first),),
+                    rows=(0,),
+                    teachers=(),
+                    size_px=None,
+                    vitdet_window=None,
+                )
             )
 
     def _image_at(self, partition: str, position: int) -> int:
@@ -244,28 +304,33 @@ class BatchPlan:
         return int(self._epochs[partition][1][slot])
 
 
-def share_out(tokens: Sequence[int], num_parts: int) -> list[list[int]]:
-    """Divide the images of a step into parts that take about the same time and memory.
+def cut_evenly(number: int, num_parts: int) -> list[range]:
+    """Return the indices of each part of a sequence that is cut into parts of equal length, up to one."""
+    edges = [number * part // num_parts for part in range(num_parts + 1)]
+    return [range(*edge) for edge in pairwise(edges)]
 
-    Images of one size are divided in order, into parts that are equal up to one image. Images of several sizes go, the
-    largest first, to the part with the fewest tokens so far.
+
+def share_out(costs: Sequence[float], loads: Sequence[float]) -> list[list[int]]:
+    """Divide images into parts that cost about the same: the dearest first, each to the part that has least so far.
 
     Args:
-        tokens: Number of tokens of each image.
-        num_parts: At most as many as there are images.
+        costs: Of each image, in tokens or operations.
+        loads: What each part has already.
 
     Returns:
         For each part the indices of its images.
+
+    References:
+        Longest processing time first: Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17
+        (1969).
     """
-    if len(set(tokens)) == 1:
-        edges = [len(tokens) * part // num_parts for part in range(num_parts + 1)]
-        return [list(range(start, stop)) for start, stop in pairwise(edges)]
-    parts: list[list[int]] = [[] for _ in range(num_parts)]
-    emptiest_first = [(0, part) for part in range(num_parts)]
-    for row in sorted(range(len(tokens)), key=lambda row: (-tokens[row], row)):
-        filled, part = heappop(emptiest_first)
+    parts: list[list[int]] = [[] for _ in loads]
+    emptiest_first = [(load, part) for part, load in enumerate(loads)]
+    heapify(emptiest_first)
+    for row in sorted(range(len(costs)), key=lambda row: (-costs[row], row)):
+        load, part = emptiest_first[0]
         parts[part].append(row)
-        heappush(emptiest_first, (filled + tokens[row], part))
+        heapreplace(emptiest_first, (load + costs[row], part))
     return parts
 
 
@@ -389,10 +454,10 @@ class UniformShapes:
 
 
 class PackedShapes:
-    """Images of different sizes, as many at each step as fit into its budget of tokens.
+    """Images of different sizes, as many at each step as its budget of tokens holds of the mean size.
 
-    Shapes belong to positions of the partition's sequence of images, and steps cut the sequence where the next image
-    would no longer fit. So every image is trained on, and each step is a function of its number alone.
+    Each size has its share of a step's images, up to one image: systematic sampling. So a step is as long as any other,
+    and a function of its number alone.
 
     Args:
         recipe: The recipe.
@@ -400,59 +465,52 @@ class PackedShapes:
         patch_size: The student's patch in pixels.
 
     Attributes:
-        images_per_step: Mean number of images.
+        images_per_step: Number of images.
     """
 
     def __init__(self, recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
-        assert partition.token_budget is not None
         self.recipe, self.partition, self.patch_size = recipe, partition, patch_size
-        self.token_budget = partition.token_budget
-        self._starts = [0]
-        self._drawn: dict[int, Tensor] = {}
-        self.images_per_step = self.token_budget / _num_tokens(self._draw(0)).double().mean().item()
+        self.images_per_step = images_per_step(partition, patch_size)
 
     def step(self, step: int) -> StepShapes:
-        """Return the images of a step, a pure function of its number."""
-        while len(self._starts) < step + 2:
-            self._cut_steps()
-        first, stop = self._starts[step], self._starts[step + 1]
-        return StepShapes(first, _shapes(self._draws_from(first)[: stop - first]))
+        """Return the images of a step."""
+        partition, number = self.partition, self.images_per_step
+        generator = make_generator(self.recipe.seed, "shapes", partition.name, step)
+        bounds = torch.tensor(list(size_shares(partition).values()), dtype=torch.float64).cumsum(0)
+        positions = (torch.arange(number) + torch.rand(1, dtype=torch.float64, generator=generator)) / number
+        drawn = torch.searchsorted(bounds, positions, right=True).clamp(max=len(bounds) - 1)
+        sizes = torch.tensor(list(size_shares(partition)))[drawn[torch.randperm(number, generator=generator)]]
+        windows = sizes
+        if partition.windows_px is not None:
+            choice = torch.randint(len(partition.windows_px), (number,), generator=generator)
+            windows = torch.tensor(partition.windows_px)[choice]
+        numbers = torch.rand(number, dtype=torch.float64, generator=generator)
+        grids = _grids_of(self.recipe, partition, self.patch_size, torch.stack([sizes, windows], 1), numbers)
+        return StepShapes(step * number, _shapes(grids))
 
-    def _cut_steps(self) -> None:
-        """Find where the next steps end, as far as the images are drawn that the first of them needs."""
-        first = self._starts[-1]
-        ends = _num_tokens(self._draws_from(first)).cumsum(0).tolist()
-        before = 0
-        while before + self.token_budget < ends[-1]:
-            slot = bisect_right(ends, before + self.token_budget)
-            before = ends[slot - 1]
-            self._starts.append(first + slot)
 
-    def _draws_from(self, first: int) -> Tensor:
-        """Return the shapes of the images from a position on, more than fit into a step."""
-        draw, offset = divmod(first, IMAGES_PER_DRAW)
-        drawn = self._draw(draw)[offset:]
-        while _num_tokens(drawn).sum() <= self.token_budget:
-            draw += 1
-            drawn = torch.cat([drawn, self._draw(draw)])
-        return drawn
+def size_shares(partition: PartitionRecipe) -> dict[int, float]:
+    """Return the probability of each resolution of a partition that is drawn at all."""
+    chances = partition.probabilities or [1.0] * len(partition.sizes_px)
+    shares: dict[int, float] = {}
+    for size, chance in zip(partition.sizes_px, chances, strict=True):
+        if chance > 0:
+            shares[size] = shares.get(size, 0.0) + chance / sum(chances)
+    return shares
 
-    def _draw(self, draw: int) -> Tensor:
-        """Return the shapes of `IMAGES_PER_DRAW` neighboring images, as `_grids_of` does; the last few are kept."""
-        if draw not in self._drawn:
-            partition = self.partition
-            generator = make_generator(self.recipe.seed, "shapes", partition.name, draw)
-            weights = torch.tensor(partition.probabilities or [1.0] * len(partition.sizes_px), dtype=torch.float64)
-            drawn = torch.multinomial(weights, IMAGES_PER_DRAW, replacement=True, generator=generator)
-            sizes = torch.tensor(partition.sizes_px)[drawn]
-            windows = sizes
-            if partition.windows_px is not None:
-                choice = torch.randint(len(partition.windows_px), (IMAGES_PER_DRAW,), generator=generator)
-                windows = torch.tensor(partition.windows_px)[choice]
-            numbers = torch.rand(IMAGES_PER_DRAW, dtype=torch.float64, generator=generator)
-            grids = _grids_of(self.recipe, partition, self.patch_size, torch.stack([sizes, windows], 1), numbers)
-            self._drawn = {**dict(list(self._drawn.items())[-2:]), draw: grids}
-        return self._drawn[draw]
+
+def images_per_step(partition: PartitionRecipe, patch_size: int) -> int:
+    """Return the number of images of a step of a partition, with a token budget as many as it holds of the mean size.
+
+    Args:
+        partition: The partition.
+        patch_size: The student's patch in pixels.
+    """
+    if partition.batch_size is not None:
+        return partition.batch_size
+    assert partition.token_budget is not None
+    mean_tokens = sum(share * (size // patch_size) ** 2 for size, share in size_shares(partition).items())
+    return max(1, int(partition.token_budget / mean_tokens + 1e-9))  # rounding of the shares takes no image
 
 
 def plan_shapes(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> UniformShapes | PackedShapes:
@@ -522,10 +580,6 @@ def _grids_of(recipe: Recipe, partition: PartitionRecipe, patch_size: int, sizes
 def _rounded(patches: Tensor, stretch: Tensor) -> Tensor:
     """Return whole rows and columns, `(images, 2)`, of squares with sides of `patches` that are stretched sideways."""
     return torch.stack([patches / stretch, patches * stretch], dim=1).round().clamp(min=1).long()
-
-
-def _num_tokens(grids: Tensor) -> Tensor:
-    return grids[:, :2].prod(1)
 
 
 def _shapes(grids: Tensor) -> tuple[Shape, ...]:

@@ -133,6 +133,15 @@ def test_an_image_that_cannot_be_decoded_is_replaced_and_counted(write_source, n
         assert f"skipping image {source}/part-00.tar: truncated.png: unreadable" in caplog.text
 
 
+def test_a_rank_without_images_takes_none_from_its_stream(write_source: Callable[..., str]) -> None:
+    source = write_source("parquet", 20, num_shards=2)
+    recipe = recipe_with(source, {"sizes_px": [32], "batch_size": 1}, streaming=True, shuffle_buffer=5)  # two a shard
+    batches = [each for rank in range(2) for each in run(recipe, 0, 20, rank=rank, num_ranks=2)]
+    assert [len(views) for _, views, _ in batches] == [1] * 40
+    seen = [number for batch, views, _ in batches if batch.weight for number in numbers(views)]
+    assert sorted(seen) == list(range(20))
+
+
 def test_a_stream_of_nothing_but_broken_images_ends(write_source: Callable[..., str]) -> None:
     source = write_source("parquet", 0, num_shards=1, faults=["truncated"])
     with pytest.raises(ValueError, match="could not be decoded"):

@@ -1,7 +1,6 @@
 """Batches, shapes and windows: the same for any split over ranks and parts, and functions of the step alone."""
 
 from collections import Counter
-from itertools import pairwise
 
 import pytest
 import torch
@@ -11,12 +10,12 @@ from modeling_radio import RadioConfig
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
 from modeling_radio.training.views.plan import (
-    IMAGES_PER_DRAW,
     Batch,
     BatchPlan,
     Grid,
     StepShapes,
     check_windows,
+    cut_evenly,
     divide_ranks,
     draw_size,
     draw_window,
@@ -143,12 +142,8 @@ def test_partitions_with_a_share_divide_the_ranks_and_their_teachers() -> None:
 
 
 def test_plans_that_cannot_run_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"low.batch_size` must be at least 10, "):
-        BatchPlan(recipe_with(accumulation_steps=2), 20, num_ranks=5, patch_size=16)
-    small = packed(token_budget=1000, accumulation_steps=2)
-    BatchPlan(small, 20, patch_size=16)
-    with pytest.raises(RecipeError, match=r"low.token_budget` must be at least 1024, "):
-        BatchPlan(small, 20, num_ranks=2, patch_size=16)
+    with pytest.raises(RecipeError, match=r"low.token_budget` must be at least 256, "):
+        BatchPlan(packed(token_budget=255), 20, patch_size=16)
     with pytest.raises(RecipeError, match=r"`rank_share` .*Use 8 ranks"):
         BatchPlan(partitions_with(low=3, high=1), 20, num_ranks=6, patch_size=16)
     recipe = partitions_with(low=1, high=1)
@@ -235,19 +230,35 @@ def test_a_batch_of_one_size_has_one_shape_that_each_step_draws() -> None:
     assert len({shapes[0].grid for shapes in drawn}) > 8
 
 
-def test_a_budget_is_filled_until_the_next_image_does_not_fit() -> None:
-    recipe = packed({"is_square": False}, probabilities=[0.7, 0.2, 0.1])
-    steps = shapes_of(recipe, 150)
-    for step, following in pairwise(steps):
-        tokens = sum(shape.grid.num_tokens for shape in step.shapes)
-        assert tokens <= BUDGET < tokens + following.shapes[0].grid.num_tokens
-        assert following.first == step.first + len(step.shapes)
-    assert steps[-1].first > 3 * IMAGES_PER_DRAW  # several draws were crossed
-    plan = plan_shapes(recipe, recipe.partitions[0], 16)
-    assert plan.images_per_step == pytest.approx(sum(len(step.shapes) for step in steps) / len(steps), 0.05)
-    assert plan.step(140) == steps[140]
-    sides = [round(shape.grid.num_tokens**0.5 / 4) for step in steps for shape in step.shapes]
-    assert [sides.count(side) / len(sides) for side in (1, 2, 4)] == pytest.approx([0.7, 0.2, 0.1], abs=0.03)
+def test_a_budget_is_filled_with_each_size_by_its_share() -> None:
+    """4, 16 and 64 patches: 6,000 hold as many images of 29.6 in the mean as of 6,000 / 29.6."""
+    recipe = packed({"is_square": False, "crop_aspect": (0.9, 1.1)}, probabilities=[0.2, 0.5, 0.3])
+    steps = shapes_of(recipe, 40)
+    number = plan_shapes(recipe, recipe.partitions[0], 16).images_per_step
+    assert number == int(BUDGET / (0.2 * 16 + 0.5 * 64 + 0.3 * 256))
+    for position, step in enumerate(steps):
+        assert (step.first, len(step.shapes)) == (position * number, number)
+        tokens = [shape.grid.num_tokens for shape in step.shapes]
+        assert BUDGET - 2 * 256 < sum(tokens) < BUDGET + 256
+        sides = [round(count**0.5 / 4) for count in tokens]
+        assert all(abs(sides.count(side) - share * number) < 1 for side, share in ((1, 0.2), (2, 0.5), (4, 0.3)))
+    assert len({step.shapes for step in steps}) == 40
+
+
+def test_a_budget_of_few_images_draws_sizes_in_the_mean_by_their_shares() -> None:
+    recipe = packed(sizes_px=[16, 32], probabilities=[3, 1], token_budget=4)
+    drawn = [shape.grid.rows for step in shapes_of(recipe, 400) for shape in step.shapes]
+    assert len(drawn) == 800
+    assert drawn.count(1) / 800 == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_step_far_into_a_run_takes_as_long_as_the_first() -> None:
+    """A plan that went through the steps before would take hours."""
+    plan = BatchPlan(packed(accumulation_steps=2), 20, patch_size=16)
+    number = plan.images_per_step
+    indices = [index for batch in plan.step(10**9) for index in batch.indices]
+    assert len(indices) == number
+    assert plan.step(3) == BatchPlan(packed(accumulation_steps=2), 20, patch_size=16).step(3)
 
 
 def test_an_image_that_is_not_square_has_as_many_patches() -> None:
@@ -297,14 +308,72 @@ def test_extreme_grids_are_those_of_the_windows() -> None:
     assert set(grids) == {(12, 12), (14, 10), (10, 14), (13, 11), (11, 13)}
 
 
-def test_parts_get_about_equally_many_tokens() -> None:
-    tokens = torch.randint(16, 300, (90,), generator=torch.Generator().manual_seed(0)).tolist()
-    parts = share_out(tokens, 8)
+def test_the_dearest_image_goes_to_the_part_that_has_least() -> None:
+    costs = torch.randint(16, 300, (90,), generator=torch.Generator().manual_seed(0)).tolist()
+    parts = share_out(costs, [0, 0, 500, 0])
     assert sorted(row for part in parts for row in part) == list(range(90))
-    filled = [sum(tokens[row] for row in part) for part in parts]
+    filled = [sum(costs[row] for row in part) for part in parts]
+    filled[2] += 500
     assert max(filled) - min(filled) < 60
-    assert share_out([5] * 7, 3) == [[0, 1], [2, 3], [4, 5, 6]]
-    assert sorted(map(len, share_out([9, 1, 1], 3))) == [1, 1, 1]
+    assert share_out([9, 4, 2], [5, 0]) == [[1, 2], [0]]
+    assert [list(part) for part in cut_evenly(7, 3)] == [[0, 1], [2, 3], [4, 5, 6]]
+
+
+def two_packs(**low) -> Recipe:
+    """Six images of 64 px and two of 256 px a step in the mean: 16 and 256 patches."""
+    partitions = [
+        {"name": "low", "sizes_px": [64], "token_budget": 6 * 16, **low},
+        {"name": "high", "sizes_px": [256], "token_budget": 2 * 256},
+    ]
+    return small_recipe(partitions=partitions)
+
+
+def rows_of(recipe: Recipe, step: int, num_ranks: int, operations: dict | None = None) -> list[dict[str, int]]:
+    """By rank how many images of each partition count."""
+    plans = [
+        BatchPlan(recipe, None, rank, num_ranks, patch_size=16, operations=operations) for rank in range(num_ranks)
+    ]
+    return [{each.partition: len(each) * (each.weight > 0) for each in plan.step(step)} for plan in plans]
+
+
+def test_ranks_are_evened_out_over_all_partitions_by_counted_operations() -> None:
+    by_tokens = rows_of(two_packs(), 0, 3)
+    assert by_tokens == [{"low": 0, "high": 1}, {"low": 0, "high": 1}, {"low": 6, "high": 0}]
+    operations = {"low": {16: 20.0}, "high": {256: 50.0}}  # 220 in all: 73 of them each
+    assert rows_of(two_packs(), 0, 3, operations) == [
+        {"low": 1, "high": 1},
+        {"low": 1, "high": 1},
+        {"low": 4, "high": 0},
+    ]
+    # Between the counted numbers operations lie on a line: 1, 3 and 9 for 4, 16 and 64 patches.
+    sizes = packed(sizes_px=[32, 64, 128], token_budget=3 * 28)
+    plans = [
+        BatchPlan(sizes, None, rank, 2, patch_size=16, operations={"low": {4: 1, 28: 5, 64: 9}}) for rank in (0, 1)
+    ]
+    assert [sorted(shape.grid.rows for each in plan.step(0) for shape in each.shapes) for plan in plans] == [
+        [8],
+        [2, 4],
+    ]
+
+
+def test_each_rank_has_images_in_its_turn() -> None:
+    """Or a rank would never read the streams of a partition with few images."""
+    for recipe in (two_packs(), recipe_with(batch_size=2)):
+        seen = [Counter[str](), Counter[str](), Counter[str](), Counter[str]()]
+        for step in range(4):
+            for counter, own in zip(seen, rows_of(recipe, step, 4), strict=True):
+                counter.update(own)
+        name = recipe.partitions[-1].name
+        assert [counter[name] for counter in seen] == [2, 2, 2, 2]
+
+
+def test_a_rank_without_images_passes_one_that_counts_for_nothing() -> None:
+    recipe = two_packs(accumulation_steps=2)
+    low, rest, high = BatchPlan(recipe, 20, 2, 3, patch_size=16).step(0)
+    assert (len(low), len(rest), high.weight, high.teachers, high.size_px) == (3, 3, 0, (), None)
+    assert (high.indices, high.rows, high.num_images) == (step_of(recipe, 0)[2].indices[:1], (0,), 2)
+    assert high.shapes == low.shapes[:1]  # the smallest of the step
+    assert high.uniform("a").shape == (1,)
 
 
 def test_sizes_follow_their_probabilities() -> None:

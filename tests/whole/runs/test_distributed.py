@@ -89,6 +89,12 @@ MUON = (
     "optimizer={name: muon, learning_rate: 1e-3}",
 )
 PACKED = (*EVERYTHING, *tiny.PACKED, "partitions.low.token_budget=80", *TAPS)
+FEW_IMAGES = (  # four or five of "low", one of "high": a rank has none of "high" in each step
+    *EVERYTHING,
+    "partitions=[{name: low, sizes_px: [32, 48], token_budget: 40}, {name: high, sizes_px: [64], token_budget: 16}]",
+    "contrastive={weight: 0.5, bank_size: 13}",
+    *TAPS,
+)
 ONE_TEACHER_EACH = (BOUND, "partitions.low.teachers=[segmenter]", "partitions.high.teachers=[semantic]")
 BALANCED = (
     UNEVEN,
@@ -138,6 +144,8 @@ SCENARIOS = {
     "ddp-packed": Scenario(PACKED),
     "fsdp-packed": Scenario(PACKED, use_fsdp=True),
     "fsdp-bf16": Scenario((*EVERYTHING, "mixed_precision=bf16"), use_fsdp=True),
+    "ddp-few": Scenario(FEW_IMAGES, session=(2, 4)),
+    "fsdp-few": Scenario(FEW_IMAGES, use_fsdp=True, session=(2, 4)),
     "ddp-teachers": Scenario(ONE_TEACHER_EACH),
     "ddp-resumed": Scenario(FROZEN_TRUNK, session=(2, 4)),
     "fsdp-resumed": Scenario(FROZEN_TRUNK, use_fsdp=True, session=(2, 4)),
