@@ -32,7 +32,6 @@ from modeling_radio.training.teachers.base import Teacher, by_network
 from modeling_radio.training.teachers.outputs import TeacherWidths
 from modeling_radio.training.teachers.published.base import loading_turn
 from modeling_radio.training.teachers.registry import check_devices, place_teacher, share_network, teacher_of_recipe
-from modeling_radio.training.teachers.sharded import EqualCalls, shard_blocks
 from modeling_radio.training.views.loaders import PartitionStreams
 from modeling_radio.training.views.plan import (
     BatchPlan,
@@ -152,12 +151,9 @@ def shard_teachers(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
                 continue
             _check_equal_parts(recipe, names, ranks, num_ranks)
             group = distributed.new_group(ranks, timeout=TIMEOUT)  # on all ranks, in the same order
-            if rank in ranks:
-                own = [teachers[name] for name in names if name in teachers]
-                calls = EqualCalls(group, own[0].mean.device)
-                for teacher in own:
-                    shard_blocks(teacher.name, teacher, group, own[0].mean.device)
-                    teacher.equal_calls = calls
+            for name in names if rank in ranks else ():
+                if name in teachers:
+                    teachers[name].shard(group)
 
 
 def _check_equal_parts(recipe: Recipe, names: Collection[str], ranks: Sequence[int], num_ranks: int) -> None:

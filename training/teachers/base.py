@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -28,7 +29,7 @@ from modeling_radio.training.teachers.outputs import (
     teacher_error,
 )
 from modeling_radio.training.teachers.run_modes import FixedMode, MosaicMode, NativeMode, NetworkTraits, RunMode
-from modeling_radio.training.teachers.sharded import EqualCalls
+from modeling_radio.training.teachers.sharded import EqualCalls, shard_blocks
 
 
 RUN_MODES: dict[tuple[RunModeName, Upsampling], type[RunMode]] = {
@@ -287,9 +288,24 @@ class Teacher(nn.Module):
             TeacherOutput(None if summary is None else summary.to(home), features.to(home))
             for summary, features in self.mode.forward_groups(normalized, run)
         ]
-        if self.equal_calls is not None:
-            self.equal_calls.finish(lambda images: self._run_network(images, readers))
+        self.join_calls()
         return outputs
+
+    def join_calls(self) -> None:
+        """Take part in the calls that other ranks still have, if the network is sharded; for a rank without images."""
+        if self.equal_calls is not None:
+            self.equal_calls.finish(lambda images: self._run_network(images, [self]))
+
+    def shard(self, group: ProcessGroup) -> None:
+        """Shard the network's blocks over a group of ranks, which from now on call it together, or join the calls.
+
+        Raises:
+            ValueError: If it has no list of blocks.
+        """
+        device = self.mean.device
+        shard_blocks(self.name, self, group, device)
+        side = self.run.input_size_px or self.native_size_px or self.size_multiple or self.patch_size
+        self.equal_calls = EqualCalls(group, side, device)
 
     def extract_features(self, pixel_values: Tensor) -> TeacherOutput:
         """Return its own output of `extract_features_for`."""

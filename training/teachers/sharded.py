@@ -15,29 +15,28 @@ from modeling_radio.training.teachers.outputs import longest_list, teacher_error
 class EqualCalls:
     """Lets the ranks of a group call a sharded network equally often, since all gather each block together.
 
-    Ranks have images of different numbers of sizes, and so of calls. Before each call a rank tells the others that it
-    has one; a rank that has none left repeats its last one, with a single image, until nobody has.
+    Ranks have images of different numbers of sizes, and so of calls, or no images at all. Before each call a rank tells
+    the others that it has one; a rank that has none left calls with one image for nothing, until nobody has.
 
     Args:
         group: The ranks among which the network is sharded.
+        side_px: Side of a square image that the network takes, for a rank that has not had any image yet.
         device: Of the network.
     """
 
-    def __init__(self, group: distributed.ProcessGroup, device: torch.device) -> None:
+    def __init__(self, group: distributed.ProcessGroup, side_px: int, device: torch.device) -> None:
         self.group, self.device = group, device
-        self._last: Tensor | None = None
+        self._spare = torch.zeros(1, 3, side_px, side_px, device=device)
 
     def begin(self, images: Tensor) -> None:
         """Announce a call with these images, `(batch, 3, height, width)`."""
-        self._last = images[:1]
+        self._spare = images[:1]
         self._announce(1)
 
     def finish(self, run: Callable[[Tensor], object]) -> None:
         """Call the network for nothing until no rank has a call left."""
-        assert self._last is not None
         while self._announce(0).item():
-            run(self._last)
-        self._last = None
+            run(self._spare)
 
     def _announce(self, count: int) -> Tensor:
         total = torch.full((), count, device=self.device)
