@@ -46,6 +46,8 @@ from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import sole_run
 from modeling_radio.layers_radio import RadioBlock
 from modeling_radio.training.distill import main
+from modeling_radio.training.distillation import checkpoints
+from modeling_radio.training.distillation.checkpoints import PART_BYTES
 from modeling_radio.training.distillation.sharding import build_accelerator
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
@@ -197,6 +199,7 @@ def run_scenarios(recipe_file: str) -> None:
     let_accelerate_shard_on_cpus(patch)
     for name, scenario in SCENARIOS.items():
         choose_sharding(patch, use_fsdp=scenario.use_fsdp)
+        patch.setattr(checkpoints, "PART_BYTES", 10_000 if name == "ddp-resumed" else PART_BYTES)
         recipe = load_recipe(recipe_file, [*SETTINGS, *scenario.overrides])
         sys.stdout.write(f"== {name}\n")
         sys.stdout.flush()
@@ -321,6 +324,9 @@ def test_each_rank_saves_what_it_holds(two_ranks: Path) -> None:
     assert names_in(two_ranks / "ddp-everything/checkpoints/step_00000005") == whole | {
         f"{name}.safetensors" for name in names
     }
+    # Of what is large each rank with a copy writes a part.
+    taps = {f"taps-0000{part}-of-00002.safetensors" for part in (1, 2)}
+    assert names_in(two_ranks / "ddp-resumed/checkpoints/step_00000004") == parts | taps | whole
 
 
 @pytest.mark.parametrize("name", ["ddp-balanced", "ddp-dropping", "fsdp-balanced"])
