@@ -37,15 +37,16 @@ class Store:
 
     Args:
         address: Path of the folder, or its address.
+        name: Name of the argument, for messages.
 
     Attributes:
         folder: The folder on this machine; None for an address.
 
     Raises:
-        ValueError: If the address is of no known kind, or its kind needs a package.
+        ValueError: If the address is of no known kind, its kind needs a package, or it cannot be reached.
     """
 
-    def __init__(self, address: str | Path) -> None:
+    def __init__(self, address: str | Path, name: str = "output") -> None:
         self.address = str(address).rstrip("/") or "/"
         self.folder = None if is_address(address) else Path(address)
         if self.folder is None:
@@ -53,8 +54,9 @@ class Store:
 
             try:
                 self._system, self._root = url_to_fs(self.address, use_listings_cache=False)
-            except (ImportError, ValueError) as error:
-                raise ValueError(f"`output` must be a path or an address, got {self.address!r}: {error}.") from error
+                self.names()
+            except Exception as error:  # file systems raise anything: a missing package, no key, no network
+                raise ValueError(f"`{name}` must be a folder that is reached, got {address!r}: {error}.") from error
 
     def __str__(self) -> str:
         return self.address

@@ -143,6 +143,50 @@ def test_variants_of_imagenet_have_the_names_of_their_classes(imagenet_folder, t
         TableData(str(imagenet_folder), options)
 
 
+@pytest.fixture
+def imagenet_train(imagenet_folder, monkeypatch) -> Path:
+    """ImageNet-1k with three classes, two of which are ImageNet-A's: blue, green and red."""
+    folder = imagenet_folder.parent / "imagenet-1k"
+    for wnid, color in (("n01498041", (0, 0, 200)), ("n01530575", (0, 99, 0)), ("n01531178", (200, 0, 0))):
+        for split, count in (("train", 2), ("val", 1)):
+            for number in range(count):
+                path = folder / split / wnid / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (20, 20), color).save(path)
+    monkeypatch.setitem(
+        public_sets(), "imagenet-1k", replace(public_sets()["imagenet-1k"], counts={"train": 6, "validation": 3})
+    )
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["imagenet-a", "imagenet-v2"])
+def test_variants_of_imagenet_learn_from_imagenet(layout, imagenet_folder, imagenet_train, pixels):
+    for wnid, index, color in (("n01498041", "6", (9, 9, 90)), ("n01531178", "11", (90, 9, 9))):
+        for path in (imagenet_folder / wnid).iterdir():
+            Image.new("RGB", (20, 20), color).save(path)
+        (imagenet_folder / wnid).rename(imagenet_folder / (index if layout == "imagenet-v2" else wnid))
+    options = DataOptions(layout=layout, class_names="imagenet-1k", train_data=str(imagenet_train))
+    data = TableData(str(imagenet_folder), options)
+    part = data.part("labels")
+    colors = [image[0, 0, 0].item() for image in part.train.images]
+    names = [part.class_names[label] for label in part.train.labels]
+    assert list(zip(names, colors, strict=True)) == [("stingray", 0)] * 2 + [("goldfinch", 200)] * 2
+    assert [source.name for source in data.sources()] == ["imagenet-a", "imagenet-1k"]
+    for task in ("knn", "logistic_regression"):
+        measured = {each.metric: each.value for each in find_task(task).measure(pixels(data, neighbors=2))}
+        assert measured["accuracy"] == 1
+    (imagenet_train / "val" / "n01498041").rename(imagenet_train / "val" / "n02797295")
+    shutil.rmtree(imagenet_train / "train")
+    with pytest.raises(ValueError, match=r"`train_data`.*n01498041"):
+        TableData(str(imagenet_folder), options)
+
+
+def test_data_with_a_train_split_take_no_other(imagenet_train):
+    options = DataOptions(layout="imagenet-1k", train_data=str(imagenet_train))
+    with pytest.raises(ValueError, match="`train_data`"):
+        TableData(str(imagenet_train), options)
+
+
 def test_several_classes_may_be_right(imagenet_folder):
     for number, path in enumerate(sorted(imagenet_folder.rglob("*.jpg"))):
         path.rename(path.with_name(f"ILSVRC2012_val_{number + 1:08d}.jpg"))
