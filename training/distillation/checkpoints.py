@@ -186,17 +186,17 @@ def writers_of(
         Writers of files by name, none where other ranks write everything; and the `first` of the next tensors. Of no
         tensors at all (an optimizer's before its first step) there is a file too: that none is missing can be told.
     """
-    parts = {key: part_number(tensor) for key, tensor in tensors.items()}
-    if all(part == (0, 1) for part in parts.values()):
+    parts: dict[str, tuple[int, int]] = {}  # this rank's: number of the part, and of how many
+    found = {key: part_number(tensor) for key, tensor in tensors.items()}
+    if all(part == (0, 1) for part in found.values()):
         count = _num_parts(tensors, num_ranks)
-        writers = [(first + part) % num_ranks if count > 1 else 0 for part in range(count)]
-        parts = {key: (part, count) for key, part in _divide(tensors, count).items()}
-        own = {key: tensors[key] for key, (part, _) in parts.items() if writers[part] == rank}
+        writers = [(first + part) % num_ranks for part in range(count)] if count > 1 else [0]
+        parts = {key: (part, count) for key, part in _divide(tensors, count).items() if writers[part] == rank}
         first += count if count > 1 else 0
-    else:
-        # Beside shards, what is whole lies in the first rank's file.
-        own = {key: tensors[key] for key, part in parts.items() if part is not None and (rank == 0 or part != (0, 1))}
-    number, count = max((parts[key] for key in own), key=lambda part: part[1], default=(0, 1))
+    else:  # beside shards, what is whole lies in the first rank's file
+        parts = {key: part for key, part in found.items() if part is not None and (rank == 0 or part != (0, 1))}
+    own = {key: tensors[key] for key in parts}
+    number, count = max(parts.values(), key=lambda part: part[1], default=(0, 1))
     local = copies.take(name, dict(zip(own, local_parts([each.detach() for each in own.values()]), strict=True)))
     file = f"{name}.safetensors" if count == 1 else f"{name}-{number + 1:05d}-of-{count:05d}.safetensors"
     return ({file: partial(save_file, local)} if own or (rank == 0 and not tensors) else {}), first

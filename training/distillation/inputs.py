@@ -2,13 +2,15 @@
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import distributed
+from torch.distributed import ProcessGroup
 
 from modeling_radio.core.interruption import Interrupted, OutOfTime, StopRequest
 from modeling_radio.core.ranks import TIMEOUT, any_rank, on_first_rank, rank_and_count
@@ -150,13 +152,13 @@ def shard_teachers(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
             if len(ranks) < 2:
                 continue
             _check_equal_parts(recipe, names, ranks, num_ranks)
-            group = distributed.new_group(ranks, timeout=TIMEOUT)  # on all ranks, in the same order
+            group = cast(ProcessGroup, distributed.new_group(ranks, timeout=TIMEOUT))  # on all ranks, in one order
             for name in names if rank in ranks else ():
                 if name in teachers:
                     teachers[name].shard(group)
 
 
-def _check_equal_parts(recipe: Recipe, names: Collection[str], ranks: Sequence[int], num_ranks: int) -> None:
+def _check_equal_parts(recipe: Recipe, names: Sequence[str], ranks: Sequence[int], num_ranks: int) -> None:
     """Refuse ranks that would call a network in another order of its passes and the student's."""
     ranks_of = divide_ranks(recipe.partitions, num_ranks)
     parts = {

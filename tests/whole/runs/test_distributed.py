@@ -450,7 +450,7 @@ def test_shards_of_copies_equal_copies(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 SHARDED_TEACHER = (
-    "partitions=[{name: low, sizes_px: [32, 48], token_budget: 10, rank_share: 1, teachers: [segmenter]},"
+    "partitions=[{name: low, sizes_px: [32, 48], token_budget: 12, rank_share: 1, teachers: [segmenter]},"
     " {name: high, sizes_px: [64], batch_size: 4, rank_share: 1, teachers: [semantic]}]",
     "views={is_square: false}",
     "teachers.segmenter.kind=deep",
