@@ -42,7 +42,8 @@ consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, Fi
 	$(BIN)/python tests/whole/ecosystem/run_consumers.py make build/consumers/folders
 	build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py check build/consumers/folders
 	PYTHONPATH=$(CURDIR) build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py embed build/consumers/folders
-	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python $(BIN)/python --target build/consumers/storage s3fs "moto[server]"
+	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python $(BIN)/python --target build/consumers/storage \
+		s3fs "moto[server]" daft "ray[default]"
 	PYTHONPATH=$(CURDIR):build/consumers/storage $(BIN)/python tests/whole/ecosystem/run_storage.py build/consumers/s3
 	$(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/engines
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/engines/bin/python \

@@ -1,8 +1,8 @@
-"""An S3 on this machine (moto): distil and extract from it and to it, without a copy, by workers that die.
+"""An S3 on this machine (moto): distil and extract from it and to it, without a copy, by workers that die and by Daft.
 
 Usage: run_storage.py FOLDER
 
-`make consumers` runs it, with moto and s3fs from PyPI beside the environment of this repository.
+`make consumers` runs it, with moto, s3fs, Daft and Ray from PyPI beside the environment of this repository.
 """
 
 import io
@@ -52,9 +52,9 @@ def write_shards(storage: s3fs.S3FileSystem) -> None:
         storage.pipe_file(f"bucket/shards/{shard:05d}.parquet", b"")
 
 
-def radio(*words: str) -> subprocess.Popen[str]:
+def radio(*words: str, **variables: str) -> subprocess.Popen[str]:
     """Start the command."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *sys.path)))}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *sys.path)))} | variables
     return subprocess.Popen(
         [sys.executable, "-m", "modeling_radio", *words], env=environment, text=True, stdout=subprocess.PIPE
     )
@@ -106,6 +106,17 @@ def extract(root: Path, storage: s3fs.S3FileSystem) -> None:
     sys.stdout.write("ok   extract and search\n")
 
 
+def extract_on_daft(root: Path, storage: s3fs.S3FileSystem) -> None:
+    """Extract by two workers of Daft, here and on Ray: the files are those of one worker."""
+    for runner in ("native", "ray"):
+        to_s3 = ["--data", SHARDS, "--streaming", "--batch-size", "4", "--output", f"s3://bucket/{runner}"]
+        command = ["extract", str(root / "model"), *to_s3, "--engine", "daft", "--engine-workers", "2"]
+        sys.stdout.write(finished(radio(*command, DAFT_RUNNER=runner, RAY_USAGE_STATS_ENABLED="0")))
+        for path in sorted((root / "alone" / "data").iterdir()):
+            assert storage.cat_file(f"bucket/{runner}/data/{path.name}") == path.read_bytes(), path.name
+        sys.stdout.write(f"ok   extract on Daft, {runner}\n")
+
+
 def distil(root: Path) -> None:
     """Distil from the shards, stop, go on: the weights are those of an undisturbed run."""
     import tiny_distillation as tiny
@@ -138,5 +149,6 @@ if __name__ == "__main__":
     save_radio(root / "model")
     write_shards(storage)
     extract(root, storage)
+    extract_on_daft(root, storage)
     distil(root)
     server.stop()
