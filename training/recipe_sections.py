@@ -574,6 +574,8 @@ class TeacherRecipe(RunOptions, Named):
         options: Further arguments of that kind, for example which layer.
         device: Where it runs, for example "cuda:1"; None for the student's device.
         compile: Compile its network with `torch.compile`.
+        shard: Divide the weights of its blocks among the ranks of a machine that run it, and gather one block at a time
+            (FSDP2). For a teacher that is too large beside the student; each pass gathers all of its blocks.
         feature_weight: Factor of its dense loss.
         summary_weight: Factor of its summary loss, where it has a summary.
         adaptor: Fields of `RadioAdaptorConfig` for this adaptor, for example `hidden_size`.
@@ -586,6 +588,7 @@ class TeacherRecipe(RunOptions, Named):
     options: dict[str, Any] = {}
     device: Annotated[str | None, INDECISIVE] = None
     compile: Annotated[bool, INDECISIVE] = False
+    shard: Annotated[bool, INDECISIVE] = False
     feature_weight: float = Field(1.0, ge=0)
     summary_weight: float = Field(1.0, ge=0)
     adaptor: dict[str, Any] = {}
@@ -601,6 +604,7 @@ class TeacherRecipe(RunOptions, Named):
         for key in self.options:
             rule = f"written one level up, as teachers.{self.name}.{key}"
             require(key not in type(self).model_fields, f"options.{key}", self.options[key], rule)
+        require(not (self.shard and self.compile), "shard", self.shard, "false with `compile`")
         return self
 
     def run_options(self) -> RunOptions:

@@ -12,7 +12,14 @@ from PIL import Image
 from modeling_radio.training.evaluation.data_tables import TableData, imagenet_names_of
 from modeling_radio.training.evaluation.models.radio import open_radio
 from modeling_radio.training.evaluation.public_sets import MaskSet, find_public, public_sets
-from modeling_radio.training.evaluation.settings import LAYOUTS, MASK_LAYOUTS, PRESETS, DataOptions, EvaluationSettings
+from modeling_radio.training.evaluation.settings import (
+    CLASS_LAYOUTS,
+    LAYOUTS,
+    MASK_LAYOUTS,
+    PRESETS,
+    DataOptions,
+    EvaluationSettings,
+)
 from modeling_radio.training.evaluation.tasks.base import Evaluation
 from modeling_radio.training.evaluation.tasks.classification import is_right
 from modeling_radio.training.evaluation.tasks.registry import find_task
@@ -60,12 +67,12 @@ def test_each_set_has_its_files_and_ids(build_public_set):
 
 
 @pytest.mark.parametrize("preset", [name for name, values in PRESETS.items() if values.get("layout") in MASK_LAYOUTS])
-def test_presets_run_to_the_end(preset, build_public_set, text_folder):
+def test_presets_run_to_the_end(preset, build_public_set, reference_folder):
     small = {"size": 32, "window_px": 32, "shorter_px": PRESETS[preset].get("shorter_px") and 48, "probe_steps": 2}
     data = str(build_public_set(PRESETS[preset]["layout"]))
-    settings = EvaluationSettings(checkpoint=text_folder, data=data, preset=preset, templates="plain", **small)
+    settings = EvaluationSettings(checkpoint=reference_folder, data=data, preset=preset, templates="plain", **small)
     assert settings.tasks is not None
-    evaluation = Evaluation(open_radio(text_folder, size_px=32), TableData(data, settings), settings)
+    evaluation = Evaluation(open_radio(reference_folder, size_px=32), TableData(data, settings), settings)
     measured = find_task(settings.tasks[0]).measure(evaluation)
     assert {each.metric for each in measured} >= {"mIoU", "pixel accuracy"}
     assert all(0 <= each.value <= 1 for each in measured)
@@ -150,7 +157,7 @@ def imagenet_train(imagenet_folder, monkeypatch) -> Path:
     for wnid, color in (("n01498041", (0, 0, 200)), ("n01530575", (0, 99, 0)), ("n01531178", (200, 0, 0))):
         for split, count in (("train", 2), ("val", 1)):
             for number in range(count):
-                path = folder / split / wnid / f"{number}.png"
+                path = folder / split / wnid / f"{number + 1}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (20, 20), color).save(path)
     monkeypatch.setitem(
@@ -179,6 +186,20 @@ def test_variants_of_imagenet_learn_from_imagenet(layout, imagenet_folder, image
     shutil.rmtree(imagenet_train / "train")
     with pytest.raises(ValueError, match=r"`train_data`.*n01498041"):
         TableData(str(imagenet_folder), options)
+
+
+@pytest.mark.parametrize("preset", CLASS_LAYOUTS)
+def test_presets_of_imagenet_run_to_the_end(preset, imagenet_train, reference_folder, monkeypatch):
+    counts = {"train": 6, "validation": 3}
+    monkeypatch.setitem(public_sets(), preset, replace(public_sets()[preset], counts=counts))
+    (imagenet_train / "real.json").write_text("[[0, 2]]")
+    folder = imagenet_train if preset in ("imagenet-1k", "imagenet-real") else imagenet_train / "val"
+    settings = EvaluationSettings(checkpoint=reference_folder, data=str(folder), preset=preset, templates="plain")
+    evaluation = Evaluation(open_radio(reference_folder), TableData(str(folder), settings), settings)
+    for name in settings.tasks:
+        measured = find_task(name).measure(evaluation)
+        assert measured[0].metric == "accuracy"
+        assert all(0 <= each.value <= 1 for each in measured)
 
 
 def test_data_with_a_train_split_take_no_other(imagenet_train):

@@ -73,9 +73,10 @@ def _propagate(evaluation: Evaluation, masks: FrameMasks, folder: Path | None) -
         found = list[Tensor]()
         for number, (frame, label) in enumerate(zip(frames, labels, strict=True)):
             ids = upsampled_labels(label.cpu(), evaluation.model.patch_size, next(iter(given.values())).shape)
+            if number in given:  # later ones have the objects that appear there
+                ids = torch.where((given[number] > 0) | (number == min(given)), given[number], ids)
             if folder is not None:
-                own = given.get(number, torch.zeros_like(ids))
-                _write_mask(torch.where(own > 0, own, ids), folder / masks.paths[frame].parent.name, masks.paths[frame])
+                _write_mask(ids, folder / masks.paths[frame].parent.name, masks.paths[frame])
             if masks.are_public and 0 < number < len(frames) - 1:
                 found.append(object_scores(ids, masks[frame], num_objects))
         scores += [torch.stack(found).mean(0)] if found else []

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tiny_sam3 import TRUNK_WIDTH, build_sam3
+from tiny_sam3 import build_sam3
 from transformers import Sam3ImageProcessor, Sam3Processor
 
-from modeling_radio import RadioConfig, RadioModel, attach_to_sam3
+from modeling_radio import attach_to_sam3
 from modeling_radio.post_processing_radio import fill_run_lengths
 from modeling_radio.training.evaluation import data_concepts
 from modeling_radio.training.evaluation.data_tables import open_data
@@ -36,7 +36,7 @@ def saco(tmp_path, monkeypatch):
     """
     folder = tmp_path / "SACo-Gold"
     for subset in data_concepts.SUBSETS:
-        images = folder / ("sa1b" if subset == "sa1b" else "metaclip") / "1"
+        images = folder / ("sa1b_images" if subset == "sa1b" else "metaclip_images") / "1"
         images.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(images / f"{subset}.jpg")
         for number, letter in enumerate("abc"):
@@ -64,16 +64,15 @@ def sam3_folder(word_tokenizer, tmp_path):
     return tmp_path / "sam3"
 
 
-def build_radio(name="sam3") -> RadioFeatures:
-    torch.manual_seed(1)
-    adaptors = [{"name": name, "hidden_size": 24, "feature_dim": TRUNK_WIDTH}]
-    return RadioFeatures(RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors)).eval(), size_px=64)
+@pytest.fixture
+def radio(reference) -> RadioFeatures:
+    return RadioFeatures(reference, size_px=64)
 
 
 @pytest.fixture
-def evaluation(saco, sam3_folder) -> Evaluation:
+def evaluation(saco, sam3_folder, radio) -> Evaluation:
     settings = EvaluationSettings(checkpoint=saco, data=str(saco), preset="sa-co", sam3=str(sam3_folder))
-    return Evaluation(build_radio(), open_data(str(saco), settings, size_px=64), settings)
+    return Evaluation(radio, open_data(str(saco), settings, size_px=64), settings)
 
 
 def measured(evaluation) -> dict[str, float]:
@@ -107,14 +106,14 @@ def test_the_masks_of_an_annotator_are_right(evaluation, monkeypatch):
     assert found["cgF1, sa1b"] == pytest.approx(1, abs=1e-3)
 
 
-def test_masks_are_those_of_sam3_on_radio(evaluation, sam3_folder, monkeypatch):
+def test_masks_are_those_of_sam3_on_radio(evaluation, sam3_folder, radio, monkeypatch):
     monkeypatch.setattr(concept_segmentation, "SCORE", 0)
-    examples, radio = evaluation.examples("phrases"), build_radio()
+    examples = evaluation.examples("phrases")
     found = ConceptSegmenter(radio, str(sam3_folder)).masks(examples.images[0], examples.phrases[:2])
     sam3 = attach_to_sam3(concept_segmentation.Sam3Model.from_pretrained(sam3_folder), radio.model)
-    processor = Sam3Processor.from_pretrained(sam3_folder)
+    processor, side = Sam3Processor.from_pretrained(sam3_folder), sam3.config.vision_config.image_size
     for masks, phrase in zip(found, examples.phrases, strict=False):
-        inputs = processor(examples.images[0], phrase.text, size={"height": 64, "width": 64}, return_tensors="pt")
+        inputs = processor(examples.images[0], phrase.text, size={"height": side, "width": side}, return_tensors="pt")
         sizes = inputs.pop("original_sizes").tolist()
         with torch.no_grad():
             output = sam3(**inputs)
@@ -124,11 +123,11 @@ def test_masks_are_those_of_sam3_on_radio(evaluation, sam3_folder, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["an image", "a pair", "a mask's size", "runs", "a path", "a file"])
-def test_a_part_of_sa_co_is_refused(saco, evaluation, damage):
+def test_a_part_of_sa_co_is_refused(saco, evaluation, radio, damage):
     file = saco / "gold_sa1b_merged_b_release_test.json"
     content = json.loads(file.read_text())
     if damage == "an image":
-        (saco / "sa1b" / "1" / "sa1b.jpg").unlink()
+        (saco / "sa1b_images" / "1" / "sa1b.jpg").unlink()
     elif damage == "a file":
         file.unlink()
     elif damage == "a path":
@@ -145,16 +144,16 @@ def test_a_part_of_sa_co_is_refused(saco, evaluation, damage):
     message = {"an image": r"`data` .*sa1b\.jpg", "a pair": "4 pairs .* got 3", "runs": "`data` .*sa1b"}
     settings = evaluation.settings
     with pytest.raises(ValueError, match=message.get(damage, file.name)):
-        measure_concept_segmentation(Evaluation(build_radio(), open_data(str(saco), settings, size_px=64), settings))
+        measure_concept_segmentation(Evaluation(radio, open_data(str(saco), settings, size_px=64), settings))
 
 
 @pytest.mark.parametrize(
-    ("argument", "name", "sam3"),
-    [("sam3", "sam3", "nothing"), ("sam3", "sam3", "saco"), ("adaptor_name", "dino", "sam3")],
+    ("argument", "sam3"),
+    [("sam3", "nothing"), ("sam3", "saco"), ("adaptor_name", "sam3")],
 )
-def test_what_is_missing_is_named(saco, sam3_folder, argument, name, sam3):
+def test_what_is_missing_is_named(saco, sam3_folder, tiny_model, argument, sam3):
     sam3 = str({"saco": saco, "sam3": sam3_folder}.get(sam3, "nobody/nothing"))
     settings = EvaluationSettings(checkpoint=saco, data=str(saco), preset="sa-co", sam3=sam3)
-    evaluation = Evaluation(build_radio(name), open_data(str(saco), settings, size_px=64), settings)
+    evaluation = Evaluation(RadioFeatures(tiny_model, size_px=64), open_data(str(saco), settings, size_px=64), settings)
     with pytest.raises(ValueError, match=f"`{argument}`"):
         measure_concept_segmentation(evaluation)

@@ -54,7 +54,7 @@ def test_labels_are_stretched_before_they_compete():
     assert upsampled_labels(labels, 2, (2, 4)).tolist() == [[1, 1, 0, 0]] * 2
 
 
-def test_davis_runs_to_the_end(davis_folder, tmp_path):
+def test_davis_runs_to_the_end(davis_folder, reference, tmp_path):
     settings = EvaluationSettings(checkpoint=tmp_path, data=str(davis_folder), preset="davis", size=64)
     data = open_data(str(davis_folder), settings, size_px=64)
     evaluation = Evaluation(RawPixels(8, 64), data, settings)
@@ -62,6 +62,8 @@ def test_davis_runs_to_the_end(davis_folder, tmp_path):
     assert 0.9 < measured["J"] < 1  # the objects end where patches do, and stand still; their corners become round
     assert measured["J&F"] == pytest.approx((measured["J"] + measured["F"]) / 2)
     assert data.part("videos").test.images[0].shape == (3, 64, 64)
+    of_reference = measure_label_propagation(Evaluation(RadioFeatures(reference, size_px=64), data, settings))
+    assert all(0 <= each.value <= 1 for each in of_reference)
 
 
 def test_frames_have_the_sizes_of_dino(tmp_path):
@@ -98,13 +100,13 @@ def youtube_folder(davis_folder, monkeypatch):
     return folder
 
 
-def test_masks_of_youtube_vos_are_written_for_its_server(youtube_folder, tiny_model, tmp_path):
+def test_masks_of_youtube_vos_are_written_for_its_server(youtube_folder, reference, tmp_path):
     options = {"checkpoint": tmp_path, "data": str(youtube_folder), "preset": "youtube-vos", "size": 64}
     settings = EvaluationSettings(**options, predictions=tmp_path / "Annotations")
     data = open_data(str(youtube_folder), settings, size_px=64)
     assert measure_label_propagation(Evaluation(RawPixels(8, 64), data, settings)) == []
     assert not settings.predictions.exists()  # those of the checkpoint are written
-    model = RadioFeatures(tiny_model, size_px=64)
+    model = RadioFeatures(reference, size_px=64)
     assert measure_label_propagation(Evaluation(model, data, settings)) == []
     frames = sorted(str(path.relative_to(settings.predictions)) for path in settings.predictions.glob("*/*"))
     assert frames == [f"{video}/{number:05d}.png" for video in ("cow", "dog") for number in range(4)]
