@@ -25,13 +25,16 @@ PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n a
 test: lint  ## lint, format, types and the test suite
 	$(PYTEST) -m "not slow and not gpu and not hub and not tour"
 
-tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a browser, notebooks, processes, wheel; root gets Debian's chromium
+tour: $(VENV)/installed-dev  ## whole journeys: site, guides, page and app in a browser, notebooks, processes, Slurm, wheel; root gets Debian's chromium and Slurm
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ "$$(id -u)" != 0 ] \
 		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	@command -v slurmd >/dev/null || [ "$$(id -u)" != 0 ] \
+		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq slurm-wlm; }
 	$(PYTEST) -m "tour and not gpu and not hub"
 
 # Tiny models that this repository writes, opened by libraries that have never seen it, and by `Embedder` in them. Spark needs Java.
-consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, Spark, FiftyOne and mteb on tiny folders, in an environment of their own
+# Ray Train is in another environment, with what `radio distill` needs, and SkyPilot alone: it wants an older click than transformers.
+consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, FiftyOne, mteb, SkyPilot, Kubeflow and an S3, in environments of their own
 	rm -rf build/consumers && $(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/env
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/env/bin/python \
 		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers)==") \
@@ -39,6 +42,17 @@ consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray Data, Spar
 	$(BIN)/python tests/whole/ecosystem/run_consumers.py make build/consumers/folders
 	build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py check build/consumers/folders
 	PYTHONPATH=$(CURDIR) build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py embed build/consumers/folders
+	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python $(BIN)/python --target build/consumers/storage \
+		s3fs "moto[server]" daft "ray[default]"
+	PYTHONPATH=$(CURDIR):build/consumers/storage $(BIN)/python tests/whole/ecosystem/run_storage.py build/consumers/s3
+	$(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/engines
+	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/engines/bin/python \
+		$$($(BIN)/uv pip freeze --python $(BIN)/python | grep -E "^(torch|torchvision|transformers|accelerate)==") \
+		datasets filelock matplotlib pytest kubeflow "ray[train]"
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests/support/distillation build/consumers/engines/bin/python \
+		tests/whole/ecosystem/run_launchers.py build/consumers/runs
+	$(UV_SETTINGS) SKYPILOT_DISABLE_USAGE_COLLECTION=1 $(BIN)/uv run --quiet --no-project --python $(BIN)/python \
+		--with "skypilot>=0.14" python -c "import sky; print(sky.Task.from_yaml('deploy/sky.yaml'))"
 
 # The package as it is installed, made of links: type checkers and the site do not follow `modeling_radio.__path__` of a clone.
 types:

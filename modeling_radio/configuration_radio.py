@@ -609,7 +609,12 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def resolution_step(self) -> int:
-        """Pixels that height and width of an image must be multiples of: E-RADIO's coarsest level, else a patch."""
+        """Pixels that height and width of an image must be multiples of: the coarsest level's stride, else a patch.
+
+        A coarser map of another size would not lie on the grid of the features.
+        """
+        if self.wrapped is not None:
+            return max(self.wrapped["strides"])
         return self.patch_size if self.eradio is None else 2 * self.patch_size
 
     @property

@@ -395,7 +395,8 @@ def wrapped_fields(
         widths=[shape.width for shape in shapes],
         num_prefix=shapes[-1].num_prefix,
     )
-    native = max(side // stride, 1) * stride
+    step = max(shape.stride for shape in shapes)
+    native = max(side // step, 1) * step
     heads = next(heads for heads in range(max(width // HEAD_WIDTH, 1), 0, -1) if width % heads == 0)
     return {
         "wrapped": dataclasses.asdict(wrapping),
@@ -403,7 +404,7 @@ def wrapped_fields(
         "num_hidden_layers": len(numbers),
         "num_attention_heads": heads,
         "patch_size": stride,
-        "max_img_size": LARGEST_SIDE // stride * stride,
+        "max_img_size": LARGEST_SIDE // step * step,
         "image_size": native,
         "preferred_resolution": [native, native],
         "norm_mean": mean,

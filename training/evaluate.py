@@ -12,6 +12,7 @@ from modeling_radio.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from modeling_radio.model_cards.results import Results
+    from modeling_radio.training.evaluation.models.radio import RadioFeatures
 
 COMMAND = Command(
     "radio evaluate",
@@ -28,8 +29,12 @@ COMMAND = Command(
 )
 
 
-def run(settings: EvaluationSettings) -> "tuple[Results, list[Path]]":
+def run(settings: EvaluationSettings, model: "RadioFeatures | None" = None) -> "tuple[Results, list[Path]]":
     """Measure as the settings say; return the measurements and the files written, by the first rank alone.
+
+    Args:
+        settings: Settings of the evaluation.
+        model: The opened checkpoint, if it is measured several times; see `run_evaluations`.
 
     Raises:
         ValueError: If `table` is given, whose sets are measured one by one.
@@ -46,7 +51,7 @@ def run(settings: EvaluationSettings) -> "tuple[Results, list[Path]]":
     from modeling_radio.training.figures.progress import TOKENS, figure_over_counts, values_by_tokens
 
     transformers_logging.disable_progress_bar()  # models load fast
-    results, evaluations = run_evaluations(settings, settings.load_recipe())
+    results, evaluations = run_evaluations(settings, settings.load_recipe(), model)
     written = list[Path]()
     if settings.output is not None and rank_and_count()[0] == 0:
         results.save(settings.output)
@@ -66,8 +71,10 @@ def run(settings: EvaluationSettings) -> "tuple[Results, list[Path]]":
 def _evaluate(settings: EvaluationSettings) -> None:
     if settings.table is not None:
         from modeling_radio.training.evaluation.published import measure_table
+        from modeling_radio.training.evaluation.run import open_student
 
-        print(measure_table(settings, lambda one: run(one)[0]))
+        model = open_student(settings)
+        print(measure_table(settings, lambda one: run(one, model)[0]))
         return
     results, written = run(settings)
     from modeling_radio.core.ranks import rank_and_count

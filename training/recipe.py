@@ -128,6 +128,9 @@ class Recipe(RecipeSection):
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
+        is_balanced = any(each.balance is not None for each in self.data.sources())
+        rule = "null with `views.teachers: cached`, which would keep an image for each time that it is shown"
+        require(not is_balanced or self.views.teachers != "cached", "data.balance", "a mapping", rule)
         start, num_steps = self.balancing_times().start_step, self.schedule.num_steps
         is_reached = self.balancing.method == "fixed" or start < num_steps
         rule = f"below `schedule.num_steps`, {num_steps}, or no weight ever moves"

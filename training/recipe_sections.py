@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -64,6 +65,32 @@ class FiltersRecipe(RecipeSection):
         return self.min_deviation is not None or self.max_distance is not None
 
 
+class BalanceRecipe(RecipeSection):
+    """How often images are shown: those of small groups more often than those of large ones.
+
+    Attributes:
+        features: Data set that `radio extract` wrote of the same images.
+        column: Column of it whose values are the groups, such as label; with `clusters` that of the vectors, by default
+            summary.
+        clusters: Number of clusters of the vectors that are the groups; null takes the values of `column`.
+        power: The weight of an image is the inverse of the size of its group to this power. 1 shows all groups equally
+            often.
+        max_repeats: How often an image is shown at most, as a multiple of its share without balance. Our choice: the
+            images of a tiny group would be learned by heart.
+    """
+
+    features: Path
+    column: str | None = None
+    clusters: int | None = Field(None, gt=1)
+    power: float = Field(1.0, gt=0, le=1)
+    max_repeats: float = Field(10.0, gt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "BalanceRecipe":
+        require(self.column is not None or self.clusters is not None, "column", self.column, "given without `clusters`")
+        return self
+
+
 DEMO_SOURCES = ("demo", "demo-pypi")
 """Sources whose images are made by number."""
 
@@ -84,11 +111,13 @@ class ImageSource(RecipeSection):
             if a folder has this name too, followed by `:config` if it has several configurations.
         split: Split of a Hub data set; None for "train".
         column: Column of the images; None finds it.
+        balance: How often the images of rare and frequent groups are shown; null shows all equally often.
     """
 
     source: str
     split: str | None = None
     column: str | None = None
+    balance: BalanceRecipe | None = None
 
 
 class SourceRecipe(ImageSource):
@@ -139,6 +168,10 @@ class DataRecipe(ImageSource):
         made = [entry.source for entry in (self, *self.mixed_in) if entry.source in DEMO_SOURCES]
         rule = "left out, all null, with images of the demo, which are made and have no files to filter"
         require(not made or not self.filters.is_used, "filters", self.filters.to_dict(), rule)
+        is_balanced = any(entry.balance is not None for entry in (self, *self.mixed_in))
+        rule = "null with `data.streaming`, `data.num_images` or images of the demo: it needs all images by number"
+        can_balance = not (self.streaming or made or self.num_images is not None)
+        require(can_balance or not is_balanced, "balance", "a mapping", rule)
         weights = [entry.weight for entry in self.mixed_in]
         require(sum(weights) < 1, "mixed_in (weights)", weights, "numbers with a sum below 1")
         return self
@@ -147,7 +180,7 @@ class DataRecipe(ImageSource):
         """Return all sources; their weights sum to 1."""
         rest = 1 - sum(entry.weight for entry in self.mixed_in)
         return [
-            SourceRecipe(source=self.source, weight=rest, split=self.split, column=self.column),
+            SourceRecipe(source=self.source, weight=rest, split=self.split, column=self.column, balance=self.balance),
             *self.mixed_in,
         ]
 
@@ -542,6 +575,8 @@ class TeacherRecipe(RunOptions, Named):
         options: Further arguments of that kind, for example which layer.
         device: Where it runs, for example "cuda:1"; None for the student's device.
         compile: Compile its network with `torch.compile`.
+        shard: Divide the weights of its blocks among the ranks of a machine that run it, and gather one block at a time
+            (FSDP2). For a teacher that is too large beside the student; each pass gathers all of its blocks.
         feature_weight: Factor of its dense loss.
         summary_weight: Factor of its summary loss, where it has a summary.
         adaptor: Fields of `RadioAdaptorConfig` for this adaptor, for example `hidden_size`.
@@ -554,6 +589,7 @@ class TeacherRecipe(RunOptions, Named):
     options: dict[str, Any] = {}
     device: Annotated[str | None, INDECISIVE] = None
     compile: Annotated[bool, INDECISIVE] = False
+    shard: Annotated[bool, INDECISIVE] = False
     feature_weight: float = Field(1.0, ge=0)
     summary_weight: float = Field(1.0, ge=0)
     adaptor: dict[str, Any] = {}
@@ -569,6 +605,7 @@ class TeacherRecipe(RunOptions, Named):
         for key in self.options:
             rule = f"written one level up, as teachers.{self.name}.{key}"
             require(key not in type(self).model_fields, f"options.{key}", self.options[key], rule)
+        require(not (self.shard and self.compile), "shard", self.shard, "false with `compile`")
         return self
 
     def run_options(self) -> RunOptions:

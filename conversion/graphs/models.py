@@ -258,7 +258,7 @@ def size_step(config: RadioConfig, window_size: Window) -> int:
     """
     arguments, window_size = config.eradio, None if window_size == "global" else window_size
     if arguments is None:
-        return config.patch_size * (window_size or 1)
+        return config.resolution_step * (window_size or 1)
     trained = math.lcm(*(trained_window(arguments, level) for level in (2, 3)))
     return config.resolution_step * (window_size or config.vitdet_window_size or trained)
 

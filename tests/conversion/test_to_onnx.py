@@ -90,6 +90,7 @@ def test_a_changed_graph_is_noticed(tmp_path):
         (build_eradio, ["--window-size", "2"], 64),
         (build_radio1d, [], 16),
         (lambda: build_wrapped("ConvNeXt"), [], 32),
+        (lambda: build_wrapped("ResNet"), [], 32),
     ],
 )
 def test_every_network_is_exported_for_sizes_that_its_windows_divide(build_model, flags, step, tmp_path, capsys):

@@ -36,10 +36,11 @@ def test_outputs_and_a_saved_folder(name, tmp_path):
     opened, report = RadioModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())
     again = opened.eval()(images, feature_format="NCHW")
-    assert torch.equal(again.features, output.features)
-    assert torch.equal(again.summary, output.summary)
+    # Not bit for bit: a product of matrices may round by where in memory the weights begin.
+    torch.testing.assert_close(again.features, output.features, rtol=0, atol=1e-5)
+    torch.testing.assert_close(again.summary, output.summary, rtol=0, atol=1e-5)
     (maps,) = RadioBackbone.from_pretrained(tmp_path).eval()(images).feature_maps
-    assert torch.equal(maps, output.features)
+    torch.testing.assert_close(maps, output.features, rtol=0, atol=1e-5)
 
 
 def test_a_library_initializes_its_own_network():
@@ -58,6 +59,7 @@ def test_a_library_initializes_its_own_network():
 def test_fused_levels_are_at_the_stride_of_the_finest_and_blocks_of_heads():
     model = build_wrapped("class")
     assert model.config.num_hidden_layers == 2
+    assert (model.config.patch_size, model.config.resolution_step) == (8, 16)  # the coarser map lies on the grid
     backbone = RadioBackbone(RadioConfig(**NETWORKS["class"].fields, out_indices=[1, 2])).eval()
     fine, fused = backbone(torch.rand(1, 3, 32, 48)).feature_maps
     assert fine.shape == fused.shape == (1, 24, 4, 6)

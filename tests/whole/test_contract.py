@@ -79,7 +79,7 @@ def model(case) -> RadioPreTrainedModel:
 
 def inputs_of(model: RadioPreTrainedModel, batch_size: int = 2) -> dict[str, Tensor]:
     """Return noise of odd numbers of patches, where the network takes those, and texts for models of words."""
-    step = model.config.patch_size
+    step = model.config.resolution_step
     size = (128, 256) if model.config.eradio else (3 * step, 5 * step)
     texts = {"input_ids": TOKENS} if isinstance(model, RadioForZeroShotImageClassification) else {}
     return {**texts, "pixel_values": images(batch_size, size)}
@@ -313,7 +313,7 @@ def test_compiles_without_a_graph_break(model):
 @torch.no_grad()
 @pytest.mark.parametrize("case", [*EVERY_MODEL, "windows"], indirect=True)
 def test_exports_for_any_batch_and_size(case, model):
-    step, shape = model.config.patch_size, {0: Dim("batch", min=1, max=8)}
+    step, shape = model.config.resolution_step, {0: Dim("batch", min=1, max=8)}
     if case not in IS_DETECTOR:
         shape |= {2: step * Dim("rows", min=3, max=16), 3: step * Dim("cols", min=3, max=16)}
     program = torch.export.export(model, (), inputs_of(model), dynamic_shapes={"pixel_values": shape})

@@ -9,6 +9,12 @@ import torch
 
 from modeling_radio.training.evaluation.data import Examples, Pair, Relevance, Stacked
 from modeling_radio.training.evaluation.features import StoredFeatures
+from modeling_radio.training.evaluation.metrics.concept_f1 import (
+    concept_counts,
+    concept_f1,
+    image_correlation,
+    positive_f1,
+)
 from modeling_radio.training.evaluation.metrics.dense import normal_scores
 from modeling_radio.training.evaluation.metrics.video import boundary_accuracy, region_similarity
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
@@ -160,6 +166,42 @@ def test_label_propagation_of_dino():
     Sums of pixels and of their indices for each object in the last frame.
     """
     frames, first = video()
-    ids = upsampled_labels(propagated(frames, first)[-1], 8, first.shape)
+    ids = upsampled_labels(propagated(frames, {0: first})[-1], 8, first.shape)
     found = [(int((ids == number).sum()), int((ids == number).nonzero().sum())) for number in (1, 2)]
     assert found == [(1725, 150810), (1318, 226717)]
+
+
+def phrases() -> list[tuple[list[np.ndarray], list[list[np.ndarray]]]]:
+    """Predicted masks of forty phrases, and those of three annotators each; of some phrases there are none."""
+    found = []
+    for number in range(40):
+        random = np.random.default_rng(number)
+        boxes = (random.random((4, 4)) * [24, 24, 16, 16] + [0, 0, 4, 4]).astype(int)
+        boxes = boxes[: 0 if number % 4 == 0 else int(4 * random.random()) + 1]
+        ends = []
+        for _ in range(4):
+            moved = boxes + (3 * random.random(boxes.shape)).astype(int)
+            kept = moved[random.random(len(boxes)) > 0.2] if random.random() > 0.1 else [[2, 2, 9, 9]]
+            ends.append([filled(*box) for box in kept])
+        found.append((ends[0], ends[1:]))
+    return found
+
+
+def filled(row: int, col: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((48, 48), np.uint8, order="F")
+    mask[row : row + height, col : col + width] = 1
+    return mask
+
+
+def test_concepts_of_sam3():
+    """facebookresearch/sam3 at 99d02f2: `CGF1Evaluator` with three annotators, cgF1, positive micro F1, IL_MCC."""
+    from pycocotools import mask as coco_mask
+
+    sums = torch.stack(
+        [
+            concept_counts([*map(coco_mask.encode, own)], [[*map(coco_mask.encode, each)] for each in true])
+            for own, true in phrases()
+        ]
+    ).sum(0)
+    found = [float(score(sums)) for score in (concept_f1, positive_f1, image_correlation)]
+    assert found == pytest.approx([0.4247027206797078, 0.45304674608175244, 0.937436863530789], abs=1e-6)

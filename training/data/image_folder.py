@@ -168,9 +168,13 @@ class _Files:
     def __getitem__(self, index: int) -> EncodedImage:
         return EncodedImage(str(self.paths[index]), self.paths[index])
 
+    def names(self) -> list[str]:
+        """Return the paths in the folder."""
+        return [path.relative_to(self.folder).as_posix() for path in self.paths]
+
     def fingerprint(self) -> str:
         """Return number and bytes of the files, a hash of their paths in the folder, and one of their contents."""
-        names = [path.relative_to(self.folder).as_posix() for path in self.paths]
+        names = self.names()
         num_bytes = [path.stat().st_size for path in self.paths]
         state = content_fingerprint(self.__getitem__, num_bytes, names)
         return f"{len(self)} files, {sum(num_bytes)} bytes, names {hash_of(dict.fromkeys(names))[:8]}, state {state}"

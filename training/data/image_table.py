@@ -43,6 +43,10 @@ class EncodedRows(Protocol):
 
     def fingerprint(self) -> str: ...
 
+    def names(self) -> list[str] | None:
+        """Return the path of each file in its folder; None for rows of a table."""
+        ...
+
 
 class SelectedRows:
     """Some of the rows of a table.
@@ -60,6 +64,10 @@ class SelectedRows:
 
     def __getitem__(self, index: int) -> EncodedImage:
         return self.rows[self.numbers[index]]
+
+    def names(self) -> list[str] | None:
+        names = self.rows.names()
+        return None if names is None else [names[number] for number in self.numbers]
 
     def fingerprint(self) -> str:
         """Return the fingerprint of all rows, and a hash of the numbers that are taken."""
@@ -157,6 +165,13 @@ class ImageTable(Images):
         selected.rows, selected.left_out, selected._unusable = SelectedRows(self.rows, numbers), dict(left_out), set()
         selected._short_sides = torch.tensor(short_sides)
         return selected
+
+    def repeated(self, numbers: Sequence[int]) -> ImageTable:
+        """Return a table of these rows, some of which may come several times, with an image for each number."""
+        sides = None if self._short_sides is None else self._short_sides[list(numbers)]
+        repeated = self.select(numbers, [], self.left_out)
+        repeated._short_sides = sides
+        return repeated
 
     def __getitem__(self, index: int) -> Tensor:
         """Return image `index`: uint8 `(3, height, width)`, RGB; `(3, size, size)` where a size is given."""

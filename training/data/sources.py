@@ -41,6 +41,8 @@ _HUB_ID = re.compile(r"(hub:)?(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
 _FILE_OF_HUB = re.compile(r"(?:hf://|https?://huggingface\.co/)datasets/(?P<id>[^/?#]+/[^/?#@]+)")
 _URL = re.compile(r"\w+://")
 _ADDRESS_OF_FILE = re.compile(r"\w+:/|::")
+_ADDRESS_OF_FOLDER = re.compile(r"(?!https?:)\w+://")
+"""Web servers do not list their folders."""
 _WILD = re.compile(r"[*?\[{]")
 
 BINARY_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes")
@@ -179,7 +181,8 @@ def read_samples(shards: Sequence[str], column: str, *, takes_others: bool) -> I
         takes_others: Take the first other image of a sample that has none there. Without any, `bytes` is empty.
 
     Raises:
-        tarfile.TarError: If a shard is damaged or cannot be read; the message names it.
+        tarfile.TarError: If a shard is damaged; the message names it.
+        OSError: If a shard `is_out_of_reach`; the message names it.
     """
     for shard in shards:
         of_shard = samples(shard)
@@ -191,7 +194,17 @@ def read_samples(shards: Sequence[str], column: str, *, takes_others: bool) -> I
                         name, content = f"{key}.{field}", file.read()
                 yield {"image": {"path": name, "bytes": content}, "__url__": shard}
         except (tarfile.TarError, OSError) as error:
+            if is_out_of_reach(error):
+                raise ConnectionError(f"{shard}: {error}") from error
             raise tarfile.ReadError(f"{shard}: {error}") from error
+
+
+def is_out_of_reach(error: Exception) -> bool:
+    """Return whether an error of reading is one of the disk, the network or the store, and not of what is read.
+
+    The system numbers its errors; those that Arrow raises at damaged files have no number.
+    """
+    return isinstance(error, ConnectionError | TimeoutError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def samples(shard: str) -> Iterator[tuple[str, Iterator[tuple[str, str, IO[bytes]]]]]:
@@ -203,8 +216,10 @@ def _files(shard: str) -> Iterator[tuple[str, str, IO[bytes]]]:
     """Yield key, field and content of each file of a sample."""
     from datasets.utils.file_utils import xopen  # reads addresses too, and tries again when a connection breaks
 
+    # Without blocks these read one stream; the file systems of other addresses do not know the word.
+    options: dict[str, Any] = {"block_size": 0} if shard.startswith(("http", "hf:")) else {}
     with (
-        xopen(shard, "rb", block_size=0) as stream,
+        xopen(shard, "rb", **options) as stream,
         tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as archive,
     ):
         for member in archive:
@@ -268,6 +283,9 @@ class TableRows:
 
     def __getitem__(self, index: int) -> EncodedImage:
         return self.column.read(self.dataset[index], f"row {index}")
+
+    def names(self) -> None:
+        """Return that rows have no names of their own: they are known by their order."""
 
     def fingerprint(self) -> str:
         """Return the number of rows, the bytes of their images, and a hash of their contents."""
@@ -467,22 +485,51 @@ def list_shards(source: str) -> dict[str, str]:
             raise ValueError(f"`data` must be {' or '.join(BUILDERS)} files to be streamed, got {source!r}.")
         facts = {name: os.stat(name) for name in found[1]}
         return {name: f"{fact.st_size} {fact.st_mtime_ns}" for name, fact in facts.items()}
+    shards: dict[str, str] = {}
+    try:
+        for system, pattern in _systems(expand_braces(source)):
+            patterns = [pattern] if Path(pattern).suffix in BUILDERS else _folder_patterns(pattern)
+            found = next(filter(None, (system.glob(each, detail=True) for each in patterns)), None)
+            if not found:
+                raise FileNotFoundError(f"no file matches {pattern!r}")
+            shards |= {system.unstrip_protocol(name): _state(fact) for name, fact in sorted(found.items())}
+    except Exception as error:  # file systems raise anything: a missing package, no key, no network
+        raise ValueError(f"`data` {source!r} cannot be listed: {error}.") from error
+    return shards
+
+
+def _systems(addresses: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    """Yield the file system of each address, and the path in it."""
     from fsspec.core import url_to_fs
 
-    shards: dict[str, str] = {}
-    for part in expand_braces(source):
-        system, pattern = url_to_fs(part)
-        patterns = [pattern] if Path(part).suffix in BUILDERS else _folder_patterns(pattern)
-        matches = (system.glob(each, detail=True) for each in patterns)
-        found = next(filter(None, matches), None)
-        if not found:
-            raise ValueError(f"`data` {source!r}: no file matches {part!r}.")
-        for name, fact in sorted(found.items()):
-            version = [
-                str(fact[key]) for key in ("ETag", "etag", "md5Hash", "blob_id", "mtime", "created") if key in fact
-            ]
-            shards[system.unstrip_protocol(name)] = " ".join([str(fact["size"]), *version[:1]])
-    return shards
+    listed = set[str]()
+    for address in addresses:
+        system, path = url_to_fs(address)
+        parent = path.rpartition("/")[0]
+        if len(addresses) > 1 and parent not in listed:
+            listed.add(parent)
+            with contextlib.suppress(OSError):
+                system.ls(parent)  # one request for all of them, which the system remembers
+        yield system, path
+
+
+def _state(fact: Mapping[str, Any]) -> str:
+    """Return the size of a file, and what else tells that it has changed."""
+    version = [str(fact[key]) for key in ("ETag", "etag", "md5Hash", "blob_id", "mtime", "created") if key in fact]
+    return " ".join([str(fact["size"]), *version[:1]])
+
+
+def shard_files(source: str) -> list[str] | None:
+    """Return the files, or addresses and their patterns, of shards that a source names or an address holds.
+
+    None for a folder on this machine, or anything else.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if Path(source).suffix in BUILDERS and not source.startswith(HUB_PREFIX):
+        return expand_files(source)
+    return list(list_shards(source)) if _ADDRESS_OF_FOLDER.match(source) else None
 
 
 def _folder_patterns(folder: str) -> list[str]:
@@ -492,9 +539,9 @@ def _folder_patterns(folder: str) -> list[str]:
 
 def _local_files(source: str) -> tuple[str, list[str]] | None:
     """Return the builder and the files of a folder, file, pattern or URL; None for anything else."""
-    suffix = Path(source).suffix
-    if suffix in BUILDERS and not source.startswith(HUB_PREFIX):
-        return BUILDERS[suffix], expand_files(source)
+    files = shard_files(source)
+    if files is not None:
+        return BUILDERS[Path(files[0]).suffix], files
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return None

@@ -8,9 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from modeling_radio.training.data.balance import balanced_table, groups_of
 from modeling_radio.training.data.decoding import LeastScale
 from modeling_radio.training.data.filters import filter_tables
 from modeling_radio.training.data.image_folder import ImageFolder
@@ -57,7 +59,7 @@ def build_images(
 def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | None = None) -> Images:
     """Return all sources of a recipe as one map-style data set of uint8 tensors `(3, height, width)`, RGB.
 
-    `data.filters` has left out some.
+    `data.filters` has left out some, and `data.balance` repeats some.
 
     Args:
         data: The recipe's section on images.
@@ -72,14 +74,26 @@ def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | N
     """
     sources = data.sources()
     parts = [_build_part(source, data, is_square) for source in sources]
+    groups = [_groups_of(part, source, data.seed) for part, source in zip(parts, sources, strict=True)]
     if data.filters.is_used:
         tables = [part for part in parts if isinstance(part, ImageTable)]  # all: the recipe refuses others
         parts = filter_tables(tables, data, data.image_size_px if used_px is None else used_px)
+    for number, (part, source) in enumerate(zip(parts, sources, strict=True)):
+        of_part = groups[number]
+        if of_part is not None and source.balance is not None and isinstance(part, ImageTable):
+            parts[number] = balanced_table(part, of_part, source.balance, data.seed)
     if len(parts) == 1:
         return parts[0]
     # One part after the other, repeated so that lengths are in proportion to weights: the shortest that holds all.
     total = max(len(part) / source.weight for part, source in zip(parts, sources, strict=True))
     return _Mixture(parts, [round(total * source.weight) for source in sources])
+
+
+def _groups_of(part: Images, source: SourceRecipe, seed: int) -> np.ndarray | None:
+    """Return the groups that a source is balanced by; the recipe refuses those of the demo."""
+    if source.balance is None or not isinstance(part, ImageTable):
+        return None
+    return groups_of(part.rows, source.balance, seed)
 
 
 def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Images:

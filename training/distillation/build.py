@@ -145,6 +145,7 @@ def build_run(
     fingerprint = inputs.fingerprint_of(images, recipe, accelerator)
     source = inputs.open_targets(recipe, accelerator, images, teachers, stop_request)
     monitors = Monitors.of_run(recipe, model.config, teachers, accelerator, output / "pictures")
+    inputs.shard_teachers(recipe, teachers)  # now that the first rank has run them alone for the held-out images
     for line in recipe.settings_without_effect():
         accelerator.print(line, flush=True)
     if is_new:

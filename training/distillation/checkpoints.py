@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
@@ -34,7 +34,7 @@ from modeling_radio.core.files import (
     write_text,
     write_through,
 )
-from modeling_radio.core.ranks import of_all_ranks, on_first_rank
+from modeling_radio.core.ranks import of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.settings import differences, order_differences, setting_paths, with_defaults
 from modeling_radio.training.distillation.monitoring import SkippedSteps
 from modeling_radio.training.distillation.sharding import (
@@ -127,28 +127,92 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def writers_of(name: str, tensors: Mapping[str, Tensor], *, is_main_process: bool) -> dict[str, Callable[[Path], None]]:
+PART_BYTES = 2**26
+"""Size from which ranks with copies of the student share the work of copying and writing it, 64 MiB. Our choice: a
+rank is done with it in less than a second."""
+
+
+class HostCopies:
+    """Copies of tensors in the CPU's memory, which is kept for the next copies.
+
+    New memory takes several times as long, because the system hands it out page by page. That of a GPU's tensors is
+    pinned, so that the GPU itself writes there.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Tensor] = {}
+
+    def take(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return copies, which hold until the next call with this name.
+
+        Args:
+            name: Of these tensors together.
+            tensors: By name.
+        """
+        for key, tensor in tensors.items():
+            kept = self._kept.get((name, key))
+            if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
+                kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                self._kept[name, key] = kept
+            kept.copy_(tensor, non_blocking=True)
+        for device in {tensor.device for tensor in tensors.values()}:
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+        return {key: self._kept[name, key] for key in tensors}
+
+
+def writers_of(
+    name: str,
+    tensors: Mapping[str, Tensor],
+    copies: HostCopies,
+    *,
+    rank: int = 0,
+    num_ranks: int = 1,
+    first: int = 0,
+) -> tuple[dict[str, Callable[[Path], None]], int]:
     """Return what writes this rank's part of tensors as they are now: copies are taken, without any exchange.
+
+    Each rank writes its shards. What every rank has is written by the first one, or in turn if it is large.
 
     Args:
         name: Of the files, without what tells one from the other.
         tensors: By name, whole or sharded.
-        is_main_process: Whether to save what is whole.
+        copies: Takes the copies; those of the checkpoint before must be written.
+        rank: Of this process.
+        num_ranks: Number of ranks.
+        first: Rank that writes the first part of what every rank has; those after it the others.
 
     Returns:
-        Writers of files by name; none where other ranks write everything. Of no tensors at all (an optimizer's
-        before its first step) there is a file too: that none is missing can be told.
+        Writers of files by name, none where other ranks write everything; and the `first` of the next tensors. Of no
+        tensors at all (an optimizer's before its first step) there is a file too: that none is missing can be told.
     """
-    number, count = 0, 1
-    own: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        own_part = part_number(tensor)
-        is_whole = own_part == (0, 1)
-        if own_part is not None and (is_main_process or not is_whole):
-            number, count = (number, count) if is_whole else own_part
-            own[key] = local_parts([tensor])[0].detach().to("cpu", copy=True).contiguous()
+    parts: dict[str, tuple[int, int]] = {}  # this rank's: number of the part, and of how many
+    found = {key: part_number(tensor) for key, tensor in tensors.items()}
+    if all(part == (0, 1) for part in found.values()):
+        count = _num_parts(tensors, num_ranks)
+        writers = [(first + part) % num_ranks for part in range(count)] if count > 1 else [0]
+        parts = {key: (part, count) for key, part in _divide(tensors, count).items() if writers[part] == rank}
+        first += count if count > 1 else 0
+    else:  # beside shards, what is whole lies in the first rank's file
+        parts = {key: part for key, part in found.items() if part is not None and (rank == 0 or part != (0, 1))}
+    own = {key: tensors[key] for key in parts}
+    number, count = max(parts.values(), key=lambda part: part[1], default=(0, 1))
+    local = copies.take(name, dict(zip(own, local_parts([each.detach() for each in own.values()]), strict=True)))
     file = f"{name}.safetensors" if count == 1 else f"{name}-{number + 1:05d}-of-{count:05d}.safetensors"
-    return {file: partial(save_file, own)} if own or (is_main_process and not tensors) else {}
+    return ({file: partial(save_file, local)} if own or (rank == 0 and not tensors) else {}), first
+
+
+def _num_parts(tensors: Mapping[str, Tensor], num_ranks: int) -> int:
+    return max(1, min(num_ranks, sum(tensor.nbytes for tensor in tensors.values()) // PART_BYTES))
+
+
+def _divide(tensors: Mapping[str, Tensor], count: int) -> dict[str, int]:
+    """Return the part of each tensor: neighbors, of about equal size in sum."""
+    total, before, parts = max(1, sum(tensor.nbytes for tensor in tensors.values())), 0, {}
+    for key, tensor in tensors.items():
+        parts[key] = min(count - 1, before * count // total)
+        before += tensor.nbytes
+    return parts
 
 
 class SavedTensors:
@@ -178,7 +242,7 @@ class SavedTensors:
     def read(self, key: str, like: Tensor | None = None) -> Tensor:
         """Return a tensor, sharded as `like` is: then this rank reads its rows only."""
         if not self.shapes[key]:
-            return self._files[0].get_tensor(key)
+            return next(file for file in self._files if key in file.keys()).get_tensor(key)  # noqa: SIM118
         own = None if like is None else local_parts([like])[0]
         start = 0 if like is None else first_row(like)
         end = self.shapes[key][0] if own is None else start + len(own)
@@ -483,22 +547,21 @@ class RunState:
         optimizer: Saved as `optimizer.safetensors`.
         skipped: The count of skipped steps.
         source: Knows its place in the data, on each rank its own.
+        copies: Memory for what is written.
     """
 
     modules: Mapping[str, nn.Module]
     optimizer: Optimizer
     skipped: SkippedSteps
     source: TargetSource
+    copies: HostCopies = field(default_factory=HostCopies)
 
-    def save(
-        self, writer: CheckpointWriter, facts: Mapping[str, Any], *, is_main_process: bool
-    ) -> list[dict[str, Any]]:
+    def save(self, writer: CheckpointWriter, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Begin to write a checkpoint of the present state, which may change as soon as this returns.
 
         Args:
             writer: Of the run; every rank writes its part.
             facts: What else belongs into `state.json`, `step` among it.
-            is_main_process: Whether to write what is not sharded.
 
         Returns:
             How far each rank has read the data.
@@ -506,12 +569,14 @@ class RunState:
         Raises:
             WriteError: If the checkpoint before cannot be written; older ones are intact.
         """
-        writer.finish()  # so that no more than one copy is in memory
+        writer.finish()  # whose copies are overwritten now
         tensors = {name: state_tensors(module) for name, module in self.modules.items()}
         tensors[OPTIMIZER] = optimizer_tensors(self.optimizer)
-        files = {}
+        rank, num_ranks = rank_and_count()
+        files, first = {}, 0
         for name, values in tensors.items():
-            files |= writers_of(name, values, is_main_process=is_main_process)
+            own, first = writers_of(name, values, self.copies, rank=rank, num_ranks=num_ranks, first=first)
+            files |= own
         positions = of_all_ranks(self.source.state_dict())
         counts = {"skipped_steps": self.skipped.state_dict(), "places_in_data": positions}
         writer.begin({**facts, **counts, "torch_version": torch.__version__}, files)

@@ -1,15 +1,19 @@
 """Images, teachers and targets of a run, opened as its recipe says."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import distributed
+from torch.distributed import ProcessGroup
 
 from modeling_radio.core.interruption import Interrupted, OutOfTime, StopRequest
-from modeling_radio.core.ranks import any_rank, on_first_rank, rank_and_count
+from modeling_radio.core.ranks import TIMEOUT, any_rank, on_first_rank, rank_and_count
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.data.sources import stream_fingerprint
 from modeling_radio.training.data.training_images import build_training_images
@@ -26,15 +30,17 @@ from modeling_radio.training.targets.feature_cache import (
     write_feature_cache,
 )
 from modeling_radio.training.targets.online import OnlineTargets
-from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.teachers.base import Teacher, by_network
 from modeling_radio.training.teachers.outputs import TeacherWidths
 from modeling_radio.training.teachers.published.base import loading_turn
 from modeling_radio.training.teachers.registry import check_devices, place_teacher, share_network, teacher_of_recipe
 from modeling_radio.training.views.loaders import PartitionStreams
 from modeling_radio.training.views.plan import (
     BatchPlan,
+    divide_ranks,
     extreme_grids,
     large_enough_images,
+    parts_of_rank,
     smallest_used_px,
     teachers_of_rank,
 )
@@ -120,6 +126,58 @@ def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
             teachers[entry.name] = place_teacher(teacher, entry, device)
     check_image_sizes(recipe, teachers)
     return teachers
+
+
+def shard_teachers(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
+    """Divide the blocks of the teachers that ask for it among the ranks of a machine that run them.
+
+    All ranks must take part. From then on these ranks must run the teacher together.
+
+    Args:
+        recipe: The recipe; teachers that fill a cache stay whole, because ranks fill it one without the other.
+        teachers: By name, at least those that this rank runs.
+
+    Raises:
+        RecipeError: If ranks that share a teacher differ in their accumulated parts.
+    """
+    rank, num_ranks = rank_and_count()
+    sharded = [entry.name for entry in recipe.teachers if entry.shard]
+    if not sharded or num_ranks == 1 or recipe.views.teachers == "cached":
+        return
+    networks = on_first_rank(lambda: by_network({name: teachers[name] for name in sharded}))
+    of_machine = int(os.environ.get("LOCAL_WORLD_SIZE", str(num_ranks)))
+    for names in networks:
+        for start in range(0, num_ranks, of_machine):
+            machine = range(start, min(start + of_machine, num_ranks))
+            ranks = [each for each in machine if {*names} & {*teachers_of_rank(recipe, each, num_ranks)}]
+            if len(ranks) < 2:
+                continue
+            _check_equal_parts(recipe, names, ranks, num_ranks)
+            group = cast(ProcessGroup, distributed.new_group(ranks, timeout=TIMEOUT))  # on all ranks, in one order
+            for name in names if rank in ranks else ():
+                if name in teachers:
+                    teachers[name].shard(group)
+
+
+def _check_equal_parts(recipe: Recipe, names: Sequence[str], ranks: Sequence[int], num_ranks: int) -> None:
+    """Refuse ranks that would call a network in another order of its passes and the student's."""
+    ranks_of, patch_size = divide_ranks(recipe.partitions, num_ranks), student_patch_size(recipe)
+    parts = {
+        tuple(
+            (
+                parts_of_rank(each, len(ranks_of[each.name]), patch_size),
+                each.teachers is None or not {*names}.isdisjoint(each.teachers),
+            )
+            for each in recipe.partitions
+            if rank in ranks_of[each.name]
+        )
+        for rank in ranks
+    }
+    if len(parts) > 1:
+        raise RecipeError(
+            f"`partitions` must have equal `accumulation_steps` and teachers on all ranks that share the sharded "
+            f"{' and '.join(names)}. Set `teachers.{names[0]}.shard=false`, or leave out `rank_share`."
+        )
 
 
 def widths_of_teachers(teachers: Mapping[str, Teacher]) -> dict[str, TeacherWidths]:

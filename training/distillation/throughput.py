@@ -40,8 +40,9 @@ class Throughput:
             self._flops = flops_of_step(recipe, self.num_ranks)
 
     def add(self, batch: Batch) -> None:
-        """Count the student's tokens of a part of a step."""
-        self._tokens += sum(shape.grid.rows * shape.grid.cols for shape in batch.shapes)
+        """Count the student's tokens of a part of a step, but for one that stands for no image."""
+        if batch.weight:
+            self._tokens += sum(shape.grid.num_tokens for shape in batch.shapes)
 
     def end_interval(self, num_steps: int, seconds: float, data_seconds: float, own_seconds: float) -> dict[str, float]:
         """Return what trackers get of the steps since the last call; all ranks must take part.

@@ -23,12 +23,22 @@ from modeling_radio.model_cards.results import Source
 Item = TypeVar("Item", covariant=True)
 
 Kind = Literal[
-    "images", "photographs", "labels", "masks", "depth", "captions", "pairs", "normals", "videos", "landmarks"
+    "images",
+    "photographs",
+    "labels",
+    "masks",
+    "depth",
+    "captions",
+    "pairs",
+    "normals",
+    "videos",
+    "landmarks",
+    "phrases",
 ]
 """Knowledge about images that a task needs: none ("images" resemble those of the training, "photographs" are large
 enough for several sizes), their class, the class of each pixel, their depth, texts that describe them, points that
-correspond in pairs of them, the normals of the surfaces that they show, masks of frames in their order, or images that
-they should find."""
+correspond in pairs of them, the normals of the surfaces that they show, masks of frames in their order, images that
+they should find, or phrases with the masks of what they name."""
 
 KINDS: tuple[Kind, ...] = (
     "images",
@@ -41,6 +51,7 @@ KINDS: tuple[Kind, ...] = (
     "normals",
     "videos",
     "landmarks",
+    "phrases",
 )
 
 
@@ -92,6 +103,25 @@ class Relevance(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Phrase:
+    """Words, and all objects that they name in an image.
+
+    Attributes:
+        image: Index of the image.
+        text: The words.
+        subset: Part of the data set.
+        size: Height and width of the masks.
+        masks: COCO's compressed run lengths of the objects' masks, by each annotator.
+    """
+
+    image: int
+    text: str
+    subset: str
+    size: tuple[int, int]
+    masks: list[list[str]]
+
+
+@dataclass(frozen=True)
 class Examples:
     """Images of one split and their targets.
 
@@ -107,6 +137,7 @@ class Examples:
         pairs: Pairs of images that show the same points.
         points: 3D points of the pixels before the camera in meters, float32 `(3, height, width)`; 0 if not known.
         relevance: What each query should find.
+        phrases: Phrases of the images.
         groups: Source of each image, such as a video or a scene: int64 `(num_images,)`. Intervals resample whole
             groups, and images of one group are not compared with each other. None: each image is a source of its own.
         own_fingerprint: Changes when the images or their order do, so that labels and captions of the same images share
@@ -124,6 +155,7 @@ class Examples:
     pairs: Sequence[Pair] | None = None
     points: ByNumber[Tensor] | None = None
     relevance: Sequence[Relevance] | None = None
+    phrases: Sequence[Phrase] | None = None
     groups: Tensor | None = None
     own_fingerprint: str | None = None
 

@@ -58,9 +58,9 @@ def open_captions(folder: Path, name: str) -> PublicPart:
     Raises:
         ValueError: If images are missing, or the file is damaged.
     """
-    place, (file_name, images) = OTHER_SETS[name], FILES[name]
+    origin, (file_name, images) = OTHER_SETS[name], FILES[name]
     entries = [entry for entry in read_json(_SPLIT, folder / file_name).images if entry.split == "test"]
-    check_count(place.title, "test images", len(entries), TEST_IMAGES[name], place.address)
+    check_count(origin.title, "test images", len(entries), TEST_IMAGES[name], origin.address)
     paths = [folder / images / plain(entry.filename, folder / file_name) for entry in entries]
     captions = [[sentence.raw for sentence in entry.sentences][:NUM_CAPTIONS] for entry in entries]
     if not all(captions):
@@ -69,4 +69,4 @@ def open_captions(folder: Path, name: str) -> PublicPart:
     examples = Examples(
         Crops(paths), f"{state} {hash_of({'texts': captions})}", captions=captions, own_fingerprint=state
     )
-    return PublicPart(place.title, ("captions",), examples, place.address)
+    return PublicPart(origin.title, ("captions",), examples, origin.address)

@@ -66,8 +66,8 @@ class Crops:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        picture = load_image_file(self.paths[index])
-        return to_tensor(picture if self.boxes is None else picture.crop(self.boxes[index]))
+        image = load_image_file(self.paths[index])
+        return to_tensor(image if self.boxes is None else image.crop(self.boxes[index]))
 
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width in pixels."""
@@ -89,10 +89,10 @@ def open_landmarks(folder: Path, name: str) -> PublicPart:
     Raises:
         ValueError: If images are missing, or the ground truth is damaged.
     """
-    place, file = OTHER_SETS[name], folder / GROUND_TRUTH[name]
+    origin, file = OTHER_SETS[name], folder / GROUND_TRUTH[name]
     truth = read_json(_GROUND_TRUTH, file)
-    check_count(place.title, "queries", min(len(truth.qimlist), len(truth.gnd)), QUERIES, place.address)
-    check_count(place.title, "images of the database", len(truth.imlist), DATABASE[name], place.address)
+    check_count(origin.title, "queries", min(len(truth.qimlist), len(truth.gnd)), QUERIES, origin.address)
+    check_count(origin.title, "images of the database", len(truth.imlist), DATABASE[name], origin.address)
     database, queries = (
         [folder / "jpg" / f"{plain(image, file)}.jpg" for image in names] for names in (truth.imlist, truth.qimlist)
     )
@@ -104,5 +104,5 @@ def open_landmarks(folder: Path, name: str) -> PublicPart:
     state = f"{files_state(folder, queries)} {hash_of({'queries': repr(truth.gnd)})[:16]}"
     test = Examples(crops, state, relevance=relevance)
     return PublicPart(
-        place.title, ("landmarks",), test, place.address, Examples(Crops(database), files_state(folder, database))
+        origin.title, ("landmarks",), test, origin.address, Examples(Crops(database), files_state(folder, database))
     )

@@ -22,7 +22,7 @@ TRAIN_FRAMES, TEST_FRAMES = 30_816, 654
 """Training frames of GeoNet, which https://github.com/xjqi/GeoNet does not count (we had no files to count), and
 labeled test frames of NYU, its official split."""
 BAD_FRAMES = (21181, 6919)
-"""Places of two damaged frames in the order of names; as in Probe3D."""
+"""Indices of two damaged frames in the order of names; as in Probe3D."""
 MEAN_COLOR = (122.175, 116.169, 103.508)
 """GeoNet's files have colors from which this was subtracted twice."""
 HEIGHT, WIDTH = 480, 640
@@ -78,8 +78,8 @@ def open_nyu(folder: Path) -> PublicPart:
     """
     files = sorted((folder / "geonet").glob("*.mat"))
     check_count(NYU.title, "training frames of GeoNet", len(files), TRAIN_FRAMES, NYU.address)
-    for place in BAD_FRAMES:
-        del files[place]
+    for index in BAD_FRAMES:
+        del files[index]
     indices = [_number(entry.img, folder) for entry in read_json(_TEST_LIST, folder / "test" / TEST_LIST)]
     check_count(NYU.title, "test frames", len(indices), TEST_FRAMES, NYU.address)
     labeled, normals = (folder / "test" / name for name in (LABELED, NORMALS))

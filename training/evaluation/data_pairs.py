@@ -72,9 +72,9 @@ class PaddedSquares:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        picture = load_image_file(self.paths[index])
-        square = Image.new("RGB", (max(picture.size), max(picture.size)), "white")
-        square.paste(picture)
+        image = load_image_file(self.paths[index])
+        square = Image.new("RGB", (max(image.size), max(image.size)), "white")
+        square.paste(image)
         return to_tensor(square.resize((self.size_px, self.size_px), Image.Resampling.BICUBIC))
 
     def size(self, index: int) -> tuple[int, int]:
@@ -135,9 +135,9 @@ def _spair_points(folder: Path, category: str, view: str, size_px: int) -> dict[
     found = read_json(_SPAIR_IMAGE, folder / "ImageAnnotation" / category / f"{view}.json").kps
     side = max(size_of_image_file(folder / "JPEGImages" / category / f"{view}.jpg"))
     return {
-        name: (torch.tensor(place).int() * size_px / side).int() / size_px
-        for name, place in found.items()
-        if place is not None
+        name: (torch.tensor(point).int() * size_px / side).int() / size_px
+        for name, point in found.items()
+        if point is not None
     }
 
 
@@ -195,11 +195,11 @@ class NaviViews:
     def _view(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the image, uint8 `(3, 512, 512)`, and its points in meters, `(3, 512, 512)`."""
         folder, known = self.folders[index], self.known[index]
-        picture = load_image_file(folder / "images" / known.filename)
+        original = load_image_file(folder / "images" / known.filename)
         depth_map = load_image_file(folder / "depth" / f"{Path(known.filename).stem}.png", as_stored=True)
-        scale = NAVI_STORED_PX / min(picture.size)
-        stored = (int(picture.width * scale), int(picture.height * scale))
-        image = to_tensor(picture.resize(stored, Image.Resampling.BICUBIC))
+        scale = NAVI_STORED_PX / min(original.size)
+        stored = (int(original.width * scale), int(original.height * scale))
+        image = to_tensor(original.resize(stored, Image.Resampling.BICUBIC))
         depth = meters_of(np.asarray(depth_map.resize(stored, Image.Resampling.NEAREST)))
         focal_length = known.camera.focal_length * NAVI_PX / min(known.image_size)
         middle_image, middle_depth = (
@@ -254,8 +254,8 @@ def points_of(depth: Tensor, focal_length: float) -> Tensor:
 
 def square_around(mask: Tensor) -> tuple[slice, slice]:
     """Return rows and columns of the square around a mask, moved where it would leave the image; as in Probe3D."""
-    places = mask.nonzero()
-    first, last = places.amin(0), places.amax(0)
+    positions = mask.nonzero()
+    first, last = positions.amin(0), positions.amax(0)
     side = (last - first).max()
     spare = side - (last - first)
     start = first - spare // 2
@@ -295,8 +295,8 @@ def open_navi(folder: Path) -> PublicPart:
         pairs += _navi_pairs(entries, len(known))
         folders += [file.parent] * len(entries)
         known += entries
-    paths = [place / "images" / entry.filename for place, entry in zip(folders, known, strict=True)]
-    depths = [place / "depth" / f"{Path(entry.filename).stem}.png" for place, entry in zip(folders, known, strict=True)]
+    paths = [root / "images" / entry.filename for root, entry in zip(folders, known, strict=True)]
+    depths = [root / "depth" / f"{Path(entry.filename).stem}.png" for root, entry in zip(folders, known, strict=True)]
     is_there = [path.is_file() and depth.is_file() for path, depth in zip(paths, depths, strict=True)]
     check_count(NAVI.title, "images with depth in wild sets", sum(is_there), NAVI_IMAGES, NAVI.address)
     views = NaviViews(folders, known)

@@ -12,6 +12,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
+from modeling_radio.core.errors import first_few
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of, read_yaml
 from modeling_radio.core.timing import ProgressBar
@@ -46,14 +47,15 @@ from modeling_radio.training.data.labeled.tables import (
 from modeling_radio.training.data.sources import DEMO_SOURCES, ImageColumn, check_named_file, public_name
 from modeling_radio.training.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
 from modeling_radio.training.evaluation.data_captions import FILES, open_captions
+from modeling_radio.training.evaluation.data_concepts import open_saco
 from modeling_radio.training.evaluation.data_landmarks import GROUND_TRUTH, open_landmarks
 from modeling_radio.training.evaluation.data_nyu import open_nyu
 from modeling_radio.training.evaluation.data_pairs import open_navi, open_spair
-from modeling_radio.training.evaluation.data_videos import open_davis
+from modeling_radio.training.evaluation.data_videos import open_davis, open_youtube_vos
 from modeling_radio.training.evaluation.demo_data import DemoData
 from modeling_radio.training.evaluation.metrics.dense import IGNORE_INDEX
 from modeling_radio.training.evaluation.public_sets import OTHER_SETS, MaskSet, PublicPart, public_sets
-from modeling_radio.training.evaluation.settings import IMAGENET, DataOptions
+from modeling_radio.training.evaluation.settings import CLASS_LAYOUTS, IMAGENET, DataOptions
 
 
 if TYPE_CHECKING:
@@ -99,6 +101,8 @@ def _open_other(folder: Path, layout: str, size_px: int) -> PublicPart:
         "navi": lambda: open_navi(folder),
         "nyu": lambda: open_nyu(folder),
         "davis": lambda: open_davis(folder, size_px),
+        "youtube-vos": lambda: open_youtube_vos(folder, size_px),
+        "sa-co": lambda: open_saco(folder),
         **{name: lambda name=name: open_landmarks(folder, name) for name in GROUND_TRUTH},
         **{name: lambda name=name: open_captions(folder, name) for name in FILES},
     }
@@ -123,6 +127,7 @@ class TableData:
 
     def __init__(self, source: str, options: DataOptions | None = None, *, seed: int = 0) -> None:
         self.source, self.options, self.seed = source, options or DataOptions(), seed
+        self._class_ids: Sequence[str] = ()
         self.public = None if self.options.layout is None else public_sets()[self.options.layout]
         tables, self._mask_classes = self._open()
         roles = self._roles(next(iter(tables.values())))
@@ -136,9 +141,35 @@ class TableData:
         self.roles = {role for role in roles.values() if role != "target"} | ({"label"} if self._label_names else set())
         self.test = self._rows(tables[VALIDATION] if VALIDATION in tables else tables[TRAIN], "test")
         self.train = self._rows(tables[TRAIN], "train") if VALIDATION in tables and TRAIN in tables else None
+        if self.options.train_data is not None:
+            self.train = self._train_rows(self.options.train_data)
 
     def _rows(self, table: Dataset, split: str) -> Rows:
         rows = Rows(self, table, split)
+        return rows if self.options.max_images is None else rows.chosen(self.options.max_images)
+
+    def _train_rows(self, source: str) -> Rows:
+        """Return the images of other data, of the classes that these data have too.
+
+        Raises:
+            ValueError: If these data have a train split, or no classes, or a class has no image.
+        """
+        if self.train is not None or not self._class_ids:
+            reason = "without classes" if self.train is None else "with a train split of its own"
+            raise ValueError(f"`train_data` must be left out for `data` {reason}, got {source!r}.")
+        layout = IMAGENET if self.options.layout in CLASS_LAYOUTS else None
+        other = TableData(source, DataOptions(layout=layout))
+        rows = other.train or other.test
+        own = {name: index for index, name in enumerate(self._class_ids)}
+        index_of = [own.get(name, -1) for name in other._class_ids]
+        labels = [index_of[label] for label in rows.table["target"][:]]
+        missing = [self._class_ids[index] for index in sorted(set(range(len(own))) - set(labels))]
+        if missing:
+            raise ValueError(f"`train_data` must have images of all classes, {source!r} lacks {first_few(missing, 2)}.")
+        kept = [row for row, label in enumerate(labels) if label >= 0]
+        table: Any = rows.table.select(kept)  # declared as a union
+        table = table.remove_columns("target").add_column("target", [labels[row] for row in kept])
+        rows = Rows(other, table, "train")
         return rows if self.options.max_images is None else rows.chosen(self.options.max_images)
 
     @property
@@ -181,7 +212,9 @@ class TableData:
         """Return the origin of the images."""
         counts = f"{len(self.test)} images measured" + (f", {len(self.train)} to learn from" if self.train else "")
         name, origin, hub_id = public_name(self.source)
-        return [Source(name, "evaluation", "see its origin", origin, counts, hub_id)]
+        own = Source(name, "evaluation", "see its origin", origin, counts, hub_id)
+        others = [] if self.train is None or self.train.data is self else self.train.data.sources()
+        return [own, *others]
 
     def remarks(self, neighbors: int) -> list[str]:
         """Return the numbers of images; see `EvaluationData.remarks`."""
@@ -250,6 +283,7 @@ class TableData:
         problem = find_problem_type(first)
         if problem == "single_label_classification" and len(set(first["target"][:])) > 1:
             tables, names = number_classes({TRAIN: first, **tables}, column, None)
+            self._class_ids = wordnet_ids_of(names) if self.options.layout in CLASS_LAYOUTS else names
             asked = self.options.class_names
             given = names if asked is None else imagenet_names_of(names) if asked == IMAGENET else read_names(asked)
             if len(given) != len(names):
@@ -299,6 +333,12 @@ def imagenet_names_of(folders: Sequence[str]) -> list[str]:
     if all(folder in indices for folder in folders):
         return [names[indices[folder]] for folder in folders]
     return names
+
+
+def wordnet_ids_of(folders: Sequence[str]) -> list[str]:
+    """Return the WordNet ids of classes of ImageNet whose folders are named by them or by indices."""
+    ids = ImageNetInfo().label_names()
+    return [ids[int(name)] if name.isdecimal() and int(name) < len(ids) else name for name in folders]
 
 
 def read_names(given: str) -> list[str]:

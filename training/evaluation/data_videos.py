@@ -1,7 +1,9 @@
-"""Videos with the masks of their objects: the validation split of DAVIS 2017."""
+"""Videos with the masks of their objects: the validation splits of DAVIS 2017 and YouTube-VOS."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from modeling_radio.training.evaluation.data import Examples, groups_of
 from modeling_radio.training.evaluation.public_sets import (
     OTHER_SETS,
     PublicPart,
+    SetOrigin,
     check_count,
     files_state,
     load_image_file,
@@ -22,10 +25,12 @@ from modeling_radio.training.evaluation.public_sets import (
 )
 
 
-DAVIS = OTHER_SETS["davis"]
+DAVIS, YOUTUBE_VOS = OTHER_SETS["davis"], OTHER_SETS["youtube-vos"]
 VIDEOS, OBJECTS = 30, 61
 """Videos of the validation split of DAVIS 2017, and the objects in them. https://arxiv.org/abs/1704.00675; counted in
 the results that https://github.com/davisvideochallenge/davis2017-evaluation has."""
+YOUTUBE_OBJECTS = {474: 894, 507: 1063}
+"""Videos of the validation splits of 2018 and 2019, and the objects in them. https://youtube-vos.org/dataset/vos"""
 LONG_SIDE_STEP = 64
 """The longer side is a multiple of this; as in DINO's code."""
 
@@ -59,10 +64,16 @@ class Frames:
 
 
 class FrameMasks:
-    """Ids of the objects in frames, int64 `(height, width)`; 0 is background."""
+    """Ids of the objects in frames, int64 `(height, width)`; 0 is background.
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+    Args:
+        paths: Files of the masks, `VIDEO/FRAME.png`.
+        given: Frames whose objects are given to a model, which has to find them in the later frames of the video.
+        are_public: Whether the other frames have masks here.
+    """
+
+    def __init__(self, paths: list[Path], given: Collection[int], *, are_public: bool = True) -> None:
+        self.paths, self.given, self.are_public = paths, frozenset(given), are_public
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -84,20 +95,54 @@ def open_davis(folder: Path, size_px: int) -> PublicPart:
     list_file = folder / "ImageSets" / "2017" / "val.txt"
     videos = read_names(list_file) if list_file.is_file() else []
     check_count(DAVIS.title, "validation videos", len(videos), VIDEOS, DAVIS.address)
-    frames, masks, names = list[Path](), list[Path](), list[str]()
+    frames, masks = list[list[Path]](), list[Path]()
     for video in videos:
         found = sorted((folder / "JPEGImages" / "480p" / video).glob("*.jpg"))
         own = sorted((folder / "Annotations" / "480p" / video).glob("*.png"))
         if not found or [path.stem for path in found] != [path.stem for path in own] or not _is_whole(found):
             raise ValueError(f"`data` must have all frames of {video} and their masks in {folder}. See {DAVIS.address}")
-        frames, masks, names = frames + found, masks + own, names + [video] * len(found)
-    groups = groups_of(names)
-    every = FrameMasks(masks)
-    objects = sum(int(every[int((groups == video).nonzero()[0])].max()) for video in groups.unique())
+        frames, masks = [*frames, found], masks + own
+    every = FrameMasks(masks, list(accumulate(map(len, frames), initial=0))[:-1])
+    objects = sum(int(every[first].max()) for first in every.given)
     check_count(DAVIS.title, "objects in first frames", objects, OBJECTS, DAVIS.address)
-    state = f"{files_state(folder, [*frames, *masks])} {size_px}"
-    examples = Examples(Frames(frames, size_px), state, masks=every, groups=groups)
-    return PublicPart(DAVIS.title, ("videos",), examples, DAVIS.address)
+    return _public_part(DAVIS, folder, frames, every, size_px)
+
+
+def open_youtube_vos(folder: Path, size_px: int) -> PublicPart:
+    """Open the validation videos of YouTube-VOS 2018 or 2019; only its server has their masks beyond the first ones.
+
+    Args:
+        folder: Has `valid/JPEGImages/VIDEO/`, and in `valid/Annotations/VIDEO/` the frames in which objects appear.
+        size_px: Shorter side of the frames.
+
+    Raises:
+        ValueError: If videos or masks are missing.
+    """
+    root = folder / "valid"
+    frames = [sorted(video.glob("*.jpg")) for video in sorted((root / "JPEGImages").glob("*"))]
+    if len(frames) not in YOUTUBE_OBJECTS or not all(frames):
+        years = " or ".join(map(str, YOUTUBE_OBJECTS))
+        raise ValueError(
+            f"`data` must have {years} videos of {YOUTUBE_VOS.title} in {root / 'JPEGImages'}, each with frames, got "
+            f"{len(frames)}. See {YOUTUBE_VOS.address}"
+        )
+    masks = [root / "Annotations" / path.parent.name / f"{path.stem}.png" for video in frames for path in video]
+    given = [index for index, path in enumerate(masks) if path.is_file()]
+    every = FrameMasks(masks, given, are_public=False)
+    objects = {(masks[index].parent, number) for index in given for number in every[index].unique().tolist() if number}
+    check_count(YOUTUBE_VOS.title, "objects", len(objects), YOUTUBE_OBJECTS[len(frames)], YOUTUBE_VOS.address)
+    return _public_part(YOUTUBE_VOS, folder, frames, every, size_px)
+
+
+def _public_part(
+    origin: SetOrigin, folder: Path, frames: list[list[Path]], masks: FrameMasks, size_px: int
+) -> PublicPart:
+    paths = [path for video in frames for path in video]
+    groups = groups_of([path.parent.name for path in paths])
+    there = masks.paths if masks.are_public else [masks.paths[index] for index in masks.given]
+    state = f"{files_state(folder, [*paths, *there])} {size_px}"
+    examples = Examples(Frames(paths, size_px), state, masks=masks, groups=groups)
+    return PublicPart(origin.title, ("videos",), examples, origin.address)
 
 
 def _is_whole(frames: list[Path]) -> bool:

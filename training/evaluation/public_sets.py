@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Place:
+class SetOrigin:
     """Origin of a public set, and its folder below `--data-root`."""
 
     title: str
@@ -37,19 +37,21 @@ class Place:
 
 
 OTHER_SETS = {
-    "spair": Place("SPair-71k", "https://cvlab.postech.ac.kr/research/SPair-71k/", "SPair-71k"),
-    "navi": Place("NAVI", "https://github.com/google/navi", "navi_v1"),
-    "nyu": Place("NYU depth", "https://github.com/mbanani/probe3d/tree/main/data_processing", "nyu"),
-    "davis": Place("DAVIS 2017", "https://davischallenge.org/davis2017/code.html", "DAVIS"),
-    "roxford": Place("ROxford", "http://cmp.felk.cvut.cz/revisitop/", "roxford5k"),
-    "rparis": Place("RParis", "http://cmp.felk.cvut.cz/revisitop/", "rparis6k"),
-    "flickr30k": Place("Flickr30k", "https://cs.stanford.edu/people/karpathy/deepimagesent/", "flickr30k"),
-    "coco": Place("COCO captions", "https://cs.stanford.edu/people/karpathy/deepimagesent/", "coco"),
+    "spair": SetOrigin("SPair-71k", "https://cvlab.postech.ac.kr/research/SPair-71k/", "SPair-71k"),
+    "navi": SetOrigin("NAVI", "https://github.com/google/navi", "navi_v1"),
+    "nyu": SetOrigin("NYU depth", "https://github.com/mbanani/probe3d/tree/main/data_processing", "nyu"),
+    "davis": SetOrigin("DAVIS 2017", "https://davischallenge.org/davis2017/code.html", "DAVIS"),
+    "youtube-vos": SetOrigin("YouTube-VOS", "https://youtube-vos.org/dataset/vos", "YouTubeVOS"),
+    "roxford": SetOrigin("ROxford", "http://cmp.felk.cvut.cz/revisitop/", "roxford5k"),
+    "rparis": SetOrigin("RParis", "http://cmp.felk.cvut.cz/revisitop/", "rparis6k"),
+    "sa-co": SetOrigin("SA-Co/Gold", "https://huggingface.co/datasets/facebook/SACo-Gold", "SACo-Gold"),
+    "flickr30k": SetOrigin("Flickr30k", "https://cs.stanford.edu/people/karpathy/deepimagesent/", "flickr30k"),
+    "coco": SetOrigin("COCO captions", "https://cs.stanford.edu/people/karpathy/deepimagesent/", "coco"),
 }
 """Public sets with readers of their own."""
 
 
-def find_public(layout: str) -> Place | ClassSet:
+def find_public(layout: str) -> SetOrigin | ClassSet:
     """Return the origin of a public set."""
     return OTHER_SETS[layout] if layout in OTHER_SETS else public_sets()[layout]
 
@@ -144,8 +146,8 @@ class MaskSet(ClassSet):
         """
         pairs = {split: self._pairs(folder, split) for split in self.splits}
         if not pairs[VALIDATION]:
-            places = " and ".join(path.format(split=self.splits[VALIDATION], name="*") for path in self._paths)
-            raise ValueError(f"`data` must have {self.title} with {places}, got {str(folder)!r}. See {self.address}")
+            patterns = " and ".join(path.format(split=self.splits[VALIDATION], name="*") for path in self._paths)
+            raise ValueError(f"`data` must have {self.title} with {patterns}, got {str(folder)!r}. See {self.address}")
         return {split: table_of_pairs(found, "mask") for split, found in pairs.items() if found}
 
     @property
@@ -220,7 +222,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def load_image_file(path: Path, *, as_stored: bool = False) -> Image.Image:
-    """Open a picture of a public set, upright: as RGB, or in the mode that it is stored in.
+    """Open an image of a public set, upright: as RGB, or in the mode that it is stored in.
 
     Raises:
         ValueError: If it is missing or damaged.
@@ -231,7 +233,7 @@ def load_image_file(path: Path, *, as_stored: bool = False) -> Image.Image:
 
 
 def size_of_image_file(path: Path) -> tuple[int, int]:
-    """Return height and width in pixels of a picture of a public set, upright, without decoding it.
+    """Return height and width in pixels of an image of a public set, upright, without decoding it.
 
     Raises:
         ValueError: If it is missing or no image.

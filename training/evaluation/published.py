@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,7 +24,7 @@ class PublishedRow:
     Attributes:
         name: Benchmark and protocol.
         values: The published percentages by model.
-        preset: Preset that measures it; None where there is none yet.
+        preset: Preset that measures it.
         task: Task of the measurement.
         metric: Its metric.
         settings: Further settings.
@@ -37,9 +36,9 @@ class PublishedRow:
 
     name: str
     values: dict[str, float]
-    preset: str | None = None
-    task: str = ""
-    metric: str = ""
+    preset: str
+    task: str
+    metric: str
     settings: dict[str, Any] = field(default_factory=dict)
     tolerance: float | None = None
     remark: str = ""
@@ -66,7 +65,7 @@ def measure_table(settings: EvaluationSettings, measure: Callable[[EvaluationSet
 
     Args:
         settings: Has `table` and `data_root`.
-        measure: Measures one row.
+        measure: Measures rows that are alike.
 
     Raises:
         ValueError: If no row could be measured.
@@ -75,17 +74,20 @@ def measure_table(settings: EvaluationSettings, measure: Callable[[EvaluationSet
     assert settings.data_root is not None
     table = published_tables()[settings.table]
     models = list(dict.fromkeys(model for row in table.rows for model in row.values))
-    lines, missing, remarks = [], [], []
-    for row in table.rows:
-        own = math.nan
-        try:
-            own = _measured(row, settings, settings.data_root, measure)
-        except ValueError as error:
-            missing.append(f"{row.name}: {one_line(str(error))}")
-        shown = "-" if math.isnan(own) else f"{own:.2f}"
-        allowed = "?" if row.tolerance is None else f"{row.tolerance:.1f}"
-        lines.append([row.name, shown, *(str(row.values.get(model, "")) for model in models), allowed])
-        remarks += [f"{row.name}: {row.remark}"] if row.remark else []
+    found, missing = dict[str, float](), list[str]()
+    for rows in _alike(table.rows):
+        own, others = _measured_or_missing(rows, settings, settings.data_root, measure)
+        found, missing = found | own, missing + others
+    lines = [
+        [
+            row.name,
+            f"{found[row.name]:.2f}" if row.name in found else "-",
+            *(str(row.values.get(model, "")) for model in models),
+            "?" if row.tolerance is None else f"{row.tolerance:.1f}",
+        ]
+        for row in table.rows
+    ]
+    remarks = [f"{row.name}: {row.remark}" for row in table.rows if row.remark]
     if len(missing) == len(table.rows):
         raise ValueError(f"`data_root` must have a set of the table, got {str(settings.data_root)!r}: {missing[0]}")
     header = [table.title, settings.checkpoint.name, *models, "allowed difference"]
@@ -95,25 +97,56 @@ def measure_table(settings: EvaluationSettings, measure: Callable[[EvaluationSet
     return "\n\n".join(parts)
 
 
+def _alike(rows: Sequence[PublishedRow]) -> list[list[PublishedRow]]:
+    """Return rows that one evaluation measures: of one preset at one size."""
+    groups: dict[tuple[str, int | None], list[PublishedRow]] = {}
+    for row in rows:
+        groups.setdefault((row.preset, row.settings.get("size")), []).append(row)
+    return list(groups.values())
+
+
+def _measured_or_missing(
+    rows: Sequence[PublishedRow],
+    settings: EvaluationSettings,
+    root: Path,
+    measure: Callable[[EvaluationSettings], Results],
+) -> tuple[dict[str, float], list[str]]:
+    """Return the percentages of rows by name, and why others have none; where one fails each is tried alone."""
+    try:
+        return _measured(rows, settings, root, measure), []
+    except ValueError as error:
+        if len(rows) == 1:
+            return {}, [f"{rows[0].name}: {one_line(str(error))}"]
+    parts = [_measured_or_missing([row], settings, root, measure) for row in rows]
+    return {name: value for own, _ in parts for name, value in own.items()}, [
+        line for _, more in parts for line in more
+    ]
+
+
 def _measured(
-    row: PublishedRow, settings: EvaluationSettings, root: Path, measure: Callable[[EvaluationSettings], Results]
-) -> float:
-    """Return the percentage of a row.
+    rows: Sequence[PublishedRow],
+    settings: EvaluationSettings,
+    root: Path,
+    measure: Callable[[EvaluationSettings], Results],
+) -> dict[str, float]:
+    """Return the percentages of rows that are alike by name.
 
     Raises:
-        ValueError: If it cannot be measured here; the message says why, and where the set comes from.
+        ValueError: If they cannot be measured here; the message says why, and where the set comes from.
     """
-    if row.preset is None:
-        raise ValueError("there is no preset for it yet.")
-    public = find_public(PRESETS[row.preset]["layout"])
+    preset = rows[0].preset
+    public = find_public(PRESETS[preset]["layout"])
     folder = root / public.folder
     if not folder.is_dir():
         raise ValueError(f"{folder} is missing; {public.title} comes from {public.address}")
     given: dict[str, Any] = {name: getattr(settings, name) for name in settings.model_fields_set}
-    given = {"baselines": [], **given, "table": None, "data_root": None, "preset": row.preset, "data": str(folder)}
-    given["tasks"] = [row.task]
+    given = {"baselines": [], **given, "table": None, "data_root": None, "preset": preset, "data": str(folder)}
+    given["tasks"] = [row.task for row in rows]
+    for row in rows:
+        given |= row.settings
     if settings.output is not None:
-        given["output"] = settings.output.with_suffix(f".{row.preset}.{row.task}.json")
-    found = measure(EvaluationSettings(**given | row.settings)).measurements
-    values = [each.value for each in found if (each.model, each.task, each.metric) == (STUDENT, row.task, row.metric)]
-    return 100 * values[0]
+        size = f".{given['size']}px" if "size" in given else ""
+        given["output"] = settings.output.with_suffix(f".{preset}{size}.json")
+    measured = measure(EvaluationSettings(**given)).measurements
+    values = {(each.task, each.metric): each.value for each in measured if each.model == STUDENT}
+    return {row.name: 100 * values[row.task, row.metric] for row in rows}

@@ -34,7 +34,19 @@ BRIEF_NUMBERS = 3
 """Our choice of numbers of a task that are printed at once; they fit into a line."""
 
 
-def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Results, list[Evaluation]]:
+def open_student(settings: EvaluationSettings) -> RadioFeatures:
+    """Return the checkpoint of the settings.
+
+    Raises:
+        ValueError: If the folder is no checkpoint, is damaged or not finite, or `size` does not fit it.
+    """
+    dtype = AUTOCAST_TYPES[settings.precision]
+    return open_radio(settings.checkpoint, size_px=settings.size, device=device_of_process(), dtype=dtype)
+
+
+def run_evaluations(
+    settings: EvaluationSettings, recipe: Recipe, model: RadioFeatures | None = None
+) -> tuple[Results, list[Evaluation]]:
     """Measure a checkpoint, its baselines and the models of `compare`.
 
     Ranks that a launcher started share the extraction of features, and all return the same.
@@ -42,6 +54,7 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
     Args:
         settings: Settings of the evaluation.
         recipe: Recipe that names the teachers, and the data if the settings do not.
+        model: What `open_student` returned for this checkpoint at any size; None opens it.
 
     Returns:
         The measurements with their sources; the evaluations, that of the checkpoint first.
@@ -56,8 +69,7 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
     check_results_file(settings.output)
     if settings.output is not None and settings.report:
         check_page(settings.output.with_suffix(".html"))
-    dtype = AUTOCAST_TYPES[settings.precision]
-    model = open_radio(settings.checkpoint, size_px=settings.size, device=device_of_process(), dtype=dtype)
+    model = open_student(settings) if model is None else model.with_size(settings.size)
     data = open_data(source, settings, size_px=model.size_px, seed=settings.random_seed)
     names = task_names(settings.tasks, data.kinds())
     for name in names:
@@ -67,7 +79,8 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
     find_teachers = partial(build_references, model, recipe)
     baselines = _baselines(settings, model)
     opened = [
-        open_model(name, beside=model, size_px=settings.size, dtype=dtype) for name in dict.fromkeys(settings.compare)
+        open_model(name, beside=model, size_px=settings.size, dtype=model.dtype)
+        for name in dict.fromkeys(settings.compare)
     ]
     compared = [each for each in opened if each.name not in {known.name for known in baselines}]
     models = [*baselines, *compared, model]

@@ -29,6 +29,7 @@ TASK_NAMES = (
     "keypoints",
     "label_propagation",
     "landmark_retrieval",
+    "concept_segmentation",
     "out_of_distribution",
     "resolution_consistency",
     "mode_switching",
@@ -61,7 +62,20 @@ MASK_LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
 """Names of the public sets with class maps, keys of `public_sets.yaml`, which `--help` need not read."""
 CLASS_LAYOUTS = (IMAGENET, "imagenet-real", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch")
 """Names of those with classes."""
-LAYOUTS = (*MASK_LAYOUTS, *CLASS_LAYOUTS, "spair", "navi", "nyu", "davis", "roxford", "rparis", "flickr30k", "coco")
+LAYOUTS = (
+    *MASK_LAYOUTS,
+    *CLASS_LAYOUTS,
+    "spair",
+    "navi",
+    "nyu",
+    "davis",
+    "youtube-vos",
+    "roxford",
+    "rparis",
+    "flickr30k",
+    "coco",
+    "sa-co",
+)
 """Names of all public sets."""
 TABLES = ("c-radio_v4",)
 """Tables of papers, keys of `published.yaml`."""
@@ -80,6 +94,8 @@ class DataOptions(Settings):
             without a train split images of one source are not compared with each other.
         train_split: Split that probes are trained on and queries are compared with; by default train.
         test_split: Split that is measured; by default the first of validation, valid, val, dev and test.
+        train_data: Other data that probes learn from and queries are compared with, if `data` has no train split: for
+            the variants of ImageNet, the folder imagenet-1k. Of it the classes that `data` has are taken.
         class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for the
             names of its thousand classes that OpenAI chose for CLIP.
         reduce_labels: Ignore 0 in masks and lower all other classes by one, as in ADE20k.
@@ -96,6 +112,7 @@ class DataOptions(Settings):
     group_column: str | None = None
     train_split: str | None = None
     test_split: str | None = None
+    train_data: str | None = None
     class_names: str | None = None
     reduce_labels: bool = False
     layout: Annotated[str | None, OneOf(LAYOUTS)] = None
@@ -124,6 +141,8 @@ class TaskSettings(Settings):
         radseg: Steps of RADSeg in open-vocabulary segmentation, see `segment`: scra, scga, sliding, denoising. Without
             sliding each window is compared alone. Windows are `window_px` and `window_stride`; by default RADSeg's.
         dense_source: Network that maps patches to the space of texts; see `segment`.
+        sam3: Folder of SAM3 or its name on the Hub, whose trunk the checkpoint replaces in concept segmentation.
+        predictions: New folder for the masks of label propagation, `VIDEO/FRAME.png`, as benchmarks' servers take them.
         consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
             others; by default the range of the published models at low resolution, and one step beyond.
         switching_sizes_px: Sides of middle squares for mode switching: kNN and adaptors at each.
@@ -151,6 +170,8 @@ class TaskSettings(Settings):
     shorter_px: int | None = Field(None, gt=0)
     radseg: Annotated[list[str] | None, OneOf(RADSEG_STEPS), Spelling(read_names, "A,B|all|none")] = None
     dense_source: Literal["summary_head", "features"] = "summary_head"
+    sam3: str = "facebook/sam3"
+    predictions: Path | None = None
     consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
     switching_sizes_px: list[int] = [128, 256, 512, 1024]
     compared_window: int | None = Field(None, gt=0)
@@ -235,12 +256,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # DINO (https://arxiv.org/abs/2104.14294); its other constants are in `label_propagation`.
     "davis": {"tasks": ["label_propagation"], "layout": "davis", "size": 480},
+    "youtube-vos": {"tasks": ["label_propagation"], "layout": "youtube-vos", "size": 480},
     # https://arxiv.org/abs/1803.11285; one size, the model's own, and no re-ranking are our choice.
     "roxford": {"tasks": ["landmark_retrieval"], "layout": "roxford"},
     "rparis": {"tasks": ["landmark_retrieval"], "layout": "rparis"},
     # Recall at 1, 5 and 10 on the test splits of https://arxiv.org/abs/1412.2306; texts as they are.
     "flickr30k": {"tasks": ["image_text_retrieval"], "layout": "flickr30k"},
     "coco": {"tasks": ["image_text_retrieval"], "layout": "coco"},
+    # SAM 3 (https://arxiv.org/abs/2511.16719); on RADIO: C-RADIOv4, section 3.2. At SAM3's own grid of features.
+    "sa-co": {"tasks": ["concept_segmentation"], "layout": "sa-co"},
 }
 """Settings by protocol; settings that the user gives replace them."""
 
@@ -304,7 +328,9 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
             return self
         require(self.data_root is not None, "data_root", None, "a folder, with `table`")
         protocol = {*TaskSettings.model_fields, *DataOptions.model_fields, "data", "tasks", "preset", "size", "compare"}
-        given = sorted(protocol & {name for name in self.model_fields_set if getattr(self, name) is not None})
+        given = sorted(
+            (protocol - {"sam3"}) & {name for name in self.model_fields_set if getattr(self, name) is not None}
+        )
         require(not given, "table", self.table, f"given without settings of a protocol ({', '.join(given)})")
         return self
 
@@ -321,5 +347,5 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
 
     def of_tasks(self) -> dict[str, Any]:
         """Return the settings that decide the numbers, for the results file."""
-        decisive = [*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "precision"]
-        return {name: value for name, value in self.to_dict().items() if name in decisive}
+        decisive = {*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "precision"}
+        return {name: value for name, value in self.to_dict().items() if name in decisive - {"predictions"}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -32,6 +32,7 @@ from modeling_radio.training.extraction.columns import (
     table_of,
 )
 from modeling_radio.training.extraction.embedder import Embedder
+from modeling_radio.training.extraction.engine import make_on_daft
 from modeling_radio.training.extraction.settings import ExtractionSettings
 from modeling_radio.training.extraction.shards import (
     AGAIN,
@@ -176,20 +177,29 @@ def extract(extraction: Extraction) -> Written:
         done = on_first_rank(lambda: done_shards(store))
         if not has_others and store.folder is not None:  # object stores watch over their contents themselves
             _check_sums(store, [shard for shard in shards if shard.path in done])
-        started, was_done = time.perf_counter(), all(shard.path in done for shard in shards)
-        num_new = sum(of_all_ranks(_write_missing(extraction, store, claims, shards)))
+        started, missing = time.perf_counter(), [each for each, shard in enumerate(shards) if shard.path not in done]
+        num_new = make_on_daft(extraction.settings, missing) if extraction.settings.engine and missing else 0
+        num_new += sum(of_all_ranks(_write_missing(extraction, store, claims, shards)))
         seconds = time.perf_counter() - started
-        return on_first_rank(lambda: _complete(extraction, store, claims, num_new, seconds, was_done=was_done))
+        return on_first_rank(lambda: _complete(extraction, store, claims, num_new, seconds, was_done=not missing))
+
+
+def write_some(extraction: Extraction, numbers: Sequence[int]) -> int:
+    """Write those of some files that nobody has claimed, in a data set that has begun; return the number of rows.
+
+    Args:
+        extraction: Parts of the extraction.
+        numbers: Numbers of the files.
+    """
+    store, shards = Store(extraction.settings.output), extraction.shards()
+    claims = Claims(store)
+    with claims.at_work(), tqdm(disable=True) as progress:
+        some = [shards[number] for number in numbers]
+        return _write_claimed(extraction, claims, some, Sums(store, claims.worker), progress)
 
 
 def _write_missing(extraction: Extraction, store: Store, claims: Claims, shards: list[Shard]) -> int:
     """Write files until all are there, and return the number of rows that this worker wrote."""
-    settings = extraction.settings
-    bases = {}
-    if settings.pca is not None:
-        with store.reading(PCA_FILE) as path:
-            bases = load_bases(path)
-    storage = Storage(settings.dtype, settings.layout == "nested", settings.pool, bases)
     sums, num_new = Sums(store, claims.worker), 0
 
     def missing() -> list[Shard]:
@@ -199,17 +209,28 @@ def _write_missing(extraction: Extraction, store: Store, claims: Claims, shards:
     # disable=None: tqdm hides itself where stderr is no terminal.
     with tqdm(desc="features", unit=" images", disable=None) as progress:
         while left := missing():
-            before = num_new
-            for split in extraction.splits.values():
-                of_split = [shard for shard in left if shard.split == split.name]
-                for shard, tables in _claimed(extraction, storage, store, claims, split, of_split):
-                    counted = _Counted(tables, progress)
-                    write_shard(store, shard.path, counted, sums)
-                    claims.give_back(shard.name)
-                    num_new += counted.num_rows
-            if num_new == before:
+            written = _write_claimed(extraction, claims, left, sums, progress)
+            num_new += written
+            if not written:
                 time.sleep(WAIT_S)  # others hold the rest
     return num_new
+
+
+def _write_claimed(extraction: Extraction, claims: Claims, shards: list[Shard], sums: Sums, progress: tqdm) -> int:
+    """Write those of some files that this worker can claim, and return the number of rows."""
+    settings, store, bases, num_rows = extraction.settings, claims.store, {}, 0
+    if settings.pca is not None:
+        with store.reading(PCA_FILE) as path:
+            bases = load_bases(path)
+    storage = Storage(settings.dtype, settings.layout == "nested", settings.pool, bases)
+    for split in extraction.splits.values():
+        of_split = [shard for shard in shards if shard.split == split.name]
+        for shard, tables in _claimed(extraction, storage, store, claims, split, of_split):
+            counted = _Counted(tables, progress)
+            write_shard(store, shard.path, counted, sums)
+            claims.give_back(shard.name)
+            num_rows += counted.num_rows
+    return num_rows
 
 
 class _Counted:

@@ -171,7 +171,7 @@ class FeatureFolder:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.store = Store(folder)
+        self.store = Store(folder, "folder")
         self.facts = read_manifest(self.store)
         self.shards = shards_of(self.store, self.facts)
 

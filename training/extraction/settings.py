@@ -109,6 +109,9 @@ class ExtractionSettings(SourceSettings, StorageSettings):
         license_link: Address of the text of a license "other".
         batch_size: Images for each pass.
         num_workers: Processes that decode images where there are many.
+        engine: "daft" lets Daft start the workers: on this machine, or on a Ray cluster with `DAFT_RUNNER=ray`.
+        engine_workers: Workers that Daft starts.
+        engine_gpus: GPUs of each of these workers, such as 0.5; by default 1 if this machine has one.
     """
 
     checkpoint: Path
@@ -120,6 +123,9 @@ class ExtractionSettings(SourceSettings, StorageSettings):
     license_link: str | None = None
     batch_size: int = Field(32, gt=0)
     num_workers: int = Field(2, ge=0)
+    engine: Literal["daft"] | None = None
+    engine_workers: int = Field(1, gt=0)
+    engine_gpus: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _check_bases(self) -> ExtractionSettings:

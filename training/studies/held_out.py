@@ -227,9 +227,9 @@ def _check_sizes(opened: OpenedStudy, evaluation: StudentEvaluation) -> None:
     for name, recipe in opened.recipes.items():
         config = build_student(recipe, evaluation.teachers).config
         largest = config.max_img_size
-        wrong = [size for size in opened.study.sizes_px if size % config.patch_size or size > largest]
+        wrong = [size for size in opened.study.sizes_px if size % config.resolution_step or size > largest]
         if wrong:
             raise RecipeError(
-                f"`sizes_px` must be multiples of the patch, {config.patch_size} px, and at most the {largest} px of "
+                f"`sizes_px` must be multiples of {config.resolution_step} px, and at most the {largest} px of "
                 f"`student.config.max_img_size` of arm {name!r}, got {wrong}."
             )

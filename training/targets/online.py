@@ -63,6 +63,8 @@ class OnlineTargets:
         for parts in self._parts_at_once(self.views.views(plan, self._plan_crops)):
             taught = [part for part in parts if part[0].teachers]  # others have no images of their own
             targets: dict[str, Iterator[Target]] = {}
+            if not taught:
+                self._join_calls(parts[0][0].partition)
             for names in self._by_network(taught[0][0]) if taught else ():
                 targets |= {name: iter(of_parts) for name, of_parts in self._targets(names, taught).items()}
             for batch, groups in parts:
@@ -87,6 +89,12 @@ class OnlineTargets:
             if part[0].is_last or len(parts) == self.recipe.views.parts_at_once:
                 yield parts
                 parts = []
+
+    def _join_calls(self, partition: str) -> None:
+        """Take part in other ranks' calls of the sharded teachers of a partition."""
+        seen = next(each.teachers for each in self.recipe.partitions if each.name == partition)
+        for names in by_network({name: each for name, each in self.teachers.items() if not seen or name in seen}):
+            self.teachers[names[0]].join_calls()
 
     def _plan_crops(self, batch: Batch) -> list[CropSpec]:
         """Return the crops of each image for the student, the teachers and, if MESA is due, the moving average."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -28,6 +29,7 @@ from modeling_radio.training.teachers.outputs import (
     teacher_error,
 )
 from modeling_radio.training.teachers.run_modes import FixedMode, MosaicMode, NativeMode, NetworkTraits, RunMode
+from modeling_radio.training.teachers.sharded import EqualCalls, shard_blocks
 
 
 RUN_MODES: dict[tuple[RunModeName, Upsampling], type[RunMode]] = {
@@ -104,6 +106,7 @@ class Teacher(nn.Module):
         read_options: Options that only choose outputs of the network: teachers that differ in nothing else share one
             pass. None for classes that cannot share it (`share_network`, `encode_for`).
         network_of: Name of the teacher whose network it runs, by default its own.
+        equal_calls: Keeps the ranks together among which its network is sharded; None if it is whole.
     """
 
     image_mean: Color
@@ -142,6 +145,7 @@ class Teacher(nn.Module):
         self.default_mode: RunModeName = default_mode
         self.options: Mapping[str, Any] = {}
         self.listener: BlockListener | None = None
+        self.equal_calls: EqualCalls | None = None
         self.is_compiled = False
         self.register_buffer("mean", torch.tensor(self.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(self.image_std).view(1, 3, 1, 1))
@@ -274,12 +278,34 @@ class Teacher(nn.Module):
         normalized = [
             [(images.to(device, non_blocking=True) - self.mean) / self.std for images in group] for group in groups
         ]
-        return [
+
+        def run(images: Tensor) -> TeacherOutput:
+            if self.equal_calls is not None:
+                self.equal_calls.begin(images)
+            return self._run_network(images, readers)
+
+        outputs = [
             TeacherOutput(None if summary is None else summary.to(home), features.to(home))
-            for summary, features in self.mode.forward_groups(
-                normalized, lambda images: self._run_network(images, readers)
-            )
+            for summary, features in self.mode.forward_groups(normalized, run)
         ]
+        self.join_calls()
+        return outputs
+
+    def join_calls(self) -> None:
+        """Take part in the calls that other ranks still have, if the network is sharded; for a rank without images."""
+        if self.equal_calls is not None:
+            self.equal_calls.finish(lambda images: self._run_network(images, [self]))
+
+    def shard(self, group: ProcessGroup) -> None:
+        """Shard the network's blocks over a group of ranks, which from now on call it together, or join the calls.
+
+        Raises:
+            ValueError: If it has no list of blocks.
+        """
+        device = self.mean.device
+        shard_blocks(self.name, self, group, device)
+        side = self.run.input_size_px or self.native_size_px or self.size_multiple or self.patch_size
+        self.equal_calls = EqualCalls(group, side, device)
 
     def extract_features(self, pixel_values: Tensor) -> TeacherOutput:
         """Return its own output of `extract_features_for`."""
@@ -329,7 +355,9 @@ class Teacher(nn.Module):
         autocast, device_type = contextlib.nullcontext(), normalized.device.type
         if torch.amp.is_autocast_available(device_type):  # not on the meta device, where runs are planned
             autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
-        with torch.inference_mode(), autocast:
+        # What FSDP gathers cannot be tensors of inference mode.
+        without_graph = torch.inference_mode() if self.equal_calls is None else torch.no_grad()
+        with without_graph, autocast:
             summaries, features = [], []
             for reader, output in zip(readers, self.encode_for(normalized, readers), strict=True):
                 summary, own = check_teacher_output(output, reader.name, reader)

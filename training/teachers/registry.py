@@ -151,7 +151,7 @@ def _network_of(teacher: Teacher, entry: TeacherRecipe) -> tuple[object, ...] | 
     if teacher.read_options is None or teacher.upsampler is not None:
         return None
     options = {key: value for key, value in entry.options.items() if key not in teacher.read_options}
-    return entry.kind, entry.source, options, entry.run_options(), entry.device, entry.compile
+    return entry.kind, entry.source, options, entry.run_options(), entry.device, entry.compile, entry.shard
 
 
 def check_devices(entries: Sequence[TeacherRecipe]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torchvision.io import write_png
 
 import modeling_radio.training.teachers.registry
 from modeling_radio.core.files import write_file
@@ -91,6 +92,23 @@ class NoiseImages(Images):
 def install_tiny_world(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)
     patch.setattr(inputs, "build_training_images", NoiseImages)
+
+
+def write_command_recipe(folder: Path, teacher: str = f"{__name__}:TinyTeacher") -> Path:
+    """Write images and a recipe for processes of their own, which have no tiny world but the `environment` below.
+
+    Args:
+        folder: Gets `tiny.yaml` and `images/`.
+        teacher: Kind of the first teacher.
+    """
+    (folder / "images").mkdir()
+    for number, image in enumerate(torch.randint(256, (11, 3, 64, 64), dtype=torch.uint8)):
+        write_png(image, str(folder / "images" / f"{number}.png"))
+    text = RECIPE.replace("source: noise", f"source: {folder / 'images'}").replace(
+        "kind: tiny", f'kind: "{teacher}"', 1
+    )
+    (folder / "tiny.yaml").write_text(text.replace("kind: tiny,", f'kind: "{__name__}:TinyTeacher",'))
+    return folder / "tiny.yaml"
 
 
 def leave_progress_undrawn(patch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def _detector(width: int = 32) -> dict[str, Any]:
             "num_hidden_layers": 1,
             "vocab_size": 64,
             "projection_dim": 16,
-            "max_position_embeddings": 16,
+            "max_position_embeddings": 32,
             "bos_token_id": 1,
             "eos_token_id": 3,
         },
@@ -87,7 +87,7 @@ def _memory(width: int = 128) -> dict[str, Any]:
 
 
 def build_sam3() -> Sam3Model:
-    """Return a model that takes images of `SAM3_PX` and texts of up to 16 of 64 tokens."""
+    """Return a model that takes images of `SAM3_PX` and texts of up to 32 of 64 tokens."""
     return Sam3Model(Sam3Config(**_detector())).eval()
 
 

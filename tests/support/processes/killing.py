@@ -45,3 +45,11 @@ def own_progress_bars(bars: type[tqdm] = tqdm) -> None:
     bars.set_lock(RLock())
     for each in bars.__subclasses__():
         own_progress_bars(each)
+
+
+def wait_for(condition: Callable[[], object], seconds: float, message: str) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, message
+        time.sleep(0.05)

@@ -27,6 +27,7 @@ from modeling_radio.training.data.sources import (
     is_image,
     is_image_folder,
     is_listed,
+    list_shards,
     open_stream,
     open_table,
     public_name,
@@ -125,6 +126,28 @@ def test_listed_files_are_read_from_anywhere(private) -> None:
     column = ImageColumn("org/name", "image", is_listed=True)
     for path, content in (("memory://pictures/1.png", b"encoded"), ("pictures/1.png", Path("pictures/1.png"))):
         assert column.read({"image": {"bytes": None, "path": path}}, "row 0") == (path, content)
+
+
+# Addresses of `fsspec`.
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("webdataset", ".tar"), ("parquet", ".parquet")])
+def test_shards_at_an_address_are_read_by_pattern_braces_and_folder(write_source, form, suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)  # it takes memory for a network
+    root = f"memory://{tmp_path.name}"
+    for path in Path(write_source(form, 6)).iterdir():
+        fsspec.filesystem("memory").pipe_file(f"/{tmp_path.name}/{path.name}", path.read_bytes())
+    for source in (f"{root}/*{suffix}", f"{root}/part-{{00..01}}{suffix}", root):
+        assert stream_numbers(source) == [0, 2, 4, 1, 3, 5]
+        assert table_numbers(source) == [0, 2, 4, 1, 3, 5]
+        assert len(open_tables(source, lambda path: {})["train"]) == 6
+        assert [name.rpartition("/")[2] for name in list_shards(source)] == [f"part-{n:02}{suffix}" for n in range(2)]
+
+
+@pytest.mark.parametrize("source", ["memory://nothing/here", "nosuch://a/b", "memory://nothing/{0..3}.tar"])
+def test_addresses_without_shards_are_refused(source):
+    with pytest.raises(ValueError, match=f"`data` '{source[:9]}"):
+        list_shards(source)
 
 
 # Names of sources say neither where they lie on this machine nor who asks for them.

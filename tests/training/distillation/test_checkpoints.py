@@ -18,8 +18,11 @@ from torch.distributed.tensor.debug import CommDebugMode
 from two_forks import run_two_forks
 
 from modeling_radio.core.files import WriteError, remove_partial
+from modeling_radio.core.ranks import rank_and_count
+from modeling_radio.training.distillation import checkpoints
 from modeling_radio.training.distillation.checkpoints import (
     CheckpointWriter,
+    HostCopies,
     SavedTensors,
     check_allowed_changes,
     check_same_recipe,
@@ -65,9 +68,9 @@ WHOLE = {
 SHARDED = ("matrix", "row", "bias")
 
 
-def write(folder: Path, tensors: dict[str, Tensor], *, is_main_process: bool = True) -> None:
+def write(folder: Path, tensors: dict[str, Tensor], rank: int = 0, num_ranks: int = 1) -> None:
     folder.mkdir(exist_ok=True)
-    for name, writer in writers_of("student", tensors, is_main_process=is_main_process).items():
+    for name, writer in writers_of("student", tensors, HostCopies(), rank=rank, num_ranks=num_ranks)[0].items():
         writer(folder / name)
 
 
@@ -90,20 +93,49 @@ def check_whole(folder: Path) -> None:
 
 
 def test_whole_tensors_are_one_file_which_one_rank_writes(tmp_path: Path) -> None:
-    write(tmp_path, WHOLE)
-    write(tmp_path, {"other": torch.zeros(1)}, is_main_process=False)
+    write(tmp_path, WHOLE, 0, 2)
+    write(tmp_path, {"other": torch.zeros(1)}, 1, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
+    check_whole(tmp_path)
+
+
+@pytest.mark.parametrize(("part_bytes", "num_parts"), [(40, 2), (20, 4), (1, 5)])
+def test_ranks_with_copies_share_what_is_large(
+    part_bytes: int, num_parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "PART_BYTES", part_bytes)
+    written = []
+    for rank in range(5):
+        writers, following = writers_of("student", WHOLE, HostCopies(), rank=rank, num_ranks=5, first=3)
+        assert following == 3 + num_parts
+        written += [(name, rank) for name in writers]
+        for name, writer in writers.items():
+            writer(tmp_path / name)
+    names = [f"student-{part + 1:05d}-of-{num_parts:05d}.safetensors" for part in range(num_parts)]
+    assert set(written) <= {(name, (3 + part) % 5) for part, name in enumerate(names)}
+    assert len(written) >= 2  # "matrix" alone fills several of the smallest parts
     check_whole(tmp_path)
 
 
 def test_later_changes_are_not_written(tmp_path: Path) -> None:
     tensors = {name: tensor.clone() for name, tensor in WHOLE.items()}
-    writers = writers_of("student", tensors, is_main_process=True)
+    writers, _ = writers_of("student", tensors, HostCopies())
     for tensor in tensors.values():
         tensor.fill_(0)
     for name, writer in writers.items():
         writer(tmp_path / name)
     check_whole(tmp_path)
+
+
+def test_memory_of_copies_is_kept_for_the_next_ones_that_fit() -> None:
+    copies = HostCopies()
+    first = copies.take("student", {"a": torch.ones(2, 3).T, "b": torch.ones(4)})
+    second = copies.take("student", {"a": torch.zeros(3, 2), "b": torch.zeros(5)})
+    assert [tensor.tolist() for tensor in second.values()] == [[[0.0, 0.0]] * 3, [0.0] * 5]
+    assert second["a"].is_contiguous()
+    assert second["a"] is first["a"]
+    assert second["b"] is not first["b"]
+    assert copies.take("ema", {"a": torch.ones(3, 2)})["a"] is not first["a"]
 
 
 def test_parts_of_two_ranks_are_read_by_one_and_by_two(tmp_path: Path) -> None:
@@ -112,7 +144,7 @@ def test_parts_of_two_ranks_are_read_by_one_and_by_two(tmp_path: Path) -> None:
     def check() -> None:
         sharded = shard(WHOLE)
         with CommDebugMode() as exchanges:
-            write(folder, sharded, is_main_process=distributed.get_rank() == 0)
+            write(folder, sharded, *rank_and_count())
         assert exchanges.get_total_counts() == 0
         distributed.barrier()
         saved = SavedTensors(folder, "student")
@@ -139,7 +171,7 @@ def test_shards_that_are_copied_too_are_written_once(tmp_path: Path) -> None:
         mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("copies", "shards"))
         tensor = distribute_tensor(WHOLE["matrix"], mesh, [Replicate(), Shard(0)])
         rank = distributed.get_rank()
-        assert len(writers_of("student", {"matrix": tensor}, is_main_process=rank == 0)) == (rank == 0)
+        assert len(writers_of("student", {"matrix": tensor}, HostCopies(), rank=rank, num_ranks=2)[0]) == (rank == 0)
 
     run_two_forks(check, tmp_path)
     assert not folder.exists()

@@ -12,11 +12,13 @@ from two_forks import run_two_forks
 
 import modeling_radio.training.teachers.registry
 from modeling_radio.core.interruption import Interrupted, OutOfTime, StopRequest
+from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.inputs import (
     check_image_sizes,
     ends_on_all_ranks,
     load_teachers,
     open_targets,
+    shard_teachers,
     widths_of_teachers,
 )
 from modeling_radio.training.recipe import RecipeError, load_recipe
@@ -103,3 +105,18 @@ def test_teachers_of_one_network_are_loaded_as_such(recipe_file: str, tmp_path: 
     teachers = [f"{{name: t{place}, kind: radio, source: radio, options: {own}}}" for place, own in enumerate(options)]
     loaded = load_teachers(load_recipe(recipe_file, [f"teachers=[{', '.join(teachers)}]"]), CPU)
     assert [teacher.network_of for teacher in loaded.values()] == ["t0", "t0"]
+
+
+def test_ranks_that_share_a_sharded_teacher_must_call_it_in_one_order(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low, high = (
+        f"{{name: {name}, sizes_px: [32], rank_share: 1, accumulation_steps: {n}}}"
+        for name, n in (("low", 1), ("high", 2))
+    )
+    recipe = load_recipe(recipe_file, [f"partitions=[{low}, {high}]", "teachers.segmenter.shard=true"])
+    teachers = load_teachers(recipe, CPU)
+    shard_teachers(recipe, teachers)  # nothing in a single process
+    monkeypatch.setattr(inputs, "rank_and_count", lambda: (0, 2))
+    with pytest.raises(RecipeError, match=r"teachers\.segmenter\.shard=false"):
+        shard_teachers(recipe, teachers)

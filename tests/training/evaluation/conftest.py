@@ -11,10 +11,12 @@ import torch
 from drawn_assets import assets
 from h5py import File
 from PIL import Image
+from reference_cases import REFERENCE
 from scipy.io import savemat
 from tiny_adaptors import build_model_with_adaptors
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.training.demo.assets import DemoAssets
 from modeling_radio.training.demo.images import ClassificationSet, SegmentationSet
@@ -208,14 +210,37 @@ def davis_folder(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def text_folder(build_dual_encoder, word_tokenizer, tmp_path) -> Path:
+def reference() -> RadioModel:
+    """The tiny reference checkpoint: eight blocks, adaptors for all three teachers."""
+    return convert(REFERENCE / "c_radio_v4_tiny" / "checkpoint.pth.tar").eval()
+
+
+@pytest.fixture
+def build_text_folder(build_dual_encoder, word_tokenizer, tmp_path) -> Callable[[RadioModel], Path]:
+    """Build a folder of a model with a text tower."""
+
+    def build(model: RadioModel) -> Path:
+        tower = build_dual_encoder("siglip", model.config.adaptor("siglip2-g").summary_dim)
+        RadioForZeroShotImageClassification.from_parts(model, tower).save_pretrained(tmp_path / "texts")
+        canonicalizing(word_tokenizer, 16).save_pretrained(tmp_path / "texts")
+        return tmp_path / "texts"
+
+    return build
+
+
+@pytest.fixture
+def text_folder(build_text_folder) -> Path:
     """A folder with a text tower."""
     adaptor = {"name": "siglip2-g", "summary_dim": 12, "feature_dim": 10, "hidden_size": 16}
     config = RadioConfig.from_preset("radio-test", adaptors=[adaptor], preferred_resolution=[32, 32])
-    model = RadioForZeroShotImageClassification.from_parts(RadioModel(config).eval(), build_dual_encoder("siglip", 12))
-    model.save_pretrained(tmp_path / "texts")
-    canonicalizing(word_tokenizer, 16).save_pretrained(tmp_path / "texts")
-    return tmp_path / "texts"
+    return build_text_folder(RadioModel(config).eval())
+
+
+@pytest.fixture
+def reference_folder(reference, build_text_folder) -> Path:
+    """The tiny reference checkpoint with a text tower."""
+    reference.config.preferred_resolution = [32, 32]
+    return build_text_folder(reference)
 
 
 @pytest.fixture(autouse=True)

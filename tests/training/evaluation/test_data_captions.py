@@ -32,12 +32,12 @@ def build_captions(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["flickr30k", "coco"])
-def test_presets_run_to_the_end(name, build_captions, text_folder):
+def test_presets_run_to_the_end(name, build_captions, reference_folder):
     folder = build_captions(name)
-    settings = EvaluationSettings(checkpoint=text_folder, data=str(folder), preset=name)
+    settings = EvaluationSettings(checkpoint=reference_folder, data=str(folder), preset=name)
     data = open_data(str(folder), settings, size_px=32)
     assert [len(texts) for texts in data.part("captions").test.captions] == [5, 5]
-    task, model = find_task("image_text_retrieval"), open_radio(text_folder)
+    task, model = find_task("image_text_retrieval"), open_radio(reference_folder)
     evaluation = Evaluation(model, data, settings)
     evaluation.expect(task.kind, task.wanted(model))
     measured = task.measure(evaluation)

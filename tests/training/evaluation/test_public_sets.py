@@ -12,7 +12,14 @@ from PIL import Image
 from modeling_radio.training.evaluation.data_tables import TableData, imagenet_names_of
 from modeling_radio.training.evaluation.models.radio import open_radio
 from modeling_radio.training.evaluation.public_sets import MaskSet, find_public, public_sets
-from modeling_radio.training.evaluation.settings import LAYOUTS, MASK_LAYOUTS, PRESETS, DataOptions, EvaluationSettings
+from modeling_radio.training.evaluation.settings import (
+    CLASS_LAYOUTS,
+    LAYOUTS,
+    MASK_LAYOUTS,
+    PRESETS,
+    DataOptions,
+    EvaluationSettings,
+)
 from modeling_radio.training.evaluation.tasks.base import Evaluation
 from modeling_radio.training.evaluation.tasks.classification import is_right
 from modeling_radio.training.evaluation.tasks.registry import find_task
@@ -60,12 +67,12 @@ def test_each_set_has_its_files_and_ids(build_public_set):
 
 
 @pytest.mark.parametrize("preset", [name for name, values in PRESETS.items() if values.get("layout") in MASK_LAYOUTS])
-def test_presets_run_to_the_end(preset, build_public_set, text_folder):
+def test_presets_run_to_the_end(preset, build_public_set, reference_folder):
     small = {"size": 32, "window_px": 32, "shorter_px": PRESETS[preset].get("shorter_px") and 48, "probe_steps": 2}
     data = str(build_public_set(PRESETS[preset]["layout"]))
-    settings = EvaluationSettings(checkpoint=text_folder, data=data, preset=preset, templates="plain", **small)
+    settings = EvaluationSettings(checkpoint=reference_folder, data=data, preset=preset, templates="plain", **small)
     assert settings.tasks is not None
-    evaluation = Evaluation(open_radio(text_folder, size_px=32), TableData(data, settings), settings)
+    evaluation = Evaluation(open_radio(reference_folder, size_px=32), TableData(data, settings), settings)
     measured = find_task(settings.tasks[0]).measure(evaluation)
     assert {each.metric for each in measured} >= {"mIoU", "pixel accuracy"}
     assert all(0 <= each.value <= 1 for each in measured)
@@ -141,6 +148,64 @@ def test_variants_of_imagenet_have_the_names_of_their_classes(imagenet_folder, t
     (imagenet_folder / "6" / "0.jpg").unlink()
     with pytest.raises(ValueError, match=r"`data` .*3 validation images of ImageNet-V2.*got 2"):
         TableData(str(imagenet_folder), options)
+
+
+@pytest.fixture
+def imagenet_train(imagenet_folder, monkeypatch) -> Path:
+    """ImageNet-1k with three classes, two of which are ImageNet-A's: blue, green and red."""
+    folder = imagenet_folder.parent / "imagenet-1k"
+    for wnid, color in (("n01498041", (0, 0, 200)), ("n01530575", (0, 99, 0)), ("n01531178", (200, 0, 0))):
+        for split, count in (("train", 2), ("val", 1)):
+            for number in range(count):
+                path = folder / split / wnid / f"{number + 1}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (20, 20), color).save(path)
+    monkeypatch.setitem(
+        public_sets(), "imagenet-1k", replace(public_sets()["imagenet-1k"], counts={"train": 6, "validation": 3})
+    )
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["imagenet-a", "imagenet-v2"])
+def test_variants_of_imagenet_learn_from_imagenet(layout, imagenet_folder, imagenet_train, pixels):
+    for wnid, index, color in (("n01498041", "6", (9, 9, 90)), ("n01531178", "11", (90, 9, 9))):
+        for path in (imagenet_folder / wnid).iterdir():
+            Image.new("RGB", (20, 20), color).save(path)
+        (imagenet_folder / wnid).rename(imagenet_folder / (index if layout == "imagenet-v2" else wnid))
+    options = DataOptions(layout=layout, class_names="imagenet-1k", train_data=str(imagenet_train))
+    data = TableData(str(imagenet_folder), options)
+    part = data.part("labels")
+    colors = [image[0, 0, 0].item() for image in part.train.images]
+    names = [part.class_names[label] for label in part.train.labels]
+    assert list(zip(names, colors, strict=True)) == [("stingray", 0)] * 2 + [("goldfinch", 200)] * 2
+    assert [source.name for source in data.sources()] == ["imagenet-a", "imagenet-1k"]
+    for task in ("knn", "logistic_regression"):
+        measured = {each.metric: each.value for each in find_task(task).measure(pixels(data, neighbors=2))}
+        assert measured["accuracy"] == 1
+    (imagenet_train / "val" / "n01498041").rename(imagenet_train / "val" / "n02797295")
+    shutil.rmtree(imagenet_train / "train")
+    with pytest.raises(ValueError, match=r"`train_data`.*n01498041"):
+        TableData(str(imagenet_folder), options)
+
+
+@pytest.mark.parametrize("preset", CLASS_LAYOUTS)
+def test_presets_of_imagenet_run_to_the_end(preset, imagenet_train, reference_folder, monkeypatch):
+    counts = {"train": 6, "validation": 3}
+    monkeypatch.setitem(public_sets(), preset, replace(public_sets()[preset], counts=counts))
+    (imagenet_train / "real.json").write_text("[[0, 2]]")
+    folder = imagenet_train if preset in ("imagenet-1k", "imagenet-real") else imagenet_train / "val"
+    settings = EvaluationSettings(checkpoint=reference_folder, data=str(folder), preset=preset, templates="plain")
+    evaluation = Evaluation(open_radio(reference_folder), TableData(str(folder), settings), settings)
+    for name in settings.tasks:
+        measured = find_task(name).measure(evaluation)
+        assert measured[0].metric == "accuracy"
+        assert all(0 <= each.value <= 1 for each in measured)
+
+
+def test_data_with_a_train_split_take_no_other(imagenet_train):
+    options = DataOptions(layout="imagenet-1k", train_data=str(imagenet_train))
+    with pytest.raises(ValueError, match="`train_data`"):
+        TableData(str(imagenet_train), options)
 
 
 def test_several_classes_may_be_right(imagenet_folder):

@@ -5,7 +5,9 @@ import re
 import pytest
 
 from modeling_radio.core.settings import SettingsError
+from modeling_radio.model_cards.results import STUDENT, Measurement, Results
 from modeling_radio.training.evaluate import main
+from modeling_radio.training.evaluation import run
 from modeling_radio.training.evaluation.published import published_tables
 from modeling_radio.training.evaluation.settings import PRESETS, TABLES, TASK_NAMES, EvaluationSettings
 
@@ -35,7 +37,8 @@ def test_rows_name_presets_and_tasks():
     assert set(TABLES) == set(published_tables())
     for table in published_tables().values():
         for row in table.rows:
-            assert row.preset is None or (row.preset in PRESETS and row.task in TASK_NAMES)
+            assert row.preset in PRESETS
+            assert row.task in TASK_NAMES
             assert len(row.values) > 1
 
 
@@ -51,8 +54,42 @@ def test_sets_that_are_there_stand_beside_the_paper(
     assert re.search(
         r"- NAVI, 3D recall: \S+navi_v1 is missing; NAVI comes from https://github.com/google/navi", printed
     )
-    assert "- SA-Co/Gold, cgF1 of SAM3 on RADIO: there is no preset" in printed
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.spair.keypoints.json"]
+    assert re.search(r"- SA-Co/Gold, cgF1 of SAM3 on RADIO: \S+SACo-Gold is missing", printed)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.spair.json"]
+
+
+def test_model_and_sets_are_opened_once(text_folder, tmp_path, monkeypatch, capsys):
+    opened, measured = [], []
+
+    def measure(settings, recipe, model):
+        measured.append((settings.preset, settings.size, settings.tasks))
+        if settings.preset == "imagenet-1k" and "zero_shot" in settings.tasks:
+            raise ValueError("`zero_shot` needs a text tower")
+        names = {"knn": "accuracy", "depth_dpt_probe": "delta1", "normals_dpt_probe": "within 11.25 degrees"}
+        values = [
+            Measurement(STUDENT, task, names.get(task, "mIoU"), "set", 0.5, None, None, None) for task in settings.tasks
+        ]
+        return Results(values, [], [], {}, []), []
+
+    original = run.open_radio
+    monkeypatch.setattr(run, "open_radio", lambda *given, **more: opened.append(given) or original(*given, **more))
+    monkeypatch.setattr(run, "run_evaluations", measure)
+    for name in ("imagenet-1k", "ADEChallengeData2016", "nyu"):
+        (tmp_path / name).mkdir()
+    assert main(arguments(text_folder, tmp_path)) == 0
+    assert len(opened) == 1
+    assert measured == [
+        ("imagenet-1k", None, ["zero_shot", "knn"]),
+        ("imagenet-1k", None, ["zero_shot"]),
+        ("imagenet-1k", None, ["knn"]),
+        ("ade20k", 512, ["segmentation_probe"]),
+        ("ade20k", 1024, ["segmentation_probe"]),
+        ("ade20k", 1536, ["segmentation_probe"]),
+        ("nyu", 480, ["depth_dpt_probe", "normals_dpt_probe"]),
+    ]
+    printed = capsys.readouterr().out
+    assert re.search(r"\| ImageNet-1k, zero-shot +\| - +\|", printed)
+    assert re.search(r"\| ImageNet-1k, kNN +\| 50\.00 \|", printed)
 
 
 def test_nothing_to_measure_is_one_line(text_folder, tmp_path, capsys):

@@ -19,6 +19,8 @@ OURS = ("benchmarks", "notebooks")
 """Packages whose commands run in a clone alone."""
 OTHERS = {"bash", "docker", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
+LAUNCHERS = {"sbatch", "sky", "kubectl", "python"}
+"""Programs of others that read a file of `deploy/`."""
 EXTRAS = set(PROJECT["optional-dependencies"])
 CONFIGS = re.compile(r"CONFIGS=\$\(python -c \"(.*)\"\)(/\w+)$")
 """The line that finds Accelerate's configurations in the package; later ones name `$CONFIGS`."""
@@ -74,6 +76,11 @@ def check(words: list[str]) -> None:
         if "--config_file" in rest[:place]:
             assert (ROOT / rest[rest.index("--config_file") + 1]).is_file()
         check_module(rest[place + 1], rest[place + 2 :])
+    elif program in LAUNCHERS:
+        [file] = [word for word in rest if word.startswith("deploy/")]
+        assert (ROOT / file).is_file()
+        if "--recipe" in rest:
+            check_radio(["distill", *rest[rest.index("--recipe") :]])
     else:
         assert program in OTHERS, f"unknown program {program!r}"
 

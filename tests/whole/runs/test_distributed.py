@@ -9,11 +9,9 @@ Both processes run all scenarios of this file, on the tiny student, teachers and
 import json
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +21,7 @@ import tiny_distillation as tiny
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from comparisons import assert_close_by_name
+from deep_teacher import DeepTeacher, bytes_of
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -36,7 +35,6 @@ from two_processes import (
     launcher_arguments,
     let_accelerate_shard_on_cpus,
     log_file,
-    ranks_at_work,
     run_processes,
     run_two_processes,
 )
@@ -44,7 +42,8 @@ from two_processes import (
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import sole_run
 from modeling_radio.layers_radio import RadioBlock
-from modeling_radio.training.distill import main
+from modeling_radio.training.distillation import checkpoints
+from modeling_radio.training.distillation.checkpoints import PART_BYTES
 from modeling_radio.training.distillation.sharding import build_accelerator
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
@@ -196,6 +195,7 @@ def run_scenarios(recipe_file: str) -> None:
     let_accelerate_shard_on_cpus(patch)
     for name, scenario in SCENARIOS.items():
         choose_sharding(patch, use_fsdp=scenario.use_fsdp)
+        patch.setattr(checkpoints, "PART_BYTES", 10_000 if name == "ddp-resumed" else PART_BYTES)
         recipe = load_recipe(recipe_file, [*SETTINGS, *scenario.overrides])
         sys.stdout.write(f"== {name}\n")
         sys.stdout.flush()
@@ -320,6 +320,9 @@ def test_each_rank_saves_what_it_holds(two_ranks: Path) -> None:
     assert names_in(two_ranks / "ddp-everything/checkpoints/step_00000005") == whole | {
         f"{name}.safetensors" for name in names
     }
+    # Of what is large each rank with a copy writes a part.
+    taps = {f"taps-0000{part}-of-00002.safetensors" for part in (1, 2)}
+    assert names_in(two_ranks / "ddp-resumed/checkpoints/step_00000004") == parts | taps | whole
 
 
 @pytest.mark.parametrize("name", ["ddp-balanced", "ddp-dropping", "fsdp-balanced"])
@@ -442,6 +445,46 @@ def test_shards_of_copies_equal_copies(tmp_path: Path, monkeypatch: pytest.Monke
     }
 
 
+SHARDED_TEACHER = (
+    "partitions=[{name: low, sizes_px: [32, 48], token_budget: 12, rank_share: 1, teachers: [segmenter]},"
+    " {name: high, sizes_px: [64], batch_size: 4, rank_share: 1, teachers: [semantic]}]",
+    "views={is_square: false}",
+    "teachers.segmenter.kind=deep",
+    "teachers.segmenter.options.feature_dim=8",
+)
+
+
+def distil_with_a_teacher_on_two_ranks(recipe_file: str) -> None:
+    """Run by each of four processes, with whole teachers and with a sharded one; they write what they hold of it."""
+    patch = pytest.MonkeyPatch()
+    tiny.install_tiny_world(patch)
+    patch.setitem(tiny.modeling_radio.training.teachers.registry.TEACHER_KINDS, "deep", DeepTeacher)
+    let_accelerate_shard_on_cpus(patch)
+    for name, use_fsdp in (("whole", False), ("sharded", False), ("both-sharded", True)):
+        choose_sharding(patch, use_fsdp=use_fsdp)
+        settings = [*SETTINGS, *SHARDED_TEACHER, f"teachers.segmenter.shard={str(name != 'whole').lower()}"]
+        distiller = tiny.trainer.Distiller(load_recipe(recipe_file, settings), Path(name))
+        distiller.run()
+        teachers = distiller.parts.source.teachers
+        held = bytes_of([teachers["segmenter"].layers]) if "segmenter" in teachers else 0
+        Path(f"{name}-held-{PartialState().process_index}").write_text(str(held))
+
+
+def test_ranks_share_a_large_teacher_and_others_hold_nothing_of_it(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny.RECIPE)
+    run_processes(lambda: distil_with_a_teacher_on_two_ranks("tiny.yaml"), tmp_path, 4)
+    monkeypatch.chdir(tmp_path)
+    held = {
+        name: [int(Path(f"{name}-held-{rank}").read_text()) for rank in range(4)]
+        for name in ("whole", "sharded", "both-sharded")
+    }
+    whole = 4 * (8 * 8 + 8) * 4
+    assert held["whole"] == [whole, whole, 0, 0]
+    assert held["sharded"] == held["both-sharded"] == [whole // 2, whole // 2, 0, 0]
+    tiny.assert_same_tensors(tiny.last_state("whole", 5), tiny.last_state("sharded", 5))
+    assert_close_runs("both-sharded", "whole")
+
+
 def distil_with_a_slow_rank_1(recipe_file: str) -> None:
     """Run by each of the two processes, with copies of the student and with shards."""
     patch = pytest.MonkeyPatch()
@@ -468,36 +511,6 @@ def test_trackers_name_the_slow_rank(tmp_path: Path) -> None:
         assert accumulator.Scalars("slowest_rank")[-1].value == 1  # in its second step DDP exchanges sizes of buckets
         least, most = (accumulator.Scalars(f"own_seconds/{part}")[-1].value for part in ("min", "max"))
         assert least + 0.3 < most
-
-
-def distil_until_rank_1_hangs(how: signal.Signals, recipe_file: str) -> None:
-    """Run by each of the two processes."""
-    patch = pytest.MonkeyPatch()
-    tiny.install_tiny_world(patch)
-    patch.setattr(tiny.trainer, "STEP_TIMEOUT", timedelta(seconds=2))
-    set_rate = tiny.trainer.Distiller._set_learning_rate
-
-    def begin_step(distiller: tiny.trainer.Distiller) -> None:
-        if distiller.step == 3 and PartialState().process_index == 1:
-            os.kill(os.getpid(), how)
-        set_rate(distiller)
-
-    patch.setattr(tiny.trainer.Distiller, "_set_learning_rate", begin_step)
-    status = main(["--recipe", recipe_file, "--output", "run", *SETTINGS])
-    Path("status").write_text(str(status))
-    os._exit(0)  # the group cannot be left in an orderly way
-
-
-@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_run_ends_with_a_line_that_names_the_rank_that_hangs_or_dies(how: signal.Signals, tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(tiny.RECIPE)
-    with ranks_at_work(lambda: distil_until_rank_1_hangs(how, "tiny.yaml"), tmp_path, 2) as ranks:
-        ranks[0].join(60)
-        log = log_file(tmp_path, 0).read_text()
-        assert (tmp_path / "status").read_text() == "1", log
-        last = log.splitlines()[-1]
-        assert "Rank 0 waited in vain for rank 1 (host" in last
-        assert f"process {ranks[1].pid}; after step 3" in last
 
 
 def test_shipped_configs_are_what_they_are_named() -> None:

@@ -55,6 +55,24 @@ def test_filters_act_are_told_and_survive_a_restart(
     assert any(not value.equal(different[key]) for key, value in tiny.last_state("whole").items())
 
 
+def test_balance_acts_and_survives_a_restart(recipe_file: str, source: str) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    names = sorted(path.name for path in Path(source).iterdir())
+    rows = pyarrow.table({"id": names, "label": ["faulty" if name[0] == "f" else "picture" for name in names]})
+    Path("features/data").mkdir(parents=True)
+    parquet.write_table(rows, "features/data/train-00000-of-00001.parquet")
+    balanced = settings(source, "data.balance={features: features, column: label}")
+    tiny.distil(recipe_file, "whole", *balanced)
+    tiny.distil(recipe_file, "parts", *balanced, stop_at=5)
+    tiny.distil(recipe_file, "parts", *balanced)
+    tiny.assert_same_tensors(tiny.last_state("whole"), tiny.last_state("parts"))
+    tiny.distil(recipe_file, "plain", *settings(source))
+    different = tiny.last_state("plain")
+    assert any(not value.equal(different[key]) for key, value in tiny.last_state("whole").items())
+
+
 def test_partitions_see_what_is_large_enough_for_each(recipe_file: str, source: str) -> None:
     picture(40, 200, 160).save(Path(source) / "large.png")
     picture(41, 220, 180).save(Path(source) / "larger.png")

@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import phases
 import pytest
+from killing import wait_for
 from safetensors.torch import load_file
 from tiny_distillation import assert_same_tensors, environment
 
@@ -71,14 +72,6 @@ def living(session: int) -> list[str]:
         if int(its_session) == session and state != "Z":
             found.append(name)
     return found
-
-
-def wait_for(condition: Callable[[], object], seconds: float, message: str) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, message
-        time.sleep(0.05)
 
 
 def end(process: subprocess.Popen[bytes], number: int) -> int:

@@ -22,9 +22,9 @@ from modeling_radio.training.data.sources import (
     ImageColumn,
     as_patterns,
     check_named_file,
-    expand_files,
     in_one_line,
     is_listed,
+    shard_files,
 )
 
 
@@ -105,12 +105,13 @@ def open_streams(source: str) -> Streams:
 
 def _open_shards_or_hub(source: str, path: Path, names: SplitNames, *, streaming: bool) -> dict[str, Any] | None:
     """Return tables or streams of Parquet or webdataset files or of a data set of the Hub; None of anything else."""
-    if path.suffix in BUILDERS and not source.startswith(HUB_PREFIX):
+    files = shard_files(source)
+    if files is not None:
         from datasets import load_dataset
 
-        files = as_patterns(expand_files(source))
+        builder, patterns = BUILDERS[Path(files[0]).suffix], as_patterns(files)
         with in_one_line(f"`data` {source!r} cannot be opened"):
-            return by_split(load_dataset(BUILDERS[path.suffix], data_files=files, streaming=streaming), names)
+            return by_split(load_dataset(builder, data_files=patterns, streaming=streaming), names)
     if not path.exists():
         return _open_hub(source, names, streaming=streaming)
     shards = find_shards(path)

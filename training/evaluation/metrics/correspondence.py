@@ -16,7 +16,7 @@ _BLOCK = 1024
 
 
 def keypoint_errors(source: Tensor, target: Tensor, source_points: Tensor, target_points: Tensor) -> Tensor:
-    """Return the distance of the most similar patch of the target from the true place, for each keypoint.
+    """Return the distance of the most similar patch of the target from the true position, for each keypoint.
 
     The source is read between patches with the corners' patches at the corners, and a patch of the target stands for
     its upper left corner, both as in Probe3D.
@@ -31,12 +31,12 @@ def keypoint_errors(source: Tensor, target: Tensor, source_points: Tensor, targe
         Distances as shares of the side, `(num_points,)`.
     """
     source, target = (F.normalize(each.float(), dim=0) for each in (source, target))
-    places = (source_points.to(source) * 2 - 1)[None, None]
-    vectors = F.grid_sample(source[None], places, mode="bilinear", align_corners=True)[0, :, 0]
+    positions = (source_points.to(source) * 2 - 1)[None, None]
+    vectors = F.grid_sample(source[None], positions, mode="bilinear", align_corners=True)[0, :, 0]
     found = (vectors.T @ target.flatten(1)).argmax(1)
     rows, cols = target.shape[1:]
-    places = torch.stack([(found % cols) / cols, (found // cols) / rows], dim=1)
-    return (places - target_points.to(places)).norm(dim=1)
+    positions = torch.stack([(found % cols) / cols, (found // cols) / rows], dim=1)
+    return (positions - target_points.to(positions)).norm(dim=1)
 
 
 def matched_points(
@@ -57,7 +57,7 @@ def matched_points(
     Returns:
         Two tensors `(num_found, 3)`.
     """
-    (vectors, places), (others, other_places) = (
+    (vectors, positions), (others, other_positions) = (
         _at_points(*each) for each in ((source, source_points), (target, target_points))
     )
     ratios, nearest = [], []
@@ -67,7 +67,7 @@ def matched_points(
         ratios.append(distances[:, 0] / distances[:, -1])
         nearest.append(found[:, 0])
     clearest = torch.cat(ratios).topk(min(num_matches, len(vectors)), largest=False).indices
-    return places[clearest], other_places[torch.cat(nearest)[clearest]]
+    return positions[clearest], other_positions[torch.cat(nearest)[clearest]]
 
 
 def _at_points(features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

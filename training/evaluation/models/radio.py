@@ -58,9 +58,7 @@ class RadioFeatures:
         choose_cpu_blocks(model)
         self.num_tokens: int | None = None
         self.processor = RadioImageProcessor.from_model_config(model.config) if processor is None else processor
-        if size_px is not None:
-            check_multiple("`size`", size_px, size_px, model.min_resolution_step, model.config.largest_side)
-        self._size_px = size_px
+        self._set_size(size_px)
 
     @property
     def patch_size(self) -> int:
@@ -107,6 +105,24 @@ class RadioFeatures:
             self.dtype,
         ]
         return " ".join(map(str, [*parts, *([] if self.num_tokens is None else [f"{self.num_tokens} tokens"])]))
+
+    def with_size(self: _Own, size_px: int | None) -> _Own:
+        """Return the same model for images of another size.
+
+        Args:
+            size_px: Shorter side of the images; None takes the processor's.
+
+        Raises:
+            ValueError: If the model does not take images of `size_px`.
+        """
+        other = copy.copy(self)
+        other._set_size(size_px)
+        return other
+
+    def _set_size(self, size_px: int | None) -> None:
+        if size_px is not None:
+            check_multiple("`size`", size_px, size_px, self.model.min_resolution_step, self.model.config.largest_side)
+        self._size_px = size_px
 
     def with_tokens(self: _Own, num_tokens: int) -> _Own:
         """Return the same RADIO1D with another number of global tokens."""

@@ -232,7 +232,10 @@ class Evaluation:
 def require_protocol(part: Part) -> None:
     """Raise ValueError if a public set lacks the train split that its protocol learns from."""
     if part.has_protocol and part.train is None:
-        raise ValueError(f"`data` must have the train split of {part.name}, from which the protocol learns, got none.")
+        raise ValueError(
+            f"`data` must have the train split of {part.name}, from which the protocol learns, got none. A variant of "
+            "ImageNet learns from `train_data`."
+        )
 
 
 def squares_of(examples: Examples) -> tuple[Images, str]:

@@ -132,12 +132,16 @@ def measure_logistic_regression(evaluation: Evaluation) -> list[Measurement]:
     """Measure the accuracy of scikit-learn's logistic regression on standardized summaries, and on mean features.
 
     Without a train split `NUM_FOLDS` folds predict each other's images; images of one source stay in one fold.
+
+    References:
+        CLIP, appendix A.3: L-BFGS on frozen features. https://arxiv.org/abs/2103.00020
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     part, settings = evaluation.part("labels"), evaluation.settings
+    require_protocol(part)
     queries = vectors_of(evaluation.features("labels"))
     truth = labels_of(part.test).numpy()
     measurements = []
@@ -149,7 +153,7 @@ def measure_logistic_regression(evaluation: Evaluation) -> list[Measurement]:
             stored = vectors_of(evaluation.features("labels", "gallery"))[suffix]
             regression.fit(stored.numpy(), labels_of(part.train).numpy())
             predictions = regression.predict(query.numpy())
-        scores = torch.from_numpy(predictions == truth)
+        scores = is_right(torch.from_numpy(predictions), part.test)
         measurements.append(evaluation.mean("logistic_regression", f"accuracy{suffix}", scores, "labels"))
     return measurements
 

@@ -16,6 +16,7 @@ from modeling_radio.training.evaluation.models.base import FeatureModel, TextMod
 from modeling_radio.training.evaluation.settings import RETRIEVAL
 from modeling_radio.training.evaluation.tasks import (
     classification,
+    concept_segmentation,
     correspondence,
     dense_prediction,
     dpt_probes,
@@ -79,6 +80,7 @@ TASKS: dict[str, Task] = {
     "keypoints": Task(correspondence.measure_keypoints, "pairs", of_baselines=True),
     "label_propagation": Task(label_propagation.measure_label_propagation, "videos", of_baselines=True),
     "landmark_retrieval": Task(landmark_retrieval.measure_landmark_retrieval, "landmarks", of_baselines=True),
+    "concept_segmentation": Task(concept_segmentation.measure_concept_segmentation, "phrases"),
     "out_of_distribution": Task(classification.measure_out_of_distribution, "labels", of_baselines=True),
     "resolution_consistency": Task(
         dense_prediction.measure_resolution_consistency, "photographs", of_compared=_takes_sizes

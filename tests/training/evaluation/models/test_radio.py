@@ -45,3 +45,12 @@ def test_the_fingerprint_knows_weights_processor_and_precision(tiny_model):
     assert RadioFeatures(tiny_model).fingerprint() == same
     tiny_model.radio_model.model.blocks[0].mlp.fc1.weight.data[0, 0] += 1e-3
     assert len({same, *found, RadioFeatures(tiny_model).fingerprint()}) == 5
+
+
+def test_one_model_at_another_size(tiny_model):
+    model = RadioFeatures(tiny_model, size_px=32)
+    other = model.with_size(64)
+    assert (model.size_px, other.size_px, other.model is model.model) == (32, 64, True)
+    assert model.fingerprint() != other.fingerprint()
+    with pytest.raises(ValueError, match="`size`"):
+        model.with_size(33)

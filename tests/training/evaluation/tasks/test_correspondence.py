@@ -54,11 +54,11 @@ def test_3d_points_of_a_moved_object():
 
 
 @pytest.mark.parametrize("preset", ["spair", "navi"])
-def test_presets_run_to_the_end(preset, tiny_model, request, tmp_path):
+def test_presets_run_to_the_end(preset, reference, request, tmp_path):
     folder = str(request.getfixturevalue(f"{preset}_folder"))
     settings = EvaluationSettings(checkpoint=tmp_path, data=folder, preset=preset, size=64)
     data = open_data(folder, settings, size_px=64)
-    evaluation = Evaluation(RadioFeatures(tiny_model, size_px=64), data, settings)
+    evaluation = Evaluation(RadioFeatures(reference, size_px=64), data, settings)
     measured = {each.metric: each for each in measure_keypoints(evaluation)}
     names = {"spair": ["PCK@0.10"], "navi": ["3D recall, 1 cm", "3D recall, 2 cm", "3D recall, 5 cm"]}
     assert list(measured) == names[preset]

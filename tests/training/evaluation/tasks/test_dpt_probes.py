@@ -70,13 +70,12 @@ def test_the_head_has_sixteen_pixels_for_a_patch():
     assert all(parameter.grad is not None for parameter in probe.parameters())
 
 
-def test_the_preset_of_nyu_runs_to_the_end(nyu_folder, monkeypatch, tmp_path):
+def test_the_preset_of_nyu_runs_to_the_end(nyu_folder, reference, monkeypatch, tmp_path):
     monkeypatch.setattr(dpt_probes, "HIDDEN_DIM", 8)
     small = {"size": 32, "probe_steps": 3, "probe_warmup_steps": 1}
     settings = EvaluationSettings(checkpoint=tmp_path, data=str(nyu_folder), preset="nyu", **small)
     data = open_data(str(nyu_folder), settings, size_px=32)
-    torch.manual_seed(0)
-    model = RadioFeatures(RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=4)).eval(), size_px=32)
+    model = RadioFeatures(reference, size_px=32)
     for name in settings.tasks:
         measured = find_task(name).measure(Evaluation(model, data, settings))
         angles = [f"within {angle} degrees" for angle in ("11.25", "22.5", "30")]

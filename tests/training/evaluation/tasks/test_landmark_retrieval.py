@@ -7,8 +7,10 @@ from PIL import Image
 
 from modeling_radio.training.evaluation import data_landmarks
 from modeling_radio.training.evaluation.data_landmarks import open_landmarks
+from modeling_radio.training.evaluation.data_tables import open_data
 from modeling_radio.training.evaluation.models.pretrained import RawPixels
-from modeling_radio.training.evaluation.settings import TaskSettings
+from modeling_radio.training.evaluation.models.radio import RadioFeatures
+from modeling_radio.training.evaluation.settings import EvaluationSettings, TaskSettings
 from modeling_radio.training.evaluation.tasks.base import Evaluation
 from modeling_radio.training.evaluation.tasks.landmark_retrieval import average_precision, measure_landmark_retrieval
 
@@ -48,7 +50,19 @@ def oxford(tmp_path, monkeypatch):
     return folder
 
 
-def test_roxford_runs_to_the_end(oxford):
+@pytest.mark.parametrize("name", ["roxford", "rparis"])
+def test_presets_run_to_the_end(name, oxford, reference, monkeypatch):
+    if name == "rparis":
+        monkeypatch.setitem(data_landmarks.DATABASE, name, 4)
+        (oxford / "gnd_roxford5k.json").rename(oxford / "gnd_rparis6k.json")
+    settings = EvaluationSettings(checkpoint=oxford, data=str(oxford), preset=name)
+    data = open_data(str(oxford), settings, size_px=32)
+    measured = measure_landmark_retrieval(Evaluation(RadioFeatures(reference, size_px=32), data, settings))
+    assert [each.metric for each in measured] == ["mAP, medium", "mAP, hard"]
+    assert all(0 <= each.value <= 1 for each in measured)
+
+
+def test_known_queries_find_their_images(oxford):
     evaluation = Evaluation(RawPixels(8, 16), open_landmarks(oxford, "roxford"), TaskSettings())
     measured = {each.metric: each.value for each in measure_landmark_retrieval(evaluation)}
     # The second query finds d, then b or a: its easy image a is third or second of the three that count.

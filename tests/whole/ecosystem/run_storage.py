@@ -1,0 +1,154 @@
+"""An S3 on this machine (moto): distil and extract from it and to it, without a copy, by workers that die and by Daft.
+
+Usage: run_storage.py FOLDER
+
+`make consumers` runs it, with moto, s3fs, Daft and Ray from PyPI beside the environment of this repository.
+"""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+
+REPOSITORY = Path(__file__).parents[3]
+sys.path[:0] = [str(REPOSITORY / part) for part in ("tests/support/models", "tests/support/distillation")]
+os.environ |= {"HF_HUB_OFFLINE": "1", "AWS_DEFAULT_REGION": "us-east-1", "OMP_NUM_THREADS": "1"}
+os.environ |= {"AWS_ACCESS_KEY_ID": "anybody", "AWS_SECRET_ACCESS_KEY": "anything"}  # moto asks for some
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import s3fs  # noqa: E402
+from moto.server import ThreadedMotoServer  # noqa: E402
+from PIL import Image  # noqa: E402
+from pyarrow.parquet import read_table  # noqa: E402
+
+
+NUM_SHARDS, NUM_IMAGES = 8, 40
+SHARDS = f"s3://bucket/shards/{{00000..{NUM_SHARDS - 1:05d}}}.tar"
+
+
+def write_shards(storage: s3fs.S3FileSystem) -> None:
+    """Upload shards as img2dataset writes them: .jpg, .txt and .json of each sample, and a table beside each shard."""
+    rng = np.random.default_rng(0)
+    for shard in range(NUM_SHARDS):
+        archived = io.BytesIO()
+        with tarfile.open(fileobj=archived, mode="w") as archive:
+            for number in range(NUM_IMAGES):
+                picture = io.BytesIO()
+                Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(picture, "jpeg")
+                key = f"{shard:05d}{number:04d}"
+                facts = json.dumps({"key": key, "status": "success"}).encode()
+                for field, content in (("jpg", picture.getvalue()), ("txt", b"noise"), ("json", facts)):
+                    member = tarfile.TarInfo(f"{key}.{field}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        storage.pipe_file(f"bucket/shards/{shard:05d}.tar", archived.getvalue())
+        storage.pipe_file(f"bucket/shards/{shard:05d}.parquet", b"")
+
+
+def radio(*words: str, **variables: str) -> subprocess.Popen[str]:
+    """Start the command."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *sys.path)))} | variables
+    return subprocess.Popen(
+        [sys.executable, "-m", "modeling_radio", *words], env=environment, text=True, stdout=subprocess.PIPE
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """Return what a command printed."""
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return text
+
+
+def extract(root: Path, storage: s3fs.S3FileSystem) -> None:
+    """Extract by three workers, one of them killed, one late; compare with one worker and a local folder."""
+    command = [
+        "extract",
+        str(root / "model"),
+        "--data",
+        SHARDS,
+        "--streaming",
+        "--batch-size",
+        "4",
+        "--num-workers",
+        "0",
+    ]
+    to_s3 = [*command, "--output", "s3://bucket/features"]
+    killed = radio(*to_s3)
+    while not storage.exists("bucket/features/data") or len(storage.ls("bucket/features/data", refresh=True)) < 1:
+        assert killed.poll() is None, "it has ended"
+        time.sleep(0.02)
+    early = radio(*to_s3)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    late = radio(*to_s3)
+    for process in (early, late, radio(*command, "--output", str(root / "alone"))):
+        sys.stdout.write(finished(process))
+    names = sorted(path.name for path in (root / "alone" / "data").iterdir())
+    storage.invalidate_cache()
+    assert sorted(path.rpartition("/")[2] for path in storage.ls("bucket/features/data")) == names
+    for name in names:
+        assert storage.cat_file(f"bucket/features/data/{name}") == (root / "alone" / "data" / name).read_bytes(), name
+    ids = [each for name in names for each in read_table(root / "alone" / "data" / name)["id"].to_pylist()]
+    assert len(set(ids)) == len(ids) == NUM_SHARDS * NUM_IMAGES
+    assert not storage.exists("bucket/features/.work/claims")
+    query = root / "query.png"
+    Image.new("RGB", (64, 64), "red").save(query)
+    found = finished(radio("search", "s3://bucket/features", str(query), "--checkpoint", str(root / "model")))
+    assert "00000" in found
+    sys.stdout.write("ok   extract and search\n")
+
+
+def extract_on_daft(root: Path, storage: s3fs.S3FileSystem) -> None:
+    """Extract by two workers of Daft, here and on Ray: the files are those of one worker."""
+    for runner in ("native", "ray"):
+        to_s3 = ["--data", SHARDS, "--streaming", "--batch-size", "4", "--output", f"s3://bucket/{runner}"]
+        command = ["extract", str(root / "model"), *to_s3, "--engine", "daft", "--engine-workers", "2"]
+        sys.stdout.write(finished(radio(*command, DAFT_RUNNER=runner, RAY_USAGE_STATS_ENABLED="0")))
+        for path in sorted((root / "alone" / "data").iterdir()):
+            assert storage.cat_file(f"bucket/{runner}/data/{path.name}") == path.read_bytes(), path.name
+        sys.stdout.write(f"ok   extract on Daft, {runner}\n")
+
+
+def distil(root: Path) -> None:
+    """Distil from the shards, stop, go on: the weights are those of an undisturbed run."""
+    import tiny_distillation as tiny
+
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.install_tiny_world(patch)
+        recipe = root / "recipe.yaml"
+        recipe.write_text(tiny.RECIPE)
+        streamed = ["data={num_images: null, streaming: true, shuffle_buffer: 6, num_workers: 0}"]
+        for source in (SHARDS, "s3://bucket/shards"):
+            name = str(root / ("whole" if source == SHARDS else "folder"))
+            tiny.distil(str(recipe), name, *streamed, f"data.source='{source}'")
+        tiny.distil(str(recipe), str(root / "parts"), *streamed, f"data.source='{SHARDS}'", stop_at=5)
+        tiny.distil(str(recipe), str(root / "parts"), *streamed, f"data.source='{SHARDS}'")
+        tiny.assert_same_tensors(tiny.last_state(str(root / "whole")), tiny.last_state(str(root / "parts")))
+        tiny.assert_same_tensors(tiny.last_state(str(root / "whole")), tiny.last_state(str(root / "folder")))
+    sys.stdout.write("ok   distil\n")
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1]).resolve()
+    root.mkdir(parents=True)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    os.environ["AWS_ENDPOINT_URL"] = "http://{}:{}".format(*server.get_host_and_port())
+    storage = s3fs.S3FileSystem()
+    storage.mkdir("bucket")
+    from tiny_folders import save_radio
+
+    save_radio(root / "model")
+    write_shards(storage)
+    extract(root, storage)
+    extract_on_daft(root, storage)
+    distil(root)
+    server.stop()
