@@ -63,15 +63,15 @@ def open_saco(folder: Path) -> PublicPart:
     """Open a folder of SA-Co/Gold: the phrases whose objects all three annotators could tell apart.
 
     Args:
-        folder: Has `gold_SUBSET_merged_A_release_test.json` of each subset and annotator, and the images in `sa1b/`
-            (those of the subset sa1b) and `metaclip/` (all others).
+        folder: Has `gold_SUBSET_merged_A_release_test.json` of each subset and annotator, and the images in
+            `sa1b_images/` (those of the subset sa1b) and `metaclip_images/` (all others).
 
     Raises:
         ValueError: If files or images are missing, or a file is damaged.
     """
     phrases, images = list[Phrase](), dict[Path, int]()
     for subset in SUBSETS:
-        root = folder / ("sa1b" if subset == "sa1b" else "metaclip")
+        root = folder / ("sa1b_images" if subset == "sa1b" else "metaclip_images")
         for pair, masks in _read_subset(folder, subset):
             path = root / pair.file_name
             row = images.setdefault(path, len(images))
@@ -90,10 +90,11 @@ def _read_subset(folder: Path, subset: str) -> list[tuple[_Pair, list[list[str]]
     """Return the pairs of a subset that are measured, and the run lengths of each annotator's masks."""
     files = _files(folder, subset)
     contents = [read_json(_ANNOTATIONS, file) for file in files]
-    masks = []
+    first = {pair.id for pair in contents[0].images}
     for file, content in zip(files, contents, strict=True):
-        check_count(SACO.title, f"pairs of {file.name}", len(content.images), SUBSETS[subset], SACO.address)
-        masks.append(_masks(content, file))
+        found = len(first & {pair.id for pair in content.images})
+        check_count(SACO.title, f"pairs of {file.name}", found, SUBSETS[subset], SACO.address)
+    masks = [_masks(content, file) for file, content in zip(files, contents, strict=True)]
     counted = [{pair.id for pair in content.images if pair.is_instance_exhaustive} for content in contents]
     kept = [pair for pair in contents[0].images if all(pair.id in ids for ids in counted)]
     wrong = [

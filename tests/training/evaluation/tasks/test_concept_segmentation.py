@@ -36,7 +36,7 @@ def saco(tmp_path, monkeypatch):
     """
     folder = tmp_path / "SACo-Gold"
     for subset in data_concepts.SUBSETS:
-        images = folder / ("sa1b" if subset == "sa1b" else "metaclip") / "1"
+        images = folder / ("sa1b_images" if subset == "sa1b" else "metaclip_images") / "1"
         images.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(images / f"{subset}.jpg")
         for number, letter in enumerate("abc"):
@@ -127,7 +127,7 @@ def test_a_part_of_sa_co_is_refused(saco, evaluation, radio, damage):
     file = saco / "gold_sa1b_merged_b_release_test.json"
     content = json.loads(file.read_text())
     if damage == "an image":
-        (saco / "sa1b" / "1" / "sa1b.jpg").unlink()
+        (saco / "sa1b_images" / "1" / "sa1b.jpg").unlink()
     elif damage == "a file":
         file.unlink()
     elif damage == "a path":
