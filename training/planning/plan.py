@@ -162,7 +162,7 @@ class Plan:
             CAST_BYTES * (self.networks.num_parameters + self.tap_parameters()),
             teachers,
             *map(max, zip(*passes, strict=True)),
-            UPDATE_BYTES[self.recipe.optimizer.name] * (self.networks.num_parameters + self.tap_parameters()),
+            update=UPDATE_BYTES[self.recipe.optimizer.name] * (self.networks.num_parameters + self.tap_parameters()),
         )
 
     def step_time(self, stage: Recipe, card: Card, mfu: float) -> StepTime:
