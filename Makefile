@@ -43,7 +43,7 @@ consumers: $(VENV)/installed-dev  ## sentence-transformers, Daft, Ray, Spark, Fi
 	build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py check build/consumers/folders
 	PYTHONPATH=$(CURDIR) build/consumers/env/bin/python tests/whole/ecosystem/run_consumers.py embed build/consumers/folders
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python $(BIN)/python --target build/consumers/storage \
-		s3fs "moto[server]" daft "ray[default]"
+		s3fs "moto[server]" daft "ray[default]" pylance
 	PYTHONPATH=$(CURDIR):build/consumers/storage $(BIN)/python tests/whole/ecosystem/run_storage.py build/consumers/s3
 	$(BIN)/uv venv --quiet --python $(BIN)/python build/consumers/engines
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python build/consumers/engines/bin/python \

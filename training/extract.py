@@ -39,12 +39,14 @@ def run(settings: ExtractionSettings) -> "tuple[Written, bool]":
     from modeling_radio.model_cards.build import check_model_id
     from modeling_radio.training.extraction.card import finish
     from modeling_radio.training.extraction.engine import check_engine
+    from modeling_radio.training.extraction.lance_data import check_lance
     from modeling_radio.training.extraction.run import extract, open_extraction
 
     transformers_logging.disable_progress_bar()
     settings.chosen_license()  # mistakes in these would be found only at the end
     check_model_id(settings.model_id)
     check_engine(settings)
+    check_lance(settings)
     if settings.index is not None:
         importlib.import_module("faiss")
     extraction = open_extraction(settings)

@@ -17,6 +17,7 @@ from modeling_radio.model_cards.features import Column, FeatureSet, build_featur
 from modeling_radio.model_cards.licenses import License, nvidia_license
 from modeling_radio.training.evaluation.provenance import describe_run
 from modeling_radio.training.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, PCA_FILE, SCALE, SUMMARY
+from modeling_radio.training.extraction.lance_data import write_lance
 from modeling_radio.training.extraction.run import Extraction, Written
 from modeling_radio.training.extraction.search import build_indexes, index_path, summary_columns
 from modeling_radio.training.extraction.shards import FOLDER, read_columns, read_manifest
@@ -39,7 +40,7 @@ _OF_MODEL = {
 
 
 def finish(extraction: Extraction, written: Written) -> bool:
-    """Write the indexes that the settings ask for, and the card; return whether the card names a license.
+    """Write indexes and format that the settings ask for, and the card; return whether the card names a license.
 
     A card may have been edited: it stays if there are no new rows and indexes, and the settings name no license or id.
     Of several workers that made the rows together, the one that completed them writes.
@@ -50,14 +51,17 @@ def finish(extraction: Extraction, written: Written) -> bool:
     if written.role == "helped":
         return license is not None
     shards, is_completed = extraction.shards(), written.role == "completed"
+    summaries = summary_columns(list(_types(store, shards[0].path)))
     if settings.index is not None:
-        build_indexes(store, shards, summary_columns(list(_types(store, shards[0].path))), settings.index)
+        build_indexes(store, shards, summaries, settings.index)
     if is_completed:
         store.write(MADE, (json.dumps(_made_now(written), indent=2) + "\n").encode())
     is_new = chosen is not None or settings.model_id is not None or settings.index is not None or is_completed
     if is_new or not store.exists(CARD):
         card = build_features_card(_describe(extraction, written, store), license)
         store.write(CARD, str(card).encode())
+    if settings.format == "lance":
+        write_lance(store, shards, summaries)
     return license is not None
 
 

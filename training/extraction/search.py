@@ -24,6 +24,7 @@ from modeling_radio.training.evaluation.features import Wanted, encode_each
 from modeling_radio.training.evaluation.models.base import TextModel
 from modeling_radio.training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from modeling_radio.training.extraction.columns import ID, MEAN_FEATURES, SCALE, SUMMARY, restored
+from modeling_radio.training.extraction.lance_data import find_in_lance
 from modeling_radio.training.extraction.settings import SearchSettings, SourceSettings
 from modeling_radio.training.extraction.shards import Shard, read_columns, read_manifest, shards_of
 from modeling_radio.training.extraction.source import open_source
@@ -90,6 +91,9 @@ def nearest(
         if store.exists(index_path(split, column)):
             with store.reading(index_path(split, column)) as path:
                 scores, numbers = _by_index(path, query, top)
+        elif found_in_lance := find_in_lance(store, split, column, query, top):
+            vectors, numbers = found_in_lance
+            scores = _with_length_1(vectors) @ query
         else:
             cosines = np.concatenate(
                 [vectors @ query for shard in of_split for vectors in _unit_vectors(store, shard.path, column)]
@@ -132,8 +136,13 @@ def _unit_vectors(store: Store, path: str, column: str) -> Iterator[np.ndarray]:
         lists = table.column(column).combine_chunks()
         numbers = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
         vectors = restored(numbers, table.column(scale).to_numpy() if has_scale else None)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        yield vectors / np.where(norms > 0, norms, 1)
+        yield _with_length_1(vectors)
+
+
+def _with_length_1(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors `(num_rows, dim)` divided by their lengths; those of zeros stay."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)
 
 
 def _schema(store: Store, path: str) -> Any:

@@ -101,6 +101,8 @@ class ExtractionSettings(SourceSettings, StorageSettings):
         checkpoint: Folder with config.json and weights, or Hub id.
         output: Folder of the data set, or its address such as s3://bucket/features; an unfinished one of the same
             settings is completed, also by several such commands at once.
+        format: "lance" writes the rows once more for Lance, with an index for searching more vectors than fit in
+            memory.
         index: Write an index for searching with `faiss`: "flat" compares with every vector, "hnsw" is faster on
             millions and may miss some.
         model_id: ORG/NAME of the checkpoint on the Hub, for the card.
@@ -116,6 +118,7 @@ class ExtractionSettings(SourceSettings, StorageSettings):
 
     checkpoint: Path
     output: Path | str
+    format: Literal["parquet", "lance"] = "parquet"
     index: Literal["flat", "hnsw"] | None = None
     model_id: str | None = None
     license: str | None = None
@@ -132,6 +135,13 @@ class ExtractionSettings(SourceSettings, StorageSettings):
         if self.streaming and self.pca is not None:
             text = "`{path}` is computed from a choice of all images, which a stream does not know: leave it out."
             raise SettingsError(Problem(("pca",), text))
+        return self
+
+    @model_validator(mode="after")
+    def _check_format(self) -> ExtractionSettings:
+        if self.format == "lance" and self.dtype == "int8":
+            text = "`{path}` searches no int8 vectors: take another type (`dtype`), or leave it out."
+            raise SettingsError(Problem(("format",), text))
         return self
 
     def chosen_license(self) -> License | None:

@@ -16,6 +16,7 @@ NEEDED = {"checkpoint": "model", "output": "out"}
         ({"data": "x", "pool": 2}, "`pool`"),
         ({"data": "x", "pca": 2, "layout": "nested"}, "`pca`.*`layout`"),
         ({"data": "x", "dtype": "float64"}, "`dtype`"),
+        ({"data": "x", "dtype": "int8", "format": "lance"}, "`format`.*`dtype`"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(values, name):

@@ -1,8 +1,8 @@
-"""An S3 on this machine (moto): distil and extract from it and to it, without a copy, by workers that die and by Daft.
+"""An S3 on this machine (moto): distil and extract from it and to it, without a copy, by workers that die, Daft, Lance.
 
 Usage: run_storage.py FOLDER
 
-`make consumers` runs it, with moto, s3fs, Daft and Ray from PyPI beside the environment of this repository.
+`make consumers` runs it, with moto, s3fs, Daft, Ray and Lance from PyPI beside the environment of this repository.
 """
 
 import io
@@ -19,9 +19,14 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[3]
 sys.path[:0] = [str(REPOSITORY / part) for part in ("tests/support/models", "tests/support/distillation")]
 os.environ |= {"HF_HUB_OFFLINE": "1", "AWS_DEFAULT_REGION": "us-east-1", "OMP_NUM_THREADS": "1"}
-os.environ |= {"AWS_ACCESS_KEY_ID": "anybody", "AWS_SECRET_ACCESS_KEY": "anything"}  # moto asks for some
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "anybody",
+    "AWS_SECRET_ACCESS_KEY": "anything",
+    "AWS_ALLOW_HTTP": "true",
+}  # moto asks for some
 
 import numpy as np  # noqa: E402
+import pyarrow  # noqa: E402
 import pytest  # noqa: E402
 import s3fs  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
@@ -117,6 +122,54 @@ def extract_on_daft(root: Path, storage: s3fs.S3FileSystem) -> None:
         sys.stdout.write(f"ok   extract on Daft, {runner}\n")
 
 
+def extract_for_lance(root: Path, storage: s3fs.S3FileSystem) -> None:
+    """Extract to a folder and to S3: Lance has the rows of the Parquet files, once."""
+    import lance
+
+    command = ["extract", str(root / "model"), "--data", SHARDS, "--streaming", "--num-workers", "0"]
+    for output in (str(root / "lance"), "s3://bucket/lance"):
+        for _ in range(2):
+            sys.stdout.write(finished(radio(*command, "--output", output, "--format", "lance")))
+        rows = lance.dataset(f"{output}/lance/train.lance")
+        assert rows.version == 1, "the second command wrote rows again"
+        assert rows.to_table().equals(read_table(root / "lance" / "data").replace_schema_metadata(rows.schema.metadata))
+    sys.stdout.write("ok   extract for Lance\n")
+
+
+def search_in_lance() -> None:
+    """Search among seeded vectors on S3 by the index of Lance: at least 95 % of the 10 nearest, and all of the nearest."""
+    import lance
+
+    from modeling_radio.training.extraction.lance_data import write_lance
+    from modeling_radio.training.extraction.search import nearest
+    from modeling_radio.training.extraction.shards import Shard, write_shard
+    from modeling_radio.training.extraction.store import Store
+
+    store, rng, per_file = Store("s3://bucket/vectors"), np.random.default_rng(0), 3000
+    directions = rng.normal(size=(24, 384))
+    shards = [Shard("train", start, start + per_file, f"data/{start}.parquet") for start in range(0, 12000, per_file)]
+    for shard in shards:
+        noise = 0.3 * rng.normal(size=(per_file, 384))
+        vectors = (rng.normal(size=(per_file, 24)) @ directions + noise).astype(np.float16)
+        column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), 384)
+        write_shard(store, shard.path, [pyarrow.table({"a/summary": column})])
+    queries = (rng.normal(size=(40, 24)) @ directions).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    exact = [nearest(store, shards, "a/summary", query, 10) for query in queries]
+    write_lance(store, shards, ["a/summary"])
+    assert [index.name for index in lance.dataset("s3://bucket/vectors/lance/train.lance").describe_indices()] == [
+        "a/summary"
+    ]
+    shares = []
+    for query, expected in zip(queries, exact, strict=True):
+        found = nearest(store, shards, "a/summary", query, 10)
+        assert found[0][1:] == expected[0][1:]
+        np.testing.assert_allclose(found[0][0], expected[0][0], atol=1e-5)
+        shares.append(len({each[1:] for each in found} & {each[1:] for each in expected}) / 10)
+    assert np.mean(shares) >= 0.95
+    sys.stdout.write(f"ok   search in Lance, {np.mean(shares):.3f} of the 10 nearest\n")
+
+
 def distil(root: Path) -> None:
     """Distil from the shards, stop, go on: the weights are those of an undisturbed run."""
     import tiny_distillation as tiny
@@ -150,5 +203,7 @@ if __name__ == "__main__":
     write_shards(storage)
     extract(root, storage)
     extract_on_daft(root, storage)
+    extract_for_lance(root, storage)
+    search_in_lance()
     distil(root)
     server.stop()
