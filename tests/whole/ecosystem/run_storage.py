@@ -137,7 +137,7 @@ def extract_for_lance(root: Path, storage: s3fs.S3FileSystem) -> None:
 
 
 def search_in_lance() -> None:
-    """Search among seeded vectors on S3 by the index of Lance: at least 95 % of the 10 nearest, and all of the nearest."""
+    """Search vectors on S3 by the index of Lance: it finds 95 % of the 10 nearest, and always the first."""
     import lance
 
     from modeling_radio.training.extraction.lance_data import write_lance
@@ -153,7 +153,7 @@ def search_in_lance() -> None:
         vectors = (rng.normal(size=(per_file, 24)) @ directions + noise).astype(np.float16)
         column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), 384)
         write_shard(store, shard.path, [pyarrow.table({"a/summary": column})])
-    queries = (rng.normal(size=(40, 24)) @ directions).astype(np.float32)
+    queries = (rng.normal(size=(8, 24)) @ directions).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     exact = [nearest(store, shards, "a/summary", query, 10) for query in queries]
     write_lance(store, shards, ["a/summary"])
