@@ -216,7 +216,7 @@ def _open_data_set(publication: Publication) -> None:
 def _folder_of_data_set(publication: Publication) -> Iterator[Path]:
     """Yield the folder of a data set; of one at an address a folder with its card and one row of each set of files."""
     from pyarrow import Table
-    from pyarrow.parquet import ParquetFile, write_table
+    from pyarrow.parquet import ParquetFile, ParquetWriter
 
     store = publication.store
     if store.folder is not None:
@@ -232,9 +232,10 @@ def _folder_of_data_set(publication: Publication) -> Iterator[Path]:
             with store.open(name) as file, ParquetFile(file) as table:
                 rows = Table.from_batches(itertools.islice(table.iter_batches(1), 1), table.schema_arrow)
             Path(folder, name).parent.mkdir(exist_ok=True)
-            write_table(rows, Path(folder, name))
-            if rows.num_rows:
-                begun.add(beginning)
+            with ParquetWriter(Path(folder, name), rows.schema) as writer:
+                if rows.num_rows:  # `datasets` cannot read a group of no rows
+                    writer.write_table(rows)
+                    begun.add(beginning)
         yield Path(folder)
 
 
