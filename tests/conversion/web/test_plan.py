@@ -54,7 +54,7 @@ def test_a_graph_answers_as_the_model_and_finds_words_as_segment_does(source, wi
         torch.testing.assert_close(of_adaptor, plain.adaptors["clip-a"].features, rtol=0, atol=1e-4)
         cosines = F.normalize(patches, dim=-1) @ F.normalize(classes, dim=-1).T
         wanted = logits.flatten(2).mT / model.logit_scale.exp()
-        torch.testing.assert_close(cosines, wanted.detach(), rtol=0, atol=1e-4)
+        torch.testing.assert_close(cosines, wanted.detach(), rtol=0, atol=1e-5)  # 5e-5 without SCRA
 
 
 def texts_of(radio, source):
