@@ -235,6 +235,12 @@ def test_keys_alone_reach_everything(watch):
         page.keyboard.press("ArrowRight")
     assert text(watch, "#threshold-value") == "80 %"
     assert text(watch, "#legend") != before
+    page.locator("#words").fill("otter, sky, rock, a photo, texture")
+    page.keyboard.press("Enter")
+    settle(watch)
+    assert "left out" in text(watch, "#legend")
+    page.locator("#denoising").press("Space")
+    assert "left out" not in text(watch, "#legend")
     page.locator("#forget").press("Enter")
     settle(watch)
     assert not page.locator("#found").is_visible()
