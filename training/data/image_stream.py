@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modeling_radio.core.errors import UserError
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, UnusableImageError
 from modeling_radio.training.data.filters import fault_of, measure
-from modeling_radio.training.data.sources import ImageColumn, open_stream
+from modeling_radio.training.data.sources import ImageColumn, is_out_of_reach, open_stream
 from modeling_radio.training.recipe import DataRecipe
 from modeling_radio.training.recipe_sections import FiltersRecipe
 
@@ -41,7 +42,7 @@ class EndlessSource:
     """Endless passes through one rank's parts of a source, which take turns; each pass has its own order of shards.
 
     Images with an unusable header are left out, and so are those that filters leave out, and the rest of a shard after
-    a damaged position.
+    a damaged position. A disk or store that fails ends the run: `datasets` has tried connections again before.
 
     Args:
         parts: Data sets of `datasets`, which this rank reads side by side.
@@ -179,6 +180,9 @@ class EndlessSource:
                         position[1] += 1
                         yield row
             except _BROKEN_FILE as error:
+                if is_out_of_reach(error):  # else images would be left out that an undisturbed run sees
+                    message = f"Data source {self.column.source!r} cannot be read any more: {error}."
+                    raise UserError(f"{message} The same command goes on.") from error
                 lost = f"image {self._num_read + 1} of pass {self.number_of_pass} and what follows it in its shard"
                 self.skipped.add(f"{self.column.source}: {lost}", f"unreadable: {error}")
             position[:] = position[0] + 1, 0, (position[2] + num_rows) % num_ranks

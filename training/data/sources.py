@@ -181,7 +181,8 @@ def read_samples(shards: Sequence[str], column: str, *, takes_others: bool) -> I
         takes_others: Take the first other image of a sample that has none there. Without any, `bytes` is empty.
 
     Raises:
-        tarfile.TarError: If a shard is damaged or cannot be read; the message names it.
+        tarfile.TarError: If a shard is damaged; the message names it.
+        OSError: If a shard `is_out_of_reach`; the message names it.
     """
     for shard in shards:
         of_shard = samples(shard)
@@ -193,7 +194,17 @@ def read_samples(shards: Sequence[str], column: str, *, takes_others: bool) -> I
                         name, content = f"{key}.{field}", file.read()
                 yield {"image": {"path": name, "bytes": content}, "__url__": shard}
         except (tarfile.TarError, OSError) as error:
+            if is_out_of_reach(error):
+                raise ConnectionError(f"{shard}: {error}") from error
             raise tarfile.ReadError(f"{shard}: {error}") from error
+
+
+def is_out_of_reach(error: Exception) -> bool:
+    """Return whether an error of reading is one of the disk, the network or the store, and not of what is read.
+
+    The system numbers its errors; those that Arrow raises at damaged files have no number.
+    """
+    return isinstance(error, ConnectionError | TimeoutError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def samples(shard: str) -> Iterator[tuple[str, Iterator[tuple[str, str, IO[bytes]]]]]:

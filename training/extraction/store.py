@@ -12,12 +12,12 @@ from typing import IO, Any, cast
 
 from modeling_radio.core.files import (
     TEMPORARY_PREFIX,
+    WriteError,
     move_into_place,
     one_line_errors,
     remove_abandoned,
     scratch_folder,
     write_file,
-    write_through,
 )
 
 
@@ -69,7 +69,8 @@ class Store:
             return sorted(name for name in found if not name.startswith(TEMPORARY_PREFIX))
         place = self._place(folder) if folder else self._root
         with suppress(FileNotFoundError):
-            found = cast("list[str]", self._system.ls(place, detail=False))
+            with self._remote(folder):
+                found = cast("list[str]", self._system.ls(place, detail=False))
             return sorted(
                 {name.rstrip("/").rpartition("/")[2] for name in found if name.strip("/") != place.strip("/")}
             )
@@ -77,13 +78,17 @@ class Store:
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file of that name."""
-        return (self.folder / name).is_file() if self.folder is not None else self._system.isfile(self._place(name))
+        if self.folder is not None:
+            return (self.folder / name).is_file()
+        with self._remote(name):
+            return bool(self._system.isfile(self._place(name)))
 
     def num_bytes(self, folder: str) -> int:
         """Return the size of all files of a folder."""
         if self.folder is not None:
             return sum((self.folder / folder / name).stat().st_size for name in self.names(folder))
-        return sum(each["size"] or 0 for each in self._system.ls(self._place(folder), detail=True))
+        with self._remote(folder):
+            return sum(each["size"] or 0 for each in self._system.ls(self._place(folder), detail=True))
 
     def read(self, name: str) -> bytes:
         """Return the content of a file.
@@ -93,13 +98,15 @@ class Store:
         """
         if self.folder is not None:
             return (self.folder / name).read_bytes()
-        return cast(bytes, self._system.cat_file(self._place(name)))
+        with self._remote(name):
+            return cast(bytes, self._system.cat_file(self._place(name)))
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for reading, from any position."""
         if self.folder is not None:
             return (self.folder / name).open("rb")
-        return cast("IO[bytes]", self._system.open(self._place(name), "rb"))
+        with self._remote(name):
+            return cast("IO[bytes]", self._system.open(self._place(name), "rb"))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, or replace it.
@@ -110,7 +117,7 @@ class Store:
         if self.folder is not None:
             write_file(self.folder / name, lambda temporary: temporary.write_bytes(content))
             return
-        with one_line_errors(self.full_name(name)):
+        with self._remote(name):
             self._system.pipe_file(self._place(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
@@ -119,33 +126,34 @@ class Store:
         Raises:
             WriteError: If writing fails.
         """
-        try:
-            if self.folder is None:
-                # s3fs: a conditional put (If-None-Match); others as their file systems can.
-                self._system.pipe_file(self._place(name), content, mode="create")
-                return True
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:
-                file.write(content)
-        except FileExistsError:
-            return False
-        except FileNotFoundError:  # another process has removed the empty folder right now
-            return self.create(name, content)
-        except OSError as error:
-            if "PreconditionFailed" in str(error) or "ConditionalRequestConflict" in str(error):
+        if self.folder is None:
+            try:
+                with self._remote(name):  # s3fs: a conditional put (If-None-Match); others as their file systems can
+                    self._system.pipe_file(self._place(name), content, mode="create")
+            except FileExistsError:
                 return False
-            with one_line_errors(self.full_name(name)):
-                raise
-        return True
+            return True
+        path = self.folder / name
+        with one_line_errors(path):
+            while True:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    with path.open("xb") as file:
+                        file.write(content)
+                except FileExistsError:
+                    return False
+                except FileNotFoundError:  # another process has removed the empty folder right now
+                    continue
+                return True
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         with suppress(FileNotFoundError):
-            if self.folder is None:
-                self._system.rm_file(self._place(name))
-            else:
+            if self.folder is not None:
                 (self.folder / name).unlink()
+                return
+            with self._remote(name):
+                self._system.rm_file(self._place(name))
 
     def remove_empty(self, *folders: str) -> None:
         """Remove folders that are empty; object stores have none."""
@@ -171,8 +179,7 @@ class Store:
         with tempfile.TemporaryDirectory() as scratch:
             temporary = Path(scratch, name.rpartition("/")[2])
             yield temporary
-            with one_line_errors(self.full_name(name)):
-                write_through(temporary)
+            with self._remote(name):
                 self._system.put_file(str(temporary), self._place(name))
 
     @contextmanager
@@ -183,7 +190,8 @@ class Store:
             return
         with tempfile.TemporaryDirectory() as scratch:
             copy = Path(scratch, name.rpartition("/")[2])
-            self._system.get_file(self._place(name), str(copy))
+            with self._remote(name):
+                self._system.get_file(self._place(name), str(copy))
             yield copy
 
     def remove_abandoned(self, folder: str) -> None:
@@ -194,6 +202,19 @@ class Store:
     def full_name(self, name: str) -> Any:
         """Return path or address of a file, for messages."""
         return self.folder / name if self.folder is not None else f"{self.address}/{name}"
+
+    @contextmanager
+    def _remote(self, name: str) -> Iterator[None]:
+        """Report in one line why a file at an address is not reached; that it exists, or does not, passes."""
+        try:
+            yield
+        except (FileExistsError, FileNotFoundError):
+            raise
+        except Exception as error:  # file systems raise anything
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            if "PreconditionFailed" in reason or "ConditionalRequestConflict" in reason:
+                raise FileExistsError(self.full_name(name)) from error
+            raise WriteError(f"{self.full_name(name)!r} is not reached: {reason}. What was saved is intact.") from error
 
     def _place(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import tarfile
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from photographs import encode, flat, picture
 
+from modeling_radio.core.errors import UserError
 from modeling_radio.training.data import image_stream
 from modeling_radio.training.data.decoding import SkippedImages, decode_rgb
 from modeling_radio.training.data.image_stream import ImageStream, open_image_stream
@@ -199,6 +201,23 @@ def test_a_damaged_shard_is_left_and_the_next_one_read(write_source, monkeypatch
     for stop in range(1, num_left + 1):  # before, at and after the damaged place
         first.take(1)
         assert take(restarted(first, data), num_left + 1) == numbers[stop : stop + num_left + 1]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), ConnectionError("gone"), TimeoutError("slow")])
+def test_a_store_that_fails_ends_the_stream_which_goes_on_later(write_source, monkeypatch, error, caplog) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    data = streamed(write_source("webdataset", 6, num_shards=2))
+    numbers, stream = take(open_numbers(data), 12), open_numbers(data)
+    stream.take(2)
+    again = restarted(stream, data)
+    with monkeypatch.context() as patch:
+        patch.setattr("datasets.utils.file_utils.xopen", fail)
+        with pytest.raises(UserError, match=rf"part-0\d\.tar: .*{error.args[-1]}"):
+            again.take(1)
+    assert take(restarted(stream, data), 10) == numbers[2:]
+    assert not caplog.messages
 
 
 def test_many_shards_are_read_in_groups(write_source: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

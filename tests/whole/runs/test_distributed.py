@@ -9,11 +9,9 @@ Both processes run all scenarios of this file, on the tiny student, teachers and
 import json
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +35,6 @@ from two_processes import (
     launcher_arguments,
     let_accelerate_shard_on_cpus,
     log_file,
-    ranks_at_work,
     run_processes,
     run_two_processes,
 )
@@ -45,7 +42,6 @@ from two_processes import (
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import sole_run
 from modeling_radio.layers_radio import RadioBlock
-from modeling_radio.training.distill import main
 from modeling_radio.training.distillation import checkpoints
 from modeling_radio.training.distillation.checkpoints import PART_BYTES
 from modeling_radio.training.distillation.sharding import build_accelerator
@@ -515,36 +511,6 @@ def test_trackers_name_the_slow_rank(tmp_path: Path) -> None:
         assert accumulator.Scalars("slowest_rank")[-1].value == 1  # in its second step DDP exchanges sizes of buckets
         least, most = (accumulator.Scalars(f"own_seconds/{part}")[-1].value for part in ("min", "max"))
         assert least + 0.3 < most
-
-
-def distil_until_rank_1_hangs(how: signal.Signals, recipe_file: str) -> None:
-    """Run by each of the two processes."""
-    patch = pytest.MonkeyPatch()
-    tiny.install_tiny_world(patch)
-    patch.setattr(tiny.trainer, "STEP_TIMEOUT", timedelta(seconds=2))
-    set_rate = tiny.trainer.Distiller._set_learning_rate
-
-    def begin_step(distiller: tiny.trainer.Distiller) -> None:
-        if distiller.step == 3 and PartialState().process_index == 1:
-            os.kill(os.getpid(), how)
-        set_rate(distiller)
-
-    patch.setattr(tiny.trainer.Distiller, "_set_learning_rate", begin_step)
-    status = main(["--recipe", recipe_file, "--output", "run", *SETTINGS])
-    Path("status").write_text(str(status))
-    os._exit(0)  # the group cannot be left in an orderly way
-
-
-@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_run_ends_with_a_line_that_names_the_rank_that_hangs_or_dies(how: signal.Signals, tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(tiny.RECIPE)
-    with ranks_at_work(lambda: distil_until_rank_1_hangs(how, "tiny.yaml"), tmp_path, 2) as ranks:
-        ranks[0].join(60)
-        log = log_file(tmp_path, 0).read_text()
-        assert (tmp_path / "status").read_text() == "1", log
-        last = log.splitlines()[-1]
-        assert "Rank 0 waited in vain for rank 1 (host" in last
-        assert f"process {ranks[1].pid}; after step 3" in last
 
 
 def test_shipped_configs_are_what_they_are_named() -> None:
