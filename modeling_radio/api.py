@@ -236,7 +236,13 @@ class Extracted:
         """Open the data set, by split."""
         from datasets import DatasetDict, load_dataset
 
-        data = load_dataset(str(self.output))
+        from modeling_radio.training.extraction.store import is_address
+
+        if is_address(self.output):
+            files = {split: f"{self.output}/data/{split}-*.parquet" for split in self.written.rows}
+            data = load_dataset("parquet", data_files=files)
+        else:
+            data = load_dataset(str(self.output))
         assert isinstance(data, DatasetDict)
         return data
 

@@ -58,7 +58,7 @@ def work(rank: int, how: str, bad: int, port: int, messages) -> None:
 )
 def test_others_end_with_a_line_that_names_the_rank(how, bad, monkeypatch):
     monkeypatch.setattr(heartbeats, "INTERVAL", 0.1)
-    monkeypatch.setattr(heartbeats, "SILENCE", 0.5)
+    monkeypatch.setattr(heartbeats, "SILENCE", 1.0)
     monkeypatch.setattr(heartbeats, "_ANSWER", 1.0)
     fork = multiprocessing.get_context("fork")
     messages, port = fork.SimpleQueue(), free_port()

@@ -38,7 +38,7 @@ def test_three_graphs_find_what_the_model_finds(sam3, tmp_path, capsys):
         return dict(zip(outputs, session.run(None, {each: inputs[each] for each in names}), strict=True))
 
     pixel_values = torch.rand(1, 3, 64, 64) * 2 - 1
-    ids = torch.tensor([[1, 5, 7, 3] + 12 * [0], [1, 9, 3] + 13 * [0]])
+    ids = torch.tensor([[1, 5, 7, 3] + 28 * [0], [1, 9, 3] + 29 * [0]])
     mask = (ids > 0).long()
     image = run("image_encoder", {"pixel_values": pixel_values.numpy()})
     texts = run("text_encoder", {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})

@@ -12,6 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from pyarrow.parquet import read_table
 
+from modeling_radio import api
 from modeling_radio.training.extraction.search import FeatureFolder, search
 from modeling_radio.training.extraction.settings import ExtractionSettings, SearchSettings
 from modeling_radio.training.extraction.store import Store
@@ -66,7 +67,9 @@ def test_the_output_of_img2dataset_is_read_as_it_is(extract, img2dataset, pictur
     assert extract(data=str(img2dataset), streaming=True, keep=["txt"]).role == "found"
 
 
-def test_from_an_address_to_an_address(extract, img2dataset, checkpoint, pictures, memory, tmp_path):
+def test_from_an_address_to_an_address(
+    extract, settings, img2dataset, checkpoint, pictures, memory, tmp_path, monkeypatch
+):
     system, root = fsspec.core.url_to_fs(f"{memory}/in")
     system.put(f"{img2dataset}/", root, recursive=True)
     for workers, data in enumerate((f"{memory}/in", f"{memory}/in/{{00000..00003}}.tar")):
@@ -79,11 +82,15 @@ def test_from_an_address_to_an_address(extract, img2dataset, checkpoint, picture
             local.read(f"data/{name}") for name in local.names("data")
         ]
         assert store.read("SHA256SUMS") == local.read("SHA256SUMS")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)  # it takes memory for a network
+    again = api.extract(**settings(data=f"{memory}/in", output=f"{memory}/out-0", streaming=True).to_dict())
+    assert (again.written.role, again.written.num_new) == ("found", 0)
+    assert again.dataset()["train"]["id"][0] == "00000/000000000"
     extract(data=str(pictures), output=f"{memory}/dense", dense=True, pca=2)
     assert "pca.safetensors" in Store(f"{memory}/dense").names()
     query = next(iter(sorted(pictures.rglob("*.png"))))
-    settings = SearchSettings(folder=f"{memory}/out-0", query=str(query), checkpoint=checkpoint, top=2)
-    assert search(settings)[0].row["id"] == "00000/000000000"
+    asked = SearchSettings(folder=f"{memory}/out-0", query=str(query), checkpoint=checkpoint, top=2)
+    assert search(asked)[0].row["id"] == "00000/000000000"
     assert FeatureFolder(f"{memory}/out-0").shards[1][1:3] == (6, 12)
 
 

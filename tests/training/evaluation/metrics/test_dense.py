@@ -1,8 +1,14 @@
 import pytest
 import torch
+from sklearn.metrics import mean_absolute_percentage_error, root_mean_squared_error
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from modeling_radio.training.evaluation.metrics.dense import ConfusionMatrix, class_sums, pixel_accuracy_of_sums
+from modeling_radio.training.evaluation.metrics.dense import (
+    ConfusionMatrix,
+    DepthScore,
+    class_sums,
+    pixel_accuracy_of_sums,
+)
 
 
 @pytest.mark.parametrize("ignore_index", [255, 0, 4, -100], ids=["beyond", "a class", "an absent class", "negative"])
@@ -31,3 +37,15 @@ def test_batches_add_up_to_torchmetrics(ignore_index):
         sums = class_sums(predictions, masks, 5)
         last = MulticlassAccuracy(average="micro", **options)(predictions, masks)
         assert pixel_accuracy_of_sums(sums).item() == pytest.approx(last.item(), abs=1e-6)
+
+
+def test_errors_of_depth_are_scikit_learns():
+    generator, score = torch.Generator().manual_seed(0), DepthScore()
+    true = torch.rand(2, 3, 7, 9, generator=generator) + 0.5
+    predicted = true * (0.6 + 0.8 * torch.rand(true.shape, generator=generator))
+    true[torch.rand(true.shape, generator=generator) < 0.2] = 0
+    for pair in zip(predicted, true, strict=True):
+        score.update(*pair)
+    given = true[true > 0], predicted[true > 0]
+    expected = {"abs_rel": mean_absolute_percentage_error(*given), "rmse": root_mean_squared_error(*given)}
+    assert {name: score.compute()[name].item() for name in expected} == pytest.approx(expected, abs=1e-6)

@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
+from torchmetrics.retrieval import RetrievalHitRate
 
 from modeling_radio import RadioForZeroShotImageClassification
 from modeling_radio.tokenizer import open_tokenizer
@@ -33,6 +34,7 @@ from modeling_radio.training.evaluation.tasks.classification import (
     measure_mode_switching,
     measure_out_of_distribution,
     measure_zero_shot,
+    pair_scores,
     split_by_class,
     text_features,
     weighted_auroc,
@@ -183,6 +185,24 @@ def test_images_and_texts_find_each_other():
         "text to image recall@3": 1.0,
         "text to image recall@9": 1.0,
     }
+
+
+def test_recall_of_captions_is_torchmetrics_hit_rate():
+    generator = torch.Generator().manual_seed(0)
+    images, owners = torch.randn(12, 5, generator=generator), torch.arange(12).repeat_interleave(3)
+    texts = images[owners] + torch.randn(36, 5, generator=generator)
+    cosines = torch.nn.functional.normalize(images, dim=1) @ torch.nn.functional.normalize(texts, dim=1).T
+    is_own = owners == torch.arange(12)[:, None]
+    for given, scores, target in (
+        ((images, torch.arange(12), texts, owners), cosines, is_own),
+        ((texts, owners, images, torch.arange(12)), cosines.T, is_own.T),
+    ):
+        rows = torch.arange(len(scores))[:, None].expand(scores.shape)
+        found = pair_scores(*given, [1, 5])
+        for rank in (1, 5):
+            rate = RetrievalHitRate(top_k=rank)(scores.flatten(), target.flatten(), indexes=rows.flatten())
+            assert 0 < rate < 1
+            assert found[f"recall@{rank}"].mean().item() == pytest.approx(rate.item(), abs=1e-6)
 
 
 def test_models_without_texts_are_refused(pixels):
