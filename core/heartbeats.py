@@ -74,11 +74,13 @@ class Heartbeats:
         self._is_lost = False
         self._place = f"host {socket.gethostname()}, process {os.getpid()}"
         self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Heartbeats:
         if self._store is not None:
             self.send()
-            threading.Thread(target=self._run, name="heartbeats", daemon=True).start()
+            self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(
@@ -90,10 +92,16 @@ class Heartbeats:
             finding = self._find()
             if self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
                 time.sleep(2 * SILENCE)  # the store ends with this process, and others still ask it
-            self._ended.set()
+            self._end()
             if finding:
                 raise UserError(f"Rank {self.rank} waited in vain for {finding}. {GOES_ON}") from error
+        self._end()
+
+    def _end(self) -> None:
+        """End the thread: one that comes back from the store while the interpreter ends would abort the process."""
         self._ended.set()
+        if self._thread is not None:
+            self._thread.join(_ANSWER)
 
     def send(self) -> None:
         """Send a beat now; a store that cannot be reached is no error, as the ranks will notice."""

@@ -8,6 +8,7 @@ of it (model FLOPs utilization, MFU). Nothing is timed.
 
 import sys
 from functools import partial
+from typing import Annotated
 
 from pydantic import Field
 
@@ -28,7 +29,7 @@ class PlanSettings(RecipeCommand):
     """Settings of a plan.
 
     Attributes:
-        gpus: Number of GPUs.
+        gpus: Number of GPUs; of several numbers only time, balance and memory of a step are compared.
         gpu: Name of a card of `planning.costs.CARDS`, or any name with both numbers; None for all of these cards.
         peak_tflops: Dense bfloat16 operations per second of that card, in 10^12; None for the known number.
         memory_gib: Memory of that card; None for the known number.
@@ -37,7 +38,7 @@ class PlanSettings(RecipeCommand):
     """
 
     recipe: str
-    gpus: int = Field(8, gt=0)
+    gpus: list[Annotated[int, Field(gt=0)]] = Field([8], min_length=1)
     gpu: str | None = None
     peak_tflops: float | None = Field(None, gt=0)
     memory_gib: float | None = Field(None, gt=0)
@@ -53,19 +54,27 @@ COMMAND = Command(
     examples=(
         "radio plan --recipe demo --gpus 1",
         "radio plan --recipe c_radio_v4_h --gpus 128",
+        "radio plan --recipe c_radio_v4_h --gpus 8,64,256",
         "radio plan --recipe c_radio_v3 --gpus 8 --gpu RTX-5090 --peak-tflops 209.5 --memory-gib 32",
     ),
 )
 
 
 def _plan(settings: PlanSettings) -> None:
-    from modeling_radio.training.planning.costs import choose_cards  # import torch, for which `--help` need not wait
-    from modeling_radio.training.planning.plan import Plan, describe
+    # These import torch, for which `--help` need not wait.
+    from modeling_radio.training.planning.costs import choose_cards, simulated_card
+    from modeling_radio.training.planning.plan import Plan, describe, describe_ranks
 
     cards = choose_cards(settings.gpu, settings.peak_tflops, settings.memory_gib)
     # The images are not opened: a recipe that leaves their source to the command line can be planned without.
     recipe = settings.load_recipe("data.source=unopened")
-    print(describe(Plan(recipe, settings.gpus), cards, settings.mfu, settings.image_kb))
+    first, *others = settings.gpus
+    plan = Plan(recipe, first)
+    if others:
+        plans = [plan, *(Plan(recipe, number, plan.networks) for number in others)]
+        print(describe_ranks(plans, simulated_card(cards), settings.mfu))
+    else:
+        print(describe(plan, cards, settings.mfu, settings.image_kb))
 
 
 main = partial(COMMAND.run, _plan)

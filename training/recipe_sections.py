@@ -244,7 +244,8 @@ class PartitionRecipe(Named):
         token_budget: Instead of a batch size, the number of patches of all images of a step, over all ranks and
             accumulated parts, up to the rounding of shapes. A step has as many images as it holds of the mean size,
             each resolution has its share of them, and each part packs its images into one sequence.
-        accumulation_steps: Number of parts in which a rank computes its share, to save memory.
+        accumulation_steps: Number of parts in which a rank computes its share, to save memory; fewer if a rank has
+            fewer images.
         rank_share: Gives the partition its own group of ranks. All ranks are divided between such partitions in this
             proportion, for example 3 for "low" and 1 for "high"; a single process runs all partitions. None uses every
             rank. The gradient is the same in all cases.

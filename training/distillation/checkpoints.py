@@ -231,10 +231,11 @@ class SavedTensors:
         paths = [self.path] if self.path.is_file() else sorted(folder.glob(f"{name}-?????-of-?????.safetensors"))
         if not paths:
             raise CheckpointError(f"{str(self.path)!r} is missing. Restore it from a copy, or give another --output.")
-        self._files = [safe_open(path, "pt") for path in paths]
+        self._files: dict[str, list[Any]] = {}  # by tensor
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for file in self._files:
+        for file in (safe_open(path, "pt") for path in paths):
             for key in file.keys():  # noqa: SIM118
+                self._files.setdefault(key, []).append(file)
                 rows, *others = file.get_slice(key).get_shape() or [None]
                 before = self.shapes.get(key, (0,))
                 self.shapes[key] = () if rows is None else (before[0] + rows, *others)
@@ -242,11 +243,11 @@ class SavedTensors:
     def read(self, key: str, like: Tensor | None = None) -> Tensor:
         """Return a tensor, sharded as `like` is: then this rank reads its rows only."""
         if not self.shapes[key]:
-            return next(file for file in self._files if key in file.keys()).get_tensor(key)  # noqa: SIM118
+            return self._files[key][0].get_tensor(key)
         own = None if like is None else local_parts([like])[0]
         start = 0 if like is None else first_row(like)
         end = self.shapes[key][0] if own is None else start + len(own)
-        slices = [file.get_slice(key) for file in self._files if key in file.keys()]  # noqa: SIM118
+        slices = [file.get_slice(key) for file in self._files[key]]
         parts: list[Tensor] = []
         for part in slices:
             rows = part.get_shape()[0]

@@ -40,6 +40,7 @@ from modeling_radio.training.views.plan import (
     divide_ranks,
     extreme_grids,
     large_enough_images,
+    parts_of_rank,
     smallest_used_px,
     teachers_of_rank,
 )
@@ -160,10 +161,13 @@ def shard_teachers(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
 
 def _check_equal_parts(recipe: Recipe, names: Sequence[str], ranks: Sequence[int], num_ranks: int) -> None:
     """Refuse ranks that would call a network in another order of its passes and the student's."""
-    ranks_of = divide_ranks(recipe.partitions, num_ranks)
+    ranks_of, patch_size = divide_ranks(recipe.partitions, num_ranks), student_patch_size(recipe)
     parts = {
         tuple(
-            (each.accumulation_steps, each.teachers is None or not {*names}.isdisjoint(each.teachers))
+            (
+                parts_of_rank(each, len(ranks_of[each.name]), patch_size),
+                each.teachers is None or not {*names}.isdisjoint(each.teachers),
+            )
             for each in recipe.partitions
             if rank in ranks_of[each.name]
         )

@@ -26,8 +26,15 @@ from modeling_radio.training.student.intermediate import Tap, Taps, plan_taps, w
 from modeling_radio.training.teachers.base import Teacher, by_network
 from modeling_radio.training.teachers.outputs import TeacherShape
 from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, can_be_random, share_network, teacher_of_recipe
-from modeling_radio.training.teachers.run_modes import MosaicMode
-from modeling_radio.training.views.plan import Operations, divide_ranks, images_per_step, size_shares
+from modeling_radio.training.teachers.run_modes import MosaicLayout, MosaicMode
+from modeling_radio.training.views.plan import (
+    Grid,
+    Operations,
+    divide_ranks,
+    images_per_step,
+    parts_of_rank,
+    size_shares,
+)
 
 
 class Card(NamedTuple):
@@ -96,6 +103,24 @@ def choose_cards(name: str | None, peak_tflops: float | None, memory_gib: float 
     if peak_tflops is not None:
         card = card._replace(peak_flops=1e12 * peak_tflops)
     return [card if memory_gib is None else card._replace(memory_gib=memory_gib)]
+
+
+STUDENT_PART, AVERAGE_PART = "student", "its average (MESA)"
+"""Parts of a step beside the teachers."""
+
+
+def average_share(stage: Recipe) -> float:
+    """Return what passes of the moving average add to the student's operations: a third of forward and backward.
+
+    In the mean over the steps of a stage, of which only the later ones have MESA.
+    """
+    steps = stage.schedule.num_steps
+    return max(0, steps - stage.mesa.start_step) / steps / 3 if stage.mesa.weight else 0.0
+
+
+def simulated_card(cards: Sequence[Card]) -> Card:
+    """Return the only card of a plan; of all known ones an H100, whose links are those of a simulated step."""
+    return cards[0] if len(cards) == 1 else CARDS["H100"]
 
 
 HALF_BYTES = 2
@@ -169,23 +194,37 @@ class Networks:
         return self._passed(size_px, taps)[0]
 
     def operations(self, stage: Recipe) -> Operations:
-        """Return the operations of an image at each resolution of each partition, for student and online teachers.
+        """Return the operations of an image of each partition, by its number of patches, for student and teachers."""
+        sums: dict[str, dict[int, float]] = {}
+        for partition, parts in self.operations_by_part(stage).items():
+            sums[partition] = {
+                count: sum(by_count.get(count, 0.0) for by_count in parts.values()) for count in parts[STUDENT_PART]
+            }
+        return sums
 
-        A teacher of mosaics takes the share of a canvas that the image fills.
+    def operations_by_part(self, stage: Recipe) -> dict[str, dict[str, dict[int, float]]]:
+        """Return the operations of an image by partition, by part of a step, and by its number of patches.
+
+        Parts are `STUDENT_PART`, `AVERAGE_PART` with MESA, and teachers that run at every step. A teacher of mosaics
+        takes the share of a canvas that the image fills.
         """
         taps, patch_size = self.taps_of(stage), self.student.patch_size
-        found: dict[str, dict[int, float]] = {}
+        found: dict[str, dict[str, dict[int, float]]] = {}
         for partition in stage.partitions:
             names = [] if stage.views.teachers == "cached" else partition.teachers or list(self.teachers)
             counted = [name for name in names if name in self.teachers]
-            found[partition.name] = {
-                (size // patch_size) ** 2: self.student_flops(size, taps)
-                + sum(
-                    flops * self.teachers[name].share_of_pass(size)
-                    for name, flops in self.teacher_flops(counted, size, 1).items()
-                )
-                for size in size_shares(partition)
-            }
+            own: dict[str, dict[int, float]] = {}
+            for size in size_shares(partition):
+                student = self.student_flops(size, taps)
+                flops = {STUDENT_PART: student, AVERAGE_PART: average_share(stage) * student}
+                flops |= {
+                    name: value * self.teachers[name].share_of_pass(size)
+                    for name, value in self.teacher_flops(counted, size, 1).items()
+                }
+                for part, value in flops.items():
+                    if value:
+                        own.setdefault(part, {})[(size // patch_size) ** 2] = value
+            found[partition.name] = own
         return found
 
     def taps_of(self, stage: Recipe) -> tuple[Tap, ...]:
@@ -313,16 +352,32 @@ class TeacherCost:
             is_half = entry.options.get("weights_dtype") == "bfloat16"
             self.weight_bytes = (2 if is_half else 4) * self.num_parameters
             self.download_bytes = 4 * self.num_parameters
+        mode = None if self._teacher is None else self._teacher.mode
+        self._mosaic = mode if isinstance(mode, MosaicMode) else None
         self.flops = cache(self._flops)
+
+    @property
+    def is_mosaic(self) -> bool:
+        """Whether images share a canvas."""
+        return self._mosaic is not None
 
     def share_of_pass(self, size_px: int) -> float:
         """Return the share of a pass of one image that the image needs: less than 1 only on the canvas of a mosaic."""
-        mode = None if self._teacher is None else self._teacher.mode
-        if not isinstance(mode, MosaicMode):
+        if self._mosaic is None:
             return 1.0
         side = size_px // self.stride
-        (height, width), canvas = mode.input_sizes(side, side)[0], mode.side_px
-        return height * width / canvas**2
+        height, width = self._mosaic.input_sizes(side, side)[0]
+        return height * width / self._mosaic.side_px**2
+
+    def mosaic_flops(self, grids: Sequence[Grid]) -> float:
+        """Return the operations of the canvases of images with these patches of the student; only for mosaics."""
+        assert self._mosaic is not None
+        patch = self._mosaic.traits.patch_size
+        sizes = [self._mosaic.input_sizes(*grid)[0] for grid in grids]
+        layout = MosaicLayout(
+            self._mosaic.patches_per_side, [(height // patch, width // patch) for height, width in sizes]
+        )
+        return layout.num_canvases * self.flops(self.stride, 1)
 
     def _flops(self, size_px: int, num_images: int, num_readers: int = 1) -> float:
         """Return the operations of a forward pass of images of `size_px` squared, read by a number of teachers.
@@ -333,6 +388,8 @@ class TeacherCost:
             patches = (size_px // self.stride) ** 2  # it runs at a size that gives as many of its own
             return num_images * patches * (self._packaged.flops_per_patch + patches * self._packaged.flops_per_pair)
         assert self._teacher is not None
+        if num_images > 1 and self._mosaic is None:
+            return num_images * self.flops(size_px, 1, num_readers)
         with FlopCounterMode(display=False) as counter:
             images = torch.empty(num_images, 3, size_px, size_px, device="meta")
             self._teacher.extract_features_for(images, [self._teacher] * num_readers)
@@ -358,12 +415,13 @@ class PartitionCost(NamedTuple):
     Attributes:
         partition: The partition.
         images: Images of a step.
-        images_per_pass: Images that a rank has on its GPU at once, rounded up.
-        student_flops: Operations of forward and backward passes.
+        images_per_pass: Images that a rank's student has on its GPU at once, rounded up.
+        student_flops: Operations of forward and backward passes, and of its moving average's with MESA.
         teacher_flops: Operations of forward passes, by teacher.
         activations: Bytes that a rank keeps at the largest resolution, without and with gradient checkpointing.
         targets: Bytes of the teachers' features of a pass at that resolution; of online teachers of all passes whose
             targets are computed at once.
+        patches: The student's patches of a pass, for which `activations` and `targets` are counted.
     """
 
     partition: PartitionRecipe
@@ -373,6 +431,7 @@ class PartitionCost(NamedTuple):
     teacher_flops: dict[str, float]
     activations: tuple[float, float]
     targets: float
+    patches: float
 
     @property
     def flops(self) -> float:
@@ -393,27 +452,32 @@ def plan_stage(networks: Networks, stage: Recipe, num_gpus: int) -> list[Partiti
 def _partition_cost(
     networks: Networks, stage: Recipe, partition: PartitionRecipe, taps: tuple[Tap, ...], num_ranks: int
 ) -> PartitionCost:
-    num_passes, patch_size = num_ranks * partition.accumulation_steps, networks.student.patch_size
+    patch_size = networks.student.patch_size
+    num_parts = parts_of_rank(partition, num_ranks, patch_size)
+    num_passes = num_ranks * num_parts
     shares, num_images = size_shares(partition), images_per_step(partition, patch_size)
     images_per_pass = math.ceil(num_images / num_passes)
     names = list(networks.teachers) if partition.teachers is None else partition.teachers
-    of_sizes = {size: networks.teacher_flops(names, size, images_per_pass) for size in shares}
+    parts = min(stage.views.parts_at_once, num_parts) if stage.views.teachers == "online" else 1
+    images_per_call = math.ceil(num_images * parts / num_passes)
+    of_sizes = {size: networks.teacher_flops(names, size, images_per_call) for size in shares}
     per_image = {
-        name: sum(share * of_sizes[size][name] for size, share in shares.items()) / images_per_pass for name in names
+        name: sum(share * of_sizes[size][name] for size, share in shares.items()) / images_per_call for name in names
     }
     largest, patches = networks.student_cost(max(shares), taps), (max(shares) // patch_size) ** 2
     most: float = images_per_pass  # images of the largest size with as many patches as a pass may have
     if partition.token_budget is not None:
         most = max(1, partition.token_budget / num_passes / patches)
-    parts = min(stage.views.parts_at_once, partition.accumulation_steps) if stage.views.teachers == "online" else 1
+    student = sum(share * networks.student_flops(size, taps) for size, share in shares.items())
     return PartitionCost(
         partition,
         num_images,
         images_per_pass,
-        num_images * sum(share * networks.student_cost(size, taps).flops for size, share in shares.items()),
+        num_images * student * (1 + average_share(stage)),
         {name: num_images * flops for name, flops in per_image.items()},
         (most * largest.kept, most * largest.kept_checkpointed),
         FULL_BYTES * parts * most * patches * sum(networks.teachers[name].feature_dim for name in names),
+        most * patches,
     )
 
 

@@ -17,14 +17,27 @@ from modeling_radio.training.planning.costs import (
     PartitionCost,
     at_size,
     plan_stage,
+    simulated_card,
     with_split_teachers,
 )
-from modeling_radio.training.recipe import Recipe, RecipeError, stage_recipes
+from modeling_radio.training.planning.simulation import (
+    GPUS_PER_MACHINE,
+    IMAGES_PER_WORKER,
+    LINK_SPEED,
+    NETWORK_SPEED,
+    NUM_STEPS,
+    SimulatedStep,
+    StepTime,
+    simulate_step,
+    time_of,
+)
+from modeling_radio.training.recipe import Recipe, stage_recipes
 from modeling_radio.training.student.build import check_student_views
-from modeling_radio.training.views.plan import BatchPlan, teachers_of_rank
+from modeling_radio.training.views.plan import teachers_of_rank
 
 
 SECONDS_PER_HOUR = 3600
+SECONDS_PER_DAY = 24 * SECONDS_PER_HOUR
 GIB = 2**30
 
 STUDENT_BYTES = 20
@@ -38,9 +51,13 @@ the whole model."""
 CHECKPOINT_BYTES = 16
 """Per parameter in a checkpoint: all of the above but the gradient."""
 
+UPDATE_BYTES = {"adamw": 0, "lamb": 8, "muon": 12}
+"""Per parameter, what optimizers have in memory during an update only: none with PyTorch's fused AdamW, both parts of
+LAMB's quotient, and 10.9 bytes measured of Muon."""
+
 
 class Memory(NamedTuple):
-    """Bytes on each GPU at the largest pass of a run, with a copy of the student on each (DDP).
+    """Bytes on each GPU at the most of a run, with a copy of the student on each (DDP).
 
     Attributes:
         student: Weights, gradients, optimizer and average, also of the heads of taps.
@@ -49,6 +66,7 @@ class Memory(NamedTuple):
         targets: Teachers' features of a pass.
         activations: Tensors that the student keeps for the backward pass.
         checkpointed: The same with gradient checkpointing.
+        update: What the optimizer needs during an update, when casts, targets and activations are gone.
     """
 
     student: float
@@ -57,11 +75,12 @@ class Memory(NamedTuple):
     targets: float
     activations: float
     checkpointed: float
+    update: float
 
     def total(self, *, is_checkpointed: bool) -> float:
-        """Return the sum."""
+        """Return the sum in a pass or in an update, whichever is larger."""
         kept = self.checkpointed if is_checkpointed else self.activations
-        return self.student + self.casts + self.teachers + self.targets + kept
+        return self.student + self.teachers + max(self.casts + self.targets + kept, self.update)
 
     def fits(self, card: Card) -> str:
         """Return "yes", "checkpointed" (only with gradient checkpointing) or "no" for a card."""
@@ -77,24 +96,29 @@ class Plan:
     Args:
         recipe: The recipe.
         num_gpus: Number of ranks.
+        networks: Of the plan for another number, to count each network once.
 
     Attributes:
         stages: The recipe of each stage; one if the recipe has no stages.
         networks: Student and teachers on the meta device.
         costs: By stage, the cost of a step of each partition.
+        simulated: By stage, what ranks have of a step.
 
     Raises:
         ValueError: If a network cannot be built, or the recipe does not fit this number of GPUs.
     """
 
-    def __init__(self, recipe: Recipe, num_gpus: int) -> None:
+    def __init__(self, recipe: Recipe, num_gpus: int, networks: Networks | None = None) -> None:
         self.recipe, self.num_gpus = recipe, num_gpus
         self.stages = stage_recipes(recipe) or [recipe]
         for stage in self.stages:
             check_student_views(stage)
-        self.networks = Networks(recipe)
-        with tqdm(self.stages, desc="count", unit="stage") as progress:
-            self.costs = {stage.name: plan_stage(self.networks, stage, num_gpus) for stage in progress}
+        self.networks = networks or Networks(recipe)
+        self.costs: dict[str, list[PartitionCost]] = {}
+        self.simulated: dict[str, SimulatedStep] = {}
+        for stage in tqdm(self.stages, desc="count", unit="stage"):
+            self.costs[stage.name] = plan_stage(self.networks, stage, num_gpus)
+            self.simulated[stage.name] = simulate_step(self.networks, stage, num_gpus)
 
     def flops(self, stages: Sequence[Recipe] | None = None, *, with_teachers: bool = True) -> float:
         """Return the operations of some stages, by default those of the recipe.
@@ -129,13 +153,22 @@ class Plan:
             for stage in self.stages
             for rank in range(self.num_gpus)
         )
-        passes = zip(*((cost.targets, *cost.activations) for _, cost in self.steps()), strict=True)
+        passes = []
+        for stage, cost in self.steps():
+            fullest = self.simulated[stage.name].patches[cost.partition.name] / cost.patches
+            passes.append([fullest * size for size in (cost.targets, *cost.activations)])
         return Memory(
             STUDENT_BYTES * self.networks.num_parameters + self.tap_bytes(),
             CAST_BYTES * (self.networks.num_parameters + self.tap_parameters()),
             teachers,
-            *map(max, passes),
+            *map(max, zip(*passes, strict=True)),
+            update=UPDATE_BYTES[self.recipe.optimizer.name] * (self.networks.num_parameters + self.tap_parameters()),
         )
+
+    def step_time(self, stage: Recipe, card: Card, mfu: float) -> StepTime:
+        """Return the simulated time of a step of a stage on a card, at a share `mfu` of its peak."""
+        learned = self.networks.num_parameters + self.tap_parameters()
+        return time_of(self.simulated[stage.name], stage, self.num_gpus, learned, card, mfu)
 
     def tap_parameters(self) -> int:
         """Return the parameters of the taps' heads, of the stage with most of them."""
@@ -179,17 +212,50 @@ class Plan:
         learned = self.networks.num_parameters + self.tap_parameters()
         return 2 * (self.num_gpus - 1) / self.num_gpus * FULL_BYTES * learned
 
-    def refusals(self) -> list[tuple[str, RecipeError]]:
-        """Return the stages that a run would refuse, whose batches lack an image for some rank, and the reasons."""
-        found = [(stage.name, self._refusal(stage)) for stage in self.stages]
-        return [(name, error) for name, error in found if error is not None]
 
-    def _refusal(self, stage: Recipe) -> RecipeError | None:
-        try:
-            BatchPlan(stage, None, num_ranks=self.num_gpus, patch_size=self.networks.student.patch_size)
-        except RecipeError as error:
-            return error
-        return None
+def describe_ranks(plans: Sequence[Plan], card: Card, mfu: float) -> str:
+    """Return the last stage's step on several numbers of GPUs as Markdown: time, balance and memory.
+
+    Args:
+        plans: Of one recipe, by number of GPUs.
+        card: The GPU.
+        mfu: Share of its peak that the run is assumed to reach.
+    """
+    stage = plans[0].stages[-1]
+    steps, times = [plan.simulated[stage.name] for plan in plans], [plan.step_time(stage, card, mfu) for plan in plans]
+    seconds = {part: [time.parts[part] for time in times] for part in times[0].parts}
+    seconds |= {
+        "waiting for the slowest rank": [time.waiting for time in times],
+        "exchange of gradients": [time.exchange for time in times],
+        "the whole step": [time.total for time in times],
+        "data, beside it": [time.data for time in times],
+    }
+    rows = [[f"{name}, s", *(f"{value:.3g}" for value in values)] for name, values in seconds.items()]
+    days = [
+        sum(each.schedule.num_steps * plan.step_time(each, card, mfu).total for each in plan.stages) / SECONDS_PER_DAY
+        for plan in plans
+    ]
+    memory = [plan.memory() for plan in plans]
+    rows += [
+        ["operations of the slowest rank over the mean", *(f"{each.imbalance:.3f}" for each in steps)],
+        ["the same in the worst step", *(f"{each.worst:.3f}" for each in steps)],
+        ["passes without an image", *(f"{each.idle_passes:.0%}" for each in steps)],
+        ["patches of the fullest pass", *(f"{max(each.patches.values()):,}" for each in steps)],
+        ["memory, GiB", *(f"{each.total(is_checkpointed=False) / GIB:.1f}" for each in memory)],
+        ["memory with checkpointing, GiB", *(f"{each.total(is_checkpointed=True) / GIB:.1f}" for each in memory)],
+        ["days of the whole run", *map(_short, days)],
+    ]
+    table = markdown([f"`{plans[0].recipe.name}`, stage {stage.name}, GPUs", *(f"{p.num_gpus}" for p in plans)], rows)
+    lines = [
+        f"{card.name} at {mfu:.0%} of its peak, whatever the size of a pass; {NUM_STEPS} simulated steps. Gradients "
+        f"go at {LINK_SPEED / 1e9:.0f} GB/s over NVLink in machines of {GPUS_PER_MACHINE}, and at "
+        f"{NETWORK_SPEED / 1e9:.0f} GB/s over a network port of each GPU; none of it is hidden. A worker prepares "
+        f"{IMAGES_PER_WORKER} photographs a second while the GPU works. Not counted: the optimizer, statistics of the "
+        "teachers, windows.",
+        "Ranks have the images that even out all partitions of a step. One without an image of a partition takes part "
+        "in the exchange with one that counts for nothing: the gradient is the same on any number of GPUs.",
+    ]
+    return table + "\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def describe(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float) -> str:
@@ -206,6 +272,7 @@ def describe(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float) -> 
         _hours_table(plan, cards, mfu, image_kb),
         networks_table(plan),
         _steps_table(plan),
+        describe_ranks([plan], simulated_card(cards), mfu),
         _memory_table(plan),
         _storage_table(plan, image_kb),
         _levers_table(plan),
@@ -263,11 +330,11 @@ def _steps_table(plan: Plan) -> str:
 def _memory_table(plan: Plan) -> str:
     """Return a table of the memory of each GPU at the largest pass."""
     memory = plan.memory()
-    sizes = [memory.student, memory.casts, memory.teachers, memory.targets, memory.activations]
+    sizes = [memory.student, memory.casts, memory.teachers, memory.targets, memory.activations, memory.update]
     sums = [memory.total(is_checkpointed=checkpointed) for checkpointed in (False, True)]
-    parts = ["student", "its bfloat16 copy", "teachers", "targets", "activations"]
-    header = ["GiB on each GPU", *parts, "sum", "sum, checkpointed"]
-    return markdown(header, [["largest pass", *(f"{size / GIB:.1f}" for size in (*sizes, *sums))]])
+    parts = ["student", "its bfloat16 copy", "teachers", "targets", "activations", "or in an update"]
+    header = ["GiB on each GPU", *parts, "most", "most, checkpointed"]
+    return markdown(header, [["fullest pass", *(f"{size / GIB:.1f}" for size in (*sizes, *sums))]])
 
 
 def _storage_table(plan: Plan, image_kb: float) -> str:
@@ -329,7 +396,6 @@ def _notes(plan: Plan, image_kb: float) -> str:
         "process may put some on other GPUs (`teachers.NAME.device`); ranks that share a machine may not, for all "
         "would take the same one.",
     ]
-    lines += [f"This many GPUs could not run stage {name} as it is: {why}" for name, why in plan.refusals()]
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -83,12 +83,10 @@ class OnlineTargets:
 
     def _parts_at_once(self, views: Iterator[Part]) -> Iterator[list[Part]]:
         """Yield the accumulated parts of a partition's step that teachers process together; none is read ahead."""
-        for first in views:
-            left = next(each.accumulation_steps for each in self.recipe.partitions if each.name == first[0].partition)
-            parts = [first]
-            while left:
-                parts += islice(views, min(self.recipe.views.parts_at_once, left) - len(parts))
-                left -= len(parts)
+        parts: list[Part] = []
+        for part in views:
+            parts.append(part)
+            if part[0].is_last or len(parts) == self.recipe.views.parts_at_once:
                 yield parts
                 parts = []
 

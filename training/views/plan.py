@@ -72,6 +72,7 @@ class Batch:
         teachers: Names of the teachers that see these images; none for a part without images.
         size_px: The resolution that the step drew; None if each image has drawn its own.
         vitdet_window: Side in tokens of the student's attention windows; None for global attention.
+        is_last: Whether no other part of this partition's step on this rank follows.
     """
 
     seed: int
@@ -85,6 +86,7 @@ class Batch:
     teachers: tuple[str, ...]
     size_px: int | None = None
     vitdet_window: int | None = None
+    is_last: bool = True
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -117,9 +119,9 @@ class BatchPlan:
     step that differ in size go, those that take most operations first, to the rank with the fewest so far, counted over
     all partitions; so ranks are done at about the same time.
 
-    A rank, or one of its parts, may have no image of a partition. Ranks exchange gradients in a backward pass, so it
-    passes the partition's first image through the student all the same, at the smallest size of the step, with a weight
-    of 0 and for no teacher: loss and gradient are those of fewer ranks.
+    A rank has at most as many parts of a partition as it has images in the mean. A rank or a part may have none. Ranks
+    exchange gradients in a backward pass, so it passes the partition's first image through the student all the same, at
+    the smallest size of the step, with a weight of 0 and for no teacher: the gradient is that of fewer ranks.
 
     Args:
         recipe: The recipe.
@@ -166,7 +168,7 @@ class BatchPlan:
         """
         passes = [self._passes_of(rank) for rank in range(self.num_ranks)]
         if min(passes) != max(passes):
-            steps = {partition.name: partition.accumulation_steps for partition in self.recipe.partitions}
+            steps = {partition.name: self._num_parts(partition) for partition in self.recipe.partitions}
             raise RecipeError(
                 "`partitions` must have equally many forward passes per step on every rank with FSDP, got "
                 f"{min(passes)} to {max(passes)}. Give partitions with a `rank_share` equal "
@@ -176,7 +178,7 @@ class BatchPlan:
     def step(self, step: int) -> list[Batch]:
         """Return this rank's batches of one step: all of its partitions, all accumulated parts."""
         planned = {name: shapes.step(step) for name, shapes in self._shapes.items()}
-        rows = self._deal(step, planned)
+        rows = self._deal(step, planned)[self.rank]
         smallest = min((shape for each in planned.values() for shape in each.shapes), key=_size_of)
         own = [partition for partition in self.recipe.partitions if self.rank in self._ranks[partition.name]]
         return [
@@ -201,7 +203,10 @@ class BatchPlan:
         return self._passes_of(self.rank)
 
     def _passes_of(self, rank: int) -> int:
-        return sum(p.accumulation_steps for p in self.recipe.partitions if rank in self._ranks[p.name])
+        return sum(self._num_parts(each) for each in self.recipe.partitions if rank in self._ranks[each.name])
+
+    def _num_parts(self, partition: PartitionRecipe) -> int:
+        return parts_of_rank(partition, len(self._ranks[partition.name]), self.patch_size)
 
     def _check_room(self, partition: PartitionRecipe) -> None:
         """Refuse a budget that may not hold an image."""
@@ -214,12 +219,27 @@ class BatchPlan:
                 f"got {partition.token_budget}."
             )
 
-    def _deal(self, step: int, planned: Mapping[str, StepShapes]) -> dict[str, Sequence[int]]:
-        """Return this rank's images of a step, by partition their rows. Every rank knows those of all.
+    def shapes_of_ranks(self, step: int) -> list[dict[str, list[list[Grid]]]]:
+        """Return what each rank has of a step: by partition, for each part, the student's patches of its images."""
+        planned = {name: shapes.step(step) for name, shapes in self._shapes.items()}
+        by_name = {partition.name: partition for partition in self.recipe.partitions}
+        return [
+            {
+                name: [
+                    [planned[name].shapes[row].grid for row in part]
+                    for part in self._cut(by_name[name], planned[name].shapes, rows)
+                ]
+                for name, rows in own.items()
+            }
+            for own in self._deal(step, planned)
+        ]
+
+    def _deal(self, step: int, planned: Mapping[str, StepShapes]) -> list[dict[str, Sequence[int]]]:
+        """Return each rank's images of a step, by partition their rows.
 
         The ranks take turns in being first, so that each one sees images of its streams, however few a step has.
         """
-        loads, own = [0.0] * self.num_ranks, dict[str, Sequence[int]]()
+        loads, rows_of_ranks = [0.0] * self.num_ranks, [dict[str, Sequence[int]]() for _ in range(self.num_ranks)]
         for partition in self._by_room():
             name, ranks = partition.name, self._ranks[partition.name]
             first = step % len(ranks)
@@ -232,9 +252,18 @@ class BatchPlan:
                 parts = share_out(costs, [loads[rank] for rank in ranks])
             for rank, rows in zip(ranks, parts, strict=True):
                 loads[rank] += sum(costs[row] for row in rows)
-                if rank == self.rank:
-                    own[name] = rows
-        return own
+                rows_of_ranks[rank][name] = rows
+        return rows_of_ranks
+
+    def _cut(self, partition: PartitionRecipe, shapes: Sequence[Shape], rows: Sequence[int]) -> list[list[int]]:
+        """Divide a rank's images of a partition into parts of about equally many patches, which need as much memory."""
+        number = self._num_parts(partition)
+        parts: Sequence[Sequence[int]]
+        if partition.batch_size is not None:
+            parts = cut_evenly(len(rows), number)
+        else:
+            parts = share_out([shapes[row].grid.num_tokens for row in rows], [0] * number)
+        return [[rows[index] for index in part] for part in parts]
 
     def _by_room(self) -> list[PartitionRecipe]:
         """Return the partitions in the order in which they are dealt: small images even out what large ones left."""
@@ -254,15 +283,10 @@ class BatchPlan:
         self, partition: PartitionRecipe, step: int, planned: StepShapes, rows: Sequence[int], smallest: Shape
     ) -> Iterator[Batch]:
         """Yield the accumulated parts of this rank's images of a partition."""
-        name, shapes, number = partition.name, planned.shapes, partition.accumulation_steps
-        parts: Sequence[Sequence[int]]
-        if partition.batch_size is not None:
-            parts = cut_evenly(len(rows), number)
-        else:
-            parts = share_out([shapes[row].grid.num_tokens for row in rows], [0] * number)
+        name, shapes, parts = partition.name, planned.shapes, self._cut(partition, planned.shapes, rows)
         window = draw_window(partition, [shape.grid for shape in shapes], self.recipe.seed, step)
-        for part in parts:
-            chosen = sorted((rows[index] for index in part), key=lambda row: (shapes[row], row))
+        for number, part in enumerate(parts, 1):
+            chosen = sorted(part, key=lambda row: (shapes[row], row))
             batch = Batch(
                 seed=self.recipe.seed,
                 step=step,
@@ -275,20 +299,13 @@ class BatchPlan:
                 teachers=tuple(partition.teachers or [teacher.name for teacher in self.recipe.teachers]),
                 size_px=planned.size_px,
                 vitdet_window=window,
+                is_last=number == len(parts),
             )
-            yield (
-                batch
-                if chosen
-                else replace(
-                    batch,
-                    shapes=(smallest,),
-                    indices=(self._image_at(name, planned.first),),
-                    rows=(0,),
-                    teachers=(),
-                    size_px=None,
-                    vitdet_window=None,
-                )
-            )
+            if not chosen:
+                first = (self._image_at(name, planned.first),)
+                batch = replace(batch, shapes=(smallest,), indices=first, rows=(0,), teachers=())
+                batch = replace(batch, size_px=None, vitdet_window=None)
+            yield batch
 
     def _image_at(self, partition: str, position: int) -> int:
         """Return the number of the image at a position of the partition's sequence of epochs."""
@@ -302,6 +319,17 @@ class BatchPlan:
             order = torch.randperm(number, generator=generator)
             self._epochs[partition] = (epoch, order if image_numbers is None else image_numbers[order])
         return int(self._epochs[partition][1][slot])
+
+
+def parts_of_rank(partition: PartitionRecipe, num_ranks: int, patch_size: int) -> int:
+    """Return in how many parts each of a partition's ranks computes its share, at most one for each image in the mean.
+
+    Args:
+        partition: The partition.
+        num_ranks: Number of its ranks.
+        patch_size: The student's patch in pixels.
+    """
+    return max(1, min(partition.accumulation_steps, images_per_step(partition, patch_size) // num_ranks))
 
 
 def cut_evenly(number: int, num_parts: int) -> list[range]:

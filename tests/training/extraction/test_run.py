@@ -131,9 +131,9 @@ def test_a_worker_that_comes_late_and_one_that_dies_repeat_nothing(extract, tmp_
 
     monkeypatch.setattr(Storage, "reduce", slowly)
     monkeypatch.setattr(claims, "WAIT_S", 0.02)
-    assert run_until(lambda: extract(dense=True), lambda: finished() == 1) == signal.SIGKILL
+    assert run_until(lambda: extract(dense=True), lambda: finished() >= 1) == signal.SIGKILL
     assert list((tmp_path / "out" / WORK / "claims").iterdir())
-    by_killed = len((tmp_path / "encoded").read_text())
+    lost = len((tmp_path / "encoded").read_text()) - 5 * finished()  # of the file that was not written
     fork = multiprocessing.get_context("fork")
     others = [fork.Process(target=lambda: extract(dense=True)) for _ in range(2)]
     for process in others:
@@ -144,7 +144,6 @@ def test_a_worker_that_comes_late_and_one_that_dies_repeat_nothing(extract, tmp_
         process.join(60)
     assert [process.exitcode for process in others] == [0, 0]
     assert same_files(tmp_path / "out", tmp_path / "alone")
-    lost = by_killed - 5  # of the file that was not written
     assert len((tmp_path / "encoded").read_text()) == NUM_IMAGES + lost
     assert not (tmp_path / "out" / WORK).exists()
 

@@ -1,0 +1,61 @@
+"""Steps on a number of ranks: what each computes, and how long the exchange takes."""
+
+import pytest
+
+from modeling_radio.training.planning.costs import STUDENT_PART, Card, Networks
+from modeling_radio.training.planning.simulation import exchange_seconds, simulate_step, time_of
+from modeling_radio.training.recipe import Recipe
+
+
+def test_gradients_go_round_in_each_machine_and_by_shares_over_the_network() -> None:
+    assert exchange_seconds(900, 1) == 0
+    assert exchange_seconds(900, 2) == pytest.approx(900 / 450e9)
+    assert exchange_seconds(900, 8) == pytest.approx(2 * 7 / 8 * 900 / 450e9)
+    assert exchange_seconds(900, 32) - exchange_seconds(900, 8) == pytest.approx(2 * 3 / 4 * 900 / 8 / 50e9)
+
+
+def test_ranks_together_compute_what_one_does_alone(networks: Networks, recipe: Recipe) -> None:
+    one, two, four = (simulate_step(networks, recipe, number) for number in (1, 2, 4))
+    for part in (STUDENT_PART, "siglip2-g"):
+        assert one.flops[part] == pytest.approx(2 * two.flops[part]) == pytest.approx(4 * four.flops[part])
+    assert (
+        one.flops["sam3"] == two.flops["sam3"] == networks.teachers["sam3"].flops(64, 8)
+    )  # each fills a canvas of its own
+    assert (one.imbalance, two.imbalance) == (1, pytest.approx(1))
+    assert (one.idle_passes, four.idle_passes) == (0, 0.25)  # two of four ranks have none of the two images of "high"
+    alone = networks.student_flops(128) + networks.teachers["siglip2-g"].flops(128, 1)
+    assert four.imbalance == pytest.approx(1 + 2 * alone / 4 / sum(four.flops.values()))
+    assert four.patches["high"] == 64
+    assert four.images == 10
+
+
+def test_packs_are_evened_out(networks: Networks, recipe: Recipe) -> None:
+    partitions = [
+        {"name": "low", "sizes_px": [32, 64], "token_budget": 600},
+        {"name": "high", "sizes_px": [128, 192], "token_budget": 400, "accumulation_steps": 2},
+    ]
+    packed = recipe.replace(
+        partitions=partitions, views={"teachers": "cached"}, data={"source": "s", "image_size_px": 192}
+    )
+    step = simulate_step(networks, packed, 2)
+    assert step.flops.keys() == {STUDENT_PART}
+    assert 1 <= step.imbalance <= step.worst < 1.02
+    assert step.images == 600 / 10 + int(400 / 104)
+    assert simulate_step(networks, packed, 12).worst > 1.2  # an image of 192 px is more than a rank's share
+
+
+def test_the_average_passes_in_the_steps_of_mesa(networks: Networks, recipe: Recipe) -> None:
+    late = recipe.replace(mesa={"weight": 0.5, "start_step": 4})
+    flops = simulate_step(networks, late, 1).flops
+    assert flops["its average (MESA)"] == pytest.approx(0.6 / 3 * flops[STUDENT_PART])
+
+
+def test_time_is_operations_over_speed_and_no_less_than_the_data_take(networks: Networks, recipe: Recipe) -> None:
+    step, card = simulate_step(networks, recipe, 4), Card("", 1e15, 80, "")
+    time = time_of(step, recipe, 4, 10**6, card, 0.5)
+    computed = sum(step.flops.values()) / 5e14
+    assert sum(time.parts.values()) == pytest.approx(computed)
+    assert time.waiting == pytest.approx((step.imbalance - 1) * computed)
+    assert time.exchange == exchange_seconds(4 * 10**6, 4)
+    assert time.data == 10 / 4 / (2 * 15)
+    assert time.total == max(computed + time.waiting + time.exchange, time.data)
