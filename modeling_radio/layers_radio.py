@@ -49,6 +49,13 @@ def is_compiling_or_tracing() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def is_exporting() -> bool:
+    """Return whether `torch.export` records this; in torch 2.6, which does not say, that is what Dynamo does not."""
+    if hasattr(torch.compiler, "is_exporting"):
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
 def _longer(rows: int, cols: int) -> int:
     """Return the longer side. Under export `max` would fix which one it is, and torch 2.6 cannot compile `sym_max`."""
     if COMPILES_SYM_MAX:

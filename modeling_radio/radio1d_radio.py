@@ -23,6 +23,7 @@ from .layers_radio import (
     RadioLearnedTokens,
     RadioMLP,
     RadioVisionTransformer,
+    is_exporting,
     resize_position_table,
 )
 from .modeling_radio import RadioNetwork
@@ -83,7 +84,7 @@ def count_tokens(config: RadioConfig, wanted: TokensWanted, grid: Resolution, nu
     wanted = config.num_tokens if wanted is None else wanted
     if wanted is None:
         return TokenCounts(available)
-    if isinstance(wanted, Tensor) and _is_exporting():
+    if isinstance(wanted, Tensor) and is_exporting():
         count = wanted.item()  # decided when the program runs, which takes it as it is
         torch._check(count >= 0)
         torch._check(count <= available)
@@ -102,13 +103,6 @@ def count_tokens(config: RadioConfig, wanted: TokensWanted, grid: Resolution, nu
         logger.warning_once("`num_tokens` is more than an image has, so it gets all that there are. This is said once.")
     counts = [min(count, available) for count in counts]
     return TokenCounts(max(counts), counts if len(set(counts)) > 1 else None)
-
-
-def _is_exporting() -> bool:
-    """Return whether `torch.export` records this; in torch 2.6, which does not say, that is what Dynamo does not."""
-    if hasattr(torch.compiler, "is_exporting"):
-        return torch.compiler.is_exporting()
-    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 class RadioNormedAttention(RadioAttention):

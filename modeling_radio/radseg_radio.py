@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checks_radio import round_to_step, window_starts
-from .layers_radio import RadioAttention
+from .layers_radio import RadioAttention, is_exporting
 from .outputs_radio import NetworkOutput
 
 
@@ -87,7 +87,9 @@ def gather_alike(vectors: Tensor, values: Tensor, scaling: float, least: Tensor 
     """Return for each place the mean of all values, weighted by how much their places resemble it.
 
     Weights are a softmax over `scaling` times the cosines; cosines below `least` weigh nothing, except where all are.
-    Rows of the matrix of cosines are computed some at a time, so that it is never in memory as a whole.
+    Rows of the matrix of cosines are computed some at a time, so that it is never in memory as a whole. An exported
+    graph computes all at once, as its attention does: how many there may be at a time depends on the size of the image,
+    which the graph leaves open.
 
     Args:
         vectors: Unit vectors, `(..., places, dim)`.
@@ -98,9 +100,9 @@ def gather_alike(vectors: Tensor, values: Tensor, scaling: float, least: Tensor 
     Returns:
         `(..., places, value_dim)`.
     """
-    rows = max(1, MAX_SIMILARITIES // vectors[..., 0].numel())
+    parts = [vectors] if is_exporting() else vectors.split(max(1, MAX_SIMILARITIES // vectors[..., 0].numel()), dim=-2)
     gathered = []
-    for some in vectors.split(rows, dim=-2):
+    for some in parts:
         cosines = some @ vectors.mT
         limit = torch.minimum(cosines.amax(dim=-1, keepdim=True), torch.as_tensor(least).to(cosines))
         weights = (scaling * cosines).masked_fill(cosines < limit, -torch.inf).softmax(dim=-1)
@@ -124,6 +126,22 @@ def attend_recursively(attention: RadioAttention, hidden_states: Tensor, scaling
     values = attention.project(hidden_states)[:, :, 2].transpose(1, 2)
     mixed = gather_alike(_unit(outputs), values, scaling, 0.0)
     return attention.proj(mixed.transpose(1, 2).flatten(2))
+
+
+def encode_recursively(
+    network: Any, pixel_values: Tensor, window_size: Any, scaling: float | None
+) -> tuple[NetworkOutput, Tensor]:
+    """Run a network; return its output and the final tokens with SCRA, its own without a factor.
+
+    Args:
+        network: The `RadioNetwork`.
+        pixel_values: As in `RadioModel.forward`.
+        window_size: As in `RadioModel.forward`.
+        scaling: Factor on the cosines, as `choose_scra` returns it.
+    """
+    keep = [] if scaling is None else [max(network.config.num_hidden_layers - 2, 0)]
+    passed = network(pixel_values, window_size=window_size, keep=keep)
+    return passed, passed.tokens if scaling is None else finish_recursively(network, passed, scaling)
 
 
 def finish_recursively(network: Any, passed: NetworkOutput, scaling: float) -> Tensor:

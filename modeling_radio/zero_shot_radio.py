@@ -45,8 +45,8 @@ from .radseg_radio import (
     check_scaling,
     check_sliding,
     choose_scra,
+    encode_recursively,
     find_unlikely,
-    finish_recursively,
     slide,
     to_probabilities,
 )
@@ -865,9 +865,7 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
 
         def encode(images: Tensor) -> Tensor:
             """Return the patch tokens as a map, `(batch, hidden, rows, cols)`."""
-            keep = [] if factor is None else [max(self.config.num_hidden_layers - 2, 0)]
-            passed = network(images, window_size=window_size, keep=keep)
-            tokens = passed.tokens if factor is None else finish_recursively(network, passed, factor)
+            passed, tokens = encode_recursively(network, images, window_size, factor)
             return to_map(network.patch_features(tokens), passed.grid)
 
         if sliding is None:
@@ -879,13 +877,7 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
         patches = features.flatten(2).mT
         if scga is not None:
             patches = aggregate(patches, scga)
-        if source == "summary_head":
-            return to_map(self._align(patches), grid)
-        # Dense heads read patches alone; the prefix only has to be there.
-        tokens = F.pad(patches, (0, 0, self.config.num_prefix_tokens, 0))
-        passed = NetworkOutput(tokens, tokens, {}, None, None, grid)
-        output = network.make_output(passed, [adaptor.name], "NCHW")
-        return cast(dict[str, Any], output.adaptors)[adaptor.name].features
+        return align_patches(network, adaptor.name, patches, grid, source)
 
     def _align(self, tokens: Tensor) -> Tensor:
         """Apply the summary head of the teacher's adaptor: `(..., hidden)` to `(..., text_dim)`."""
@@ -906,6 +898,24 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
             return image_text_contrastive_loss(logits_per_text)
         is_pair = 2 * torch.eye(num_texts, device=logits_per_text.device) - 1
         return -F.logsigmoid(is_pair * logits_per_text).sum(dim=-1).mean()
+
+
+def align_patches(network: Any, name: str, patches: Tensor, grid: Resolution, source: DenseSource) -> Tensor:
+    """Map patches into the space of texts, `(batch, text_dim, rows, cols)`.
+
+    Args:
+        network: The `RadioNetwork`.
+        name: Its adaptor for texts.
+        patches: Backbone features, before any head, `(batch, patches, hidden)`.
+        grid: Their rows and columns.
+        source: See `RadioForZeroShotImageClassification.segment`.
+    """
+    if source == "summary_head":
+        return to_map(network.adaptor(name).head_mlp(patches), grid)
+    # Dense heads read patches alone; the prefix only has to be there.
+    tokens = F.pad(patches, (0, 0, network.config.num_prefix_tokens, 0))
+    output = network.make_output(NetworkOutput(tokens, tokens, {}, None, None, grid), [name], "NCHW")
+    return cast(dict[str, Any], output.adaptors)[name].features
 
 
 def _cosines_of_patches(patches: Tensor, text_embeds: Tensor, denoising: float | None) -> tuple[Tensor, Tensor]:

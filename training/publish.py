@@ -16,7 +16,8 @@ class PublishSettings(Settings):
     """Settings of a publication.
 
     Attributes:
-        checkpoint: Folder with a model, an adapter or Parquet files of features, and its card.
+        checkpoint: Folder with a model, an adapter or Parquet files of features, and its card; or the address of
+            features, such as s3://bucket/features.
         model_id: ORG/NAME of the repository.
         private: Only its owners see a new repository. An existing one keeps its visibility.
         revision: Tag of this version; by default the first of v1, v2, ... that is free.
@@ -26,7 +27,7 @@ class PublishSettings(Settings):
         trust_remote_code: Allow other code that the folder or an adapter's base names: it is run and published.
     """
 
-    checkpoint: Path
+    checkpoint: Path | str
     model_id: str
     private: bool = False
     revision: str | None = None
@@ -45,6 +46,7 @@ COMMAND = Command(
         "radio publish runs/mine/final ORG/NAME --dry-run",
         "radio publish runs/mine/final ORG/NAME --private",
         "radio publish features ORG/FEATURES",
+        "radio publish s3://bucket/features ORG/FEATURES",
     ),
 )
 

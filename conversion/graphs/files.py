@@ -89,7 +89,10 @@ def write_graph(graph: "ir.Model", path: Path) -> None:
 
 
 def open_graph(path: Path, num_threads: int = 0) -> RunGraph:
-    """Open a file with onnxruntime on the CPU, with so many threads; 0 leaves their number to it."""
+    """Open a file with onnxruntime on the CPU, with so many threads; 0 leaves their number to it.
+
+    The returned function raises a `ValueError` where onnxruntime fails.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -98,7 +101,15 @@ def open_graph(path: Path, num_threads: int = 0) -> RunGraph:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        outputs = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        try:
+            outputs = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        except Exception as error:  # onnxruntime's errors have no other class in common
+            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"onnxruntime cannot run the graph for {shapes}: {reason:.200}. If the network depends on the size of "
+                "the image, as Swin's windows do, give `fixed_size`."
+            ) from error
         return [torch.from_numpy(output) for output in outputs]
 
     return run

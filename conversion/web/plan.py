@@ -17,12 +17,12 @@ from modeling_radio.conversion.graphs.models import FlatRadio, size_step
 from modeling_radio.conversion.to_onnx import export_flat
 from modeling_radio.conversion.web.texts import Texts
 from modeling_radio.layers_radio import PositionCache, RadioPatchGenerator
-from modeling_radio.outputs_radio import RadioModelOutput
-from modeling_radio.zero_shot_radio import DenseSource
+from modeling_radio.radseg_radio import SCALING, aggregate, choose_scra, encode_recursively
+from modeling_radio.zero_shot_radio import DenseSource, align_patches
 
 
 TEXT_PATCHES = "text_patches"
-"""Output with patches in the space of the texts, where no adaptor's features are in it."""
+"""Output with patches in the space of the texts, after RADSeg's steps within the network."""
 DEFAULT_WINDOW = 4
 """Window in patches. Our choice: windows of 8, as released models have, do not divide most small images."""
 DEFAULT_LARGEST = 512
@@ -92,31 +92,45 @@ def keep_offered_positions(model: RadioModel, sides: Sequence[int]) -> None:
 
 
 class WebRadio(FlatRadio):
-    """A model's dense features alone; a summary head may also map patches to the space of texts, as in `segment`.
+    """A model's dense features alone, and the patches that words are compared with.
+
+    These are as in `segment` with SCGA and, where the network can have it, SCRA: in one pass, without sliding windows.
 
     Args:
         model: The model.
         adaptors: Adaptors with dense features.
         window_size: Side of the ViTDet windows in tokens; `None` is global attention.
+        text_space: Adaptor of the texts; `None` for none.
+        text_source: How patches are mapped into its space, see `segment`.
         text_head: The summary head for patches, if there is one.
     """
 
     def __init__(
-        self, model: RadioModel, adaptors: Sequence[str], window_size: int | None, text_head: nn.Module | None
+        self,
+        model: RadioModel,
+        adaptors: Sequence[str],
+        window_size: int | None,
+        text_space: str | None = None,
+        text_source: DenseSource = "summary_head",
     ) -> None:
         of_network = "global" if model.config.eradio is None else None  # E-RADIO keeps its own windows
         super().__init__(model, adaptors, window_size or of_network)
-        self.text_head = text_head
+        self.text_space, self.text_source = text_space, text_source
         self.names = [name for name in self.names if name.endswith("features")]
-        if text_head is not None:
+        if text_space is not None:
             self.names.append(TEXT_PATCHES)
+            self.scra = choose_scra(model.radio_model, "auto")
 
-    def read(self, output: RadioModelOutput) -> dict[str, Tensor]:
-        tensors = super().read(output)
-        if self.text_head is not None:
-            tokens = self.model.radio_model.patch_features(output.last_hidden_state)
-            tensors[TEXT_PATCHES] = self.text_head(tokens)
-        return tensors
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        if self.text_space is None:
+            return super().forward(pixel_values)
+        network = self.model.radio_model
+        passed, tokens = encode_recursively(network, pixel_values, self.window_size, self.scra)
+        tensors = self.read(network.make_output(passed, self.adaptors))
+        patches = aggregate(network.patch_features(tokens), SCALING)
+        aligned = align_patches(network, self.text_space, patches, passed.grid, self.text_source)
+        tensors[TEXT_PATCHES] = aligned.flatten(2).mT
+        return tuple(tensors[name] for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -169,7 +183,7 @@ class Plan:
         window: Side of the windows in patches; `None` for none.
         window_step: With windows both sides are multiples of so many pixels.
         text_space: Space in which words and patches are compared, if there are words.
-        text_head: Summary head that maps the final tokens to it, if no adaptor's features are in it.
+        text_source: How patches are mapped into it.
     """
 
     adaptors: list[str]
@@ -179,12 +193,15 @@ class Plan:
     window: int | None
     window_step: int
     text_space: Space | None
-    text_head: nn.Module | None
+    text_source: DenseSource
 
     def wrap(self, model: RadioModel) -> dict[str, WebRadio]:
         """Return the modules to export: "global", and "windows" if there are any."""
         windows = {"global": None} if self.window is None else {"global": None, "windows": self.window}
-        return {name: WebRadio(model, self.adaptors, window, self.text_head) for name, window in windows.items()}
+        space = None if self.text_space is None else self.text_space.name
+        return {
+            name: WebRadio(model, self.adaptors, window, space, self.text_source) for name, window in windows.items()
+        }
 
 
 def plan_page(
@@ -214,15 +231,14 @@ def plan_page(
         raise ValueError(f"`checkpoint` must take RGB images, got {model.config.num_channels} channels.")
     names = list(model.config.adaptor_names or []) if adaptors is None else list(adaptors)
     spaces = find_spaces(model, names)
-    text_space, text_head = (None, None) if texts is None else _text_space(model, texts, dense_source)
+    source = dense_source or ("summary_head" if texts is None else texts.model.usual_dense_source)
+    text_space = None if texts is None else _text_space(model, texts, source)
     computed = [space.name for space in spaces[1:]]
-    if text_space is not None and text_head is None and text_space.name not in computed:
-        computed.append(text_space.name)
     step = size_step(model.config, None)
     window = _choose_window(model, window_size)
     window_step = step if window is None else step * window
     return Plan(
-        computed, spaces, _choose_sizes(model, sizes, window_step), step, window, window_step, text_space, text_head
+        computed, spaces, _choose_sizes(model, sizes, window_step), step, window, window_step, text_space, source
     )
 
 
@@ -254,18 +270,14 @@ def _choose_sizes(model: RadioModel, sizes: Sequence[int] | None, step: int) -> 
     return sorted(set(sizes))
 
 
-def _text_space(model: RadioModel, texts: Texts, source: DenseSource | None) -> tuple[Space, nn.Module | None]:
-    """Return the space that words and patches share: an adaptor's features, or its summary head's output."""
-    adaptor = texts.model.image_adaptor
-    if source is None:
-        source = texts.model.usual_dense_source
+def _text_space(model: RadioModel, texts: Texts, source: DenseSource) -> Space:
+    """Return the space that words and patches share: that of an adaptor's features, or of its summary head."""
+    adaptor, scale = texts.model.image_adaptor, 1
     if source == "features":
         if adaptor.feature_dim != texts.model.text_width:
             raise ValueError(
                 f"`feature_dim` of adaptor {adaptor.name!r} must be {texts.model.text_width}, the width of the texts, "
                 f"for `dense_source` features, got {adaptor.feature_dim}. Use summary_head."
             )
-        (_, space) = find_spaces(model, [adaptor.name])
-        return space, None
-    head = model.radio_model.adaptor(adaptor.name).head_mlp
-    return Space(adaptor.name, adaptor.name, TEXT_PATCHES, texts.model.text_width), head
+        scale = model.config.adaptor(adaptor.name).upsample_factor
+    return Space(adaptor.name, adaptor.name, TEXT_PATCHES, texts.model.text_width, scale)

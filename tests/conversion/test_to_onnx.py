@@ -15,6 +15,7 @@ from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.export import main
+from modeling_radio.conversion.graphs.files import open_graph
 from modeling_radio.conversion.to_onnx import check_onnx, export_onnx, save_onnx
 from modeling_radio.model_cards.metadata import pipeline_tag
 
@@ -76,6 +77,8 @@ def test_a_changed_graph_is_noticed(tmp_path):
     with torch.no_grad():
         model.radio_model.model.patch_generator.pos_embed += 1
     assert check_onnx(wrapped, tmp_path / "out.onnx")["features"].largest_difference > 0.1
+    with pytest.raises(ValueError, match="fixed_size"):  # what onnxruntime refuses
+        open_graph(tmp_path / "out.onnx")({"pixel_values": torch.rand(1, 4, 32, 32)})
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from datetime import timedelta
 
@@ -99,3 +101,20 @@ def test_a_run_without_progress_is_one_warning_of_one_rank(rank, monkeypatch, ca
     with caplog.at_level(logging.WARNING):
         beats._warn()
     assert ["rank 1 (host h; after step 6, in 'student')" in line for line in caplog.messages] == [True] * (rank == 0)
+
+
+WITH_BUSY_THREAD = """
+import sys
+from torch import distributed
+distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{sys.argv[1]}", rank=0, world_size=1)
+from modeling_radio.core import heartbeats
+heartbeats.rank_and_count, heartbeats.INTERVAL = lambda: (0, 2), 0.0
+with heartbeats.Heartbeats(lambda: (1, "data"), []):
+    pass
+"""
+
+
+@pytest.mark.tour
+def test_a_process_ends_in_order_whatever_its_thread_does():
+    """A thread that is in the store while the interpreter ends would abort it."""
+    subprocess.run([sys.executable, "-c", WITH_BUSY_THREAD, str(free_port())], check=True)

@@ -4,13 +4,17 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 
+import huggingface_hub
 import pytest
 from local_hub import TOKEN, VISIT, hub_in_place
 from PIL import Image
 from tiny_tuning import save_model_and_adapter
 
 from modeling_radio.training.extract import main as extract
+from modeling_radio.training.extraction import store as stores
+from modeling_radio.training.extraction.store import Store
 from modeling_radio.training.publish import main
 
 
@@ -112,6 +116,45 @@ def test_published_features_open_elsewhere(folders, hub, visit, tmp_path, monkey
     assert {"README.md", "extraction.json", "pca.safetensors", "data/train-00000-of-00001.parquet"} <= files.keys()
     assert visit(usage_of(files)).splitlines()[0].startswith("0.png (")
     assert not hub.unknown
+
+
+@pytest.mark.parametrize("large", [(), (".parquet", ".safetensors")])
+def test_features_are_published_from_an_address_with_one_copy_at_a_time(
+    folders, hub, large, tmp_path, monkeypatch, capsys
+):
+    hub.large = large
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # our Hub knows the older way only
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 32), (80 * number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    address = f"memory://{uuid.uuid4().hex}/features"
+    command = [str(folders[0]), "--data", str(tmp_path / "images"), "--output", address, "--shard-images", "2"]
+    assert extract([*command, "--dense", "--pca", "4", "--size", "32", "--num-workers", "0"]) == 0
+    copies, most = [], []
+    create = stores.tempfile.TemporaryDirectory
+
+    class Counted(create):
+        def __enter__(self):
+            copies.append(self)
+            most.append(len(copies))
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            copies.remove(self)
+            super().__exit__(*error)
+
+    monkeypatch.setattr(stores.tempfile, "TemporaryDirectory", Counted)
+    assert main([address, "org/features"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{hub.endpoint}/datasets/org/features/tree/v1"
+    files = hub.repositories["datasets/org/features"].commits[hub.repositories["datasets/org/features"].tags["v1"]]
+    store = Store(address)
+    assert files.keys() - {".gitattributes"} == store.sizes().keys()
+    assert {"README.md", "SHA256SUMS", "pca.safetensors", "data/train-00001-of-00002.parquet"} <= files.keys()
+    assert all(files[name] == store.read(name) for name in store.sizes().keys() - {"README.md"})
+    assert b'"org/features"' in files["README.md"]
+    assert len(hub.stored) == (3 if large else 0)
+    assert max(most) == 1
+    assert copies == hub.unknown == []
 
 
 def test_a_dry_run_asks_nothing_of_the_hub(folders, hub, capsys):

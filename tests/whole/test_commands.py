@@ -88,5 +88,5 @@ PATHS = [
 @pytest.mark.parametrize(("module", "name"), PATHS)
 def test_an_empty_path_is_refused(module, name):
     """A variable of the shell that isn't set must not stand for the working directory, nor for the default."""
-    with pytest.raises(SettingsError, match=rf"`{name}` must be a path(, or null)?, got ''\."):
+    with pytest.raises(SettingsError, match=rf"`{name}` must be a path( or a text)?(, or null)?, got ''\."):
         load(command_of(module).settings, [], [f"{name}="])

@@ -90,6 +90,18 @@ class Store:
         with self._remote(folder):
             return sum(each["size"] or 0 for each in self._system.ls(self._place(folder), detail=True))
 
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each file at an address by its name, also of those in folders; without links."""
+        assert self.folder is None
+        with self._remote(""):
+            found = cast("dict[str, dict[str, Any]]", self._system.find(self._root, detail=True))
+        root = self._root.strip("/")
+        return {
+            place.strip("/").removeprefix(root).lstrip("/"): facts["size"] or 0
+            for place, facts in found.items()
+            if facts["type"] == "file" and not facts.get("islink") and not place.endswith("/")
+        }
+
     def read(self, name: str) -> bytes:
         """Return the content of a file.
 

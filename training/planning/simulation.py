@@ -33,8 +33,7 @@ class SimulatedStep(NamedTuple):
     """A step of a stage, in the mean over the simulated ones.
 
     Attributes:
-        flops: By part, as `Networks.operations_by_part` names them,, the operations of a rank in the
-            mean.
+        flops: Operations of a rank in the mean, by the parts that `Networks.operations_by_part` names.
         imbalance: Operations of the rank that has most over those of a rank in the mean.
         worst: The same in the most uneven step.
         idle_passes: Share of the passes that have no image.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ def check_publication(publication: Publication, *, trusts_remote_code: bool = Fa
 def check_card(publication: Publication) -> None:
     """Refuse a card without metadata, license or code to use it; results are optional."""
     is_dataset = publication.kind == "dataset"
-    remedy = f"`radio card {publication.folder} --license ID` writes a complete card."
+    remedy = f"`radio card {publication.store} --license ID` writes a complete card."
     remedy = COMPLETED_BY_EXTRACTION if is_dataset else remedy
     card = publication.read(CARD).decode()
     try:
@@ -103,21 +105,26 @@ def check_card(publication: Publication) -> None:
 def check_files(publication: Publication) -> None:
     """Refuse pickles, and absolute paths and secrets in texts and in the metadata of weights."""
     for name in publication.files:
-        if _is_pickle(publication, name):
-            raise UnfitError(f"{name} is, or may hold, a pickle, which can run code where it is opened: remove it.")
-        for text in _texts(publication, name):
-            found = _LOCAL_PATH.search(text)
-            if found:
-                shown = text[found.start() : found.start() + 60].split("\n")[0]
-                raise UnfitError(
-                    f"{name} names a path of this machine, {shown!r}: write a path that works "
-                    "elsewhere, such as a relative one. Commands write the paths that you give."
-                )
-            if _SECRET.search(text):
-                raise UnfitError(
-                    f"{name} holds a secret: an address with a password, a signature or a token, or a token of the "
-                    "Hub. Remove it, and revoke it if others may have seen it."
-                )
+        with publication.store.reading(name) as path:
+            if not isinstance(publication.files[name], bytes) and _is_pickle(path):
+                raise UnfitError(f"{name} is, or may hold, a pickle, which can run code where it is opened: remove it.")
+            for text in _texts(publication, name, path):
+                _check_text(name, text)
+
+
+def _check_text(name: str, text: str) -> None:
+    found = _LOCAL_PATH.search(text)
+    if found:
+        shown = text[found.start() : found.start() + 60].split("\n")[0]
+        raise UnfitError(
+            f"{name} names a path of this machine, {shown!r}: write a path that works "
+            "elsewhere, such as a relative one. Commands write the paths that you give."
+        )
+    if _SECRET.search(text):
+        raise UnfitError(
+            f"{name} holds a secret: an address with a password, a signature or a token, or a token of the "
+            "Hub. Remove it, and revoke it if others may have seen it."
+        )
 
 
 def check_code(publication: Publication, *, trusts_remote_code: bool = False) -> None:
@@ -145,15 +152,17 @@ def check_opens(publication: Publication, *, trusts_remote_code: bool = False) -
 
     An adapter would run the code of its base's repository there, so without trust it is opened with the installed code.
     """
-    folder = publication.folder.resolve()
+    if publication.kind == "dataset":
+        _open_data_set(publication)
+        return
+    assert publication.store.folder is not None  # addresses are those of data sets
+    folder = publication.store.folder.resolve()
     if publication.kind == "model":
         reopen_elsewhere(folder, Image.new("RGB", (_SIZE_PX, _SIZE_PX), "gray"))
-    elif publication.kind == "adapter" and trusts_remote_code:
+    elif trusts_remote_code:
         _open_adapter_elsewhere(folder)
-    elif publication.kind == "adapter":
-        _open_adapter(folder)
     else:
-        _open_data_set(folder)
+        _open_adapter(folder)
 
 
 def _open_adapter(folder: Path) -> None:
@@ -186,17 +195,48 @@ def _open_adapter_elsewhere(folder: Path) -> None:
         raise UnfitError(f"{folder} does not open in a new process: {reason}")
 
 
-def _open_data_set(folder: Path) -> None:
+def _open_data_set(publication: Publication) -> None:
     from datasets import load_dataset
 
-    parts = [match for path in folder.rglob("*.parquet") if (match := _PART.search(path.name))]
+    parts = [match for name in publication.files if (match := _PART.search(name))]
     for beginning, count in sorted({(match.string[: match.start()], match[2]) for match in parts}):
         found = sum(match.string[: match.start()] == beginning and match[2] == count for match in parts)
         if found != int(count):
-            raise UnfitError(f"{folder} has {found} of {int(count)} files of {beginning}. {COMPLETED_BY_EXTRACTION}")
-    splits = load_dataset(str(folder), streaming=True)
-    if any(next(iter(split.decode(False)), None) is None for split in splits.values()):  # a row may name any address
-        raise UnfitError(f"{folder} has a split without rows.")
+            raise UnfitError(
+                f"{publication.store} has {found} of {int(count)} files of {beginning}. {COMPLETED_BY_EXTRACTION}"
+            )
+    with _folder_of_data_set(publication) as folder:
+        splits = load_dataset(str(folder), streaming=True)
+        rows = [next(iter(split.decode(False)), None) for split in splits.values()]  # a row may name any address
+    if any(row is None for row in rows):
+        raise UnfitError(f"{publication.store} has a split without rows.")
+
+
+@contextmanager
+def _folder_of_data_set(publication: Publication) -> Iterator[Path]:
+    """Yield the folder of a data set; of one at an address a folder with its card and one row of each set of files."""
+    from pyarrow import Table
+    from pyarrow.parquet import ParquetFile, ParquetWriter
+
+    store = publication.store
+    if store.folder is not None:
+        yield store.folder.resolve()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, CARD).write_bytes(publication.read(CARD))
+        begun = set[str]()
+        for name in sorted(name for name in publication.files if name.endswith(".parquet")):
+            beginning = _PART.split(name)[0]  # all of the name if it is the only file
+            if beginning in begun:
+                continue
+            with store.open(name) as file, ParquetFile(file) as table:
+                rows = Table.from_batches(itertools.islice(table.iter_batches(1), 1), table.schema_arrow)
+            Path(folder, name).parent.mkdir(exist_ok=True)
+            with ParquetWriter(Path(folder, name), rows.schema) as writer:
+                if rows.num_rows:  # `datasets` cannot read a group of no rows
+                    writer.write_table(rows)
+                    begun.add(beginning)
+        yield Path(folder)
 
 
 def _read_json(publication: Publication, name: str) -> Any:
@@ -206,10 +246,7 @@ def _read_json(publication: Publication, name: str) -> Any:
         raise UnfitError(f"{Path(name).name} is no valid JSON: {error}.") from error
 
 
-def _is_pickle(publication: Publication, name: str) -> bool:
-    path = publication.files[name]
-    if isinstance(path, bytes):
-        return False
+def _is_pickle(path: Path) -> bool:
     with path.open("rb") as file:
         starts_as_pickle = _PICKLE_START.match(file.read(2)) is not None
     try:
@@ -221,13 +258,14 @@ def _is_pickle(publication: Publication, name: str) -> bool:
         return path.suffix != ".safetensors"
 
 
-def _texts(publication: Publication, file: str) -> Iterator[str]:
-    name, content = Path(file), publication.files[file]
-    if name.suffix == ".safetensors" and isinstance(content, Path):
-        with safe_open(content, "pt") as weights:
+def _texts(publication: Publication, file: str, path: Path) -> Iterator[str]:
+    """Yield the texts of a file to check; of tables and weights they are read from its path on this machine."""
+    name = Path(file)
+    if name.suffix == ".safetensors":
+        with safe_open(path, "pt") as weights:
             yield from (weights.metadata() or {}).values()
-    elif name.suffix == ".parquet" and isinstance(content, Path):
-        yield from _texts_of_table(content)
+    elif name.suffix == ".parquet":
+        yield from _texts_of_table(path)
     elif name.suffix == ".json" and name.name not in ("tokenizer.json", "vocab.json"):
         value = _read_json(publication, file)
         if name.name == "config.json" and isinstance(value, dict):

@@ -6,8 +6,9 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -18,12 +19,13 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of the client's 
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 from modeling_radio.core.errors import UserError, first_few
-from modeling_radio.core.trust import COPIED_FILES, allowed_files
+from modeling_radio.core.trust import COPIED_FILES, allowed_files, has_name
 from modeling_radio.model_cards.build import RESULTS, WEIGHTS
 from modeling_radio.model_cards.kinds import BASE_PLACEHOLDER, is_adapter
 from modeling_radio.model_cards.metadata import HUB_ID
 from modeling_radio.model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
 from modeling_radio.peft_radio import read_adapter_config
+from modeling_radio.training.extraction.store import Store
 
 
 CARD = "README.md"
@@ -51,17 +53,17 @@ class Publication:
     """Content of an upload.
 
     Attributes:
-        folder: Folder that is uploaded.
+        store: Folder that is uploaded, or its address.
         kind: Kind of the folder.
         repo_id: `ORG/NAME`.
-        files: Files by their path in the repository: a path in the folder, or the new content of a file that names
-            repositories.
+        files: Files by their path in the folder, which is that in the repository: the size, or the new content of a
+            file that names repositories.
     """
 
-    folder: Path
+    store: Store
     kind: Kind
     repo_id: str
-    files: dict[str, Path | bytes]
+    files: dict[str, int | bytes]
 
     @property
     def repo_type(self) -> str:
@@ -71,34 +73,35 @@ class Publication:
     def read(self, name: str) -> bytes:
         """Return the content of a file."""
         content = self.files[name]
-        return content if isinstance(content, bytes) else content.read_bytes()
+        return content if isinstance(content, bytes) else self.store.read(name)
 
     def num_bytes(self) -> int:
         """Return the size of all files together."""
-        return sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in self.files.values())
+        return sum(len(each) if isinstance(each, bytes) else each for each in self.files.values())
 
 
-def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publication:
+def read_folder(folder: Path | str, repo_id: str, base: str | None = None) -> Publication:
     """Return the files that a folder becomes on the Hub; the folder stays as it is.
 
     Args:
-        folder: A checkpoint, an adapter, or features in Parquet files.
+        folder: A checkpoint, an adapter, or features in Parquet files, which may be at an address.
         repo_id: `ORG/NAME`; replaces the placeholder in the card's code.
         base: Repository of an adapter's base, which may be a folder here.
 
     Raises:
         ValueError: If it is none of these, holds other files or links, has no card, or the card's code opens something
-            else.
+            else; or if an address is not reached.
     """
-    kind = _kind(folder)
-    files: dict[str, Path | bytes] = {**_published_files(folder, kind)}
+    store = Store(folder, "checkpoint")
+    kind, sizes = ("dataset", _files_at_address(store)) if store.folder is None else _files_of_folder(store.folder)
+    files: dict[str, int | bytes] = {**sizes}
     if CARD not in files:
         command = f"card {folder} --license ID`"
         command = "extract`, with its options as before," if kind == "dataset" else command
         raise ValueError(f"{folder} has no card. `radio {command} writes it.")
-    card = (folder / CARD).read_text(encoding="utf-8").replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
+    card = store.read(CARD).decode().replace("\r\n", "\n").replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
     if kind == "adapter":
-        named, files[ADAPTER_CONFIG_NAME] = _adapter_config(folder, base)
+        named, files[ADAPTER_CONFIG_NAME] = _adapter_config(Path(folder), base)
         found = read_card(card.replace(BASE_PLACEHOLDER, named))
         found.data.__dict__.update(base_model=[named], base_model_relation="adapter")
         card = str(found)
@@ -110,7 +113,7 @@ def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publicat
         raise ValueError(
             f"The card's code opens {', '.join(others)}, not {repo_id}: write it again without `--model-id`."
         )
-    return Publication(folder, kind, repo_id, files)
+    return Publication(store, kind, repo_id, files)
 
 
 def _kind(folder: Path) -> Kind:
@@ -126,23 +129,41 @@ def _kind(folder: Path) -> Kind:
     )
 
 
-def _published_files(folder: Path, kind: Kind) -> dict[str, Path]:
-    """Return the files to publish by their path in the folder.
+def _files_of_folder(folder: Path) -> tuple[Kind, dict[str, int]]:
+    """Return the kind of a folder, and the sizes of the files to publish by their path in it.
 
     Caches, hidden files other than the Hub's own, and the results that the card was written from are left out: the card
     shows the results, and they name the command that measured and its folders. Any other file is refused.
     """
+    kind = _kind(folder)
     found = allowed_files(folder, FEATURE_FILES if kind == "dataset" else PUBLISHED_FILES)
     names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir()]
     visible = [name for name in names if name.name != RESULTS and "__pycache__" not in name.parts]
     visible = [name for name in visible if not any(part.startswith(".") for part in name.parts)]
-    strangers = [name.as_posix() for name in visible if name.as_posix() not in found]
+    _refuse([name.as_posix() for name in visible if name.as_posix() not in found], folder, kind)
+    return kind, {name: path.stat().st_size for name, path in found.items()}
+
+
+def _files_at_address(store: Store) -> dict[str, int]:
+    """Return the sizes of the files of features to publish by their names; hidden ones are left out."""
+    visible = {
+        name: size for name, size in store.sizes().items() if not any(part.startswith(".") for part in name.split("/"))
+    }
+    if not any(name.endswith(".parquet") for name in visible):
+        raise ValueError(
+            f"`checkpoint` must be a folder of this machine, or the address of features (*.parquet), got {str(store)!r}"
+            ". Copy a model or an adapter to a folder first."
+        )
+    _refuse([name for name in visible if not has_name(name, FEATURE_FILES)], store, "dataset")
+    return visible
+
+
+def _refuse(strangers: list[str], folder: Path | Store, kind: Kind) -> None:
     if strangers:
         raise ValueError(
             f"{str(folder)!r} must hold only files of a {kind}, got {first_few(strangers, _MAX_NAMES)}: move these "
             "away, because everything published stays public."
         )
-    return found
 
 
 def _adapter_config(folder: Path, base: str | None) -> tuple[str, bytes]:
@@ -196,7 +217,12 @@ def publish(publication: Publication, api: HfApi, *, private: bool, revision: st
         raise PublishError(f"`revision` must be new, got {revision!r}, which {publication.repo_id} has. {state}")
     tag = revision or next(name for name in (f"v{number}" for number in range(1, len(tags) + 2)) if name not in tags)
     gone = sorted(old_files - publication.files.keys())
-    _ask(lambda: _commit(publication, api, gone, f"Publish {tag}"), "upload", state, faults=UPLOAD_FAULTS)
+    sent = {
+        name: _ask(partial(_send, publication, api, name), "upload", state, faults=UPLOAD_FAULTS)
+        for name, content in publication.files.items()
+        if publication.store.folder is None and not isinstance(content, bytes)
+    }
+    _ask(lambda: _commit(publication, api, sent, gone, f"Publish {tag}"), "upload", state, faults=UPLOAD_FAULTS)
     state = f"All files are there; only the tag {tag!r} is missing: the same command with `--exist-ok` sets it."
     _ask(lambda: api.create_tag(**repo, tag=tag, exist_ok=True), "tag the version", state)
     kind = "datasets/" if publication.repo_type == "dataset" else ""
@@ -222,10 +248,26 @@ def _create(publication: Publication, api: HfApi, *, private: bool, exist_ok: bo
     return True
 
 
-def _commit(publication: Publication, api: HfApi, gone: list[str], title: str) -> None:
+def _send(publication: Publication, api: HfApi, name: str) -> CommitOperationAdd:
+    """Upload a file from an address before its commit, by a copy that only exists meanwhile.
+
+    huggingface-hub would take file objects, but not those of all file systems, reads them twice, and cannot send them
+    to Xet, the Hub's storage of large files.
+    """
+    with publication.store.reading(name) as path:
+        added = CommitOperationAdd(name, path)
+        api.preupload_lfs_files(publication.repo_id, [added], repo_type=publication.repo_type)
+        if added.path_or_fileobj:  # not emptied, so not sent: a small file, which goes in the commit itself
+            added.path_or_fileobj = path.read_bytes()
+    return added
+
+
+def _commit(
+    publication: Publication, api: HfApi, sent: Mapping[str, CommitOperationAdd], gone: list[str], title: str
+) -> None:
     added = [
-        CommitOperationAdd(name, io.BytesIO(content) if isinstance(content, bytes) else content)
-        for name, content in publication.files.items()
+        sent[name] if name in sent else CommitOperationAdd(name, _content(publication, name))
+        for name in publication.files
     ]
     api.create_commit(
         publication.repo_id,
@@ -233,6 +275,14 @@ def _commit(publication: Publication, api: HfApi, gone: list[str], title: str) -
         commit_message=title,
         repo_type=publication.repo_type,
     )
+
+
+def _content(publication: Publication, name: str) -> Path | io.BytesIO:
+    content, folder = publication.files[name], publication.store.folder
+    if isinstance(content, bytes):
+        return io.BytesIO(content)
+    assert folder is not None
+    return folder / name
 
 
 def _ask(request: Callable[[], T], what: str, state: str, faults: tuple[type[Exception], ...] = (HTTPError,)) -> T:

@@ -76,12 +76,12 @@ export function shareAlike(cosines) {
   return cosines.reduce((count, cosine) => count + (cosine >= (1 + lowest) / 2), 0) / cosines.length;
 }
 
-/** Show the words with their colors and the shares of the picture that they have. */
-export function showLegend(words, shares) {
+/** Show the words with their colors and the shares of the picture that they have; some are left out. */
+export function showLegend(words, shares, isOut) {
   const items = words.map((word, i) => {
     const swatch = make("i");
     swatch.style.background = MASK_COLORS[i % MASK_COLORS.length];
-    return make("li", {}, swatch, make("span", {}, word), make("span", {}, percent(shares[i])));
+    return make("li", {}, swatch, make("span", {}, word), make("span", {}, isOut[i] ? "left out" : percent(shares[i])));
   });
   element("legend").replaceChildren(...items);
 }

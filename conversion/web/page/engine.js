@@ -5,7 +5,7 @@ import { download } from "./download.js";
 import { outputSize, resize, toPixelValues, withoutAlpha } from "./preprocessing.js";
 import { chooseBackend, loadRuntime, openGraph } from "./runtime.js";
 import { agreement, cosinesWith, unitRows } from "./similarity.js";
-import { REFERENCES, classVectors, relevancies, tokenize } from "./words.js";
+import { REFERENCES, classVectors, findUnlikely, relevancies, tokenize } from "./words.js";
 
 let site, base, engine; // engine: {ort, backend, base, threads, model, weights, sessions}
 let texts = null; // {session, tokenizer}
@@ -70,13 +70,14 @@ const commands = {
     });
   },
 
-  /** How sure every patch is of each word. */
+  /** How sure every patch is of each word, and of which words none is. */
   async words({ words }) {
     texts ??= await openTexts();
     const vectors = await embed([...words, ...REFERENCES]);
     const { units, count, width, rows, cols } = seen.texts;
     const [wanted, references] = [vectors.slice(0, words.length), vectors.slice(words.length)];
-    return { rows, cols, maps: relevancies(units, count, width, wanted, references, site.texts.scale) };
+    const maps = relevancies(units, count, width, wanted, references, site.texts.scale);
+    return { rows, cols, maps, unlikely: findUnlikely(units, count, width, wanted) };
   },
 
   /** The last picture's features in a space, as the model gave them. */

@@ -64,7 +64,9 @@ function draw() {
   if (masks) {
     const threshold = Number(element("threshold").value);
     element("threshold-value").textContent = percent(threshold);
-    showLegend(state.words, paintMasks(stage, masks.maps, masks.rows, masks.cols, threshold));
+    const isOut = masks.unlikely.map((isUnlikely) => isUnlikely && element("denoising").checked);
+    const maps = masks.maps.map((map, i) => (isOut[i] ? new Float32Array(map.length) : map));
+    showLegend(state.words, paintMasks(stage, maps, masks.rows, masks.cols, threshold), isOut);
   }
   if (cursor) paintCursor(stage, cursor.row, cursor.col, seen.rows, seen.cols);
   element("found").hidden = !masks;
@@ -198,6 +200,7 @@ function listen() {
   element("views").addEventListener("change", ({ target }) => ((state.view = target.value), drawMaps()));
   element("words-form").addEventListener("submit", (event) => (event.preventDefault(), busily(findWords)));
   element("threshold").addEventListener("input", draw);
+  element("denoising").addEventListener("change", draw);
   element("forget").addEventListener("click", () => ((element("words").value = ""), busily(findWords)));
 }
 

@@ -31,6 +31,26 @@ export function classVectors(embeddings, numWords, numPrompts, width) {
   });
 }
 
+const [PROBABILITY_SCALE, LEAST_PROBABILITY] = [100, 0.5];
+
+/**
+ * Which words no patch is sure of (prompt denoising of RADSeg, https://arxiv.org/abs/2511.19704); none where all would be.
+ *
+ * Beside the others, such a word is less likely than 50 % at every patch. `units` and `words` are unit vectors.
+ */
+export function findUnlikely(units, count, width, words) {
+  const cosines = words.map((word) => cosinesWith(units, count, width, word));
+  const best = words.map(() => 0);
+  for (let i = 0; i < count; i++) {
+    const highest = Math.max(...cosines.map((map) => map[i]));
+    const weights = cosines.map((map) => Math.exp(PROBABILITY_SCALE * (map[i] - highest)));
+    const sum = weights.reduce((total, weight) => total + weight, 0);
+    weights.forEach((weight, word) => (best[word] = Math.max(best[word], weight / sum)));
+  }
+  const isOut = best.map((probability) => probability < LEAST_PROBABILITY);
+  return isOut.every(Boolean) ? isOut.fill(false) : isOut;
+}
+
 /**
  * How sure each patch is of each word, in [0, 1]: the smallest probability of the word beside one of the references.
  *

@@ -7,6 +7,7 @@ import torch
 from tiny_sentences import build_sentence_tower
 from tiny_site import build_radio, build_tokenizer
 from tiny_texts import build_dual_encoder
+from torch.nn import functional as F
 
 from modeling_radio import RadioForZeroShotImageClassification
 from modeling_radio.conversion.graphs.files import open_graph
@@ -19,6 +20,7 @@ from modeling_radio.conversion.web.plan import (
     write_graphs,
 )
 from modeling_radio.conversion.web.texts import Texts
+from modeling_radio.radseg_radio import SCALING
 
 
 def test_spaces_are_those_with_dense_features():
@@ -34,19 +36,25 @@ def test_spaces_are_those_with_dense_features():
 
 
 @pytest.mark.slow
-def test_a_graph_answers_as_the_model_and_takes_patches_to_the_texts(tmp_path):
+@pytest.mark.parametrize(("source", "window"), [("summary_head", None), ("features", 2)])
+def test_a_graph_answers_as_the_model_and_finds_words_as_segment_does(source, window, tmp_path):
     pytest.importorskip("onnxscript")
-    model = build_radio()
-    head = model.radio_model.adaptor("clip-a").head_mlp
-    wrapped = WebRadio(model, ["clip-a"], None, head)
+    radio = build_radio()
+    model, classes = texts_of(radio, build_dual_encoder("clip", 12)).model, torch.randn(3, 12)
+    wrapped = WebRadio(radio, ["clip-a"], window, "clip-a", source)
     assert wrapped.names == ["features", "clip-a_features", TEXT_PATCHES]
-    paths = write_graphs({"global": wrapped}, tmp_path)
-    images = torch.rand(1, 3, 64, 48)
-    with torch.no_grad():
-        wanted = wrapped(images)
-    torch.testing.assert_close(wanted[2], head(wanted[0]))
-    for found, tensor in zip(open_graph(paths["global"])({"pixel_values": images}), wanted, strict=True):
-        torch.testing.assert_close(found, tensor, rtol=0, atol=1e-4)
+    run = open_graph(write_graphs({"graph": wrapped}, tmp_path)["graph"])
+    for size in ((64, 96), (96, 32)):
+        images, as_here = torch.rand(1, 3, *size), window or "global"
+        with torch.no_grad():
+            plain = radio(images, window_size=as_here, adaptor_names=["clip-a"])
+            logits = model.segment(images, classes, source, as_here, sliding=None, denoising=None).logits
+        features, of_adaptor, patches = run({"pixel_values": images})
+        torch.testing.assert_close(features, plain.features, rtol=0, atol=1e-4)
+        torch.testing.assert_close(of_adaptor, plain.adaptors["clip-a"].features, rtol=0, atol=1e-4)
+        cosines = F.normalize(patches, dim=-1) @ F.normalize(classes, dim=-1).T
+        wanted = logits.flatten(2).mT / model.logit_scale.exp()
+        torch.testing.assert_close(cosines, wanted.detach(), rtol=0, atol=1e-5)  # 5e-5 without SCRA
 
 
 def texts_of(radio, source):
@@ -67,17 +75,17 @@ def test_sizes_windows_and_spaces_by_default():
 def test_words_meet_the_features_of_a_sentence_encoder_and_the_summary_head_of_others():
     radio = build_radio(adaptor_names=[])
     plan = plan_page(radio, texts_of(radio, build_sentence_tower(12)))
-    assert (plan.text_space.output, plan.text_head, plan.adaptors) == ("clip-a_features", None, ["clip-a"])
+    assert (plan.text_space.output, plan.text_source, plan.adaptors) == (TEXT_PATCHES, "features", [])
     assert [space.name for space in plan.spaces] == ["backbone"]
     of_clip = texts_of(radio, build_dual_encoder("clip", 12))
     plan = plan_page(radio, of_clip)
     (wrapped, *_) = plan.wrap(radio).values()
-    assert plan.text_space.output == TEXT_PATCHES == wrapped.names[-1]
+    assert (plan.text_source, wrapped.names[-1]) == ("summary_head", TEXT_PATCHES)
     images = torch.rand(1, 3, 64, 32)
     with torch.no_grad():
-        patches = of_clip.model.aligned_patches(images)
+        patches = of_clip.model.aligned_patches(images, scra=SCALING, scga=SCALING)
         torch.testing.assert_close(wrapped(images)[-1], patches.flatten(2).transpose(1, 2))
-    assert plan_page(radio, of_clip, dense_source="features").text_head is None
+    assert plan_page(radio, of_clip, dense_source="features").text_source == "features"
 
 
 @pytest.mark.parametrize("fields", [{}, {"use_cropped_positions": False}, {"pos_embed_align_corners": True}])

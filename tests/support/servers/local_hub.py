@@ -1,6 +1,7 @@
 """A Hub on this machine, as far as publishing and opening by name ask for it.
 
-It takes every file within the commit, so that no other storage is needed. Anything that it does not know is answered by
+It takes every file within the commit, so that no other storage is needed, but large files by git-lfs where a test asks
+for that. Anything that it does not know is answered by
 501 and kept in `unknown`.
 """
 
@@ -53,6 +54,8 @@ class LocalHub:
         unknown: Those that it has no answer to.
         faults: What goes wrong with the next requests whose path fits, used up once each: a pattern, and a status to
             answer, "drop" to close the connection, or "lost" to close it when all is done, in place of the answer.
+        large: Endings of the names of files that must be sent before the commit.
+        stored: Content of these files by SHA-256.
     """
 
     endpoint: str = ""
@@ -60,6 +63,8 @@ class LocalHub:
     requests: list[tuple[str, str]] = field(default_factory=list)
     unknown: list[tuple[str, str]] = field(default_factory=list)
     faults: list[tuple[str, str]] = field(default_factory=list)
+    large: tuple[str, ...] = ()
+    stored: dict[str, bytes] = field(default_factory=dict)
 
 
 def object_id(content: bytes) -> str:
@@ -115,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.unknown.append((self.command, path))
         return self._answer(501, {"error": "not served"})
 
-    do_GET = do_POST = do_HEAD = _handle  # noqa: N815  (the names that the base class calls)
+    do_GET = do_POST = do_PUT = do_HEAD = _handle  # noqa: N815  (the names that the base class calls)
 
     def _create(self):
         wanted = json.loads(self.body)
@@ -136,13 +141,24 @@ class Handler(BaseHTTPRequestHandler):
         rows = [
             {
                 "path": name,
-                "uploadMode": "regular",
+                "uploadMode": "lfs" if name.endswith(self.hub.large) else "regular",
                 "shouldIgnore": False,
                 "oid": object_id(here[name]) if name in here else None,
             }
             for name in files
         ]
         self._answer(body={"files": rows})
+
+    def _store_by(self):
+        rows = [
+            {**each, "actions": {"upload": {"href": f"{self.hub.endpoint}/stored/{each['oid']}"}}}
+            for each in json.loads(self.body)["objects"]
+        ]
+        self._answer(body={"transfer": "basic", "objects": rows})
+
+    def _store(self, name):
+        self.hub.stored[name] = self.body
+        self._answer()
 
     def _commit(self, key, revision):
         repository = self.hub.repositories[key]
@@ -151,6 +167,8 @@ class Handler(BaseHTTPRequestHandler):
             entry = json.loads(line)
             if entry["key"] == "file":
                 files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            elif entry["key"] == "lfsFile":
+                files[entry["value"]["path"]] = self.hub.stored[entry["value"]["oid"]]
             elif entry["key"] == "deletedFile":
                 files.pop(entry["value"]["path"])
         commit = repository.commit(files)
@@ -231,6 +249,8 @@ ROUTES = (
     (r"POST /api/repos/create", Handler._create),
     (r"POST /api/validate-yaml", Handler._validate),
     (rf"POST {KEY}/preupload/(?P<revision>.+)", Handler._preupload),
+    (r"POST /(?:datasets/)?[^/]+/[^/]+\.git/info/lfs/objects/batch", Handler._store_by),
+    (r"PUT /stored/(?P<name>\w+)", Handler._store),
     (rf"POST {KEY}/commit/(?P<revision>.+)", Handler._commit),
     (rf"POST {KEY}/tag/(?P<revision>.+)", Handler._tag),
     (rf"GET {KEY}/refs", Handler._refs),

@@ -21,6 +21,7 @@ def test_files_are_created_once_and_read_by_their_names(store):
     assert store.num_bytes("a") == 5
     with store.reading("a/b") as path, store.open("a/b") as file:
         assert path.read_bytes() == file.read() == b"three"
+    assert store.folder is not None or store.sizes() == {"a/b": 5}
     store.remove("a/b")
     store.remove("a/b")
     assert not store.exists("a/b")

@@ -2,11 +2,13 @@
 
 import json
 import pickle
+import uuid
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 
+from modeling_radio.training.extraction.store import Store
 from modeling_radio.training.publishing import checks
 from modeling_radio.training.publishing.checks import (
     UnfitError,
@@ -143,6 +145,7 @@ def test_an_adapter_that_does_not_open_is_refused(adapter_folder):
         check_opens(publication, trusts_remote_code=True)
 
 
+FEATURES = Features({"id": Value("string"), "summary": List(Value("float32"))})
 CARD_OF_FEATURES = """---
 license: cc-by-4.0
 tags:
@@ -172,6 +175,35 @@ def test_features_need_a_card_a_license_and_all_files(tmp_path):
     (tmp_path / "modeling.py").write_text("import os")
     with pytest.raises(ValueError, match=r"modeling\.py"):
         published(tmp_path)
+
+
+def test_features_at_an_address_are_checked_as_in_a_folder(tmp_path):
+    address = f"memory://{uuid.uuid4().hex}/features"
+    store = Store(address)
+    store.write("config.json", b"{}")
+    with pytest.raises(ValueError, match="`checkpoint`"):
+        published(address)
+    store.remove("config.json")
+    for number, ids in enumerate(([], ["a"])):
+        table = Dataset.from_dict({"id": ids, "summary": [[0.5]] * len(ids)}, features=FEATURES)
+        table.to_parquet(tmp_path / "part.parquet")
+        store.write(f"data/train-0000{number}-of-00002.parquet", (tmp_path / "part.parquet").read_bytes())
+    with pytest.raises(ValueError, match="no card"):
+        published(address)
+    store.write(CARD, CARD_OF_FEATURES.encode())
+    store.write(".work/claim", b"x")
+    check_publication(published(address))
+    assert published(address).files.keys() == store.sizes().keys() - {".work/claim"}
+    store.write("notes.txt", b"x")
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        published(address)
+    store.remove("notes.txt")
+    store.write("extraction.json", b'{"source": "/srv/me/cats"}')
+    refused(check_files, address, r"extraction\.json .*'/srv/me/cats'")
+    store.write("data/test-00000-of-00001.parquet", store.read("data/train-00000-of-00002.parquet"))
+    refused(check_opens, address, "without rows")
+    store.remove("data/train-00001-of-00002.parquet")
+    refused(check_opens, address, "1 of 2 files of data/train")
 
 
 def test_paths_in_tables_are_refused(tmp_path):

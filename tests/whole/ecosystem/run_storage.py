@@ -1,4 +1,4 @@
-"""An S3 on this machine (moto): distil and extract from it and to it, without a copy, by workers that die, Daft, Lance.
+"""An S3 on this machine (moto): distil and extract, by workers that die, by Daft, for Lance; publish from it.
 
 Usage: run_storage.py FOLDER
 
@@ -17,13 +17,10 @@ from pathlib import Path
 
 
 REPOSITORY = Path(__file__).parents[3]
-sys.path[:0] = [str(REPOSITORY / part) for part in ("tests/support/models", "tests/support/distillation")]
+sys.path[:0] = [str(REPOSITORY / "tests" / "support" / part) for part in ("models", "distillation", "servers")]
 os.environ |= {"HF_HUB_OFFLINE": "1", "AWS_DEFAULT_REGION": "us-east-1", "OMP_NUM_THREADS": "1"}
-os.environ |= {
-    "AWS_ACCESS_KEY_ID": "anybody",
-    "AWS_SECRET_ACCESS_KEY": "anything",
-    "AWS_ALLOW_HTTP": "true",
-}  # moto asks for some
+os.environ |= {"AWS_ACCESS_KEY_ID": "anybody", "AWS_SECRET_ACCESS_KEY": "anything"}  # moto asks for some
+os.environ["AWS_ALLOW_HTTP"] = "true"  # for Lance
 
 import numpy as np  # noqa: E402
 import pyarrow  # noqa: E402
@@ -84,6 +81,8 @@ def extract(root: Path, storage: s3fs.S3FileSystem) -> None:
         "4",
         "--num-workers",
         "0",
+        "--license",
+        "cc-by-4.0",
     ]
     to_s3 = [*command, "--output", "s3://bucket/features"]
     killed = radio(*to_s3)
@@ -109,6 +108,25 @@ def extract(root: Path, storage: s3fs.S3FileSystem) -> None:
     found = finished(radio("search", "s3://bucket/features", str(query), "--checkpoint", str(root / "model")))
     assert "00000" in found
     sys.stdout.write("ok   extract and search\n")
+
+
+def publish(storage: s3fs.S3FileSystem) -> None:
+    """Publish the features from there on a Hub of this machine, which knows git-lfs."""
+    from local_hub import TOKEN, local_hub
+
+    with local_hub() as hub:
+        hub.large = (".parquet",)
+        asked = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        sys.stdout.write(finished(radio("publish", "s3://bucket/features", "org/features", **asked)))
+        repository = hub.repositories["datasets/org/features"]
+        files = repository.commits[repository.tags["v1"]]
+    storage.invalidate_cache()
+    names = {path.removeprefix("bucket/features/") for path in storage.find("bucket/features")}
+    assert files.keys() - {".gitattributes"} == names, names
+    for name in names - {"README.md"}:
+        assert files[name] == storage.cat_file(f"bucket/features/{name}"), name
+    assert len(hub.stored) == NUM_SHARDS
+    sys.stdout.write("ok   publish\n")
 
 
 def extract_on_daft(root: Path, storage: s3fs.S3FileSystem) -> None:
@@ -202,6 +220,7 @@ if __name__ == "__main__":
     save_radio(root / "model")
     write_shards(storage)
     extract(root, storage)
+    publish(storage)
     extract_on_daft(root, storage)
     extract_for_lance(root, storage)
     search_in_lance()

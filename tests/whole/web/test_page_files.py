@@ -8,7 +8,10 @@ from node import PAGE
 
 SCRIPTS = sorted(PAGE.glob("*.js"))
 FILES = sorted(path for path in PAGE.iterdir() if path.is_file())
-SOURCES = {"https://arxiv.org/abs/2303.09553", "https://bids.github.io/colormap/", "https://jfly.uni-koeln.de/color/"}
+SOURCES = {
+    *("https://arxiv.org/abs/2303.09553", "https://arxiv.org/abs/2511.19704"),
+    *("https://bids.github.io/colormap/", "https://jfly.uni-koeln.de/color/"),
+}
 """Of methods, in comments; nothing is loaded from them."""
 NAMESPACES = {"http://www.w3.org/2000/svg"}
 HTML = (PAGE / "index.html").read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ from modeling_radio import RadioForZeroShotImageClassification, RadioImageProces
 from modeling_radio.conversion.to_web import main
 from modeling_radio.conversion.web.site import find_runtime
 from modeling_radio.core.packages import PackageUnavailableError
+from modeling_radio.radseg_radio import LEFT_OUT
 
 
 pytestmark = pytest.mark.tour
@@ -138,13 +139,15 @@ def test_what_is_alike_and_words_are_those_of_the_model(watch, address, site, ch
     words, references = ["otter", "the rocks"], ["object", "things", "stuff", "texture"]
     with torch.no_grad():
         classes = model.embed_classes(tokenizer, [*words, *references])
-        plain = dict.fromkeys(("scra", "scga", "sliding", "denoising"))
-        logits = model.segment(pixels, classes, source="features", **plain).logits[0].flatten(1)
+        whole = {"sliding": None, "denoising": None}
+        logits = model.segment(pixels, classes, source="features", **whole).logits[0].flatten(1)
+        denoised = model.segment(pixels, classes[:2], source="features", sliding=None).logits[0].flatten(1)
         output = RadioModel.from_pretrained(checkpoint).eval()(pixels, adaptor_names=["clip-a", "sam-b"])
     wanted = torch.sigmoid(logits[:2] - logits[2:].amax(dim=0))
     questions = (["see", {"size": 64, "windows": False}], ["alike", {"x": 0.9, "y": 0.1}], ["words", {"words": words}])
     _, (seen, alike, found) = ask(watch, address, *questions)
     np.testing.assert_allclose(np.array(found["maps"]), wanted.numpy(), atol=1e-3)
+    assert found["unlikely"] == (denoised == LEFT_OUT).all(dim=1).tolist()
     assert [each["name"] for each in alike] == ["backbone", "clip-a", "sam-b"]
     maps = {"backbone": output.features, **{name: each.features for name, each in output.adaptors.items()}}
     for each, (name, scale) in zip(alike, {"backbone": 1, "clip-a": 1, "sam-b": 2}.items(), strict=True):
@@ -232,6 +235,12 @@ def test_keys_alone_reach_everything(watch):
         page.keyboard.press("ArrowRight")
     assert text(watch, "#threshold-value") == "80 %"
     assert text(watch, "#legend") != before
+    page.locator("#words").fill("otter, sky, rock, a photo, texture")
+    page.keyboard.press("Enter")
+    settle(watch)
+    assert "left out" in text(watch, "#legend")
+    page.locator("#denoising").press("Space")
+    assert "left out" not in text(watch, "#legend")
     page.locator("#forget").press("Enter")
     settle(watch)
     assert not page.locator("#found").is_visible()

@@ -8,6 +8,7 @@ from PIL import Image
 from tiny_site import build_radio, build_tokenizer, save_image
 
 from modeling_radio import RadioImageProcessor
+from modeling_radio.radseg_radio import DENOISING, find_unlikely
 from modeling_radio.training.figures.features import fit_pca_basis, pca_colors
 
 
@@ -65,6 +66,19 @@ def test_relevancy_is_the_smallest_probability_beside_a_reference():
     call = "page.relevancies(Float32Array.from(given.patches), 7, 5, given.words, given.references, 10)"
     found = torch.tensor(run_module("words.js", call, given))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_words_that_no_patch_is_sure_of_are_those_of_the_model():
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.nn.functional.normalize(torch.randn(shape, generator=generator), dim=-1)  # noqa: E731
+    patches, words = draw(4, 7, 5), draw(4, 6, 5)
+    words[3] = words[3, :1]  # of equal words none is likely, and all stay
+    cosines = torch.einsum("bpd,bwd->bwp", patches, words)[..., None]
+    wanted = find_unlikely(cosines, DENOISING)[..., 0, 0].tolist()
+    assert [any(each) for each in wanted] == [True, True, True, False]
+    given = {"patches": patches.flatten(1).tolist(), "words": words.tolist()}
+    call = "given.words.map((words, i) => page.findUnlikely(Float32Array.from(given.patches[i]), 7, 5, words))"
+    assert run_module("words.js", call, given) == wanted
 
 
 def test_texts_that_are_too_long_keep_their_end_as_the_tokenizer_does():
