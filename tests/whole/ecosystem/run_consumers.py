@@ -20,6 +20,7 @@ from typing import Any
 
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true", "FIFTYONE_DO_NOT_TRACK": "true"}
+os.environ |= {"PYSPARK_PYTHON": sys.executable}  # else the first `python3` of PATH
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "DAFT_PROGRESS_BAR": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 import numpy as np
