@@ -34,7 +34,7 @@ _MOST_NAMED = 4
 
 
 class Beat(NamedTuple):
-    """What a rank sends.
+    """The message that a rank sends to say that it lives.
 
     Attributes:
         count: Number of its beats so far.

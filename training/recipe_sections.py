@@ -66,7 +66,7 @@ class FiltersRecipe(RecipeSection):
 
 
 class BalanceRecipe(RecipeSection):
-    """How often images are shown: those of small groups more often than those of large ones.
+    """Balanced sampling: images of small groups are shown more often than images of large ones.
 
     Attributes:
         features: Data set that `radio extract` wrote of the same images.

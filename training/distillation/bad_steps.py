@@ -1,4 +1,4 @@
-"""What a skipped step had seen, written for a look at it: its images, crops, losses, and small tensors."""
+"""Files about a skipped step, to find its cause: its images, crops and losses, and its tensors if they are small."""
 
 import json
 import math

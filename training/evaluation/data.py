@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -40,19 +40,7 @@ enough for several sizes), their class, the class of each pixel, their depth, te
 correspond in pairs of them, the normals of the surfaces that they show, masks of frames in their order, images that
 they should find, or phrases with the masks of what they name."""
 
-KINDS: tuple[Kind, ...] = (
-    "images",
-    "photographs",
-    "labels",
-    "masks",
-    "depth",
-    "captions",
-    "pairs",
-    "normals",
-    "videos",
-    "landmarks",
-    "phrases",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class ByNumber(Protocol[Item]):

@@ -66,7 +66,7 @@ def write_lance(store: Store, shards: Sequence[Shard], columns: Sequence[str]) -
                 rows = lance.dataset(address)
             else:
                 rows = lance.write_dataset(_batches(store, of_split), address)
-                # What an earlier process left that was killed while it wrote.
+                # A process that was killed while it wrote may have left parts.
                 rows.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
             number = rows.count_rows()
             if number < MIN_ROWS:

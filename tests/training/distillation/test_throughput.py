@@ -1,4 +1,4 @@
-"""What trackers get of the speed of ranks."""
+"""Numbers about the speed of ranks in the trackers."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What a worker of Daft does, and engines that cannot start; `make consumers` runs Daft itself."""
+"""The function of a Daft worker, and engines that cannot start; `make consumers` runs Daft itself."""
 
 import sys
 
