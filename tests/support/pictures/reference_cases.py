@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 from argparse import Namespace
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from modeling_radio.conversion.nvidia.tensors import fold_spectral
 
@@ -36,14 +38,20 @@ def write_hub_folder(case: str, folder: Path, config: dict | None = None) -> Pat
     (folder / "config.json").write_text(json.dumps(config))
     content = load_training_file(case)
     state = fold_spectral(content.get("state_dict_ema") or content["state_dict"])
-    teachers = [teacher["name"] for teacher in config["args"]["teachers"]]
-    summaries = [index for index, teacher in enumerate(config["args"]["teachers"]) if teacher["use_summary"]]
-    tensors = {"radio_model.summary_idxs": torch.tensor(summaries)}
-    for key, tensor in state.items():
-        if (ours := _hub_key(key, teachers, config["adaptor_names"] or [])) is not None:
-            tensors[ours] = tensor.contiguous()
+    tensors = hub_tensors(state, config["args"]["teachers"], config["adaptor_names"] or [])
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def hub_tensors(state: Mapping[str, Tensor], teachers: Sequence[dict], adaptors: Collection[str]) -> dict[str, Tensor]:
+    """Return the weights of a training file as a Hub folder has them, with those adaptors."""
+    names = [teacher["name"] for teacher in teachers]
+    summaries = [index for index, teacher in enumerate(teachers) if teacher["use_summary"]]
+    tensors = {"radio_model.summary_idxs": torch.tensor(summaries)}
+    for key, tensor in state.items():
+        if (ours := _hub_key(key, names, adaptors)) is not None:
+            tensors[ours] = tensor.contiguous()
+    return tensors
 
 
 def write_release(case: str, folder: Path) -> Path:
@@ -54,7 +62,7 @@ def write_release(case: str, folder: Path) -> Path:
     return folder
 
 
-def _hub_key(key: str, teachers: list[str], adaptors: list[str]) -> str | None:
+def _hub_key(key: str, teachers: Sequence[str], adaptors: Collection[str]) -> str | None:
     head = re.fullmatch(r"_(heads|feature_projections)\.([^.]+)\.(.+)", key)
     if head is not None:
         name = teachers[int(head[2])] if head[2].isdecimal() else head[2]
