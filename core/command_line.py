@@ -15,7 +15,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from pydantic.fields import FieldInfo
 
 from modeling_radio.checks_radio import did_you_mean
-from modeling_radio.core.errors import UserError
+from modeling_radio.core.errors import UserError, without_secrets
 from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
 from modeling_radio.core.settings import (
     MISSING,
@@ -81,7 +81,7 @@ def run_command(
         message, status = f"error: {' '.join(advice.split())}", 1
     else:
         return 0
-    print(f"{name}: {message}", file=sys.stderr, flush=True)
+    print(f"{name}: {without_secrets(message)}", file=sys.stderr, flush=True)
     return status
 
 

@@ -1,11 +1,26 @@
-"""The error that a command shows as one line."""
+"""The error that a command shows as one line, and what its text must not show."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 
+SECRET = re.compile(
+    r"(\w://)[^/\s@'\"]*:[^/\s@'\"]+(?=@)"
+    r"|([?&](?:[\w-]*(?:signature|token|secret|password|credential|api_?key)|sig)=)[^&\s'\"]+"
+    r"|\bhf_[A-Za-z0-9]{30,}",
+    re.IGNORECASE,
+)
+"""Matches an address's password, signature or token with what stands before it, and a token of the Hub."""
+
+
 class UserError(Exception):
     """Something that the user can mend, where no built-in error fits; the message is one line that says how."""
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with `...` in place of the secrets of addresses, and of tokens of the Hub."""
+    return SECRET.sub(lambda found: f"{found[1] or found[2] or ''}...", text)
 
 
 def first_few(items: Sequence[Any], most: int) -> str:

@@ -20,7 +20,14 @@ from modeling_radio.training.extraction.columns import FEATURES, GRID, ID, MEAN_
 from modeling_radio.training.extraction.lance_data import write_lance
 from modeling_radio.training.extraction.run import Extraction, Written
 from modeling_radio.training.extraction.search import build_indexes, index_path, summary_columns
-from modeling_radio.training.extraction.shards import FOLDER, read_columns, read_manifest
+from modeling_radio.training.extraction.shards import (
+    FOLDER,
+    hash_in,
+    naming_damaged,
+    read_columns,
+    read_manifest,
+    renew_sums,
+)
 from modeling_radio.training.extraction.store import Store
 
 
@@ -56,6 +63,7 @@ def finish(extraction: Extraction, written: Written) -> bool:
         build_indexes(store, shards, summaries, settings.index)
     if is_completed:
         store.write(MADE, (json.dumps(_made_now(written), indent=2) + "\n").encode())
+        renew_sums(store, {MADE: hash_in(store, MADE)})
     is_new = chosen is not None or settings.model_id is not None or settings.index is not None or is_completed
     if is_new or not store.exists(CARD):
         card = build_features_card(_describe(extraction, written, store), license)
@@ -102,7 +110,7 @@ def _types(store: Store, path: str) -> Features:
     from datasets import Features
     from pyarrow.parquet import read_schema
 
-    with store.open(path) as file:
+    with naming_damaged(store, path), store.open(path) as file:
         return Features.from_arrow_schema(read_schema(file))
 
 

@@ -11,6 +11,7 @@ import platform
 import random
 import re
 import secrets
+import shutil
 import sys
 import threading
 import time
@@ -27,7 +28,8 @@ BEAT_S = 15.0
 """Seconds between two signs of life."""
 LEASE_S = 60.0
 """A worker without a sign of life for so long is taken for dead. Both are our choices: three signs may get lost, and a
-dead machine costs a minute. If it does live, its piece is only made twice, with equal bytes."""
+dead machine costs a minute. If it does live, its piece is only made twice: with equal bytes on processors of one
+instruction set."""
 WAIT_S = 1.0
 """Seconds between two looks at what others hold."""
 LIST_SHARE = 20
@@ -137,6 +139,15 @@ class Claims:
                 known = done()
                 now = time.monotonic()
                 next_listing = now + max(WAIT_S, LIST_SHARE * (now - before))
+
+    def remove_abandoned(self, folder: str) -> None:
+        """Remove what dead workers left half written in a folder.
+
+        Locks would not tell them from living ones where the file system keeps locks to one machine.
+        """
+        for path, owner in self.store.temporary(folder).items():
+            if _WORKER.fullmatch(owner) and self._is_gone(owner):
+                shutil.rmtree(path, ignore_errors=True)
 
     def clear(self) -> None:
         """Remove the claims of the dead, and their last signs of life; all work is done."""

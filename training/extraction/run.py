@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from modeling_radio.core.files import hash_file
 from modeling_radio.core.ranks import of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
@@ -37,12 +36,15 @@ from modeling_radio.training.extraction.settings import ExtractionSettings
 from modeling_radio.training.extraction.shards import (
     AGAIN,
     FOLDER,
+    MANIFEST,
     SUMS,
     Shard,
     Sums,
     begin,
     check_folder,
     done_shards,
+    hash_in,
+    lines_of_sums,
     read_sums,
     with_rows,
     write_shard,
@@ -169,6 +171,7 @@ def extract(extraction: Extraction) -> Written:
             with claims.alone("begin"):
                 others = claims.others(team)
                 begin(store, facts, others=others)
+                claims.remove_abandoned(FOLDER)
                 if extraction.settings.pca is not None:
                     _find_bases(extraction, store)
             return others
@@ -176,7 +179,7 @@ def extract(extraction: Extraction) -> Written:
         has_others = on_first_rank(start)
         done = on_first_rank(lambda: done_shards(store))
         if not has_others and store.folder is not None:  # object stores watch over their contents themselves
-            _check_sums(store, [shard for shard in shards if shard.path in done])
+            _check_sums(store, [shard.path for shard in shards if shard.path in done])
         started, missing = time.perf_counter(), [each for each, shard in enumerate(shards) if shard.path not in done]
         num_new = make_on_daft(extraction.settings, missing) if extraction.settings.engine and missing else 0
         num_new += sum(of_all_ranks(_write_missing(extraction, store, claims, shards)))
@@ -333,19 +336,19 @@ def _find_bases(extraction: Extraction, store: Store) -> None:
         save_bases(path, bases)
 
 
-def _check_sums(store: Store, shards: list[Shard]) -> None:
-    """Refuse files that differ from their checksums; all ranks take part, each reads its share."""
+def _check_sums(store: Store, done: list[str]) -> None:
+    """Refuse files that differ from their checksums; all ranks take part, each reads its share.
+
+    Args:
+        store: Folder of the data set.
+        done: Files of rows that are there, which all have a checksum.
+    """
     rank, count = rank_and_count()
     sums = read_sums(store)
-    own = [shard.path for shard in shards[rank::count]]
-    damaged = [name for name in own if _hash(store, name) not in sums.get(name, ())]
+    names = [*done, *sorted(name for name in sums.keys() - done if store.exists(name))]
+    damaged = [name for name in names[rank::count] if hash_in(store, name) not in sums.get(name, ())]
     for name in itertools.chain(*of_all_ranks(damaged)):
         raise ValueError(f"{str(store.full_name(name))!r} has another sum than in {SUMS}: it has changed. {AGAIN}")
-
-
-def _hash(store: Store, name: str) -> str:
-    with store.reading(name) as path:
-        return hash_file(path)
 
 
 def _complete(
@@ -355,19 +358,18 @@ def _complete(
     shards = extraction.shards()
     with claims.alone("finish"):
         parts = [name for name in store.names() if name.startswith(f"{SUMS}-")]
-        if parts or not store.exists(SUMS):
-            written, lines = read_sums(store), []
-            for shard in shards:
-                known = written.get(shard.path, set())
-                digest = known.pop() if len(known) == 1 else _hash(store, shard.path)
-                lines.append(f"{digest}  {shard.path}\n")
-            store.write(SUMS, "".join(lines).encode())
-            for name in parts:
-                store.remove(name)
-            claims.clear()
-            role = "completed"
-        else:
-            role = "found" if was_done else "helped"
+        role = "completed" if parts or not store.exists(SUMS) else "found" if was_done else "helped"
+        written, of_rows = read_sums(store), [shard.path for shard in shards]
+        others = sorted({MANIFEST, PCA_FILE, *written} - set(of_rows))
+        digests = {}
+        for name in (*of_rows, *(name for name in others if store.exists(name))):
+            known = written.get(name, set())
+            digests[name] = known.pop() if len(known) == 1 else hash_in(store, name)
+        if role == "completed" or digests.keys() != written.keys():  # else a file was removed since
+            store.write(SUMS, lines_of_sums(digests))
+        for name in parts:
+            store.remove(name)
+        claims.clear()
     rows = Counter[str]()
     for shard in with_rows(store, shards) if extraction.settings.streaming else shards:
         rows[shard.split] += shard.end - shard.start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.nn.functional import normalize
 from torchvision.transforms.v2.functional import resize
 from tqdm.auto import tqdm
 
-from modeling_radio.core.files import one_line_errors
+from modeling_radio.core.files import hash_file, one_line_errors
 from modeling_radio.core.ranks import device_of_process
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.tables import markdown, plain_cell
@@ -26,7 +27,15 @@ from modeling_radio.training.evaluation.models.radio import AUTOCAST_TYPES, Radi
 from modeling_radio.training.extraction.columns import ID, MEAN_FEATURES, SCALE, SUMMARY, restored
 from modeling_radio.training.extraction.lance_data import find_in_lance
 from modeling_radio.training.extraction.settings import SearchSettings, SourceSettings
-from modeling_radio.training.extraction.shards import Shard, read_columns, read_manifest, shards_of
+from modeling_radio.training.extraction.shards import (
+    Shard,
+    naming_damaged,
+    read_columns,
+    read_manifest,
+    read_sums,
+    renew_sums,
+    shards_of,
+)
 from modeling_radio.training.extraction.source import open_source
 from modeling_radio.training.extraction.store import Store
 from modeling_radio.training.figures.page import CaptionedImage, Row, Section, check_page, write_page
@@ -58,8 +67,12 @@ def build_indexes(store: Store, shards: Sequence[Shard], columns: Sequence[str],
     """
     import faiss
 
+    by_split = _by_split(shards)
+    # An index without a checksum is written again; one with that of an older one would count as damaged.
+    renew_sums(store, dict.fromkeys(index_path(split, column) for split in by_split for column in columns))
+    digests = dict[str, str | None]()
     for column in columns:
-        for split, of_split in _by_split(shards).items():
+        for split, of_split in by_split.items():
             index: Any = None
             for shard in tqdm(of_split, f"index of {column}", unit=" files", leave=False, disable=None):
                 for vectors in _unit_vectors(store, shard.path, column):
@@ -70,6 +83,8 @@ def build_indexes(store: Store, shards: Sequence[Shard], columns: Sequence[str],
                     index.add(vectors)
             with store.writing(index_path(split, column)) as path, one_line_errors(path):
                 faiss.write_index(index, str(path))
+                digests[index_path(split, column)] = hash_file(path)
+    renew_sums(store, digests)
 
 
 def nearest(
@@ -85,12 +100,14 @@ def nearest(
         column: Column of the vectors that are compared.
         query: Unit vector, `(dim,)` float32.
         top: Number of rows.
+
+    Raises:
+        ValueError: If an index is damaged or of other rows.
     """
     found: list[tuple[float, str, int]] = []
     for split, of_split in _by_split(shards).items():
         if store.exists(index_path(split, column)):
-            with store.reading(index_path(split, column)) as path:
-                scores, numbers = _by_index(path, query, top)
+            scores, numbers = _by_index(store, index_path(split, column), of_split[-1].end, query, top)
         elif found_in_lance := find_in_lance(store, split, column, query, top):
             vectors, numbers = found_in_lance
             scores = _with_length_1(vectors) @ query
@@ -116,15 +133,20 @@ def _by_split(shards: Sequence[Shard]) -> dict[str, list[Shard]]:
     return splits
 
 
-def _by_index(path: Path, query: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+def _by_index(store: Store, name: str, num_rows: int, query: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return cosines and numbers of the nearest of a split's rows; a damaged index would answer other rows silently."""
     import faiss
 
-    try:
-        index = faiss.read_index(str(path))
-    except RuntimeError as error:  # all that faiss raises
-        raise ValueError(f"{path} is no index that faiss reads. Remove it, or write it again with --index.") from error
+    index: Any = None
+    with store.reading(name) as path, suppress(RuntimeError):  # all that faiss raises
+        index = faiss.read_index(str(path)) if hash_file(path) in read_sums(store).get(name, ()) else None
+    if index is None or (index.d, index.ntotal) != (len(query), num_rows):
+        raise ValueError(
+            f"{str(store.full_name(name))!r} is not the index that was written for these rows. Remove it, or write it "
+            "again with --index."
+        )
     scores, numbers = index.search(query[None], top)
-    is_there = numbers[0] >= 0  # an index with fewer rows fills up with -1
+    is_there = (numbers[0] >= 0) & (numbers[0] < num_rows)  # an index with fewer rows fills up with -1
     return scores[0][is_there], numbers[0][is_there]
 
 
@@ -148,7 +170,7 @@ def _with_length_1(vectors: np.ndarray) -> np.ndarray:
 def _schema(store: Store, path: str) -> Any:
     from pyarrow.parquet import read_schema
 
-    with store.open(path) as file:
+    with naming_damaged(store, path), store.open(path) as file:
         return read_schema(file)
 
 

@@ -7,12 +7,16 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError
 
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import hash_file, one_line_errors
 from modeling_radio.core.settings import differences
 from modeling_radio.training.extraction.claims import WORK
+from modeling_radio.training.extraction.settings import SourceSettings, StorageSettings
 from modeling_radio.training.extraction.store import Store
 
 
@@ -25,7 +29,8 @@ MAX_NAMED = 4
 """Our choice for the number of differences in a message."""
 FOLDER = "data"
 SUMS = "SHA256SUMS"
-"""Checksums of all files in the format of `sha256sum`; during an extraction each worker writes files of its own."""
+"""Checksums of all files but the card, which may be edited, in the format of `sha256sum`; during an extraction each
+worker writes files of its own."""
 LINES_OF_SUMS = 1000
 """Our choice of lines for each of them: the last one is written again with each line."""
 NUM_READERS = 16
@@ -35,12 +40,43 @@ GROUP_BYTES = 64 << 20
 """Our choice for a row group: readers hold one in memory."""
 
 
+class _Source(BaseModel):
+    name: str
+    hub_id: str | None
+
+
+class _Images(BaseModel):
+    state: str
+
+
+class _ListedImages(_Images):
+    number: int = Field(gt=0, lt=2**63)
+
+
+class _StreamedFiles(_Images):
+    files: int = Field(gt=0, lt=2**63)
+
+
+class _RowSettings(SourceSettings, StorageSettings):
+    data: str = ""
+
+
+class _Manifest(BaseModel):
+    """Types of what is read of a manifest, which may be a stranger's."""
+
+    settings: dict[str, Any]
+    source: _Source
+    model: dict[str, str]
+    images: dict[Annotated[str, Field(pattern=r"^\w+$")], _ListedImages | _StreamedFiles] = Field(min_length=1)
+
+
 def check_folder(store: Store) -> None:
-    """Refuse a folder that holds something else than a data set.
+    """Refuse a folder that holds something else than a data set, or an address that is no object store's.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If it does, or is.
     """
+    store.check_writable()
     is_file = store.folder is not None and store.folder.is_file()
     names = set(store.names())
     if is_file or (MANIFEST not in names and not names <= {FOLDER, WORK}):
@@ -72,7 +108,6 @@ def begin(store: Store, facts: Mapping[str, Any], *, others: bool = False) -> No
             f"`output` must be a new folder or one that was begun with the same settings, weights and images, got "
             f"{str(store)!r} with other ones ({first_few(found, MAX_NAMED)}). Name another, or give the old ones."
         )
-    store.remove_abandoned(FOLDER)
 
 
 def read_manifest(store: Store) -> dict[str, Any]:
@@ -83,11 +118,17 @@ def read_manifest(store: Store) -> dict[str, Any]:
     """
     try:
         facts = json.loads(store.read(MANIFEST))
-        if not {"settings", "images", "source", "model"} <= facts.keys():
-            raise ValueError(f"{MANIFEST} lacks entries")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{str(store)!r} is no data set that `radio extract` wrote: {error}.") from error
+        _RowSettings(**_Manifest.model_validate(facts).settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _no_data_set(store, f"{MANIFEST}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_data_set(store, error) from error
     return facts
+
+
+def _no_data_set(store: Store, reason: object) -> ValueError:
+    return ValueError(f"{str(store)!r} is no data set that `radio extract` wrote: {reason}.")
 
 
 class Shard(NamedTuple):
@@ -137,7 +178,7 @@ def with_rows(store: Store, shards: Iterable[Shard]) -> list[Shard]:
     from pyarrow.parquet import read_metadata
 
     def count(shard: Shard) -> int:
-        with store.open(shard.path) as file:
+        with naming_damaged(store, shard.path), store.open(shard.path) as file:
             return read_metadata(file).num_rows
 
     shards, ends, counted = list(shards), Counter[str](), list[Shard]()
@@ -157,14 +198,18 @@ def shards_of(store: Store, facts: Mapping[str, Any]) -> list[Shard]:
     """
     streamed = {name: images["files"] for name, images in facts["images"].items() if "files" in images}
     lengths = {name: images["number"] for name, images in facts["images"].items() if name not in streamed}
-    shards = plan_shards(lengths, facts["settings"]["shard_images"])
-    of_streams = list(itertools.chain.from_iterable(plan_streamed(*each) for each in streamed.items()))
-    done = done_shards(store)
-    num_missing = sum(shard.path not in done for shard in (*shards, *of_streams))
+    images_of_shard = _RowSettings(**facts["settings"]).images_of_shard
+    count = sum(streamed.values()) + sum(-(-length // images_of_shard) for length in lengths.values())
+    done, shards, of_streams = done_shards(store), list[Shard](), list[Shard]()
+    num_missing = count - len(done)
+    if num_missing <= 0:  # else the manifest may name more than memory holds
+        shards = plan_shards(lengths, images_of_shard)
+        of_streams = list(itertools.chain.from_iterable(plan_streamed(*each) for each in streamed.items()))
+        num_missing = sum(shard.path not in done for shard in (*shards, *of_streams))
     if num_missing:
         raise ValueError(
-            f"`folder` must be a whole data set, got {str(store)!r}, which lacks {num_missing} of "
-            f"{len(shards) + len(of_streams)} files. Extract the rest first with `radio extract`."
+            f"`folder` must be a whole data set, got {str(store)!r}, which lacks {num_missing} of {count} files. "
+            "Extract the rest first with `radio extract`."
         )
     return shards + with_rows(store, of_streams)
 
@@ -212,7 +257,7 @@ def write_shard(store: Store, path: str, tables: Iterable[pyarrow.Table], sums: 
     """
     from pyarrow.parquet import ParquetWriter
 
-    with store.writing(path) as temporary:
+    with store.writing(path, owner="" if sums is None else sums.worker) as temporary:
         groups = _groups(tables)
         first = next(groups)
         with one_line_errors(store.full_name(path)):
@@ -249,22 +294,52 @@ def read_sums(store: Store) -> dict[str, set[str]]:
     return sums
 
 
+def renew_sums(store: Store, digests: Mapping[str, str | None]) -> None:
+    """Replace the checksums of some files of a finished data set; None takes that of a file away."""
+    known = {name: next(iter(each)) for name, each in read_sums(store).items()}
+    renewed = {name: digest for name, digest in {**known, **digests}.items() if digest is not None}
+    store.write(SUMS, lines_of_sums(renewed))
+
+
+def lines_of_sums(digests: Mapping[str, str]) -> bytes:
+    """Return the content of a file of checksums."""
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
+
+
+def hash_in(store: Store, name: str) -> str:
+    """Return the SHA-256 of a file of a data set."""
+    with store.reading(name) as path:
+        return hash_file(path)
+
+
 def read_columns(store: Store, path: str, names: list[str]) -> Iterator[pyarrow.Table]:
     """Yield some columns of a file, one group of rows after the other.
 
     Raises:
         ValueError: If the file is damaged.
     """
-    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
+    checked = {"page_checksum_verification": True}
+    with naming_damaged(store, path), store.open(path) as content, ParquetFile(content, **checked) as file:
+        for group in range(file.num_row_groups):
+            table, wanted = file.read_row_group(group, columns=names), file.metadata.row_group(group).num_rows
+            if table.num_rows != wanted:  # the checksum of a page does not cover its number of rows
+                raise OSError(f"it has {table.num_rows} of {wanted} rows")
+            yield table
+
+
+@contextmanager
+def naming_damaged(store: Store, path: str) -> Iterator[None]:
+    """Report in one line, which names the file, that a Parquet file cannot be read.
+
+    Raises:
+        ValueError: In place of errors of Arrow and of the system.
+    """
+    from pyarrow import ArrowException
+
     try:
-        with store.open(path) as content, ParquetFile(content, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                table, wanted = file.read_row_group(group, columns=names), file.metadata.row_group(group).num_rows
-                if table.num_rows != wanted:  # the checksum of a page does not cover its number of rows
-                    raise OSError(f"it has {table.num_rows} of {wanted} rows")
-                yield table
+        yield
     except (ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(f"{str(store.full_name(path))!r} cannot be read: {reason}. {AGAIN}") from error

@@ -15,13 +15,15 @@ from modeling_radio.core.files import (
     WriteError,
     move_into_place,
     one_line_errors,
-    remove_abandoned,
     scratch_folder,
     write_file,
 )
 
 
-_ADDRESS = re.compile(r"\w+://")
+WHOLE_UPLOADS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
+"""Kinds of addresses of object stores, where a file has its name only when all of it was uploaded; elsewhere, as at
+`sftp://`, a killed upload leaves a part that looks like a finished file."""
+_ADDRESS = re.compile(r"(\w+)://")
 
 
 def is_address(name: str | Path) -> bool:
@@ -33,7 +35,7 @@ class Store:
     """Files of a folder by their names in it, such as `data/train-00000-of-00001.parquet`.
 
     A file has its name only when all of it is there: on this machine it is moved there, and object stores show no part
-    of an upload.
+    of an upload. Addresses of other kinds are only read: `check_writable` refuses them.
 
     Args:
         address: Path of the folder, or its address.
@@ -60,6 +62,19 @@ class Store:
 
     def __str__(self) -> str:
         return self.address
+
+    def check_writable(self) -> None:
+        """Refuse an address that is not one of an object store.
+
+        Raises:
+            ValueError: If it is.
+        """
+        kind = _ADDRESS.match(self.address)
+        if kind is not None and kind[1] not in WHOLE_UPLOADS:
+            raise ValueError(
+                f"`output` must be a folder or the address of an object store ({', '.join(WHOLE_UPLOADS)}), got "
+                f"{self.address!r}, where a killed upload would look finished. Name a folder, or mount it as one."
+            )
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names of files and folders in a folder, sorted; none if it does not exist."""
@@ -175,15 +190,19 @@ class Store:
                     (self.folder / name).rmdir()
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str, owner: str = "") -> Iterator[Path]:
         """Yield the path of a temporary file, which gets its name, or is uploaded, unless the context raises.
+
+        Args:
+            name: Name of the file.
+            owner: Name of the worker that writes, by which `temporary` tells whose it is.
 
         Raises:
             WriteError: If this fails.
         """
         if self.folder is not None:
             path = self.folder / name
-            with scratch_folder(path.parent) as scratch:
+            with scratch_folder(path.parent, f"{TEMPORARY_PREFIX}{owner}-") as scratch:
                 yield scratch / path.name
                 with one_line_errors(path):
                     move_into_place(scratch / path.name, path)
@@ -206,10 +225,10 @@ class Store:
                 self._system.get_file(self._place(name), str(copy))
             yield copy
 
-    def remove_abandoned(self, folder: str) -> None:
-        """Remove what killed processes left half written."""
-        if self.folder is not None:
-            remove_abandoned(self.folder / folder)
+    def temporary(self, folder: str) -> dict[Path, str]:
+        """Return the temporary folders of `writing` in a folder of this machine, and the worker that owns each."""
+        found = [] if self.folder is None else (self.folder / folder).glob(f"{TEMPORARY_PREFIX}*-*")
+        return {path: path.name.removeprefix(TEMPORARY_PREFIX).rpartition("-")[0] for path in found}
 
     def full_name(self, name: str) -> Any:
         """Return path or address of a file, for messages."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
+import posixpath
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from torch import Tensor
 
 from modeling_radio.checks_radio import check_choice
+from modeling_radio.core.errors import without_secrets
 from modeling_radio.core.settings import hash_of
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
 from modeling_radio.training.data.labeled.folders import TRAIN
@@ -49,8 +51,8 @@ class DecodedOrNone:
 class StreamedSplit:
     """Images of files that are read in order; nothing is held of them but the names of the files.
 
-    A name of an image is that of its file, without the folder that holds all and the suffix, a slash, and its key in a
-    .tar file, or its number in a Parquet file.
+    A name of an image is that of its file, without the folder that holds all, the suffix and the query of a signed
+    address, a slash, and its key in a .tar file, or its number in a Parquet file.
 
     Args:
         settings: Settings of the images.
@@ -78,8 +80,9 @@ class StreamedSplit:
         if settings.id_column is not None:
             check_choice("id_column", settings.id_column, [name for name in columns if name != self._image])
         self._id, self.kept_features = settings.id_column, columns.__class__({name: columns[name] for name in names})
-        folders = [name.rpartition("/")[0] for name in self._files]
-        self._root = os.path.commonpath(folders) if len(set(folders)) > 1 else folders[0]
+        paths = {file: _path(file) for file in self._files}
+        root = posixpath.commonpath([posixpath.dirname(path) for path in paths.values()])
+        self._names = {file: posixpath.relpath(path, root) for file, path in paths.items()}
 
     def shards(self, images_of_shard: int) -> list[Shard]:
         """Return a file for each of those that are read, however many images these have."""
@@ -87,7 +90,7 @@ class StreamedSplit:
 
     def state(self) -> dict[str, Any]:
         """Return the number of files, and hashes of their names and of their sizes, as plain data."""
-        names = {name.removeprefix(self._root): size for name, size in self._sizes.items()}
+        names = {self._names[file]: size for file, size in self._sizes.items()}
         return {
             "files": len(names),
             "state": hash_of(names)[:16],
@@ -118,7 +121,7 @@ class StreamedSplit:
                 raise ValueError("it has no image")
 
     def _prefix(self, file: str) -> str:
-        return str(Path(file.removeprefix(self._root).lstrip("/")).with_suffix(""))
+        return posixpath.splitext(self._names[file])[0]
 
     def _fields_of_samples(self) -> Features:
         from datasets import Features, Image, Value
@@ -140,7 +143,7 @@ class StreamedSplit:
             for _, field, part in parts:
                 is_other = self._takes_others and image is None and is_image(field)
                 if field == self._image or is_other:
-                    image = EncodedImage(f"{file}: {key}.{field}", part.read())
+                    image = EncodedImage(f"{without_secrets(file)}: {key}.{field}", part.read())
                 elif field in values or field == self._id:
                     values[field] = part.read().decode(errors="replace")
             if image is not None:
@@ -157,8 +160,17 @@ class StreamedSplit:
             for group in table.iter_batches(batch_size, columns=list(columns)):
                 for row in group.to_pylist():
                     name = f"{prefix}/{number:09d}" if self._id is None else str(row[self._id])
-                    yield name, image.read(row, f"{file}: row {number}"), row
+                    yield name, image.read(row, f"{without_secrets(file)}: row {number}"), row
                     number += 1
+
+
+def _path(file: str) -> str:
+    """Return the absolute path of a file, at an address with the bucket or host, without a query."""
+    address = urlsplit(file)
+    if address.scheme in ("http", "https"):
+        return f"/{address.hostname}{address.path}"
+    _, is_address, path = file.partition("://")
+    return f"/{path.lstrip('/')}" if is_address else Path(file).absolute().as_posix()
 
 
 def _open(file: str) -> Any:

@@ -20,11 +20,13 @@ from safetensors import SafetensorError, safe_open
 import modeling_radio
 from modeling_radio import RadioImageProcessor
 from modeling_radio.checks_radio import check_choice, read_json
-from modeling_radio.core.errors import first_few
+from modeling_radio.core.errors import SECRET, first_few
+from modeling_radio.core.files import hash_file
 from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.trust import clean_environment, foreign_code, our_modules
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.rendering import read_card
+from modeling_radio.training.extraction.shards import SUMS, naming_damaged, read_sums
 from modeling_radio.training.figures.predictions import MODELS
 from modeling_radio.training.publishing.publication import CARD, Publication
 from modeling_radio.training.student.reopen import reopen_elsewhere
@@ -36,11 +38,6 @@ NO_PATHS = ("nvidia_source", "id2label", "label2id")
 _PICKLE_START = re.compile(rb"\x80[\x02-\x05]")
 _LOCAL_PATH = re.compile(
     r"""(?:^|(?<=[\s"'`=(,:\[]))(?:file://|~/|[A-Za-z]:\\\\?\w|/(?:[\w.-]+/)+[\w.-]*|/(?:home|root|tmp|mnt)\b)"""
-)
-_SECRET = re.compile(
-    r"\w://[^/\s@'\"]*:[^/\s@'\"]+@|[?&](?:[\w-]*(?:signature|token|secret|password|credential|api_?key)|sig)=[^&\s]"
-    r"|\bhf_[A-Za-z0-9]{30,}",
-    re.IGNORECASE,
 )
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")
 _SIZE_PX = 64
@@ -103,9 +100,16 @@ def check_card(publication: Publication) -> None:
 
 
 def check_files(publication: Publication) -> None:
-    """Refuse pickles, and absolute paths and secrets in texts and in the metadata of weights."""
+    """Refuse pickles, files that differ from their checksums, and paths and secrets in texts and metadata."""
+    sums = read_sums(publication.store) if SUMS in publication.files else {}
+    for name in sorted(sums.keys() - publication.files.keys()):
+        raise UnfitError(f"{SUMS} lists {name}, which is not there. {COMPLETED_BY_EXTRACTION}")
     for name in publication.files:
         with publication.store.reading(name) as path:
+            if name in sums and hash_file(path) not in sums[name]:
+                raise UnfitError(
+                    f"{name} has another sum than in {SUMS}: it has changed. Remove it. {COMPLETED_BY_EXTRACTION}"
+                )
             if not isinstance(publication.files[name], bytes) and _is_pickle(path):
                 raise UnfitError(f"{name} is, or may hold, a pickle, which can run code where it is opened: remove it.")
             for text in _texts(publication, name, path):
@@ -120,7 +124,7 @@ def _check_text(name: str, text: str) -> None:
             f"{name} names a path of this machine, {shown!r}: write a path that works "
             "elsewhere, such as a relative one. Commands write the paths that you give."
         )
-    if _SECRET.search(text):
+    if SECRET.search(text):
         raise UnfitError(
             f"{name} holds a secret: an address with a password, a signature or a token, or a token of the "
             "Hub. Remove it, and revoke it if others may have seen it."
@@ -262,10 +266,14 @@ def _texts(publication: Publication, file: str, path: Path) -> Iterator[str]:
     """Yield the texts of a file to check; of tables and weights they are read from its path on this machine."""
     name = Path(file)
     if name.suffix == ".safetensors":
-        with safe_open(path, "pt") as weights:
-            yield from (weights.metadata() or {}).values()
+        try:
+            with safe_open(path, "pt") as weights:
+                yield from (weights.metadata() or {}).values()
+        except SafetensorError as error:
+            raise UnfitError(f"{file} cannot be read: {error}.") from error
     elif name.suffix == ".parquet":
-        yield from _texts_of_table(path)
+        with naming_damaged(publication.store, file):
+            yield from _texts_of_table(path)
     elif name.suffix == ".json" and name.name not in ("tokenizer.json", "vocab.json"):
         value = _read_json(publication, file)
         if name.name == "config.json" and isinstance(value, dict):
@@ -276,15 +284,15 @@ def _texts(publication: Publication, file: str, path: Path) -> Iterator[str]:
 
 
 def _texts_of_table(path: Path) -> Iterator[str]:
-    """Yield the texts of a table that begin like a path: captions may have slashes within."""
-    from pyarrow import string
+    """Yield the texts of a table that begin like a path, as captions may have slashes within, or hold a secret."""
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as table:
-        names = [field.name for field in table.schema_arrow if field.type == string()]
+        names = [field.name for field in table.schema_arrow if "string" in str(field.type)]  # also lists of texts
         for batch in table.iter_batches(columns=names) if names else ():
-            for column in batch.columns:
-                yield from (text for text in column.to_pylist() if text and _LOCAL_PATH.match(text))
+            for text in _strings([column.to_pylist() for column in batch.columns]):
+                if _LOCAL_PATH.match(text) or SECRET.search(text):
+                    yield text
 
 
 def _strings(value: Any) -> Iterator[str]:

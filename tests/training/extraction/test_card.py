@@ -12,6 +12,8 @@ from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.training.extraction import card, run
 from modeling_radio.training.extraction.card import CARD, MADE, finish, inherited_license
+from modeling_radio.training.extraction.columns import PCA_FILE
+from modeling_radio.training.extraction.shards import SUMS, done_shards, hash_in, read_sums
 from modeling_radio.training.extraction.store import Store
 
 
@@ -109,6 +111,25 @@ def test_an_edited_card_stays_unless_something_is_new(made, tmp_path):
     (tmp_path / "out" / "data" / "train-00001-of-00005.parquet").unlink()
     path.write_text(path.read_text() + "\nMore.\n")
     assert "More." not in made().content
+
+
+def test_all_files_but_the_card_have_checksums(made, tmp_path):
+    pytest.importorskip("faiss")
+    options, store = {"dense": True, "pca": 2, "index": "flat"}, Store(tmp_path / "out")
+    made(**options)
+    others = ["extraction.json", "index/train-summary.faiss", MADE, PCA_FILE]
+    assert read_sums(store).keys() == {*others, *done_shards(store)}
+    for name in others[1:]:
+        content = store.read(name)
+        store.write(name, content[:-5] + b"x" + content[-4:])
+        with pytest.raises(ValueError, match=f"{name}' .*{SUMS}"):
+            made(**options)
+        store.write(name, content)
+    store.remove(others[1])
+    made(**(options | {"index": None}))
+    assert others[1] not in read_sums(store)
+    made(**options)
+    assert read_sums(store)[others[1]] == {hash_in(store, others[1])}
 
 
 def test_a_later_card_tells_what_the_rows_were_made_on(made, tmp_path, monkeypatch):

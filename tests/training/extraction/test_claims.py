@@ -7,6 +7,8 @@ import uuid
 
 import pytest
 
+from modeling_radio.core import files
+from modeling_radio.core.files import TEMPORARY_PREFIX
 from modeling_radio.training.extraction import claims
 from modeling_radio.training.extraction.claims import CLAIMS, WORKERS, Claims
 from modeling_radio.training.extraction.store import Store
@@ -71,6 +73,20 @@ def test_a_killed_worker_of_this_machine_is_known_at_once(tmp_path):
     with worker.at_work():
         assert not worker.others()
         assert worker.take("a")
+
+
+def test_scratch_folders_of_living_workers_stay_where_locks_do_not_tell(tmp_path, monkeypatch):
+    """Each machine gets every lock where the file system keeps them to itself (Lustre with `localflock`)."""
+    monkeypatch.setattr(files, "_takes_lock", lambda descriptor: True)
+    store = Store(tmp_path / "out")
+    living, dead, mine = f"far.1.{8 * 'a'}", f"far.2.{8 * 'b'}", Claims(store)
+    store.write(f"{WORKERS}/{living}", b"0")
+    (tmp_path / "out" / "data" / f"{TEMPORARY_PREFIX}{dead}-x").mkdir(parents=True)
+    with mine.at_work(), store.writing("data/a", owner=living) as path:
+        path.write_bytes(b"a")
+        mine.remove_abandoned("data")
+        assert sorted(owner for owner in store.temporary("data").values()) == [living]
+    assert store.read("data/a") == b"a"
 
 
 def test_a_worker_of_another_machine_is_dead_without_signs_of_life(store, monkeypatch):

@@ -60,9 +60,11 @@ def test_an_index_finds_the_same_as_a_comparison_with_all(extract, kind, index_c
         assert [each[1:] for each in found] == [each[1:] for each in expected]
         np.testing.assert_allclose([each[0] for each in found], [each[0] for each in expected], atol=1e-5)
     assert len(nearest(data.store, data.shards, "summary", queries[0], 99)) == 23
-    path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(ValueError, match=r"train-summary\.faiss"):
-        nearest(data.store, data.shards, "summary", np.ones(32, np.float32), 5)
+    content = path.read_bytes()
+    for changed in (content[:20], content[:99] + bytes([content[99] ^ 0x40]) + content[100:]):
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"train-summary\.faiss"):
+            nearest(data.store, data.shards, "summary", queries[0], 5)
 
 
 @pytest.fixture

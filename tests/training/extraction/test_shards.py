@@ -1,10 +1,19 @@
 """Manifests that go on or are refused, and files that are written whole and read with care."""
 
+import json
+
 import pyarrow
 import pytest
 
 from modeling_radio.training.extraction import shards
-from modeling_radio.training.extraction.shards import MANIFEST, check_folder, read_columns, read_manifest, write_shard
+from modeling_radio.training.extraction.shards import (
+    MANIFEST,
+    check_folder,
+    read_columns,
+    read_manifest,
+    shards_of,
+    write_shard,
+)
 from modeling_radio.training.extraction.store import Store
 
 
@@ -14,10 +23,25 @@ def test_folders_with_other_files_are_left_alone(tmp_path):
         with pytest.raises(ValueError, match="`output`"):
             check_folder(Store(path))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    for content in ("[1]", "{", "{}"):
+    images, others = {"number": 5, "state": "x"}, {"source": {"name": "pets", "hub_id": None}, "model": {"hash": "x"}}
+    for content in (
+        *("[1]", "{", "{}", 9999 * "["),
+        *(
+            json.dumps({"settings": {}, "images": {"train": images}, **others} | changed)
+            for changed in (
+                *({"settings": None}, {"settings": {"shard_images": "x"}}, {"settings": {"size": [1]}}),
+                *({"images": {}}, {"images": {"train": 1}}, {"images": {"../train": images}}, {"source": None}),
+                *({"images": {"train": images | {"number": each}}} for each in (-1, 10**30, None, "x")),
+            )
+        ),
+    ):
         (tmp_path / MANIFEST).write_text(content)
         with pytest.raises(ValueError, match=r"no data set that `radio extract`"):
             read_manifest(Store(tmp_path))
+    huge = {"settings": {}, "images": {"train": images | {"number": 10**18}}, **others}
+    (tmp_path / MANIFEST).write_text(json.dumps(huge))
+    with pytest.raises(ValueError, match=r"lacks 1000000000000000 of 1000000000000000 files"):
+        shards_of(Store(tmp_path), read_manifest(Store(tmp_path)))
 
 
 def test_tables_are_joined_to_groups(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import uuid
 import pytest
 
 from modeling_radio.core.files import WriteError
+from modeling_radio.training.extraction.shards import check_folder
 from modeling_radio.training.extraction.store import Store
 
 
@@ -27,6 +28,15 @@ def test_files_are_created_once_and_read_by_their_names(store):
     assert not store.exists("a/b")
     with pytest.raises(FileNotFoundError):
         store.read("a/b")
+
+
+def test_addresses_that_show_parts_of_uploads_are_only_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"a")
+    store = Store(f"file://{tmp_path}")
+    assert store.read("a") == b"a"
+    with pytest.raises(ValueError, match=r"`output` .*'file://"):
+        check_folder(store)
+    check_folder(Store(f"memory://{uuid.uuid4().hex}/out"))
 
 
 def test_what_fails_leaves_no_file(store):

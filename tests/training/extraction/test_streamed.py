@@ -11,10 +11,12 @@ import pyarrow
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from pyarrow.parquet import read_table
+from serving import serve
 
 from modeling_radio import api
 from modeling_radio.training.extraction.search import FeatureFolder, search
 from modeling_radio.training.extraction.settings import ExtractionSettings, SearchSettings
+from modeling_radio.training.extraction.shards import read_sums
 from modeling_radio.training.extraction.store import Store
 from modeling_radio.training.extraction.streamed import StreamedSplit
 
@@ -81,7 +83,7 @@ def test_from_an_address_to_an_address(
         assert [store.read(f"data/{name}") for name in store.names("data")] == [
             local.read(f"data/{name}") for name in local.names("data")
         ]
-        assert store.read("SHA256SUMS") == local.read("SHA256SUMS")
+        assert read_sums(store).keys() == read_sums(local).keys()
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)  # it takes memory for a network
     again = api.extract(**settings(data=f"{memory}/in", output=f"{memory}/out-0", streaming=True).to_dict())
     assert (again.written.role, again.written.num_new) == ("found", 0)
@@ -92,6 +94,24 @@ def test_from_an_address_to_an_address(
     asked = SearchSettings(folder=f"{memory}/out-0", query=str(query), checkpoint=checkpoint, top=2)
     assert search(asked)[0].row["id"] == "00000/000000000"
     assert FeatureFolder(f"{memory}/out-0").shards[1][1:3] == (6, 12)
+
+
+def test_names_are_the_same_at_every_address_and_hold_no_signature(img2dataset, memory, tmp_path):
+    """A run that begins again with new signatures, or from a copy, has the same names."""
+    folders = tmp_path / "set"
+    for name in ("00000.tar", "00001.tar"):
+        (folders / name[:-4]).mkdir(parents=True)
+        (img2dataset / name).rename(folders / name[:-4] / name)
+    system, root = fsspec.core.url_to_fs(f"{memory}/set")
+    system.put(f"{folders}/", root, recursive=True)
+    found = []
+    with serve(folders) as address:
+        signed = f"{address}/{{00000/00000,00001/00001}}.tar?X-Amz-Signature=S3CRET&f=.tar"
+        for data in (f"{folders}/*/*.tar", f"{memory}/set/*/*.tar", signed):
+            split = StreamedSplit(ExtractionSettings(checkpoint="x", output="y", data=data, streaming=True))
+            found.append((split.state()["names"], next(split.read(split.shards(1)[0], 2)).ids))
+    assert found[0][1] == ["00000/00000/000000000", "00000/00000/000000001"]
+    assert found[0] == found[1] == found[2]
 
 
 def test_tables_are_streamed_with_their_classes(extract, pictures, tmp_path):

@@ -1,5 +1,6 @@
 """Folders that should not be published are refused, with the name of the file at fault."""
 
+import hashlib
 import json
 import pickle
 import uuid
@@ -8,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 
+from modeling_radio.training.extraction.shards import SUMS, lines_of_sums
 from modeling_radio.training.extraction.store import Store
 from modeling_radio.training.publishing import checks
 from modeling_radio.training.publishing.checks import (
@@ -206,10 +208,32 @@ def test_features_at_an_address_are_checked_as_in_a_folder(tmp_path):
     refused(check_opens, address, "1 of 2 files of data/train")
 
 
-def test_paths_in_tables_are_refused(tmp_path):
+def test_damaged_features_are_refused_by_name(tmp_path):
+    (tmp_path / CARD).write_text(CARD_OF_FEATURES)
+    path = tmp_path / "train.parquet"
+    Dataset.from_dict({"id": ["a"], "number": [1.5]}).to_parquet(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"train\.parquet' cannot be read"):
+        check_files(published(tmp_path))
+    (tmp_path / SUMS).write_bytes(lines_of_sums({path.name: hashlib.sha256(content).hexdigest()}))
+    refused(check_files, tmp_path, rf"^train\.parquet .*{SUMS}")
+    path.write_bytes(content)
+    check_files(published(tmp_path))
+    (tmp_path / SUMS).write_bytes(lines_of_sums({"test.parquet": "0"}))
+    refused(check_files, tmp_path, r"test\.parquet, which is not there")
+    (tmp_path / SUMS).unlink()
+    (tmp_path / "pca.safetensors").write_bytes(b"damaged")
+    refused(check_files, tmp_path, r"^pca\.safetensors")
+
+
+def test_paths_and_secrets_in_tables_are_refused(tmp_path):
     (tmp_path / CARD).write_text(CARD_OF_FEATURES)
     rows = {"id": ["cat/1.png", "cat/2.png"], "caption": ["a man and / or a dog in /tmp", None], "number": [1, 2]}
     Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
     check_files(published(tmp_path))
     Dataset.from_dict(rows | {"id": ["cat/1.png", "/srv/me/cat/2.png"]}).to_parquet(tmp_path / "train.parquet")
     refused(check_files, tmp_path, r"train\.parquet .*'/srv/me/cat/2\.png'")
+    for value in ("train.tar?X-Amz-Signature=S3CRET&f=/000", {"from": "https://me:S3CRET@host/"}):
+        Dataset.from_dict({"value": [value]}).to_parquet(tmp_path / "train.parquet")
+        refused(check_files, tmp_path, r"train\.parquet .*secret")
