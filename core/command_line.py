@@ -268,7 +268,7 @@ class Command(Generic[S]):
             raise
         for word in own:  # neither flags nor positionals: what is left is refused as a change without "="
             if word.startswith("-"):
-                flags = re.findall(r"--[a-z-]+", self.parser.format_help())
+                flags = [flag for action in self.parser._actions for flag in action.option_strings]
                 raise SettingsError(f"Unknown option {word!r}.{did_you_mean(word, flags)} --help lists all.")
         others = [word for word in changes if self._is_change_of_others(word)]
         own += [word for word in changes if word not in others]
@@ -332,7 +332,9 @@ class Command(Generic[S]):
 def _add_flag(group: "argparse._ActionsContainer", name: str, field: FieldInfo, text: str) -> None:
     flag, kinds = name.replace("_", "-"), kinds_of(field.annotation)
     if kinds == {bool} and field.default:
-        group.add_argument(f"--no-{flag}", dest=name, action="store_false", help=f"Switch off: {text}")
+        group.add_argument(
+            f"--no-{flag}", dest=name, action="store_false", help=f"{text} On by default: this option switches it off."
+        )
         return
     text += _default(field).replace("%", "%%")
     if kinds == {bool}:

@@ -73,6 +73,20 @@ class FolderKind(NamedTuple):
     is_one: Callable[[Path], bool]
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a place where nothing can be written, before any long work; nothing is left there.
+
+    Args:
+        path: File or folder to be written; its folders need not exist.
+
+    Raises:
+        WriteError: If the nearest folder that exists takes no file, for example on a disk that is read-only.
+    """
+    folder = path if path.is_dir() else next(parent for parent in path.absolute().parents if parent.exists())
+    with one_line_errors(path), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def check_output(
     path: Path, *, overwrite: bool, inputs: Iterable[Path] = (), kind: FolderKind | None = None, name: str = "output"
 ) -> None:
@@ -88,6 +102,7 @@ def check_output(
     Raises:
         ValueError: If `path` is an input or holds one, or exists and `overwrite` is off. Of a folder also if it is or
             holds the working directory, or is neither empty nor of its kind without files of others.
+        WriteError: If nothing can be written there.
     """
     restore_previous(path)
     _remove_leftovers(path)
@@ -100,6 +115,7 @@ def check_output(
         raise ValueError(f"`{name}` {str(path)!r} exists already. Name another output or pass --overwrite.")
     if path.exists() and kind is not None:
         _check_replaceable(path, kind, name)
+    check_writable(path)
 
 
 def _check_replaceable(path: Path, kind: FolderKind, name: str) -> None:
@@ -345,9 +361,11 @@ def check_run_folder(output: Path, command: str) -> None:
 
     Raises:
         ValueError: If it holds something else.
+        WriteError: If nothing can be written there.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"`output` must be a folder, got the file {str(output)!r}. Name another one.")
+    check_writable(output)
     path = output / RUN_FILE
     found = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
     if found == command:

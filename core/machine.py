@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from modeling_radio.checks_radio import check_choice
+
 
 def sharing_threads(num_at_once: int, name: str) -> ThreadPoolExecutor:
     """Return a pool whose calls run at the same time on a CPU, each with its share of torch's threads.
@@ -63,6 +65,27 @@ def processor_name() -> str:
 def num_processors() -> int:
     """Return the number of processors that this process may use; in a container these are not all."""
     return len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
+
+
+def devices() -> list[str]:
+    """Return torch's devices of this machine; the first one is the default."""
+    if torch.cuda.is_available():
+        return [*(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
+    return ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
+
+
+def find_device(name: str | None) -> str:
+    """Return the device that a user names: one of `devices`, or "cuda" for the first GPU; the default for None.
+
+    Raises:
+        ValueError: If this machine has no such device, or torch cannot use it.
+    """
+    found = devices()
+    if name is None:
+        return found[0]
+    first = next((device for device in found if device.partition(":")[0] == name), name)
+    check_choice("device", first, found)
+    return first
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:

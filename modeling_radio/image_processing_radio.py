@@ -278,7 +278,10 @@ def to_eight_bits(pil_image: Image.Image) -> Image.Image:
         pixels = to_rgb(check_values(values, 255.0), 255.0)
     except ValueError as error:  # of the processor's options
         low, high = values.aminmax()
-        raise ValueError(f"pixels from {low:g} to {high:g}, without a value that is known to be white") from error
+        raise ValueError(
+            f"pixels from {low:g} to {high:g}, without a value that is known to be white. Save it with integers of 8 "
+            "or 16 bits."
+        ) from error
     return tvF.to_pil_image(pixels.round().to(torch.uint8))
 
 

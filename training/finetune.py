@@ -27,8 +27,7 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "radio finetune",
-    "Tune a checkpoint for a task on labeled images. The same command continues an interrupted run. "
-    "docs/how-to/tune.md has a recipe for each task.",
+    "Tune a checkpoint for a task on labeled images. The same command continues an interrupted run.",
     FinetuneSettings,
     positionals=("checkpoint",),
     add_shorthands=_add_lora,

@@ -30,9 +30,9 @@ class PlanSettings(RecipeCommand):
 
     Attributes:
         gpus: Number of GPUs; of several numbers only time, balance and memory of a step are compared.
-        gpu: Name of a card of `planning.costs.CARDS`, or any name with both numbers; None for all of these cards.
-        peak_tflops: Dense bfloat16 operations per second of that card, in 10^12; None for the known number.
-        memory_gib: Memory of that card; None for the known number.
+        gpu: Name of a card, or any name with both numbers; by default all known cards, as the table lists them.
+        peak_tflops: Dense bfloat16 operations per second of that card, in 10^12; by default the known number.
+        memory_gib: Memory of that card; by default the known number.
         mfu: Share of a card's peak that the run is assumed to reach.
         image_kb: Mean size of an image file, in 1,000 bytes.
     """

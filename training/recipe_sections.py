@@ -194,7 +194,7 @@ class ViewsRecipe(RecipeSection):
             result.
         cache_dir: Folder of cached features; None for a folder in the cache (`RADIO_CACHE`) that fits their contents.
         cache_format: Format of cached dense features: "float16", or "int8" in equal steps over a channel's range in an
-            image. docs/how-to/data.md tells the error of each.
+            image: half the size, an error of 0.005 instead of 0.0003.
         crop_scale: Smallest and largest area of an online view, as shares of the largest view of its shape that fits
             into the image. Above 1 the view reaches beyond the image's edges.
         crop_aspect: Smallest and largest width over height of a view; cached images must be large enough for it.

@@ -322,8 +322,9 @@ def build_app(settings: ServeSettings) -> Limits:
 
     from modeling_radio import RadioImageProcessor, RadioModel
     from modeling_radio.core.hub import find_folder
+    from modeling_radio.core.machine import find_device
 
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device(settings.device)
     folder = find_folder(settings.checkpoint, "checkpoint")
     processor = RadioImageProcessor.from_pretrained(folder)
     model = RadioModel.from_pretrained(folder).eval().to(device)

@@ -29,7 +29,7 @@ class GraphSettings(Settings):
         checkpoint: Folder with config.json and weights, or Hub id.
         output: File to write.
         adaptors: Adaptors whose outputs are exported; by default those of the checkpoint's `adaptor_names`.
-        window_size: ViTDet window in tokens, or "global"; None for the model's own default. Height and width must be
+        window_size: ViTDet window in tokens, or "global"; by default the model's own. Height and width must be
             multiples of patch x window.
         head: Export the model of a task with its head, in place of features.
         fixed_size: The only height and width in pixels of the graph; detectors need it.

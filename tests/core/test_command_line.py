@@ -30,7 +30,7 @@ class WithChanges(Settings):
         files: Files to read.
         changes: Changes of the toy.
         steps: How many.
-        check: Whether to look twice.
+        check: Whether to look twice; `--weights` is for the toy.
         entries: As a section of the toy is called.
     """
 
@@ -74,6 +74,7 @@ def test_changes_of_something_else_are_told_from_options_and_files():
     [
         (TOY, ["a", "--sises", "1"], "'--sises'|'--sizes'?|--help"),
         (TOY, ["a", "--sises=1"], "'--sises=1'|'--sizes'?"),
+        (CHANGING, ["x", "--weights", "1"], "'--weights'. --help"),  # an option of another command, which a text names
         (TOY, ["a", "--sizes"], "--sizes|expected one argument"),
         (TOY, ["a", "--bits", "5"], "`bits`|[4, 8]|got 5."),
         (TOY, ["a", "--window", "[1"], "`window`|not YAML"),
@@ -116,7 +117,7 @@ def test_help_lists_every_setting_with_the_defaults_that_the_options_choose(caps
     for part in ("--weights balanced|A,B", "--bits {4,8}", "SOURCE"):
         assert part in toy
     for part in (
-        *("--no-check", "How many. (default: 3)", "Switch off: Whether to look twice.\n"),
+        *("--no-check", "How many. (default: 3)", "Whether to look twice"),
         "  section.rate: a number in [0, 1) (default: 0.1)\n      How fast, over two lines.\n",
         "  entries.NAME.size: an integer above 0 (default: 8)\n",
         *("  source: a text (required)\n", "  is_quick: true or false (default: false)\n"),

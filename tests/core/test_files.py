@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from modeling_radio.core.files import (
     cache_dir,
     check_output,
     check_run_folder,
+    check_writable,
     move_into_place,
     remove_partial,
     restore_previous,
@@ -29,6 +31,17 @@ from modeling_radio.core.files import (
     write_folder,
     write_text,
 )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc")
+def test_places_that_take_no_file_are_refused_before_long_work(final, tmp_path):
+    refused = Path("/proc/run")
+    for check in (check_writable, lambda path: check_output(path, overwrite=True)):
+        with pytest.raises(WriteError, match=r"/proc/run"):
+            check(refused)
+    check_writable(tmp_path / "a" / "b.json")
+    check_writable(final)
+    assert (names(tmp_path), names(final)) == (["final"], ["old"])
 
 
 def no_space(path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modeling_radio.core import machine
-from modeling_radio.core.machine import STATUS, EnergyMeter, peak_memory_mb
+from modeling_radio.core.machine import STATUS, EnergyMeter, find_device, peak_memory_mb
 
 
 class NVMLError(Exception):
@@ -94,3 +94,11 @@ def test_memory_is_the_largest_that_the_process_had():
         pages[:: mmap.PAGESIZE] = 1
         del pages
     assert peak_memory_mb() - before == pytest.approx(100, abs=30)
+
+
+def test_devices_are_found_by_name_and_others_are_refused(monkeypatch):
+    monkeypatch.setattr(machine, "devices", lambda: ["cuda:0", "cuda:1", "cpu"])
+    assert [find_device(name) for name in (None, "cuda", "cuda:1", "cpu")] == ["cuda:0", "cuda:0", "cuda:1", "cpu"]
+    for name in ("cuda:2", "mps", "gpu", ""):
+        with pytest.raises(ValueError, match="`device`"):
+            find_device(name)

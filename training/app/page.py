@@ -22,6 +22,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize, to_p
 
 from modeling_radio import RadioForDepthEstimation, RadioForImageClassification
 from modeling_radio.checks_radio import check_choice, check_multiple
+from modeling_radio.core.machine import devices
 from modeling_radio.hub_radio import task_of
 from modeling_radio.inputs_radio import WindowSize, check_window_size
 from modeling_radio.training.figures.features import (
@@ -42,7 +43,6 @@ from modeling_radio.training.figures.predictions import (
     Opened,
     Region,
     describe_shares,
-    devices,
     open_model,
     predict,
     read_photograph,

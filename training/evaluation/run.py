@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from modeling_radio.core.files import cache_dir
+from modeling_radio.core.files import cache_dir, check_writable
 from modeling_radio.core.ranks import device_of_process, rank_and_count
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import Clock
@@ -132,8 +132,16 @@ def _command(settings: EvaluationSettings, tasks: list[str]) -> str:
 
 
 def check_results_file(path: Path | None) -> None:
-    """Raise ValueError, before anything is measured, if the file holds something else than results."""
-    if path is None or not path.exists():
+    """Raise an error, before anything is measured, if the file holds something else than results or can't be written.
+
+    Raises:
+        ValueError: If it holds something else.
+        WriteError: If nothing can be written there.
+    """
+    if path is None:
+        return
+    check_writable(path)
+    if not path.exists():
         return
     try:
         if path.is_dir():

@@ -146,7 +146,7 @@ class TaskSettings(Settings):
         consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
             others; by default the range of the published models at low resolution, and one step beyond.
         switching_sizes_px: Sides of middle squares for mode switching: kNN and adaptors at each.
-        compared_window: Side in tokens of the windows that are compared with global attention; null takes the model's
+        compared_window: Side in tokens of the windows that are compared with global attention; by default the model's
             own, or 16 if it has none.
         held_out_classes: Share of the classes that the out-of-distribution detectors do not know.
         resamples: Draws for the intervals.

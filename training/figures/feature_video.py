@@ -18,6 +18,7 @@ from modeling_radio import RadioModel, RadioVideoProcessor
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import check_output, write_file
+from modeling_radio.core.machine import find_device
 from modeling_radio.core.settings import Settings, SettingsError
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.training.evaluation.models.radio import open_radio
@@ -44,9 +45,9 @@ class FeatureVideoSettings(Settings):
         checkpoint: Folder or Hub id of a RADIO model.
         clip: The video, in any format that FFmpeg reads.
         output: The MP4 to write.
-        size: Shorter side of the frames in pixels; null takes the checkpoint's own.
-        num_frames: Frames, evenly spread over the clip; null takes all.
-        adaptors: Adaptors whose features stand beside the backbone's; null takes all of them.
+        size: Shorter side of the frames in pixels; by default the checkpoint's own.
+        num_frames: Frames, evenly spread over the clip; by default all.
+        adaptors: Adaptors whose features stand beside the backbone's; by default all of them.
         images: Encode each frame as an image, also where the checkpoint has temporal patches.
         device: Where the model runs.
         overwrite: Replace the output if it exists.
@@ -79,7 +80,7 @@ def _draw(settings: FeatureVideoSettings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint, settings.clip])
     if not settings.clip.is_file():
         raise SettingsError(f"`clip` must be a file, got {str(settings.clip)!r}.")
-    radio = open_radio(settings.checkpoint, size_px=settings.size, device=settings.device)
+    radio = open_radio(settings.checkpoint, size_px=settings.size, device=find_device(settings.device))
     model = radio.model
     dense = [adaptor.name for adaptor in model.config.adaptor_configs if adaptor.feature_dim is not None]
     names = dense if settings.adaptors is None else settings.adaptors

@@ -75,7 +75,7 @@ class GallerySettings(RecipeCommand):
         alone: Leave out the recipe's untrained student and its teachers.
         shifts: Number of shifts of the image for each patch and direction, for maps finer than the patch; a divisor of
             the patch size.
-        size: Side of the images in pixels; null takes the checkpoint's own.
+        size: Side of the images in pixels; by default the checkpoint's own.
         tasks: Folders of models tuned on labels.
         words: Texts that patches are compared with, for a checkpoint with a text tower.
         dense_source: Features of the patches: those of the summary head, or the teacher's.

@@ -26,6 +26,7 @@ from modeling_radio import (
     RadioPreTrainedModel,
 )
 from modeling_radio.checks_radio import check_choice
+from modeling_radio.core.machine import find_device
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.hub_radio import TASK_OF_CLASS
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file
@@ -101,13 +102,6 @@ class Opened:
         return names
 
 
-def devices() -> list[str]:
-    """Return the devices of this machine; the first one is the default."""
-    if torch.cuda.is_available():
-        return [*(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
-    return ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
-
-
 def read_radio_config(checkpoint: str) -> dict[str, Any]:
     """Return the content of a checkpoint's `config.json`, ours or in NVIDIA's layout.
 
@@ -138,7 +132,7 @@ def open_model(
 
     Args:
         checkpoint: Folder or Hub id.
-        device: One of `devices`; `None` takes the first.
+        device: As of `find_device`.
         dtype: One of `DTYPES`.
         num_global: Blocks that attend globally in ViTDet mode; `None` leaves the checkpoint's.
         base: Of an adapter: folder or Hub id of its base; `None` takes the one that it names.
@@ -147,8 +141,7 @@ def open_model(
         ValueError: If it is no RADIO model, lacks weights, or device or type are not available.
         OSError: If there is no such folder or repository.
     """
-    device = devices()[0] if device is None else device
-    check_choice("device", device, devices())
+    device = find_device(device)
     check_choice("dtype", dtype, DTYPES)
     values = read_radio_config(checkpoint)
     is_nvidias = "args" in values

@@ -30,13 +30,13 @@ class MethodSettings(Settings):
     Attributes:
         tune: "head" trains the head on the frozen backbone, "full" everything, the others add low-rank adapters.
         lora_rank: Rank of the adapters.
-        lora_alpha: Scale of the adapters times the rank (for rsLoRA times its root); None means twice the rank.
+        lora_alpha: Scale of the adapters times the rank (for rsLoRA times its root); by default twice the rank.
         lora_dropout: Dropout before the adapters, in [0, 1).
-        lora_targets: Linear layers of every block that get an adapter; None means all of them.
+        lora_targets: Linear layers of every block that get an adapter; by default all of them.
         train_norms: Also train the norms of every block, beside adapters.
         merge: Also write the model with its adapter merged, as a plain folder.
-        quantize: 4 or 8 bits for the frozen weights (needs bitsandbytes); None does not quantize.
-        window_size: ViTDet window in tokens, "global" or "auto", kept in the saved configuration; None leaves the
+        quantize: 4 or 8 bits for the frozen weights (needs bitsandbytes); by default they are not quantized.
+        window_size: ViTDet window in tokens, "global" or "auto", kept in the saved configuration; by default the
             checkpoint's.
         config: Fields of the model's configuration to change, such as `detection_num_queries`.
     """
@@ -59,19 +59,19 @@ class DataSettings(Settings):
     """Settings of the images and their augmentation.
 
     Attributes:
-        size: Height and width in pixels that images are resized to; None takes the checkpoint's preferred one.
+        size: Height and width in pixels that images are resized to; by default the checkpoint's preferred one.
         streaming: Read the training images in order while training, without a copy on the disk: for labels of whole
             images in Parquet or webdataset files or on the Hub; needs `steps` and `evaluate_every`.
-        classes: Names of the classes in the order of their ids; None takes those of the data.
-        class_weights: "balanced" (not for lists of labels), one weight for each class, or None; classification and
+        classes: Names of the classes in the order of their ids; by default those of the data.
+        class_weights: "balanced" (not for lists of labels), or one weight for each class; classification and
             semantic segmentation only.
-        sampler: Images of an epoch; None shows each once. "balanced" shows every class equally often (one class an
+        sampler: Images of an epoch; by default each once. "balanced" shows every class equally often (one class an
             image), "repeat-factor" repeats images of rare classes.
         repeat_threshold: Share of the images below which a class is rare for "repeat-factor".
-        image_column: Column of the images; None takes the first of the usual names.
-        target_column: Column of the labels, masks, boxes or depth maps; None takes the first of the usual names.
+        image_column: Column of the images; by default the first of the usual names.
+        target_column: Column of the labels, masks, boxes or depth maps; by default the first of the usual names.
         box_format: Format of the boxes of a `datasets` source, in pixels.
-        depth_scale: Units of a stored depth value in a meter; None means 1000 for integers and 1 for floats.
+        depth_scale: Units of a stored depth value in a meter; by default 1000 for integers and 1 for floats.
         validation_share: Share of the images to hold out if the source has no split of its own: of each class of labels
             or boxes, at least one image.
         crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
@@ -107,21 +107,21 @@ class ScheduleSettings(Settings):
         steps: Optimizer steps; overrides `epochs`.
         batch_size: Images for each device and forward pass.
         accumulation: Forward passes for each step.
-        learning_rate: Peak of the backbone's last block or of the adapters; None takes the task's, for a ViT-B 5e-5
-            or 5e-4 (boxes: 1e-5, 1e-4), scaled to other widths by `trainer.scaled_rate`.
-        head_learning_rate: Peak of the head; None takes the task's, 1e-3 (of a linear head on a ViT-B; scaled like the
+        learning_rate: Peak of the backbone's last block or of the adapters; by default the task's, for a ViT-B 5e-5
+            or 5e-4 (boxes: 1e-5, 1e-4), and twice as much at half its width.
+        head_learning_rate: Peak of the head; by default the task's, 1e-3 (of a linear head on a ViT-B; scaled like the
             backbone's), for boxes and texts 1e-4.
         layer_decay: Factor on the learning rate from each block to the one below it; 1 is uniform.
         weight_decay: Weight decay of matrices; biases, norms, tokens and positions have none.
         warmup_share: Share of the steps with rising learning rate.
-        max_grad_norm: Gradients are clipped to this norm; 0 clips nothing, None takes the task's, 1 or for boxes 0.1.
+        max_grad_norm: Gradients are clipped to this norm; 0 clips nothing; by default 1, for boxes 0.1.
         precision: "bf16" or "fp32"; "auto" takes bfloat16 on a GPU that supports it.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         compile: Compile every block with `torch.compile`: faster steps after a wait at the start; needs a compiler for
             C++ on a CPU.
-        evaluate_every: Steps between evaluations; None evaluates after every epoch.
+        evaluate_every: Steps between evaluations; by default those of an epoch.
         patience: Number of evaluations without a better metric (or an equal one with a lower loss) after which the run
-            ends; None never ends early.
+            ends; by default it never ends early.
         seed: Seed of new weights, the split, the order and the augmentation.
     """
 
@@ -151,7 +151,8 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
     Attributes:
         checkpoint: Folder or Hub id of the backbone, or of a task model to train further.
         task: Task of the model.
-        data: Folder, file or Hub id of the labeled images; see `docs/how-to/labels.md`.
+        data: Folder, file or Hub id of the labeled images: folders of classes, `images/` beside `masks/` or `depth/`, COCO,
+            Parquet, webdataset.
         output: Folder of the run; by default runs/finetune-TASK.
     """
 

@@ -36,7 +36,7 @@ class UpsamplerSettings(RecipeCommand):
         save_every: Steps between two saved states.
         measured_images: Held-out images that the result is measured on; 0 measures nothing.
         pictured_images: Number of them in the figure.
-        device: Device of the training, for example "cuda"; None takes a GPU if there is one.
+        device: Device of the training, for example "cuda"; by default a GPU if there is one.
     """
 
     teacher: str

@@ -55,8 +55,8 @@ def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...
     if TRAIN not in files:
         raise ValueError(
             f"{source} has no COCO annotations: give a json file, or a folder with annotations/instances_train*.json, "
-            "train/_annotations.coco.json or annotations.json. docs/how-to/labels.md shows how to make COCO of "
-            "Pascal VOC and YOLO."
+            "train/_annotations.coco.json or annotations.json. The package supervision makes COCO of "
+            "Pascal VOC and of YOLO."
         )
     parsed = {split: _parse(path) for split, path in files.items()}
     names = {category["id"]: category["name"] for category in parsed[TRAIN]["categories"]}

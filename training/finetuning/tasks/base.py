@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from matplotlib.axes import Axes
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.core.seeds import derive_seed
-from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.image_processing_radio import RadioImageProcessor, to_eight_bits
 from modeling_radio.training.data.labeled.tables import encoded, read_row
 from modeling_radio.training.finetuning.data import (
     LabeledImages,
@@ -237,9 +238,10 @@ class FinetuningTask(ABC):
     def read_image(self, image: Any, where: str) -> tv_tensors.Image:
         """Return an image of any kind as uint8 RGB, as the processor reads it."""
         try:
-            pixels = self.processor.process_image(image, do_convert_rgb=True)
+            plain = to_eight_bits(image) if isinstance(image, Image.Image) else image
+            pixels = self.processor.process_image(plain, do_convert_rgb=True)
         except ValueError as error:
-            raise ValueError(f"The image of {where} cannot be read: {error}") from error
+            raise ValueError(f"The image of {with_file(where, image)} cannot be read: {error}") from error
         return tv_tensors.Image(pixels.round().to(torch.uint8))
 
 

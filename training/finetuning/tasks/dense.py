@@ -148,8 +148,8 @@ class SegmentationTask(FinetuningTask):
         return classes
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
-        where = with_file(where, row["target"])
-        image, mask = self.read_image(row["image"], where), read_mask(row["target"], where)
+        image, where = self.read_image(row["image"], where), with_file(where, row["target"])
+        mask = read_mask(row["target"], where)
         require_same_size(image, mask, where, "mask")
         self._check_ids(mask, where)
         return {"image": image, "mask": tv_tensors.Mask(mask)}

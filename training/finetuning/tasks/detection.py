@@ -116,8 +116,8 @@ class DetectionTask(FinetuningTask):
         ]
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
-        where = with_file(where, row["image"])
-        image, boxes = self.read_image(row["image"], where), self._read_corners(row["target"], where)
+        image, where = self.read_image(row["image"], where), with_file(where, row["image"])
+        boxes = self._read_corners(row["target"], where)
         labels = class_ids(read_objects(row["target"], where, "category"), self.ids, where)
         if len(labels) != len(boxes):
             raise ValueError(f"The objects of {where} have {len(boxes)} boxes but {len(labels)} classes.")

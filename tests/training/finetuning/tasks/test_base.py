@@ -5,6 +5,7 @@ from itertools import islice
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, load_from_disk
+from PIL import Image
 from tiny_tuning import build_task, load, picture, save_labels, save_shards
 from torchvision import tv_tensors
 
@@ -28,6 +29,10 @@ def task():
 def test_images_that_cannot_be_read_are_named(task, class_folders):
     with pytest.raises(ValueError, match="image 7"):
         task.read_image("nothing.png", "image 7")
+    floats = class_folders.parent / "floats.tif"
+    Image.new("F", (8, 8), 0.5).save(floats)
+    with Image.open(floats) as image, pytest.raises(ValueError, match=rf"image 8 \({floats}\).* 8 or 16 bits"):
+        task.read_image(image, "image 8")
     path = class_folders / "cat" / "1.png"
     path.write_bytes(path.read_bytes()[:2000])
     rows = load(class_folders, "image-classification", validation_share=0.2)
