@@ -151,8 +151,8 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
     Attributes:
         checkpoint: Folder or Hub id of the backbone, or of a task model to train further.
         task: Task of the model.
-        data: Folder, file or Hub id of the labeled images: folders of classes, `images/` beside `masks/` or `depth/`, COCO,
-            Parquet, webdataset.
+        data: Folder, file or Hub id of the labeled images: folders of classes, `images/` beside `masks/`
+            or `depth/`, COCO, Parquet, webdataset.
         output: Folder of the run; by default runs/finetune-TASK.
     """
 
