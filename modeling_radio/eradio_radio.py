@@ -404,6 +404,7 @@ class EradioTrunk(nn.Module):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
+        self._config = config
         arguments: dict[str, Any] = config.eradio or {}
         self.patch_embed = EradioStem(config.num_channels, arguments["in_dim"], arguments["dim"])
         self.levels = nn.ModuleList(EradioLevel(arguments, index) for index in range(4))
@@ -419,6 +420,30 @@ class EradioTrunk(nn.Module):
             if index < 3:
                 maps = level.downsample(maps)  # pyrefly: ignore[not-callable]
         return self.high_res_neck(outputs)
+
+    def change_window_size(self, window_size: int | None) -> None:
+        """Set the default side of the windows in tokens; `None` takes that of the training.
+
+        It is stored as `config.vitdet_window_size`, also in a saved folder.
+
+        Raises:
+            ValueError: If it is no positive integer.
+        """
+        if isinstance(window_size, Sequence) and len(set(window_size)) == 1:  # NVIDIA's method takes both
+            window_size = window_size[0]
+        optional(COUNT).check("window_size", window_size)
+        self._config.vitdet_window_size = window_size
+
+    def set_optimal_window_size(self, image_dim: Sequence[int] | int) -> int:
+        """Set the windows that fit images of a height and width without resizing; see `optimal_window`.
+
+        Returns:
+            The side in tokens.
+        """
+        sides = [image_dim] * 2 if isinstance(image_dim, int) else list(image_dim)
+        window = optimal_window(*sides)
+        self.change_window_size(window)
+        return window
 
 
 class EradioNetwork(RadioNetwork):
@@ -458,28 +483,12 @@ class EradioNetwork(RadioNetwork):
         return EradioTrunk(config)
 
     def change_window_size(self, window_size: int | None) -> None:
-        """Set the default side of the windows in tokens; `None` takes that of the training.
-
-        It is stored as `config.vitdet_window_size`, also in a saved folder.
-
-        Raises:
-            ValueError: If it is no positive integer.
-        """
-        if isinstance(window_size, Sequence) and len(set(window_size)) == 1:  # NVIDIA's method takes both
-            window_size = window_size[0]
-        optional(COUNT).check("window_size", window_size)
-        self.config.vitdet_window_size = window_size
+        """Set the default side of the windows; see `EradioTrunk`."""
+        self.model.change_window_size(window_size)
 
     def set_optimal_window_size(self, image_dim: Sequence[int] | int) -> int:
-        """Set the windows that fit images of a height and width without resizing; see `optimal_window`.
-
-        Returns:
-            The side in tokens.
-        """
-        sides = [image_dim] * 2 if isinstance(image_dim, int) else list(image_dim)
-        window = optimal_window(*sides)
-        self.change_window_size(window)
-        return window
+        """Set the windows that fit images of a height and width without resizing; see `EradioTrunk`."""
+        return self.model.set_optimal_window_size(image_dim)
 
     def forward(  # noqa: PLR0913
         self,

@@ -159,8 +159,7 @@ def forward_intermediates(  # noqa: PLR0913
         return outputs
     if result.encoded is None:  # else the final output is the decoder's
         result = result._replace(tokens=final_norm(result.kept[last]))
-    names = [name for name in network.config.adaptor_names or [] if name in network.adaptors]  # a backbone has none
-    return network.make_output(result, names, output_fmt).to_pairs(), outputs
+    return network.make_pairs(result, output_fmt), outputs
 
 
 def _check_merged(config: RadioConfig, groups: Sequence[Sequence[int]], *, norm: bool, stop_early: bool) -> None:

@@ -2,7 +2,7 @@
 
 Each name means what it means there, but for two. `min_resolution_step` is that of the network alone, since windows of
 any size fit any grid. And `model.radio_model(pixel_values)` itself gives a `NetworkOutput`, which all models are made
-of; ask the model, with `return_dict=False`, for the pair that NVIDIA's gives.
+of; with `feature_fmt="NLC"` or "NCHW" it gives NVIDIA's pair, as the model does with `return_dict=False`.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .checks_radio import LARGEST, Resolution, number
 from .configuration_radio import RadioConfig
 from .hub_radio import import_sibling
+from .inputs_radio import check_feature_format
 
 
 def _methods() -> Any:
@@ -86,6 +87,36 @@ class NvidiaNetworkNames(NvidiaNames):
     model: Any
     adaptors: nn.ModuleDict
     input_conditioner: nn.Module
+
+    def __call__(self, *args: Any, feature_fmt: Any = None, **kwargs: Any) -> Any:
+        """Run the network as `forward` says.
+
+        Args:
+            args: Positional arguments of `forward`.
+            feature_fmt: "NLC" or "NCHW" returns `(summary, features)`, or with adaptors such pairs by "backbone" and
+                the adaptors' names, as NVIDIA's `radio_model` does; `None` returns the result of `forward`.
+            kwargs: Other arguments of `forward`.
+        """
+        result = super().__call__(*args, **kwargs)  # pyrefly: ignore[missing-attribute]
+        return result if feature_fmt is None else self.make_pairs(result, feature_fmt)
+
+    def make_pairs(self, result: Any, feature_fmt: Any) -> Any:
+        """Return `(summary, features)`, or with adaptors such pairs by "backbone" and the adaptors' names.
+
+        Args:
+            result: Output of `forward`.
+            feature_fmt: "NLC" for token sequences, "NCHW" for maps.
+        """
+        check_feature_format(feature_fmt, is_packed=result.pack is not None, argument="feature_fmt")
+        names = [name for name in self.config.adaptor_names or [] if name in self.adaptors]  # a backbone has none
+        return self.make_output(result, names, feature_fmt).to_pairs()  # pyrefly: ignore[missing-attribute]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; class tokens that are assigned to `summary_idxs` make up the summary from then on."""
+        super().__setattr__(name, value)
+        if name == "summary_idxs" and not value.is_meta and value.tolist() != self.config.summary_idxs:
+            self.config.summary_idxs = value.tolist()
+            self.config.check()
 
     def keep_adaptors(self, names: Collection[str]) -> None:
         """Remove all other adaptors, from the configuration too; a `ValueError` names what is none."""

@@ -23,33 +23,51 @@ RELEASES_ON_THE_HUB = {
 """By the version of a release, the name of its repository."""
 
 
+def _remove_model_prefix(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: Any) -> None:
+    """Rename weights that are named as those of `RadioModel`; a hook of `load_state_dict`."""
+    before = f"{prefix}radio_model."
+    for key in [key for key in state if key.startswith(before)]:
+        state[prefix + key.removeprefix(before)] = state.pop(key)
+
+
 class TorchHubRadio(nn.Module):
     """A network with NVIDIA's names and outputs; see `forward`.
 
-    All names but those below are those of the network, `radio_model`. It has no `config`, since FiftyOne saves that of
-    whatever has one in a file that `torch.load` then refuses.
+    It shares the network's modules, parameters and buffers, so their names are NVIDIA's, `model.blocks.0.norm1.weight`
+    for example. Its other names are those of the network too. It has no `config`, since FiftyOne saves that of whatever
+    has one in a file that `torch.load` then refuses. `load_state_dict` also takes the names of `RadioModel`, which
+    begin with `radio_model.`.
 
     Args:
         network: Of any model; all of its adaptors run at every call.
     """
 
+    radio_model: RadioNetwork
+
     def __init__(self, network: RadioNetwork) -> None:
         super().__init__()
-        self.radio_model = network
+        self.__dict__["radio_model"] = network  # not registered: that would put `radio_model.` before each name
+        self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
+        self.register_load_state_dict_pre_hook(_remove_model_prefix)
         self.train(network.training)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("config", "radio_model"):
-            return super().__getattr__(name)
+        if name in ("config", "radio_model"):  # the second while a copy is being made
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.radio_model, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "adaptors":  # `None`, or some of those that are there
             self.radio_model.keep_adaptors(value or ())
-        elif name in ("model", "input_conditioner"):
-            setattr(self.radio_model, name, value)
+        elif name == "summary_idxs":
+            self.radio_model.summary_idxs = value
         else:
             super().__setattr__(name, value)
+
+    def train(self, mode: bool = True) -> "TorchHubRadio":
+        """Set the training mode of the network too, which is no submodule."""
+        self.radio_model.train(mode)
+        return super().train(mode)
 
     def forward(
         self, x: Tensor, feature_fmt: FeatureFormat = "NLC", **options: Any

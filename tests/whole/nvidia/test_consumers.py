@@ -1,0 +1,167 @@
+"""The calls of programs that embed RADIO, in our own words: robots, mapping, driving, trainers of adapters.
+
+Each is written for NVIDIA's repository or its folders on the Hub, and gets what it would get there.
+"""
+
+import copy
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from nvidia_twin import write_repository
+from tiny_eradio import build_eradio
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from modeling_radio import RadioModel
+from modeling_radio.conversion.convert import main
+from modeling_radio.cpu import CPU_BLOCKS, prepack
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ROOT = Path(__file__).parents[3]
+IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> Path:
+    """RADIOv2.5-B, converted with all of its adaptors."""
+    root = tmp_path_factory.mktemp("hub")
+    write_repository("nvidia/RADIO-B", root / "nvidia")
+    assert main([str(root / "nvidia"), str(root / "ours"), "--adaptors", "all"]) == 0
+    return root / "ours"
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients():
+    with torch.no_grad():
+        yield
+
+
+def load(version: Path | str, **arguments) -> nn.Module:
+    return torch.hub.load(str(ROOT), "radio_model", source="local", version=str(version), **arguments)
+
+
+def test_adaocc_calls_the_network_of_an_auto_model_for_a_pair(release):
+    """AdaOcc (driving): `_, features = AutoModel(...).radio_model(x, feature_fmt="NCHW")`."""
+    model = AutoModel.from_pretrained(release, adaptor_names=[]).eval()
+    summary, features = model.radio_model(IMAGES, feature_fmt="NCHW")
+    expected = model(IMAGES, feature_format="NCHW")
+    assert torch.equal(summary, expected.summary)
+    assert torch.equal(features, expected.features)
+    answers = AutoModel.from_pretrained(release, adaptor_names=["dino_v2"]).radio_model(IMAGES, feature_fmt="NLC")
+    assert list(answers) == ["backbone", "dino_v2"]
+    with pytest.raises(ValueError, match="`feature_fmt`"):
+        model.radio_model(IMAGES, feature_fmt="NCWH")
+
+
+def test_networks_whose_output_is_a_pair_compile_as_one_graph(release):
+    model = AutoModel.from_pretrained(release, adaptor_names=[]).eval()
+    compiled = torch.compile(model.radio_model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(IMAGES, feature_fmt="NCHW")[1], model(IMAGES, feature_format="NCHW").features)
+
+
+def test_uniception_reads_the_width_of_a_head_and_loads_hub_weights(release):
+    """UniCeption (MapAnything): widths by the head's last layer, `load_state_dict(checkpoint["model"])`."""
+    model = load(release, adaptor_names=["dino_v2"])
+    width = model.adaptors["dino_v2"].feat_mlp.final[-1].out_features
+    assert model(IMAGES)["dino_v2"].features.shape[2] == width
+    state = model.state_dict()
+    assert "model.blocks.0.attn.qkv.weight" in state
+    assert all(not name.startswith("radio_model.") for name in (*state, *dict(model.named_parameters())))
+    other = load(release, adaptor_names=["dino_v2"])
+    for parameter in other.parameters():
+        parameter.zero_()
+    other.load_state_dict(state)
+    assert torch.equal(other(IMAGES)["dino_v2"].features, model(IMAGES)["dino_v2"].features)
+    for parameter in other.parameters():
+        parameter.zero_()
+    other.load_state_dict({f"radio_model.{name}": value for name, value in state.items()})
+    assert torch.equal(other(IMAGES)["dino_v2"].features, model(IMAGES)["dino_v2"].features)
+    with pytest.raises(RuntimeError, match=r"model\.blocks\.0\.attn\.qkv\.weight"):
+        other.load_state_dict({name: value for name, value in state.items() if ".qkv." not in name})
+
+
+def test_uniception_fits_the_windows_of_e_radio_to_its_images():
+    model = build_eradio()
+    window = model.model.set_optimal_window_size((64, 96))
+    assert window == model.window_size == model.config.vitdet_window_size == model.set_optimal_window_size([64, 96])
+    expected = model(IMAGES, window_size=window).features
+    assert torch.equal(model(IMAGES).features, expected)
+    model.model.change_window_size(None)
+    assert model.window_size is None
+
+
+@pytest.mark.parametrize("opened", [load, RadioModel.from_pretrained], ids=["torch.hub", "folder"])
+def test_viral_assigns_the_class_tokens_of_the_summary(release, opened, tmp_path):
+    """VLM aligners assign `summary_idxs`; from then on those tokens are the summary, also of a saved folder."""
+    model = opened(release) if opened is load else opened(release, adaptor_names=[])
+    network = model if opened is load else model.radio_model
+    before = model(IMAGES)[0]
+    network.summary_idxs = torch.tensor([1])
+    width = model.embed_dim
+    assert model.summary_dim == width
+    assert torch.equal(model(IMAGES)[0], before[:, width : 2 * width])
+    if opened is not load:
+        model.save_pretrained(tmp_path / "saved")
+        again = RadioModel.from_pretrained(tmp_path / "saved", adaptor_names=[])
+        assert torch.equal(again(IMAGES).summary, model(IMAGES).summary)
+    with pytest.raises(ValueError, match="`summary_idxs`"):
+        network.summary_idxs = torch.tensor([99])
+
+
+class LoraQkv(nn.Module):
+    """The projection of the trainers of ReinsRADIO and LoRARADIO: a frozen linear layer, and a low-rank part beside."""
+
+    def __init__(self, frozen: nn.Module, width: int) -> None:
+        super().__init__()
+        self.frozen, self.down, self.up = frozen, nn.Linear(width, 2, bias=False), nn.Linear(2, 3 * width, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.frozen(tokens) + self.up(self.down(tokens))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", CPU_BLOCKS])
+@pytest.mark.parametrize("window_size", [None, 2])
+def test_reinsradio_replaces_qkv_by_a_module_of_its_own(release, attention, window_size):
+    plain = AutoModel.from_pretrained(release, adaptor_names=[], attn_implementation=attention).eval()
+    model = copy.deepcopy(plain)
+    for block in model.model.blocks:
+        block.attn.qkv = LoraQkv(block.attn.qkv, model.embed_dim)
+        block.attn.qkv.up.weight.zero_()
+    torch.testing.assert_close(
+        model(IMAGES, window_size=window_size).features, plain(IMAGES, window_size=window_size).features
+    )
+    model.blocks[0].attn.qkv.up.weight.fill_(0.1)
+    changed = model(IMAGES, window_size=window_size).features
+    assert not torch.allclose(changed, plain(IMAGES, window_size=window_size).features, atol=1e-3)
+    merged = copy.deepcopy(plain)
+    lora = model.blocks[0].attn.qkv
+    merged.blocks[0].attn.qkv.weight += lora.up.weight @ lora.down.weight
+    torch.testing.assert_close(changed, merged(IMAGES, window_size=window_size).features)
+    with torch.enable_grad():
+        model(IMAGES, window_size=window_size).features.mean().backward()
+    assert lora.down.weight.grad.abs().max() > 0
+
+
+def test_prepacking_refuses_or_keeps_a_replaced_projection(release):
+    model = AutoModel.from_pretrained(release, adaptor_names=[]).eval()
+    model.blocks[0].attn.qkv = LoraQkv(model.blocks[0].attn.qkv, model.embed_dim)
+    expected = model(IMAGES).features
+    torch.testing.assert_close(prepack(model)(IMAGES).features, expected)
+
+
+def test_bev_detectors_copy_pickle_and_move_hub_models(release):
+    model = load(release, adaptor_names=["dino_v2"])
+    expected = model(IMAGES)["dino_v2"].features
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for again in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        assert torch.equal(again(IMAGES)["dino_v2"].features, expected)
+        assert again.model is again.radio_model.model
+        again.half()
+        assert next(again.radio_model.parameters()).dtype is torch.float16
+    assert not model.train().radio_model.eval().training
+    assert model.train().radio_model.training
