@@ -42,7 +42,7 @@ from .hub_radio import (
     import_sibling,
     own_pipeline,
     register_parts,
-    remember_origin,
+    remember_folder,
     write_modules,
 )
 
@@ -481,7 +481,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         """Read a folder's `config.json`; for a pipeline that was asked for without a task, with the folder's own."""
         is_to_infer = kwargs.get("_from_pipeline", "") is None
         values, others = super().get_config_dict(*args, **kwargs)
-        remember_origin(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
+        remember_folder(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         check_file(values)
         if is_to_infer and "custom_pipelines" in values:
             values = values | {"custom_pipelines": own_pipeline(values)}
@@ -526,7 +526,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         if not isinstance(config, PreTrainedConfig) or config.model_type != cls.model_type:
             raise ValueError(f"`config` must be a RadioConfig, got a {type(config).__name__}.")
         # Of a local folder transformers runs one copy of this file for AutoConfig and another one for each model class.
-        remember_origin(config.name_or_path, {})
+        remember_folder(config.name_or_path, {})
         return cls.from_dict(
             config.to_dict(), name_or_path=config.name_or_path, attn_implementation=config._attn_implementation
         )

@@ -4,20 +4,21 @@
 """
 
 import copy
-import filecmp
+import hashlib
 import importlib
 import json
 import logging
 import os
 import re
-import shutil
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from transformers import AutoBackbone, AutoModel
-from transformers.dynamic_module_utils import get_class_from_dynamic_module, get_relative_imports
+from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import cached_file
 
 
@@ -140,59 +141,105 @@ SOURCE_FILES = tuple(f"{name}_radio.py" for name in _NAMES.split())
 """All that lies beside a checkpoint. transformers fetches a class's file and those that its imports name; some are only
 imported where a configuration asks for them, and found by `import_sibling`."""
 
+SUMS: dict[str, str] = {}
+"""SHA-256 of the other source files by name, in the copy of this file in a saved folder; empty in the package.
+
+A process runs this copy because its user trusts it. So it says which bytes another file must have to run beside it, no
+matter which folder the file comes from.
+"""
+
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 """Of `from_pretrained`: how files are fetched."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HERE = Path(__file__).parent
-_origin: tuple[str, dict[str, Any]] | None = None
+_IS_REMOTE_CODE = (__package__ or "").startswith("transformers_modules.")
+_opened: dict[str, dict[str, Any]] = {}
 _unavailable: set[str] = set()
 _logger = logging.getLogger(__name__)
 
 
-def remember_origin(folder: Any, options: Mapping[str, Any]) -> None:
-    """Remember the folder or repository that was opened last: where the source files that are not here yet lie.
-
-    All that share a running copy of this file have the same source files.
+def remember_folder(folder: Any, options: Mapping[str, Any]) -> None:
+    """Remember a folder or repository that is opened: source files that are not here yet may lie there.
 
     Args:
         folder: First argument of `from_pretrained`.
         options: The others.
     """
-    global _origin
-    if folder:
+    if folder and _IS_REMOTE_CODE:
+        name = str(Path(folder).resolve() if Path(folder).is_dir() else folder)
         names = (*DOWNLOAD_OPTIONS, "subfolder")
-        _origin = (str(folder), {name: options[name] for name in names if options.get(name) is not None})
+        given = {name: options[name] for name in names if options.get(name) is not None}
+        _opened[name] = _opened.get(name, {}) | given
 
 
 def import_sibling(name: str) -> ModuleType:
-    """Return another source file, which only some models need: that of this package, or beside the running copy.
+    """Return another source file, which only some models need: that of this package, or one that `SUMS` names.
 
     Args:
         name: Without ".py", one of `SOURCE_FILES`.
 
     Raises:
-        ImportError: If this is a copy of a folder or repository that does not have the file, or has others by now.
+        ImportError: If this copy of the code lacks the file, and so do the folders that it opened.
     """
-    _fetch(f"{name}.py")
+    if _IS_REMOTE_CODE:
+        _fetch(f"{name}.py")
     return importlib.import_module(f"{__package__}.{name}")
 
 
 def _fetch(file: str) -> None:
-    """Copy a source file beside this one, after those that it imports, unless it is there."""
-    if (_HERE / file).is_file():
+    """Put a source file and those that it imports beside this one, unless they run or are there."""
+    if _runs(file):
         return
-    path = _file_of_origin(file)
-    if path is None:
+    content, path = _read_source(file), _HERE / file
+    if content is None:
         raise ImportError(
-            f"{file!r} is missing. It is not beside {__file__!r}, and the folder that was opened last, "
-            f"{_origin and _origin[0]!r}, lacks it or has other source files than those that run. Open the model "
-            "again in a new process."
+            f"{file!r} is missing: neither the folder of {__file__!r} nor a folder that was opened has it with the "
+            "SHA-256 that `SUMS` in that file states. Open the model by an Auto class in a new process. If you edited "
+            "the file, write its new sum there."
         )
+    if not path.is_file() or path.read_bytes() != content:
+        _write(content, path)
+        importlib.invalidate_caches()
     for name in get_relative_imports(path):
         if f"{name}.py" in SOURCE_FILES:
             _fetch(f"{name}.py")
-    _put(path, _HERE / file)
-    importlib.invalidate_caches()
+
+
+def _runs(file: str) -> bool:
+    return f"{__package__}.{file.removesuffix('.py')}" in sys.modules
+
+
+def _read_source(file: str) -> bytes | None:
+    """Return the content of a source file that belongs to this copy of the code, `None` if none is found.
+
+    It is part of the package, runs already, or is what `SUMS` states.
+    """
+    if not _IS_REMOTE_CODE or _runs(file):
+        return (_HERE / file).read_bytes()
+    for path in _places(file):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == SUMS.get(file):
+            return content
+    return None
+
+
+def _places(file: str) -> Iterator[Path]:
+    """Yield source files of one name: the one beside this file, then those of the folders that were opened."""
+    if (_HERE / file).is_file():
+        yield _HERE / file
+    commit = (__package__ or "").rpartition(".")[2]
+    for name, options in list(_opened.items()):
+        if Path(name).is_dir():
+            path = Path(name, options.get("subfolder") or "", file)
+            if path.is_file():
+                yield path
+        elif _COMMIT.fullmatch(commit):
+            try:
+                found = cached_file(name, file, revision=commit, **options)
+            except OSError:
+                continue
+            if found is not None:
+                yield Path(found)
 
 
 def register_parts(config_class: type) -> None:
@@ -200,45 +247,55 @@ def register_parts(config_class: type) -> None:
 
     transformers would take its own `RadioModel` by the class's name, and knows no backbone.
     """
-    if (__package__ or "").startswith("transformers_modules."):
+    if _IS_REMOTE_CODE:
         for auto_class in (AutoModel, AutoBackbone):
             auto_class.register(config_class, _part(auto_class.__name__), exist_ok=True)
 
 
 def _part(auto_class: str) -> type:
     """Return a class that builds and opens models by the class that `AUTO_MAP` names, whose file it fetches first."""
-
-    def find(folder: str | None) -> Any:
-        (name, options), commit = _origin or ("", {}), (__package__ or "").rpartition(".")[2]
-        arguments: dict[str, Any] = options | ({"code_revision": commit} if _COMMIT.fullmatch(commit) else {})
-        return get_class_from_dynamic_module(AUTO_MAP[auto_class], folder or name, **arguments)
+    module, _, class_name = AUTO_MAP[auto_class].partition(".")
 
     class Part:
         @staticmethod
         def _from_config(config: Any, **kwargs: Any) -> Any:
-            return find(config.name_or_path)._from_config(config, **kwargs)
+            remember_folder(config.name_or_path, {})
+            return vars(import_sibling(module))[class_name]._from_config(config, **kwargs)
 
         @staticmethod
         def from_pretrained(folder: Any, *args: Any, **kwargs: Any) -> Any:
-            return find(str(folder)).from_pretrained(folder, *args, **kwargs)
+            remember_folder(folder, kwargs)
+            return vars(import_sibling(module))[class_name].from_pretrained(folder, *args, **kwargs)
 
     return Part
 
 
-def copy_source_files(folder: str | Path) -> None:
-    """Copy into a folder the source files that `trust_remote_code` runs.
+def source_files() -> dict[str, bytes]:
+    """Return what a folder's source files hold, by name; those that cannot be found are left out.
 
-    Those that are neither here nor where this copy comes from are left out, and then the classes in them are not named
-    in `config.json`.
+    The package's `hub_radio.py` gets the sums of the other files.
     """
-    for file in SOURCE_FILES:
-        path = _HERE / file if (_HERE / file).is_file() else _file_of_origin(file)
-        if path is None:
-            _unavailable.add(file)
-            continue
-        _unavailable.discard(file)
-        if path.resolve() != Path(folder, file).resolve():
-            shutil.copyfile(path, Path(folder) / file)
+    files = {file: content for file in SOURCE_FILES if (content := _read_source(file)) is not None}
+    if not _IS_REMOTE_CODE:
+        own = Path(__file__).name
+        sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items() if file != own}
+        before, after = (f"\nSUMS: dict[str, str] = {json.dumps(each, indent=4)}\n".encode() for each in (SUMS, sums))
+        assert files[own].count(before) == 1
+        files[own] = files[own].replace(before, after)
+    return files
+
+
+def copy_source_files(folder: str | Path) -> None:
+    """Write into a folder the source files that `trust_remote_code` runs.
+
+    Those that belong to this copy of the code but cannot be found are left out, and then the classes in them are not
+    named in `config.json`.
+    """
+    files = source_files()
+    for file, content in files.items():
+        _write(content, Path(folder, file))
+    _unavailable.clear()
+    _unavailable.update(set(SOURCE_FILES) - files.keys())
     if _unavailable:
         _logger.warning(
             f"{str(folder)!r} lacks {sorted(_unavailable)}, which could not be found: classes in them are left out."
@@ -264,28 +321,8 @@ def write_modules(folder: str | Path, *, has_text_tower: bool) -> None:
         Path(folder, name).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _file_of_origin(file: str) -> Path | None:
-    """Return a source file of the folder or repository that was opened; `None` where it has none, or other code."""
-    if _origin is None or file not in SOURCE_FILES:
-        return None
-    name, options = _origin
-    folder = Path(name, options.get("subfolder") or "")
-    if folder.is_dir():
-        running = [each for each in SOURCE_FILES if (_HERE / each).is_file() and (folder / each).is_file()]
-        is_same = all(filecmp.cmp(_HERE / each, folder / each, shallow=False) for each in running)
-        return folder / file if is_same and (folder / file).is_file() else None
-    commit = (__package__ or "").rpartition(".")[2]
-    if not _COMMIT.fullmatch(commit):
-        return None
-    try:
-        found = cached_file(name, file, revision=commit, **options)
-    except OSError:
-        return None
-    return None if found is None else Path(found)
-
-
-def _put(source: Path, target: Path) -> None:
-    """Copy a file in one step, since other processes may read the folder."""
-    partial = target.with_name(f"{target.name}.{os.getpid()}")
-    shutil.copyfile(source, partial)
-    partial.replace(target)
+def _write(content: bytes, path: Path) -> None:
+    """Write a file in one step, since other processes and threads may read it."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    partial.write_bytes(content)
+    partial.replace(path)

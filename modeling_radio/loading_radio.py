@@ -19,7 +19,7 @@ from transformers.utils import (
 
 from .checks_radio import read_json
 from .configuration_radio import FOREIGN_LAYOUTS
-from .hub_radio import DOWNLOAD_OPTIONS, import_sibling, remember_origin
+from .hub_radio import DOWNLOAD_OPTIONS, import_sibling, remember_folder
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def find_adapter_base(folder: str | Path) -> str | None:
     folder = Path(folder)
     if not _is_adapter(folder) or not (folder / CONFIG_NAME).is_file():
         return None
-    remember_origin(folder, {})
+    remember_folder(folder, {})
     return import_sibling("peft_radio").named_base(folder)
 
 

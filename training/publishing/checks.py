@@ -17,13 +17,13 @@ from typing import Any
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-import modeling_radio
 from modeling_radio import RadioImageProcessor
 from modeling_radio.checks_radio import check_choice, read_json
 from modeling_radio.core.errors import SECRET, first_few
 from modeling_radio.core.files import hash_file
 from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.trust import clean_environment, foreign_code, our_modules
+from modeling_radio.hub_radio import source_files
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.rendering import read_card
 from modeling_radio.training.extraction.shards import SUMS, naming_damaged, read_sums
@@ -140,9 +140,8 @@ def check_code(publication: Publication, *, trusts_remote_code: bool = False) ->
                 f"{name} names code that is not of modeling_radio, {first_few(foreign, _MAX_NAMES):.200}, which runs "
                 "where the folder is opened. Remove the entries, or give `--trust-remote-code` if you know that code."
             )
-    ours = {path.name: path.read_bytes() for path in Path(modeling_radio.__file__).parent.glob("*_radio.py")}
     there = {name: publication.read(name) for name in publication.files if name.endswith((".py", ".pyc"))}
-    wanted = {} if publication.kind == "dataset" else ours
+    wanted = {} if publication.kind == "dataset" else source_files()
     differing = sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name))
     if differing:
         raise UnfitError(
