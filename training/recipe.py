@@ -7,6 +7,7 @@ suggests the right one.
 
 import functools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from modeling_radio.checks_radio import check_choice, did_you_mean
-from modeling_radio.core.errors import first_few
 from modeling_radio.core.imports import import_object, is_import_path
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
@@ -51,8 +51,8 @@ from modeling_radio.training.recipe_sections import (
 
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
-_BESIDE = ("config.json", "run.txt")
-"""Files of a checkpoint and of a run, see `modeling_radio.core.files`."""
+_OF_OTHERS = ("config.json", "adapter_config.json", "run.txt")
+"""Files in the folder of a checkpoint, an adapter or a run, which may be somebody else's."""
 
 
 class Recipe(RecipeSection):
@@ -230,9 +230,9 @@ class RecipeCommand(Settings):
 
     Attributes:
         recipe: Name of a recipe, or a file of your own that ends in .yaml.
-        trust_remote_code: Allow a recipe in the folder of a checkpoint or a run to import Python code by "module:name"
-            (teachers, losses, a student). Other recipes may always do so: from installed modules, the working
-            directory, or the recipe's folder.
+        trust_remote_code: Allow a recipe that lies anywhere in the folder of a checkpoint, an adapter or a run, or has
+            such a `base`, to import Python code by "module:name" (teachers, losses, a student). Other recipes may
+            always do so: from installed modules, the working directory, or the recipe's folder.
         changes: Changes of the recipe, "section.field=value"; in Python also a mapping with such paths or sections as
             keys.
     """
@@ -248,7 +248,7 @@ class RecipeCommand(Settings):
         if not isinstance(source, str):
             return {}
         path = _find_recipe(source)
-        return with_defaults(Recipe, functools.reduce(merged, _read_layers([path]), {"name": path.stem}))
+        return with_defaults(Recipe, functools.reduce(merged, _read_layers([path]).values(), {"name": path.stem}))
 
     def load_recipe(self, *first: str) -> Recipe:
         """Return the recipe with the changes; others may be made before them.
@@ -257,17 +257,46 @@ class RecipeCommand(Settings):
             RecipeError: As `load_recipe`, or if a recipe that came with a checkpoint names classes to import.
         """
         recipe, folder = load_recipe(self.recipe, [*first, *self.changes]), _find_recipe(self.recipe).parent
-        code = dict(each for part in (recipe, *stage_recipes(recipe)) for each in _named_code(part))
-        if not self.trust_remote_code and any((folder / name).exists() for name in _BESIDE):
-            named = [name for name in code if not any(name in change for change in self.changes)]
-            if named:
-                raise RecipeError(
-                    f"`recipe` {self.recipe!r} came with a checkpoint or a run, and names Python to import, "
-                    f"{first_few(named, 1)!r}. Read that code, then give --trust-remote-code."
-                )
-        for name, argument in code.items():  # now, since nothing else knows the folder of the recipe
+        if not self.trust_remote_code:
+            refuse_code_of_others(self.recipe, recipe, self.changes)
+        for name, argument in _all_named_code(recipe).items():  # now, since nothing else knows the recipe's folder
             import_object(name, argument, beside=folder, error=RecipeError)
         return recipe
+
+
+def refuse_code_of_others(source: str, recipe: Recipe, changes: Sequence[str] = ()) -> None:
+    """Refuse a recipe that names Python to import, if its file or a `base` of it came with a checkpoint or a run.
+
+    Args:
+        source: Name or file of the recipe, as for `load_recipe`.
+        recipe: The recipe read from it.
+        changes: Changes by the user, who may name code.
+
+    Raises:
+        RecipeError: The message names file and code.
+    """
+    named = [name for name in _all_named_code(recipe) if not any(name in change for change in changes)]
+    foreign = [path for path in _read_layers([_find_recipe(source)]) if _came_with_others(path)] if named else []
+    if foreign:
+        raise RecipeError(
+            f"`recipe` {source!r} names Python to import, {named[0]!r}, and {str(foreign[0])!r} came with a "
+            "checkpoint, an adapter or a run. Read that code, then give --trust-remote-code, or copy recipe and code "
+            "to a folder of your own."
+        )
+
+
+def _came_with_others(path: Path) -> bool:
+    """Return whether a file, or what a link leads to, lies in a folder of `_OF_OTHERS` or below it."""
+    resolved = path.resolve()
+    if RECIPES_DIR.resolve() in resolved.parents:
+        return False
+    folders = {*resolved.parents, *Path(os.path.abspath(path)).parents}
+    return any((folder / name).exists() for folder in folders for name in _OF_OTHERS)
+
+
+def _all_named_code(recipe: Recipe) -> dict[str, str]:
+    """Return the import paths of a recipe and its stages, each with the setting that names it."""
+    return dict(each for part in (recipe, *stage_recipes(recipe)) for each in _named_code(part))
 
 
 def _named_code(recipe: Recipe) -> list[tuple[str, str]]:
@@ -295,7 +324,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
             range.
     """
     path = _find_recipe(source)
-    layers = [{"name": path.stem}, *_read_layers([path])]
+    layers = [{"name": path.stem}, *_read_layers([path]).values()]
     try:
         recipe = load(Recipe, layers, overrides)
         stage_recipes(recipe)  # checked now, so that a run does not fail when the stage starts
@@ -375,7 +404,7 @@ def _shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in RECIPES_DIR.rglob("*.yaml")}
 
 
-def _read_layers(paths: list[Path]) -> list[dict[str, Any]]:
+def _read_layers(paths: list[Path]) -> dict[Path, dict[str, Any]]:
     """Return the contents of the last file, those of its `base` before it; it is the base of the file before it."""
     path = paths[-1]
     try:
@@ -388,7 +417,7 @@ def _read_layers(paths: list[Path]) -> list[dict[str, Any]]:
         raise RecipeError(f"Recipe file {str(path)!r} must hold a mapping of sections, got {shorten(repr(layer), 80)}.")
     base = layer.pop("base", None)
     if base is None:
-        return [layer]
+        return {path: layer}
     own_name = f"Recipe file {str(path)!r}: `base`"
     if not isinstance(base, str):
         raise RecipeError(f"{own_name} must be the name of a recipe or a file that ends in .yaml, got {base!r}.")
@@ -399,4 +428,4 @@ def _read_layers(paths: list[Path]) -> list[dict[str, Any]]:
     if any(base_path.samefile(each) for each in paths):
         loop = " -> ".join(str(each) for each in (*paths, base_path))
         raise RecipeError(f"{own_name} must be another recipe, got a loop: {loop}.")
-    return [*_read_layers([*paths, base_path]), layer]
+    return {**_read_layers([*paths, base_path]), path: layer}

@@ -228,6 +228,48 @@ def test_losses_and_students_of_a_checkpoint_are_not_imported_either(write, chan
         RecipeCommand(recipe=recipe).load_recipe(SOURCE)
 
 
+@pytest.mark.parametrize(
+    ("mark", "file"),
+    [
+        ("config.json", "recipes/own.yaml"),
+        ("adapter_config.json", "own.yaml"),
+        ("run.txt", "stages/low/own.yaml"),
+    ],
+)
+@pytest.mark.parametrize("by", ["itself", "base", "base of a base", "link", "linked folder"])
+def test_no_way_to_a_recipe_of_others_imports_its_code(mark: str, file: str, by: str, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs" / file
+    theirs.parent.mkdir(parents=True)
+    (tmp_path / "theirs" / mark).touch()
+    theirs.write_text(OWN_TEACHER)
+    mine = tmp_path / "mine" / "own.yaml"
+    mine.parent.mkdir()
+    if by == "itself":
+        mine = theirs
+    elif by == "linked folder":
+        mine.parent.rmdir()
+        mine.parent.symlink_to(theirs.parent)
+    elif by == "link":
+        mine.symlink_to(theirs)
+    else:
+        mine.write_text(f"base: {theirs}")
+    if by == "base of a base":
+        mine, between = mine.with_name("last.yaml"), mine
+        mine.write_text(f"base: {between}")
+    with pytest.raises(RecipeError, match=r"`recipe`.*own_package.module:Class"):
+        RecipeCommand(recipe=str(mine)).load_recipe(SOURCE)
+
+
+def test_a_link_in_a_folder_of_others_leads_to_their_modules(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(OWN_TEACHER)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "config.json").touch()
+    (theirs / "own.yaml").symlink_to(tmp_path / "mine.yaml")
+    with pytest.raises(RecipeError, match="`recipe`"):
+        RecipeCommand(recipe=str(theirs / "own.yaml")).load_recipe(SOURCE)
+
+
 def test_choices_of_a_recipe_are_those_of_the_registries() -> None:
     for section, name, registry in (
         (OptimizerRecipe, "name", OPTIMIZERS),

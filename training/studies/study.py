@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from modeling_radio.checks_radio import check_choice, did_you_mean
 from modeling_radio.core.settings import load, read_yaml, require
-from modeling_radio.training.recipe import Recipe, RecipeError, RecipeSection, load_recipe
+from modeling_radio.training.recipe import Recipe, RecipeError, RecipeSection, load_recipe, refuse_code_of_others
 from modeling_radio.training.recipe_sections import Named
 from modeling_radio.training.student.build import check_student_views
 
@@ -215,6 +215,7 @@ def _run_recipe(source: str, changes: list[str]) -> Recipe:
     if any(change.partition("=")[0].strip() == "seed" for change in changes):
         raise RecipeError("`changes` must not set `seed`: `seeds` of the study lists the seeds of its runs.")
     recipe = load_recipe(source, changes)
+    refuse_code_of_others(source, recipe, changes)
     check_student_views(recipe)  # now, not hours later when its turn comes
     quiet: dict[str, Any] = {
         "logging": recipe.logging.replace(**QUIET_LOGGING),

@@ -67,6 +67,17 @@ def test_bad_files_are_one_line(recipe_file, old, new, named):
     assert "\n" not in str(error.value)
 
 
+def test_a_study_imports_no_code_of_a_recipe_of_others(recipe_file, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "own.yaml").write_text(f"base: {recipe_file}\nloss: {{features: 'own_module:loss'}}")
+    source = write_study(str(theirs / "own.yaml"))
+    open_study(source)
+    (theirs / "config.json").touch()
+    with pytest.raises(RecipeError, match=r"`recipe`.*own_module:loss"):
+        open_study(source)
+
+
 def test_a_study_that_does_not_exist(tmp_path):
     with pytest.raises(RecipeError, match=r"'weigthings'\. Did you mean 'weightings'\?"):
         open_study("weigthings")
