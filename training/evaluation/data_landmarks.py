@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -102,7 +105,16 @@ def open_landmarks(folder: Path, name: str) -> PublicPart:
     relevance = [Relevance(query.easy, query.hard, query.junk) for query in truth.gnd]
     crops = Crops(queries, [query.bbx for query in truth.gnd])
     state = f"{files_state(folder, queries)} {hash_of({'queries': repr(truth.gnd)})[:16]}"
-    test = Examples(crops, state, relevance=relevance)
+    test = Examples(crops, state, relevance=relevance, groups=_buildings(relevance))
     return PublicPart(
         origin.title, ("landmarks",), test, origin.address, Examples(Crops(database), files_state(folder, database))
     )
+
+
+def _buildings(relevance: Sequence[Relevance]) -> Tensor:
+    """Return the building of each query, int64 `(num_queries,)`: queries that should find the same image show one."""
+    from scipy.sparse.csgraph import connected_components
+
+    wanted = [{*each.easy, *each.hard} for each in relevance]
+    shared = [[not one.isdisjoint(other) for other in wanted] for one in wanted]
+    return torch.from_numpy(connected_components(np.array(shared))[1]).long()

@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, center_crop,
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
 from modeling_radio.training.data.decoding import to_tensor
-from modeling_radio.training.evaluation.data import Examples, Pair
+from modeling_radio.training.evaluation.data import Examples, Pair, groups_of
 from modeling_radio.training.evaluation.public_sets import (
     OTHER_SETS,
     PublicPart,
@@ -299,12 +299,11 @@ def open_navi(folder: Path) -> PublicPart:
     depths = [root / "depth" / f"{Path(entry.filename).stem}.png" for root, entry in zip(folders, known, strict=True)]
     is_there = [path.is_file() and depth.is_file() for path, depth in zip(paths, depths, strict=True)]
     check_count(NAVI.title, "images with depth in wild sets", sum(is_there), NAVI_IMAGES, NAVI.address)
-    views = NaviViews(folders, known)
+    views, objects = NaviViews(folders, known), groups_of([str(root) for root in folders])
     pairs = pairs[::NAVI_STEP]
     state = f"{files_state(folder, [*paths, *depths])} {hash_of({'pairs': repr(pairs)})[:16]}"
-    return PublicPart(
-        NAVI.title, ("pairs",), Examples(views, state, pairs=pairs, points=NaviPoints(views)), NAVI.address
-    )
+    examples = Examples(views, state, pairs=pairs, points=NaviPoints(views), groups=objects)
+    return PublicPart(NAVI.title, ("pairs",), examples, NAVI.address)
 
 
 def _navi_pairs(entries: list[_NaviImage], start: int) -> list[Pair]:

@@ -196,18 +196,24 @@ class Evaluation:
         Args:
             task: Task of the measurement.
             metric: Metric of the measurement.
-            scores: One for each test image, `(num_images,)`.
+            scores: One for each test image, or for each of some, `(num_scores,)`.
             kind: Kind of the images.
-            groups: Sources of the scores; None takes those of the test images if there are as many.
+            groups: Sources of the scores, as `bootstrap_interval` takes them; None takes those of the test images.
         """
-        if groups is None and len(scores) == len(self.part(kind).test):
-            groups = self.part(kind).test.groups
+        groups = self.part(kind).test.groups if groups is None else groups
+        assert groups is None or len(groups) == len(scores), f"{task}: {len(scores)} scores, {len(groups)} sources"
         settings = self.settings
         interval = mean_interval(scores, groups=groups, num_resamples=settings.resamples, seed=settings.random_seed)
         return self.measurement(task, metric, scores.double().mean().item(), kind, interval)
 
     def of_sums(
-        self, task: str, metric: str, sums: Tensor, combine: Callable[[Tensor], Tensor], kind: Kind
+        self,
+        task: str,
+        metric: str,
+        sums: Tensor,
+        combine: Callable[[Tensor], Tensor],
+        kind: Kind,
+        groups: Tensor | None = None,
     ) -> Measurement:
         """Return a number that is computed from sums over test images, with its interval.
 
@@ -217,12 +223,13 @@ class Evaluation:
             sums: Terms of each image, `(num_images, num_sums)`.
             combine: Computes the number from sums, `(..., num_sums)` to `(...)`.
             kind: Kind of the images.
+            groups: Sources of the terms, as in `mean`.
         """
         sums = sums.double()
         interval = bootstrap_interval(
             lambda weights: combine(weights @ sums),
             len(sums),
-            groups=self.part(kind).test.groups,
+            groups=self.part(kind).test.groups if groups is None else groups,
             num_resamples=self.settings.resamples,
             seed=self.settings.random_seed,
         )

@@ -38,17 +38,28 @@ def measure_keypoints(evaluation: Evaluation) -> list[Measurement]:
     """
     examples = evaluation.examples("pairs")
     assert examples.pairs is not None  # the part's kind says so
+    sources = sources_of_pairs(examples, examples.pairs)
     features = evaluation.features("pairs", wanted=DENSE, size_px=evaluation.model.size_px)
     bar = ProgressBar(examples.pairs, desc="pairs", leave=False, disable=None)
     if examples.points is None:
         number = len(evaluation.part("pairs").class_names)
         sums = torch.stack([keypoint_sums(features, pair, number) for pair in bar])
-        return [evaluation.of_sums("keypoints", f"PCK@{PCK_SHARE:.2f}", sums, mean_share, "pairs")]
+        return [evaluation.of_sums("keypoints", f"PCK@{PCK_SHARE:.2f}", sums, mean_share, "pairs", sources)]
     shares = torch.stack([point_shares(features, examples, pair, evaluation.model.device) for pair in bar])
     return [
-        evaluation.mean("keypoints", f"3D recall, {100 * meters:.0f} cm", scores, "pairs")
+        evaluation.mean("keypoints", f"3D recall, {100 * meters:.0f} cm", scores, "pairs", sources)
         for meters, scores in zip(RECALL_METERS, shares.T, strict=True)
     ]
+
+
+def sources_of_pairs(examples: Examples, pairs: Sequence[Pair]) -> Tensor:
+    """Return the sources of both images of each pair, `(num_pairs, 2)`, or `(num_pairs,)` if they are always the same.
+
+    Pairs of SPair-71k share images, those of NAVI objects.
+    """
+    own = torch.arange(len(examples)) if examples.groups is None else examples.groups
+    ends = own[torch.tensor([[pair.source, pair.target] for pair in pairs])]
+    return ends[:, 0] if torch.equal(ends[:, 0], ends[:, 1]) else ends
 
 
 def keypoint_sums(features: StoredFeatures, pair: Pair, num_classes: int) -> Tensor:

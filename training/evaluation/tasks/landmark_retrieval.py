@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_radio.model_cards.results import Measurement
@@ -20,8 +20,10 @@ def measure_landmark_retrieval(evaluation: Evaluation) -> list[Measurement]:
     References:
         Radenovic et al., Revisiting Oxford and Paris, CVPR 2018. https://arxiv.org/abs/1803.11285
     """
-    relevance = evaluation.examples("landmarks").relevance
+    examples = evaluation.examples("landmarks")
+    relevance, buildings = examples.relevance, examples.groups
     assert relevance is not None
+    assert buildings is not None
     queries, database = (
         F.normalize(summary_or_mean(evaluation.features("landmarks", split)), dim=1) for split in ("test", "gallery")
     )
@@ -36,18 +38,18 @@ def measure_landmark_retrieval(evaluation: Evaluation) -> list[Measurement]:
             for order, each in zip(orders, relevance, strict=True)
         ],
     }
-    return [
-        evaluation.mean("landmark_retrieval", metric, defined(values), "landmarks") for metric, values in scores.items()
-    ]
+    measurements = []
+    for metric, values in scores.items():
+        found = torch.tensor(values, dtype=torch.float64)
+        has_some = ~found.isnan()
+        measurements.append(
+            evaluation.mean("landmark_retrieval", metric, found[has_some], "landmarks", buildings[has_some])
+        )
+    return measurements
 
 
-def defined(values: Sequence[float | None]) -> Tensor:
-    """Return the values of queries that have something to find."""
-    return torch.tensor([value for value in values if value is not None], dtype=torch.float64)
-
-
-def average_precision(order: Sequence[int], positives: Sequence[int], junk: Sequence[int]) -> float | None:
-    """Return the area under a query's curve of precision over recall by trapezoids, or None without positives.
+def average_precision(order: Sequence[int], positives: Sequence[int], junk: Sequence[int]) -> float:
+    """Return the area under a query's curve of precision over recall by trapezoids, NaN without positives.
 
     The usual average precision takes rectangles instead; Oxford's code, and so the published numbers, take trapezoids.
 
@@ -57,7 +59,7 @@ def average_precision(order: Sequence[int], positives: Sequence[int], junk: Sequ
         junk: Indices that are left out of the order.
     """
     if not positives:
-        return None
+        return math.nan
     wanted, left_out = set(positives), set(junk)
     ranked = [index for index in order if index not in left_out]
     total = 0.0

@@ -25,6 +25,14 @@ def test_images_of_one_source_count_as_one():
     assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
 
 
+def test_pairs_count_as_often_as_both_of_their_images():
+    seen = []
+    pairs = torch.tensor([[0, 1], [0, 2], [1, 2]])
+    bootstrap_interval(lambda weights: seen.append(weights) or weights.sum(1), 3, groups=pairs)
+    rows = {tuple(row) for row in torch.cat(seen).tolist()}
+    assert rows == {(1, 1, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (0, 0, 0)}
+
+
 def test_without_two_sources_there_is_no_interval():
     assert mean_interval(torch.tensor([1.0])) is None
     assert mean_interval(torch.ones(5), groups=torch.zeros(5, dtype=torch.long)) is None

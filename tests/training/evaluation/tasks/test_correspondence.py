@@ -14,6 +14,7 @@ from modeling_radio.training.evaluation.tasks.correspondence import (
     mean_share,
     measure_keypoints,
     point_shares,
+    sources_of_pairs,
 )
 
 
@@ -51,6 +52,15 @@ def test_3d_points_of_a_moved_object():
         for each in (torch.eye(4), move)
     ]
     assert shares == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_pairs_share_images_or_objects():
+    images = Stacked(torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+    pairs = [Pair(0, 1), Pair(2, 1)]
+    assert sources_of_pairs(Examples(images, "x"), pairs).tolist() == [[0, 1], [2, 1]]
+    one, two = torch.tensor([5, 5, 5]), torch.tensor([5, 5, 7])
+    assert sources_of_pairs(Examples(images, "x", groups=one), pairs).tolist() == [5, 5]
+    assert sources_of_pairs(Examples(images, "x", groups=two), pairs).tolist() == [[5, 5], [7, 5]]
 
 
 @pytest.mark.parametrize("preset", ["spair", "navi"])

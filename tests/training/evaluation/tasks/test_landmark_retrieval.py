@@ -1,6 +1,7 @@
 """Queries of buildings: average precision of known answers, and the preset to the end."""
 
 import json
+import math
 
 import pytest
 from PIL import Image
@@ -19,7 +20,7 @@ def test_known_answers():
     assert average_precision([3, 1, 2, 0], [3, 1], []) == 1
     assert average_precision([9, 3, 1, 2, 0], [3, 1], [9]) == 1
     assert average_precision([0, 1], [1], []) == pytest.approx((0 + 1 / 2) / 2)
-    assert average_precision([0, 1], [], [1]) is None
+    assert math.isnan(average_precision([0, 1], [], [1]))
 
 
 @pytest.fixture
@@ -68,6 +69,19 @@ def test_known_queries_find_their_images(oxford):
     # The second query finds d, then b or a: its easy image a is third or second of the three that count.
     assert measured["mAP, hard"] == pytest.approx(1)
     assert 0.5 < measured["mAP, medium"] < 1
+
+
+def test_queries_of_one_building_are_drawn_together(oxford):
+    evaluation = Evaluation(RawPixels(8, 16), open_landmarks(oxford, "roxford"), TaskSettings())
+    assert evaluation.examples("landmarks").groups.tolist() == [0, 0]  # both should find a
+    assert all(each.low is None for each in measure_landmark_retrieval(evaluation))
+    file = oxford / "gnd_roxford5k.json"
+    truth = json.loads(file.read_text())
+    truth["gnd"][0]["easy"] = []
+    file.write_text(json.dumps(truth))
+    evaluation = Evaluation(RawPixels(8, 16), open_landmarks(oxford, "roxford"), TaskSettings())
+    assert evaluation.examples("landmarks").groups.tolist() == [0, 1]
+    assert all(each.low is not None for each in measure_landmark_retrieval(evaluation))
 
 
 @pytest.mark.parametrize("damage", ["an image", "the list", "an index"])
