@@ -8,6 +8,7 @@ import argparse
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,7 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for variable, value in THREADS.items():  # read when torch is imported
         os.environ.setdefault(variable, value)
     _add_package()
-    return importlib.import_module(f"modeling_radio.{module}").main(words)
+    try:
+        return importlib.import_module(f"modeling_radio.{module}").main(words)
+    except KeyboardInterrupt:  # while libraries are imported, before the command handles it
+        print(f"radio {name}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def usage() -> str:
@@ -105,13 +110,18 @@ def find_module(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     if name not in modules:
         return None, [f"Unknown command {name!r}. `radio --help` lists all."]
     formats = FORMATS.get(name, {})
-    if not formats or "--to" not in words:
+    chosen, rest, following = None, [], iter(words)
+    for word in following:
+        flag, is_joined, value = word.partition("=")
+        if flag == "--to":
+            chosen = value if is_joined else next(following, "")
+        else:
+            rest.append(word)
+    if not formats or chosen is None:
         return modules[name], words
-    at = words.index("--to")
-    chosen = words[at + 1] if at + 1 < len(words) else ""
     if chosen not in formats:
         return None, [f"`--to` of `radio {name}` must be one of {', '.join(formats)}, got {chosen!r}."]
-    return formats[chosen], [*words[:at], *words[at + 2 :]]
+    return formats[chosen], rest
 
 
 def complete(words: list[str]) -> None:

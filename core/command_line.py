@@ -15,7 +15,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from pydantic.fields import FieldInfo
 
 from modeling_radio.checks_radio import did_you_mean
-from modeling_radio.core.errors import UserError, without_secrets
+from modeling_radio.core.errors import KILLED_WORKER, UserError, without_secrets
 from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
 from modeling_radio.core.settings import (
     MISSING,
@@ -39,8 +39,6 @@ MAX_MESSAGE = 5000
 """Characters of an error that are shown. Our choice: the names in a sound file are fewer."""
 USER_ERRORS = (ValueError, OSError, UserError, TrainingDivergedError)
 
-KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
-"""Matches the error that torch raises when a data worker was killed."""
 WORKER_IS_GONE = (
     "a data worker was killed by the system, most often for want of memory: the same command goes on, and needs less "
     "with fewer workers (`num_workers`)."

@@ -14,6 +14,10 @@ SECRET = re.compile(
 """Matches an address's password, signature or token with what stands before it, and a token of the Hub."""
 
 
+KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
+"""Matches the error that torch raises, from a signal handler and so anywhere, when a data worker was killed."""
+
+
 class UserError(Exception):
     """Something that the user can mend, where no built-in error fits; the message is one line that says how."""
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from modeling_radio.core.errors import UserError, first_few
+from modeling_radio.core.errors import KILLED_WORKER, UserError, first_few
 
 
 PHOTOGRAPH = Path(__file__).with_name("photograph.jpg")
@@ -199,28 +199,39 @@ def write_beside(path: Path, write: Callable[[Path], object]) -> None:
 def scratch_folder(parent: Path, prefix: str = TEMPORARY_PREFIX) -> Iterator[Path]:
     """Yield a new folder in `parent` that is removed in the end; finished files in it can be moved into place."""
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as scratch, _lock(Path(scratch)):
-        yield Path(scratch)
+    with ExitStack() as stack:
+        while True:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent)))
+            with suppress(FileNotFoundError):
+                stack.enter_context(_lock(scratch, waits=True))
+                if scratch.exists():  # another process may have taken it for a leftover before it was locked
+                    break
+        yield scratch
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Lock a folder until the end of the context or of the process, and yield whether that succeeded."""
+def _lock(folder: Path, *, waits: bool = False) -> Iterator[bool]:
+    """Lock a folder until the end of the context or of the process, and yield whether that succeeded.
+
+    Args:
+        folder: The folder.
+        waits: Wait for another process that has it.
+    """
     if sys.platform == "win32":
         yield False
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield _takes_lock(descriptor)
+        yield _takes_lock(descriptor, waits=waits)
     finally:
         os.close(descriptor)
 
 
-def _takes_lock(descriptor: int) -> bool:
+def _takes_lock(descriptor: int, *, waits: bool) -> bool:
     import fcntl  # not on Windows
 
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
     except OSError:  # another holds it, or the file system knows no locks
         return False
     return True
@@ -334,6 +345,8 @@ def one_line_errors(path: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second, save_file the third
+        if KILLED_WORKER.match(str(error)):  # which is no fault of the file
+            raise
         reason = _system_says(error) or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WriteError(f"Cannot write {str(path)!r}: {reason}. What was saved before is intact.") from error
 

@@ -16,11 +16,12 @@ import pytest
 from torch.utils.data import DataLoader
 from toy_settings import Toy
 
+import modeling_radio_cli
 from modeling_radio.core.command_line import Command, one_line_warnings, run_command
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
-from modeling_radio.core.settings import Settings
-from modeling_radio_cli import COMMANDS
+from modeling_radio.core.settings import Settings, SettingsError
+from modeling_radio_cli import COMMANDS, find_module
 
 
 class WithChanges(Settings):
@@ -147,6 +148,20 @@ def test_help_and_mistakes_do_not_wait_for_torch():
     assert done.stdout.count("usage: radio ") == len(COMMANDS) == done.stderr.count("error: ")
 
 
+@pytest.mark.parametrize("words", [["--to", "timm", "a"], ["a", "--to=timm"], ["--to", "nvidia", "a", "--to", "timm"]])
+def test_the_format_is_given_as_flags_are(words):
+    assert find_module("convert", words) == ("conversion.to_timm", ["a"])
+    assert find_module("plan", words) == ("training.plan", words)
+
+
+def test_no_option_is_offered_that_does_not_exist():
+    with pytest.raises(SettingsError, match=r"Unknown option '--no-chekc'\. Did you mean '--no-check'\? --help"):
+        CHANGING.read(["x", "--no-chekc"])
+    described = Command("package.toy", "Plays; `radio toy --to FORMAT` does not.", Toy, positionals=("source",))
+    with pytest.raises(SettingsError, match=r"Unknown option '--to'\.(?! Did you mean '--to')"):
+        described.read(["x", "--to"])
+
+
 # How commands end
 
 run_finetune = functools.partial(run_command, "finetune", show_traceback=False, extra="export")
@@ -173,12 +188,19 @@ def failing(error):
         (KeyboardInterrupt(), 130, "interrupted"),
         (Signaled(signal.SIGTERM), 143, "interrupted"),
         (Interrupted("stopped at step 3", signal.SIGUSR1), 138, "stopped at step 3"),
+        (ValueError("no http://me:S3CRET@host"), 1, r"error: no http://\.\.\.@host"),
         (ValueError("x" * 10**6), 1, r"error: x{5000}\.\.\. \(1,000,000 characters\)"),
     ],
 )
 def test_what_ends_a_command_is_one_line_and_a_status(error, status, line, capsys):
     assert run_finetune(failing(error)) == status
     assert re.fullmatch(f"finetune: {line}\n", capsys.readouterr().err)
+
+
+def test_ctrl_c_while_libraries_are_imported_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(modeling_radio_cli.importlib, "import_module", lambda name: failing(KeyboardInterrupt())())
+    assert modeling_radio_cli.main(["plan"]) == 130
+    assert capsys.readouterr().err == "radio plan: interrupted\n"
 
 
 def test_the_end_of_the_given_time_is_no_failure(capsys):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from modeling_radio.core import files
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import (
     LOCK,
@@ -22,6 +23,7 @@ from modeling_radio.core.files import (
     check_run_folder,
     check_writable,
     move_into_place,
+    remove_abandoned,
     remove_partial,
     restore_previous,
     scratch_folder,
@@ -160,6 +162,36 @@ def test_the_old_folder_comes_back_after_a_kill_between_the_renames(after_death,
             check_output(final, overwrite=False)
     remove_partial(tmp_path)
     assert (names(final), names(tmp_path)) == (["old"], ["final"])
+
+
+def test_a_scratch_folder_that_was_taken_for_a_leftover_is_made_anew(tmp_path, monkeypatch):
+    """Another process clears up between the moment a folder is made and that when it is locked."""
+    takes_lock, cleared = files._takes_lock, []
+
+    def lock_late(descriptor, *, waits):
+        if waits and not cleared:
+            cleared.append(names(tmp_path))
+            remove_abandoned(tmp_path)
+        return takes_lock(descriptor, waits=waits)
+
+    monkeypatch.setattr(files, "_takes_lock", lock_late)
+    with scratch_folder(tmp_path) as scratch:
+        assert [scratch.name] == names(tmp_path) != cleared[0]
+        remove_abandoned(tmp_path)
+        assert scratch.exists()
+    assert names(tmp_path) == []
+
+
+def test_a_killed_data_worker_is_no_fault_of_the_file(tmp_path):
+    """Torch raises it from a signal handler, wherever the process is."""
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    def write(path):
+        raise killed
+
+    with pytest.raises(RuntimeError) as raised:
+        write_file(tmp_path / "manifest.json", write)
+    assert raised.value is killed
 
 
 def test_the_old_folder_comes_back_where_the_new_one_cannot_follow(final, tmp_path, monkeypatch):

@@ -77,7 +77,7 @@ def test_a_killed_worker_of_this_machine_is_known_at_once(tmp_path):
 
 def test_scratch_folders_of_living_workers_stay_where_locks_do_not_tell(tmp_path, monkeypatch):
     """Each machine gets every lock where the file system keeps them to itself (Lustre with `localflock`)."""
-    monkeypatch.setattr(files, "_takes_lock", lambda descriptor: True)
+    monkeypatch.setattr(files, "_takes_lock", lambda descriptor, waits: True)
     store = Store(tmp_path / "out")
     living, dead, mine = f"far.1.{8 * 'a'}", f"far.2.{8 * 'b'}", Claims(store)
     store.write(f"{WORKERS}/{living}", b"0")
