@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, distributed
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_radio.core.command_line import USER_ERRORS
 from modeling_radio.core.errors import UserError
@@ -38,6 +41,48 @@ _FLIGHT_RECORDER = {
 }
 """Variables of NCCL's flight recorder, by their present and older names, and values; None for the path. It keeps the
 last 2,000 exchanges, PyTorch's own number."""
+_is_apart = ContextVar("is_apart", default=False)
+"""Whether this rank works without the others at the moment."""
+
+
+class _NoExchanges(TorchDispatchMode):
+    """Refuses the exchanges of any library: all of them are operators of PyTorch's dispatcher."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(each, DTensor) for each in types):
+            return NotImplemented  # it comes back with the operators that it consists of
+        if func.namespace.lstrip("_").startswith("c10d"):
+            _check_together(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Do something that the other ranks do at another time, or not at all: exchanges with them raise at once inside.
+
+    Raises:
+        RuntimeError: For an exchange, also in a single process. With others they would wait for each other for ever.
+    """
+    token = _is_apart.set(True)
+    try:
+        with _NoExchanges() if _is_distributed() else nullcontext():
+            yield
+    finally:
+        _is_apart.reset(token)
+
+
+def _check_together(exchange: str) -> None:
+    if _is_apart.get():
+        raise RuntimeError(
+            f"`{exchange}` exchanges between ranks where each works at its own time, so that they would wait for each "
+            "other for ever: do it before or after that."
+        )
+
+
+def _has_others(exchange: str) -> bool:
+    """Return whether an exchange has others to take part in; all exchanges of this project begin here."""
+    _check_together(exchange)
+    return _is_distributed()
 
 
 def _is_distributed() -> bool:
@@ -69,20 +114,20 @@ def set_timeout(timeout: timedelta) -> None:
 
 def wait_for_ranks() -> None:
     """Wait until every rank has arrived here."""
-    if _is_distributed():
+    if _has_others("wait_for_ranks"):
         distributed.barrier()
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Return the sum of `tensor` over all ranks, the same bits on each; `tensor` is overwritten."""
-    if _is_distributed():
+    if _has_others("sum_over_ranks"):
         distributed.all_reduce(tensor)
     return tensor
 
 
 def copy_from_first_rank(tensor: Tensor) -> Tensor:
     """Return rank 0's `tensor` on every rank; `tensor` is overwritten elsewhere."""
-    if _is_distributed():
+    if _has_others("copy_from_first_rank"):
         distributed.broadcast(tensor, src=0)
     return tensor
 
@@ -92,12 +137,14 @@ def on_first_rank(work: Callable[[], T]) -> T:
 
     An error that the user can mend is raised on every rank, so that no rank waits for one that has ended.
     """
-    if not _is_distributed():
-        return work()
+    if not _has_others("on_first_rank"):
+        with apart():
+            return work()
     result: list[Any] = [None, None]
     if distributed.get_rank() == 0:
         try:
-            result[0] = work()
+            with apart():
+                result[0] = work()
         except USER_ERRORS as error:
             result[1] = error
     distributed.broadcast_object_list(result)
@@ -106,9 +153,25 @@ def on_first_rank(work: Callable[[], T]) -> T:
     return result[0]
 
 
+def first_rank_first(work: Callable[[], T]) -> T:
+    """Call a function on rank 0, then on the others, which find what it has left in caches.
+
+    An error that the user can mend ends every rank if it is that of rank 0.
+
+    Returns:
+        This rank's own result.
+    """
+    results: list[T] = []
+    on_first_rank(lambda: results.append(work()))
+    if not results:
+        with apart():
+            results.append(work())
+    return results[0]
+
+
 def of_all_ranks(value: T) -> list[T]:
     """Return the plain values of all ranks in order, on every rank."""
-    if not _is_distributed():
+    if not _has_others("of_all_ranks"):
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
@@ -122,7 +185,7 @@ def rows_of_all_ranks(rows: Tensor, counts: Sequence[int]) -> Tensor:
         rows: `(rows, ...)`, this rank's.
         counts: Number of rows of each rank.
     """
-    if not _is_distributed():
+    if not _has_others("rows_of_all_ranks"):
         return rows
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows

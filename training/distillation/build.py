@@ -123,7 +123,7 @@ def build_run(
     """
     teachers = inputs.load_teachers(recipe, accelerator.device)
     widths = inputs.widths_of_teachers(teachers)
-    images = inputs.open_images(recipe, accelerator)
+    images = inputs.open_images(recipe)
     model = build_student(recipe, widths)
     check_normalizers(recipe.export, model.config)
     # Read now: the folder may be deleted during the run.

@@ -13,7 +13,7 @@ from torch import distributed
 from torch.distributed import ProcessGroup
 
 from modeling_radio.core.interruption import Interrupted, OutOfTime, StopRequest
-from modeling_radio.core.ranks import TIMEOUT, any_rank, on_first_rank, rank_and_count
+from modeling_radio.core.ranks import TIMEOUT, any_rank, first_rank_first, on_first_rank, rank_and_count
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.data.sources import stream_fingerprint
 from modeling_radio.training.data.training_images import build_training_images
@@ -46,13 +46,12 @@ from modeling_radio.training.views.plan import (
 )
 
 
-def open_images(recipe: Recipe, accelerator: Accelerator) -> Images | PartitionStreams:
-    """Open the training images, by number or as streams of this rank."""
-    with accelerator.main_process_first():
-        if recipe.data.streaming:
-            return PartitionStreams.open(recipe, accelerator.process_index, accelerator.num_processes)
-        is_square = recipe.views.teachers == "cached"
-        return build_training_images(recipe.data, is_square=is_square, used_px=smallest_used_px(recipe))
+def open_images(recipe: Recipe) -> Images | PartitionStreams:
+    """Open the training images, by number or as streams of this rank; all ranks must take part."""
+    if recipe.data.streaming:
+        return first_rank_first(lambda: PartitionStreams.open(recipe, *rank_and_count()))
+    is_square = recipe.views.teachers == "cached"
+    return build_training_images(recipe.data, is_square=is_square, used_px=smallest_used_px(recipe))
 
 
 def fingerprint_of(images: Images | PartitionStreams, recipe: Recipe, accelerator: Accelerator) -> str:
@@ -146,7 +145,7 @@ def shard_teachers(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
         return
     networks = on_first_rank(lambda: by_network({name: teachers[name] for name in sharded}))
     of_machine = int(os.environ.get("LOCAL_WORLD_SIZE", str(num_ranks)))
-    for names in networks:
+    for turn, names in enumerate(networks):
         for start in range(0, num_ranks, of_machine):
             machine = range(start, min(start + of_machine, num_ranks))
             ranks = [each for each in machine if {*names} & {*teachers_of_rank(recipe, each, num_ranks)}]
@@ -156,7 +155,7 @@ def shard_teachers(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
             group = cast(ProcessGroup, distributed.new_group(ranks, timeout=TIMEOUT))  # on all ranks, in one order
             for name in names if rank in ranks else ():
                 if name in teachers:
-                    teachers[name].shard(group)
+                    teachers[name].shard(group, turn)
 
 
 def _check_equal_parts(recipe: Recipe, names: Sequence[str], ranks: Sequence[int], num_ranks: int) -> None:

@@ -65,7 +65,7 @@ class OnlineTargets:
             targets: dict[str, Iterator[Target]] = {}
             if not taught:
                 self._join_calls(parts[0][0].partition)
-            for names in self._by_network(taught[0][0]) if taught else ():
+            for names in self._by_network(taught[0][0].teachers) if taught else ():
                 targets |= {name: iter(of_parts) for name, of_parts in self._targets(names, taught).items()}
             for batch, groups in parts:
                 own = {name: next(of_parts) for name, of_parts in targets.items()} if batch.teachers else {}
@@ -93,13 +93,13 @@ class OnlineTargets:
     def _join_calls(self, partition: str) -> None:
         """Take part in other ranks' calls of the sharded teachers of a partition."""
         seen = next(each.teachers for each in self.recipe.partitions if each.name == partition)
-        for names in by_network({name: each for name, each in self.teachers.items() if not seen or name in seen}):
+        for names in self._by_network([name for name in self.teachers if not seen or name in seen]):
             self.teachers[names[0]].join_calls()
 
     def _plan_crops(self, batch: Batch) -> list[CropSpec]:
         """Return the crops of each image for the student, the teachers and, if MESA is due, the moving average."""
         sizes = {STUDENT: self._student_sizes}
-        sizes |= {names[0]: self._input_sizes(names[0]) for names in self._by_network(batch)}
+        sizes |= {names[0]: self._input_sizes(names[0]) for names in self._by_network(batch.teachers)}
         if self.recipe.mesa.is_due(batch.step):
             sizes[AVERAGE] = self._student_sizes
         return plan_crops(batch, self.recipe, sizes)
@@ -113,9 +113,10 @@ class OnlineTargets:
     def _input_sizes(self, name: str) -> Callable[[Grid], tuple[Size, ...]]:
         return lambda grid: self.teachers[name].input_sizes(*grid)
 
-    def _by_network(self, batch: Batch) -> list[list[str]]:
-        """Return the names of a batch's teachers by network; teachers of one network get the crop of the first."""
-        return by_network({name: self.teachers[name] for name in batch.teachers})
+    def _by_network(self, names: Iterable[str]) -> list[list[str]]:
+        """Return teachers by network, which get the crop of the first one; sharded ones in the order of all ranks."""
+        networks = by_network({name: self.teachers[name] for name in names})
+        return sorted(networks, key=lambda own: calls.turn if (calls := self.teachers[own[0]].equal_calls) else -1)
 
     def _example(self, batch: Batch, groups: list[Crops], targets: dict[str, Target]) -> Example:
         images, extents = self._student_images(STUDENT, batch, groups), self._extents(STUDENT, batch, groups)

@@ -296,8 +296,12 @@ class Teacher(nn.Module):
         if self.equal_calls is not None:
             self.equal_calls.finish(lambda images: self._run_network(images, [self]))
 
-    def shard(self, group: ProcessGroup) -> None:
+    def shard(self, group: ProcessGroup, turn: int = 0) -> None:
         """Shard the network's blocks over a group of ranks, which from now on call it together, or join the calls.
+
+        Args:
+            group: The ranks.
+            turn: Position of the network in the order in which all ranks call sharded networks.
 
         Raises:
             ValueError: If it has no list of blocks.
@@ -305,7 +309,7 @@ class Teacher(nn.Module):
         device = self.mean.device
         shard_blocks(self.name, self, group, device)
         side = self.run.input_size_px or self.native_size_px or self.size_multiple or self.patch_size
-        self.equal_calls = EqualCalls(group, side, device)
+        self.equal_calls = EqualCalls(group, side, device, turn)
 
     def extract_features(self, pixel_values: Tensor) -> TeacherOutput:
         """Return its own output of `extract_features_for`."""

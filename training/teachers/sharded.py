@@ -22,10 +22,12 @@ class EqualCalls:
         group: The ranks among which the network is sharded.
         side_px: Side of a square image that the network takes, for a rank that has not had any image yet.
         device: Of the network.
+        turn: Its position among the networks that ranks share. Each has ranks of its own, which would wait for each
+            other for ever if they called two networks in different orders.
     """
 
-    def __init__(self, group: distributed.ProcessGroup, side_px: int, device: torch.device) -> None:
-        self.group, self.device = group, device
+    def __init__(self, group: distributed.ProcessGroup, side_px: int, device: torch.device, turn: int) -> None:
+        self.group, self.device, self.turn = group, device, turn
         self._spare = torch.zeros(1, 3, side_px, side_px, device=device)
 
     def begin(self, images: Tensor) -> None:

@@ -69,7 +69,8 @@ class Batch:
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
             average gradients, is the sum of the partitions' means times their weights, whatever the ranks and parts.
             0 for a part without images, which stands for them with one that another part has: see `BatchPlan`.
-        teachers: Names of the teachers that see these images; none for a part without images.
+        teachers: Names of the teachers that see these images, in the recipe's order, so that ranks agree on it; none
+            for a part without images.
         size_px: The resolution that the step drew; None if each image has drawn its own.
         vitdet_window: Side in tokens of the student's attention windows; None for global attention.
         is_last: Whether no other part of this partition's step on this rank follows.
@@ -151,6 +152,7 @@ class BatchPlan:
         self.recipe, self.num_images, self.rank, self.num_ranks = recipe, num_images, rank, num_ranks
         self.patch_size = patch_size
         self._image_numbers = image_numbers or {}
+        self._teachers = [teacher.name for teacher in recipe.teachers]
         self._ranks, self._operations = divide_ranks(recipe.partitions, num_ranks), operations
         for partition in recipe.partitions:
             self._check_room(partition)
@@ -296,7 +298,7 @@ class BatchPlan:
                 rows=tuple(chosen),
                 num_images=len(shapes),
                 weight=partition.weight * self.num_ranks * len(chosen) / len(shapes),
-                teachers=tuple(partition.teachers or [teacher.name for teacher in self.recipe.teachers]),
+                teachers=tuple(each for each in self._teachers if each in (partition.teachers or self._teachers)),
                 size_px=planned.size_px,
                 vitdet_window=window,
                 is_last=number == len(parts),

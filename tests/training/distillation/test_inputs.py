@@ -1,10 +1,14 @@
 """What a run learns from, opened as its recipe says."""
 
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from deep_teacher import DeepTeacher
+from pyarrow import parquet, table
 from tiny_adaptors import build_model_with_adaptors
 from tiny_distillation import NoiseImages, TinyTeacher
 from torch import distributed
@@ -12,16 +16,21 @@ from two_forks import run_two_forks
 
 import modeling_radio.training.teachers.registry
 from modeling_radio.core.interruption import Interrupted, OutOfTime, StopRequest
+from modeling_radio.core.ranks import set_timeout
+from modeling_radio.training.data import training_images
 from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.inputs import (
     check_image_sizes,
     ends_on_all_ranks,
     load_teachers,
+    open_images,
     open_targets,
     shard_teachers,
     widths_of_teachers,
 )
 from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.teachers.base import Teacher
+from modeling_radio.training.views.plan import BatchPlan
 
 
 pytestmark = pytest.mark.usefixtures("tiny_world")
@@ -120,3 +129,78 @@ def test_ranks_that_share_a_sharded_teacher_must_call_it_in_one_order(
     monkeypatch.setattr(inputs, "rank_and_count", lambda: (0, 2))
     with pytest.raises(RecipeError, match=r"teachers\.segmenter\.shard=false"):
         shard_teachers(recipe, teachers)
+
+
+def test_ranks_open_balanced_and_filtered_images_together(
+    recipe_file: str, write_source: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The groups are found by one rank and sent to the others, but not while ranks take turns."""
+    monkeypatch.setattr(inputs, "build_training_images", training_images.build_training_images)
+    monkeypatch.setenv("RADIO_CACHE", str(tmp_path / "own_cache"))
+    source, features = write_source("folder", 8), tmp_path / "features"
+    (features / "data").mkdir(parents=True)
+    names = [path.relative_to(source).as_posix() for path in sorted(Path(source).rglob("*.*"))]
+    groups = {"id": names, "label": ["rare", *["frequent"] * (len(names) - 1)]}
+    parquet.write_table(table(groups), features / "data" / "train-0.parquet")
+    data = f"{{source: {source}, num_images: null, balance: {{features: {features}, column: label}}}}"
+    recipe = load_recipe(recipe_file, [f"data={data}", "data.filters.max_aspect=9"])
+
+    def check() -> None:
+        set_timeout(timedelta(seconds=30))
+        assert len(open_images(recipe)) > len(names)
+
+    check()
+    (tmp_path / "own_cache").rename(tmp_path / "removed")
+    run_two_forks(check, tmp_path)
+
+
+class DeepOutput(DeepTeacher):
+    """A `DeepTeacher` whose outputs could be several."""
+
+    read_options = frozenset({"output"})
+
+    def __init__(self, name: str, *, source: str | None = None, num_blocks: int = 4, output: int = 0) -> None:
+        super().__init__("same weights", num_blocks=num_blocks)
+        self.name = self.network_of = name
+        self.output = output
+
+
+ONE_IMAGE = "{name: low, sizes_px: [32], token_budget: 4, teachers: [b, a]}"
+OTHER_ORDER = (
+    "{name: low, sizes_px: [32], batch_size: 2, rank_share: 1, teachers: [a, b]},"
+    "{name: high, sizes_px: [32], batch_size: 2, rank_share: 1, teachers: [b, a]}"
+)
+FIRST_READER_ELSEWHERE = OTHER_ORDER.replace("teachers: [b, a]", "teachers: [b, c]")
+
+
+@pytest.mark.parametrize("partitions", [ONE_IMAGE, OTHER_ORDER, FIRST_READER_ELSEWHERE])
+def test_ranks_call_sharded_teachers_in_one_order(
+    recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partitions: str
+) -> None:
+    """Teachers `a` and `c` have one network."""
+    monkeypatch.setitem(modeling_radio.training.teachers.registry.TEACHER_KINDS, "deep", DeepOutput)
+    entries = [
+        f"{{name: {name}, kind: deep, shard: true, options: {options}}}"
+        for name, options in (("a", "{}"), ("b", "{num_blocks: 2}"), ("c", "{output: 1}"))
+        if name != "c" or "c]" in partitions
+    ]
+    recipe = load_recipe(recipe_file, [f"teachers=[{', '.join(entries)}]", f"partitions=[{partitions}]"])
+
+    def targets_of(teachers: dict[str, Teacher]) -> list[dict[str, torch.Tensor]]:
+        rank = distributed.get_rank()
+        images = NoiseImages(recipe.data, is_square=False)
+        accelerator = SimpleNamespace(process_index=rank, num_processes=2, device=CPU)
+        source = open_targets(recipe, accelerator, images, teachers, StopRequest())
+        plan = BatchPlan(recipe, len(images), rank, 2, patch_size=16)
+        examples = source.examples(lambda: plan.steps(0, 2))
+        return [{name: each.features[0] for name, each in example.targets.items()} for _, example in examples]
+
+    def check() -> None:
+        whole, sharded = load_teachers(recipe, CPU), load_teachers(recipe, CPU)
+        shard_teachers(recipe, sharded)
+        set_timeout(timedelta(seconds=20))
+        for ours, expected in zip(targets_of(sharded), targets_of(whole), strict=True):
+            assert ours.keys() == expected.keys()
+            assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+    run_two_forks(check, tmp_path)

@@ -6,7 +6,8 @@ import functools
 import getpass
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.hub import explain_failure
+from modeling_radio.core.ranks import apart
 from modeling_radio.training.recipe_sections import Precision
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import longest_list, teacher_error
@@ -33,14 +35,16 @@ def check_weights(name: str, weights: str, weights_dtype: str = "float32") -> No
     check_choice("weights_dtype", weights_dtype, WEIGHT_DTYPES, error=error)
 
 
-def loading_turn() -> FileLock:
-    """Return the lock with which this user's processes on this machine load teachers one after the other.
+@contextmanager
+def loading_turn() -> Iterator[None]:
+    """Let this user's processes on this machine load teachers one after the other.
 
     Otherwise the ranks of a machine would hold several copies of all weights in its memory; the downloads of the first
     one serve the others.
     """
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # in a container a user may have no name
-    return FileLock(Path(tempfile.gettempdir()) / f"radio-teachers-{user}.lock")
+    with FileLock(Path(tempfile.gettempdir()) / f"radio-teachers-{user}.lock"), apart():
+        yield
 
 
 def load_pretrained(model_class: type, source: str, name: str, **arguments: Any) -> Any:
