@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -86,6 +87,15 @@ def find_device(name: str | None) -> str:
     first = next((device for device in found if device.partition(":")[0] == name), name)
     check_choice("device", first, found)
     return first
+
+
+def arithmetic() -> dict[str, Any]:
+    """Return what decides how a CPU rounds: results are equal bit for bit only where all of it is equal."""
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "instruction set": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:

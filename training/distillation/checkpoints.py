@@ -34,6 +34,7 @@ from modeling_radio.core.files import (
     write_text,
     write_through,
 )
+from modeling_radio.core.machine import arithmetic
 from modeling_radio.core.ranks import of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.settings import differences, order_differences, setting_paths, with_defaults
 from modeling_radio.training.distillation.monitoring import SkippedSteps
@@ -428,6 +429,23 @@ def warn_of_other_data(checkpoint: Path, saved: str, now: str) -> None:
     )
 
 
+def warn_of_other_arithmetic(checkpoint: Path, saved: Mapping[str, Any]) -> None:
+    """Say what changed if this session rounds otherwise on a CPU than the one that wrote a checkpoint.
+
+    Args:
+        checkpoint: Folder of the checkpoint, for the message.
+        saved: Its entry `arithmetic` of `state.json`.
+    """
+    changed = [] if torch.cuda.is_available() else differences(saved, arithmetic())
+    if changed:
+        logger.warning(
+            "%r was trained with other rounding (%s): the run goes on, but its weights will differ a little from those "
+            "without the stop",
+            str(checkpoint),
+            "; ".join(changed),
+        )
+
+
 def check_fits(path: Path, saved: Mapping[str, Sequence[int]], wanted: Mapping[str, Tensor]) -> None:
     """Refuse tensors that are not of what they are to be loaded into.
 
@@ -580,7 +598,7 @@ class RunState:
             files |= own
         positions = of_all_ranks(self.source.state_dict())
         counts = {"skipped_steps": self.skipped.state_dict(), "places_in_data": positions}
-        writer.begin({**facts, **counts, "torch_version": torch.__version__}, files)
+        writer.begin({**facts, **counts, "arithmetic": arithmetic()}, files)
         return positions
 
     def load(self, checkpoint: Path) -> dict[str, Any]:

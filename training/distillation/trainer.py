@@ -2,7 +2,7 @@
 
 `build.py` builds what a step works with, `step.py` has the losses of a batch. A step is a pure function of the state
 and the step number: every random number is derived from the seed and the step, so a restarted run repeats an
-uninterrupted one bit for bit.
+uninterrupted one, on a CPU bit for bit with the same number of threads and the same instruction set.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from modeling_radio.training.distillation.checkpoints import (
     checkpoint_path,
     newest_checkpoint,
     read_state,
+    warn_of_other_arithmetic,
     warn_of_other_data,
 )
 from modeling_radio.training.distillation.cpu import keep_freed_memory
@@ -415,6 +416,7 @@ class Distiller:
             self.accelerator.print(f"Going on from step {self.step} with changes: {changes}.", flush=True)
         if self.accelerator.is_main_process:
             warn_of_other_data(folder, saved["data"], self.parts.fingerprint)
+            warn_of_other_arithmetic(folder, saved["arithmetic"])
 
     def _export(self) -> Path:
         """Write `final/` from the moving average (or the student itself)."""

@@ -11,6 +11,7 @@ import torch
 
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.checkpoints import read_config
+from modeling_radio.core.machine import arithmetic
 from modeling_radio.core.timing import Clock
 from modeling_radio.model_cards.build import license_of
 from modeling_radio.model_cards.features import Column, FeatureSet, build_features_card
@@ -185,6 +186,7 @@ def _made_now(written: Written) -> dict[str, str]:
     is_all = written.num_new == written.num_rows
     return {
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else run["machine"],
+        **({} if torch.cuda.is_available() else {"instruction set": str(arithmetic()["instruction set"])}),
         **({"speed": f"{written.num_new / written.seconds:.1f} images/s"} if is_all else {}),
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
         "date": run["date"],

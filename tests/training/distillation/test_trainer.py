@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -37,10 +38,11 @@ import modeling_radio.training.teachers.registry
 from modeling_radio import RadioModel
 from modeling_radio.core.files import RUN_FILE, WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.machine import arithmetic
 from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.distill import main
-from modeling_radio.training.distillation import bad_steps, inputs, step, trainer
+from modeling_radio.training.distillation import bad_steps, checkpoints, inputs, step, trainer
 from modeling_radio.training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
 from modeling_radio.training.distillation.tracking import read_series
 from modeling_radio.training.losses.alignment import AlignedMaps, align_to_teacher
@@ -513,6 +515,18 @@ def test_data_that_changed_between_two_sessions_are_told(
     assert line.startswith("'run/checkpoints/step_00000002' was trained on other data (")
     distil(recipe_file, "run", *settings, stop_at=4)
     assert len(caplog.messages) == 1
+
+
+def test_other_rounding_between_two_sessions_is_told(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    distil(recipe_file, "run", stop_at=1)
+    distil(recipe_file, "run", stop_at=2)
+    assert caplog.messages == []
+    monkeypatch.setattr(checkpoints, "arithmetic", lambda: arithmetic() | {"instruction set": "ABACUS"})
+    distil(recipe_file, "run", stop_at=3)
+    (line,) = caplog.messages
+    assert re.search(r"'run/checkpoints/step_00000002' .*\(instruction set: .* -> ABACUS\)", line)
 
 
 def test_restart_never_overwrites(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:

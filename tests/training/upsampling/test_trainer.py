@@ -326,6 +326,11 @@ def test_from_the_command_into_a_recipe(train, recipe_file, tmp_path, capsys):
     assert distil(recipe_file, str(tmp_path / "distilled"), *ways["featsharp"]) is not None
 
 
+def test_a_device_that_is_not_there_is_refused(train, capsys):
+    assert train("device=x=") == 1
+    assert "error: `device` " in capsys.readouterr().err
+
+
 def test_wrong_upsamplers_are_refused(train, recipe_file, tmp_path):
     assert train("measured_images=0") == 0
     fixed = [TEACHERS, "teachers.segmenter.run_mode=fixed"]
