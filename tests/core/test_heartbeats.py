@@ -25,7 +25,7 @@ NUM_RANKS = 3
 
 def hang(how: str) -> None:
     if how == "late":
-        time.sleep(6)
+        time.sleep(600)  # until it is killed
     else:
         os.kill(os.getpid(), signal.SIGSTOP if how == "stopped" else signal.SIGKILL)
 
@@ -34,15 +34,16 @@ def work(rank: int, how: str, bad: int, port: int, messages) -> None:
     """Run by each fork; one of them hangs in its fifth step while it reads data."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=NUM_RANKS)
-    set_timeout(timedelta(seconds=1))
     phase, step = "data", 0
     try:
         with Heartbeats(lambda: (step, phase), alone=["data"]) as beats:
             for _ in range(100):
                 phase = "data"
                 beats.send()
-                if rank == bad and step == 4:
-                    hang(how)
+                if step == 4:  # not before, when a rank of a busy machine may be late
+                    set_timeout(timedelta(seconds=1))
+                    if rank == bad:
+                        hang(how)
                 phase = "student"
                 sum_over_ranks(torch.ones(1))
                 step += 1
@@ -60,7 +61,7 @@ def work(rank: int, how: str, bad: int, port: int, messages) -> None:
 )
 def test_others_end_with_a_line_that_names_the_rank(how, bad, monkeypatch):
     monkeypatch.setattr(heartbeats, "INTERVAL", 0.1)
-    monkeypatch.setattr(heartbeats, "SILENCE", 1.0)
+    monkeypatch.setattr(heartbeats, "SILENCE", 2.0)
     monkeypatch.setattr(heartbeats, "_ANSWER", 1.0)
     fork = multiprocessing.get_context("fork")
     messages, port = fork.SimpleQueue(), free_port()
@@ -68,7 +69,7 @@ def test_others_end_with_a_line_that_names_the_rank(how, bad, monkeypatch):
     for process in ranks:
         process.start()
     for rank, process in enumerate(ranks):
-        process.join(0 if rank == bad else 20)
+        process.join(0 if rank == bad else 100)
     statuses = [process.exitcode for process in ranks]
     ranks[bad].kill()
     for rank in set(range(NUM_RANKS)) - {bad}:

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 import side_by_side
+from killing import wait_for
 
 from modeling_radio.core import interruption
 from modeling_radio.core.interruption import (
@@ -92,14 +91,13 @@ def test_another_thread_may_enter_it():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_wait_for_another_program_ends_with_the_program(number):
+def test_a_wait_for_another_program_ends_with_the_program(number, tmp_path):
     before = signal.getsignal(number)
-    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
-    began = time.monotonic()
+    program = f"kill -{number.value} {os.getpid()}; sleep 60; touch {tmp_path}/waited"
     with pytest.raises(Signaled) as raised, raised_signals():
-        subprocess.run(["sleep", "60"], check=False)
+        subprocess.run(["sh", "-c", program], check=False)
     assert raised.value.number == number
-    assert time.monotonic() - began < 30
+    assert not (tmp_path / "waited").exists()
     assert signal.getsignal(number) == before
 
 
@@ -119,11 +117,19 @@ def test_threads_that_do_not_end_are_not_waited_for():
     assert done.returncode == 128 + signal.SIGTERM
 
 
-def test_a_command_that_ends_has_no_limit_any_more(monkeypatch):
-    monkeypatch.setattr(interruption, "UNWINDING_SECONDS", 0.2)
+def test_a_command_that_ends_has_no_limit_any_more():
+    limits = []
+
+    def end():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            limits.extend(interruption._limits)
+
     with pytest.raises(KeyboardInterrupt), ends_in_time():
-        os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.5)  # it would have ended this process
+        end()
+    (limit,) = limits
+    limit.join()  # it was canceled, or would end this process now
 
 
 WORKERS = """
@@ -156,22 +162,15 @@ def test_a_stop_reaches_what_a_pool_runs_and_ends_no_idle_process(tmp_path):
     pool = ProcessPoolExecutor(2, context, prepare_stoppable, (stop, side_by_side.prepare, "", [], tmp_path, ""))
     with pool:
         lingering = pool.submit(run_stoppable, side_by_side.linger, "first")
-        pool.submit(run_stoppable, side_by_side.run, "one", 0).result(timeout=30)  # after it, its process is idle
-        wait_for((tmp_path / "first-started").exists)
+        pool.submit(run_stoppable, side_by_side.run, "one", 0).result()  # after it, its process is idle
+        wait_for((tmp_path / "first-started").exists, 300, "it does not start")
         processes = set(multiprocessing.active_children()) - others
         assert len(processes) == 2
         stop.set()
         for process in processes:
             os.kill(process.pid, signal.SIGUSR1)  # which a batch system sends to all of them
             process.terminate()
-        assert isinstance(lingering.exception(timeout=20), Interrupted)
+        assert isinstance(lingering.exception(), Interrupted)
         too_late = pool.submit(run_stoppable, side_by_side.linger, "second")
-        assert isinstance(too_late.exception(timeout=20), Interrupted)  # and the pool is not broken
+        assert isinstance(too_late.exception(), Interrupted)  # and the pool is not broken
     assert not (tmp_path / "second-started").exists()
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

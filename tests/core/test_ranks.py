@@ -1,11 +1,11 @@
 import multiprocessing
 import os
 import signal
-import time
 from datetime import timedelta
 
 import pytest
 import torch
+from killing import wait_for
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -191,8 +191,9 @@ def test_ranks_wait_for_each_other_as_long_as_was_said_last(tmp_path):
         if distributed.get_rank() == 0:
             with pytest.raises(RuntimeError):
                 sum_over_ranks(torch.zeros(1))
+            (tmp_path / "over").touch()
         else:
-            time.sleep(3)
+            wait_for((tmp_path / "over").exists, 300, "rank 0 waits on")
 
     set_timeout(timedelta(seconds=1))  # nothing without others
     run_two_forks(check, tmp_path)

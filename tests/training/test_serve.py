@@ -5,13 +5,13 @@ import re
 import signal
 import socket
 import struct
-import time
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import torch
+from killing import wait_for
 from PIL import Image
 from safetensors.torch import load
 from tiny_folders import build_radio, model
@@ -148,25 +148,30 @@ def get(server, path):
     return httpx.get(f"{server.url}{path}", timeout=60, trust_env=False)
 
 
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def wait_for_waiting(server, number):
+    wait_for(lambda: get(server, "/health").json()["waiting"] == number, 300, f"never {number} requests")
 
 
 def test_too_many_requests_are_refused(model):
-    with serve(model, *OPTIONS, "--max-waiting=2", "--max-seconds=5") as server:
+    with serve(model, *OPTIONS, "--max-waiting=2", "--max-seconds=600") as server:
         assert get(server, "/ready").status_code == 200
         stalled = [begin(server, b"x") for _ in range(2)]
-        wait_for(lambda: get(server, "/health").json()["waiting"] == 2)
+        wait_for_waiting(server, 2)
         assert get(server, "/ready").status_code == 503
         assert post(server, encode_images(1, 96)[0]).status_code == 503
         for connection in stalled:
-            connection.settimeout(60)
-            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")  # their time is over
-        wait_for(lambda: get(server, "/ready").status_code == 200)
+            connection.close()
+        wait_for_waiting(server, 0)
+        assert get(server, "/ready").status_code == 200
         assert post(server, encode_images(1, 96)[0]).status_code == 200
+
+
+def test_a_request_has_a_time_limit(model):
+    with serve(model, *OPTIONS, "--max-seconds=1") as server:
+        connection = begin(server, b"x")
+        connection.settimeout(300)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+        wait_for_waiting(server, 0)
 
 
 def test_requests_of_clients_that_leave_are_not_computed_and_leave_no_traceback(model, capfd):
@@ -176,7 +181,7 @@ def test_requests_of_clients_that_leave_are_not_computed_and_leave_no_traceback(
         body = encode_images(1, 96)[0]
         for _ in range(8):
             begin(server, body, len(body)).close()
-        wait_for(lambda: get(server, "/health").json()["waiting"] == 0)
+        wait_for_waiting(server, 0)
         assert post(server, body).status_code == 200
         assert sum(size * count for size, count in batches_of(server.url).items()) <= 2
         server.end()
@@ -205,11 +210,11 @@ def test_memory_has_a_bound(model):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_stalled_client_does_not_keep_it(number, model):
-    with serve(model, *OPTIONS) as server:
+    with serve(model, *OPTIONS, "--max-seconds=600") as server:
         stalled = begin(server, b"x")
-        wait_for(lambda: get(server, "/health").json()["waiting"] == 1)
+        wait_for_waiting(server, 1)
         server.process.send_signal(number)
-        assert server.process.wait(10) in (128 + number, -number)
+        assert server.process.wait(300) in (128 + number, -number)
         stalled.close()
 
 

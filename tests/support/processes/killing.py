@@ -1,7 +1,8 @@
-"""Runs that are killed, as by a power cut: SIGKILL at a moment that the test chooses."""
+"""Runs that are killed, as by a power cut: SIGKILL at a state of their files, never by the clock."""
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from threading import RLock
@@ -9,35 +10,54 @@ from threading import RLock
 from tqdm import tqdm
 
 
-def run_until(work: Callable[[], object], is_time: Callable[[], bool]) -> int:
-    """Start `work` in a forked process; kill it when it is time. Return its exit status, 9 for killed."""
+FILE_CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir"}
+"""Audit events of changes of files, besides "open" for writing: https://docs.python.org/3/library/audit_events.html."""
+
+
+def is_killed(work: Callable[[], object], has_begun: Callable[[], bool], num_changes: int = 0) -> bool:
+    """Start `work` in a forked process that kills itself at a change of files; return whether it did.
+
+    Between two changes the files are the same, whenever a kill comes. So this is every state that a kill can leave,
+    apart from half of a file, and it is the same on fast and on busy machines.
+
+    Args:
+        work: Run in the fork, whose other threads count too.
+        has_begun: Called before each change. From the first one where it is true, changes are counted.
+        num_changes: Changes that are still made. The next one is not.
+    """
     process = os.fork()
     if process == 0:
         own_progress_bars()
+        _kill_at_change(has_begun, num_changes)
         try:
             work()
         finally:
             os._exit(0)
-    while not is_time():
-        finished, status = os.waitpid(process, os.WNOHANG)
-        if finished:
-            return status
-        time.sleep(0.001)
-    os.kill(process, signal.SIGKILL)
-    return os.waitpid(process, 0)[1]
+    return os.waitpid(process, 0)[1] == signal.SIGKILL
 
 
-def is_killed(work: Callable[[], object], has_begun: Callable[[], bool], delay: float) -> bool:
-    """Start `work` in a forked process, kill it some seconds after something began; return whether it still ran."""
-    moment: float | None = None
+def _kill_at_change(has_begun: Callable[[], bool], num_changes: int) -> None:
+    """Let this process kill itself as `is_killed` says."""
+    process, lock, left = os.getpid(), RLock(), num_changes
+    is_counting = is_asking = False
 
-    def is_time() -> bool:
-        nonlocal moment
-        if moment is None and has_begun():
-            moment = time.monotonic() + delay
-        return moment is not None and time.monotonic() >= moment
+    def count(event: str, arguments: tuple) -> None:
+        nonlocal left, is_counting, is_asking
+        is_change = event in FILE_CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if not is_change:
+            return
+        with lock:
+            if is_asking:  # what `has_begun` itself does
+                return
+            is_asking = True
+            is_counting = is_counting or has_begun()
+            is_asking = False
+            if is_counting:
+                if left == 0:
+                    os.kill(process, signal.SIGKILL)
+                left -= 1
 
-    return run_until(work, is_time) == signal.SIGKILL
+    sys.addaudithook(count)
 
 
 def own_progress_bars(bars: type[tqdm] = tqdm) -> None:

@@ -7,7 +7,6 @@ import resource
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import torch
@@ -21,12 +20,13 @@ from modeling_radio.training.recipe import load_recipe
 def test_gradients_are_added_in_the_order_of_the_parts() -> None:
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     factors = [torch.tensor([1.0, 1e8, 3.0]), torch.tensor([2.0, 1.0, 3.0]), torch.tensor([4.0, -1e8, 3.0])]
-    both_run = threading.Barrier(2)
+    last_has_begun = threading.Event()
 
     def work(number: int):
-        if number < 2:
-            both_run.wait(timeout=10)  # fails unless two parts run at once
-        time.sleep(0.02 * (2 - number))  # the first ends last
+        if number == 0:
+            assert last_has_begun.wait(60)  # fails unless two parts run at once; the second has ended then
+        elif number == 2:
+            last_has_begun.set()
         loss = (used * factors[number]).sum()
         return loss, {"loss": loss.detach()}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from killing import run_until
+from killing import is_killed
 from toy_studies import save_toy_results, toy_result, toy_sums
 
 from modeling_radio.training.recipe import RecipeError
@@ -115,7 +115,7 @@ def test_a_kill_within_a_line_leaves_the_lines_before_and_the_next_writer_remove
 
     with monkeypatch.context() as patch:
         patch.setattr(raw_results.os, "fsync", die_half_way)
-        assert run_until(lambda: save_toy_results(opened, {("plain", 1): 0.6}), lambda: False) == signal.SIGKILL
+        assert is_killed(lambda: save_toy_results(opened, {("plain", 1): 0.6}), lambda: False)
     after = opened.raw_results.read_bytes()
     assert after.startswith(before)
     assert len(after) > len(before)

@@ -1,15 +1,12 @@
 """Runs on cached features: killed while they write them, and started again when what they come from has changed."""
 
 import random
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny_distillation as tiny
 from comparisons import assert_close_by_name
-from killing import run_until
+from killing import is_killed
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,17 +22,16 @@ CACHED = ("views={teachers: cached, cache_dir: DIR}", "data.num_images=24", "sch
 
 
 @pytest.fixture(autouse=True)
-def _slow_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve shards, each of which takes a while to be written."""
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve shards, each of which is half there for a moment."""
     monkeypatch.setattr(feature_cache, "IMAGES_PER_SHARD", 2)
     monkeypatch.setattr(feature_cache, "IMAGES_PER_FORWARD", 2)
 
-    def save_slowly(tensors: dict, path: Path, *facts: dict) -> None:
+    def save_in_two_parts(tensors: dict, path: Path, *facts: dict) -> None:
         path.write_bytes(b"half of a shard")
-        time.sleep(0.02)
         save_tensors(tensors, path, *facts)
 
-    monkeypatch.setattr(feature_cache, "save_tensors", save_slowly)
+    monkeypatch.setattr(feature_cache, "save_tensors", save_in_two_parts)
 
 
 def distil(recipe_file: str, name: str) -> None:
@@ -54,14 +50,9 @@ def check_equal(recipe_file: str) -> None:
         tiny.assert_same_tensors(*(load_file(Path(f"cache-{run}", name)) for run in ("whole", "killed")))
 
 
-def kill(recipe_file: str, is_time: Callable[[], bool]) -> None:
-    status = run_until(lambda: distil(recipe_file, "killed"), is_time)
-    assert status == signal.SIGKILL, "the cache was complete before the kill"
-
-
 def test_run_killed_while_it_writes_a_shard(recipe_file: str) -> None:
     cache = Path("cache-killed")
-    kill(recipe_file, lambda: any(cache.glob(".partial-shard_00003*/*")))
+    assert is_killed(lambda: distil(recipe_file, "killed"), lambda: any(cache.glob(".partial-shard_00003*/*")))
     assert list(cache.glob(".partial-*"))
     check_equal(recipe_file)
 
@@ -71,17 +62,12 @@ def test_run_killed_at_ten_random_moments_of_its_cache(recipe_file: str) -> None
     draw = random.Random(0)
     cache = Path("cache-killed")
     for _ in range(10):
-        feature_cache = len(list(cache.glob("shard*")))
-        moment = None
-
-        def is_time(feature_cache: int = feature_cache) -> bool:
-            """Whether a random moment has passed since the session touched its first shard."""
-            nonlocal moment
-            if moment is None and (len(list(cache.glob("shard*"))) > feature_cache or any(cache.glob(".partial-*"))):
-                moment = time.monotonic() + draw.uniform(0, 0.03)
-            return moment is not None and time.monotonic() >= moment
-
-        kill(recipe_file, is_time)
+        before = set(cache.glob(".partial-*"))
+        assert is_killed(
+            lambda: distil(recipe_file, "killed"),
+            lambda before=before: bool(set(cache.glob(".partial-*")) - before),
+            draw.randrange(6),  # about as many as for one shard
+        )
     check_equal(recipe_file)
 
 

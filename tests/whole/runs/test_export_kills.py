@@ -1,4 +1,4 @@
-"""Exports that are killed at random moments: the output is the old one or the new one, whole, and nothing is left."""
+"""Exports that are killed at any change of files: the output is the old or the new one, whole, and nothing is left."""
 
 import hashlib
 import random
@@ -41,28 +41,35 @@ def fingerprint(path: Path) -> str:
     return str(content)
 
 
-def kill_and_finish(exports: list[Callable[[Path], object]], folder: Path, name: str, num_kills: int) -> None:
-    """Replace an old output by a new one, killed again and again; both are known from undisturbed exports."""
+def kill_and_finish(
+    exports: list[Callable[[Path], object]], folder: Path, name: str, num_kills: int, num_changes: int
+) -> None:
+    """Replace an old output by a new one, killed again and again; both are known from undisturbed exports.
+
+    Args:
+        exports: Two, with different outputs.
+        folder: Where they write.
+        name: Of the output.
+        num_kills: One follows the other.
+        num_changes: Of files by an export, at least. Kills come at any of them.
+    """
     known = []
     for number, export in enumerate(exports):
         export(folder / str(number) / name)
         known.append(fingerprint(folder / str(number) / name))
-    output, draw, num_killed = folder / "killed" / name, random.Random(0), 0
+    output, draw = folder / "killed" / name, random.Random(0)
     exports[0](output)
-    for number in range(20 * num_kills):  # a run may end before its moment has come
-        if num_killed == num_kills:
-            break
+    for number in range(num_kills):
         export = exports[(number + 1) % 2]
         before = set(output.parent.iterdir())
-        num_killed += is_killed(
+        assert is_killed(
             lambda export=export: export(output),
             lambda before=before: bool(set(output.parent.iterdir()) - before),
-            0.05 * draw.random() ** 4,  # seconds; mostly early, since writing a tiny file takes few milliseconds
+            draw.randrange(num_changes),
         )
         check_output(output, overwrite=True)  # as the next run begins
         assert fingerprint(output) in known
         assert [each.name for each in output.parent.iterdir()] == [name]
-    assert num_killed == num_kills
     exports[1](output)
     assert fingerprint(output) == known[1]
     assert [each.name for each in output.parent.iterdir()] == [name]
@@ -74,13 +81,13 @@ KILLS = pytest.mark.parametrize("num_kills", [1, pytest.param(10, marks=pytest.m
 @KILLS
 def test_conversion_from_nvidia(num_kills, tmp_path):
     exports = [lambda output, case=case: convert(case, output) for case in CASES]
-    kill_and_finish(exports, tmp_path, "out", num_kills)
+    kill_and_finish(exports, tmp_path, "out", num_kills, 90)
 
 
 @KILLS
 def test_conversion_to_nvidia(num_kills, folders, tmp_path):
     exports = [lambda output, folder=folder: to_nvidia([str(folder), str(output), "--overwrite"]) for folder in folders]
-    kill_and_finish(exports, tmp_path, "out.pth.tar", num_kills)
+    kill_and_finish(exports, tmp_path, "out.pth.tar", num_kills, 2)
 
 
 @pytest.mark.slow
@@ -106,18 +113,14 @@ def test_onnx_with_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
         write(number)
         known.append(weights())
     assert known[0] != known[1]
-    num_killed = 0
-    for number in range(200):
+    for number in range(10):
         before = set(tmp_path.iterdir())
-        num_killed += is_killed(
+        assert is_killed(
             lambda number=number: write(number % 2),
             lambda before=before: bool(set(tmp_path.iterdir()) - before),
-            draw.uniform(0, 0.02),
+            draw.randrange(4),
         )
         assert weights() in known
-        if num_killed == 10:
-            break
-    assert num_killed == 10
     check_output(output, overwrite=True)
     write(1)
     assert weights() == known[0]

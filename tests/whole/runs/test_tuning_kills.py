@@ -27,13 +27,11 @@ WEIGHTS = {
     "full": (f"{FINAL}/model.safetensors",),
 }
 
-# What appears in the folder of a run, and by how many seconds a kill follows it at most.
-BEGUN = (SETTINGS, 0.2)
-CHECKPOINT = (f"checkpoint-*/{MANIFEST}", 0.2)  # about the time between two
-HALF_CHECKPOINT = ("checkpoint-*", 0.02)
-HALF_FINAL, HALF_MERGED = ((f"{TEMPORARY_PREFIX}{name}-*", 0.01) for name in (FINAL, MERGED))
-
-TRIES = 5  # a run that is saved may be faster than its killer
+# An entry of the folder of a run, and how many changes of files follow it at most before a kill.
+BEGUN = (SETTINGS, 10)
+CHECKPOINT = (f"checkpoint-*/{MANIFEST}", 10)
+HALF_CHECKPOINT = ("checkpoint-*", 5)
+HALF_FINAL, HALF_MERGED = ((f"{TEMPORARY_PREFIX}{name}-*", 10) for name in (FINAL, MERGED))
 
 
 def tune(base: Path, data: Path, output: Path, method: str, steps: int) -> None:
@@ -43,22 +41,18 @@ def tune(base: Path, data: Path, output: Path, method: str, steps: int) -> None:
 
 
 def kill_and_finish(
-    base: Path, data: Path, folder: Path, method: str, moments: Sequence[tuple[str, float]], *, steps: int, seed: int
+    base: Path, data: Path, folder: Path, method: str, moments: Sequence[tuple[str, int]], *, steps: int, seed: int
 ) -> None:
     """Kill a run at some moments, let it finish and compare it with an undisturbed one."""
     killed, whole = folder / "killed", folder / "whole"
     draw = random.Random(seed)
-    for pattern, longest in moments:
-        for _ in range(TRIES):
-            before = set(killed.glob(pattern))
-            if is_killed(
-                lambda: tune(base, data, killed, method, steps),
-                lambda pattern=pattern, before=before: bool(set(killed.glob(pattern)) - before),
-                draw.uniform(0, longest),
-            ):
-                break
-        else:
-            pytest.fail(f"the run ended before it was killed at {pattern}")
+    for pattern, most in moments:
+        before = set(killed.glob(pattern))
+        assert is_killed(
+            lambda: tune(base, data, killed, method, steps),
+            lambda pattern=pattern, before=before: bool(set(killed.glob(pattern)) - before),
+            draw.randrange(most),
+        ), f"the run ended before it was killed at {pattern}"
     tune(base, data, killed, method, steps)
     tune(base, data, whole, method, steps)
     for name in WEIGHTS[method]:
