@@ -5,8 +5,9 @@
 NVIDIA's repository is fetched into the Hub's cache, and its code runs in a process of its own.
 """
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -18,7 +19,7 @@ from huggingface_hub import snapshot_download
 from pydantic import Field
 from tqdm import tqdm
 
-from modeling_radio import RadioConfig
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import check_choice, read_json
 from modeling_radio.conversion.from_nvidia import convert, read_label, save
 from modeling_radio.conversion.release.comparison import (
@@ -42,6 +43,7 @@ from modeling_radio.core.tables import markdown
 from modeling_radio.core.trust import foreign_code
 from modeling_radio.model_cards.parity import FILE, Cost, Parity
 from modeling_radio.model_cards.rendering import render_part
+from modeling_radio.modeling_radio import ADAPTORS
 from modeling_radio.nvidia.stored_tensors import stored_tensors
 
 
@@ -97,6 +99,33 @@ def adaptors_of(folder: Path) -> tuple[list[str], list[str]]:
     stored = {key.split(".")[2] for key in stored_tensors(folder) if key.startswith("radio_model.adaptors.")}
     found = [name for name in config.get("adaptor_configs") or {} if name in stored]
     return found, [name for name in dict.fromkeys(teachers) if name not in found]
+
+
+def describe_weights(release: Release) -> str:
+    """Return how many tensors and numbers the backbone of a release has, and our preset of the same version.
+
+    Tensors that only one of them has are listed. No weights are loaded: the headers of the files tell their shapes.
+    """
+    stored = {key: tensor.shape for key, tensor in stored_tensors(release.folder).items()}
+    stored = {key: shape for key, shape in stored.items() if not key.startswith(f"{ADAPTORS}.")}
+    version = RadioConfig.from_pretrained(release.folder).version
+    lines = [f"Backbone of {release.name}: {_count(stored)}."]
+    if version not in RadioConfig.presets:
+        return f"{lines[0]} No preset has the version {version!r}: nothing to compare these with."
+    with torch.device("meta"):
+        network = RadioModel(RadioConfig.from_preset(version))
+    own = {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
+    lines.append(f"Our preset {version}: {_count(own)}.")
+    for title, one, other in (("there", stored, own), ("here", own, stored)):
+        alone = [f"{key} ({' x '.join(map(str, one[key]))})" for key in sorted(one.keys() - other.keys())]
+        if alone:
+            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+            lines.append(f"Only {title}: {', '.join(alone[:3])}{more}.")
+    return "\n".join(lines)
+
+
+def _count(shapes: Mapping[str, Sequence[int]]) -> str:
+    return f"{sum(map(math.prod, shapes.values())):,} numbers in {len(shapes)} tensors"
 
 
 def _read_windows(text: str) -> list[int]:
@@ -163,6 +192,7 @@ def _run(settings: CompareReleaseSettings) -> None:
     device = _device(settings.device)
     images = open_images(settings.images)
     release = fetch_release(settings.source, settings.revision)
+    print(describe_weights(release), flush=True)
     available, others = adaptors_of(release.folder)
     adaptors = available if settings.adaptors is None else settings.adaptors
     for name in adaptors:

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import subprocess
@@ -6,10 +7,11 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from local_hub import Repository, hub_in_place
+from nvidia_twin import DEPTH, WIDTH, write_repository
 from reference_cases import write_release
 from safetensors.torch import load_file, save_file
 
-from modeling_radio.conversion.compare_release import main
+from modeling_radio.conversion.compare_release import Release, describe_weights, main
 from modeling_radio.conversion.convert import main as convert
 from modeling_radio.model_cards.parity import Parity
 
@@ -56,6 +58,7 @@ def test_one_command_fetches_pins_runs_both_and_writes_the_table(release, hub, t
     words = ["nvidia/C-RADIOv4-H", "--revision", "v1", *SMALL]
     assert main(words) == 0
     shown = capsys.readouterr().out
+    assert shown.startswith("Backbone of nvidia/C-RADIOv4-H: ")
     assert f"Running the code of nvidia/C-RADIOv4-H, commit {repository.tags['v1']}, in a process" in shown
     folder = tmp_path / "runs" / "parity" / "C-RADIOv4-H"
     assert sorted(path.name for path in folder.iterdir()) == ["parity.json", "parity.md"]
@@ -136,3 +139,17 @@ def test_without_a_network_one_line_says_so(hub, tmp_path, monkeypatch, capsys):
     assert "`source` must be a folder or ORG/NAME on the Hub, got 'nvidia/C-RADIOv4-H'" in error
     assert "the Hub cannot be reached" in error
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "cache"])
+
+
+def test_weights_are_counted_first_beside_our_preset(tmp_path):
+    folder = write_repository("nvidia/C-RADIOv3-B", tmp_path / "C-RADIOv3-B")
+    release = Release("nvidia/C-RADIOv3-B", None, folder)
+    first, second, *alone = describe_weights(release).splitlines()
+    numbers = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+    assert f"{numbers:,} numbers in {14 * DEPTH + 7} tensors" in first
+    # Without timm's registers the file has 98,251,782 numbers, and `summary_idxs`.
+    assert f"c-radio_v3-b: {98_251_782 + 3:,} numbers in {14 * 12 + 6} tensors" in second
+    assert alone[0] == f"Only there: radio_model.model.reg_token (1 x 4 x {WIDTH})."
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "version": "c-radio_v2-g"}))
+    assert "No preset has the version 'c-radio_v2-g'" in describe_weights(release)

@@ -40,6 +40,18 @@ def test_file_of_c_radio_v3(name, published, unused_registers):
 
 
 @pytest.mark.parametrize(
+    ("name", "num_tensors"),
+    [
+        ("c-radio_v4-so400m", 330),  # as a holder of the file counted
+        ("c-radio_v4-h", 390),  # the same of 32 blocks; nobody has told it
+    ],
+)
+def test_tensors_of_a_folder_of_c_radio_v4(name, num_tensors):
+    with torch.device("meta"):
+        assert len(RadioModel(RadioConfig.from_preset(name)).state_dict()) == num_tensors
+
+
+@pytest.mark.parametrize(
     ("name", "published", "with_table"),
     [("c-radio_v4-h", 630_673_920, 651_645_440), ("c-radio_v4-so400m", 412_362_864, 431_237_232)],
 )
