@@ -3,7 +3,7 @@
 Each takes the settings of its command as keyword arguments, which are checked in the same way, and does the same work:
 it goes on with a run that was stopped, locks its output folder, and shares the work where a launcher started several
 processes. Wrong settings are a `ValueError`. `Embedder` is what `extract` computes with, for batches of other
-libraries.
+libraries. `PHOTOGRAPH` is the path of a photograph for examples.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from modeling_radio.core.files import PHOTOGRAPH
 from modeling_radio.core.settings import Settings, describe_type, list_settings
 from modeling_radio.model_cards.results import STUDENT, Results, build_tables
 from modeling_radio.training.distill import DistillSettings
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from modeling_radio.training.extraction.search import Hit
 
 __all__ = [
+    "PHOTOGRAPH",
     "Distilled",
     "Embedder",
     "Evaluated",

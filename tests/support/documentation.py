@@ -55,3 +55,16 @@ def blocks(*languages: str) -> list[Block]:
         fenced = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
         found += [Block(page, text.count("\n", 0, match.start()) + 1, *match.groups()) for match in fenced]
     return [block for block in found if block.language in languages]
+
+
+def ten_lines_offline() -> Block:
+    """Return README's ten lines, changed as it tells readers who are offline."""
+    (block,) = [block for block in blocks("python") if block.page == "README.md" and "nvidia/" in block.text]
+    text = block.text.replace("nvidia/C-RADIOv4-H", "runs/demo/final")
+    return block._replace(text=re.sub(r"adaptor_names=\[.*?\], ", "", text))
+
+
+def photograph_line() -> str:
+    """Return README's command that copies the package's photograph."""
+    (line,) = [block.text for block in blocks("bash") if block.page == "README.md" and "PHOTOGRAPH" in block.text]
+    return line

@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from documentation import ROOT
+from documentation import ROOT, photograph_line, ten_lines_offline
 from packaged import build_packaged
 from tiny_folders import save_images
 
@@ -132,8 +132,11 @@ def test_every_command_runs_from_a_wheel_in_an_empty_folder(tmp_path):
     assert sorted(path.name for path in installed.cwd.iterdir()) == ["core", "runs", "training"]
     assert (installed.cwd / "runs" / "demo" / "index.html").is_file()
 
-    save_images(installed.cwd / "pictures")
+    installed.run("bash", "-c", photograph_line())
     python = installed.environment / "bin" / "python"
+    assert "efficientnet-lite0 torch.Size([" in installed.run(python, "-c", ten_lines_offline().text)
+
+    save_images(installed.cwd / "pictures")
     installed.run(python, "-c", COMMANDS, given=LINES)
     made = {"results.json", "results.html", "colors", "demo"}
     assert {path.name for path in (installed.cwd / "runs").iterdir()} == made
@@ -149,7 +152,17 @@ def test_every_command_runs_from_a_wheel_in_an_empty_folder(tmp_path):
     installed.run(*launch, "distill", "--recipe", "two.yaml", "--output", "runs/torchrun")
     for name in ("two", "torchrun"):
         assert (installed.cwd / "runs" / name / "final" / "model.safetensors").is_file()
-    written = {"core", "training", "pictures", "runs", "two.yaml", "student.onnx", "student.pth.tar", "converted"}
+    written = {
+        "core",
+        "training",
+        "photo.jpg",
+        "pictures",
+        "runs",
+        "two.yaml",
+        "student.onnx",
+        "student.pth.tar",
+        "converted",
+    }
     assert {path.name for path in installed.cwd.iterdir()} == written
     assert {path.name for path in installed.home.iterdir()} <= {".cache", ".config"}  # the second is matplotlib's
     assert installed.names() - {"__pycache__"} == installed.before | installed.gained

@@ -51,7 +51,7 @@ class Embedder:
 
     Examples:
         >>> embedder = Embedder("runs/demo/final", adaptors=["dinov2-s-saliency"])
-        >>> vectors = embedder({"image": [Image.open("docs/photograph.jpg")]})
+        >>> vectors = embedder({"image": [Image.open("photo.jpg")]})
         >>> vectors["summary"].shape, vectors["dinov2-s-saliency/summary"].shape
         ((1, 576), (1, 384))
     """

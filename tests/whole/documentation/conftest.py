@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from documentation import ROOT
 from local_hub import LocalHub, Repository, local_hub
 from onnx import TensorProto, helper, save
 from reference_cases import write_hub_folder
@@ -27,6 +26,7 @@ from modeling_radio import (
     RadioModel,
     RadioPreTrainedModel,
 )
+from modeling_radio.api import PHOTOGRAPH
 from modeling_radio.conversion.text_tower import canonicalizing
 
 
@@ -81,8 +81,7 @@ def write_graph(path: Path) -> None:
 def world(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("world")
-    (folder / "docs").mkdir()
-    shutil.copy(ROOT / "docs" / "photograph.jpg", folder / "docs")
+    shutil.copy(PHOTOGRAPH, folder / "photo.jpg")
     demo = RadioConfig.from_preset(
         "radio-test", num_hidden_layers=6, adaptors=[{"name": name, **HEAD} for name in DEMO_TEACHERS], **SMALL_DETECTOR
     )

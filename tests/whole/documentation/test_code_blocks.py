@@ -6,8 +6,10 @@ Blocks that don't import this repository's packages run as a stranger's do, with
 import re
 
 import pytest
-from documentation import ROOT, Block, blocks
+from documentation import ROOT, Block, blocks, ten_lines_offline
 from elsewhere import OURS
+
+from modeling_radio.checks_radio import read_json
 
 
 PAGES = (
@@ -75,6 +77,15 @@ def test_blocks_run(block, world, elsewhere):
     assert world.hub.unknown == []
 
 
+def test_the_ten_lines_run_offline(world, elsewhere):
+    done = elsewhere.run(program(ten_lines_offline(), "http://127.0.0.1:9"), world.folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    names = [
+        adaptor["name"] for adaptor in read_json(world.folder / "runs" / "demo" / "final" / "config.json")["adaptors"]
+    ]
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == names
+
+
 def block_with(text):
     [block] = [block for block in blocks("python") if block.page == "docs/how-to/tools.md" and text in block.text]
     return block.text
@@ -95,7 +106,7 @@ for name in ("label_studio_ml", "label_studio_ml.model"):
 sys.modules["label_studio_ml.model"].LabelStudioMLBase = LabelStudioMLBase
 """
 PREDICTED = """
-[found] = NewModel().predict([{"id": 7, "data": {"photo": "docs/photograph.jpg"}}])
+[found] = NewModel().predict([{"id": 7, "data": {"photo": "photo.jpg"}}])
 [result] = found["result"]
 assert (result["from_name"], result["to_name"], result["type"]) == ("choice", "image", "choices")
 assert result["value"]["choices"][0] in classify.model.config.label2id
