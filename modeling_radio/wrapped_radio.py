@@ -6,18 +6,21 @@ The contract of a network is short. Normalized pixels `(batch, 3, height, width)
 - tokens `(batch, prefix + rows * cols, channels)`: where there is a prefix, its first token is the class token.
 
 `wrapped_fields` runs a network on the meta device to find its strides and widths, and makes the fields of `RadioConfig`
-of them. The features are one of the maps, or several, each projected to `hidden_size` by a 1 x 1 convolution, resampled
-to the finest, and added. The summary is the network's own class token, or learned queries that attend to the features,
-one for each of `num_cls_tokens`.
+of them. With images of noise it checks that the output is repeatable and moves with its image. The features are one of
+the maps, or several, each projected to `hidden_size` by a 1 x 1 convolution, resampled to the finest, and added. The
+summary is the network's own class token, or learned queries that attend to the features, one for each of
+`num_cls_tokens`.
 
 Only folders with `wrapped` in their configuration import this file.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import json
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -25,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -40,6 +44,14 @@ from .outputs_radio import NetworkOutput, to_map
 SOURCES = ("timm", "transformers", "class")
 PROBE_SIDE = 448
 """Side in pixels of the images that find a stride. Our choice: the strides 4, 7, 8, 14, 16, 28, 32 and 64 divide it."""
+MOTION_PATCHES = 8
+"""Coarsest patches along a side of the images that must move a map. Our choice: a few windows, and quick on a CPU."""
+LEAST_CORRELATION = 0.1
+"""Of a map with that of the moved image, where both show the same. Our choice: with fresh weights the networks of the
+tests have 0.25 to 1, and maps that do not move at most 0.04."""
+SAME_OUTPUT = 1e-4
+"""Largest difference between two outputs for one image, relative to the largest number. Our choice: far above rounding
+in float32, far below any effect of a random number."""
 LARGEST_STRIDE = 64  # our choice: a coarser map has too few patches to be a dense feature
 HEAD_WIDTH = 64  # of the attention pool, as in the ViTs of "Attention is all you need" and after
 NATIVE_SIDE = 224  # pixels; of ImageNet's classifiers, which most of these networks were first made for
@@ -50,6 +62,19 @@ _NO_NETWORKS = ("radio", "timm_wrapper", "timm_backbone")
 """Types of transformers that build other networks by name: `timm` does that here."""
 _FETCHING = ("backbone", "use_pretrained", "use_timm", "auto_map", "quantization")
 """Beginnings of fields by which configurations of transformers make it fetch something else."""
+_REGISTERS = ("reg_token", "register_tokens")
+"""Names that timm's and transformers' classes give the parameter of their register tokens."""
+_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""Errors by which libraries say that a network cannot be built or cannot take an image."""
 
 _classes: dict[str, type[nn.Module]] = {}
 
@@ -82,7 +107,7 @@ class Wrapping:
         num_levels: Maps that the network has.
         strides: Pixels of the image for a patch of each of `levels`.
         widths: Their channels.
-        num_prefix: Tokens before those of the grid; 0 in networks of maps.
+        num_prefix: Tokens before those of the grid, in levels that are tokens; 0 in networks of maps.
     """
 
     source: str
@@ -127,10 +152,15 @@ class Wrapping:
         """The name in messages: "timm:resnet50"."""
         return self.name if self.source == "class" else f"{self.source}:{self.name}"
 
-    @property
-    def reads_end(self) -> bool:
-        """True if the last level is the network's final output."""
-        return self.levels[-1] == self.num_levels - 1
+    def has_class_token(self, hidden_size: int, num_registers: int) -> bool:
+        """Return whether the summary is the network's class token: the first of the final output, not projected.
+
+        Args:
+            hidden_size: Channels of the features.
+            num_registers: Tokens before the grid that are registers.
+        """
+        is_end = self.levels == [self.num_levels - 1] and self.widths == [hidden_size]
+        return is_end and self.num_prefix > num_registers
 
 
 def check_levels(levels: Sequence[int], num_levels: int, argument: str = "wrapped.levels") -> None:
@@ -204,9 +234,13 @@ def build_library_network(source: str, name: str, arguments: Mapping[str, Any]) 
         if source == "transformers":
             return AutoModel.from_config(AutoConfig.for_model(name, **arguments), trust_remote_code=False)
         return _classes[name](**arguments)
-    except (TypeError, RuntimeError, AssertionError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{source}:{name} cannot be built with {dict(arguments)}: {reason:.300}") from error
+    except _ERRORS as error:
+        reason = _one_line(error)
+        raise ValueError(f"{source}:{name} cannot be built with {dict(arguments)}: {reason}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{' '.join(str(error).split()) or type(error).__name__:.300}"
 
 
 # Outputs of a network
@@ -279,12 +313,27 @@ def _read_timm(network: Any, pixels: Tensor, levels: Sequence[int]) -> Levels:
 def _read_transformers(network: Any, pixels: Tensor, levels: Sequence[int]) -> Levels:
     options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in _forward_names(type(network)) else {}
     is_end = list(levels) == [-1]
-    result = network(pixel_values=pixels, output_hidden_states=True, return_dict=True, **options)
+    with _unchanged(network):
+        result = network(pixel_values=pixels, output_hidden_states=True, return_dict=True, **options)
     end, states = result.last_hidden_state, result.hidden_states
     num_levels = len(states) - 1  # without the embedding
     wanted = [num_levels - 1] if is_end else _from_first(levels, num_levels)
     outputs = [end if level == num_levels - 1 else states[level + 1] for level in wanted]
     return Levels(outputs, end, num_levels)
+
+
+@contextlib.contextmanager
+def _unchanged(network: nn.Module) -> Iterator[None]:
+    """Give the modules their numbers back: transformers' Swin keeps the smaller windows of a small image for ever."""
+    numbers = [
+        (module, {key: value for key, value in vars(module).items() if isinstance(value, (int, float, tuple))})
+        for module in network.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, values in numbers:
+            vars(module).update(values)
 
 
 @functools.cache
@@ -299,35 +348,180 @@ def _read_class(network: nn.Module, pixels: Tensor, levels: Sequence[int]) -> Le
     return Levels([maps[level] for level in wanted], maps[-1], len(maps))
 
 
+def read_maps(wrapping: Wrapping, network: nn.Module, pixels: Tensor) -> tuple[Levels, list[Tensor]]:
+    """Run a network and return its levels, and their maps `(batch, channels, rows, cols)` without other tokens.
+
+    Args:
+        wrapping: Its description.
+        network: The network.
+        pixels: Normalized images `(batch, 3, height, width)`.
+
+    Raises:
+        ValueError: If the library fails, or a map is not that of its stride: some networks do not take some sizes.
+    """
+    size = f"{pixels.shape[2]} x {pixels.shape[3]} px"
+    try:
+        found = read_levels(wrapping.source, network, pixels, wrapping.levels)
+    except torch.OutOfMemoryError:
+        raise
+    except _ERRORS as error:
+        raise ValueError(f"{wrapping.label} failed for images of {size}: {_one_line(error)}") from error
+    maps = []
+    for output, stride in zip(found.outputs, wrapping.strides, strict=True):
+        grid = Resolution(pixels.shape[2] // stride, pixels.shape[3] // stride)
+        is_tokens = output.ndim == 3 and output.shape[1] == wrapping.num_prefix + grid.height * grid.width
+        each = to_map(output[:, wrapping.num_prefix :], grid) if is_tokens else output
+        if each.ndim == 3 or each.shape[2:] != tuple(grid):
+            raise ValueError(
+                f"{wrapping.label} failed for images of {size}: its output {tuple(output.shape)} must be a map of "
+                f"{grid.height} x {grid.width}."
+            )
+        maps.append(each)
+    return found, maps
+
+
+def check_sides(wrapping: Wrapping, sides: Collection[int]) -> None:
+    """Refuse sides in pixels of square images that a network does not take.
+
+    Raises:
+        ValueError: It names the size and the library's reason.
+    """
+
+    def run(network: nn.Module) -> None:
+        for side in sides:
+            read_maps(wrapping, network, torch.zeros(1, 3, side, side))
+
+    _on_meta_or_cpu(wrapping.source, wrapping.name, wrapping.arguments, run)
+
+
 # Probing
 
 
 class Shape(NamedTuple):
-    """Stride in pixels, channels, and tokens before the grid, of one output."""
+    """Stride in pixels and channels of an output; tokens before the grid, `None` for maps."""
 
     stride: int
     width: int
-    num_prefix: int
+    num_prefix: int | None
+
+
+class Probe(NamedTuple):
+    """Properties of a network that were measured.
+
+    Attributes:
+        levels: The levels as 0-based numbers.
+        num_levels: Levels that the network has.
+        shapes: Of each of `levels`.
+        num_registers: Register tokens before the grid.
+    """
+
+    levels: list[int]
+    num_levels: int
+    shapes: list[Shape]
+    num_registers: int
+
+
+def _on_meta_or_cpu(source: str, name: str, arguments: Mapping[str, Any], run: Callable[[nn.Module], Any]) -> Any:
+    """Return the result of `run` for a new network; on the CPU if it looks at values, which the meta device lacks."""
+
+    def run_on(device: str) -> Any:
+        with torch.device(device), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return run(build_library_network(source, name, arguments).eval())
+
+    try:
+        return run_on("meta")
+    except _ERRORS as error:
+        if not isinstance(error.__cause__ or error, RuntimeError):  # as torch's errors on that device are
+            raise
+    return run_on("cpu")
 
 
 @functools.lru_cache(maxsize=32)
-def _probe(source: str, name: str, arguments: str, levels: tuple[int, ...]) -> tuple[tuple[int, ...], int, list[Shape]]:
-    """Return the levels as 0-based numbers, how many there are, and their shapes."""
+def _probe(source: str, name: str, arguments: str, levels: tuple[int, ...]) -> Probe:
+    """Measure a network, and refuse one whose output is no map of its image."""
     parsed, side = json.loads(arguments), PROBE_SIDE
-    for device in ("meta", "cpu"):  # some networks look at values, which the meta device does not have
-        with torch.device(device), torch.no_grad():
-            network = build_library_network(source, name, parsed).eval()
-            try:
-                square = read_levels(source, network, torch.zeros(1, 3, side, side), levels)
-                wide = read_levels(source, network, torch.zeros(1, 3, side, 2 * side), levels)
-                break
-            except (RuntimeError, AssertionError, NotImplementedError) as error:
-                reason = " ".join(str(error).split())
-    else:
-        raise ValueError(f"it does not take images of {side} x {side} and {side} x {2 * side} px: {reason:.200}")
-    numbers = tuple(_from_first(levels, square.num_levels))
-    pairs = zip(square.outputs, wide.outputs, strict=True)
-    return numbers, square.num_levels, [_shape_of(*pair) for pair in pairs]
+
+    def measure(network: nn.Module) -> Probe:
+        square = read_levels(source, network, torch.zeros(1, 3, side, side), levels)
+        wide = read_levels(source, network, torch.zeros(1, 3, side, 2 * side), levels)
+        shapes = [_shape_of(*pair) for pair in zip(square.outputs, wide.outputs, strict=True)]
+        return Probe(_from_first(levels, square.num_levels), square.num_levels, shapes, _count_registers(network))
+
+    try:
+        found = _on_meta_or_cpu(source, name, parsed, measure)
+        with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            _check_motion(source, build_library_network(source, name, parsed).eval(), found)
+    except ValueError:
+        raise
+    except _ERRORS as error:
+        reason = _one_line(error)
+        raise ValueError(f"it does not take images of {side} x {side} and {side} x {2 * side} px: {reason}") from error
+    return found
+
+
+def _check_motion(source: str, network: nn.Module, found: Probe) -> None:
+    """Refuse a network whose output differs between two runs, or whose map does not move with its image.
+
+    Two images of noise are moved by the coarsest stride, down and to the right. The difference of their maps, in which
+    positions cancel, must correlate best with that of the moved images where both show the same, not a patch beside.
+
+    Raises:
+        ValueError: It says which of both.
+    """
+    step = max(shape.stride for shape in found.shapes)
+    try:
+        first, moved, again = _run_moved(source, network, found, step, MOTION_PATCHES * step)
+    except _ERRORS:  # windows may need more patches
+        first, moved, again = _run_moved(source, network, found, step, PROBE_SIDE)
+    for maps, moved_maps, same, shape in zip(first, moved, again, found.shapes, strict=True):
+        if not (maps - same).abs().max() <= SAME_OUTPUT * maps.abs().max():
+            raise ValueError("its output for an image is another one each time")
+        before, after = maps[0] - maps[1], moved_maps[0] - moved_maps[1]
+        cells = step // shape.stride
+        best, *others = (_correlation(before, after, rows, cols) for rows, cols in _moves(cells))
+        if not best > max(LEAST_CORRELATION, *others):
+            raise ValueError("its map does not move with its image")
+
+
+def _run_moved(source: str, network: nn.Module, found: Probe, step: int, side: int) -> list[list[Tensor]]:
+    """Return the maps of two images of noise, of both moved by `step` pixels, and of the first two again."""
+    noise = torch.randn(2, 3, side + step, side + step)
+    images, moved = noise[..., step:, step:], noise[..., :side, :side]
+    results = []
+    for pixels in (images, moved, images):
+        outputs = read_levels(source, network, pixels, found.levels).outputs
+        results.append([_map_of(*pair, side) for pair in zip(outputs, found.shapes, strict=True)])
+    return results
+
+
+def _map_of(output: Tensor, shape: Shape, side: int) -> Tensor:
+    if shape.num_prefix is None:
+        return output
+    return to_map(output[:, shape.num_prefix :], Resolution(side // shape.stride, side // shape.stride))
+
+
+def _moves(cells: int) -> list[tuple[int, int]]:
+    """Return rows and columns of the true move, then of the eight others."""
+    moves = [(rows, cols) for rows in (-cells, 0, cells) for cols in (-cells, 0, cells)]
+    return sorted(moves, key=lambda move: move != (cells, cells))
+
+
+def _correlation(before: Tensor, after: Tensor, rows: int, cols: int) -> Tensor:
+    """Return the cosine between a map `(channels, rows, cols)` moved down and right, and another, where both are."""
+    height, width = before.shape[1:]
+    own = before[:, max(-rows, 0) : height - max(rows, 0), max(-cols, 0) : width - max(cols, 0)]
+    other = after[:, max(rows, 0) : height - max(-rows, 0), max(cols, 0) : width - max(-cols, 0)]
+    return F.cosine_similarity(own.flatten().double(), other.flatten().double(), dim=0, eps=1e-300)
+
+
+def _count_registers(network: nn.Module) -> int:
+    """Return the tokens before the grid that belong to no class token, by the names of their parameters."""
+    return sum(
+        parameter.shape[-2]
+        for name, parameter in network.named_parameters()
+        if name.rpartition(".")[2] in _REGISTERS and parameter.ndim > 1
+    )
 
 
 def _shape_of(square: Tensor, wide: Tensor) -> Shape:
@@ -337,12 +531,12 @@ def _shape_of(square: Tensor, wide: Tensor) -> Shape:
         ValueError: If it has no grid, or its stride is no whole number of pixels.
     """
     if square.ndim == 4:
-        num_patches, prefix, width = square.shape[2] * square.shape[3], 0, square.shape[1]
+        num_patches, prefix, width = square.shape[2] * square.shape[3], None, square.shape[1]
         is_grid = square.shape[2] == square.shape[3] and wide.shape[2:] == (square.shape[2], 2 * square.shape[3])
     else:
         num_patches, width = wide.shape[1] - square.shape[1], square.shape[2]
         prefix, is_grid = square.shape[1] - num_patches, num_patches > 0
-    if not is_grid or prefix < 0:
+    if not is_grid or (prefix is not None and prefix < 0):
         raise ValueError(f"it has no map on a grid: {tuple(square.shape)} becomes {tuple(wide.shape)} for a wide image")
     stride = PROBE_SIDE / num_patches**0.5
     if not stride.is_integer() or stride > LARGEST_STRIDE:
@@ -374,34 +568,36 @@ def wrapped_fields(
         ValueError: In one line what is missing in the network.
     """
     check_choice("source", source, SOURCES)
-    arguments = {**(_any_size(name) if source == "timm" else {}), **(arguments or {})}
     label = name if source == "class" else f"{source}:{name}"
     try:
-        numbers, num_levels, shapes = _probe(source, name, json.dumps(arguments, sort_keys=True), tuple(levels))
+        arguments = {**(_any_size(name) if source == "timm" else {}), **(arguments or {})}
+        probe = _probe(source, name, json.dumps(arguments, sort_keys=True), tuple(levels))
     except ValueError as error:
-        raise ValueError(f"{label!r} cannot be wrapped: {str(error).rstrip('.')}.") from error
-    if len({shape.num_prefix for shape in shapes}) > 1:
+        raise ValueError(f"{label!r} cannot be wrapped: {_one_line(error).rstrip('.')}.") from error
+    shapes = probe.shapes
+    prefixes = {shape.num_prefix for shape in shapes if shape.num_prefix is not None}
+    if len(prefixes) > 1:
         raise ValueError(f"{label!r} cannot be wrapped: the levels {list(levels)} differ in tokens before the grid.")
     stride, width = min(shape.stride for shape in shapes), hidden_size or shapes[-1].width
-    has_class_token = shapes[-1].num_prefix > 0
     mean, std, side = _preprocessing(source, name)
     wrapping = Wrapping(
         source=source,
         name=name,
         arguments=arguments,
-        levels=list(numbers),
-        num_levels=num_levels,
+        levels=probe.levels,
+        num_levels=probe.num_levels,
         strides=[shape.stride for shape in shapes],
         widths=[shape.width for shape in shapes],
-        num_prefix=shapes[-1].num_prefix,
+        num_prefix=max(prefixes, default=0),
     )
+    has_class_token = wrapping.has_class_token(width, probe.num_registers)
     step = max(shape.stride for shape in shapes)
     native = max(side // step, 1) * step
     heads = next(heads for heads in range(max(width // HEAD_WIDTH, 1), 0, -1) if width % heads == 0)
     return {
         "wrapped": dataclasses.asdict(wrapping),
         "hidden_size": width,
-        "num_hidden_layers": len(numbers),
+        "num_hidden_layers": len(probe.levels),
         "num_attention_heads": heads,
         "patch_size": stride,
         "max_img_size": LARGEST_SIDE // step * step,
@@ -430,6 +626,88 @@ def _preprocessing(source: str, name: str) -> tuple[list[float], list[float], in
         if known is not None:
             return list(known.mean), list(known.std), min(known.input_size[1:])
     return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), NATIVE_SIDE
+
+
+# Order of the parts
+
+
+class _Order(NamedTuple):
+    """When the parts of a network run, in counts of starts and ends of modules.
+
+    Attributes:
+        uses: First use of a weight, by its name.
+        starts: First start of a module, by its name.
+        ends: Its last end.
+    """
+
+    uses: dict[str, int]
+    starts: dict[str, int]
+    ends: dict[str, int]
+
+    def start(self, stage: str) -> float:
+        """Return when a module or one of those in it starts first."""
+        return min(_of_module(stage, self.starts), default=math.inf)
+
+    def end(self, stage: str) -> int:
+        """Return when a module or one of those in it ends last."""
+        return max(_of_module(stage, self.ends), default=0)
+
+
+def _of_module(name: str, times: Mapping[str, int]) -> list[int]:
+    return [time for each, time in times.items() if f"{each}.".startswith(f"{name}.")]
+
+
+class _Recording(TorchFunctionMode):
+    """Notes the order within its context: the names of weights say nothing about when they are used."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.order, self.time = _Order({}, {}, {}), 0
+        self.names = {id(weight): name for name, weight in network.named_parameters()}
+        for name, module in network.named_modules():
+            module.register_forward_pre_hook(functools.partial(self._note, name, True))
+            module.register_forward_hook(functools.partial(self._note, name, False))
+
+    def _note(self, name: str, is_start: bool, *_: Any) -> None:
+        self.time += 1
+        if is_start:
+            self.order.starts.setdefault(name, self.time)
+        else:
+            self.order.ends[name] = self.time
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        outputs = result if isinstance(result, (tuple, list)) else [result]
+        if any(isinstance(output, Tensor) for output in outputs):  # not a question for a shape or a dtype
+            for each in (*args, *(kwargs or {}).values()):
+                for tensor in each if isinstance(each, (tuple, list)) else [each]:
+                    if id(tensor) in self.names:
+                        self.order.uses.setdefault(self.names[id(tensor)], self.time)
+        return result
+
+
+@functools.lru_cache(maxsize=32)
+def _find_order(source: str, name: str, arguments: str) -> _Order:
+    """Run a network to find when its parts run.
+
+    Raises:
+        ValueError: If it does not take the image.
+    """
+
+    def record(network: nn.Module) -> _Order:
+        recording = _Recording(network)
+        with recording:
+            read_levels(source, network, torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE), (-1,))
+        return recording.order
+
+    try:
+        return _on_meta_or_cpu(source, name, json.loads(arguments), record)
+    except _ERRORS as error:
+        raise ValueError(f"{source}:{name} does not take images of {PROBE_SIDE} px: {_one_line(error)}") from error
+
+
+def _num_weights(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
 
 
 # The trunk
@@ -492,7 +770,7 @@ class WrappedTrunk(PreTrainedModel):
             LevelProjection(width, config.hidden_size, kernel_size=1) for width in ([] if is_plain else wrapping.widths)
         )
         heads, eps = config.num_attention_heads, config.layer_norm_eps
-        has_class_token = wrapping.num_prefix > 0 and wrapping.reads_end and is_plain
+        has_class_token = wrapping.has_class_token(config.hidden_size, _count_registers(self.network))
         self.pool = None if has_class_token else SummaryPool(config.hidden_size, config.num_cls_tokens, heads, eps)
         self.post_init()
 
@@ -521,20 +799,33 @@ class WrappedTrunk(PreTrainedModel):
             module.init_non_persistent_buffers()  # pyrefly: ignore[not-callable]
 
     def stages(self) -> list[nn.Module]:
-        """Return the network's stages from the image on: those that timm names, else the first list of modules.
+        """Return the network's stages from the image on.
+
+        They are those that timm names, or of other networks the modules of the list that holds most weights, if these
+        are more than half. Where there are none, they are the network's parts that consist of several modules.
 
         Raises:
             ValueError: If it has none.
         """
+        found = [self.network.get_submodule(name) for name in self._stage_names()]
+        if not found:
+            raise ValueError(f"{self.wrapping.label!r} has no stages: none of its parts consists of modules.")
+        return found
+
+    def _stage_names(self) -> list[str]:
+        modules = dict(self.network.named_modules())
         if self.wrapping.source == "timm":
             info: Any = self.network.feature_info
-            return [
-                self.network.get_submodule(each["module"]) for each in (info if isinstance(info, list) else info.info)
-            ]
-        found = next((each for each in self.network.modules() if isinstance(each, nn.ModuleList)), None)
-        if found is None:
-            raise ValueError(f"{self.wrapping.label!r} has no stages: no `torch.nn.ModuleList`.")
-        return list(found)
+            names = [each["module"] for each in (info if isinstance(info, list) else info.info)]
+            if names and all(name in modules for name in names):
+                return names
+        else:
+            lists = [name for name, module in modules.items() if isinstance(module, nn.ModuleList)]
+            largest = max(lists, key=lambda name: _num_weights(modules[name]), default="")
+            if 2 * _num_weights(modules[largest]) > _num_weights(self.network) and largest:
+                return [f"{largest}.{name}" for name, _ in modules[largest].named_children()]
+        parts = self.network.named_children()
+        return [name for name, part in parts if list(part.children()) and _num_weights(part)]
 
     def count_stages_above(self, name: str) -> int:
         """Return how many stages begin behind a weight of this trunk, 0 for those of the pool and the projections.
@@ -542,34 +833,45 @@ class WrappedTrunk(PreTrainedModel):
         Args:
             name: Its name here, "network.stem.0.weight".
         """
-        order_of = {f"network.{own}": index for index, (own, _) in enumerate(self.network.named_parameters())}
-        numbers = {id(weight): index for index, weight in enumerate(self.network.parameters())}
-        firsts = [numbers[id(weight)] for stage in self.stages() for weight in list(stage.parameters())[:1]]
-        return sum(first > order_of.get(name, len(order_of)) for first in firsts)
+        order = self._order()
+        use = order.uses.get(name.removeprefix("network."), math.inf)
+        stages = [stage for stage in self._stage_names() if _num_weights(self.network.get_submodule(stage))]
+        return sum(order.start(stage) > use for stage in stages)
 
     def freeze_stages(self, count: int) -> None:
-        """Freeze all up to a stage: no gradients, and evaluation mode, so that running statistics stay as they are.
+        """Freeze all that runs up to the end of a stage, and weights that no output reads.
+
+        They get no gradients. Modules in which no weight is left to train are in evaluation mode from now on, so that
+        running statistics stay as they are; so are modules without weights that only run before.
 
         Args:
-            count: Stages from the image on; what stands before the first one is frozen with it.
+            count: Stages from the image on.
 
         Raises:
             ValueError: If there are fewer stages.
         """
-        stages = self.stages()
+        stages, order = self._stage_names(), self._order()
         if not 0 < count <= len(stages):
             raise ValueError(f"the number of frozen stages must be in [0, {len(stages)}], got {count}")
-        last = {id(module) for module in stages[count - 1].modules()}
-        order = [module for module in self.network.modules() if not list(module.children())]
-        end = max(index for index, module in enumerate(order) if id(module) in last)
-        own = [name for name, _ in stages[count - 1].named_parameters()]
-        frozen = order[: end + 1]
-        for module in frozen:
-            module.requires_grad_(False)
-        if own:
-            stages[count - 1].requires_grad_(False)
-        self._frozen = tuple(frozen)
+        end = max(order.end(stage) for stage in stages[:count])
+        for name, weight in self.network.named_parameters():
+            if order.uses.get(name, 0) <= end:
+                weight.requires_grad_(False)
+
+        def is_frozen(name: str, module: nn.Module) -> bool:
+            weights = list(module.parameters())
+            return (
+                not any(weight.requires_grad for weight in weights)
+                if weights
+                else order.ends.get(name, math.inf) <= end
+            )
+
+        self._frozen = tuple(module for name, module in self.network.named_modules() if is_frozen(name, module))
         self.train(self.training)
+
+    def _order(self) -> "_Order":
+        wrapping = self.wrapping
+        return _find_order(wrapping.source, wrapping.name, json.dumps(wrapping.arguments, sort_keys=True))
 
     def train(self, mode: bool = True) -> "WrappedTrunk":
         super().train(mode)
@@ -588,11 +890,7 @@ class WrappedTrunk(PreTrainedModel):
             `(batch, num_cls_tokens, hidden)`, `(batch, rows * cols, hidden)`, and for each level as the features.
         """
         wrapping, dtype = self.wrapping, next(self.network.parameters()).dtype
-        found = read_levels(wrapping.source, self.network, pixels.to(dtype), wrapping.levels)
-        maps = [
-            output if output.ndim == 4 else self._to_map(output, pixels, stride)
-            for output, stride in zip(found.outputs, wrapping.strides, strict=True)
-        ]
+        found, maps = read_maps(wrapping, self.network, pixels.to(dtype))
         if self.projections:
             maps = [project(each) for project, each in zip(self.projections, maps, strict=True)]
         maps = [
@@ -605,10 +903,6 @@ class WrappedTrunk(PreTrainedModel):
             return self.pool(features), features, tokens
         assert found.end is not None  # `has_class_token`
         return found.end[:, :1], features, tokens
-
-    def _to_map(self, tokens: Tensor, pixels: Tensor, stride: int) -> Tensor:
-        rows, cols = (side // stride for side in pixels.shape[-2:])
-        return to_map(tokens[:, self.wrapping.num_prefix :], Resolution(rows, cols))
 
 
 def _resample(maps: Tensor, grid: Resolution) -> Tensor:

@@ -100,20 +100,34 @@ def test_packs_are_refused():
 @pytest.mark.parametrize(
     ("source", "name", "message"),
     [
+        ("transformers", "hgnet_v2", "cannot be wrapped"),
+        ("transformers", "siglip2_vision_model", "cannot be wrapped"),
         ("timm", "convnext_atoo", "no architecture 'convnext_atoo'"),
         ("timm", "levit_128s", "does not take images"),
         ("transformers", "bert", "cannot be wrapped"),
         ("transformers", "timm_wrapper", "another type"),
         ("class", "NoMap", "no spatial map"),
         ("class", "OddStride", "stride"),
+        ("class", "MirroredMap", "move"),
+        ("class", "NoisyMap", "each time"),
     ],
 )
 def test_an_unfit_network_is_one_line_that_says_what_is_missing(source, name, message):
     if source == "class":
         register_network(name, getattr(tiny_networks, name))
     with pytest.raises(ValueError, match=message) as caught:
-        wrapped_fields(source, name)
+        wrapped_fields(source, name, levels=[0] if name in ("MirroredMap", "NoisyMap") else [-1])
     assert "\n" not in str(caught.value)
+
+
+def test_a_small_image_does_not_change_the_windows_of_later_ones():
+    sizes = {"embed_dim": 8, "depths": [2], "num_heads": [1], "window_size": 7}
+    model = RadioModel(RadioConfig(**wrapped_fields("transformers", "swin", sizes))).eval()
+    images, step = torch.rand(1, 3, 64, 64), model.config.patch_size
+    before = model(images).features
+    with pytest.raises(ValueError, match=f"swin failed for images of {step} x {step} px"):
+        model(images[..., :step, :step])
+    assert torch.equal(model(images).features, before)
 
 
 def test_levels_must_exist():

@@ -70,7 +70,8 @@ def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radio
     student.set_attn_implementation(recipe.student.attention)
     freeze_projection_of_clips(student)
     if student.config.is_foreign:
-        freeze_parts(student, recipe.student.frozen_stages)
+        smallest = min(size for partition in recipe.partitions for size in partition.sizes_px)
+        freeze_parts(student, recipe.student.frozen_stages, smallest)
     if recipe.student.positions == "sincos":
         table = student.radio_model.model.patch_generator.pos_embed
         with torch.no_grad():

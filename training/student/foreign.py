@@ -15,7 +15,7 @@ from modeling_radio.core.imports import import_object, is_import_path
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.training.recipe import Recipe, RecipeError
 from modeling_radio.training.recipe_sections import OWN_ARCHITECTURE, StudentRecipe
-from modeling_radio.wrapped_radio import WrappedTrunk, register_network, wrapped_fields
+from modeling_radio.wrapped_radio import WrappedTrunk, Wrapping, check_sides, register_network, wrapped_fields
 
 
 E_RADIO = "e_radio"
@@ -26,8 +26,6 @@ FREE_FIELDS = (
     *("image_size", "max_img_size", "max_resolution", "preferred_resolution"),
 )
 """Fields of `student.config` that say something of such a network; all others follow from it, or have no effect."""
-_PROBE_PATCHES = 4
-"""Patches along a side of the image that finds the weights without a gradient. Our choice: more than one window."""
 
 
 def foreign_config(student: StudentRecipe, fields: Mapping[str, Any]) -> RadioConfig:
@@ -129,15 +127,24 @@ def check_foreign(recipe: Recipe, config: RadioConfig) -> None:
     for path, (value, only, reason) in settings.items():
         if value != only:
             raise RecipeError(f"`{path}` must be {only!r} for the student {name!r}, got {value!r}: {reason}.")
+    _check_sizes(recipe, config, name)
+
+
+def _check_sizes(recipe: Recipe, config: RadioConfig, name: str | None) -> None:
     step = config.resolution_step
     for partition in recipe.partitions:
+        path = f"partitions.{partition.name}.sizes_px"
         wrong = [size for size in partition.sizes_px if size % step]
         if wrong:
-            path = f"partitions.{partition.name}.sizes_px"
             raise RecipeError(f"`{path}` must be multiples of {step} px for the student {name!r}, got {wrong}.")
+        if config.wrapped is not None:
+            try:
+                check_sides(Wrapping.of(config.wrapped), partition.sizes_px)
+            except ValueError as error:
+                raise RecipeError(f"`{path}`: {error}") from error
 
 
-def freeze_parts(student: RadioModel, num_stages: int) -> None:
+def freeze_parts(student: RadioModel, num_stages: int, side: int) -> None:
     """Freeze the first stages of a library's network, and weights that no output reads, such as its own head's.
 
     DDP would wait for gradients of the latter.
@@ -145,6 +152,7 @@ def freeze_parts(student: RadioModel, num_stages: int) -> None:
     Args:
         student: On the CPU, changed in place.
         num_stages: Stages to freeze; 0 for none.
+        side: Pixels along a side of an image that the student takes.
 
     Raises:
         RecipeError: If it has fewer stages.
@@ -156,7 +164,7 @@ def freeze_parts(student: RadioModel, num_stages: int) -> None:
             trunk.freeze_stages(num_stages)
         except ValueError as error:
             raise RecipeError(f"`student.frozen_stages`: {error}.") from error
-    side, was_training = _PROBE_PATCHES * student.config.resolution_step, student.training
+    was_training = student.training
     student.eval()
     output = student(torch.zeros(1, 3, side, side), return_dict=True)
     student.train(was_training)

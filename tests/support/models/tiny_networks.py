@@ -37,6 +37,20 @@ class OddStride(nn.Module):
         return nn.functional.avg_pool2d(pixels, 3)
 
 
+class MirroredMap(TwoMaps):
+    """A map that moves to the left when the image moves to the right."""
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return super().forward(pixels.flip(3))
+
+
+class NoisyMap(TwoMaps):
+    """A map that is another one each time, also in evaluation mode."""
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return super().forward(pixels + torch.randn_like(pixels))
+
+
 class LostBuffer(TwoMaps):
     """With a buffer that is in no checkpoint."""
 
