@@ -779,7 +779,9 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
                 patches of SigLIP and CLIP themselves are not aligned with texts, since they precede the pooling.
                 "features" takes the adaptor's dense features, for a teacher whose patches are aligned.
             window_size: As in `RadioModel.forward`; the last block, that of `scra`, is global in any case.
-            pixel_mask: As in `RadioModel.forward`; the post-processing cuts padding off.
+            pixel_mask: What `RadioImageProcessor` returns with `do_pad=True`: each image is segmented without its
+                padding, which would count in the means over the image and in `denoising`. Logits of padding are -1e4,
+                and the post-processing cuts them off.
             image_grid_hw: As in `RadioModel.forward`.
             scra: Factor of the recursive attention in the last block. "auto" is 10, the paper's, for RADIO's ViTs, and
                 `None` for E-RADIO, RADIO1D and networks of libraries, which have no such block.
@@ -811,10 +813,12 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
             )
         check_denoising(denoising)
         steps: Any = {"scra": scra, "scga": scga, "sliding": sliding}
+        options = {**steps, "source": source, "window_size": window_size, "denoising": denoising, "sam": sam}
         if image_grid_hw is not None:
             pack = check_pack(pixel_values, image_grid_hw, self.config)
-            steps |= {"source": source, "window_size": window_size, "denoising": denoising, "sam": sam}
-            return self._segment_pack(pixel_values, text_embeds, pack, steps)
+            return self._segment_pack(pixel_values, text_embeds, pack, options)
+        if pixel_mask is not None and not pixel_mask.all():
+            return self._segment_padded(pixel_values, text_embeds, pixel_mask, options)
         patches = self.aligned_patches(pixel_values, source, window_size, **steps)
         if sam is None:
             return SemanticSegmenterOutput(logits=self.compare_patches(patches, text_embeds, denoising))
@@ -841,6 +845,23 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
             images = cells.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
             grouped.append(cast(Tensor, self.segment(images, text_embeds, **options).logits).flatten(2).mT)
         return SemanticSegmenterOutput(logits=torch.cat(pack.ungroup(grouped)))
+
+    def _segment_padded(
+        self, pixel_values: Tensor, text_embeds: Tensor, pixel_mask: Tensor, options: dict[str, Any]
+    ) -> SemanticSegmenterOutput:
+        """Segment the images of each size without their padding; see `segment`."""
+        if pixel_mask.shape != pixel_values[:, 0].shape:
+            expected = tuple(pixel_values[:, 0].shape)
+            raise ValueError(f"`pixel_mask` must have the shape {expected}, got {tuple(pixel_mask.shape)}.")
+        height, width = pixel_values.shape[2:]
+        sizes = [(int(mask[:, 0].sum()), int(mask[0].sum())) for mask in pixel_mask]
+        padded: dict[int, Tensor] = {}
+        for rows, cols in dict.fromkeys(sizes):
+            numbers = [number for number, size in enumerate(sizes) if size == (rows, cols)]
+            own = cast(Tensor, self.segment(pixel_values[numbers, :, :rows, :cols], text_embeds, **options).logits)
+            below, right = (height - rows) * own.shape[2] // rows, (width - cols) * own.shape[3] // cols
+            padded |= dict(zip(numbers, F.pad(own, (0, right, 0, below), value=LEFT_OUT), strict=True))
+        return SemanticSegmenterOutput(logits=torch.stack([padded[number] for number in range(len(sizes))]))
 
     def aligned_patches(
         self,

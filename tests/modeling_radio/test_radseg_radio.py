@@ -236,6 +236,26 @@ def test_each_step_changes_the_map_alone_and_with_others(model, step, source):
 
 
 @torch.no_grad()
+def test_padded_images_are_segmented_without_their_padding(model):
+    """Padding would move SCGA's mean, fill windows, and be sure of words that no part of the image is sure of."""
+    sizes, steps = [(64, 32), (32, 48), (64, 32)], {"sliding": (48, 32), "denoising": 0.26}
+    pixels, mask = torch.zeros(3, 3, 80, 64, dtype=torch.float64), torch.zeros(3, 80, 64, dtype=torch.long)
+    alone = []
+    for number, (height, width) in enumerate(sizes):
+        picture = images(height, width)
+        pixels[number, :, :height, :width], mask[number, :height, :width] = picture[0], 1
+        alone.append(model.segment(picture, TEXTS, **steps).logits[0])
+    output = model.segment(pixels, TEXTS, pixel_mask=mask, **steps)
+    assert output.logits.shape == (3, len(TEXTS), 5, 4)
+    found = RadioImageProcessor().post_process_features(output.logits, pixel_mask=mask)
+    for one, other in zip(found, alone, strict=True):
+        torch.testing.assert_close(one, other)
+    assert (output.logits == LEFT_OUT).sum() >= len(TEXTS) * (3 * 20 - 8 - 6 - 8)
+    with pytest.raises(ValueError, match="`pixel_mask`"):
+        model.segment(pixels, TEXTS, pixel_mask=mask[:1], **steps)
+
+
+@torch.no_grad()
 def test_packed_images_are_those_of_one_at_a_time(model):
     grids = [(4, 6), (2, 3), (4, 6), (1, 1)]
     pictures = [images(16 * rows, 16 * cols) for rows, cols in grids]
