@@ -941,10 +941,11 @@ def align_patches(network: Any, name: str, patches: Tensor, grid: Resolution, so
 
 def _cosines_of_patches(patches: Tensor, text_embeds: Tensor, denoising: float | None) -> tuple[Tensor, Tensor]:
     """Return cosines, `(num_images, num_classes, rows, cols)`, and which classes are left out of each image."""
-    cosines = torch.einsum("bdrc,nd->bnrc", _normalize(patches, dim=1), _normalize(text_embeds).to(patches))
+    # One patch of zeros must not switch denoising off: its cosines are 0, where `_normalize` would give NaN.
+    cosines = torch.einsum("bdrc,nd->bnrc", F.normalize(patches, dim=1), _normalize(text_embeds).to(patches))
     return cosines, find_unlikely(cosines, 0.0 if denoising is None else denoising)
 
 
-def _normalize(embeds: Tensor, dim: int = -1) -> Tensor:
+def _normalize(embeds: Tensor) -> Tensor:
     """Return unit vectors; no epsilon, as in the teachers' code."""
-    return embeds / embeds.norm(p=2, dim=dim, keepdim=True)
+    return embeds / embeds.norm(p=2, dim=-1, keepdim=True)

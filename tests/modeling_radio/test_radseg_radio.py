@@ -256,6 +256,15 @@ def test_padded_images_are_segmented_without_their_padding(model):
 
 
 @torch.no_grad()
+def test_a_patch_of_zeros_resembles_no_word_and_leaves_denoising_on(model):
+    patches = torch.zeros(1, WIDTH, 1, 2, dtype=torch.float64)
+    patches[0, 1, 0, 0] = 1  # the second word alone
+    logits = model.compare_patches(patches, TEXTS, 0.9)
+    assert logits.isfinite().all()
+    assert (logits == LEFT_OUT).flatten(2).all(2).tolist() == [[True, False, True, True]]
+
+
+@torch.no_grad()
 def test_packed_images_are_those_of_one_at_a_time(model):
     grids = [(4, 6), (2, 3), (4, 6), (1, 1)]
     pictures = [images(16 * rows, 16 * cols) for rows, cols in grids]
