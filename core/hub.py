@@ -13,6 +13,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from modeling_radio.core.ids import HUB_PREFIX
+
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Files of a model that are downloaded: no pickles and no code."""
@@ -25,7 +27,7 @@ def find_folder(source: str | Path, argument: str | None = None) -> Path:
     """Return a folder, or that of a repository on the Hub, downloaded if necessary.
 
     Args:
-        source: Folder, or `ORG/NAME`.
+        source: Folder, or `ORG/NAME`, also as `hub:ORG/NAME`.
         argument: Setting that names it, for messages; None for callers that say it themselves.
 
     Raises:
@@ -34,7 +36,7 @@ def find_folder(source: str | Path, argument: str | None = None) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
-    name = source.as_posix() if isinstance(source, Path) else source
+    name = (source.as_posix() if isinstance(source, Path) else source).removeprefix(HUB_PREFIX)
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except HUB_ERRORS as error:

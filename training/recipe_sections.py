@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import BeforeValidator, Field, model_validator
 
+from modeling_radio.core.ids import ModelId
 from modeling_radio.core.settings import Mark, OneOf, Settings, SettingsError, require
 
 
@@ -107,7 +108,7 @@ class ImageSource(RecipeSection):
 
     Attributes:
         source: "demo" or "demo-pypi"; a folder of images, of Parquet files or of webdataset shards; a pattern of
-            `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub: `org/name`, or `hub:org/name`
+            `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub, `ORG/NAME`
             if a folder has this name too, followed by `:config` if it has several configurations.
         split: Split of a Hub data set; None for "train".
         column: Column of the images; None finds it.
@@ -499,8 +500,8 @@ class StudentRecipe(RecipeSection):
         compile: Compile every block with `torch.compile`.
         passes_at_once: Accumulated parts of a step that run at the same time on the cores of a CPU, in one process and
             without noise or dropout; elsewhere they run one after the other.
-        init_from: Folder or Hub id of a checkpoint to start from. From a RADIO checkpoint, ours or NVIDIA's, the
-            student gets the trunk, and heads and class tokens of teachers that are in the recipe too. From a plain ViT
+        init_from: Folder, Hub id or "timm:NAME" of a checkpoint to start from. From a RADIO checkpoint, ours or
+            NVIDIA's, the student gets the trunk, and heads and class tokens of teachers that are in the recipe too. From a plain ViT
             of transformers or timm (DINOv2, DINOv3, SigLIP, SigLIP2, MAE, ViT), or from a teacher of the recipe that is
             one, it gets the trunk. Another network of timm or transformers starts from a RADIO folder of this network,
             or with the published weights "timm:NAME" or "transformers:NAME". None for random weights.
@@ -510,7 +511,7 @@ class StudentRecipe(RecipeSection):
             (mode at a quarter); "fixed" or None for all.
     """
 
-    architecture: str = OWN_ARCHITECTURE
+    architecture: ModelId = OWN_ARCHITECTURE
     arguments: Clearable = {}
     levels: Annotated[list[int], Len(1)] = [-1]
     frozen_stages: int = Field(0, ge=0)
@@ -522,7 +523,7 @@ class StudentRecipe(RecipeSection):
     gradient_checkpointing: Annotated[bool, INDECISIVE] = False
     compile: Annotated[bool, INDECISIVE] = False
     passes_at_once: Annotated[int, INDECISIVE] = Field(1, gt=0)
-    init_from: Annotated[str | None, STAGELESS] = None
+    init_from: Annotated[ModelId | None, STAGELESS] = None
     init_blocks: Annotated[list[Annotated[int, Ge(0)]] | None, STAGELESS] = None
     num_tokens: Literal["triangular", "uniform", "beta", "fixed"] | None = None
 
@@ -585,7 +586,7 @@ class TeacherRecipe(RunOptions, Named):
     """
 
     kind: str
-    source: str | None = None
+    source: ModelId | None = None
     options: dict[str, Any] = {}
     device: Annotated[str | None, INDECISIVE] = None
     compile: Annotated[bool, INDECISIVE] = False

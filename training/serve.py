@@ -18,12 +18,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from tempfile import SpooledTemporaryFile
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from PIL import Image
 from pydantic import Field
 
 from modeling_radio.core.command_line import Command
+from modeling_radio.core.ids import ModelId
 from modeling_radio.core.interruption import limit_unwinding, raised_signals
 from modeling_radio.core.settings import Settings
 
@@ -61,7 +62,7 @@ class ServeSettings(Settings):
         port: Port to listen at; 0 takes a free one.
     """
 
-    checkpoint: str = Field(min_length=1)
+    checkpoint: Annotated[ModelId, Field(min_length=1)]
     size: int | None = Field(None, gt=0)
     max_batch: int = Field(16, gt=0)
     max_wait: float = Field(5, ge=0)

@@ -1,5 +1,7 @@
 """Folders and names on the Hub, which a server on this machine is here."""
 
+from pathlib import Path
+
 import pytest
 from huggingface_hub import constants
 from local_hub import Repository, hub_in_place
@@ -22,6 +24,7 @@ def hub(tmp_path, monkeypatch):
 def test_a_folder_is_taken_as_it_is_and_a_name_is_downloaded_without_pickles_and_code(hub, tmp_path):
     assert find_folder(tmp_path) == find_folder(str(tmp_path)) == tmp_path
     found = find_folder("org/name", "checkpoint")
+    assert find_folder("hub:org/name") == find_folder(Path("hub:org/name")) == found
     assert [path.name for path in found.iterdir()] == ["config.json"]
 
 

@@ -4,12 +4,13 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import PHOTOGRAPH, check_output
+from modeling_radio.core.ids import ModelId
 from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.settings import Settings, SettingsError
 
@@ -34,7 +35,7 @@ class AppSettings(Settings):
         overwrite: Replace that folder if it exists.
     """
 
-    checkpoint: str = Field(min_length=1)
+    checkpoint: Annotated[ModelId, Field(min_length=1)]
     base: str | None = None
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from modeling_radio.checks_radio import did_you_mean
+from modeling_radio.core.ids import HUB_PREFIX
 from modeling_radio.core.settings import hash_of
 from modeling_radio.training.data.decoding import EncodedImage, content_fingerprint
 from modeling_radio.training.data.image_folder import (
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HUB_PREFIX = "hub:"
 _HUB_ID = re.compile(r"(hub:)?(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
 _FILE_OF_HUB = re.compile(r"(?:hf://|https?://huggingface\.co/)datasets/(?P<id>[^/?#]+/[^/?#@]+)")
 _URL = re.compile(r"\w+://")

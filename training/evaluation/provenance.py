@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig
+from modeling_radio.core.ids import LIBRARY_PREFIXES
 from modeling_radio.core.machine import describe_machine, versions_of
 from modeling_radio.core.packages import Package
 from modeling_radio.core.timing import Clock
@@ -61,7 +62,8 @@ def _published(name: str, role: str, origin: str) -> Source:
 def _is_folder(origin: str) -> bool:
     """Return whether a model was opened from a folder, even if the folder is gone."""
     folder = Path(origin).expanduser()
-    return folder.is_dir() or folder.is_absolute() or not HUB_ID.fullmatch(origin)
+    is_named = origin.startswith(LIBRARY_PREFIXES) or HUB_ID.fullmatch(origin) is not None
+    return folder.is_dir() or folder.is_absolute() or not is_named
 
 
 def _model_name(origin: str) -> str:
@@ -71,7 +73,7 @@ def _model_name(origin: str) -> str:
 
 def _license_of_published(origin: str) -> str:
     """Return the license of a Hub id or of a name of timm, with the doubts about it."""
-    family = family_of(origin)
+    family = family_of(origin.removeprefix("timm:"))
     if family is not None:
         return f"{family.license}; {DOUBT}{family.doubt}" if family.doubt else family.license
     owner, _, model = origin.partition("/")

@@ -275,8 +275,8 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
     Attributes:
         checkpoint: Folder with config.json and weights, or Hub id.
         data: Folder with a sub-folder of images for each class, or `images/` and `masks/` or `depth/`, with or without
-            `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; `hub:ORG/NAME`; or
-            demo. By default the data of the recipe.
+            `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; one of
+            the Hub, `ORG/NAME`; or demo. By default the data of the recipe.
         recipe: Recipe that names data and teachers, or a file of your own that ends in .yaml.
         tasks: Tasks to measure; by default knn and segmentation_probe, as far as the data allow. The import path of a
             `Task` of your own is one too, "my_package.my_module:MY_TASK".

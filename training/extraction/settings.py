@@ -21,7 +21,7 @@ class SourceSettings(Settings):
     Attributes:
         data: Folder of images, with or without sub-folders for classes and splits; `.parquet` or `.tar` files, a
             pattern or a folder of them, also at an address such as s3://bucket/folder; a data set that `datasets`
-            saved; `hub:ORG/NAME`; or demo.
+            saved; one of the Hub, `ORG/NAME`; or demo.
         streaming: Read `.parquet` or `.tar` files in order, without a copy and with little memory, and write a file
             for each of them.
         image_column: Column of the images; by default the first of the usual names.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from modeling_radio.core.files import write_text
+from modeling_radio.core.ids import ModelId
 from modeling_radio.core.settings import Settings, SettingsError, Spelling, read_yaml, require
 
 
@@ -159,7 +160,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
     model_config = ConfigDict(frozen=True)
     title: ClassVar[str] = ""
 
-    checkpoint: str = Field(min_length=1)
+    checkpoint: Annotated[ModelId, Field(min_length=1)]
     task: Literal[
         "image-classification",
         "semantic-segmentation",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from modeling_radio.checks_radio import check_choice, did_you_mean
+from modeling_radio.core.ids import standard_id
 from modeling_radio.core.imports import import_object, is_import_path
 from modeling_radio.core.packages import PackageUnavailableError, fetch_package
 from modeling_radio.core.ranks import rank_and_count
@@ -105,6 +106,7 @@ def build_teacher(
             raise teacher_error(name, f"`kind` {kind!r} has no option {option!r}.{hint}")
     if source is None and parameters["source"].default is inspect.Parameter.empty:
         raise teacher_error(name, f"`kind` {kind!r} needs a `source`: a Hub id or a local folder.")
+    source = None if source is None else standard_id(source)
     teacher = teacher_class(name, source=source, **options)
     teacher.options = options
     teacher.set_run_mode(run, grid_stride)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.core.errors import first_few
+from modeling_radio.core.ids import HUB_PREFIX
 from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_image
 from modeling_radio.training.data.image_folder import BUILDERS, MAX_NAMED, find_shards, is_hidden
 from modeling_radio.training.data.labeled.folders import SPLIT_NAMES, TRAIN, SplitNames, Tables
 from modeling_radio.training.data.sources import (
-    HUB_PREFIX,
     ImageColumn,
     as_patterns,
     check_named_file,
@@ -47,7 +47,7 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
 
     Args:
         source: A folder; a `.parquet` or `.tar` file, or a pattern or a folder of them (see `find_shards`); a data set
-            that `datasets` saved; or one of the Hub, `ORG/NAME` or `hub:ORG/NAME`.
+            that `datasets` saved; or one of the Hub, `ORG/NAME`.
         read_folder: Reads a folder of image files, or anything else at the path.
         names: Possible names of each split.
 

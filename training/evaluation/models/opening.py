@@ -10,6 +10,7 @@ import torch
 from modeling_radio import RadioConfig
 from modeling_radio.core.checkpoints import read_config, without_reports
 from modeling_radio.core.hub import find_folder
+from modeling_radio.core.ids import standard_id
 from modeling_radio.training.evaluation.models.base import FeatureModel
 from modeling_radio.training.evaluation.models.pretrained import RawPixels, open_huggingface, open_timm, random_vit
 from modeling_radio.training.evaluation.models.radio import RadioFeatures, open_radio
@@ -38,7 +39,7 @@ def open_model(
         name: One of these forms:
 
             - a folder: of ours, in the layout of NVIDIA's repositories, of transformers, or of timm;
-            - `ORG/NAME` or `hub:ORG/NAME`: the same, from the Hub;
+            - `ORG/NAME`: the same, from the Hub;
             - `timm:NAME`: a network of timm with its published weights, `timm-random:NAME` with random ones;
             - `teacher:KIND` or `teacher:KIND:SOURCE`: as in a recipe, at the size and patch of `beside`;
             - `pixels` and `random-vit`: baselines of the size and patch of `beside`.
@@ -52,7 +53,7 @@ def open_model(
     """
     try:
         with without_reports():
-            return _open(name, beside, {"name": name, "size_px": size_px, "dtype": dtype})
+            return _open(standard_id(name), beside, {"name": name, "size_px": size_px, "dtype": dtype})
     except (ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"`compare` {name!r} does not open: {reason}") from error
@@ -72,7 +73,7 @@ def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureM
     if kind in ("timm", "timm-random") and is_prefixed:
         return open_timm(rest, pretrained=kind == "timm", device=beside.device, **options)
     try:
-        folder = find_folder(name.removeprefix("hub:"))
+        folder = find_folder(name)
     except ValueError as error:
         raise ValueError(f"it must be {FORMS}, and {str(error).removeprefix('it ')}") from error
     return _open_folder(folder, beside.device, options)

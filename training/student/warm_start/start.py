@@ -8,14 +8,11 @@ from torch import nn
 
 from modeling_radio import RadioModel
 from modeling_radio.core.hub import explain_failure
+from modeling_radio.core.ids import LIBRARY_PREFIXES
 from modeling_radio.training.recipe import RecipeError
 from modeling_radio.training.student.warm_start.radio import WarmStart, open_source, warm_start
 from modeling_radio.training.student.warm_start.vit import UnknownTrunkError, fit_vit, open_vit, vit_of
 from modeling_radio.training.teachers.base import Teacher
-
-
-LIBRARY_SOURCES = ("timm:", "transformers:")
-"""Beginnings of `student.init_from` that name weights of a library."""
 
 
 def start_student(
@@ -26,15 +23,15 @@ def start_student(
     Args:
         student: With fresh weights; changed in place.
         source: Name of one of the teachers, whose network is the source then; or Hub id or folder of a RADIO
-            checkpoint, ours or NVIDIA's, or of a ViT of transformers or timm; or for a student that is a network of one
-            of these "timm:NAME" or "transformers:NAME".
+            checkpoint, ours or NVIDIA's, or of a ViT of transformers; or "timm:NAME" or "transformers:NAME", for a
+            student that is a network of this library or for a ViT.
         teachers: By name.
         blocks: Indices of the source's blocks that become the student's, in order; None for all.
 
     Raises:
         RecipeError: If the source cannot be opened, or its trunk differs.
     """
-    if source.startswith(LIBRARY_SOURCES):
+    if source.startswith(LIBRARY_PREFIXES) and student.config.is_foreign:
         return start_network(student, source)
     try:
         if source in teachers:

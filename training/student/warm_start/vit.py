@@ -103,7 +103,7 @@ def open_vit(source: str) -> VitTrunk | None:
     """Open a checkpoint of transformers or timm, by Hub id or from a folder.
 
     Args:
-        source: For example `facebook/dinov2-with-registers-base` or `timm/vit_small_patch16_dinov3.lvd1689m`.
+        source: For example `facebook/dinov2-with-registers-base` or `timm:vit_small_patch16_dinov3.lvd1689m`.
 
     Returns:
         Its trunk; None if `config.json` cannot be read or names another kind of model.
@@ -111,7 +111,9 @@ def open_vit(source: str) -> VitTrunk | None:
     Raises:
         UnknownTrunkError: If it does not load, or is a ViT that RADIO's trunk cannot represent.
     """
-    config = _read_json(source, "config.json")
+    library, _, name = source.partition(":")
+    source = name if library == "transformers" else source
+    config = {"architecture": name} if library == "timm" else _read_json(source, "config.json")
     if config is None:
         return None
     class_name = TRANSFORMERS_MODELS.get(config.get("model_type", ""))
@@ -229,6 +231,8 @@ def _normalization(processor: Mapping[str, Any], channels: int) -> tuple[Any, An
 def _open_timm(source: str) -> VitTrunk:
     import timm
 
+    if source.startswith("timm:"):
+        return vit_of(timm.create_model(source.removeprefix("timm:"), pretrained=True))
     scheme = "local-dir" if Path(source).is_dir() else "hf-hub"
     return vit_of(timm.create_model(f"{scheme}:{source}", pretrained=True))
 

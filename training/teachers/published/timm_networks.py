@@ -176,7 +176,8 @@ def _model_name(source: str) -> str:
     """Return timm's name of a source."""
     if Path(source).expanduser().is_dir():
         return f"local-dir:{Path(source).expanduser()}"
-    return f"hf-hub:{source}" if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else source
+    name = source.removeprefix("timm:")
+    return f"hf-hub:{name}" if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else name
 
 
 def _run(network: Any, pixel_values: Tensor, summary: Summary, layer: int | None) -> TeacherOutput:

@@ -72,6 +72,7 @@ class TestOpening:
         save_file(network.state_dict(), tmp_path / "model.safetensors")
         trunk = open_vit(str(tmp_path))
         assert_same_trunk(trunk, vit_of(network))
+        assert_same_trunk(open_vit(f"timm:local-dir:{tmp_path}"), trunk)
         assert list(trunk.mean) == [0.1, 0.2, 0.3]
 
     @pytest.mark.parametrize("content", [None, "no JSON", "[1]", '{"model_type": "radio"}', '{"model_type": "clip"}'])
