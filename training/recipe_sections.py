@@ -501,10 +501,11 @@ class StudentRecipe(RecipeSection):
         passes_at_once: Accumulated parts of a step that run at the same time on the cores of a CPU, in one process and
             without noise or dropout; elsewhere they run one after the other.
         init_from: Folder, Hub id or "timm:NAME" of a checkpoint to start from. From a RADIO checkpoint, ours or
-            NVIDIA's, the student gets the trunk, and heads and class tokens of teachers that are in the recipe too. From a plain ViT
-            of transformers or timm (DINOv2, DINOv3, SigLIP, SigLIP2, MAE, ViT), or from a teacher of the recipe that is
-            one, it gets the trunk. Another network of timm or transformers starts from a RADIO folder of this network,
-            or with the published weights "timm:NAME" or "transformers:NAME". None for random weights.
+            NVIDIA's, the student gets the trunk, and heads and class tokens of teachers that are in the recipe too.
+            From a plain ViT of transformers or timm (DINOv2, DINOv3, SigLIP, SigLIP2, MAE, ViT), or from a teacher of
+            the recipe that is one, it gets the trunk. Another network of timm or transformers starts from a RADIO
+            folder of this network, or with the published weights "timm:NAME" or "transformers:NAME". None for random
+            weights.
         init_blocks: Blocks of that checkpoint to copy, in order, counted from 0; None for all.
         num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): number of global tokens of
             an image that reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta"
