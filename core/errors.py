@@ -8,10 +8,10 @@ from typing import Any
 SECRET = re.compile(
     r"(\w://)[^/\s@'\"]*:[^/\s@'\"]+(?=@)"
     r"|([?&](?:[\w-]*(?:signature|token|secret|password|credential|api_?key)|sig)=)[^&\s'\"]+"
-    r"|\bhf_[A-Za-z0-9]{30,}",
+    r"|\bhf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY-----",
     re.IGNORECASE,
 )
-"""Matches an address's password, signature or token with what stands before it, and a token of the Hub."""
+"""Matches an address's password, signature or token with what stands before it, a token of the Hub, a private key."""
 
 
 KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")

@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
@@ -33,7 +33,7 @@ MODEL_FILES = (
 COPIED_FILES = (
     *MODEL_FILES,
     *("adapter_config.json", "adapter_model.safetensors", "learned_from.json"),
-    *("LICENSE", "LICENSE.*", "NOTICE", "NOTICE.*"),
+    *("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "NOTICE.md"),
 )
 """Names of the files that commands copy from a model's or an adapter's folder into one for others, such as a Space."""
 _SETTINGS = (CONFIG_NAME, "preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
@@ -141,19 +141,21 @@ def check_named_code(checkpoint: str | Path) -> None:
 
 
 def _check_modules(checkpoint: str | Path) -> None:
-    """Refuse a `modules.json`, by which sentence-transformers opens a folder, with other classes than its own."""
+    """Refuse a `modules.json`, by which sentence-transformers opens a folder, with classes or folders of others."""
     path = cached_file(str(checkpoint), "modules.json", **_IF_THERE)
     if path is None:
         return
     try:
-        types = [str(module["type"]) for module in json.loads(Path(path).read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        modules = json.loads(Path(path).read_text(encoding="utf-8"))
+        named = [(str(module["type"]), PurePosixPath(module.get("path", ""))) for module in modules]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path!r} is no list of modules, as sentence-transformers writes it: {error}.") from error
-    foreign = [name for name in types if not name.startswith("sentence_transformers.")]
+    foreign = [name for name, _ in named if not name.startswith("sentence_transformers.")]
+    foreign += [str(part) for _, part in named if part.is_absolute() or ".." in part.parts]
     if foreign:
         raise ValueError(
-            f"`checkpoint` must name no classes but those of sentence-transformers in {path!r}, got {_shown(foreign)}. "
-            "Remove the file, or take a folder that you trust."
+            f"`checkpoint` must name no classes but those of sentence-transformers and no folders but its own in "
+            f"{path!r}, got {_shown(foreign)}. Remove the file, or take a folder that you trust."
         )
 
 

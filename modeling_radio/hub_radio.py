@@ -302,14 +302,14 @@ def copy_source_files(folder: str | Path) -> None:
         )
 
 
-def write_modules(folder: str | Path, *, has_text_tower: bool) -> None:
-    """Write into a folder what sentence-transformers reads: it embeds by `get_image_features` and `get_text_features`.
+def module_files(*, has_text_tower: bool) -> dict[str, Any]:
+    """Return what sentence-transformers reads, by file: it embeds by `get_image_features` and `get_text_features`.
 
     Without these files it would take the mean over all tokens, class tokens and registers too.
     """
     kinds = ("image", "text")[: 1 + has_text_tower]
     methods = {kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"} for kind in kinds}
-    files = {
+    return {
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}],
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
@@ -317,7 +317,11 @@ def write_modules(folder: str | Path, *, has_text_tower: bool) -> None:
             "module_output_name": "sentence_embedding",
         },
     }
-    for name, content in files.items():
+
+
+def write_modules(folder: str | Path, *, has_text_tower: bool) -> None:
+    """Write `module_files` into a folder."""
+    for name, content in module_files(has_text_tower=has_text_tower).items():
         Path(folder, name).write_text(json.dumps(content, indent=2) + "\n")
 
 

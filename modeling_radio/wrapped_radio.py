@@ -29,14 +29,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import is_timm_available
 
 from .checks_radio import COUNT, MAPPING, WORD, Resolution, Rule, check_choice, integer, listed
-from .configuration_radio import RadioConfig, check_file
+from .configuration_radio import RadioConfig
 from .inputs_radio import WindowSize, check_batch, warn_of_pixel_range
+from .loading_radio import fetching_fields, library_config
 from .modeling_radio import RadioNetwork
 from .outputs_radio import NetworkOutput, to_map
 
@@ -58,10 +59,6 @@ NATIVE_SIDE = 224  # pixels; of ImageNet's classifiers, which most of these netw
 LARGEST_SIDE = 2048  # pixels, as RADIO's own default of `max_img_size`
 _ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
 """Arguments that let timm's transformers, which are built for one size, take any."""
-_NO_NETWORKS = ("radio", "timm_wrapper", "timm_backbone")
-"""Types of transformers that build other networks by name: `timm` does that here."""
-_FETCHING = ("backbone", "use_pretrained", "use_timm", "auto_map", "quantization")
-"""Beginnings of fields by which configurations of transformers make it fetch something else."""
 _REGISTERS = ("reg_token", "register_tokens")
 """Names that timm's and transformers' classes give the parameter of their register tokens."""
 _ERRORS = (
@@ -188,23 +185,11 @@ def check_arguments(source: str, name: str, arguments: Mapping[str, Any]) -> Non
         own = {argument for maker in makers for argument in inspect.signature(maker).parameters}
         refused = [key for key in arguments if key in {*own, "features_only", "feature_cls", "num_classes"}]
     elif source == "transformers":
-        if name in _NO_NETWORKS:
-            raise ValueError(f"A network of transformers must be of another type than {_NO_NETWORKS}, got {name!r}.")
-        refused = _fetching(arguments)
-        check_file(arguments)
+        refused = fetching_fields(arguments)
     else:
         refused = []
     if refused:
         raise ValueError(f"Arguments of {source}:{name} must be of its architecture alone, got {refused}.")
-
-
-def _fetching(values: Mapping[str, Any]) -> list[str]:
-    """Return the fields of a configuration, and of those inside of it, by which transformers fetches something."""
-    found = [key for key, value in values.items() if key.startswith(_FETCHING) and value not in (None, False)]
-    parts = [value for value in values.values() if isinstance(value, Mapping)]
-    for part in parts:
-        check_file(part)
-    return [*found, *(key for part in parts for key in _fetching({str(key): part[key] for key in part}))]
 
 
 def _timm(name: str) -> ModuleType:
@@ -232,7 +217,7 @@ def build_library_network(source: str, name: str, arguments: Mapping[str, Any]) 
         if source == "timm":
             return _timm(name).create_model(name, pretrained=False, num_classes=0, **arguments)
         if source == "transformers":
-            return AutoModel.from_config(AutoConfig.for_model(name, **arguments), trust_remote_code=False)
+            return AutoModel.from_config(library_config(name, arguments), trust_remote_code=False)
         return _classes[name](**arguments)
     except _ERRORS as error:
         reason = _one_line(error)

@@ -32,6 +32,7 @@ from .configuration_radio import RadioAdaptorConfig, RadioConfig
 from .hub_radio import import_sibling
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments, check_images, check_pack
 from .layers_radio import ImagePack
+from .loading_radio import library_config
 from .modeling_radio import RadioModel, RadioPreTrainedModel, build_network
 from .outputs_radio import NetworkOutput, RadioZeroShotOutput, to_map
 from .radseg_radio import (
@@ -85,7 +86,7 @@ class SentenceTowerConfig(PreTrainedConfig):
                     f"`model_type`, got {model_type if isinstance(values, dict) else values!r}. Take config.json of "
                     "the sentence encoder."
                 )
-            self.encoder = AutoConfig.for_model(**values)
+            self.encoder = library_config(model_type, {key: values[key] for key in values if key != "model_type"})
         super().__post_init__(**kwargs)
 
 

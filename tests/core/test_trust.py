@@ -68,7 +68,18 @@ def test_commands_open_no_folder_that_names_code_of_others(model, open_folder, f
         open_folder(model)
 
 
-@pytest.mark.parametrize("content", ['[{"type": "evil.Module"}]', "{", '["evil.Module"]'])
+OWN = "sentence_transformers.models.Transformer"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"type": "evil.Module"}]',
+        "{",
+        '["evil.Module"]',
+        *(json.dumps([{"type": OWN, "path": path}]) for path in ("../other", "/etc", 1)),
+    ],
+)
 def test_sentence_transformers_is_told_of_no_code_of_others(model, content):
     (model / "modules.json").write_text(content)
     with pytest.raises(ValueError, match=r"modules\.json"):

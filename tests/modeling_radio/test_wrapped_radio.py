@@ -1,6 +1,9 @@
 """Networks of timm, transformers and of a test as the trunk of a RADIO."""
 
+import functools
+
 import pytest
+import timm
 import tiny_networks
 import torch
 from tiny_networks import NETWORKS, build_wrapped
@@ -143,7 +146,15 @@ def test_a_class_needs_persistent_buffers():
         register_network("lost", int)
 
 
-def test_a_folder_names_no_code_and_fetches_nothing():
+TIMM = {"model_type": "timm_wrapper", "architecture": "local-dir:/"}
+
+
+def test_a_folder_names_no_code_and_fetches_nothing(monkeypatch):
+    @functools.wraps(timm.create_model)
+    def refuse(*_, **__):
+        pytest.fail("timm fetches and opens what it is told")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
     for source, name, arguments in (
         ("timm", "hf-hub:someone/something", {}),
         ("timm", "resnet18", {"checkpoint_path": "file.pth"}),
@@ -152,6 +163,14 @@ def test_a_folder_names_no_code_and_fetches_nothing():
         ("transformers", "dinov2", {"_attn_implementation": "someone/kernels"}),
         ("transformers", "upernet", {"backbone": "resnet18", "use_pretrained_backbone": True}),
         ("transformers", "upernet", {"backbone_config": {"use_timm_backbone": True}}),
+        ("transformers", "llava", {"vision_config": {"model_type": "timm_wrapper", "architecture": "hf-hub:evil/x"}}),
+        ("transformers", "llava", {"text_config": {"model_type": "radio"}}),
+        ("transformers", "llava", {"text_config": {"_attn_implementation": "someone/kernels"}}),
+        ("transformers", "vision-encoder-decoder", {"encoder": TIMM, "decoder": {"model_type": "gpt2", "n_embd": 12}}),
+        ("transformers", "vision-text-dual-encoder", {"vision_config": TIMM, "text_config": {"model_type": "bert"}}),
+        ("transformers", "perception_lm", {"vision_config": {"architecture": "local-dir:/"}}),  # of timm by default
+        ("transformers", "gemma3n", {"vision_config": {"architecture": "resnet18"}}),  # of timm by another name
+        ("transformers", "gemma3n_vision", {"architecture": "resnet18", "model_args": {"checkpoint_path": "/file"}}),
         ("class", "os:getcwd", {}),
     ):
         with pytest.raises(ValueError, match=r"\w"):

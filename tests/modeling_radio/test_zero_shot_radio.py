@@ -600,3 +600,17 @@ def test_maps_of_another_width_are_refused():
 def test_encoders_that_transformers_does_not_have_are_refused(encoder, got):
     with pytest.raises(ValueError, match=f"`text_tower.encoder` must be the configuration of a text model.*got {got}"):
         SentenceTowerConfig.from_dict({"model_type": "sentence_encoder", "encoder": encoder, "projection_dim": 12})
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"model_type": "timm_wrapper", "architecture": "hf-hub:someone/something"},
+        {"model_type": "llava", "vision_config": {"model_type": "timm_wrapper", "architecture": "local-dir:/"}},
+        {"model_type": "upernet", "backbone": "someone/something", "use_pretrained_backbone": True},
+        {"model_type": "bert", "_attn_implementation": "someone/kernels"},
+    ],
+)
+def test_encoders_name_nothing_to_fetch(encoder):
+    with pytest.raises(ValueError, match=r"timm_wrapper|backbone|_attn_implementation"):
+        SentenceTowerConfig(encoder=encoder)

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from modeling_radio import RadioImageProcessor
 from modeling_radio.checks_radio import check_choice, read_json
@@ -23,7 +25,7 @@ from modeling_radio.core.errors import SECRET, first_few
 from modeling_radio.core.files import hash_file
 from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.trust import clean_environment, foreign_code, our_modules
-from modeling_radio.hub_radio import source_files
+from modeling_radio.hub_radio import module_files, source_files
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.rendering import read_card
 from modeling_radio.training.extraction.shards import SUMS, naming_damaged, read_sums
@@ -32,7 +34,8 @@ from modeling_radio.training.publishing.publication import CARD, Publication
 from modeling_radio.training.student.reopen import reopen_elsewhere
 
 
-TEXTS = (".json", ".md", ".txt", ".yaml", ".yml", ".html", ".jinja")
+TEXTS = ("", ".json", ".md", ".txt", ".yaml", ".yml", ".html", ".jinja")
+"""Endings of names of text files; LICENSE has none."""
 NO_PATHS = ("nvidia_source", "id2label", "label2id")
 """Fields of `config.json` that are not searched for paths: NVIDIA's own training arguments, and labels."""
 _PICKLE_START = re.compile(rb"\x80[\x02-\x05]")
@@ -100,7 +103,7 @@ def check_card(publication: Publication) -> None:
 
 
 def check_files(publication: Publication) -> None:
-    """Refuse pickles, files that differ from their checksums, and paths and secrets in texts and metadata."""
+    """Refuse pickles, damaged files, weights that are not finite, and paths and secrets in texts and metadata."""
     sums = read_sums(publication.store) if SUMS in publication.files else {}
     for name in sorted(sums.keys() - publication.files.keys()):
         raise UnfitError(f"{SUMS} lists {name}, which is not there. {COMPLETED_BY_EXTRACTION}")
@@ -112,8 +115,28 @@ def check_files(publication: Publication) -> None:
                 )
             if not isinstance(publication.files[name], bytes) and _is_pickle(path):
                 raise UnfitError(f"{name} is, or may hold, a pickle, which can run code where it is opened: remove it.")
+            if name.endswith(".safetensors"):
+                _check_weights(name, path)
             for text in _texts(publication, name, path):
                 _check_text(name, text)
+
+
+def _check_weights(name: str, path: Path) -> None:
+    try:
+        with safe_open(path, "pt") as weights:
+            broken = [key for key in sorted(weights.keys()) if not _is_finite(weights.get_tensor(key))]
+    except SafetensorError as error:
+        raise UnfitError(f"{name} cannot be read: {error}. Save it again.") from error
+    if broken:
+        raise UnfitError(
+            f"{name} must hold finite weights, but {len(broken)} hold NaN or infinity: "
+            f"{first_few(broken, _MAX_NAMES)}. They are damaged, or of a run that diverged."
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    tensor = tensor.float() if tensor.dtype == torch.float8_e4m3fn else tensor  # for which torch has no `isfinite`
+    return bool(tensor.isfinite().all())
 
 
 def _check_text(name: str, text: str) -> None:
@@ -126,19 +149,26 @@ def _check_text(name: str, text: str) -> None:
         )
     if SECRET.search(text):
         raise UnfitError(
-            f"{name} holds a secret: an address with a password, a signature or a token, or a token of the "
-            "Hub. Remove it, and revoke it if others may have seen it."
+            f"{name} holds a secret: an address with a password, a signature or a token, a token of the Hub, or a "
+            "private key. Remove it, and revoke it if others may have seen it."
         )
 
 
 def check_code(publication: Publication, *, trusts_remote_code: bool = False) -> None:
     """Refuse code other than the installed one: `trust_remote_code` must run only tested code."""
+    own = [module_files(has_text_tower=has_text_tower) for has_text_tower in (False, True)]
     for name in publication.files:
-        foreign = foreign_code(_read_json(publication, name), our_modules()) if name.endswith(".json") else []
+        values = _read_json(publication, name) if name.endswith(".json") else None
+        foreign = foreign_code(values, our_modules())
         if foreign and not trusts_remote_code:
             raise UnfitError(
                 f"{name} names code that is not of modeling_radio, {first_few(foreign, _MAX_NAMES):.200}, which runs "
                 "where the folder is opened. Remove the entries, or give `--trust-remote-code` if you know that code."
+            )
+        if name in own[0] and all(values != files[name] for files in own) and not trusts_remote_code:
+            raise UnfitError(
+                f"{name} is not what `save_pretrained` writes: sentence-transformers imports what it names. Save the "
+                "folder again, or give `--trust-remote-code` if you know that code."
             )
     there = {name: publication.read(name) for name in publication.files if name.endswith((".py", ".pyc"))}
     wanted = {} if publication.kind == "dataset" else source_files()
@@ -265,11 +295,8 @@ def _texts(publication: Publication, file: str, path: Path) -> Iterator[str]:
     """Yield the texts of a file to check; of tables and weights they are read from its path on this machine."""
     name = Path(file)
     if name.suffix == ".safetensors":
-        try:
-            with safe_open(path, "pt") as weights:
-                yield from (weights.metadata() or {}).values()
-        except SafetensorError as error:
-            raise UnfitError(f"{file} cannot be read: {error}.") from error
+        with safe_open(path, "pt") as weights:
+            yield from (weights.metadata() or {}).values()
     elif name.suffix == ".parquet":
         with naming_damaged(publication.store, file):
             yield from _texts_of_table(path)

@@ -33,7 +33,7 @@ Kind = Literal["model", "adapter", "dataset"]
 PUBLISHED_FILES = (*COPIED_FILES, f"{EVAL_RESULTS_FOLDER}/*.yaml", "*.onnx", "*.onnx.*.data")
 FEATURE_FILES = (
     *(CARD, "*.parquet", "*/*.parquet", "index/*.faiss", "pca.safetensors", "extraction.json", "made.json"),
-    *("SHA256SUMS", "LICENSE", "LICENSE.*"),
+    *("SHA256SUMS", "LICENSE", "LICENSE.txt", "LICENSE.md"),
 )
 """Files that `radio extract`, or another program that writes Parquet, writes."""
 _MAX_NAMES = 4
@@ -167,12 +167,17 @@ def _refuse(strangers: list[str], folder: Path | Store, kind: Kind) -> None:
 
 
 def _adapter_config(folder: Path, base: str | None) -> tuple[str, bytes]:
-    """Return the repository of an adapter's base, and the content of the file that names it."""
+    """Return the repository of an adapter's base, and the content of the file that names it.
+
+    `auto_mapping`, which names a module of the training process for peft to import, is left out.
+    """
     config = read_adapter_config(folder)
     named = base or str(config.get("base_model_name_or_path"))
     if not HUB_ID.fullmatch(named):
         raise ValueError(f"`base` must be the repository of the adapter's base, got {named!r}. Give `--base ORG/NAME`.")
-    text = json.dumps(config | {"base_model_name_or_path": named}, indent=2, sort_keys=True) + "\n"
+    text = (
+        json.dumps(config | {"base_model_name_or_path": named, "auto_mapping": None}, indent=2, sort_keys=True) + "\n"
+    )
     return named, text.encode()
 
 

@@ -8,6 +8,7 @@ import uuid
 import pytest
 import torch
 from datasets import Dataset, Features, List, Value
+from safetensors.torch import load_file, save_file
 
 from modeling_radio.training.extraction.shards import SUMS, lines_of_sums
 from modeling_radio.training.extraction.store import Store
@@ -87,6 +88,7 @@ def test_pickles_are_refused_by_their_content(model_folder):
         "https://host/x.tar?X-Amz-Signature=S3CRET",
         "https://host/?a=b&sig=S3CRET",
         "hf_" + 34 * "a",
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
     ],
 )
 def test_secrets_are_refused(model_folder, secret):
@@ -103,14 +105,48 @@ def test_secrets_are_refused(model_folder, secret):
         ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "evil/evil--evil.Processor"}}),
         ("processor_config.json", {"image_processor": {"auto_map": {"AutoImageProcessor": "evil/evil--evil.P"}}}),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil/evil--evil.Tokenizer", None]}}),
+        ("sentence_bert_config.json", {"model_args": {"trust_remote_code": True, "code_revision": "evil"}}),
     ],
 )
 def test_code_of_others_is_refused_wherever_it_is_named(model_folder, file, fields):
     path = model_folder / file
     before = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(before | fields))
-    refused(check_code, model_folder, rf"^{file} .*evil.*--trust-remote-code")
+    refused(check_code, model_folder, rf"^{file} .*--trust-remote-code")
     check_code(published(model_folder), trusts_remote_code=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "evil/evil--evil.Module"},
+        {"type": "antigravity.Module"},
+        {"type": "sentence_transformers.models.Pooling"},
+        {"path": "../elsewhere"},
+    ],
+)
+def test_sentence_transformers_is_told_of_no_other_modules(model_folder, change):
+    path = model_folder / "modules.json"
+    (module,) = json.loads(path.read_text())
+    path.write_text(json.dumps([module]))
+    check_code(published(model_folder))
+    path.write_text(json.dumps([module | change]))
+    refused(check_code, model_folder, r"^modules\.json .*--trust-remote-code")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_must_be_finite(model_folder, value):
+    path = model_folder / "model.safetensors"
+    weights = load_file(path)
+    weights["radio_model.model.blocks.0.attn.qkv.weight"][0, 0] = value
+    save_file(weights | {"eight_bits": torch.ones(2).to(torch.float8_e4m3fn)}, path)
+    refused(check_files, model_folder, r"^model\.safetensors .*finite weights, but 1 .*blocks\.0\.attn\.qkv\.weight")
+
+
+def test_damaged_weights_are_named(model_folder):
+    path = model_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    refused(check_files, model_folder, r"^model\.safetensors cannot be read")
 
 
 @pytest.mark.parametrize("path", ["/srv/me/base", "/data/x.json", "C:\\\\models", "~/base", "file:///x", "/tmp"])

@@ -32,7 +32,16 @@ def test_hidden_files_and_caches_are_left_out(model_folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["credentials", "id_rsa", "secrets.env", "wandb/config.yaml", "checkpoint-3/model.safetensors", "run.sh", "a.bin"],
+    [
+        "credentials",
+        "id_rsa",
+        "secrets.env",
+        "wandb/config.yaml",
+        "checkpoint-3/model.safetensors",
+        "run.sh",
+        "a.bin",
+        "LICENSE.pem",
+    ],
 )
 def test_other_files_are_refused(model_folder, name):
     (model_folder / name).parent.mkdir(exist_ok=True)
@@ -60,8 +69,12 @@ def test_other_folders_links_and_names_are_refused(model_folder, tmp_path):
 def test_the_base_of_an_adapter_gets_its_name_on_the_hub(adapter_folder):
     with pytest.raises(ValueError, match="`base`"):
         read_folder(adapter_folder, "org/lora")
+    path = adapter_folder / "adapter_config.json"
+    named = {"auto_mapping": {"base_model_class": "X", "parent_library": "antigravity"}}  # which peft may import
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
     found = read_folder(adapter_folder, "org/lora", "org/c-radiov4")
-    assert json.loads(found.read("adapter_config.json"))["base_model_name_or_path"] == "org/c-radiov4"
+    written = json.loads(found.read("adapter_config.json"))
+    assert (written["base_model_name_or_path"], written["auto_mapping"]) == ("org/c-radiov4", None)
     card = ModelCard(found.read(CARD).decode())
     assert (card.data.base_model, card.data.base_model_relation) == (["org/c-radiov4"], "adapter")
     assert "for `org/c-radiov4`" in card.text
