@@ -58,11 +58,14 @@ def _wrapped(model: RadioModel) -> dict[str, Any]:
 def _timm_config(model: RadioModel, wrapped: dict[str, Any]) -> dict[str, Any]:
     config, network = model.config, model.radio_model.model.network
     height, width = config.preferred_resolution
+    own = network.pretrained_cfg
+    # timm forgets the size that a network was built for once its arguments let it take any, and resamples positions.
+    built_for = {"img_size": list(own["input_size"][1:])} if own.get("fixed_input_size") else {}
     return {
         "architecture": wrapped["name"],
         "num_classes": 0,
         "num_features": network.num_features,
-        "model_args": wrapped["arguments"],
+        "model_args": {**built_for, **wrapped["arguments"]},
         "pretrained_cfg": {
             "input_size": [3, height, width],
             "interpolation": "bicubic",
@@ -70,8 +73,8 @@ def _timm_config(model: RadioModel, wrapped: dict[str, Any]) -> dict[str, Any]:
             "mean": list(config.norm_mean),
             "std": list(config.norm_std),
             "num_classes": 0,
-            "first_conv": network.pretrained_cfg["first_conv"],
-            "classifier": network.pretrained_cfg["classifier"],
+            "first_conv": own["first_conv"],
+            "classifier": own["classifier"],
         },
     }
 

@@ -11,7 +11,12 @@ from torch.optim import AdamW, Optimizer
 from modeling_radio.modeling_radio import BLOCKS
 from modeling_radio.training.distillation.sharding import gather_whole, local_parts, own_part, whole_norms
 from modeling_radio.training.recipe import OptimizerRecipe
-from modeling_radio.training.student.parameters import STACKED_MATRICES, is_decayed, is_of_trunk, student_parameters
+from modeling_radio.training.student.parameters import (
+    count_stacked,
+    decayed_parameters,
+    is_of_trunk,
+    student_parameters,
+)
 from modeling_radio.training.student.regularizers import SCALE_SUFFIX
 
 
@@ -42,9 +47,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         Groups with `params` and the options `weight_decay`, `is_trunk`, `use_trust_ratio` and `num_matrices`: see
         `_Traits`.
     """
+    decayed = decayed_parameters(model)
+    linear = {each for module in model.modules() if isinstance(module, nn.Linear) for each in module.parameters()}
     members = defaultdict(list)
     for name, parameter in student_parameters(model):
-        members[_traits(name, parameter)].append(parameter)
+        members[_traits(name, parameter, parameter in decayed, parameter in linear)].append(parameter)
     return [
         {
             "params": parameters,
@@ -61,16 +68,15 @@ _MATRIX_PREFIXES = tuple(f"{BLOCKS.removesuffix('blocks')}{part}." for part in (
 """Prefixes of the names of the trunk's linear layers in our ViTs, in E-RADIO and in networks of libraries."""
 
 
-def _traits(name: str, parameter: nn.Parameter) -> _Traits:
-    decays, is_scale = is_decayed(name, parameter), name.endswith(SCALE_SUFFIX)
-    is_matrix = name.startswith(_MATRIX_PREFIXES) and parameter.ndim == 2 and decays and not is_scale
-    stacked = next((count for layer, count in STACKED_MATRICES.items() if f".{layer}." in name), 1)
+def _traits(name: str, parameter: nn.Parameter, decays: bool, is_linear: bool) -> _Traits:
+    is_scale = name.endswith(SCALE_SUFFIX)
+    is_matrix = name.startswith(_MATRIX_PREFIXES) and is_linear and decays and not is_scale
     return _Traits(
         is_trunk=is_of_trunk(name),
         is_decayed=decays,
         # A scale is the inverse of softplus of a norm: in proportion to itself it would shrink, and stand still near 0.
         use_trust_ratio=decays and not is_scale,
-        num_matrices=stacked if is_matrix else 0,
+        num_matrices=count_stacked(name, len(parameter)) if is_matrix else 0,
     )
 
 

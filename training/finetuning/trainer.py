@@ -41,7 +41,7 @@ from modeling_radio.training.finetuning.models import TRUNK
 from modeling_radio.training.finetuning.settings import FinetuneSettings
 from modeling_radio.training.finetuning.tasks import TASK_CLASSES
 from modeling_radio.training.finetuning.tasks.base import Examples, FinetuningTask, Score, StreamedExamples
-from modeling_radio.training.student.parameters import is_decayed
+from modeling_radio.training.student.parameters import decayed_parameters
 from modeling_radio.wrapped_radio import WrappedTrunk
 
 
@@ -465,7 +465,7 @@ def parameter_groups(
             patch projection lie below the first block (BEiT, https://arxiv.org/abs/2106.08254).
         weight_decay: Weight decay of matrices; vectors, tokens and positions have none.
     """
-    network = _network_of(model)
+    network, decayed = _network_of(model), decayed_parameters(model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -473,7 +473,7 @@ def parameter_groups(
         rate = learning_rates[1]
         if f"{BACKBONE}." in name and f"{ADAPTORS}." not in name:
             rate = learning_rates[0] * layer_decay ** _num_blocks_above(name, network)
-        key = (rate, weight_decay if is_decayed(name, parameter) else 0.0)
+        key = (rate, weight_decay if parameter in decayed else 0.0)
         group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
         group["params"].append(parameter)
     return list(groups.values())

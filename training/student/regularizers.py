@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from modeling_radio import RadioModel
 from modeling_radio.training.distillation.sharding import first_row, local_parts, sum_over_shards
 from modeling_radio.training.student.foreign import linear_layers
-from modeling_radio.training.student.parameters import STACKED_MATRICES
+from modeling_radio.training.student.parameters import count_stacked
 
 
 class DampLinear(nn.Linear):
@@ -136,7 +136,7 @@ def add_spectral_scales(model: RadioModel) -> None:
         layers = [each for block in model.radio_model.model.blocks for each in block.named_modules()]
     for name, linear in layers:
         if isinstance(linear, nn.Linear):
-            count = next((count for end, count in STACKED_MATRICES.items() if f".{name}".endswith(f".{end}")), 1)
+            count = count_stacked(name, linear.out_features)
             parametrize.register_parametrization(linear, "weight", SpectralScale(linear.weight.detach(), count))
 
 

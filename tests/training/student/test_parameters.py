@@ -5,7 +5,7 @@ from torch import nn
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.modeling_radio import DECODER_PREFIX, FILLERS, POSITIONS, PREFIX_TOKENS
 from modeling_radio.training.student.build import checkpoint_blocks
-from modeling_radio.training.student.parameters import frozen_trunk, is_decayed, is_of_trunk
+from modeling_radio.training.student.parameters import decayed_parameters, frozen_trunk, is_of_trunk
 from modeling_radio.training.student.regularizers import SCALE_SUFFIX
 
 
@@ -24,7 +24,14 @@ from modeling_radio.training.student.regularizers import SCALE_SUFFIX
     ],
 )
 def test_matrices_decay_but_not_positions_and_prefix_tokens(name: str, shape: tuple[int, ...], expected: bool) -> None:
-    assert is_decayed(name, nn.Parameter(torch.zeros(shape))) is expected
+    parameter, owner = nn.Parameter(torch.zeros(shape)), nn.Module()
+    *parts, own = name.split(".")
+    model = owner
+    for part in parts:
+        owner.add_module(part, nn.Module())
+        owner = owner.get_submodule(part)
+    owner.register_parameter(own, parameter)
+    assert (parameter in decayed_parameters(model)) is expected
 
 
 @pytest.fixture
