@@ -1,5 +1,6 @@
 """Settings, declared once as typed classes: read from YAML and `field=value`, checked in one place."""
 
+import functools
 import hashlib
 import inspect
 import itertools
@@ -466,15 +467,14 @@ def load(model: type[S], layers: Sequence[Mapping[str, Any]], changes: Sequence[
 
     Args:
         model: Their class.
-        layers: Mappings of fields; later ones win. Mappings are merged, lists replaced.
+        layers: Mappings of fields; later ones win, as `merged` does it.
         changes: `"section.field=value"` texts, values in YAML; entries of a list are found by their `name` or number.
 
     Raises:
         SettingsError: Of the model's kind, if a key is unknown, or a value is missing or refused.
     """
-    values = _defaults(model)
-    for layer in layers:
-        values = merged(values, layer)
+    given: dict[str, Any] = functools.reduce(merged, layers, {})
+    values = merged(_defaults(model, given), given)
     for change in changes:
         key, sign, text = change.partition("=")
         if not sign or not key:
@@ -488,19 +488,42 @@ def load(model: type[S], layers: Sequence[Mapping[str, Any]], changes: Sequence[
 
 
 def merged(base: Any, layer: Any) -> Any:
-    """Return plain data with other data laid over it, mapping by mapping; all else is replaced."""
+    """Return plain data with other data laid over it.
+
+    Mappings are merged field by field. A list replaces a list, but each of its entries with a name is merged with the
+    entry of this name that it replaces: what an entry does not say stays as it was.
+    """
+    entries = _by_name(base)
+    if isinstance(base, list) and isinstance(layer, list) and isinstance(entries, Mapping):
+        return [
+            merged(entries.get(str(entry.get("name"))), entry) if isinstance(entry, Mapping) else entry
+            for entry in layer
+        ]
+    return _laid_over(base, layer, merged)
+
+
+def _replaced(base: Any, value: Any) -> Any:
+    """Return plain data after an assignment: mappings are merged, lists replaced."""
+    return _laid_over(base, value, _replaced)
+
+
+def _laid_over(base: Any, layer: Any, combine: Callable[[Any, Any], Any]) -> Any:
     if not isinstance(base, Mapping) or not isinstance(layer, Mapping):
         return layer
-    return {**base, **{key: merged(base.get(key), value) for key, value in layer.items()}}
+    return {**base, **{key: combine(base.get(key), value) for key, value in layer.items()}}
 
 
-def _defaults(model: type[BaseModel]) -> dict[str, Any]:
-    """Return all sections with the entries of their lists, so that a change finds them and a missing field is named."""
+def _defaults(model: type[BaseModel], given: Any) -> dict[str, Any]:
+    """Return all sections with the entries of their lists, so that a change finds them and a missing field is named.
+
+    Lists that are given have no default entries: they do not inherit from these.
+    """
     values: dict[str, Any] = {}
+    given = given if isinstance(given, Mapping) else {}
     for name, field in model.model_fields.items():
         if (section := section_of(field.annotation)) is not None:
-            values[name] = _defaults(section)
-        elif entry_of(field.annotation) is not None and not field.is_required():
+            values[name] = _defaults(section, given.get(name))
+        elif entry_of(field.annotation) is not None and not field.is_required() and name not in given:
             values[name] = [entry.model_dump() for entry in field.get_default(call_default_factory=True)]
     return values
 
@@ -519,7 +542,7 @@ def _field_at(model: type[BaseModel] | None, names: Sequence[str]) -> FieldInfo 
 def _assigned(data: Any, path: tuple[str, ...], names: Sequence[str], value: Any) -> Any:
     """Return the plain data `data` at `path`, with another value at `names` below it."""
     if not names:
-        return merged(data, value)
+        return _replaced(data, value)
     first, *rest = names
     below = (*path, first)
     if isinstance(data, list):
@@ -629,9 +652,10 @@ def _orders(values: Any, prefix: str = "") -> dict[str, list[str]]:
 
 def _by_name(values: Any) -> Any:
     """Return a list of entries with names as a mapping, anything else as it is."""
-    if isinstance(values, list) and values and all(isinstance(entry, dict) and "name" in entry for entry in values):
-        return {entry["name"]: entry for entry in values}
-    return values
+    is_named = isinstance(values, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in values
+    )
+    return {entry["name"]: entry for entry in values} if values and is_named else values
 
 
 def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Recipes: everything that decides a distillation run, as typed settings read from YAML.
 
 A recipe file may start from another one with `base: NAME`; `section.field=value` on the command line changes
-it further (`teachers.NAME.field=value` for an entry of a list). A key that does not exist is an error that
-suggests the right one.
+it further (`teachers.NAME.field=value` for an entry of a list). A list of teachers, partitions or stages replaces the
+base's, but an entry with a name of the base's keeps all that it does not say itself; null removes a setting. A key that
+does not exist is an error that suggests the right one.
 """
 
 import functools
@@ -24,6 +25,7 @@ from modeling_radio.core.settings import Settings, load, marked, merged, read_ya
 from modeling_radio.training.recipe_sections import (
     INDECISIVE,
     STAGELESS,
+    STEPS_OR_SHARE,
     BalancingRecipe,
     BalancingTimes,
     CheckpointsRecipe,
@@ -47,6 +49,7 @@ from modeling_radio.training.recipe_sections import (
     TapsRecipe,
     TeacherRecipe,
     ViewsRecipe,
+    in_steps,
 )
 
 
@@ -148,14 +151,19 @@ class Recipe(RecipeSection):
 
         A hundredth and a tenth of the run are our choice: of 10,000 steps the period is AdaLoss's 100.
         """
-        own, num_steps, frozen_steps = self.balancing, self.schedule.num_steps, self.optimizer.trunk_frozen_steps
-        warm = min(self.schedule.warmup_steps, num_steps // 4)
+        own, schedule, num_steps = self.balancing, self.schedule, self.schedule.num_steps
+        frozen_steps = schedule.in_steps(self.optimizer.trunk_frozen_steps)
+        warm = min(schedule.in_steps(schedule.warmup_steps), num_steps // 4)
         start = warm if frozen_steps >= num_steps else max(warm, frozen_steps)  # a thawed trunk changes every rate
         return BalancingTimes(
-            start if own.start_step is None else own.start_step,
+            start if own.start_step is None else schedule.in_steps(own.start_step),
             max(1, num_steps // 100) if own.period_steps is None else own.period_steps,
-            max(1, num_steps // 10) if own.ramp_steps is None else own.ramp_steps,
+            max(1, num_steps // 10) if own.ramp_steps is None else schedule.in_steps(own.ramp_steps),
         )
+
+    def has_mesa(self, step: int) -> bool:
+        """Return whether MESA's loss counts at a step."""
+        return self.mesa.weight > 0 and step >= self.schedule.in_steps(self.mesa.start_step)
 
     def settings_without_effect(self) -> list[str]:
         """Return a line for each part that begins when the run is over, as of published recipes in a short run."""
@@ -336,7 +344,8 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
 def stage_recipes(recipe: Recipe) -> list[Recipe]:
     """Return a recipe for each stage: the recipe with the stage's changes, its name and a seed of its own.
 
-    Mappings are merged field by field, lists (teachers, partitions) are replaced.
+    Mappings are merged field by field. A list of teachers or partitions replaces the recipe's; an entry with a name of
+    these is merged with that one.
 
     Args:
         recipe: The recipe; nothing is returned for one without stages.
@@ -380,8 +389,13 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def decisive_part(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return a resolved recipe without what cannot change the weights (but for rounding)."""
-    return without(recipe, list(marked(Recipe, INDECISIVE)))
+    """Return a resolved recipe without what cannot change the weights but for rounding, and with shares in steps."""
+    part = without(recipe, list(marked(Recipe, INDECISIVE)))
+    for section, name in marked(Recipe, STEPS_OR_SHARE):
+        value = part.get(section, {}).get(name)
+        if value is not None:
+            part[section] = {**part[section], name: in_steps(value, part["schedule"]["num_steps"])}
+    return part
 
 
 def _find_recipe(source: str) -> Path:

@@ -18,6 +18,12 @@ Decay = Annotated[float, Ge(0), Lt(1)]
 
 INDECISIVE = Mark("may change between two sessions of a run: it moves the weights by no more than rounding")
 STAGELESS = Mark("is the same for all stages")
+STEPS_OR_SHARE = Mark("is in steps, or below 1 a share of `schedule.num_steps`, of which each stage may have its own")
+"""The rule of `warmup_steps` in transformers' `TrainingArguments`; `in_steps` resolves shares."""
+
+_Steps = Annotated[int, Ge(0)] | Annotated[float, Gt(0), Lt(1)]
+Steps = Annotated[_Steps, STEPS_OR_SHARE]
+StepsOrNone = Annotated[_Steps | None, STEPS_OR_SHARE]
 
 
 class RecipeError(SettingsError):
@@ -34,6 +40,11 @@ class Named(RecipeSection):
     """Base of the entries of a list, which changes find by their name."""
 
     name: str
+
+
+def in_steps(value: Steps, num_steps: int) -> int:
+    """Return a number of steps, given as such or, below 1, as a share of a run; rounded to the nearest."""
+    return round(value * num_steps) if value < 1 else int(value)
 
 
 class FiltersRecipe(RecipeSection):
@@ -291,8 +302,9 @@ class PartitionRecipe(Named):
     def _check(self) -> "PartitionRecipe":
         require(bool(self.sizes_px), "sizes_px", self.sizes_px, "at least one size")
         is_one = (self.batch_size is None) != (self.token_budget is None)
-        rule = "a number, or null where `token_budget` is one" if self.token_budget is None else "null with one"
-        require(is_one, "batch_size", self.batch_size, f"{rule} (token_budget is {self.token_budget})")
+        rule = f"null with a `token_budget`, here {self.token_budget}, or set that to null"
+        rule = "a number, or null where `token_budget` is one" if self.token_budget is None else rule
+        require(is_one, "batch_size", self.batch_size, rule)
         if self.crop_scale is not None:
             require_range("crop_scale", self.crop_scale)
         for name, windows in (("windows_px", self.windows_px), ("vitdet_windows", self.vitdet_windows)):
@@ -317,15 +329,16 @@ class BalancingRecipe(RecipeSection):
         method: A key of `losses.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
         period_steps: Steps between two updates of the weights, and steps that the losses are averaged over; None for a
             hundredth of the run.
-        start_step: First step at which weights change; None for the end of the warm-up (at most a quarter of the run),
-            or for the step at which a frozen trunk begins to learn.
-        ramp_steps: Steps over which the weights change from 1 to those of the method; None for a tenth of the run.
+        start_step: First step at which weights change, or below 1 the share of the run before it; None for the end of
+            the warm-up (at most a quarter of the run), or for the step at which a frozen trunk begins to learn.
+        ramp_steps: Steps, or a share of the run below 1, over which the weights change from 1 to those of the method;
+            None for a tenth of the run.
     """
 
     method: Literal["fixed", "adaptive", "teacher_dropping"] = "fixed"
     period_steps: int | None = Field(None, gt=0)
-    start_step: int | None = Field(None, ge=0)
-    ramp_steps: int | None = Field(None, ge=0)
+    start_step: StepsOrNone = None
+    ramp_steps: StepsOrNone = None
 
     @model_validator(mode="after")
     def _check(self) -> "BalancingRecipe":
@@ -403,8 +416,8 @@ class TapsRecipe(RecipeSection):
             given.
         weight: Factor of these losses, besides a teacher's `feature_weight` and `summary_weight`; 0 for no taps, None
             for 0.25 if a `scheme` is given.
-        decay_steps: Steps at the end of the run over which the factor falls to 0 along a cosine; None for three tenths
-            of the run.
+        decay_steps: Steps at the end of the run, or below 1 its share, over which the factor falls to 0 along a cosine;
+            None for three tenths.
         targets: Targets of a tap: the teacher's "last" features, or its features at the "matching" depth of its own
             blocks, standardized by themselves. "matching" needs online teachers whose class knows its blocks. Summaries
             are always the teacher's last.
@@ -414,7 +427,7 @@ class TapsRecipe(RecipeSection):
 
     scheme: Literal["strict", "soft"] | None = None
     weight: float | None = Field(None, ge=0)
-    decay_steps: int | None = Field(None, ge=0)
+    decay_steps: StepsOrNone = None
     targets: Literal["last", "matching"] = "last"
     depths: list[Annotated[float, Gt(0), Le(1)]] = TAP_DEPTHS
 
@@ -447,7 +460,8 @@ class TapsRecipe(RecipeSection):
     def weight_at(self, step: int, num_steps: int) -> float:
         """Return the factor of tap losses in a 0-based step of a run."""
         weight = TAP_WEIGHT if self.weight is None else self.weight
-        decay_steps = math.ceil(DECAYING_SHARE * num_steps) if self.decay_steps is None else self.decay_steps
+        own = self.decay_steps
+        decay_steps = math.ceil(DECAYING_SHARE * num_steps) if own is None else in_steps(own, num_steps)
         steps_left = num_steps - step
         if steps_left >= decay_steps:
             return weight
@@ -588,13 +602,13 @@ class TeacherRecipe(RunOptions, Named):
 
     kind: str
     source: ModelId | None = None
-    options: dict[str, Any] = {}
+    options: Clearable = {}
     device: Annotated[str | None, INDECISIVE] = None
     compile: Annotated[bool, INDECISIVE] = False
     shard: Annotated[bool, INDECISIVE] = False
     feature_weight: float = Field(1.0, ge=0)
     summary_weight: float = Field(1.0, ge=0)
-    adaptor: dict[str, Any] = {}
+    adaptor: Clearable = {}
     role: Role | None = None
 
     @model_validator(mode="after")
@@ -621,13 +635,14 @@ class StandardizationRecipe(RecipeSection):
     Attributes:
         method: A key of `targets.phi_s.STANDARDIZERS`; "none" only subtracts the mean, for comparison.
         calibration_steps: Batches of teacher features that are measured before the first step.
-        estimation_steps: Steps during which the statistics are updated; then they are frozen.
+        estimation_steps: Steps, or a share of the run below 1, during which the statistics are updated; then they are
+            frozen.
         refit_every_steps: Steps between two refits during that time (early on also at powers of two).
     """
 
     method: Literal["phi_s", "channel", "global", "none"] = "phi_s"
     calibration_steps: int = Field(1, gt=0)
-    estimation_steps: int = Field(3000, ge=0)
+    estimation_steps: Steps = 3000
     refit_every_steps: int = Field(100, gt=0)
 
 
@@ -650,15 +665,12 @@ class MesaRecipe(RecipeSection):
 
     Attributes:
         weight: Factor of the loss; 0 for none.
-        start_step: First step with this loss; before it, the average is not run.
+        start_step: First step with this loss, or below 1 the share of the run before it; until then the average is not
+            run.
     """
 
     weight: float = Field(0.0, ge=0)
-    start_step: int = Field(0, ge=0)
-
-    def is_due(self, step: int) -> bool:
-        """Return whether the loss counts at a step."""
-        return self.weight > 0 and step >= self.start_step
+    start_step: Steps = 0
 
 
 class OptimizerRecipe(RecipeSection):
@@ -673,9 +685,10 @@ class OptimizerRecipe(RecipeSection):
         fallback_lr_scale: Muon only: learning rate of all parameters outside of the blocks' matrices, as a factor of
             `learning_rate`; NAdamW updates these.
         clip_norm: Largest gradient norm; None for no clipping.
-        trunk_frozen_steps: Steps during which only the adaptors learn; the trunk has no backward pass then.
-        trunk_warmup_steps: Steps over which the learning rate of a frozen trunk rises after that, as a factor on the
-            schedule's; None for `schedule.warmup_steps`.
+        trunk_frozen_steps: Steps, or a share of the run below 1, during which only the adaptors learn; the trunk has no
+            backward pass then.
+        trunk_warmup_steps: Steps, or a share of the run below 1, over which the learning rate of a frozen trunk rises
+            after that, as a factor on the schedule's; None for `schedule.warmup_steps`.
         max_bad_steps: Number of consecutive steps with a non-finite gradient, each skipped, after which the run ends.
     """
 
@@ -686,8 +699,8 @@ class OptimizerRecipe(RecipeSection):
     eps: float = Field(1e-8, gt=0)
     fallback_lr_scale: float = Field(1.0, ge=0)
     clip_norm: float | None = Field(1.0, gt=0)
-    trunk_frozen_steps: int = Field(0, ge=0)
-    trunk_warmup_steps: int | None = Field(None, ge=0)
+    trunk_frozen_steps: Steps = 0
+    trunk_warmup_steps: StepsOrNone = None
     max_bad_steps: Annotated[int, INDECISIVE] = Field(10, gt=0)
 
 
@@ -696,13 +709,17 @@ class ScheduleRecipe(RecipeSection):
 
     Attributes:
         num_steps: Optimizer steps.
-        warmup_steps: Steps of the linear rise.
+        warmup_steps: Steps of the linear rise, or below 1 its share of the run.
         final_fraction: Learning rate at the end over its peak.
     """
 
     num_steps: int = Field(10_000, gt=0)
-    warmup_steps: int = Field(500, ge=0)
+    warmup_steps: Steps = 500
     final_fraction: float = Field(0.0, ge=0, le=1)
+
+    def in_steps(self, value: Steps) -> int:
+        """Return a number of steps, given as such or as a share of this run."""
+        return in_steps(value, self.num_steps)
 
 
 class EmaRecipe(RecipeSection):

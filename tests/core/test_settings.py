@@ -14,6 +14,7 @@ from modeling_radio.core.settings import (
     hash_of,
     load,
     marked,
+    merged,
     order_differences,
     read_names,
     read_text,
@@ -117,6 +118,18 @@ def test_copies_are_checked_and_plain_data_read_back():
         settings.replace(seizes=[2])
     with pytest.raises(ValueError, match="sizes"):
         settings.sizes = "x"
+
+
+def test_entries_keep_what_a_later_layer_does_not_say():
+    base = {"list": [{"name": "a", "size": 1, "free": {"x": 1}}, {"name": "b", "size": 2}], "plain": [1, 2]}
+    layer = {"list": [{"name": "c"}, {"name": "a", "free": {"y": None}}, {"size": 3}], "plain": [3]}
+    assert merged(base, layer) == {
+        "list": [{"name": "c"}, {"name": "a", "size": 1, "free": {"x": 1, "y": None}}, {"size": 3}],
+        "plain": [3],
+    }
+    toy, other = {"source": "a", "entries": [{"name": "high", "size": 9}]}, [{"name": "high"}]
+    assert [entry.size for entry in load(Toy, [toy, {"entries": other}]).entries] == [9]
+    assert load(Toy, [toy], ["entries=[{name: high}]"]) == load(Toy, [toy | {"entries": other}])
 
 
 def test_marked_fields_can_be_left_out():

@@ -5,11 +5,21 @@ from typing import get_args, get_origin
 import pytest
 from torch import nn
 
-from modeling_radio.core.settings import choices_of, differences, hash_of, kinds_of, list_settings, load
+from modeling_radio.core.settings import (
+    choices_of,
+    differences,
+    hash_of,
+    kinds_of,
+    list_settings,
+    load,
+    read_yaml,
+    setting_paths,
+)
 from modeling_radio.training.distillation.optimizers import OPTIMIZERS
 from modeling_radio.training.losses.features import FEATURE_LOSSES
 from modeling_radio.training.losses.summaries import SUMMARY_LOSSES
 from modeling_radio.training.recipe import (
+    RECIPES_DIR,
     DataRecipe,
     LossRecipe,
     OptimizerRecipe,
@@ -46,6 +56,12 @@ stages:
 """
 
 
+def own_file(name: str) -> dict:
+    """Return what a recipe says itself, without its base."""
+    (path,) = RECIPES_DIR.rglob(f"{name}.yaml")
+    return read_yaml(path.read_text())
+
+
 @pytest.fixture
 def write(tmp_path: Path):
     def write_recipe(text: str, name: str = "mine") -> str:
@@ -63,6 +79,39 @@ def test_every_recipe_has_roles_and_survives_the_round_trip(name: str, tmp_path:
     save_recipe(recipe, tmp_path / "recipe.yaml")
     assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
     load_recipe(name, [SOURCE, "balancing.method=adaptive", "taps.weight=0.25", "taps.scheme=strict"])
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if "base" in own_file(name)])
+def test_whatever_differs_from_the_base_is_said_in_the_file(name: str) -> None:
+    """A list of teachers or partitions must not lose what the base says of them."""
+    own = own_file(name)
+    said = [*setting_paths(own), "name"]
+    base, recipe = (load_recipe(each, [SOURCE]).to_dict() for each in (own["base"], name))
+    for change in differences(base, recipe):
+        path, _, values = change.partition(": ")
+        section, entry = [*path.split("."), ""][:2]
+        is_list = section in ("teachers", "partitions", "stages")
+        is_gone = is_list and entry not in {each["name"] for each in recipe[section]}
+        is_said = any(path == each or path.startswith(f"{each}.") for each in said)
+        assert is_said or is_gone or values.startswith("(absent)"), change
+
+
+def test_times_of_a_run_are_those_published_or_their_shares() -> None:
+    for name in ("c_radio_v4_so400m", "radio_v2.5"):
+        recipe = load_recipe(name, [SOURCE, "stages.low_432.schedule.num_steps=60000"])
+        _, short, long = stage_recipes(recipe)
+        for stage, warm, frozen, estimated in ((long, 500, 5000, 3000), (short, 100, 1000, 600)):
+            part = decisive_part(stage.to_dict())
+            assert part["schedule"]["warmup_steps"] == part["optimizer"]["trunk_warmup_steps"] == warm
+            assert part["optimizer"]["trunk_frozen_steps"] == frozen
+            assert part["standardization"]["estimation_steps"] == estimated
+            assert part["standardization"]["refit_every_steps"] == 100
+            if stage.mesa.weight:
+                start = stage.schedule.num_steps // 4
+                assert [stage.has_mesa(step) for step in (start - 1, start)] == [False, True]
+    for value in ("1.5", "1e9999", "-0.1"):
+        with pytest.raises(RecipeError, match=r"`mesa\.start_step`"):
+            load_recipe("demo", [f"mesa.start_step={value}"])
 
 
 def test_own_files_with_bases(write) -> None:
@@ -181,7 +230,7 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
     stored = "b12b74ee793e49191b5f065e4ce374fd463483611021ff20efb95a4e97af7172"
     assert fingerprint() == fingerprint(*same.split(), "optimizer.max_bad_steps=3") == stored
     assert stored not in (fingerprint("seed=1"), fingerprint("teachers.nanodet-g.feature_weight=2"))
-    stored = "6f091151982d48a120427b9836f94b87ed2ee2bc02bc0c5fb8dcbeb7dbedd0b6"
+    stored = "f0f7273581112be5a26e7b0d27f624098efd62705da7d158c34702d6206e45c5"
     assert fingerprint(SOURCE, name="c_radio_v4_h") == stored
 
 
@@ -318,8 +367,10 @@ def test_teacher_names_that_pytorch_cannot_have_are_refused(name: str) -> None:
 
 
 def test_a_run_says_what_begins_after_its_end() -> None:
-    assert load_recipe("c_radio_v4_so400m", [SOURCE]).settings_without_effect() == []
-    mesa, trunk = load_recipe("c_radio_v4_so400m", [SOURCE, "schedule.num_steps=3000"]).settings_without_effect()
+    short = [SOURCE, "schedule.num_steps=3000"]
+    assert load_recipe("c_radio_v4_so400m", short).settings_without_effect() == []
+    in_steps = [*short, "mesa.start_step=75000", "optimizer.trunk_frozen_steps=5000"]
+    mesa, trunk = load_recipe("c_radio_v4_so400m", in_steps).settings_without_effect()
     assert [part in mesa for part in ("`mesa.start_step`", "75000", "3000")] == [True] * 3
     assert [part in trunk for part in ("`optimizer.trunk_frozen_steps`", "5000", "3000")] == [True] * 3
 

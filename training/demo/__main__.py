@@ -63,9 +63,7 @@ def _demo(settings: DemoSettings, command: str) -> None:
     from modeling_radio.training.student.build import in_faster_precision
 
     transformers_logging.disable_progress_bar()
-    steps, shortened = settings.steps, list[str]()
-    if steps is not None:  # warmup has the same share as in the demo's recipe
-        shortened = [f"schedule.num_steps={steps}", f"schedule.warmup_steps={steps // 10}"]
+    shortened = [] if settings.steps is None else [f"schedule.num_steps={settings.steps}"]
     recipe = settings.load_recipe(*shortened)
     if settings.precision == "auto":
         recipe = in_faster_precision(recipe)

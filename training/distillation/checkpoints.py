@@ -353,6 +353,7 @@ def check_same_recipe(
         recipe: This session's recipe.
         allowed: Settings that may differ, for example "data.source", or sections. `UNCHANGEABLE` ones may not, nor
             which teachers there are, whether `contrastive` has a weight, and the order of teachers and partitions.
+            What is a share of the run follows its number of steps.
 
     Returns:
         The allowed changes that there are, `"section.field: old -> new"`.
@@ -360,16 +361,19 @@ def check_same_recipe(
     Raises:
         RecipeError: If anything else that decides the weights differs; the message lists what.
     """
-    parts = decisive_part(with_defaults(Recipe, saved)), decisive_part(recipe.to_dict())
-    orders, changes = order_differences(*parts), differences(*parts)
-    fixed = [*orders, *(change for change in changes if _is_of(change, [*UNCHANGEABLE, *_of_one_only(*parts)]))]
-    accepted = [change for change in changes if change not in fixed and _is_of(change, allowed)]
+    recipes = with_defaults(Recipe, saved), recipe.to_dict()
+    parts = decisive_part(recipes[0]), decisive_part(recipes[1])
+    orders, changes, told = order_differences(*parts), differences(*parts), differences(*recipes)
+    shares = [change for change in changes if _path_of(change) not in map(_path_of, told)]  # of another number of steps
+    own = [change for change in changes if change not in shares]
+    fixed = [*orders, *(change for change in own if _is_of(change, [*UNCHANGEABLE, *_of_one_only(*parts)]))]
+    accepted = shares + [change for change in own if change not in fixed and _is_of(change, allowed)]
     refused = [*orders, *(change for change in changes if change not in accepted)]
     if not refused:
         return accepted
     more = f" and {len(refused) - MAX_DIFFERENCES_SHOWN} more" if len(refused) > MAX_DIFFERENCES_SHOWN else ""
     if fixed:
-        path = fixed[0].partition(": ")[0]
+        path = _path_of(fixed[0])
         advice = f"Networks, teachers, optimizers, losses that remember and orders cannot be changed in a run ({path})."
     else:
         names = ",".join(_nameable(refused, _names_of(recipe)))
@@ -400,14 +404,18 @@ def _of_one_only(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _nameable(changes: Iterable[str], known: Collection[str]) -> list[str]:
     """Return names by which changes can be allowed: of what the recipe does not have any more, the section's."""
-    paths = [change.partition(": ")[0] for change in changes]
+    paths = [_path_of(change) for change in changes]
     return list(dict.fromkeys(next((name for name in _with_sections(path) if name in known), path) for path in paths))
 
 
 def _is_of(change: str, names: Iterable[str]) -> bool:
     """Return whether a change is of one of some settings, or of a setting in one of some sections."""
-    path = change.partition(": ")[0]
+    path = _path_of(change)
     return any(path == name or path.startswith(f"{name}.") for name in names)
+
+
+def _path_of(change: str) -> str:
+    return change.partition(": ")[0]
 
 
 def warn_of_other_data(checkpoint: Path, saved: str, now: str) -> None:

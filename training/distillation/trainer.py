@@ -343,16 +343,16 @@ class Distiller:
     def _learning_rate(self, step: int, *, is_trunk: bool) -> float:
         """Return the learning rate of a step; a trunk that was frozen warms up once more, after it is unfrozen."""
         optimizer, schedule = self.recipe.optimizer, self.recipe.schedule
-        factor = cosine_with_warmup(step, schedule.num_steps, schedule.warmup_steps, schedule.final_fraction)
-        if is_trunk and optimizer.trunk_frozen_steps:
-            warmup_steps = optimizer.trunk_warmup_steps
-            warmup_steps = schedule.warmup_steps if warmup_steps is None else warmup_steps
-            factor *= linear_warmup(step - optimizer.trunk_frozen_steps, warmup_steps)
+        warmup_steps, frozen_steps = map(schedule.in_steps, (schedule.warmup_steps, optimizer.trunk_frozen_steps))
+        factor = cosine_with_warmup(step, schedule.num_steps, warmup_steps, schedule.final_fraction)
+        if is_trunk and frozen_steps:
+            own = optimizer.trunk_warmup_steps
+            factor *= linear_warmup(step - frozen_steps, warmup_steps if own is None else schedule.in_steps(own))
         return optimizer.learning_rate * factor
 
     @property
     def _is_trunk_frozen(self) -> bool:
-        return self.step < self.recipe.optimizer.trunk_frozen_steps
+        return self.step < self.recipe.schedule.in_steps(self.recipe.optimizer.trunk_frozen_steps)
 
     def _maybe_frozen_trunk(self) -> contextlib.AbstractContextManager:
         """Return the context of a forward pass: no graph below the heads while the trunk is frozen."""

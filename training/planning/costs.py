@@ -115,7 +115,7 @@ def average_share(stage: Recipe) -> float:
     In the mean over the steps of a stage, of which only the later ones have MESA.
     """
     steps = stage.schedule.num_steps
-    return max(0, steps - stage.mesa.start_step) / steps / 3 if stage.mesa.weight else 0.0
+    return max(0, steps - stage.schedule.in_steps(stage.mesa.start_step)) / steps / 3 if stage.mesa.weight else 0.0
 
 
 def simulated_card(cards: Sequence[Card]) -> Card:

@@ -80,7 +80,7 @@ class CachedTargets:
             if name in batch.teachers
         }
         pixel_values = self._student_images(images, batch, offsets)
-        if not self.recipe.mesa.is_due(batch.step):
+        if not self.recipe.has_mesa(batch.step):
             return Example(pixel_values, targets)
         moved, shifts = self._other_windows(batch, offsets)
         average = self._student_images(images, batch, moved)

@@ -100,7 +100,7 @@ class OnlineTargets:
         """Return the crops of each image for the student, the teachers and, if MESA is due, the moving average."""
         sizes = {STUDENT: self._student_sizes}
         sizes |= {names[0]: self._input_sizes(names[0]) for names in self._by_network(batch.teachers)}
-        if self.recipe.mesa.is_due(batch.step):
+        if self.recipe.has_mesa(batch.step):
             sizes[AVERAGE] = self._student_sizes
         return plan_crops(batch, self.recipe, sizes)
 
@@ -120,7 +120,7 @@ class OnlineTargets:
 
     def _example(self, batch: Batch, groups: list[Crops], targets: dict[str, Target]) -> Example:
         images, extents = self._student_images(STUDENT, batch, groups), self._extents(STUDENT, batch, groups)
-        if not self.recipe.mesa.is_due(batch.step):
+        if not self.recipe.has_mesa(batch.step):
             return Example(images, targets, extents)
         average = self._student_images(AVERAGE, batch, groups)
         return Example(images, targets, extents, average, self._shifts(AVERAGE, batch))

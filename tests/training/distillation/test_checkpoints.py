@@ -201,6 +201,21 @@ def test_changes_that_are_allowed_are_returned(tmp_path: Path) -> None:
     assert check_same_recipe(tmp_path, recipe.to_dict(), recipe, ["data"]) == []
 
 
+def test_what_is_a_share_of_the_run_follows_its_steps(tmp_path: Path) -> None:
+    shares = ["mesa.weight=0.5", "mesa.start_step=0.25", "taps={weight: 0.1, decay_steps: 0.5}"]
+    saved, recipe = (load_recipe("demo", [*shares, f"schedule.num_steps={count}"]) for count in (80, 100))
+    with pytest.raises(RecipeError, match=r"`radio distill --allow-changes schedule.num_steps` goes on"):
+        check_same_recipe(tmp_path, saved.to_dict(), recipe)
+    assert sorted(check_same_recipe(tmp_path, saved.to_dict(), recipe, ["schedule.num_steps"])) == [
+        "mesa.start_step: 20 -> 25",
+        "schedule.num_steps: 80 -> 100",
+        "schedule.warmup_steps: 8 -> 10",
+        "taps.decay_steps: 40 -> 50",
+    ]
+    in_steps = load_recipe("demo", [*shares, "schedule.num_steps=80", "mesa.start_step=20"])
+    assert check_same_recipe(tmp_path, saved.to_dict(), in_steps) == []  # the same run in other words
+
+
 def test_what_is_allowed_must_be_a_setting() -> None:
     check_allowed_changes(["data.source", "teachers.nanodet-g.kind", "mesa"], [load_recipe("demo")])
     with pytest.raises(RecipeError, match=r"^`allow_changes` must name .*'data.sorce'\. Did you mean 'data.source'\?"):

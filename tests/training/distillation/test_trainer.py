@@ -209,6 +209,15 @@ def test_recipe_saved_with_the_run_repeats_it(recipe_file: str) -> None:
     assert_same_tensors(last_state("first", 3), last_state("second", 3))
 
 
+def test_shares_of_the_run_are_its_steps(recipe_file: str) -> None:
+    names = ("schedule.warmup_steps", "standardization.estimation_steps", "optimizer.trunk_frozen_steps")
+    names = (*names, "optimizer.trunk_warmup_steps", "mesa.start_step")
+    for output, values in (("steps", (2, 4, 1, 2, 6)), ("shares", (0.25, 0.5, 0.125, 0.25, 0.75))):
+        changes = [f"{name}={value}" for name, value in zip(names, values, strict=True)]
+        distil(recipe_file, output, "mesa.weight=0.5", *changes)
+    assert_same_tensors(last_state("steps"), last_state("shares"))
+
+
 def test_average_or_student_is_exported(recipe_file: str) -> None:
     exported = {}
     for is_exported in ("true", "false"):
@@ -252,7 +261,8 @@ def record_losses(distiller: trainer.Distiller) -> list[float]:
 
 
 def test_a_trunk_that_wakes_warms_up_and_counts_its_own_steps(recipe_file: str) -> None:
-    settings = ["optimizer={name: lamb, trunk_frozen_steps: 4, trunk_warmup_steps: 2}", "standardization.method=global"]
+    times = "trunk_frozen_steps: 0.5, trunk_warmup_steps: 2"
+    settings = [f"optimizer={{name: lamb, {times}}}", "standardization.method=global"]
     distiller = trainer.Distiller(load_recipe(recipe_file, settings), Path("run"))
     rates, gradients, update = [], [], distiller._update_weights
 
