@@ -28,7 +28,7 @@ from modeling_radio.model_cards.licenses import License, binding_teachers, warni
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
 from modeling_radio.model_cards.parity import find_parity
-from modeling_radio.model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
+from modeling_radio.model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card, signed
 from modeling_radio.model_cards.results import STUDENT, Results, Source, build_tables
 from modeling_radio.zero_shot_radio import SentenceTowerConfig
 
@@ -137,7 +137,7 @@ def write_card(
     kept = results_of(checkpoint)
     results = results or kept
     card = build_card(checkpoint, results, model_id=model_id, name=name, license=license)
-    write_text(checkpoint / "README.md", str(card))
+    write_text(checkpoint / "README.md", signed(str(card)))
     if results is not None:
         numbers = [each for each in results.measurements if isfinite(each.value)]  # the file holds no others
         replace(results, measurements=numbers).save(checkpoint / RESULTS)

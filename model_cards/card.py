@@ -26,6 +26,7 @@ class CardSettings(Settings):
         license: License of the weights by its id on the Hub, such as apache-2.0; by default that of the folder's card.
         license_name: Name of an "other" license, in lower-case letters, digits and hyphens.
         license_link: Address of the text of an "other" license, or LICENSE in the folder.
+        overwrite: Replace a README.md that somebody else wrote or edited.
     """
 
     checkpoint: Path
@@ -35,6 +36,7 @@ class CardSettings(Settings):
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None
+    overwrite: bool = False
 
 
 COMMAND = Command(
@@ -58,11 +60,18 @@ def _write(settings: CardSettings) -> None:
         write_card,
     )
     from modeling_radio.model_cards.licenses import warnings_of
+    from modeling_radio.model_cards.rendering import is_edited
     from modeling_radio.model_cards.results import Results
 
     check_model_id(settings.model_id)
     license = _license(settings)
     results = results_of(settings.checkpoint) if settings.results is None else Results.load(settings.results)
+    readme = settings.checkpoint / "README.md"
+    if readme.is_file() and not settings.overwrite and is_edited(readme):
+        raise ValueError(
+            f"{str(readme)!r} was written or edited by somebody, and a new card replaces it. Keep a copy of what you "
+            "need in another folder, then give --overwrite."
+        )
     path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=_name(settings), license=license)
     print(f"Wrote {path}." + ("" if license else " It names no license yet: add one by --license ID."))
     results, lineage = with_lineage(results or Results(measurements=[]), settings.checkpoint)

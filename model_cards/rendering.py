@@ -1,5 +1,6 @@
 """Fills the templates of cards."""
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ UNPUBLISHED = (
     f"`{PLACEHOLDER}` stands for the name on the Hub. Before it is published, use the path of this folder.\n\n"
 )
 """Text above the code of an unpublished card; `radio publish` removes it."""
+_SIGNATURE = "\n<!-- By radio card; SHA-256 of the text above: {} -->\n"
+"""Last line of a written card, which readers do not see; `radio publish` removes it."""
+_SIGNED = re.compile(re.escape(_SIGNATURE).replace(r"\{\}", r"\w+") + r"\Z")
 TEMPLATES = Path(__file__).parent / "templates"
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
 _AT_START = re.compile(r"[#=]|[+-](?=[\s+-]|$)|\d+(?=[.)](\s|$))")  # begins headings, rules and lists
@@ -118,6 +122,22 @@ def read_card(text: str) -> ModelCard:
         return ModelCard(text, ignore_metadata_errors=True)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"README.md has metadata that cannot be read: {' '.join(str(error).split())}.") from error
+
+
+def signed(text: str) -> str:
+    """Return the text of a card with its checksum, by which `is_edited` sees whether somebody changed it."""
+    return text + _SIGNATURE.format(hashlib.sha256(text.encode()).hexdigest())
+
+
+def unsigned(text: str) -> str:
+    """Return the text of a card without its checksum."""
+    return _SIGNED.sub("", text)
+
+
+def is_edited(card: Path) -> bool:
+    """Return whether a file is another text than a card that `signed` made."""
+    text = card.read_text(encoding="utf-8", errors="replace")
+    return signed(unsigned(text)) != text
 
 
 def _architecture(config: RadioConfig) -> dict[str, Any]:

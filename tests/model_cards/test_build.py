@@ -233,14 +233,20 @@ def test_the_command_keeps_name_results_and_license_of_the_card_it_replaces(chec
     assert main([str(folder), *words]) == 0
     assert main([str(folder)]) == 0
     after, data = (folder / "README.md").read_text(), ModelCard.load(folder / "README.md").data
-    assert after.partition("## Usage")[2] == before.partition("## Usage")[2]
+    usages = [text.partition("## Usage")[2].rpartition("<!--")[0] for text in (before, after)]
+    assert usages[0] == usages[1] != ""
     assert (data.license, data.license_name, data.license_link) == ("other", "my-terms", link)
     assert (data.model_name, [path.name for path in (folder / ".eval_results").iterdir()]) == (
         "radio-mine",
         ["org--stamps.yaml"],
     )
-    (folder / "README.md").write_text("---\nlicense: [\n---\n")  # a damaged card is written anew
-    assert main([str(folder), "--license", "mit"]) == 0
+    for others in ("---\nlicense: [\n---\n", "", "My own words.", after.replace("## Usage", "My words.\n\n## Usage")):
+        (folder / "README.md").write_text(others)
+        assert main([str(folder), "--license", "mit"]) == 1
+        assert "--overwrite" in capsys.readouterr().err
+        assert (folder / "README.md").read_text() == others
+    (folder / "README.md").write_text("---\nlicense: [\n---\n")
+    assert main([str(folder), "--license", "mit", "--overwrite"]) == 0
     assert ModelCard.load(folder / "README.md").data.license == "mit"
 
 

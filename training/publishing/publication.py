@@ -23,7 +23,7 @@ from modeling_radio.core.trust import COPIED_FILES, allowed_files, has_name
 from modeling_radio.model_cards.build import RESULTS, WEIGHTS
 from modeling_radio.model_cards.kinds import BASE_PLACEHOLDER, is_adapter
 from modeling_radio.model_cards.metadata import HUB_ID
-from modeling_radio.model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
+from modeling_radio.model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card, unsigned
 from modeling_radio.peft_radio import read_adapter_config
 from modeling_radio.training.extraction.store import Store
 
@@ -99,7 +99,8 @@ def read_folder(folder: Path | str, repo_id: str, base: str | None = None) -> Pu
         command = f"card {folder} --license ID`"
         command = "extract`, with its options as before," if kind == "dataset" else command
         raise ValueError(f"{folder} has no card. `radio {command} writes it.")
-    card = store.read(CARD).decode().replace("\r\n", "\n").replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
+    card = unsigned(store.read(CARD).decode().replace("\r\n", "\n"))
+    card = card.replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
     if kind == "adapter":
         named, files[ADAPTER_CONFIG_NAME] = _adapter_config(Path(folder), base)
         found = read_card(card.replace(BASE_PLACEHOLDER, named))

@@ -16,6 +16,7 @@ def test_the_card_opens_the_published_name(model_folder):
     assert 'AutoModel.from_pretrained("org/c-radiov4", trust_remote_code=True)' in card
     assert "ORG/NAME" not in card
     assert "stands for the name" not in card
+    assert "<!--" not in card
     assert "`ORG/NAME` stands for the name" in (model_folder / CARD).read_text()  # the folder stays as it is
     assert found.kind == found.repo_type == "model"
 
