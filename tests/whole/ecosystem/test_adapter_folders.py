@@ -71,7 +71,7 @@ torch.save(answers, "answers.pt")
 
 @pytest.mark.skipif(Version(transformers.__version__) < Version("5.18"), reason="transformers leaves out the head")
 @pytest.mark.parametrize("case", CASES)
-def test_an_adapter_folder_answers_as_its_run(case, base, tmp_path, request, run_elsewhere, monkeypatch):
+def test_an_adapter_folder_answers_as_its_run(case, base, tmp_path, request, elsewhere, run_elsewhere, monkeypatch):
     task, data, config, names = CASES[case]
     # transformers' loss of masks fails for a batch of one image and 6 queries: it compares at 6 * 4 / 16 points.
     monkeypatch.setattr("modeling_radio.training.finetuning.trainer.predict_examples", predict_examples)
@@ -86,7 +86,9 @@ def test_an_adapter_folder_answers_as_its_run(case, base, tmp_path, request, run
         texts = AutoTokenizer.from_pretrained(folder)(["cat", "dog"], padding="max_length", return_tensors="pt")
         inputs["input_ids"] = texts["input_ids"]
     torch.save(inputs, tmp_path / "inputs.pt")
-    run_elsewhere(OPEN_ELSEWHERE, tmp_path, tmp_path / "run" / FINAL, *names)
+    opened = elsewhere.run(OPEN_ELSEWHERE, tmp_path, tmp_path / "run" / FINAL, *names)
+    assert opened.returncode == 0, opened.stderr
+    assert "new weights to train" not in opened.stderr  # the adapter brings them
     with torch.no_grad():
         output = run.trainer.model.eval()(**inputs)
     expected = {key: value for key, value in output.items() if isinstance(value, torch.Tensor)}
