@@ -20,7 +20,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.checks_radio import check_choice, read_json
+from modeling_radio.checks_radio import check_choice, own_names, read_json
 from modeling_radio.conversion.from_nvidia import convert, read_label, save
 from modeling_radio.conversion.release.comparison import (
     Cases,
@@ -194,7 +194,7 @@ def _run(settings: CompareReleaseSettings) -> None:
     release = fetch_release(settings.source, settings.revision)
     print(describe_weights(release), flush=True)
     available, others = adaptors_of(release.folder)
-    adaptors = available if settings.adaptors is None else settings.adaptors
+    adaptors = available if settings.adaptors is None else own_names("adaptors", settings.adaptors, available)
     for name in adaptors:
         check_choice("adaptors", name, available)
     settings.folder.mkdir(parents=True, exist_ok=True)

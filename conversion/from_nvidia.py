@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.checks_radio import check_choice
+from modeling_radio.checks_radio import check_choice, own_names
 from modeling_radio.conversion.nvidia.config import adaptor_names, build_config_fields
 from modeling_radio.conversion.nvidia.keys import adaptor_of, head_names, our_keys
 from modeling_radio.conversion.nvidia.source import NvidiaCheckpoint, read_checkpoint
@@ -123,6 +123,7 @@ def _select_adaptors(
     available = adaptor_names(state, checkpoint)
     if names is None:
         return state
+    names = own_names("adaptors", names, available)
     for name in names:
         check_choice("adaptors", name, available)
     unwanted = set(available) - set(names)

@@ -24,6 +24,7 @@ from modeling_radio.nvidia.arguments import check_arguments, check_source
 from modeling_radio.nvidia.config import has_one_token, teacher_token_index, token_fields
 from modeling_radio.nvidia.eradio import PUBLISHED, published_name
 from modeling_radio.nvidia.radio1d import is_radio1d
+from modeling_radio.nvidia.recognition import MATTERING
 from modeling_radio.presets_radio import mlp_ratio_for
 
 
@@ -57,8 +58,9 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
     """Return the content of a training file of NVIDIA's for a model.
 
     Weights that conversion folded stay folded: LayerScale is written as ones where the architecture has it, and the
-    arguments turn spectral reparametrization off. All other tensors are the model's own. The format does not store
-    whether the position table is resized with aligned corners. A head that reads another token than that of its
+    arguments turn spectral reparametrization off. All other tensors are the model's own. Arguments that NVIDIA's loader
+    does not read say of a network of ours what `radio convert` could not know else: how positions are resized (NVIDIA's
+    code aligns no corners), and which blocks are global. A head that reads another token than that of its
     position gets a `token_slot`, which NVIDIA's code reads since 2026.
 
     Args:
@@ -216,6 +218,7 @@ def _build_args(config: RadioConfig) -> dict[str, Any]:
     versions = {adaptor.mlp_version for adaptor in adaptors} or {"v2"}
     return {
         **_architecture_args(config),
+        **{name: getattr(config, name) for name in MATTERING},
         "cpe_max_size": table,
         "cls_token_per_teacher": per_teacher,
         "register_multiple": None,

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks_radio import own_name
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
 from .layers_radio import RadioAttention, RadioBlock, RadioMLP
 from .outputs_radio import RadioAdaptorOutput
@@ -128,3 +129,10 @@ def _build_mlp(config: RadioConfig, version: str, width: int, output: int, inner
     if version == "v1":
         return RadioHeadMLPv1(config.hidden_size, width, output)
     return RadioHeadMLP(config.hidden_size, width, output, inner)
+
+
+class RadioAdaptors(nn.ModuleDict):
+    """The adaptors of a network by the file's names; other names of a teacher (`SAME_TEACHER`) lead to it too."""
+
+    def __getitem__(self, key: str) -> nn.Module:
+        return super().__getitem__(own_name(key, self))

@@ -4,7 +4,8 @@ import difflib
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -33,6 +34,41 @@ def check_choice(
     """
     if not isinstance(value, str) or value not in choices:
         raise error(f"`{name}` must be one of {list(choices)}, got {value!r}.{did_you_mean(value, choices)}")
+
+
+SAME_TEACHER = (
+    ("dino_v3_7b", "dino_v3", "dinov3_vit7b16"),
+    ("siglip2-g", "siglip2-g-384"),
+    ("siglip2", "siglip2-so400m"),
+)
+"""Names of one teacher: in files, in NVIDIA's README where that differs, and NVIDIA's name of the network.
+
+A file has one of them, which its adaptor goes by. `siglip2` and `siglip2-g` are two teachers, with two text towers.
+"""
+
+
+def own_name(name: str, names: Collection[str]) -> str:
+    """Return the one of `names` that stands for the same teacher as a name of `SAME_TEACHER`; else the name itself."""
+    same = next((group for group in SAME_TEACHER if name in group), ())
+    found = [other for other in same if other in names]
+    return found[0] if name not in names and len(found) == 1 else name
+
+
+def own_names(argument: str, asked: Iterable[str], names: Collection[str]) -> list[str]:
+    """Return the names that a file gives to the adaptors that a call asks for, each once.
+
+    A warning says so where a caller wrote another one. What is unknown stays as it is, for the caller to refuse.
+
+    Args:
+        argument: What names them, for the warning.
+        asked: As the user wrote them.
+        names: Those in the file.
+    """
+    found = {name: own_name(name, names) if isinstance(name, str) else name for name in asked}
+    for name, own in found.items():
+        if own != name:
+            warnings.warn(f"`{argument}`: took {own!r}, as this file calls it, for {name!r}.", stacklevel=3)
+    return list(dict.fromkeys(found.values()))
 
 
 def check_blocks(name: str, blocks: Sequence[int], depth: int, *, count: int | None = None) -> None:

@@ -34,6 +34,7 @@ from .checks_radio import (
     mlp_ratio_for,
     nearest_multiple,
     optional,
+    own_names,
     round_to_step,
 )
 from .hub_radio import (
@@ -499,7 +500,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         check_file(config_dict)
         for layout in FOREIGN_LAYOUTS:
             if layout.describes(config_dict):
-                config_dict = layout.fields(config_dict, kwargs.get("adaptor_names"))
+                given = {"version": kwargs["version"]} if kwargs.get("version") else {}  # which may not be in the file
+                config_dict = layout.fields({**config_dict, **given}, kwargs.get("adaptor_names"))
         for name in ("dtype", "torch_dtype"):
             if isinstance(kwargs.get(name), str) and kwargs[name] == "auto":  # that of the file
                 del kwargs[name]
@@ -510,6 +512,10 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         }
         names = (*own, "architectures", *OTHER_ARGUMENTS[:3], *LABELS)
         overrides = {name: kwargs.pop(name) for name in names if name in kwargs}
+        if isinstance(overrides.get("adaptor_names"), (list, tuple)):
+            adaptors = overrides.get("adaptors") or config_dict.get("adaptors") or []
+            known = [adaptor.get("name") for adaptor in adaptors if isinstance(adaptor, dict)]
+            overrides["adaptor_names"] = own_names("adaptor_names", overrides["adaptor_names"], known)
         opened = super().from_dict(cls._override(config_dict, overrides), **kwargs)
         (opened[0] if isinstance(opened, tuple) else opened).check()  # transformers' own fields were set one by one
         return opened

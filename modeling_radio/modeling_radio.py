@@ -32,8 +32,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.loading_report import LoadStateDictInfo
 
-from .adaptors_radio import RadioAdaptor
-from .checks_radio import WORD, Resolution, check_blocks, check_choice, listed
+from .adaptors_radio import RadioAdaptor, RadioAdaptors
+from .checks_radio import WORD, Resolution, check_blocks, check_choice, listed, own_names
 from .configuration_radio import FOREIGN_LAYOUTS, RadioConfig
 from .hub_radio import DOWNLOAD_OPTIONS, import_sibling
 from .inputs_radio import (
@@ -113,7 +113,7 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         self.config = config
         self.input_conditioner = RadioInputConditioner(config)
         self.model: Any = self.build_trunk(config)
-        self.adaptors = nn.ModuleDict()
+        self.adaptors = RadioAdaptors()
         for adaptor in config.adaptor_configs if use_adaptors else []:
             self.adaptors[adaptor.name] = RadioAdaptor(config, adaptor)
         self.feature_normalizer = RadioFeatureNormalizer(config) if config.use_feature_normalizer else None
@@ -723,7 +723,8 @@ class RadioModel(RadioPreTrainedModel):
                 turns windows off, `"auto"` stays global while attention is a small share of the work and otherwise
                 takes the largest window that removes most of it. A `WindowChoice` is taken as it is. Where all blocks
                 attend globally (`config.has_windowed_blocks`) a window changes nothing, with a warning.
-            adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none.
+            adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none. Outputs have the names
+                of the file; another name of a teacher, such as "dino_v3" for "dino_v3_7b", leads to them too.
             feature_format: "NLC" for token sequences, "NCHW" for maps.
             output_hidden_states: Also return the tokens before the first block and after every block. An index into
                 them, or a list of indices, returns those alone, with `None` instead of the others.
@@ -764,6 +765,8 @@ class RadioModel(RadioPreTrainedModel):
         check_call_arguments(self, kwargs)
         names = self.config.adaptor_names or [] if adaptor_names is None else adaptor_names
         listed(WORD).check("adaptor_names", names)
+        if any(name not in self.radio_model.adaptors for name in names):
+            names = own_names("adaptor_names", names, self.radio_model.adaptors)
         for name in names:
             self.radio_model.adaptor(name)  # refused before anything is computed
         argument, wanted = ("feature_format", feature_format) if feature_fmt is None else ("feature_fmt", feature_fmt)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .checks_radio import LARGEST, Resolution, number
+from .checks_radio import LARGEST, Resolution, number, own_names
 from .configuration_radio import RadioConfig
 from .hub_radio import import_sibling
 from .inputs_radio import check_feature_format
@@ -120,6 +120,7 @@ class NvidiaNetworkNames(NvidiaNames):
 
     def keep_adaptors(self, names: Collection[str]) -> None:
         """Remove all other adaptors, from the configuration too; a `ValueError` names what is none."""
+        names = own_names("adaptors", names, self.adaptors)
         for name in names:
             self.config.adaptor(name, argument="adaptors")
         for name in [name for name in self.adaptors if name not in names]:

@@ -7,10 +7,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
-from .checks_radio import Resolution
+from .checks_radio import Resolution, own_name
 from .layers_radio import ImagePack
 
 
@@ -35,6 +36,24 @@ class RadioPair(NamedTuple):
     def to(self, *args: Any, **kwargs: Any) -> "RadioPair":
         """Return both moved or cast, by the arguments of `Tensor.to`."""
         return RadioPair(*(None if part is None else part.to(*args, **kwargs) for part in self))
+
+
+class RadioPairs(dict[str, RadioPair]):
+    """Pairs by name, "backbone" first; other names of an adaptor's teacher (`SAME_TEACHER`) lead to it too."""
+
+    def __missing__(self, name: str) -> RadioPair:
+        own = own_name(name, self)
+        if own == name:
+            raise KeyError(name)
+        return self[own]
+
+
+register_pytree_node(
+    RadioPairs,
+    lambda pairs: (list(pairs.values()), list(pairs)),
+    lambda values, names: RadioPairs(zip(names, values, strict=True)),
+    serialized_type_name="modeling_radio.RadioPairs",
+)
 
 
 @dataclass
@@ -78,6 +97,10 @@ class RadioAdaptorOutputs(ModelOutput):
     ) -> None:
         for name, output in (dict(outputs) | named).items():
             self[name] = output
+
+    def __getitem__(self, k: Any) -> Any:
+        """Return an adaptor's output by the file's name, or by another name of the same teacher (`SAME_TEACHER`)."""
+        return super().__getitem__(own_name(k, self) if isinstance(k, str) else k)
 
 
 @dataclass
@@ -191,15 +214,17 @@ class RadioModelOutput(ModelOutput):
     def __getitem__(self, k: Any) -> Any:
         if not isinstance(k, str) or k in self:
             return super().__getitem__(k)
-        return {"backbone": self._backbone_pair(), **self._adaptor_pairs()}[k]
+        return self._pairs()[k]
 
-    def to_pairs(self) -> "RadioPair | dict[str, RadioPair]":
+    def to_pairs(self) -> "RadioPair | RadioPairs":
         """Return NVIDIA's output: summary and features, or with adaptors such a pair by name, "backbone" first.
 
         Where RADIO1D's decoder did not run, the pair is the encoder's: `global_summary` and `global_tokens`.
         """
-        backbone = self._backbone_pair()
-        return {"backbone": backbone, **self._adaptor_pairs()} if self.adaptors else backbone
+        return self._pairs() if self.adaptors else self._backbone_pair()
+
+    def _pairs(self) -> RadioPairs:
+        return RadioPairs({"backbone": self._backbone_pair(), **self._adaptor_pairs()})
 
     def _backbone_pair(self) -> RadioPair:
         if self.features is None and self.global_tokens is not None:

@@ -87,7 +87,6 @@ class Release:
     Attributes:
         version: NVIDIA's name for it.
         size: Shape of its blocks, by name in `SIZES`; None where it has none.
-        family: Generation by which a file without a name is recognized; None where it looks like another release.
         tokens: Prefix tokens; None makes no preset of it.
         preferred_px: Image side that its users start from.
         max_px: Largest image side. 2048 is that of every model of patch 16, whatever its position table.
@@ -96,7 +95,6 @@ class Release:
 
     version: str
     size: str | None
-    family: str | None = None
     tokens: Tokens | None = None
     preferred_px: int
     max_px: int = 2048
@@ -113,9 +111,9 @@ class Release:
 # Aligned corners: timm's vision_transformer.py names the two models whose position table is resized so. NVIDIA's own
 # code does it for none since June 2025.
 _ALIGNED = {"pos_embed_align_corners": True}
-_V25: dict[str, Any] = {"family": "radio_v2.5", "tokens": FOUR_TEACHERS, "preferred_px": 768}
-_V3: dict[str, Any] = {"family": "c-radio_v3", "tokens": FOUR_TEACHERS, "preferred_px": 512}
-_V4: dict[str, Any] = {"family": "c-radio_v4", "tokens": THREE_TEACHERS, "preferred_px": 512}
+_V25: dict[str, Any] = {"tokens": FOUR_TEACHERS, "preferred_px": 768}
+_V3: dict[str, Any] = {"tokens": FOUR_TEACHERS, "preferred_px": 512}
+_V4: dict[str, Any] = {"tokens": THREE_TEACHERS, "preferred_px": 512}
 _V25_G = {**DINO_FIELDS, "use_swiglu_ffn": True, "max_img_size": 1792, "vitdet_num_global": 8}
 
 _ERADIO = {
@@ -140,9 +138,7 @@ RELEASES = {
     for release in (
         Release(version="radio_v1", size="huge", preferred_px=378, max_px=1050),
         Release(version="radio_v2", size="huge", preferred_px=432, fields={"vitdet_num_windowed": 5}),
-        Release(
-            version="radio_v2.1", size="huge", family="radio_v2", preferred_px=432, fields={"vitdet_num_windowed": 5}
-        ),
+        Release(version="radio_v2.1", size="huge", preferred_px=432, fields={"vitdet_num_windowed": 5}),
         Release(version="e-radio_v2", size=None, tokens=Tokens(1, 0, (0,)), preferred_px=512, fields=_ERADIO),
         Release(version="radio_v2.5-b", size="base", **_V25),
         Release(version="radio_v2.5-l", size="large", **_V25),
@@ -151,7 +147,6 @@ RELEASES = {
         Release(
             version="radio_v2.5-g",
             size="giant",
-            family="radio_v2.5-g",
             tokens=ONE_FOR_ALL,
             preferred_px=896,
             max_px=1792,
@@ -168,7 +163,6 @@ RELEASES = {
         Release(
             version="c-radio_v4-1d-h",
             size="huge",
-            family="c-radio_v4-1d",
             tokens=MORE_TOKENS,
             preferred_px=512,
             fields={

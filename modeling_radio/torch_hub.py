@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .checks_radio import check_choice
+from .checks_radio import check_choice, own_names
 from .inputs_radio import check_feature_format
 from .modeling_radio import RadioModel, RadioNetwork
 from .outputs_radio import FeatureFormat, RadioPair
@@ -106,6 +106,7 @@ def open_for_torch_hub(
         model.config.vitdet_window_size = vitdet_window_size
         model.config.check()
     available = list(model.adaptors)  # that of the folder's text tower encodes texts from here on
+    names = own_names("adaptor_names", names, available)
     for name in names:
         check_choice("adaptor_names", name, available)
     model.adaptors = names

@@ -27,7 +27,7 @@ from transformers.processing_utils import Unpack
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, is_flash_attention_requested
 
-from .checks_radio import Resolution, check_choice
+from .checks_radio import Resolution, check_choice, own_names
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
 from .hub_radio import import_sibling
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments, check_images, check_pack
@@ -565,7 +565,8 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
         tower = take_text_tower(text_source)
         config = copy.deepcopy(radio.config)
         config.text_tower = tower.config.to_dict()
-        config.text_adaptor = text_adaptor or find_text_adaptor(config)
+        given = own_names("text_adaptor", [text_adaptor] if text_adaptor else [], config.all_adaptor_names)
+        config.text_adaptor = given[0] if given else find_text_adaptor(config)
         with torch.device("meta"):
             model = cls(config)
         model.radio_model.load_state_dict(radio.radio_model.state_dict(), assign=True)

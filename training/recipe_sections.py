@@ -473,7 +473,7 @@ class TapsRecipe(RecipeSection):
 
 
 def target_name(teacher: str, depth: float) -> str:
-    """Return what a teacher's features at a depth are called: "dino_v3@33%", or "dino_v3" at the end."""
+    """Return what a teacher's features at a depth are called: "dino_v3_7b@33%", or "dino_v3_7b" at the end."""
     return teacher if depth == 1 else f"{teacher}@{100 * depth:.0f}%"
 
 

@@ -11,6 +11,7 @@ from torch.export import Dim
 from transformers.utils import ModelOutput
 
 from modeling_radio import RadioModel
+from modeling_radio.checks_radio import own_names
 from modeling_radio.configuration_radio import RadioConfig
 from modeling_radio.conversion.graphs.settings import GraphSettings, Window
 from modeling_radio.conversion.opening import open_model, open_task_model
@@ -157,7 +158,8 @@ class FlatRadio(FlatModel):
         fixed_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__(model, window_size, fixed_size)
-        self.adaptors = list((model.config.adaptor_names or []) if adaptors is None else adaptors)
+        given = (model.config.adaptor_names or []) if adaptors is None else adaptors
+        self.adaptors = own_names("adaptors", given, model.config.all_adaptor_names)
         for name in self.adaptors:
             model.config.adaptor(name, argument="adaptors")
         self.names = ["summary", "features"]

@@ -64,11 +64,12 @@ def build_config_fields(
         width, depth = _shape(state, named)
         shape = {"hidden_size": width, **_block_fields(state, named, depth), **_position_fields(state, named)}
         others = {**_normalization_fields(state), **_merging_fields(state, named), **_prefix_fields(state, source)}
+    normalizers = _normalizer_fields(state)
     return {
         **shape,
         **others,
-        **_normalizer_fields(state),
-        **release_fields(source.args, shape, facts),
+        **normalizers,
+        **release_fields(source.args, shape, facts, has_normalizer=normalizers["use_feature_normalizer"]),
         "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
     }
 

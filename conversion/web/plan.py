@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio import RadioModel
-from modeling_radio.checks_radio import check_multiple
+from modeling_radio.checks_radio import check_multiple, own_names
 from modeling_radio.conversion.graphs.files import write_graph
 from modeling_radio.conversion.graphs.models import FlatRadio, size_step
 from modeling_radio.conversion.to_onnx import export_flat
@@ -229,7 +229,8 @@ def plan_page(
     """
     if model.config.num_channels != 3:
         raise ValueError(f"`checkpoint` must take RGB images, got {model.config.num_channels} channels.")
-    names = list(model.config.adaptor_names or []) if adaptors is None else list(adaptors)
+    given = (model.config.adaptor_names or []) if adaptors is None else adaptors
+    names = own_names("adaptors", given, model.config.all_adaptor_names)
     spaces = find_spaces(model, names)
     source = dense_source or ("summary_head" if texts is None else texts.model.usual_dense_source)
     text_space = None if texts is None else _text_space(model, texts, source)

@@ -51,6 +51,9 @@ _ARGUMENTS = {
     "cpe_num_registers": _COUNT,
     "cpe_max_size": _SIZE,
     "mlp_version": _NAME,
+    "pos_embed_align_corners": FLAG,  # as the next two, of files that we write
+    "vitdet_num_global": _SIZE,
+    "vitdet_num_windowed": _SIZE,
     "spectral_reparam": _SWITCH,
     "spectral_reparam.eps": _FACTOR,
     "dtype": _NAME,  # transformers reads what has this name, wherever it is

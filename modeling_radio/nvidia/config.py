@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modeling_radio.checks_radio import round_to_step
-from modeling_radio.presets_radio import DINO_FIELDS, RELEASES, SIZES, Release, Size
+from modeling_radio.checks_radio import own_name, round_to_step
+from modeling_radio.presets_radio import DINO_FIELDS, RELEASES, SIZES, Size
 
-from .arguments import ERADIO, check_hub_config, is_eradio
+from .arguments import check_hub_config, is_eradio
 from .radio1d import MODEL, is_radio1d, merging_fields, prefix_counts
+from .recognition import MATTERING, recognize
 
 
 # DINOv2's ViTs with registers as students: whose shape they have, and whether with SwiGLU.
@@ -43,12 +44,12 @@ def config_fields_from_nvidia(config: dict[str, Any], adaptor_names: Any = None)
     check_hub_config(config, "config.json")
     config = with_adaptors(config, adaptor_names)
     args = config["args"]
-    backbone = backbone_fields(args)
+    backbone, has_normalizer = backbone_fields(args), config.get("feature_normalizer_config") is not None
     fields = {
         **backbone,
         **token_fields(args, of_hub_folder=True),
-        **release_fields(args, backbone, config),
-        "use_feature_normalizer": config.get("feature_normalizer_config") is not None,
+        **release_fields(args, backbone, config, has_normalizer=has_normalizer),
+        "use_feature_normalizer": has_normalizer,
         "adaptors": _adaptors(config),
         "nvidia_source": source_fields(args, layer_scale=backbone["use_layer_scale"]),
     }
@@ -69,7 +70,8 @@ def with_adaptors(config: dict[str, Any], names: Any) -> dict[str, Any]:
         names: What was given as `adaptor_names`. What the file does not describe is left for `RadioConfig` to refuse.
     """
     described = list(config.get("adaptor_configs") or {})
-    asked = [name for name in names if name in described] if isinstance(names, list | tuple) else []
+    asked = [own_name(name, described) for name in names] if isinstance(names, list | tuple) else []
+    asked = [name for name in asked if name in described]
     return {**config, "adaptor_names": list(dict.fromkeys([*(config.get("adaptor_names") or []), *asked]))}
 
 
@@ -120,27 +122,38 @@ def temporal_patch_size(video_shape: Sequence[int] | None, patch_shape: Sequence
     return video_shape[1] // width
 
 
-def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+def release_fields(
+    args: Mapping[str, Any], shape: Mapping[str, Any], facts: Mapping[str, Any], *, has_normalizer: bool = False
+) -> dict[str, Any]:
     """Return what only the published version tells: sizes in pixels, ViTDet mode, how positions are resized.
 
     NVIDIA's code resizes positions with aligned corners in the Hub repositories of C-RADIOv3-B and -H and in no other:
-    the version decides it. Its code of today aligns none; a folder with one of these versions that is of another size
-    and has LayerScale is taken for one of today's (our choice: nothing of the kind is published).
+    the version decides it. Its code of today aligns none; a folder with one of these versions that has LayerScale, and
+    both another size and another table, is taken for one of today's (our choice: nothing of the kind is published).
 
     Args:
-        args: Arguments of the training run.
+        args: Arguments of the training run; those that we write also say what no tensor shows (`MATTERING`).
         shape: `hidden_size`, `num_hidden_layers`, `patch_size` and `use_patch_bias` of the network.
         facts: What else the source says, under the names of NVIDIA's `config.json`: `version`, `max_resolution`,
-            `preferred_resolution`, `vitdet_window_size`. Without a version, the release of these teachers and this
-            shape is taken.
+            `preferred_resolution`, `vitdet_window_size`. Without a version, the release is recognized.
+        has_normalizer: Whether the network normalizes features.
+
+    Raises:
+        ValueError: If there is no version, and releases with other positions or windows cannot be told apart.
     """
     version = facts.get("version")
-    release = RELEASES.get(version) if version else _release_of_shape(args, shape)
+    stated = {name: args[name] for name in MATTERING if args.get(name) is not None}
+    if version or stated:
+        release = RELEASES.get(version or "")
+        fields: Mapping[str, Any] = {} if release is None else release.fields
+    else:
+        release, fields = recognize(args, shape, has_normalizer=has_normalizer)
     preferred = facts.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
-    fields = {} if release is None else release.fields
-    has_layer_scale = _has_layer_scale(args.get("model") or "")
     is_of_today = (
-        release is not None and has_layer_scale and shape["hidden_size"] != SIZES[release.size or ""].hidden_size
+        release is not None
+        and _has_layer_scale(args.get("model") or "")
+        and shape["hidden_size"] != SIZES[release.size or ""].hidden_size
+        and args.get("cpe_max_size") != _DEFAULT_MAX_PX
     )
     return {
         "version": version or (release.version if release else None),
@@ -148,41 +161,16 @@ def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], facts: Map
         "preferred_resolution": [round_to_step(side, shape["patch_size"]) for side in preferred],
         "pos_embed_align_corners": fields.get("pos_embed_align_corners", False) and not is_of_today,
         "vitdet_window_size": facts.get("vitdet_window_size"),
-        **_vitdet_fields(fields, _family(args, shape), shape["num_hidden_layers"]),
+        **_vitdet_fields(fields, shape["num_hidden_layers"]),
+        **stated,
     }
 
 
-def _release_of_shape(args: Mapping[str, Any], shape: Mapping[str, Any]) -> Release | None:
-    shape_key = (_family(args, shape), shape["hidden_size"], shape["num_hidden_layers"])
-    for release in RELEASES.values():
-        size = SIZES.get(release.size or "")
-        release_key = None if size is None else (release.family, size.hidden_size, size.num_hidden_layers)
-        if release.family is not None and shape_key == release_key:
-            return release
-    return RELEASES["e-radio_v2"] if args.get("model") == ERADIO else None
-
-
-def _family(args: Mapping[str, Any], shape: Mapping[str, Any]) -> str | None:
-    """Tell the generation from the teachers and what is special of each."""
-    teachers = {teacher["name"] for teacher in args.get("teachers") or []}
-    if is_radio1d(args):
-        return "c-radio_v4-1d"
-    if shape["use_patch_bias"]:
-        return "radio_v2.5-g"
-    if "sam3" in teachers:
-        return "c-radio_v4"
-    if "siglip2-g" in teachers:
-        return "c-radio_v3"
-    if args.get("mlp_version") == "v1":
-        return "radio_v2"
-    return "radio_v2.5" if "siglip" in teachers else None
-
-
-def _vitdet_fields(release: Mapping[str, Any], family: str | None, depth: int) -> dict[str, Any]:
-    """Return the blocks with global attention: the release's, or where it leaves them open the generation's."""
-    if release.get("vitdet_num_windowed") or family == "radio_v2":
-        return {"vitdet_num_windowed": release.get("vitdet_num_windowed", 5)}
-    published = release.get("vitdet_num_global", 8 if family == "radio_v2.5-g" else 4)
+def _vitdet_fields(release: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """Return the blocks with global attention: the release's or its generation's, where these leave them open four."""
+    if release.get("vitdet_num_windowed"):
+        return {"vitdet_num_windowed": release["vitdet_num_windowed"]}
+    published = release.get("vitdet_num_global", 4)
     # Our choice: the published number is for deep networks; in a shallow one a third of the blocks stays global.
     enough = depth // published >= _MIN_BLOCKS_PER_GLOBAL
     return {"vitdet_num_global": published if enough else max(depth // 3, 1)}

@@ -140,7 +140,7 @@ class LossesBySize:
         """Return the mean losses over all steps and ranks since the last call; all ranks must take part.
 
         Returns:
-            By `KIND@SIZE/TEACHER`, for example "features@128px/dino_v3"; "mesa@128px" has no teacher. Nothing for sizes
+            By `KIND@SIZE/TEACHER`, for example "features@128px/sam3"; "mesa@128px" has no teacher. Nothing for sizes
             that were not drawn, and nothing at all in a run at one size, whose plain mean says the same.
         """
         sums, counts = self._sums, self._counts
@@ -160,7 +160,7 @@ class LossesBySize:
 
 
 def sized_name(name: str, size: int) -> str:
-    """Return the name of a loss at a size, "features@128px/dino_v3" for "features/dino_v3"."""
+    """Return the name of a loss at a size, "features@128px/sam3" for "features/sam3"."""
     kind, slash, teacher = name.partition("/")
     return f"{kind}@{size}px{slash}{teacher}"
 

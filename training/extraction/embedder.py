@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from modeling_radio.checks_radio import check_choice, integer, optional
+from modeling_radio.checks_radio import check_choice, integer, optional, own_names
 from modeling_radio.core.ranks import device_of_process
 from modeling_radio.image_processing_radio import UNREADABLE, to_eight_bits
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
@@ -101,6 +101,7 @@ class Embedder:
             device=device_of_process() if self.device is None else self.device,
             dtype=AUTOCAST_TYPES[self.precision],
         )
+        self.adaptors = tuple(own_names("adaptors", self.adaptors, model.adaptor_names))
         for name in self.adaptors:
             check_choice("adaptors", name, [*model.adaptor_names, "all"])
         if self.what == TEXTS and not isinstance(model, TextModel):

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio import RadioModel, RadioVideoProcessor
-from modeling_radio.checks_radio import check_choice
+from modeling_radio.checks_radio import check_choice, own_names
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import check_output, write_file
 from modeling_radio.core.machine import find_device
@@ -83,7 +83,7 @@ def _draw(settings: FeatureVideoSettings) -> None:
     radio = open_radio(settings.checkpoint, size_px=settings.size, device=find_device(settings.device))
     model = radio.model
     dense = [adaptor.name for adaptor in model.config.adaptor_configs if adaptor.feature_dim is not None]
-    names = dense if settings.adaptors is None else settings.adaptors
+    names = dense if settings.adaptors is None else own_names("adaptors", settings.adaptors, dense)
     for name in names:
         check_choice("adaptors", name, dense)
     frames, rate = read_frames(settings.clip, settings.num_frames)

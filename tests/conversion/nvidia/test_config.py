@@ -8,9 +8,9 @@ from modeling_radio.conversion.nvidia.config import build_config_fields
 from modeling_radio.conversion.nvidia.source import NvidiaCheckpoint
 
 
-FOUR = [{"name": name, "use_summary": name != "sam"} for name in ("clip", "siglip2-g", "dino_v2", "sam")]
-OLDER = [{**teacher, "name": teacher["name"].removesuffix("2-g")} for teacher in FOUR]
-THREE = [{"name": name, "use_summary": name != "sam3"} for name in ("siglip2-g", "dino_v3", "sam3")]
+FOUR = [{"name": name, "use_summary": name != "sam"} for name in ("clip", "siglip2", "dino_v2", "sam")]
+OLDER = [{**teacher, "name": teacher["name"].removesuffix("2")} for teacher in FOUR]
+THREE = [{"name": name, "use_summary": name != "sam3"} for name in ("siglip2-g", "dino_v3_7b", "sam3")]
 ARCHITECTURES = {
     "radio_v2.5-b": ("vit_base_patch16_224", OLDER),
     "radio_v2.5-l": ("vit_large_patch16_224", OLDER),
@@ -48,7 +48,7 @@ def published(version: str, **overrides) -> tuple[RadioConfig, NvidiaCheckpoint,
     return preset, NvidiaCheckpoint("file", state, args), state
 
 
-@pytest.mark.parametrize("version", list(ARCHITECTURES))
+@pytest.mark.parametrize("version", [name for name in ARCHITECTURES if name != "radio_v2.5-h"])
 def test_published_versions_are_recognized_without_their_name(version):
     """`tests/whole/nvidia` compares all fields of releases with stored ones."""
     _, source, state = published(version)
@@ -69,6 +69,7 @@ def test_a_named_version_wins_and_other_sizes_are_none():
         build_config_fields(state, source, "c-radio_v5")
     _, source, state = published("c-radio_v3-h", num_hidden_layers=2)
     source.args["model_kwargs"] = {"depth": 2}
+    source.args["teachers"] = [{**each, "name": each["name"].replace("2", "2-g")} for each in source.args["teachers"]]
     fields = build_config_fields(state, source)
     assert (fields["version"], fields["pos_embed_align_corners"]) == (None, False)
 

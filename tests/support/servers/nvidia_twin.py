@@ -32,6 +32,7 @@ from transformers import Sam3ImageProcessor
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.to_nvidia import training_file_content
+from modeling_radio.nvidia.recognition import MATTERING
 
 
 WIDTH, DEPTH, HEADS = 32, 4, 2
@@ -308,7 +309,7 @@ def _state(version: str) -> Callable[[], dict[str, Any]]:
     content = training_file_content(RadioModel(twin_config(twin)))
     if twin.reg_token:
         content["state_dict"]["base_model.reg_token"] = torch.randn(1, 4, WIDTH)
-    args = vars(content["args"])
+    args = {name: value for name, value in vars(content["args"]).items() if name not in MATTERING}  # those are ours
     return lambda: {**content, "state_dict": dict(content["state_dict"]), "args": Namespace(**args)}
 
 

@@ -82,7 +82,7 @@ def test_a_student_of_the_permissive_recipes_inherits_nothing(name):
 def test_teachers_of_the_other_recipes_with_restricted_licenses():
     names = ("c_radio_v4_h", "c_radio_v3", "radio_s", "demo")
     warned = [[warning.partition(":")[0] for warning in warnings_of(lineage(name).teachers)] for name in names]
-    assert warned == [["dino_v3", "sam3"], ["clip"], ["c-radio", "siglip2-g", "dino_v3", "sam3"], []]
+    assert warned == [["dino_v3_7b", "sam3"], ["clip"], ["c-radio", "siglip2-g", "dino_v3_7b", "sam3"], []]
 
 
 def test_a_student_of_a_student_inherits_from_its_teachers_too_and_from_what_it_started_from(tmp_path):
@@ -93,7 +93,12 @@ def test_a_student_of_a_student_inherits_from_its_teachers_too_and_from_what_it_
         ("images", "training: images"),
         ("radio: images", "images of radio"),
     ]
-    assert [each.name for each in of_student.teachers] == ["radio", "radio: siglip2-g", "radio: dino_v3", "radio: sam3"]
+    assert [each.name for each in of_student.teachers] == [
+        "radio",
+        "radio: siglip2-g",
+        "radio: dino_v3_7b",
+        "radio: sam3",
+    ]
     assert [(each.license, each.role) for each in of_student.weights] == [("apache-2.0", "weights")]
     gone = f"{tmp_path}/private/start"
     (weights,) = lineage("demo", f"student.init_from={gone}").weights

@@ -180,7 +180,7 @@ def test_targets_of_parts_that_are_computed_at_once_add_up(networks: Networks, r
 
 
 def test_a_shared_network_is_counted_once(recipe: Recipe) -> None:
-    options = {"whole": {}, "text": {"adaptor_name": "siglip2-g"}, "dense": {"adaptor_name": "dino_v3"}}
+    options = {"whole": {}, "text": {"adaptor_name": "siglip2-g"}, "dense": {"adaptor_name": "dino_v3_7b"}}
     names = list(options)
     teachers = [
         {"name": name, "kind": "radio", "source": "nvidia/C-RADIOv4-SO400M", "options": own}

@@ -82,7 +82,7 @@ class TestConfiguration:
     def test_real_recipes_build_the_published_backbones(self, name: str, size: int) -> None:
         shapes = {
             "siglip2-g": SimpleNamespace(summary_dim=1536, feature_dim=1536),
-            "dino_v3": SimpleNamespace(summary_dim=4096, feature_dim=4096),
+            "dino_v3_7b": SimpleNamespace(summary_dim=4096, feature_dim=4096),
             "sam3": SimpleNamespace(summary_dim=None, feature_dim=1024),
         }
         config = student_config(load_recipe(name, ["data.source=images"]), shapes)

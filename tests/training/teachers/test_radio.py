@@ -127,7 +127,7 @@ def test_a_backbone_without_a_summary_has_none_and_random_weights_need_a_configu
 
 @pytest.mark.parametrize(
     ("adaptor", "widths"),
-    [(None, (2560, 1280)), ("siglip2-g", (1536, 1536)), ("dino_v3", (4096, 4096)), ("sam3", (None, 1024))],
+    [(None, (2560, 1280)), ("siglip2-g", (1536, 1536)), ("dino_v3_7b", (4096, 4096)), ("sam3", (None, 1024))],
 )
 def test_a_published_one_is_planned_without_a_download(adaptor, widths):
     with torch.device("meta"):

@@ -1,36 +1,25 @@
 """README prints what a network of the published size answers."""
 
-import json
 import re
 
 import torch
 from documentation import ROOT
 from PIL import Image
-from reference_cases import REFERENCE
 
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 
 
-WIDTHS = {"dino_v3": 4096, "sam3": 1024}
+WIDTHS = {"dino_v3_7b": 4096, "sam3": 1024}
 """Of the features of DINOv3-7B and of SAM3's trunk."""
 
 
 def published_config() -> RadioConfig:
-    """Return that of C-RADIOv4-H: the reference case, whose layout is the Hub's, in the published size."""
-    values = json.loads((REFERENCE / "c_radio_v4_tiny" / "hf" / "config.json").read_text())
-    values["args"] |= {
-        "model": "vit_huge_patch16_224",
-        "model_kwargs": {},
-        "cpe_max_size": 2048,
-        "register_multiple": 10,
-    }
-    values["preferred_resolution"] = [512, 512]
-    for name, heads in values["adaptor_configs"].items():
-        heads["feature"]["upsample_factor"] = 1
-        for head in heads.values():
-            if isinstance(head, dict):
-                head |= {"input_dim": 1280, "output_dim": WIDTHS[name]}
-    return RadioConfig.from_dict(values)
+    """Return that of C-RADIOv4-H with these adaptors."""
+    adaptors = [
+        {"name": name, "token_index": index, "summary_dim": width, "feature_dim": width, "hidden_size": 2560}
+        for index, (name, width) in enumerate(WIDTHS.items(), start=1)
+    ]
+    return RadioConfig.from_preset("c-radio_v4-h", adaptors=adaptors)
 
 
 def test_shapes_are_those_of_the_published_size():

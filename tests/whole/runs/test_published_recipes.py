@@ -21,6 +21,8 @@ from transformers import (
     Sam3ViTModel,
     SamVisionConfig,
     SamVisionModel,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
@@ -58,7 +60,7 @@ class Shipped(NamedTuple):
 
 SAM, SAM3 = {"sam": 1024 // 16}, {"sam3": 1008 // 14}
 CLIP, SIGLIP2, DINO_V2, DINO_V3 = (1024, 1280), (1536, 1536), (1536, 1536), (4096, 4096)
-V4 = {"siglip2-g": SIGLIP2, "dino_v3": DINO_V3, "sam3": (None, 1024)}
+V4 = {"siglip2-g": SIGLIP2, "dino_v3_7b": DINO_V3, "sam3": (None, 1024)}
 PERMISSIVE = {"siglip2-g": SIGLIP2, "dino_v2": DINO_V2, "sam": (None, 1280)}
 FROM_RADIO = {"c-radio": (2560, 1280), **V4}
 
@@ -67,7 +69,7 @@ SHIPPED = {
         {"clip": CLIP, "siglip": (1152, 1152), "dino_v2": DINO_V2, "sam": (None, 1280)}, 651_642_880, SAM
     ),
     "c_radio_v3": Shipped(
-        {"clip": CLIP, "siglip2-g": SIGLIP2, "dino_v2": DINO_V2, "sam": (None, 1280)}, 651_642_880, SAM
+        {"clip": CLIP, "siglip2": (1152, 1152), "dino_v2": DINO_V2, "sam": (None, 1280)}, 651_642_880, SAM
     ),
     "c_radio_v4_so400m": Shipped(V4, 431_237_232, SAM3),
     "c_radio_v4_h": Shipped(V4, 651_645_440, SAM3),
@@ -149,13 +151,14 @@ TINY_TEACHERS = {
         CLIPVisionConfig(**SIZES, patch_size=14, image_size=28, projection_dim=12)
     ),
     "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SIZES, patch_size=14, image_size=30)),
+    "siglip2": lambda: Siglip2VisionModel(Siglip2VisionConfig(**SIZES, patch_size=16, num_patches=4)),
     "siglip2-g": lambda: SiglipVisionModel(SiglipVisionConfig(**SIZES, patch_size=16, image_size=32)),
     "dino_v2": lambda: Dinov2WithRegistersModel(
         Dinov2WithRegistersConfig(
             hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=14, image_size=56
         )
     ),
-    "dino_v3": lambda: DINOv3ViTModel(DINOv3ViTConfig(**SIZES, patch_size=16, num_register_tokens=4)),
+    "dino_v3_7b": lambda: DINOv3ViTModel(DINOv3ViTConfig(**SIZES, patch_size=16, num_register_tokens=4)),
     "c-radio": build_radio,
     "sam": lambda: SamVisionModel(SamVisionConfig(**sam_sizes(), image_size=96, global_attn_indexes=[1])),
     "sam3": lambda: Sam3ViTModel(

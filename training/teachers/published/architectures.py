@@ -103,8 +103,8 @@ def _radio(version: str, *teachers: tuple[str, int | None, int], **of_first: Any
     return "RadioConfig", {"name": version, "adaptors": adaptors}
 
 
-_V3_TEACHERS = (("clip", 1024, 1280), ("siglip2-g", 1536, 1536), ("dino_v2", 1536, 1536), ("sam", None, 1280))
-_V4_TEACHERS = (("siglip2-g", 1536, 1536), ("dino_v3", 4096, 4096), ("sam3", None, 1024))
+_V3_TEACHERS = (("clip", 1024, 1280), ("siglip2", 1152, 1152), ("dino_v2", 1536, 1536), ("sam", None, 1280))
+_V4_TEACHERS = (("siglip2-g", 1536, 1536), ("dino_v3_7b", 4096, 4096), ("sam3", None, 1024))
 _GATED = {"use_gated_mlp": True}
 _SWIGLU = {"use_swiglu_ffn": True}
 
