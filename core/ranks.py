@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
@@ -27,10 +30,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT = timedelta(days=1)
-"""Our choice: ranks that share images may end so far apart; NCCL would give up after ten minutes."""
+"""Time that ranks wait for one that works alone: loads teachers, looks at images, or fills a cache. Our choice."""
 STEP_TIMEOUT = timedelta(minutes=15)
-"""Timeout between the steps of a run, where no rank works alone for long: a rank that hangs ends the run. Our choice: a
-large checkpoint on a slow disk takes minutes."""
+"""Timeout of exchanges, for which every rank is there, and of all waiting between the steps of a run, where no rank
+works alone for long. Our choice: a large checkpoint on a slow disk takes minutes."""
+_SILENT_SECONDS = 30.0
+"""Our choice: ranks that a launcher starts meet sooner."""
+_RANK_VARIABLES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""Names that Accelerate reads; the last ones are MPI's."""
 _GLOO_TRANSPORT = "/gloo/transport/"
 """Source file in the errors of gloo's connections, which have no class of their own."""
 GOES_ON = "Its own output tells why. The same command goes on from the last checkpoint."
@@ -85,6 +92,10 @@ def _has_others(exchange: str) -> bool:
     return _is_distributed()
 
 
+_meeting_groups: dict[Any, distributed.ProcessGroup] = {}
+"""By group of all ranks."""
+
+
 def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
@@ -94,28 +105,84 @@ def rank_and_count() -> tuple[int, int]:
     return (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
 
 
-def device_of_process() -> torch.device:
-    """Return the device of this process, which joins the others where a launcher started several."""
-    has_gpu = torch.cuda.is_available()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
+@contextmanager
+def joining() -> Iterator[None]:
+    """Let this process join the other ranks inside; say so where that takes long.
 
-        return torch.device(PartialState(cpu=not has_gpu, timeout=TIMEOUT).device or "cpu")
+    Raises:
+        ValueError: If a variable by which ranks find each other is missing; the others would wait for this one.
+    """
+    variables, count = os.environ, os.environ.get("WORLD_SIZE", "1")
+    missing = ["WORLD_SIZE"] if "RANK" in variables and "WORLD_SIZE" not in variables else []
+    if count != "1":
+        missing += [] if any(name in variables for name in _RANK_VARIABLES) else ["RANK"]
+        needed = ["MASTER_ADDR", "MASTER_PORT", *(["LOCAL_RANK"] if torch.cuda.is_available() else [])]
+        missing += [name for name in needed if name not in variables]
+    if missing:
+        known = {name: variables[name] for name in ("RANK", "WORLD_SIZE") if name in variables}
+        raise ValueError(
+            f"`{'`, `'.join(missing)}` must be set in the environment of each of several processes, got only {known}. "
+            "Start them by `torchrun` or `accelerate launch`, which set all; or unset these for a single process."
+        )
+    place = ":".join(variables.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    message = f"Waiting for the other processes of {count} at {place}."
+    teller = threading.Timer(_SILENT_SECONDS, partial(print, message, file=sys.stderr, flush=True))
+    if count != "1":
+        teller.daemon = True
+        teller.start()
+    try:
+        yield
+    finally:
+        teller.cancel()
+
+
+def device_of_process() -> torch.device:
+    """Return the device of this process, which joins the others where a launcher started several.
+
+    Raises:
+        ValueError: As `joining`.
+    """
+    has_gpu = torch.cuda.is_available()
+    with joining():
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState
+
+            return torch.device(PartialState(cpu=not has_gpu, timeout=TIMEOUT).device or "cpu")
     return torch.device("cuda" if has_gpu else "cpu")
 
 
 def set_timeout(timeout: timedelta) -> None:
-    """Set the time that this rank waits for others from now on; call it right after all have met."""
+    """Set the time that this rank waits from now on for one that works alone; call it right after all have met."""
     if _is_distributed():
+        meeting = _meeting_group()
         # PyTorch has no other way: its own trainer, torchtitan, shortens the timeout after the first step by this.
         for group in distributed.distributed_c10d._world.pg_map:
-            distributed.distributed_c10d._set_pg_timeout(timeout, group)
+            own = timeout if group is meeting else min(timeout, STEP_TIMEOUT)
+            distributed.distributed_c10d._set_pg_timeout(own, group)
 
 
 def wait_for_ranks() -> None:
-    """Wait until every rank has arrived here."""
+    """Wait until every rank has arrived here, as long as one may work alone."""
     if _has_others("wait_for_ranks"):
-        distributed.barrier()
+        _meet()
+
+
+def _meet() -> None:
+    """Wait until every rank is there, so that the exchange that follows takes a moment, or one of them hangs."""
+    distributed.barrier(group=_meeting_group())
+
+
+def _meeting_group() -> distributed.ProcessGroup:
+    """Return the group in which ranks wait for long; with the first call the timeout of the others becomes short.
+
+    It is a group of gloo, in which a process that ends is noticed at once.
+    """
+    world = distributed.group.WORLD
+    if world not in _meeting_groups:
+        _meeting_groups.clear()  # of ranks that met before
+        _meeting_groups[world] = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo", timeout=TIMEOUT))
+        set_timeout(TIMEOUT)
+    return _meeting_groups[world]
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -147,6 +214,7 @@ def on_first_rank(work: Callable[[], T]) -> T:
                 result[0] = work()
         except USER_ERRORS as error:
             result[1] = error
+    _meet()
     distributed.broadcast_object_list(result)
     if result[1] is not None:
         raise result[1]
@@ -173,6 +241,7 @@ def of_all_ranks(value: T) -> list[T]:
     """Return the plain values of all ranks in order, on every rank."""
     if not _has_others("of_all_ranks"):
         return [value]
+    _meet()
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values

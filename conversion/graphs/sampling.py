@@ -4,6 +4,7 @@ The decoder of detectors samples its maps (deformable attention). lightly-train 
 GridSample there wrongly, without an error, and exports gathers instead, as this does.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,17 +14,22 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
+_GRID_SAMPLE = inspect.signature(F.grid_sample)
+
+
 class GatheredSamples(TorchFunctionMode):
     """While it is active, `F.grid_sample` with bilinear weights and zeros outside is `gather_samples`."""
 
     def __torch_function__(
         self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        options = kwargs or {}
-        is_plain = options == {"mode": "bilinear", "padding_mode": "zeros", "align_corners": False}
-        if func is F.grid_sample and is_plain and args[0].ndim == 4:
-            return gather_samples(*args)
-        return func(*args, **options)
+        if func is F.grid_sample:
+            call = _GRID_SAMPLE.bind(*args, **(kwargs or {}))
+            call.apply_defaults()
+            images, points, mode, padding_mode, is_aligned = call.arguments.values()
+            if (mode, padding_mode, bool(is_aligned), images.ndim) == ("bilinear", "zeros", False, 4):
+                return gather_samples(images, points)
+        return func(*args, **(kwargs or {}))
 
 
 def gather_samples(images: Tensor, points: Tensor) -> Tensor:

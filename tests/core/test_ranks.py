@@ -1,24 +1,28 @@
 import multiprocessing
 import os
 import signal
+import threading
 from datetime import timedelta
 
 import pytest
 import torch
-from killing import wait_for
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from two_forks import run_two_forks
 
+from modeling_radio.core import ranks
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.ranks import (
+    STEP_TIMEOUT,
+    TIMEOUT,
     any_rank,
     apart,
     copy_from_first_rank,
     dead_ranks_named,
     first_rank_first,
     fsdp_plugin,
+    joining,
     of_all_ranks,
     on_first_rank,
     rank_and_count,
@@ -93,16 +97,16 @@ def test_a_killed_rank_is_one_line_in_the_other(work, tmp_path):
     fork = multiprocessing.get_context("fork")
     messages = fork.SimpleQueue()
     arguments = (work, tmp_path, messages)
-    ranks = [fork.Process(target=work_until_the_other_is_killed, args=(rank, *arguments)) for rank in range(2)]
-    for process in ranks:
+    workers = [fork.Process(target=work_until_the_other_is_killed, args=(rank, *arguments)) for rank in range(2)]
+    for process in workers:
         process.start()
-    for process in ranks:
+    for process in workers:
         process.join(60)
     kind, message = messages.get()
     assert kind is UserError
     assert "Rank 0" in message
     assert "\n" not in message
-    assert ranks[1].exitcode == -signal.SIGKILL
+    assert workers[1].exitcode == -signal.SIGKILL
 
 
 EXCHANGES = {
@@ -185,18 +189,49 @@ def test_other_errors_pass_unchanged():
         raise RuntimeError("[/gloo/transport/tcp/pair.cc:1] Connection closed by peer")
 
 
-def test_ranks_wait_for_each_other_as_long_as_was_said_last(tmp_path):
+def test_ranks_wait_long_for_one_that_works_alone_and_minutes_for_others(tmp_path):
+    """Each wait ends here by its timeout: the other rank has gone on to something else."""
+
+    def timeouts():
+        return {group: group._get_backend(torch.device("cpu")).options._timeout for group in groups()}
+
+    def groups():
+        return distributed.distributed_c10d._world.pg_map
+
     def check():
-        set_timeout(timedelta(seconds=1))
-        if distributed.get_rank() == 0:
-            with pytest.raises(RuntimeError):
-                sum_over_ranks(torch.zeros(1))
-            (tmp_path / "over").touch()
-        else:
-            wait_for((tmp_path / "over").exists, 300, "rank 0 waits on")
+        assert max(timeouts().values()) > STEP_TIMEOUT
+        wait_for_ranks()
+        assert sorted(timeouts().values()) == [STEP_TIMEOUT, TIMEOUT]
+        set_timeout(timedelta(seconds=0.5))
+        turns = {0: wait_for_ranks, 1: lambda: sum_over_ranks(torch.zeros(1))}
+        with pytest.raises(RuntimeError):
+            turns[distributed.get_rank()]()
 
     set_timeout(timedelta(seconds=1))  # nothing without others
     run_two_forks(check, tmp_path)
+
+
+LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "1"}
+
+
+@pytest.mark.parametrize("missing", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
+def test_a_rank_without_a_variable_of_the_launcher_is_refused(monkeypatch, missing):
+    monkeypatch.setattr(os, "environ", {name: value for name, value in LAUNCHED.items() if name != missing})
+    with pytest.raises(ValueError, match=f"`{missing}`"), joining():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("count", "variables"), [(1, {}), (1, {"MASTER_ADDR": "a"}), (1, {"RANK": "0", "WORLD_SIZE": "1"}), (2, LAUNCHED)]
+)
+def test_a_rank_tells_that_it_waits_for_others(monkeypatch, capfd, count, variables):
+    monkeypatch.setattr(os, "environ", variables)
+    monkeypatch.setattr(ranks, "_SILENT_SECONDS", 0.0)
+    before = set(threading.enumerate())
+    with joining():
+        for thread in set(threading.enumerate()) - before:
+            thread.join()
+    assert ("127.0.0.1:1" in capfd.readouterr().err) == (count > 1)
 
 
 @pytest.mark.parametrize("own", [{}, {"TORCH_NCCL_TRACE_BUFFER_SIZE": "7", "TORCH_FR_DUMP_TEMP_FILE": "mine"}])

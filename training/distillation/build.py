@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from modeling_radio import RadioModel
 from modeling_radio.core.files import write_text
 from modeling_radio.core.interruption import StopRequest
-from modeling_radio.core.ranks import on_first_rank
+from modeling_radio.core.ranks import on_first_rank, wait_for_ranks
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.cpu import ParallelPasses, parallel_passes
@@ -147,7 +147,8 @@ def build_run(
     fingerprint = inputs.fingerprint_of(images, recipe, accelerator)
     source = inputs.open_targets(recipe, accelerator, images, teachers, stop_request)
     monitors = Monitors.of_run(recipe, model.config, teachers, accelerator, output / "pictures")
-    inputs.shard_teachers(recipe, teachers)  # now that the first rank has run them alone for the held-out images
+    wait_for_ranks()  # the first one has run all teachers alone for the held-out images
+    inputs.shard_teachers(recipe, teachers)
     for line in recipe.settings_without_effect():
         accelerator.print(line, flush=True)
     if is_new:

@@ -13,7 +13,14 @@ from torch import distributed
 from torch.distributed import ProcessGroup
 
 from modeling_radio.core.interruption import Interrupted, OutOfTime, StopRequest
-from modeling_radio.core.ranks import TIMEOUT, any_rank, first_rank_first, on_first_rank, rank_and_count
+from modeling_radio.core.ranks import (
+    STEP_TIMEOUT,
+    any_rank,
+    first_rank_first,
+    on_first_rank,
+    rank_and_count,
+    wait_for_ranks,
+)
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.data.sources import stream_fingerprint
 from modeling_radio.training.data.training_images import build_training_images
@@ -152,7 +159,7 @@ def shard_teachers(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
             if len(ranks) < 2:
                 continue
             _check_equal_parts(recipe, names, ranks, num_ranks)
-            group = cast(ProcessGroup, distributed.new_group(ranks, timeout=TIMEOUT))  # on all ranks, in one order
+            group = cast(ProcessGroup, distributed.new_group(ranks, timeout=STEP_TIMEOUT))  # on all ranks, in one order
             for name in names if rank in ranks else ():
                 if name in teachers:
                     teachers[name].shard(group, turn)
@@ -259,6 +266,7 @@ def ends_on_all_ranks(accelerator: Accelerator) -> Iterator[None]:
         yield
     except Interrupted as error:
         stopped = error
+    wait_for_ranks()
     (is_stopped,) = any_rank([stopped is not None], accelerator.device)
     if is_stopped:
         raise OutOfTime(str(stopped or "Another process was stopped. The same command goes on.")) from stopped

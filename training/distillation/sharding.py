@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
-from modeling_radio.core.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin, record_exchanges
+from modeling_radio.core.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin, joining, record_exchanges
 from modeling_radio.training.recipe import Recipe
 
 
@@ -102,40 +102,45 @@ def as_part(part: Tensor, like: Tensor) -> Tensor:
 
 
 def part_number(tensor: Tensor) -> tuple[int, int] | None:
-    """Return which part of a tensor this rank has, from 0, and of how many; None if another rank has the same one."""
+    """Return which part of a tensor this rank has, from 0, and of how many; (0, 1) is the whole on every rank.
+
+    None if another rank has the same part.
+    """
     if not isinstance(tensor, DTensor):
         return 0, 1
-    number, count = 0, 1
+    number, count, is_copy = 0, 1, False
     for mesh_dim, placement in enumerate(tensor.placements):
         size, own = tensor.device_mesh.size(mesh_dim), tensor.device_mesh.get_local_rank(mesh_dim)
         if placement.is_shard():
             number, count = number * size + own, count * size
         elif own:
-            return None
-    return number, count
+            is_copy = True
+    return None if is_copy and count > 1 else (number, count)
 
 
 def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     """Return the accelerator that the launcher's environment and the recipe describe.
 
     Raises:
-        ValueError: If the environment asks for FSDP of version 1.
+        ValueError: If the environment asks for FSDP of version 1, or lacks a variable of a launcher.
     """
     record_exchanges(output)
-    return Accelerator(
-        cpu=not torch.accelerator.is_available(),  # or processes that torchrun starts there would not know each other
-        mixed_precision=recipe.mixed_precision,
-        log_with=cast(Any, recipe.logging.trackers or None),
-        project_dir=output,
-        fsdp_plugin=fsdp_plugin(),
-        kwargs_handlers=[
-            # One rank alone may look at a million files, fill a cache or load teachers for long.
-            InitProcessGroupKwargs(timeout=TIMEOUT),
-            # Gradients lie in what is exchanged, not beside it: four bytes less for each parameter. Buffers are equal
-            # on all ranks, but for running statistics, which `RunningStatistics` averages.
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
-        ],
-    )
+    is_cpu = not torch.accelerator.is_available()
+    with joining():
+        return Accelerator(
+            cpu=is_cpu,  # or processes that torchrun starts there would not know each other
+            mixed_precision=recipe.mixed_precision,
+            log_with=cast(Any, recipe.logging.trackers or None),
+            project_dir=output,
+            fsdp_plugin=fsdp_plugin(),
+            kwargs_handlers=[
+                # One rank alone may look at a million files, fill a cache or load teachers for long.
+                InitProcessGroupKwargs(timeout=TIMEOUT),
+                # Gradients lie in what is exchanged, not beside it: four bytes less for each parameter. Buffers are
+                # equal on all ranks, but for running statistics, which `RunningStatistics` averages.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
+            ],
+        )
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

@@ -102,9 +102,9 @@ def _head_terms(
     summary, target = output.summaries[head], example.targets.get(entry.name)
     if target is None:
         # Not a teacher of this partition: a loss of zero, or DDP would wait for the gradients of an unused head.
-        terms = {"features": _zero_term(_mean_of_maps(output.features[head]))}
+        terms = {"features": _zero_term(output.features[head])}
         if summary is not None:
-            terms["summary"] = _zero_term(summary.float().mean())
+            terms["summary"] = _zero_term([summary])
         return terms
     dense = _feature_term(parts, feature_target, batch, example, output.features[head])
     terms = {"features": dense._replace(weight=entry.feature_weight)}
@@ -137,7 +137,7 @@ def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, theirs: T
 def _contrastive_term(parts: RunParts, entry: TeacherRecipe, example: Example, output: StudentOutput) -> LossTerm:
     summary, target = output.summaries[entry.name], example.targets.get(entry.name)
     if target is None or summary is None or parts.contrastive is None:
-        return _zero_term(_mean_of_maps(output.features[entry.name]))
+        return _zero_term(output.features[entry.name])
     losses = parts.contrastive.losses(entry.name, summary, target)
     return LossTerm(parts.recipe.contrastive.weight * entry.summary_weight, losses.mean(), lambda: losses)
 
@@ -156,9 +156,7 @@ def _intermediate_terms(parts: RunParts, batch: Batch, example: Example, output:
     return terms
 
 
-def _zero_term(value: Tensor) -> LossTerm:
-    return LossTerm(1.0, 0.0 * value, value.new_zeros)
-
-
-def _mean_of_maps(maps: Sequence[Tensor]) -> Tensor:
-    return torch.stack([each.float().mean() for each in maps]).sum()
+def _zero_term(outputs: Sequence[Tensor]) -> LossTerm:
+    """Return a loss of zero that depends on a head's outputs for some groups of images."""
+    value = 0.0 * torch.stack([each.float().mean() for each in outputs]).sum()
+    return LossTerm(1.0, value, lambda: value.new_zeros(sum(map(len, outputs))))

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_text
-from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, on_first_rank
+from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, joining, on_first_rank
 from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.training.finetuning.adapters import merge_adapter, save_adapter
@@ -71,7 +71,8 @@ class FinetuningRun:
         self.settings = settings.replace(size=(height, width))
         self._check_output()
         _check_launch(settings)
-        self.arguments = training_arguments(self.settings)  # joins the other processes, so that one of them reports
+        with joining():  # so that one of the processes reports
+            self.arguments = training_arguments(self.settings)
         if self.arguments.n_gpu > 1:
             # `Trainer` would use `nn.DataParallel`, which cuts every tensor along its first dimension, also the objects
             # of an image and the classes of a text tower, and multiplies the batch.

@@ -157,7 +157,7 @@ class BatchPlan:
         for partition in recipe.partitions:
             self._check_room(partition)
         self._shapes = {partition.name: plan_shapes(recipe, partition, patch_size) for partition in recipe.partitions}
-        self._epochs: dict[str, tuple[int, Tensor]] = {}
+        self._epochs: dict[str, dict[int, Tensor]] = {}
 
     def check_equal_passes(self) -> None:
         """Refuse ranks with different numbers of forward passes per step.
@@ -294,7 +294,7 @@ class BatchPlan:
                 step=step,
                 partition=name,
                 shapes=tuple(shapes[row] for row in chosen),
-                indices=tuple(self._image_at(name, planned.first + row) for row in chosen),
+                indices=tuple(self._image_at(name, planned, row) for row in chosen),
                 rows=tuple(chosen),
                 num_images=len(shapes),
                 weight=partition.weight * self.num_ranks * len(chosen) / len(shapes),
@@ -304,23 +304,27 @@ class BatchPlan:
                 is_last=number == len(parts),
             )
             if not chosen:
-                first = (self._image_at(name, planned.first),)
+                first = (self._image_at(name, planned, 0),)
                 batch = replace(batch, shapes=(smallest,), indices=first, rows=(0,), teachers=())
                 batch = replace(batch, size_px=None, vitdet_window=None)
             yield batch
 
-    def _image_at(self, partition: str, position: int) -> int:
-        """Return the number of the image at a position of the partition's sequence of epochs."""
+    def _image_at(self, partition: str, planned: StepShapes, row: int) -> int:
+        """Return the number of an image of a step, from the partition's sequence of epochs."""
+        position = planned.first + row
         if self.num_images is None:
             return position
         image_numbers = self._image_numbers.get(partition)
         number = self.num_images if image_numbers is None else len(image_numbers)
         epoch, slot = divmod(position, number)
-        if self._epochs.get(partition, (-1, None))[0] != epoch:
+        known = self._epochs.get(partition, {})
+        if epoch not in known:
             generator = make_generator(self.recipe.seed, "epoch", partition, epoch)
             order = torch.randperm(number, generator=generator)
-            self._epochs[partition] = (epoch, order if image_numbers is None else image_numbers[order])
-        return int(self._epochs[partition][1][slot])
+            known[epoch] = order if image_numbers is None else image_numbers[order]
+            # A step walks through its images by size, so to and fro between its epochs.
+            self._epochs[partition] = {each: known[each] for each in known if each >= planned.first // number}
+        return int(known[epoch][slot])
 
 
 def parts_of_rank(partition: PartitionRecipe, num_ranks: int, patch_size: int) -> int:

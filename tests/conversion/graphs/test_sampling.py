@@ -15,6 +15,18 @@ def test_gathers_equal_grid_sample(size):
     torch.testing.assert_close(gather_samples(images, points), expected, rtol=0, atol=1e-5)
 
 
+def test_every_way_to_write_that_call_is_replaced():
+    images, points = torch.randn(1, 2, 4, 4), torch.rand(1, 3, 3, 2)
+    expected = gather_samples(images, points)
+    with GatheredSamples():
+        for call in (
+            F.grid_sample(images, points),
+            F.grid_sample(images, grid=points, align_corners=False),
+            F.grid_sample(images, points, "bilinear", "zeros", False),
+        ):
+            assert torch.equal(call, expected)
+
+
 def test_other_kinds_of_sampling_stay():
     images, points = torch.randn(1, 2, 4, 4), 3 * torch.rand(1, 3, 3, 2) - 1.5
     for options in (

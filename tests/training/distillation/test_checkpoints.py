@@ -163,18 +163,23 @@ def test_parts_of_two_ranks_are_read_by_one_and_by_two(tmp_path: Path) -> None:
     check_whole(folder)
 
 
-def test_shards_that_are_copied_too_are_written_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part_bytes", [checkpoints.PART_BYTES, 20])
+def test_shards_that_are_copied_too_are_written_once(
+    part_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a mesh of two by one: each rank has all, as where groups of ranks have a copy each."""
+    monkeypatch.setattr(checkpoints, "PART_BYTES", part_bytes)
     folder = tmp_path / "saved"
 
     def check() -> None:
         mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("copies", "shards"))
-        tensor = distribute_tensor(WHOLE["matrix"], mesh, [Replicate(), Shard(0)])
-        rank = distributed.get_rank()
-        assert len(writers_of("student", {"matrix": tensor}, HostCopies(), rank=rank, num_ranks=2)[0]) == (rank == 0)
+        tensors = {name: distribute_tensor(each, mesh, [Replicate(), Shard(0)]) for name, each in whole.items()}
+        write(folder, {**WHOLE, **tensors}, *rank_and_count())
 
+    whole = {name: WHOLE[name] for name in SHARDED}
     run_two_forks(check, tmp_path)
-    assert not folder.exists()
+    assert len(names_in(folder)) == (2 if part_bytes == 20 else 1)
+    check_whole(folder)
 
 
 def test_newest_is_found_and_oldest_are_removed(tmp_path: Path) -> None:

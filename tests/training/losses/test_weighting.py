@@ -246,6 +246,20 @@ def test_the_largest_loss_is_kept_others_half_of_the_time_and_images_count_alike
     torch.testing.assert_close(factors["features/a"] + factors["features/b"], torch.full((NUM_IMAGES,), 2.0))
 
 
+def test_a_part_without_images_leaves_the_noted_factors() -> None:
+    """It stands for the first image, which may be a part of the same rank."""
+    noted = []
+    for with_stand_in in (False, True):
+        weights = dropping(9)
+        weights.weigh(batch_of(9, (0,), 1), terms_of(random_losses(1)))
+        if with_stand_in:
+            weights.weigh(batch_of(9, (0,), 1, ""), terms_of(random_losses(1)))
+        weights.end_step()
+        noted.append(weights.scalars())
+    assert noted[0] == noted[1]
+    assert max(noted[0].values()) > 1
+
+
 def test_nothing_is_dropped_before_the_start() -> None:
     losses = random_losses(8)
     weighted = dropping(2).weigh(batch_of(2, tuple(range(8)), 8), terms_of(losses))

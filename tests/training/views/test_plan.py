@@ -7,8 +7,10 @@ import torch
 from small_recipes import small_recipe
 
 from modeling_radio import RadioConfig
+from modeling_radio.core.seeds import make_generator
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.training.views import plan
 from modeling_radio.training.views.plan import (
     Batch,
     BatchPlan,
@@ -259,6 +261,19 @@ def test_a_step_far_into_a_run_takes_as_long_as_the_first() -> None:
     indices = [index for batch in plan.step(10**9) for index in batch.indices]
     assert len(indices) == number
     assert plan.step(3) == BatchPlan(packed(accumulation_steps=2), 20, patch_size=16).step(3)
+
+
+def test_each_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a step whose images are of two epochs, which it walks through by size."""
+    drawn = []
+    monkeypatch.setattr(plan, "make_generator", lambda *labels: drawn.append(labels) or make_generator(*labels))
+    recipe = packed(accumulation_steps=2)
+    batches = BatchPlan(recipe, 200, patch_size=16)
+    steps = [batches.step(step) for step in range(20)]
+    last = max(20 * batches.images_per_step - 1, 0) // 200
+    assert sorted(epoch for _, label, _, epoch in drawn if label == "epoch") == list(range(last + 1))
+    assert last > 2
+    assert steps[7] == BatchPlan(recipe, 200, patch_size=16).step(7)
 
 
 def test_an_image_that_is_not_square_has_as_many_patches() -> None:
