@@ -8,13 +8,13 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
 from modeling_radio.core.files import write_text
 from modeling_radio.core.interruption import StopRequest
-from modeling_radio.core.ranks import on_first_rank, wait_for_ranks
+from modeling_radio.core.ranks import on_first_rank, sum_over_ranks, wait_for_ranks
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.cpu import ParallelPasses, parallel_passes
@@ -157,9 +157,6 @@ def build_run(
     ema = MovingAverage(model, recipe.ema.decay)
     shapes = blueprint(accelerator, model)
 
-    def mean_over_ranks(statistics: Tensor) -> Tensor:
-        return cast(Tensor, accelerator.reduce(statistics, reduction="mean"))
-
     student, optimizer = _prepare(recipe, accelerator, model, model_with_taps, optimizer)
     shard_average(accelerator, ema.module)
     return RunParts(
@@ -180,7 +177,7 @@ def build_run(
         fingerprint=fingerprint,
         lineage=lineage,
         monitors=monitors,
-        running=RunningStatistics(model, mean_over_ranks if accelerator.num_processes > 1 else None),
+        running=RunningStatistics(model, sum_over_ranks if accelerator.num_processes > 1 else None),
     )
 
 

@@ -266,7 +266,8 @@ class Distiller:
         for number in numbers:
             batch, example = fetched[number] if fetched else self._fetch(examples)
             self._seed(batch)
-            with self._gradients_in_sync(number == numbers[-1]), self._maybe_frozen_trunk():
+            in_pass = parts.running.in_pass(len(batch) if batch.teachers else 0)
+            with self._gradients_in_sync(number == numbers[-1]), self._maybe_frozen_trunk(), in_pass:
                 total, losses = self._weighted_losses((batch, example))
                 if number == numbers[-1] and is_replicated(self.accelerator):
                     parts.monitors.watch.meet()

@@ -61,14 +61,33 @@ def test_a_skipped_step_leaves_them_as_they_were():
         assert all(map(torch.equal, before, running_statistics(model))) == is_skipped
 
 
-def test_they_are_averaged_over_ranks():
+def test_they_are_averaged_over_the_images_of_all_ranks():
     model = build()
-    statistics = RunningStatistics(model, lambda own: (own + 3) / 2)
+    statistics = RunningStatistics(model, lambda own: own + torch.cat([torch.tensor([1.0]), torch.full((8,), 7.0)]))
     before = [each.clone() for each in running_statistics(model)]
     statistics.begin_step()
+    with statistics.in_pass(3):
+        pass
     statistics.end_step(is_skipped=False)
     for now, then in zip(running_statistics(model), before, strict=True):
-        assert torch.equal(now, (then + 3) / 2)
+        torch.testing.assert_close(now, (3 * then + 7) / 4)
+
+
+def test_a_pass_without_images_uses_them_and_leaves_them():
+    """Its single image may have a single position, of which no batch norm has a variance."""
+    model = build()
+    model.append(nn.BatchNorm2d(4).eval())  # frozen
+    statistics = RunningStatistics(model, None)
+    before = [each.clone() for each in running_statistics(model)]
+    statistics.begin_step()
+    with statistics.in_pass(0):
+        model(torch.rand(1, 3, 1, 1)).sum().backward()
+    assert all(map(torch.equal, before, running_statistics(model)))
+    assert [model[1].training, model[2].training] == [True, False]
+    assert [int(model[index].num_batches_tracked) for index in (1, 2)] == [1, 0]
+    with statistics.in_pass(2):
+        model(torch.rand(2, 3, 4, 4))
+    assert not torch.equal(before[0], running_statistics(model)[0])
 
 
 def test_a_model_without_batch_norm_has_none():

@@ -115,6 +115,10 @@ FEWER_TOKENS = (
 )
 CONVOLUTIONS = (*CONVNEXT.overrides, "mesa={weight: 0.5, start_step: 1}")
 BATCH_NORM = (*NETWORKS["ResNet"].overrides, "checkpoints.every_steps=2")
+FEW_BATCH_NORM = (  # the image that stands for those of "high" has one position, of which no norm has a variance
+    *NETWORKS["ResNet"].overrides,
+    "partitions=[{name: low, sizes_px: [32], batch_size: 4}, {name: high, sizes_px: [64], batch_size: 1}]",
+)
 NAN_ON_RANK_1 = (SAVED_BETWEEN, "teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
 
 
@@ -165,6 +169,8 @@ SCENARIOS = {
     "fsdp-convolutions": Scenario(CONVOLUTIONS, use_fsdp=True),
     "ddp-batch-norm": Scenario(BATCH_NORM),
     "fsdp-batch-norm": Scenario(BATCH_NORM, use_fsdp=True),
+    "ddp-few-batch-norm": Scenario(FEW_BATCH_NORM),
+    "fsdp-few-batch-norm": Scenario(FEW_BATCH_NORM, use_fsdp=True),
 }
 """What the two processes run, in this order, each in the output folder of its name."""
 
@@ -288,12 +294,15 @@ def test_two_processes_equal_one(two_ranks: Path, name: str, monkeypatch: pytest
     assert names_in(two_ranks / name / "final") == names_in(two_ranks / one / "final")
 
 
-def test_batch_norms_of_ranks_have_the_same_statistics_however_weights_are_held(two_ranks: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["batch-norm", "few-batch-norm"])
+def test_batch_norms_of_ranks_have_the_same_statistics_however_weights_are_held(
+    two_ranks: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One process alone has other batches for its norms."""
     prepare_this_process(monkeypatch, two_ranks)
-    for name in ("ddp-batch-norm", "fsdp-batch-norm"):
-        assert not error_file(name, 0).exists(), error_file(name, 0).read_text()
-    assert_close_runs("fsdp-batch-norm", "ddp-batch-norm")
+    for own in (f"ddp-{name}", f"fsdp-{name}"):
+        assert not error_file(own, 0).exists(), error_file(own, 0).read_text()
+    assert_close_runs(f"fsdp-{name}", f"ddp-{name}")
 
 
 @pytest.mark.parametrize("name", ["ddp-normalizers", "fsdp-normalizers"])
