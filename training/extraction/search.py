@@ -28,6 +28,7 @@ from modeling_radio.training.extraction.columns import ID, MEAN_FEATURES, SCALE,
 from modeling_radio.training.extraction.lance_data import find_in_lance
 from modeling_radio.training.extraction.settings import SearchSettings, SourceSettings
 from modeling_radio.training.extraction.shards import (
+    RowSettings,
     Shard,
     naming_damaged,
     read_columns,
@@ -269,10 +270,11 @@ def write_found_page(settings: SearchSettings, hits: Sequence[Hit]) -> None:
     assert settings.page is not None
     assert settings.data is not None
     facts, query = read_manifest(Store(settings.folder)), settings.query
-    if facts["settings"].get("streaming"):
+    stored = RowSettings(**facts["settings"])
+    if stored.streaming:
         raise ValueError("`page` needs features of images that are not streamed. Leave it out.")
     names = [name for name in SourceSettings.model_fields if name not in ("data", "streaming")]
-    splits = open_source(SourceSettings(data=settings.data, **{name: facts["settings"][name] for name in names}))
+    splits = open_source(SourceSettings(data=settings.data, **{name: stored.to_dict()[name] for name in names}))
     if {name: split.state() for name, split in splits.items()} != facts["images"]:
         raise ValueError(f"`data` must be the images that the features are of, got {settings.data!r} with other ones.")
     rows = []
@@ -294,9 +296,9 @@ def _captioned(image: Tensor, alt: str, caption: str) -> CaptionedImage:
 
 
 def _open_model(settings: SearchSettings, data: FeatureFolder) -> RadioFeatures:
-    stored = data.facts["settings"]
-    dtype = AUTOCAST_TYPES[stored["precision"]]
-    model = open_radio(settings.checkpoint, size_px=stored["size"], device=device_of_process(), dtype=dtype)
+    stored = RowSettings(**data.facts["settings"])
+    dtype = AUTOCAST_TYPES[stored.precision]
+    model = open_radio(settings.checkpoint, size_px=stored.size, device=device_of_process(), dtype=dtype)
     if hash_of({"model": model.fingerprint()})[:16] != data.facts["model"]["weights and processor"]:
         raise ValueError(
             f"`checkpoint` must be the one that the features are of, got {str(settings.checkpoint)!r} with other "

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -57,7 +57,9 @@ class _StreamedFiles(_Images):
     files: int = Field(gt=0, lt=2**63)
 
 
-class _RowSettings(SourceSettings, StorageSettings):
+class RowSettings(SourceSettings, StorageSettings):
+    """Settings that decide the rows, as a manifest has them."""
+
     data: str = ""
 
 
@@ -66,7 +68,7 @@ class _Manifest(BaseModel):
 
     settings: dict[str, Any]
     source: _Source
-    model: dict[str, str]
+    model: dict[Literal["weights and processor"], str] = Field(min_length=1)
     images: dict[Annotated[str, Field(pattern=r"^\w+$")], _ListedImages | _StreamedFiles] = Field(min_length=1)
 
 
@@ -118,7 +120,7 @@ def read_manifest(store: Store) -> dict[str, Any]:
     """
     try:
         facts = json.loads(store.read(MANIFEST))
-        _RowSettings(**_Manifest.model_validate(facts).settings)
+        RowSettings(**_Manifest.model_validate(facts).settings)
     except ValidationError as error:
         first = error.errors()[0]
         raise _no_data_set(store, f"{MANIFEST}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -198,7 +200,7 @@ def shards_of(store: Store, facts: Mapping[str, Any]) -> list[Shard]:
     """
     streamed = {name: images["files"] for name, images in facts["images"].items() if "files" in images}
     lengths = {name: images["number"] for name, images in facts["images"].items() if name not in streamed}
-    images_of_shard = _RowSettings(**facts["settings"]).images_of_shard
+    images_of_shard = RowSettings(**facts["settings"]).images_of_shard
     count = sum(streamed.values()) + sum(-(-length // images_of_shard) for length in lengths.values())
     done, shards, of_streams = done_shards(store), list[Shard](), list[Shard]()
     num_missing = count - len(done)

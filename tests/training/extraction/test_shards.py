@@ -23,14 +23,23 @@ def test_folders_with_other_files_are_left_alone(tmp_path):
         with pytest.raises(ValueError, match="`output`"):
             check_folder(Store(path))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    images, others = {"number": 5, "state": "x"}, {"source": {"name": "pets", "hub_id": None}, "model": {"hash": "x"}}
+    images, others = (
+        {"number": 5, "state": "x"},
+        {"source": {"name": "pets", "hub_id": None}, "model": {"weights and processor": "x"}},
+    )
     for content in (
         *("[1]", "{", "{}", 9999 * "["),
         *(
             json.dumps({"settings": {}, "images": {"train": images}, **others} | changed)
             for changed in (
                 *({"settings": None}, {"settings": {"shard_images": "x"}}, {"settings": {"size": [1]}}),
-                *({"images": {}}, {"images": {"train": 1}}, {"images": {"../train": images}}, {"source": None}),
+                *(
+                    {"images": {}},
+                    {"images": {"train": 1}},
+                    {"images": {"../train": images}},
+                    {"source": None},
+                    {"model": {}},
+                ),
                 *({"images": {"train": images | {"number": each}}} for each in (-1, 10**30, None, "x")),
             )
         ),
