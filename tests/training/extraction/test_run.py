@@ -17,7 +17,7 @@ from two_forks import run_two_forks
 from modeling_radio.training.evaluation.features import Wanted, encode_each
 from modeling_radio.training.evaluation.models.radio import open_radio
 from modeling_radio.training.extraction import claims, run
-from modeling_radio.training.extraction.claims import WORK, Claims
+from modeling_radio.training.extraction.claims import WORK, WORKERS, Claims
 from modeling_radio.training.extraction.columns import Storage, restored
 from modeling_radio.training.extraction.shards import MANIFEST, SUMS, begin
 from modeling_radio.training.extraction.store import Store
@@ -217,6 +217,15 @@ def test_a_changed_file_is_refused_by_its_checksum(extract, tmp_path):
     path.unlink()
     assert extract().num_new == 5
     assert same_files(tmp_path / "out", tmp_path / "undisturbed")
+
+
+def test_what_a_worker_left_that_was_killed_after_the_end_goes(extract, tmp_path):
+    extract()
+    store, no_process = Store(tmp_path / "out"), 2**30
+    dead = f"{Claims(store)._machine}.{no_process}.abc"
+    store.write(f"{WORKERS}/{dead}", b"0")
+    assert extract().role == "found"
+    assert not (tmp_path / "out" / WORK).exists()
 
 
 def test_another_extraction_is_refused_while_workers_begin(extract, settings, tmp_path):
