@@ -12,15 +12,8 @@ from torch import Tensor, nn
 from .checks_radio import check_choice, own_names
 from .inputs_radio import check_feature_format
 from .modeling_radio import RadioModel, RadioNetwork
+from .nvidia.releases import DEFAULT_VERSION, HUB_RELEASES
 from .outputs_radio import FeatureFormat, RadioPair
-
-
-RELEASES_ON_THE_HUB = {
-    **{f"radio_v2.5-{size.lower()}": f"nvidia/RADIO-{size}" for size in "BLHg"},
-    **{f"c-radio_v3-{size.lower()}": f"nvidia/C-RADIOv3-{size}" for size in "BLHg"},
-    **{f"c-radio_v4-{size.lower()}": f"nvidia/C-RADIOv4-{size}" for size in ("SO400M", "H", "1D-H")},
-}
-"""By the version of a release, the name of its repository."""
 
 
 def _remove_model_prefix(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: Any) -> None:
@@ -86,22 +79,46 @@ class TorchHubRadio(nn.Module):
         return self.radio_model.make_output(self.radio_model(x, **options), list(self.adaptors), feature_fmt).to_pairs()
 
 
-def open_for_torch_hub(
-    version: str, adaptor_names: str | Sequence[str] | None = None, vitdet_window_size: int | None = None
-) -> TorchHubRadio:
-    """Open a model as `torch.hub.load(..., "radio_model", ...)` of NVIDIA's repository does.
+def find_version(version: str | None) -> str:
+    """Return the folder, training file or Hub repository that a version means.
 
     Args:
-        version: A folder of ours or NVIDIA's, a name on the Hub, or a version in `RELEASES_ON_THE_HUB`.
+        version: A version in `HUB_RELEASES`, none for NVIDIA's default, or a path or name of any other model.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    release = HUB_RELEASES.get(version or DEFAULT_VERSION)
+    if release is None:
+        if not Path(version or "").exists() and "/" not in (version or ""):
+            check_choice("version", version, HUB_RELEASES)
+        return version or ""
+    if release.repository is None:
+        raise ValueError(
+            f"`version` must be a path here, got {version!r}: NVIDIA publishes this release as a training file only. "
+            f"Fetch it with `hf download {release.archive_in} {release.archive}` and give the path that this prints."
+        )
+    return release.repository
+
+
+def open_for_torch_hub(
+    version: str | None = None,
+    adaptor_names: str | Sequence[str] | None = None,
+    vitdet_window_size: int | None = None,
+) -> RadioModel:
+    """Open a model by the arguments of NVIDIA's entry of `torch.hub`, with the adaptors that it names alone.
+
+    Args:
+        version: A folder of ours or NVIDIA's, a name on the Hub, or a version in `HUB_RELEASES`; none is NVIDIA's
+            default.
         adaptor_names: Adaptors to run. That of the folder's text tower also has `tokenizer` and `encode_text`.
         vitdet_window_size: Side of the ViTDet windows in tokens; `None` takes the folder's.
 
     Raises:
-        ValueError: If there is no such adaptor.
+        ValueError: If there is no such version or adaptor.
     """
-    version = version if Path(version).exists() else RELEASES_ON_THE_HUB.get(version, version)
     names = [adaptor_names] if isinstance(adaptor_names, str) else list(adaptor_names or [])
-    model = RadioModel.from_pretrained(version)
+    model = RadioModel.from_pretrained(find_version(version))
     if vitdet_window_size is not None:
         model.config.vitdet_window_size = vitdet_window_size
         model.config.check()
@@ -110,4 +127,4 @@ def open_for_torch_hub(
     for name in names:
         check_choice("adaptor_names", name, available)
     model.adaptors = names
-    return TorchHubRadio(model.radio_model)
+    return model

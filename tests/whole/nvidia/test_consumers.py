@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nvidia_twin import write_repository
+from nvidia_twin import TWINS, write_repository
 from tiny_eradio import build_eradio
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -17,6 +17,8 @@ from transformers import AutoModel
 from modeling_radio import RadioModel
 from modeling_radio.conversion.convert import main
 from modeling_radio.cpu import CPU_BLOCKS, prepack
+from modeling_radio.nvidia.releases import HUB_RELEASES
+from modeling_radio.torch_hub import find_version
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,8 +41,9 @@ def _without_gradients():
         yield
 
 
-def load(version: Path | str, **arguments) -> nn.Module:
-    return torch.hub.load(str(ROOT), "radio_model", source="local", version=str(version), **arguments)
+def load(version: Path | str | None, **arguments) -> nn.Module:
+    version = str(version) if isinstance(version, Path) else version
+    return torch.hub.load(str(ROOT), "radio_model", source="local", version=version, **arguments)
 
 
 def test_adaocc_calls_the_network_of_an_auto_model_for_a_pair(release):
@@ -165,3 +168,54 @@ def test_bev_detectors_copy_pickle_and_move_hub_models(release):
         assert next(again.radio_model.parameters()).dtype is torch.float16
     assert not model.train().radio_model.eval().training
     assert model.train().radio_model.training
+
+
+def test_wildos_reads_the_training_arguments(release):
+    """nasa-jpl WildOS (robots) asks for the checkpoint beside the model."""
+    model, checkpoint = load(release, adaptor_names=["dino_v2"], return_checkpoint=True)
+    assert "dino_v2" in [teacher["name"] for teacher in checkpoint["args"].teachers]
+    weight = checkpoint["state_dict"]["base_model.blocks.0.attn.qkv.weight"]
+    assert torch.equal(weight, model.model.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("adaptor_ckpt_path", "ckpts"), ("use_naclip", True), ("neck_name", "fine"), ("use_ema", False)],
+)
+def test_arguments_that_nothing_here_obeys_are_refused_by_name(release, name, value):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        load(release, **{name: value})
+
+
+def test_arguments_with_the_values_of_nvidias_entry_are_taken(release):
+    others = {"neck_name": None, "use_ema": True, "return_spatial_features": True, "use_naclip": False}
+    assert load(release, progress=False, adaptor_ckpt_path=None, **others)(IMAGES).features.isfinite().all()
+    with pytest.warns(UserWarning, match="`return_spatial_features`"):  # which NVIDIA's own examples pass
+        summary, _ = load(release, return_spatial_features=False)(IMAGES)
+    assert summary.isfinite().all()
+    with pytest.raises(TypeError, match="'vitdet_window'"):
+        load(release, vitdet_window=8)
+
+
+def test_a_version_that_is_none_is_answered_by_those_that_are(tmp_path, monkeypatch):
+    for version in ("c-radio_v4-hh", "dinov3"):
+        with pytest.raises(ValueError, match=r"`version` .*c-radio_v4-h"):
+            load(version)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c-radio_v4-h").mkdir()  # a folder here is meant by "./c-radio_v4-h" alone
+    assert find_version("c-radio_v4-h") == find_version("") == find_version(None) == "nvidia/C-RADIOv4-H"
+    assert find_version("./c-radio_v4-h") == "./c-radio_v4-h"
+
+
+def test_every_release_of_nvidias_entry_lies_where_the_twin_has_it():
+    twins = {twin.version: (name, twin) for name, twin in TWINS.items()}
+    for version, release in HUB_RELEASES.items():
+        if version in twins:
+            name, twin = twins[version]
+            assert (release.repository, release.archive, release.archive_in) == (name, twin.archive, twin.archive_in)
+    assert {version for version in HUB_RELEASES if version not in twins} <= {
+        "radio_v1",
+        "radio_v2",
+        "radio_v2.5-h-norm",
+        "e-radio_v2",
+    }
