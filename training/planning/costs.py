@@ -253,11 +253,12 @@ class Networks:
 def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Tensor, int]:
     """Return a loss of one image, and the bytes that autograd keeps for its backward pass.
 
-    Parameters and attention weights are not counted. The meta device computes attention without a fused kernel; the
-    kernels of a GPU keep no attention weights. It has no autocast either: blocks and norms are taken to keep float32
-    inputs, and everything else bfloat16.
+    Parameters and attention weights are not counted; those of an adaptor's head of attention are of the patches alone.
+    The meta device computes attention without a fused kernel; the kernels of a GPU keep no attention weights. It has no
+    autocast either: blocks and norms are taken to keep float32 inputs, and everything else bfloat16.
     """
-    num_tokens = (size_px // student.patch_size) ** 2 + student.config.num_prefix_tokens
+    num_patches = (size_px // student.patch_size) ** 2
+    lengths = {num_patches, num_patches + student.config.num_prefix_tokens}
     learner = with_taps(student, heads)
     parameters = {parameter.untyped_storage()._cdata for parameter in learner.parameters()}
     kept: dict[int, Tensor] = {}  # tensors, so that no storage is freed and its number given to another
@@ -268,7 +269,9 @@ def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Ten
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()._cdata
-        if storage not in parameters and tensor.shape[-2:] != (num_tokens, num_tokens):
+        # Weights have several heads; features of as many channels as patches have one image.
+        are_weights = any(tensor.shape[-2:] == (each, each) for each in lengths) and tensor.shape[:-2].numel() > 1
+        if storage not in parameters and not are_weights:
             kept[storage] = tensor
         return tensor
 

@@ -22,14 +22,15 @@ from modeling_radio.training.planning.costs import (
 )
 from modeling_radio.training.planning.simulation import (
     GPUS_PER_MACHINE,
-    IMAGES_PER_WORKER,
     LINK_SPEED,
     NETWORK_SPEED,
     NUM_STEPS,
     SimulatedStep,
+    Speed,
     StepTime,
     simulate_step,
     time_of,
+    view_seconds,
 )
 from modeling_radio.training.recipe import Recipe, stage_recipes
 from modeling_radio.training.student.build import check_student_views
@@ -37,7 +38,6 @@ from modeling_radio.training.views.plan import teachers_of_rank
 
 
 SECONDS_PER_HOUR = 3600
-SECONDS_PER_DAY = 24 * SECONDS_PER_HOUR
 GIB = 2**30
 
 STUDENT_BYTES = 20
@@ -133,18 +133,40 @@ class Plan:
             total += stage.schedule.num_steps * sum(
                 cost.flops if with_teachers and is_online else cost.student_flops for cost in costs
             )
-            if with_teachers and not is_online:
-                of_image = self.networks.teacher_flops(list(self.networks.teachers), stage.data.image_size_px, 1)
-                total += (stage.data.num_images or 0) * sum(of_image.values())
-        return total
+        return total + (self.cache_flops() if with_teachers else 0)
 
-    def gpu_hours(self, card: Card, mfu: float) -> float:
-        """Return the hours that one card would take for all stages, at a share `mfu` of its peak."""
-        return self.flops() / (card.peak_flops * mfu) / SECONDS_PER_HOUR
+    def cache_flops(self) -> float:
+        """Return the operations of the teachers' one pass over the images of a feature cache."""
+        cached = {each.data.image_size_px: each.data for each in self.stages if each.views.teachers == "cached"}
+        names = list(self.networks.teachers)
+        return sum(
+            (data.num_images or 0) * sum(self.networks.teacher_flops(names, size, 1).values())
+            for size, data in cached.items()
+        )
+
+    def seconds(self, speed: Speed) -> float:
+        """Return the time of the whole run: of all steps of all stages, and of the pass that fills a feature cache."""
+        steps = sum(stage.schedule.num_steps * self.step_time(stage, speed).total for stage in self.stages)
+        return steps + self.cache_flops() / (speed.card.peak_flops * speed.mfu) / self.num_gpus
 
     def steps(self) -> list[tuple[Recipe, PartitionCost]]:
         """Return the cost of a step of each partition of each stage."""
         return [(stage, cost) for stage in self.stages for cost in self.costs[stage.name]]
+
+    def pass_bytes(self) -> dict[tuple[str, str], tuple[float, float, float]]:
+        """Return targets, activations and checkpointed ones of the fullest pass of each stage and partition."""
+        found = {}
+        for stage, cost in self.steps():
+            fullest = self.simulated[stage.name].patches[cost.partition.name] / cost.patches
+            sizes = (fullest * cost.targets, *(fullest * size for size in cost.activations))
+            found[stage.name, cost.partition.name] = sizes
+        return found
+
+    def fullest_pass(self) -> str:
+        """Return the stage and the partition whose pass needs most memory, in words."""
+        sizes = self.pass_bytes()
+        stage, partition = max(sizes, key=lambda names: sum(sizes[names][:2]))
+        return f"{stage}, {partition}" if self.recipe.stages else partition
 
     def memory(self) -> Memory:
         """Return the largest memory use of a GPU."""
@@ -153,22 +175,18 @@ class Plan:
             for stage in self.stages
             for rank in range(self.num_gpus)
         )
-        passes = []
-        for stage, cost in self.steps():
-            fullest = self.simulated[stage.name].patches[cost.partition.name] / cost.patches
-            passes.append([fullest * size for size in (cost.targets, *cost.activations)])
         return Memory(
             STUDENT_BYTES * self.networks.num_parameters + self.tap_bytes(),
             CAST_BYTES * (self.networks.num_parameters + self.tap_parameters()),
             teachers,
-            *map(max, zip(*passes, strict=True)),
+            *map(max, zip(*self.pass_bytes().values(), strict=True)),
             update=UPDATE_BYTES[self.recipe.optimizer.name] * (self.networks.num_parameters + self.tap_parameters()),
         )
 
-    def step_time(self, stage: Recipe, card: Card, mfu: float) -> StepTime:
-        """Return the simulated time of a step of a stage on a card, at a share `mfu` of its peak."""
+    def step_time(self, stage: Recipe, speed: Speed) -> StepTime:
+        """Return the simulated time of a step of a stage."""
         learned = self.networks.num_parameters + self.tap_parameters()
-        return time_of(self.simulated[stage.name], stage, self.num_gpus, learned, card, mfu)
+        return time_of(self.simulated[stage.name], stage, self.num_gpus, learned, speed)
 
     def tap_parameters(self) -> int:
         """Return the parameters of the taps' heads, of the stage with most of them."""
@@ -213,16 +231,15 @@ class Plan:
         return 2 * (self.num_gpus - 1) / self.num_gpus * FULL_BYTES * learned
 
 
-def describe_ranks(plans: Sequence[Plan], card: Card, mfu: float) -> str:
+def describe_ranks(plans: Sequence[Plan], speed: Speed) -> str:
     """Return the last stage's step on several numbers of GPUs as Markdown: time, balance and memory.
 
     Args:
         plans: Of one recipe, by number of GPUs.
-        card: The GPU.
-        mfu: Share of its peak that the run is assumed to reach.
+        speed: Of the GPUs and the workers.
     """
     stage = plans[0].stages[-1]
-    steps, times = [plan.simulated[stage.name] for plan in plans], [plan.step_time(stage, card, mfu) for plan in plans]
+    steps, times = [plan.simulated[stage.name] for plan in plans], [plan.step_time(stage, speed) for plan in plans]
     seconds = {part: [time.parts[part] for time in times] for part in times[0].parts}
     seconds |= {
         "waiting for the slowest rank": [time.waiting for time in times],
@@ -231,10 +248,6 @@ def describe_ranks(plans: Sequence[Plan], card: Card, mfu: float) -> str:
         "data, beside it": [time.data for time in times],
     }
     rows = [[f"{name}, s", *(f"{value:.3g}" for value in values)] for name, values in seconds.items()]
-    days = [
-        sum(each.schedule.num_steps * plan.step_time(each, card, mfu).total for each in plan.stages) / SECONDS_PER_DAY
-        for plan in plans
-    ]
     memory = [plan.memory() for plan in plans]
     rows += [
         ["operations of the slowest rank over the mean", *(f"{each.imbalance:.3f}" for each in steps)],
@@ -243,14 +256,16 @@ def describe_ranks(plans: Sequence[Plan], card: Card, mfu: float) -> str:
         ["patches of the fullest pass", *(f"{max(each.patches.values()):,}" for each in steps)],
         ["memory, GiB", *(f"{each.total(is_checkpointed=False) / GIB:.1f}" for each in memory)],
         ["memory with checkpointing, GiB", *(f"{each.total(is_checkpointed=True) / GIB:.1f}" for each in memory)],
-        ["days of the whole run", *map(_short, days)],
+        ["memory is that of", *(plan.fullest_pass() for plan in plans)],
+        ["time of the whole run", *(_duration(plan.seconds(speed)) for plan in plans)],
     ]
     table = markdown([f"`{plans[0].recipe.name}`, stage {stage.name}, GPUs", *(f"{p.num_gpus}" for p in plans)], rows)
     lines = [
-        f"{card.name} at {mfu:.0%} of its peak, whatever the size of a pass; {NUM_STEPS} simulated steps. Gradients "
-        f"go at {LINK_SPEED / 1e9:.0f} GB/s over NVLink in machines of {GPUS_PER_MACHINE}, and at "
-        f"{NETWORK_SPEED / 1e9:.0f} GB/s over a network port of each GPU; none of it is hidden. A worker prepares "
-        f"{IMAGES_PER_WORKER} photographs a second while the GPU works. Not counted: the optimizer, statistics of the "
+        f"{speed.card.name} at {speed.mfu:.0%} of its peak, whatever the size of a pass; {NUM_STEPS} simulated steps. "
+        f"Gradients go at {LINK_SPEED / 1e9:.0f} GB/s over NVLink in machines of {GPUS_PER_MACHINE}, and at "
+        f"{NETWORK_SPEED / 1e9:.0f} GB/s over a network port of each GPU; none of it is hidden. While the GPU works, "
+        f"a worker cuts {1 / view_seconds(speed.image_kb):.0f} views a second from files of {speed.image_kb:g} kB: one "
+        "for the student and one for each network of a teacher. Not counted: the optimizer, statistics of the "
         "teachers, windows.",
         "Ranks have the images that even out all partitions of a step. One without an image of a partition takes part "
         "in the exchange with one that counts for nothing: the gradient is the same on any number of GPUs.",
@@ -272,7 +287,7 @@ def describe(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float) -> 
         _hours_table(plan, cards, mfu, image_kb),
         networks_table(plan),
         _steps_table(plan),
-        describe_ranks([plan], simulated_card(cards), mfu),
+        describe_ranks([plan], Speed(simulated_card(cards), mfu, image_kb)),
         _memory_table(plan),
         _storage_table(plan, image_kb),
         _levers_table(plan),
@@ -285,8 +300,8 @@ def _hours_table(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float)
     """Return a table of the time on each card, whether the run fits, and the data rates that it needs."""
     memory, steps, rows = plan.memory(), sum(stage.schedule.num_steps for stage in plan.stages), []
     for card in cards:
-        hours = plan.gpu_hours(card, mfu)
-        seconds = SECONDS_PER_HOUR * hours / plan.num_gpus
+        seconds = plan.seconds(Speed(card, mfu, image_kb))
+        hours = plan.num_gpus * seconds / SECONDS_PER_HOUR
         times = [_short(hours), _duration(seconds), _short(plan.images_seen() / seconds)]
         flows = [1000 * image_kb * plan.files_read() / seconds, plan.gradient_bytes() * steps / seconds]
         of_card = [card.name, _short(card.peak_flops / 1e12), f"{card.memory_gib:g}", memory.fits(card)]
@@ -334,7 +349,9 @@ def _memory_table(plan: Plan) -> str:
     sums = [memory.total(is_checkpointed=checkpointed) for checkpointed in (False, True)]
     parts = ["student", "its bfloat16 copy", "teachers", "targets", "activations", "or in an update"]
     header = ["GiB on each GPU", *parts, "most", "most, checkpointed"]
-    return markdown(header, [["fullest pass", *(f"{size / GIB:.1f}" for size in (*sizes, *sums))]])
+    return markdown(
+        header, [[f"fullest pass: {plan.fullest_pass()}", *(f"{size / GIB:.1f}" for size in (*sizes, *sums))]]
+    )
 
 
 def _storage_table(plan: Plan, image_kb: float) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 
 from modeling_radio.training.planning.costs import FULL_BYTES, Card, Networks
 from modeling_radio.training.recipe import Recipe
-from modeling_radio.training.views.plan import BatchPlan, Grid
+from modeling_radio.training.teachers.base import HasNetwork, by_network
+from modeling_radio.training.views.plan import BatchPlan, Grid, images_per_step, size_shares
 
 
 NUM_STEPS = 8
@@ -24,21 +25,25 @@ data sheet of 2023."""
 NETWORK_SPEED = 50e9
 """Bytes per second that a GPU sends to other machines: a port of 400 Gb/s for each GPU, as NVIDIA's DGX H100 has by its
 data sheet of 2023."""
-IMAGES_PER_WORKER = 15
-"""Photographs of 5 to 16 megapixels a second that a worker reads, decodes and crops: two on a folder, with drafts, in
-docs/explanation/benchmarks.md."""
+SECONDS_PER_KB = 7e-5
+"""Of a worker, to decode a JPEG and cut one view of it, for each 1,000 bytes of the file: our measurement on one busy
+core (docs/log.md, 2026-12-01), within a fifth for files of 49 and 136 kB and the views of radio_s and c_radio_v4_h."""
+MOST_SECONDS_PER_VIEW = 0.04
+"""The same for large photographs, which drafts decode at a part of their size: measured at 12 megapixels."""
 
 
 class SimulatedStep(NamedTuple):
     """A step of a stage, in the mean over the simulated ones.
 
     Attributes:
-        flops: Operations of a rank in the mean, by the parts that `Networks.operations_by_part` names.
+        flops: Operations of a rank by the parts that `Networks.operations_by_part` names, in the mean over all draws of
+            sizes; of mosaics, whose canvases fill by chance, over the simulated steps.
         imbalance: Operations of the rank that has most over those of a rank in the mean.
         worst: The same in the most uneven step.
         idle_passes: Share of the passes that have no image.
         patches: By partition, the patches of the fullest pass.
-        images: Images of all ranks.
+        views: Views that the workers of all ranks cut: of each image one for the student and one for each network of a
+            teacher; 0 with cached teachers, whose images are decoded already.
     """
 
     flops: dict[str, float]
@@ -46,7 +51,7 @@ class SimulatedStep(NamedTuple):
     worst: float
     idle_passes: float
     patches: dict[str, int]
-    images: int
+    views: int
 
 
 def simulate_step(networks: Networks, stage: Recipe, num_gpus: int) -> SimulatedStep:
@@ -70,12 +75,46 @@ def simulate_step(networks: Networks, stage: Recipe, num_gpus: int) -> Simulated
             patches[name] += [sum(grid.num_tokens for grid in grids) for grids in passes]
     filled = [count for counts in patches.values() for count in counts]
     return SimulatedStep(
-        dict(zip(parts, flops.mean((0, 1)).tolist(), strict=True)),
+        {
+            part: simulated
+            if _is_mosaic(networks, part)
+            else _expected_flops(stage, by_part, part, patch_size) / num_gpus
+            for part, simulated in zip(parts, flops.mean((0, 1)).tolist(), strict=True)
+        },
         ratios.mean().item(),
         ratios.max().item(),
         filled.count(0) / len(filled),
         {name: max(counts) for name, counts in patches.items()},
-        plan.images_per_step,
+        num_views(stage, networks.teachers, patch_size),
+    )
+
+
+def _is_mosaic(networks: Networks, part: str) -> bool:
+    return part in networks.teachers and networks.teachers[part].is_mosaic
+
+
+def _expected_flops(
+    stage: Recipe, by_part: Mapping[str, Mapping[str, Mapping[int, float]]], part: str, patch_size: int
+) -> float:
+    """Return the operations of one part of a step of all ranks, in the mean over all draws of sizes."""
+    total = 0.0
+    for partition in stage.partitions:
+        of_image = by_part[partition.name].get(part, {})
+        mean = sum(
+            share * of_image.get((size // patch_size) ** 2, 0.0) for size, share in size_shares(partition).items()
+        )
+        total += images_per_step(partition, patch_size) * mean
+    return total
+
+
+def num_views(stage: Recipe, teachers: Mapping[str, HasNetwork], patch_size: int) -> int:
+    """Return the number of views of a step on all ranks, see `SimulatedStep.views`."""
+    if stage.views.teachers == "cached":
+        return 0
+    return sum(
+        images_per_step(each, patch_size)
+        * (1 + len(by_network({name: teachers[name] for name in each.teachers or teachers})))
+        for each in stage.partitions
     )
 
 
@@ -91,7 +130,7 @@ def _flops_of(
     for name, passes in own.items():
         if part not in by_part[name]:
             continue
-        if part in networks.teachers and networks.teachers[part].is_mosaic:
+        if _is_mosaic(networks, part):
             calls = [passes[first : first + at_once] for first in range(0, len(passes), at_once)]
             images = [[grid for grids in call for grid in grids] for call in calls]
             total += sum(networks.teachers[part].mosaic_flops(grids) for grids in images if grids)
@@ -123,7 +162,21 @@ class StepTime(NamedTuple):
         return max(sum(self.parts.values()) + self.waiting + self.exchange, self.data)
 
 
-def time_of(step: SimulatedStep, stage: Recipe, num_gpus: int, num_parameters: int, card: Card, mfu: float) -> StepTime:
+class Speed(NamedTuple):
+    """Assumptions about a run.
+
+    Attributes:
+        card: The GPU.
+        mfu: Share of its peak that the run is assumed to reach.
+        image_kb: Mean size of an image file, in 1,000 bytes.
+    """
+
+    card: Card
+    mfu: float
+    image_kb: float
+
+
+def time_of(step: SimulatedStep, stage: Recipe, num_gpus: int, num_parameters: int, speed: Speed) -> StepTime:
     """Return the time of a simulated step.
 
     Args:
@@ -131,17 +184,21 @@ def time_of(step: SimulatedStep, stage: Recipe, num_gpus: int, num_parameters: i
         stage: Its stage.
         num_gpus: Number of ranks.
         num_parameters: Learned numbers, whose float32 gradients are exchanged.
-        card: The GPU.
-        mfu: Share of its peak that the run is assumed to reach.
+        speed: Of the GPU and the workers.
     """
-    parts = {part: flops / (card.peak_flops * mfu) for part, flops in step.flops.items()}
+    parts = {part: flops / (speed.card.peak_flops * speed.mfu) for part, flops in step.flops.items()}
     workers = max(1, stage.data.num_workers)
     return StepTime(
         parts,
         (step.imbalance - 1) * sum(parts.values()),
         exchange_seconds(FULL_BYTES * num_parameters, num_gpus),
-        step.images / num_gpus / (workers * IMAGES_PER_WORKER),
+        step.views / num_gpus * view_seconds(speed.image_kb) / workers,
     )
+
+
+def view_seconds(image_kb: float) -> float:
+    """Return how long a worker takes for one view of an image, if its file has so many thousand bytes."""
+    return min(SECONDS_PER_KB * image_kb, MOST_SECONDS_PER_VIEW)
 
 
 def exchange_seconds(num_bytes: int, num_gpus: int) -> float:

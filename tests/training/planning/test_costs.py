@@ -68,6 +68,16 @@ def test_kept_bytes_equal_those_of_autocast(networks: Networks, recipe: Recipe, 
         assert networks.student_cost(256).kept < 16 * networks.student_cost(64).kept
 
 
+def test_attention_weights_of_heads_are_not_kept_either(recipe: Recipe) -> None:
+    """They would grow with the fourth power of the image's side, all else with the second."""
+    first, *others = recipe.teachers
+    head = {"feature_head": "attention", "feature_num_attention_heads": 8}
+    own = Networks(recipe.replace(teachers=[first.replace(adaptor=head), *others]))
+    small, large = (own.student_cost(side) for side in (64, 256))
+    assert large.kept < 17 * small.kept
+    assert large.kept_checkpointed < 17 * small.kept_checkpointed
+
+
 def kept_bytes(student: RadioModel, num_images: int) -> int:
     own = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
     kept: dict[int, Tensor] = {}

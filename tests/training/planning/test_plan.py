@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from modeling_radio.training.planning.costs import CARDS, Card
-from modeling_radio.training.planning.plan import GIB, Memory, Plan, networks_table
+from modeling_radio.training.planning.plan import GIB, Memory, Plan, describe, networks_table
+from modeling_radio.training.planning.simulation import Speed
 from modeling_radio.training.recipe import Recipe, load_recipe
 from modeling_radio.training.targets.feature_cache import FORMATS
 
@@ -12,12 +13,28 @@ from modeling_radio.training.targets.feature_cache import FORMATS
 A100 = CARDS["A100"]
 
 
-def test_hours_follow_from_operations_peak_and_utilization(plan: Plan) -> None:
+def test_time_is_that_of_all_steps_in_every_table(plan: Plan) -> None:
     (costs,) = plan.costs.values()
-    flops = 10 * sum(cost.flops for cost in costs)
-    assert plan.gpu_hours(A100, 0.5) == pytest.approx(flops / (0.5 * 312e12) / 3600)
+    speed = Speed(A100, 0.5, 0.1)  # files so small that the GPU never waits for them
+    one = Plan(plan.recipe, 1, plan.networks)
+    assert one.seconds(speed) == pytest.approx(one.flops() / (0.5 * 312e12), rel=0.02)  # of shapes and of their mean
+    assert plan.seconds(speed) == 10 * plan.step_time(plan.recipe, speed).total
+    large = speed._replace(image_kb=300)
+    assert plan.seconds(large) == pytest.approx(10 * (8 * 3 + 2 * 2) / 2 * 300 * 7e-5 / 2)
+    text = describe(plan, [A100], 0.5, 300)
+    (row,) = [line for line in text.splitlines() if line.startswith("| A100 |")]
+    (time,) = [line for line in text.splitlines() if line.startswith("| time of the whole run |")]
+    assert row.split(" | ")[5] == time.strip("| ").split(" | ")[1]
     student = 10 * sum(cost.student_flops for cost in costs)
     assert plan.flops(with_teachers=False) == pytest.approx(student)
+
+
+def test_the_pass_that_decides_memory_is_named(plan: Plan, recipe: Recipe) -> None:
+    assert plan.fullest_pass() in ("low", "high")
+    small = {"partitions": [{"name": "low", "batch_size": 2}, {"name": "high", "batch_size": 1}]}
+    staged = Plan(recipe.replace(stages=[{"name": "first"}, {"name": "last", **small}]), 2, plan.networks)
+    assert staged.fullest_pass() == f"first, {plan.fullest_pass()}"
+    assert f"| fullest pass: {staged.fullest_pass()} | " in describe(staged, [A100], 0.5, 100)
 
 
 def test_taps_are_counted(recipe: Recipe, plan: Plan) -> None:
