@@ -11,7 +11,6 @@ import platform
 import random
 import re
 import secrets
-import shutil
 import sys
 import threading
 import time
@@ -143,11 +142,12 @@ class Claims:
     def remove_abandoned(self, folder: str) -> None:
         """Remove what dead workers left half written in a folder.
 
-        Locks would not tell them from living ones where the file system keeps locks to one machine.
+        Their locks alone would not tell them from living ones where the file system keeps locks to one machine, nor
+        signs of life alone where two containers take themselves for one machine.
         """
-        for path, owner in self.store.temporary(folder).items():
-            if _WORKER.fullmatch(owner) and self._is_gone(owner):
-                shutil.rmtree(path, ignore_errors=True)
+        for owner in filter(_WORKER.fullmatch, self.store.owners(folder)):
+            if self._is_gone(owner):
+                self.store.remove_abandoned(folder, owner)
 
     def clear(self) -> None:
         """Remove the claims of the dead, and their last signs of life; all work is done."""

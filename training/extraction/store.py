@@ -15,6 +15,7 @@ from modeling_radio.core.files import (
     WriteError,
     move_into_place,
     one_line_errors,
+    remove_abandoned,
     scratch_folder,
     write_file,
 )
@@ -195,7 +196,7 @@ class Store:
 
         Args:
             name: Name of the file.
-            owner: Name of the worker that writes, by which `temporary` tells whose it is.
+            owner: Name of the worker that writes, by which `owners` tells whose it is.
 
         Raises:
             WriteError: If this fails.
@@ -225,10 +226,15 @@ class Store:
                 self._system.get_file(self._place(name), str(copy))
             yield copy
 
-    def temporary(self, folder: str) -> dict[Path, str]:
-        """Return the temporary folders of `writing` in a folder of this machine, and the worker that owns each."""
+    def owners(self, folder: str) -> set[str]:
+        """Return the workers that write in a folder, or were killed while they did; none at an address."""
         found = [] if self.folder is None else (self.folder / folder).glob(f"{TEMPORARY_PREFIX}*-*")
-        return {path: path.name.removeprefix(TEMPORARY_PREFIX).rpartition("-")[0] for path in found}
+        return {path.name.removeprefix(TEMPORARY_PREFIX).rpartition("-")[0] for path in found}
+
+    def remove_abandoned(self, folder: str, owner: str) -> None:
+        """Remove what a worker that is gone left half written in a folder."""
+        if self.folder is not None:
+            remove_abandoned(self.folder / folder, f"{TEMPORARY_PREFIX}{owner}-")
 
     def full_name(self, name: str) -> Any:
         """Return path or address of a file, for messages."""
