@@ -36,7 +36,10 @@ COPIED_FILES = (
     *("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "NOTICE.md"),
 )
 """Names of the files that commands copy from a model's or an adapter's folder into one for others, such as a Space."""
-_SETTINGS = (CONFIG_NAME, "preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
+_SETTINGS = (
+    *(CONFIG_NAME, "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"),
+    "tokenizer_config.json",
+)
 _SECRET = re.compile(
     r"TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_PAT$|^(AWS|AZURE|GOOGLE|GCP|SSH|WANDB)_",
     re.IGNORECASE,

@@ -166,9 +166,8 @@ def remember_folder(folder: Any, options: Mapping[str, Any]) -> None:
         options: The others.
     """
     if folder and _IS_REMOTE_CODE:
-        name = str(Path(folder).resolve() if Path(folder).is_dir() else folder)
-        names = (*DOWNLOAD_OPTIONS, "subfolder")
-        given = {name: options[name] for name in names if options.get(name) is not None}
+        name = os.path.realpath(folder) if os.path.isdir(folder) else str(folder)
+        given = {key: options[key] for key in (*DOWNLOAD_OPTIONS, "subfolder") if options.get(key) is not None}
         _opened[name] = _opened.get(name, {}) | given
 
 
@@ -214,7 +213,7 @@ def _read_source(file: str) -> bytes | None:
 
     It is part of the package, runs already, or is what `SUMS` states.
     """
-    if not _IS_REMOTE_CODE or _runs(file):
+    if (_HERE / file).is_file() and (_runs(file) or not _IS_REMOTE_CODE):
         return (_HERE / file).read_bytes()
     for path in _places(file):
         content = path.read_bytes()
@@ -229,7 +228,7 @@ def _places(file: str) -> Iterator[Path]:
         yield _HERE / file
     commit = (__package__ or "").rpartition(".")[2]
     for name, options in list(_opened.items()):
-        if Path(name).is_dir():
+        if os.path.isdir(name):
             path = Path(name, options.get("subfolder") or "", file)
             if path.is_file():
                 yield path

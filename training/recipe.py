@@ -266,7 +266,7 @@ class RecipeCommand(Settings):
         """
         recipe, folder = load_recipe(self.recipe, [*first, *self.changes]), _find_recipe(self.recipe).parent
         if not self.trust_remote_code:
-            refuse_code_of_others(self.recipe, recipe, self.changes)
+            refuse_code_of_others(self.recipe, recipe, [*self.changes])
         for name, argument in _all_named_code(recipe).items():  # now, since nothing else knows the recipe's folder
             import_object(name, argument, beside=folder, error=RecipeError)
         return recipe

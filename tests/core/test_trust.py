@@ -59,6 +59,7 @@ def test_our_own_folders_name_our_own_code(model):
     [
         ("config.json", {"auto_map": {"AutoModelForCausalLM": "evil/evil--evil.Model"}}),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "evil/evil--evil.Tokenizer"]}}),
+        ("video_preprocessor_config.json", {"auto_map": {"AutoVideoProcessor": "evil/evil--evil.Processor"}}),
     ],
 )
 def test_commands_open_no_folder_that_names_code_of_others(model, open_folder, file, fields):
