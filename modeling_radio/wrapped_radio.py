@@ -455,6 +455,9 @@ def _check_motion(source: str, network: nn.Module, found: Probe) -> None:
         ValueError: It says which of both.
     """
     step = max(shape.stride for shape in found.shapes)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()  # with fresh running statistics, signals of some networks (RepVGG) vanish in rounding
     try:
         first, moved, again = _run_moved(source, network, found, step, MOTION_PATCHES * step)
     except _ERRORS:  # windows may need more patches
@@ -786,8 +789,9 @@ class WrappedTrunk(PreTrainedModel):
     def stages(self) -> list[nn.Module]:
         """Return the network's stages from the image on.
 
-        They are those that timm names, or of other networks the modules of the list that holds most weights, if these
-        are more than half. Where there are none, they are the network's parts that consist of several modules.
+        They are those that timm names. Where it names none, they are the modules of the list that holds most weights,
+        if these are more than half and, of timm, as many as its levels. Otherwise they are the network's parts that
+        consist of several modules.
 
         Raises:
             ValueError: If it has none.
@@ -798,19 +802,21 @@ class WrappedTrunk(PreTrainedModel):
         return found
 
     def _stage_names(self) -> list[str]:
-        modules = dict(self.network.named_modules())
+        modules, num_stages = dict(self.network.named_modules()), None
         if self.wrapping.source == "timm":
             info: Any = self.network.feature_info
             names = [each["module"] for each in (info if isinstance(info, list) else info.info)]
             if names and all(name in modules for name in names):
                 return names
-        else:
-            lists = [name for name, module in modules.items() if isinstance(module, nn.ModuleList)]
-            largest = max(lists, key=lambda name: _num_weights(modules[name]), default="")
-            if 2 * _num_weights(modules[largest]) > _num_weights(self.network) and largest:
-                return [f"{largest}.{name}" for name, _ in modules[largest].named_children()]
-        parts = self.network.named_children()
-        return [name for name, part in parts if list(part.children()) and _num_weights(part)]
+            num_stages = len(names)
+        lists = [name for name, module in modules.items() if isinstance(module, nn.ModuleList)]
+        largest = max(lists, key=lambda name: _num_weights(modules[name]), default="")
+        parts = [f"{largest}.{name}" for name, _ in modules[largest].named_children()]
+        is_most = 2 * _num_weights(modules[largest]) > _num_weights(self.network)
+        if lists and is_most and num_stages in (None, len(parts)):
+            return parts
+        children = self.network.named_children()
+        return [name for name, part in children if list(part.children()) and _num_weights(part)]
 
     def count_stages_above(self, name: str) -> int:
         """Return how many stages begin behind a weight of this trunk, 0 for those of the pool and the projections.
@@ -820,8 +826,12 @@ class WrappedTrunk(PreTrainedModel):
         """
         order = self._order()
         use = order.uses.get(name.removeprefix("network."), math.inf)
-        stages = [stage for stage in self._stage_names() if _num_weights(self.network.get_submodule(stage))]
-        return sum(order.start(stage) > use for stage in stages)
+        above, end = 0, 0
+        for stage in self._stage_names():
+            has_weights = _num_weights(self.network.get_submodule(stage)) > 0  # else the stage ends in an activation
+            above += (order.start(stage) if has_weights else end) > use
+            end = order.end(stage)
+        return above
 
     def freeze_stages(self, count: int) -> None:
         """Freeze all that runs up to the end of a stage, and weights that no output reads.

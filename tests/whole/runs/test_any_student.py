@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_distillation import assert_same_tensors, distil, last_state
-from tiny_networks import STUDENTS
+from tiny_networks import STUDENTS, TinyNetwork
 
 from modeling_radio import RadioBackbone, RadioModel
 from modeling_radio.conversion.to_network import main as to_network
@@ -96,3 +96,16 @@ def test_the_export_has_the_averaged_running_statistics(recipe_file) -> None:
     student, average = running_statistics(distiller.parts.model), running_statistics(distiller.parts.average)
     assert not any(map(torch.equal, student, average))
     assert all(map(torch.equal, running_statistics(RadioModel.from_pretrained(final)), average))
+
+
+def test_frozen_stages_stay_as_they_are_in_a_run(recipe_file) -> None:
+    student = TinyNetwork("timm:lcnet_035", {}, [-1])  # norms with modules in them, as EfficientNets have
+    own = [*student.overrides, "student.frozen_stages=3", "optimizer.learning_rate=1e-2", "ema.decay=0"]
+    states = []
+    for steps in (1, 3):
+        final = distil(recipe_file, f"steps{steps}", *own, f"schedule.num_steps={steps}")
+        states.append(RadioModel.from_pretrained(final).radio_model.model.network.state_dict())
+    first, later = states
+    moved = {name.rsplit(".", 1)[0] for name in first if not torch.equal(first[name], later[name])}
+    assert {"blocks.3.0.bn1", "blocks.3.0.conv_dw"} <= moved
+    assert not [name for name in moved if name.startswith(("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2"))]
