@@ -185,11 +185,16 @@ def _meeting_group() -> distributed.ProcessGroup:
     return _meeting_groups[world]
 
 
-def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """Return the sum of `tensor` over all ranks, the same bits on each; `tensor` is overwritten."""
+def sum_over_ranks(tensor: Tensor, group: distributed.ProcessGroup | None = None) -> Tensor:
+    """Return the sum of `tensor` over all ranks, or a group of them, the same bits on each; `tensor` is overwritten."""
     if _has_others("sum_over_ranks"):
-        distributed.all_reduce(tensor)
+        distributed.all_reduce(tensor, group=group)
     return tensor
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the mean of `tensor` over all ranks, the same bits on each; `tensor` is overwritten."""
+    return sum_over_ranks(tensor).div_(rank_and_count()[1])
 
 
 def copy_from_first_rank(tensor: Tensor) -> Tensor:

@@ -330,6 +330,18 @@ def test_code_that_would_run_code_of_strangers_is_found(code):
     assert list(free_loads(ast.parse(code)))
 
 
+EXCHANGES = re.compile(
+    r"\b(distributed|dist)\.(all_|barrier|broadcast|reduce|gather|scatter)|ccelerator\.(reduce|gather|wait_for)"
+    r"|gather_object|broadcast_object_list|main_process_first|wait_for_everyone"
+)
+
+
+def test_exchanges_between_ranks_pass_through_one_file():
+    """It refuses them where ranks take turns, also in a single process."""
+    files = [path for path in python_files(*ARROWS) if EXCHANGES.search(path.read_text(encoding="utf-8"))]
+    assert [str(path.relative_to(ROOT)) for path in files] == ["core/ranks.py"]
+
+
 def test_every_test_file_is_named_after_what_it_tests():
     """What spans several files stands in `tests/whole`."""
     names = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]

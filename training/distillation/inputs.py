@@ -8,7 +8,6 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import distributed
 from torch.distributed import ProcessGroup
 
@@ -239,7 +238,7 @@ def open_targets(
         own = {name: teachers[name] for name in names}  # the first rank lets go of the others
         return OnlineTargets(recipe, patch_size, images, own, accelerator.device)
     assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
-    contents = _cache_contents(recipe, accelerator, images, teachers)
+    contents = _cache_contents(recipe, images, teachers)
     folder = contents.default_folder() if recipe.views.cache_dir is None else Path(recipe.views.cache_dir)
     with ends_on_all_ranks(accelerator):
         write_feature_cache(
@@ -272,11 +271,6 @@ def ends_on_all_ranks(accelerator: Accelerator) -> Iterator[None]:
         raise OutOfTime(str(stopped or "Another process was stopped. The same command goes on.")) from stopped
 
 
-def _cache_contents(
-    recipe: Recipe, accelerator: Accelerator, images: Images, teachers: dict[str, Teacher]
-) -> CacheContents:
+def _cache_contents(recipe: Recipe, images: Images, teachers: dict[str, Teacher]) -> CacheContents:
     """Return what a cache of this run is made from, as the main process sees it: times of files may differ."""
-    contents = None
-    if accelerator.is_main_process:
-        contents = CacheContents.of(recipe, student_patch_size(recipe), images, teachers)
-    return broadcast_object_list([contents])[0]
+    return on_first_rank(lambda: CacheContents.of(recipe, student_patch_size(recipe), images, teachers))

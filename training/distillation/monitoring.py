@@ -1,5 +1,6 @@
 """Monitoring of a run: losses by size, shares of time, activations, skipped steps, held-out measurements."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.files import WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.ranks import of_all_ranks, sum_over_ranks
 from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics, describe_missing_images
 from modeling_radio.training.distillation.sharding import reshard
 from modeling_radio.training.distillation.throughput import Throughput
@@ -147,13 +148,14 @@ class LossesBySize:
         self._sums, self._counts = {}, {}
         if len(self.sizes) < 2:
             return {}
-        names = list(dict.fromkeys(gather_object(list(sums))))  # ranks that are bound to a partition may know others
+        # Ranks that are bound to a partition may know others.
+        names = list(dict.fromkeys(itertools.chain(*of_all_ranks(list(sums)))))
         if not names:
             return {}
         zero = torch.zeros((), device=accelerator.device)
         totals = torch.stack([sums.get(name, {}).get(size, zero).float() for name in names for size in self.sizes])
         weights = zero.new_tensor([counts.get(name, {}).get(size, 0.0) for name in names for size in self.sizes])
-        both = accelerator.reduce(torch.stack([totals, weights]), reduction="sum")
+        both = sum_over_ranks(torch.stack([totals, weights]))
         keys = [sized_name(name, size) for name in names for size in self.sizes]
         rows = zip(keys, *both.tolist(), strict=True)
         return {key: total / weight for key, total, weight in rows if weight > 0}

@@ -21,7 +21,14 @@ from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
-from modeling_radio.core.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin, joining, record_exchanges
+from modeling_radio.core.ranks import (
+    TIMEOUT,
+    copy_from_first_rank,
+    fsdp_plugin,
+    joining,
+    mean_over_ranks,
+    record_exchanges,
+)
 from modeling_radio.training.recipe import Recipe
 
 
@@ -153,16 +160,15 @@ def is_replicated(accelerator: Accelerator) -> bool:
     return accelerator.num_processes > 1 and not is_sharded(accelerator)
 
 
-def average_gradients(accelerator: Accelerator, parameters: Iterable[Tensor]) -> None:
+def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace gradients by their mean over ranks, as DDP does in a backward pass that reaches all its parameters.
 
     Args:
-        accelerator: Of ranks with copies of the student.
         parameters: Those without a gradient are left out; they must be the same on every rank.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    means = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
-    parts = cast(Tensor, means).split([gradient.numel() for gradient in gradients])
+    means = mean_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = means.split([gradient.numel() for gradient in gradients])
     torch._foreach_copy_(gradients, [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)])
 
 

@@ -16,6 +16,7 @@ from statistics import mean
 from typing import Any, cast
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_available_trackers
 from PIL import Image
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import WriteError, write_text
-from modeling_radio.core.ranks import on_first_rank
+from modeling_radio.core.ranks import mean_over_ranks, on_first_rank
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.figures.progress import draw_progress
@@ -271,7 +272,7 @@ class ProgressLog:
         """
         self.bar.update(1)
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+            self._sums[name] = self._sums.get(name, value.new_zeros(())) + value.detach()
         self._num_steps += 1
         self._num_counted += bool(values)
         if self.is_due(step):
@@ -312,13 +313,15 @@ class ProgressLog:
         self.bar.close()
 
     def _start_interval(self) -> None:
-        self._sums: dict[str, Tensor | float] = {}
+        self._sums: dict[str, Tensor] = {}
         self._num_steps = self._num_counted = 0
         self._started = time.perf_counter()
 
     def _write(self, step: int, settings: Mapping[str, float]) -> None:
-        means = {name: value / self._num_counted for name, value in self._sums.items()}
-        means = {name: float(value) for name, value in self.accelerator.reduce(means, reduction="mean").items()}
+        means: dict[str, float] = {}
+        if self._sums:
+            of_rank = torch.stack([value.float() for value in self._sums.values()]) / self._num_counted
+            means = dict(zip(self._sums, mean_over_ranks(of_rank).tolist(), strict=True))
         seconds = time.perf_counter() - self._started
         rate = self._num_steps * self.images_per_step / seconds
         speed = {} if self.speed is None else self.speed(self._num_steps, seconds)

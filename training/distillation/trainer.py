@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from modeling_radio import RadioModel
 from modeling_radio.core.files import WriteError, remove_partial, write_file
 from modeling_radio.core.heartbeats import Heartbeats
 from modeling_radio.core.interruption import OutOfTime, StopRequest, TrainingDivergedError
-from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
+from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, of_all_ranks, on_first_rank, set_timeout
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.training.distillation.bad_steps import MAX_STEPS, BadSteps
 from modeling_radio.training.distillation.build import RunParts, build_run
@@ -244,7 +243,7 @@ class Distiller:
         if self._is_trunk_frozen:
             reshard(parts.student)  # without a backward pass FSDP leaves weights gathered
             if is_replicated(self.accelerator):
-                average_gradients(self.accelerator, parts.student.parameters())
+                average_gradients(parts.student.parameters())
         values["gradient_norm"] = self._update_weights(values)
         parts.monitors.losses_by_size.end_step(is_counted=not self._is_skipped)
         self.step += 1
@@ -322,7 +321,7 @@ class Distiller:
         """Count and report a step that all ranks skip; give up after too many in a row."""
         bad = [name for name, value in values.items() if not torch.isfinite(value)]
         rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
-        reports = gather_object([(rank, ", ".join(bad))] if bad else [])
+        reports = [each for each in of_all_ranks((rank, ", ".join(bad))) if each[1]]
         if self.skipped.total < MAX_STEPS:
             if bad or not reports:  # of a gradient alone no rank knows whose it was
                 self._write_bad_step(bad or ["gradient"], has_tensors=bool(bad) or num_ranks == 1)

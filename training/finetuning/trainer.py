@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -32,7 +31,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 from modeling_radio import RadioConfig
 from modeling_radio.core.files import scratch_folder, write_file, write_through
 from modeling_radio.core.interruption import TrainingDivergedError
-from modeling_radio.core.ranks import any_rank, fsdp_plugin
+from modeling_radio.core.ranks import any_rank, fsdp_plugin, mean_over_ranks, wait_for_ranks
 from modeling_radio.modeling_radio import ADAPTORS, RadioNetwork
 from modeling_radio.training.distillation.checkpoints import MANIFEST, CheckpointError, find_damage, write_manifest
 from modeling_radio.training.finetuning.adapters import BACKBONE
@@ -59,7 +58,7 @@ class SealCheckpoints(TrainerCallback):
     """Writes a manifest into each checkpoint after all ranks have written their parts and these are on the disk."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        PartialState().wait_for_everyone()
+        wait_for_ranks()
         if state.is_world_process_zero:
             folder = _checkpoint_path(args, state.global_step)
             write_through(folder)
@@ -246,7 +245,7 @@ class FinetuningTrainer(Trainer):
         """
         model = self.model
         assert model is not None
-        average_statistics(model, self.accelerator)
+        average_statistics(model)
         metrics = super().evaluate(*args, **options)
         best = self.metrics.latest.get(self.task.best_metric, math.nan)
         if not math.isfinite(best):
@@ -404,12 +403,12 @@ def diverged(what: str) -> TrainingDivergedError:
     )
 
 
-def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
+def average_statistics(model: nn.Module) -> None:
     """Average the running statistics of all ranks, so that each rank measures the model that is saved."""
     norms = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     for statistic in (buffer for norm in norms for buffer in norm.buffers()):
         if statistic.is_floating_point():  # not the number of batches
-            statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
+            mean_over_ranks(statistic)
 
 
 def frozen_parts(model: nn.Module) -> list[nn.Module]:

@@ -9,6 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from modeling_radio.core.ranks import sum_over_ranks
 from modeling_radio.training.teachers.outputs import longest_list, teacher_error
 
 
@@ -41,9 +42,7 @@ class EqualCalls:
             run(self._spare)
 
     def _announce(self, count: int) -> Tensor:
-        total = torch.full((), count, device=self.device)
-        distributed.all_reduce(total, group=self.group)
-        return total
+        return sum_over_ranks(torch.full((), count, device=self.device), self.group)
 
 
 def shard_blocks(name: str, network: nn.Module, group: distributed.ProcessGroup, device: torch.device) -> None:

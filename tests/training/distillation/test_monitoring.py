@@ -3,6 +3,7 @@
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, cast
 
 import pytest
@@ -49,15 +50,7 @@ def test_a_run_most_of_whose_steps_were_skipped_is_no_success() -> None:
         resumed.summary(8)
 
 
-class OneRank:
-    device = torch.device("cpu")
-
-    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
-        assert reduction == "sum"
-        return tensor
-
-
-ONE_RANK = cast(Accelerator, OneRank())
+ONE_RANK = cast(Accelerator, SimpleNamespace(device=torch.device("cpu")))
 
 
 def test_means_are_by_size_over_steps_and_parts() -> None:
@@ -78,17 +71,16 @@ def test_means_are_by_size_over_steps_and_parts() -> None:
 
 def test_ranks_may_know_different_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a rank is bound to a partition: all must exchange the same numbers."""
-    monkeypatch.setattr(monitoring, "gather_object", lambda own: [*own, "features/b"])
+    monkeypatch.setattr(monitoring, "of_all_ranks", lambda own: [own, ["features/b"]])
     recipe = small_recipe("a", "b", partitions=[{"sizes_px": [32, 64], "batch_size": 4}])
     exchanged: list[tuple[int, ...]] = []
-    accelerator = OneRank()
-    accelerator.reduce = lambda tensor, reduction: exchanged.append(tuple(tensor.shape)) or tensor
+    monkeypatch.setattr(monitoring, "sum_over_ranks", lambda own: exchanged.append(tuple(own.shape)) or own)
     (part,) = BatchPlan(recipe, 100, patch_size=16).step(0)
     for losses in ({"features/a": torch.ones(())}, {}):
         known = LossesBySize(recipe.partitions)
         known.add(part, losses)
         known.end_step(is_counted=True)
-        known.end_interval(cast(Accelerator, accelerator))
+        known.end_interval(ONE_RANK)
     assert exchanged == [(2, 4), (2, 2)]
 
 

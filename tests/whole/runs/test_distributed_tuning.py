@@ -155,7 +155,7 @@ def average_norm() -> None:
     accelerator, norm = Accelerator(), torch.nn.BatchNorm2d(1)
     norm.running_mean += accelerator.process_index
     norm.running_var += accelerator.process_index
-    average_statistics(norm, accelerator)
+    average_statistics(norm)
     torch.save(norm.state_dict(), f"norm-{accelerator.process_index}.pt")
 
 
