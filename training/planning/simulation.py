@@ -25,9 +25,9 @@ data sheet of 2023."""
 NETWORK_SPEED = 50e9
 """Bytes per second that a GPU sends to other machines: a port of 400 Gb/s for each GPU, as NVIDIA's DGX H100 has by its
 data sheet of 2023."""
-SECONDS_PER_KB = 7e-5
-"""Of a worker, to decode a JPEG and cut one view of it, for each 1,000 bytes of the file: our measurement on one busy
-core (docs/log.md, 2026-12-01), within a fifth for files of 49 and 136 kB and the views of radio_s and c_radio_v4_h."""
+SECONDS_PER_KB = 1e-4
+"""Of a worker, to decode a JPEG and cut one view of it, for each 1,000 bytes of the file: our choice between 0.6e-4 and
+1.45e-4, measured with the views of radio_s and c_radio_v4_h of files of 33 to 136 kB (docs/log.md, 2026-12-01)."""
 MOST_SECONDS_PER_VIEW = 0.04
 """The same for large photographs, which drafts decode at a part of their size: measured at 12 megapixels."""
 

@@ -20,7 +20,7 @@ def test_time_is_that_of_all_steps_in_every_table(plan: Plan) -> None:
     assert one.seconds(speed) == pytest.approx(one.flops() / (0.5 * 312e12), rel=0.02)  # of shapes and of their mean
     assert plan.seconds(speed) == 10 * plan.step_time(plan.recipe, speed).total
     large = speed._replace(image_kb=300)
-    assert plan.seconds(large) == pytest.approx(10 * (8 * 3 + 2 * 2) / 2 * 300 * 7e-5 / 2)
+    assert plan.seconds(large) == pytest.approx(10 * (8 * 3 + 2 * 2) / 2 * 300 * 1e-4 / 2)
     text = describe(plan, [A100], 0.5, 300)
     (row,) = [line for line in text.splitlines() if line.startswith("| A100 |")]
     (time,) = [line for line in text.splitlines() if line.startswith("| time of the whole run |")]

@@ -67,7 +67,7 @@ def test_time_is_operations_over_speed_and_no_less_than_the_data_take(networks: 
     assert time.exchange == exchange_seconds(4 * 10**6, 4)
     # Views of the student and of each teacher: 8 images of "low" have two, 2 of "high" one of these.
     assert step.views == 8 * 3 + 2 * 2
-    assert time.data == pytest.approx(step.views / 4 / 2 * 0.007)
+    assert time.data == pytest.approx(step.views / 4 / 2 * 0.01)
     assert time.total == max(computed + time.waiting + time.exchange, time.data)
     slow = time_of(step, recipe, 4, 10**6, Speed(card, 0.5, 400))
     assert (slow.data, slow.total) == pytest.approx((4 * time.data, slow.data))
