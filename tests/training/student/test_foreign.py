@@ -18,6 +18,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TEACHERS = {"language": TeacherWidths(12, 10), "segmenter": TeacherWidths(None, 20)}
 
 
+LARGE_WINDOWS = {
+    "architecture": "transformers:swin",
+    "arguments": {"embed_dim": 8, "depths": [2], "num_heads": [1], "window_size": 7},
+}
+"""A network that takes no images of fewer patches than a window."""
+
+
 def recipe_of(name: str, student: dict | None = None, **sections) -> Recipe:
     sections = {"partitions": [{"name": "low", "sizes_px": [64], "batch_size": 2}], **sections}
     return small_recipe(*TEACHERS, student={**STUDENTS[name]._asdict(), **(student or {})}, **sections)
@@ -55,6 +62,7 @@ def test_weights_without_a_gradient_and_frozen_stages_are_not_trained():
         ("ResNet", {"passes_at_once": 2}, {}, "student.passes_at_once"),
         ("E-RADIO", {"frozen_stages": 1}, {}, "student.frozen_stages"),
         ("E-RADIO", {}, {"partitions": [{"name": "low", "sizes_px": [48], "batch_size": 2}]}, "sizes_px"),
+        ("ConvNeXt", LARGE_WINDOWS, {"partitions": [{"name": "low", "sizes_px": [16], "batch_size": 2}]}, "sizes_px"),
         ("ConvNeXt", {}, {"partitions": [{"name": "low", "sizes_px": [64], "token_budget": 8}]}, "token_budget"),
         (
             "ConvNeXt",
