@@ -450,26 +450,35 @@ def _check_motion(source: str, network: nn.Module, found: Probe) -> None:
 
     Two images of noise are moved by the coarsest stride, down and to the right. The difference of their maps, in which
     positions cancel, must correlate best with that of the moved images where both show the same, not a patch beside.
+    Small images are tried first; windows may need more patches. With fresh running statistics the signals of some
+    networks vanish in rounding (MobileViT, RepVGG), so that norms then use the statistics of the images.
 
     Raises:
         ValueError: It says which of both.
     """
     step = max(shape.stride for shape in found.shapes)
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train()  # with fresh running statistics, signals of some networks (RepVGG) vanish in rounding
-    try:
-        first, moved, again = _run_moved(source, network, found, step, MOTION_PATCHES * step)
-    except _ERRORS:  # windows may need more patches
-        first, moved, again = _run_moved(source, network, found, step, PROBE_SIDE)
-    for maps, moved_maps, same, shape in zip(first, moved, again, found.shapes, strict=True):
-        if not (maps - same).abs().max() <= SAME_OUTPUT * maps.abs().max():
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for side, of_images in ((MOTION_PATCHES * step, False), (MOTION_PATCHES * step, True), (PROBE_SIDE, True)):
+        for norm in norms:
+            norm.train(of_images)
+        runs = None
+        with contextlib.suppress(*(() if side == PROBE_SIDE else _ERRORS)):
+            runs = _run_moved(source, network, found, step, side)
+        if runs is None:
+            continue
+        if any(
+            not (maps - same).abs().max() <= SAME_OUTPUT * maps.abs().max() for maps, _, same in zip(*runs, strict=True)
+        ):
             raise ValueError("its output for an image is another one each time")
-        before, after = maps[0] - maps[1], moved_maps[0] - moved_maps[1]
-        cells = step // shape.stride
-        best, *others = (_correlation(before, after, rows, cols) for rows, cols in _moves(cells))
-        if not best > max(LEAST_CORRELATION, *others):
-            raise ValueError("its map does not move with its image")
+        pairs = [(maps[0] - maps[1], moved[0] - moved[1]) for maps, moved, _ in zip(*runs, strict=True)]
+        if all(_is_moved(*pair, step // shape.stride) for pair, shape in zip(pairs, found.shapes, strict=True)):
+            return
+    raise ValueError("its map does not move with its image")
+
+
+def _is_moved(before: Tensor, after: Tensor, cells: int) -> bool:
+    best, *others = (_correlation(before, after, rows, cols).item() for rows, cols in _moves(cells))
+    return best > max(LEAST_CORRELATION, *others)
 
 
 def _run_moved(source: str, network: nn.Module, found: Probe, step: int, side: int) -> list[list[Tensor]]:
