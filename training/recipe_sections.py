@@ -230,7 +230,7 @@ class ViewsRecipe(RecipeSection):
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     is_square: bool = True
     aspect_steps: int | None = Field(None, gt=0)
-    parts_at_once: int = Field(1, gt=0)
+    parts_at_once: Annotated[int, INDECISIVE] = Field(1, gt=0)
     max_shift_patches: int = Field(2, ge=0)
     shift_deviation_patches: float = Field(0.5, ge=0)
     flip_probability: float = Field(0.5, ge=0, le=1)

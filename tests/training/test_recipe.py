@@ -226,11 +226,11 @@ def fingerprint(*overrides: str, name: str = "demo") -> str:
 
 def test_the_decisive_part_is_what_decides_the_weights() -> None:
     """Where it moves by more than a new field (other names or types), runs are refused their own checkpoints."""
-    same = "checkpoints.keep=5 logging.every_steps=1 data.num_workers=0 export.feature_normalizer=true"
-    stored = "b12b74ee793e49191b5f065e4ce374fd463483611021ff20efb95a4e97af7172"
+    same = "views.parts_at_once=2 checkpoints.keep=5 data.num_workers=0 export.feature_normalizer=true"
+    stored = "315b9ca1b9c33a6a599193951511cb8c638f147c2ed8119cacee2d172621f99a"
     assert fingerprint() == fingerprint(*same.split(), "optimizer.max_bad_steps=3") == stored
     assert stored not in (fingerprint("seed=1"), fingerprint("teachers.nanodet-g.feature_weight=2"))
-    stored = "f0f7273581112be5a26e7b0d27f624098efd62705da7d158c34702d6206e45c5"
+    stored = "e1e9209081c708b485bfcbd76535955f70f37db300bed73ea4781b5b8ad18e7a"
     assert fingerprint(SOURCE, name="c_radio_v4_h") == stored
 
 
