@@ -514,7 +514,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         overrides = {name: kwargs.pop(name) for name in names if name in kwargs}
         if isinstance(overrides.get("adaptor_names"), (list, tuple)):
             adaptors = overrides.get("adaptors") or config_dict.get("adaptors") or []
-            known = [adaptor.get("name") for adaptor in adaptors if isinstance(adaptor, dict)]
+            known = [str(adaptor.get("name")) for adaptor in adaptors if isinstance(adaptor, dict)]
             overrides["adaptor_names"] = own_names("adaptor_names", overrides["adaptor_names"], known)
         opened = super().from_dict(cls._override(config_dict, overrides), **kwargs)
         (opened[0] if isinstance(opened, tuple) else opened).check()  # transformers' own fields were set one by one

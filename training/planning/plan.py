@@ -158,7 +158,8 @@ class Plan:
         found = {}
         for stage, cost in self.steps():
             fullest = self.simulated[stage.name].patches[cost.partition.name] / cost.patches
-            sizes = (fullest * cost.targets, *(fullest * size for size in cost.activations))
+            kept, checkpointed = cost.activations
+            sizes = (fullest * cost.targets, fullest * kept, fullest * checkpointed)
             found[stage.name, cost.partition.name] = sizes
         return found
 
