@@ -69,14 +69,20 @@ COMMAND = Command(
 
 @one_line_warnings(COMMAND.name)
 def _run(settings: ConvertSettings) -> None:
-    from modeling_radio.conversion.from_nvidia import convert, read_label, save, verify  # imports torch: takes seconds
+    # These import torch, which takes seconds.
+    from modeling_radio.conversion.from_nvidia import HUB_ID, convert, read_label, save, verify
     from modeling_radio.conversion.text_tower import add_text_tower
     from modeling_radio.conversion.verification import Comparison, list_unchecked
     from modeling_radio.core.checkpoints import MODEL_FOLDER
+    from modeling_radio.core.hub import find_folder
+    from modeling_radio.nvidia.beside import folder_with_all_adaptors
 
     inputs = [Path(each) for each in (settings.source, settings.text_tower, settings.verify) if each is not None]
     check_output(settings.output, overwrite=settings.overwrite, inputs=inputs, kind=MODEL_FOLDER)
-    model = convert(settings.source, adaptors=settings.adaptors, version=settings.version, overrides=settings.config)
+    source = settings.source
+    if settings.adaptors is None and not Path(source).is_file():
+        source = str(folder_with_all_adaptors(find_folder(source, "source") if HUB_ID.fullmatch(source) else source))
+    model = convert(source, adaptors=settings.adaptors, version=settings.version, overrides=settings.config)
     tokenizer, text_source = None, None
     if settings.text_tower is not None:
         model, tokenizer = add_text_tower(model, settings.text_tower, settings.text_adaptor)

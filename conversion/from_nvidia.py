@@ -1,28 +1,15 @@
 """Opens NVIDIA's RADIO checkpoints as our model, saves it, and compares it with stored outputs of NVIDIA's code."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.checks_radio import check_choice, own_names
-from modeling_radio.conversion.nvidia.config import adaptor_names, build_config_fields
-from modeling_radio.conversion.nvidia.keys import adaptor_of, head_names, our_keys
-from modeling_radio.conversion.nvidia.source import NvidiaCheckpoint, read_checkpoint
-from modeling_radio.conversion.nvidia.tensors import (
-    check_finite,
-    check_kinds,
-    fold_layer_scale,
-    fold_spectral,
-    has_layer_scale,
-    spectral_epsilon,
-    to_one_dtype,
-)
 from modeling_radio.conversion.verification import (
     Comparison,
     check_tolerance,
@@ -30,13 +17,17 @@ from modeling_radio.conversion.verification import (
     format_comparisons,
     largest_difference,
 )
+from modeling_radio.core.hub import find_folder
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.kinds import Conversion
-from modeling_radio.nvidia.config import source_fields
-from modeling_radio.nvidia.folder import check_fit
-from modeling_radio.nvidia.radio1d import is_radio1d
+from modeling_radio.nvidia.beside import folder_with_adaptors
+from modeling_radio.nvidia.source import read_checkpoint
+from modeling_radio.nvidia.translation import build, translate
 from modeling_radio.video_processing_radio import RadioVideoProcessor
+
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def convert(
@@ -66,35 +57,14 @@ def convert(
         ValueError: If the source cannot be read, asks to run code, or has tensors that are unknown, missing, not
             finite or no floating-point numbers (all are listed), or a name in the arguments is unknown.
     """
-    checkpoint = read_checkpoint(source)
-    teachers = [teacher["name"] for teacher in checkpoint.args.get("teachers") or []]
-    mapping = our_keys(checkpoint.state, teachers)
-    _check_distinct(mapping)
-    check_kinds({theirs: checkpoint.state[theirs] for theirs in mapping})
-    source_keys = {ours: theirs for theirs, ours in mapping.items()}
-    state = to_one_dtype({ours: checkpoint.state[theirs] for theirs, ours in mapping.items()}, source_keys)
-    state = _select_adaptors(state, checkpoint, adaptors)
-    state = fold_spectral(state, spectral_epsilon(checkpoint.args))
-    layer_scale = has_layer_scale(state)
-    if not is_radio1d(checkpoint.args):
-        state = fold_layer_scale(state)
-    check_finite(state, source_keys)
-    fields = build_config_fields(state, checkpoint, version)
-    fields["nvidia_source"] = source_fields(
-        checkpoint.args,
-        arch=checkpoint.arch,
-        epoch=checkpoint.epoch,
-        heads=head_names(checkpoint.state, teachers),
-        layer_scale=layer_scale,
-    )
-    RadioConfig.check_fields(overrides or {})
-    config = RadioConfig(**{**fields, **(overrides or {})})
-    with torch.device("meta"):  # `_load` assigns the file's tensors
-        model = RadioModel(config)
-    config.dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())  # the same for all
-    _load(model, state, source_keys)
+    if adaptors is not None:
+        source = folder_with_adaptors(source, adaptors, argument="adaptors")
+    is_name = not Path(source).exists() and HUB_ID.fullmatch(str(source))
+    place = find_folder(str(source), "source") if is_name else source
+    checkpoint = read_checkpoint(place, str(source))
+    model = build(translate(checkpoint, adaptors=adaptors, version=version, overrides=overrides))
     _warn_of_other_tokens(model.config)
-    return model.eval()
+    return model
 
 
 def _warn_of_other_tokens(config: RadioConfig) -> None:
@@ -106,42 +76,6 @@ def _warn_of_other_tokens(config: RadioConfig) -> None:
                 f"its slot lies behind the {config.num_cls_tokens} class tokens.",
                 stacklevel=3,
             )
-
-
-def _check_distinct(mapping: Mapping[str, str]) -> None:
-    sources: dict[str, list[str]] = {}
-    for theirs, ours in mapping.items():
-        sources.setdefault(ours, []).append(theirs)
-    clashes = [" and ".join(keys) for keys in sources.values() if len(keys) > 1]
-    if clashes:
-        raise ValueError(f"Tensors that stand for the same weight: {'; '.join(clashes)}.")
-
-
-def _select_adaptors(
-    state: dict[str, Tensor], checkpoint: NvidiaCheckpoint, names: Sequence[str] | None
-) -> dict[str, Tensor]:
-    available = adaptor_names(state, checkpoint)
-    if names is None:
-        return state
-    names = own_names("adaptors", names, available)
-    for name in names:
-        check_choice("adaptors", name, available)
-    unwanted = set(available) - set(names)
-    return {key: tensor for key, tensor in state.items() if adaptor_of(key) not in unwanted}
-
-
-def _load(model: RadioModel, state: dict[str, Tensor], source_keys: Mapping[str, str]) -> None:
-    state = {**state, "radio_model.summary_idxs": torch.tensor(model.config.summary_idxs)}
-    expected = model.state_dict()
-    missing = [key for key in expected if key not in state]
-    unknown = [source_keys.get(key, key) for key in state if key not in expected]
-    misshapen = [
-        f"{source_keys.get(key, key)} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    check_fit(unknown, missing, misshapen)
-    model.load_state_dict({key: tensor.contiguous() for key, tensor in state.items()}, assign=True)
 
 
 def save(

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.conversion.nvidia.source import load_tensors
 from modeling_radio.conversion.opening import open_model
 from modeling_radio.conversion.to_timm import TRUNK
 from modeling_radio.core.checkpoints import MODEL_FOLDER
@@ -18,7 +17,8 @@ from modeling_radio.core.files import check_output, write_folder
 from modeling_radio.core.settings import Settings
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.model_cards.build import write_card
-from modeling_radio.nvidia.folder import check_fit
+from modeling_radio.nvidia.fit import check_fit
+from modeling_radio.nvidia.source import load_tensors
 
 
 _FIRST = ("patch_embed.proj.weight", "pos_embed", "cls_token", "reg_token")

@@ -14,7 +14,7 @@ from modeling_radio.core.files import check_output
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.settings import Settings
 from modeling_radio.heads_radio import RadioTaskModel
-from modeling_radio.nvidia.folder import check_fit
+from modeling_radio.nvidia.fit import check_fit
 
 
 _MAX_NAMES = 4

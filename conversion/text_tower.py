@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, SiglipT
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.conversion.nvidia.tensors import check_finite
-from modeling_radio.nvidia.folder import check_fit
+from modeling_radio.nvidia.fit import check_fit
+from modeling_radio.nvidia.tensors import check_finite
 from modeling_radio.tokenizer import open_tokenizer
 
 

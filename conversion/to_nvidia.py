@@ -13,8 +13,6 @@ from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import read_json
-from modeling_radio.conversion.nvidia.keys import TrainingFileLayout, training_file_key
-from modeling_radio.conversion.nvidia.source import ERADIO_ARGUMENTS, PICKLES
 from modeling_radio.conversion.opening import check_file_output, open_model
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import write_file
@@ -23,8 +21,10 @@ from modeling_radio.eradio_radio import EradioPositionBias
 from modeling_radio.nvidia.arguments import check_arguments, check_source
 from modeling_radio.nvidia.config import has_one_token, teacher_token_index, token_fields
 from modeling_radio.nvidia.eradio import PUBLISHED, published_name
+from modeling_radio.nvidia.keys import TrainingFileLayout, training_file_key
 from modeling_radio.nvidia.radio1d import is_radio1d
 from modeling_radio.nvidia.recognition import MATTERING
+from modeling_radio.nvidia.source import ERADIO_ARGUMENTS, PICKLES
 from modeling_radio.presets_radio import mlp_ratio_for
 
 

@@ -17,7 +17,7 @@ from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import FolderKind
 from modeling_radio.core.trust import MODEL_FILES, check_named_code
 from modeling_radio.modeling_radio import SUMMARY_INDICES
-from modeling_radio.nvidia.folder import check_fit
+from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.nvidia.stored_tensors import stored_tensors
 
 

@@ -1,5 +1,6 @@
 """Models by folder or by their name on the Hugging Face Hub, and the reasons why one does not open."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -23,19 +24,27 @@ HUB_ERRORS = (OSError, HFValidationError, HfHubHTTPError, HTTPError)
 _UNREACHED = (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, ConnectionError, TimeoutError)
 
 
-def find_folder(source: str | Path, argument: str | None = None) -> Path:
+def find_folder(source: str | Path, argument: str | None = None, *, adaptors: Sequence[str] = ()) -> Path:
     """Return a folder, or that of a repository on the Hub, downloaded if necessary.
 
     Args:
-        source: Folder, or `ORG/NAME`, also as `hub:ORG/NAME`.
+        source: Folder, `ORG/NAME`, also as `hub:ORG/NAME`, or a training file of NVIDIA's, which is converted once.
         argument: Setting that names it, for messages; None for callers that say it themselves.
+        adaptors: Adaptors that the folder shall have; NVIDIA's lack theirs (`modeling_radio.nvidia.beside`).
 
     Raises:
-        ValueError: If it is no folder and the Hub does not return it; the message is one line.
+        ValueError: If it is no folder and the Hub does not return it, or has no such adaptors; the message is one line.
     """
+    from modeling_radio.nvidia.beside import folder_of_archive, folder_with_adaptors, is_training_file
+
     folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
+    if is_training_file(folder):
+        return folder_of_archive(folder)
+    folder = folder if folder.is_dir() else _download(source, argument)
+    return Path(folder_with_adaptors(folder, adaptors)) if adaptors else folder
+
+
+def _download(source: str | Path, argument: str | None) -> Path:
     name = (source.as_posix() if isinstance(source, Path) else source).removeprefix(HUB_PREFIX)
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))

@@ -88,7 +88,7 @@ def source_of_weights(name: str | Path, arguments: Mapping[str, Any]) -> str | P
         arguments: The others.
     """
     is_base = "_adapter_model_path" in (arguments.get("adapter_kwargs") or {})
-    if is_base or not is_peft_available() or Path(name, CONFIG_NAME).exists():
+    if is_base or not is_peft_available() or Path(name).is_file() or Path(name, CONFIG_NAME).exists():
         return name
     keys = (*DOWNLOAD_OPTIONS, "revision", "subfolder")
     options = {key: arguments[key] for key in keys if arguments.get(key) is not None}

@@ -549,8 +549,10 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
         for layout in FOREIGN_LAYOUTS if source is not None else []:
             opening = layout.opening_arguments(source, kwargs)
             if opening is not None:
-                opened = super().from_pretrained(folder, *args, **opening)
+                place = opening.pop("pretrained_model_name_or_path", folder)  # of what was converted
+                opened = super().from_pretrained(place, *args, **opening)
                 layout.check_loaded(_model_of(opened))
+                _model_of(opened).config.name_or_path = str(folder)
                 return opened
         return super().from_pretrained(folder, *args, **kwargs)
 

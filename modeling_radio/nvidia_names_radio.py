@@ -113,8 +113,10 @@ class NvidiaNetworkNames(NvidiaNames):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; class tokens that are assigned to `summary_idxs` make up the summary from then on."""
+        before: Any = vars(self).get("_buffers", {}).get(name)
         super().__setattr__(name, value)
-        if name == "summary_idxs" and not value.is_meta and value.tolist() != self.config.summary_idxs:
+        is_assigned = name == "summary_idxs" and before is not None and not before.is_meta  # not while weights load
+        if is_assigned and not value.is_meta and value.tolist() != self.config.summary_idxs:
             self.config.summary_idxs = value.tolist()
             self.config.check()
 

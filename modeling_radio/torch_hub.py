@@ -118,7 +118,7 @@ def open_for_torch_hub(
         ValueError: If there is no such version or adaptor.
     """
     names = [adaptor_names] if isinstance(adaptor_names, str) else list(adaptor_names or [])
-    model = RadioModel.from_pretrained(find_version(version))
+    model = RadioModel.from_pretrained(find_version(version), **({"adaptor_names": names} if names else {}))
     if vitdet_window_size is not None:
         model.config.vitdet_window_size = vitdet_window_size
         model.config.check()

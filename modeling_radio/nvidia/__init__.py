@@ -2,9 +2,9 @@
 
 from modeling_radio.configuration_radio import FOREIGN_LAYOUTS
 
-from .folder import FolderWithUnnamedVideo, NvidiaFolder
+from .folder import FolderWithUnnamedVideo, NvidiaFolder, TrainingFile
 
 
 def register() -> None:
     """Let our classes open NVIDIA's folders."""
-    FOREIGN_LAYOUTS[:] = [NvidiaFolder(), FolderWithUnnamedVideo()]
+    FOREIGN_LAYOUTS[:] = [TrainingFile(), NvidiaFolder(), FolderWithUnnamedVideo()]

@@ -73,6 +73,8 @@ _HUB_CONFIG = {
     "adaptor_configs.*.feature!": MAPPING,
     **{f"adaptor_configs.*.{part}.{path}": rule for part in ("summary", "feature") for path, rule in _HEAD.items()},
     "adaptor_configs.*.feature.upsample_factor": _COUNT,
+    "adaptors_beside": listed(MAPPING),  # which we write
+    "adaptors_beside.*.name!": _NAME,
     "feature_normalizer_config": MAPPING,
     "inter_feature_normalizer_config": MAPPING,
     "inter_feature_normalizer_config.num_intermediates!": _SIZE,
@@ -125,7 +127,8 @@ def check_hub_config(config: Mapping[str, Any], file: str) -> None:
     needed = {f"{path}!" if path in wanted else path: rule for path, rule in _ARGUMENTS.items()}
     faults = [*_faults(needed, config["args"], "args."), *_faults(_HUB_CONFIG, config, "")]
     if not faults:
-        faults = [f"`adaptor_configs.{_shown(name)}` must be given" for name in names or [] if name not in described]
+        known = {*described, *(adaptor["name"] for adaptor in config.get("adaptors_beside") or [])}
+        faults = [f"`adaptor_configs.{_shown(name)}` must be given" for name in names or [] if name not in known]
     _refuse(faults, file)
 
 

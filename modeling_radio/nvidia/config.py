@@ -19,6 +19,8 @@ _LAYER_SCALE_MODELS = re.compile(r"vit_(base|large)_patch16_v2_")
 _LAYER_SCALE_MODELS_IMAGE_SIZE = 592
 _DEFAULT_PREFERRED_PX = 512
 _DEFAULT_MAX_PX = 2048
+BESIDE = "adaptors_beside"
+"""Field of a `config.json` that `beside` writes: adaptors of the training file, as `RadioConfig.adaptors` has them."""
 _MIN_BLOCKS_PER_GLOBAL = 2  # a period of one block would leave no windowed block
 
 
@@ -50,7 +52,7 @@ def config_fields_from_nvidia(config: dict[str, Any], adaptor_names: Any = None)
         **token_fields(args, of_hub_folder=True),
         **release_fields(args, backbone, config, has_normalizer=has_normalizer),
         "use_feature_normalizer": has_normalizer,
-        "adaptors": _adaptors(config),
+        "adaptors": [*_adaptors(config), *(config.get(BESIDE) or [])],
         "nvidia_source": source_fields(args, layer_scale=backbone["use_layer_scale"]),
     }
     intermediate = config.get("inter_feature_normalizer_config")
@@ -69,7 +71,7 @@ def with_adaptors(config: dict[str, Any], names: Any) -> dict[str, Any]:
         config: The parsed file, checked.
         names: What was given as `adaptor_names`. What the file does not describe is left for `RadioConfig` to refuse.
     """
-    described = list(config.get("adaptor_configs") or {})
+    described = [*(config.get("adaptor_configs") or {}), *(adaptor["name"] for adaptor in config.get(BESIDE) or [])]
     asked = [own_name(name, described) for name in names] if isinstance(names, list | tuple) else []
     asked = [name for name in asked if name in described]
     return {**config, "adaptor_names": list(dict.fromkeys([*(config.get("adaptor_names") or []), *asked]))}
@@ -296,8 +298,9 @@ def teacher_token_index(args: Mapping[str, Any], name: str, head_index: int | No
 
 def _adaptors(config: dict[str, Any]) -> list[dict[str, Any]]:
     args, adaptors = config["args"], []
-    for name in config.get("adaptor_names") or []:
-        heads = config["adaptor_configs"][name]
+    described = config.get("adaptor_configs") or {}
+    for name in (name for name in config.get("adaptor_names") or [] if name in described):
+        heads = described[name]
         summary, feature = heads["summary"], heads["feature"]
         factor = feature.get("upsample_factor") or 1
         adaptors.append(

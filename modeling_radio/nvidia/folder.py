@@ -3,16 +3,18 @@
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from modeling_radio.checks_radio import read_json
+from modeling_radio.configuration_radio import RadioConfig
 from modeling_radio.modeling_radio import ADAPTORS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS, SUMMARY_INDICES
 
 from .arguments import check_hub_config, is_eradio
+from .beside import folder_of_archive, folder_with_adaptors, is_training_file
 from .config import (
     backbone_fields,
     config_fields_from_nvidia,
@@ -22,6 +24,7 @@ from .config import (
     token_fields,
     with_adaptors,
 )
+from .fit import check_fit
 from .radio1d import is_radio1d
 from .stored_tensors import StoredTensor, read_integers, stored_tensors
 
@@ -74,8 +77,15 @@ class NvidiaFolder:
         if not is_nvidia_config(values):
             return None
         check_hub_config(values, f"{folder}/config.json")
+        location = {name: arguments[name] for name in _LOCATION if name in arguments}
+        complete = folder_with_adaptors(folder, _asked(arguments), location)
+        is_joined = complete != folder  # a local one, with adaptors of the training file
+        if is_joined:
+            arguments = {name: value for name, value in arguments.items() if name not in ("revision", "subfolder")}
+            folder, location = complete, {}
+            values = read_json(Path(folder, "config.json"))
         values = with_adaptors(values, arguments.get("adaptor_names"))
-        tensors = stored_tensors(folder, {name: arguments[name] for name in _LOCATION if name in arguments})
+        tensors = stored_tensors(folder, location)
         _check_trunk(values["args"], tensors)
         _check_adaptors(values, tensors)
         fields = {**_token_fields(values["args"], tensors), **_video_fields(tensors)}
@@ -83,6 +93,7 @@ class NvidiaFolder:
             **arguments,
             "key_mapping": {**_INNER, **(arguments.get("key_mapping") or {})},
             "ignore_mismatched_sizes": True,  # `check_loaded` names them, with whatever else does not fit
+            **({"pretrained_model_name_or_path": folder} if is_joined else {}),
         }
         config = arguments.get("config")
         if not isinstance(config, PreTrainedConfig):
@@ -116,6 +127,31 @@ class NvidiaFolder:
         ]
         check_fit(sorted(unknown), sorted(missing), sorted(misshapen))
         model._weight_conversions = []  # transformers would save the weights under NVIDIA's keys, but our configuration
+
+
+class TrainingFile:
+    """Training files of NVIDIA's (`.pth.tar`) on this machine, which are converted once."""
+
+    def describes(self, values: dict[str, Any]) -> bool:
+        """Return that no `config.json` shows it."""
+        return False
+
+    def opening_arguments(self, folder: str | Path, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the arguments of `from_pretrained` with the converted folder in place of the file; nothing for others.
+
+        Args:
+            folder: What is opened.
+            arguments: Those of the call.
+
+        Raises:
+            ValueError: If the file is damaged, or of no release that can be told from others.
+        """
+        if not is_training_file(folder):
+            return None
+        return {**arguments, "pretrained_model_name_or_path": folder_of_archive(folder, arguments.get("version"))}
+
+    def check_loaded(self, model: Any) -> None:
+        """Check nothing: conversion did."""
 
 
 class FolderWithUnnamedVideo:
@@ -153,6 +189,15 @@ class FolderWithUnnamedVideo:
         """Check nothing: transformers reports what does not fit."""
 
 
+def _asked(arguments: Mapping[str, Any]) -> list[str]:
+    """Return the adaptors that the arguments of `from_pretrained` ask for, by name or by a configuration."""
+    names, config = arguments.get("adaptor_names"), arguments.get("config")
+    asked = list(names) if isinstance(names, list | tuple) else []
+    if isinstance(config, RadioConfig):
+        asked += config.all_adaptor_names
+    return [name for name in dict.fromkeys(asked) if isinstance(name, str)]
+
+
 def _check_trunk(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
     """Refuse arguments of a larger network than the weights': all of it would be built before anything is missed."""
     if not tensors or is_eradio(args):
@@ -177,28 +222,17 @@ def _check_adaptors(config: Mapping[str, Any], tensors: Mapping[str, StoredTenso
     """Refuse widths that no tensor of the adaptor has: what does not fit is made anew by transformers, of any size."""
     if not tensors:
         return
-    for name in config.get("adaptor_names") or []:
+    described = config.get("adaptor_configs") or {}
+    for name in (name for name in config.get("adaptor_names") or [] if name in described):
         stored = [tensor.shape for key, tensor in tensors.items() if key.startswith(f"{ADAPTORS}.{name}.")]
         sides = sorted({side for shape in stored for side in shape})
         for head, field in itertools.product(("summary", "feature"), ("hidden_dim", "output_dim")):
-            width = config["adaptor_configs"][name][head][field]
+            width = described[name][head][field]
             if width not in sides:
                 raise ValueError(
                     f"The tensors do not fit the architecture. `adaptor_configs.{name}.{head}.{field}` must be a side "
                     f"of a tensor of that adaptor, one of {sides}, got {width}."
                 )
-
-
-def check_fit(unknown: Sequence[str], missing: Sequence[str], misshapen: Sequence[str]) -> None:
-    """Refuse weights that are not those of the network.
-
-    Raises:
-        ValueError: If there are any; the message names all.
-    """
-    problems = {"unknown": unknown, "missing": missing, "of another shape": misshapen}
-    found = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
-    if found:
-        raise ValueError(f"The tensors do not fit the architecture. {'; '.join(found)}.")
 
 
 def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:

@@ -34,14 +34,16 @@ BRIEF_NUMBERS = 3
 """Our choice of numbers of a task that are printed at once; they fit into a line."""
 
 
-def open_student(settings: EvaluationSettings) -> RadioFeatures:
-    """Return the checkpoint of the settings.
+def open_student(settings: EvaluationSettings, recipe: Recipe | None = None) -> RadioFeatures:
+    """Return the checkpoint of the settings, with the adaptors of a recipe's teachers where NVIDIA's folder lacks them.
 
     Raises:
         ValueError: If the folder is no checkpoint, is damaged or not finite, or `size` does not fit it.
     """
     dtype = AUTOCAST_TYPES[settings.precision]
-    return open_radio(settings.checkpoint, size_px=settings.size, device=device_of_process(), dtype=dtype)
+    teachers = [] if recipe is None else [entry.name for entry in recipe.teachers]
+    device = device_of_process()
+    return open_radio(settings.checkpoint, size_px=settings.size, device=device, dtype=dtype, teachers=teachers)
 
 
 def run_evaluations(
@@ -69,7 +71,7 @@ def run_evaluations(
     check_results_file(settings.output)
     if settings.output is not None and settings.report:
         check_page(settings.output.with_suffix(".html"))
-    model = open_student(settings) if model is None else model.with_size(settings.size)
+    model = open_student(settings, recipe) if model is None else model.with_size(settings.size)
     data = open_data(source, settings, size_px=model.size_px, seed=settings.random_seed)
     names = task_names(settings.tasks, data.kinds())
     for name in names:

@@ -30,7 +30,7 @@ from modeling_radio.core.machine import find_device
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.hub_radio import TASK_OF_CLASS
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file
-from modeling_radio.nvidia.folder import check_fit
+from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.pipelines_radio import limits_of
 from modeling_radio.post_processing_radio import class_scores
 from modeling_radio.tokenizer import open_tokenizer

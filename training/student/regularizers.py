@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from modeling_radio import RadioModel
+from modeling_radio.nvidia.tensors import MIN_SCALE
 from modeling_radio.training.distillation.sharding import first_row, local_parts, sum_over_shards
 from modeling_radio.training.student.foreign import linear_layers
 from modeling_radio.training.student.parameters import count_stacked
@@ -58,7 +59,6 @@ def add_damp(model: RadioModel, sigma: float) -> None:
         trunk.set_submodule(name, DampLinear(linear, sigma))
 
 
-MIN_SCALE = 0.05  # as in NVIDIA's inference code, and in `conversion.nvidia.tensors`, which may not be imported here
 SCALE_SUFFIX = "parametrizations.weight.0.scale"  # end of the names of the scales
 START_ITERATIONS = 15  # as in torch.nn.utils.parametrizations.spectral_norm
 

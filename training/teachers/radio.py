@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class RadioTeacher(Teacher):
 
     Args:
         name: Name of the teacher.
-        source: Folder or Hub id, for example `nvidia/C-RADIOv4-H`.
+        source: Folder, Hub id, for example `nvidia/C-RADIOv4-H`, or `.pth.tar` of NVIDIA's.
         adaptor_name: The adaptor whose outputs are used; None for the backbone.
         weights: "pretrained", or "random" for the architecture only, without a download for published models.
         weights_dtype: Type of the stored weights.
@@ -56,7 +57,9 @@ class RadioTeacher(Teacher):
         weights_dtype: Precision = "float32",
     ) -> None:
         check_weights(name, weights, weights_dtype)
-        network = _open_network(name, source) if weights == "pretrained" else _random_network(name, source)
+        adaptors = () if adaptor_name is None else (adaptor_name,)
+        build = _open_network if weights == "pretrained" else _random_network
+        network = build(name, source, adaptors)
         config = network.config
         summary_dim, feature_dim = _widths(name, config, adaptor_name)
         super().__init__(
@@ -120,19 +123,20 @@ class RadioTeacher(Teacher):
         return self.network.radio_model.model.blocks if is_plain and self.adaptor_name is None else ()
 
 
-def _open_network(name: str, source: str) -> RadioModel:
+def _open_network(name: str, source: str, adaptors: Sequence[str]) -> RadioModel:
     try:
-        return open_checkpoint(find_folder(source)).model
+        return open_checkpoint(find_folder(source, adaptors=adaptors)).model
     except (OSError, ValueError) as error:
         message = f"`source` {source!r} does not open as a RADIO model: {explain_failure(error, source)}"
         raise teacher_error(name, message) from error
 
 
-def _random_network(name: str, source: str) -> RadioModel:
+def _random_network(name: str, source: str, adaptors: Sequence[str]) -> RadioModel:
     config = published_config(source)
     if config is None:
         try:
-            config = RadioConfig.from_pretrained(source)
+            folder = find_folder(source, adaptors=adaptors) if Path(source).exists() else source
+            config = RadioConfig.from_pretrained(folder)
         except (OSError, ValueError) as error:
             message = f"no RADIO model at `source` {source!r}: {explain_failure(error, source)}"
             raise teacher_error(name, message) from error

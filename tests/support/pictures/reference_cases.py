@@ -4,14 +4,15 @@ import json
 import re
 import shutil
 from argparse import Namespace
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modeling_radio.conversion.nvidia.tensors import fold_spectral
+from modeling_radio.nvidia.tensors import fold_spectral
 
 
 REFERENCE = Path(__file__).parents[2] / "data" / "reference"
@@ -70,3 +71,33 @@ def _hub_key(key: str, teachers: Sequence[str], adaptors: Collection[str]) -> st
         return f"radio_model.adaptors.{name}.{half}.{head[3]}" if name in adaptors else None
     prefix = next(prefix for prefix in HUB_PREFIXES if key.startswith(prefix))
     return HUB_PREFIXES[prefix] + key.removeprefix(prefix)
+
+
+@pytest.fixture
+def reference() -> Path:
+    return REFERENCE
+
+
+@pytest.fixture
+def training_file() -> Callable[[str], dict]:
+    """What a case's training file holds."""
+    return load_training_file
+
+
+@pytest.fixture
+def edited(tmp_path) -> Callable[[str, Callable[[dict], None]], Path]:
+    """Write a case's training file with changed contents."""
+
+    def write(case: str, edit: Callable[[dict], None]) -> Path:
+        content = load_training_file(case)
+        edit(content)
+        torch.save(content, tmp_path / "edited.pth.tar")
+        return tmp_path / "edited.pth.tar"
+
+    return write
+
+
+@pytest.fixture
+def hub_folder(tmp_path) -> Callable[[str], Path]:
+    """Write a case's Hub folder: its `config.json`, and the training file's weights under the Hub's keys."""
+    return lambda case: write_hub_folder(case, tmp_path / "hub")

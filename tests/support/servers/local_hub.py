@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
 import pytest
+import yaml
 
 
 TOKEN = "hf_right"
@@ -70,6 +71,12 @@ class LocalHub:
 def object_id(content: bytes) -> str:
     """Return git's name of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _front_matter(text: str) -> dict[str, str] | None:
+    """Return the fields of a card."""
+    found = re.match(r"---\n(.*?)^---$", text, re.DOTALL | re.MULTILINE)
+    return None if found is None else yaml.safe_load(found[1])
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -206,6 +213,7 @@ class Handler(BaseHTTPRequestHandler):
             "siblings": siblings,
             "private": repository.private,
             "tags": [],
+            "cardData": _front_matter(files.get("README.md", b"").decode()),
         }
         return self._answer(body=rows)
 

@@ -33,6 +33,7 @@ from transformers import Sam3ImageProcessor
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.to_nvidia import training_file_content
 from modeling_radio.nvidia.recognition import MATTERING
+from modeling_radio.presets_radio import RELEASES
 
 
 WIDTH, DEPTH, HEADS = 32, 4, 2
@@ -264,8 +265,8 @@ def _write_release(name: str, twin: Twin, folder: Path) -> None:
     descriptions = {name: _described(twin, name) for name in twin.hub_adaptors}
     resource = {
         "patch_size": twin.fields.get("patch_size", 16),
-        "max_resolution": 2048,
-        "preferred_resolution": [512, 512],
+        "max_resolution": RELEASES[twin.version].max_px,
+        "preferred_resolution": [RELEASES[twin.version].preferred_px] * 2,
     }
     config = {
         "adaptor_configs": descriptions,
@@ -287,7 +288,7 @@ def _write_release(name: str, twin: Twin, folder: Path) -> None:
     license_name = "nvidia-open-model-license" if name.startswith("nvidia/C-") else "nvidia-source-code-license-nc"
     (folder / "README.md").write_text(f"---\nlicense: other\nlicense_name: {license_name}\n---\n# {name}\n")
     if twin.has_processor:
-        (folder / "preprocessor_config.json").write_text(json.dumps(_processor(512)))
+        (folder / "preprocessor_config.json").write_text(json.dumps(_processor(RELEASES[twin.version].preferred_px)))
     for file in STAND_IN.glob("*.py"):
         shutil.copy(file, folder)
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.conversion.nvidia.config import build_config_fields
-from modeling_radio.conversion.nvidia.source import NvidiaCheckpoint
+from modeling_radio.nvidia.sizes import build_config_fields
+from modeling_radio.nvidia.source import NvidiaCheckpoint
 
 
 STORED = json.loads((Path(__file__).parents[2] / "data" / "configurations.json").read_text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
@@ -19,6 +19,7 @@ from modeling_radio.core.hub import find_folder
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.inputs_radio import WindowSize
 from modeling_radio.model_cards.results import STUDENT
+from modeling_radio.nvidia.beside import adaptors_lacking
 from modeling_radio.radseg_radio import DENOISING, SCALING, SLIDING
 from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.training.evaluation.data import tensor_fingerprint
@@ -250,14 +251,24 @@ def open_radio(
     size_px: int | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    teachers: Collection[str] = (),
 ) -> RadioFeatures:
     """Open a folder of ours, or one in the layout of NVIDIA's repositories, with its processor; or such a repository.
+
+    Args:
+        folder: The folder or repository, or a `.pth.tar` of NVIDIA's.
+        name: Name of the model in results.
+        size_px: Shorter side of images in pixels; None takes the processor's.
+        device: Where it runs.
+        dtype: Type in which it computes; None takes that of the weights.
+        teachers: Those whose adaptors are wanted, as far as the release has any.
 
     Raises:
         ValueError: If it is no folder and not on the Hub, is no checkpoint, is damaged or not finite, or does not take
             images of `size_px`.
     """
     folder = find_folder(folder, "checkpoint")
+    folder = find_folder(folder, adaptors=[name for name in adaptors_lacking(folder) if name in teachers])
     model = open_checkpoint(folder).model.to(device)  # pyrefly: ignore[bad-argument-type]
     is_ours = "args" not in read_config(folder)
     has_processor = is_ours and (folder / "preprocessor_config.json").is_file()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modeling_radio.conversion.convert import main
-from modeling_radio.conversion.nvidia.source import read_checkpoint
+from modeling_radio.nvidia.source import read_checkpoint
 
 
 class Touch:

@@ -14,7 +14,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from modeling_radio.conversion.nvidia.training_archive import MAX_DEPTH, MAX_PICKLE_BYTES, MAX_RECORDS, open_archive
+from modeling_radio.nvidia.training_archive import MAX_DEPTH, MAX_PICKLE_BYTES, MAX_RECORDS, open_archive
 
 
 @pytest.fixture

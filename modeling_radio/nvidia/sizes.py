@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from modeling_radio.checks_radio import check_choice
-from modeling_radio.conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio.modeling_radio import BLOCKS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS
-from modeling_radio.nvidia.arguments import is_eradio
-from modeling_radio.nvidia.config import (
+from modeling_radio.presets_radio import RELEASES, SIZES
+
+from .arguments import is_eradio
+from .config import (
     backbone_fields,
     has_one_token,
     release_fields,
@@ -21,8 +22,8 @@ from modeling_radio.nvidia.config import (
     temporal_patch_size,
     token_fields,
 )
-from modeling_radio.nvidia.radio1d import MERGING_FIELDS, is_radio1d
-from modeling_radio.presets_radio import RELEASES, SIZES
+from .radio1d import MERGING_FIELDS, is_radio1d
+from .source import NvidiaCheckpoint
 
 
 _NORMALIZATION = {name: f"radio_model.input_conditioner.{name}" for name in ("norm_mean", "norm_std")}
@@ -70,7 +71,7 @@ def build_config_fields(
         **others,
         **normalizers,
         **release_fields(source.args, shape, facts, has_normalizer=normalizers["use_feature_normalizer"]),
-        "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
+        "adaptors": [adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
     }
 
 
@@ -226,7 +227,8 @@ def _normalizer_fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _adaptor_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, name: str) -> dict[str, Any]:
+def adaptor_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, name: str) -> dict[str, Any]:
+    """Return an entry of `RadioConfig.adaptors`, by the adaptor's tensors under our keys."""
     prefix = f"radio_model.adaptors.{name}."
     heads = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
     attention = "feat_mlp.mlp.fc1.weight" in heads

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_radio.conversion.nvidia.keys import our_keys
+from modeling_radio.nvidia.keys import our_keys
 
 
 @pytest.mark.parametrize(

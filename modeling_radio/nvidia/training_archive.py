@@ -7,9 +7,10 @@ import stat
 import struct
 import warnings
 import zipfile
+import zlib
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,41 @@ _OF_DAMAGED_FILES = (
 _REPACK = "Unpack it and pack it with `zip -0 -r`, or save it with torch.save again."
 
 
-def open_archive(path: Path) -> Any:
+def open_archive(path: Path, *, with_sums: bool = True) -> Any:
     """Return the content of a file of `torch.save`, its tensors mapped into memory.
+
+    Args:
+        path: The file.
+        with_sums: Whether to compare all records with their checksums, for which the whole file is read. Who reads
+            some tensors gives those to `check_sums_of`.
 
     Raises:
         ValueError: If it is damaged or of the format before PyTorch 1.6, its archive is compressed or has false names
             or sizes, its pickle asks to run code, or it holds more than any checkpoint does.
     """
-    records = _check_records(path)
-    _check_sums(path)
+    entries = _check_records(path)
+    if with_sums:
+        _check_sums(path)
     content = _unpickle(path)
-    _check_storages(path, _tensors_of(path, content), records)
+    _check_storages(path, _tensors_of(path, content), Counter(entry.file_size for entry in entries))
     return content
+
+
+def check_sums_of(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of an opened file that are not what was written: no record has their length and CRC-32.
+
+    Args:
+        path: The file.
+        tensors: Some of what `open_archive` returned, by key.
+
+    Raises:
+        ValueError: If one is damaged.
+    """
+    records = {(entry.file_size, entry.CRC) for entry in _check_records(path)}
+    for key, tensor in tensors.items():
+        stored = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+        if (len(stored), zlib.crc32(stored.numpy())) not in records:
+            raise ValueError(f"{str(path)!r} is damaged: {key!r:.80} is not what was written. Download it again.")
 
 
 class _ArchiveFile(io.FileIO):
@@ -79,8 +103,8 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: {error}.") from error
 
 
-def _check_records(path: Path) -> Counter[int]:
-    """Return the sizes of the tensors' records and how often each occurs.
+def _check_records(path: Path) -> list[zipfile.ZipInfo]:
+    """Return the tensors' records.
 
     The file is mapped as if it were uncompressed; a compressed archive would give noise, or expand beyond the memory.
     Files of the format before zip are refused: RADIO is younger, and unpickling them takes the tensors' memory before
@@ -94,7 +118,7 @@ def _check_records(path: Path) -> Counter[int]:
         entries = archive.infolist()
     _check_entries(path, entries)
     _check_pickle(path, entries)
-    return Counter(entry.file_size for entry in entries if "/data/" in entry.filename and entry.file_size)
+    return [entry for entry in entries if "/data/" in entry.filename and entry.file_size]
 
 
 def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:

@@ -20,10 +20,7 @@ _PARAMETRIZATION = re.compile(r"\.parametrizations\.")  # the scales of spectral
 _BATCHES = ".num_batches_tracked"  # of batch norms, a single number each
 _COUNTERS = (".summary_idxs", "._sn_version", _BATCHES)  # the tensors that are whole numbers
 MIN_SCALE = 0.05
-"""Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680).
-
-`modeling_radio.training.student.regularizers`, which is not imported here, has the same constant.
-"""
+"""Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680)."""
 _PARAMETRIZED = re.compile(r"(?P<layer>.+)\.parametrizations\.weight\.(?P<part>.+)")
 _SPECTRAL_PART = re.compile(r"0\.(?:parts\.\d+\.)?(?:scale|_u|_v|_sn_version)")
 _LAYER_SCALE = re.compile(r"(?P<block>radio_model\.model\.blocks\.\d+)\.(?P<scale>ls[12])\.grandma")

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from modeling_radio.conversion.from_nvidia import convert
-from modeling_radio.conversion.nvidia.tensors import (
+from modeling_radio.nvidia.tensors import (
     check_kinds,
     fold_layer_scale,
     fold_spectral,

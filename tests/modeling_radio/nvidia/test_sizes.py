@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.conversion.nvidia.config import build_config_fields
-from modeling_radio.conversion.nvidia.source import NvidiaCheckpoint
+from modeling_radio.nvidia.sizes import build_config_fields
+from modeling_radio.nvidia.source import NvidiaCheckpoint
 
 
 FOUR = [{"name": name, "use_summary": name != "sam"} for name in ("clip", "siglip2", "dino_v2", "sam")]

@@ -1,7 +1,6 @@
 """Reads NVIDIA's two checkpoint formats: the training file (`.pth.tar`) and the Hub folder."""
 
 import inspect
-import re
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modeling_radio.checks_radio import read_json
-from modeling_radio.conversion.nvidia.training_archive import open_archive
-from modeling_radio.core.hub import find_folder
-from modeling_radio.nvidia.arguments import check_arguments, check_hub_config, is_eradio
-from modeling_radio.nvidia.stored_tensors import indexed_files
+
+from .arguments import check_arguments, check_hub_config, is_eradio
+from .stored_tensors import indexed_files
+from .training_archive import open_archive
 
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 ERADIO_ARGUMENTS = "eradio_arguments.json"
 """File beside an unpublished E-RADIO: the arguments of its network."""
 PICKLES = (".pth.tar", ".pth", ".pt")
@@ -49,11 +47,13 @@ class NvidiaCheckpoint:
     epoch: int | None = None
 
 
-def read_checkpoint(source: str | Path) -> NvidiaCheckpoint:
+def read_checkpoint(source: str | Path, label: str | None = None, *, with_sums: bool = True) -> NvidiaCheckpoint:
     """Read a checkpoint without running any code that it may hold.
 
     Args:
-        source: A training file, a folder in the layout of NVIDIA's Hub repositories, or the name of such a repository.
+        source: A training file, or a folder in the layout of NVIDIA's Hub repositories.
+        label: Its name in messages and in the card of a folder; by default the path.
+        with_sums: Whether to compare a training file with its checksums, for which all of it is read.
 
     Raises:
         ValueError: If there is no such checkpoint, it is damaged, or its pickle asks for more than tensors, numbers
@@ -61,11 +61,9 @@ def read_checkpoint(source: str | Path) -> NvidiaCheckpoint:
     """
     path = Path(source)
     if path.is_file():
-        return _read_pickle(path)
+        return _read_pickle(path, with_sums=with_sums)
     if path.is_dir():
-        return _read_folder(path, str(path))
-    if _HUB_ID.fullmatch(str(source)):
-        return _read_folder(find_folder(str(source), "source"), str(source))
+        return _read_folder(path, label or str(path))
     raise ValueError(f"No checkpoint at {str(source)!r}: name a .pth.tar file, a folder or a Hub repository ORG/NAME.")
 
 
@@ -114,8 +112,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
 
 
-def _read_pickle(path: Path) -> NvidiaCheckpoint:
-    content = open_archive(path)
+def _read_pickle(path: Path, *, with_sums: bool = True) -> NvidiaCheckpoint:
+    content = open_archive(path, with_sums=with_sums)
     if not isinstance(content, dict) or "args" not in content or not ({"state_dict", "state_dict_ema"} & set(content)):
         raise ValueError(f"{str(path)!r} is no RADIO training file: it must hold `args` and `state_dict`.")
     # The moving average is what was evaluated and released; the raw weights only resume the training.

@@ -1,1 +1,0 @@
-"""NVIDIA's two file formats: read, checked, and translated to our configuration and keys."""
