@@ -73,6 +73,12 @@ MIXED = {"data.mixed_in": [{"source": "others", "weight": 0.4}]}
 PICTURES = {"logging.picture_source": "pictures", "logging.picture_every_steps": 1}
 METRICS = {"logging.picture_source": "pictures", "logging.metrics_every_steps": 1}
 FIXED = {"teachers.semantic.run_mode": "fixed", "teachers.semantic.input_size_px": 32}
+SHARPENED = {  # the teacher of `upsampler`
+    **FIXED,
+    "teachers.semantic.kind": "tried_settings:TriedTeacher",
+    "teachers.semantic.source": None,
+    "teachers.semantic.options": {"summary_dim": 10, "feature_dim": 12},
+}
 MOVING = {**ROLES, "balancing.method": "adaptive", "balancing.start_step": 0, "balancing.ramp_steps": 0}
 FEWER = {"student.config": {"num_hidden_layers": 3, "downscale_levels": [1], "decoder_depth": 1}}
 FEWER |= {"partitions.low.sizes_px": [32, 64]}
@@ -128,8 +134,8 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "student.passes_at_once": {"partitions.low.accumulation_steps": 2},
     "teachers.semantic.run_mode": {"teachers.semantic.options": {"summary_dim": None}},  # or it cannot be a mosaic
     "teachers.semantic.input_size_px": FIXED,
-    "teachers.semantic.upsample": FIXED,
-    "teachers.semantic.upsampler": FIXED,
+    "teachers.semantic.upsample": SHARPENED,
+    "teachers.semantic.upsampler": SHARPENED,
     "teachers.semantic.role": TAPS,
     "contrastive.bank_size": {"contrastive.weight": 0.5, "schedule.num_steps": 3},
     "balancing": MOVING,
@@ -146,6 +152,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "damp.is_shared": {"damp.sigma": 0.1},
     "stages": {"export.feature_normalizer": False, "export.intermediate_normalizers": "none"},  # see `is_rotated`
     "checkpoints.keep": {"checkpoints.every_steps": 1},
+    "export": {"student.architecture": "radio"},  # others have no normalizers
     "export.normalizer_images": {"export.feature_normalizer": True},
     "logging.picture_every_steps": PICTURES,
     "logging.picture_source": PICTURES,
@@ -205,6 +212,7 @@ VALUES: dict[str, Sequence[Any]] = {
     "optimizer.trunk_warmup_steps": [3],
     "ema.decay": [0.05],  # less than it rises from
     "checkpoints.every_steps": [1],
+    "checkpoints.keep": [1],
     "logging.every_steps": [1],
     "stages": [[{"name": "first"}, {"name": "second"}]],
     "logging.trackers": [["tensorboard"]],
