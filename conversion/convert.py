@@ -20,13 +20,14 @@ class ConvertSettings(Settings):
     """Settings of the conversion.
 
     Attributes:
-        source: A .pth.tar file, a folder with config.json, or a name on the Hub.
+        source: A .pth.tar file, a folder with config.json, or a name on the Hub; adaptors that NVIDIA's folder lacks
+            are taken from the .pth.tar beside it.
         output: Folder to write.
         adaptors: Adaptors to keep; all by default.
         version: Published version, for example c-radio_v4-h.
         config: Fields of the model's configuration that the checkpoint does not have, such as `num_attention_heads`.
-        text_tower: SigLIP, SigLIP2 or CLIP in transformers' format, a folder or a Hub id: pack its text tower and
-            tokenizer for zero-shot tasks.
+        text_tower: SigLIP, SigLIP2 or CLIP in transformers' format, a folder or a Hub id, or "auto" for that of the
+            text adaptor: pack its text tower and tokenizer for zero-shot tasks.
         text_adaptor: Adaptor of the text tower's teacher; by default the one of its family and width.
         verify: File of stored outputs, .safetensors, to compare with.
         tolerance: Largest absolute difference that `verify` accepts.
@@ -61,6 +62,7 @@ COMMAND = Command(
     positionals=("source", "output"),
     examples=(
         "radio convert C-RADIOv4-H.pth.tar my-folder",
+        "radio convert nvidia/C-RADIOv4-H my-folder --text-tower auto",
         "radio convert C-RADIOv4-H.pth.tar my-folder --version c-radio_v4-h --adaptors all",
         "radio convert --to nvidia my-folder back.pth.tar",
     ),
@@ -71,7 +73,7 @@ COMMAND = Command(
 def _run(settings: ConvertSettings) -> None:
     # These import torch, which takes seconds.
     from modeling_radio.conversion.from_nvidia import HUB_ID, convert, read_label, save, verify
-    from modeling_radio.conversion.text_tower import add_text_tower
+    from modeling_radio.conversion.text_tower import AUTO, add_text_tower, find_tower
     from modeling_radio.conversion.verification import Comparison, list_unchecked
     from modeling_radio.core.checkpoints import MODEL_FOLDER
     from modeling_radio.core.hub import find_folder
@@ -85,8 +87,11 @@ def _run(settings: ConvertSettings) -> None:
     model = convert(source, adaptors=settings.adaptors, version=settings.version, overrides=settings.config)
     tokenizer, text_source = None, None
     if settings.text_tower is not None:
-        model, tokenizer = add_text_tower(model, settings.text_tower, settings.text_adaptor)
-        text_source = read_label(settings.text_tower)
+        tower, text_adaptor = settings.text_tower, settings.text_adaptor
+        if tower == AUTO:
+            tower, text_adaptor = find_tower(model.config, text_adaptor)
+        model, tokenizer = add_text_tower(model, tower, text_adaptor)
+        text_source = read_label(tower)
     if settings.nvidia_outputs:
         model.config.nvidia_outputs, model.config.adaptor_names = True, []
     comparisons: list[Comparison] = []

@@ -10,7 +10,8 @@ from tokenizers import Regex, Tokenizer, normalizers
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, SiglipTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from modeling_radio import RadioForZeroShotImageClassification, RadioModel
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.checks_radio import check_choice, own_name, own_names
 from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.nvidia.tensors import check_finite
 from modeling_radio.tokenizer import open_tokenizer
@@ -18,6 +19,21 @@ from modeling_radio.tokenizer import open_tokenizer
 
 DUAL_ENCODERS = ("siglip", "siglip2", "clip")
 """`model_type` of the teachers whose text tower `RadioForZeroShotImageClassification` can use."""
+
+AUTO = "auto"
+"""In place of a text tower: that of the model's text adaptor, by `TOWERS`."""
+TOWERS = {
+    "siglip2-g": "google/siglip2-giant-opt-patch16-384",
+    "siglip2": "google/siglip2-so400m-patch16-naflex",
+    "siglip": "google/siglip-so400m-patch14-384",
+    "clip": "apple/DFN5B-CLIP-ViT-H-14-378",
+}
+"""By the name of an adaptor its teacher on the Hub; where there are several, the first one is taken.
+
+SigLIP2: `_VERSION_MAP` of radio/siglip2_adaptor.py in NVlabs/RADIO (c0f3701), by the `model` of the teacher, which is
+`siglip2-g-384` in C-RADIOv4 and `siglip2-so400m` in C-RADIOv3. SigLIP and DFN CLIP: the teachers of RADIOv2.5
+(https://arxiv.org/abs/2412.07679), as transformers opens them.
+"""
 
 _IMAGE_PARTS = ("vision_model.", "visual_projection.")
 
@@ -33,7 +49,7 @@ def add_text_tower(
     Args:
         model: RADIO with an adaptor for that teacher.
         source: Folder or Hub name of the teacher in transformers' format, with weights and tokenizer, for example
-            "google/siglip2-giant-opt-patch16-384".
+            "google/siglip2-giant-opt-patch16-384"; or "auto", see `find_tower`.
         text_adaptor: As in `RadioForZeroShotImageClassification.from_parts`.
 
     Returns:
@@ -44,6 +60,8 @@ def add_text_tower(
             text tower, or a tokenizer that is missing, another tower's, or cannot be made to canonicalize texts.
         OSError: If the source cannot be read.
     """
+    if source == AUTO:
+        source, text_adaptor = find_tower(model.config, text_adaptor)
     if not Path(source).exists() and str(source).count("/") != 1:
         raise ValueError(f"`text_tower` must be a folder or a Hub name ORG/NAME, got {str(source)!r}.")
     model_type = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
@@ -55,6 +73,29 @@ def add_text_tower(
     joined = RadioForZeroShotImageClassification.from_parts(model, _open_teacher(source), text_adaptor)
     tokenizer = _open_tokenizer(source, joined.text_tower.config.vocab_size)
     return joined, canonicalizing(tokenizer, joined.max_text_length) if joined.use_sigmoid else tokenizer
+
+
+def find_tower(config: RadioConfig, text_adaptor: str | None = None) -> tuple[str, str]:
+    """Return the Hub name of the text tower of a model's text adaptor, and that adaptor.
+
+    Args:
+        config: Of the model.
+        text_adaptor: An adaptor in `TOWERS`; None takes the first of them that the model has.
+
+    Raises:
+        ValueError: If the model has none of them, or the adaptor is another one.
+    """
+    names = [name for name in TOWERS if name in config.all_adaptor_names]
+    if not names:
+        raise ValueError(
+            f"`text_tower` must be a folder or a Hub name, got {AUTO!r} for the adaptors {config.all_adaptor_names}: "
+            f"known are the towers of {', '.join(TOWERS)}."
+        )
+    given = own_names("text_adaptor", names[:1] if text_adaptor is None else [text_adaptor], names)
+    check_choice("text_adaptor", given[0], names)
+    teachers = ((config.nvidia_source or {}).get("args") or {}).get("teachers") or []
+    models = [str(teacher.get("model")) for teacher in teachers if teacher["name"] == given[0]]
+    return TOWERS.get(own_name(models[0], TOWERS) if models else "", TOWERS[given[0]]), given[0]
 
 
 def _open_teacher(source: str | Path) -> Any:

@@ -255,15 +255,20 @@ def _commit_of(archive: Archive, options: Mapping[str, Any]) -> str:
 def _download(archive: Archive, options: Mapping[str, Any]) -> Path:
     """Return the training file in the Hub's cache; its size and license are shown before it is fetched."""
     assert archive.repository is not None
-    fetched = {"repo_id": archive.repository, "filename": archive.name, "revision": archive.revision, **options}
+    fetched: dict[str, Any] = {
+        "repo_id": archive.repository,
+        "filename": archive.name,
+        "revision": archive.revision,
+        **options,
+    }
     try:
-        return Path(hf_hub_download(**{**fetched, "local_files_only": True}))
+        return Path(str(hf_hub_download(**{**fetched, "local_files_only": True})))
     except _UNREACHED:
         pass  # it is not there yet
     try:
         if not options.get("local_files_only"):
             _announce(archive, options)
-        return Path(hf_hub_download(**fetched))
+        return Path(str(hf_hub_download(**fetched)))
     except _UNREACHED as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise

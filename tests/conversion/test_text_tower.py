@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nvidia_twin import TWINS, twin_config
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers.models import WordLevel
@@ -17,10 +18,10 @@ from transformers import (
     ViTConfig,
 )
 
-from modeling_radio import RadioForZeroShotImageClassification
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification
 from modeling_radio.conversion.convert import main
 from modeling_radio.conversion.from_nvidia import convert
-from modeling_radio.conversion.text_tower import add_text_tower, canonicalizing
+from modeling_radio.conversion.text_tower import add_text_tower, canonicalizing, find_tower
 
 
 CASE = "c_radio_v4_tiny"
@@ -210,3 +211,27 @@ def test_a_tower_without_its_own_tokenizer_is_refused(text, checkpoint, width, s
         (folder / "tokenizer.json").write_text(text)
     with pytest.raises(ValueError, match=r"The tokenizer of `text_tower`"):
         add_text_tower(convert(checkpoint), folder)
+
+
+@pytest.mark.parametrize(
+    ("release", "asked", "tower"),
+    [
+        ("nvidia/C-RADIOv4-H", None, "google/siglip2-giant-opt-patch16-384"),
+        ("nvidia/C-RADIOv3-B", None, "google/siglip2-so400m-patch16-naflex"),
+        ("nvidia/C-RADIOv3-B", "clip", "apple/DFN5B-CLIP-ViT-H-14-378"),
+        ("nvidia/RADIO-L", None, "google/siglip-so400m-patch14-384"),
+    ],
+)
+def test_auto_takes_the_tower_of_the_text_adaptor(release, asked, tower):
+    config = twin_config(TWINS[release])
+    assert find_tower(config, asked) == (tower, asked or TWINS[release].teachers[0 if "v4" in release else 1].name)
+
+
+def test_auto_goes_by_the_teachers_network_and_names_what_it_knows():
+    config = twin_config(TWINS["nvidia/C-RADIOv3-B"])
+    config.nvidia_source["args"]["teachers"][1]["model"] = "siglip2-g-384"
+    assert find_tower(config)[0] == "google/siglip2-giant-opt-patch16-384"
+    with pytest.raises(ValueError, match=r"`text_adaptor` must be one of \['siglip2', 'clip'\]"):
+        find_tower(config, "siglip2-g")
+    with pytest.raises(ValueError, match=r"`text_tower`.*siglip2-g, siglip2, siglip, clip"):
+        find_tower(RadioConfig.from_preset("radio-test"))

@@ -26,6 +26,7 @@ from modeling_radio.training.teachers.radio import RadioTeacher
 
 
 NAME, ARCHIVE = "nvidia/C-RADIOv4-H", "c-radio_v4-h_half.pth.tar"
+TOWER = "google/siglip2-giant-opt-patch16-384"
 opened: list[str] = []
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
 
@@ -86,8 +87,12 @@ def test_every_way_to_open_a_model_gets_them(hub, tmp_path):
     teacher = RadioTeacher("text", source=NAME, adaptor_name="siglip2-g")
     assert (teacher.summary_dim, teacher.feature_dim) == (24, 24)
     assert open_radio(Path(NAME), teachers=["sam3", "of another release"]).adaptor_names == ("sam3",)
-    assert convert_command.main([NAME, str(tmp_path / "out")]) == 0
-    assert set(RadioModel.from_pretrained(tmp_path / "out").adaptors) == {"siglip2-g", "dino_v3_7b", "sam3"}
+    serve_twin(hub, TOWER)
+    assert convert_command.main([NAME, str(tmp_path / "out"), "--text-tower", "auto"]) == 0
+    whole = RadioModel.from_pretrained(tmp_path / "out")
+    assert set(whole.adaptors) == {"siglip2-g", "dino_v3_7b", "sam3"}
+    assert whole.config.text_adaptor == "siglip2-g"
+    assert TOWER in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_local_file_is_taken_in_place_of_a_folder_and_beside_one(folder):
