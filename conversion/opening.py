@@ -1,7 +1,7 @@
 """Opens the checkpoint of an export, and refuses outputs that would replace something else."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def check_file_output(path: Path, checkpoint: Path, *, endings: tuple[str, ...],
         raise ValueError(f"`output` must be a file, got the folder {str(path)!r}. Name another output.")
 
 
-def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
+def open_model(checkpoint: Path, *, with_texts: bool = False, adaptors: Sequence[str] | None = None) -> RadioModel:
     """Open a folder of ours, or one in the layout of NVIDIA's Hub repositories.
 
     Other parts, such as the head of a task, are left out with a warning.
@@ -71,6 +71,7 @@ def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
     Args:
         checkpoint: The folder, or the name of a repository on the Hub.
         with_texts: Whether the caller exports the text tower too: then there is no warning about it.
+        adaptors: Those that the caller exports; NVIDIA's folder gets the ones that it lacks from its `.pth.tar`.
 
     Returns:
         The model in evaluation mode.
@@ -78,7 +79,7 @@ def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
     Raises:
         ValueError: If it is quantized, or as `modeling_radio.core.checkpoints.open_checkpoint`.
     """
-    checkpoint = find_folder(checkpoint, "checkpoint")
+    checkpoint = find_folder(checkpoint, "checkpoint", adaptors=adaptors or ())
     config = read_config(checkpoint)
     if "args" in config:
         return convert(checkpoint)

@@ -91,7 +91,7 @@ def _run(settings: WebSettings) -> None:
     check_samples(samples)
     checkpoint = find_folder(settings.checkpoint, "checkpoint")
     has_words = settings.words and read_config(checkpoint).get("text_tower") is not None
-    model = with_windowed_blocks(open_model(checkpoint, with_texts=has_words).float())
+    model = with_windowed_blocks(open_model(checkpoint, with_texts=has_words, adaptors=settings.adaptors).float())
     backends = list(BUILDS) if settings.webgpu else ["wasm"]
     runtime = find_runtime(settings.runtime, backends=backends, with_tokenizers=has_words)
     texts = open_texts(checkpoint) if has_words else None

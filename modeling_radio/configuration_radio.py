@@ -73,8 +73,8 @@ SLIP = 0.85
 
 FOREIGN_LAYOUTS: list[Any] = []
 """Readers of folders in layouts of others, which the package adds when it is imported; none where this file runs as
-remote code. Each has `describes` and `fields` for a parsed `config.json`, `opening_arguments` for a folder and
-`check_loaded` for the model that was opened with them."""
+remote code. Each has `place`, the folder that is opened for a path or name, `describes` and `fields` for a parsed
+`config.json`, `opening_arguments` for a folder and `check_loaded` for the model that was opened with them."""
 
 
 def with_value_errors(cls: type[T]) -> type[T]:
@@ -481,6 +481,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a folder's `config.json`; for a pipeline that was asked for without a task, with the folder's own."""
         is_to_infer = kwargs.get("_from_pipeline", "") is None
+        for layout in FOREIGN_LAYOUTS if args else []:
+            args = (layout.place(args[0], kwargs.get("version")), *args[1:])
         values, others = super().get_config_dict(*args, **kwargs)
         remember_folder(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         check_file(values)

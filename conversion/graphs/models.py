@@ -273,5 +273,5 @@ def open_flat(settings: GraphSettings) -> FlatModel:
     """
     if settings.head:
         return FlatTask(open_task_model(settings.checkpoint).float(), settings.window_size, settings.fixed_size)
-    model = open_model(settings.checkpoint).float()
+    model = open_model(settings.checkpoint, adaptors=settings.adaptors).float()
     return FlatRadio(model, settings.adaptors, settings.window_size, settings.fixed_size)

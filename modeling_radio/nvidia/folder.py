@@ -44,6 +44,10 @@ _LOCATION = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder"
 class NvidiaFolder:
     """Folders in the layout of NVIDIA's Hub repositories, one of `FOREIGN_LAYOUTS`."""
 
+    def place(self, source: Any, version: str | None = None) -> Any:
+        """Return the source: it is opened itself."""
+        return source
+
     def describes(self, values: dict[str, Any]) -> bool:
         """Return whether a parsed `config.json` is in this layout."""
         return is_nvidia_config(values)
@@ -132,6 +136,10 @@ class NvidiaFolder:
 class TrainingFile:
     """Training files of NVIDIA's (`.pth.tar`) on this machine, which are converted once."""
 
+    def place(self, source: Any, version: str | None = None) -> Any:
+        """Return the converted folder of a training file, or any other source itself."""
+        return folder_of_archive(source, version) if is_training_file(source) else source
+
     def describes(self, values: dict[str, Any]) -> bool:
         """Return that no `config.json` shows it."""
         return False
@@ -146,9 +154,8 @@ class TrainingFile:
         Raises:
             ValueError: If the file is damaged, or of no release that can be told from others.
         """
-        if not is_training_file(folder):
-            return None
-        return {**arguments, "pretrained_model_name_or_path": folder_of_archive(folder, arguments.get("version"))}
+        place = self.place(folder, arguments.get("version"))
+        return None if place == folder else {**arguments, "pretrained_model_name_or_path": place}
 
     def check_loaded(self, model: Any) -> None:
         """Check nothing: conversion did."""
@@ -156,6 +163,10 @@ class TrainingFile:
 
 class FolderWithUnnamedVideo:
     """Folders in our layout from elsewhere, whose weights have temporal patches that no field of theirs tells of."""
+
+    def place(self, source: Any, version: str | None = None) -> Any:
+        """Return the source: it is opened itself."""
+        return source
 
     def describes(self, values: dict[str, Any]) -> bool:
         """Return that no `config.json` shows it."""

@@ -100,6 +100,7 @@ class Embedder:
             size_px=self.size,
             device=device_of_process() if self.device is None else self.device,
             dtype=AUTOCAST_TYPES[self.precision],
+            teachers=self.adaptors,
         )
         self.adaptors = tuple(own_names("adaptors", self.adaptors, model.adaptor_names))
         for name in self.adaptors:

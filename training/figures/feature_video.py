@@ -80,7 +80,8 @@ def _draw(settings: FeatureVideoSettings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint, settings.clip])
     if not settings.clip.is_file():
         raise SettingsError(f"`clip` must be a file, got {str(settings.clip)!r}.")
-    radio = open_radio(settings.checkpoint, size_px=settings.size, device=find_device(settings.device))
+    device, adaptors = find_device(settings.device), settings.adaptors or ()
+    radio = open_radio(settings.checkpoint, size_px=settings.size, device=device, teachers=adaptors)
     model = radio.model
     dense = [adaptor.name for adaptor in model.config.adaptor_configs if adaptor.feature_dim is not None]
     names = dense if settings.adaptors is None else own_names("adaptors", settings.adaptors, dense)

@@ -14,7 +14,7 @@ from local_hub import hub_in_place
 from nvidia_twin import serve_twin, write_repository
 from safetensors.torch import load_file
 
-from modeling_radio import RadioModel
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion import convert as convert_command
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.core.hub import find_folder
@@ -99,6 +99,7 @@ def test_a_local_file_is_taken_in_place_of_a_folder_and_beside_one(folder):
     from_file = RadioModel.from_pretrained(folder / ARCHIVE)
     assert set(from_file.adaptors) == {"siglip2-g", "dino_v3_7b", "sam3"}
     assert find_folder(folder / ARCHIVE).is_dir()
+    assert RadioConfig.from_pretrained(folder / ARCHIVE).all_adaptor_names == ["siglip2-g", "dino_v3_7b", "sam3"]
     joined = RadioModel.from_pretrained(folder, adaptor_names=["sam3"])
     tensors = load_file(folder / "model.safetensors")
     assert all(torch.equal(joined.state_dict()[key], tensor) for key, tensor in tensors.items())

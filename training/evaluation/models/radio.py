@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
-from modeling_radio.checks_radio import check_multiple
+from modeling_radio.checks_radio import check_multiple, own_name
 from modeling_radio.core.checkpoints import open_checkpoint, read_config
 from modeling_radio.core.hub import find_folder
 from modeling_radio.cpu import choose_cpu_blocks
@@ -268,7 +268,9 @@ def open_radio(
             images of `size_px`.
     """
     folder = find_folder(folder, "checkpoint")
-    folder = find_folder(folder, adaptors=[name for name in adaptors_lacking(folder) if name in teachers])
+    lacking = adaptors_lacking(folder)
+    wanted = {own_name(name, lacking) for name in teachers}
+    folder = find_folder(folder, adaptors=[name for name in lacking if name in wanted])
     model = open_checkpoint(folder).model.to(device)  # pyrefly: ignore[bad-argument-type]
     is_ours = "args" not in read_config(folder)
     has_processor = is_ours and (folder / "preprocessor_config.json").is_file()
