@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import HfApi, cached_assets_path, constants, hf_hub_download
+from huggingface_hub import HfApi, cached_assets_path, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import WeakFileLock
 from safetensors import safe_open
@@ -255,20 +255,14 @@ def _commit_of(archive: Archive, options: Mapping[str, Any]) -> str:
 def _download(archive: Archive, options: Mapping[str, Any]) -> Path:
     """Return the training file in the Hub's cache; its size and license are shown before it is fetched."""
     assert archive.repository is not None
-    fetched: dict[str, Any] = {
-        "repo_id": archive.repository,
-        "filename": archive.name,
-        "revision": archive.revision,
-        **options,
-    }
-    try:
-        return Path(str(hf_hub_download(**{**fetched, "local_files_only": True})))
-    except _UNREACHED:
-        pass  # it is not there yet
+    repository, name, revision = archive.repository, archive.name, archive.revision
+    cached = try_to_load_from_cache(repository, name, cache_dir=options.get("cache_dir"), revision=revision)
+    if isinstance(cached, str):
+        return Path(cached)
     try:
         if not options.get("local_files_only"):
             _announce(archive, options)
-        return Path(str(hf_hub_download(**fetched)))
+        return Path(hf_hub_download(repository, name, revision=revision, **options))
     except _UNREACHED as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
