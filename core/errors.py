@@ -1,4 +1,4 @@
-"""The error that a command shows as one line, and what its text must not show."""
+"""The error that a command shows as one line, and the secrets that no message may show."""
 
 import re
 from collections.abc import Sequence
@@ -11,11 +11,9 @@ SECRET = re.compile(
     r"|\bhf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY-----",
     re.IGNORECASE,
 )
-"""Matches an address's password, signature or token with what stands before it, a token of the Hub, a private key."""
-
-
+"""Matches a password, signature or token in an address with the text before it, a token of the Hub, a private key."""
 KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
-"""Matches the error that torch raises, from a signal handler and so anywhere, when a data worker was killed."""
+"""Matches torch's error after a data worker was killed. A signal handler raises it, so it can come from any line."""
 
 
 class UserError(Exception):
@@ -23,7 +21,7 @@ class UserError(Exception):
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with `...` in place of the secrets of addresses, and of tokens of the Hub."""
+    """Return a text with `...` in place of each `SECRET`."""
     return SECRET.sub(lambda found: f"{found[1] or found[2] or ''}...", text)
 
 

@@ -204,7 +204,7 @@ def scratch_folder(parent: Path, prefix: str = TEMPORARY_PREFIX) -> Iterator[Pat
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent)))
             with suppress(FileNotFoundError):
                 stack.enter_context(_lock(scratch, waits=True))
-                if scratch.exists():  # another process may have taken it for a leftover before it was locked
+                if scratch.exists():  # else another process removed it as a leftover before it was locked
                     break
         yield scratch
 
@@ -345,7 +345,7 @@ def one_line_errors(path: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second, save_file the third
-        if KILLED_WORKER.match(str(error)):  # which is no fault of the file
+        if KILLED_WORKER.match(str(error)):  # it has nothing to do with the file
             raise
         reason = _system_says(error) or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WriteError(f"Cannot write {str(path)!r}: {reason}. What was saved before is intact.") from error

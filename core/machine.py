@@ -90,7 +90,7 @@ def find_device(name: str | None) -> str:
 
 
 def arithmetic() -> dict[str, Any]:
-    """Return what decides how a CPU rounds: results are equal bit for bit only where all of it is equal."""
+    """Return the facts that decide how a CPU rounds: results are equal bit for bit only if all of these are equal."""
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

@@ -32,12 +32,12 @@ T = TypeVar("T")
 TIMEOUT = timedelta(days=1)
 """Time that ranks wait for one that works alone: loads teachers, looks at images, or fills a cache. Our choice."""
 STEP_TIMEOUT = timedelta(minutes=15)
-"""Timeout of exchanges, for which every rank is there, and of all waiting between the steps of a run, where no rank
-works alone for long. Our choice: a large checkpoint on a slow disk takes minutes."""
+"""Timeout of exchanges, which begin when every rank is there, and of all waiting between the steps of a run, where no
+rank works alone for long. Our choice: a large checkpoint on a slow disk takes minutes."""
 _SILENT_SECONDS = 30.0
-"""Our choice: ranks that a launcher starts meet sooner."""
+"""Seconds without a message while ranks join. Our choice: ranks that a launcher starts meet sooner."""
 _RANK_VARIABLES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-"""Names that Accelerate reads; the last ones are MPI's."""
+"""Variables with the rank that Accelerate reads; the last ones are MPI's."""
 _GLOO_TRANSPORT = "/gloo/transport/"
 """Source file in the errors of gloo's connections, which have no class of their own."""
 GOES_ON = "Its own output tells why. The same command goes on from the last checkpoint."
@@ -57,7 +57,7 @@ class _NoExchanges(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(each, DTensor) for each in types):
-            return NotImplemented  # it comes back with the operators that it consists of
+            return NotImplemented  # PyTorch calls this again with the operators that it consists of
         if func.namespace.lstrip("_").startswith("c10d"):
             _check_together(str(func))
         return func(*args, **(kwargs or {}))
@@ -65,10 +65,10 @@ class _NoExchanges(TorchDispatchMode):
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Do something that the other ranks do at another time, or not at all: exchanges with them raise at once inside.
+    """Mark work that the other ranks do at another time, or not at all: an exchange within the context raises at once.
 
     Raises:
-        RuntimeError: For an exchange, also in a single process. With others they would wait for each other for ever.
+        RuntimeError: For an exchange, also in a single process. Several ranks would wait for each other forever.
     """
     token = _is_apart.set(True)
     try:
@@ -81,13 +81,13 @@ def apart() -> Iterator[None]:
 def _check_together(exchange: str) -> None:
     if _is_apart.get():
         raise RuntimeError(
-            f"`{exchange}` exchanges between ranks where each works at its own time, so that they would wait for each "
-            "other for ever: do it before or after that."
+            f"`{exchange}` exchanges between ranks where each works at its own time: they would wait for each other "
+            "forever. Do it before or after that."
         )
 
 
 def _has_others(exchange: str) -> bool:
-    """Return whether an exchange has others to take part in; all exchanges of this project begin here."""
+    """Return whether there are other ranks for an exchange; all exchanges of this project begin here."""
     _check_together(exchange)
     return _is_distributed()
 
@@ -107,7 +107,7 @@ def rank_and_count() -> tuple[int, int]:
 
 @contextmanager
 def joining() -> Iterator[None]:
-    """Let this process join the other ranks inside; say so where that takes long.
+    """Let this process join the other ranks within the context, and print a line if that takes long.
 
     Raises:
         ValueError: If a variable by which ranks find each other is missing; the others would wait for this one.
@@ -126,14 +126,14 @@ def joining() -> Iterator[None]:
         )
     place = ":".join(variables.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
     message = f"Waiting for the other processes of {count} at {place}."
-    teller = threading.Timer(_SILENT_SECONDS, partial(print, message, file=sys.stderr, flush=True))
+    notice = threading.Timer(_SILENT_SECONDS, partial(print, message, file=sys.stderr, flush=True))
     if count != "1":
-        teller.daemon = True
-        teller.start()
+        notice.daemon = True
+        notice.start()
     try:
         yield
     finally:
-        teller.cancel()
+        notice.cancel()
 
 
 def device_of_process() -> torch.device:
@@ -152,7 +152,7 @@ def device_of_process() -> torch.device:
 
 
 def set_timeout(timeout: timedelta) -> None:
-    """Set the time that this rank waits from now on for one that works alone; call it right after all have met."""
+    """Set how long this rank waits from now on for one that works alone; call it right after all ranks have met."""
     if _is_distributed():
         meeting = _meeting_group()
         # PyTorch has no other way: its own trainer, torchtitan, shortens the timeout after the first step by this.
@@ -162,13 +162,13 @@ def set_timeout(timeout: timedelta) -> None:
 
 
 def wait_for_ranks() -> None:
-    """Wait until every rank has arrived here, as long as one may work alone."""
+    """Wait until every rank has arrived here, at most as long as a rank may work alone."""
     if _has_others("wait_for_ranks"):
         _meet()
 
 
 def _meet() -> None:
-    """Wait until every rank is there, so that the exchange that follows takes a moment, or one of them hangs."""
+    """Wait until every rank is there, so that the exchange after it only takes long if a rank hangs."""
     distributed.barrier(group=_meeting_group())
 
 
@@ -179,7 +179,7 @@ def _meeting_group() -> distributed.ProcessGroup:
     """
     world = distributed.group.WORLD
     if world not in _meeting_groups:
-        _meeting_groups.clear()  # of ranks that met before
+        _meeting_groups.clear()  # those of ranks that met before
         _meeting_groups[world] = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo", timeout=TIMEOUT))
         set_timeout(TIMEOUT)
     return _meeting_groups[world]
@@ -229,7 +229,7 @@ def on_first_rank(work: Callable[[], T]) -> T:
 def first_rank_first(work: Callable[[], T]) -> T:
     """Call a function on rank 0, then on the others, which find what it has left in caches.
 
-    An error that the user can mend ends every rank if it is that of rank 0.
+    An error on rank 0 that the user can mend ends every rank.
 
     Returns:
         This rank's own result.

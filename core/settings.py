@@ -467,7 +467,7 @@ def load(model: type[S], layers: Sequence[Mapping[str, Any]], changes: Sequence[
 
     Args:
         model: Their class.
-        layers: Mappings of fields; later ones win, as `merged` does it.
+        layers: Mappings of fields, put together by `merged`; later ones win.
         changes: `"section.field=value"` texts, values in YAML; entries of a list are found by their `name` or number.
 
     Raises:
@@ -490,8 +490,8 @@ def load(model: type[S], layers: Sequence[Mapping[str, Any]], changes: Sequence[
 def merged(base: Any, layer: Any) -> Any:
     """Return plain data with other data laid over it.
 
-    Mappings are merged field by field. A list replaces a list, but each of its entries with a name is merged with the
-    entry of this name that it replaces: what an entry does not say stays as it was.
+    Mappings are merged field by field. A list replaces a list, but an entry with a name is merged with the old entry of
+    this name: fields that it does not give keep their values.
     """
     entries = _by_name(base)
     if isinstance(base, list) and isinstance(layer, list) and isinstance(entries, Mapping):
@@ -516,7 +516,7 @@ def _laid_over(base: Any, layer: Any, combine: Callable[[Any, Any], Any]) -> Any
 def _defaults(model: type[BaseModel], given: Any) -> dict[str, Any]:
     """Return all sections with the entries of their lists, so that a change finds them and a missing field is named.
 
-    Lists that are given have no default entries: they do not inherit from these.
+    A list in `given` gets no default entries and inherits nothing from them.
     """
     values: dict[str, Any] = {}
     given = given if isinstance(given, Mapping) else {}

@@ -144,7 +144,7 @@ def check_named_code(checkpoint: str | Path) -> None:
 
 
 def _check_modules(checkpoint: str | Path) -> None:
-    """Refuse a `modules.json`, by which sentence-transformers opens a folder, with classes or folders of others."""
+    """Refuse a `modules.json`, by which sentence-transformers opens a folder, with foreign classes or folders."""
     path = cached_file(str(checkpoint), "modules.json", **_IF_THERE)
     if path is None:
         return

@@ -69,8 +69,8 @@ def _write(settings: CardSettings) -> None:
     readme = settings.checkpoint / "README.md"
     if readme.is_file() and not settings.overwrite and is_edited(readme):
         raise ValueError(
-            f"{str(readme)!r} was written or edited by somebody, and a new card replaces it. Keep a copy of what you "
-            "need in another folder, then give --overwrite."
+            f"{str(readme)!r} was written or edited by somebody, and a new card would replace it. Copy the parts that "
+            "you need to another folder, then give --overwrite."
         )
     path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=_name(settings), license=license)
     print(f"Wrote {path}." + ("" if license else " It names no license yet: add one by --license ID."))

@@ -29,7 +29,7 @@ UNPUBLISHED = (
 )
 """Text above the code of an unpublished card; `radio publish` removes it."""
 _SIGNATURE = "\n<!-- By radio card; SHA-256 of the text above: {} -->\n"
-"""Last line of a written card, which readers do not see; `radio publish` removes it."""
+"""Last line of a written card, an HTML comment, which pages do not show; `radio publish` removes it."""
 _SIGNED = re.compile(re.escape(_SIGNATURE).replace(r"\{\}", r"\w+") + r"\Z")
 TEMPLATES = Path(__file__).parent / "templates"
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
@@ -135,7 +135,7 @@ def unsigned(text: str) -> str:
 
 
 def is_edited(card: Path) -> bool:
-    """Return whether a file is another text than a card that `signed` made."""
+    """Return whether a file is not exactly a text that `signed` returned."""
     text = card.read_text(encoding="utf-8", errors="replace")
     return signed(unsigned(text)) != text
 

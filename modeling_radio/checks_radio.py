@@ -41,14 +41,14 @@ SAME_TEACHER = (
     ("siglip2-g", "siglip2-g-384"),
     ("siglip2", "siglip2-so400m"),
 )
-"""Names of one teacher: in files, in NVIDIA's README where that differs, and NVIDIA's name of the network.
+"""Each row has the names of one teacher: in files, in NVIDIA's README if it differs, and NVIDIA's name of its network.
 
-A file has one of them, which its adaptor goes by. `siglip2` and `siglip2-g` are two teachers, with two text towers.
+An adaptor has the name that its file gives it. `siglip2` and `siglip2-g` are two teachers, with two text towers.
 """
 
 
 def own_name(name: str, names: Collection[str]) -> str:
-    """Return the one of `names` that stands for the same teacher as a name of `SAME_TEACHER`; else the name itself."""
+    """Return the one of `names` that is the same teacher by `SAME_TEACHER`, or the given name where there is none."""
     same = next((group for group in SAME_TEACHER if name in group), ())
     found = [other for other in same if other in names]
     return found[0] if name not in names and len(found) == 1 else name
@@ -57,12 +57,12 @@ def own_name(name: str, names: Collection[str]) -> str:
 def own_names(argument: str, asked: Iterable[str], names: Collection[str]) -> list[str]:
     """Return the names that a file gives to the adaptors that a call asks for, each once.
 
-    A warning says so where a caller wrote another one. What is unknown stays as it is, for the caller to refuse.
+    A warning names each that the caller wrote in another way. Unknown names stay as they are; the caller refuses them.
 
     Args:
-        argument: What names them, for the warning.
-        asked: As the user wrote them.
-        names: Those in the file.
+        argument: Name of the argument, for the warning.
+        asked: Names that the user wrote.
+        names: Names in the file.
     """
     found = {name: own_name(name, names) if isinstance(name, str) else name for name in asked}
     for name, own in found.items():

@@ -209,9 +209,9 @@ def _runs(file: str) -> bool:
 
 
 def _read_source(file: str) -> bytes | None:
-    """Return the content of a source file that belongs to this copy of the code, `None` if none is found.
+    """Return the content of a source file: of the package, of code that runs already, or with the sum in `SUMS`.
 
-    It is part of the package, runs already, or is what `SUMS` states.
+    `None` if there is no such file.
     """
     if (_HERE / file).is_file() and (_runs(file) or not _IS_REMOTE_CODE):
         return (_HERE / file).read_bytes()
@@ -270,7 +270,7 @@ def _part(auto_class: str) -> type:
 
 
 def source_files() -> dict[str, bytes]:
-    """Return what a folder's source files hold, by name; those that cannot be found are left out.
+    """Return the contents of the source files of a saved folder, by name; those that cannot be found are left out.
 
     The package's `hub_radio.py` gets the sums of the other files.
     """
@@ -302,7 +302,7 @@ def copy_source_files(folder: str | Path) -> None:
 
 
 def module_files(*, has_text_tower: bool) -> dict[str, Any]:
-    """Return what sentence-transformers reads, by file: it embeds by `get_image_features` and `get_text_features`.
+    """Return the contents of sentence-transformers' files; it embeds by `get_image_features`, `get_text_features`.
 
     Without these files it would take the mean over all tokens, class tokens and registers too.
     """

@@ -137,11 +137,11 @@ _FETCHING = ("backbone", "use_pretrained", "use_timm", "auto_map", "quantization
 
 
 def library_config(model_type: str, fields: Mapping[str, Any]) -> PreTrainedConfig:
-    """Return the configuration of a network of transformers that may be a stranger's: it names nothing to fetch or run.
+    """Return the configuration of a network of transformers; refuse fields of a stranger that would fetch or run code.
 
     Args:
         model_type: As `AutoConfig` knows it.
-        fields: Fields of its class, those of its parts inside of them.
+        fields: Fields of its class; those of a part are a mapping in them.
 
     Raises:
         ValueError: If a field makes transformers fetch something, or a part is built by timm from its name, which may
@@ -154,14 +154,18 @@ def library_config(model_type: str, fields: Mapping[str, Any]) -> PreTrainedConf
     for part in _types_of_parts(config):
         if part == "radio" or "Timm" in str(MODEL_MAPPING_NAMES.get(part)):
             raise ValueError(
-                f"A network of transformers must be of another type than radio and those of timm, and so must its "
-                f"parts, got {part!r} in {model_type!r}."
+                f"A network of transformers must not be, or contain, one of type radio or one of timm, got {part!r} in "
+                f"{model_type!r}."
             )
     return config
 
 
 def fetching_fields(values: Any) -> list[str]:
-    """Return the fields, at any depth, by which transformers fetches something; `check_file` refuses others."""
+    """Return the fields, at any depth, by which transformers fetches something.
+
+    Raises:
+        ValueError: If a field is one that `check_file` refuses.
+    """
     if isinstance(values, (list, tuple)):
         return [name for value in values for name in fetching_fields(value)]
     if not isinstance(values, Mapping):

@@ -21,7 +21,7 @@ class NewHeadReport(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Open a checkpoint or an adapter, and name the new parts that no adapter brought."""
+        """Open a checkpoint or an adapter, and warn of new parts that an adapter did not bring."""
         opened = super().from_pretrained(*args, **kwargs)
         model = opened[0] if isinstance(opened, tuple) else opened
         brought = {name.partition(".")[0] for name, _ in model.named_modules() if ".modules_to_save" in name}

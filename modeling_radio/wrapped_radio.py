@@ -48,8 +48,8 @@ PROBE_SIDE = 448
 MOTION_PATCHES = 8
 """Coarsest patches along a side of the images that must move a map. Our choice: a few windows, and quick on a CPU."""
 LEAST_CORRELATION = 0.1
-"""Of a map with that of the moved image, where both show the same. Our choice: with fresh weights the networks of the
-tests have 0.25 to 1, and maps that do not move at most 0.04."""
+"""Least correlation of the maps of an image and of the same image moved, where both show the same. Our choice: with
+fresh weights the networks of the tests have 0.25 to 1, and maps that do not move at most 0.04."""
 SAME_OUTPUT = 1e-4
 """Largest difference between two outputs for one image, relative to the largest number. Our choice: far above rounding
 in float32, far below any effect of a random number."""
@@ -309,7 +309,7 @@ def _read_transformers(network: Any, pixels: Tensor, levels: Sequence[int]) -> L
 
 @contextlib.contextmanager
 def _unchanged(network: nn.Module) -> Iterator[None]:
-    """Give the modules their numbers back: transformers' Swin keeps the smaller windows of a small image for ever."""
+    """Restore the modules' numbers in the end: transformers' Swin would keep the smaller windows of a small image."""
     numbers = [
         (module, {key: value for key, value in vars(module).items() if isinstance(value, (int, float, tuple))})
         for module in network.modules()
@@ -342,7 +342,8 @@ def read_maps(wrapping: Wrapping, network: nn.Module, pixels: Tensor) -> tuple[L
         pixels: Normalized images `(batch, 3, height, width)`.
 
     Raises:
-        ValueError: If the library fails, or a map is not that of its stride: some networks do not take some sizes.
+        ValueError: If the library fails, or a map has not the size that its stride gives, as for images that a network
+            does not take.
     """
     size = f"{pixels.shape[2]} x {pixels.shape[3]} px"
     try:
@@ -396,7 +397,7 @@ class Probe(NamedTuple):
     Attributes:
         levels: The levels as 0-based numbers.
         num_levels: Levels that the network has.
-        shapes: Of each of `levels`.
+        shapes: Shape of each of `levels`.
         num_registers: Register tokens before the grid.
     """
 
@@ -449,12 +450,12 @@ def _check_motion(source: str, network: nn.Module, found: Probe) -> None:
     """Refuse a network whose output differs between two runs, or whose map does not move with its image.
 
     Two images of noise are moved by the coarsest stride, down and to the right. The difference of their maps, in which
-    positions cancel, must correlate best with that of the moved images where both show the same, not a patch beside.
-    Small images are tried first; windows may need more patches. With fresh running statistics the signals of some
-    networks vanish in rounding (MobileViT, RepVGG), so that norms then use the statistics of the images.
+    positions cancel, must correlate with that of the moved images better by this move than by the eight others. Small
+    images are tried first; windows may need more patches. With fresh running statistics the signals of some networks
+    vanish in rounding (MobileViT, RepVGG): norms are tried with the statistics of the images too.
 
     Raises:
-        ValueError: It says which of both.
+        ValueError: If either holds; the message says which.
     """
     step = max(shape.stride for shape in found.shapes)
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -469,7 +470,7 @@ def _check_motion(source: str, network: nn.Module, found: Probe) -> None:
         if any(
             not (maps - same).abs().max() <= SAME_OUTPUT * maps.abs().max() for maps, _, same in zip(*runs, strict=True)
         ):
-            raise ValueError("its output for an image is another one each time")
+            raise ValueError("its outputs for one image differ from run to run")
         pairs = [(maps[0] - maps[1], moved[0] - moved[1]) for maps, moved, _ in zip(*runs, strict=True)]
         if all(_is_moved(*pair, step // shape.stride) for pair, shape in zip(pairs, found.shapes, strict=True)):
             return
@@ -505,7 +506,7 @@ def _moves(cells: int) -> list[tuple[int, int]]:
 
 
 def _correlation(before: Tensor, after: Tensor, rows: int, cols: int) -> Tensor:
-    """Return the cosine between a map `(channels, rows, cols)` moved down and right, and another, where both are."""
+    """Return the cosine of a map `(channels, rows, cols)` moved down and right with another, where they overlap."""
     height, width = before.shape[1:]
     own = before[:, max(-rows, 0) : height - max(rows, 0), max(-cols, 0) : width - max(cols, 0)]
     other = after[:, max(rows, 0) : height - max(-rows, 0), max(cols, 0) : width - max(-cols, 0)]

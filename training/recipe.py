@@ -2,8 +2,8 @@
 
 A recipe file may start from another one with `base: NAME`; `section.field=value` on the command line changes
 it further (`teachers.NAME.field=value` for an entry of a list). A list of teachers, partitions or stages replaces the
-base's, but an entry with a name of the base's keeps all that it does not say itself; null removes a setting. A key that
-does not exist is an error that suggests the right one.
+base's list. An entry that has the name of an entry there keeps the settings that it does not give; null removes a
+setting. A key that does not exist is an error that suggests the right one.
 """
 
 import functools
@@ -55,7 +55,7 @@ from modeling_radio.training.recipe_sections import (
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 _OF_OTHERS = ("config.json", "adapter_config.json", "run.txt")
-"""Files in the folder of a checkpoint, an adapter or a run, which may be somebody else's."""
+"""Files by which a folder of a checkpoint, an adapter or a run is known; it may be somebody else's."""
 
 
 class Recipe(RecipeSection):
@@ -294,7 +294,7 @@ def refuse_code_of_others(source: str, recipe: Recipe, changes: Sequence[str] = 
 
 
 def _came_with_others(path: Path) -> bool:
-    """Return whether a file, or what a link leads to, lies in a folder of `_OF_OTHERS` or below it."""
+    """Return whether a file, or the target of a link, lies in or below a folder with a file of `_OF_OTHERS`."""
     resolved = path.resolve()
     if RECIPES_DIR.resolve() in resolved.parents:
         return False
@@ -344,8 +344,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
 def stage_recipes(recipe: Recipe) -> list[Recipe]:
     """Return a recipe for each stage: the recipe with the stage's changes, its name and a seed of its own.
 
-    Mappings are merged field by field. A list of teachers or partitions replaces the recipe's; an entry with a name of
-    these is merged with that one.
+    `core.settings.merged` puts them together: mappings field by field, lists of entries by their names.
 
     Args:
         recipe: The recipe; nothing is returned for one without stages.

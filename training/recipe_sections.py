@@ -329,8 +329,8 @@ class BalancingRecipe(RecipeSection):
         method: A key of `losses.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
         period_steps: Steps between two updates of the weights, and steps that the losses are averaged over; None for a
             hundredth of the run.
-        start_step: First step at which weights change, or below 1 the share of the run before it; None for the end of
-            the warm-up (at most a quarter of the run), or for the step at which a frozen trunk begins to learn.
+        start_step: First step at which weights change; a number below 1 is the share of the run before it. None for the
+            end of the warm-up (at most a quarter of the run), or for the step at which a frozen trunk begins to learn.
         ramp_steps: Steps, or a share of the run below 1, over which the weights change from 1 to those of the method;
             None for a tenth of the run.
     """
@@ -416,7 +416,7 @@ class TapsRecipe(RecipeSection):
             given.
         weight: Factor of these losses, besides a teacher's `feature_weight` and `summary_weight`; 0 for no taps, None
             for 0.25 if a `scheme` is given.
-        decay_steps: Steps at the end of the run, or below 1 its share, over which the factor falls to 0 along a cosine;
+        decay_steps: Steps, or a share of the run below 1, at its end, over which the factor falls to 0 along a cosine;
             None for three tenths.
         targets: Targets of a tap: the teacher's "last" features, or its features at the "matching" depth of its own
             blocks, standardized by themselves. "matching" needs online teachers whose class knows its blocks. Summaries
@@ -665,8 +665,8 @@ class MesaRecipe(RecipeSection):
 
     Attributes:
         weight: Factor of the loss; 0 for none.
-        start_step: First step with this loss, or below 1 the share of the run before it; until then the average is not
-            run.
+        start_step: First step with this loss; a number below 1 is the share of the run before it. Until then the
+            average is not run.
     """
 
     weight: float = Field(0.0, ge=0)
@@ -709,7 +709,7 @@ class ScheduleRecipe(RecipeSection):
 
     Attributes:
         num_steps: Optimizer steps.
-        warmup_steps: Steps of the linear rise, or below 1 its share of the run.
+        warmup_steps: Steps, or a share of the run below 1, of the linear rise.
         final_fraction: Learning rate at the end over its peak.
     """
 

@@ -108,11 +108,11 @@ def test_packs_are_refused():
         ("timm", "convnext_atoo", "no architecture 'convnext_atoo'"),
         ("timm", "levit_128s", "does not take images"),
         ("transformers", "bert", "cannot be wrapped"),
-        ("transformers", "timm_wrapper", "another type"),
+        ("transformers", "timm_wrapper", "timm_wrapper"),
         ("class", "NoMap", "no spatial map"),
         ("class", "OddStride", "stride"),
         ("class", "MirroredMap", "move"),
-        ("class", "NoisyMap", "each time"),
+        ("class", "NoisyMap", "differ"),
     ],
 )
 def test_an_unfit_network_is_one_line_that_says_what_is_missing(source, name, message):

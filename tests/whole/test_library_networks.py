@@ -67,7 +67,7 @@ TOUR: dict[str, dict[str, Any]] = {
     "transformers:segformer": {},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "transformers:vit_mae": (HF, "each time"),
+    "transformers:vit_mae": (HF, "differ"),
     "transformers:siglip2_vision_model": (HF, "does not take images"),
     "transformers:hgnet_v2": ({}, "does not take images"),
     "timm:beit_base_patch16_224": (VIT, "does not take images"),

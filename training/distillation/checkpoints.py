@@ -353,7 +353,7 @@ def check_same_recipe(
         recipe: This session's recipe.
         allowed: Settings that may differ, for example "data.source", or sections. `UNCHANGEABLE` ones may not, nor
             which teachers there are, whether `contrastive` has a weight, and the order of teachers and partitions.
-            What is a share of the run follows its number of steps.
+            Settings that are shares of the run change with its number of steps.
 
     Returns:
         The allowed changes that there are, `"section.field: old -> new"`.
@@ -438,7 +438,7 @@ def warn_of_other_data(checkpoint: Path, saved: str, now: str) -> None:
 
 
 def warn_of_other_arithmetic(checkpoint: Path, saved: Mapping[str, Any]) -> None:
-    """Say what changed if this session rounds otherwise on a CPU than the one that wrote a checkpoint.
+    """Warn if this session rounds differently on a CPU than the one that wrote a checkpoint, and say why.
 
     Args:
         checkpoint: Folder of the checkpoint, for the message.

@@ -109,9 +109,9 @@ def as_part(part: Tensor, like: Tensor) -> Tensor:
 
 
 def part_number(tensor: Tensor) -> tuple[int, int] | None:
-    """Return which part of a tensor this rank has, from 0, and of how many; (0, 1) is the whole on every rank.
+    """Return the number of this rank's part of a tensor, from 0, and the number of parts.
 
-    None if another rank has the same part.
+    A tensor that every rank has as a whole is (0, 1). None if the tensor has parts and another rank writes this one.
     """
     if not isinstance(tensor, DTensor):
         return 0, 1

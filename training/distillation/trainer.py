@@ -1,8 +1,8 @@
 """The distillation loop: resume, train step by step, save, export.
 
 `build.py` builds what a step works with, `step.py` has the losses of a batch. A step is a pure function of the state
-and the step number: every random number is derived from the seed and the step, so a restarted run repeats an
-uninterrupted one, on a CPU bit for bit with the same number of threads and the same instruction set.
+and the step number: every random number is derived from the seed and the step. So a restarted run repeats an
+uninterrupted one; on a CPU bit for bit, with the same number of threads and the same instruction set.
 """
 
 import contextlib

@@ -134,7 +134,7 @@ def _command(settings: EvaluationSettings, tasks: list[str]) -> str:
 
 
 def check_results_file(path: Path | None) -> None:
-    """Raise an error, before anything is measured, if the file holds something else than results or can't be written.
+    """Refuse a file, before anything is measured, that holds something else than results or cannot be written.
 
     Raises:
         ValueError: If it holds something else.

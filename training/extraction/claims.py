@@ -140,10 +140,10 @@ class Claims:
                 next_listing = now + max(WAIT_S, LIST_SHARE * (now - before))
 
     def remove_abandoned(self, folder: str) -> None:
-        """Remove what dead workers left half written in a folder.
+        """Remove files that dead workers left half written in a folder.
 
-        Their locks alone would not tell them from living ones where the file system keeps locks to one machine, nor
-        signs of life alone where two containers take themselves for one machine.
+        A worker is dead if it has neither a lock nor a sign of life. Locks alone are not enough, because some file
+        systems only show them to one machine; nor are signs of life, because two containers may share a machine's name.
         """
         for owner in filter(_WORKER.fullmatch, self.store.owners(folder)):
             if self._is_gone(owner):

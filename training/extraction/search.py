@@ -69,7 +69,8 @@ def build_indexes(store: Store, shards: Sequence[Shard], columns: Sequence[str],
     import faiss
 
     by_split = _by_split(shards)
-    # An index without a checksum is written again; one with that of an older one would count as damaged.
+    # Checksums go first: if this is killed, an index without a checksum is written again, but one with the checksum of
+    # an older index would count as damaged.
     renew_sums(store, dict.fromkeys(index_path(split, column) for split in by_split for column in columns))
     digests = dict[str, str | None]()
     for column in columns:
@@ -135,7 +136,11 @@ def _by_split(shards: Sequence[Shard]) -> dict[str, list[Shard]]:
 
 
 def _by_index(store: Store, name: str, num_rows: int, query: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return cosines and numbers of the nearest of a split's rows; a damaged index would answer other rows silently."""
+    """Return cosines and numbers of the nearest of a split's rows.
+
+    Raises:
+        ValueError: If the index is damaged or of other rows, since it would return wrong rows silently.
+    """
     import faiss
 
     index: Any = None

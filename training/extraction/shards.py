@@ -29,8 +29,8 @@ MAX_NAMED = 4
 """Our choice for the number of differences in a message."""
 FOLDER = "data"
 SUMS = "SHA256SUMS"
-"""Checksums of all files but the card, which may be edited, in the format of `sha256sum`; during an extraction each
-worker writes files of its own."""
+"""Checksums of all files except the card, which users may edit, in the format of `sha256sum`. During an extraction each
+worker writes checksum files of its own."""
 LINES_OF_SUMS = 1000
 """Our choice of lines for each of them: the last one is written again with each line."""
 NUM_READERS = 16
@@ -64,7 +64,7 @@ class RowSettings(SourceSettings, StorageSettings):
 
 
 class _Manifest(BaseModel):
-    """Types of what is read of a manifest, which may be a stranger's."""
+    """Types of the fields that are read; the manifest may be a stranger's."""
 
     settings: dict[str, Any]
     source: _Source
@@ -73,10 +73,10 @@ class _Manifest(BaseModel):
 
 
 def check_folder(store: Store) -> None:
-    """Refuse a folder that holds something else than a data set, or an address that is no object store's.
+    """Refuse a folder that holds something else than a data set, and an address that is not one of an object store.
 
     Raises:
-        ValueError: If it does, or is.
+        ValueError: If the store is such a folder or address.
     """
     store.check_writable()
     is_file = store.folder is not None and store.folder.is_file()
@@ -297,7 +297,7 @@ def read_sums(store: Store) -> dict[str, set[str]]:
 
 
 def renew_sums(store: Store, digests: Mapping[str, str | None]) -> None:
-    """Replace the checksums of some files of a finished data set; None takes that of a file away."""
+    """Replace the checksums of some files of a finished data set; None removes one."""
     known = {name: next(iter(each)) for name, each in read_sums(store).items()}
     renewed = {name: digest for name, digest in {**known, **digests}.items() if digest is not None}
     store.write(SUMS, lines_of_sums(renewed))
@@ -333,10 +333,10 @@ def read_columns(store: Store, path: str, names: list[str]) -> Iterator[pyarrow.
 
 @contextmanager
 def naming_damaged(store: Store, path: str) -> Iterator[None]:
-    """Report in one line, which names the file, that a Parquet file cannot be read.
+    """Turn errors of Arrow and of the system into one line that names the Parquet file.
 
     Raises:
-        ValueError: In place of errors of Arrow and of the system.
+        ValueError: If the file cannot be read.
     """
     from pyarrow import ArrowException
 

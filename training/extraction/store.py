@@ -68,7 +68,7 @@ class Store:
         """Refuse an address that is not one of an object store.
 
         Raises:
-            ValueError: If it is.
+            ValueError: If the store is at such an address.
         """
         kind = _ADDRESS.match(self.address)
         if kind is not None and kind[1] not in WHOLE_UPLOADS:
@@ -196,7 +196,7 @@ class Store:
 
         Args:
             name: Name of the file.
-            owner: Name of the worker that writes, by which `owners` tells whose it is.
+            owner: Name of the worker that writes; `owners` returns it.
 
         Raises:
             WriteError: If this fails.

@@ -253,9 +253,9 @@ class Networks:
 def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Tensor, int]:
     """Return a loss of one image, and the bytes that autograd keeps for its backward pass.
 
-    Parameters and attention weights are not counted; those of an adaptor's head of attention are of the patches alone.
-    The meta device computes attention without a fused kernel; the kernels of a GPU keep no attention weights. It has no
-    autocast either: blocks and norms are taken to keep float32 inputs, and everything else bfloat16.
+    Parameters and attention weights are not counted; in an adaptor's attention head only patches attend. The meta
+    device computes attention without a fused kernel; the kernels of a GPU keep no attention weights. It has no autocast
+    either: blocks and norms are taken to keep float32 inputs, and everything else bfloat16.
     """
     num_patches = (size_px // student.patch_size) ** 2
     lengths = {num_patches, num_patches + student.config.num_prefix_tokens}

@@ -124,7 +124,7 @@ class Plan:
         """Return the operations of some stages, by default those of the recipe.
 
         Cached teachers run once on each image, before the first step; a data set whose length the recipe does not give
-        counts for nothing there.
+        has no images there.
         """
         total = 0.0
         for stage in self.stages if stages is None else stages:
@@ -237,7 +237,7 @@ def describe_ranks(plans: Sequence[Plan], speed: Speed) -> str:
 
     Args:
         plans: Of one recipe, by number of GPUs.
-        speed: Of the GPUs and the workers.
+        speed: Assumed speed of the GPUs and the workers.
     """
     stage = plans[0].stages[-1]
     steps, times = [plan.simulated[stage.name] for plan in plans], [plan.step_time(stage, speed) for plan in plans]
@@ -268,8 +268,8 @@ def describe_ranks(plans: Sequence[Plan], speed: Speed) -> str:
         f"a worker cuts {1 / view_seconds(speed.image_kb):.0f} views a second from files of {speed.image_kb:g} kB: one "
         "for the student and one for each network of a teacher. Not counted: the optimizer, statistics of the "
         "teachers, windows.",
-        "Ranks have the images that even out all partitions of a step. One without an image of a partition takes part "
-        "in the exchange with one that counts for nothing: the gradient is the same on any number of GPUs.",
+        "Images are divided so that ranks have equal work over all partitions of a step. A rank without an image of a "
+        "partition computes a dummy image with weight 0: the gradient is the same on any number of GPUs.",
     ]
     return table + "\n\n" + "\n".join(f"- {line}" for line in lines)
 

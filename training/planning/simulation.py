@@ -26,23 +26,23 @@ NETWORK_SPEED = 50e9
 """Bytes per second that a GPU sends to other machines: a port of 400 Gb/s for each GPU, as NVIDIA's DGX H100 has by its
 data sheet of 2023."""
 SECONDS_PER_KB = 1e-4
-"""Of a worker, to decode a JPEG and cut one view of it, for each 1,000 bytes of the file: our choice between 0.6e-4 and
-1.45e-4, measured with the views of radio_s and c_radio_v4_h of files of 33 to 136 kB (docs/log.md, 2026-12-01)."""
+"""Seconds that a worker takes for each 1,000 bytes of a JPEG to decode it and cut one view. Our choice: we measured
+0.6e-4 to 1.45e-4 for files of 33 to 136 kB with the views of radio_s and c_radio_v4_h (docs/log.md, 2026-12-01)."""
 MOST_SECONDS_PER_VIEW = 0.04
-"""The same for large photographs, which drafts decode at a part of their size: measured at 12 megapixels."""
+"""Limit of these seconds for large files, which drafts decode at a part of their size: measured at 12 megapixels."""
 
 
 class SimulatedStep(NamedTuple):
     """A step of a stage, in the mean over the simulated ones.
 
     Attributes:
-        flops: Operations of a rank by the parts that `Networks.operations_by_part` names, in the mean over all draws of
-            sizes; of mosaics, whose canvases fill by chance, over the simulated steps.
+        flops: Mean operations of a rank by the parts that `Networks.operations_by_part` names: over all draws of sizes,
+            or for mosaics, whose canvases are filled at random, over the simulated steps.
         imbalance: Operations of the rank that has most over those of a rank in the mean.
         worst: The same in the most uneven step.
         idle_passes: Share of the passes that have no image.
         patches: By partition, the patches of the fullest pass.
-        views: Views that the workers of all ranks cut: of each image one for the student and one for each network of a
+        views: Views that the workers of all ranks cut: for each image one for the student and one for each network of a
             teacher; 0 with cached teachers, whose images are decoded already.
     """
 
@@ -184,7 +184,7 @@ def time_of(step: SimulatedStep, stage: Recipe, num_gpus: int, num_parameters: i
         stage: Its stage.
         num_gpus: Number of ranks.
         num_parameters: Learned numbers, whose float32 gradients are exchanged.
-        speed: Of the GPU and the workers.
+        speed: Assumed speed of the GPU and the workers.
     """
     parts = {part: flops / (speed.card.peak_flops * speed.mfu) for part, flops in step.flops.items()}
     workers = max(1, stage.data.num_workers)

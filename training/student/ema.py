@@ -97,7 +97,7 @@ class RunningStatistics:
         """Count the images of a pass forward and backward; without any, batch norms use their running statistics.
 
         Args:
-            num_images: Number of images that count; 0 for a pass with an image that stands for them.
+            num_images: Number of images that count; 0 for a pass with a dummy image.
         """
         self._num_images += num_images
         modules = self._student.modules() if self._has_some and not num_images else ()

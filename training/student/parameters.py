@@ -52,7 +52,7 @@ def decayed_parameters(model: nn.Module) -> set[nn.Parameter]:
 
     The scales of a spectral reparametrization are matrices, so that they decay (PHI-S A.7). Positions and prefix tokens
     do not, as in AM-RADIO (https://arxiv.org/abs/2312.06709). In a library's network only weights of layers decay,
-    without those of embeddings, and without what its `no_weight_decay()` names.
+    except embeddings, layer norms and parameters that its `no_weight_decay()` names.
 
     Args:
         model: A student, or a model around one.

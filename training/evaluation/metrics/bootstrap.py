@@ -39,10 +39,10 @@ def bootstrap_interval(
             the number of each resample, `(resamples,)`.
         num_images: Number of test images.
         groups: Source of each image, `(num_images,)`; whole sources are drawn. Images of one source resemble each
-            other, so that intervals over single images are too narrow. Of pairs of images the sources of both,
-            `(num_pairs, 2)`: a pair counts as often as the product of their counts, which covers what pairs share by
-            either image, and is rather too wide than too narrow (A. B. Owen, The pigeonhole bootstrap, 2007,
-            https://arxiv.org/abs/0712.1111).
+            other, so that intervals over single images are too narrow. For pairs of images it has the sources of both,
+            `(num_pairs, 2)`: a pair counts as often as the product of the counts of its two sources. This includes the
+            dependence of pairs that share a source; the interval is too wide rather than too narrow (A. B. Owen, The
+            pigeonhole bootstrap, 2007, https://arxiv.org/abs/0712.1111).
         num_resamples: Number of draws.
         seed: Seed of the draws.
 

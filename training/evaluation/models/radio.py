@@ -261,7 +261,7 @@ def open_radio(
         size_px: Shorter side of images in pixels; None takes the processor's.
         device: Where it runs.
         dtype: Type in which it computes; None takes that of the weights.
-        teachers: Those whose adaptors are wanted, as far as the release has any.
+        teachers: Teachers whose adaptors are wanted; those that the release lacks are left out.
 
     Raises:
         ValueError: If it is no folder and not on the Hub, is no checkpoint, is damaged or not finite, or does not take

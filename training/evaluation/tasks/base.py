@@ -196,7 +196,7 @@ class Evaluation:
         Args:
             task: Task of the measurement.
             metric: Metric of the measurement.
-            scores: One for each test image, or for each of some, `(num_scores,)`.
+            scores: One for each test image, or for each image or pair of `groups`, `(num_scores,)`.
             kind: Kind of the images.
             groups: Sources of the scores, as `bootstrap_interval` takes them; None takes those of the test images.
         """

@@ -23,8 +23,8 @@ def start_student(
     Args:
         student: With fresh weights; changed in place.
         source: Name of one of the teachers, whose network is the source then; or Hub id or folder of a RADIO
-            checkpoint, ours or NVIDIA's, or of a ViT of transformers; or "timm:NAME" or "transformers:NAME", for a
-            student that is a network of this library or for a ViT.
+            checkpoint, ours or NVIDIA's, or of a ViT of transformers; or "timm:NAME" or "transformers:NAME": a ViT, or
+            the network of a student of this library.
         teachers: By name.
         blocks: Indices of the source's blocks that become the student's, in order; None for all.
 
