@@ -874,7 +874,7 @@ class WrappedTrunk(PreTrainedModel):
         self._frozen = tuple(module for name, module in self.network.named_modules() if is_frozen(name, module))
         self.train(self.training)
 
-    def _order(self) -> "_Order":
+    def _order(self) -> _Order:
         wrapping = self.wrapping
         return _find_order(wrapping.source, wrapping.name, json.dumps(wrapping.arguments, sort_keys=True))
 

@@ -20,7 +20,6 @@ from modeling_radio.wrapped_radio import WrappedTrunk, Wrapping, check_sides, re
 
 E_RADIO = "e_radio"
 E_RADIO_PRESET = "e-radio_v2"
-LIBRARIES = ("timm", "transformers")
 FREE_FIELDS = (
     *("hidden_size", "num_attention_heads", "norm_mean", "norm_std", "layer_norm_eps", "initializer_range"),
     *("image_size", "max_img_size", "max_resolution", "preferred_resolution"),

@@ -63,7 +63,7 @@ EXCEPTIONS = {
     "data.seed": "needs the network: it is of the demo's images, which are made from packages",
     "teachers.semantic.device": "needs a GPU: a CPU is one device",
 }
-"""Settings that are not tried, and the reason. What needs neither a GPU nor the network does not belong here."""
+"""Settings that are not tried, and the reason: only those that need a GPU or the network."""
 
 ROLES = {"teachers.semantic.role": "basic", "teachers.segmenter.role": "task"}
 TAPS = {**ROLES, "taps.scheme": "soft"}
@@ -159,7 +159,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "logging.metrics_every_steps": METRICS,
     "logging.metrics_sizes_px": METRICS,
 }
-"""What is set with a setting and without it, so that it can act; of a section also for all of its settings."""
+"""Other settings of both runs, with and without a setting, so that it can act. A section's are for its settings too."""
 
 VALUES: dict[str, Sequence[Any]] = {
     "name": ["another"],
@@ -231,7 +231,7 @@ VALUES: dict[str, Sequence[Any]] = {
         }.items()
     },
 }
-"""Of settings whose type does not tell one."""
+"""Values of settings that cannot be made from their types."""
 
 ALSO: dict[str, dict[str, Any]] = {
     "student.architecture": {**WRAPPED, "student.arguments": CONVNEXT.arguments},
@@ -240,21 +240,21 @@ ALSO: dict[str, dict[str, Any]] = {
     "teachers.semantic.upsampler": {"teachers.semantic.upsample": "featsharp"},
     "teachers.semantic.upsample=featsharp": {"teachers.semantic.upsampler": "upsampler"},
 }
-"""What must change with a setting, or with one of its values."""
+"""Settings that must change together with a setting, or with one of its values."""
 
 WATCHED: dict[str, dict[str, Any]] = {
     "optimizer.max_bad_steps": {"teachers.segmenter.kind": "tried_settings:FailingTeacher", "schedule.num_steps": 30},
 }
-"""What is set besides where a setting is compared with none: not in runs that shall end."""
+"""Other settings of the runs that show whether a setting acts; not of runs that must end well."""
 
 TOLERANCES: dict[str, float] = {
     "mixed_precision": 0.05,  # two ranks round other sums to bfloat16
     "data.streaming": float("inf"),  # each rank reads files of its own: these are other images than one process sees
 }
-"""How far two ranks may be from one process, where that is not 1e-5."""
+"""Largest difference between two ranks and one process, where it is not 1e-5."""
 
 ON_RANKS = ("teachers.semantic.shard", "partitions.low.rank_share")
-"""Settings that a single process does not need: they are compared with none on two ranks."""
+"""Settings that have no effect in a single process: two ranks show whether they act."""
 
 AS_DEFAULT = {
     "student.num_tokens": "fixed",
@@ -311,10 +311,10 @@ class Trial(NamedTuple):
     """A value of a setting.
 
     Attributes:
-        path: Of the setting.
-        value: Tried.
-        before: What else is set, with it and without it.
-        changes: The setting, and what must change with it.
+        path: Path of the setting.
+        value: The value that is tried.
+        before: Other settings, of the run with it and of the run without it.
+        changes: The setting, and those that must change with it.
     """
 
     path: str

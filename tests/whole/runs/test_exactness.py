@@ -41,7 +41,7 @@ EVERYTHING = (
     "partitions=[{name: low, sizes_px: [32, 48], batch_size: 3, accumulation_steps: 2, vitdet_windows: [1]}, "
     "{name: high, sizes_px: [64], batch_size: 2}]",
 )
-# Of files, by one checkpoint and by an export at least: kills come at any of them.
+# Changes of files that a checkpoint and an export make at least; a kill comes at any of them.
 NUM_CHANGES = {"checkpoint": 12, "export": 40}
 # No linear layers, hence neither noise nor scales.
 BATCH_NORM = (*NETWORKS["ResNet"].overrides, "damp.sigma=0", "spectral.is_used=false")

@@ -49,9 +49,9 @@ def kill_and_finish(
     Args:
         exports: Two, with different outputs.
         folder: Where they write.
-        name: Of the output.
-        num_kills: One follows the other.
-        num_changes: Of files by an export, at least. Kills come at any of them.
+        name: Name of the output.
+        num_kills: Number of kills, one after the other.
+        num_changes: Changes of files that an export makes at least; a kill comes at any of them.
     """
     known = []
     for number, export in enumerate(exports):

@@ -27,7 +27,7 @@ from modeling_radio.core.interruption import StopRequest
 logger = logging.getLogger(__name__)
 
 SECONDS = 50.0
-"""In which a command ends, and before its phase would: ten (`UNWINDING_SECONDS`), and more on a busy machine."""
+"""A command must end in this time, before its phase would. `UNWINDING_SECONDS` is 10; a busy machine needs more."""
 START_SECONDS = 300.0
 SAID = "said.txt"
 """What a command said, in its folder."""
