@@ -257,7 +257,7 @@ def describe_ranks(plans: Sequence[Plan], speed: Speed) -> str:
         ["patches of the fullest pass", *(f"{max(each.patches.values()):,}" for each in steps)],
         ["memory, GiB", *(f"{each.total(is_checkpointed=False) / GIB:.1f}" for each in memory)],
         ["memory with checkpointing, GiB", *(f"{each.total(is_checkpointed=True) / GIB:.1f}" for each in memory)],
-        ["memory is that of", *(plan.fullest_pass() for plan in plans)],
+        ["partition with most memory", *(plan.fullest_pass() for plan in plans)],
         ["time of the whole run", *(_duration(plan.seconds(speed)) for plan in plans)],
     ]
     table = markdown([f"`{plans[0].recipe.name}`, stage {stage.name}, GPUs", *(f"{p.num_gpus}" for p in plans)], rows)
