@@ -481,8 +481,10 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a folder's `config.json`; for a pipeline that was asked for without a task, with the folder's own."""
         is_to_infer = kwargs.get("_from_pipeline", "") is None
+        given = args
         for layout in FOREIGN_LAYOUTS if args else []:
-            args = (layout.place(args[0], kwargs.get("version")), *args[1:])
+            args = (layout.place(args[0], kwargs), *args[1:])
+        kwargs = kwargs if args == given else {**kwargs, "subfolder": ""}
         values, others = super().get_config_dict(*args, **kwargs)
         remember_folder(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         check_file(values)

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers.utils import CONFIG_NAME, cached_file
 
-from modeling_radio.checks_radio import check_choice, own_names, read_json
+from modeling_radio.checks_radio import check_choice, own_name, read_json
 
 from .arguments import check_hub_config
 from .config import BESIDE, is_nvidia_config
@@ -111,7 +111,7 @@ def folder_with_adaptors(
     check_hub_config(config, str(root / CONFIG_NAME))
     own = _own_adaptors(config)
     known = list(dict.fromkeys([*own, *(teacher["name"] for teacher in config["args"]["teachers"])]))
-    wanted = own_names(argument, names, known)
+    wanted = [own_name(name, known) for name in names]  # who builds the adaptors warns of another name
     for name in wanted:
         check_choice(argument, name, known)
     missing = [name for name in wanted if name not in own]
@@ -214,7 +214,10 @@ def _listed_archive(repository: str, revision: str) -> str:
         raise ValueError(_unreached(repository, "its .pth.tar", error)) from error
     found = [file for file in files if file.endswith(PICKLES)]
     if len(found) != 1:
-        raise ValueError(f"{repository!r} must have one .pth.tar with its adaptors, got {len(found)}: convert one.")
+        raise ValueError(
+            f"{repository!r} must have one training file (.pth.tar) for adaptors that its weights lack, "
+            f"got {len(found)}."
+        )
     return found[0]
 
 

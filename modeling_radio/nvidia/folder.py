@@ -44,9 +44,11 @@ _LOCATION = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder"
 class NvidiaFolder:
     """Folders in the layout of NVIDIA's Hub repositories, one of `FOREIGN_LAYOUTS`."""
 
-    def place(self, source: Any, version: str | None = None) -> Any:
-        """Return the source: it is opened itself."""
-        return source
+    def place(self, source: Any, arguments: Mapping[str, Any]) -> Any:
+        """Return the folder with the adaptors that the arguments of `from_pretrained` ask for; mostly the source."""
+        asked = _asked({"adaptor_names": arguments.get("adaptor_names")})
+        location = {name: arguments[name] for name in _LOCATION if name in arguments}
+        return folder_with_adaptors(source, asked, location) if asked else source
 
     def describes(self, values: dict[str, Any]) -> bool:
         """Return whether a parsed `config.json` is in this layout."""
@@ -136,9 +138,9 @@ class NvidiaFolder:
 class TrainingFile:
     """Training files of NVIDIA's (`.pth.tar`) on this machine, which are converted once."""
 
-    def place(self, source: Any, version: str | None = None) -> Any:
+    def place(self, source: Any, arguments: Mapping[str, Any]) -> Any:
         """Return the converted folder of a training file, or any other source itself."""
-        return folder_of_archive(source, version) if is_training_file(source) else source
+        return folder_of_archive(source, arguments.get("version")) if is_training_file(source) else source
 
     def describes(self, values: dict[str, Any]) -> bool:
         """Return that no `config.json` shows it."""
@@ -154,7 +156,7 @@ class TrainingFile:
         Raises:
             ValueError: If the file is damaged, or of no release that can be told from others.
         """
-        place = self.place(folder, arguments.get("version"))
+        place = self.place(folder, arguments)
         return None if place == folder else {**arguments, "pretrained_model_name_or_path": place}
 
     def check_loaded(self, model: Any) -> None:
@@ -164,7 +166,7 @@ class TrainingFile:
 class FolderWithUnnamedVideo:
     """Folders in our layout from elsewhere, whose weights have temporal patches that no field of theirs tells of."""
 
-    def place(self, source: Any, version: str | None = None) -> Any:
+    def place(self, source: Any, arguments: Mapping[str, Any]) -> Any:
         """Return the source: it is opened itself."""
         return source
 

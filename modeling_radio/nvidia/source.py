@@ -79,8 +79,16 @@ def _read_folder(folder: Path, label: str) -> NvidiaCheckpoint:
         )
     check_hub_config(config, str(config_file))
     args = config.pop("args")
-    beside = _arguments_beside(folder, args)
-    return NvidiaCheckpoint(label, _read_safetensors(folder), args, hub_config=config, eradio_arguments=beside)
+    beside, state = _arguments_beside(folder, args), _read_safetensors(folder)
+    for adaptor in config.get("adaptors_beside") or []:  # of the training file, which may have another precision
+        state |= _like_backbone(state, f"radio_model.adaptors.{adaptor['name']}.")
+    return NvidiaCheckpoint(label, state, args, hub_config=config, eradio_arguments=beside)
+
+
+def _like_backbone(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return an adaptor's tensors in the data type of the backbone's."""
+    dtype = next(tensor.dtype for key, tensor in state.items() if ".blocks." in key and ".adaptors." not in key)
+    return {key: tensor.to(dtype) for key, tensor in state.items() if key.startswith(prefix)}
 
 
 def _read_only_pickle(folder: Path) -> NvidiaCheckpoint:

@@ -64,6 +64,7 @@ def test_they_are_fetched_once_and_the_next_start_does_not_open_the_file(hub, ca
     model = RadioModel.from_pretrained(NAME, adaptor_names=["dino_v3_7b", "sam3"])
     assert (list(model.adaptors), model.config.adaptor_names) == (["dino_v3_7b", "sam3"],) * 2
     assert opened_archives()
+    assert RadioConfig.from_pretrained(NAME, adaptor_names=["sam3"]).adaptor_names == ["sam3"]
     [line] = [record.message for record in caplog.records if ARCHIVE in record.message]
     assert all(part in line for part in ("MB", NAME, "nvidia-open-model-license"))
     assert sum(ARCHIVE in path for method, path in hub.requests if method == "GET") == 1
