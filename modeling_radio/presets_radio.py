@@ -74,7 +74,7 @@ class Tokens(NamedTuple):
 
 
 # A class token for each teacher; the segmenter, the last one, has no part in the summary.
-FOUR_TEACHERS = Tokens(4, 4, (0, 1, 2))  # DFN CLIP, SigLIP or SigLIP2-g, DINOv2-g, SAM
+FOUR_TEACHERS = Tokens(4, 4, (0, 1, 2))  # DFN CLIP, SigLIP or SigLIP2, DINOv2-g, SAM
 THREE_TEACHERS = Tokens(3, 7, (0, 1))  # SigLIP2-g, DINOv3-7B, SAM3
 MORE_TOKENS = Tokens(4, 6, (0, 1))
 ONE_FOR_ALL = Tokens(1, 4, (0,))
