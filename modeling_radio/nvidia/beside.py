@@ -238,7 +238,8 @@ def _adaptor_file(archive: Archive, name: str, location: Mapping[str, Any]) -> P
         new.mkdir()
         save_file(state, new / "adaptor.safetensors", metadata={"format": "pt", "adaptor": json.dumps(fields)})
 
-    return _kept(folder / name, write) / "adaptor.safetensors"
+    key = hashlib.sha256(name.encode()).hexdigest()[:16]  # a stranger's file may give a name that is a path
+    return _kept(folder / key, write) / "adaptor.safetensors"
 
 
 def _commit_of(archive: Archive, options: Mapping[str, Any]) -> str:
@@ -348,10 +349,9 @@ def _join(
     for file in {tensor.file for tensor in tensors.values()}:
         _link(file, new / f"backbone-{file.name}")
     described = list(config.get(BESIDE) or [])
-    for file in files:
+    for number, file in enumerate(files):
         with safe_open(file, "pt") as stored:
-            fields = json.loads(stored.metadata()["adaptor"])
-            name = f"heads-{fields['name']}.safetensors"
+            fields, name = json.loads(stored.metadata()["adaptor"]), f"heads-{number}.safetensors"
             weights |= dict.fromkeys(stored.keys(), name)
         _link(file, new / name)
         described.append(fields)

@@ -1,6 +1,7 @@
 """Adaptors that NVIDIA's folders lack come from the training file of the same release."""
 
 import errno
+import json
 import os
 import shutil
 import sys
@@ -164,3 +165,17 @@ def test_a_full_disk_and_a_killed_process_leave_nothing_that_is_read_later(folde
     [adaptor] = Path(constants.HF_ASSETS_CACHE).rglob("adaptor.safetensors")
     shutil.rmtree(adaptor.parent)  # links that lead nowhere are written again
     assert list(RadioModel.from_pretrained(folder, adaptor_names=["sam3"]).adaptors) == ["sam3"]
+
+
+def test_a_name_that_is_a_path_writes_nothing_elsewhere(folder, tmp_path):
+    outside = str(tmp_path / "outside")
+    config = json.loads((folder / "config.json").read_text())
+    config["args"]["teachers"][2]["name"] = outside
+    (folder / "config.json").write_text(json.dumps(config))
+    content = torch.load(folder / ARCHIVE, weights_only=False)
+    content["args"].teachers[2]["name"] = outside
+    renamed = {key.replace(".sam3.", f".{outside}."): value for key, value in content["state_dict"].items()}
+    torch.save({**content, "state_dict": renamed}, folder / ARCHIVE)
+    beside.folder_with_all_adaptors(folder)
+    assert not Path(outside).exists()
+    assert len(list(Path(constants.HF_ASSETS_CACHE).rglob("adaptor.safetensors"))) == 3  # it was converted all the same
