@@ -26,7 +26,7 @@ from modeling_radio import RadioConfig
 from modeling_radio.core.settings import choices_of, kinds_of, list_settings, marked, section_of
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.recipe import Recipe, load_recipe
-from modeling_radio.training.recipe_sections import INDECISIVE
+from modeling_radio.training.recipe_sections import INDECISIVE, TAP_DEPTHS
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.teachers.featsharp import FeatSharp, UpsampledTeacher, UpsamplerConfig, save_upsampler
 from modeling_radio.training.teachers.outputs import TeacherOutput
@@ -137,11 +137,17 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "teachers.semantic.upsample": SHARPENED,
     "teachers.semantic.upsampler": SHARPENED,
     "teachers.semantic.role": TAPS,
+    "contrastive": {"teachers.semantic.options": {"summary_dim": 10, "feature_dim": 12}},  # a summary to compare
     "contrastive.bank_size": {"contrastive.weight": 0.5, "schedule.num_steps": 3},
     "balancing": MOVING,
     "balancing.method": {**ROLES, "balancing.method": "fixed", "balancing.start_step": 0, "balancing.ramp_steps": 0},
     "balancing.period_steps": {"schedule.num_steps": 4},
     "taps": TAPS,
+    "taps.targets": {
+        **TRUNK,
+        "partitions.low.vitdet_windows": None,
+        "taps.depths": TAP_DEPTHS,
+    },  # each tap its own block
     "taps.scheme": {**TAPS, "taps.scheme": None},
     "optimizer.fallback_lr_scale": {"optimizer.name": "muon"},
     "optimizer.trunk_warmup_steps": {"optimizer.trunk_frozen_steps": 1},
@@ -152,7 +158,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "damp.is_shared": {"damp.sigma": 0.1},
     "stages": {"export.feature_normalizer": False, "export.intermediate_normalizers": "none"},  # see `is_rotated`
     "checkpoints.keep": {"checkpoints.every_steps": 1},
-    "export": {"student.architecture": "radio"},  # others have no normalizers
+    "export": {"student.architecture": "radio", **TRUNK},  # others have no normalizers
     "export.normalizer_images": {"export.feature_normalizer": True},
     "logging.picture_every_steps": PICTURES,
     "logging.picture_source": PICTURES,
@@ -519,8 +525,8 @@ class Observation(NamedTuple):
     calls: Counter[str]
 
 
-def observe(folder: Path, settings: Mapping[str, Any], *, with_calls: bool) -> Observation:
-    """Run, and return the effects; an error that ends the run is one too."""
+def count_calls(folder: Path, settings: Mapping[str, Any], *, with_calls: bool = True) -> Counter[str]:
+    """Run as `run_in`, and return `Observation.calls`; an error that ends the run counts as one."""
     codes: Counter[CodeType] = Counter()
     error: ArithmeticError | None = None
 
@@ -543,6 +549,12 @@ def observe(folder: Path, settings: Mapping[str, Any], *, with_calls: bool) -> O
             part in code.co_filename for part in ("/training/", "/torch/utils/", "/torch/distributed/", "/tqdm/std")
         ):
             calls[f"{code.co_filename}:{code.co_name}"] += count
+    return calls
+
+
+def observe(folder: Path, settings: Mapping[str, Any], *, with_calls: bool) -> Observation:
+    """Run, and return the effects."""
+    calls = count_calls(folder, settings, with_calls=with_calls)
     written = {
         _without_times(path.relative_to(folder)): _digest(path)
         for path in folder.rglob("*")

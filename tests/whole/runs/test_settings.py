@@ -26,6 +26,7 @@ from tried_settings import (
     Trial,
     all_paths,
     all_trials,
+    count_calls,
     install,
     make_folder,
     observe,
@@ -150,8 +151,8 @@ def run_on_two_ranks(
 
     def work() -> None:
         for number in range(len(found), len(packs)):
-            seen = observe(folder / f"two-{number}", settings_of(packs[number]), with_calls=with_calls)
-            write_text(Path(f"done-{os.environ['RANK']}"), json.dumps(seen.calls, sort_keys=True))
+            calls = count_calls(folder / f"two-{number}", settings_of(packs[number]), with_calls=with_calls)
+            write_text(Path(f"done-{os.environ['RANK']}"), json.dumps(calls, sort_keys=True))
 
     while len(found) < len(packs):
         with ranks_at_work(work, folder, 2) as ranks:
