@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .checks_radio import check_choice, own_names
 from .inputs_radio import check_feature_format
 from .modeling_radio import RadioModel, RadioNetwork
+from .nvidia.beside import fetch_archive
 from .nvidia.releases import DEFAULT_VERSION, HUB_RELEASES
 from .outputs_radio import FeatureFormat, RadioPair
 
@@ -80,13 +81,13 @@ class TorchHubRadio(nn.Module):
 
 
 def find_version(version: str | None) -> str:
-    """Return the folder, training file or Hub repository that a version means.
+    """Return the folder, training file or Hub repository that a version means; some releases are files to be fetched.
 
     Args:
         version: A version in `HUB_RELEASES`, none for NVIDIA's default, or a path or name of any other model.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none of these, or its file cannot be fetched.
     """
     release = HUB_RELEASES.get(version or DEFAULT_VERSION)
     if release is None:
@@ -94,10 +95,7 @@ def find_version(version: str | None) -> str:
             check_choice("version", version, HUB_RELEASES)
         return version or ""
     if release.repository is None:
-        raise ValueError(
-            f"`version` must be a path here, got {version!r}: NVIDIA publishes this release as a training file only. "
-            f"Fetch it with `hf download {release.archive_in} {release.archive}` and give the path that this prints."
-        )
+        return str(fetch_archive(str(release.archive_in), str(release.archive)))
     return release.repository
 
 

@@ -66,6 +66,16 @@ def is_training_file(source: Any) -> bool:
     return str(source).endswith(PICKLES) and Path(source).is_file()
 
 
+def fetch_archive(repository: str, name: str) -> Path:
+    """Return a training file of a repository in the Hub's cache; its size and license are shown before it is fetched.
+
+    Raises:
+        ValueError: If it cannot be had; the message says where to get it.
+    """
+    archive = Archive(None, repository, name, None)
+    return _download(archive._replace(revision=_commit_of(archive, {})), {})
+
+
 def folder_of_archive(path: str | Path, version: str | None = None) -> Path:
     """Return a folder of ours with everything that a training file holds; it is converted once.
 
@@ -288,8 +298,8 @@ def _announce(archive: Archive, options: Mapping[str, Any]) -> None:
 def _unreached(repository: str, name: str, error: BaseException) -> str:
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{str(error).strip().splitlines()[0]:.200}"
     return (
-        f"The adaptors that are asked for are in {name} of {repository}, which could not be fetched ({reason}). Where "
-        f"the Hub can be reached run `hf download {repository} {name}`, and put that file into the Hub's cache "
+        f"{name} of {repository}, which has what is asked for, could not be fetched ({reason}). Where the "
+        f"Hub can be reached run `hf download {repository} {name}`, and put that file into the Hub's cache "
         f"({constants.HF_HUB_CACHE}) or into a local copy of the folder."
     )
 

@@ -7,9 +7,11 @@ import copy
 import io
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
-from nvidia_twin import TWINS, write_repository
+from local_hub import hub_in_place
+from nvidia_twin import TWINS, serve_twin, write_repository
 from tiny_eradio import build_eradio
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -219,3 +221,54 @@ def test_every_release_of_nvidias_entry_lies_where_the_twin_has_it():
         "radio_v2.5-h-norm",
         "e-radio_v2",
     }
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The twin of the Hub, asked by this process with empty caches."""
+    constants = huggingface_hub.constants
+    with hub_in_place(monkeypatch) as hub:
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for name in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
+            monkeypatch.setattr(constants, name, str(tmp_path / name))
+        serve_twin(hub)
+        yield hub
+
+
+@pytest.mark.parametrize(
+    ("version", "adaptors"),
+    [
+        ("", ["siglip2-g", "dino_v3_7b"]),  # water inspection, RADSeg
+        (None, []),
+        ("c-radio_v3-b", ["siglip2", "sam"]),  # RADSeg, RADIO-ViPE
+        ("radio_v2.5-b", ["dino_v2"]),  # UniCeption
+        *((twin.version, []) for twin in TWINS.values()),
+    ],
+)
+def test_versions_of_nvidias_entry_open(version, adaptors, hub):
+    """By release name, as these programs call `torch.hub`; adaptors that a folder lacks come from its training file."""
+    model = load(version, adaptor_names=adaptors)
+    answers = model(torch.rand(1, 3, 224, 224))
+    assert list(answers) == ["backbone", *adaptors] if adaptors else answers.features.isfinite().all()
+
+
+def test_a_release_that_is_a_file_alone_is_fetched(hub):
+    repository = hub.repositories["models/nvidia/RADIO"]
+    files = repository.commits[repository.resolve("main")]
+    repository.commit({**files, "radio_v2.pth.tar": files["radio_v2.1_bf16.pth.tar"]})
+    assert torch.equal(load("radio_v2")(IMAGES).features, load("radio_v2.1")(IMAGES).features)
+    with pytest.raises(ValueError, match=r"radio_v1\.pth\.tar of nvidia/RADIO"):
+        load("radio_v1")
+
+
+def test_radio_gs_opens_a_training_file_by_its_path(hub, tmp_path):
+    """RADIO-GS and the water inspectors give a `.pth.tar` as `version`, with the adaptors that it holds."""
+    repository = hub.repositories["models/nvidia/C-RADIOv4-H"]
+    name = "c-radio_v4-h_half.pth.tar"
+    (tmp_path / name).write_bytes(repository.commits[repository.resolve("main")][name])
+    by_file = load(tmp_path / name, adaptor_names=["dino_v3_7b"])
+    by_name = load("c-radio_v4-h", adaptor_names=["dino_v3_7b"])
+    torch.testing.assert_close(
+        by_file(IMAGES)["dino_v3_7b"].features, by_name(IMAGES)["dino_v3_7b"].features, rtol=0, atol=0.02
+    )
