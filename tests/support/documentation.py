@@ -25,6 +25,9 @@ PAGES = sorted(
 )
 """From the repository's root."""
 
+NVIDIA_NAME = re.compile(r"nvidia/(?:C-|E-)?RADIO[\w.-]*\w|nvidia/RADIO")
+"""A repository of NVIDIA's with a RADIO model."""
+
 
 class Block(NamedTuple):
     """Fenced code.

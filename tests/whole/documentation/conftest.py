@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_hub import LocalHub, Repository, local_hub
+from local_hub import LocalHub, local_hub
+from nvidia_twin import serve_twin
 from onnx import TensorProto, helper, save
-from reference_cases import write_hub_folder
 from tiny_folders import save_images
-from tiny_sam3 import TRUNK_WIDTH, build_sam3
+from tiny_sam3 import TRUNK_WIDTH
 from tiny_texts import build_dual_encoder, build_word_tokenizer
-from transformers import Sam3ImageProcessor
 
 from modeling_radio import (
     RadioConfig,
@@ -62,11 +61,6 @@ def save_model(model: RadioPreTrainedModel, folder: Path) -> Path:
     return folder
 
 
-def serve_folder(hub: LocalHub, name: str, folder: Path) -> None:
-    hub.repositories[f"models/{name}"] = Repository(private=False)
-    hub.repositories[f"models/{name}"].commit({path.name: path.read_bytes() for path in folder.iterdir()})
-
-
 def write_graph(path: Path) -> None:
     """Write the smallest graph with an exported model's names; `tests/conversion` exports real ones."""
     pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, "height", "width"])
@@ -92,10 +86,7 @@ def world(tmp_path_factory):
     save_images(folder / "pets")
     write_graph(folder / "model.onnx")
     with local_hub() as hub:
-        serve_folder(hub, "nvidia/C-RADIOv4-H", write_hub_folder("c_radio_v4_tiny", folder / "hub" / "nvidia"))
-        build_sam3().save_pretrained(folder / "hub" / "sam3")
-        Sam3ImageProcessor().save_pretrained(folder / "hub" / "sam3")
-        serve_folder(hub, "facebook/sam3", folder / "hub" / "sam3")
+        serve_twin(hub)
         yield World(folder, hub)
 
 
