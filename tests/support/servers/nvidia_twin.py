@@ -36,7 +36,7 @@ from modeling_radio.nvidia.recognition import MATTERING
 from modeling_radio.presets_radio import RELEASES
 
 
-WIDTH, DEPTH, HEADS = 32, 4, 2
+WIDTH, DEPTH, HEADS = 32, 8, 2  # more than the 4 blocks that stay global with ViTDet windows
 HALF = "_half"
 """Archives with this in their names have half precision."""
 
