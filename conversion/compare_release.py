@@ -35,8 +35,10 @@ from modeling_radio.conversion.release.comparison import (
     read_size,
 )
 from modeling_radio.core.command_line import Command, one_line_warnings
+from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_output, scratch_folder, write_text
 from modeling_radio.core.hub import HUB_ERRORS, explain_failure
+from modeling_radio.core.ids import ModelId
 from modeling_radio.core.machine import describe_machine, versions_of
 from modeling_radio.core.settings import Settings, Spelling, read_names
 from modeling_radio.core.tables import markdown
@@ -116,11 +118,10 @@ def describe_weights(release: Release) -> str:
         network = RadioModel(RadioConfig.from_preset(version))
     own = {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
     lines.append(f"Our preset {version}: {_count(own)}.")
-    for title, one, other in (("there", stored, own), ("here", own, stored)):
+    for title, one, other in (("the release", stored, own), ("our preset", own, stored)):
         alone = [f"{key} ({' x '.join(map(str, one[key]))})" for key in sorted(one.keys() - other.keys())]
         if alone:
-            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-            lines.append(f"Only {title}: {', '.join(alone[:3])}{more}.")
+            lines.append(f"Only in {title}: {first_few(alone, 3)}.")
     return "\n".join(lines)
 
 
@@ -155,7 +156,7 @@ class CompareReleaseSettings(Settings):
         overwrite: Replace an earlier comparison.
     """
 
-    source: str
+    source: ModelId
     converted: Path | None = None
     output: Path | None = None
     revision: str | None = None

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import check_output, write_folder
+from modeling_radio.core.ids import ModelId
 from modeling_radio.core.settings import Settings, SettingsError, Spelling, read_names
 
 
@@ -36,7 +37,7 @@ class ConvertSettings(Settings):
         overwrite: Replace the output if it exists.
     """
 
-    source: str
+    source: ModelId
     output: Path
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
     version: str | None = None
