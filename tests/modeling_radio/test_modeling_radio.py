@@ -123,7 +123,7 @@ def test_pairs_instead_of_names(asked, tmp_path):
         torch.testing.assert_close(model(batch, return_dict=True).summary, named.summary)
     torch.testing.assert_close(summary, named.summary)
     torch.testing.assert_close(features, named.features)
-    assert type(pairs) is dict
+    assert isinstance(pairs, dict)
     assert list(pairs) == ["backbone", "sam3", "dino_v3"]
     torch.testing.assert_close(pairs["backbone"], (named.summary, named.features), check_device=False)
     assert pairs["sam3"].summary is None

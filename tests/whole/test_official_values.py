@@ -62,7 +62,7 @@ def landmarks() -> Evaluation:
     for query in range(6):
         order = np.random.default_rng(query).permutation(40).tolist()
         relevance.append(Relevance(order[:4], [] if query == 5 else order[4:9], order[9:17]))
-    test = Examples(Stacked(queries), "queries", relevance=relevance)
+    test = Examples(Stacked(queries), "queries", relevance=relevance, groups=torch.arange(6))
     part = PublicPart("noise", ("landmarks",), test, "-", Examples(Stacked(database), "database"))
     return Evaluation(RawPixels(8, 16), part, TaskSettings())
 

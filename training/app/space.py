@@ -16,6 +16,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 import modeling_radio
 from modeling_radio import training
+from modeling_radio.core import machine
 from modeling_radio.core.files import FolderKind, write_folder
 from modeling_radio.core.images import copy_image
 from modeling_radio.core.trust import check_parts, copy_model
@@ -173,7 +174,9 @@ def carried_files() -> dict[str, Path]:
         *(NETWORK / "nvidia").glob("*.py"),
     ]
     files = {path.relative_to(NETWORK).as_posix(): path for path in network}
-    return files | {f"training/{name}": TRAINING / name for name in CARRIED}
+    return (
+        files | {f"training/{name}": TRAINING / name for name in CARRIED} | {"core/machine.py": Path(machine.__file__)}
+    )
 
 
 def _license() -> str:

@@ -137,7 +137,7 @@ def test_other_files_are_refused(coco_folder, class_folders, text, message):
         load(coco_folder, "object-detection")
     (class_folders / "data.yaml").write_text("train: images/train")
     for data in (class_folders, class_folders / "data.yaml"):
-        with pytest.raises(ValueError, match=r"no COCO annotations: .*Pascal VOC and YOLO"):
+        with pytest.raises(ValueError, match="no COCO annotations"):
             load(data, "object-detection")
 
 
