@@ -293,6 +293,8 @@ def hub_in_place(patch: pytest.MonkeyPatch, token: str | None = None) -> Iterato
         patch.setenv("HF_TOKEN", token)
     with local_hub() as hub:
         patch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        # transformers keeps a client of the server that it asked first
+        patch.setattr("transformers.utils.hub._hf_api", huggingface_hub.HfApi(endpoint=hub.endpoint), raising=False)
         yield hub
     huggingface_hub.close_session()
 
