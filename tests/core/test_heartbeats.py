@@ -17,7 +17,7 @@ from two_processes import free_port
 from modeling_radio.core import heartbeats
 from modeling_radio.core.errors import UserError
 from modeling_radio.core.heartbeats import Heartbeats
-from modeling_radio.core.ranks import set_timeout, sum_over_ranks
+from modeling_radio.core.ranks import set_timeout, sum_over_ranks, wait_for_ranks
 
 
 NUM_RANKS = 3
@@ -34,6 +34,7 @@ def work(rank: int, how: str, bad: int, port: int, messages) -> None:
     """Run by each fork; one of them hangs in its fifth step while it reads data."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=NUM_RANKS)
+    wait_for_ranks()  # as a run does at its start: no rank hangs while another one still connects
     phase, step = "data", 0
     try:
         with Heartbeats(lambda: (step, phase), alone=["data"]) as beats:
