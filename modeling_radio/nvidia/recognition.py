@@ -11,7 +11,7 @@ from .radio1d import is_radio1d
 
 
 class Traits(NamedTuple):
-    """What tells the releases of one generation from others.
+    """Properties that distinguish the releases of one generation from others.
 
     Attributes:
         teachers: Names of all teachers.

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class HubRelease(NamedTuple):
-    """Where a release lies on the Hub.
+    """Location of a release on the Hub.
 
     Attributes:
         repository: The repository whose folder opens as a model; None where there is only a training file.
