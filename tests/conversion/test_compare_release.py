@@ -39,8 +39,6 @@ def converted(release) -> Path:
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     with hub_in_place(monkeypatch) as server:
-        template = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         yield server
 

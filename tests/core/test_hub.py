@@ -13,8 +13,6 @@ from modeling_radio.core.hub import find_folder
 def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with hub_in_place(monkeypatch) as found:
-        template = f"{found.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         repository = Repository(private=False)
         repository.commit({"config.json": b"{}", "model.bin": b"a pickle", "code.py": b"exit()"})
         found.repositories["models/org/name"] = repository

@@ -42,8 +42,6 @@ def caches(tmp_path, monkeypatch):
 @pytest.fixture
 def hub(caches, monkeypatch):
     with hub_in_place(monkeypatch) as hub:
-        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
         serve_twin(hub, NAME)
         yield hub

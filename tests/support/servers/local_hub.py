@@ -292,7 +292,9 @@ def hub_in_place(patch: pytest.MonkeyPatch, token: str | None = None) -> Iterato
     if token is not None:
         patch.setenv("HF_TOKEN", token)
     with local_hub() as hub:
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         patch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        patch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         # transformers keeps a client of the server that it asked first
         patch.setattr("transformers.utils.hub._hf_api", huggingface_hub.HfApi(endpoint=hub.endpoint), raising=False)
         yield hub

@@ -228,8 +228,6 @@ def hub(monkeypatch, tmp_path):
     """The twin of the Hub, asked by this process with empty caches."""
     constants = huggingface_hub.constants
     with hub_in_place(monkeypatch) as hub:
-        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         for name in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
             monkeypatch.setattr(constants, name, str(tmp_path / name))
         serve_twin(hub)
