@@ -17,13 +17,13 @@ from typing import Any
 
 COMMANDS = {
     "distill": ("training.distill", "distill several teachers into one student"),
-    "finetune": ("training.finetune", "tune a checkpoint on a task, with or without LoRA"),
-    "evaluate": ("training.evaluate", "measure a checkpoint, and compare it with other models"),
-    "extract": ("training.extract", "write the features of images as a data set"),
-    "search": ("training.search", "find images in such a data set by an image or a text"),
+    "finetune": ("tuning.finetune", "tune a checkpoint on a task, with or without LoRA"),
+    "evaluate": ("evaluation.evaluate", "measure a checkpoint, and compare it with other models"),
+    "extract": ("extraction.extract", "write the features of images as a data set"),
+    "search": ("extraction.search", "find images in such a data set by an image or a text"),
     "plan": ("training.plan", "estimate time, memory and cost of a run"),
-    "demo": ("training.demo.__main__", "distill a small student from real teachers in some minutes"),
-    "study": ("training.studies.__main__", "train variants of a recipe with several seeds and compare them"),
+    "demo": ("demo.__main__", "distill a small student from real teachers in some minutes"),
+    "study": ("studies.__main__", "train variants of a recipe with several seeds and compare them"),
     "upsampler": ("training.upsampler", "train a network that sharpens a teacher's features"),
     "convert": (
         "conversion.convert",
@@ -31,22 +31,22 @@ COMMANDS = {
     ),
     "export": ("conversion.export", "export to ONNX; with `--to` to web, aoti or sam3"),
     "card": ("model_cards.card", "write the model card of a folder"),
-    "publish": ("training.publish", "upload a folder to the Hub, after checks"),
-    "app": ("training.app.__main__", "look at features and masks in the browser"),
-    "serve": ("training.serve", "serve features over HTTP"),
+    "publish": ("publishing.publish", "upload a folder to the Hub, after checks"),
+    "app": ("serving.app.__main__", "look at features and masks in the browser"),
+    "serve": ("serving.serve", "serve features over HTTP"),
     "doctor": (
         "core.doctor",
         "print versions, devices, missing packages, disk space; test the Hub",
     ),
 }
 MORE_COMMANDS = {
-    "add-words": "training.demo.add_words",
+    "add-words": "demo.add_words",
     "compare-release": "conversion.compare_release",
     "completion": "core.completion",
-    "demo-results": "training.demo.results",
+    "demo-results": "demo.results",
     "from-timm": "conversion.from_timm",
-    "feature-video": "training.figures.feature_video",
-    "gallery": "training.figures.gallery",
+    "feature-video": "evaluation.feature_video",
+    "gallery": "evaluation.gallery",
 }
 FORMATS = {
     "convert": {

@@ -9,7 +9,22 @@ from setuptools import find_packages, setup
 from setuptools.command.sdist import sdist
 
 
-FOLDERS = ("core", "training", "conversion", "model_cards")
+FOLDERS = (
+    "api",
+    "conversion",
+    "core",
+    "demo",
+    "evaluation",
+    "extraction",
+    "figures",
+    "metrics",
+    "model_cards",
+    "publishing",
+    "serving",
+    "studies",
+    "training",
+    "tuning",
+)
 
 
 class DatedSdist(sdist):

@@ -39,11 +39,11 @@ from tqdm import tqdm
 from benchmarks.measuring import MeasuringSettings, Row, Turns, report, take_turns
 from modeling_radio import RadioImageProcessor
 from modeling_radio.core.files import cache_dir
+from modeling_radio.demo.assets import load_demo_assets
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, image_size
 from modeling_radio.training.data.training_images import build_training_images
-from modeling_radio.training.demo.assets import load_demo_assets
 from modeling_radio.training.distillation.inputs import load_teachers
-from modeling_radio.training.recipe import Recipe, load_recipe
+from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 from modeling_radio.training.student.build import student_patch_size
 from modeling_radio.training.targets.feature_cache import FORMATS as STORED_FORMATS
 from modeling_radio.training.targets.feature_cache import IMAGES_PER_FORWARD, Entries, FeatureFormat, TeacherOutputs

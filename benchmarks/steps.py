@@ -126,7 +126,7 @@ def build(run_dir: str, *changes: str) -> StepTimer:
     """Return a timer of the steps of the demo's recipe with changes, in any version of the project."""
     from modeling_radio.training.distillation.cpu import keep_freed_memory
     from modeling_radio.training.distillation.trainer import Distiller
-    from modeling_radio.training.recipe import load_recipe
+    from modeling_radio.training.recipes.recipe import load_recipe
 
     keep_freed_memory()  # as `Distiller.run` does
     distiller = Distiller(load_recipe("demo", changes), Path(run_dir))

@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from modeling_radio import RadioModel
-from modeling_radio.training.demo.assets import CutOut, DemoAssets, load_demo_assets
-from modeling_radio.training.demo.images import load_object_images, photographs
-from modeling_radio.training.evaluation.demo_data import load_photographs
-from modeling_radio.training.evaluation.features import shifted_maps, window_of
-from modeling_radio.training.evaluation.models.radio import RadioFeatures
-from modeling_radio.training.figures.features import marked, overlaid, similarity_maps, to_colors, to_pixels
-from modeling_radio.training.recipe import load_recipe
+from modeling_radio.demo.assets import CutOut, DemoAssets, load_demo_assets
+from modeling_radio.demo.evaluation_data import load_photographs
+from modeling_radio.demo.images import load_object_images, photographs
+from modeling_radio.evaluation.features import shifted_maps, window_of
+from modeling_radio.evaluation.models.radio import RadioFeatures
+from modeling_radio.figures.features import marked, overlaid, similarity_maps, to_colors, to_pixels
+from modeling_radio.training.recipes.recipe import load_recipe
 from modeling_radio.training.student.build import build_student
 from modeling_radio.training.teachers.registry import build_teachers
 

@@ -21,9 +21,7 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-OUTSIDE |= {
-    str(path.relative_to(ROOT)): f"pictures/studies/{path.name}" for path in ROOT.glob("training/studies/*.webp")
-}
+OUTSIDE |= {str(path.relative_to(ROOT)): f"pictures/studies/{path.name}" for path in ROOT.glob("studies/*.webp")}
 """Pages and pictures of the site by the file that each is."""
 
 _FENCED = re.compile(r"(^ *```.*?^ *```[^\n]*$)", re.DOTALL | re.MULTILINE)

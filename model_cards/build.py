@@ -17,6 +17,7 @@ from modeling_radio.core.files import write_text
 from modeling_radio.core.tables import markdown
 from modeling_radio.core.trust import check_named_code
 from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
+from modeling_radio.metrics.results import STUDENT, Results, Source, build_tables
 from modeling_radio.model_cards.kinds import (
     Conversion,
     build_adapter_card,
@@ -29,7 +30,6 @@ from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
 from modeling_radio.model_cards.parity import find_parity
 from modeling_radio.model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card, signed
-from modeling_radio.model_cards.results import STUDENT, Results, Source, build_tables
 from modeling_radio.zero_shot_radio import SentenceTowerConfig
 
 

@@ -53,6 +53,7 @@ COMMAND = Command(
 
 
 def _write(settings: CardSettings) -> None:
+    from modeling_radio.metrics.results import Results
     from modeling_radio.model_cards.build import (  # imports torch, for which `--help` need not wait
         check_model_id,
         results_of,
@@ -61,7 +62,6 @@ def _write(settings: CardSettings) -> None:
     )
     from modeling_radio.model_cards.licenses import warnings_of
     from modeling_radio.model_cards.rendering import is_edited
-    from modeling_radio.model_cards.results import Results
 
     check_model_id(settings.model_id)
     license = _license(settings)

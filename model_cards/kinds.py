@@ -14,10 +14,10 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 from modeling_radio import RadioConfig
 from modeling_radio.core.files import write_text
 from modeling_radio.hub_radio import FEATURE_EXTRACTION, INSTANCE_SEGMENTERS, task_of
+from modeling_radio.metrics.results import load_typed
 from modeling_radio.model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
 from modeling_radio.model_cards.metadata import HUB_ID, card_data
 from modeling_radio.model_cards.rendering import render_card
-from modeling_radio.model_cards.results import load_typed
 from modeling_radio.peft_radio import read_adapter_config
 
 

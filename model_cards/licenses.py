@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from modeling_radio.checks_radio import did_you_mean
-from modeling_radio.model_cards.results import Source
+from modeling_radio.metrics.results import Source
 
 
 OTHER = "other"

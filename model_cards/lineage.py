@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ConfigDict
 
 from modeling_radio.core.files import write_text
-from modeling_radio.model_cards.results import Source, load_typed
+from modeling_radio.metrics.results import Source, load_typed
 
 
 FILE = "learned_from.json"

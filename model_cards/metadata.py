@@ -17,8 +17,8 @@ from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_text
 from modeling_radio.core.tables import one_line
 from modeling_radio.hub_radio import FEATURE_EXTRACTION, TASK_OF_CLASS, task_of
+from modeling_radio.metrics.results import STUDENT, Measurement, Results
 from modeling_radio.model_cards.licenses import License
-from modeling_radio.model_cards.results import STUDENT, Measurement, Results
 
 
 TASK_OF_EVALUATION = {

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from modeling_radio.core.files import write_text
-from modeling_radio.model_cards.results import load_typed
+from modeling_radio.metrics.results import load_typed
 
 
 FILE = "parity.json"

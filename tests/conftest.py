@@ -25,12 +25,32 @@ import tiny_texts
 import torch
 from elsewhere import Elsewhere
 from hypothesis import HealthCheck, settings
-from serving import serve
+from local_server import serve
+from training_fixtures import _own_accelerator, recipe_file, tiny_world, write_source
 from transformers import CLIPModel, PreTrainedTokenizerFast, Siglip2Model, SiglipModel
+from tuning_fixtures import (
+    base,
+    class_folders,
+    coco_content,
+    coco_folder,
+    depth_folder,
+    one_figure_image,
+    outlines_folder,
+    own_datasets_cache,
+    voc_folder,
+    zero_shot_folder,
+)
 
 from modeling_radio.core.files import cache_dir
 
 
+# fmt: off
+__all__ = [
+    "_own_accelerator", "base", "class_folders", "coco_content", "coco_folder", "depth_folder", "one_figure_image",
+    "outlines_folder", "own_datasets_cache", "recipe_file", "tiny_world", "voc_folder", "write_source",
+    "zero_shot_folder",
+]
+# fmt: on
 PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "photograph.jpg"
 
 

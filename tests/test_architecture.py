@@ -9,61 +9,47 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from folders import FOLDERS
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from modeling_radio.hub_radio import SOURCE_FILES
 
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"core", "modeling_radio", "training", "conversion", "model_cards", "benchmarks", "notebooks", "tests"}
+PACKAGES = {*FOLDERS, "modeling_radio", "benchmarks", "notebooks", "tests"}
 
 # Which packages a package may import besides itself.
 ARROWS = {
     "modeling_radio": set(),
     "core": {"modeling_radio"},
-    "model_cards": {"modeling_radio", "core"},
-    "conversion": {"modeling_radio", "core", "model_cards"},
-    "training": {"modeling_radio", "core", "model_cards"},
+    "metrics": {"modeling_radio", "core"},
+    "figures": {"modeling_radio", "core", "metrics"},
+    "model_cards": {"modeling_radio", "core", "metrics", "figures"},
+    "conversion": {"modeling_radio", "core", "metrics", "model_cards"},
+    "training": {"modeling_radio", "core", "metrics", "figures", "model_cards", "demo", "evaluation"},
+    "tuning": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training"},
+    "evaluation": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "demo"},
+    "extraction": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},
+    "serving": {"modeling_radio", "core", "figures", "training"},
+    "publishing": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "extraction"},
+    "studies": {"modeling_radio", "core", "metrics", "figures", "training", "evaluation", "demo"},
+    "demo": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},
+    "api": {"modeling_radio", "core", "metrics", "training", "tuning", "evaluation", "extraction"},
     "benchmarks": PACKAGES - {"notebooks", "tests"},
     "notebooks": {"core"},
 }
 
-# The folders of `training/` from top to bottom: each imports only what stands on lower lines. What is on the first line
-# is run, not imported.
+# The folders of `training/` from top to bottom: each imports only what stands on lower lines.
 ORDER = (
-    (
-        "distill",
-        "evaluate",
-        "studies.__main__",
-        "demo.__main__",
-        "demo.add_words",
-        "finetune",
-        "publish",
-        "extract",
-        "search",
-        "app",
-        "serve",
-        "upsampler",
-        "figures.gallery",
-        "figures.feature_video",
-        "plan",
-    ),
-    ("demo.run",),
-    ("demo.results", "demo.closing_page"),
-    ("studies", "finetuning", "publishing"),
-    ("extraction",),
+    ("distill", "plan", "upsampler"),
     ("distillation",),
     ("planning",),
-    ("evaluation",),
-    ("losses.weighting", "losses.contrastive"),
-    ("student", "upsampling"),
+    ("upsampling", "student"),
+    ("balancing",),
     ("targets",),
-    ("distillation.sharding", "student.intermediate"),
-    ("teachers", "views", "data.training_images"),
-    ("demo",),
-    ("data", "figures"),
-    ("recipe",),
-    ("recipe_sections",),
+    ("teachers", "views"),
+    ("data",),
+    ("recipes",),
     ("losses",),
 )
 
@@ -123,8 +109,6 @@ def nodes_that_run_on_import(tree):
 def test_packages_import_only_along_the_arrows():
     def against_the_arrows(path):
         package = path.relative_to(ROOT).parts[0]
-        if path == ROOT / "modeling_radio" / "api.py":  # the commands of `training` as functions; nothing imports it
-            package = "training"
         return (imported_packages(ast.walk(tree_of(path))) & PACKAGES) - ARROWS[package] - {package}
 
     assert not wrong_files(python_files(*ARROWS), against_the_arrows)
@@ -132,13 +116,12 @@ def test_packages_import_only_along_the_arrows():
 
 def test_folders_are_imported_as_parts_of_the_package():
     """`training.losses` beside `modeling_radio.training.losses` would be a second module with classes of its own."""
-    inside = {"core", "model_cards", "conversion", "training"}
 
     def as_of_their_own(path):
         nodes = list(ast.walk(tree_of(path)))
         names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
         names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
-        return [name for name in names if name.partition(".")[0] in inside]
+        return [name for name in names if name.partition(".")[0] in FOLDERS]
 
     assert not wrong_files(python_files(*ARROWS, "tests"), as_of_their_own)
 
@@ -179,7 +162,7 @@ def test_folders_of_training_import_only_downward():
 
 
 # Files of the package that saved folders have no copy of.
-STAY_HOME = {"__init__.py", "__main__.py", "api.py", "cpu.py", "native.py", "tokenizer.py", "torch_hub.py"}
+STAY_HOME = {"__init__.py", "__main__.py", "cpu.py", "native.py", "tokenizer.py", "torch_hub.py"}
 
 
 def test_files_that_travel_are_listed():
@@ -224,7 +207,7 @@ def test_opening_a_class_fetches_few_files(entry, most):
 def is_run_by_evaluate(path):
     """Whether `evaluate.load` runs the file, a metric as a module of `evaluate`; nothing of ours imports it."""
     imported = imported_packages(nodes_that_run_on_import(tree_of(path)))
-    return path.parent == ROOT / "training" / "evaluation" / "metrics" and "evaluate" in imported
+    return path.parent == ROOT / "metrics" and "evaluate" in imported
 
 
 @cache
@@ -235,7 +218,7 @@ def imported_by_any():
 
 
 def test_nothing_imports_what_evaluate_runs():
-    run = [path for path in python_files("training") if is_run_by_evaluate(path)]
+    run = [path for path in python_files("metrics") if is_run_by_evaluate(path)]
     names = {".".join(("modeling_radio", *path.relative_to(ROOT).with_suffix("").parts)) for path in run}
     assert names
     assert not names & imported_by_any()
@@ -245,7 +228,7 @@ def test_packages_that_may_be_missing_are_imported_inside_functions():
     def imported_at_once(path):
         return imported_packages(nodes_that_run_on_import(tree_of(path))) & LAZY_PACKAGES
 
-    paths = python_files("core", "training", "conversion", "model_cards", "benchmarks")
+    paths = python_files(*FOLDERS, "benchmarks")
     assert not wrong_files([path for path in paths if not is_run_by_evaluate(path)], imported_at_once)
 
 

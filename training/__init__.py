@@ -1,1 +1,1 @@
-"""Distillation, evaluation and tuning of RADIO students; run with `radio COMMAND`."""
+"""Distillation of RADIO students: `radio distill`, `radio plan` and `radio upsampler`."""

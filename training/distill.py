@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from modeling_radio.core.command_line import Command
-from modeling_radio.training.recipe import Recipe, RecipeCommand, list_recipes
+from modeling_radio.training.recipes.recipe import Recipe, RecipeCommand, list_recipes
 
 
 class DistillSettings(RecipeCommand):

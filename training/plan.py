@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from modeling_radio.core.command_line import Command
-from modeling_radio.training.recipe import Recipe, RecipeCommand
+from modeling_radio.training.recipes.recipe import Recipe, RecipeCommand
 
 
 DEFAULT_MFU = 0.35

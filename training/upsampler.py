@@ -4,7 +4,7 @@ import sys
 from functools import partial
 
 from modeling_radio.core.command_line import Command
-from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.upsampling.settings import UpsamplerSettings
 
 

@@ -13,7 +13,7 @@ from benchmarks.data import draw_image
 from benchmarks.steps import StepTimer
 from modeling_radio import RadioConfig
 from modeling_radio.training.distillation.trainer import Distiller
-from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.recipes.recipe import load_recipe
 from modeling_radio.training.teachers.published.architectures import published_config
 
 

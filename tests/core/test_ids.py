@@ -4,8 +4,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from modeling_radio.core.ids import ModelId, standard_id
-from modeling_radio.training.finetuning.settings import FinetuneSettings
-from modeling_radio.training.recipe_sections import StudentRecipe, TeacherRecipe
+from modeling_radio.training.recipes.sections import StudentRecipe, TeacherRecipe
+from modeling_radio.tuning.settings import FinetuneSettings
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from modeling_radio.core.trust import (
     has_name,
 )
 from modeling_radio.model_cards.build import build_card
-from modeling_radio.training.finetuning.models import open_config
+from modeling_radio.tuning.models import open_config
 
 
 @pytest.fixture

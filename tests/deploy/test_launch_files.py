@@ -23,7 +23,7 @@ from two_processes import CONFIGS, launcher_arguments
 
 from modeling_radio.core.ranks import fsdp_plugin
 from modeling_radio.training.distill import COMMAND, DistillSettings
-from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.recipes.recipe import load_recipe
 
 
 DEPLOY = ROOT / "deploy"

@@ -27,7 +27,7 @@ def hook():
         ("how-to/open.md", "[`a`](deploy.md)", "[`a`](deploy.md)"),
         ("training.md", "[a [b] c](../docs/how-to/tune.md)", "[a [b] c](how-to/tune.md)"),
         ("training.md", "[log](../docs/log.md)", "[log](log.md)"),
-        ("explanation/studies.md", "![a](../../training/studies/taps.webp)", "![a](../pictures/studies/taps.webp)"),
+        ("explanation/studies.md", "![a](../../studies/taps.webp)", "![a](../pictures/studies/taps.webp)"),
         ("overview.md", "[license](LICENSE)", "license"),
         ("overview.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
         ("overview.md", "[a](docs/nothing.md)", "[a](nothing.md)"),

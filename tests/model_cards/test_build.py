@@ -14,12 +14,12 @@ from PIL import Image
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.metrics.results import Measurement, Results, Source
 from modeling_radio.model_cards.build import build_card, check_model_id, write_card
 from modeling_radio.model_cards.card import main
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.rendering import count_parameters
-from modeling_radio.model_cards.results import Measurement, Results, Source
 
 
 RESULTS = Results(

@@ -10,11 +10,11 @@ from tiny_tuning import TINY_DETECTOR, TINY_DPT
 
 import modeling_radio
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
+from modeling_radio.metrics.results import Measurement, Results
 from modeling_radio.model_cards.build import build_card, write_card
 from modeling_radio.model_cards.card import main
 from modeling_radio.model_cards.kinds import Conversion
 from modeling_radio.model_cards.licenses import License
-from modeling_radio.model_cards.results import Measurement, Results
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
+from modeling_radio.metrics.results import Source
 from modeling_radio.model_cards.licenses import WORDS, License, binding_teachers, warnings_of, what_it_asks
-from modeling_radio.model_cards.results import Source
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from modeling_radio.metrics.results import Source
 from modeling_radio.model_cards.lineage import FILE, Lineage
-from modeling_radio.model_cards.results import Source
 
 
 SAM3 = Source("sam3", "features (1024)", "SAM License", "facebook/sam3", hub_id="facebook/sam3")

@@ -1,8 +1,8 @@
 import pytest
 
 from modeling_radio import RadioConfig
+from modeling_radio.metrics.results import Measurement, Results
 from modeling_radio.model_cards.metadata import card_data, hub_metric, pipeline_tag
-from modeling_radio.model_cards.results import Measurement, Results
 
 
 HOSTILE = ("a\n---\nb", 'a"b', "a|b", "<script>alert(1)</script>", "a: b", "- a", "{a", "'")

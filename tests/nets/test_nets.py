@@ -34,16 +34,18 @@ from torch import Tensor
 
 ROOT, STORED = Path(__file__).parents[2], Path(__file__).with_name("numbers.json")
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("support", "support/distillation"))]
+    support = [str(ROOT / "tests" / "support" / name) for name in ("", "distillation", "processes")]
+    sys.path[:0] = [str(ROOT), *support]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import net_cases  # noqa: E402
+from folders import FOLDERS  # noqa: E402
 from training_fixtures import _own_accelerator  # noqa: E402
 
 import modeling_radio  # noqa: E402
 from modeling_radio.core.settings import describe_type, list_settings  # noqa: E402
 from modeling_radio.training.distill import main as distill  # noqa: E402
-from modeling_radio.training.recipe import Recipe  # noqa: E402
+from modeling_radio.training.recipes.recipe import Recipe  # noqa: E402
 
 
 __all__ = ["_own_accelerator"]
@@ -107,7 +109,7 @@ def class_digests(name: str) -> dict[str, list[float]]:
 
 def command_modules() -> list[str]:
     """Return the modules of all commands but those of `benchmarks`."""
-    paths = [path for folder in ("training", "conversion", "model_cards") for path in (ROOT / folder).rglob("*.py")]
+    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     own = [path for path in paths if re.search(r"^COMMAND = ", path.read_text(), re.MULTILINE)]
     return sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in own)
 

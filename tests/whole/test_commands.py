@@ -7,26 +7,26 @@ import pytest
 
 from modeling_radio.core.command_line import CHANGES, Command
 from modeling_radio.core.settings import SettingsError, field_texts, kinds_of, list_settings, load, section_of
-from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.recipes.recipe import Recipe
 
 
 MODULES = (
     "modeling_radio.training.distill",
-    "modeling_radio.training.evaluate",
-    "modeling_radio.training.demo.results",
-    "modeling_radio.training.studies.__main__",
+    "modeling_radio.evaluation.evaluate",
+    "modeling_radio.demo.results",
+    "modeling_radio.studies.__main__",
     "modeling_radio.training.upsampler",
     "modeling_radio.training.plan",
-    "modeling_radio.training.demo.__main__",
-    "modeling_radio.training.demo.add_words",
-    "modeling_radio.training.finetune",
-    "modeling_radio.training.publish",
-    "modeling_radio.training.extract",
-    "modeling_radio.training.search",
-    "modeling_radio.training.figures.gallery",
-    "modeling_radio.training.figures.feature_video",
-    "modeling_radio.training.app.__main__",
-    "modeling_radio.training.serve",
+    "modeling_radio.demo.__main__",
+    "modeling_radio.demo.add_words",
+    "modeling_radio.tuning.finetune",
+    "modeling_radio.publishing.publish",
+    "modeling_radio.extraction.extract",
+    "modeling_radio.extraction.search",
+    "modeling_radio.evaluation.gallery",
+    "modeling_radio.evaluation.feature_video",
+    "modeling_radio.serving.app.__main__",
+    "modeling_radio.serving.serve",
     "modeling_radio.conversion.convert",
     "modeling_radio.conversion.compare_release",
     "modeling_radio.conversion.to_nvidia",

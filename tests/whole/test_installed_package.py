@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from documentation import ROOT, photograph_line, ten_lines_offline
+from folders import FOLDERS
 from packaged import build_packaged
 from tiny_folders import save_images
 
@@ -18,7 +19,7 @@ from modeling_radio.core.files import cache_dir
 
 pytestmark = [pytest.mark.tour, pytest.mark.packages]
 
-SOURCES = ("core", "training", "conversion", "model_cards", "modeling_radio")
+SOURCES = (*FOLDERS, "modeling_radio")
 FILES = ("modeling_radio_cli.py", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 
 # One teacher, a narrow student and a few images: what is tested is that everything is found.

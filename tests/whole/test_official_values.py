@@ -7,24 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_radio.training.evaluation.data import Examples, Pair, Relevance, Stacked
-from modeling_radio.training.evaluation.features import StoredFeatures
-from modeling_radio.training.evaluation.metrics.concept_f1 import (
+from modeling_radio.evaluation.data import Examples, Pair, Relevance, Stacked
+from modeling_radio.evaluation.features import StoredFeatures
+from modeling_radio.evaluation.models.pretrained import RawPixels
+from modeling_radio.evaluation.public_sets import PublicPart
+from modeling_radio.evaluation.settings import TaskSettings
+from modeling_radio.evaluation.tasks.base import Evaluation
+from modeling_radio.evaluation.tasks.correspondence import keypoint_sums, mean_share, point_shares
+from modeling_radio.evaluation.tasks.dpt_probes import depth_loss, depth_scores, normal_loss
+from modeling_radio.evaluation.tasks.label_propagation import propagated, upsampled_labels
+from modeling_radio.evaluation.tasks.landmark_retrieval import measure_landmark_retrieval
+from modeling_radio.metrics.concept_f1 import (
     concept_counts,
     concept_f1,
     image_correlation,
     positive_f1,
 )
-from modeling_radio.training.evaluation.metrics.dense import normal_scores
-from modeling_radio.training.evaluation.metrics.video import boundary_accuracy, region_similarity
-from modeling_radio.training.evaluation.models.pretrained import RawPixels
-from modeling_radio.training.evaluation.public_sets import PublicPart
-from modeling_radio.training.evaluation.settings import TaskSettings
-from modeling_radio.training.evaluation.tasks.base import Evaluation
-from modeling_radio.training.evaluation.tasks.correspondence import keypoint_sums, mean_share, point_shares
-from modeling_radio.training.evaluation.tasks.dpt_probes import depth_loss, depth_scores, normal_loss
-from modeling_radio.training.evaluation.tasks.label_propagation import propagated, upsampled_labels
-from modeling_radio.training.evaluation.tasks.landmark_retrieval import measure_landmark_retrieval
+from modeling_radio.metrics.dense import normal_scores
+from modeling_radio.metrics.video import boundary_accuracy, region_similarity
 
 
 def uniform(*shape: int, seed: int) -> torch.Tensor:

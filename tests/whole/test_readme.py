@@ -8,8 +8,8 @@ import pytest
 from documentation import PAGES, ROOT, blocks
 
 from modeling_radio.core.settings import entry_of, section_of
-from modeling_radio.training.recipe import Recipe, load_recipe
-from modeling_radio.training.studies.study import open_study
+from modeling_radio.studies.study import open_study
+from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 
 
 def test_the_recipe_files_that_are_shown_are_valid(tmp_path: Path) -> None:

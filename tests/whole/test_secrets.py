@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from modeling_radio.training.distill import main
-from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.recipes.recipe import load_recipe
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

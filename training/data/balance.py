@@ -24,7 +24,7 @@ from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.settings import hash_of
 from modeling_radio.training.data.image_folder import files_fingerprint
 from modeling_radio.training.data.image_table import EncodedRows, ImageTable, SelectedRows
-from modeling_radio.training.recipe_sections import BalanceRecipe
+from modeling_radio.training.recipes.sections import BalanceRecipe
 
 
 logger = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, check_header, decode_rgb, image_size
 from modeling_radio.training.data.image_table import EncodedRows, Images, ImageTable
-from modeling_radio.training.recipe import DataRecipe, RecipeError
-from modeling_radio.training.recipe_sections import FiltersRecipe
+from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError
+from modeling_radio.training.recipes.sections import FiltersRecipe
 
 
 THUMBNAIL_PX = 32

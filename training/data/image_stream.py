@@ -15,8 +15,8 @@ from modeling_radio.core.seeds import derive_seed
 from modeling_radio.training.data.decoding import EncodedImage, SkippedImages, UnusableImageError
 from modeling_radio.training.data.filters import fault_of, measure
 from modeling_radio.training.data.sources import ImageColumn, is_out_of_reach, open_stream
-from modeling_radio.training.recipe import DataRecipe
-from modeling_radio.training.recipe_sections import FiltersRecipe
+from modeling_radio.training.recipes.recipe import DataRecipe
+from modeling_radio.training.recipes.sections import FiltersRecipe
 
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from modeling_radio.training.data.image_folder import (
     no_images_error,
     pillow_suffixes,
 )
-from modeling_radio.training.recipe import DataRecipe
-from modeling_radio.training.recipe_sections import DEMO_SOURCES, SourceRecipe
+from modeling_radio.training.recipes.recipe import DataRecipe
+from modeling_radio.training.recipes.sections import DEMO_SOURCES, SourceRecipe
 
 
 if TYPE_CHECKING:

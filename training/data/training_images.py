@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from modeling_radio.core.ranks import first_rank_first
+from modeling_radio.demo.assets import load_demo_assets
+from modeling_radio.demo.images import DemoImages
 from modeling_radio.training.data.balance import balanced_table, groups_of
 from modeling_radio.training.data.decoding import LeastScale
 from modeling_radio.training.data.filters import filter_tables
 from modeling_radio.training.data.image_folder import ImageFolder
 from modeling_radio.training.data.image_table import Images, ImageTable, Split
 from modeling_radio.training.data.sources import is_image_folder, open_table
-from modeling_radio.training.demo.assets import load_demo_assets
-from modeling_radio.training.demo.images import DemoImages
-from modeling_radio.training.recipe import DataRecipe
-from modeling_radio.training.recipe_sections import DEMO_SOURCES, SourceRecipe
+from modeling_radio.training.recipes.recipe import DataRecipe
+from modeling_radio.training.recipes.sections import DEMO_SOURCES, SourceRecipe
 
 
 DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: enough for a student from nothing in the first study

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from modeling_radio.core.files import write_file, write_text
-from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.crops import STUDENT, plan_crops
 from modeling_radio.training.views.plan import Batch

@@ -16,28 +16,28 @@ from modeling_radio.core.files import write_text
 from modeling_radio.core.interruption import StopRequest
 from modeling_radio.core.ranks import on_first_rank, sum_over_ranks, wait_for_ranks
 from modeling_radio.model_cards.lineage import Lineage
+from modeling_radio.training.balancing.contrastive import SummaryContrastiveLoss, build_contrastive
+from modeling_radio.training.balancing.weighting import TeacherWeights, build_weights
 from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.cpu import ParallelPasses, parallel_passes
 from modeling_radio.training.distillation.monitoring import Monitors
 from modeling_radio.training.distillation.optimizers import build_optimizer
-from modeling_radio.training.distillation.sharding import (
+from modeling_radio.training.recipes.recipe import Recipe
+from modeling_radio.training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize
+from modeling_radio.training.student.ema import MovingAverage, RunningStatistics
+from modeling_radio.training.student.export import check_normalizers
+from modeling_radio.training.student.intermediate import Taps, build_taps, with_taps
+from modeling_radio.training.student.provenance import lineage_of
+from modeling_radio.training.student.refits import standardize_heads
+from modeling_radio.training.student.sharding import (
     blueprint,
     is_sharded,
     shard_average,
     shard_by_own_parts,
     shard_within,
 )
-from modeling_radio.training.evaluation.provenance import lineage_of
-from modeling_radio.training.losses.contrastive import SummaryContrastiveLoss, build_contrastive
-from modeling_radio.training.losses.weighting import TeacherWeights, build_weights
-from modeling_radio.training.recipe import Recipe
-from modeling_radio.training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize
-from modeling_radio.training.student.ema import MovingAverage, RunningStatistics
-from modeling_radio.training.student.export import check_normalizers
-from modeling_radio.training.student.intermediate import Taps, build_taps, with_taps
 from modeling_radio.training.student.warm_start.start import start_student
 from modeling_radio.training.targets.examples import TargetSource
-from modeling_radio.training.targets.refits import standardize_heads
 from modeling_radio.training.targets.statistics import TeacherStatistics
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.views.plan import BatchPlan

@@ -38,7 +38,8 @@ from modeling_radio.core.machine import arithmetic
 from modeling_radio.core.ranks import of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.settings import differences, order_differences, setting_paths, with_defaults
 from modeling_radio.training.distillation.monitoring import SkippedSteps
-from modeling_radio.training.distillation.sharding import (
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError, decisive_part, load_recipe
+from modeling_radio.training.student.sharding import (
     as_part,
     first_row,
     load_state_tensors,
@@ -47,7 +48,6 @@ from modeling_radio.training.distillation.sharding import (
     part_number,
     state_tensors,
 )
-from modeling_radio.training.recipe import Recipe, RecipeError, decisive_part, load_recipe
 from modeling_radio.training.targets.examples import TargetSource
 
 

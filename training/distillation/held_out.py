@@ -15,21 +15,21 @@ from torch.nn import functional as F
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.seeds import make_generator
+from modeling_radio.figures.features import PcaBasis, fit_pca_basis
+from modeling_radio.figures.rows import Row, adaptor_row, draw_rows, photograph_row, teacher_row
+from modeling_radio.metrics.feature_model import Features
+from modeling_radio.metrics.representation import effective_rank
 from modeling_radio.training.data.sources import DEMO_SOURCES, is_image_folder
 from modeling_radio.training.data.training_images import build_images
-from modeling_radio.training.distillation.sharding import reshard
-from modeling_radio.training.evaluation.metrics.fidelity import (
+from modeling_radio.training.losses.fidelity import (
     adaptor_fidelity,
     feature_consistency,
     fixed_pattern_energy,
     shift_error,
 )
-from modeling_radio.training.evaluation.metrics.representation import effective_rank
-from modeling_radio.training.evaluation.models.base import Features
-from modeling_radio.training.figures.features import PcaBasis, fit_pca_basis
-from modeling_radio.training.figures.rows import Row, adaptor_row, draw_rows, photograph_row, teacher_row
-from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError
 from modeling_radio.training.student.foreign import global_window
+from modeling_radio.training.student.sharding import reshard
 from modeling_radio.training.targets.phi_s import FeatureStandardizer
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import resample_features

@@ -25,7 +25,7 @@ from modeling_radio.training.data.sources import stream_fingerprint
 from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.distillation.tracking import describe_left_out, left_out_of, write_data_record
 from modeling_radio.training.planning.costs import Networks
-from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.student.build import student_patch_size
 from modeling_radio.training.targets.cached import CachedTargets
 from modeling_radio.training.targets.examples import TargetSource

@@ -14,15 +14,15 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.files import WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.ranks import of_all_ranks, sum_over_ranks
+from modeling_radio.figures.progress import EXPORTED_PREFIX
+from modeling_radio.metrics.representation import block_norms
+from modeling_radio.training.balancing.weighting import teacher_of
 from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics, describe_missing_images
-from modeling_radio.training.distillation.sharding import reshard
 from modeling_radio.training.distillation.throughput import Throughput
 from modeling_radio.training.distillation.tracking import LOSS_KINDS, ProgressLog
-from modeling_radio.training.evaluation.metrics.representation import block_norms
-from modeling_radio.training.figures.progress import EXPORTED_PREFIX
-from modeling_radio.training.losses.weighting import teacher_of
-from modeling_radio.training.recipe import PartitionRecipe, Recipe
+from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe
 from modeling_radio.training.student.foreign import global_window
+from modeling_radio.training.student.sharding import reshard
 from modeling_radio.training.targets.statistics import TeacherStatistics
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.views.plan import Batch

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from modeling_radio.modeling_radio import BLOCKS
-from modeling_radio.training.distillation.sharding import gather_whole, local_parts, own_part, whole_norms
-from modeling_radio.training.recipe import OptimizerRecipe
+from modeling_radio.training.recipes.recipe import OptimizerRecipe
 from modeling_radio.training.student.parameters import (
     count_stacked,
     decayed_parameters,
@@ -18,6 +17,7 @@ from modeling_radio.training.student.parameters import (
     student_parameters,
 )
 from modeling_radio.training.student.regularizers import SCALE_SUFFIX
+from modeling_radio.training.student.sharding import gather_whole, local_parts, own_part, whole_norms
 
 
 class _Traits(NamedTuple):

@@ -9,10 +9,10 @@ from modeling_radio.core.files import remove_partial, sole_run, write_file, writ
 from modeling_radio.core.interruption import warn_of_launcher_timeout
 from modeling_radio.core.ranks import dead_ranks_named, on_first_rank
 from modeling_radio.training.distillation.checkpoints import check_allowed_changes, check_export
-from modeling_radio.training.distillation.sharding import build_accelerator
 from modeling_radio.training.distillation.trainer import Distiller
-from modeling_radio.training.recipe import Recipe, RecipeError, save_recipe, stage_recipes
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError, save_recipe, stage_recipes
 from modeling_radio.training.student.build import check_student_views
+from modeling_radio.training.student.sharding import build_accelerator
 
 
 def run_recipe(

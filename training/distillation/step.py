@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modeling_radio.training.balancing.weighting import LossTerm
 from modeling_radio.training.distillation.build import RunParts
 from modeling_radio.training.losses.alignment import align_to_teacher
 from modeling_radio.training.losses.features import feature_loss
 from modeling_radio.training.losses.mesa import mesa_losses
 from modeling_radio.training.losses.summaries import summary_loss
-from modeling_radio.training.losses.weighting import LossTerm
-from modeling_radio.training.recipe import TeacherRecipe
+from modeling_radio.training.recipes.recipe import TeacherRecipe
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.intermediate import Tap
 from modeling_radio.training.student.packing import StudentOutput, forward_groups, token_counts

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from modeling_radio.core.machine import peak_memory_mb
 from modeling_radio.core.ranks import rows_of_all_ranks
 from modeling_radio.training.planning.costs import CARDS, Card, Networks, plan_stage
-from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.views.plan import Batch
 
 

@@ -36,14 +36,6 @@ from modeling_radio.training.distillation.checkpoints import (
 from modeling_radio.training.distillation.cpu import keep_freed_memory
 from modeling_radio.training.distillation.monitoring import ALONE, SkippedSteps
 from modeling_radio.training.distillation.schedule import cosine_with_warmup, linear_warmup
-from modeling_radio.training.distillation.sharding import (
-    assemble,
-    average_gradients,
-    build_accelerator,
-    is_replicated,
-    reshard,
-    whole_norm,
-)
 from modeling_radio.training.distillation.step import batch_losses
 from modeling_radio.training.distillation.tracking import (
     ProgressLog,
@@ -52,13 +44,21 @@ from modeling_radio.training.distillation.tracking import (
     start_trackers,
     write_data_record,
 )
-from modeling_radio.training.recipe import Recipe, save_recipe
+from modeling_radio.training.recipes.recipe import Recipe, save_recipe
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.student.export import Normalizers, export_student, fit_normalizers
 from modeling_radio.training.student.parameters import frozen_trunk
+from modeling_radio.training.student.refits import rebase_heads
 from modeling_radio.training.student.regularizers import update_spectral_norms
+from modeling_radio.training.student.sharding import (
+    assemble,
+    average_gradients,
+    build_accelerator,
+    is_replicated,
+    reshard,
+    whole_norm,
+)
 from modeling_radio.training.targets.examples import Example
-from modeling_radio.training.targets.refits import rebase_heads
 from modeling_radio.training.views.plan import Batch
 
 

@@ -1,1 +1,1 @@
-"""Losses between student and teachers: pure functions of tensors, and the weights of teachers."""
+"""Losses between student and teachers: pure functions of tensors."""

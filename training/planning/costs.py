@@ -17,9 +17,9 @@ from modeling_radio import RadioModel
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.imports import is_import_path
 from modeling_radio.core.settings import SettingsError
+from modeling_radio.demo.assets import PACKAGES
 from modeling_radio.layers_radio import RadioBlock
-from modeling_radio.training.demo.assets import PACKAGES
-from modeling_radio.training.recipe import PartitionRecipe, Recipe, TeacherRecipe
+from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, TeacherRecipe
 from modeling_radio.training.student.build import checkpoint_blocks, student_config, student_patch_size
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.intermediate import Tap, Taps, plan_taps, with_taps

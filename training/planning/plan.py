@@ -32,7 +32,7 @@ from modeling_radio.training.planning.simulation import (
     time_of,
     view_seconds,
 )
-from modeling_radio.training.recipe import Recipe, stage_recipes
+from modeling_radio.training.recipes.recipe import Recipe, stage_recipes
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.views.plan import teachers_of_rank
 

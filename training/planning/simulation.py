@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modeling_radio.training.planning.costs import FULL_BYTES, Card, Networks
-from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.teachers.base import HasNetwork, by_network
 from modeling_radio.training.views.plan import BatchPlan, Grid, images_per_step, size_shares
 

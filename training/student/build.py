@@ -20,8 +20,8 @@ from modeling_radio.core.imports import find_function, is_import_path
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.timing import fastest_seconds
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
-from modeling_radio.training.recipe import Recipe, RecipeError
-from modeling_radio.training.recipe_sections import OWN_ARCHITECTURE
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError
+from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE
 from modeling_radio.training.student.foreign import check_foreign, foreign_config, freeze_parts
 from modeling_radio.training.student.packing import check_merging
 from modeling_radio.training.student.parameters import freeze_projection_of_clips

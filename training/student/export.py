@@ -15,12 +15,12 @@ from modeling_radio.core.ranks import copy_from_first_rank
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.layers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from modeling_radio.model_cards.lineage import Lineage
-from modeling_radio.training.recipe import RecipeError
-from modeling_radio.training.recipe_sections import ExportRecipe
+from modeling_radio.training.recipes.recipe import RecipeError
+from modeling_radio.training.recipes.sections import ExportRecipe
 from modeling_radio.training.student.packing import pack_groups
+from modeling_radio.training.student.refits import unstandardize_heads
 from modeling_radio.training.student.regularizers import fold_spectral_scales
 from modeling_radio.training.targets.phi_s import AffineMap, FeatureStandardizer, PhiS
-from modeling_radio.training.targets.refits import unstandardize_heads
 
 
 class Normalizers(NamedTuple):

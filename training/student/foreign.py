@@ -13,8 +13,8 @@ from torch import nn
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.imports import import_object, is_import_path
 from modeling_radio.eradio_radio import eradio_fields
-from modeling_radio.training.recipe import Recipe, RecipeError
-from modeling_radio.training.recipe_sections import OWN_ARCHITECTURE, StudentRecipe
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError
+from modeling_radio.training.recipes.sections import OWN_ARCHITECTURE, StudentRecipe
 from modeling_radio.wrapped_radio import WrappedTrunk, Wrapping, check_sides, register_network, wrapped_fields
 
 

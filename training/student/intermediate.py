@@ -27,8 +27,8 @@ from modeling_radio.outputs_radio import (
     RadioModelOutput,
     to_map,
 )
-from modeling_radio.training.recipe import Recipe, RecipeError
-from modeling_radio.training.recipe_sections import target_name
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError
+from modeling_radio.training.recipes.sections import target_name
 
 
 class Tap(NamedTuple):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from modeling_radio import RadioConfig
 from modeling_radio.outputs_radio import RadioAdaptorOutput, RadioModelOutput
-from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.views.plan import Batch
 
 

@@ -10,9 +10,9 @@ from torch.nn.utils import parametrize
 
 from modeling_radio import RadioModel
 from modeling_radio.nvidia.tensors import MIN_SCALE
-from modeling_radio.training.distillation.sharding import first_row, local_parts, sum_over_shards
 from modeling_radio.training.student.foreign import linear_layers
 from modeling_radio.training.student.parameters import count_stacked
+from modeling_radio.training.student.sharding import first_row, local_parts, sum_over_shards
 
 
 class DampLinear(nn.Linear):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.targets.examples import Example, Target
 from modeling_radio.training.targets.feature_cache import FeatureCache
 from modeling_radio.training.views.crops import (

@@ -36,7 +36,7 @@ class Example(NamedTuple):
     Attributes:
         pixel_values: For each group of the batch, `Batch.groups`, RGB in [0, 1], `(images, 3, height, width)`.
         targets: The teachers' outputs, by name. For taps that want features of a teacher's inner blocks also these,
-            without a summary, by `modeling_radio.training.recipe_sections.target_name`.
+            without a summary, by `modeling_radio.training.recipes.sections.target_name`.
         ema_pixels: Other crops for the student's moving average, as `pixel_values` and with the same changes of
             color; None in steps without a MESA loss.
         ema_shifts: For each group `(images, 2)` rows and columns in student patches: the average's crop minus the

@@ -10,8 +10,8 @@ from torch import Tensor
 from modeling_radio.training.data.decoding import Size
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.losses.alignment import shows_image
-from modeling_radio.training.recipe import Recipe
-from modeling_radio.training.recipe_sections import target_name
+from modeling_radio.training.recipes.recipe import Recipe
+from modeling_radio.training.recipes.sections import target_name
 from modeling_radio.training.targets.examples import Example, Target
 from modeling_radio.training.teachers.base import Teacher, by_network, split_output
 from modeling_radio.training.views.crops import (

@@ -1,6 +1,6 @@
 """PHI-S: dense targets of unit variance in each channel, by one rotation and one scale.
 
-The dense heads follow its refits: see `modeling_radio.training.targets.refits`.
+The dense heads follow its refits: see `modeling_radio.training.student.refits`.
 """
 
 from collections.abc import Callable

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from modeling_radio.core.ranks import sum_over_ranks
 from modeling_radio.training.losses.summaries import angle_between
-from modeling_radio.training.recipe import RecipeError, StandardizationRecipe
-from modeling_radio.training.recipe_sections import target_name
+from modeling_radio.training.recipes.recipe import RecipeError, StandardizationRecipe
+from modeling_radio.training.recipes.sections import target_name
 from modeling_radio.training.targets.examples import Target
 from modeling_radio.training.targets.phi_s import STANDARDIZERS, AffineMap, FeatureStandardizer, PhiS
 from modeling_radio.training.teachers.outputs import TeacherShape

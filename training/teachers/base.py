@@ -18,7 +18,7 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
-from modeling_radio.training.recipe_sections import RunModeName, RunOptions, Upsampling
+from modeling_radio.training.recipes.sections import RunModeName, RunOptions, Upsampling
 from modeling_radio.training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
 from modeling_radio.training.teachers.outputs import (
     BlockListener,

@@ -13,7 +13,7 @@ from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.hub import explain_failure, find_folder
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.outputs_radio import NetworkOutput
-from modeling_radio.training.recipe_sections import Precision
+from modeling_radio.training.recipes.sections import Precision
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherOutput, resample_features, teacher_error
 from modeling_radio.training.teachers.published.architectures import published_config

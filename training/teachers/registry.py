@@ -17,16 +17,16 @@ from modeling_radio.core.ids import standard_id
 from modeling_radio.core.imports import import_object, is_import_path
 from modeling_radio.core.packages import PackageUnavailableError, fetch_package
 from modeling_radio.core.ranks import rank_and_count
-from modeling_radio.training.demo.assets import package_named
-from modeling_radio.training.recipe import Recipe, TeacherRecipe
-from modeling_radio.training.recipe_sections import RunOptions
-from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
-from modeling_radio.training.teachers.embedded import (
+from modeling_radio.demo.assets import package_named
+from modeling_radio.demo.teachers import (
     Dinov2SaliencyTeacher,
     EfficientNetLiteTeacher,
     EmbeddedTeacher,
     NanoDetTeacher,
 )
+from modeling_radio.training.recipes.recipe import Recipe, TeacherRecipe
+from modeling_radio.training.recipes.sections import RunOptions
+from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
 from modeling_radio.training.teachers.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
 from modeling_radio.training.teachers.outputs import teacher_error
 from modeling_radio.training.teachers.published.timm_networks import TimmTeacher

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from modeling_radio.training.recipe import RecipeCommand
+from modeling_radio.training.recipes.recipe import RecipeCommand
 
 
 MIN_SHARE = 0.5  # our choice: a view shows at least half of each side, so at twice the size nothing is enlarged

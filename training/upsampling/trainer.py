@@ -22,15 +22,15 @@ from modeling_radio.core.machine import find_device
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import differences
 from modeling_radio.core.tables import markdown
+from modeling_radio.demo.assets import load_demo_assets
+from modeling_radio.demo.images import load_pixel_bank
+from modeling_radio.figures.features import fit_pca_basis, pca_colors
+from modeling_radio.figures.rows import Row, draw_rows, photograph_row
 from modeling_radio.training.data.decoding import to_tensor
 from modeling_radio.training.data.image_table import SPLITS, Images, Split
 from modeling_radio.training.data.sources import DEMO_SOURCES
 from modeling_radio.training.data.training_images import build_images, build_training_images
-from modeling_radio.training.demo.assets import load_demo_assets
-from modeling_radio.training.demo.images import load_pixel_bank
-from modeling_radio.training.figures.features import fit_pca_basis, pca_colors
-from modeling_radio.training.figures.rows import Row, draw_rows, photograph_row
-from modeling_radio.training.recipe import DataRecipe, Recipe, RecipeError, decisive_part
+from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, RecipeError, decisive_part
 from modeling_radio.training.targets.feature_cache import size_words
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.featsharp import (

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from modeling_radio.training.data.decoding import DRAFT_GAP, Size, to_tensor
-from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
+from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
 from modeling_radio.training.views.plan import Batch, Grid
 
 

@@ -20,7 +20,7 @@ from modeling_radio.core.seeds import derive_seed
 from modeling_radio.training.data.decoding import EncodedImage, LeastScale, SkippedImages, to_tensor
 from modeling_radio.training.data.image_stream import ImageStream, open_image_stream
 from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.views.crops import Crops, CropsBatch, CropSpec, cut_crops, least_scale
 from modeling_radio.training.views.plan import Batch, divide_ranks, used_px
 

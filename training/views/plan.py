@@ -16,7 +16,7 @@ from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import round_to_step
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError
 
 
 Operations = Mapping[str, Mapping[int, float]]

@@ -1,4 +1,4 @@
-// Principal components of a map of features as colors, as training/figures/features.py draws them.
+// Principal components of a map of features as colors, as figures/features.py draws them.
 
 const NUM_VECTORS = 8; // three are wanted; more make the iteration converge faster
 const NUM_STEPS = 16; // our choice: colors have long stopped to change

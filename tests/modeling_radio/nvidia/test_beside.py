@@ -19,10 +19,10 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion import convert as convert_command
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.core.hub import find_folder
+from modeling_radio.evaluation.models.radio import open_radio
 from modeling_radio.nvidia import beside
 from modeling_radio.nvidia.translation import translate_adaptor
 from modeling_radio.torch_hub import open_for_torch_hub
-from modeling_radio.training.evaluation.models.radio import open_radio
 from modeling_radio.training.teachers.radio import RadioTeacher
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modeling_radio.training.data import image_table
 from modeling_radio.training.distillation.step import mesa_loss
-from modeling_radio.training.recipe import MesaRecipe, Recipe, ViewsRecipe
+from modeling_radio.training.recipes.recipe import MesaRecipe, Recipe, ViewsRecipe
 from modeling_radio.training.targets.examples import TargetSource
 from modeling_radio.training.targets.feature_cache import (
     CacheContents,

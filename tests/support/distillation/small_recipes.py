@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.recipes.recipe import Recipe
 
 
 def small_recipe(*teachers: str, **sections: Any) -> Recipe:

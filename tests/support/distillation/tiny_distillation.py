@@ -13,7 +13,7 @@ from modeling_radio.core.files import write_file
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.distillation import inputs, tracking, trainer
 from modeling_radio.training.distillation.checkpoints import SavedTensors
-from modeling_radio.training.recipe import DataRecipe, load_recipe
+from modeling_radio.training.recipes.recipe import DataRecipe, load_recipe
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
 

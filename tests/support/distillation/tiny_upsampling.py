@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.recipe_sections import DataRecipe, RunOptions
+from modeling_radio.training.recipes.sections import DataRecipe, RunOptions
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.featsharp import UpsampledTeacher
 from modeling_radio.training.teachers.outputs import TeacherOutput

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import torch
 
-from modeling_radio.training.demo.assets import DemoAssets
-from modeling_radio.training.demo.images import ClassificationSet, SegmentationSet
-from modeling_radio.training.evaluation.data import Stacked
-from modeling_radio.training.evaluation.demo_data import DemoData
-from modeling_radio.training.evaluation.features import FeatureStore, Wanted
-from modeling_radio.training.evaluation.students import StudentEvaluation
-from modeling_radio.training.recipe import decisive_part
+from modeling_radio.demo.assets import DemoAssets
+from modeling_radio.demo.evaluation_data import DemoData
+from modeling_radio.demo.images import ClassificationSet, SegmentationSet
+from modeling_radio.evaluation.data import Stacked
+from modeling_radio.evaluation.features import FeatureStore, Wanted
+from modeling_radio.evaluation.students import StudentEvaluation
+from modeling_radio.studies.held_out import HeldOut
+from modeling_radio.studies.raw_results import HeldOutSums, RunResult, add_run, claim
+from modeling_radio.studies.study import OpenedStudy
+from modeling_radio.training.recipes.recipe import decisive_part
 from modeling_radio.training.student.build import student_patch_size
-from modeling_radio.training.studies.held_out import HeldOut
-from modeling_radio.training.studies.raw_results import HeldOutSums, RunResult, add_run, claim
-from modeling_radio.training.studies.study import OpenedStudy
 from modeling_radio.training.teachers.registry import build_teachers
 
 

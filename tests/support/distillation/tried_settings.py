@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from modeling_radio import RadioConfig
 from modeling_radio.core.settings import choices_of, kinds_of, list_settings, marked, section_of
 from modeling_radio.training.distillation.stages import run_recipe
-from modeling_radio.training.recipe import Recipe, load_recipe
-from modeling_radio.training.recipe_sections import INDECISIVE, TAP_DEPTHS
+from modeling_radio.training.recipes.recipe import Recipe, load_recipe
+from modeling_radio.training.recipes.sections import INDECISIVE, TAP_DEPTHS
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.teachers.featsharp import FeatSharp, UpsampledTeacher, UpsamplerConfig, save_upsampler
 from modeling_radio.training.teachers.outputs import TeacherOutput

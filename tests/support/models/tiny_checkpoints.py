@@ -17,7 +17,7 @@ from modeling_radio import (
     RadioPreTrainedModel,
 )
 from modeling_radio.conversion.text_tower import canonicalizing
-from modeling_radio.training.figures.predictions import Opened, open_model
+from modeling_radio.figures.predictions import Opened, open_model
 
 
 WIDTH = 16

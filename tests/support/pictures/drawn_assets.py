@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from modeling_radio.training.demo.assets import CutOut, DemoAssets, Photograph
+from modeling_radio.demo.assets import CutOut, DemoAssets, Photograph
 
 
 COLORS = {("disc", "train"): (255, 0, 0), ("disc", "held_out"): (0, 0, 255)}

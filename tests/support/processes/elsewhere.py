@@ -16,9 +16,6 @@ import traceback
 from pathlib import Path
 
 
-# An installed package of ours must not be what makes a folder work: importing any of them fails.
-OURS = ("modeling_radio", "core", "model_cards", "conversion", "training", "benchmarks", "notebooks")
-
 # What most strangers import, and what the code of our folders does.
 PRELOADED = (
     "PIL.Image",
@@ -54,8 +51,11 @@ class Elsewhere:
             The exit status and what was printed.
         """
         outputs = Path(tempfile.mkdtemp(dir=self._folder.name))
+        from folders import FOLDERS  # not where this file is a script
+
         request = {
             "code": code,
+            "ours": [*FOLDERS, "modeling_radio", "benchmarks", "notebooks"],
             "folder": str(folder),
             "arguments": [str(argument) for argument in arguments],
             "outputs": str(outputs),
@@ -118,13 +118,13 @@ def serve() -> None:
         sys.stdout.flush()
 
 
-def _become_stranger(code: str, folder: str, arguments: list[str], outputs: str) -> int:
+def _become_stranger(code: str, ours: list[str], folder: str, arguments: list[str], outputs: str) -> int:
     """Run the code in this process, and return the status that an interpreter would end with."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         os.dup2(os.open(os.path.join(outputs, name), os.O_RDWR | os.O_CREAT), descriptor)
     os.chdir(folder)
     sys.argv[:] = ["-c", *arguments]
-    sys.modules.update(dict.fromkeys(OURS))
+    sys.modules.update(dict.fromkeys(ours))  # importing any fails: no installed package of ours makes a folder work
     dynamic_modules = importlib.import_module("transformers.dynamic_module_utils")
     dynamic_modules.HF_MODULES_CACHE = os.path.join(outputs, "modules")
     try:

@@ -13,7 +13,7 @@ import pytest
 from tiny_distillation import TinyTeacher, install_tiny_world
 
 from modeling_radio.core import packages
-from modeling_radio.training.demo.assets import fetch_at_once
+from modeling_radio.demo.assets import fetch_at_once
 from modeling_radio.training.distill import main
 from modeling_radio.training.distillation import build, inputs, trainer
 

@@ -14,11 +14,11 @@ from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from modeling_radio.core.files import sole_run
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.licenses import License
-from modeling_radio.training.finetuning.adapters import add_adapter, save_adapter
-from modeling_radio.training.finetuning.data import LabeledImages, load_images
-from modeling_radio.training.finetuning.run import NAME, FinetuningRun
-from modeling_radio.training.finetuning.settings import FinetuneSettings
-from modeling_radio.training.finetuning.trainer import last_checkpoint
+from modeling_radio.tuning.adapters import add_adapter, save_adapter
+from modeling_radio.tuning.data import LabeledImages, load_images
+from modeling_radio.tuning.run import NAME, FinetuningRun
+from modeling_radio.tuning.settings import FinetuneSettings
+from modeling_radio.tuning.trainer import last_checkpoint
 
 
 TINY_DPT = {"dpt_hidden_size": 8}

@@ -32,11 +32,11 @@ def one_figure_image(monkeypatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _short_and_apart(own_datasets_cache, one_figure_image) -> None:
-    """Of every test in a folder whose `conftest.py` imports this."""
+    """Of every test."""
 
 
 def draw_one_image(patch: pytest.MonkeyPatch) -> None:
-    from modeling_radio.training.finetuning import error_analysis, trainer
+    from modeling_radio.tuning import error_analysis, trainer
 
     patch.setattr(error_analysis, "NUM_SHOWN", 1)
     patch.setattr(trainer, "predict_examples", partial(trainer.predict_examples, count=1))

@@ -11,7 +11,7 @@ from pyarrow import FixedSizeListArray, array, parquet, table
 from modeling_radio.training.data.balance import MAX_PASSES, clusters, draw, group_weights
 from modeling_radio.training.data.image_folder import ImageFolder
 from modeling_radio.training.data.training_images import build_training_images
-from modeling_radio.training.recipe import DataRecipe, RecipeError, load_recipe
+from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError, load_recipe
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ from modeling_radio.training.data.filters import (
 )
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.data.training_images import build_training_images
-from modeling_radio.training.recipe import DataRecipe, RecipeError
-from modeling_radio.training.recipe_sections import FiltersRecipe, SourceRecipe
+from modeling_radio.training.recipes.recipe import DataRecipe, RecipeError
+from modeling_radio.training.recipes.sections import FiltersRecipe, SourceRecipe
 
 
 @pytest.fixture(autouse=True)

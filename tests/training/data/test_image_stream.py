@@ -15,8 +15,8 @@ from modeling_radio.core.errors import UserError
 from modeling_radio.training.data import image_stream
 from modeling_radio.training.data.decoding import SkippedImages, decode_rgb
 from modeling_radio.training.data.image_stream import ImageStream, open_image_stream
-from modeling_radio.training.recipe import DataRecipe
-from modeling_radio.training.recipe_sections import FiltersRecipe, SourceRecipe
+from modeling_radio.training.recipes.recipe import DataRecipe
+from modeling_radio.training.recipes.sections import FiltersRecipe, SourceRecipe
 
 
 def streamed(source: str, **options: Any) -> DataRecipe:

@@ -34,8 +34,8 @@ from modeling_radio.training.data.sources import (
     read_samples,
     stream_fingerprint,
 )
-from modeling_radio.training.recipe import DataRecipe
-from modeling_radio.training.recipe_sections import SourceRecipe
+from modeling_radio.training.recipes.recipe import DataRecipe
+from modeling_radio.training.recipes.sections import SourceRecipe
 
 
 def source_of(source: str, **options) -> SourceRecipe:

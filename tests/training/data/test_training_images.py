@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_radio.training.data.training_images import build_training_images
-from modeling_radio.training.recipe import DataRecipe
+from modeling_radio.training.recipes.recipe import DataRecipe
 
 
 KINDS = pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])

@@ -33,7 +33,7 @@ from modeling_radio.training.distillation.checkpoints import (
     write_manifest,
     writers_of,
 )
-from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError, load_recipe
 
 
 def write_weights(path: Path) -> None:

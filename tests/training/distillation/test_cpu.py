@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from modeling_radio.training.distillation.cpu import ParallelPasses, keep_freed_memory, parallel_passes
-from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.recipes.recipe import load_recipe
 
 
 def test_gradients_are_added_in_the_order_of_the_parts() -> None:

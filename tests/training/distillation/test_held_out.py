@@ -15,6 +15,8 @@ from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.files import write_text
+from modeling_radio.figures.rows import CELL_INCHES, DPI, GAP_INCHES, LABEL_INCHES
+from modeling_radio.metrics.representation import effective_rank
 from modeling_radio.training.data.training_images import build_images
 from modeling_radio.training.distillation import tracking
 from modeling_radio.training.distillation.held_out import (
@@ -26,11 +28,9 @@ from modeling_radio.training.distillation.held_out import (
     held_out_source,
 )
 from modeling_radio.training.distillation.monitoring import Monitors
-from modeling_radio.training.evaluation.metrics.fidelity import fixed_pattern_energy
-from modeling_radio.training.evaluation.metrics.representation import effective_rank
-from modeling_radio.training.figures.rows import CELL_INCHES, DPI, GAP_INCHES, LABEL_INCHES
-from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
-from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.losses.fidelity import fixed_pattern_energy
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError, load_recipe
+from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.targets.phi_s import FeatureStandardizer, PhiS
 from modeling_radio.training.teachers.base import Teacher
 

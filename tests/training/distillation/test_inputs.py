@@ -28,7 +28,7 @@ from modeling_radio.training.distillation.inputs import (
     shard_teachers,
     widths_of_teachers,
 )
-from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.views.plan import BatchPlan
 

@@ -18,7 +18,7 @@ from modeling_radio.training.distillation.optimizers import (
     orthogonalize,
     parameter_groups,
 )
-from modeling_radio.training.recipe import OptimizerRecipe
+from modeling_radio.training.recipes.recipe import OptimizerRecipe
 from modeling_radio.training.student.regularizers import SCALE_SUFFIX, add_spectral_scales
 
 

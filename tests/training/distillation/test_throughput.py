@@ -13,7 +13,7 @@ from two_forks import run_two_forks
 from modeling_radio.training.distillation import throughput
 from modeling_radio.training.distillation.throughput import Throughput, card_named, flops_of_step
 from modeling_radio.training.planning.costs import CARDS
-from modeling_radio.training.recipe import Recipe, load_recipe
+from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 from modeling_radio.training.views.plan import BatchPlan
 
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from modeling_radio.training.distillation import tracking
 from modeling_radio.training.distillation.tracking import RunHistory, check_trackers
-from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
 
 
 def test_a_restart_goes_on_after_the_steps_that_it_has(tmp_path: Path) -> None:

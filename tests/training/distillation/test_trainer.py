@@ -46,7 +46,7 @@ from modeling_radio.training.distillation import bad_steps, checkpoints, inputs,
 from modeling_radio.training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
 from modeling_radio.training.distillation.tracking import read_series
 from modeling_radio.training.losses.alignment import AlignedMaps, align_to_teacher
-from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
 from modeling_radio.training.student.parameters import is_of_trunk
 from modeling_radio.training.teachers.outputs import TeacherOutput
 from modeling_radio.training.views.plan import BatchPlan

@@ -8,7 +8,7 @@ from tiny_plans import RECIPE
 from modeling_radio.training.planning import costs as networks_of_plans
 from modeling_radio.training.planning.costs import Networks, TeacherCost
 from modeling_radio.training.planning.plan import Plan
-from modeling_radio.training.recipe import Recipe, TeacherRecipe, load_recipe
+from modeling_radio.training.recipes.recipe import Recipe, TeacherRecipe, load_recipe
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -20,7 +20,7 @@ from modeling_radio.training.planning.costs import (
     plan_stage,
     with_split_teachers,
 )
-from modeling_radio.training.recipe import Recipe, TeacherRecipe
+from modeling_radio.training.recipes.recipe import Recipe, TeacherRecipe
 from modeling_radio.training.student.build import build_student, checkpoint_blocks
 from modeling_radio.training.teachers.registry import build_teacher
 
@@ -113,7 +113,7 @@ def test_a_teacher_takes_two_operations_per_weight_and_token(networks: Networks)
 
 @pytest.mark.parametrize("kind", PACKAGED)
 def test_a_packaged_teacher_is_counted_without_its_package(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modeling_radio.training.demo.assets.fetch_package", None)
+    monkeypatch.setattr("modeling_radio.demo.assets.fetch_package", None)
     cost = TeacherCost(TeacherRecipe(name=kind, kind=kind), 16)
     assert cost.flops(128, 2) == 2 * cost.flops(128, 1) > 0
     assert cost.flops(256, 1) >= 4 * cost.flops(128, 1)

@@ -6,7 +6,7 @@ import torch
 from modeling_radio.training.planning.costs import CARDS, Card
 from modeling_radio.training.planning.plan import GIB, Memory, Plan, describe, networks_table
 from modeling_radio.training.planning.simulation import Speed
-from modeling_radio.training.recipe import Recipe, load_recipe
+from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 from modeling_radio.training.targets.feature_cache import FORMATS
 
 

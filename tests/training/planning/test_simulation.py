@@ -13,7 +13,7 @@ from modeling_radio.training.planning.simulation import (
     time_of,
     view_seconds,
 )
-from modeling_radio.training.recipe import Recipe
+from modeling_radio.training.recipes.recipe import Recipe
 
 
 def test_gradients_go_round_in_each_machine_and_by_shares_over_the_network() -> None:

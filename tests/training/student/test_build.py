@@ -11,7 +11,7 @@ from small_recipes import small_recipe
 
 from modeling_radio import RadioModel
 from modeling_radio.modeling_radio import ADAPTORS
-from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError, StudentRecipe, load_recipe
+from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, StudentRecipe, load_recipe
 from modeling_radio.training.student import build
 from modeling_radio.training.student.build import (
     build_student,

@@ -10,8 +10,8 @@ from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.core.files import WriteError
 from modeling_radio.model_cards.build import build_card
 from modeling_radio.native import native_differences
-from modeling_radio.training.recipe import RecipeError
-from modeling_radio.training.recipe_sections import ExportRecipe
+from modeling_radio.training.recipes.recipe import RecipeError
+from modeling_radio.training.recipes.sections import ExportRecipe
 from modeling_radio.training.student.export import (
     Normalizers,
     add_normalizers,

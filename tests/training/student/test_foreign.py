@@ -6,8 +6,8 @@ from small_recipes import small_recipe
 from tiny_networks import STUDENTS
 
 from modeling_radio.training.distillation.optimizers import parameter_groups
-from modeling_radio.training.recipe import Recipe, RecipeError
-from modeling_radio.training.recipe_sections import StudentRecipe
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError
+from modeling_radio.training.recipes.sections import StudentRecipe
 from modeling_radio.training.student.build import build_student, check_student_views, regularize, student_patch_size
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.teachers.outputs import TeacherWidths

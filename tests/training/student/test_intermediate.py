@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
-from modeling_radio.training.recipe import Recipe, RecipeError, load_recipe
-from modeling_radio.training.recipe_sections import TAP_SCHEMES
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError, load_recipe
+from modeling_radio.training.recipes.sections import TAP_SCHEMES
 from modeling_radio.training.student.intermediate import (
     Tap,
     TappedStudent,

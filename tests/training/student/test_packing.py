@@ -9,7 +9,7 @@ import torch
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.training.distillation import step
 from modeling_radio.training.distillation.trainer import Distiller
-from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
 from modeling_radio.training.student.packing import NUM_DRAWS, check_merging, counts_from, forward_groups
 
 

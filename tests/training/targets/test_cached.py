@@ -8,9 +8,9 @@ import pytest
 import torch
 from mean_colors import CPU, NUM_IMAGES, PATCH, TEACHERS, Images, check_the_average_view, open_cache, recipe_with
 
-from modeling_radio.training.recipe import MesaRecipe, Recipe, RecipeError, ViewsRecipe, load_recipe
+from modeling_radio.studies.study import open_study
+from modeling_radio.training.recipes.recipe import MesaRecipe, Recipe, RecipeError, ViewsRecipe, load_recipe
 from modeling_radio.training.student.build import check_student_views
-from modeling_radio.training.studies.study import open_study
 from modeling_radio.training.targets.cached import CachedTargets
 from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.plan import Batch, BatchPlan, plan_shapes

@@ -11,7 +11,7 @@ from small_recipes import small_recipe
 from torch import Tensor, nn
 
 from modeling_radio.training.losses.alignment import align_to_teacher
-from modeling_radio.training.recipe import Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
+from modeling_radio.training.recipes.recipe import Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
 from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.targets.feature_cache import HalfPrecision, TeacherOutputs
 from modeling_radio.training.targets.online import OnlineTargets

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_radio.training.recipe import RecipeError, StandardizationRecipe
+from modeling_radio.training.recipes.recipe import RecipeError, StandardizationRecipe
 from modeling_radio.training.targets.examples import Target
 from modeling_radio.training.targets.statistics import MIN_DISPERSION, SummaryDispersion, TeacherStatistics
 

@@ -6,7 +6,7 @@ from tiny_distillation import TinyTeacher
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.base import RUN_MODES, Teacher, build_run_mode
 from modeling_radio.training.teachers.featsharp import FeatSharp, UpsamplerConfig
 from modeling_radio.training.teachers.outputs import TeacherOutput, resize_images

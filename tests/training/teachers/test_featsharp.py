@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.featsharp import (
     FeatSharp,
     LocalAttention,

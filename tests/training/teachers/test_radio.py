@@ -13,8 +13,8 @@ from tiny_radio1d import build_radio1d
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_radio import eradio_fields
 from modeling_radio.nvidia.eradio import PUBLISHED
-from modeling_radio.training.recipe import TeacherRecipe, load_recipe
-from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.recipes.recipe import TeacherRecipe, load_recipe
+from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.student.build import student_config
 from modeling_radio.training.targets.feature_cache import weights_fingerprint
 from modeling_radio.training.teachers.base import by_network, split_output

@@ -8,7 +8,7 @@ from small_recipes import small_recipe
 
 from modeling_radio.core.packages import PackageUnavailableError
 from modeling_radio.training.plan import main as plan
-from modeling_radio.training.recipe import RecipeCommand, RecipeError, TeacherRecipe, load_recipe
+from modeling_radio.training.recipes.recipe import RecipeCommand, RecipeError, TeacherRecipe, load_recipe
 from modeling_radio.training.teachers import registry
 from modeling_radio.training.teachers.registry import build_teacher, check_devices, place_teacher, teacher_of_recipe
 

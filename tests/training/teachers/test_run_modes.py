@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.run_modes import (
     MosaicLayout,
     MosaicMode,

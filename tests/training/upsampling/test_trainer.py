@@ -15,7 +15,7 @@ from modeling_radio.core.checked_tensors import DamagedFileError
 from modeling_radio.core.files import RUN_FILE
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.settings import SettingsError
-from modeling_radio.training.recipe import RecipeError, load_recipe
+from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
 from modeling_radio.training.targets.feature_cache import weights_fingerprint
 from modeling_radio.training.teachers import registry
 from modeling_radio.training.teachers.featsharp import FeatSharp, UpsamplerConfig, cut_tiles

@@ -8,7 +8,7 @@ import torch
 from small_recipes import small_recipe
 from torchvision.transforms.v2 import functional as tvF
 
-from modeling_radio.training.recipe import RecipeError, ViewsRecipe
+from modeling_radio.training.recipes.recipe import RecipeError, ViewsRecipe
 from modeling_radio.training.views.crops import (
     STUDENT,
     Crops,

@@ -13,7 +13,7 @@ from PIL import Image
 from small_recipes import small_recipe
 
 from modeling_radio.training.data.training_images import build_training_images
-from modeling_radio.training.recipe import Recipe, RecipeError
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.views.crops import STUDENT, Crops, CropSpec, cut_crops
 from modeling_radio.training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
 from modeling_radio.training.views.plan import Batch, BatchPlan

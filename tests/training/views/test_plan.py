@@ -9,7 +9,7 @@ from small_recipes import small_recipe
 from modeling_radio import RadioConfig
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.training.data.image_table import Images
-from modeling_radio.training.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError
 from modeling_radio.training.views import plan
 from modeling_radio.training.views.plan import (
     Batch,

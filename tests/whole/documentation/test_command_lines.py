@@ -11,7 +11,7 @@ import pytest
 from documentation import PROJECT, ROOT, blocks
 
 from modeling_radio.core.command_line import Command
-from modeling_radio.training.recipe import Recipe, load_recipe
+from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 from modeling_radio_cli import COMMANDS, FORMATS, MORE_COMMANDS, find_module
 
 

@@ -25,7 +25,7 @@ from modeling_radio.api import PHOTOGRAPH
 from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.hub import find_folder
 from modeling_radio.training.distillation.stages import run_recipe
-from modeling_radio.training.recipe import Recipe, StudentRecipe, list_recipes, load_recipe
+from modeling_radio.training.recipes.recipe import Recipe, StudentRecipe, list_recipes, load_recipe
 from modeling_radio_cli import COMMANDS, FORMATS, MORE_COMMANDS, find_module, main
 
 

@@ -158,10 +158,10 @@ def search_in_lance() -> None:
     """Search vectors on S3 by the index of Lance: it finds 95 % of the 10 nearest, and always the first."""
     import lance
 
-    from modeling_radio.training.extraction.lance_data import write_lance
-    from modeling_radio.training.extraction.search import nearest
-    from modeling_radio.training.extraction.shards import Shard, write_shard
-    from modeling_radio.training.extraction.store import Store
+    from modeling_radio.extraction.lance_data import write_lance
+    from modeling_radio.extraction.nearest import nearest
+    from modeling_radio.extraction.shards import Shard, write_shard
+    from modeling_radio.extraction.store import Store
 
     store, rng, per_file = Store("s3://bucket/vectors"), np.random.default_rng(0), 3000
     directions = rng.normal(size=(24, 384))

@@ -13,9 +13,9 @@ from tiny_tuning import TINY_DETECTOR, TINY_DPT, run_settings
 from transformers import AutoTokenizer
 
 from modeling_radio.model_cards.build import build_card
-from modeling_radio.training.finetuning.error_analysis import predict_examples
-from modeling_radio.training.finetuning.run import FINAL, FinetuningRun
-from modeling_radio.training.finetuning.settings import ZERO_SHOT
+from modeling_radio.tuning.error_analysis import predict_examples
+from modeling_radio.tuning.run import FINAL, FinetuningRun
+from modeling_radio.tuning.settings import ZERO_SHOT
 
 
 pytestmark = [
@@ -74,7 +74,7 @@ torch.save(answers, "answers.pt")
 def test_an_adapter_folder_answers_as_its_run(case, base, tmp_path, request, elsewhere, run_elsewhere, monkeypatch):
     task, data, config, names = CASES[case]
     # transformers' loss of masks fails for a batch of one image and 6 queries: it compares at 6 * 4 / 16 points.
-    monkeypatch.setattr("modeling_radio.training.finetuning.trainer.predict_examples", predict_examples)
+    monkeypatch.setattr("modeling_radio.tuning.trainer.predict_examples", predict_examples)
     folder = request.getfixturevalue("zero_shot_folder") if task == ZERO_SHOT else base
     options = {"tune": "lora", "config": config, "learning_rate": 0.01, "warmup_share": 0.0}
     run = FinetuningRun(run_settings(folder, request.getfixturevalue(data), tmp_path / "run", task, **options))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from serving import serve
+from local_server import serve
 
 
 evaluate = pytest.importorskip("evaluate")
 
-METRICS = Path(__file__).parents[3] / "training" / "evaluation" / "metrics"
+METRICS = Path(__file__).parents[3] / "metrics"
 PAIR = {"predictions": [[1.0, 0.0], [0.0, 1.0]], "references": [[3.0, 0.0], [0.0, 3.0]]}
 GALLERY = {"gallery": [[1.0, 0.1], [0.2, 1.0], [1.0, 0.3], [1.0, 0.9]], "gallery_labels": [0, 1, 1, 1]}
 FOUND = {"mAP": 1.0, "hit rate@1": 1.0, "recall@1": 2 / 3, "hit rate@2": 1.0, "recall@2": 5 / 6}

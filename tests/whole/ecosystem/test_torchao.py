@@ -8,7 +8,7 @@ from transformers import AutoModel, TorchAoConfig
 
 from modeling_radio import RadioModel
 from modeling_radio.core.checkpoints import open_checkpoint
-from modeling_radio.training.evaluation.models.radio import open_radio
+from modeling_radio.evaluation.models.radio import open_radio
 
 
 quantization = pytest.importorskip("torchao.quantization", reason="needs the extra `dev`")

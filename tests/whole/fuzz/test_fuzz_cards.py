@@ -16,8 +16,8 @@ from markdown_it import MarkdownIt
 from mutations import changed
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.metrics.results import Measurement, Results, Source
 from modeling_radio.model_cards.build import build_card
-from modeling_radio.model_cards.results import Measurement, Results, Source
 
 
 pytestmark = pytest.mark.fuzz

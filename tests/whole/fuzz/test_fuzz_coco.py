@@ -19,8 +19,8 @@ from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, run_lengths, save_image
 from modeling_radio.training.data.labeled.coco import read_coco
 from modeling_radio.training.data.labeled.folders import read_mask_folder
 from modeling_radio.training.data.labeled.tables import read_row
-from modeling_radio.training.finetuning.tasks.dense import DepthTask, SegmentationTask
-from modeling_radio.training.finetuning.tasks.detection import DetectionTask, InstanceSegmentationTask, decode_mask
+from modeling_radio.tuning.tasks.dense import DepthTask, SegmentationTask
+from modeling_radio.tuning.tasks.detection import DetectionTask, InstanceSegmentationTask, decode_mask
 
 
 pytestmark = pytest.mark.fuzz

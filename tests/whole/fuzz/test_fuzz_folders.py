@@ -22,9 +22,9 @@ from tiny_folders import save_radio, save_words
 from modeling_radio import RadioForImageClassification, RadioImageProcessor
 from modeling_radio.core.checkpoints import open_checkpoint
 from modeling_radio.core.command_line import USER_ERRORS
-from modeling_radio.training.figures.predictions import Opened, open_model
-from modeling_radio.training.finetuning.adapters import add_adapter, open_adapter, save_adapter
-from modeling_radio.training.finetuning.settings import FinetuneSettings
+from modeling_radio.figures.predictions import Opened, open_model
+from modeling_radio.tuning.adapters import add_adapter, open_adapter, save_adapter
+from modeling_radio.tuning.settings import FinetuneSettings
 
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from modeling_radio.core.settings import SettingsError, load, read_yaml
 from modeling_radio.training.distill import COMMAND
-from modeling_radio.training.recipe import Recipe, RecipeError, list_recipes, load_recipe, save_recipe, stage_recipes
+from modeling_radio.training.recipes.recipe import (
+    Recipe,
+    RecipeError,
+    list_recipes,
+    load_recipe,
+    save_recipe,
+    stage_recipes,
+)
 
 
 pytestmark = pytest.mark.fuzz

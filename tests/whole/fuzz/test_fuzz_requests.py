@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="needs the extra `app`")
 from starlette.testclient import TestClient
 from tiny_folders import save_radio
 
-from modeling_radio.training.serve import ServeSettings, build_app
+from modeling_radio.serving.serve import ServeSettings, build_app
 
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.usefixtures("one_thread")]

@@ -11,9 +11,9 @@ from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.model_cards.licenses import License
-from modeling_radio.training.finetuning.adapters import open_adapter
-from modeling_radio.training.finetuning.run import FinetuningRun
-from modeling_radio.training.publish import main as publish
+from modeling_radio.publishing.publish import main as publish
+from modeling_radio.tuning.adapters import open_adapter
+from modeling_radio.tuning.run import FinetuningRun
 
 
 pytestmark = [

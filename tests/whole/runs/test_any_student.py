@@ -10,7 +10,7 @@ from tiny_networks import STUDENTS, TinyNetwork
 from modeling_radio import RadioBackbone, RadioModel
 from modeling_radio.conversion.to_network import main as to_network
 from modeling_radio.training.distillation import trainer
-from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.recipes.recipe import load_recipe
 from modeling_radio.training.student.ema import running_statistics
 
 

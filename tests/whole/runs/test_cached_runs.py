@@ -12,7 +12,7 @@ from torch import Tensor
 
 import modeling_radio.training.teachers.registry
 from modeling_radio.core.checked_tensors import save_tensors
-from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.targets import feature_cache
 
 

@@ -17,12 +17,12 @@ from two_processes import run_two_processes
 from modeling_radio import RadioModel
 from modeling_radio.core.interruption import OutOfTime
 from modeling_radio.core.packages import PackageUnavailableError
+from modeling_radio.studies.study import open_study
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.planning.costs import CARDS
 from modeling_radio.training.planning.plan import Plan
 from modeling_radio.training.planning.simulation import Speed
-from modeling_radio.training.recipe import Recipe, load_recipe
-from modeling_radio.training.studies.study import open_study
+from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

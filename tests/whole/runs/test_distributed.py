@@ -45,10 +45,10 @@ from modeling_radio.core.files import sole_run
 from modeling_radio.layers_radio import RadioBlock
 from modeling_radio.training.distillation import checkpoints, monitoring
 from modeling_radio.training.distillation.checkpoints import PART_BYTES
-from modeling_radio.training.distillation.sharding import build_accelerator
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
-from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.recipes.recipe import load_recipe
+from modeling_radio.training.student.sharding import build_accelerator
 from modeling_radio.training.teachers.outputs import TeacherOutput
 
 

@@ -24,9 +24,9 @@ from two_processes import choose_sharding, let_accelerate_shard_on_cpus, log_fil
 
 import modeling_radio.core.files
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.training.finetuning.run import FinetuningRun
-from modeling_radio.training.finetuning.settings import FinetuneSettings
-from modeling_radio.training.finetuning.trainer import average_statistics
+from modeling_radio.tuning.run import FinetuningRun
+from modeling_radio.tuning.settings import FinetuneSettings
+from modeling_radio.tuning.trainer import average_statistics
 
 
 pytestmark = [pytest.mark.tour, pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")]

@@ -23,7 +23,7 @@ from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.step import batch_losses
 from modeling_radio.training.distillation.tracking import RunHistory
 from modeling_radio.training.distillation.trainer import Distiller
-from modeling_radio.training.recipe import RecipeError, load_recipe, stage_recipes
+from modeling_radio.training.recipes.recipe import RecipeError, load_recipe, stage_recipes
 from modeling_radio.training.teachers.outputs import TeacherOutput
 
 

@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 import tiny_distillation as tiny
 import torch
+from folders import FOLDERS
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_radio.training.distillation.trainer import Distiller
-from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.recipes.recipe import load_recipe
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
 
 ROOT = Path(tiny.trainer.__file__).parents[2]
-OURS = tuple(f"{ROOT / name}/" for name in ("training", "core", "modeling_radio"))
+OURS = tuple(f"{ROOT / name}/" for name in (*FOLDERS, "modeling_radio"))
 READING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
 """Operators that give Python a number, or a shape that depends on numbers."""
 READING_ALL = {Tensor.tolist, Tensor.numpy, Tensor.cpu}
@@ -30,7 +31,7 @@ ON_THE_CPU = {
     "layers_radio.py:_state": "of resized positions, which are kept only there",
     "layers_radio.py:__init__": "a pack's grids, which the trainer leaves there",
     "ema.py": "counts its updates there",
-    "training/losses/contrastive.py": "counts what banks have there",
+    "training/balancing/contrastive.py": "counts what banks have there",
 }
 NUM_STEPS, ESTIMATION_STEPS = 7, 5
 ROLES = ["teachers.semantic.role=semantic", "teachers.segmenter.role=task"]

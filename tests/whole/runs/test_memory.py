@@ -7,7 +7,7 @@ import pytest
 import tiny_distillation as tiny
 
 from modeling_radio.training.distillation.trainer import Distiller
-from modeling_radio.training.recipe import load_recipe
+from modeling_radio.training.recipes.recipe import load_recipe
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

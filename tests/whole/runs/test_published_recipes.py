@@ -31,7 +31,7 @@ from two_processes import run_two_processes
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.layers_radio import AttentionLayout, ImagePack
 from modeling_radio.training.distillation.stages import run_recipe
-from modeling_radio.training.recipe import Recipe, list_recipes, load_recipe, stage_recipes
+from modeling_radio.training.recipes.recipe import Recipe, list_recipes, load_recipe, stage_recipes
 from modeling_radio.training.student.build import build_student
 from modeling_radio.training.teachers.registry import teacher_of_recipe
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.studies.study import list_studies, open_study
 from modeling_radio.training import plan
 from modeling_radio.training.distillation.stages import run_recipe
-from modeling_radio.training.recipe import (
+from modeling_radio.training.recipes.recipe import (
     PartitionRecipe,
     Recipe,
     RecipeError,
@@ -21,7 +22,6 @@ from modeling_radio.training.recipe import (
     stage_recipes,
 )
 from modeling_radio.training.student.build import check_student_views, student_patch_size
-from modeling_radio.training.studies.study import list_studies, open_study
 from modeling_radio.training.views.plan import Grid, draw_window, fitting_windows
 
 

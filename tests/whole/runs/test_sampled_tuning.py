@@ -9,7 +9,7 @@ from datasets import ClassLabel
 from datasets import Image as ImageFeature
 from tiny_tuning import TINY_DETECTOR, object_features, objects, run_settings, save_splits, stop_after, stripes
 
-from modeling_radio.training.finetuning.run import FinetuningRun
+from modeling_radio.tuning.run import FinetuningRun
 
 
 pytestmark = [

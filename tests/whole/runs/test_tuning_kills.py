@@ -12,7 +12,7 @@ from tiny_tuning import run_settings
 
 from modeling_radio.core.files import TEMPORARY_PREFIX
 from modeling_radio.training.distillation.checkpoints import MANIFEST
-from modeling_radio.training.finetuning.run import FINAL, MERGED, SETTINGS, FinetuningRun
+from modeling_radio.tuning.run import FINAL, MERGED, SETTINGS, FinetuningRun
 
 
 pytestmark = [

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from browser import chromium, playwright, take_picture, watched
+from local_server import serve
 from PIL import Image
-from serving import serve
 from tiny_site import save_image, save_words
 from torch.nn import functional as F
 from transformers import AutoTokenizer

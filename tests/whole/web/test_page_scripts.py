@@ -8,8 +8,8 @@ from PIL import Image
 from tiny_site import build_radio, build_tokenizer, save_image
 
 from modeling_radio import RadioImageProcessor
+from modeling_radio.figures.features import fit_pca_basis, pca_colors
 from modeling_radio.radseg_radio import DENOISING, find_unlikely
-from modeling_radio.training.figures.features import fit_pca_basis, pca_colors
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.layers_radio import resize_position_table
 from modeling_radio.modeling_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_INDICES
-from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.student.export import remove_normalizers
 from modeling_radio.training.student.parameters import CLIPS, SUMMARY_QUERIES
 

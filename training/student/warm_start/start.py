@@ -9,7 +9,7 @@ from torch import nn
 from modeling_radio import RadioModel
 from modeling_radio.core.hub import explain_failure
 from modeling_radio.core.ids import LIBRARY_PREFIXES
-from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.student.warm_start.radio import WarmStart, open_source, warm_start
 from modeling_radio.training.student.warm_start.vit import UnknownTrunkError, fit_vit, open_vit, vit_of
 from modeling_radio.training.teachers.base import Teacher

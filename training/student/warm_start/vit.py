@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.hub import explain_failure
 from modeling_radio.layers_radio import resize_position_table
-from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.student.warm_start.radio import WarmStart, check_blocks
 from modeling_radio.training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD
 

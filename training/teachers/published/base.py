@@ -18,7 +18,7 @@ from torch import nn
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.hub import explain_failure
 from modeling_radio.core.ranks import apart
-from modeling_radio.training.recipe_sections import Precision
+from modeling_radio.training.recipes.sections import Precision
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import longest_list, teacher_error
 from modeling_radio.training.teachers.published.architectures import published_config

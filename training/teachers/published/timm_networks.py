@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio.checks_radio import check_choice
-from modeling_radio.training.recipe_sections import Precision
+from modeling_radio.training.recipes.sections import Precision
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherOutput, teacher_error, tokens_to_map
 from modeling_radio.training.teachers.published.base import WEIGHT_DTYPES, Weights, check_weights

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeling_radio.checks_radio import round_to_step
-from modeling_radio.training.recipe_sections import Precision
+from modeling_radio.training.recipes.sections import Precision
 from modeling_radio.training.teachers.base import (
     CLIP_MEAN,
     CLIP_STD,

@@ -11,7 +11,7 @@ from tiny_tuning import load
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, save_image
 
 from modeling_radio.training.data.labeled.coco import holds_coco
-from modeling_radio.training.finetuning.tasks.detection import decode_mask
+from modeling_radio.tuning.tasks.detection import decode_mask
 
 
 TRAIN_2014, TRAIN_2017 = ("annotations/instances_train2014.json", "annotations/instances_train2017.json")

@@ -9,7 +9,7 @@ from tiny_radio1d import ADAPTORS, FIELDS, build_radio1d
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.modeling_radio import DECODER_PREFIX, POSITIONS, PREFIX_TOKENS
-from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.student.parameters import CLIPS
 from modeling_radio.training.student.warm_start import radio as radio_start
 from modeling_radio.training.student.warm_start.radio import (

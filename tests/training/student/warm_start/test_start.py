@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.conversion.to_network import save_network
-from modeling_radio.training.recipe import RecipeError
+from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.student.build import build_student
 from modeling_radio.training.student.warm_start.start import start_student
 from modeling_radio.training.teachers.base import Teacher

@@ -13,9 +13,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipConfig, Siglip
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.packages import PackageUnavailableError
-from modeling_radio.training.recipe import RecipeError
+from modeling_radio.demo.teachers import Dinov2SaliencyTeacher
+from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.student.warm_start.vit import UnknownTrunkError, VitTrunk, fit_vit, open_vit, vit_of
-from modeling_radio.training.teachers.embedded import Dinov2SaliencyTeacher
 
 
 def assert_same_trunk(one: VitTrunk, other: VitTrunk) -> None:

@@ -8,7 +8,7 @@ import transformers
 from documentation import ROOT
 from timm.models import get_pretrained_cfg
 
-from modeling_radio.training.demo.assets import PACKAGES
+from modeling_radio.demo.assets import PACKAGES
 from modeling_radio.training.teachers.published.architectures import PUBLISHED
 from modeling_radio.training.teachers.published.catalog import FAMILIES, NORMALIZATIONS, TIMM, family_of, table
 from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS, build_teacher

@@ -5,7 +5,7 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.registry import build_teacher
 
 

@@ -6,7 +6,7 @@ import transformers
 from packaging.version import Version
 from releases import TRANSFORMERS
 
-from modeling_radio.training.recipe_sections import RunOptions
+from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.outputs import resize_images
 from modeling_radio.training.teachers.registry import build_teacher
 

@@ -1,0 +1,76 @@
+"""Distills a small student from real teachers in minutes, reopens it and shows what it learned: `radio demo`.
+
+It writes below `--output`, by default `runs/demo`: the checkpoint folder `final/` with its model card, `results.json`,
+the figures `features.png` and `pictures/progress.png`, and all of it on one page, `index.html`.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from modeling_radio.core.command_line import Command
+from modeling_radio.training.recipes.recipe import Recipe, RecipeCommand
+
+
+class DemoSettings(RecipeCommand):
+    """Options of the demo.
+
+    Attributes:
+        output: Folder for everything.
+        seeds: Seeds; one run for each.
+        steps: Number of training steps, for a quick look; by default the recipe's.
+        precision: "auto" takes the faster type on this machine, "recipe" that of the recipe.
+    """
+
+    output: Path = Path("runs/demo")
+    seeds: list[int] = [0]
+    steps: int | None = Field(None, gt=0)
+    precision: Literal["auto", "recipe"] = "auto"
+
+
+COMMAND = Command(
+    "radio demo",
+    "Distill a small student from real teachers, reopen it and show what it learned. What is fetched and the teachers' "
+    "features are kept in the cache folder, which `radio doctor` prints.",
+    DemoSettings,
+    changes=Recipe,
+    examples=(
+        "radio demo",
+        "radio demo --steps 40 --output runs/quick",
+        "radio demo --recipe demo_long --output runs/demo-long",
+    ),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command = " ".join(["radio demo", *arguments])
+    return COMMAND.run(
+        lambda settings: _demo(settings, command), arguments, interrupted="stopped; the same command goes on"
+    )
+
+
+def _demo(settings: DemoSettings, command: str) -> None:
+    # These take seconds to import, which `--help` need not wait for.
+    from transformers.utils import logging as transformers_logging
+
+    from modeling_radio.demo.run import PAGE, run_demo
+    from modeling_radio.metrics.results import build_tables
+    from modeling_radio.training.student.build import in_faster_precision
+
+    transformers_logging.disable_progress_bar()
+    shortened = [] if settings.steps is None else [f"schedule.num_steps={settings.steps}"]
+    recipe = settings.load_recipe(*shortened)
+    if settings.precision == "auto":
+        recipe = in_faster_precision(recipe)
+    results = run_demo(recipe, settings.output, settings.seeds, command)
+    print(*(f"\n{table.to_markdown()}" for table in build_tables(results.measurements)), sep="\n")
+    print(f"\nOpen {settings.output / PAGE}: pictures, scores, curves, and what to do next.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

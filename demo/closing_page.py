@@ -1,0 +1,142 @@
+"""The page at the end of the demo, and photographs that may be republished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeling_radio.demo.assets import DemoAssets, Photograph, pypi_photographs
+from modeling_radio.demo.images import photographs
+from modeling_radio.figures.page import Drawing, Section, source_section, write_page
+from modeling_radio.figures.progress import LOSSES, OF_ADAPTORS, OF_BACKBONE
+from modeling_radio.metrics.results import STUDENT, Results, build_tables
+
+
+FREE_LICENSES = ("CC0-1.0", "CC0-1.0 or public domain", "CC-BY-4.0", "CC-BY-2.0")
+"""Licenses under which a photograph may be shown beside others with a credit alone."""
+
+AUTHORS_OF_PACKAGES = {"budgie-backgrounds": "Budgie Desktop Developers, 2022-2024"}
+AUTHORS = {
+    "Picture_1A_by_freespace": 'Trevor "Freespace", 2018',
+    "friends_by_Aitzol_Berasategi": "Aitzol Berasategi, 2018",
+    "life_by_Aitzol_Berasategi": "Aitzol Berasategi, 2018",
+    "chelsea": "Stéfan van der Walt",
+    "coffee": "Rachel Michetti",
+    "rocket": "SpaceX",
+    "china": "danielbuechele (Flickr)",
+}
+"""From the copyright files of the packages, and for scikit-image the comments beside its images."""
+
+
+SCORES = (
+    "knn accuracy: share of held-out objects that get the right class from their nearest neighbors among the training "
+    "objects; “mean features” compares the mean of all patches instead of the summary.",
+    "segmentation_probe: a linear layer reads a class from each frozen patch. mIoU is the mean overlap of predicted "
+    "and true masks over the classes, 1 is perfect; pixel accuracy is the share of right pixels.",
+    "adaptor_fidelity: how near the student's adaptor is to the teacher that it imitates, 1 is equal.",
+)
+"""Meaning of the columns."""
+CURVES_TEXT = (
+    "The left edge of each panel says which direction is better. Losses are of training images, all others of held-out "
+    "images. In a short run not all of them improve: shift error often rises while the student comes closer to its "
+    "teachers."
+)
+CURVES = [
+    panel.explanation for panel in (LOSSES["features"], LOSSES["summary"], *OF_BACKBONE.values(), *OF_ADAPTORS.values())
+]
+
+
+@dataclass(frozen=True)
+class Credited:
+    """A photograph with its author."""
+
+    photograph: Photograph
+    author: str
+
+    @property
+    def credit(self) -> str:
+        """Title, author, license and package, in one line."""
+        title = self.photograph.name.partition("_by_")[0].replace("-", " ").replace("_", " ")
+        return f"{title}, by {self.author} ({self.photograph.license}, package {self.photograph.source})"
+
+
+def republishable_photographs(assets: DemoAssets) -> list[Credited]:
+    """Return the held-out photographs of a data source and of PyPI that may be republished, by name.
+
+    Photographs of PyPI count as held out whether or not the source used them.
+
+    Args:
+        assets: Of the data source.
+
+    Raises:
+        PackageError: If the packages of PyPI cannot be fetched.
+    """
+    held_out = photographs(assets)
+    held_out += [each for each in pypi_photographs() if each.split == "held_out"]
+    authors = {each: AUTHORS.get(each.name) or AUTHORS_OF_PACKAGES.get(each.source) for each in held_out}
+    free = {
+        each.name: Credited(each, author)
+        for each, author in authors.items()
+        if author and each.license in FREE_LICENSES
+    }
+    return [free[name] for name in sorted(free, key=str.lower)]
+
+
+def next_steps(checkpoint: Path) -> Mapping[str, str]:
+    """Return commands for a checkpoint folder, by title."""
+    return {
+        "Open it": (
+            "from transformers import AutoModel\n\n"
+            f'model = AutoModel.from_pretrained("{checkpoint.as_posix()}", trust_remote_code=True)'
+        ),
+        "Evaluate it on your images (a folder for each class)": (
+            f"radio evaluate {checkpoint.as_posix()} --data path/to/class-folders"
+        ),
+        "Use it with texts: zero-shot classification and segmentation": (
+            f"radio add-words --checkpoint {checkpoint.as_posix()} --output {(checkpoint.parent / 'words').as_posix()}"
+        ),
+        "Fine-tune it with LoRA": (
+            f"radio finetune {checkpoint.as_posix()} --task image-classification --data path/to/class-folders --lora"
+        ),
+        "Distill a student on your images": (
+            "radio distill --recipe demo --output runs/mine data.source=path/to/images data.num_images=null"
+        ),
+        "Choose a license for its card before you publish it": (f"radio card {checkpoint.as_posix()} --license ID"),
+        "Publish it": f"radio publish {checkpoint.as_posix()} ORG/NAME --private",
+    }
+
+
+def write_closing_page(
+    path: Path, results: Results, *, title: str, checkpoint: Path, features: Drawing, curves: Drawing | None
+) -> None:
+    """Write the page atomically.
+
+    Args:
+        path: The `.html` to write.
+        results: The measurements.
+        title: Of the page.
+        checkpoint: Folder of the student, as commands name it.
+        features: Figure of the student's features.
+        curves: Figure of its training; None where nothing was drawn.
+
+    Raises:
+        WriteError: If writing fails, for example on a full disk.
+    """
+    minutes = sum(results.run.get("seconds", {}).values()) / 60
+    took = f", {minutes:.0f} minutes" if minutes else ""
+    where = f" on {results.run['machine']}" if "machine" in results.run else ""
+    date = f", {results.run['date']}" if "date" in results.run else ""
+    teachers = ", ".join(each.name for each in results.teachers)
+    text = (
+        f"The row “{STUDENT}” is the network that was just distilled; compare it with the other rows. "
+        "Higher is better in every column; brackets are 95 % intervals."
+    )
+    sections = [
+        Section("What it sees", drawing=features),
+        Section("What it scores", text, tables=build_tables(results.measurements), items=[*SCORES, *results.remarks]),
+        *([] if curves is None else [Section("How it learned", CURVES_TEXT, drawing=curves, items=CURVES)]),
+        Section("What to do next", steps=next_steps(checkpoint)),
+        *source_section([*results.teachers, *results.datasets]),
+    ]
+    write_page(path, title, f"{teachers} in one network{took}{where}{date}.", sections)

@@ -1,0 +1,167 @@
+"""The demo: one student distilled, reopened, measured and drawn.
+
+It writes below an output folder, by default `runs/demo`: the checkpoint folder `final/` with its model card,
+`results.json`, the figures `features.png` and `pictures/progress.png`, and all of it on one page, `index.html`.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+
+from modeling_radio import RadioModel
+from modeling_radio.core.files import sole_run
+from modeling_radio.core.timing import Clock, WholeRun
+from modeling_radio.demo.closing_page import write_closing_page
+from modeling_radio.demo.evaluation_data import load_photographs
+from modeling_radio.demo.images import photographs
+from modeling_radio.evaluation.features import shifted_maps, window_of
+from modeling_radio.evaluation.models.pretrained import RawPixels
+from modeling_radio.evaluation.students import StudentEvaluation
+from modeling_radio.figures.page import Drawing
+from modeling_radio.figures.rows import draw_rows, feature_rows
+from modeling_radio.metrics.feature_model import FeatureModel
+from modeling_radio.metrics.results import Measurement, Results
+from modeling_radio.model_cards.build import FEATURES_FIGURE, write_card
+from modeling_radio.training.distillation.trainer import Distiller
+from modeling_radio.training.recipes.recipe import Recipe
+from modeling_radio.training.student.provenance import describe_run, teacher_sources
+from modeling_radio.training.student.reopen import reopen_elsewhere
+from modeling_radio.training.teachers.registry import reachable_teachers
+
+
+FIGURE_LICENSE = "CC0-1.0"  # of the photographs shown: the figure may be published anywhere
+FIGURE_SHIFTS = 4  # our choice: grid positions for each patch and direction: at 128 px the grid of a 512 px image
+FIGURE_PX = 512  # our choice: side of the photographs as they are drawn
+FIGURE_CAPTION = (
+    "Dense features as colors: three principal components of the foreground, from images shifted by quarters of a "
+    "patch. An adaptor is good if its shapes are those of its teacher. It has its own range of colors; x2 means half "
+    "as wide. Last two rows: cosine of every patch with the patch in the ring. A good backbone is bright on similar "
+    "things and dark elsewhere."
+)
+MAX_PHOTOGRAPHS = 5  # our choice: with more the labels are too small on a card
+PAGE = "index.html"
+PROGRESS_FIGURE = Path("pictures") / "progress.png"
+
+# Expected by the progress bar: measured on two cores of an AMD EPYC with bfloat16, corrected as the run goes on.
+SECONDS_OF_PHASES = {"fetch": 10.0, "references": 37.0}
+SECONDS_OF_SEED = {"evaluate": 24.0, "draw": 6.0, "reopen": 6.0}
+CACHED_IMAGES_PER_SECOND = 76.0
+SECONDS_PER_IMAGE = 0.006
+"""Of a training step."""
+
+
+def expected_seconds(recipe: Recipe, num_seeds: int) -> list[tuple[str, float]]:
+    """Return the demo's phases in order, with the expected seconds of each."""
+    images_per_step = sum(partition.batch_size or 0 for partition in recipe.partitions)
+    of_seed = {"distil": recipe.schedule.num_steps * max(images_per_step, 1) * SECONDS_PER_IMAGE, **SECONDS_OF_SEED}
+    cached = {}
+    if recipe.views.teachers == "cached":
+        cached = {"teacher features": (recipe.data.num_images or 0) / CACHED_IMAGES_PER_SECOND}
+    return [*SECONDS_OF_PHASES.items(), *cached.items(), *list(of_seed.items()) * num_seeds]
+
+
+def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -> Results:
+    """Distill, reopen, measure and draw; the module's docstring lists the files.
+
+    Args:
+        recipe: Recipe of the student.
+        output: Folder for everything; with several seeds each has a subfolder `seed-N`.
+        seeds: One run each.
+        command: Named in the results file.
+
+    Returns:
+        The measurements of all seeds, also written to `results.json`.
+
+    Raises:
+        Interrupted: After Ctrl-C in training; the same command goes on.
+        ReopenError: If the checkpoint folder does not open elsewhere with the same outputs.
+        PackageError: If packages cannot be fetched.
+        UserError: If another run is using `output`.
+        ValueError: If the recipe cannot be used, or `output` holds files that no run of it wrote.
+    """
+    with sole_run(output, "radio distill"), WholeRun(expected_seconds(recipe, len(seeds))) as clock:
+        return _run_phases(recipe, output, seeds, command, clock)
+
+
+def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str, clock: Clock) -> Results:
+    with clock.phase("fetch"):
+        evaluation = StudentEvaluation.load(recipe.replace(teachers=reachable_teachers(recipe)))
+    with clock.phase("references"):
+        baseline = RawPixels(evaluation.patch_size, evaluation.size_px)
+        pixels = evaluation.measure_backbone(evaluation.of(baseline))
+        teachers = [
+            measurement
+            for name in evaluation.teachers
+            for measurement in evaluation.measure_backbone(evaluation.of(evaluation.teacher(name)))
+        ]
+    students = []
+    folders = [output if len(seeds) == 1 else output / f"seed-{seed}" for seed in seeds]
+    for seed, folder in zip(seeds, folders, strict=True):
+        students += run_seed(evaluation, folder, seed, clock)
+    results = Results(
+        [*pixels, *students, *teachers],
+        teacher_sources(evaluation.untrained_student(seeds[0]).config, evaluation.recipe),
+        evaluation.data.sources(is_trained_on=True),
+        {**describe_run(command, clock), "seeds": list(seeds)},
+        evaluation.data.remarks(evaluation.settings.neighbors),
+    )
+    curves = folders[0] / PROGRESS_FIGURE
+    for seed, folder in zip(seeds, folders, strict=True):
+        write_card(folder / "final", results.of_seed(seed), name=f"radio-{recipe.name}")
+    results.save(output / "results.json")
+    write_closing_page(
+        output / PAGE,
+        results,
+        title=f"radio-{recipe.name}: one student of {len(evaluation.teachers)} teachers",
+        checkpoint=folders[0] / "final",
+        features=Drawing((folders[0] / FEATURES_FIGURE).read_bytes(), FIGURE_CAPTION),
+        curves=Drawing(curves.read_bytes(), "Losses and measurements over the steps") if curves.is_file() else None,
+    )
+    return results
+
+
+def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
+    """Distill one student, reopen and draw it; return its scores before and after training."""
+    recipe = evaluation.recipe.replace(seed=seed)
+    distiller = Distiller(recipe, folder)
+    with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
+        checkpoint = distiller.run()
+    assert checkpoint is not None  # only a run that was stopped early has none
+    before, after = evaluation.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()
+    with clock.phase("evaluate"):
+        measurements = [
+            *evaluation.measure_student(before, " before training", seed),
+            *evaluation.measure_student(after, "", seed),
+        ]
+    with clock.phase("draw"):
+        draw_features(evaluation, before, after, folder / FEATURES_FIGURE)
+        shutil.copyfile(folder / FEATURES_FIGURE, checkpoint / FEATURES_FIGURE)
+    with clock.phase("reopen"):
+        reopen_elsewhere(checkpoint, to_pil_image(evaluation.data.unlabeled[0]))
+    return measurements
+
+
+def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: RadioModel, path: Path) -> None:
+    """Draw held-out photographs beside the features of teachers, adaptors and backbones."""
+    chosen = photographs(evaluation.data.assets, license=FIGURE_LICENSE)
+    chosen = (chosen or photographs(evaluation.data.assets))[:MAX_PHOTOGRAPHS]
+    size, patch = evaluation.size_px, evaluation.patch_size
+    images = load_photographs(chosen, size + patch)
+
+    def maps_of(model: FeatureModel, adaptors: Sequence[str] = ()) -> Mapping[str, Tensor]:
+        return shifted_maps(model, images, size_px=size, shifts=FIGURE_SHIFTS, adaptors=adaptors)
+
+    distilled = maps_of(evaluation.student(after), list(evaluation.teachers))
+    rows = feature_rows(
+        window_of(load_photographs(chosen, FIGURE_PX), size, patch),
+        teachers={name: maps_of(evaluation.teacher(name))[""] for name in evaluation.teachers},
+        adaptors={name: distilled[name] for name in evaluation.teachers},
+        backbones={
+            "backbone\nbefore training": maps_of(evaluation.student(before))[""],
+            "backbone\ndistilled": distilled[""],
+        },
+    )
+    draw_rows(rows, path, caption=FIGURE_CAPTION)

@@ -1,0 +1,281 @@
+"""RADIO models as models of an evaluation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+import torch
+from torch import Tensor
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.checks_radio import check_multiple, own_name
+from modeling_radio.core.checkpoints import open_checkpoint, read_config
+from modeling_radio.core.hub import find_folder
+from modeling_radio.cpu import choose_cpu_blocks
+from modeling_radio.evaluation.data import tensor_fingerprint
+from modeling_radio.inputs_radio import WindowSize
+from modeling_radio.metrics.feature_model import Encoding, FeatureModel, TextModel
+from modeling_radio.metrics.results import STUDENT
+from modeling_radio.nvidia.beside import adaptors_lacking
+from modeling_radio.radseg_radio import DENOISING, SCALING, SLIDING
+from modeling_radio.tokenizer import open_tokenizer
+from modeling_radio.zero_shot_radio import DenseSource
+
+
+AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16}
+"""Autocast types by name; None computes in the model's own type."""
+_Own = TypeVar("_Own", bound="RadioFeatures")
+
+
+class RadioFeatures:
+    """A RADIO model: its summary, its dense features, and those of its adaptors.
+
+    Args:
+        model: Model in eval mode, on its device; on a CPU its attention is "cpu_blocks" from then on.
+        processor: Image processor; None takes the one that fits the model.
+        name: Name of its row in tables.
+        size_px: Shorter side of the images; None takes the processor's.
+        dtype: Autocast type such as `torch.bfloat16`; None computes in the model's own type.
+
+    Raises:
+        ValueError: If the model does not take images of `size_px`.
+    """
+
+    def __init__(
+        self,
+        model: RadioModel,
+        processor: RadioImageProcessor | None = None,
+        *,
+        name: str = STUDENT,
+        size_px: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.name, self.dtype = model, name, dtype
+        choose_cpu_blocks(model)
+        self.num_tokens: int | None = None
+        self.processor = RadioImageProcessor.from_model_config(model.config) if processor is None else processor
+        self._set_size(size_px)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.model.patch_size
+
+    @property
+    def size_px(self) -> int:
+        """Shorter side of the images in pixels; the preferred resolution if the processor bounds something else."""
+        if self._size_px is not None:
+            return self._size_px
+        size = self.processor.size
+        sides = [size[key] for key in ("shortest_edge", "height", "width") if size[key] is not None]
+        return min(sides, default=min(self.model.preferred_resolution))
+
+    @property
+    def max_size_px(self) -> int:
+        """Largest side of the images in pixels."""
+        return self.model.config.largest_side
+
+    @property
+    def runs_at_any_size(self) -> bool:
+        """Always True."""
+        return True
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self.model.device
+
+    @property
+    def adaptor_names(self) -> tuple[str, ...]:
+        """Names of the adaptors."""
+        return tuple(self.model.radio_model.adaptors)
+
+    def fingerprint(self) -> str:
+        """Return a hash of weights, configuration, processor and precision."""
+        weights = tensor_fingerprint(*self.model.state_dict().values())
+        parts = [
+            weights,
+            self.model.config.to_json_string(),
+            self.processor.to_json_string(),
+            self._size_px,
+            self.dtype,
+        ]
+        return " ".join(map(str, [*parts, *([] if self.num_tokens is None else [f"{self.num_tokens} tokens"])]))
+
+    def with_size(self: _Own, size_px: int | None) -> _Own:
+        """Return the same model for images of another size.
+
+        Args:
+            size_px: Shorter side of the images; None takes the processor's.
+
+        Raises:
+            ValueError: If the model does not take images of `size_px`.
+        """
+        other = copy.copy(self)
+        other._set_size(size_px)
+        return other
+
+    def _set_size(self, size_px: int | None) -> None:
+        if size_px is not None:
+            check_multiple("`size`", size_px, size_px, self.model.min_resolution_step, self.model.config.largest_side)
+        self._size_px = size_px
+
+    def with_tokens(self: _Own, num_tokens: int) -> _Own:
+        """Return the same RADIO1D with another number of global tokens."""
+        shorter = copy.copy(self)
+        shorter.num_tokens = num_tokens
+        return shorter
+
+    def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
+        """Return the pixels of an image by the processor; the ratio of its sides stays, up to whole patches."""
+        return self.preprocessing(size_px)(image)
+
+    def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `preprocess` at one size."""
+        size_px = self._size_px if size_px is None else size_px
+        size = self.processor.size if size_px is None else {"shortest_edge": size_px}
+        return partial(_processed, processor=self.processor, size=size)
+
+    def encode(self, pixels: Tensor, adaptors: Sequence[str] = (), *, window_size: WindowSize = None) -> Encoding:
+        """Return the backbone's own summary and features, and those of adaptors in the spaces of their teachers.
+
+        Args:
+            pixels: Preprocessed images, `(batch, 3, height, width)`.
+            adaptors: Names of adaptors to run.
+            window_size: Side of ViTDet windows in tokens, or "global"; None takes the configuration's.
+        """
+        with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
+            output = self.model(
+                pixels,
+                window_size=window_size,
+                feature_format="NCHW",
+                adaptor_names=list(adaptors),
+                return_dict=True,
+                num_tokens=self.num_tokens,
+            )
+        return Encoding(output.summary, cast(Tensor, output.features), output.adaptors or {})
+
+    def encode_blocks(self, pixels: Tensor) -> list[Tensor]:
+        """Return the patches of the blocks at the end of each quarter, with the final norm, `(batch, dim, rows, cols)`.
+
+        These are the blocks of Probe3D's probes, https://arxiv.org/abs/2404.08636.
+
+        Raises:
+            ValueError: If there are fewer than four blocks.
+        """
+        depth = self.model.config.num_hidden_layers
+        if depth < 4:
+            raise ValueError(f"Probes of four blocks need a model with at least four, {self.name!r} has {depth}.")
+        blocks = [depth // 4 - 1, depth // 2 - 1, depth // 4 * 3 - 1, depth - 1]
+        with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
+            return self.model.forward_intermediates(pixels, blocks, norm=True, intermediates_only=True)
+
+
+def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str, int | None]) -> Tensor:
+    return processor(image, size=size, return_tensors="pt")["pixel_values"][0]
+
+
+@runtime_checkable
+class PatchTextModel(TextModel, FeatureModel, Protocol):
+    """A `FeatureModel` whose patches can be compared with texts."""
+
+    def segment(
+        self, pixels: Tensor, vocabularies: Sequence[Tensor], source: DenseSource, options: Mapping[str, Any]
+    ) -> list[Tensor]:
+        """Return similarities of patches and texts, for each vocabulary `(batch, num_texts, rows, cols)`.
+
+        The network runs once for all of them.
+
+        Args:
+            pixels: Preprocessed images, as for `encode`.
+            vocabularies: Each as of `embed_classes`.
+            source: See `RadioForZeroShotImageClassification.segment`.
+            options: RADSeg's steps, arguments of the same method; those that are not given keep its defaults.
+        """
+        ...
+
+
+class RadioTextFeatures(RadioFeatures):
+    """A RADIO folder with a text tower, whose texts are in the space of one adaptor's summary.
+
+    Args:
+        folder: Folder by `radio convert --text-tower`.
+        model: As for `RadioFeatures`, like the other arguments.
+    """
+
+    def __init__(
+        self, folder: Path, model: RadioModel, processor: RadioImageProcessor | None = None, **options
+    ) -> None:
+        super().__init__(model, processor, **options)
+        self.folder = folder
+        self.text_adaptor = str(RadioConfig.from_pretrained(folder).text_adaptor)
+        self._tower: tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase] | None = None
+
+    def embed_classes(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Return a unit vector for each class, the mean over prompts, `(num_classes, text_dim)`."""
+        model, tokenizer = self._text_tower()
+        return model.embed_classes(tokenizer, class_names, templates).float().cpu()
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return a unit vector for each text, `(num_texts, text_dim)`."""
+        model, tokenizer = self._text_tower()
+        return model.embed_texts(tokenizer, texts).float().cpu()
+
+    def segment(
+        self, pixels: Tensor, vocabularies: Sequence[Tensor], source: DenseSource, options: Mapping[str, Any]
+    ) -> list[Tensor]:
+        """Return similarities of patches and texts, as of `PatchTextModel`."""
+        model = self._text_tower()[0]
+        steps: dict[str, Any] = {"scra": "auto", "scga": SCALING, "sliding": SLIDING, "denoising": DENOISING, **options}
+        denoising = steps.pop("denoising")
+        patches = model.aligned_patches(pixels, source, **steps)
+        return [model.compare_patches(patches, texts, denoising) for texts in vocabularies]
+
+    def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
+        if self._tower is None:
+            tokenizer = open_tokenizer(self.folder)
+            whole = RadioForZeroShotImageClassification.from_pretrained(self.folder).eval().to(self.device)
+            self._tower = whole, tokenizer
+        return self._tower
+
+
+def open_radio(
+    folder: Path,
+    *,
+    name: str = STUDENT,
+    size_px: int | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    teachers: Collection[str] = (),
+) -> RadioFeatures:
+    """Open a folder of ours, or one in the layout of NVIDIA's repositories, with its processor; or such a repository.
+
+    Args:
+        folder: The folder or repository, or a `.pth.tar` of NVIDIA's.
+        name: Name of the model in results.
+        size_px: Shorter side of images in pixels; None takes the processor's.
+        device: Where it runs.
+        dtype: Type in which it computes; None takes that of the weights.
+        teachers: Teachers whose adaptors are wanted; those that the release lacks are left out.
+
+    Raises:
+        ValueError: If it is no folder and not on the Hub, is no checkpoint, is damaged or not finite, or does not take
+            images of `size_px`.
+    """
+    folder = find_folder(folder, "checkpoint")
+    lacking = adaptors_lacking(folder)
+    wanted = {own_name(name, lacking) for name in teachers}
+    folder = find_folder(folder, adaptors=[name for name in lacking if name in wanted])
+    model = open_checkpoint(folder).model.to(device)  # pyrefly: ignore[bad-argument-type]
+    is_ours = "args" not in read_config(folder)
+    has_processor = is_ours and (folder / "preprocessor_config.json").is_file()
+    processor = RadioImageProcessor.from_pretrained(folder) if has_processor else None
+    options = {"name": name, "size_px": size_px, "dtype": dtype}
+    if is_ours and RadioConfig.from_pretrained(folder).text_tower is not None:
+        return RadioTextFeatures(folder, model, processor, **options)
+    return RadioFeatures(model, processor, **options)

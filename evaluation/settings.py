@@ -1,0 +1,351 @@
+"""Settings of `radio evaluate`, the names of the tasks, and the protocols of the papers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from modeling_radio.core.settings import OneOf, Settings, Spelling, read_names, require
+from modeling_radio.training.recipes.recipe import RecipeCommand
+from modeling_radio.training.recipes.sections import DEMO_SOURCES
+
+
+IMAGENET = "imagenet-1k"
+
+TASK_NAMES = (
+    "knn",
+    "logistic_regression",
+    "zero_shot",
+    "image_retrieval",
+    "image_text_retrieval",
+    "segmentation_probe",
+    "open_vocabulary",
+    "depth_probe",
+    "depth_dpt_probe",
+    "normals_dpt_probe",
+    "patch_correspondence",
+    "keypoints",
+    "label_propagation",
+    "landmark_retrieval",
+    "concept_segmentation",
+    "out_of_distribution",
+    "resolution_consistency",
+    "mode_switching",
+    "window_consistency",
+    "adaptor_fidelity",
+    "fidelity_over_sizes",
+    "knn_over_tokens",
+    "segmentation_over_tokens",
+    "fidelity_over_tokens",
+    "model_similarity",
+    "effective_rank",
+    "feature_statistics",
+    "fixed_pattern",
+    "shift_error",
+    "block_norms",
+    "model_statistics",
+    "self_supervised",
+    "position_predictor",
+)
+"""Names of the tasks in `tasks/registry.py`; this module does not import them, so that `--help` is fast."""
+
+RETRIEVAL = "retrieval"
+"""Short name of the two retrieval tasks, as far as the data have labels or captions."""
+
+RADSEG_STEPS = ("scra", "scga", "sliding", "denoising")
+"""Arguments of `RadioForZeroShotImageClassification.segment`."""
+
+
+MASK_LAYOUTS = ("ade20k", "voc", "context59", "cityscapes", "coco-stuff")
+"""Names of the public sets with class maps, keys of `public_sets.yaml`, which `--help` need not read."""
+CLASS_LAYOUTS = (IMAGENET, "imagenet-real", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch")
+"""Names of those with classes."""
+LAYOUTS = (
+    *MASK_LAYOUTS,
+    *CLASS_LAYOUTS,
+    "spair",
+    "navi",
+    "nyu",
+    "davis",
+    "youtube-vos",
+    "roxford",
+    "rparis",
+    "flickr30k",
+    "coco",
+    "sa-co",
+)
+"""Names of all public sets."""
+TABLES = ("c-radio_v4",)
+"""Tables of papers, keys of `published.yaml`."""
+
+
+class DataOptions(Settings):
+    """Columns, splits and units of a source.
+
+    Attributes:
+        image_column: Column of the images; by default the first of the usual names, like all columns.
+        label_column: Column of the classes.
+        mask_column: Column of the masks of class ids.
+        depth_column: Column of the depth maps.
+        caption_column: Column of the texts, one or a list for each image.
+        group_column: Column of the source of each image, such as its video: intervals resample whole sources, and
+            without a train split images of one source are not compared with each other.
+        train_split: Split that probes are trained on and queries are compared with; by default train.
+        test_split: Split that is measured; by default the first of validation, valid, val, dev and test.
+        train_data: Other data that probes learn from and queries are compared with, if `data` has no train split: for
+            the variants of ImageNet, the folder imagenet-1k. Of it the classes that `data` has are taken.
+        class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for the
+            names of its thousand classes that OpenAI chose for CLIP.
+        reduce_labels: Ignore 0 in masks and lower all other classes by one, as in ADE20k.
+        layout: Public set whose official folders `data` has, with its classes and numbers of images; presets set it.
+        depth_scale: Units per meter of stored depth; by default 1000 for whole numbers and 1 for others.
+        max_images: Number of images of each split to measure, a seeded choice; by default all.
+    """
+
+    image_column: str | None = None
+    label_column: str | None = None
+    mask_column: str | None = None
+    depth_column: str | None = None
+    caption_column: str | None = None
+    group_column: str | None = None
+    train_split: str | None = None
+    test_split: str | None = None
+    train_data: str | None = None
+    class_names: str | None = None
+    reduce_labels: bool = False
+    layout: Annotated[str | None, OneOf(LAYOUTS)] = None
+    depth_scale: float | None = None
+    max_images: int | None = None
+
+
+class TaskSettings(Settings):
+    """Settings of the tasks; the defaults follow the papers' protocols where there are any.
+
+    Attributes:
+        neighbors: Number of neighbors that vote in kNN, at most the gallery's images. 20 as in the papers.
+        temperature: Divides the cosine in the exponent of a vote's weight. 0.07 as in the papers.
+        logistic_c: Inverse strength of the logistic regression's penalty, on standardized features.
+        recall_at: Ranks up to which retrieval counts.
+        templates: Prompts for the names of classes: OpenAI's 80, as in the papers, seven of them, or the bare name.
+        zero_shot_sizes_px: Further sizes at which zero-shot accuracy is measured; none by default.
+        probe_steps: Optimizer steps of segmentation and depth probes. 400 for some hundred images; the papers run
+            80,000 or 160,000 on ADE20k.
+        probe_learning_rate: Peak of AdamW without weight decay. The papers' 1e-3 tripled, for the short schedule.
+        probe_warmup_steps: Steps over which the learning rate rises; 1500 in the papers.
+        probe_schedule: Fall of the learning rate after that: a cosine, or a straight line as in the papers.
+        window_px: Side of the windows of dense tasks; by default the model's own size.
+        window_stride: Step from one window to the next as a share of a window. 2/3 as in AM-RADIO for ADE20k.
+        shorter_px: Shorter side to which images are resized before windows are cut; by default that of the windows.
+        radseg: Steps of RADSeg in open-vocabulary segmentation, see `segment`: scra, scga, sliding, denoising. Without
+            sliding each window is compared alone. Windows are `window_px` and `window_stride`; by default RADSeg's.
+        dense_source: Network that maps patches to the space of texts; see `segment`.
+        sam3: Folder of SAM3 or its name on the Hub, whose trunk the checkpoint replaces in concept segmentation.
+        predictions: New folder for the masks of label propagation, `VIDEO/FRAME.png`, as benchmarks' servers take them.
+        consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
+            others; by default the range of the published models at low resolution, and one step beyond.
+        switching_sizes_px: Sides of middle squares for mode switching: kNN and adaptors at each.
+        compared_window: Side in tokens of the windows that are compared with global attention; by default the model's
+            own, or 16 if it has none.
+        held_out_classes: Share of the classes that the out-of-distribution detectors do not know.
+        resamples: Draws for the intervals.
+        random_seed: Seed of probes, choices and intervals.
+    """
+
+    title: ClassVar[str] = "tasks"
+
+    neighbors: int = Field(20, gt=0)
+    temperature: float = Field(0.07, gt=0)
+    logistic_c: float = Field(1.0, gt=0)
+    recall_at: list[int] = Field([1, 5, 10], min_length=1)
+    templates: Literal["openai", "simple", "plain"] = "openai"
+    zero_shot_sizes_px: list[int] = []
+    probe_steps: int = Field(400, gt=0)
+    probe_learning_rate: float = Field(3e-3, gt=0)
+    probe_warmup_steps: int = Field(0, ge=0)
+    probe_schedule: Literal["cosine", "linear"] = "cosine"
+    window_px: int | None = Field(None, gt=0)
+    window_stride: float = Field(2 / 3, gt=0, le=1)
+    shorter_px: int | None = Field(None, gt=0)
+    radseg: Annotated[list[str] | None, OneOf(RADSEG_STEPS), Spelling(read_names, "A,B|all|none")] = None
+    dense_source: Literal["summary_head", "features"] = "summary_head"
+    sam3: str = "facebook/sam3"
+    predictions: Path | None = None
+    consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
+    switching_sizes_px: list[int] = [128, 256, 512, 1024]
+    compared_window: int | None = Field(None, gt=0)
+    held_out_classes: float = Field(0.5, gt=0, lt=1)
+    resamples: int = Field(1000, ge=100)
+    random_seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> TaskSettings:
+        for name in ("consistency_sizes_px", "switching_sizes_px"):
+            sizes = getattr(self, name)
+            require(len(set(sizes)) > 1 and min(sizes) > 0, name, sizes, "at least two different sizes above 0")
+        require(min(self.recall_at) > 0, "recall_at", self.recall_at, "ranks above 0")
+        if self.shorter_px is not None:
+            is_enough = self.window_px is not None and self.shorter_px >= self.window_px
+            require(is_enough, "shorter_px", self.shorter_px, "at least `window_px`, which must be given too")
+        return self
+
+
+# AM-RADIO, section 4 (https://arxiv.org/abs/2312.06709): batch norm and a linear layer on frozen features, windows of
+# 512 px with a stride of 2/3, batches of 16. C-RADIOv4 has ADE20k and VOC (https://arxiv.org/abs/2601.17237, table 1).
+# Steps, learning rate and its schedule: the configuration in NVIDIA's repository; AM-RADIO's paper has 160,000 steps.
+# The papers do not say that VOC differs.
+LINEAR_SEGMENTATION: dict[str, Any] = {
+    "tasks": ["segmentation_probe"],
+    "size": 512,
+    "window_px": 512,
+    "probe_steps": 80_000,
+    "probe_learning_rate": 1e-3,
+    "probe_warmup_steps": 1500,
+    "probe_schedule": "linear",
+}
+# RADSeg (https://arxiv.org/abs/2511.19704), configurations of the middle resolution: windows of 336 px with a stride of
+# 224 (VOC: 112), OpenAI's 80 prompts, nothing trained. Names as in the sets; RADSeg writes some in one word.
+OPEN_VOCABULARY: dict[str, Any] = {
+    "tasks": ["open_vocabulary"],
+    "size": 336,
+    "window_px": 336,
+    "window_stride": 2 / 3,
+    "templates": "openai",
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # 5 neighbors are our choice for the demo's sets, some of whose classes have fewer images than the papers' 20.
+    "demo": {"neighbors": 5},
+    # AM-RADIO, https://arxiv.org/abs/2312.06709; prompts and names of classes of CLIP, https://arxiv.org/abs/2103.00020
+    IMAGENET: {
+        "tasks": ["knn", "zero_shot"],
+        "neighbors": 20,
+        "temperature": 0.07,
+        "templates": "openai",
+        "class_names": IMAGENET,
+        "layout": IMAGENET,
+    },
+    # Zero-shot on its variants, with the names of the classes that they have: CLIP, section 3.3.
+    **{
+        name: {"tasks": ["zero_shot"], "templates": "openai", "class_names": IMAGENET, "layout": name}
+        for name in CLASS_LAYOUTS[1:]
+    },
+    "ade20k": LINEAR_SEGMENTATION | {"layout": "ade20k"},
+    "voc": LINEAR_SEGMENTATION | {"layout": "voc"},
+    "context59": LINEAR_SEGMENTATION | {"layout": "context59"},
+    # Our choice: the images' own height; at 512 px poles and signs would be thinner than a patch.
+    "cityscapes": LINEAR_SEGMENTATION | {"layout": "cityscapes", "shorter_px": 1024},
+    "coco-stuff": LINEAR_SEGMENTATION | {"layout": "coco-stuff"},
+    "ade20k-words": OPEN_VOCABULARY | {"layout": "ade20k", "shorter_px": 576},
+    "voc-words": OPEN_VOCABULARY | {"layout": "voc", "window_stride": 1 / 3},
+    "context59-words": OPEN_VOCABULARY | {"layout": "context59", "shorter_px": 576},
+    "cityscapes-words": OPEN_VOCABULARY | {"layout": "cityscapes", "shorter_px": 688},
+    "coco-stuff-words": OPEN_VOCABULARY | {"layout": "coco-stuff", "shorter_px": 448},
+    # Probe3D (https://arxiv.org/abs/2404.08636): the last block's features; its other constants are in `data_pairs`.
+    "spair": {"tasks": ["keypoints"], "layout": "spair", "size": 800},
+    "navi": {"tasks": ["keypoints"], "layout": "navi", "size": 512},
+    # The same paper: 10 epochs of 30,814 frames in batches of 8, 1.5 of them with a rising rate.
+    "nyu": {
+        "tasks": ["depth_dpt_probe", "normals_dpt_probe"],
+        "layout": "nyu",
+        "size": 480,
+        "probe_steps": 38_520,
+        "probe_learning_rate": 5e-4,
+        "probe_warmup_steps": 5778,
+    },
+    # DINO (https://arxiv.org/abs/2104.14294); its other constants are in `label_propagation`.
+    "davis": {"tasks": ["label_propagation"], "layout": "davis", "size": 480},
+    "youtube-vos": {"tasks": ["label_propagation"], "layout": "youtube-vos", "size": 480},
+    # https://arxiv.org/abs/1803.11285; one size, the model's own, and no re-ranking are our choice.
+    "roxford": {"tasks": ["landmark_retrieval"], "layout": "roxford"},
+    "rparis": {"tasks": ["landmark_retrieval"], "layout": "rparis"},
+    # Recall at 1, 5 and 10 on the test splits of https://arxiv.org/abs/1412.2306; texts as they are.
+    "flickr30k": {"tasks": ["image_text_retrieval"], "layout": "flickr30k"},
+    "coco": {"tasks": ["image_text_retrieval"], "layout": "coco"},
+    # SAM 3 (https://arxiv.org/abs/2511.16719); on RADIO: C-RADIOv4, section 3.2. At SAM3's own grid of features.
+    "sa-co": {"tasks": ["concept_segmentation"], "layout": "sa-co"},
+}
+"""Settings by protocol; settings that the user gives replace them."""
+
+
+class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
+    """Settings of an evaluation.
+
+    Attributes:
+        checkpoint: Folder with config.json and weights, or Hub id.
+        data: Folder with a sub-folder of images for each class, or `images/` and `masks/` or `depth/`, with or without
+            `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; one of
+            the Hub, `ORG/NAME`; or demo. By default the data of the recipe.
+        recipe: Recipe that names data and teachers, or a file of your own that ends in .yaml.
+        tasks: Tasks to measure; by default knn and segmentation_probe, as far as the data allow. The import path of a
+            `Task` of your own is one too, "my_package.my_module:MY_TASK".
+        preset: Protocol with defaults of other settings; for the demo's images, by default the demo's.
+        table: Table of a paper to measure in place of tasks: all of its sets that are below `data_root`.
+        data_root: Folder with the folders of public sets.
+        size: Shorter side of the images in pixels; by default that of the checkpoint's processor.
+        output: JSON file for the numbers; earlier results in it are replaced.
+        baselines: Baselines in the tables of tasks that have any: the pixels themselves, or a network of the same
+            architecture with random weights.
+        compare: Other models in the same table: folders of ours, of NVIDIA's layout, of transformers or timm;
+            `ORG/NAME` of the Hub; `timm:NAME`; `teacher:KIND` or `teacher:KIND:SOURCE`.
+        report: Whether to write a page of the numbers with images, one HTML file, beside `output`.
+        cache: Folder of extracted features, so that a stopped run goes on and later runs are faster; by default
+            `evaluation` in the cache folder (`RADIO_CACHE`).
+        batch_size: Images for each pass.
+        num_workers: Processes that decode images if there are many.
+        precision: Number format in which the checkpoint computes.
+    """
+
+    checkpoint: Path
+    data: str | None = None
+    tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL), imports=True)] = Field(None, min_length=1)
+    preset: Annotated[str | None, OneOf(PRESETS)] = None
+    table: Annotated[str | None, OneOf(TABLES)] = None
+    data_root: Path | None = None
+    size: int | None = Field(None, gt=0)
+    output: Path | None = None
+    baselines: list[Literal["pixels", "random"]] = ["pixels"]
+    compare: list[str] = []
+    report: bool = True
+    cache: Path | None = None
+    batch_size: int = Field(32, gt=0)
+    num_workers: int = Field(2, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        """Add the settings of a preset."""
+        if not isinstance(values, dict):
+            return values
+        return {**PRESETS.get(str(values.get("preset")), {}), **values}
+
+    @model_validator(mode="after")
+    def _check_table(self) -> EvaluationSettings:
+        if self.table is None:
+            require(self.data_root is None, "data_root", self.data_root, "left out without `table`")
+            return self
+        require(self.data_root is not None, "data_root", None, "a folder, with `table`")
+        protocol = {*TaskSettings.model_fields, *DataOptions.model_fields, "data", "tasks", "preset", "size", "compare"}
+        given = sorted(
+            (protocol - {"sam3"}) & {name for name in self.model_fields_set if getattr(self, name) is not None}
+        )
+        require(not given, "table", self.table, f"given without settings of a protocol ({', '.join(given)})")
+        return self
+
+    def for_source(self, source: str) -> EvaluationSettings:
+        """Return these settings, with the preset of the demo for the demo's images if no preset is given.
+
+        Args:
+            source: `data`, or the recipe's data if it is left out.
+        """
+        if self.preset is not None or source not in DEMO_SOURCES:
+            return self
+        given: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**given | {"preset": "demo"})
+
+    def of_tasks(self) -> dict[str, Any]:
+        """Return the settings that decide the numbers, for the results file."""
+        decisive = {*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "precision"}
+        return {name: value for name, value in self.to_dict().items() if name in decisive - {"predictions"}}

@@ -1,0 +1,349 @@
+"""Predictions of any checkpoint on a photograph: opens folders and repositories by their class, draws the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import InterpolationMode, resize
+from torchvision.utils import draw_bounding_boxes
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+import modeling_radio
+from modeling_radio import (
+    RadioForDepthEstimation,
+    RadioForImageClassification,
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
+    RadioForSemanticSegmentation,
+    RadioForZeroShotImageClassification,
+    RadioImageProcessor,
+    RadioModel,
+    RadioPreTrainedModel,
+)
+from modeling_radio.checks_radio import check_choice
+from modeling_radio.core.machine import find_device
+from modeling_radio.cpu import choose_cpu_blocks
+from modeling_radio.figures.features import class_color, overlaid, similarity_colors, to_pixels
+from modeling_radio.hub_radio import TASK_OF_CLASS
+from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file
+from modeling_radio.nvidia.fit import check_fit
+from modeling_radio.pipelines_radio import limits_of
+from modeling_radio.post_processing_radio import class_scores
+from modeling_radio.tokenizer import open_tokenizer
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Types that a model can be opened in, by name."""
+MODELS = {
+    name: model
+    for name in modeling_radio.__all__
+    if isinstance(model := getattr(modeling_radio, name), type) and issubclass(model, RadioPreTrainedModel)
+}
+"""Classes that a folder's `config.json` can name as its own."""
+OBJECTS = (RadioForObjectDetection, RadioForInstanceSegmentation)
+"""Models whose objects count from a score on."""
+MAX_OBJECTS = 50
+"""Largest number of objects drawn, the most certain ones; our choice."""
+SHOWN_PX = 768
+"""Longer side of figures, our choice: sharp on a screen, and some dozens of kB."""
+MAX_PIXELS = 100_000_000
+"""Largest size of a photograph; our choice, above what cameras write, and 300 MB of memory."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model in evaluation mode on its device, with its processor and tokenizer.
+
+    Attributes:
+        checkpoint: Folder or Hub id.
+        model: Of the class that the folder names.
+        backbone: The same network as a `RadioModel`, with its adaptors; the model itself if it is one.
+        processor: Makes the model's pixels.
+        tokenizer: Of a zero-shot model, else `None`.
+    """
+
+    checkpoint: str
+    model: RadioPreTrainedModel
+    backbone: RadioModel
+    processor: RadioImageProcessor
+    tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def dtype(self) -> str:
+        """The type that it computes in, as `DTYPES` names it."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def zero_shot(self) -> RadioForZeroShotImageClassification | None:
+        """The model, if it has a text tower."""
+        return self.model if isinstance(self.model, RadioForZeroShotImageClassification) else None
+
+    @property
+    def has_head(self) -> bool:
+        """True if it was tuned for a task of its own."""
+        return type(self.model).__name__ in TASK_OF_CLASS and self.zero_shot is None
+
+    @property
+    def dense_adaptors(self) -> list[str]:
+        """Adaptors with dense features, by the name of their teacher."""
+        in_folder = self.backbone.radio_model.adaptors
+        configs = self.backbone.config.adaptor_configs
+        return [each.name for each in configs if each.feature_dim is not None and each.name in in_folder]
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Names of the classes of its task."""
+        names: Any = self.model.config.id2label
+        return names
+
+
+def read_radio_config(checkpoint: str) -> dict[str, Any]:
+    """Return the content of a checkpoint's `config.json`, ours or in NVIDIA's layout.
+
+    Args:
+        checkpoint: Folder or Hub id.
+
+    Raises:
+        ValueError: If it is no RADIO model.
+        OSError: If there is no such folder or repository.
+    """
+    values, _ = modeling_radio.RadioConfig.get_config_dict(checkpoint)
+    if "args" not in values and values.get("model_type") != modeling_radio.RadioConfig.model_type:
+        raise ValueError(
+            f"`checkpoint` must be a RADIO model, got {checkpoint!r} with the `model_type` "
+            f"{values.get('model_type')!r:.60}."
+        )
+    return values
+
+
+def open_model(
+    checkpoint: str,
+    device: str | None = None,
+    dtype: str = "float32",
+    num_global: int | None = None,
+    base: str | None = None,
+) -> Opened:
+    """Open a checkpoint of ours or in NVIDIA's layout, without running any code of it.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        device: As of `find_device`.
+        dtype: One of `DTYPES`.
+        num_global: Blocks that attend globally in ViTDet mode; `None` leaves the checkpoint's.
+        base: Of an adapter: folder or Hub id of its base; `None` takes the one that it names.
+
+    Raises:
+        ValueError: If it is no RADIO model, lacks weights, or device or type are not available.
+        OSError: If there is no such folder or repository.
+    """
+    device = find_device(device)
+    check_choice("dtype", dtype, DTYPES)
+    values = read_radio_config(checkpoint)
+    is_nvidias = "args" in values
+    options: dict[str, Any] = {} if num_global is None else {"vitdet_num_global": num_global}
+    if base is not None:
+        options |= {"config": checkpoint, "adapter_kwargs": {"_adapter_model_path": checkpoint}}
+    (name,) = (values.get("architectures") or ["RadioModel"])[:1]
+    model_class = RadioModel if is_nvidias else MODELS.get(name, RadioModel)
+    has_texts = model_class is RadioForZeroShotImageClassification
+    if has_texts and values.get("text_tower") is None:
+        raise ValueError(f"`checkpoint` must have the `text_tower` of its class, {name}, got {checkpoint!r} without.")
+    model, loaded = model_class.from_pretrained(
+        base or checkpoint, dtype=DTYPES[dtype], output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    check_fit([], sorted(loaded["missing_keys"]), sorted(key for key, *_ in loaded["mismatched_keys"]))
+    model = model.eval().to(device)
+    choose_cpu_blocks(model)
+    return Opened(
+        checkpoint=checkpoint,
+        model=model,
+        backbone=model if isinstance(model, RadioModel) else model.base_model.eval(),
+        processor=_open_processor(checkpoint, model, is_nvidias=is_nvidias),
+        tokenizer=open_tokenizer(checkpoint) if has_texts else None,
+    )
+
+
+def _open_processor(checkpoint: str, model: RadioPreTrainedModel, *, is_nvidias: bool) -> RadioImageProcessor:
+    """Return the processor of a folder of ours, otherwise the one that fits the model."""
+    if not is_nvidias:
+        try:
+            return RadioImageProcessor.from_pretrained(checkpoint)
+        except OSError:  # it has none
+            pass
+    return RadioImageProcessor.from_model_config(model.config)
+
+
+def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> Tensor:
+    """Return an image file as uint8 RGB `(3, height, width)`, rotated by its EXIF orientation.
+
+    Args:
+        path: The file; None if none was chosen.
+        processor: Converts palettes, transparency and 16 bits as for the model.
+
+    Raises:
+        ValueError: If there is none, or it is no image, is damaged or too large.
+    """
+    if path is None:
+        raise ValueError("`image` must be a photograph, got none. Choose one first.")
+    path = Path(path)
+    try:
+        with open_image_file(path) as image:
+            width, height = image.size
+            if is_small := width * height <= MAX_PIXELS:
+                load_upright(image)
+    except UNREADABLE as error:
+        raise ValueError(
+            f"`image` must be a file in a format such as JPEG, PNG or WebP, got {path.name!r}, which cannot be read."
+        ) from error
+    if not is_small:
+        raise ValueError(
+            f"`image` must have at most {MAX_PIXELS // 1_000_000} megapixels, got {width} x {height}. Make it "
+            "smaller first: the model sees a smaller one anyway."
+        )
+    return processor.process_image(image, do_convert_rgb=True).round().to(torch.uint8)
+
+
+def shown(photograph: Tensor) -> Tensor:
+    """Return a photograph at the size of figures, uint8 `(3, height, width)`; small ones stay as they are."""
+    height, width = photograph.shape[-2:]
+    scale = min(1.0, SHOWN_PX / max(height, width))
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    return resize(photograph, size, InterpolationMode.BICUBIC, antialias=True)
+
+
+class Region(NamedTuple):
+    """A part of a photograph.
+
+    Attributes:
+        area: A mask, bool `(height, width)` of NumPy, or a box: left, top, right, bottom in pixels.
+        label: Name of its class, of an object with its score.
+        index: Of its class.
+    """
+
+    area: Any
+    label: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Output of a tuned model for a photograph; fields that the task does not have are None.
+
+    Attributes:
+        description: The prediction in words.
+        photograph: At the size of figures, uint8 RGB `(3, height, width)`.
+        regions: Its parts.
+        scores: Of the labels of the whole photograph, in [0, 1].
+        depth: As colors, uint8 RGB `(3, height, width)`.
+    """
+
+    description: str
+    photograph: Tensor
+    regions: list[Region] | None = None
+    scores: dict[str, float] | None = None
+    depth: Tensor | None = None
+
+    def drawn(self) -> Tensor:
+        """Return the depth, or the photograph with its regions in the colors of their classes, uint8 RGB."""
+        if self.depth is not None:
+            return self.depth
+        boxes, index_map = [], torch.full(self.photograph.shape[1:], -1)
+        for region in reversed(self.regions or []):  # the most certain one lies on top
+            if isinstance(region.area, tuple):
+                boxes.append(region)
+            else:
+                index_map[torch.from_numpy(region.area)] = region.index
+        image = overlaid(self.photograph, index_map, bare={-1})
+        if not boxes:
+            return image
+        colors: list[str | tuple[int, int, int]] = [class_color(box.index) for box in boxes]
+        return draw_bounding_boxes(image, torch.tensor([box.area for box in boxes]), colors=colors, width=2)
+
+
+@torch.inference_mode()
+def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) -> Prediction:
+    """Return the output of a tuned model for a photograph, at the size that its processor names.
+
+    Args:
+        opened: A model with a head.
+        photograph: uint8 RGB `(3, height, width)`.
+        threshold: Least score of objects, in [0, 1], or "tuned" for that of each class in the configuration.
+
+    Raises:
+        ValueError: If the model has no head, or the threshold is out of range.
+    """
+    model, processor = opened.model, opened.processor
+    if not opened.has_head:
+        raise ValueError(f"`checkpoint` must be a model tuned for a task, got {opened.checkpoint!r}.")
+    limits = limits_of(model.config, threshold) if isinstance(model, OBJECTS) else {}
+    inputs = processor(photograph, return_tensors="pt").to(model.device, model.dtype)
+    outputs: Any = model(**inputs)
+    for name, value in outputs.items():
+        if torch.is_tensor(value) and value.is_floating_point():
+            outputs[name] = value.float()  # masks and boxes are resized in float32
+    small, mask = shown(photograph), inputs.get("pixel_mask")
+    sizes = [tuple(small.shape[-2:])]
+    if isinstance(model, RadioForImageClassification):
+        return _of_classes(opened, outputs.logits[0], small)
+    if isinstance(model, RadioForSemanticSegmentation):
+        labels = processor.post_process_semantic_segmentation(outputs, sizes, pixel_mask=mask)[0].cpu()
+        names = opened.class_names
+        regions = [Region((labels == index).numpy(), names[index], index) for index in labels.unique().tolist()]
+        return Prediction(describe_shares(regions), small, regions)
+    if isinstance(model, RadioForDepthEstimation):
+        found = processor.post_process_depth_estimation(outputs, sizes, pixel_mask=mask)
+        return _of_depth(found[0]["predicted_depth"].cpu(), small)
+    least = min(limits.values())
+    if isinstance(model, RadioForObjectDetection):
+        found = processor.post_process_object_detection(outputs, least, sizes)[0]
+        areas: Sequence[Any] = [tuple(box) for box in found["boxes"].round().int().tolist()]
+        labels, scores = found["labels"].tolist(), found["scores"].tolist()
+    else:
+        found = processor.post_process_instance_segmentation(
+            outputs, least, target_sizes=sizes, pixel_mask=mask, return_binary_maps=True
+        )[0]
+        areas = found["segmentation"].cpu().numpy()
+        labels, scores = ([info[name] for info in found["segments_info"]] for name in ("label_id", "score"))
+    return _of_objects(opened.class_names, small, zip(areas, labels, scores, strict=True), limits)
+
+
+def _of_classes(opened: Opened, logits: Tensor, photograph: Tensor) -> Prediction:
+    values = class_scores(logits, opened.model.config).tolist()
+    scores = {opened.class_names[index]: score for index, score in enumerate(values)}
+    if opened.model.config.problem_type == "regression":
+        description = ", ".join(f"{name} {number:.3g}" for name, number in scores.items())
+        return Prediction(f"{description}.", photograph, scores={})
+    best = max(scores, key=lambda name: scores[name])
+    return Prediction(f"{best}, {scores[best]:.2f}.", photograph, scores=scores)
+
+
+def _of_depth(depth: Tensor, photograph: Tensor) -> Prediction:
+    near, far = float(depth.min()), float(depth.max())
+    colors = similarity_colors((depth[None] - near) / max(far - near, 1e-12))[0]
+    description = f"Depth from {near:.3g} (dark) to {far:.3g}, in the unit of its labels."
+    return Prediction(description, photograph, depth=to_pixels(colors))
+
+
+def _of_objects(
+    names: Mapping[int, str], photograph: Tensor, found: Iterable[tuple[Any, int, float]], limits: Mapping[str, float]
+) -> Prediction:
+    """Return objects (area, label, score) above the limit of their class as regions, the most certain first."""
+    kept = [
+        Region(area, f"{names[label]} {score:.2f}", label)
+        for area, label, score in sorted(found, key=lambda each: -each[2])
+        if score > limits[names[label]]
+    ]
+    more = f", of which {MAX_OBJECTS} are drawn" if len(kept) > MAX_OBJECTS else ""
+    noun = "object" if len(kept) == 1 else "objects"
+    return Prediction(f"{len(kept)} {noun}{more}.", photograph, kept[:MAX_OBJECTS])
+
+
+def describe_shares(regions: Sequence[Region]) -> str:
+    """Return the share of each region in the photograph, in words."""
+    shares = ", ".join(f"{region.label} {100 * region.area.mean():.0f} %" for region in regions)
+    return f"Share of the photograph: {shares or 'none'}."

@@ -1,0 +1,1 @@
+"""Server of features over HTTP, and the app in the browser, also as a Space."""

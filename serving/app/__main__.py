@@ -1,0 +1,121 @@
+"""Opens a page about a checkpoint: features, similarity, words, windows and its task; or writes it as a Space."""
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.files import PHOTOGRAPH, check_output
+from modeling_radio.core.ids import ModelId
+from modeling_radio.core.interruption import raised_signals
+from modeling_radio.core.settings import Settings, SettingsError
+
+
+EXAMPLES = [PHOTOGRAPH]
+
+
+class AppSettings(Settings):
+    """Checkpoint, device and address of the page.
+
+    Attributes:
+        checkpoint: Folder or Hub id of a backbone, a tuned model, an adapter or a model with a text tower.
+        base: Of an adapter: folder or Hub id of its base; by default the one that the adapter names, if it is a Hub id.
+        device: Device of the model, such as cpu or cuda:1; by default the first GPU, if there is one.
+        dtype: Type in which the model computes.
+        num_global: Number of blocks that stay global with windows; by default the checkpoint's.
+        examples: Photographs to choose from.
+        host: Address to listen at; 0.0.0.0 lets other machines in.
+        port: Port to listen at; by default the first free one from 7860 on.
+        share: Also open an address that others can reach for a week, through a tunnel of Gradio's.
+        space: Write a folder for a Space of the Hub instead of showing the page; it needs nothing of this repository.
+        overwrite: Replace that folder if it exists.
+    """
+
+    checkpoint: Annotated[ModelId, Field(min_length=1)]
+    base: str | None = None
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    num_global: int | None = Field(None, gt=0)
+    examples: list[Path] = EXAMPLES
+    host: str = "127.0.0.1"
+    port: int | None = Field(None, gt=0, lt=65536)
+    share: bool = False
+    space: Path | None = None
+    overwrite: bool = False
+
+
+COMMAND = Command(
+    "radio app",
+    __doc__,
+    AppSettings,
+    positionals=("checkpoint",),
+    examples=(
+        "radio app runs/demo/final",
+        "radio app nvidia/C-RADIOv4-H --dtype bfloat16",
+        "radio app runs/demo/final --space runs/space",
+    ),
+)
+
+
+def _run(settings: AppSettings) -> None:
+    for path in settings.examples:
+        _check_photograph(path)
+    if settings.space is None:
+        _serve(settings)
+        return
+    from modeling_radio.serving.app.space import SPACE, write_space
+
+    checkpoint = Path(settings.checkpoint)
+    read = [checkpoint, *settings.examples]
+    check_output(settings.space, overwrite=settings.overwrite, inputs=read, kind=SPACE, name="space")
+    if checkpoint.is_dir() and settings.space.resolve().is_relative_to(checkpoint.resolve()):
+        raise SettingsError(
+            f"`space` must not lie in the checkpoint's folder, because that is copied, got {str(settings.space)!r}."
+        )
+    write_space(
+        settings.space, settings.checkpoint, settings.dtype, settings.num_global, settings.examples, settings.base
+    )
+    print(f"{settings.space}: `python app.py` in it shows it; `hf upload ORG/NAME . --repo-type space` uploads it.")
+
+
+def _check_photograph(path: Path) -> None:
+    from modeling_radio.image_processing_radio import UNREADABLE, read_image_file  # takes seconds to import
+
+    try:
+        read_image_file(path)
+    except UNREADABLE as error:
+        raise SettingsError(f"`examples` must be files of photographs, got {str(path)!r}.") from error
+
+
+def _serve(settings: AppSettings) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    from modeling_radio.core.hub import find_folder
+    from modeling_radio.core.trust import check_parts
+    from modeling_radio.serving.app.page import App, build_page, launch_options
+
+    transformers_logging.disable_progress_bar()
+    find_folder(settings.checkpoint, "checkpoint")
+    base = check_parts(settings.checkpoint, settings.base)
+    app = App(settings.checkpoint, settings.device, settings.dtype, settings.num_global, base=base)
+    is_for_one = settings.host in ("127.0.0.1", "localhost", "::1") and not settings.share
+    page = build_page(app, settings.examples, may_reopen=is_for_one)
+    with raised_signals():  # a tunnel is another process
+        address = {"server_name": settings.host, "server_port": settings.port, "share": settings.share}
+        page.launch(**address, prevent_thread_lock=True, **launch_options())
+        try:
+            while page.is_running:
+                time.sleep(0.1)
+        finally:
+            page.close(verbose=False)
+
+
+main = partial(COMMAND.run, _run, interrupted="closed", extra="app")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

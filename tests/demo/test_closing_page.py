@@ -1,0 +1,83 @@
+import re
+import shlex
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from modeling_radio.demo import closing_page
+from modeling_radio.demo.add_words import COMMAND as ADD_WORDS
+from modeling_radio.demo.assets import HELD_OUT_PHOTOGRAPHS, Photograph, load_demo_assets
+from modeling_radio.demo.closing_page import (
+    AUTHORS,
+    FREE_LICENSES,
+    next_steps,
+    republishable_photographs,
+    write_closing_page,
+)
+from modeling_radio.evaluation.evaluate import COMMAND as EVALUATE
+from modeling_radio.figures.page import Drawing
+from modeling_radio.metrics.results import Measurement, Results, Source
+from modeling_radio.model_cards.card import COMMAND as CARD
+from modeling_radio.publishing.publish import COMMAND as PUBLISH
+from modeling_radio.training.distill import COMMAND as DISTILL
+from modeling_radio.tuning.finetune import COMMAND as FINETUNE
+
+
+def test_the_page_has_figure_table_and_commands_and_loads_nothing(tmp_path):
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "features.png")
+    results = Results(
+        [Measurement("student", "knn", "accuracy", "objects", 0.612, seed=0)],
+        teachers=[Source("<script>alert(1)</script>", "teacher", "MIT", "https://example.org")],
+        run={"date": "2026-11-25", "machine": "a processor, 2 cores", "seconds": {"fetch": 30.0, "distil": 570.0}},
+        remarks=["Few images."],
+    )
+    path, drawing = tmp_path / "index.html", Drawing((tmp_path / "features.png").read_bytes(), "What it sees")
+    write_closing_page(path, results, title="radio-demo", checkpoint=tmp_path / "final", features=drawing, curves=None)
+    page = path.read_text()
+    assert re.findall(r'src="([^,"]*)', page) == ["data:image/png;base64"]
+    command = f"radio evaluate {(tmp_path / 'final').as_posix()} "
+    size = 'alt="What it sees" width="30" height="20"'
+    for part in (size, "0.612", "10 minutes on a processor, 2 cores", command, "Few images."):
+        assert part in page
+    assert "<script" not in page
+    assert "How it learned" not in page
+
+
+@pytest.mark.parametrize(
+    "command", [ADD_WORDS, CARD, DISTILL, EVALUATE, FINETUNE, PUBLISH], ids=lambda command: command.name
+)
+def test_each_command_reads_its_words(command, tmp_path):
+    words = [shlex.split(text) for text in next_steps(tmp_path / "final").values()]
+    (arguments,) = [rest for program, name, *rest in words if f"{program} {name}" == command.name]
+    command.read(arguments)
+
+
+def test_only_free_and_credited_photographs_that_were_held_out(assets, tmp_path, monkeypatch):
+    def photograph(name, license, source, split="held_out"):
+        return Photograph(tmp_path / f"{name}.jpg", license, source, split)
+
+    own = (
+        photograph("tea-gardens", "CC0-1.0", "budgie-backgrounds"),
+        photograph("roman-colosseum", "CC0-1.0", "budgie-backgrounds", "train"),
+        photograph("life_by_Aitzol_Berasategi", "CC-BY-4.0", "lomiri-wallpapers-16.04"),
+        photograph("Bridge_by_Sander_Klootwijk", "CC-BY-SA-4.0", "lomiri-wallpapers-16.04"),
+        photograph("unknown", "CC0-1.0", "elsewhere"),
+    )
+    samples = [photograph("china", "CC-BY-2.0", "scikit-learn"), photograph("grass", "CC0-1.0", "x", "train")]
+    monkeypatch.setattr(closing_page, "pypi_photographs", lambda: samples)
+    found = republishable_photographs(replace(assets, photographs=own))
+    assert [each.credit for each in found] == [
+        "china, by danielbuechele (Flickr) (CC-BY-2.0, package scikit-learn)",
+        "life, by Aitzol Berasategi, 2018 (CC-BY-4.0, package lomiri-wallpapers-16.04)",
+        "tea gardens, by Budgie Desktop Developers, 2022-2024 (CC0-1.0, package budgie-backgrounds)",
+    ]
+    assert AUTHORS.keys() <= HELD_OUT_PHOTOGRAPHS
+
+
+@pytest.mark.packages
+@pytest.mark.slow
+def test_there_are_enough_of_them():
+    found = republishable_photographs(load_demo_assets())
+    assert len(found) >= 10
+    assert {each.photograph.license for each in found} <= set(FREE_LICENSES)

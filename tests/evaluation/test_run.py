@@ -1,0 +1,143 @@
+"""A saved folder is opened, measured beside its baselines and described, on the user's images and on the demo's."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import jsonschema
+import pytest
+import torch
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+import modeling_radio.model_cards
+from modeling_radio import RadioImageProcessor
+from modeling_radio.demo.evaluation_data import DemoData
+from modeling_radio.evaluation import run as evaluation_run
+from modeling_radio.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
+from modeling_radio.evaluation.models.radio import RadioFeatures
+from modeling_radio.evaluation.models.teachers import TeacherFeatures
+from modeling_radio.evaluation.run import build_references, run_evaluations
+from modeling_radio.evaluation.settings import EvaluationSettings
+from modeling_radio.metrics.results import STUDENT, Results
+from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
+from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE
+
+
+def evaluate(settings: EvaluationSettings, *changes: str) -> Results:
+    return run_evaluations(settings, load_recipe("demo", list(changes)))[0]
+
+
+@pytest.fixture
+def settings(tiny_model, noisy_folders, tmp_path) -> EvaluationSettings:
+    processor = RadioImageProcessor.from_model_config(tiny_model.config, size={"shortest_edge": 16})
+    for part in (tiny_model, processor):
+        part.save_pretrained(tmp_path / "model")
+    return EvaluationSettings(
+        checkpoint=tmp_path / "model",
+        data=str(noisy_folders),
+        tasks=["knn", "image_retrieval", "effective_rank"],
+        baselines=["pixels", "random"],
+        cache=tmp_path / "features",
+        num_workers=0,
+    )
+
+
+def test_a_folder_of_images_is_measured_and_described(settings, capsys, monkeypatch, tmp_path):
+    results = evaluate(settings)
+    knn = [found for found in results.measurements if found.task == "knn"]
+    assert [found.model for found in knn] == [RAW_PIXELS, RAW_PIXELS, RANDOM_VIT, RANDOM_VIT, STUDENT, STUDENT]
+    assert {found.task for found in results.measurements} == {"knn", "image_retrieval", "effective_rank"}
+    assert {found.dataset for found in results.measurements} == {"noisy"}
+    assert all(found.low <= found.value <= found.high for found in knn)
+    assert set(results.fingerprints) == {"labels of noisy", "images of noisy", RAW_PIXELS, RANDOM_VIT, STUDENT}
+    assert (results.run["settings"]["neighbors"], results.run["settings"]["random_seed"]) == (20, 0)
+    assert {"torch", "scikit-learn"} <= set(results.run["versions"])
+    assert [source.name for source in results.datasets] == ["noisy"]
+    assert "21 images measured, 42 to learn from" in results.remarks[0]
+    assert f"  {knn[0].model}: {knn[0].metric} {knn[0].value:.3f}" in capsys.readouterr().out
+    path = tmp_path / "results.json"
+    results.save(path)
+    content = json.loads(path.read_text())
+    schema = json.loads((Path(modeling_radio.metrics.__file__).parent / "results.schema.json").read_text())
+    jsonschema.validate(content, schema)
+    assert Results.load(path).measurements == results.measurements
+    content["measurements"][0]["value"] = "much"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content, schema)
+    monkeypatch.delattr(RadioFeatures, "encode")  # a second time the features are on disk
+    assert evaluate(settings).measurements == results.measurements
+
+
+def test_bad_settings_are_refused_before_anything_is_extracted(settings, tmp_path):
+    flat = tmp_path / "flat"
+    shutil.copytree(Path(str(settings.data)) / "test" / "ant", flat)
+    for changes, message in [
+        ({"tasks": ["knn", "segmentation_probe"]}, "`data` .* must have masks"),
+        ({"data": str(flat), "tasks": None}, "`data` .* must have labels"),
+        ({"size": 30}, "`size`"),
+        ({"compare": ["nobody/nothing"]}, "`compare` 'nobody/nothing'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            evaluate(settings.replace(**changes))
+    assert not (tmp_path / "features").exists()
+
+
+@pytest.mark.parametrize("name", ["there.txt", "model/config.json", "model"])
+def test_only_results_are_replaced_by_results(settings, name, tmp_path):
+    (tmp_path / "there.txt").write_text("precious")
+    path = tmp_path / name
+    before = path.read_text() if path.is_file() else None
+    with pytest.raises(ValueError, match=f"`output` .*{name}"):
+        evaluate(settings.replace(output=path))
+    assert path.is_dir() if before is None else path.read_text() == before
+
+
+def test_the_demos_set_is_the_default(settings, data, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(DemoData, "load", lambda source, size: sizes.append((source, size)) or data)
+    chosen = settings.replace(data=None, tasks=["knn", "knn"], size=32, baselines=["pixels"], neighbors=4)
+    results = evaluate(chosen)
+    assert sizes == [("demo", 32)]
+    assert {found.model for found in results.measurements} == {RAW_PIXELS, STUDENT}
+    assert len(set(results.measurements)) == len(results.measurements)
+    assert list(results.run["seconds"]) == ["knn"]
+    assert results.run["command"] == f"radio evaluate {settings.checkpoint} --tasks knn"
+    assert results.remarks == data.remarks(4)
+
+
+def test_other_models_stand_in_the_same_table(settings, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(tmp_path / "dino")
+    BitImageProcessor(size={"shortest_edge": 40}, crop_size=32).save_pretrained(tmp_path / "dino")
+    names = [str(tmp_path / "dino"), "timm-random:test_vit"]
+    chosen = settings.replace(compare=names, tasks=["knn", "resolution_consistency"], consistency_sizes_px=[32, 64])
+    results = evaluate(chosen)
+    assert shlex.split(results.run["command"])[-2:] == ["--compare", ",".join(names)]
+    measured = results.measurements
+    of_task = {task: [found.model for found in measured if found.task == task] for task in chosen.tasks}
+    assert list(dict.fromkeys(of_task["knn"])) == [RAW_PIXELS, RANDOM_VIT, *names, STUDENT]
+    assert list(dict.fromkeys(of_task["resolution_consistency"])) == [*names, STUDENT]
+    values = {found.model: found.value for found in measured if found.task == "knn" and found.metric == "accuracy"}
+    assert len(set(values.values())) > 1
+
+
+def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(tiny_model, monkeypatch):
+    model = RadioFeatures(tiny_model, size_px=16)
+    with pytest.raises(RecipeError, match=r"'demo' names none of .*--recipe"):
+        build_references(model, load_recipe("demo"))
+    first = SimpleNamespace(name="teacher_b")
+    asked = []
+
+    def build(entries, grid_stride):
+        asked.append((entries, grid_stride))
+        return {entry.name: torch.nn.Identity() for entry in entries}
+
+    monkeypatch.setattr(evaluation_run, "build_teachers", build)
+    teachers = build_references(model, SimpleNamespace(name="mine", teachers=[first, SimpleNamespace(name="other")]))
+    assert list(teachers) == ["teacher_b"]
+    assert isinstance(teachers["teacher_b"], TeacherFeatures)
+    assert asked == [([first], model.patch_size)]
+    assert model.patch_size != DEFAULT_GRID_STRIDE

@@ -1,0 +1,239 @@
+"""Every kind of checkpoint opens by its class and nothing else does; photographs are read; each task has its output."""
+
+import json
+import shutil
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from local_hub import Repository, hub_in_place
+from PIL import Image
+from reference_cases import write_hub_folder
+from releases import needs_heads
+from tiny_checkpoints import CLASSES
+from tiny_tuning import tuning_settings
+
+from modeling_radio import (
+    RadioConfig,
+    RadioForDepthEstimation,
+    RadioForImageClassification,
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
+    RadioForSemanticSegmentation,
+    RadioForUniversalSegmentation,
+    RadioImageProcessor,
+    RadioModel,
+)
+from modeling_radio.figures import predictions
+from modeling_radio.figures.predictions import open_model, predict, read_photograph
+from modeling_radio.tuning.adapters import add_adapter, save_adapter
+
+
+PROCESSOR = RadioImageProcessor()
+OBJECT_MODELS = [RadioForObjectDetection, RadioForInstanceSegmentation, RadioForUniversalSegmentation]
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    torch.manual_seed(0)
+    RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=6)).save_pretrained(tmp_path / "backbone")
+    return tmp_path / "backbone"
+
+
+def test_a_backbone_needs_no_processor_and_no_code_of_its_own(backbone):
+    for path in backbone.glob("*.py"):
+        path.write_text("raise SystemExit('code of the checkpoint ran')")
+    opened = open_model(str(backbone), "cpu")
+    assert opened.backbone is opened.model
+    assert (opened.tokenizer, opened.zero_shot, opened.has_head, opened.dense_adaptors) == (None, None, False, [])
+    assert opened.processor.patch_size == 16
+    assert not opened.model.training
+    assert open_model(str(backbone), "cpu", "bfloat16").dtype == "bfloat16"
+    assert sum(open_model(str(backbone), "cpu", num_global=1).backbone.radio_model.model.is_global) == 1
+
+
+@needs_heads
+def test_an_adapter_opens_with_its_base(backbone, tmp_path):
+    model = RadioForImageClassification.from_pretrained(backbone, num_labels=5)
+    adapted = add_adapter(model, tuning_settings(checkpoint=str(backbone), tune="lora"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    save_adapter(adapted, RadioImageProcessor(), tmp_path / "adapter", str(backbone))
+    opened = open_model(str(tmp_path / "adapter"), "cpu")
+    pixels = torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(opened.model(pixels).logits, adapted.eval()(pixel_values=pixels).logits)
+        plain = open_model(str(backbone), "cpu").backbone(pixels).features
+        assert not torch.allclose(opened.backbone(pixels).features, plain), "the adapter acts on the features, too"
+
+
+def test_checkpoints_of_the_hub_open_by_their_names(texts, tmp_path, monkeypatch):
+    nvidia = write_hub_folder("c_radio_v4_tiny", tmp_path / "nvidia")
+    with hub_in_place(monkeypatch) as server:
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        # The client by which transformers lists a tokenizer's files was made for the Hub that was asked first.
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
+        for folder, name in ((texts, "org/texts"), (nvidia, "nvidia/C-RADIOv4-H")):
+            repository = server.repositories[f"models/{name}"] = Repository(private=False)
+            repository.commit({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
+        opened = open_model("org/texts", "cpu")
+        assert opened.zero_shot is not None
+        assert opened.tokenizer("cat").input_ids
+        assert opened.processor.size == RadioImageProcessor.from_pretrained(texts).size
+        assert type(open_model("nvidia/C-RADIOv4-H", "cpu").model) is RadioModel
+        with pytest.raises(OSError, match="org/nothing"):
+            open_model("org/nothing", "cpu")
+    opened = open_model(str(nvidia), "cpu")
+    assert opened.processor.patch_size == opened.model.config.patch_size
+
+
+def edit_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return folder
+
+
+def test_checkpoints_that_cannot_be_opened_are_refused(backbone, texts, tmp_path):
+    without_tokenizer = shutil.copytree(texts, tmp_path / "texts", ignore=shutil.ignore_patterns("*token*"))
+    towerless = edit_config(shutil.copytree(texts, tmp_path / "towerless"), text_tower=None)
+    other = edit_config(shutil.copytree(backbone, tmp_path / "other"), model_type="vit")
+    deeper = edit_config(shutil.copytree(backbone, tmp_path / "deeper"), num_hidden_layers=7)
+    for options, message in (
+        ((other, "cpu"), "`checkpoint` must be a RADIO model, got .* 'vit'"),
+        ((deeper, "cpu"), "missing: radio_model.model.blocks.6"),
+        ((towerless, "cpu"), "`checkpoint` must have the `text_tower`"),
+        ((without_tokenizer, "cpu"), "tokenizer of `checkpoint`"),
+        ((backbone, "tpu"), "`device` must be one of"),
+        ((backbone, "cpu", "float8"), "`dtype` must be one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_model(str(options[0]), *options[1:])
+    with pytest.raises(OSError, match="nowhere"):
+        open_model(str(tmp_path / "nowhere"), "cpu")
+
+
+def test_a_photograph_is_rotated_as_its_camera_says(picture):
+    image = Image.new("RGB", (30, 20), "red")
+    image.paste("blue", (0, 0, 15, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be rotated by 90 degrees
+    pixels = read_photograph(picture(image, exif=exif), PROCESSOR)
+    assert (pixels.shape, pixels.dtype) == ((3, 30, 20), torch.uint8)
+    assert pixels[:, 2, 10].tolist() == [0, 0, 255]
+    assert pixels[:, 27, 10].tolist() == [255, 0, 0]
+
+
+def test_files_that_are_no_photographs_are_refused(picture, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="`image`"):
+        read_photograph(None, PROCESSOR)
+    picture(Image.effect_noise((64, 64), 90), "half.png")
+    half = (tmp_path / "half.png").read_bytes()[:600]
+    for name, content in {"text.svg": b"<svg/>", "broken.jpg": b"\xff\xd8\xff\xe0 none", "half.png": half}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"`image` .*'{name}'") as caught:
+            read_photograph(tmp_path / name, PROCESSOR)
+        assert str(tmp_path) not in str(caught.value), "no path of the server is told"
+    monkeypatch.setattr(predictions, "MAX_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"`image` .*64 x 64"):
+        read_photograph(picture(Image.new("RGB", (64, 64)), "large.png"), PROCESSOR)
+
+
+def open_edited(folder, **fields):
+    return open_model(str(edit_config(folder, **fields)), "cpu")
+
+
+def read(photograph):
+    return read_photograph(photograph, PROCESSOR)
+
+
+def outputs_of(opened, photograph):
+    with torch.no_grad():
+        return opened.model(**opened.processor(Image.open(photograph), return_tensors="pt"))
+
+
+def test_a_classifier_gives_scores_at_its_temperature(save_tuned, photograph):
+    folder = save_tuned(RadioForImageClassification)
+    opened = open_edited(folder, temperature=2.0)
+    found, logits = predict(opened, read(photograph)), outputs_of(opened, photograph).logits[0]
+    assert list(found.scores) == CLASSES
+    torch.testing.assert_close(torch.tensor(list(found.scores.values())), (logits / 2).softmax(dim=0))
+    assert found.description.startswith(max(found.scores, key=found.scores.get))
+    several = predict(open_edited(folder, problem_type="multi_label_classification"), read(photograph))
+    torch.testing.assert_close(torch.tensor(list(several.scores.values())), (logits / 2).sigmoid())
+    numbers = predict(open_edited(folder, problem_type="regression"), read(photograph))
+    assert numbers.scores == {}
+    assert numbers.description.startswith(f"{CLASSES[0]} {logits[0]:.3g}, ")
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_segmenter_divides_the_photograph(save_tuned, photograph, padded):
+    folder = save_tuned(RadioForSemanticSegmentation)
+    if padded:
+        padding = {"do_pad": True, "pad_size": {"height": 160, "width": 160}}
+        RadioImageProcessor(size=64, **padding).save_pretrained(folder)
+    found = predict(open_model(str(folder), "cpu"), read(photograph))
+    assert found.photograph.shape == (3, 360, 640)
+    assert {region.label for region in found.regions} <= set(CLASSES)
+    assert (sum(region.area.astype(int) for region in found.regions) == np.ones((360, 640))).all()
+
+
+def test_depth_is_an_image_of_a_model_with_head_and_processor(save_tuned, photograph):
+    folder = save_tuned(RadioForDepthEstimation)
+    RadioImageProcessor(size={"height": 32, "width": 48}).save_pretrained(folder)
+    opened, pixels = open_model(str(folder), "cpu"), torch.rand(1, 3, 32, 48)
+    assert (type(opened.model), opened.has_head) == (RadioForDepthEstimation, True)
+    assert opened.processor.size["width"] == 48
+    assert torch.equal(opened.backbone(pixels).features, opened.model.base_model(pixels).features)
+    found = predict(opened, read(photograph))
+    assert found.depth.shape == (3, 360, 640)
+    assert found.depth[0].max() > 200
+    assert found.drawn() is found.depth
+    assert found.description.startswith("Depth from ")
+
+
+@pytest.mark.parametrize("model_class", OBJECT_MODELS)
+def test_objects_count_from_a_score_on_the_most_certain_first(save_tuned, photograph, model_class, monkeypatch):
+    opened = open_model(str(save_tuned(model_class)), "cpu")
+    every, none = predict(opened, read(photograph), 0.0), predict(opened, read(photograph), 1.0)
+    assert (none.description, none.regions) == ("0 objects.", [])
+    assert torch.equal(none.drawn(), none.photograph)
+    assert len(every.regions) > 1
+    assert not torch.equal(every.drawn(), every.photograph)
+    outputs = outputs_of(opened, photograph)
+    logits = outputs.class_queries_logits if "class_queries_logits" in outputs else outputs.logits
+    scores, places = logits.flatten().sigmoid().sort(descending=True)
+    found = zip(scores[:3].tolist(), places[:3].tolist(), strict=True)
+    expected = [f"{CLASSES[place % 3]} {score:.2f}" for score, place in found]
+    assert [each.label for each in predict(opened, read(photograph), float(scores[2:4].mean())).regions] == expected
+    area = every.regions[0].area
+    if model_class is RadioForObjectDetection:
+        assert 0 <= area[0] <= area[2] <= 640
+        assert 0 <= area[1] <= area[3] <= 360
+    else:
+        assert (area.shape, area.dtype) == ((360, 640), bool)
+    monkeypatch.setattr(predictions, "MAX_OBJECTS", 2)
+    few = predict(opened, read(photograph), 0.0)
+    assert [each.label for each in few.regions] == expected[:2]
+    assert ", of which 2 are drawn" in few.description
+
+
+def test_each_class_may_have_a_score_of_its_own(save_tuned, opened, photograph):
+    folder = save_tuned(RadioForObjectDetection)
+    tuned = open_edited(folder, score_thresholds=[0.0, 1.0, 1.0])
+    assert {each.label.split()[0] for each in predict(tuned, read(photograph), "tuned").regions} == {"cat"}
+    for model, threshold, named in (
+        (tuned, 1.5, "`threshold`"),
+        (open_edited(folder, score_thresholds=None), "tuned", "`score_thresholds`"),
+        (opened, 0.5, "`checkpoint`"),  # without a task
+    ):
+        with pytest.raises(ValueError, match=named):
+            predict(model, read(photograph), threshold)
+
+
+@pytest.mark.parametrize("model_class", [RadioForSemanticSegmentation, RadioForInstanceSegmentation])
+def test_half_precision_predicts(save_tuned, photograph, model_class):
+    assert predict(open_model(str(save_tuned(model_class)), "cpu", "bfloat16"), read(photograph), 0.1).description

@@ -1,0 +1,1 @@
+"""Adaptive balancing of teachers: weights of their losses, and the contrastive term."""

@@ -1,0 +1,508 @@
+"""Labeled images of a fine-tuning run: opened, split, augmented, repeated where classes are rare, streamed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import tqdm
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.ops import masks_to_boxes
+from torchvision.transforms import v2
+
+from modeling_radio.core.seeds import derive_seed
+from modeling_radio.heads_radio import ProblemType
+from modeling_radio.training.data.decoding import SkippedImages, UnusableImageError, load_image
+from modeling_radio.training.data.labeled.coco import holds_coco, read_coco
+from modeling_radio.training.data.labeled.folders import (
+    TRAIN,
+    VALIDATION,
+    Tables,
+    read_class_names,
+    read_depth_folder,
+    read_mask_folder,
+)
+from modeling_radio.training.data.labeled.labels import (
+    LabelReader,
+    check_numbers,
+    find_problem_type,
+    number_classes,
+    read_objects,
+    stated_names,
+)
+from modeling_radio.training.data.labeled.tables import (
+    IMAGE_COLUMNS,
+    choose_column,
+    open_class_folders,
+    open_streams,
+    open_tables,
+    readable_tables,
+    with_columns,
+)
+from modeling_radio.training.data.sources import ImageColumn, is_listed
+from modeling_radio.tuning.settings import BALANCED, BOX_TASKS, LABEL_TASKS, FinetuneSettings
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+Sample = dict[str, Any]
+"""`image`, a `tv_tensors.Image` of uint8 RGB, and its target: `label`, a number or a list; `mask` or `depth`, a
+`tv_tensors.Mask` `(height, width)`; or `boxes`, `tv_tensors.BoundingBoxes` with corners in pixels, `labels`, and where
+objects have outlines `masks`, a `tv_tensors.Mask` `(num_boxes, height, width)` of 0 and 1."""
+
+CROP_ASPECT = (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop
+MIN_BOX_SIDE_PX = 1.0
+SHUFFLED_TOGETHER = 1000  # our choice: encoded images that wait in memory, some 100 MB; files are shuffled as wholes
+FILES_AT_ONCE = 1  # `datasets` mixes ten by default, with threads that take 5 s to end in each pass
+
+TARGET_COLUMNS = {
+    **dict.fromkeys(LABEL_TASKS, ("label", "labels", "class", "fine_label", "cls")),
+    "semantic-segmentation": ("mask", "annotation", "label", "labels", "segmentation", "semantic_segmentation"),
+    "object-detection": ("objects", "annotations"),
+    "instance-segmentation": ("objects", "annotations"),
+    "depth-estimation": ("depth", "depth_map"),
+}
+"""Usual names of the column of the target; the first that exists is taken."""
+
+
+def build_transform(settings: FinetuneSettings, size: tuple[int, int], *, is_training: bool) -> nn.Module:
+    """Return the transform of a sample of any size to `size`, height and width in pixels, with values in [0, 1].
+
+    Evaluation resizes only, exactly as `RadioImageProcessor` does with this `size`. Images with depth are not cropped
+    in training either: a crop zooms, and a zoom changes the apparent distance.
+    """
+    steps: list[nn.Module] = _random_steps(settings, size) if is_training else []
+    steps.append(v2.Resize(size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True))
+    if settings.task in BOX_TASKS:
+        steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE_PX)]
+    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
+
+
+def _random_steps(settings: FinetuneSettings, size: tuple[int, int]) -> list[nn.Module]:
+    strength = settings.color_jitter
+    steps: list[nn.Module] = []
+    if strength:
+        steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
+    if settings.crop_area_min < 1 and settings.task in BOX_TASKS:
+        # A crop is kept only if it overlaps the boxes enough (SSD, https://arxiv.org/abs/1512.02325).
+        steps.append(v2.RandomIoUCrop(min_scale=settings.crop_area_min**0.5))
+        steps.append(v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE_PX))
+        if settings.task == "instance-segmentation":
+            steps.append(TightBoxes())
+    elif settings.crop_area_min < 1 and settings.task != "depth-estimation":
+        scale = (settings.crop_area_min, 1.0)
+        steps.append(
+            v2.RandomResizedCrop(size, scale=scale, ratio=CROP_ASPECT, interpolation=v2.InterpolationMode.BICUBIC)
+        )
+    if settings.flip_probability:
+        steps.append(v2.RandomHorizontalFlip(settings.flip_probability))
+    return steps
+
+
+class TightBoxes(nn.Module):
+    """Fits the boxes to cropped masks; the boxes of empty masks are empty."""
+
+    def forward(self, sample: Sample) -> Sample:
+        masks, boxes = sample["masks"].as_subclass(Tensor), torch.zeros(len(sample["masks"]), 4)
+        is_left = masks.bool().flatten(1).any(dim=1)
+        boxes[is_left] = masks_to_boxes(masks[is_left])
+        boxes[is_left, 2:] += 1  # from the last pixel to its outer edge
+        return {**sample, "boxes": tv_tensors.wrap(boxes, like=sample["boxes"])}
+
+
+def image_weights(sampler: str, classes: Sequence[Sequence[int]], num_classes: int, threshold: float) -> Tensor:
+    """Return the mean number of times that each image is shown in an epoch, `(num_images,)`.
+
+    Args:
+        sampler: "balanced": every class is shown equally often, and an epoch keeps its number of images.
+            "repeat-factor": an image whose rarest class has a share f of all images below the threshold t is shown
+            sqrt(t / f) times, and all others once, so that an epoch grows.
+        classes: Ids of the classes of each image.
+        num_classes: Number of classes.
+        threshold: The share t.
+
+    Raises:
+        ValueError: If "balanced" is chosen for images with no class or several.
+
+    References:
+        LVIS, appendix B.2. https://arxiv.org/abs/1908.03195
+    """
+    shown = torch.tensor([number for image in classes for number in set(image)], dtype=torch.long)
+    counts = shown.bincount(minlength=num_classes)
+    if sampler == BALANCED:
+        several = next((len(image) for image in classes if len(image) != 1), None)
+        if several is not None:
+            raise ValueError(
+                f"`sampler` 'balanced' is for one class an image, but one has {several}: choose 'repeat-factor'."
+            )
+        shares = len(classes) / (counts.count_nonzero() * counts.clamp(min=1).double())
+        return shares[[image[0] for image in classes]]
+    factors = (threshold * len(classes) / counts.clamp(min=1).double()).sqrt().clamp(min=1)
+    return torch.stack([factors[list(image)].max() if image else factors.new_ones(()) for image in classes])
+
+
+def draw_images(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the images of an epoch, each as often as its weight, rounded up or down at random, in no order.
+
+    Systematic sampling: equally spaced points, shifted at random, on a line divided by the weights.
+
+    Args:
+        weights: Mean number of times of each image, `(num_images,)`.
+        generator: Random numbers for the shift and the order on the line.
+
+    Returns:
+        Indices, as many as the rounded sum of the weights.
+    """
+    order = torch.randperm(len(weights), generator=generator)
+    ends = weights[order].cumsum(0)
+    count = epoch_length(weights)
+    points = (torch.arange(count) + torch.rand((), generator=generator)) * (ends[-1] / count)
+    return order[torch.searchsorted(ends, points.to(ends), right=True).clamp(max=len(weights) - 1)]
+
+
+def epoch_length(weights: Tensor) -> int:
+    """Return the number of images of an epoch."""
+    return max(round(float(weights.sum())), 1)
+
+
+def choose_weights(
+    setting: str | tuple[float, ...], class_names: tuple[str, ...], count: Callable[[], Tensor]
+) -> list[float]:
+    """Return one weight for each class.
+
+    Args:
+        setting: The weights, or "balanced" for total / (number of classes that occur * count), with which all classes
+            count alike. A class that does not occur gets the weight 1.
+        class_names: The classes.
+        count: Function that returns the frequency of each class in the training images, `(num_classes,)`.
+
+    Raises:
+        ValueError: If there are more or fewer weights than classes.
+
+    References:
+        "balanced" of scikit-learn, after King and Zeng, 2001, Logistic regression in rare events data.
+    """
+    if setting == BALANCED:
+        counts = count()
+        occurring = counts > 0
+        weights = counts.sum() / (occurring.sum() * counts.clamp(min=1))
+        return weights.where(occurring, 1.0).tolist()
+    if len(setting) != len(class_names):
+        raise ValueError(
+            f"`class_weights` must have one number for each of the {len(class_names)} classes "
+            f"({', '.join(class_names)}), got {len(setting)}."
+        )
+    return [float(weight) for weight in setting]
+
+
+@dataclass(frozen=True)
+class LabeledStream:
+    """Endless passes through the training images of a source, in another order each time.
+
+    The images of a reader depend on the seed, its rank and its worker alone, so that a resumed run repeats them.
+
+    Attributes:
+        images: A column of encoded images, and one of labels.
+        column: Reader of the images.
+        labels: Reader of the labels.
+        seed: Seed of the order.
+        rank: Rank of this process.
+        num_ranks: Processes that share the images.
+    """
+
+    images: IterableDataset
+    column: ImageColumn
+    labels: LabelReader
+    seed: int
+    rank: int = 0
+    num_ranks: int = 1
+
+    @property
+    def num_readers(self) -> int:
+        """Largest number of workers of a rank: one for each of its files."""
+        return self._of_rank(self.images).num_shards
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of this rank, and in a worker those of this worker.
+
+        `image` is a Pillow image, `target` the label for a task. Images that cannot be opened are left out, and named
+        in the log.
+
+        Raises:
+            ValueError: If a label is missing or none of the classes, or no image can be opened.
+        """
+        skipped = SkippedImages()
+        for number_of_pass in itertools.count():
+            seed = derive_seed(self.seed, "pass", number_of_pass) % 2**32
+            shuffled = self.images.shuffle(seed, buffer_size=SHUFFLED_TOGETHER, max_buffer_input_shards=FILES_AT_ONCE)
+            num_read = 0
+            for index, row in enumerate(self._of_rank(shuffled)):
+                image = self.column.read(row, f"training image {index} of pass {number_of_pass}")
+                try:
+                    rgb = load_image(image)
+                except UnusableImageError as error:
+                    skipped.add(image.name, error)
+                    continue
+                num_read += 1
+                yield {"image": rgb, "target": self.labels.read(row, image.name)}
+            if num_read == 0:
+                raise ValueError(
+                    f"None of the training images of {self.column.source!r} can be opened; the log names them."
+                )
+
+    def _of_rank(self, images: IterableDataset) -> IterableDataset:
+        """Return the files of this rank, or every n-th image where files cannot be shared out evenly."""
+        from datasets.distributed import split_dataset_by_node
+
+        return split_dataset_by_node(images, self.rank, self.num_ranks)
+
+
+def collect(images: IterableDataset, column: ImageColumn, labels: LabelReader) -> Dataset:
+    """Return validation images, which are read repeatedly, as a table in memory: encoded, with their labels read.
+
+    Args:
+        images: A column of encoded images, and one of labels.
+        column: Reader of the images.
+        labels: Reader of the labels.
+
+    Returns:
+        Columns `image` and `target`.
+
+    Raises:
+        ValueError: If a label is missing or none of the classes, or no image can be opened.
+    """
+    from datasets import Dataset, Features, Image, List, Value
+
+    kept, skipped = {"image": [], "target": []}, SkippedImages()
+    for index, row in enumerate(tqdm(images, desc="validation images", unit="image")):
+        image = column.read(row, f"validation image {index}")
+        if skipped.check(image, min_side_px=1):
+            is_file = isinstance(image.content, Path)
+            stored = {"bytes": None, "path": str(image.content)} if is_file else {"bytes": image.content, "path": None}
+            kept["image"].append(stored)
+            kept["target"].append(labels.read(row, image.name))
+    if not kept["image"]:
+        raise ValueError(f"None of the validation images of {column.source!r} can be opened; the log names them.")
+    target = {
+        "regression": Value("float64"),
+        "multi_label_classification": List(Value("int64")),
+        "single_label_classification": Value("int64"),
+    }[labels.problem_type]
+    return Dataset.from_dict(kept, features=Features({"image": Image(), "target": target}))
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Two splits of one source.
+
+    Attributes:
+        train: Columns `image` and `target`.
+        validation: The same columns.
+        class_names: In the order of their ids; empty if the source names none.
+        remark: A line about the source and its splits.
+        problem_type: Kind of the labels of image classification; None for other tasks.
+        stream: Streamed training images; `train` is empty then.
+    """
+
+    train: Dataset
+    validation: Dataset
+    class_names: tuple[str, ...]
+    remark: str
+    problem_type: ProblemType | None = None
+    stream: LabeledStream | None = None
+
+
+def load_images(settings: FinetuneSettings) -> LabeledImages:
+    """Open the source that the settings name.
+
+    Raises:
+        ValueError: If the source does not exist, lacks the layout or a column that the task needs, has a wrong label,
+            or two classes of one name.
+    """
+    if settings.streaming:
+        return _load_streams(settings)
+    tables, class_names = _open(settings)
+    class_names = settings.classes or class_names
+    _require_distinct(class_names)
+    if TRAIN not in tables:
+        raise ValueError(f"{settings.data!r} has no split 'train'; it has {', '.join(tables)}.")
+    image, target = _choose_columns(settings, tables[TRAIN].column_names)
+    columns = {image: "image", target: "target"}
+    tables = readable_tables({split: with_columns(table, columns) for split, table in tables.items()})
+    problem_type: ProblemType | None = None
+    if settings.task in LABEL_TASKS:
+        problem_type = find_problem_type(tables[TRAIN])
+        if problem_type == "regression":
+            _refuse_classes_of_numbers(settings, target)
+            check_numbers(tables, target)
+            class_names = ()
+        else:
+            tables, class_names = number_classes(tables, target, settings.classes)
+    train, validation, how = _split(settings, tables, problem_type)
+    remark = f"{settings.data}: {len(train)} training and {len(validation)} validation images ({how})"
+    return LabeledImages(train, validation, class_names, remark, problem_type)
+
+
+def _split(
+    settings: FinetuneSettings, tables: Tables, problem_type: ProblemType | None
+) -> tuple[Dataset, Dataset, str]:
+    """Return training and validation images, and where the split is from."""
+    table = tables[TRAIN]
+    if VALIDATION in tables:
+        return table, tables[VALIDATION], "its own validation split"
+    classes: Sequence[Sequence[Any]] = [()] * len(table)
+    if problem_type == "multi_label_classification":
+        classes = table["target"][:]
+    elif problem_type == "single_label_classification":
+        classes = [[label] for label in table["target"][:]]
+    elif settings.task in BOX_TASKS:
+        classes = [read_objects(row, f"image {number}", "category") for number, row in enumerate(table["target"])]
+    seed = derive_seed(settings.seed, "validation split")
+    try:
+        train, validation = split_images(classes, settings.validation_share, seed)
+    except ValueError as error:
+        raise ValueError(f"{settings.data!r} has {error}") from error
+    how = f"a seeded split, {settings.validation_share:.0%}"
+    if settings.task in (*LABEL_TASKS, *BOX_TASKS) and problem_type != "regression":
+        how += " of each class and at least one image"
+    return cast("Dataset", table.select(train)), cast("Dataset", table.select(validation)), how
+
+
+def _load_streams(settings: FinetuneSettings) -> LabeledImages:
+    """Open the training images as a stream, and read the validation images into memory."""
+    from datasets import Image
+
+    streams = open_streams(settings.data)
+    if TRAIN not in streams or VALIDATION not in streams:
+        raise ValueError(
+            f"`streaming` needs splits for training and validation; {settings.data!r} has {', '.join(streams)}."
+        )
+    features = streams[TRAIN].features
+    image, target = _choose_columns(settings, list(features or ()))
+    images = {}
+    for split in (TRAIN, VALIDATION):
+        stream = streams[split]
+        assert stream.features is not None
+        if isinstance(stream.features[image], Image):
+            stream = stream.cast_column(image, Image(decode=False))
+        images[split] = stream.select_columns([image, target])
+    labels, state = _label_reader(settings, images[TRAIN], target), PartialState()
+    column = ImageColumn(settings.data, image, is_listed(images[TRAIN]))
+    seed = derive_seed(settings.seed, "stream")
+    labeled = LabeledStream(images[TRAIN], column, labels, seed, state.process_index, state.num_processes)
+    validation = collect(images[VALIDATION], column, labels)
+    remark = f"{settings.data}: a stream of training images and {len(validation)} validation images (its own split)"
+    empty = cast("Dataset", validation.select([]))
+    return LabeledImages(empty, validation, labels.names, remark, labels.problem_type, labeled)
+
+
+def _label_reader(settings: FinetuneSettings, images: IterableDataset, column: str) -> LabelReader:
+    problem_type = find_problem_type(images, column)
+    if problem_type == "regression":
+        _refuse_classes_of_numbers(settings, column)
+        return LabelReader(problem_type, (), column)
+    names = settings.classes or stated_names(images, column)
+    if names is None:
+        raise ValueError(
+            f"Column {column!r} of {settings.data!r} does not name its classes, and `streaming` cannot read ahead: "
+            "give `classes`, their names in the order of their ids."
+        )
+    _require_distinct(names)
+    if len(names) < 2 and problem_type == "single_label_classification":
+        raise ValueError(f"`classes` must be at least two names, got {names!r}.")
+    return LabelReader(problem_type, names, column)
+
+
+def _refuse_classes_of_numbers(settings: FinetuneSettings, column: str) -> None:
+    if settings.classes is not None:
+        raise ValueError(
+            f"`classes` names classes, but column {column!r} of {settings.data!r} has floats, which are measured "
+            "numbers: leave `classes` out, or store the ids of classes as integers."
+        )
+
+
+def _require_distinct(class_names: tuple[str, ...]) -> None:
+    repeated = sorted({name for name in class_names if class_names.count(name) > 1})
+    if repeated:
+        raise ValueError(
+            f"Several classes have the name {', '.join(map(repr, repeated))}: give `classes`, a name of its own for "
+            "each in the order of their ids."
+        )
+
+
+def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
+    """Return the tables by split, and the class names if the layout states them."""
+    class_names: tuple[str, ...] = ()
+
+    def read_folder(path: Path) -> Tables:
+        nonlocal class_names
+        if settings.task in BOX_TASKS:
+            tables, class_names = read_coco(path, with_masks=settings.task == "instance-segmentation")
+            return tables
+        if not path.is_dir():
+            raise ValueError(
+                f"{settings.data!r} must be a folder, a .parquet or .tar file or a Hub id for {settings.task}."
+            )
+        if settings.task in LABEL_TASKS:
+            if holds_coco(path):
+                raise ValueError(
+                    f"{path} has COCO annotations, which are for the tasks {' and '.join(BOX_TASKS)}; "
+                    "image-classification needs a sub-folder of images for each class."
+                )
+            return open_class_folders(path)
+        class_names = read_class_names(path) or ()
+        return (read_mask_folder if settings.task == "semantic-segmentation" else read_depth_folder)(path)
+
+    return open_tables(settings.data, read_folder), class_names
+
+
+def _choose_columns(settings: FinetuneSettings, existing: Sequence[str]) -> tuple[str, str]:
+    """Return the columns of images and targets."""
+    data, task = settings.data, settings.task
+    image = choose_column("image", settings.image_column, IMAGE_COLUMNS, existing, data, task)
+    return image, choose_column("target", settings.target_column, TARGET_COLUMNS[task], existing, data, task)
+
+
+def split_images(classes: Sequence[Sequence[Hashable]], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return the indices of training and of validation images, both ascending.
+
+    Every class gets its share of validation images, at least one, and keeps at least one for training: a class with one
+    image is not in the validation images. Images without a class are shared out as if they were a class.
+
+    Args:
+        classes: Classes of each image, `(num_images,)`.
+        share: Share of the images to hold out, in (0, 1).
+        seed: Seed of the choice.
+
+    Raises:
+        ValueError: If no class has two images.
+
+    References:
+        Sechidis et al., 2011, On the stratification of multi-label data: the rarest class is served first.
+    """
+    images: dict[Hashable, list[int]] = {}
+    own = [list(dict.fromkeys(several)) or [None] for several in classes]
+    for index in torch.randperm(len(own), generator=torch.Generator().manual_seed(seed)).tolist():
+        for name in own[index]:
+            images.setdefault(name, []).append(index)
+    in_training = {name: len(found) for name, found in images.items()}
+    held_out: set[int] = set()
+    for name, found in sorted(images.items(), key=lambda item: len(item[1])):
+        wanted = max(round(share * len(found)), 1)
+        for index in found:
+            if len(found) - in_training[name] >= wanted:
+                break
+            if index not in held_out and all(in_training[each] > 1 for each in own[index]):
+                held_out.add(index)
+                for each in own[index]:
+                    in_training[each] -= 1
+    if not held_out:
+        raise ValueError(f"{len(own)} images, no two of one class: none is left for validation.")
+    return [index for index in range(len(own)) if index not in held_out], sorted(held_out)

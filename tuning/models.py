@@ -1,0 +1,280 @@
+"""The model of a fine-tuning run: opened from a checkpoint, given its head, adapters and precision, and saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
+from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
+
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
+from modeling_radio.checks_radio import Resolution, did_you_mean
+from modeling_radio.core.checkpoints import without_reports
+from modeling_radio.core.files import write_folder
+from modeling_radio.core.hub import find_folder
+from modeling_radio.core.trust import check_named_code
+from modeling_radio.detection_radio import check_num_queries
+from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.inputs_radio import choose_without_budget
+from modeling_radio.layers_radio import RadioBlock
+from modeling_radio.training.student.parameters import freeze_projection_of_clips
+from modeling_radio.training.views.plan import more_windowed
+from modeling_radio.tuning.adapters import BACKBONE, IN_BLOCKS, Part, add_adapter, head_names
+from modeling_radio.tuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
+from modeling_radio.tuning.tasks.base import FinetuningTask
+
+
+TRUNK = f"{BACKBONE}.model"
+MAX_GRAPHS = 64
+"""Limit for compiled blocks; our choice: windows with dropped paths take 9, and PyTorch runs more than 8 eagerly."""
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Return the number of trained and of all parameters, without the copies of untrained heads that peft keeps."""
+    kept = [weight for name, weight in model.named_parameters() if ".original_module." not in name]
+    trained = sum(_num_weights(weight) for weight in kept if weight.requires_grad)
+    return trained, sum(map(_num_weights, kept))
+
+
+def _num_weights(parameter: nn.Parameter) -> int:
+    """Return the size of a parameter before quantization: bitsandbytes packs weights of four bits in pairs."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()
+
+
+def open_config(checkpoint: str) -> RadioConfig:
+    """Return the configuration of a checkpoint folder or Hub id.
+
+    Raises:
+        ValueError: If there is none, or an adapter beside it, which transformers would put on the model, or the folder
+            names code of others.
+    """
+    folder = find_folder(checkpoint, "checkpoint")
+    try:
+        if find_adapter_config_file(str(folder)) is not None:
+            raise ValueError(
+                f"`checkpoint` must be a whole model, got the adapter {checkpoint!r}. Give the `merged/` that "
+                "`--merge` writes, or its base."
+            )
+        check_named_code(folder)
+        # A tuned model returns named outputs.
+        return RadioConfig.from_pretrained(checkpoint, return_dict=True, nvidia_outputs=False)
+    except OSError as error:
+        raise ValueError(f"`checkpoint` must be a folder or Hub id with a config.json, got {checkpoint!r}.") from error
+
+
+def check_network(config: RadioConfig, settings: FinetuneSettings) -> None:
+    """Refuse settings that need our ViT's blocks for an E-RADIO or a network of a library.
+
+    Adapters would not change its convolutions, and the running statistics of its batch norms would not be saved.
+
+    Raises:
+        ValueError: If a setting is refused; the message names it.
+    """
+    refused = {
+        "tune": settings.uses_adapter,
+        "compile": settings.compile,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "window_size": settings.window_size == "global",
+    }
+    for name, is_refused in refused.items():
+        if is_refused and config.is_foreign:
+            raise ValueError(
+                f"`{name}` cannot be {getattr(settings, name)!r} for this network, which has no blocks of our ViT. "
+                "Use `--tune head` or `--tune full`."
+            )
+
+
+def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
+    """Return the configuration of a task's model, given that of its checkpoint.
+
+    Raises:
+        ValueError: If the settings change a field that does not exist or that the labels or other settings decide,
+            images have fewer patches than a detector has queries, a window would change nothing, or the checkpoint has
+            no text tower for a task that needs one.
+    """
+    settings = task.settings
+    if settings.task == ZERO_SHOT and config.text_tower is None:
+        raise ValueError(
+            f"`checkpoint` {settings.checkpoint!r} has no text tower: make a folder with one by `radio "
+            "convert ... --text-tower ID`, of the demo's student by `radio add-words`."
+        )
+    height, width = task.size
+    grid = Resolution(height // config.patch_size, width // config.patch_size)
+    decided = {**task.config_fields(), **_window_fields(config, task, grid)}
+    known = [field.name for field in dataclasses.fields(RadioConfig)]
+    for name, value in settings.config.items():
+        if name not in known:
+            raise ValueError(f"`config` has no field {name!r}.{did_you_mean(name, known)}")
+        if decided.get(name, value) != value:
+            raise ValueError(f"`config` cannot set {name!r}: the labels and the settings decide it ({decided[name]}).")
+    configured = RadioConfig.from_dict({**config.to_dict(), **decided, **settings.config})
+    window = settings.window_size
+    if isinstance(window, int) and configured.eradio is None and not configured.has_windowed_blocks:
+        remedy = more_windowed(configured, "model", "config")
+        raise ValueError(
+            f"`window_size` must be left out where all blocks attend globally: {window} has no effect. {remedy}"
+        )
+    if settings.task in BOX_TASKS:  # now, and not in the first step
+        check_num_queries(configured, grid)
+    return configured
+
+
+def _window_fields(config: RadioConfig, task: FinetuningTask, grid: Resolution) -> dict[str, Any]:
+    """Return the field that holds the window; "auto" is resolved for the image size where only numbers are allowed."""
+    window = task.settings.window_size
+    if window is None:
+        return {}
+    if task.settings.task in BOX_TASKS:
+        return {"detection_window_size": window}
+    if window == "auto" and config.eradio is None:
+        window = choose_without_budget(config, *grid)
+    elif window == "auto":
+        from modeling_radio.eradio_radio import optimal_window
+
+        window = optimal_window(*task.size)
+    return {"vitdet_window_size": None if window == "global" else window}
+
+
+def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str], None]) -> nn.Module:
+    """Open the checkpoint with a new head, unless it has one that fits, and choose the trained weights.
+
+    Args:
+        config: Configuration of the task's model.
+        task: The task.
+        report: Called with a line about head weights that start new.
+    """
+    settings = task.settings
+    dtype = torch.bfloat16 if settings.uses_adapter and computes_in_bfloat16(settings) else torch.float32
+    options = {"quantization_config": _quantization(settings)} if settings.quantize else {}
+    model = open_task_model(task, settings.checkpoint, report, config=config, dtype=dtype, **options)
+    task.prepare(model)
+    if settings.uses_adapter:
+        if settings.quantize is not None:
+            from peft import prepare_model_for_kbit_training
+
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # norms in float32
+        return add_adapter(model, settings)
+    if settings.tune == "head":
+        model.requires_grad_(False)
+    elif isinstance(model, RadioForZeroShotImageClassification):
+        model.requires_grad_(False)  # the text tower and unused adaptors
+        model.get_submodule(TRUNK).requires_grad_(True)
+    for name in head_names(model):
+        model.get_submodule(name).requires_grad_(True)
+    freeze_projection_of_clips(model)
+    return model
+
+
+def compile_blocks(model: nn.Module, backend: str | Callable = "inductor") -> None:
+    """Compile each block in place, which keeps the names of the weights.
+
+    `Trainer` would compile the whole model with its losses, those of boxes again for each number of boxes.
+
+    Args:
+        model: A task model, with or without adapters.
+        backend: Backend of `torch.compile`.
+    """
+    dynamo = torch._dynamo.config
+    dynamo.cache_size_limit = max(dynamo.cache_size_limit, MAX_GRAPHS)  # its name in PyTorch 2.6, an alias later
+    for block in [module for module in model.modules() if isinstance(module, RadioBlock)]:
+        block.compile(backend=backend)
+
+
+def open_task_model(
+    task: FinetuningTask, checkpoint: str, report: Callable[[str], None] | None = None, **options: Any
+) -> RadioPreTrainedModel:
+    """Open a checkpoint as the task's model, with new weights where it has no head that fits.
+
+    Args:
+        task: The task.
+        checkpoint: Folder or Hub id.
+        report: Called with a line about head weights that start new because they have another shape.
+        options: Options of `from_pretrained`.
+
+    Raises:
+        ValueError: If weights are damaged, or those of the backbone are missing or have another shape.
+    """
+    with without_reports():
+        opened: Any = task.model_class.from_pretrained(
+            checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    model, info = opened
+    mismatched = sorted(name for name, _, _ in info["mismatched_keys"])
+    missing = sorted(name for name in {*info["missing_keys"], *mismatched} if name.startswith(f"{BACKBONE}."))
+    if missing:
+        raise ValueError(
+            f"`checkpoint` {checkpoint!r} lacks {len(missing)} weights of the backbone in the shape that the "
+            f"configuration asks for, such as {missing[0]}."
+        )
+    if mismatched and report is not None:
+        report(
+            f"{len(mismatched)} weights of the head have another shape in the checkpoint and start new, such as "
+            f"{mismatched[-1]}."
+        )
+    return model
+
+
+def _quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:
+    """Return the configuration that stores the linear layers of the blocks, and nothing else, in 4 or 8 bits.
+
+    Raises:
+        ValueError: If bitsandbytes is not installed.
+    """
+    if not is_bitsandbytes_available():
+        raise ValueError(
+            f"`quantize` {settings.quantize} needs the package bitsandbytes, which is not installed: "
+            "`pip install bitsandbytes`, or leave `quantize` out."
+        )
+    kept = [rf"(?!{IN_BLOCKS}).+"]  # transformers takes regular expressions for names from the root
+    if settings.quantize == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    # NF4 with double quantization as in QLoRA, https://arxiv.org/abs/2305.14314
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=kept,
+    )
+
+
+def computes_in_bfloat16(settings: FinetuneSettings) -> bool:
+    """True if forward and backward run in bfloat16."""
+    if settings.precision == "auto":
+        # Emulated, as on a T4 or V100, it is slow.
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return settings.precision == "bf16"
+
+
+def save_plain(
+    model: RadioPreTrainedModel,
+    processor: RadioImageProcessor,
+    path: Path,
+    weights: dict[str, Tensor] | None = None,
+    extras: Sequence[Part] = (),
+) -> None:
+    """Write model and processor as a folder that the Auto classes open.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        path: Folder to write.
+        weights: All weights of a sharded model, gathered.
+        extras: Tokenizers and records to write, too.
+
+    Raises:
+        WriteError: If it cannot be written; an older folder is intact.
+    """
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder, state_dict=weights)
+        for part in (processor, *extras):
+            part.save_pretrained(folder)
+
+    write_folder(path, write)
