@@ -1,15 +1,16 @@
-"""Durations: phases of a command, its bar with the time left, and the fastest of several runs."""
+"""Durations: phases of a command and the record of its run, its bar with the time left, the fastest of several runs."""
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from modeling_radio.core.machine import EnergyMeter
+from modeling_radio.core.machine import EnergyMeter, describe_machine, versions_of
 
 
 Name = TypeVar("Name", bound=Hashable)
@@ -37,6 +38,24 @@ class Clock:
         took = time.perf_counter() - started
         self.seconds[name] = self.seconds.get(name, 0.0) + took
         self.report(f"{name:<16} {took:6.1f} s")
+
+
+VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "scikit-learn", "pytorch-ood")
+
+
+def describe_run(command: str, clock: Clock) -> dict[str, Any]:
+    """Return the facts to repeat a run: command, date, machine, versions, seconds, and energy if counted."""
+    run = {
+        "command": command,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": describe_machine(),
+        "versions": versions_of(VERSIONED),
+        "seconds": {name: round(value, 1) for name, value in clock.seconds.items()},
+    }
+    energy = clock.energy.kwh()
+    if energy:
+        run |= {"energy_kwh": float(f"{sum(energy.values()):.3g}"), "energy_of": " and ".join(energy)}
+    return run
 
 
 class WholeRun(Clock):

@@ -24,7 +24,7 @@ from modeling_radio import RadioForZeroShotImageClassification, RadioImageProces
 from modeling_radio.core.checkpoints import MODEL_FOLDER, open_checkpoint
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import check_output, write_folder
-from modeling_radio.core.timing import Clock, ProgressBar
+from modeling_radio.core.timing import Clock, ProgressBar, describe_run
 from modeling_radio.demo.assets import package_named
 from modeling_radio.demo.images import render
 from modeling_radio.demo.teachers import EfficientNetLiteTeacher
@@ -34,7 +34,7 @@ from modeling_radio.metrics.results import Results, Source
 from modeling_radio.model_cards.build import write_card
 from modeling_radio.training.data.training_images import build_images
 from modeling_radio.training.recipes.recipe import Recipe, RecipeCommand, RecipeError, TeacherRecipe
-from modeling_radio.training.student.provenance import describe_run, teacher_sources
+from modeling_radio.training.student.provenance import teacher_sources
 from modeling_radio.training.teachers.registry import build_teachers
 from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES, SIMPLE_TEMPLATES, SentenceTower
 

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import cache_dir, write_text
 from modeling_radio.core.settings import OneOf, hash_of, require
-from modeling_radio.core.timing import Clock
+from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.demo.assets import package_named
 from modeling_radio.demo.evaluation_data import DemoData
 from modeling_radio.demo.images import LABELED_PACKAGES
@@ -33,7 +33,7 @@ from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import Measurement, Results, Source, build_tables
 from modeling_radio.training.data.sources import DEMO_SOURCES
 from modeling_radio.training.recipes.recipe import Recipe, RecipeCommand
-from modeling_radio.training.student.provenance import describe_run, teacher_sources
+from modeling_radio.training.student.provenance import teacher_sources
 from modeling_radio.training.teachers.registry import build_teachers, reachable_teachers
 
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from modeling_radio import RadioModel
 from modeling_radio.core.files import sole_run
-from modeling_radio.core.timing import Clock, WholeRun
+from modeling_radio.core.timing import Clock, WholeRun, describe_run
 from modeling_radio.demo.closing_page import write_closing_page
 from modeling_radio.demo.evaluation_data import load_photographs
 from modeling_radio.demo.images import photographs
@@ -27,7 +27,7 @@ from modeling_radio.metrics.results import Measurement, Results
 from modeling_radio.model_cards.build import FEATURES_FIGURE, write_card
 from modeling_radio.training.distillation.trainer import Distiller
 from modeling_radio.training.recipes.recipe import Recipe
-from modeling_radio.training.student.provenance import describe_run, teacher_sources
+from modeling_radio.training.student.provenance import teacher_sources
 from modeling_radio.training.student.reopen import reopen_elsewhere
 from modeling_radio.training.teachers.registry import reachable_teachers
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from modeling_radio.core.files import cache_dir, check_writable
 from modeling_radio.core.ranks import device_of_process, rank_and_count
 from modeling_radio.core.settings import hash_of
-from modeling_radio.core.timing import Clock
+from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.evaluation.data import check_kind
 from modeling_radio.evaluation.data_tables import open_data
 from modeling_radio.evaluation.features import FeatureStore
@@ -26,7 +26,7 @@ from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import Measurement, Results
 from modeling_radio.training.data.sources import public_name
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
-from modeling_radio.training.student.provenance import describe_run, teacher_sources
+from modeling_radio.training.student.provenance import teacher_sources
 from modeling_radio.training.teachers.registry import build_teachers
 
 

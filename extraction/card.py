@@ -12,7 +12,7 @@ import torch
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.checkpoints import read_config
 from modeling_radio.core.machine import arithmetic
-from modeling_radio.core.timing import Clock
+from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, PCA_FILE, SCALE, SUMMARY
 from modeling_radio.extraction.lance_data import write_lance
 from modeling_radio.extraction.nearest import build_indexes, index_path, summary_columns
@@ -29,7 +29,6 @@ from modeling_radio.extraction.store import Store
 from modeling_radio.model_cards.build import license_of
 from modeling_radio.model_cards.features import Column, FeatureSet, build_features_card
 from modeling_radio.model_cards.licenses import License, nvidia_license
-from modeling_radio.training.student.provenance import describe_run
 
 
 if TYPE_CHECKING:

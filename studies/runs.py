@@ -23,13 +23,12 @@ from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import hash_file
 from modeling_radio.core.interruption import StopRequest, TrainingDivergedError, prepare_stoppable, run_stoppable
 from modeling_radio.core.settings import hash_of
-from modeling_radio.core.timing import Clock
+from modeling_radio.core.timing import Clock, describe_run
 from modeling_radio.studies.held_out import HeldOut
 from modeling_radio.studies.raw_results import RunResult, add_run, claim, load_results
 from modeling_radio.studies.study import SUMMARY, WORST, OpenedStudy, open_study
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError, decisive_part
-from modeling_radio.training.student.provenance import describe_run
 from modeling_radio.training.teachers.featsharp import load_upsampler
 
 

@@ -31,9 +31,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 from modeling_radio import RadioConfig
 from modeling_radio.core.files import scratch_folder, write_file, write_through
 from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.core.manifests import MANIFEST, CheckpointError, find_damage, write_manifest
 from modeling_radio.core.ranks import any_rank, fsdp_plugin, mean_over_ranks, wait_for_ranks
 from modeling_radio.modeling_radio import ADAPTORS, RadioNetwork
-from modeling_radio.training.distillation.checkpoints import MANIFEST, CheckpointError, find_damage, write_manifest
 from modeling_radio.training.student.parameters import decayed_parameters
 from modeling_radio.tuning.adapters import BACKBONE
 from modeling_radio.tuning.error_analysis import draw_predictions, predict_examples

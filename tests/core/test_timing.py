@@ -1,8 +1,9 @@
+import platform
 import time
 
 import pytest
 
-from modeling_radio.core.timing import ProgressBar, WholeRun, fastest_seconds
+from modeling_radio.core.timing import Clock, ProgressBar, WholeRun, describe_run, fastest_seconds
 
 
 @pytest.fixture
@@ -66,3 +67,17 @@ def test_bars_inside_a_whole_run_are_silent_and_alone_tqdms_own(capfd):
     with WholeRun([("work", 1.0)]) as run, run.phase("work"):  # where no terminal is
         pass
     assert capfd.readouterr().out.split()[0] == "work"
+
+
+def test_a_run_is_described_by_plain_values(monkeypatch):
+    clock = Clock(seconds={"distil": 1.26})
+    monkeypatch.setattr(clock.energy, "kwh", dict)
+    run = describe_run("make demo", clock)
+    assert run["command"] == "make demo"
+    assert run["seconds"] == {"distil": 1.3}
+    assert run["versions"]["python"] == platform.python_version()
+    assert " cores" in run["machine"]
+    assert "energy_kwh" not in run
+    monkeypatch.setattr(clock.energy, "kwh", lambda: {"GPUs": 1.0, "processors": 0.23456})
+    run = describe_run("make demo", clock)
+    assert (run["energy_kwh"], run["energy_of"]) == (1.23, "GPUs and processors")

@@ -11,7 +11,7 @@ from tiny_radio1d import FIELDS
 from tiny_tuning import run_settings, tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification
-from modeling_radio.training.distillation.checkpoints import MANIFEST, CheckpointError, write_manifest
+from modeling_radio.core.manifests import MANIFEST, CheckpointError, write_manifest
 from modeling_radio.tuning.adapters import add_adapter
 from modeling_radio.tuning.run import FinetuningRun
 from modeling_radio.tuning.trainer import (

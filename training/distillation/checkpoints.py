@@ -4,7 +4,6 @@ Not on `torch.distributed.checkpoint`: it unpickles its metadata, which runs cod
 loads damaged bytes without an error (tried with torch 2.13).
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -24,17 +23,16 @@ from torch.optim import Optimizer
 
 from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.core.checked_tensors import load_optimizer_tensors, optimizer_tensors
-from modeling_radio.core.errors import UserError
 from modeling_radio.core.files import (
     TEMPORARY_PREFIX,
     WriteError,
     move_into_place,
     one_line_errors,
     scratch_folder,
-    write_text,
     write_through,
 )
 from modeling_radio.core.machine import arithmetic
+from modeling_radio.core.manifests import CheckpointError, FileFacts, describe_files, find_damage, write_manifest
 from modeling_radio.core.ranks import of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.settings import differences, order_differences, setting_paths, with_defaults
 from modeling_radio.training.distillation.monitoring import SkippedSteps
@@ -49,83 +47,6 @@ from modeling_radio.training.student.sharding import (
     state_tensors,
 )
 from modeling_radio.training.targets.examples import TargetSource
-
-
-MANIFEST = "manifest.json"
-_BLOCK = 1 << 20  # bytes read at once
-
-
-class FileFacts(TypedDict):
-    """Size and hash of a file, as a manifest has them."""
-
-    bytes: int
-    sha256: str
-
-
-def write_manifest(folder: Path, known: Mapping[str, FileFacts] | None = None) -> None:
-    """Write `manifest.json`: the size and the SHA-256 of every other file of a folder and of those in it.
-
-    Args:
-        folder: Whole but for its manifest.
-        known: What `describe_files` said of some of its files, which are not read again.
-    """
-    known = known or {}
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    names = {path.relative_to(folder).as_posix() for path in paths}
-    files = {**known, **describe_files(folder, names - known.keys())}
-    write_text(folder / MANIFEST, json.dumps(dict(sorted(files.items())), indent=2))
-
-
-def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileFacts]:
-    """Return what the manifest says of files of a folder, by name."""
-    names = list(names)
-    with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
-        hashes = pool.map(_sha256, [folder / name for name in names])
-    return {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256}
-        for name, sha256 in zip(names, hashes, strict=True)
-    }
-
-
-def find_damage(folder: Path) -> str | None:
-    """Return which file of a folder isn't as it was when `write_manifest` saw it, and how; None if all are.
-
-    Sizes are compared before any file is read.
-    """
-    files = _read_manifest(folder / MANIFEST)
-    if isinstance(files, str):
-        return files
-    for name, (size, _) in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{str(path)!r} is missing"
-        if (now := path.stat().st_size) != size:
-            return f"{str(path)!r} has {now} bytes instead of {size}"
-    with ThreadPoolExecutor() as pool:
-        hashes = pool.map(_sha256, [folder / name for name in files])
-    for (name, (_, sha256)), now in zip(files.items(), hashes, strict=True):
-        if now != sha256:
-            return f"{str(folder / name)!r} has another content than was written"
-    return None
-
-
-def _read_manifest(path: Path) -> dict[str, tuple[int, str]] | str:
-    """Return size and hash by file name, or what is wrong with the manifest itself."""
-    try:
-        files = json.loads(path.read_text(encoding="utf-8"))
-        return {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    except FileNotFoundError:
-        return f"{str(path)!r} is missing"
-    except (ValueError, TypeError, KeyError, AttributeError):  # not UTF-8, not JSON, or of another form
-        return f"{str(path)!r} is not what was written"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 PART_BYTES = 2**26
@@ -268,18 +189,6 @@ UNCHANGEABLE = (
     *("balancing.method", "contrastive.bank_size"),
 )
 """Settings, or sections of them, that say which network is trained and what its optimizer and losses remember."""
-
-
-class CheckpointError(UserError):
-    """A checkpoint that cannot be used; the message is one line that names the file and says what to do."""
-
-    @classmethod
-    def of_all(cls, folder: Path, damages: Iterable[str]) -> "CheckpointError":
-        """Return the error of a run whose checkpoints are all damaged, as `damages` say."""
-        return cls(
-            f"{str(folder)!r} has no intact checkpoint: {'; '.join(damages)}. Restore these files from a copy, or "
-            "give another --output to start anew."
-        )
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

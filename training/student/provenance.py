@@ -1,18 +1,14 @@
-"""Provenance of numbers and models: teachers, images, machine and versions, for results files and model cards."""
+"""Provenance of numbers and models: teachers and images, for results files and model cards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from modeling_radio.core.ids import LIBRARY_PREFIXES
-from modeling_radio.core.machine import describe_machine, versions_of
 from modeling_radio.core.packages import Package
-from modeling_radio.core.timing import Clock
 from modeling_radio.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph, load_demo_assets
 from modeling_radio.metrics.results import Source
 from modeling_radio.model_cards.build import license_of
@@ -23,9 +19,6 @@ from modeling_radio.training.data.sources import DEMO_SOURCES, public_name
 from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, TeacherRecipe
 from modeling_radio.training.teachers.published.catalog import family_of
 from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND
-
-
-VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "scikit-learn", "pytorch-ood")
 
 
 def teacher_sources(config: RadioConfig, recipe: Recipe) -> list[Source]:
@@ -154,18 +147,3 @@ def data_sources(assets: DemoAssets, purpose: str = "evaluation") -> list[Source
 
 def _origin(package: Package) -> str:
     return f"{package.ecosystem} package {package.name} {package.version}"
-
-
-def describe_run(command: str, clock: Clock) -> dict[str, Any]:
-    """Return the facts to repeat a run: command, date, machine, versions, seconds, and energy if counted."""
-    run = {
-        "command": command,
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": describe_machine(),
-        "versions": versions_of(VERSIONED),
-        "seconds": {name: round(value, 1) for name, value in clock.seconds.items()},
-    }
-    energy = clock.energy.kwh()
-    if energy:
-        run |= {"energy_kwh": float(f"{sum(energy.values()):.3g}"), "energy_of": " and ".join(energy)}
-    return run

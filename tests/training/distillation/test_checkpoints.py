@@ -18,6 +18,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from two_forks import run_two_forks
 
 from modeling_radio.core.files import WriteError, remove_partial
+from modeling_radio.core.manifests import find_damage
 from modeling_radio.core.ranks import rank_and_count
 from modeling_radio.training.distillation import checkpoints
 from modeling_radio.training.distillation.checkpoints import (
@@ -26,11 +27,9 @@ from modeling_radio.training.distillation.checkpoints import (
     SavedTensors,
     check_allowed_changes,
     check_same_recipe,
-    find_damage,
     list_checkpoints,
     newest_checkpoint,
     read_state,
-    write_manifest,
     writers_of,
 )
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError, load_recipe
@@ -48,14 +47,6 @@ def save(
     writer.begin({"step": step}, {name: write})
     writer.finish()
     return folder / f"step_{step:08d}"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "weights").write_bytes(b"w" * 3_000_000)
-    (tmp_path / "state.json").write_text("{}")
-    write_manifest(tmp_path)
-    return tmp_path
 
 
 WHOLE = {

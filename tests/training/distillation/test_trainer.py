@@ -39,11 +39,12 @@ from modeling_radio import RadioModel
 from modeling_radio.core.files import RUN_FILE, WriteError
 from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.machine import arithmetic
+from modeling_radio.core.manifests import CheckpointError, write_manifest
 from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.distill import main
 from modeling_radio.training.distillation import bad_steps, checkpoints, inputs, step, trainer
-from modeling_radio.training.distillation.checkpoints import CheckpointError, list_checkpoints, write_manifest
+from modeling_radio.training.distillation.checkpoints import list_checkpoints
 from modeling_radio.training.distillation.tracking import read_series
 from modeling_radio.training.losses.alignment import AlignedMaps, align_to_teacher
 from modeling_radio.training.recipes.recipe import RecipeError, load_recipe

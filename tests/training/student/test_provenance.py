@@ -1,15 +1,13 @@
-import platform
 from pathlib import Path
 
 import pytest
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig
-from modeling_radio.core.timing import Clock
 from modeling_radio.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph
 from modeling_radio.model_cards.licenses import warnings_of
 from modeling_radio.training.recipes.recipe import TeacherRecipe, list_recipes, load_recipe
 from modeling_radio.training.student import provenance
-from modeling_radio.training.student.provenance import data_sources, describe_run, lineage_of, teacher_source
+from modeling_radio.training.student.provenance import data_sources, lineage_of, teacher_source
 from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS
 
 
@@ -140,17 +138,3 @@ def test_the_demos_images_are_named_by_their_packages(monkeypatch):
         ("tuxpaint-stamps-default", "training: object cut-outs", "1 pictures"),  # the other one is held out
         ("budgie-backgrounds", "training: photographs", "1 pictures"),
     ]
-
-
-def test_a_run_is_described_by_plain_values(monkeypatch):
-    clock = Clock(seconds={"distil": 1.26})
-    monkeypatch.setattr(clock.energy, "kwh", dict)
-    run = describe_run("make demo", clock)
-    assert run["command"] == "make demo"
-    assert run["seconds"] == {"distil": 1.3}
-    assert run["versions"]["python"] == platform.python_version()
-    assert " cores" in run["machine"]
-    assert "energy_kwh" not in run
-    monkeypatch.setattr(clock.energy, "kwh", lambda: {"GPUs": 1.0, "processors": 0.23456})
-    run = describe_run("make demo", clock)
-    assert (run["energy_kwh"], run["energy_of"]) == (1.23, "GPUs and processors")

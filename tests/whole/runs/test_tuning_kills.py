@@ -11,7 +11,7 @@ from tiny_distillation import assert_same_tensors
 from tiny_tuning import run_settings
 
 from modeling_radio.core.files import TEMPORARY_PREFIX
-from modeling_radio.training.distillation.checkpoints import MANIFEST
+from modeling_radio.core.manifests import MANIFEST
 from modeling_radio.tuning.run import FINAL, MERGED, SETTINGS, FinetuningRun
 
 
