@@ -46,10 +46,10 @@ from modeling_radio.training.distillation.inputs import load_teachers
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 from modeling_radio.training.student.build import student_patch_size
 from modeling_radio.training.targets.feature_cache import FORMATS as STORED_FORMATS
-from modeling_radio.training.targets.feature_cache import IMAGES_PER_FORWARD, Entries, FeatureFormat, TeacherOutputs
+from modeling_radio.training.targets.feature_cache import IMAGES_PER_FORWARD, CacheFormat, Entries, TeacherOutputs
 from modeling_radio.training.views.crops import STUDENT, CropSpec
 from modeling_radio.training.views.loaders import PartitionStreams, build_view_loader
-from modeling_radio.training.views.plan import Batch, BatchPlan
+from modeling_radio.training.views.plan import BatchPlan, PlannedBatch
 
 
 OURS = "ours"
@@ -219,7 +219,7 @@ def views_of(recipe: Recipe, num_steps: int) -> Iterator[Tensor]:
         number = len(images)
     plan = BatchPlan(recipe, number, patch_size=patch_size)
 
-    def crop_specs(batch: Batch) -> list[CropSpec]:
+    def crop_specs(batch: PlannedBatch) -> list[CropSpec]:
         grid = batch.shapes[0].grid
         sizes = ((grid.rows * patch_size, grid.cols * patch_size),)
         numbers = batch.uniform("region", 4).tolist()
@@ -260,7 +260,7 @@ def measure_loader(
     return rows
 
 
-class FullPrecision(FeatureFormat):
+class FullPrecision(CacheFormat):
     """Keeps features unchanged, as the reference of the cache's formats."""
 
     def encode(self, features: Tensor) -> Entries:
@@ -270,7 +270,7 @@ class FullPrecision(FeatureFormat):
         return entries["features"][row]
 
 
-CACHE_FORMATS: dict[str, FeatureFormat] = {"float32": FullPrecision(), **STORED_FORMATS}
+CACHE_FORMATS: dict[str, CacheFormat] = {"float32": FullPrecision(), **STORED_FORMATS}
 
 
 def compute_features(recipe: Recipe, num_images: int) -> dict[str, Tensor]:
@@ -292,7 +292,7 @@ def measure_formats(features: Mapping[str, Tensor]) -> list[Row]:
     return rows
 
 
-def format_row(features: Mapping[str, Tensor], feature_format: FeatureFormat, folder: Path) -> Row:
+def format_row(features: Mapping[str, Tensor], feature_format: CacheFormat, folder: Path) -> Row:
     """Return disk and times of all teachers together, and errors by teacher."""
     num_images = len(next(iter(features.values())))
     began = time.perf_counter()

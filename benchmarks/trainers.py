@@ -38,7 +38,7 @@ LIGHTLY_TEACHER = "vits14-noreg"
 STEPS_WITHOUT_END = 10**6
 
 
-class Images(Dataset[Tensor]):
+class RandomCrops(Dataset[Tensor]):
     """Random crops of the images of a folder, normalized.
 
     Args:
@@ -134,7 +134,7 @@ def build_plain() -> PlainDistillation:
 def plain_steps(network: PlainDistillation, folder: Path, batch_size: int, num_workers: int = 0) -> Iterator[Tensor]:
     """Do steps of AdamW over batches of a folder, again and again; yield the loss after each."""
     optimizer = torch.optim.AdamW([each for each in network.parameters() if each.requires_grad], lr=1e-4)
-    images, device = Images(folder), network.heads[0][0].weight.device
+    images, device = RandomCrops(folder), network.heads[0][0].weight.device
     loader = DataLoader(
         images, batch_size, shuffle=True, drop_last=True, num_workers=num_workers, pin_memory=device.type == "cuda"
     )

@@ -56,7 +56,7 @@ _PATTERNS = ["*.json", "*.py", "*.safetensors"]
 _VERSIONED = ("torch", "torchvision", "transformers", "timm")
 
 
-class Release(NamedTuple):
+class FetchedRelease(NamedTuple):
     """NVIDIA's checkpoint: name, commit and local folder."""
 
     name: str
@@ -64,7 +64,7 @@ class Release(NamedTuple):
     folder: Path
 
 
-def fetch_release(source: str, revision: str | None) -> Release:
+def fetch_release(source: str, revision: str | None) -> FetchedRelease:
     """Return a local folder, or fetch weights and code of a Hub repository at one commit.
 
     Raises:
@@ -73,7 +73,7 @@ def fetch_release(source: str, revision: str | None) -> Release:
     if Path(source).is_dir():
         if revision is not None:
             raise ValueError(f"`revision` must be left out for a folder, got {revision!r}.")
-        release = Release(read_label(source), None, Path(source))
+        release = FetchedRelease(read_label(source), None, Path(source))
     else:
         release = _download(source, revision)
     modules = {path.stem for path in release.folder.glob("*.py")}
@@ -83,7 +83,7 @@ def fetch_release(source: str, revision: str | None) -> Release:
     return release
 
 
-def _download(source: str, revision: str | None) -> Release:
+def _download(source: str, revision: str | None) -> FetchedRelease:
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=_PATTERNS))
     except HUB_ERRORS as error:
@@ -91,7 +91,7 @@ def _download(source: str, revision: str | None) -> Release:
             f"`source` must be a folder or ORG/NAME on the Hub, got {source!r} of `revision` {revision!r}: it is no "
             f"folder here; {explain_failure(error, source)}"
         ) from error
-    return Release(source, folder.name, folder)
+    return FetchedRelease(source, folder.name, folder)
 
 
 def adaptors_of(folder: Path) -> tuple[list[str], list[str]]:
@@ -103,7 +103,7 @@ def adaptors_of(folder: Path) -> tuple[list[str], list[str]]:
     return found, [name for name in dict.fromkeys(teachers) if name not in found]
 
 
-def describe_weights(release: Release) -> str:
+def describe_weights(release: FetchedRelease) -> str:
     """Return how many tensors and numbers the backbone of a release has, and our preset of the same version.
 
     Tensors that only one of them has are listed. No weights are loaded: the headers of the files tell their shapes.

@@ -75,7 +75,7 @@ def _run(settings: ConvertSettings) -> None:
     # These import torch, which takes seconds.
     from modeling_radio.conversion.from_nvidia import HUB_ID, convert, read_label, save, verify
     from modeling_radio.conversion.text_tower import AUTO, add_text_tower, find_tower
-    from modeling_radio.conversion.verification import Comparison, list_unchecked
+    from modeling_radio.conversion.verification import OutputDifference, list_unchecked
     from modeling_radio.core.checkpoints import MODEL_FOLDER
     from modeling_radio.core.hub import find_folder
     from modeling_radio.nvidia.beside import folder_with_all_adaptors
@@ -95,7 +95,7 @@ def _run(settings: ConvertSettings) -> None:
         text_source = read_label(tower)
     if settings.nvidia_outputs:
         model.config.nvidia_outputs, model.config.adaptor_names = True, []
-    comparisons: list[Comparison] = []
+    comparisons: list[OutputDifference] = []
 
     def save_and_verify(folder: Path) -> None:
         save(model, folder, read_label(settings.source), tokenizer, text_source)

@@ -11,7 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.conversion.verification import (
-    Comparison,
+    OutputDifference,
     check_tolerance,
     compare_with_reference,
     format_comparisons,
@@ -104,7 +104,7 @@ def save(
     write_card(folder)
 
 
-def verify(folder: Path, reference: Path, tolerance: float) -> list[Comparison]:
+def verify(folder: Path, reference: Path, tolerance: float) -> list[OutputDifference]:
     """Open a converted folder, compare it with stored outputs and print the table.
 
     Returns:

@@ -6,18 +6,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modeling_radio.conversion.graphs.files import write_graph
-from modeling_radio.conversion.graphs.settings import Precision
+from modeling_radio.conversion.graphs.settings import GraphPrecision
 from modeling_radio.core.files import scratch_folder
 
 
-LEAST_COSINE: dict[Precision, float] = {"fp16": 0.999, "int8": 0.995}
+LEAST_COSINE: dict[GraphPrecision, float] = {"fp16": 0.999, "int8": 0.995}
 """Mean cosine with float32 below which an output is refused. Our choice: float16 keeps more with room to spare, and
 features may lose this much in 8 bits."""
 
 _INT8_OPERATORS = ["MatMul"]  # linear layers, as the exporter writes them
 
 
-def convert_precision(source: Path, output: Path, precision: Precision) -> None:
+def convert_precision(source: Path, output: Path, precision: GraphPrecision) -> None:
     """Write an ONNX file in another precision; inputs and outputs stay float32.
 
     - "fp16" (`onnxruntime.transformers.float16`): weights and operators in float16, half the file. For GPUs and WebGPU:

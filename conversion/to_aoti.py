@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from modeling_radio.conversion.graphs.files import require_exporter
 from modeling_radio.conversion.graphs.models import FlatModel, open_flat
-from modeling_radio.conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
+from modeling_radio.conversion.graphs.parity import OutputParity, compare_graph, print_parities, require_difference
 from modeling_radio.conversion.graphs.settings import GraphSettings
 from modeling_radio.conversion.opening import check_file_output
 from modeling_radio.core.command_line import Command, one_line_warnings
@@ -56,7 +56,7 @@ def compile_program(program: ExportedProgram, path: Path) -> None:
         ) from error
 
 
-def check_package(wrapped: FlatModel, path: Path) -> dict[str, Parity]:
+def check_package(wrapped: FlatModel, path: Path) -> dict[str, OutputParity]:
     """Open a package and compare it with the model at several sizes and batches.
 
     Returns:

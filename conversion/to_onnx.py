@@ -8,7 +8,7 @@ from torch.onnx import ONNXProgram
 from modeling_radio import RadioModel
 from modeling_radio.conversion.graphs.files import export_graph, open_graph, write_graph
 from modeling_radio.conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio
-from modeling_radio.conversion.graphs.parity import Parity, compare_graph
+from modeling_radio.conversion.graphs.parity import OutputParity, compare_graph
 from modeling_radio.conversion.graphs.settings import DEFAULT_OPSET, ENCODER_RULE, AnyPrecision, Window
 from modeling_radio.conversion.onnx_precision import convert_precision
 from modeling_radio.core.files import scratch_folder
@@ -84,7 +84,7 @@ def save_onnx(
             convert_precision(scratch / "fp32.onnx", path, precision)
 
 
-def check_onnx(wrapped: FlatModel, path: Path) -> dict[str, Parity]:
+def check_onnx(wrapped: FlatModel, path: Path) -> dict[str, OutputParity]:
     """Compare an exported file in onnxruntime with the model at several sizes and batches.
 
     Returns:

@@ -13,13 +13,12 @@ from modeling_radio.conversion.release.comparison import PHOTOGRAPH
 from modeling_radio.conversion.web.build import build_site
 from modeling_radio.conversion.web.plan import plan_page
 from modeling_radio.conversion.web.precision import PrecisionChoice
-from modeling_radio.conversion.web.site import BUILDS, SITE, Sample, check_samples, describe_model, find_runtime
+from modeling_radio.conversion.web.site import BUILDS, SITE, SampleImage, check_samples, describe_model, find_runtime
 from modeling_radio.conversion.web.texts import open_texts
 from modeling_radio.core.checkpoints import read_config, with_windowed_blocks
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import check_output, write_folder
 from modeling_radio.core.hub import find_folder
-from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings, Spelling, read_names
 from modeling_radio.zero_shot_radio import DenseSource
 
@@ -59,7 +58,7 @@ class WebSettings(Settings):
         overwrite: Replace an earlier site.
     """
 
-    checkpoint: ModelFolder
+    checkpoint: Path
     site: Path
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
     sizes: Annotated[list[Annotated[int, Field(ge=1)]] | None, Spelling(_read_sizes, "PX,PX")] = None
@@ -86,7 +85,7 @@ COMMAND = Command(
 @one_line_warnings(COMMAND.name)
 def _run(settings: WebSettings) -> None:
     transformers_logging.disable_progress_bar()  # models load in no time
-    samples = [Sample(path, TITLES.get(path, path.stem)) for path in settings.pictures]
+    samples = [SampleImage(path, TITLES.get(path, path.stem)) for path in settings.pictures]
     read = [settings.checkpoint, *settings.pictures, *([settings.runtime] if settings.runtime else [])]
     check_output(settings.site, overwrite=settings.overwrite, inputs=read, kind=SITE, name="site")
     check_samples(samples)

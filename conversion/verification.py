@@ -29,7 +29,7 @@ _INPUTS = ("/image_uint8", "/clip_uint8", "/training/draws", "/mixed/num_tokens"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OutputDifference:
     """Difference between one stored output and the model's.
 
     Attributes:
@@ -52,7 +52,7 @@ def check_tolerance(tolerance: float) -> None:
         raise ValueError(f"`tolerance` must be a finite number of at least 0, got {tolerance}.")
 
 
-def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Comparison]:
+def compare_with_reference(model: RadioModel, reference: str | Path) -> list[OutputDifference]:
     """Run a model on the images of a file and compare every output that it stores.
 
     Args:
@@ -85,29 +85,31 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
     elastic = radio1d_outputs(model, stored) if model.config.num_mergings else {}
     unknown = [key for key in stored if not (_KEY.fullmatch(key) or key.endswith(_INPUTS) or key in elastic)]
     comparisons = [
-        Comparison(match[0], _difference(outputs.get(f"{match['name']}/{match['kind']}"), stored[match[0]]))
+        OutputDifference(match[0], _difference(outputs.get(f"{match['name']}/{match['kind']}"), stored[match[0]]))
         for (_, mode), matches in groups.items()
         for outputs in [_run(model, stored[_input_key(matches[0])] / 255, mode, matches)]
         for match in matches
     ]
     positions = [key for key in unknown if key.endswith(_POSITIONS)]
-    comparisons += [Comparison(key, _difference(_positions(model, key, stored), stored[key])) for key in positions]
-    comparisons += [Comparison(key, _difference(output, stored[key])) for key, output in elastic.items()]
+    comparisons += [
+        OutputDifference(key, _difference(_positions(model, key, stored), stored[key])) for key in positions
+    ]
+    comparisons += [OutputDifference(key, _difference(output, stored[key])) for key, output in elastic.items()]
     if all(comparison.difference is None for comparison in comparisons):
         raise ValueError(f"The reference {str(reference)!r} holds no output of this model.")
-    return [*comparisons, *(Comparison(key, None) for key in unknown if key not in positions)]
+    return [*comparisons, *(OutputDifference(key, None) for key in unknown if key not in positions)]
 
 
-def format_comparisons(comparisons: list[Comparison], tolerance: float) -> str:
+def format_comparisons(comparisons: list[OutputDifference], tolerance: float) -> str:
     """Return a table with one line per image size and mode."""
-    groups: dict[str, list[Comparison]] = {}
+    groups: dict[str, list[OutputDifference]] = {}
     for comparison in comparisons:
         group = " ".join(comparison.key.split("/")[:-2])  # without the name and the kind
         groups.setdefault(group or comparison.key, []).append(comparison)
     return "\n".join([f"{'outputs':<36}{'compared':>9}{'max |difference|':>18}", *_lines(groups, tolerance)])
 
 
-def _lines(groups: dict[str, list[Comparison]], tolerance: float) -> Iterator[str]:
+def _lines(groups: dict[str, list[OutputDifference]], tolerance: float) -> Iterator[str]:
     for group, members in groups.items():
         differences = [member.difference for member in members if member.difference is not None]
         if not differences:
@@ -117,12 +119,12 @@ def _lines(groups: dict[str, list[Comparison]], tolerance: float) -> Iterator[st
         yield f"{group:<36}{len(differences):>9}{max(differences):>18.2e}  {verdict}"
 
 
-def largest_difference(comparisons: list[Comparison]) -> float:
+def largest_difference(comparisons: list[OutputDifference]) -> float:
     """Return the largest absolute difference of all outputs."""
     return max(comparison.difference for comparison in comparisons if comparison.difference is not None)
 
 
-def list_unchecked(config: RadioConfig, comparisons: Sequence[Comparison]) -> list[str]:
+def list_unchecked(config: RadioConfig, comparisons: Sequence[OutputDifference]) -> list[str]:
     """List the parts of a converted model that no stored output has confirmed.
 
     Sizes and weights are the file's own. The token of each head, the resizing of positions and the blocks with global

@@ -21,7 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeVar
 
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +235,7 @@ def prepare_stoppable(stop: Event, prepare: Callable[..., None], *arguments: Any
     prepare(*arguments)
 
 
-def run_stoppable(run: Callable[..., Result], *arguments: Any) -> Result:
+def run_stoppable(run: Callable[..., T], *arguments: Any) -> T:
     """Run a function in a process of a pool that `prepare_stoppable` set up; SIGTERM interrupts it at once.
 
     Within a `StopRequest` of its own the function finishes its step first.

@@ -201,7 +201,7 @@ def without_direction(layer: nn.Linear, direction: Tensor) -> nn.Linear:
     return _as_layer(columns[:, :-1].T, columns[:, -1])
 
 
-class Comparison(NamedTuple):
+class ComparedOutputs(NamedTuple):
     """Outputs of student and teacher on unlabeled images.
 
     Attributes:
@@ -218,7 +218,7 @@ class Comparison(NamedTuple):
 
 
 @torch.no_grad()
-def compare(radio: RadioModel, adaptor: str, teacher: EfficientNetLiteTeacher, images: Tensor) -> Comparison:
+def compare(radio: RadioModel, adaptor: str, teacher: EfficientNetLiteTeacher, images: Tensor) -> ComparedOutputs:
     """Run student and teacher on images, uint8 RGB `(num_images, 3, height, width)`."""
     inputs: list[Tensor] = []
     layer = radio.radio_model.adaptor(adaptor).last_dense_linear
@@ -235,10 +235,10 @@ def compare(radio: RadioModel, adaptor: str, teacher: EfficientNetLiteTeacher, i
             last_maps.append(last_map.permute(0, 2, 3, 1).flatten(0, 2))
     finally:
         handle.remove()
-    return Comparison(*(torch.cat(each) for each in (summaries, probabilities, inputs, last_maps)))
+    return ComparedOutputs(*(torch.cat(each) for each in (summaries, probabilities, inputs, last_maps)))
 
 
-def with_dense_summaries(radio: RadioModel, adaptor: str, compared: Comparison) -> RadioModel:
+def with_dense_summaries(radio: RadioModel, adaptor: str, compared: ComparedOutputs) -> RadioModel:
     """Return the student with one more adaptor, `ADAPTOR-words`, whose patches lie in the space of the rows.
 
     The classifier's rows compare with its last map, not with its dense features. The new adaptor copies the old one,

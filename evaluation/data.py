@@ -51,7 +51,7 @@ class ByNumber(Protocol[Item]):
     def __getitem__(self, index: int, /) -> Item: ...
 
 
-class Images(ByNumber[Tensor], Protocol):
+class SizedImages(ByNumber[Tensor], Protocol):
     """Images by index, uint8 `(3, height, width)`, whose sizes are known without decoding them."""
 
     def size(self, index: int) -> tuple[int, int]:
@@ -60,7 +60,7 @@ class Images(ByNumber[Tensor], Protocol):
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImagePair:
     """Two images of one split that show the same points.
 
     Attributes:
@@ -132,7 +132,7 @@ class Examples:
             features; None if it equals `fingerprint`.
     """
 
-    images: Images
+    images: SizedImages
     fingerprint: str
     labels: Tensor | None = None
     answers: Sequence[Sequence[int]] | None = None
@@ -140,7 +140,7 @@ class Examples:
     depth: ByNumber[Tensor] | None = None
     captions: Sequence[Sequence[str]] | None = None
     normals: ByNumber[Tensor] | None = None
-    pairs: Sequence[Pair] | None = None
+    pairs: Sequence[ImagePair] | None = None
     points: ByNumber[Tensor] | None = None
     relevance: Sequence[Relevance] | None = None
     phrases: Sequence[Phrase] | None = None
@@ -267,7 +267,7 @@ SMALLEST = 0.5
 """Smallest side of a crop as a share of the square's; our choice: a zoom by two."""
 
 
-class Box(NamedTuple):
+class CropSquare(NamedTuple):
     """A square in shares of the image's middle square: upper left corner and side."""
 
     top: float
@@ -284,7 +284,7 @@ class CroppedViews:
         seed: Seed of the crops.
     """
 
-    def __init__(self, images: Images, num_crops: int, seed: int) -> None:
+    def __init__(self, images: SizedImages, num_crops: int, seed: int) -> None:
         self.images, self.num_views, self.seed = images, num_crops + 1, seed
 
     def __len__(self) -> int:
@@ -300,14 +300,14 @@ class CroppedViews:
         first, second = (min(round(share * side), side - length) for share in (box.top, box.left))
         return full[:, top + first :, left + second :][:, :length, :length]
 
-    def box(self, index: int) -> Box:
+    def box(self, index: int) -> CropSquare:
         """Return the part of its image's middle square that a view shows."""
         image, view = divmod(index, self.num_views)
         if view == 0:
-            return Box(0.0, 0.0, 1.0)
+            return CropSquare(0.0, 0.0, 1.0)
         scale, top, left = torch.rand(3, generator=make_generator(self.seed, "crop", image, view)).tolist()
         side = SMALLEST + (1 - SMALLEST) * scale
-        return Box(top * (1 - side), left * (1 - side), side)
+        return CropSquare(top * (1 - side), left * (1 - side), side)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width in pixels of a view."""
@@ -345,7 +345,9 @@ class Windows:
         shorter_px: Shorter side of the resized images; None takes that of a window.
     """
 
-    def __init__(self, images: Images, window_px: int, stride: float = 2 / 3, shorter_px: int | None = None) -> None:
+    def __init__(
+        self, images: SizedImages, window_px: int, stride: float = 2 / 3, shorter_px: int | None = None
+    ) -> None:
         self.images, self.window_px = images, window_px
         self.frames = [_frame(images.size(index), shorter_px or window_px) for index in range(len(images))]
         self.description = f"windows {window_px} by {stride:.4f} of {shorter_px or window_px}"

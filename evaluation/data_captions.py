@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from modeling_radio.core.settings import hash_of
 from modeling_radio.evaluation.data import Examples
-from modeling_radio.evaluation.data_landmarks import Crops
+from modeling_radio.evaluation.data_landmarks import FileImages
 from modeling_radio.evaluation.public_sets import (
     OTHER_SETS,
     PublicPart,
@@ -34,18 +34,18 @@ class _Sentence:
 
 
 @dataclass(frozen=True)
-class _Image:
+class _KarpathyImage:
     filename: str
     split: str
     sentences: list[_Sentence]
 
 
 @dataclass(frozen=True)
-class _Split:
-    images: list[_Image]
+class _KarpathySplit:
+    images: list[_KarpathyImage]
 
 
-_SPLIT = TypeAdapter(_Split)
+_SPLIT = TypeAdapter(_KarpathySplit)
 
 
 def open_captions(folder: Path, name: str) -> PublicPart:
@@ -67,6 +67,6 @@ def open_captions(folder: Path, name: str) -> PublicPart:
         raise ValueError(f"{folder / file_name} must have captions of each test image.")
     state = files_state(folder, paths)
     examples = Examples(
-        Crops(paths), f"{state} {hash_of({'texts': captions})}", captions=captions, own_fingerprint=state
+        FileImages(paths), f"{state} {hash_of({'texts': captions})}", captions=captions, own_fingerprint=state
     )
     return PublicPart(origin.title, ("captions",), examples, origin.address)

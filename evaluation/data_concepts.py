@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import TypeAdapter
 
 from modeling_radio.evaluation.data import Examples, Phrase
-from modeling_radio.evaluation.data_landmarks import Crops
+from modeling_radio.evaluation.data_landmarks import FileImages
 from modeling_radio.evaluation.public_sets import OTHER_SETS, PublicPart, check_count, files_state, read_json
 
 
@@ -28,7 +28,7 @@ ANNOTATORS = ("a", "b", "c")
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _ImageAndPhrase:
     id: int | str
     file_name: str
     text_input: str
@@ -52,7 +52,7 @@ class _Object:
 
 @dataclass(frozen=True)
 class _Annotations:
-    images: list[_Pair]
+    images: list[_ImageAndPhrase]
     annotations: list[_Object]
 
 
@@ -78,7 +78,7 @@ def open_saco(folder: Path) -> PublicPart:
             phrases.append(Phrase(row, pair.text_input, subset, (pair.height, pair.width), masks))
     paths = list(images)
     state = files_state(folder, [*paths, *(file for subset in SUBSETS for file in _files(folder, subset))])
-    examples = Examples(Crops(paths), state, phrases=phrases)
+    examples = Examples(FileImages(paths), state, phrases=phrases)
     return PublicPart(SACO.title, ("phrases",), examples, SACO.address, class_names=tuple(SUBSETS))
 
 
@@ -86,7 +86,7 @@ def _files(folder: Path, subset: str) -> list[Path]:
     return [folder / f"gold_{subset}_merged_{letter}_release_test.json" for letter in ANNOTATORS]
 
 
-def _read_subset(folder: Path, subset: str) -> list[tuple[_Pair, list[list[str]]]]:
+def _read_subset(folder: Path, subset: str) -> list[tuple[_ImageAndPhrase, list[list[str]]]]:
     """Return the pairs of a subset that are measured, and the run lengths of each annotator's masks."""
     files = _files(folder, subset)
     contents = [read_json(_ANNOTATIONS, file) for file in files]

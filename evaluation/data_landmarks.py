@@ -54,7 +54,7 @@ class _GroundTruth:
 _GROUND_TRUTH = TypeAdapter(_GroundTruth)
 
 
-class Crops:
+class FileImages:
     """Images, or rectangles of them.
 
     Args:
@@ -103,11 +103,15 @@ def open_landmarks(folder: Path, name: str) -> PublicPart:
     if every and not 0 <= min(every) <= max(every) < len(database):
         raise ValueError(f"{file} must have indices of its images, got {max(every)}.")
     relevance = [Relevance(query.easy, query.hard, query.junk) for query in truth.gnd]
-    crops = Crops(queries, [query.bbx for query in truth.gnd])
+    crops = FileImages(queries, [query.bbx for query in truth.gnd])
     state = f"{files_state(folder, queries)} {hash_of({'queries': repr(truth.gnd)})[:16]}"
     test = Examples(crops, state, relevance=relevance, groups=_buildings(relevance))
     return PublicPart(
-        origin.title, ("landmarks",), test, origin.address, Examples(Crops(database), files_state(folder, database))
+        origin.title,
+        ("landmarks",),
+        test,
+        origin.address,
+        Examples(FileImages(database), files_state(folder, database)),
     )
 
 

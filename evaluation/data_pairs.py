@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, center_crop,
 
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of
-from modeling_radio.evaluation.data import Examples, Pair, groups_of
+from modeling_radio.evaluation.data import Examples, ImagePair, groups_of
 from modeling_radio.evaluation.public_sets import (
     OTHER_SETS,
     PublicPart,
@@ -113,7 +113,7 @@ def open_spair(folder: Path, size_px: int) -> PublicPart:
         source, target = (images[end] for end in ends)
         left, top, right, bottom = pair.trg_bndbox
         pairs.append(
-            Pair(
+            ImagePair(
                 source,
                 target,
                 *_shared(points[source], points[target]),
@@ -289,7 +289,7 @@ def open_navi(folder: Path) -> PublicPart:
     Raises:
         ValueError: If images are missing, or a file is damaged.
     """
-    folders, known, pairs = list[Path](), list[_NaviImage](), list[Pair]()
+    folders, known, pairs = list[Path](), list[_NaviImage](), list[ImagePair]()
     for file in sorted(folder.glob("*/wild_set/annotations.json")):
         entries = sorted(read_json(_NAVI_IMAGES, file), key=lambda entry: plain(entry.filename, file))
         pairs += _navi_pairs(entries, len(known))
@@ -306,7 +306,7 @@ def open_navi(folder: Path) -> PublicPart:
     return PublicPart(NAVI.title, ("pairs",), examples, NAVI.address)
 
 
-def _navi_pairs(entries: list[_NaviImage], start: int) -> list[Pair]:
+def _navi_pairs(entries: list[_NaviImage], start: int) -> list[ImagePair]:
     """Return a pair of each image of a wild set with one seen from another side, drawn with equal chances."""
     if not entries:
         return []
@@ -320,5 +320,5 @@ def _navi_pairs(entries: list[_NaviImage], start: int) -> list[Pair]:
         if row.any():
             partner = int(torch.multinomial(row.float(), 1, generator=generator))
             move = poses[partner] @ poses[index].inverse()
-            pairs.append(Pair(start + index, start + partner, move=move))
+            pairs.append(ImagePair(start + index, start + partner, move=move))
     return pairs

@@ -144,11 +144,11 @@ class TableData:
         if self.options.train_data is not None:
             self.train = self._train_rows(self.options.train_data)
 
-    def _rows(self, table: Dataset, split: str) -> Rows:
-        rows = Rows(self, table, split)
+    def _rows(self, table: Dataset, split: str) -> SplitRows:
+        rows = SplitRows(self, table, split)
         return rows if self.options.max_images is None else rows.chosen(self.options.max_images)
 
-    def _train_rows(self, source: str) -> Rows:
+    def _train_rows(self, source: str) -> SplitRows:
         """Return the images of other data, of the classes that these data have too.
 
         Raises:
@@ -169,7 +169,7 @@ class TableData:
         kept = [row for row, label in enumerate(labels) if label >= 0]
         table: Any = rows.table.select(kept)  # declared as a union
         table = table.remove_columns("target").add_column("target", [labels[row] for row in kept])
-        rows = Rows(other, table, "train")
+        rows = SplitRows(other, table, "train")
         return rows if self.options.max_images is None else rows.chosen(self.options.max_images)
 
     @property
@@ -353,7 +353,7 @@ def read_names(given: str) -> list[str]:
         raise ValueError(f"`class_names` must be a text file or {IMAGENET!r}, got {given!r}: {error}.") from error
 
 
-class Rows:
+class SplitRows:
     """The rows of one split.
 
     Args:
@@ -368,9 +368,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.table)
 
-    def chosen(self, most: int) -> Rows:
+    def chosen(self, most: int) -> SplitRows:
         """Return a seeded choice of at most so many rows, in their order."""
-        return Rows(self.data, choose_rows(self.table, most, self.data.seed, self.split), self.split)
+        return SplitRows(self.data, choose_rows(self.table, most, self.data.seed, self.split), self.split)
 
     def examples(self, kind: Kind = "images") -> Examples:
         """Return the images with the targets of a kind of tasks."""
@@ -458,7 +458,7 @@ class DecodedImages:
 class Masks:
     """The masks of a split; ids of no class are refused if the number of classes is known."""
 
-    def __init__(self, rows: Rows, num_classes: int | None) -> None:
+    def __init__(self, rows: SplitRows, num_classes: int | None) -> None:
         self.rows, self.num_classes = rows, num_classes
         self.table = encoded(cast("Dataset", rows.table.select_columns(["mask"])))
 
@@ -485,7 +485,7 @@ class Masks:
 class DepthMaps:
     """The depth maps of a split, in meters."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: SplitRows) -> None:
         self.rows, self.table = rows, encoded(cast("Dataset", rows.table.select_columns(["depth"])))
 
     def __len__(self) -> int:

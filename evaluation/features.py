@@ -17,7 +17,7 @@ from modeling_radio.core.files import remove_abandoned, write_file, write_text
 from modeling_radio.core.ranks import rank_and_count, wait_for_ranks
 from modeling_radio.core.settings import hash_of
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.evaluation.data import ByNumber, Images
+from modeling_radio.evaluation.data import ByNumber, SizedImages
 from modeling_radio.metrics.feature_model import FeatureModel, FeaturePair
 
 
@@ -131,7 +131,7 @@ class FeatureStore:
     def extract(
         self,
         model: FeatureModel,
-        images: Images,
+        images: SizedImages,
         fingerprint: str,
         wanted: Wanted,
         *,
@@ -184,7 +184,7 @@ class FeatureStore:
     def _encode(
         self,
         model: FeatureModel,
-        images: Images,
+        images: SizedImages,
         starts: Sequence[int],
         wanted: Wanted,
         size_px: int | None,
@@ -232,7 +232,7 @@ def encode_batches(
         num_workers: Processes that decode and resize images if there are many; 0 does it between passes.
     """
     loader = DataLoader(
-        _Preprocessed(images, model.preprocessing(size_px)),
+        _PreprocessedImages(images, model.preprocessing(size_px)),
         batch_sampler=batches,
         collate_fn=list,
         num_workers=num_workers if len(batches) > 2 * num_workers else 0,
@@ -241,7 +241,7 @@ def encode_batches(
         yield encode_each(model, pixels, wanted)
 
 
-class _Preprocessed(Dataset[Tensor]):
+class _PreprocessedImages(Dataset[Tensor]):
     def __init__(self, images: ByNumber[Tensor], preprocess: Callable[[Tensor], Tensor]) -> None:
         self.images, self.preprocess = images, preprocess
 

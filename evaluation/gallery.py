@@ -16,7 +16,6 @@ from transformers.utils import logging as transformers_logging
 from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.checkpoints import with_windowed_blocks
 from modeling_radio.core.command_line import Command
-from modeling_radio.core.ids import ModelFolder
 from modeling_radio.demo.assets import load_demo_assets
 from modeling_radio.demo.closing_page import republishable_photographs
 from modeling_radio.demo.evaluation_data import load_photographs
@@ -41,7 +40,7 @@ from modeling_radio.figures.features import (
 from modeling_radio.figures.page import (
     SHOWN_PX,
     CaptionedImage,
-    Row,
+    ImageRow,
     Section,
     check_page,
     image_rows,
@@ -82,7 +81,7 @@ class GallerySettings(RecipeCommand):
         dense_source: Features of the patches: those of the summary head, or the teacher's.
     """
 
-    checkpoint: ModelFolder
+    checkpoint: Path
     output: Path = Path("runs/gallery")
     alone: bool = False
     shifts: int = Field(4, gt=0)
@@ -407,7 +406,7 @@ def task_section(task: Opened, photographs: Tensor, names: Sequence[str]) -> Sec
         found = predict(task, photograph, threshold)
         indices |= {region.index for region in found.regions or []}
         predicted = CaptionedImage(found.drawn(), f"{name}: {found.description}", found.description)
-        rows.append(Row(name, [CaptionedImage(photograph, name, "photograph"), predicted]))
+        rows.append(ImageRow(name, [CaptionedImage(photograph, name, "photograph"), predicted]))
     legend = [(task.class_names[index], hex_color(index)) for index in sorted(indices)]
     folder, kind = Path(task.checkpoint), type(task.model).__name__
     return Section(f"Task: {folder.name}", f"{kind} in {folder}.", legend=legend, rows=rows)

@@ -18,7 +18,7 @@ from modeling_radio.figures.page import (
     SHOWN_PX,
     CaptionedImage,
     Drawing,
-    Row,
+    ImageRow,
     Section,
     source_section,
     write_page,
@@ -138,7 +138,7 @@ def pca_section(models: Sequence[FeatureModel], images: Sequence[Tensor]) -> Sec
             )
             for name, colors in columns.items()
         ]
-        rows.append(Row("", [CaptionedImage(_shown(image), f"Image {number + 1}", "image"), *maps]))
+        rows.append(ImageRow("", [CaptionedImage(_shown(image), f"Image {number + 1}", "image"), *maps]))
     return Section(
         "Dense features",
         "The three directions in which a model's features of these images vary most, as red, green and blue. Colors of "
@@ -170,7 +170,7 @@ def neighbor_section(
                 similarity[sources == sources[query]] = -torch.inf  # neither itself nor its source
             found = similarity.topk(min(num_neighbors, int(similarity.isfinite().sum()))).indices.tolist()
             neighbors = [_neighbor(part, query, index, float(similarity[index])) for index in found]
-            rows.append(Row(f"{name}, {_label(part, part.test, query)}", [shown, *neighbors]))
+            rows.append(ImageRow(f"{name}, {_label(part, part.test, query)}", [shown, *neighbors]))
     return Section(
         "Nearest neighbors",
         "Left an image, then the images whose summaries have the largest cosine with its own. A mark says whether the "
@@ -221,7 +221,7 @@ def overlay_section(
             CaptionedImage(_shown(overlaid(image, prediction, bare)), f"Scene {number + 1} by a probe of {name}", name)
             for name, prediction in predicted.items()
         ]
-        rows.append(Row("", row_images))
+        rows.append(ImageRow("", row_images))
     legend = [(class_names[index], hex_color(index)) for index in sorted(present - bare) if index < len(class_names)]
     return Section(
         "Segmentation",

@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import OneOf, Settings, Spelling, read_names, require
 from modeling_radio.training.recipes.recipe import RecipeCommand
 from modeling_radio.training.recipes.sections import DEMO_SOURCES
@@ -298,7 +297,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
         precision: Number format in which the checkpoint computes.
     """
 
-    checkpoint: ModelFolder
+    checkpoint: Path
     data: str | None = None
     tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL), imports=True)] = Field(None, min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None

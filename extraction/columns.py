@@ -31,9 +31,8 @@ MAX_NUMBERS = 2**31 - 1
 PCA_FILE = "pca.safetensors"
 """File in the data set's folder with mean, components and variances of each dense column."""
 
-Row = Mapping[str, Tensor]
+ImageColumns = Mapping[str, Tensor]
 """Outputs of the model for an image by column, and in `grids` rows and columns of the patches of each dense one."""
-Grid = tuple[int, int]
 
 
 class Basis(NamedTuple):
@@ -50,7 +49,7 @@ class Basis(NamedTuple):
     explained_variance: Tensor
 
 
-class Moments:
+class TokenMoments:
     """Running number, sum and products of tokens, from which a basis is computed."""
 
     def __init__(self) -> None:
@@ -83,7 +82,7 @@ class Moments:
         return Basis(mean.float(), components.float().contiguous(), variances.float())
 
 
-def fit_bases(rows: Iterable[Row], pool: int, num_components: int) -> dict[str, Basis]:
+def fit_bases(rows: Iterable[ImageColumns], pool: int, num_components: int) -> dict[str, Basis]:
     """Return the principal components of each dense column of some images.
 
     Args:
@@ -91,10 +90,10 @@ def fit_bases(rows: Iterable[Row], pool: int, num_components: int) -> dict[str, 
         pool: Patches along the side of a square that is averaged before.
         num_components: Number of components of each column.
     """
-    moments: dict[str, Moments] = {}
+    moments: dict[str, TokenMoments] = {}
     for row in rows:
         for name in (name for name in row if _kind(name) == FEATURES):
-            moments.setdefault(name, Moments()).add(pooled(row[name], _grid(row, name), pool)[0])
+            moments.setdefault(name, TokenMoments()).add(pooled(row[name], _grid(row, name), pool)[0])
     return {name: each.basis(num_components) for name, each in moments.items()}
 
 
@@ -115,7 +114,7 @@ def load_bases(path: Path) -> dict[str, Basis]:
     return {name: Basis(*(tensors[f"{name}/{part}"] for part in Basis._fields)) for name in names}
 
 
-def pooled(tokens: Tensor, grid: Grid, pool: int) -> tuple[Tensor, Grid]:
+def pooled(tokens: Tensor, grid: tuple[int, int], pool: int) -> tuple[Tensor, tuple[int, int]]:
     """Return float32 means of squares of tokens `(rows * cols, dim)`, in the same layout, and their grid.
 
     At the right and lower edge the squares are cut off.
@@ -144,7 +143,7 @@ class Storage:
     pool: int = 1
     bases: Mapping[str, Basis] = field(default_factory=dict)
 
-    def reduce(self, row: Row) -> dict[str, Tensor]:
+    def reduce(self, row: ImageColumns) -> dict[str, Tensor]:
         """Return the outputs for an image, pooled and projected, in float32, with a `grid` of each dense column."""
         kept = {name: tensor.float() for name, tensor in row.items() if _kind(name) in (SUMMARY, MEAN_FEATURES)}
         for name in (name for name in row if _kind(name) == FEATURES):
@@ -176,13 +175,13 @@ def restored(vectors: np.ndarray, scales: np.ndarray | None = None) -> np.ndarra
     return vectors if scales is None else vectors * scales.astype(np.float32)[..., None]
 
 
-def column_names(row: Row) -> list[str]:
+def column_names(row: ImageColumns) -> list[str]:
     """Return the columns of vectors of a row, the model's first, without grids and scales."""
     names = [name for name in row if _kind(name) in _VECTORS]
     return sorted(names, key=lambda name: ("/" in name, name.rpartition("/")[0], _VECTORS.index(_kind(name))))
 
 
-def features_of(row: Row, storage: Storage, kept: Mapping[str, Any]) -> Features:
+def features_of(row: ImageColumns, storage: Storage, kept: Mapping[str, Any]) -> Features:
     """Return the types of all columns for `datasets`.
 
     Args:
@@ -213,7 +212,7 @@ def features_of(row: Row, storage: Storage, kept: Mapping[str, Any]) -> Features
 
 
 def table_of(
-    ids: Sequence[str], kept: pyarrow.Table, rows: Sequence[Row], storage: Storage, features: Features
+    ids: Sequence[str], kept: pyarrow.Table, rows: Sequence[ImageColumns], storage: Storage, features: Features
 ) -> pyarrow.Table:
     """Return some rows of the data set.
 
@@ -310,7 +309,7 @@ def _ends(lengths: Sequence[int]) -> np.ndarray:
     return ends.astype(np.int32)
 
 
-def _grid(row: Row, name: str) -> Grid:
+def _grid(row: ImageColumns, name: str) -> tuple[int, int]:
     rows, cols = row[_beside(name, "grids")].tolist()
     return rows, cols
 

@@ -143,7 +143,7 @@ class Embedder:
         Returns:
             As `encode_each`; None for an image without pixels.
         """
-        pixels_of = _Preprocessed(images, self.model.preprocessing(self.size))
+        pixels_of = _PreprocessedSource(images, self.model.preprocessing(self.size))
         loader = DataLoader(pixels_of, batch_sampler=batches, collate_fn=list, num_workers=num_workers)
         for pixels in loader:
             usable = [each for each in pixels if each is not None]
@@ -201,7 +201,7 @@ class Embedder:
         return vectors
 
 
-class _Preprocessed(Dataset[Any]):
+class _PreprocessedSource(Dataset[Any]):
     def __init__(self, images: Any, preprocess: Callable[[Tensor], Tensor]) -> None:
         self.images, self.preprocess = images, preprocess
 

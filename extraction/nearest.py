@@ -36,7 +36,7 @@ from modeling_radio.extraction.shards import (
 )
 from modeling_radio.extraction.source import open_source
 from modeling_radio.extraction.store import Store
-from modeling_radio.figures.page import CaptionedImage, Row, Section, check_page, write_page
+from modeling_radio.figures.page import CaptionedImage, ImageRow, Section, check_page, write_page
 from modeling_radio.metrics.feature_model import TextModel
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
 from modeling_radio.training.data.image_folder import IMAGE_SUFFIXES
@@ -284,12 +284,12 @@ def write_found_page(settings: SearchSettings, hits: Sequence[Hit]) -> None:
         raise ValueError(f"`data` must be the images that the features are of, got {settings.data!r} with other ones.")
     rows = []
     if _is_image(query):
-        rows.append(Row("Searched", [_captioned(_read_image(Path(query)), query, "")]))
+        rows.append(ImageRow("Searched", [_captioned(_read_image(Path(query)), query, "")]))
     found = []
     for hit in hits:
         name = str(hit.row[ID])
         found.append(_captioned(splits[hit.split].images[hit.number], name, f"{hit.cosine:.3f} {name}"))
-    rows.append(Row("Found", found))
+    rows.append(ImageRow("Found", found))
     text = "The images whose summaries have the largest cosine with that of the query, the most similar first."
     write_page(settings.page, "Search", "", [Section(f"Similar to {Path(query).name}", text, rows=rows)])
 

@@ -47,7 +47,7 @@ from modeling_radio.extraction.shards import (
     with_rows,
     write_shard,
 )
-from modeling_radio.extraction.source import Batch, SourceSplit, open_source
+from modeling_radio.extraction.source import ImageBatch, SourceSplit, open_source
 from modeling_radio.extraction.store import Store
 from modeling_radio.extraction.streamed import StreamedSplit
 from modeling_radio.training.data.labeled.folders import TRAIN
@@ -57,7 +57,7 @@ from modeling_radio.training.data.sources import public_name
 if TYPE_CHECKING:
     import pyarrow
 
-Split = SourceSplit | StreamedSplit
+AnySplit = SourceSplit | StreamedSplit
 PCA_IMAGES = 256
 """Our choice: of a ViT-H at 512 px 260 thousand patches, over a hundred for each dimension."""
 
@@ -74,7 +74,7 @@ class Extraction:
 
     settings: ExtractionSettings
     embedder: Embedder
-    splits: Mapping[str, Split]
+    splits: Mapping[str, AnySplit]
 
     def shards(self) -> list[Shard]:
         """Return all files."""
@@ -250,7 +250,7 @@ class _Counted:
 
 
 def _claimed(
-    extraction: Extraction, storage: Storage, store: Store, claims: Claims, split: Split, shards: list[Shard]
+    extraction: Extraction, storage: Storage, store: Store, claims: Claims, split: AnySplit, shards: list[Shard]
 ) -> Iterator[tuple[Shard, Iterator[pyarrow.Table]]]:
     """Yield each file that this worker claims, with its rows, which must be taken before the next file.
 
@@ -276,12 +276,12 @@ class _Waiting(NamedTuple):
     """
 
     shard: Shard
-    batch: Batch
+    batch: ImageBatch
     is_last: bool
 
 
 def _batches(
-    store: Store, claims: Claims, split: Split, shards: list[Shard], batch_size: int, waiting: deque[_Waiting]
+    store: Store, claims: Claims, split: AnySplit, shards: list[Shard], batch_size: int, waiting: deque[_Waiting]
 ) -> Iterator[list[Any]]:
     """Yield the images of batches of files as they are claimed, and put each batch among those that wait."""
     for number in claims.pieces([shard.name for shard in shards], lambda: set(store.names(FOLDER))):
@@ -296,7 +296,7 @@ def _batches(
 
 
 def _tables(
-    outputs: Iterator[list[dict[str, Tensor] | None]], waiting: deque[_Waiting], split: Split, storage: Storage
+    outputs: Iterator[list[dict[str, Tensor] | None]], waiting: deque[_Waiting], split: AnySplit, storage: Storage
 ) -> Iterator[tuple[Shard | None, pyarrow.Table | None]]:
     """Yield the rows of each batch with their file, and nothing of no file after the last of each.
 

@@ -40,20 +40,20 @@ GROUP_BYTES = 64 << 20
 """Our choice for a row group: readers hold one in memory."""
 
 
-class _Source(BaseModel):
+class _ManifestSource(BaseModel):
     name: str
     hub_id: str | None
 
 
-class _Images(BaseModel):
+class _ManifestImages(BaseModel):
     state: str
 
 
-class _ListedImages(_Images):
+class _ListedImages(_ManifestImages):
     number: int = Field(gt=0, lt=2**63)
 
 
-class _StreamedFiles(_Images):
+class _StreamedFiles(_ManifestImages):
     files: int = Field(gt=0, lt=2**63)
 
 
@@ -67,7 +67,7 @@ class _Manifest(BaseModel):
     """Types of the fields that are read; the manifest may be a stranger's."""
 
     settings: dict[str, Any]
-    source: _Source
+    source: _ManifestSource
     model: dict[Literal["weights and processor"], str] = Field(min_length=1)
     images: dict[Annotated[str, Field(pattern=r"^\w+$")], _ListedImages | _StreamedFiles] = Field(min_length=1)
 

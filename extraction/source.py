@@ -64,7 +64,7 @@ DEMO_SIZE_PX = 256
 _IMAGE, _ID = "image", "__id__"
 
 
-class Batch(NamedTuple):
+class ImageBatch(NamedTuple):
     """Images that are encoded together.
 
     Attributes:
@@ -105,11 +105,11 @@ class SourceSplit:
         """Return the files that are made of these images."""
         return plan_shards({self.name: len(self)}, images_of_shard)
 
-    def read(self, shard: Shard, batch_size: int) -> Iterator[Batch]:
+    def read(self, shard: Shard, batch_size: int) -> Iterator[ImageBatch]:
         """Yield the images of a file in batches."""
         for numbers in batches_between(shard.start, shard.end, batch_size):
             first, end = numbers[0], numbers[-1] + 1
-            yield Batch(self.ids(first, end), self.kept(first, end), numbers)
+            yield ImageBatch(self.ids(first, end), self.kept(first, end), numbers)
 
     def state(self) -> dict[str, Any]:
         """Return the number of images, and hashes of the images and of their names, as plain data."""

@@ -17,7 +17,7 @@ from modeling_radio.core.errors import without_secrets
 from modeling_radio.core.settings import hash_of
 from modeling_radio.extraction.settings import SourceSettings
 from modeling_radio.extraction.shards import Shard, plan_streamed
-from modeling_radio.extraction.source import Batch, kept_columns
+from modeling_radio.extraction.source import ImageBatch, kept_columns
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
 from modeling_radio.training.data.labeled.folders import TRAIN
 from modeling_radio.training.data.labeled.tables import IMAGE_COLUMNS, choose_column
@@ -97,7 +97,7 @@ class StreamedSplit:
             "names": hash_of({"files": list(names)})[:16],
         }
 
-    def read(self, shard: Shard, batch_size: int) -> Iterator[Batch]:
+    def read(self, shard: Shard, batch_size: int) -> Iterator[ImageBatch]:
         """Yield the images of a file in batches.
 
         Raises:
@@ -116,7 +116,7 @@ class StreamedSplit:
                 names.update(ids)
                 columns = {name: [values[name] for _, _, values in found] for name in kept}
                 table = pyarrow.table(columns, schema=self.kept_features.arrow_schema)
-                yield Batch(ids, table, [image for _, image, _ in found])
+                yield ImageBatch(ids, table, [image for _, image, _ in found])
             if not names:
                 raise ValueError("it has no image")
 

@@ -87,7 +87,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageRow:
     """Images under one title."""
 
     title: str
@@ -113,7 +113,7 @@ class Section:
     text: str = ""
     tables: Sequence[Table] = ()
     legend: Sequence[tuple[str, str]] = ()
-    rows: Sequence[Row] = ()
+    rows: Sequence[ImageRow] = ()
     drawing: Drawing | None = None
     steps: Mapping[str, str] = field(default_factory=dict)
     items: Sequence[str] = ()
@@ -121,7 +121,7 @@ class Section:
 
 def image_rows(
     names: Sequence[str], photographs: Tensor, columns: Mapping[str, Tensor], smooth: Collection[str] = ()
-) -> list[Row]:
+) -> list[ImageRow]:
     """Return a row for each photograph: itself, then its image of each column.
 
     Args:
@@ -138,7 +138,7 @@ def image_rows(
             CaptionedImage(to_pixels(column[number]), f"{name}: {caption}", caption, is_grid=caption not in smooth)
             for caption, column in columns.items()
         ]
-        rows.append(Row(name, images))
+        rows.append(ImageRow(name, images))
     return rows
 
 

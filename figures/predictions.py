@@ -216,7 +216,7 @@ def shown(photograph: Tensor) -> Tensor:
     return resize(photograph, size, InterpolationMode.BICUBIC, antialias=True)
 
 
-class Region(NamedTuple):
+class LabeledRegion(NamedTuple):
     """A part of a photograph.
 
     Attributes:
@@ -244,7 +244,7 @@ class Prediction:
 
     description: str
     photograph: Tensor
-    regions: list[Region] | None = None
+    regions: list[LabeledRegion] | None = None
     scores: dict[str, float] | None = None
     depth: Tensor | None = None
 
@@ -293,7 +293,7 @@ def predict(opened: Opened, photograph: Tensor, threshold: float | str = 0.5) ->
     if isinstance(model, RadioForSemanticSegmentation):
         labels = processor.post_process_semantic_segmentation(outputs, sizes, pixel_mask=mask)[0].cpu()
         names = opened.class_names
-        regions = [Region((labels == index).numpy(), names[index], index) for index in labels.unique().tolist()]
+        regions = [LabeledRegion((labels == index).numpy(), names[index], index) for index in labels.unique().tolist()]
         return Prediction(describe_shares(regions), small, regions)
     if isinstance(model, RadioForDepthEstimation):
         found = processor.post_process_depth_estimation(outputs, sizes, pixel_mask=mask)
@@ -334,7 +334,7 @@ def _of_objects(
 ) -> Prediction:
     """Return objects (area, label, score) above the limit of their class as regions, the most certain first."""
     kept = [
-        Region(area, f"{names[label]} {score:.2f}", label)
+        LabeledRegion(area, f"{names[label]} {score:.2f}", label)
         for area, label, score in sorted(found, key=lambda each: -each[2])
         if score > limits[names[label]]
     ]
@@ -343,7 +343,7 @@ def _of_objects(
     return Prediction(f"{len(kept)} {noun}{more}.", photograph, kept[:MAX_OBJECTS])
 
 
-def describe_shares(regions: Sequence[Region]) -> str:
+def describe_shares(regions: Sequence[LabeledRegion]) -> str:
     """Return the share of each region in the photograph, in words."""
     shares = ", ".join(f"{region.label} {100 * region.area.mean():.0f} %" for region in regions)
     return f"Share of the photograph: {shares or 'none'}."

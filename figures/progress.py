@@ -165,7 +165,7 @@ SHOWN_SHARE = 0.95
 """Share of a loss's values below the upper edge: the first steps are far above all others. Our choice."""
 
 
-class Measured(NamedTuple):
+class MeasuredCurve(NamedTuple):
     """One curve of a measurement.
 
     Attributes:
@@ -256,18 +256,18 @@ def _finite(curve: Curve) -> Curve:
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _measured(series: Mapping[str, Curve], metric: str) -> list[Measured]:
+def _measured(series: Mapping[str, Curve], metric: str) -> list[MeasuredCurve]:
     """Return the curves of one metric in the order of teachers and sizes."""
     found = []
     for name, curve in series.items():
         match = re.fullmatch(rf"({EXPORTED_PREFIX})?{metric}/(?:(.+)/)?(\d+)px", name)
         if match is not None:
-            found.append(Measured(int(match[3]), match[2] or "", curve, is_thin=match[1] is not None))
+            found.append(MeasuredCurve(int(match[3]), match[2] or "", curve, is_thin=match[1] is not None))
     return found
 
 
 def _colors_of_teachers(
-    losses: Mapping[str, Mapping[str, Curve]], measured: Mapping[str, Sequence[Measured]]
+    losses: Mapping[str, Mapping[str, Curve]], measured: Mapping[str, Sequence[MeasuredCurve]]
 ) -> dict[str, str]:
     """Return the color of each teacher in all panels; curves of no teacher are gray."""
     names = [teacher for curves in losses.values() for teacher in curves]
@@ -284,7 +284,9 @@ def _draw_by_teacher(axes: Axes, curves: Mapping[str, Curve], colors: Mapping[st
         axes.plot(steps, values, label=name or None, color=colors[teacher], linestyle=style, linewidth=1.2)
 
 
-def _draw_measured(axes: Axes, curves: Sequence[Measured], colors: Mapping[str, str], sizes: Sequence[int]) -> None:
+def _draw_measured(
+    axes: Axes, curves: Sequence[MeasuredCurve], colors: Mapping[str, str], sizes: Sequence[int]
+) -> None:
     """Draw a curve for each size, of adaptors for each teacher (color) and size (style), with a legend of sizes."""
     shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.8, len(sizes)))
     for size, teacher, (steps, values), is_thin in curves:

@@ -40,7 +40,7 @@ CAPTION_CHARACTERS_PER_INCH = 13
 
 
 @dataclass(frozen=True)
-class Row:
+class FigureRow:
     """One row of a figure of features.
 
     Attributes:
@@ -59,7 +59,7 @@ def feature_rows(
     teachers: Mapping[str, Tensor],
     adaptors: Mapping[str, Tensor],
     backbones: Mapping[str, Tensor],
-) -> list[Row]:
+) -> list[FigureRow]:
     """Color the features of some photographs for `draw_rows`.
 
     All maps must have one grid. Their components are those of the foreground of the teacher that shows it clearest.
@@ -76,30 +76,32 @@ def feature_rows(
     """
     salience = foreground_map(clearest(teachers.values()))
     foreground, positions = salience > 0, most_salient_positions(salience)
-    rows = [Row("photograph", marked(to_colors(photographs), positions, salience.shape[1:]))]
+    rows = [FigureRow("photograph", marked(to_colors(photographs), positions, salience.shape[1:]))]
     for name, features in teachers.items():
         basis = fit_pca_basis(features, foreground=foreground)
         rows += [teacher_row(name, features, basis), adaptor_row(name, adaptors[name], basis)]
     alike = []
     for index, (title, features) in enumerate(backbones.items()):
         colors = pca_colors(features, fit_pca_basis(features, foreground=foreground))
-        rows.append(Row(title, colors, starts_group=index == 0))
+        rows.append(FigureRow(title, colors, starts_group=index == 0))
         heat = similarity_colors(similarity_maps(features, positions))
-        alike.append(Row(f"similar to the ring:\n{title}".replace("backbone\n", ""), heat, starts_group=index == 0))
+        alike.append(
+            FigureRow(f"similar to the ring:\n{title}".replace("backbone\n", ""), heat, starts_group=index == 0)
+        )
     return rows + alike
 
 
-def photograph_row(photographs: Tensor) -> Row:
+def photograph_row(photographs: Tensor) -> FigureRow:
     """Return uint8 RGB images `(num_photographs, 3, height, width)` as a row."""
-    return Row("photograph", to_colors(photographs))
+    return FigureRow("photograph", to_colors(photographs))
 
 
-def teacher_row(name: str, features: Tensor, basis: PcaBasis) -> Row:
+def teacher_row(name: str, features: Tensor, basis: PcaBasis) -> FigureRow:
     """Return a teacher's dense features `(num_photographs, dim, rows, cols)` as a row."""
-    return Row(f"teacher\n{name}", pca_colors(features, basis))
+    return FigureRow(f"teacher\n{name}", pca_colors(features, basis))
 
 
-def adaptor_row(name: str, features: Tensor, basis: PcaBasis) -> Row:
+def adaptor_row(name: str, features: Tensor, basis: PcaBasis) -> FigureRow:
     """Return an adaptor's dense features as a row below its teacher, whose basis is given.
 
     The directions are the teacher's, the range is the adaptor's own. A network that learns by squared errors predicts
@@ -107,10 +109,10 @@ def adaptor_row(name: str, features: Tensor, basis: PcaBasis) -> Row:
     uniform. The title says how many times narrower its range is.
     """
     colors = pca_colors(features, basis.with_range_of(features))
-    return Row(f"student's adaptor{basis.stretch(features)}\n{name}", colors, starts_group=False)
+    return FigureRow(f"student's adaptor{basis.stretch(features)}\n{name}", colors, starts_group=False)
 
 
-def draw_rows(rows: Sequence[Row], path: Path, *, caption: str = "") -> None:
+def draw_rows(rows: Sequence[FigureRow], path: Path, *, caption: str = "") -> None:
     """Draw rows of images with their titles at the left, and write a PNG atomically.
 
     Args:

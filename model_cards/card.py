@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeling_radio.core.command_line import Command
-from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings
 
 
@@ -30,7 +29,7 @@ class CardSettings(Settings):
         overwrite: Replace a README.md that somebody else wrote or edited.
     """
 
-    checkpoint: ModelFolder
+    checkpoint: Path
     results: Path | None = None
     model_id: str | None = None
     name: str | None = None

@@ -255,7 +255,7 @@ def _part(auto_class: str) -> type:
     """Return a class that builds and opens models by the class that `AUTO_MAP` names, whose file it fetches first."""
     module, _, class_name = AUTO_MAP[auto_class].partition(".")
 
-    class Part:
+    class SiblingClass:
         @staticmethod
         def _from_config(config: Any, **kwargs: Any) -> Any:
             remember_folder(config.name_or_path, {})
@@ -266,7 +266,7 @@ def _part(auto_class: str) -> type:
             remember_folder(folder, kwargs)
             return vars(import_sibling(module))[class_name].from_pretrained(folder, *args, **kwargs)
 
-    return Part
+    return SiblingClass
 
 
 def source_files() -> dict[str, bytes]:

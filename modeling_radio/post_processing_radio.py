@@ -21,7 +21,7 @@ from .checks_radio import is_number
 IGNORED_CLASS = 255
 """Class of ignored pixels, as in transformers; the default of `semantic_loss_ignore_index`."""
 
-Target = dict[str, Tensor]
+DetectionTarget = dict[str, Tensor]
 
 
 class Geometry(NamedTuple):
@@ -34,7 +34,7 @@ class Geometry(NamedTuple):
 
 def detection_targets(
     annotations: Any, geometries: Sequence[Geometry], masks_path: str | Path | None, with_masks: bool | None
-) -> list[Target]:
+) -> list[DetectionTarget]:
     """Return the labels of the detection models for each image.
 
     Args:
@@ -245,7 +245,7 @@ def _integers(entries: Sequence[Mapping[str, Any]], key: str, name: str) -> Tens
     return torch.tensor([int(number) for number in numbers], dtype=torch.long)
 
 
-def _read_objects(annotation: Mapping[str, Any], name: str, size: tuple[int, int], with_masks: bool) -> Target:
+def _read_objects(annotation: Mapping[str, Any], name: str, size: tuple[int, int], with_masks: bool) -> DetectionTarget:
     """Return the objects of an image in pixels of the original, boxes as corners."""
     height, width = size
     entries = [entry for entry in _entries(annotation, "annotations", name) if not entry.get("iscrowd")]
@@ -315,7 +315,7 @@ def _read_run_lengths(text: str | bytes) -> list[int]:
 
 def _read_panoptic(
     annotation: Mapping[str, Any], name: str, size: tuple[int, int], masks_path: str | Path | None, with_masks: bool
-) -> Target:
+) -> DetectionTarget:
     """Return the segments of an image in pixels of the original."""
     segments = [entry for entry in _entries(annotation, "segments_info", name) if not entry.get("iscrowd")]
     ids = _integers(segments, "id", name)
@@ -352,7 +352,7 @@ def _read_panoptic_map(
     return segments
 
 
-def _fit(target: Target, geometry: Geometry) -> Target:
+def _fit(target: DetectionTarget, geometry: Geometry) -> DetectionTarget:
     """Transform a target from the original image to the resized and padded one."""
     (height, width), (resized_height, resized_width) = geometry.original, geometry.resized
     shares = target["boxes"] / torch.tensor([width, height] * 2)

@@ -29,7 +29,7 @@ from modeling_radio.peft_radio import read_adapter_config
 
 
 CARD = "README.md"
-Kind = Literal["model", "adapter", "dataset"]
+PublishedKind = Literal["model", "adapter", "dataset"]
 PUBLISHED_FILES = (*COPIED_FILES, f"{EVAL_RESULTS_FOLDER}/*.yaml", "*.onnx", "*.onnx.*.data")
 FEATURE_FILES = (
     *(CARD, "*.parquet", "*/*.parquet", "index/*.faiss", "pca.safetensors", "extraction.json", "made.json"),
@@ -61,7 +61,7 @@ class Publication:
     """
 
     store: Store
-    kind: Kind
+    kind: PublishedKind
     repo_id: str
     files: dict[str, int | bytes]
 
@@ -117,7 +117,7 @@ def read_folder(folder: Path | str, repo_id: str, base: str | None = None) -> Pu
     return Publication(store, kind, repo_id, files)
 
 
-def _kind(folder: Path) -> Kind:
+def _kind(folder: Path) -> PublishedKind:
     if is_adapter(folder):
         return "adapter"
     if (folder / "config.json").is_file() and any((folder / name).is_file() for name in WEIGHTS):
@@ -130,7 +130,7 @@ def _kind(folder: Path) -> Kind:
     )
 
 
-def _files_of_folder(folder: Path) -> tuple[Kind, dict[str, int]]:
+def _files_of_folder(folder: Path) -> tuple[PublishedKind, dict[str, int]]:
     """Return the kind of a folder, and the sizes of the files to publish by their path in it.
 
     Caches, hidden files other than the Hub's own, and the results that the card was written from are left out: the card
@@ -159,7 +159,7 @@ def _files_at_address(store: Store) -> dict[str, int]:
     return visible
 
 
-def _refuse(strangers: list[str], folder: Path | Store, kind: Kind) -> None:
+def _refuse(strangers: list[str], folder: Path | Store, kind: PublishedKind) -> None:
     if strangers:
         raise ValueError(
             f"{str(folder)!r} must hold only files of a {kind}, got {first_few(strangers, _MAX_NAMES)}: move these "

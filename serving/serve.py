@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
     from torch import Tensor
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 BYTES_IN_MEMORY = 2**20
 """Part of a body kept in memory; longer bodies lie on disk until decoded. Our choice: most photographs on the web."""
@@ -102,7 +102,7 @@ def _serve(settings: ServeSettings) -> None:
         timeout_graceful_shutdown=END_SECONDS,
     )
 
-    class Server(uvicorn.Server):
+    class OrderlyServer(uvicorn.Server):
         """Shuts down in order, then raises the signal again."""
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -110,7 +110,7 @@ def _serve(settings: ServeSettings) -> None:
             super().handle_exit(sig, frame)
 
     with raised_signals():
-        Server(config).run()
+        OrderlyServer(config).run()
 
 
 class Limits:
@@ -280,7 +280,7 @@ def metrics_text(limits: Limits, batches: Mapping[int, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def while_connected(request: "Request", work: Awaitable[Result]) -> Result | None:
+async def while_connected(request: "Request", work: Awaitable[T]) -> T | None:
     """Wait for work on a request that was read; if its client leaves, cancel the work and return None."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
     try:

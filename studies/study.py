@@ -19,7 +19,7 @@ from modeling_radio.training.recipes.recipe import (
     load_recipe,
     refuse_code_of_others,
 )
-from modeling_radio.training.recipes.sections import Named
+from modeling_radio.training.recipes.sections import NamedSection
 from modeling_radio.training.student.build import check_student_views
 
 
@@ -48,7 +48,7 @@ def better_direction(measure: str) -> str:
     return f"{'lower' if is_error else 'higher'} is better"
 
 
-class Arm(Named):
+class Arm(NamedSection):
     """One recipe of a study.
 
     Attributes:

@@ -232,6 +232,28 @@ def test_packages_that_may_be_missing_are_imported_inside_functions():
     assert not wrong_files([path for path in paths if not is_run_by_evaluate(path)], imported_at_once)
 
 
+def defined_types(tree):
+    """Names of a file's classes and aliases of types without leading underscores; type variables `T` don't count."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+        yield from (name.lstrip("_") for name in names if re.fullmatch(r"_*[A-Z]\w*[a-z]\w*", name))
+
+
+def test_no_type_is_defined_twice():
+    """Classes, private ones too, and aliases: a reader who meets a name knows which type it is."""
+    places = {}
+    for path in python_files(*ARROWS):
+        for name in defined_types(tree_of(path)):
+            places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert len(places) > 100
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
 UNPICKLING_PACKAGES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 # What a call must say so that files of strangers run no code: a keyword and its value.
 CAREFUL_LOADS = {

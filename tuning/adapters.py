@@ -39,7 +39,7 @@ IN_BLOCKS = rf"{re.escape(BACKBONE)}\.model\.(?:decoder\.)?blocks\.\d+\."
 """Prefix of the names of modules in blocks of the backbone, RADIO1D's decoder included."""
 
 
-class Part(Protocol):
+class FolderPart(Protocol):
     """A part of a folder beside the model, such as a tokenizer."""
 
     def save_pretrained(self, folder: Path, /) -> Any: ...
@@ -111,7 +111,7 @@ def save_adapter(
     path: Path,
     base: str,
     weights: dict[str, Tensor] | None = None,
-    extras: Sequence[Part] = (),
+    extras: Sequence[FolderPart] = (),
 ) -> None:
     """Write an adapter folder; an older one is replaced as a whole.
 

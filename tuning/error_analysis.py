@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import write_file
-from modeling_radio.tuning.tasks.base import Batch, Evidence, Examples, FinetuningTask, Ranking, join
+from modeling_radio.tuning.tasks.base import Evidence, FinetuningTask, ModelInputs, Ranking, TableExamples, join
 
 
 NUM_SHOWN = 6  # our choice: as many columns as fit a screen
@@ -47,7 +47,7 @@ class PredictedExamples(NamedTuple):
 def predict_examples(
     task: FinetuningTask,
     model: nn.Module,
-    examples: Examples,
+    examples: TableExamples,
     count: int = NUM_SHOWN,
     rows: Sequence[int] | None = None,
 ) -> PredictedExamples:
@@ -65,7 +65,7 @@ def predict_examples(
     count = min(count, len(examples))
     rows = [index * len(examples) // count for index in range(count)] if rows is None else rows
     batch = task.collate([examples[index] for index in rows])
-    batch = cast(Batch, send_to_device(batch, next(model.parameters()).device))
+    batch = cast(ModelInputs, send_to_device(batch, next(model.parameters()).device))
     with torch.no_grad():
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         outputs = model.eval()(**inputs)
@@ -107,7 +107,7 @@ def draw_predictions(
     return figure
 
 
-def gather_evidence(task: FinetuningTask, model: nn.Module, examples: Examples) -> Evidence:
+def gather_evidence(task: FinetuningTask, model: nn.Module, examples: TableExamples) -> Evidence:
     """Run a model on all images of a split, on every rank: a sharded model gathers its weights as it runs."""
     settings, device = task.settings, next(model.parameters()).device
     loader = DataLoader(
@@ -116,7 +116,7 @@ def gather_evidence(task: FinetuningTask, model: nn.Module, examples: Examples) 
 
     def of_batches() -> Iterator[Evidence]:
         for batch in tqdm(loader, desc="examination", leave=False):
-            inputs = cast(Batch, send_to_device(batch, device))
+            inputs = cast(ModelInputs, send_to_device(batch, device))
             with torch.no_grad():
                 outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
             predictions, references = task.compare(outputs, inputs)
@@ -157,7 +157,7 @@ def best_thresholds(ranking: Ranking) -> tuple[list[float], list[float]]:
 
 
 def draw_examination(
-    task: FinetuningTask, model: nn.Module, examples: Examples, evidence: Evidence, folder: Path
+    task: FinetuningTask, model: nn.Module, examples: TableExamples, evidence: Evidence, folder: Path
 ) -> None:
     """Write the figures of a task; all ranks call it, and the first one writes."""
     worst, title = describe_worst(evidence.errors, NUM_SHOWN)

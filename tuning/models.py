@@ -24,7 +24,7 @@ from modeling_radio.inputs_radio import choose_without_budget
 from modeling_radio.layers_radio import RadioBlock
 from modeling_radio.training.student.parameters import freeze_projection_of_clips
 from modeling_radio.training.views.plan import more_windowed
-from modeling_radio.tuning.adapters import BACKBONE, IN_BLOCKS, Part, add_adapter, head_names
+from modeling_radio.tuning.adapters import BACKBONE, IN_BLOCKS, FolderPart, add_adapter, head_names
 from modeling_radio.tuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
 from modeling_radio.tuning.tasks.base import FinetuningTask
 
@@ -257,7 +257,7 @@ def save_plain(
     processor: RadioImageProcessor,
     path: Path,
     weights: dict[str, Tensor] | None = None,
-    extras: Sequence[Part] = (),
+    extras: Sequence[FolderPart] = (),
 ) -> None:
     """Write model and processor as a folder that the Auto classes open.
 

@@ -29,7 +29,7 @@ MOST_COUNTED = 20
 
 
 @dataclass(frozen=True)
-class Record:
+class TuningRecord:
     """Lineage and results of a tuned model.
 
     Attributes:
@@ -46,7 +46,9 @@ class Record:
         self.results.save(folder / RESULTS)
 
 
-def record_run(task: FinetuningTask, metrics: Mapping[str, float], clock: Clock, seconds_before: float = 0.0) -> Record:
+def record_run(
+    task: FinetuningTask, metrics: Mapping[str, float], clock: Clock, seconds_before: float = 0.0
+) -> TuningRecord:
     """Return what a run says of the model that it tuned; folders are called by their names.
 
     Args:
@@ -78,7 +80,7 @@ def record_run(task: FinetuningTask, metrics: Mapping[str, float], clock: Clock,
         for metric, value in measured.items()
     ]
     remark = f"Of the checkpoints of this run the one with the best {task.best_metric} on these images is kept."
-    return Record(lineage, Results(found, datasets=[measured_on], run=run, remarks=[remark]))
+    return TuningRecord(lineage, Results(found, datasets=[measured_on], run=run, remarks=[remark]))
 
 
 def _size(task: FinetuningTask, *, is_training: bool) -> str:

@@ -31,10 +31,10 @@ from modeling_radio.tuning.models import (
     open_task_model,
     save_plain,
 )
-from modeling_radio.tuning.record import Record, record_run
+from modeling_radio.tuning.record import TuningRecord, record_run
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks import TASK_CLASSES, build_task
-from modeling_radio.tuning.tasks.base import Examples, build_examples
+from modeling_radio.tuning.tasks.base import TableExamples, build_examples
 from modeling_radio.tuning.trainer import (
     FinetuningTrainer,
     diverged,
@@ -142,7 +142,7 @@ class FinetuningRun:
         """Draw the errors of the best state, and return thresholds of classes, which its configuration gets, too."""
         model, examples = self.trainer.model, self.trainer.eval_dataset
         assert model is not None
-        assert isinstance(examples, Examples)
+        assert isinstance(examples, TableExamples)
         with self.trainer.compute_loss_context_manager():
             evidence = gather_evidence(self.task, model, examples)
             draw_examination(self.task, model, examples, evidence, self.settings.output / FIGURES)
@@ -153,7 +153,7 @@ class FinetuningRun:
                 config.score_thresholds = list(fitted["thresholds"].values())
         return fitted
 
-    def save(self, weights: dict[str, Tensor], record: Record) -> None:
+    def save(self, weights: dict[str, Tensor], record: TuningRecord) -> None:
         """Write `final`, an adapter or a plain folder, and with `merge` the merged model.
 
         Args:

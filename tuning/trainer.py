@@ -40,7 +40,7 @@ from modeling_radio.tuning.error_analysis import draw_predictions, predict_examp
 from modeling_radio.tuning.models import TRUNK
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks import TASK_CLASSES
-from modeling_radio.tuning.tasks.base import Examples, FinetuningTask, Score, StreamedExamples
+from modeling_radio.tuning.tasks.base import FinetuningTask, Score, StreamedExamples, TableExamples
 from modeling_radio.wrapped_radio import WrappedTrunk
 
 
@@ -253,7 +253,7 @@ class FinetuningTrainer(Trainer):
                 f"The metric `{self.task.best_metric}` of the validation images is {best}: no label counts. "
                 "Hold out more images with `validation_share`, or mend the labels of the source's validation split."
             )
-        assert isinstance(self.eval_dataset, Examples)
+        assert isinstance(self.eval_dataset, TableExamples)
         # On every rank: a sharded model gathers its weights as it runs, and the loss of detection sums over all ranks.
         with self.compute_loss_context_manager():
             images, predictions, references = predict_examples(self.task, model, self.eval_dataset)

@@ -21,7 +21,7 @@ class NamedOutputs(Protocol):
 
 
 @dataclass(frozen=True)
-class Parity:
+class OutputParity:
     """Differences of one output over several inputs; `+` accumulates them.
 
     Attributes:
@@ -41,8 +41,8 @@ class Parity:
         """Mean over the vectors; 1 where there are none."""
         return self.sum_of_cosines / self.num_vectors if self.num_vectors else 1.0
 
-    def __add__(self, other: "Parity") -> "Parity":
-        return Parity(
+    def __add__(self, other: "OutputParity") -> "OutputParity":
+        return OutputParity(
             max(self.largest_difference, other.largest_difference),
             self.sum_of_cosines + other.sum_of_cosines,
             self.num_vectors + other.num_vectors,
@@ -50,7 +50,7 @@ class Parity:
         )
 
 
-def compare(output: Tensor, expected: Tensor) -> Parity:
+def compare(output: Tensor, expected: Tensor) -> OutputParity:
     """Compare an output with what is expected, of one shape; cosines are of the vectors along the last dimension.
 
     Raises:
@@ -59,16 +59,18 @@ def compare(output: Tensor, expected: Tensor) -> Parity:
     if output.shape != expected.shape:
         raise ValueError(f"`output` must have the shape {tuple(expected.shape)}, got {tuple(output.shape)}.")
     if not expected.numel():
-        return Parity()
+        return OutputParity()
     output, expected = output.double(), expected.double()
     if not (output.isfinite().all() and expected.isfinite().all()):
-        return Parity(float("inf"), 0.0, 1, 0.0)
+        return OutputParity(float("inf"), 0.0, 1, 0.0)
     cosines = cosine_similarity(output, expected, dim=-1)
     difference = (output - expected).abs().amax().item()
-    return Parity(difference, cosines.sum().item(), cosines.numel(), cosines.amin().item())
+    return OutputParity(difference, cosines.sum().item(), cosines.numel(), cosines.amin().item())
 
 
-def compare_graph(module: NamedOutputs, run: RunGraph, inputs: Iterable[Mapping[str, Tensor]]) -> dict[str, Parity]:
+def compare_graph(
+    module: NamedOutputs, run: RunGraph, inputs: Iterable[Mapping[str, Tensor]]
+) -> dict[str, OutputParity]:
     """Compare a graph with the module that it was made from.
 
     Args:
@@ -79,7 +81,7 @@ def compare_graph(module: NamedOutputs, run: RunGraph, inputs: Iterable[Mapping[
     Returns:
         The differences by output name.
     """
-    parities = dict.fromkeys(module.names, Parity())
+    parities = dict.fromkeys(module.names, OutputParity())
     for given in inputs:
         with torch.no_grad():
             expected = module(*given.values())
@@ -88,14 +90,14 @@ def compare_graph(module: NamedOutputs, run: RunGraph, inputs: Iterable[Mapping[
     return parities
 
 
-def print_parities(parities: Mapping[str, Parity]) -> None:
+def print_parities(parities: Mapping[str, OutputParity]) -> None:
     """Print a line for each output."""
     print(f"{'output':<40}{'largest difference':>20}{'mean cosine':>14}{'lowest':>10}")
     for name, parity in parities.items():
         print(f"{name:<40}{parity.largest_difference:>20.2e}{parity.mean_cosine:>14.6f}{parity.lowest_cosine:>10.4f}")
 
 
-def require_difference(parities: Mapping[str, Parity], tolerance: float) -> None:
+def require_difference(parities: Mapping[str, OutputParity], tolerance: float) -> None:
     """Refuse outputs that differ by more than a tolerance.
 
     Raises:
@@ -106,7 +108,7 @@ def require_difference(parities: Mapping[str, Parity], tolerance: float) -> None
         raise ValueError(f"The graph differs from PyTorch by up to {largest:.2e}, more than {tolerance:g}.")
 
 
-def require_cosine(parities: Mapping[str, Parity], least: float) -> None:
+def require_cosine(parities: Mapping[str, OutputParity], least: float) -> None:
     """Refuse outputs whose mean cosine with the expected ones is below a bound.
 
     Raises:

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings, Spelling, read_names, read_yaml, require
 
 
@@ -17,8 +16,8 @@ DEFAULT_TOLERANCE = 1e-4
 Window = Annotated[int, Field(ge=1)] | Literal["global"] | None
 """Side of the ViTDet windows of a graph in tokens; None is the model's own default."""
 
-Precision = Literal["fp16", "int8"]
-AnyPrecision = Literal["fp32", Precision]
+GraphPrecision = Literal["fp16", "int8"]
+AnyPrecision = Literal["fp32", GraphPrecision]
 
 ENCODER_RULE = "left out with `encoder`, which has global tokens alone, no windows, and takes any size"
 
@@ -38,7 +37,7 @@ class GraphSettings(Settings):
         overwrite: Replace the output if it exists.
     """
 
-    checkpoint: ModelFolder
+    checkpoint: Path
     output: Path
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
     window_size: Annotated[Window, Spelling(read_yaml, "TOKENS|global")] = None

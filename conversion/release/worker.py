@@ -19,20 +19,20 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 
-Named = dict[str, tuple[Tensor | None, Tensor | None]]
+OutputsByName = dict[str, tuple[Tensor | None, Tensor | None]]
 """Summary and features by name: "backbone", or an adaptor's."""
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5): sets the peak of resident memory to what is resident now
 
 
-def open_ours(request: dict[str, Any], window: int | None) -> Callable[[Tensor], Named]:
+def open_ours(request: dict[str, Any], window: int | None) -> Callable[[Tensor], OutputsByName]:
     """Return a function that runs the model of a folder of ours."""
     options = {"trust_remote_code": True, "dtype": getattr(torch, request["dtype"])}
     model = AutoModel.from_pretrained(request["source"], **options).to(request["device"]).eval()
     window_size = window or ("global" if model.config.eradio is None else None)  # E-RADIO attends in windows only
 
-    def forward(pixels: Tensor) -> Named:
+    def forward(pixels: Tensor) -> OutputsByName:
         output = model(pixels, window_size=window_size, adaptor_names=request["adaptors"], return_dict=True)
         return {
             name: (entry.summary, entry.features) for name, entry in {"backbone": output, **output.adaptors}.items()
@@ -41,7 +41,7 @@ def open_ours(request: dict[str, Any], window: int | None) -> Callable[[Tensor],
     return forward
 
 
-def open_theirs(request: dict[str, Any], window: int | None) -> Callable[[Tensor], Named]:
+def open_theirs(request: dict[str, Any], window: int | None) -> Callable[[Tensor], OutputsByName]:
     """Return a function that runs NVIDIA's class, opened as its model card does."""
     config = AutoConfig.from_pretrained(request["source"], trust_remote_code=True)
     if not type(config).__module__.startswith("transformers_modules."):
@@ -56,7 +56,7 @@ def open_theirs(request: dict[str, Any], window: int | None) -> Callable[[Tensor
     if window is not None:
         _attend_in_windows(model, window)
 
-    def forward(pixels: Tensor) -> Named:
+    def forward(pixels: Tensor) -> OutputsByName:
         output = model(pixels)
         named = output if isinstance(output, dict) else {"backbone": output}
         return {name: (entry[0], entry[1]) for name, entry in named.items()}
@@ -106,14 +106,14 @@ def run_all(request: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, 
     return outputs, costs, left_out
 
 
-def _flat(case: str, named: Named) -> Iterator[tuple[str, Tensor]]:
+def _flat(case: str, named: OutputsByName) -> Iterator[tuple[str, Tensor]]:
     for name, entry in named.items():
         for kind, value in zip(("summary", "features"), entry, strict=True):
             if value is not None:
                 yield f"{case}/{name}/{kind}", value.float().cpu().contiguous()
 
 
-def _measure(call: Callable[[], Named], rounds: int) -> tuple[Named, float, float | None]:
+def _measure(call: Callable[[], OutputsByName], rounds: int) -> tuple[OutputsByName, float, float | None]:
     """Return a call's outputs, the seconds of the fastest round, and the peak memory in MiB."""
     has_peak = _reset_peak()
     named = call()  # sets kernels up and does not count

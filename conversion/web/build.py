@@ -15,7 +15,7 @@ from modeling_radio import RadioImageProcessor, RadioModel
 from modeling_radio.conversion.graphs.files import open_graph
 from modeling_radio.conversion.graphs.parity import compare_graph, require_difference
 from modeling_radio.conversion.onnx_precision import convert_precision
-from modeling_radio.conversion.web.plan import Plan, keep_offered_positions, write_graphs
+from modeling_radio.conversion.web.plan import PagePlan, keep_offered_positions, write_graphs
 from modeling_radio.conversion.web.precision import (
     PRECISIONS,
     Candidate,
@@ -27,7 +27,7 @@ from modeling_radio.conversion.web.precision import (
     refuse_size,
 )
 from modeling_radio.conversion.web.site import (
-    Sample,
+    SampleImage,
     copy_page,
     copy_runtime,
     copy_samples,
@@ -84,9 +84,9 @@ def build_site(
     site: Path,
     model: RadioModel,
     texts: Texts | None,
-    plan: Plan,
+    plan: PagePlan,
     runtime: Mapping[str, Path],
-    samples: Sequence[Sample],
+    samples: Sequence[SampleImage],
     precision: PrecisionChoice,
     title: str,
 ) -> None:
@@ -148,7 +148,7 @@ def build_site(
     print(measured)
 
 
-def _describe_window(model: RadioModel, plan: Plan) -> dict[str, Any]:
+def _describe_window(model: RadioModel, plan: PagePlan) -> dict[str, Any]:
     blocks = model.config.num_hidden_layers
     windowed = blocks - len(model.config.global_blocks)
     return {"size": plan.window, "step": plan.window_step, "windowed_blocks": windowed, "blocks": blocks}
@@ -215,7 +215,7 @@ def _write_weights(graphs: Mapping[str, Path], precision: WebPrecision, site: Pa
 
 
 def _write_texts(
-    texts: Texts, plan: Plan, runtime: Mapping[str, Path], precision: PrecisionChoice, scratch: Path, site: Path
+    texts: Texts, plan: PagePlan, runtime: Mapping[str, Path], precision: PrecisionChoice, scratch: Path, site: Path
 ) -> tuple[dict[str, Any], str]:
     """Write the text tower and its tokenizer; return their description and the table of precisions."""
     assert plan.text_space is not None

@@ -172,7 +172,7 @@ def write_graphs(wrapped: Mapping[str, WebRadio], folder: Path) -> dict[str, Pat
 
 
 @dataclass(frozen=True)
-class Plan:
+class PagePlan:
     """Content of a page.
 
     Attributes:
@@ -212,7 +212,7 @@ def plan_page(
     sizes: Sequence[int] | None = None,
     window_size: int | None = None,
     dense_source: DenseSource | None = None,
-) -> Plan:
+) -> PagePlan:
     """Decide the content of a page; see the settings of `radio export --to web`.
 
     Args:
@@ -238,7 +238,7 @@ def plan_page(
     step = size_step(model.config, None)
     window = _choose_window(model, window_size)
     window_step = step if window is None else step * window
-    return Plan(
+    return PagePlan(
         computed, spaces, _choose_sizes(model, sizes, window_step), step, window, window_step, text_space, source
     )
 

@@ -95,7 +95,7 @@ def copy_runtime(files: dict[str, Path], site: Path) -> dict[str, dict[str, str 
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleImage:
     """A sample image of the page.
 
     Attributes:
@@ -107,7 +107,7 @@ class Sample:
     title: str
 
 
-def check_samples(samples: Sequence[Sample]) -> None:
+def check_samples(samples: Sequence[SampleImage]) -> None:
     """Refuse sample images that browsers do not open.
 
     Raises:
@@ -126,7 +126,7 @@ def check_samples(samples: Sequence[Sample]) -> None:
             )
 
 
-def copy_samples(samples: Sequence[Sample], site: Path) -> list[dict[str, str]]:
+def copy_samples(samples: Sequence[SampleImage], site: Path) -> list[dict[str, str]]:
     """Write sample images into a site as `copy_image` does; return their description."""
     (site / "samples").mkdir()
     facts = []

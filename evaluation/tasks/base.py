@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from modeling_radio.evaluation.data import CroppedViews, EvaluationData, Examples, Images, Kind, Part, Windows
+from modeling_radio.evaluation.data import CroppedViews, EvaluationData, Examples, Kind, Part, SizedImages, Windows
 from modeling_radio.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
@@ -132,7 +132,7 @@ class Evaluation:
         return self._extracted(images, fingerprint, wanted, size_px, f"{self.part(kind).name}, {split}{at}")
 
     def _extracted(
-        self, images: Images, fingerprint: str, wanted: Wanted, size_px: int | None, description: str
+        self, images: SizedImages, fingerprint: str, wanted: Wanted, size_px: int | None, description: str
     ) -> StoredFeatures:
         """Return features of images from memory, or extract them."""
         key = (fingerprint, size_px, wanted)
@@ -245,7 +245,7 @@ def require_protocol(part: Part) -> None:
         )
 
 
-def squares_of(examples: Examples) -> tuple[Images, str]:
+def squares_of(examples: Examples) -> tuple[SizedImages, str]:
     """Return the middle squares of images, and their fingerprint."""
     return CroppedViews(examples.images, 0, 0), f"{examples.image_fingerprint} crops 0 0"
 

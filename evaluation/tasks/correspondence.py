@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.evaluation.data import Examples, Pair
+from modeling_radio.evaluation.data import Examples, ImagePair
 from modeling_radio.evaluation.features import StoredFeatures
 from modeling_radio.evaluation.tasks.base import DENSE, Evaluation
 from modeling_radio.metrics.correspondence import keypoint_errors, matched_points
@@ -52,7 +52,7 @@ def measure_keypoints(evaluation: Evaluation) -> list[Measurement]:
     ]
 
 
-def sources_of_pairs(examples: Examples, pairs: Sequence[Pair]) -> Tensor:
+def sources_of_pairs(examples: Examples, pairs: Sequence[ImagePair]) -> Tensor:
     """Return the sources of both images of each pair, `(num_pairs, 2)`, or `(num_pairs,)` if they are always the same.
 
     Pairs of SPair-71k share images, those of NAVI objects.
@@ -62,7 +62,7 @@ def sources_of_pairs(examples: Examples, pairs: Sequence[Pair]) -> Tensor:
     return ends[:, 0] if torch.equal(ends[:, 0], ends[:, 1]) else ends
 
 
-def keypoint_sums(features: StoredFeatures, pair: Pair, num_classes: int) -> Tensor:
+def keypoint_sums(features: StoredFeatures, pair: ImagePair, num_classes: int) -> Tensor:
     """Return found keypoints and keypoints of a pair by class, `(2 * num_classes,)`."""
     assert pair.source_points is not None
     assert pair.target_points is not None
@@ -83,7 +83,7 @@ def mean_share(sums: Tensor) -> Tensor:
 def point_shares(
     features: StoredFeatures,
     examples: Examples,
-    pair: Pair,
+    pair: ImagePair,
     device: torch.device,
     limits: Sequence[float] = RECALL_METERS,
 ) -> Tensor:

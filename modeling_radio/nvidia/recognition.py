@@ -10,7 +10,7 @@ from .arguments import ERADIO, is_eradio
 from .radio1d import is_radio1d
 
 
-class Traits(NamedTuple):
+class GenerationTraits(NamedTuple):
     """Properties that distinguish the releases of one generation from others.
 
     Attributes:
@@ -31,15 +31,17 @@ class Traits(NamedTuple):
 
 
 _SIGLIP = {"teachers": frozenset(("clip", "siglip", "dino_v2", "sam")), "mark": ("siglip",)}
-_SIGLIP2 = Traits(frozenset(("clip", "siglip2", "dino_v2", "sam")), ("siglip2", "siglip2-g"))  # README has the latter
-_SAM3 = Traits(frozenset(("siglip2-g", "dino_v3_7b", "sam3")), ("sam3",))
+_SIGLIP2_TEACHERS = frozenset(("clip", "siglip2", "dino_v2", "sam"))
+_SIGLIP2 = GenerationTraits(_SIGLIP2_TEACHERS, ("siglip2", "siglip2-g"))  # README has the latter
+_SAM3 = GenerationTraits(frozenset(("siglip2-g", "dino_v3_7b", "sam3")), ("sam3",))
 TRAITS = {
-    "radio_v1": Traits(patch_size=14),
-    "radio_v2.1": Traits(has_first_heads=True),  # RADIOv2 differs in nothing that could be seen or matters here
-    **dict.fromkeys(("radio_v2.5-b", "radio_v2.5-l", "radio_v2.5-h"), Traits(**_SIGLIP)),
-    "radio_v2.5-h-norm": Traits(**_SIGLIP, has_normalizer=True),
-    "radio_v2.5-g": Traits(patch_size=14, is_dino_shaped=True),
-    **dict.fromkeys(("c-radio_v2-g", "c-radio_v2-vlm-h"), Traits(**_SIGLIP)),
+    "radio_v1": GenerationTraits(patch_size=14),
+    # RADIOv2 differs in nothing that could be seen or matters here.
+    "radio_v2.1": GenerationTraits(has_first_heads=True),
+    **dict.fromkeys(("radio_v2.5-b", "radio_v2.5-l", "radio_v2.5-h"), GenerationTraits(**_SIGLIP)),
+    "radio_v2.5-h-norm": GenerationTraits(**_SIGLIP, has_normalizer=True),
+    "radio_v2.5-g": GenerationTraits(patch_size=14, is_dino_shaped=True),
+    **dict.fromkeys(("c-radio_v2-g", "c-radio_v2-vlm-h"), GenerationTraits(**_SIGLIP)),
     **dict.fromkeys(("c-radio_v3-b", "c-radio_v3-l", "c-radio_v3-h", "c-radio_v3-g"), _SIGLIP2),
     **dict.fromkeys(("c-radio_v4-so400m", "c-radio_v4-h"), _SAM3),
 }
@@ -102,7 +104,12 @@ def _alone(args: Mapping[str, Any], shape: Mapping[str, Any]) -> Recognized:
 
 
 def _fits(
-    traits: Traits, teachers: set[str], args: Mapping[str, Any], shape: Mapping[str, Any], *, has_normalizer: bool
+    traits: GenerationTraits,
+    teachers: set[str],
+    args: Mapping[str, Any],
+    shape: Mapping[str, Any],
+    *,
+    has_normalizer: bool,
 ) -> bool:
     others = {name for each in TRAITS.values() for name in each.mark} - set(traits.mark)
     if traits.mark == _SAM3.mark:

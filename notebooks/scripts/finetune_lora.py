@@ -29,7 +29,7 @@ ENDINGS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 HELD_OUT = 5  # one image of so many
 LAYERS = ["qkv", "proj", "fc1", "fc2"]  # of each block that get an adapter
 
-Examples = list[tuple[Path, int]]
+LabeledPaths = list[tuple[Path, int]]
 
 
 def read_arguments() -> argparse.Namespace:
@@ -58,7 +58,7 @@ def read_arguments() -> argparse.Namespace:
     return given
 
 
-def split(data: Path, names: list[str]) -> tuple[Examples, Examples]:
+def split(data: Path, names: list[str]) -> tuple[LabeledPaths, LabeledPaths]:
     """Return the images to learn from and those held out, each with the number of its class."""
     train, held_out = [], []
     for label, name in enumerate(names):
@@ -85,7 +85,7 @@ def main() -> None:
     model: Any = get_peft_model(base, LoraConfig(target_modules=LAYERS, modules_to_save=["classifier"], **options))
     model.to(given.device).print_trainable_parameters()
 
-    def batch(examples: Examples) -> dict[str, torch.Tensor]:
+    def batch(examples: LabeledPaths) -> dict[str, torch.Tensor]:
         paths = [path for path, _ in examples]
         inputs = processor(paths, size={"height": height, "width": width}, return_tensors="pt").to(given.device)
         return {**inputs, "labels": torch.tensor([label for _, label in examples], device=given.device)}

@@ -38,8 +38,8 @@ from modeling_radio.figures.predictions import (
     DTYPES,
     MAX_OBJECTS,
     OBJECTS,
+    LabeledRegion,
     Opened,
-    Region,
     describe_shares,
     open_model,
     predict,
@@ -98,7 +98,7 @@ QUEUE: dict[str, Any] = {"concurrency_id": "model"}
 """Events that need the model run one after the other: it may be reopened, and there is memory for one pass."""
 HIDDEN: dict[str, Any] = {"api_visibility": "private", **QUEUE}
 """Of events that repeat one with a name in the API."""
-CaptionedImage = tuple[Image.Image, str]
+GalleryItem = tuple[Image.Image, str]
 """An image and its caption."""
 
 
@@ -296,7 +296,7 @@ class App:
             for name, each in maps.items()
         }
 
-    def features(self, image: str | None, resolution: float, windows: str) -> tuple[list[CaptionedImage], str]:
+    def features(self, image: str | None, resolution: float, windows: str) -> tuple[list[GalleryItem], str]:
         """Principal components of the features of a photograph, in every space."""
         encoded = self.encode_photograph(image, resolution, windows)
         images = [
@@ -307,7 +307,7 @@ class App:
 
     def alike(
         self, image: str | None, across: float, down: float, resolution: float, windows: str
-    ) -> tuple[list[CaptionedImage], str]:
+    ) -> tuple[list[GalleryItem], str]:
         """Similarity of all positions of a photograph to one, in every space."""
         for name, share in (("across", across), ("down", down)):
             if not 0 <= share <= 100:
@@ -327,7 +327,7 @@ class App:
     @torch.inference_mode()
     def words(
         self, image: str | None, words: str, others: str, source: DenseSource, resolution: float, windows: str
-    ) -> tuple[Any, str, dict[str, float], list[CaptionedImage]]:
+    ) -> tuple[Any, str, dict[str, float], list[GalleryItem]]:
         """Regions of words in a photograph, and scores of the whole."""
         model, tokenizer = self.opened.zero_shot, self.opened.tokenizer
         if model is None or tokenizer is None:
@@ -344,7 +344,7 @@ class App:
         height, width = small.shape[-2:]
         winners = self.opened.processor.post_process_semantic_segmentation(outputs, [(height, width)])[0].cpu()
         regions = [
-            Region((winners == index).numpy(), word, index)
+            LabeledRegion((winners == index).numpy(), word, index)
             for index, word in enumerate(wanted)
             if (winners == index).any()
         ]
@@ -357,7 +357,7 @@ class App:
 
     def windows(
         self, image: str | None, resolution: float, compared: Sequence[str]
-    ) -> tuple[list[list[str | float]], list[CaptionedImage], str]:
+    ) -> tuple[list[list[str | float]], list[GalleryItem], str]:
         """Time of the network with windows, and similarity of its features to those without."""
         photograph = self.photograph(image)
         pixels = self.pixels(photograph, resolution)
@@ -414,7 +414,7 @@ def _components(features: Tensor, basis: PcaBasis, photograph: Tensor) -> Image.
     return colors_image(pca_colors(features, basis)[0], photograph.shape[-2:])
 
 
-def _annotated(photograph: Tensor, regions: Sequence[Region]) -> tuple[Image.Image, list[tuple[Any, str]]]:
+def _annotated(photograph: Tensor, regions: Sequence[LabeledRegion]) -> tuple[Image.Image, list[tuple[Any, str]]]:
     """Return an image and its regions in Gradio's format."""
     return to_pil_image(photograph), [(region.area, region.label) for region in regions]
 
@@ -603,7 +603,7 @@ def _add_features(app: App, asked: Asked, page: gr.Blocks) -> None:
         button = gr.Button("Show the features", variant="primary")
         images, said = _gallery("Principal components"), _said("features")
 
-    def features_if_any(image: str | None, resolution: float, windows: str) -> tuple[list[CaptionedImage], str]:
+    def features_if_any(image: str | None, resolution: float, windows: str) -> tuple[list[GalleryItem], str]:
         return ([], "") if image is None else app.features(image, resolution, windows)
 
     inputs, outputs = list(asked), [images, said]

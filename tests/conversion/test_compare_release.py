@@ -11,7 +11,7 @@ from nvidia_twin import DEPTH, WIDTH, write_repository
 from reference_cases import write_release
 from safetensors.torch import load_file, save_file
 
-from modeling_radio.conversion.compare_release import Release, describe_weights, main
+from modeling_radio.conversion.compare_release import FetchedRelease, describe_weights, main
 from modeling_radio.conversion.convert import main as convert
 from modeling_radio.model_cards.parity import Parity
 
@@ -141,7 +141,7 @@ def test_without_a_network_one_line_says_so(hub, tmp_path, monkeypatch, capsys):
 
 def test_weights_are_counted_first_beside_our_preset(tmp_path):
     folder = write_repository("nvidia/C-RADIOv3-B", tmp_path / "C-RADIOv3-B")
-    release = Release("nvidia/C-RADIOv3-B", None, folder)
+    release = FetchedRelease("nvidia/C-RADIOv3-B", None, folder)
     first, second, *alone = describe_weights(release).splitlines()
     numbers = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
     assert f"{numbers:,} numbers in {14 * DEPTH + 7} tensors" in first

@@ -46,7 +46,7 @@ def test_a_graph_that_is_not_the_model_is_refused_and_nothing_is_left(tmp_path, 
     monkeypatch.setattr(
         build, "open_graph", lambda path: lambda feed: [feed["pixel_values"].mean(1).reshape(1, -1, 32)] * 3
     )
-    monkeypatch.setattr(parity, "compare", lambda output, expected: parity.Parity(0.1, 1.0, 1, 1.0))
+    monkeypatch.setattr(parity, "compare", lambda output, expected: parity.OutputParity(0.1, 1.0, 1, 1.0))
     source, runtime = save_plain(tmp_path / "in"), save_runtime(tmp_path / "runtime")
     assert main([str(source), str(tmp_path / "site"), "--runtime", str(runtime)]) == 1
     assert "differs from PyTorch by up to 1.00e-01, more than 0.001" in capsys.readouterr().err

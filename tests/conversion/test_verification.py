@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save, save_file
 from modeling_radio import RadioConfig
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.conversion.verification import (
-    Comparison,
+    OutputDifference,
     check_tolerance,
     compare_with_reference,
     largest_difference,
@@ -77,7 +77,7 @@ def test_without_stored_outputs_nothing_is_checked():
 )
 def test_what_stored_outputs_leave_open(keys, unchecked):
     """The position table is for 256 pixels: only other sizes tell how it is resized."""
-    found = list_unchecked(config_with_heads(), [Comparison(key, 0.0) for key in keys])
+    found = list_unchecked(config_with_heads(), [OutputDifference(key, 0.0) for key in keys])
     assert len(found) == len(unchecked)
     assert all(line.startswith(start) for line, start in zip(found, unchecked, strict=True))
 

@@ -9,8 +9,8 @@ from datasets import Value
 from modeling_radio.core.checked_tensors import DamagedFileError
 from modeling_radio.extraction import columns
 from modeling_radio.extraction.columns import (
-    Moments,
     Storage,
+    TokenMoments,
     features_of,
     fit_bases,
     load_bases,
@@ -86,7 +86,7 @@ def test_pooling_averages_smaller_squares_at_the_edges():
 
 def test_components_are_those_of_a_singular_value_decomposition():
     tokens = torch.randn(50, 6) * torch.tensor([5.0, 3.0, 1.0, 0.5, 0.2, 0.1]) + 7
-    moments = Moments()
+    moments = TokenMoments()
     for part in tokens.split(20):
         moments.add(part)
     basis = moments.basis(3)
@@ -95,7 +95,7 @@ def test_components_are_those_of_a_singular_value_decomposition():
     np.testing.assert_allclose(basis.explained_variance, values[:3] ** 2 / 50, rtol=1e-4)
     with pytest.raises(ValueError, match="6 dimensions"):
         moments.basis(7)
-    few = Moments()
+    few = TokenMoments()
     few.add(tokens[:3])
     assert (few.basis(2).explained_variance > 0.01).all()
     with pytest.raises(ValueError, match="3 patches"):

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from modeling_radio.figures.page import (
     CaptionedImage,
     Drawing,
-    Row,
+    ImageRow,
     Section,
     check_page,
     source_section,
@@ -62,7 +62,7 @@ def page(tmp_path):
     ]
     sections = [
         Section("Measurements", tables=build_tables(MEASUREMENTS), items=["See https://example.org."]),
-        Section("Pictures", "How to read.", rows=[Row("row", pictures)], legend=[("cat", "rgb(1, 2, 3)")]),
+        Section("Pictures", "How to read.", rows=[ImageRow("row", pictures)], legend=[("cat", "rgb(1, 2, 3)")]),
         Section("Figure", drawing=Drawing.of(Figure((2, 1), dpi=50), f"Curves of {NASTY}")),
         Section("Next", steps={"Run": f"python {NASTY}"}),
         *source_section([Source("mine", "test images", "MIT", "https://example.org/images", "9 images")]),

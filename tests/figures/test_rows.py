@@ -3,7 +3,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from modeling_radio.figures.features import fit_pca_basis, foreground_map, most_salient_positions, pca_colors
-from modeling_radio.figures.rows import Row, adaptor_row, draw_rows, feature_rows
+from modeling_radio.figures.rows import FigureRow, adaptor_row, draw_rows, feature_rows
 
 
 def test_rows_of_a_figure_and_its_file(features, tmp_path):
@@ -26,7 +26,7 @@ def test_labels_lie_beside_the_images_and_can_be_read_on_a_card(tmp_path, monkey
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure) or save(figure, path))
     images = torch.zeros(5, 2, 2, 3)
     titles = ["photograph", "student's adaptor x10.0\nefficientnet-lite0", "teacher\n" + "a-very-long-name-" * 4]
-    draw_rows([Row(title, images) for title in titles], tmp_path / "f.png", caption="x")
+    draw_rows([FigureRow(title, images) for title in titles], tmp_path / "f.png", caption="x")
     (figure,) = figures
     figure.canvas.draw()
     first_image = min(axes.get_window_extent().x0 for axes in figure.axes)

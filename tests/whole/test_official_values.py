@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_radio.evaluation.data import Examples, Pair, Relevance, Stacked
+from modeling_radio.evaluation.data import Examples, ImagePair, Relevance, Stacked
 from modeling_radio.evaluation.features import StoredFeatures
 from modeling_radio.evaluation.models.pretrained import RawPixels
 from modeling_radio.evaluation.public_sets import PublicPart
@@ -93,7 +93,7 @@ def keypoints() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_keypoints_of_probe3d():
     """mbanani/probe3d at a1f1464: `compute_errors` of `evaluate_spair_correspondence.py`, and the share below 0.1."""
-    pair = Pair(0, 1, *keypoints(), unit=1.0)
+    pair = ImagePair(0, 1, *keypoints(), unit=1.0)
     assert float(mean_share(keypoint_sums(stored(*alike(12, 20, 20)), pair, 1))) == pytest.approx(0.6, abs=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_3d_recall_of_probe3d():
     """mbanani/probe3d at a1f1464: `estimate_correspondence_xyz`, `transform_points_Rt`, and shares below 1, 2, 5 cm."""
     points, move = surfaces()
     examples = Examples(Stacked(torch.zeros(2, 3, 48, 48, dtype=torch.uint8)), "x", points=points)
-    shares = point_shares(stored(*alike(12, 9, 9)), examples, Pair(0, 1, move=move), torch.device("cpu"))
+    shares = point_shares(stored(*alike(12, 9, 9)), examples, ImagePair(0, 1, move=move), torch.device("cpu"))
     assert shares.tolist() == pytest.approx([0.6952380952380952, 0.7047619047619048, 0.8380952380952381], abs=1e-6)
 
 

@@ -15,13 +15,13 @@ from modeling_radio.core.ranks import of_all_ranks, rows_of_all_ranks
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.targets.examples import Example, Target
 from modeling_radio.training.teachers.outputs import TeacherShape
-from modeling_radio.training.views.plan import Batch
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 TEMPERATURE = 0.07
 """CRD's, https://arxiv.org/abs/1910.10699."""
 
-Image = tuple[int, int]
+ImageInStep = tuple[int, int]
 """Number of its partition, and its row in that partition's step: the same however a step is split."""
 
 
@@ -127,9 +127,9 @@ class SummaryContrastiveLoss(nn.Module):
         self._means: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def begin_step(self, parts: Sequence[tuple[Batch, Example]]) -> None:
+    def begin_step(self, parts: Sequence[tuple[PlannedBatch, Example]]) -> None:
         """Gather the teachers' summaries of all parts of a step; all ranks must take part."""
-        images, rows = dict[str, list[Image]](), dict[str, Tensor]()
+        images, rows = dict[str, list[ImageInStep]](), dict[str, Tensor]()
         for name in self.teachers:
             own = [(batch, example.targets[name].summary) for batch, example in parts if name in example.targets]
             images[name] = [(self._partitions[batch.partition], row) for batch, _ in own for row in batch.rows]
@@ -161,7 +161,7 @@ class SummaryContrastiveLoss(nn.Module):
         return cast(EmbeddingBank, self.banks[name])
 
 
-def gather_step(images: Mapping[str, Sequence[Image]], rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gather_step(images: Mapping[str, Sequence[ImageInStep]], rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the rows of all ranks by name, sorted by image: no split of a step changes their order.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from modeling_radio.core.ranks import sum_over_ranks
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.teachers.outputs import TeacherShape
-from modeling_radio.training.views.plan import Batch
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 GROUPS = {
@@ -90,7 +90,7 @@ class TeacherWeights(nn.Module):
     def begin_step(self, step: int) -> None:
         """Set the weights of a step from the losses before it."""
 
-    def weigh(self, batch: Batch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
+    def weigh(self, batch: PlannedBatch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
         """Return the weighted losses of a batch, without the recipe's factors.
 
         Args:
@@ -99,7 +99,7 @@ class TeacherWeights(nn.Module):
         """
         return {name: term.value for name, term in terms.items()}
 
-    def observe(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
+    def observe(self, batch: PlannedBatch, losses: Mapping[str, Tensor]) -> None:
         """Take note of the unweighted losses of a batch, by name."""
 
     def end_step(self) -> None:
@@ -150,7 +150,7 @@ class AdaptiveWeights(TeacherWeights):
             self._set_targets(step)
         self.weights.copy_(1 + self.ramp(step) * (self.targets - 1))
 
-    def weigh(self, batch: Batch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
+    def weigh(self, batch: PlannedBatch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
         """Return each loss times its weight."""
         weights = dict(zip(self.names, self.weights, strict=True))
         weighted = {}
@@ -160,7 +160,7 @@ class AdaptiveWeights(TeacherWeights):
         return weighted
 
     @torch.no_grad()
-    def observe(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
+    def observe(self, batch: PlannedBatch, losses: Mapping[str, Tensor]) -> None:
         """Add losses, weighted by the share of the partition's images that the batch has."""
         share = len(batch) / batch.num_images
         for index, name in enumerate(self.names):
@@ -216,7 +216,7 @@ class TeacherDropping(TeacherWeights):
         """Note the step: its position on the ramp decides how much images differ."""
         self._step = step
 
-    def weigh(self, batch: Batch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
+    def weigh(self, batch: PlannedBatch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
         """Return the losses with a factor for each image."""
         weighted = super().weigh(batch, terms)
         ramp = self.ramp(self._step)
@@ -258,7 +258,7 @@ class TeacherDropping(TeacherWeights):
     @torch.no_grad()
     def _draw_factors(
         self,
-        batch: Batch,
+        batch: PlannedBatch,
         group: str,
         present: Sequence[str],
         losses: Mapping[str, Tensor],

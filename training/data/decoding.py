@@ -41,10 +41,10 @@ MAX_NAMED_SKIPS = 1000
 _TURNED = (5, 6, 7, 8)
 """Orientations in EXIF data that stand for a quarter turn."""
 
-Size = tuple[int, int]
+ImageSize = tuple[int, int]
 """Height and width in pixels."""
 
-LeastScale = Callable[[Size], float]
+LeastScale = Callable[[ImageSize], float]
 """From an image's size to the smallest factor by which its sides may be reduced; 1 or more for none."""
 
 DRAFT_GAP = 2.0
@@ -105,7 +105,7 @@ def check_header(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> None:
         pass
 
 
-def image_size(image: EncodedImage) -> Size:
+def image_size(image: EncodedImage) -> ImageSize:
     """Return the height and width of an image in pixels, upright as its EXIF data say, without decoding it.
 
     Raises:
@@ -167,7 +167,7 @@ def _opened(image: EncodedImage, min_side_px: int) -> Iterator[Image.Image]:
         raise UnusableImageError(f"{kind}: {error}") from error
 
 
-def _upright_size(file: Image.Image) -> Size:
+def _upright_size(file: Image.Image) -> ImageSize:
     """Return height and width as the EXIF data say."""
     exif, (width, height) = file.getexif(), file.size
     if file.format == "TIFF":  # newer versions of Pillow turn the size of a TIFF when they open it

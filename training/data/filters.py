@@ -205,7 +205,7 @@ def scan(rows: EncodedRows, *, with_pixels: bool, num_workers: int) -> list[Imag
     facts = _read_facts(path, len(rows))
     if facts is None:
         facts = []
-        dataset = _Measured(rows, with_pixels)
+        dataset = _MeasuredImages(rows, with_pixels)
         loader = DataLoader(dataset, batch_size=IMAGES_PER_BATCH, num_workers=num_workers, collate_fn=list)
         with ProgressBar(total=len(rows), desc="filters", unit="image") as bar:
             for batch in loader:
@@ -216,7 +216,7 @@ def scan(rows: EncodedRows, *, with_pixels: bool, num_workers: int) -> list[Imag
     return facts
 
 
-class _Measured(Dataset[ImageFacts | None]):
+class _MeasuredImages(Dataset[ImageFacts | None]):
     def __init__(self, rows: EncodedRows, with_pixels: bool) -> None:
         self.rows, self.with_pixels = rows, with_pixels
 

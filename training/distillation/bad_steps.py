@@ -14,7 +14,7 @@ from modeling_radio.core.files import write_file, write_text
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.crops import STUDENT, plan_crops
-from modeling_radio.training.views.plan import Batch
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 MAX_STEPS = 3
@@ -33,7 +33,7 @@ class Seen(NamedTuple):
         tensors: Images and targets by name; empty if they are too large to keep.
     """
 
-    batch: Batch
+    batch: PlannedBatch
     losses: dict[str, Tensor]
     tensors: dict[str, Tensor]
 
@@ -55,7 +55,7 @@ class BadSteps:
         """Forget the step before."""
         self._parts = []
 
-    def see(self, batch: Batch, example: Example, losses: Mapping[str, Tensor]) -> None:
+    def see(self, batch: PlannedBatch, example: Example, losses: Mapping[str, Tensor]) -> None:
         """Keep a part of the step: nothing is copied."""
         tensors = dict(_tensors(example))
         kept = [tensor for part in self._parts for tensor in part.tensors.values()]

@@ -14,7 +14,7 @@ from modeling_radio.core.machine import sharing_threads
 from modeling_radio.training.recipes.recipe import Recipe
 
 
-Part = TypeVar("Part")
+T = TypeVar("T")
 Losses = dict[str, Tensor]
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # glibc's numbers of the two parameters, malloc.h
@@ -35,7 +35,7 @@ class ParallelPasses:
         self._pool = sharing_threads(num_at_once, "pass")
 
     def run(
-        self, parts: Sequence[Part], work: Callable[[Part], tuple[Tensor, Losses]], parameters: Sequence[nn.Parameter]
+        self, parts: Sequence[T], work: Callable[[T], tuple[Tensor, Losses]], parameters: Sequence[nn.Parameter]
     ) -> Iterator[Losses]:
         """Add the gradients of every part's loss to those of the parameters.
 
@@ -48,7 +48,7 @@ class ParallelPasses:
             What `work` returned, in the order of the parts.
         """
 
-        def differentiate(part: Part) -> tuple[tuple[Tensor | None, ...], Losses]:
+        def differentiate(part: T) -> tuple[tuple[Tensor | None, ...], Losses]:
             total, losses = work(part)
             return torch.autograd.grad(total, list(parameters), allow_unused=True), losses
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.figures.features import PcaBasis, fit_pca_basis
-from modeling_radio.figures.rows import Row, adaptor_row, draw_rows, photograph_row, teacher_row
+from modeling_radio.figures.rows import FigureRow, adaptor_row, draw_rows, photograph_row, teacher_row
 from modeling_radio.metrics.feature_model import Features
 from modeling_radio.metrics.representation import effective_rank
 from modeling_radio.training.data.sources import DEMO_SOURCES, is_image_folder
@@ -462,7 +462,7 @@ class HeldOutFigures:
         self.pixel_values = images.to(device).float() / 255
         self.folder = folder
         self._photographs = photograph_row(images)
-        self._teachers: dict[str, tuple[Row, PcaBasis]] = {}
+        self._teachers: dict[str, tuple[FigureRow, PcaBasis]] = {}
         for name, teacher in teachers.items():
             features = teacher.extract_features(self.pixel_values).features.cpu()
             basis = fit_pca_basis(features)

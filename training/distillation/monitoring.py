@@ -25,7 +25,7 @@ from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.sharding import reshard
 from modeling_radio.training.targets.statistics import TeacherStatistics
 from modeling_radio.training.teachers.base import Teacher
-from modeling_radio.training.views.plan import Batch
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 MAX_SHARE = 0.5
@@ -111,7 +111,7 @@ class LossesBySize:
         self._counts: dict[str, dict[int, float]] = {}
         self._step: list[tuple[str, int, Tensor, float]] = []
 
-    def add(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
+    def add(self, batch: PlannedBatch, losses: Mapping[str, Tensor]) -> None:
         """Add a part of a step; only what its teachers are compared by.
 
         Args:

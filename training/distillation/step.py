@@ -22,10 +22,10 @@ from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.intermediate import Tap
 from modeling_radio.training.student.packing import StudentOutput, forward_groups, token_counts
 from modeling_radio.training.targets.examples import Example
-from modeling_radio.training.views.plan import Batch
+from modeling_radio.training.views.plan import PlannedBatch
 
 
-def batch_losses(parts: RunParts, batch: Batch, example: Example) -> dict[str, Tensor]:
+def batch_losses(parts: RunParts, batch: PlannedBatch, example: Example) -> dict[str, Tensor]:
     """Return the losses of a batch by name; `"loss"` is their weighted sum, a differentiable scalar.
 
     Args:
@@ -52,7 +52,7 @@ def batch_losses(parts: RunParts, batch: Batch, example: Example) -> dict[str, T
     return losses
 
 
-def student_output(parts: RunParts, batch: Batch, example: Example) -> StudentOutput:
+def student_output(parts: RunParts, batch: PlannedBatch, example: Example) -> StudentOutput:
     """Return the student's output for a batch: features of the backbone and of all heads, by groups of one shape."""
     options: dict[str, Any] = {"window_size": batch.vitdet_window or global_window(parts.model.config)}
     if not parts.model.config.is_foreign:  # whose dropout draws from torch's generator, which the trainer seeds
@@ -91,7 +91,12 @@ def _named(terms: Mapping[str, LossTerm], name: str) -> dict[str, LossTerm]:
 
 
 def _head_terms(
-    parts: RunParts, entry: TeacherRecipe, batch: Batch, example: Example, output: StudentOutput, tap: Tap | None = None
+    parts: RunParts,
+    entry: TeacherRecipe,
+    batch: PlannedBatch,
+    example: Example,
+    output: StudentOutput,
+    tap: Tap | None = None,
 ) -> dict[str, LossTerm]:
     """Return `"features"`, the dense loss of a head, and `"summary"`, if its teacher has a summary.
 
@@ -113,7 +118,9 @@ def _head_terms(
     return terms
 
 
-def _feature_term(parts: RunParts, name: str, batch: Batch, example: Example, maps: Sequence[Tensor]) -> LossTerm:
+def _feature_term(
+    parts: RunParts, name: str, batch: PlannedBatch, example: Example, maps: Sequence[Tensor]
+) -> LossTerm:
     compare, target, losses = feature_loss(parts.recipe.loss.features), example.targets[name], []
     none = [None] * len(target.features)
     groups = zip(batch.groups, maps, target.features, target.shifts or none, example.extents or none, strict=True)
@@ -142,7 +149,9 @@ def _contrastive_term(parts: RunParts, entry: TeacherRecipe, example: Example, o
     return LossTerm(parts.recipe.contrastive.weight * entry.summary_weight, losses.mean(), lambda: losses)
 
 
-def _intermediate_terms(parts: RunParts, batch: Batch, example: Example, output: StudentOutput) -> dict[str, LossTerm]:
+def _intermediate_terms(
+    parts: RunParts, batch: PlannedBatch, example: Example, output: StudentOutput
+) -> dict[str, LossTerm]:
     """Return the losses of intermediate heads, times the recipe's decay."""
     if parts.taps is None:
         return {}

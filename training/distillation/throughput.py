@@ -10,7 +10,7 @@ from modeling_radio.core.machine import peak_memory_mb
 from modeling_radio.core.ranks import rows_of_all_ranks
 from modeling_radio.training.planning.costs import CARDS, Card, Networks, plan_stage
 from modeling_radio.training.recipes.recipe import Recipe
-from modeling_radio.training.views.plan import Batch
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Throughput:
             self._peak = card.peak_flops * self.num_ranks
             self._flops = flops_of_step(recipe, self.num_ranks)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: PlannedBatch) -> None:
         """Count the student's tokens of a part of a step, but for one that stands for no image."""
         if batch.weight:
             self._tokens += sum(shape.grid.num_tokens for shape in batch.shapes)

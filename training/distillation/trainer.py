@@ -59,7 +59,7 @@ from modeling_radio.training.student.sharding import (
     whole_norm,
 )
 from modeling_radio.training.targets.examples import Example
-from modeling_radio.training.views.plan import Batch
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 OUTDATED = ".outdated"
@@ -217,7 +217,7 @@ class Distiller:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
 
-    def train_step(self, examples: Iterator[tuple[Batch, Example]]) -> dict[str, Tensor]:
+    def train_step(self, examples: Iterator[tuple[PlannedBatch, Example]]) -> dict[str, Tensor]:
         """Do one optimizer step; return the losses, weighted as they were added up; empty if it is skipped."""
         parts = self.parts
         self._set_learning_rate()
@@ -249,7 +249,9 @@ class Distiller:
         self.step += 1
         return {} if self._is_skipped else values
 
-    def _passes(self, examples: Iterator[tuple[Batch, Example]]) -> Iterator[tuple[Batch, Example, dict[str, Tensor]]]:
+    def _passes(
+        self, examples: Iterator[tuple[PlannedBatch, Example]]
+    ) -> Iterator[tuple[PlannedBatch, Example, dict[str, Tensor]]]:
         """Run the step's passes forward and backward; yield each batch with its example and losses."""
         parts, numbers = self.parts, range(self.parts.plan.batches_per_step)
         prefetches_all = parts.parallel_passes is not None or parts.contrastive is not None
@@ -273,7 +275,7 @@ class Distiller:
                 self.accelerator.backward(total)
             yield batch, example, losses
 
-    def _fetch(self, examples: Iterator[tuple[Batch, Example]]) -> tuple[Batch, Example]:
+    def _fetch(self, examples: Iterator[tuple[PlannedBatch, Example]]) -> tuple[PlannedBatch, Example]:
         watch = self.parts.monitors.watch
         watch.enter("data")
         batch, example = next(examples)
@@ -281,12 +283,12 @@ class Distiller:
         watch.see(example.pixel_values[0])
         return batch, example
 
-    def _weighted_losses(self, fetched: tuple[Batch, Example]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _weighted_losses(self, fetched: tuple[PlannedBatch, Example]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return a batch's share of the objective of the step, and its losses by name."""
         losses = batch_losses(self.parts, *fetched)
         return losses["loss"] * fetched[0].weight, losses
 
-    def _seed(self, batch: Batch) -> None:
+    def _seed(self, batch: PlannedBatch) -> None:
         """Seed torch's generator for the noise on the weights (and dropout, where there is any).
 
         Call it after fetching the batch: starting a data loader draws from torch's generator, and not in every step.

@@ -21,9 +21,9 @@ STAGELESS = Mark("is the same for all stages")
 STEPS_OR_SHARE = Mark("is in steps, or below 1 a share of `schedule.num_steps`, of which each stage may have its own")
 """The rule of `warmup_steps` in transformers' `TrainingArguments`; `in_steps` resolves shares."""
 
-_Steps = Annotated[int, Ge(0)] | Annotated[float, Gt(0), Lt(1)]
-Steps = Annotated[_Steps, STEPS_OR_SHARE]
-StepsOrNone = Annotated[_Steps | None, STEPS_OR_SHARE]
+_StepCount = Annotated[int, Ge(0)] | Annotated[float, Gt(0), Lt(1)]
+Steps = Annotated[_StepCount, STEPS_OR_SHARE]
+StepsOrNone = Annotated[_StepCount | None, STEPS_OR_SHARE]
 
 
 class RecipeError(SettingsError):
@@ -36,7 +36,7 @@ class RecipeSection(Settings):
     error_class: ClassVar[type[SettingsError]] = RecipeError
 
 
-class Named(RecipeSection):
+class NamedSection(RecipeSection):
     """Base of the entries of a list, which changes find by their name."""
 
     name: str
@@ -244,7 +244,7 @@ class ViewsRecipe(RecipeSection):
         return self
 
 
-class PartitionRecipe(Named):
+class PartitionRecipe(NamedSection):
     """Images that are trained together, at one resolution per step or with a token budget. A step goes through all.
 
     Attributes:
@@ -581,7 +581,7 @@ class RunOptions(RecipeSection):
         return self
 
 
-class TeacherRecipe(RunOptions, Named):
+class TeacherRecipe(RunOptions, NamedSection):
     """One frozen teacher.
 
     Attributes:

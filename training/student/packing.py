@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from modeling_radio import RadioConfig
 from modeling_radio.outputs_radio import RadioAdaptorOutput, RadioModelOutput
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
-from modeling_radio.training.views.plan import Batch
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 NUM_DRAWS = 5
@@ -43,7 +43,7 @@ def counts_from(draw: Literal["triangular", "uniform", "beta", "fixed"], draws: 
     return [int(count) for count in counts.clamp(min(1, available), available)]
 
 
-def token_counts(recipe: Recipe, config: RadioConfig, batch: Batch, height: int, width: int) -> list[int] | None:
+def token_counts(recipe: Recipe, config: RadioConfig, batch: PlannedBatch, height: int, width: int) -> list[int] | None:
     """Return the number of tokens of each image of a batch in a step; None if the recipe drops none.
 
     The numbers follow from the run's seed, the step and the image's row in it, whatever rank and part has the image.

@@ -20,7 +20,7 @@ from modeling_radio.training.views.crops import (
     flip,
     flip_shift,
 )
-from modeling_radio.training.views.plan import Batch, Grid
+from modeling_radio.training.views.plan import Grid, PlannedBatch
 
 
 class CachedTargets:
@@ -52,11 +52,11 @@ class CachedTargets:
                     )
         self.patches_per_side = side_px // patch_size
 
-    def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
+    def examples(self, plan: Callable[[], Iterable[PlannedBatch]]) -> Iterator[tuple[PlannedBatch, Example]]:
         for batch in plan():
             yield batch, self._example(batch)
 
-    def student_images(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[list[Tensor]]:
+    def student_images(self, plan: Callable[[], Iterable[PlannedBatch]]) -> Iterator[list[Tensor]]:
         for batch in plan():
             offsets = draw_window_offsets(batch, "offset", self.patches_per_side)
             yield self._student_images(self.cache.images(batch.indices), batch, offsets)
@@ -67,7 +67,7 @@ class CachedTargets:
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
         return
 
-    def _example(self, batch: Batch) -> Example:
+    def _example(self, batch: PlannedBatch) -> Example:
         offsets = draw_window_offsets(batch, "offset", self.patches_per_side)
         images, outputs = self.cache.images(batch.indices), self.cache.outputs(batch.indices)
         targets = {
@@ -86,7 +86,7 @@ class CachedTargets:
         average = self._student_images(images, batch, moved)
         return Example(pixel_values, targets, ema_pixels=average, ema_shifts=shifts)
 
-    def _other_windows(self, batch: Batch, offsets: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _other_windows(self, batch: PlannedBatch, offsets: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return offsets of other windows for the moving average, and their shifts from the student's in tokens.
 
         They are moved by whole tokens, to the nearest pixel of the image. All windows within the image are equally
@@ -102,7 +102,7 @@ class CachedTargets:
             shifts.append(flip_shift(shift, is_flipped[group]).to(self.device, non_blocking=True))
         return moved, shifts
 
-    def _windows(self, maps: Tensor, batch: Batch, offsets: Tensor) -> list[Tensor]:
+    def _windows(self, maps: Tensor, batch: PlannedBatch, offsets: Tensor) -> list[Tensor]:
         """Cut each group's windows out of pixels or features, which may have several rows for each patch."""
         rows_per_patch = maps.shape[2] // self.patches_per_side
         is_flipped = draw_flips(batch, self.recipe.views)
@@ -113,7 +113,7 @@ class CachedTargets:
             windows.append(flip(cut, is_flipped[group]).to(self.device, non_blocking=True))
         return windows
 
-    def _student_images(self, images: Tensor, batch: Batch, offsets: Tensor) -> list[Tensor]:
+    def _student_images(self, images: Tensor, batch: PlannedBatch, offsets: Tensor) -> list[Tensor]:
         """Return windows of uint8 images as the student sees them: at its sizes, with changed colors, in [0, 1]."""
         contrast, brightness = draw_colors(batch, self.recipe.views)
         pixel_values = []

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from modeling_radio.training.views.plan import Batch
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 class Target(NamedTuple):
@@ -34,7 +34,7 @@ class Example(NamedTuple):
     """Images of a batch and the teachers' outputs for them.
 
     Attributes:
-        pixel_values: For each group of the batch, `Batch.groups`, RGB in [0, 1], `(images, 3, height, width)`.
+        pixel_values: For each group of the batch, `PlannedBatch.groups`, RGB in [0, 1], `(images, 3, height, width)`.
         targets: The teachers' outputs, by name. For taps that want features of a teacher's inner blocks also these,
             without a summary, by `modeling_radio.training.recipes.sections.target_name`.
         ema_pixels: Other crops for the student's moving average, as `pixel_values` and with the same changes of
@@ -55,10 +55,10 @@ class Example(NamedTuple):
 class TargetSource(Protocol):
     """Turns planned batches into examples, in order."""
 
-    def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
+    def examples(self, plan: Callable[[], Iterable[PlannedBatch]]) -> Iterator[tuple[PlannedBatch, Example]]:
         """Yield every batch of a plan with its example; `plan()` may be called more than once."""
 
-    def student_images(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[list[Tensor]]:
+    def student_images(self, plan: Callable[[], Iterable[PlannedBatch]]) -> Iterator[list[Tensor]]:
         """Yield the student's images of every batch of a plan, as `Example.pixel_values`, without any teacher."""
 
     def state_dict(self) -> dict[str, Any]:

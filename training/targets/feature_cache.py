@@ -1,7 +1,7 @@
 """Teacher features computed once for fixed images, for budgets that cannot run the teachers at every step.
 
 A cache is a folder: `cache.json` with everything that it was made from (`CacheContents`), and shards of safetensors
-with the images and each teacher's summary and features, in a `FeatureFormat`. Several ranks and several runs may write
+with the images and each teacher's summary and features, in a `CacheFormat`. Several ranks and several runs may write
 one cache at the same time (`write_feature_cache`); `FeatureCache` reads it.
 """
 
@@ -118,7 +118,7 @@ class CacheContents:
         return self.settings["cells_per_side"]
 
     @property
-    def format(self) -> FeatureFormat:
+    def format(self) -> CacheFormat:
         """Format of the features."""
         return FORMATS[self.settings["views"]["cache_format"]]
 
@@ -185,7 +185,7 @@ def _filled(description: Any) -> Any:
     return {key: filled[key] for key in ("views", *description)}
 
 
-class FeatureFormat(ABC):
+class CacheFormat(ABC):
     """Stores one teacher's features.
 
     Attributes:
@@ -210,7 +210,7 @@ class FeatureFormat(ABC):
         """Return the features of one image of a shard, `(rows, cols, C)`."""
 
 
-class HalfPrecision(FeatureFormat):
+class HalfPrecision(CacheFormat):
     """float16: 11 significant bits, values up to 65,504."""
 
     def encode(self, features: Tensor) -> Entries:
@@ -220,7 +220,7 @@ class HalfPrecision(FeatureFormat):
         return entries["features"][row]
 
 
-class EightBits(FeatureFormat):
+class EightBits(CacheFormat):
     """8-bit integers between the smallest and the largest value of each channel of each image, in equal steps.
 
     No step depends on other images, nothing is clipped, and a channel of small values loses no more than one of large
@@ -241,7 +241,7 @@ class EightBits(FeatureFormat):
         return torch.addcmul(entries["low"][row], entries["features"][row].float(), entries["step"][row])
 
 
-FORMATS: dict[str, FeatureFormat] = {"float16": HalfPrecision(), "int8": EightBits()}
+FORMATS: dict[str, CacheFormat] = {"float16": HalfPrecision(), "int8": EightBits()}
 """By `views.cache_format`."""
 
 
@@ -272,7 +272,7 @@ class TeacherOutputs:
     """
 
     def __init__(
-        self, teachers: Mapping[str, Teacher], num_patches: int, device: torch.device, feature_format: FeatureFormat
+        self, teachers: Mapping[str, Teacher], num_patches: int, device: torch.device, feature_format: CacheFormat
     ) -> None:
         self.teachers, self.num_patches, self.device, self.format = teachers, num_patches, device, feature_format
         can_share = all(teacher.can_share_cores for teacher in teachers.values())

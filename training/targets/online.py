@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeling_radio.training.data.decoding import Size
+from modeling_radio.training.data.decoding import ImageSize
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.losses.alignment import shows_image
 from modeling_radio.training.recipes.recipe import Recipe
@@ -25,10 +25,10 @@ from modeling_radio.training.views.crops import (
     plan_crops,
 )
 from modeling_radio.training.views.loaders import PartitionStreams, build_view_loader
-from modeling_radio.training.views.plan import Batch, Grid
+from modeling_radio.training.views.plan import Grid, PlannedBatch
 
 
-Part = tuple[Batch, list[Crops]]
+CroppedBatch = tuple[PlannedBatch, list[Crops]]
 """A batch, and the crops of each of its groups."""
 
 
@@ -59,7 +59,7 @@ class OnlineTargets:
         self.teachers, self.device = teachers, device
         self.views = build_view_loader(images, recipe, device)
 
-    def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
+    def examples(self, plan: Callable[[], Iterable[PlannedBatch]]) -> Iterator[tuple[PlannedBatch, Example]]:
         for parts in self._parts_at_once(self.views.views(plan, self._plan_crops)):
             taught = [part for part in parts if part[0].teachers]  # others have no images of their own
             targets: dict[str, Iterator[Target]] = {}
@@ -71,7 +71,7 @@ class OnlineTargets:
                 own = {name: next(of_parts) for name, of_parts in targets.items()} if batch.teachers else {}
                 yield batch, self._example(batch, groups, own)
 
-    def student_images(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[list[Tensor]]:
+    def student_images(self, plan: Callable[[], Iterable[PlannedBatch]]) -> Iterator[list[Tensor]]:
         for batch, groups in self.views.views(plan, self._plan_student_crops):
             yield self._student_images(STUDENT, batch, groups)
 
@@ -81,9 +81,9 @@ class OnlineTargets:
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
         self.views.load_state_dict(states)
 
-    def _parts_at_once(self, views: Iterator[Part]) -> Iterator[list[Part]]:
+    def _parts_at_once(self, views: Iterator[CroppedBatch]) -> Iterator[list[CroppedBatch]]:
         """Yield the accumulated parts of a partition's step that teachers process together; none is read ahead."""
-        parts: list[Part] = []
+        parts: list[CroppedBatch] = []
         for part in views:
             parts.append(part)
             if part[0].is_last or len(parts) == self.recipe.views.parts_at_once:
@@ -96,7 +96,7 @@ class OnlineTargets:
         for names in self._by_network([name for name in self.teachers if not seen or name in seen]):
             self.teachers[names[0]].join_calls()
 
-    def _plan_crops(self, batch: Batch) -> list[CropSpec]:
+    def _plan_crops(self, batch: PlannedBatch) -> list[CropSpec]:
         """Return the crops of each image for the student, the teachers and, if MESA is due, the moving average."""
         sizes = {STUDENT: self._student_sizes}
         sizes |= {names[0]: self._input_sizes(names[0]) for names in self._by_network(batch.teachers)}
@@ -104,13 +104,13 @@ class OnlineTargets:
             sizes[AVERAGE] = self._student_sizes
         return plan_crops(batch, self.recipe, sizes)
 
-    def _plan_student_crops(self, batch: Batch) -> list[CropSpec]:
+    def _plan_student_crops(self, batch: PlannedBatch) -> list[CropSpec]:
         return plan_crops(batch, self.recipe, {STUDENT: self._student_sizes})
 
-    def _student_sizes(self, grid: Grid) -> tuple[Size, ...]:
+    def _student_sizes(self, grid: Grid) -> tuple[ImageSize, ...]:
         return ((grid.rows * self.patch_size, grid.cols * self.patch_size),)
 
-    def _input_sizes(self, name: str) -> Callable[[Grid], tuple[Size, ...]]:
+    def _input_sizes(self, name: str) -> Callable[[Grid], tuple[ImageSize, ...]]:
         return lambda grid: self.teachers[name].input_sizes(*grid)
 
     def _by_network(self, names: Iterable[str]) -> list[list[str]]:
@@ -118,14 +118,14 @@ class OnlineTargets:
         networks = by_network({name: self.teachers[name] for name in names})
         return sorted(networks, key=lambda own: calls.turn if (calls := self.teachers[own[0]].equal_calls) else -1)
 
-    def _example(self, batch: Batch, groups: list[Crops], targets: dict[str, Target]) -> Example:
+    def _example(self, batch: PlannedBatch, groups: list[Crops], targets: dict[str, Target]) -> Example:
         images, extents = self._student_images(STUDENT, batch, groups), self._extents(STUDENT, batch, groups)
         if not self.recipe.has_mesa(batch.step):
             return Example(images, targets, extents)
         average = self._student_images(AVERAGE, batch, groups)
         return Example(images, targets, extents, average, self._shifts(AVERAGE, batch))
 
-    def _student_images(self, consumer: str, batch: Batch, groups: list[Crops]) -> list[Tensor]:
+    def _student_images(self, consumer: str, batch: PlannedBatch, groups: list[Crops]) -> list[Tensor]:
         """Return the images of the student or its average, with changed colors, in [0, 1]."""
         contrast, brightness = draw_colors(batch, self.recipe.views)
         return [
@@ -133,22 +133,22 @@ class OnlineTargets:
             for (_, group), crops in zip(batch.groups, groups, strict=True)
         ]
 
-    def _shifts(self, consumer: str, batch: Batch) -> list[Tensor]:
+    def _shifts(self, consumer: str, batch: PlannedBatch) -> list[Tensor]:
         """Return for each group a network's crops minus the student's, `(images, 2)` in patches."""
         return self._by_group(self._displacement(consumer, batch) - self._displacement(STUDENT, batch), batch)
 
-    def _extents(self, consumer: str, batch: Batch, groups: list[Crops]) -> list[Tensor]:
+    def _extents(self, consumer: str, batch: PlannedBatch, groups: list[Crops]) -> list[Tensor]:
         """Return for each group the part of a network's crops that shows the image, `(images, 2, 2)`."""
         crops = torch.cat([each.extent for each in groups])
         return self._by_group(crops - self._displacement(consumer, batch)[:, :, None], batch)
 
-    def _displacement(self, consumer: str, batch: Batch) -> Tensor:
+    def _displacement(self, consumer: str, batch: PlannedBatch) -> Tensor:
         return crop_shifts(batch, consumer, self.recipe.views)
 
-    def _by_group(self, values: Tensor, batch: Batch) -> list[Tensor]:
+    def _by_group(self, values: Tensor, batch: PlannedBatch) -> list[Tensor]:
         return [values[group].to(self.device, non_blocking=True) for _, group in batch.groups]
 
-    def _targets(self, names: list[str], parts: list[Part]) -> dict[str, list[Target]]:
+    def _targets(self, names: list[str], parts: list[CroppedBatch]) -> dict[str, list[Target]]:
         """Run a network once for some parts of a step.
 
         Args:

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from modeling_radio.core.files import write_folder, write_text
 from modeling_radio.core.settings import Settings, SettingsError, require
+from modeling_radio.training.data.decoding import ImageSize
 from modeling_radio.training.teachers.outputs import TeacherOutput
-from modeling_radio.training.teachers.run_modes import FixedMode, RunNetwork, Size
+from modeling_radio.training.teachers.run_modes import FixedMode, RunNetwork
 
 
 GRID_TOLERANCE = 0.25
@@ -30,7 +31,7 @@ ones."""
 class TiledMode(FixedMode):
     """Like "fixed"; for a finer grid the features come on a multiple of the own grid, with the detail of tiles."""
 
-    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+    def input_sizes(self, rows: int, cols: int) -> tuple[ImageSize, ...]:
         """Return the size of the whole image and, for a finer grid, that of all tiles together."""
         num_tiles = tiles_per_side(math.sqrt(rows * cols), self.patches_per_side)  # as for a square of as many patches
         return tuple((self.side_px * count, self.side_px * count) for count in dict.fromkeys((1, num_tiles)))

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio.checks_radio import round_to_step
+from modeling_radio.training.data.decoding import ImageSize
 from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.outputs import TeacherOutput, teacher_error
 
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 RunNetwork = Callable[[Tensor], TeacherOutput]
 """From normalized images `(batch, 3, height, width)` to the output on the network's own grid, float32."""
@@ -77,7 +75,7 @@ class RunMode(ABC):
         """Return the size in pixels of all inputs, or None for the student's size; refuse a wrong one."""
 
     @abstractmethod
-    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+    def input_sizes(self, rows: int, cols: int) -> tuple[ImageSize, ...]:
         """Return the input sizes of an image of `rows` x `cols` patches, the whole image's first."""
 
     def use_upsampler(self, upsampler: nn.Module) -> None:
@@ -123,7 +121,7 @@ class NativeMode(RunMode):
             size = options.input_size_px
             raise self.traits.error(f"`run_mode` must be 'fixed' with an `input_size_px` ({size}), got 'native'.")
 
-    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+    def input_sizes(self, rows: int, cols: int) -> tuple[ImageSize, ...]:
         """Return one size, that of the image in patches, rounded up."""
         patch, multiple = self.traits.patch_size, self.traits.size_multiple
         height, width = (math.ceil(side * patch / multiple) * multiple for side in (rows, cols))
@@ -164,7 +162,7 @@ class FixedMode(OneSizeMode):
 
     has_own_size: ClassVar[bool] = True
 
-    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+    def input_sizes(self, rows: int, cols: int) -> tuple[ImageSize, ...]:
         """Return the one size."""
         return ((self.side_px, self.side_px),)
 
@@ -183,7 +181,7 @@ class MosaicMode(OneSizeMode):
             )
         return super().choose_size(options)
 
-    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+    def input_sizes(self, rows: int, cols: int) -> tuple[ImageSize, ...]:
         """Return one size, a patch of the network for each of the student's."""
         patch, scale = self.traits.patch_size, min(1.0, self.patches_per_side / max(rows, cols))
         return ((max(1, round(rows * scale)) * patch, max(1, round(cols * scale)) * patch),)

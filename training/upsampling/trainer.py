@@ -25,7 +25,7 @@ from modeling_radio.core.tables import markdown
 from modeling_radio.demo.assets import load_demo_assets
 from modeling_radio.demo.images import load_pixel_bank
 from modeling_radio.figures.features import fit_pca_basis, pca_colors
-from modeling_radio.figures.rows import Row, draw_rows, photograph_row
+from modeling_radio.figures.rows import FigureRow, draw_rows, photograph_row
 from modeling_radio.training.data.decoding import to_tensor
 from modeling_radio.training.data.image_table import SPLITS, Images, Split
 from modeling_radio.training.data.sources import DEMO_SOURCES
@@ -63,7 +63,7 @@ FREE_SETTINGS = {
 # Views of an image, and of a map of its features
 
 
-class View(NamedTuple):
+class SquareView(NamedTuple):
     """A square part of a square image.
 
     Attributes:
@@ -79,19 +79,19 @@ class View(NamedTuple):
     is_mirrored: bool
 
 
-WHOLE = View(0.0, 0.0, 1.0, False)
+WHOLE = SquareView(0.0, 0.0, 1.0, False)
 
 
-def draw_view(size_px: int, seed: int, *labels: int | str, largest: float = 1.0) -> View:
+def draw_view(size_px: int, seed: int, *labels: int | str, largest: float = 1.0) -> SquareView:
     """Return a random view with edges between pixels, its side at most the share `largest` of the image's."""
     generator = make_generator(seed, "view", *labels)
     share, row, col, flip = torch.rand(4, generator=generator).tolist()
     side = round(size_px * (MIN_SHARE + (largest - MIN_SHARE) * share))
     top, left = (round((size_px - side) * offset) for offset in (row, col))
-    return View(top / size_px, left / size_px, side / size_px, flip < 0.5)
+    return SquareView(top / size_px, left / size_px, side / size_px, flip < 0.5)
 
 
-def view_of_image(pixel_values: Tensor, view: View, size_px: int) -> Tensor:
+def view_of_image(pixel_values: Tensor, view: SquareView, size_px: int) -> Tensor:
     """Return a view of images `(batch, 3, side, side)`, resized to `size_px` squared, antialiased."""
     height = pixel_values.shape[2]
     top, left, side = (round(height * share) for share in view[:3])
@@ -99,7 +99,7 @@ def view_of_image(pixel_values: Tensor, view: View, size_px: int) -> Tensor:
     return resize_images(crop.flip(3) if view.is_mirrored else crop, (size_px, size_px))
 
 
-def view_of_map(features: Tensor, views: Sequence[View], side: int) -> Tensor:
+def view_of_map(features: Tensor, views: Sequence[SquareView], side: int) -> Tensor:
     """Sample maps within views, bilinearly.
 
     Args:
@@ -136,7 +136,7 @@ class ViewReader(nn.Module):
         self.content = nn.Conv2d(feature_dim, 1, 1, bias=False)  # a bias would cancel in the softmax
         nn.init.zeros_(self.content.weight)
 
-    def forward(self, features: Tensor, views: Sequence[View], grid: int) -> Tensor:
+    def forward(self, features: Tensor, views: Sequence[SquareView], grid: int) -> Tensor:
         """Return maps of views, `(views, channels, grid, grid)`; see `view_of_map`."""
         samples = view_of_map(features, views, SAMPLES * grid)
         logits = F.pixel_unshuffle(self.content(samples), SAMPLES) + self.place.view(-1, 1, 1)
@@ -193,7 +193,7 @@ def open_images(data: DataRecipe, size: int, num_images: int, split: Split) -> I
     return build_training_images(data.replace(image_size_px=size), is_square=True)
 
 
-class Example(NamedTuple):
+class UpsamplerBatch(NamedTuple):
     """A batch of the trainer, on its device.
 
     Attributes:
@@ -207,11 +207,11 @@ class Example(NamedTuple):
     images: Tensor
     whole: Tensor
     tiles: Tensor
-    views: list[list[View]]
+    views: list[list[SquareView]]
     targets: Tensor
 
 
-class TeacherFeatures:
+class FixedTeacherFeatures:
     """A fixed-size teacher's features, in half precision, on its device.
 
     They are kept in main memory while there is room; others are computed at each use, with the same result.
@@ -256,7 +256,7 @@ class TeacherFeatures:
         """Return the teacher's features of images, on the grid that their size gives."""
         return self.teacher([[pixel_values]])[0].features
 
-    def view(self, index: int, number: int) -> View:
+    def view(self, index: int, number: int) -> SquareView:
         """Return view `number` of an image; the first is the whole."""
         side, largest = self.factor * self.size, self.largest_view
         return draw_view(side, self.seed, index, number, largest=largest) if number else WHOLE
@@ -285,12 +285,12 @@ class TeacherFeatures:
             self._kept[key] = features.cpu()
         return features.float()
 
-    def example(self, indices: Sequence[int], numbers: Sequence[int]) -> Example:
+    def example(self, indices: Sequence[int], numbers: Sequence[int]) -> UpsamplerBatch:
         """Return some images, each as a whole and with some of its views."""
         numbers = [0, *numbers]
         pixels = torch.cat([self.pixels(index) for index in indices])
         targets = [torch.cat([self.of_view(index, number) for index in indices]) for number in numbers]
-        return Example(
+        return UpsamplerBatch(
             (pixels - self.teacher.mean) / self.teacher.std,
             targets[0],
             torch.cat([self.of_tiles(index) for index in indices]),
@@ -320,7 +320,7 @@ class UpsamplerTrainer(nn.Module):
         self,
         settings: UpsamplerSettings,
         teacher: UpsampledTeacher,
-        teacher_features: TeacherFeatures,
+        teacher_features: FixedTeacherFeatures,
         data: DataRecipe,
     ) -> None:
         super().__init__()
@@ -359,7 +359,7 @@ class UpsamplerTrainer(nn.Module):
         """Number of training images."""
         return min(self.settings.num_images, len(self.teacher_features.images))
 
-    def loss(self, example: Example) -> Tensor:
+    def loss(self, example: UpsamplerBatch) -> Tensor:
         """Return the mean squared error of the views; predicting the mean has 1."""
         network = self.upsampler
         first = 0 if self.settings.largest_view == 1 else 1  # the first view is the whole image
@@ -457,7 +457,7 @@ class UpsamplerTrainer(nn.Module):
 # Measurements on held-out images
 
 # "tiles alone" is no way to run a teacher: it shows the benefit of its view of the whole image.
-METHODS: dict[str, Callable[[FeatSharp, Example], Tensor]] = {
+METHODS: dict[str, Callable[[FeatSharp, UpsamplerBatch], Tensor]] = {
     "bilinear": lambda _, example: resample_features(example.whole, *example.tiles.shape[2:]),
     "tiles alone": lambda _, example: example.tiles,
     "tiles": lambda _, example: add_detail(example.whole, example.tiles),
@@ -473,7 +473,7 @@ MEASURES = {
 
 @torch.no_grad()
 def measure(
-    upsampler: FeatSharp, teacher_features: TeacherFeatures, num_images: int, num_views: int
+    upsampler: FeatSharp, teacher_features: FixedTeacherFeatures, num_images: int, num_views: int
 ) -> dict[str, list[dict]]:
     """Return squared errors of every method on each image.
 
@@ -548,7 +548,9 @@ def table_of(summary: Mapping[str, Mapping[str, float]], num_images: int) -> str
 
 
 @torch.no_grad()
-def draw(upsampler: FeatSharp, teacher_features: TeacherFeatures, num_images: int, path: Path, caption: str) -> None:
+def draw(
+    upsampler: FeatSharp, teacher_features: FixedTeacherFeatures, num_images: int, path: Path, caption: str
+) -> None:
     """Draw images with the teacher's raw features, each method's, and the teacher's at a larger size, in one basis."""
     indices = range(min(num_images, len(teacher_features.images)))
     examples = [teacher_features.example([index], []) for index in indices]
@@ -560,7 +562,7 @@ def draw(upsampler: FeatSharp, teacher_features: TeacherFeatures, num_images: in
     basis = fit_pca_basis(maps["tiles"].cpu())
     rows = [photograph_row(torch.stack([teacher_features.images[index] for index in indices]))]
     rows += [
-        Row(title, pca_colors(features.cpu(), basis), index == 0)
+        FigureRow(title, pca_colors(features.cpu(), basis), index == 0)
         for index, (title, features) in enumerate(maps.items())
     ]
     draw_rows(rows, path, caption=caption)
@@ -595,7 +597,7 @@ def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
     assert size is not None
     images = open_images(recipe.data, settings.factor * size, settings.num_images, "train")
     memory = settings.memory_gb
-    teacher_features = TeacherFeatures(
+    teacher_features = FixedTeacherFeatures(
         teacher, images, settings.factor, recipe.seed, largest_view=settings.largest_view, memory_gb=memory
     )
     form = upsampled_teacher(teacher, entry.kind, entry.source, entry.options)
@@ -607,13 +609,13 @@ def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
     report = f"Use it: {section}.run_mode=fixed {section}.upsample=featsharp {section}.upsampler={folder / 'upsampler'}"
     held_out = _held_out_images(settings, recipe, settings.factor * size)
     if held_out is not None:
-        measured = TeacherFeatures(teacher, held_out, settings.factor, recipe.seed, memory_gb=memory)
+        measured = FixedTeacherFeatures(teacher, held_out, settings.factor, recipe.seed, memory_gb=memory)
         report = f"{_measure(settings, trainer.upsampler, measured)}\n\n{report}"
     state.unlink(missing_ok=True)
     return report
 
 
-def _forecast(settings: UpsamplerSettings, teacher_features: TeacherFeatures, num_images: int) -> str:
+def _forecast(settings: UpsamplerSettings, teacher_features: FixedTeacherFeatures, num_images: int) -> str:
     """Return a line about the memory of the teacher's features, and the consequence where it is too little."""
     needed = teacher_features.num_bytes(num_images, settings.num_views)
     said = f"The features of {settings.teacher!r} to {num_images:,} images take {size_words(needed)}"
@@ -636,7 +638,7 @@ def _held_out_images(settings: UpsamplerSettings, recipe: Recipe, size: int) -> 
         return None
 
 
-def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, teacher_features: TeacherFeatures) -> str:
+def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, teacher_features: FixedTeacherFeatures) -> str:
     folder = settings.folder()
     upsampler.eval()
     found = measure(upsampler, teacher_features, settings.measured_images, settings.num_views)

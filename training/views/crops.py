@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modeling_radio.training.data.decoding import DRAFT_GAP, Size, to_tensor
+from modeling_radio.training.data.decoding import DRAFT_GAP, ImageSize, to_tensor
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
-from modeling_radio.training.views.plan import Batch, Grid
+from modeling_radio.training.views.plan import Grid, PlannedBatch
 
 
 STUDENT, AVERAGE = ":student", ":average"
@@ -50,7 +50,7 @@ class CropSpec(NamedTuple):
     grid: Grid
     is_flipped: bool
     shifts: dict[str, tuple[int, int]]
-    sizes: dict[str, tuple[Size, ...]]
+    sizes: dict[str, tuple[ImageSize, ...]]
 
 
 class Crops(NamedTuple):
@@ -81,7 +81,7 @@ class CropsBatch(NamedTuple):
     pixels: Tensor
     extents: Tensor
     consumers: tuple[str, ...]
-    groups: list[tuple[Grid, int, dict[str, tuple[Size, ...]]]]
+    groups: list[tuple[Grid, int, dict[str, tuple[ImageSize, ...]]]]
 
     @classmethod
     def of(cls, crops: Sequence[Crops]) -> CropsBatch:
@@ -126,7 +126,7 @@ def cut_crops(image: Tensor, spec: CropSpec, views: ViewsRecipe) -> Crops:
     """
     pil_image = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
     region = choose_region((pil_image.height, pil_image.width), spec, views)
-    resized: dict[tuple[_Region, Size], Tensor] = {}
+    resized: dict[tuple[_Region, ImageSize], Tensor] = {}
     pixels = {}
     for consumer, (rows, cols) in spec.shifts.items():
         top, left = rows * region.height / spec.grid.rows, cols * region.width / spec.grid.cols
@@ -138,7 +138,7 @@ def cut_crops(image: Tensor, spec: CropSpec, views: ViewsRecipe) -> Crops:
     return Crops(spec.grid, pixels, _extent(region, spec.grid, pil_image))
 
 
-def choose_region(image_size: Size, spec: CropSpec, views: ViewsRecipe) -> _Region:
+def choose_region(image_size: ImageSize, spec: CropSpec, views: ViewsRecipe) -> _Region:
     """Return the region that the numbers of a specification decide, in the mirrored image where it is flipped.
 
     Squares of the student show any aspect ratio within `views.crop_aspect`; otherwise the region has that of the
@@ -155,7 +155,7 @@ def choose_region(image_size: Size, spec: CropSpec, views: ViewsRecipe) -> _Regi
     return _Region(row * (height - crop_height), col * (width - crop_width), crop_height, crop_width)
 
 
-def least_scale(image_size: Size, spec: CropSpec, views: ViewsRecipe) -> float:
+def least_scale(image_size: ImageSize, spec: CropSpec, views: ViewsRecipe) -> float:
     """Return the smallest factor of an image's sides at which every crop is `DRAFT_GAP` times what it is resized to."""
     region = choose_region(image_size, spec, views)
     sizes = [size for of_consumer in spec.sizes.values() for size in of_consumer]
@@ -177,7 +177,7 @@ def _extent(region: _Region, grid: Grid, pil_image: Image.Image) -> Tensor:
     )
 
 
-def _resized(pil_image: Image.Image, crop: _Region, size: Size, *, is_flipped: bool) -> Tensor:
+def _resized(pil_image: Image.Image, crop: _Region, size: ImageSize, *, is_flipped: bool) -> Tensor:
     """Return a crop of an image as uint8 `(3, *size)`; a flipped one is given in the mirrored image.
 
     Pixels beside the image are black, as in NVIDIA's TAO toolkit.
@@ -198,7 +198,9 @@ def _resized(pil_image: Image.Image, crop: _Region, size: Size, *, is_flipped: b
     return pixels.flip(-1) if is_flipped else pixels
 
 
-def plan_crops(batch: Batch, recipe: Recipe, sizes: Mapping[str, Callable[[Grid], tuple[Size, ...]]]) -> list[CropSpec]:
+def plan_crops(
+    batch: PlannedBatch, recipe: Recipe, sizes: Mapping[str, Callable[[Grid], tuple[ImageSize, ...]]]
+) -> list[CropSpec]:
     """Return the crops of each image of a batch: one region for all consumers, which are displaced from it.
 
     Args:
@@ -226,14 +228,14 @@ def plan_crops(batch: Batch, recipe: Recipe, sizes: Mapping[str, Callable[[Grid]
     ]
 
 
-def crop_shifts(batch: Batch, consumer: str, views: ViewsRecipe) -> Tensor:
+def crop_shifts(batch: PlannedBatch, consumer: str, views: ViewsRecipe) -> Tensor:
     """Return by how many patches each of a consumer's crops is displaced from the region, `(batch, 2)`."""
     if consumer == AVERAGE:
         return draw_other_shifts(batch, consumer, views, draw_shifts(batch, STUDENT, views))
     return draw_shifts(batch, consumer, views)
 
 
-def draw_shifts(batch: Batch, label: str, views: ViewsRecipe) -> Tensor:
+def draw_shifts(batch: PlannedBatch, label: str, views: ViewsRecipe) -> Tensor:
     """Return `(batch, 2)` whole-patch shifts (rows, columns) of a crop from the region, in [-max, max].
 
     Rounded normal numbers, as in NVIDIA's TAO toolkit; each label (the student, each teacher) draws its own.
@@ -242,7 +244,7 @@ def draw_shifts(batch: Batch, label: str, views: ViewsRecipe) -> Tensor:
     return shifts.clamp(-views.max_shift_patches, views.max_shift_patches).long()
 
 
-def draw_other_shifts(batch: Batch, label: str, views: ViewsRecipe, taken: Tensor) -> Tensor:
+def draw_other_shifts(batch: PlannedBatch, label: str, views: ViewsRecipe, taken: Tensor) -> Tensor:
     """Return shifts as `draw_shifts` does, but none that equals the image's `taken` one, `(batch, 2)`.
 
     An equal one moves by a patch up, down, left or right, which may be one beyond max.
@@ -268,7 +270,7 @@ def draw_other_position(number: Tensor, before: Tensor, behind: Tensor) -> Tenso
     return torch.stack([index // counts[:, 1], index % counts[:, 1]], dim=1) - before
 
 
-def draw_window_offsets(batch: Batch, label: str, num_patches: int) -> Tensor:
+def draw_window_offsets(batch: PlannedBatch, label: str, num_patches: int) -> Tensor:
     """Return `(batch, 2)` offsets of each image's window in a square of patches, all equally likely."""
     windows = torch.tensor([shape.window for shape in batch.shapes])
     return (batch.uniform(label, 2) * (num_patches - windows + 1)).long()
@@ -317,7 +319,7 @@ def cut_windows(maps: Tensor, offsets: Tensor, window: Grid) -> Tensor:
     return torch.stack([each[:, row : row + window.rows, col : col + window.cols] for each, (row, col) in pairs])
 
 
-def draw_flips(batch: Batch, views: ViewsRecipe) -> Tensor:
+def draw_flips(batch: PlannedBatch, views: ViewsRecipe) -> Tensor:
     """Return `(batch,)` bool: which images are mirrored."""
     return batch.uniform("flip") < views.flip_probability
 
@@ -332,7 +334,7 @@ def flip_shift(shift: Tensor, is_flipped: Tensor) -> Tensor:
     return torch.where(is_flipped[:, None], shift * torch.tensor([1, -1]), shift)
 
 
-def draw_colors(batch: Batch, views: ViewsRecipe) -> tuple[Tensor, Tensor]:
+def draw_colors(batch: PlannedBatch, views: ViewsRecipe) -> tuple[Tensor, Tensor]:
     """Return the changes of the student's images: factors of channels `(batch, 3, 1, 1)`, and a common summand."""
     contrast = 1 + views.contrast * (2 * batch.uniform("contrast", 3, 1, 1) - 1)
     return contrast, views.brightness * (2 * batch.uniform("brightness", 1, 1, 1) - 1)

@@ -22,7 +22,7 @@ from modeling_radio.training.data.image_stream import ImageStream, open_image_st
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.views.crops import Crops, CropsBatch, CropSpec, cut_crops, least_scale
-from modeling_radio.training.views.plan import Batch, divide_ranks, used_px
+from modeling_radio.training.views.plan import PlannedBatch, divide_ranks, used_px
 
 
 logger = logging.getLogger(__name__)
@@ -32,15 +32,15 @@ NUM_SPARES = 4
 
 CPU = torch.device("cpu")
 
-Plan = Callable[[], Iterable[Batch]]
-CropSpecs = Callable[[Batch], list[CropSpec]]
+PlanBatches = Callable[[], Iterable[PlannedBatch]]
+CropSpecs = Callable[[PlannedBatch], list[CropSpec]]
 Note = TypeVar("Note")
 
 
 class ViewLoader(Protocol):
     """Loads the views of planned batches, in order, ahead of time."""
 
-    def views(self, plan: Plan, crop_specs: CropSpecs) -> Iterator[tuple[Batch, list[Crops]]]:
+    def views(self, plan: PlanBatches, crop_specs: CropSpecs) -> Iterator[tuple[PlannedBatch, list[Crops]]]:
         """Yield each batch with the views of each of its groups.
 
         The data workers crop and resize each crop once, so only the pixels that a consumer takes in travel.
@@ -115,7 +115,7 @@ class MapStyleViewLoader:
     def __init__(self, images: Images, recipe: Recipe, *, pin_memory: bool = False) -> None:
         self.dataset, self.recipe, self.pin_memory = _MapStyleViews(images, recipe), recipe, pin_memory
 
-    def views(self, plan: Plan, crop_specs: CropSpecs) -> Iterator[tuple[Batch, list[Crops]]]:
+    def views(self, plan: PlanBatches, crop_specs: CropSpecs) -> Iterator[tuple[PlannedBatch, list[Crops]]]:
         requests = ((batch, list(zip(batch.indices, crop_specs(batch), strict=True))) for batch in plan())
         yield from _load_ahead(self.dataset, requests, self.recipe, pin_memory=self.pin_memory)
 
@@ -141,7 +141,7 @@ class IterableViewLoader:
         self.streams, self.recipe, self.pin_memory = streams, recipe, pin_memory
         self._state = _states(streams.streams)
 
-    def views(self, plan: Plan, crop_specs: CropSpecs) -> Iterator[tuple[Batch, list[Crops]]]:
+    def views(self, plan: PlanBatches, crop_specs: CropSpecs) -> Iterator[tuple[PlannedBatch, list[Crops]]]:
         reader = DataLoader(
             _StreamReader(self.streams.streams, self._state, plan, crop_specs),
             batch_size=None,
@@ -253,11 +253,11 @@ class _StreamReader(IterableDataset):
     """
 
     def __init__(
-        self, streams: Mapping[str, ImageStream], state: Mapping[str, Any], plan: Plan, crop_specs: CropSpecs
+        self, streams: Mapping[str, ImageStream], state: Mapping[str, Any], plan: PlanBatches, crop_specs: CropSpecs
     ) -> None:
         self.streams, self.state, self.plan, self.crop_specs = streams, state, plan, crop_specs
 
-    def __iter__(self) -> Iterator[tuple[tuple[Batch, dict[str, Any]], _StreamRequest]]:
+    def __iter__(self) -> Iterator[tuple[tuple[PlannedBatch, dict[str, Any]], _StreamRequest]]:
         for name, stream in self.streams.items():
             stream.load_state_dict(self.state[name])
         try:

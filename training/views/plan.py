@@ -35,7 +35,7 @@ class Grid(NamedTuple):
         return self.rows * self.cols
 
 
-class Shape(NamedTuple):
+class ImageShape(NamedTuple):
     """Size of an image.
 
     Attributes:
@@ -47,12 +47,12 @@ class Shape(NamedTuple):
     window: Grid
 
 
-def _size_of(shape: Shape) -> tuple[int, Shape]:
+def _size_of(shape: ImageShape) -> tuple[int, ImageShape]:
     return shape.grid.num_tokens, shape
 
 
 @dataclass(frozen=True)
-class Batch:
+class PlannedBatch:
     """One forward pass of one rank: a part of a partition's images of one step.
 
     Random numbers for views are drawn for the step's whole batch and cut to this part, so neither the number of ranks
@@ -79,7 +79,7 @@ class Batch:
     seed: int
     step: int
     partition: str
-    shapes: tuple[Shape, ...]
+    shapes: tuple[ImageShape, ...]
     indices: tuple[int, ...]
     rows: tuple[int, ...]
     num_images: int
@@ -93,7 +93,7 @@ class Batch:
         return len(self.indices)
 
     @property
-    def groups(self) -> list[tuple[Shape, slice]]:
+    def groups(self) -> list[tuple[ImageShape, slice]]:
         """Neighbors of one shape: the shape, and their slice of the batch."""
         groups, start = [], 0
         for shape, images in groupby(self.shapes):
@@ -126,7 +126,8 @@ class BatchPlan:
 
     Args:
         recipe: The recipe.
-        num_images: Size of the data set; None for streams, whose images come in order: `Batch.indices` counts them.
+        num_images: Size of the data set; None for streams, whose images come in order: `PlannedBatch.indices`
+            counts them.
         rank: Rank of this process.
         num_ranks: Number of ranks.
         patch_size: The student's patch in pixels, which decides the windows that a resolution can have.
@@ -177,7 +178,7 @@ class BatchPlan:
                 f"`accumulation_steps` (now {steps})."
             )
 
-    def step(self, step: int) -> list[Batch]:
+    def step(self, step: int) -> list[PlannedBatch]:
         """Return this rank's batches of one step: all of its partitions, all accumulated parts."""
         planned = {name: shapes.step(step) for name, shapes in self._shapes.items()}
         rows = self._deal(step, planned)[self.rank]
@@ -189,7 +190,7 @@ class BatchPlan:
             for batch in self._parts(partition, step, planned[partition.name], rows[partition.name], smallest)
         ]
 
-    def steps(self, start: int, stop: int) -> Iterator[Batch]:
+    def steps(self, start: int, stop: int) -> Iterator[PlannedBatch]:
         """Yield the batches of the steps in [start, stop)."""
         for step in range(start, stop):
             yield from self.step(step)
@@ -257,7 +258,7 @@ class BatchPlan:
                 rows_of_ranks[rank][name] = rows
         return rows_of_ranks
 
-    def _cut(self, partition: PartitionRecipe, shapes: Sequence[Shape], rows: Sequence[int]) -> list[list[int]]:
+    def _cut(self, partition: PartitionRecipe, shapes: Sequence[ImageShape], rows: Sequence[int]) -> list[list[int]]:
         """Divide a rank's images of a partition into parts of about equally many patches, which need as much memory."""
         number = self._num_parts(partition)
         parts: Sequence[Sequence[int]]
@@ -272,7 +273,7 @@ class BatchPlan:
         sizes = {each.name: max(each.sizes_px) for each in self.recipe.partitions}
         return sorted(self.recipe.partitions, key=lambda each: (each.batch_size is None, -sizes[each.name]))
 
-    def _costs(self, partition: str, shapes: Sequence[Shape]) -> list[float]:
+    def _costs(self, partition: str, shapes: Sequence[ImageShape]) -> list[float]:
         """Return the operations of images, or, if nobody has counted them, their patches."""
         tokens = [shape.grid.num_tokens for shape in shapes]
         if self._operations is None:
@@ -282,14 +283,14 @@ class BatchPlan:
         return np.interp(tokens, counts, [known[count] for count in counts]).tolist()
 
     def _parts(
-        self, partition: PartitionRecipe, step: int, planned: StepShapes, rows: Sequence[int], smallest: Shape
-    ) -> Iterator[Batch]:
+        self, partition: PartitionRecipe, step: int, planned: StepShapes, rows: Sequence[int], smallest: ImageShape
+    ) -> Iterator[PlannedBatch]:
         """Yield the accumulated parts of this rank's images of a partition."""
         name, shapes, parts = partition.name, planned.shapes, self._cut(partition, planned.shapes, rows)
         window = draw_window(partition, [shape.grid for shape in shapes], self.recipe.seed, step)
         for number, part in enumerate(parts, 1):
             chosen = sorted(part, key=lambda row: (shapes[row], row))
-            batch = Batch(
+            batch = PlannedBatch(
                 seed=self.recipe.seed,
                 step=step,
                 partition=name,
@@ -457,7 +458,7 @@ class StepShapes(NamedTuple):
     """
 
     first: int
-    shapes: tuple[Shape, ...]
+    shapes: tuple[ImageShape, ...]
     size_px: int | None = None
 
 
@@ -616,8 +617,8 @@ def _rounded(patches: Tensor, stretch: Tensor) -> Tensor:
     return torch.stack([patches / stretch, patches * stretch], dim=1).round().clamp(min=1).long()
 
 
-def _shapes(grids: Tensor) -> tuple[Shape, ...]:
-    return tuple(Shape(Grid(rows, cols), Grid(*window)) for rows, cols, *window in grids.tolist())
+def _shapes(grids: Tensor) -> tuple[ImageShape, ...]:
+    return tuple(ImageShape(Grid(rows, cols), Grid(*window)) for rows, cols, *window in grids.tolist())
 
 
 def draw_size(sizes: Sequence[int], probabilities: Sequence[float] | None, seed: int, *labels: int | str) -> int:

@@ -109,7 +109,7 @@ def count_confusion(predicted: Tensor, true: Tensor, num_classes: int) -> Tensor
     return pairs.bincount(minlength=num_classes**2).unflatten(0, (num_classes, num_classes))
 
 
-Batch = dict[str, Any]
+ModelInputs = dict[str, Any]
 """`pixel_values` `(batch, 3, height, width)` in [0, 1], and `labels` in the format of the task's model."""
 
 
@@ -183,7 +183,7 @@ class FinetuningTask(ABC):
         """Return the labels of a transformed sample in the format of the model."""
 
     @abstractmethod
-    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compare(self, outputs: Any, batch: ModelInputs) -> tuple[Tensor, Tensor]:
         """Return predictions and references as tensors of equal batch size, for metrics and drawings."""
 
     @abstractmethod
@@ -228,7 +228,7 @@ class FinetuningTask(ABC):
         earlier = {"class_weights": None, "temperature": 1.0, "score_thresholds": None}  # of an earlier tuning
         return {"id2label": names, "label2id": numbers, **earlier}
 
-    def collate(self, examples: Sequence[Batch]) -> Batch:
+    def collate(self, examples: Sequence[ModelInputs]) -> ModelInputs:
         """Join examples into a batch."""
         return {
             "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
@@ -257,7 +257,7 @@ def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> N
         raise ValueError(f"The {name} of {where} has {sizes[0]} pixels but its image {sizes[1]} (height x width).")
 
 
-class Examples(Dataset[Batch]):
+class TableExamples(Dataset[ModelInputs]):
     """Rows as model inputs. Item `index` depends on (seed, epoch, index) alone, so that a resumed run repeats it.
 
     Args:
@@ -289,13 +289,13 @@ class Examples(Dataset[Batch]):
             self._drawn = self.epoch, draw_images(self.weights, generator).tolist()
         return self._drawn[1][index]
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> ModelInputs:
         row = self.row_of(index)
         values = read_row(self.rows, row, self.name)
         return build_example(self.task, self.transform, values, f"{self.name} {row}", (self.seed, self.epoch, index))
 
 
-class StreamedExamples(IterableDataset[Batch]):
+class StreamedExamples(IterableDataset[ModelInputs]):
     """The rows of a stream as model inputs, without end.
 
     Args:
@@ -309,7 +309,7 @@ class StreamedExamples(IterableDataset[Batch]):
     def __init__(self, stream: LabeledStream, task: FinetuningTask, transform: nn.Module, seed: int, name: str):
         self.stream, self.task, self.transform, self.seed, self.name = stream, task, transform, seed, name
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ModelInputs]:
         worker = get_worker_info()
         reader = (self.seed, self.stream.rank, 0 if worker is None else worker.id)
         for index, row in enumerate(self.stream.rows()):
@@ -318,7 +318,7 @@ class StreamedExamples(IterableDataset[Batch]):
 
 def build_example(
     task: FinetuningTask, transform: nn.Module, row: Mapping[str, Any], where: str, draw: Sequence[int]
-) -> Batch:
+) -> ModelInputs:
     """Return a row as model inputs.
 
     Args:
@@ -335,7 +335,7 @@ def build_example(
     return {"pixel_values": sample["image"].as_subclass(Tensor), "labels": task.labels(sample)}
 
 
-def build_examples(task: FinetuningTask, *, is_training: bool) -> Examples | StreamedExamples:
+def build_examples(task: FinetuningTask, *, is_training: bool) -> TableExamples | StreamedExamples:
     """Return the training or validation images of a task as model inputs."""
     settings, images, weights = task.settings, task.images, None
     rows, name = (images.train, "training image") if is_training else (images.validation, "validation image")
@@ -349,4 +349,4 @@ def build_examples(task: FinetuningTask, *, is_training: bool) -> Examples | Str
                 f"`sampler` {settings.sampler!r} is for classes, but the labels are numbers: leave it out."
             )
         weights = image_weights(settings.sampler, classes, len(task.class_names), settings.repeat_threshold)
-    return Examples(rows, task, transform, settings.seed, name, weights)
+    return TableExamples(rows, task, transform, settings.seed, name, weights)

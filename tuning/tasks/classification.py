@@ -22,9 +22,9 @@ from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.tuning.data import LabeledImages, Sample, choose_weights
 from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
-    Batch,
     Evidence,
     FinetuningTask,
+    ModelInputs,
     Score,
     count_confusion,
     rank_classes,
@@ -66,7 +66,7 @@ class ClassificationTask(FinetuningTask):
     def labels(self, sample: Sample) -> Tensor:
         return torch.tensor(sample["label"])
 
-    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compare(self, outputs: Any, batch: ModelInputs) -> tuple[Tensor, Tensor]:
         return outputs.logits.float(), batch["labels"]
 
     def build_score(self) -> Score:
@@ -145,7 +145,7 @@ class MultiLabelTask(ClassificationTask):
         labels[sample["label"]] = 1
         return labels
 
-    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compare(self, outputs: Any, batch: ModelInputs) -> tuple[Tensor, Tensor]:
         return outputs.logits.float().sigmoid(), batch["labels"].long()
 
     def build_score(self) -> Score:
@@ -184,7 +184,7 @@ class RegressionTask(ClassificationTask):
     def classes_of(self, rows: Any, name: str) -> None:
         return None
 
-    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compare(self, outputs: Any, batch: ModelInputs) -> tuple[Tensor, Tensor]:
         return outputs.logits.float().squeeze(1), batch["labels"]
 
     def build_score(self) -> Score:
@@ -289,8 +289,8 @@ class ZeroShotTask(ClassificationTask):
     def extras(self) -> list[PreTrainedTokenizerBase]:
         return [self.tokenizer]
 
-    def collate(self, examples: Sequence[Batch]) -> Batch:
+    def collate(self, examples: Sequence[ModelInputs]) -> ModelInputs:
         return {**super().collate(examples), "text_embeds": self.text_embeds}
 
-    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compare(self, outputs: Any, batch: ModelInputs) -> tuple[Tensor, Tensor]:
         return outputs.logits_per_image.float(), batch["labels"]

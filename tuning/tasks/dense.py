@@ -27,9 +27,9 @@ from modeling_radio.training.data.sources import check_named_file
 from modeling_radio.tuning.data import LabeledImages, Sample, choose_weights
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
-    Batch,
     Evidence,
     FinetuningTask,
+    ModelInputs,
     Score,
     count_confusion,
     require_same_size,
@@ -166,7 +166,7 @@ class SegmentationTask(FinetuningTask):
     def labels(self, sample: Sample) -> Tensor:
         return sample["mask"].as_subclass(Tensor)
 
-    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compare(self, outputs: Any, batch: ModelInputs) -> tuple[Tensor, Tensor]:
         size = batch["labels"].shape[-2:]
         logits = F.interpolate(outputs.logits.float(), size, mode="bilinear", align_corners=False)
         return logits.argmax(dim=1), batch["labels"]
@@ -239,7 +239,7 @@ class DepthTask(FinetuningTask):
     def labels(self, sample: Sample) -> Tensor:
         return sample["depth"].as_subclass(Tensor)
 
-    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compare(self, outputs: Any, batch: ModelInputs) -> tuple[Tensor, Tensor]:
         depth = outputs.predicted_depth.float().unsqueeze(1)
         depth = F.interpolate(depth, batch["labels"].shape[-2:], mode="bilinear", align_corners=False)
         return depth.squeeze(1), batch["labels"]

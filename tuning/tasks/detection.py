@@ -24,9 +24,9 @@ from modeling_radio.training.data.labeled.tables import image_paths
 from modeling_radio.tuning.data import LabeledImages, Sample
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
-    Batch,
     Evidence,
     FinetuningTask,
+    ModelInputs,
     Ranking,
     Score,
     join,
@@ -153,13 +153,13 @@ class DetectionTask(FinetuningTask):
         boxes = sample["boxes"].as_subclass(Tensor) / torch.tensor([width, height, width, height])
         return {"class_labels": sample["labels"], "boxes": box_convert(boxes, "xyxy", "cxcywh")}
 
-    def collate(self, examples: Sequence[Batch]) -> Batch:
+    def collate(self, examples: Sequence[ModelInputs]) -> ModelInputs:
         return {
             "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
             "labels": [example["labels"] for example in examples],
         }
 
-    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compare(self, outputs: Any, batch: ModelInputs) -> tuple[Tensor, Tensor]:
         predictions = torch.stack([_rows(found) for found in self.predicted_objects(outputs)])
         references = [_rows(self.true_objects(label)) for label in batch["labels"]]
         references = pad_sequence(references, batch_first=True, padding_value=NO_OBJECT)

@@ -14,7 +14,7 @@ from modeling_radio.conversion.web.site import (
     SITE,
     TOKENIZER_SCRIPT,
     TOKENIZERS,
-    Sample,
+    SampleImage,
     check_samples,
     copy_page,
     copy_runtime,
@@ -50,7 +50,7 @@ def test_samples_and_page_are_copied(tmp_path):
     copied = {path.name for path in (tmp_path / "page").iterdir()}
     assert copied == {path.name for path in PAGE.iterdir()} - {"index.html"}
     picture = save_image(tmp_path / "my_otter.png")
-    (told,) = copy_samples([Sample(picture, "my_otter")], tmp_path)
+    (told,) = copy_samples([SampleImage(picture, "my_otter")], tmp_path)
     assert told == {"file": "samples/1.png", "title": "my otter"}
     assert ImageChops.difference(Image.open(tmp_path / told["file"]), Image.open(picture)).getbbox() is None
 
@@ -84,13 +84,13 @@ def test_only_earlier_sites_are_replaced(tmp_path):
 
 
 def test_images_that_browsers_do_not_open_are_refused(tmp_path):
-    check_samples([Sample(save_image(tmp_path / f"a.{ending}"), "a") for ending in ("png", "jpg", "webp")])
+    check_samples([SampleImage(save_image(tmp_path / f"a.{ending}"), "a") for ending in ("png", "jpg", "webp")])
     save_image(tmp_path / "a.tiff")
     (tmp_path / "text.jpg").write_text("no picture")
     Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
     for name in ("a.tiff", "text.jpg", "missing.jpg", "bomb.png"):
         with pytest.raises(ValueError, match=rf"`pictures`.*{name}"):
-            check_samples([Sample(tmp_path / name, "a")])
+            check_samples([SampleImage(tmp_path / name, "a")])
 
 
 def test_without_a_folder_pinned_packages_are_fetched(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_radio.evaluation.data import Examples, Pair, Stacked
+from modeling_radio.evaluation.data import Examples, ImagePair, Stacked
 from modeling_radio.evaluation.data_tables import open_data
 from modeling_radio.evaluation.features import StoredFeatures
 from modeling_radio.evaluation.models.radio import RadioFeatures
@@ -30,10 +30,10 @@ def test_the_share_of_found_keypoints_is_the_mean_over_classes():
     corners = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     true = torch.tensor([[0.0, 0.0], [0.75, 0.0]])
     shifted = true + torch.tensor([0.06, 0.0])
-    first = keypoint_sums(features, Pair(0, 1, corners, shifted, unit=0.5, category=0), 3)  # 0.12 of the box away
-    second = keypoint_sums(features, Pair(0, 1, corners, shifted, unit=1.0, category=1), 3)
-    third = keypoint_sums(features, Pair(0, 1, corners[:1], true[:1], unit=0.1, category=0), 3)
-    none = keypoint_sums(features, Pair(0, 1, corners[:0], true[:0], category=2), 3)
+    first = keypoint_sums(features, ImagePair(0, 1, corners, shifted, unit=0.5, category=0), 3)  # 0.12 of the box away
+    second = keypoint_sums(features, ImagePair(0, 1, corners, shifted, unit=1.0, category=1), 3)
+    third = keypoint_sums(features, ImagePair(0, 1, corners[:1], true[:1], unit=0.1, category=0), 3)
+    none = keypoint_sums(features, ImagePair(0, 1, corners[:0], true[:0], category=2), 3)
     sums = torch.stack([first, second, third, none]).sum(0)
     assert sums.tolist() == [1, 2, 0, 3, 2, 0]
     assert mean_share(sums) == pytest.approx((1 / 3 + 1) / 2)  # no keypoint of the third class
@@ -48,7 +48,7 @@ def test_3d_points_of_a_moved_object():
     images = Stacked(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     examples = Examples(images, "x", points=[points, points])
     shares = [
-        point_shares(stored(maps, maps), examples, Pair(0, 1, move=each), torch.device("cpu")).tolist()
+        point_shares(stored(maps, maps), examples, ImagePair(0, 1, move=each), torch.device("cpu")).tolist()
         for each in (torch.eye(4), move)
     ]
     assert shares == [[1, 1, 1], [0, 0, 1]]
@@ -56,7 +56,7 @@ def test_3d_points_of_a_moved_object():
 
 def test_pairs_share_images_or_objects():
     images = Stacked(torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
-    pairs = [Pair(0, 1), Pair(2, 1)]
+    pairs = [ImagePair(0, 1), ImagePair(2, 1)]
     assert sources_of_pairs(Examples(images, "x"), pairs).tolist() == [[0, 1], [2, 1]]
     one, two = torch.tensor([5, 5, 5]), torch.tensor([5, 5, 7])
     assert sources_of_pairs(Examples(images, "x", groups=one), pairs).tolist() == [5, 5]

@@ -12,7 +12,7 @@ from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.featsharp import UpsampledTeacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
 from modeling_radio.training.upsampling.settings import UpsamplerSettings
-from modeling_radio.training.upsampling.trainer import TeacherFeatures, UpsamplerTrainer
+from modeling_radio.training.upsampling.trainer import FixedTeacherFeatures, UpsamplerTrainer
 
 
 PATCH, GRID = 8, 4
@@ -56,10 +56,10 @@ class Blocks(Images):
         return self.images[index]
 
 
-def tiny_teacher_features(num_images: int = 8, factor: int = 2, largest_view: float = 1.0) -> TeacherFeatures:
+def tiny_teacher_features(num_images: int = 8, factor: int = 2, largest_view: float = 1.0) -> FixedTeacherFeatures:
     teacher = PatternTeacher("pattern")
     teacher.set_run_mode(RunOptions(run_mode="fixed"))
-    return TeacherFeatures(teacher, Blocks(num_images, factor * SIDE), factor, seed=0, largest_view=largest_view)
+    return FixedTeacherFeatures(teacher, Blocks(num_images, factor * SIDE), factor, seed=0, largest_view=largest_view)
 
 
 def tiny_trainer(output: Path, **changes: Any) -> UpsamplerTrainer:

@@ -16,7 +16,7 @@ from modeling_radio.core.ranks import rank_and_count
 from modeling_radio.training.balancing.contrastive import (
     TEMPERATURE,
     EmbeddingBank,
-    Image,
+    ImageInStep,
     SummaryContrastiveLoss,
     centered,
     gather_step,
@@ -27,7 +27,7 @@ from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.targets.examples import Example, Target
 from modeling_radio.training.teachers.outputs import TeacherOutput
 from modeling_radio.training.teachers.registry import TEACHER_KINDS
-from modeling_radio.training.views.plan import Batch, Grid, Shape
+from modeling_radio.training.views.plan import Grid, ImageShape, PlannedBatch
 
 
 CPU = torch.device("cpu")
@@ -79,9 +79,9 @@ def test_the_first_in_is_the_first_out() -> None:
     torch.testing.assert_close(bank.mean_with(rows_of(12))[0], bank.total.new_tensor(6.5))
 
 
-def batch_of(rows: tuple[int, ...], total: int) -> Batch:
-    shapes = (Shape(Grid(2, 2), Grid(2, 2)),) * len(rows)
-    return Batch(0, 0, "low", shapes, rows, rows, total, 1.0, ("a",))
+def batch_of(rows: tuple[int, ...], total: int) -> PlannedBatch:
+    shapes = (ImageShape(Grid(2, 2), Grid(2, 2)),) * len(rows)
+    return PlannedBatch(0, 0, "low", shapes, rows, rows, total, 1.0, ("a",))
 
 
 def example_of(summaries: torch.Tensor) -> Example:
@@ -111,17 +111,17 @@ def test_summaries_of_earlier_steps_are_candidates_too() -> None:
     assert (losses[8] - losses[0]).abs().min() > 1e-3
 
 
-ROWS: dict[Image, float] = {(0, 0): 1.0, (0, 1): 2.0, (0, 2): 3.0, (1, 0): 4.0}
+ROWS: dict[ImageInStep, float] = {(0, 0): 1.0, (0, 1): 2.0, (0, 2): 3.0, (1, 0): 4.0}
 
 
-def gather_part(split: list[list[Image]]) -> None:
+def gather_part(split: list[list[ImageInStep]]) -> None:
     images = split[rank_and_count()[0]]
     rows = torch.tensor([ROWS[image] for image in images])[:, None]
     assert gather_step({"t": images}, {"t": rows})["t"][:, 0].tolist() == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("split", [[[(1, 0), (0, 1)], [(0, 2), (0, 0)]], [[(0, 0), (0, 1), (0, 2), (1, 0)], []]])
-def test_ranks_have_the_same_rows_however_they_are_divided(split: list[list[Image]], tmp_path: Path) -> None:
+def test_ranks_have_the_same_rows_however_they_are_divided(split: list[list[ImageInStep]], tmp_path: Path) -> None:
     run_two_forks(partial(gather_part, split), tmp_path)
     gather_part([[image for part in split for image in part]])  # a single process
 

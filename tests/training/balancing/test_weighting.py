@@ -21,7 +21,7 @@ from modeling_radio.training.balancing.weighting import (
 from modeling_radio.training.distillation.checkpoints import SavedTensors
 from modeling_radio.training.distillation.tracking import RunHistory
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
-from modeling_radio.training.views.plan import Batch, Grid, Shape
+from modeling_radio.training.views.plan import Grid, ImageShape, PlannedBatch
 
 
 ROLES = {"a": "basic", "b": "semantic", "c": "task"}
@@ -41,9 +41,9 @@ def weights_of(method: str = "adaptive", num_steps: int = 12, **balancing: int) 
     return METHODS[method](recipe_of(method, num_steps, **balancing), HAS_SUMMARY, torch.device("cpu"))
 
 
-def batch_of(step: int, rows: tuple[int, ...] = (0, 1), total: int = 2, teachers: str = "abc") -> Batch:
-    shapes = (Shape(Grid(2, 2), Grid(2, 2)),) * len(rows)
-    return Batch(0, step, "low", shapes, rows, rows, total, 1.0, tuple(teachers))
+def batch_of(step: int, rows: tuple[int, ...] = (0, 1), total: int = 2, teachers: str = "abc") -> PlannedBatch:
+    shapes = (ImageShape(Grid(2, 2), Grid(2, 2)),) * len(rows)
+    return PlannedBatch(0, step, "low", shapes, rows, rows, total, 1.0, tuple(teachers))
 
 
 def drive(weights: TeacherWeights, losses: Losses, steps: range) -> list[dict[str, float]]:

@@ -13,14 +13,14 @@ from modeling_radio.training.recipes.recipe import MesaRecipe, Recipe, RecipeErr
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.targets.cached import CachedTargets
 from modeling_radio.training.targets.examples import Example
-from modeling_radio.training.views.plan import Batch, BatchPlan, plan_shapes
+from modeling_radio.training.views.plan import BatchPlan, PlannedBatch, plan_shapes
 
 
 def source_of(recipe: Recipe, folder: Path) -> CachedTargets:
     return CachedTargets(recipe, PATCH, open_cache(recipe, folder), CPU)
 
 
-def examples_of(recipe: Recipe, folder: Path, steps: int) -> Iterator[tuple[Batch, Example]]:
+def examples_of(recipe: Recipe, folder: Path, steps: int) -> Iterator[tuple[PlannedBatch, Example]]:
     return source_of(recipe, folder).examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, steps))
 
 

@@ -25,9 +25,9 @@ from modeling_radio.training.targets import feature_cache
 from modeling_radio.training.targets.feature_cache import (
     FORMATS,
     CacheContents,
+    CacheFormat,
     EightBits,
     FeatureCache,
-    FeatureFormat,
     HalfPrecision,
     TeacherOutputs,
     check_contents,
@@ -211,7 +211,7 @@ def correlated_features(num_images: int = 5, channels: int = 12, rank: int = 3) 
     return inner @ mixing + 7
 
 
-def stored(features: Tensor, feature_format: FeatureFormat) -> Tensor:
+def stored(features: Tensor, feature_format: CacheFormat) -> Tensor:
     """Return the features that a shard of two batches gives back."""
     parts = [feature_format.encode(part) for part in features.split(2)]
     entries = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

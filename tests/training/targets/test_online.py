@@ -19,7 +19,7 @@ from modeling_radio.training.targets.statistics import TeacherStatistics
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.outputs import TeacherOutput
 from modeling_radio.training.teachers.registry import share_network
-from modeling_radio.training.views.plan import Batch, BatchPlan
+from modeling_radio.training.views.plan import BatchPlan, PlannedBatch
 
 
 PACKED = {"batch_size": None, "token_budget": 60}
@@ -27,7 +27,7 @@ PACKED = {"batch_size": None, "token_budget": 60}
 
 def examples_of(
     recipe: Recipe, steps: int, teachers=TEACHERS, images: Images | None = None
-) -> list[tuple[Batch, Example]]:
+) -> list[tuple[PlannedBatch, Example]]:
     source = OnlineTargets(recipe, PATCH, images or Images(), teachers, CPU)
     return list(source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, steps)))
 

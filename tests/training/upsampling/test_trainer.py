@@ -26,8 +26,8 @@ from modeling_radio.training.upsampling.trainer import (
     METHODS,
     STATE_FILE,
     WHOLE,
-    TeacherFeatures,
-    View,
+    FixedTeacherFeatures,
+    SquareView,
     ViewReader,
     draw_view,
     measure,
@@ -64,7 +64,7 @@ def test_views_lie_inside_and_differ():
 @pytest.mark.parametrize("is_mirrored", [False, True])
 def test_a_view_of_a_map_is_where_that_of_the_image_is(is_mirrored):
     image = F.interpolate(torch.rand(1, 3, 5, 5), 64, mode="bicubic").clamp(0, 1)
-    view = View(8 / 64, 16 / 64, 40 / 64, is_mirrored)
+    view = SquareView(8 / 64, 16 / 64, 40 / 64, is_mirrored)
     pixels = F.interpolate(view_of_image(image, view, 40), 8, mode="area")
     torch.testing.assert_close(F.avg_pool2d(view_of_map(image, [view], 32), 4), pixels, atol=0.01, rtol=0)
     other = view._replace(is_mirrored=not is_mirrored)
@@ -101,7 +101,9 @@ def test_features_without_room_are_computed_again_and_are_the_same():
     few.example([0, 1], [1, 2, 3])
     assert few.num_bytes(2, 3) == sum(kept.nbytes for kept in few._kept.values())
     of_map = everything.num_bytes(1, 1) / 6  # the whole, a view and four tiles
-    teacher_features = TeacherFeatures(everything.teacher, everything.images, 2, seed=0, memory_gb=2 * of_map / 1e9)
+    teacher_features = FixedTeacherFeatures(
+        everything.teacher, everything.images, 2, seed=0, memory_gb=2 * of_map / 1e9
+    )
     wanted = everything.example([0, 1], [1])
     for _ in range(2):
         for found, expected in zip(teacher_features.example([0, 1], [1]), wanted, strict=True):

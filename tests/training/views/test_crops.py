@@ -29,7 +29,7 @@ from modeling_radio.training.views.crops import (
     flip_shift,
     least_scale,
 )
-from modeling_radio.training.views.plan import Batch, Grid, Shape
+from modeling_radio.training.views.plan import Grid, ImageShape, PlannedBatch
 
 
 PATCH = 16
@@ -150,9 +150,9 @@ def test_a_draft_keeps_every_crop_twice_as_large_as_it_is_needed(size: tuple[int
     assert reduced.top / reduced.height == pytest.approx(region.top / region.height, abs=0.02)
 
 
-def batch_of(num_images: int, window: Grid = Grid(4, 4)) -> Batch:  # noqa: B008
-    rows, shapes = tuple(range(num_images)), (Shape(Grid(4, 4), window),) * num_images
-    return Batch(0, 0, "low", shapes, rows, rows, num_images, weight=1.0, teachers=())
+def batch_of(num_images: int, window: Grid = Grid(4, 4)) -> PlannedBatch:  # noqa: B008
+    rows, shapes = tuple(range(num_images)), (ImageShape(Grid(4, 4), window),) * num_images
+    return PlannedBatch(0, 0, "low", shapes, rows, rows, num_images, weight=1.0, teachers=())
 
 
 def test_windows_by_hand() -> None:

@@ -16,7 +16,7 @@ from modeling_radio.training.data.training_images import build_training_images
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.views.crops import STUDENT, Crops, CropSpec, cut_crops
 from modeling_radio.training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
-from modeling_radio.training.views.plan import Batch, BatchPlan
+from modeling_radio.training.views.plan import BatchPlan, PlannedBatch
 
 
 def recipe_with(source: str, *partitions: dict, **data: Any) -> Recipe:
@@ -34,7 +34,7 @@ def open_loader(recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> tuple[View
     return build_view_loader(images, recipe), BatchPlan(recipe, number, rank, num_ranks, patch_size=16)
 
 
-def crop_specs(batch: Batch) -> list[CropSpec]:
+def crop_specs(batch: PlannedBatch) -> list[CropSpec]:
     """One consumer, which gets every image unshifted at the batch's size."""
     grid = batch.shapes[0].grid
     size = (grid.rows * 16, grid.cols * 16)
@@ -44,7 +44,7 @@ def crop_specs(batch: Batch) -> list[CropSpec]:
     ]
 
 
-def views_of(loader: ViewLoader, plan: BatchPlan, start: int, stop: int) -> Iterator[tuple[Batch, torch.Tensor]]:
+def views_of(loader: ViewLoader, plan: BatchPlan, start: int, stop: int) -> Iterator[tuple[PlannedBatch, torch.Tensor]]:
     """Yield each batch of some steps with its views; the plan is read once."""
     plans = iter([plan.steps(start, stop)])
     for batch, (crops,) in loader.views(lambda: next(plans), crop_specs):
@@ -53,7 +53,7 @@ def views_of(loader: ViewLoader, plan: BatchPlan, start: int, stop: int) -> Iter
 
 def run(
     recipe: Recipe, start: int, stop: int, states: list[str] | None = None, rank: int = 0, num_ranks: int = 1
-) -> Iterator[tuple[Batch, torch.Tensor, str]]:
+) -> Iterator[tuple[PlannedBatch, torch.Tensor, str]]:
     """Yield each batch of some steps with its views and the state after it, as a checkpoint would hold it."""
     loader, plan = open_loader(recipe, rank, num_ranks)
     if states is not None:

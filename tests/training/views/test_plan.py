@@ -12,9 +12,9 @@ from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError
 from modeling_radio.training.views import plan
 from modeling_radio.training.views.plan import (
-    Batch,
     BatchPlan,
     Grid,
+    PlannedBatch,
     StepShapes,
     check_windows,
     cut_evenly,
@@ -50,7 +50,7 @@ def partitions_with(**shares: int | None) -> Recipe:
     return recipe
 
 
-def step_of(recipe: Recipe, step: int, num_ranks: int = 1, num_images: int | None = 20) -> list[Batch]:
+def step_of(recipe: Recipe, step: int, num_ranks: int = 1, num_images: int | None = 20) -> list[PlannedBatch]:
     """The batches of a step on all ranks."""
     plans = [BatchPlan(recipe, num_images, rank, num_ranks, patch_size=16) for rank in range(num_ranks)]
     return [batch for plan in plans for batch in plan.step(step)]
@@ -64,7 +64,7 @@ def shapes_of(recipe: Recipe, steps: int) -> list[StepShapes]:
 @pytest.mark.parametrize(("num_ranks", "accumulation_steps"), [(1, 4), (2, 1), (2, 4)])
 @pytest.mark.parametrize("kind", ["uniform", "packed"])
 def test_images_and_their_numbers_do_not_depend_on_the_split(kind: str, num_ranks: int, accumulation_steps: int):
-    def rows(batches: list[Batch]) -> dict:
+    def rows(batches: list[PlannedBatch]) -> dict:
         return {
             row: (index, shape, numbers.tolist(), batch.vitdet_window)
             for batch in batches

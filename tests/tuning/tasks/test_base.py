@@ -11,9 +11,9 @@ from torchvision import tv_tensors
 
 from modeling_radio.training.data.labeled.tables import read_row
 from modeling_radio.tuning.tasks.base import (
-    Examples,
     Ranking,
     StreamedExamples,
+    TableExamples,
     build_examples,
     count_confusion,
     rank_classes,
@@ -63,7 +63,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(task):
     rows = Dataset.from_list([{"image": picture(), "target": 1}] * 3)
 
     def draw(index, seed=0, epoch=0):
-        examples = Examples(rows, task, RandomShift(), seed, "image")
+        examples = TableExamples(rows, task, RandomShift(), seed, "image")
         examples.epoch = epoch
         return examples[index]["pixel_values"].sum().item()
 

@@ -8,27 +8,13 @@ itself has the architectures of its networks by name.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+from modeling_radio.presets_radio import Size
 
 
-class _Size(NamedTuple):
-    """A ViT: width, blocks, heads, and the width of the MLP, four times that of the tokens where it is None."""
-
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int | None = None
-
-    def fields(self) -> dict[str, int]:
-        return {**self._asdict(), "intermediate_size": self.intermediate_size or 4 * self.hidden_size}
-
-    def fields_of_dinov2(self) -> dict[str, int]:
-        """Return the fields of configurations that have a ratio of widths instead."""
-        return {key: value for key, value in self._asdict().items() if key != "intermediate_size"}
-
-
-_SMALL, _BASE, _LARGE, _HUGE = _Size(384, 12, 6), _Size(768, 12, 12), _Size(1024, 24, 16), _Size(1280, 32, 16)
-_SO400M = _Size(1152, 27, 16, 4304)
+_SMALL, _BASE, _LARGE, _HUGE = Size(384, 12, 6), Size(768, 12, 12), Size(1024, 24, 16), Size(1280, 32, 16)
+_SO400M = Size(1152, 27, 16, 4304)
 
 
 def published_config(source: str) -> Any:
@@ -45,35 +31,48 @@ def published_config(source: str) -> Any:
     return getattr(transformers, name)(**fields)
 
 
-def _clip(size: _Size, patch_size: int, image_size: int, projection_dim: int) -> tuple[str, dict[str, Any]]:
+def _without_mlp(size: Size) -> dict[str, Any]:
+    """Return the fields of configurations that have the MLP's width as a ratio."""
+    return {
+        "hidden_size": size.hidden_size,
+        "num_hidden_layers": size.num_hidden_layers,
+        "num_attention_heads": size.num_attention_heads,
+    }
+
+
+def _with_mlp(size: Size) -> dict[str, Any]:
+    return {**_without_mlp(size), "intermediate_size": size.intermediate_size or 4 * size.hidden_size}
+
+
+def _clip(size: Size, patch_size: int, image_size: int, projection_dim: int) -> tuple[str, dict[str, Any]]:
     widths = {"patch_size": patch_size, "image_size": image_size, "projection_dim": projection_dim}
-    return "CLIPVisionConfig", {**size.fields(), **widths}
+    return "CLIPVisionConfig", {**_with_mlp(size), **widths}
 
 
-def _siglip(size: _Size, patch_size: int, image_size: int) -> tuple[str, dict[str, Any]]:
-    return "SiglipVisionConfig", {**size.fields(), "patch_size": patch_size, "image_size": image_size}
+def _siglip(size: Size, patch_size: int, image_size: int) -> tuple[str, dict[str, Any]]:
+    return "SiglipVisionConfig", {**_with_mlp(size), "patch_size": patch_size, "image_size": image_size}
 
 
-def _flexible_siglip(size: _Size) -> tuple[str, dict[str, Any]]:
-    return "Siglip2VisionConfig", {**size.fields(), "patch_size": 16, "num_patches": 256}
+def _flexible_siglip(size: Size) -> tuple[str, dict[str, Any]]:
+    return "Siglip2VisionConfig", {**_with_mlp(size), "patch_size": 16, "num_patches": 256}
 
 
-def _tipsv2(size: _Size, **fields: Any) -> tuple[str, dict[str, Any]]:
-    return "Tipsv2VisionConfig", {**size.fields_of_dinov2(), "patch_size": 14, "image_size": 448, **fields}
+def _tipsv2(size: Size, **fields: Any) -> tuple[str, dict[str, Any]]:
+    return "Tipsv2VisionConfig", {**_without_mlp(size), "patch_size": 14, "image_size": 448, **fields}
 
 
-def _dinov2(size: _Size, num_registers: int, **fields: Any) -> tuple[str, dict[str, Any]]:
+def _dinov2(size: Size, num_registers: int, **fields: Any) -> tuple[str, dict[str, Any]]:
     name = "Dinov2WithRegistersConfig" if num_registers else "Dinov2Config"
     registers = {"num_register_tokens": num_registers} if num_registers else {}
-    return name, {**size.fields_of_dinov2(), "patch_size": 14, "image_size": 518, **registers, **fields}
+    return name, {**_without_mlp(size), "patch_size": 14, "image_size": 518, **registers, **fields}
 
 
-def _dinov3(size: _Size, **fields: Any) -> tuple[str, dict[str, Any]]:
-    return "DINOv3ViTConfig", {**size.fields(), "num_register_tokens": 4, "patch_size": 16, **fields}
+def _dinov3(size: Size, **fields: Any) -> tuple[str, dict[str, Any]]:
+    return "DINOv3ViTConfig", {**_with_mlp(size), "num_register_tokens": 4, "patch_size": 16, **fields}
 
 
-def _sam(size: _Size, global_blocks: list[int]) -> tuple[str, dict[str, Any]]:
-    return "SamVisionConfig", {**size.fields_of_dinov2(), "global_attn_indexes": global_blocks}
+def _sam(size: Size, global_blocks: list[int]) -> tuple[str, dict[str, Any]]:
+    return "SamVisionConfig", {**_without_mlp(size), "global_attn_indexes": global_blocks}
 
 
 def _sam2(
@@ -125,13 +124,13 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"google/siglip2-large-patch16-{side}": _siglip(_LARGE, 16, side) for side in (256, 384, 512)},
     **{f"google/siglip2-so400m-patch14-{side}": _siglip(_SO400M, 14, side) for side in (224, 384)},
     **{f"google/siglip2-so400m-patch16-{side}": _siglip(_SO400M, 16, side) for side in (256, 384, 512)},
-    **{f"google/siglip2-giant-opt-patch16-{side}": _siglip(_Size(1536, 40, 16), 16, side) for side in (256, 384)},
+    **{f"google/siglip2-giant-opt-patch16-{side}": _siglip(Size(1536, 40, 16), 16, side) for side in (256, 384)},
     "google/siglip2-base-patch16-naflex": _flexible_siglip(_BASE),
     "google/siglip2-so400m-patch16-naflex": _flexible_siglip(_SO400M),
     "google/tipsv2-b14": _tipsv2(_BASE),
     "google/tipsv2-l14": _tipsv2(_LARGE),
     "google/tipsv2-so400m14": _tipsv2(_SO400M, mlp_ratio=4304 / 1152),
-    "google/tipsv2-g14": _tipsv2(_Size(1536, 40, 24), **_SWIGLU),
+    "google/tipsv2-g14": _tipsv2(Size(1536, 40, 24), **_SWIGLU),
     **{
         f"facebook/dinov2-{registers}{name}": _dinov2(size, num_registers, **fields)
         for registers, num_registers in (("", 0), ("with-registers-", 4))
@@ -139,16 +138,16 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
             ("small", _SMALL, {}),
             ("base", _BASE, {}),
             ("large", _LARGE, {}),
-            ("giant", _Size(1536, 40, 24), _SWIGLU),
+            ("giant", Size(1536, 40, 24), _SWIGLU),
         )
     },
     "facebook/dinov3-vits16-pretrain-lvd1689m": _dinov3(_SMALL),
     "facebook/dinov3-vits16plus-pretrain-lvd1689m": _dinov3(_SMALL, **_GATED),
     "facebook/dinov3-vitb16-pretrain-lvd1689m": _dinov3(_BASE),
     "facebook/dinov3-vitl16-pretrain-lvd1689m": _dinov3(_LARGE),
-    "facebook/dinov3-vith16plus-pretrain-lvd1689m": _dinov3(_Size(1280, 32, 20), **_GATED),
+    "facebook/dinov3-vith16plus-pretrain-lvd1689m": _dinov3(Size(1280, 32, 20), **_GATED),
     "facebook/dinov3-vit7b16-pretrain-lvd1689m": _dinov3(
-        _Size(4096, 40, 32, 8192), **_GATED, query_bias=False, value_bias=False
+        Size(4096, 40, 32, 8192), **_GATED, query_bias=False, value_bias=False
     ),
     "facebook/sam-vit-base": _sam(_BASE, [2, 5, 8, 11]),
     "facebook/sam-vit-large": _sam(_LARGE, [5, 11, 17, 23]),
