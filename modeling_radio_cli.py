@@ -18,6 +18,7 @@ from typing import Any
 COMMANDS = {
     "distill": ("training.distill", "distill several teachers into one student"),
     "finetune": ("tuning.finetune", "tune a checkpoint on a task, with or without LoRA"),
+    "merge": ("tuning.merge", "merge a tuned adapter into its base"),
     "evaluate": ("evaluation.evaluate", "measure a checkpoint, and compare it with other models"),
     "extract": ("extraction.extract", "write the features of images as a data set"),
     "search": ("extraction.search", "find images in such a data set by an image or a text"),

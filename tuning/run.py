@@ -20,6 +20,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.tuning.adapters import merge_adapter, save_adapter
 from modeling_radio.tuning.data import load_images
 from modeling_radio.tuning.error_analysis import draw_examination, fit_thresholds, gather_evidence
+from modeling_radio.tuning.merge import FINAL, MERGED
 from modeling_radio.tuning.models import (
     build_model,
     check_network,
@@ -45,7 +46,7 @@ from modeling_radio.tuning.trainer import (
 )
 
 
-FINAL, MERGED, FIGURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
+FIGURES, SETTINGS, RESULTS = "pictures", "settings.json", "results.json"
 NAME = "radio finetune"
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
@@ -195,7 +196,7 @@ class FinetuningRun:
         except ValueError as error:
             raise ValueError(f"{error} Restore it from a copy, or give another --output.") from error
         now = self.settings.to_dict()
-        changed = [name for name in now if name != "output" and before.get(name) != now[name]]
+        changed = [name for name in now if name not in ("output", "merge") and before.get(name) != now[name]]
         if changed:
             raise ValueError(
                 f"`output` {str(output)!r} holds a run with another {', '.join(changed)}: choose another "

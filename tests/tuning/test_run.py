@@ -38,6 +38,7 @@ from modeling_radio.training.student.parameters import CLIPS
 from modeling_radio.tuning import run as run_module
 from modeling_radio.tuning.adapters import open_adapter
 from modeling_radio.tuning.error_analysis import predict_examples
+from modeling_radio.tuning.merge import MergeSettings, merge
 from modeling_radio.tuning.record import record_run
 from modeling_radio.tuning.run import FINAL, MERGED, RESULTS, SETTINGS, FinetuningRun
 from modeling_radio.tuning.trainer import TrainingTime
@@ -99,6 +100,14 @@ def test_each_task_trains_and_its_adapter_merges(
         outputs = [model(pixels, return_dict=False) for model in (merged, adapted)]
     for actual, expected in zip(*outputs, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+    FinetuningRun(run_settings(base, data, output, task, tune="lora", config=config))  # the same run, not merged
+    again = tmp_path / "again"
+    with pytest.raises(ValueError, match="`base`"):  # a path that an adapter names is not followed
+        merge(MergeSettings(adapter=output, output=again))
+    merge(MergeSettings(adapter=output, output=again, base=str(base)))
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in (output / MERGED).iterdir()
+    }
 
 
 @pytest.mark.parametrize("tune", ["head", "full"])
