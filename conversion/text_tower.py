@@ -79,7 +79,7 @@ def find_tower(config: RadioConfig, text_adaptor: str | None = None) -> tuple[st
     """Return the Hub name of the text tower of a model's text adaptor, and that adaptor.
 
     Args:
-        config: Of the model.
+        config: Configuration of the model.
         text_adaptor: An adaptor in `TOWERS`; None takes the first of them that the model has.
 
     Raises:

@@ -57,7 +57,7 @@ def run_command(
     """Run a command and return its exit status.
 
     Args:
-        name: Of the command; begins the line of an error.
+        name: Name of the command; begins the line of an error.
         run: Does the work and prints its results.
         show_traceback: Let errors pass, so that Python shows where they came from.
         interrupted: Message after Ctrl-C where the interruption has none.
@@ -155,7 +155,7 @@ class Command(Generic[S]):
         examples: Three command lines, which `--help` begins with.
 
     Attributes:
-        parser: Of flags and positionals, for tools that read it.
+        parser: Parser of flags and positionals, for tools that read it.
     """
 
     def __init__(

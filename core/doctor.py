@@ -108,7 +108,7 @@ def lacking(requirements: Iterable[Requirement], extra: str) -> list[str]:
     """Return the requirements of an extra that are not installed, or in a version that does not fit.
 
     Args:
-        requirements: Of the project; an extra may require others of the project.
+        requirements: The project's requirements; an extra may require other extras.
         extra: Its name; empty for what every installation needs.
     """
     found, requirements = [], list(requirements)

@@ -96,8 +96,8 @@ def check_output(
         path: File to be written, or folder.
         overwrite: Whether to replace an existing one.
         inputs: Files and folders that the command reads.
-        kind: Of a folder: an earlier one of this kind may be replaced, and nothing else.
-        name: Of the argument.
+        kind: Kind of a folder: only an earlier folder of this kind may be replaced.
+        name: Name of the argument, for messages.
 
     Raises:
         ValueError: If `path` is an input or holds one, or exists and `overwrite` is off. Of a folder also if it is or

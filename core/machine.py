@@ -25,7 +25,7 @@ def sharing_threads(num_at_once: int, name: str) -> ThreadPoolExecutor:
 
     Args:
         num_at_once: Calls that run at the same time.
-        name: Of the threads, as a debugger shows it.
+        name: Name of the threads, as a debugger shows it.
     """
     num_threads = max(1, torch.get_num_threads() // num_at_once)
     return ThreadPoolExecutor(num_at_once, name, lambda: torch.set_num_threads(num_threads))

@@ -309,7 +309,7 @@ def any_rank(flags: Sequence[bool | Tensor], device: torch.device) -> list[bool]
 
     Args:
         flags: Booleans of Python, or tensors of one element.
-        device: Of the tensors.
+        device: Device of the tensors.
     """
     rows = [flag.view(()) if isinstance(flag, Tensor) else torch.full((), flag, device=device) for flag in flags]
     return [count > 0 for count in sum_over_ranks(torch.stack([row.float() for row in rows])).tolist()]

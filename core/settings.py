@@ -471,7 +471,7 @@ def load(model: type[S], layers: Sequence[Mapping[str, Any]], changes: Sequence[
         changes: `"section.field=value"` texts, values in YAML; entries of a list are found by their `name` or number.
 
     Raises:
-        SettingsError: Of the model's kind, if a key is unknown, or a value is missing or refused.
+        SettingsError: The model's own `error_class`, if a key is unknown, or a value is missing or refused.
     """
     given: dict[str, Any] = functools.reduce(merged, layers, {})
     values = merged(_defaults(model, given), given)

@@ -206,7 +206,7 @@ class ComparedOutputs(NamedTuple):
 
     Attributes:
         summaries: The adaptor's, `(num_images, summary_dim)`.
-        probabilities: Of the teacher's classes, `(num_images, num_classes)`.
+        probabilities: Probabilities of the teacher's classes, `(num_images, num_classes)`.
         hidden_states: Inputs of the last layer of the adaptor's dense head, `(num_images * num_patches, hidden_size)`.
         last_maps: The teacher's last map on the student's grid, `(num_images * num_patches, summary_dim)`.
     """

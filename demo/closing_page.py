@@ -67,7 +67,7 @@ def republishable_photographs(assets: DemoAssets) -> list[Credited]:
     Photographs of PyPI count as held out whether or not the source used them.
 
     Args:
-        assets: Of the data source.
+        assets: Assets of the data source.
 
     Raises:
         PackageError: If the packages of PyPI cannot be fetched.
@@ -115,7 +115,7 @@ def write_closing_page(
     Args:
         path: The `.html` to write.
         results: The measurements.
-        title: Of the page.
+        title: Title of the page.
         checkpoint: Folder of the student, as commands name it.
         features: Figure of the student's features.
         curves: Figure of its training; None where nothing was drawn.

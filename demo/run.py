@@ -50,7 +50,7 @@ SECONDS_OF_PHASES = {"fetch": 10.0, "references": 37.0}
 SECONDS_OF_SEED = {"evaluate": 24.0, "draw": 6.0, "reopen": 6.0}
 CACHED_IMAGES_PER_SECOND = 76.0
 SECONDS_PER_IMAGE = 0.006
-"""Of a training step."""
+"""Time of an image in a training step."""
 
 
 def expected_seconds(recipe: Recipe, num_seeds: int) -> list[tuple[str, float]]:

@@ -47,7 +47,7 @@ QUERIES = ("1f99c", "1f3ed", "1fa82", "1f56f", "1f6cb", "1fab6")
 NUM_FOUND, MARGIN, WHITE = 3, 0.11, (255, 255, 255)
 RIGHT, WRONG, INK = "#0d9488", "#dc2626", "#1c2126"
 WIDTH, HEIGHT, EDGE = 3.6, 4.3, 0.1
-"""Of a panel, inches; at 100 pixels an inch it is as wide as a phone's screen."""
+"""Width, height and edge of a panel in inches; at 100 pixels an inch it is as wide as a phone's screen."""
 BEFORE, AFTER = "before training", "after 7 minutes"
 
 
@@ -118,8 +118,8 @@ class Photographs:
 
     Args:
         models: The models.
-        assets: Of the demo.
-        change: Of each photograph.
+        assets: The demo's assets.
+        change: Change of each photograph.
     """
 
     def __init__(self, models: Models, assets: DemoAssets, change: Callable[[Tensor], Tensor] = lambda x: x) -> None:
@@ -156,8 +156,8 @@ def match(maps: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> tuple[Ten
     """Return the most similar place for each place of each photograph, and whether it is right.
 
     Args:
-        maps: Of the photographs.
-        others: Of the same, `changed`.
+        maps: Feature maps of the photographs.
+        others: Feature maps of the same photographs, `changed`.
 
     Returns:
         Column and row, `(num_photographs, GRID, GRID, 2)`, and bool `(num_photographs, GRID, GRID)`.

@@ -164,7 +164,7 @@ def write_clip(path: Path, frames: Iterable[Tensor], frames_per_second: float) -
     Args:
         path: The file.
         frames: uint8 RGB, `(height, width, 3)` each, of one size with even sides.
-        frames_per_second: Of the video.
+        frames_per_second: Frames per second of the video.
 
     Raises:
         ValueError: If a side is odd: the colors have half the resolution.

@@ -147,7 +147,7 @@ class Gallery:
     Attributes:
         model: The checkpoint.
         photographs: uint8 RGB, `(num_photographs, 3, PHOTOGRAPH_PX, PHOTOGRAPH_PX)`.
-        names: Of the photographs.
+        names: Names of the photographs.
         shifts: Grid positions for each patch and direction.
         teachers: Teachers that the model has adaptors for, by name.
         backbones: Other models beside it, by name.
@@ -398,7 +398,7 @@ def task_section(task: Opened, photographs: Tensor, names: Sequence[str]) -> Sec
     Args:
         task: The model.
         photographs: uint8 RGB, `(num_photographs, 3, height, width)`.
-        names: Of the photographs.
+        names: Names of the photographs.
     """
     rows, indices = [], set[int]()
     threshold = 0.5 if task.model.config.score_thresholds is None else "tuned"

@@ -24,7 +24,7 @@ TEMPLATE = Path(__file__).parent / "page.html.jinja"
 GENERATOR = '<meta name="generator" content="radio evaluate">'
 """Marks the pages of this project."""
 WEBP_QUALITY = 88
-"""Of photographs, our choice: not visible, at a fourth of the size of PNG."""
+"""Quality of photographs. Our choice: losses are not visible, at a fourth of the size of PNG."""
 SHOWN_PX = 224
 """Side of the images, our choice: sharp on a phone, and a page of some hundred stays below 5 MB."""
 
@@ -101,12 +101,12 @@ class Section:
     Attributes:
         title: Its heading.
         text: How to read it.
-        tables: Of measurements.
+        tables: Tables of measurements.
         legend: Names and their CSS colors.
-        rows: Of images.
+        rows: Rows of images.
         drawing: A figure.
         steps: Commands to copy, by their purpose.
-        items: Of a list.
+        items: Entries of a list.
     """
 
     title: str
@@ -125,7 +125,7 @@ def image_rows(
     """Return a row for each photograph: itself, then its image of each column.
 
     Args:
-        names: Of the photographs.
+        names: Names of the photographs.
         photographs: uint8 RGB, `(num_photographs, 3, height, width)`.
         columns: RGB in [0, 1], `(num_photographs, rows, cols, 3)`, by caption; one called "photograph" replaces the
             photographs.
@@ -155,8 +155,8 @@ def check_page(path: Path, name: str = "output") -> None:
     """Refuse an output that would replace anything but a page, before anything is measured.
 
     Args:
-        path: Of the page.
-        name: Of the setting that names it.
+        path: File of the page.
+        name: Name of the setting that gives the path, for messages.
 
     Raises:
         ValueError: If there is something else.

@@ -61,10 +61,10 @@ class Opened:
 
     Attributes:
         checkpoint: Folder or Hub id.
-        model: Of the class that the folder names.
+        model: The model, of the class that the folder names.
         backbone: The same network as a `RadioModel`, with its adaptors; the model itself if it is one.
         processor: Makes the model's pixels.
-        tokenizer: Of a zero-shot model, else `None`.
+        tokenizer: Tokenizer of a zero-shot model, else `None`.
     """
 
     checkpoint: str
@@ -135,7 +135,7 @@ def open_model(
         device: As of `find_device`.
         dtype: One of `DTYPES`.
         num_global: Blocks that attend globally in ViTDet mode; `None` leaves the checkpoint's.
-        base: Of an adapter: folder or Hub id of its base; `None` takes the one that it names.
+        base: Folder or Hub id of an adapter's base; `None` takes the one that the adapter names.
 
     Raises:
         ValueError: If it is no RADIO model, lacks weights, or device or type are not available.
@@ -222,7 +222,7 @@ class LabeledRegion(NamedTuple):
     Attributes:
         area: A mask, bool `(height, width)` of NumPy, or a box: left, top, right, bottom in pixels.
         label: Name of its class, of an object with its score.
-        index: Of its class.
+        index: Index of its class.
     """
 
     area: Any
@@ -238,7 +238,7 @@ class Prediction:
         description: The prediction in words.
         photograph: At the size of figures, uint8 RGB `(3, height, width)`.
         regions: Its parts.
-        scores: Of the labels of the whole photograph, in [0, 1].
+        scores: Scores of the labels of the whole photograph, in [0, 1].
         depth: As colors, uint8 RGB `(3, height, width)`.
     """
 

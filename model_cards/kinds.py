@@ -89,7 +89,7 @@ READINGS = {
     ),
     "regression": "print(output.logits[0].tolist())",
 }
-"""Of classifiers that do not choose one class, by problem type."""
+"""Code that prints the outputs of classifiers that do not choose one class, by problem type."""
 
 
 def is_adapter(folder: Path) -> bool:

@@ -149,7 +149,7 @@ matter which folder the file comes from.
 """
 
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
-"""Of `from_pretrained`: how files are fetched."""
+"""Arguments of `from_pretrained` that say how files are fetched."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HERE = Path(__file__).parent
 _IS_REMOTE_CODE = (__package__ or "").startswith("transformers_modules.")

@@ -104,7 +104,7 @@ def config_of_hub_adapter(
     transformers opens such an adapter with the `config.json` of its base, which knows nothing of the adapter's head.
 
     Args:
-        config_class: Of the model.
+        config_class: Configuration class of the model.
         name: First argument of `from_pretrained`: the adapter, or from the Auto classes its base.
         arguments: The others. What a caller of the Auto classes changed in the base's configuration is changed here.
     """

@@ -59,7 +59,7 @@ def check_adapter_versions(adapter: str | Path | None, **download_options: Any) 
 
     Args:
         adapter: Folder or Hub id; `None` if there is neither.
-        download_options: Of transformers' `find_adapter_config_file`.
+        download_options: Download options of transformers' `find_adapter_config_file`.
     """
     release = tuple(int(number) for number in transformers.__version__.split(".")[:2])
     is_recent = release >= (5, 18) and is_peft_greater_or_equal("0.20")

@@ -223,7 +223,7 @@ def find_unlikely(cosines: Tensor, least: float) -> Tensor:
     the pixels of the enlarged map, ours the patches.
 
     Args:
-        cosines: Of patches and words, `(batch, words, rows, cols)`.
+        cosines: Cosines of patches and words, `(batch, words, rows, cols)`.
         least: Probability.
     """
     is_out = to_probabilities(cosines).amax(dim=(2, 3), keepdim=True) < least

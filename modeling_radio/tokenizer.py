@@ -11,7 +11,7 @@ def open_tokenizer(source: str | Path, name: str = "checkpoint") -> PreTrainedTo
 
     Args:
         source: The folder, or the Hub id.
-        name: Of the setting that it comes from, for messages.
+        name: Name of the setting that it comes from, for messages.
 
     Raises:
         ValueError: If there is none, or it is damaged.

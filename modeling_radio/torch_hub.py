@@ -33,7 +33,7 @@ class TorchHubRadio(nn.Module):
     begin with `radio_model.`.
 
     Args:
-        network: Of any model; all of its adaptors run at every call.
+        network: Network of any model; all of its adaptors run at every call.
     """
 
     radio_model: RadioNetwork

@@ -124,7 +124,7 @@ def fit_costs(sizes: Tensor, times: Tensor) -> Tensor:
     """Return milliseconds of a call, of a token and of a pair, by least squares of relative errors, none below 0.
 
     Args:
-        sizes: Of each measurement calls, tokens, and pairs of tokens that attend to each other, `(measurements, 3)`.
+        sizes: Calls, tokens, and pairs of tokens that attend to each other, of each measurement, `(measurements, 3)`.
         times: Milliseconds of each, `(measurements,)`.
     """
     active = list(range(sizes.shape[1]))

@@ -27,7 +27,7 @@ ROOT = FOLDER.parent
 PARAMETERS = "parameters"
 """Tag of the cell whose values others may replace, as papermill has it."""
 MAX_BYTES = 300_000
-"""Of a stored notebook; our choice: it opens at once, on a host's page too."""
+"""Largest size of a stored notebook. Our choice: it opens at once, on a host's page too."""
 JPEG = "--InlineBackend.figure_formats={'jpeg'}"
 """Photographs as PNG would take several times the room."""
 

@@ -72,7 +72,7 @@ def effective_sources(weights: Sequence[float]) -> float:
     40 images each and 240 with two count as 15.
 
     Args:
-        weights: Of each source, at least 0, not all 0.
+        weights: Weight of each source, at least 0, not all 0.
 
     References:
         Carter, Schnepel, Steigerwald, "Asymptotic behavior of a t-test robust to cluster heterogeneity", Review of
@@ -87,7 +87,7 @@ class HeldOutSums:
     """The images that all runs of a study were measured on.
 
     Attributes:
-        fingerprint: Of the images.
+        fingerprint: Fingerprint of the images.
         num_images: Their number.
         size_px: Size at which adaptors and the grid's patterns were measured.
         sizes_px: Sizes between which features were compared.
@@ -125,7 +125,7 @@ class RunResult:
 
     Attributes:
         arm: Its name.
-        seed: Of the run.
+        seed: Seed of the run.
         recipe: The part that decided the weights.
         sums: By measure, sums over the images of each source picture.
         numbers: Measures that are no such sums.
@@ -336,7 +336,7 @@ def _problem(opened: OpenedStudy, result: RunResult, runs: Mapping[tuple[str, in
         return ""
     if result.arm not in opened.recipes:
         return 'is of no arm of the study. Give the arm back its name, delete the line, or add `"gone":true` to it.'
-    # Of a removed option only its former default is left; arms that set it otherwise are gone.
+    # Only the former default of a removed option is left; arms that set it otherwise are gone.
     then = with_defaults(Recipe, without_unknown(Recipe, result.recipe))
     changed = differences(decisive_part(then), decisive_part(opened.recipe(result.arm, result.seed).to_dict()))
     shown = "; ".join(changed[:MAX_DIFFERENCES_SHOWN])

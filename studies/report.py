@@ -102,7 +102,7 @@ class Compared(NamedTuple):
 
     Attributes:
         pair: The two arms.
-        differences: Of the seeds that both arms have.
+        differences: Difference for each seed that both arms have.
         difference: Their mean; None with fewer than two seeds.
         adjusted: Its p-value after Holm's correction for all of the study's comparisons; None but for the primary
             measure.

@@ -115,7 +115,7 @@ class OpenedStudy(NamedTuple):
 
     Attributes:
         source: Name or path that it was opened by.
-        name: Of its file.
+        name: Name of its file.
         study: Content of its file.
         reference: The recipe without the changes of any arm; its data and teachers are measured with.
         recipes: By arm; runs of an arm differ in the seed alone.

@@ -61,7 +61,7 @@ def run(settings: DistillSettings, recipe: Recipe) -> Path | None:
     """Run a recipe as the settings say; as `run_recipe`.
 
     Args:
-        settings: Of the command.
+        settings: Settings of the command.
         recipe: The recipe that the settings name, with its changes.
     """
     deadline = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes

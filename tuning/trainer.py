@@ -285,7 +285,7 @@ class BatchMetrics:
 
 
 class LowerLossWins(TrainerCallback):
-    """Of evaluations with equally good metrics, makes the one with the lowest loss the best; it also ends no patience.
+    """Makes the evaluation with the lowest loss the best of those with equally good metrics; it also ends no patience.
 
     `Trainer` keeps the first one: on a small validation set, where many are equal, a barely trained model.
     """

@@ -65,7 +65,7 @@ def fit_dense_probe(
             targets may be finer than the features.
         num_items: Number of items.
         num_outputs: Channels of the output.
-        loss: Of outputs at the targets' resolution, `(batch, num_outputs, height, width)`, and the targets.
+        loss: Function of outputs at the targets' resolution, `(batch, num_outputs, height, width)`, and the targets.
         settings: Steps, learning rate, warmup, schedule and seed.
         device: Where it is trained; each batch is moved there. Initial weights and batches are the same anywhere.
 
@@ -336,8 +336,8 @@ def correspondence_distances(features: Tensor, crop: Tensor, top: float, left: f
     """Return the distance of the nearest patch of the whole image from the right position, for each patch of a crop.
 
     Args:
-        features: Of the whole square image, `(dim, rows, cols)`.
-        crop: Of the crop, `(dim, crop_rows, crop_cols)`.
+        features: Features of the whole square image, `(dim, rows, cols)`.
+        crop: Features of the crop, `(dim, crop_rows, crop_cols)`.
         top: Upper edge of the crop as a share of the image.
         left: Its left edge.
         side: Its side.

@@ -19,7 +19,7 @@ MERGING_FIELDS = (
     "decoder_upscale_levels",
     "filler_grid_size",
 )
-"""Of `RadioConfig`, what only RADIO1D has."""
+"""Fields of `RadioConfig` that only RADIO1D has."""
 
 # Defaults of NVIDIA's code where the arguments do not say.
 _IMAGE_SIZE = 224
@@ -35,7 +35,7 @@ def merging_fields(size: Size, kwargs: Mapping[str, Any], patch_size: int) -> di
     """Return the fields of `RadioConfig` that only RADIO1D has, and its table of positions.
 
     Args:
-        size: Of the architecture by name.
+        size: Size of the architecture that the arguments name.
         kwargs: `args.model_kwargs` without what is null.
         patch_size: Side of a patch in pixels.
 

@@ -123,7 +123,7 @@ def read_integers(name: str, tensor: StoredTensor) -> list[int]:
     """Return the whole numbers of a tensor.
 
     Args:
-        name: Of the tensor, for messages.
+        name: Name of the tensor, for messages.
         tensor: Where it lies.
 
     Raises:

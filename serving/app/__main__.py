@@ -23,7 +23,7 @@ class AppSettings(Settings):
 
     Attributes:
         checkpoint: Folder or Hub id of a backbone, a tuned model, an adapter or a model with a text tower.
-        base: Of an adapter: folder or Hub id of its base; by default the one that the adapter names, if it is a Hub id.
+        base: Folder or Hub id of an adapter's base; by default the one that the adapter names, if it is a Hub id.
         device: Device of the model, such as cpu or cuda:1; by default the first GPU, if there is one.
         dtype: Type in which the model computes.
         num_global: Number of blocks that stay global with windows; by default the checkpoint's.

@@ -59,7 +59,7 @@ EXACT_WIDTH = 768
 KEPT_PASSES = 2
 """Our choice: the current photograph and the one before; features of a ViT-H at 2048 px are 300 MB."""
 TIMED_RUNS = 3
-"""Of each window after a warmup, of which the median is shown; our choice."""
+"""Timed runs of each window after a warmup, of which the median is shown. Our choice."""
 MAX_WORDS = 40
 """Our choice: more colors are hard to distinguish, and each word is nine prompts for the text tower."""
 LABELS_SHOWN = 8
@@ -97,7 +97,7 @@ KEPT_SECONDS = 3600
 QUEUE: dict[str, Any] = {"concurrency_id": "model"}
 """Events that need the model run one after the other: it may be reopened, and there is memory for one pass."""
 HIDDEN: dict[str, Any] = {"api_visibility": "private", **QUEUE}
-"""Of events that repeat one with a name in the API."""
+"""Options of events that repeat one with a name in the API."""
 GalleryItem = tuple[Image.Image, str]
 """An image and its caption."""
 
@@ -185,7 +185,7 @@ class App:
         device: As of `open_model`.
         dtype: As of `open_model`.
         num_global: As of `open_model`.
-        title: Of the page; None takes the end of the checkpoint's name.
+        title: Title of the page; None takes the end of the checkpoint's name.
         base: As of `open_model`.
 
     Raises:

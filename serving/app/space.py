@@ -97,7 +97,7 @@ def write_space(
         dtype: Type that the model computes in.
         num_global: As of `open_model`.
         examples: Photographs, which are encoded anew without EXIF data.
-        base: Of an adapter: RADIO folder, which is copied, or Hub id of its base; see `check_parts`.
+        base: An adapter's base: RADIO folder, which is copied, or Hub id; see `check_parts`.
 
     Raises:
         ValueError: If the checkpoint is neither a RADIO folder nor a Hub id, or has links for files; or as

@@ -140,7 +140,7 @@ def test_native_transformers_opens_the_folder(case, reference, tmp_path):
 
 @pytest.mark.parametrize("case", ["radio_v2_tiny", "c_radio_v3_tiny"])
 def test_verification_beyond_tolerance_fails_and_leaves_nothing(case, reference, hub_folder, tmp_path, capsys):
-    """Of other stored outputs, and of positions that are resized in another way."""
+    """Other outputs are stored, or positions are resized in another way."""
     expected, changes = tmp_path / "expected.safetensors", []
     stored = load_file(reference / case / "expected.safetensors")
     if case == "radio_v2_tiny":

@@ -185,8 +185,8 @@ def shift_error(features: Tensor, shifted: Tensor, shift: tuple[int, int]) -> fl
     destroys. 0 for a map that moves with its image, about 2 for two unrelated maps.
 
     Args:
-        features: Of the images, `(num_images, dim, rows, cols)`.
-        shifted: Of the same images `shift` patches further down and right: position `(y, x)` shows the same as
+        features: Feature maps of the images, `(num_images, dim, rows, cols)`.
+        shifted: Maps of the same images `shift` patches further down and right: position `(y, x)` shows the same as
             `(y + shift[0], x + shift[1])` of `features`. Same shape.
         shift: Rows and columns, in patches; negative ones are up and left.
 
@@ -237,7 +237,7 @@ def map_agreement(features: Tensor, reference: Tensor, mean: Tensor) -> Tensor:
     Args:
         features: `(dim, rows, cols)`, no larger than `reference`.
         reference: `(dim, more_rows, more_cols)`.
-        mean: Of the reference over all images, `(dim,)`.
+        mean: Mean of the reference over all images, `(dim,)`.
 
     Returns:
         Two mean cosines over positions, in [-1, 1]: plain, and about the mean; see `centered_cosine`.

@@ -148,7 +148,7 @@ class Networks:
 
     Args:
         recipe: The recipe.
-        widths: Of all teachers, by name, where they are known: then those of the user's own that cannot be built
+        widths: Widths of all teachers, by name, where they are known: then own teachers that cannot be built
             without their weights are left out, and not loaded to be counted.
 
     Attributes:

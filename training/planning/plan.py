@@ -96,7 +96,7 @@ class Plan:
     Args:
         recipe: The recipe.
         num_gpus: Number of ranks.
-        networks: Of the plan for another number, to count each network once.
+        networks: Networks of a plan for another number of ranks, to count each network once.
 
     Attributes:
         stages: The recipe of each stage; one if the recipe has no stages.
@@ -236,7 +236,7 @@ def describe_ranks(plans: Sequence[Plan], speed: Speed) -> str:
     """Return the last stage's step on several numbers of GPUs as Markdown: time, balance and memory.
 
     Args:
-        plans: Of one recipe, by number of GPUs.
+        plans: Plans of one recipe, by number of GPUs.
         speed: Assumed speed of the GPUs and the workers.
     """
     stage = plans[0].stages[-1]

@@ -147,7 +147,7 @@ class StepTime(NamedTuple):
     Attributes:
         parts: By part of `SimulatedStep.flops`.
         waiting: For the rank that has most.
-        exchange: Of gradients, as if nothing of it were hidden behind the backward pass.
+        exchange: Exchange of gradients, as if no part of it ran during the backward pass.
         data: That workers take to prepare the images, beside all else.
     """
 

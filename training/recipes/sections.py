@@ -400,7 +400,7 @@ TAP_WEIGHT = 0.25
 """Our choice. Tap losses help the main ones, and shall not outweigh them."""
 
 DECAYING_SHARE = 0.3
-"""Of the run, at whose end tap losses fade out, so that it ends on what is exported. Our choice."""
+"""Last share of the run, in which tap losses fade out, so that it ends on what is exported. Our choice."""
 
 
 class TapsRecipe(RecipeSection):

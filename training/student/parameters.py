@@ -40,7 +40,7 @@ def count_stacked(name: str, num_rows: int) -> int:
     """Return how many matrices a linear layer holds, see `STACKED_MATRICES`.
 
     Args:
-        name: Of the layer or of its weight.
+        name: Name of the layer or of its weight.
         num_rows: Outputs of the layer.
     """
     count = next((count for layer, count in STACKED_MATRICES.items() if f".{layer}." in f".{name}."), 1)

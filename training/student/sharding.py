@@ -46,7 +46,7 @@ def whole_norms(parts: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor:
     """Return the Euclidean norm of each of several tensors, given this rank's parts, with one exchange for all.
 
     Args:
-        parts: Of each tensor.
+        parts: This rank's part of each tensor.
         like: Tensors that are whole or sharded as these are.
     """
     norms = torch.stack(torch._foreach_norm(list(parts)))

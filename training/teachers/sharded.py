@@ -22,7 +22,7 @@ class EqualCalls:
     Args:
         group: The ranks among which the network is sharded.
         side_px: Side of a square image that the network takes, for a rank that has not had any image yet.
-        device: Of the network.
+        device: Device of the network.
         turn: Its position among the networks that ranks share. Each has ranks of its own, which would wait for each
             other for ever if they called two networks in different orders.
     """
@@ -52,7 +52,7 @@ def shard_blocks(name: str, network: nn.Module, group: distributed.ProcessGroup,
         name: The teacher's, for the error.
         network: Its blocks are its longest list of modules of one class.
         group: All its ranks must take part, and have the same weights.
-        device: Of the network.
+        device: Device of the network.
 
     Raises:
         ValueError: If it has no such list.

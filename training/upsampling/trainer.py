@@ -310,7 +310,7 @@ class UpsamplerTrainer(nn.Module):
     """An upsampler in training.
 
     Args:
-        settings: Of the training.
+        settings: Settings of the training.
         teacher: Teacher whose features are upsampled.
         teacher_features: Its features.
         data: The recipe's section on the images.

@@ -349,7 +349,7 @@ def share_out(costs: Sequence[float], loads: Sequence[float]) -> list[list[int]]
     """Divide images into parts that cost about the same: the dearest first, each to the part that has least so far.
 
     Args:
-        costs: Of each image, in tokens or operations.
+        costs: Cost of each image, in tokens or operations.
         loads: What each part has already.
 
     Returns:

@@ -149,7 +149,7 @@ def test_image_retrieval_compares_the_test_split_with_the_train_split(pixels, no
 
 
 def test_images_of_one_source_do_not_find_each_other(pixels):
-    """Of three pairs of equal images each finds its own; without it the next one is of the other class."""
+    """Each image of three equal pairs finds its own pair; without that the next one is of the other class."""
     colors = torch.tensor([[255, 0, 0], [255, 60, 0], [0, 60, 255]], dtype=torch.uint8).repeat_interleave(2, 0)
     images, labels = colors[:, :, None, None].repeat(1, 1, 16, 16), torch.tensor([0, 0, 1, 1, 0, 0])
     for groups, hits in ((None, 1), (torch.arange(6) // 2, 0)):

@@ -516,7 +516,7 @@ class Observation(NamedTuple):
 
     Attributes:
         weights: A hash of each tensor.
-        written: Of each file its hash; of a log its keys.
+        written: Hash of each file; keys of a log.
         calls: How often functions of `training`, of some parts of PyTorch and of tqdm were called.
     """
 

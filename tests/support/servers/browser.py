@@ -21,7 +21,7 @@ class Watch:
 
     Attributes:
         page: Playwright's.
-        errors: Of the console and of scripts.
+        errors: Errors of the console and of scripts.
         requests: All addresses that were asked for.
     """
 

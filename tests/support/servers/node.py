@@ -17,7 +17,7 @@ def run_module(name: str, expression: str, given: Any = None, *, setup: str = ""
 
     Args:
         name: File of `conversion/web/page/`; in the expression its exports are `page`.
-        expression: Of `page` and `given`.
+        expression: Expression of `page` and `given`.
         given: Values for it.
         setup: Statements before.
     """

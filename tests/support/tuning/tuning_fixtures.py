@@ -32,7 +32,7 @@ def one_figure_image(monkeypatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _short_and_apart(own_datasets_cache, one_figure_image) -> None:
-    """Of every test."""
+    """Fixtures of every test."""
 
 
 def draw_one_image(patch: pytest.MonkeyPatch) -> None:

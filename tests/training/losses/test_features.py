@@ -22,7 +22,7 @@ FORMULAS = {
     "cosine": cosine_error,
     "cosine_smooth_l1": lambda x, y: 0.9 * cosine_error(x, y) + 0.1 * smooth_l1(x, y),
 }
-"""Of two tokens."""
+"""Losses of two tokens."""
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def test_a_step_averages_over_sizes_and_counts_each_partitions_teachers(networks
 
 
 def test_a_token_budget_costs_as_much_as_its_images(networks: Networks, recipe: Recipe) -> None:
-    """Of one size, so that the number of images is known."""
+    """Images are of one size, so that their number is known."""
     low = recipe.partitions[0]
     patches = (low.sizes_px[0] // 16) ** 2
     by_images = recipe.replace(partitions=[low.replace(sizes_px=low.sizes_px[:1], probabilities=None)])

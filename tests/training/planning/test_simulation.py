@@ -33,7 +33,7 @@ def test_ranks_together_compute_what_one_does_alone(networks: Networks, recipe: 
     assert (one.imbalance, two.imbalance) == (1, pytest.approx(1))
     assert (one.idle_passes, four.idle_passes) == (0, 0.25)  # two of four ranks have none of the two images of "high"
     alone = networks.student_flops(128) + networks.teachers["siglip2-g"].flops(128, 1)
-    # Of the simulated steps, whose sizes are drawn.
+    # The imbalance of the simulated steps, whose sizes are drawn.
     assert four.imbalance == pytest.approx(1 + 2 * alone / 4 / sum(four.flops.values()), rel=1e-3)
     assert four.patches["high"] == 64
 

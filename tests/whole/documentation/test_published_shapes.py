@@ -10,7 +10,7 @@ from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 
 
 WIDTHS = {"dino_v3_7b": 4096, "sam3": 1024}
-"""Of the features of DINOv3-7B and of SAM3's trunk."""
+"""Widths of the features of DINOv3-7B and of SAM3's trunk."""
 
 
 def published_config() -> RadioConfig:

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
 
 NO_MODELS = {"AutoConfig", "AutoVideoProcessor", "AutoProcessor", "AutoModelForZeroShotImageClassification"}
-"""Of the Auto classes those that build no model, or none without a text tower."""
+"""Auto classes that build no model, or no model without a text tower."""
 
 
 @pytest.mark.parametrize("name", sorted(AUTO_MAP.keys() - NO_MODELS))

@@ -126,7 +126,7 @@ class Scenario(NamedTuple):
     """One run of both processes.
 
     Attributes:
-        overrides: Of the recipe.
+        overrides: Changes of the recipe.
         use_fsdp: FSDP2 instead of DDP.
         session: The steps that both processes run, first and last; one process runs those before and after.
     """
@@ -331,7 +331,7 @@ def test_each_rank_saves_what_it_holds(two_ranks: Path) -> None:
     assert names_in(two_ranks / "ddp-everything/checkpoints/step_00000005") == whole | {
         f"{name}.safetensors" for name in names
     }
-    # Of what is large each rank with a copy writes a part.
+    # Each rank with a copy writes a part of large tensors.
     taps = {f"taps-0000{part}-of-00002.safetensors" for part in (1, 2)}
     assert names_in(two_ranks / "ddp-resumed/checkpoints/step_00000004") == parts | taps | whole
 

@@ -38,7 +38,7 @@ class Scenario(NamedTuple):
     """One run of both processes.
 
     Attributes:
-        options: Of the settings.
+        options: Changes of the settings.
         use_fsdp: FSDP2 instead of DDP.
         stop_at: Step after which a first run ends, from whose checkpoint a second one goes on.
     """
@@ -253,7 +253,7 @@ def test_two_processes_equal_one(two_ranks, monkeypatch):
             for run in (name, one)
         )
         same = {"checkpoint-2": "checkpoint-2", "checkpoint-4": "checkpoint-4", "final": f"checkpoint-{best_step}"}
-        # Of equally good steps the one of lower loss is the best, and `Trainer` adds padded images to the loss.
+        # The best of equally good steps is the one of lower loss, and `Trainer` adds padded images to the loss.
         if "merge" in scenario.options and best_step == best_step_of_one:
             same["merged"] = "merged"
         for folder, folder_of_one in same.items():

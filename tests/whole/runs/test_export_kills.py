@@ -35,7 +35,7 @@ def folders(tmp_path_factory) -> list[Path]:
 
 
 def fingerprint(path: Path) -> str:
-    """Of all that a file or a folder holds; archives are compared by their tensors."""
+    """Return hashes of all that a file or a folder holds; archives are compared by their tensors."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     content = [(str(file.relative_to(path.parent)), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
     return str(content)

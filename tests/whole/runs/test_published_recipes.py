@@ -46,8 +46,8 @@ class Shipped(NamedTuple):
     """What is known of a recipe.
 
     Attributes:
-        widths: Of the teachers, summary and features.
-        num_parameters: Of the student without its adaptors.
+        widths: Widths of the teachers, summary and features.
+        num_parameters: Parameters of the student without its adaptors.
         mosaics: The teachers that see many images in a pass, and the cells of their canvas along a side.
         stages: Their names.
     """

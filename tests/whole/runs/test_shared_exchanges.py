@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
     Attributes:
         data: Key of `DATA`.
-        order: Of the teachers of the partitions: the recipe's in both, an "other" one in the first, or such partitions
+        order: Order of the partitions' teachers: the recipe's in both, an "other" one in the first, or such partitions
             that are "bound" to a rank each.
         number: "few" images are fewer than ranks in some steps.
         shards: What is sharded.

@@ -32,7 +32,7 @@ START_SECONDS = 300.0
 SAID = "said.txt"
 """What a command said, in its folder."""
 NUM_SIGNALS = int(os.environ.get("RADIO_SIGNALS", "2"))
-"""Of each command at random moments."""
+"""Signals to each command at random moments."""
 
 PHASES = {
     "fetching": (),

@@ -12,7 +12,7 @@ SOURCES = {
     *("https://arxiv.org/abs/2303.09553", "https://arxiv.org/abs/2511.19704"),
     *("https://bids.github.io/colormap/", "https://jfly.uni-koeln.de/color/"),
 }
-"""Of methods, in comments; nothing is loaded from them."""
+"""Addresses of methods in comments; nothing is loaded from them."""
 NAMESPACES = {"http://www.w3.org/2000/svg"}
 HTML = (PAGE / "index.html").read_text(encoding="utf-8")
 

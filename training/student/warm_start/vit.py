@@ -131,7 +131,7 @@ def vit_of(network: Any, mean: Any = None, std: Any = None) -> VitTrunk:
     """Return the trunk of a network of transformers or timm.
 
     Args:
-        network: Of a class in `TRANSFORMERS_MODELS`, or timm's VisionTransformer or Eva; possibly cut short.
+        network: Network of a class in `TRANSFORMERS_MODELS`, or timm's VisionTransformer or Eva; possibly cut short.
         mean: Mean of the pixels in [0, 1] that it expects; None for that of its class's published checkpoints.
         std: Their deviation, or None.
 

@@ -29,7 +29,7 @@ IN_TIMM = {
 }
 SOURCES = [source for family in FAMILIES for source in family.sources]
 BUILT = [source for family in FAMILIES for source in family.sources[: 1 if family.kind == "timm" else None]]
-"""Of each family of timm's networks one: of the others timm itself tells what they take."""
+"""One network of each of timm's families: timm itself tells what the others take."""
 
 
 def test_every_published_kind_and_architecture_has_a_place_and_the_pages_show_it():
