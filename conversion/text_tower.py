@@ -83,7 +83,7 @@ def find_tower(config: RadioConfig, text_adaptor: str | None = None) -> tuple[st
         text_adaptor: An adaptor in `TOWERS`; None takes the first of them that the model has.
 
     Raises:
-        ValueError: If the model has none of them, or the adaptor is another one.
+        ValueError: If the model has no adaptor of `TOWERS`, or `text_adaptor` is another adaptor.
     """
     names = [name for name in TOWERS if name in config.all_adaptor_names]
     if not names:

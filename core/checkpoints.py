@@ -52,7 +52,7 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     """Return the content of a folder's `config.json`; with `args` in it, the layout is that of NVIDIA's repositories.
 
     Raises:
-        ValueError: If there is none, or it is no JSON object.
+        ValueError: If there is no such file, or it is no JSON object.
     """
     config_file = checkpoint / "config.json"
     if not config_file.is_file():

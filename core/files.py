@@ -127,8 +127,8 @@ def _check_replaceable(path: Path, kind: FolderKind, name: str) -> None:
     entries = sorted(entry.name for entry in path.iterdir())
     if entries and not kind.is_one(path):
         raise ValueError(
-            f"--overwrite replaces {kind.title} only, and `{name}` {str(path)!r} is none. Name another output, or "
-            "remove that folder yourself."
+            f"--overwrite replaces {kind.title} only, and `{name}` {str(path)!r} is something else. Name another "
+            "output, or remove that folder yourself."
         )
     strangers = [entry for entry in entries if not any(fnmatchcase(entry, pattern) for pattern in kind.entries)]
     if strangers:

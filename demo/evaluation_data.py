@@ -82,7 +82,7 @@ class DemoData:
         """Return the images for tasks of one kind.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: If there are no such images.
         """
         check_kind(self.source, kind, self.kinds())
         if kind == "labels":
@@ -163,7 +163,7 @@ def load_photographs(chosen: Sequence[Photograph], size: int) -> Tensor:
     """Return the middle squares of photographs, uint8 RGB, `(num_photographs, 3, size, size)`.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no photographs.
     """
     if not chosen:
         raise ValueError("The data source has no held-out photographs, which `resolution_consistency` needs.")

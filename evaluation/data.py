@@ -205,7 +205,7 @@ class EvaluationData(Protocol):
         """Return the images for tasks of one kind.
 
         Raises:
-            ValueError: If there are none; the message names the kinds that there are.
+            ValueError: If there are no images of this kind; the message names the kinds that there are.
         """
         ...
 

@@ -186,7 +186,7 @@ class TableData:
         """Return the images for tasks of one kind.
 
         Raises:
-            ValueError: If there are none; the message names the kinds that there are.
+            ValueError: If there are no images of this kind; the message names the kinds that there are.
         """
         check_kind(self.source, kind, self.kinds())
         if kind in ("images", "photographs"):

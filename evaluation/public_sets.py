@@ -142,7 +142,7 @@ class MaskSet(ClassSet):
         """Return columns `image` and `mask` of the splits that a folder has, the validation split among them.
 
         Raises:
-            ValueError: If there is none, or an image of a list is missing.
+            ValueError: If there is no validation split, or an image of a list is missing.
         """
         pairs = {split: self._pairs(folder, split) for split in self.splits}
         if not pairs[VALIDATION]:

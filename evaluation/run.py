@@ -160,12 +160,12 @@ def build_references(model: RadioFeatures, recipe: Recipe) -> Mapping[str, Featu
     """Return the recipe's teachers that a model has adaptors for, fetched if necessary.
 
     Raises:
-        RecipeError: If there are none.
+        RecipeError: If the recipe has no teacher of the checkpoint's adaptors.
     """
     entries = [entry for entry in recipe.teachers if entry.name in model.adaptor_names]
     if not entries:
         raise RecipeError(
-            f"Recipe {recipe.name!r} names none of the checkpoint's adaptors {[*model.adaptor_names]}: give the "
+            f"Recipe {recipe.name!r} has no teacher of the checkpoint's adaptors {[*model.adaptor_names]}: give the "
             "--recipe it was trained with."
         )
     teachers = build_teachers(entries, model.patch_size)

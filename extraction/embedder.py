@@ -47,7 +47,7 @@ class Embedder:
         device: Device such as "cuda:1"; by default the first GPU, if there is one.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument has another value.
 
     Examples:
         >>> embedder = Embedder("runs/demo/final", adaptors=["dinov2-s-saliency"])
@@ -163,8 +163,8 @@ class Embedder:
             `(batch, dim)`, to be compared with the summary of the folder's `text_adaptor`.
 
         Raises:
-            ValueError: If a column is missing, an image cannot be decoded or a text is none, vectors are not finite,
-                or an adaptor has no summary.
+            ValueError: If a column is missing, an image cannot be decoded, a text is not a string, vectors are not
+                finite, or an adaptor has no summary.
         """
         for name in (self.column, *self.keep):
             if name not in batch:

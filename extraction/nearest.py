@@ -204,7 +204,7 @@ class FeatureFolder:
         folder: Folder that `radio extract` wrote, or its address.
 
     Raises:
-        ValueError: If it is none, or rows are missing.
+        ValueError: If the folder is not a data set of features, or rows are missing.
     """
 
     def __init__(self, folder: Path | str) -> None:

@@ -116,7 +116,7 @@ def read_manifest(store: Store) -> dict[str, Any]:
     """Return the manifest of a data set.
 
     Raises:
-        ValueError: If there is none, or it cannot be read.
+        ValueError: If there is no manifest, or it cannot be read.
     """
     try:
         facts = json.loads(store.read(MANIFEST))

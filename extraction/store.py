@@ -122,7 +122,7 @@ class Store:
         """Return the content of a file.
 
         Raises:
-            FileNotFoundError: If there is none.
+            FileNotFoundError: If there is no such file.
         """
         if self.folder is not None:
             return (self.folder / name).read_bytes()

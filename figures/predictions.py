@@ -186,7 +186,7 @@ def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> 
         processor: Converts palettes, transparency and 16 bits as for the model.
 
     Raises:
-        ValueError: If there is none, or it is no image, is damaged or too large.
+        ValueError: If no file was chosen, or the file is no image, is damaged or too large.
     """
     if path is None:
         raise ValueError("`image` must be a photograph, got none. Choose one first.")

@@ -108,7 +108,7 @@ class Parity:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If `path` is another file.
         """
         return load_typed(cls, path, "file of `radio compare-release`")
 

@@ -15,8 +15,8 @@ _LOGGER = logging.get_logger("transformers.modeling_utils")  # which logs the ta
 class NewHeadReport(PreTrainedModel):
     """A model whose head may be new: it is then named in one line, and not weight by weight.
 
-    A head of which the folder has a part is none that is expected to be new. It is reported in full, as are weights of
-    the backbone that are missing, unknown weights, and those of another shape.
+    A head of which the folder has a part is not a new head. It is reported in full, as are weights of the backbone
+    that are missing, unknown weights, and those of another shape.
     """
 
     @classmethod

@@ -299,7 +299,7 @@ def _read_run_lengths(text: str | bytes) -> list[int]:
     for character in text.encode() if isinstance(text, str) else text:
         bits = character - 48
         if not 0 <= bits < 64:
-            raise ValueError("a character is none of the spelling")
+            raise ValueError("a character is outside the spelling")
         number |= (bits & 31) << shift
         shift += 5
         if bits & 32:

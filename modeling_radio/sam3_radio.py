@@ -185,8 +185,8 @@ def attach_to_sam3(
         `sam3_model`.
 
     Raises:
-        ValueError: If the model is none of these, RADIO has no such adaptor, its features are not as wide as those of
-            SAM3's trunk, or SAM3's grid of features cannot be reached with its patches.
+        ValueError: If the model is of another class, RADIO has no such adaptor, its features are not as wide as those
+            of SAM3's trunk, or SAM3's grid of features cannot be reached with its patches.
 
     Examples:
         >>> sam3 = attach_to_sam3(Sam3Model.from_pretrained("facebook/sam3"), radio, window_size=8)
@@ -212,7 +212,7 @@ def _vision_encoder(sam3_model: Any) -> Any:
     """Return what holds the trunk.
 
     Raises:
-        ValueError: If the model is none of `SAM3`.
+        ValueError: If the model's class is not in `SAM3`.
     """
     if not isinstance(sam3_model, tuple(SAM3)):
         names = ", ".join(each.__name__ for each in SAM3)

@@ -14,7 +14,7 @@ def open_tokenizer(source: str | Path, name: str = "checkpoint") -> PreTrainedTo
         name: Name of the setting that it comes from, for messages.
 
     Raises:
-        ValueError: If there is none, or it is damaged.
+        ValueError: If there is no tokenizer, or it is damaged.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -84,10 +84,10 @@ def find_version(version: str | None) -> str:
     """Return the folder, training file or Hub repository that a version means; some releases are files to be fetched.
 
     Args:
-        version: A version in `HUB_RELEASES`, none for NVIDIA's default, or a path or name of any other model.
+        version: A version in `HUB_RELEASES`, `None` for NVIDIA's default, or a path or name of any other model.
 
     Raises:
-        ValueError: If it is none of these, or its file cannot be fetched.
+        ValueError: If it is no version, path or name of a model, or its file cannot be fetched.
     """
     release = HUB_RELEASES.get(version or DEFAULT_VERSION)
     if release is None:
@@ -107,8 +107,8 @@ def open_for_torch_hub(
     """Open a model by the arguments of NVIDIA's entry of `torch.hub`, with the adaptors that it names alone.
 
     Args:
-        version: A folder of ours or NVIDIA's, a name on the Hub, or a version in `HUB_RELEASES`; none is NVIDIA's
-            default.
+        version: A folder of ours or NVIDIA's, a name on the Hub, or a version in `HUB_RELEASES`; `None` takes
+            NVIDIA's default.
         adaptor_names: Adaptors to run. That of the folder's text tower also has `tokenizer` and `encode_text`.
         vitdet_window_size: Side of the ViTDet windows in tokens; `None` takes the folder's.
 

@@ -265,7 +265,7 @@ def text_tower_kind(config: RadioConfig) -> TextTowerKind:
     """Return the kind of `config.text_tower`.
 
     Raises:
-        MissingTextTowerError: If there is none.
+        MissingTextTowerError: If the model has no text tower.
         ValueError: If its kind is unknown.
     """
     if config.text_tower is None:
@@ -340,7 +340,7 @@ def check_text_adaptor(config: RadioConfig, width: int) -> RadioAdaptorConfig:
     """Return the adaptor of the text tower's teacher.
 
     Raises:
-        ValueError: If the configuration names none, or its summary is not as wide as the texts.
+        ValueError: If the configuration names no text adaptor, or its summary is not as wide as the texts.
     """
     if config.text_adaptor is None:
         raise ValueError(f"`text_adaptor` of the configuration must name an adaptor, got None. {_widths(config)}")
@@ -357,7 +357,7 @@ def find_text_adaptor(config: RadioConfig) -> str:
     """Return the name of the only adaptor of the text tower's family and width.
 
     Raises:
-        ValueError: If none fits, or several do.
+        ValueError: If no adaptor fits, or several do.
     """
     kind = text_tower_kind(config)
     width = text_tower_config(config).to_dict()[kind.width_field]
@@ -483,7 +483,7 @@ class RadioTextTower(TextFeatures, PreTrainedModel):
 def text_tower_of(model: Any) -> Any:
     """Return the text tower of the folder that a `RadioModel` was opened from, on its device.
 
-    It is opened in the first call, and kept beside the model: it is none of its parts, so it is neither trained nor
+    It is opened in the first call, and kept beside the model: it is not a submodule, so it is neither trained nor
     saved with it.
 
     Raises:
@@ -589,7 +589,7 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
     def base_model(self) -> RadioModel:
         """As of every model; its `get_text_features` is that of this model."""
         base = super().base_model
-        object.__setattr__(base, "_text_tower", self)  # none of its parts
+        object.__setattr__(base, "_text_tower", self)  # not a submodule
         return base
 
     @can_return_tuple
@@ -802,8 +802,8 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
             of labels.
 
         Raises:
-            ValueError: If an argument is none of these, or the width of `source` is not that of the texts; otherwise as
-                `forward`.
+            ValueError: If an argument has another value, or the width of `source` is not that of the texts; otherwise
+                as `forward`.
 
         References:
             RayFronts (NaRADIO), https://arxiv.org/abs/2504.06994; RADSeg, https://arxiv.org/abs/2511.19704

@@ -89,7 +89,7 @@ def read_folder(folder: Path | str, repo_id: str, base: str | None = None) -> Pu
         base: Repository of an adapter's base, which may be a folder here.
 
     Raises:
-        ValueError: If it is none of these, holds other files or links, has no card, or the card's code opens something
+        ValueError: If it is another folder, holds other files or links, has no card, or the card's code opens something
             else; or if an address is not reached.
     """
     store = Store(folder, "checkpoint")
@@ -307,7 +307,7 @@ def _ask(request: Callable[[], T], what: str, state: str, faults: tuple[type[Exc
             if wait_s is None or not _is_temporary(error):
                 raise PublishError(f"The Hub did not let us {what}: {_reason(error)} {state}") from error
         time.sleep(wait_s)
-    raise AssertionError("the last wait is none")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _is_temporary(error: Exception) -> bool:

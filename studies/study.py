@@ -162,7 +162,7 @@ def open_study(source: str, output: Path = Path("runs/ablate")) -> OpenedStudy:
             in a clone, and for files of others.
 
     Raises:
-        RecipeError: If there is no such study, it is none, or a recipe of it cannot be used; the message is one line.
+        RecipeError: If the study is unknown or damaged, or one of its recipes cannot be used; the message is one line.
     """
     path = Path(source)
     results = path.parent

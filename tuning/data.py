@@ -236,7 +236,7 @@ class LabeledStream:
         in the log.
 
         Raises:
-            ValueError: If a label is missing or none of the classes, or no image can be opened.
+            ValueError: If a label is missing or no known class, or no image can be opened.
         """
         skipped = SkippedImages()
         for number_of_pass in itertools.count():
@@ -276,7 +276,7 @@ def collect(images: IterableDataset, column: ImageColumn, labels: LabelReader) -
         Columns `image` and `target`.
 
     Raises:
-        ValueError: If a label is missing or none of the classes, or no image can be opened.
+        ValueError: If a label is missing or no known class, or no image can be opened.
     """
     from datasets import Dataset, Features, Image, List, Value
 

@@ -51,8 +51,8 @@ def open_config(checkpoint: str) -> RadioConfig:
     """Return the configuration of a checkpoint folder or Hub id.
 
     Raises:
-        ValueError: If there is none, or an adapter beside it, which transformers would put on the model, or the folder
-            names code of others.
+        ValueError: If there is no configuration, an adapter lies beside it, which transformers would put on the model,
+            or the folder names code of others.
     """
     folder = find_folder(checkpoint, "checkpoint")
     try:

@@ -73,7 +73,7 @@ def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int]
     cases: Cases = []
     is_plain = not config.is_foreign and not config.num_mergings
     if windows and not is_plain:
-        raise ValueError(f"`windows` must be none for E-RADIO and RADIO1D, which have no such windows, got {windows}.")
+        raise ValueError(f"`windows` must be empty for E-RADIO and RADIO1D, which have no such windows, got {windows}.")
     if windows is None:
         windows = _DEFAULT_WINDOWS if is_plain else ()
     for window in (None, *dict.fromkeys(windows)):

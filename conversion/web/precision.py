@@ -78,7 +78,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     """Return the fastest that agrees with float32, or a smaller one as fast; without times the smallest.
 
     Raises:
-        ValueError: If none that agrees is one file.
+        ValueError: If no precision that agrees with float32 fits into one file.
     """
     fitting = [each for each in candidates if each.agreement >= LEAST_AGREEMENT and each.is_one_file]
     if not fitting:

@@ -48,7 +48,7 @@ def open_model(
         dtype: Autocast type; None computes in the model's own type.
 
     Raises:
-        ValueError: If the name has none of these forms, or the model does not open or cannot run at `size_px`.
+        ValueError: If the name has another form, or the model does not open or cannot run at `size_px`.
         PackageError: If the package of a teacher cannot be fetched.
     """
     try:

@@ -65,7 +65,7 @@ def config_fields_from_nvidia(config: dict[str, Any], adaptor_names: Any = None)
 def with_adaptors(config: dict[str, Any], names: Any) -> dict[str, Any]:
     """Return NVIDIA's `config.json` with the adaptors that a caller asks for added to those that it names.
 
-    By default NVIDIA's names none: its users set `adaptor_names` to some of those that `adaptor_configs` describes.
+    NVIDIA's file names no adaptors: its users set `adaptor_names` to some of those that `adaptor_configs` describes.
 
     Args:
         config: The parsed file, checked.
@@ -183,7 +183,7 @@ def backbone_fields(args: Mapping[str, Any], beside: Mapping[str, Any] | None = 
 
     Args:
         args: Arguments of the training run.
-        beside: Arguments of an E-RADIO that is none of the published ones.
+        beside: Arguments of an unpublished E-RADIO.
 
     Raises:
         ValueError: If the architecture is not one that RADIO students use.

@@ -21,7 +21,7 @@ def arguments_of(args: Mapping[str, Any], beside: Mapping[str, Any] | None = Non
         beside: What `eradio_arguments.json` beside the checkpoint holds, where there is one.
 
     Raises:
-        ValueError: If the network is none of the published ones and there is no such file, or it is wrong.
+        ValueError: If an unpublished network has no such file, or the file is wrong.
     """
     arguments = PUBLISHED.get(args["model"], beside)
     if arguments is None:

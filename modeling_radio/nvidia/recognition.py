@@ -54,7 +54,7 @@ class Recognized(NamedTuple):
     """Result of a recognition.
 
     Attributes:
-        release: The release; None where it is none, or a generation is all that can be told.
+        release: The release; None for another network, or where only the generation can be told.
         fields: What the release, or every release of the generation, sets of `MATTERING`.
     """
 

@@ -88,7 +88,7 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
     """Return where each tensor of a safetensors file lies.
 
     Raises:
-        ValueError: If the header is none, or names what is not in the file.
+        ValueError: If the file has no valid header, or the header names bytes beyond the file.
     """
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")

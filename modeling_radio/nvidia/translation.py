@@ -106,7 +106,7 @@ def translate_adaptor(
             damaged.
 
     Raises:
-        ValueError: If there is none of this name, or its weights are damaged.
+        ValueError: If there is no head of this name, or its weights are damaged.
     """
     mapping = our_keys(checkpoint.state, _teachers(checkpoint))
     available = adaptor_names(mapping.values(), checkpoint)

@@ -159,7 +159,7 @@ def test_a_page_without_teachers(small_world, tmp_path, capsys):
         (["{checkpoint}", "--alone", "--shifts", "3"], "`shifts`"),
         (["{checkpoint}", "--alone", "--words", "cat"], "`words`"),
         (["{checkpoint}", "--alone", "--tasks", "{checkpoint}"], "`tasks`"),
-        (["{checkpoint}"], "names none of the checkpoint's adaptors"),
+        (["{checkpoint}"], "has no teacher of the checkpoint's adaptors"),
     ],
 )
 def test_bad_input_is_one_line(small_world, tmp_path, arguments, named, capsys):

@@ -126,7 +126,7 @@ def test_other_models_stand_in_the_same_table(settings, tmp_path):
 
 def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(tiny_model, monkeypatch):
     model = RadioFeatures(tiny_model, size_px=16)
-    with pytest.raises(RecipeError, match=r"'demo' names none of .*--recipe"):
+    with pytest.raises(RecipeError, match=r"'demo' has no teacher of .*--recipe"):
         build_references(model, load_recipe("demo"))
     first = SimpleNamespace(name="teacher_b")
     asked = []

@@ -477,7 +477,7 @@ def list_shards(source: str) -> dict[str, str]:
         By path or address, the size in bytes, and what the file system has of time, version or hash.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no files.
     """
     if not _URL.match(source):
         found = _local_files(source)
@@ -525,7 +525,7 @@ def shard_files(source: str) -> list[str] | None:
     None for a folder on this machine, or anything else.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no files.
     """
     if Path(source).suffix in BUILDERS and not source.startswith(HUB_PREFIX):
         return expand_files(source)

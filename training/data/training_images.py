@@ -44,7 +44,7 @@ def build_images(
         split: "train" or "held_out"; nothing held out is ever seen in training.
 
     Raises:
-        ValueError: If the source is none of these, or holds no usable image.
+        ValueError: If the source is unknown, or holds no usable image.
         PackageError: If the demo's packages cannot be fetched.
     """
     if source in DEMO_SOURCES:

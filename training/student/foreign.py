@@ -74,7 +74,7 @@ def _architecture_fields(student: StudentRecipe) -> dict[str, Any]:
 
 
 def _of_transformers(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the type of a network and the fields of its configuration: those of a checkpoint, none of a mere type."""
+    """Return the type of a network and the fields of its configuration, which are empty for a mere type."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if name in CONFIG_MAPPING:
@@ -185,7 +185,7 @@ def linear_layers(student: RadioModel) -> list[tuple[str, nn.Linear]]:
     """Return the linear layers of a student's network by name, without those of its heads and of its pool.
 
     Raises:
-        RecipeError: If it has none.
+        RecipeError: If it has no linear layers.
     """
     trunk: Any = student.radio_model.model
     network = trunk.network if isinstance(trunk, WrappedTrunk) else trunk

@@ -184,7 +184,7 @@ def open_images(data: DataRecipe, size: int, num_images: int, split: Split) -> I
     """Return a recipe's images as squares; of the demo only photographs, which have detail everywhere.
 
     Raises:
-        ValueError: If there are none, or none are held out.
+        ValueError: If the recipe has no images, or no held-out ones for that split.
     """
     if data.source in DEMO_SOURCES:
         return PhotographCrops(data.source, size=size, num_images=num_images, split=split)

@@ -245,7 +245,7 @@ def draw_shifts(batch: PlannedBatch, label: str, views: ViewsRecipe) -> Tensor:
 
 
 def draw_other_shifts(batch: PlannedBatch, label: str, views: ViewsRecipe, taken: Tensor) -> Tensor:
-    """Return shifts as `draw_shifts` does, but none that equals the image's `taken` one, `(batch, 2)`.
+    """Return shifts as `draw_shifts` does, all different from the image's `taken` one, `(batch, 2)`.
 
     An equal one moves by a patch up, down, left or right, which may be one beyond max.
     """

@@ -741,7 +741,7 @@ def more_windowed(config: RadioConfig, owner: str, section: str) -> str:
 def _largest(partition: PartitionRecipe, size_px: int, patches: int) -> str:
     """Return the largest window that fits a resolution, in words."""
     if patches < 2:
-        return f"None is for {size_px} px, a single token: take out that size."
+        return f"No window fits {size_px} px, a single token: take out that size."
     largest = max(window for window in range(1, patches) if partition.vitdet_ragged or patches % window == 0)
     hint = "" if partition.vitdet_ragged else " (with `vitdet_ragged: true` any smaller one would do)"
     return f"The largest for {size_px} px, {patches} tokens a side, is {largest}{hint}."

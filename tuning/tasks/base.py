@@ -217,7 +217,7 @@ class FinetuningTask(ABC):
             name: Name of an image for messages, such as "training image".
 
         Raises:
-            ValueError: If a label is none of a class.
+            ValueError: If a label is no known class.
         """
         return None
 

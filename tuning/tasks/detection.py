@@ -397,7 +397,7 @@ def decode_mask(segmentation: Any, size: Sequence[int], where: str) -> np.ndarra
         0 and 1, `(height, width)`, uint8.
 
     Raises:
-        ValueError: If the outline is none of these, or of an image of another size, or its runs do not fill the image.
+        ValueError: If the outline has another form or image size, or its runs do not fill the image.
     """
     try:
         outline: Any = json.loads(segmentation) if isinstance(segmentation, str) else segmentation

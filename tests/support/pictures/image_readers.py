@@ -83,7 +83,7 @@ FEWER_FORMATS = {"run_onnx": ONNX.FORMATS}
 
 
 def readers_of(content):
-    """The readers that read files of this format; all where it is none."""
+    """The readers that read files of this format; all of them for other files."""
     try:
         with Image.open(io.BytesIO(content)) as file:
             kind = "JPEG" if file.format == "MPO" else file.format

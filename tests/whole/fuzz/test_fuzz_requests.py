@@ -40,7 +40,7 @@ PICTURES = [
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """Pictures, damaged ones, and what is none."""
+    """Pictures, damaged pictures, and other bytes."""
     if draw(st.integers(0, 3)) == 0:
         return draw(st.binary(max_size=40) | st.sampled_from([b"", b"0" * (MAX_BYTES + 1), b"<svg/>", b"[[[[" * 50]))
     content = bytearray(draw(st.sampled_from(PICTURES)))

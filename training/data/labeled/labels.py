@@ -73,7 +73,7 @@ def number_classes(tables: Tables, column: str, names: tuple[str, ...] | None) -
         names: Names in the order of their ids; None takes those of the labels.
 
     Raises:
-        ValueError: If a label is missing or none of the classes, or the training images have too few classes to learn:
+        ValueError: If a label is missing or no known class, or the training images have too few classes to learn:
             fewer than two, or than one where an image may have none.
     """
     labels = {split: _read_labels(table, split, column) for split, table in tables.items()}
@@ -147,13 +147,13 @@ def class_ids(labels: Sequence[Label], ids: Mapping[str, int], where: str) -> li
     """Return the ids of classes that are given by name or number.
 
     Raises:
-        ValueError: If one is none of the classes; the message names `where`.
+        ValueError: If a class is unknown; the message names `where`.
     """
     numbers = [int(label) if isinstance(label, int) else ids.get(label, -1) for label in labels]
     for label, number in zip(labels, numbers, strict=True):
         if not 0 <= number < len(ids):
             raise ValueError(
-                f"The label {label!r} of {where} is none of the {len(ids)} classes ({', '.join(list(ids)[:10])}"
+                f"The label {label!r} of {where} is not one of the {len(ids)} classes ({', '.join(list(ids)[:10])}"
                 f"{', ...' if len(ids) > 10 else ''}): correct it, or give all `classes`."
             )
     return numbers
@@ -177,7 +177,7 @@ class LabelReader:
         """Return the label of a row for a task: a number, the id of a class, or several.
 
         Raises:
-            ValueError: If it is missing, no finite number, or none of the classes; the message names `image`.
+            ValueError: If it is missing, no finite number, or no known class; the message names `image`.
         """
         label, image = row[self.column], f"{image} (column {self.column!r})"
         if self.problem_type == "regression":
@@ -231,7 +231,7 @@ def read_mask(mask: Any, where: str) -> Tensor:
         where: Name of the image in errors.
 
     Raises:
-        ValueError: If there is none, or it has colors.
+        ValueError: If there is no mask, or it has colors.
     """
     if mask is None:
         raise ValueError(f"The mask of {where} is missing: give it one, or leave the image out.")

@@ -125,7 +125,7 @@ def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
     a word in its name, for a split, and leaves out all others.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If it has no class folders.
     """
     from datasets import DatasetDict, load_dataset
 
@@ -195,7 +195,7 @@ def choose_column(
         purpose: The task that needs the column, for messages.
 
     Raises:
-        ValueError: If there is none; the message names the columns.
+        ValueError: If there is no such column; the message names the columns.
     """
     name = given or next((candidate for candidate in candidates if candidate in existing), None)
     if name is not None and name in existing:

@@ -13,7 +13,7 @@ from modeling_radio.training.data.labeled.labels import name_classes
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1, 5, 1], r"label 5 of train image 2 \(column 'label'\) is none of the 2 classes \(x, y\).*`classes`"),
+        ([0, 1, 5, 1], r"label 5 of train image 2 \(column 'label'\) is not one of the 2 classes \(x, y\).*`classes`"),
         ([0, 1, -1, 1], r"label -1 of train image 2"),
         (["x", "w", "y"], r"label 'w' of train image 1"),
     ],
