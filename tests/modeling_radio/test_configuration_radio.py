@@ -1,6 +1,7 @@
 """Fields of the configuration: defaults that follow others, values that are refused, files. Presets have a file."""
 
 import dataclasses
+import inspect
 import json
 import math
 import re
@@ -49,10 +50,14 @@ def test_width_of_the_mlp_and_its_ratio_follow_from_each_other(fields, width, ra
     assert opened.hidden_size == config.hidden_size
 
 
-def test_every_field_of_ours_is_documented():
-    names = {each.name for each in dataclasses.fields(RadioConfig) if not each.name.startswith("_")}
-    names -= {each.name for each in dataclasses.fields(PreTrainedConfig)}
-    assert [name for name in names if f"        {name}: " not in RadioConfig.__doc__] == []
+def test_each_concern_describes_the_fields_that_it_declares():
+    inherited = {each.name for each in dataclasses.fields(PreTrainedConfig)}
+    found = set()
+    for concern in (each for each in RadioConfig.__mro__ if each.__name__.endswith("Fields")):
+        declared = {name for name in inspect.get_annotations(concern) if not name.startswith("_")} - inherited
+        assert set(re.findall(r"^ {8}(\w+): ", concern.__doc__, re.MULTILINE)) == declared
+        found |= declared
+    assert found == {name for name in CONFIG_FIELDS if name not in inherited}
 
 
 def test_width_and_ratio_that_contradict_each_other_are_refused(tmp_path):
