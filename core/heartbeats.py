@@ -39,7 +39,7 @@ class Beat(NamedTuple):
     Attributes:
         count: Number of its beats so far.
         step: Steps that it has finished.
-        phase: What it does.
+        phase: Its present work.
         place: Its machine and process.
         is_lost: Whether it has lost the others itself, and only looks for the cause.
     """

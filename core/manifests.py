@@ -27,7 +27,7 @@ def write_manifest(folder: Path, known: Mapping[str, FileFacts] | None = None) -
 
     Args:
         folder: Whole but for its manifest.
-        known: What `describe_files` said of some of its files, which are not read again.
+        known: Results of `describe_files` for some of its files, which are not read again.
     """
     known = known or {}
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)

@@ -69,14 +69,14 @@ class Package:
     """One pinned package; fields of other names or types, and packages without a hash, are refused.
 
     Attributes:
-        ecosystem: Which client fetches it.
+        ecosystem: Client that fetches it.
         name: Name in its registry.
         version: Pinned version. Debian releases may serve another one, see `fetch_package`.
         sha256: Hash of the archive.
         archive_bytes: Size of the download, bytes.
         unpacked_bytes: Size of the kept files, bytes, rounded up.
         license: License of the files that we keep.
-        purpose: What the project uses it for.
+        purpose: Use in this project.
         keep: Patterns (`fnmatch`, on the path inside the archive) of the files to unpack.
         client_options: Extra options of the client.
     """

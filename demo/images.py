@@ -180,7 +180,7 @@ class DemoImages(Images):
     same. Objects, emoji and photographs of the other split are never used.
 
     Args:
-        assets: What the images are made of.
+        assets: Objects, emoji and photographs that the images are made of.
         size: Side of the square images, pixels.
         num_images: Length of the data set.
         seed: Decides the random images.

@@ -124,7 +124,7 @@ class Examples:
         normals: Unit normals of surfaces, float32 `(3, height, width)` as the image.
         pairs: Pairs of images that show the same points.
         points: 3D points of the pixels before the camera in meters, float32 `(3, height, width)`; 0 if not known.
-        relevance: What each query should find.
+        relevance: Images that each query should find.
         phrases: Phrases of the images.
         groups: Source of each image, such as a video or a scene: int64 `(num_images,)`. Intervals resample whole
             groups, and images of one group are not compared with each other. None: each image is a source of its own.

@@ -29,7 +29,7 @@ class PublishedRow:
         metric: Its metric.
         settings: Further settings.
         tolerance: Difference in points that what the paper leaves open explains; None where it cannot be told.
-        remark: What the paper leaves open.
+        remark: Facts that the paper leaves open.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")

@@ -56,7 +56,7 @@ def run_evaluations(
     Args:
         settings: Settings of the evaluation.
         recipe: Recipe that names the teachers, and the data if the settings do not.
-        model: What `open_student` returned for this checkpoint at any size; None opens it.
+        model: Result of `open_student` for this checkpoint at any size; None opens it.
 
     Returns:
         The measurements with their sources; the evaluations, that of the checkpoint first.

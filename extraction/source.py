@@ -70,7 +70,7 @@ class ImageBatch(NamedTuple):
     Attributes:
         ids: Their names.
         kept: The columns that are copied.
-        images: What the `images` of their split return pixels for.
+        images: Items for which the `images` of their split return pixels.
     """
 
     ids: list[str]

@@ -100,7 +100,7 @@ class Section:
 
     Attributes:
         title: Its heading.
-        text: How to read it.
+        text: Help to read it.
         tables: Tables of measurements.
         legend: Names and their CSS colors.
         rows: Rows of images.

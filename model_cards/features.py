@@ -43,7 +43,7 @@ class FeatureSet:
         rows: Number of rows of each split.
         files: Pattern of the files of each split.
         columns: Columns in their order.
-        made: How it was made, as pairs of an aspect and its value.
+        made: Facts about its making, as pairs of an aspect and its value.
         dtype: Data type of the vectors.
         is_dense: Whether there are dense features.
         has_bases: Whether these are principal components, which `pca.safetensors` inverts.

@@ -88,7 +88,7 @@ def check_adapter_weights(
         missing: Names of weights that the adapter lacks.
         unexpected: Names of weights that the model has no place for.
         mismatched: Names of weights with their shapes in the adapter and in the model.
-        remark: What else is known about the difference, a sentence.
+        remark: Further facts about the difference, a sentence.
     """
     differences = [
         f"`{name}` has the shape {tuple(there)} in the adapter and {tuple(here)} in the model"

@@ -93,7 +93,7 @@ def gather_alike(vectors: Tensor, values: Tensor, scaling: float, least: Tensor 
 
     Args:
         vectors: Unit vectors, `(..., places, dim)`.
-        values: What is averaged, `(..., places, value_dim)`.
+        values: Averaged vectors, `(..., places, value_dim)`.
         scaling: Factor on the cosines.
         least: One number, or `(..., 1, 1)`.
 

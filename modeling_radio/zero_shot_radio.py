@@ -776,12 +776,12 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
         Args:
             pixel_values: As in `forward`, or packed as in `RadioModel.forward`.
             text_embeds: One vector per class, `(num_classes, text_dim)`, as `embed_classes` returns them.
-            source: How patches are mapped into the space of the texts. "summary_head" applies the adaptor's summary
+            source: Mapping of patches into the space of the texts. "summary_head" applies the adaptor's summary
                 head to patch tokens, as NaRADIO and RADSeg do: class tokens and patch tokens share a space, but the
                 patches of SigLIP and CLIP themselves are not aligned with texts, since they precede the pooling.
                 "features" takes the adaptor's dense features, for a teacher whose patches are aligned.
             window_size: As in `RadioModel.forward`; the last block, that of `scra`, is global in any case.
-            pixel_mask: What `RadioImageProcessor` returns with `do_pad=True`: each image is segmented without its
+            pixel_mask: Mask that `RadioImageProcessor` returns with `do_pad=True`: each image is segmented without its
                 padding, which would count in the means over the image and in `denoising`. Logits of padding are -1e4,
                 and the post-processing cuts them off.
             image_grid_hw: As in `RadioModel.forward`.

@@ -159,7 +159,7 @@ class FinetuningRun:
 
         Args:
             weights: All weights, gathered.
-            record: What the cards of these folders say of the run.
+            record: Facts about the run for the cards of these folders.
 
         Raises:
             TrainingDivergedError: If a trained weight is not finite.

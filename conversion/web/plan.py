@@ -101,7 +101,7 @@ class WebRadio(FlatRadio):
         adaptors: Adaptors with dense features.
         window_size: Side of the ViTDet windows in tokens; `None` is global attention.
         text_space: Adaptor of the texts; `None` for none.
-        text_source: How patches are mapped into its space, see `segment`.
+        text_source: Mapping of patches into its space, see `segment`.
         text_head: The summary head for patches, if there is one.
     """
 
@@ -183,7 +183,7 @@ class PagePlan:
         window: Side of the windows in patches; `None` for none.
         window_step: With windows both sides are multiples of so many pixels.
         text_space: Space in which words and patches are compared, if there are words.
-        text_source: How patches are mapped into it.
+        text_source: Mapping of patches into that space.
     """
 
     adaptors: list[str]

@@ -107,7 +107,7 @@ def folder_with_adaptors(
         source: A folder or a name on the Hub; what is not in NVIDIA's layout is returned as it is.
         names: Adaptors that a caller asks for.
         location: Where transformers shall look for a name, such as a `revision`.
-        argument: What holds the names, for messages.
+        argument: Name of the argument with the names, for messages.
 
     Raises:
         ValueError: If the release has no such adaptor, or its training file cannot be had; the message says where to

@@ -34,7 +34,7 @@ def config_fields_from_nvidia(config: dict[str, Any], adaptor_names: Any = None)
 
     Args:
         config: The parsed file: the training arguments under `args`, beside the adaptors' shapes.
-        adaptor_names: What a caller asks for, see `with_adaptors`.
+        adaptor_names: Adaptors that a caller asks for, see `with_adaptors`.
 
     Returns:
         Keyword arguments of `RadioConfig`.
@@ -69,7 +69,7 @@ def with_adaptors(config: dict[str, Any], names: Any) -> dict[str, Any]:
 
     Args:
         config: The parsed file, checked.
-        names: What was given as `adaptor_names`. What the file does not describe is left for `RadioConfig` to refuse.
+        names: The caller's `adaptor_names`. `RadioConfig` refuses those that the file does not describe.
     """
     described = [*(config.get("adaptor_configs") or {}), *(adaptor["name"] for adaptor in config.get(BESIDE) or [])]
     asked = [own_name(name, described) for name in names] if isinstance(names, list | tuple) else []
@@ -92,7 +92,7 @@ def source_fields(
         layer_scale: Whether NVIDIA's file has LayerScale; here it may be folded.
         arch: The file's name of the architecture; None takes that of the arguments.
         epoch: Last epoch, where the file has one.
-        heads: How the file's keys name each adaptor.
+        heads: Name of each adaptor in the file's keys.
     """
     return {
         "args": args,
@@ -136,7 +136,7 @@ def release_fields(
     Args:
         args: Arguments of the training run; those that we write also say what no tensor shows (`MATTERING`).
         shape: `hidden_size`, `num_hidden_layers`, `patch_size` and `use_patch_bias` of the network.
-        facts: What else the source says, under the names of NVIDIA's `config.json`: `version`, `max_resolution`,
+        facts: Further facts of the source, under the names of NVIDIA's `config.json`: `version`, `max_resolution`,
             `preferred_resolution`, `vitdet_window_size`. Without a version, the release is recognized.
         has_normalizer: Whether the network normalizes features.
 

@@ -18,7 +18,7 @@ def arguments_of(args: Mapping[str, Any], beside: Mapping[str, Any] | None = Non
 
     Args:
         args: Arguments of the run.
-        beside: What `eradio_arguments.json` beside the checkpoint holds, where there is one.
+        beside: Content of `eradio_arguments.json` beside the checkpoint, where there is one.
 
     Raises:
         ValueError: If an unpublished network has no such file, or the file is wrong.

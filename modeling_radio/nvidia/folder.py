@@ -150,7 +150,7 @@ class TrainingFile:
         """Return the arguments of `from_pretrained` with the converted folder in place of the file; nothing for others.
 
         Args:
-            folder: What is opened.
+            folder: Folder, file or name that is opened.
             arguments: Those of the call.
 
         Raises:

@@ -55,7 +55,7 @@ class Recognized(NamedTuple):
 
     Attributes:
         release: The release; None for another network, or where only the generation can be told.
-        fields: What the release, or every release of the generation, sets of `MATTERING`.
+        fields: Fields of `MATTERING` that the release, or every release of the generation, sets.
     """
 
     release: Release | None

@@ -66,7 +66,7 @@ class Memory(NamedTuple):
         targets: Teachers' features of a pass.
         activations: Tensors that the student keeps for the backward pass.
         checkpointed: The same with gradient checkpointing.
-        update: What the optimizer needs during an update, when casts, targets and activations are gone.
+        update: Memory that the optimizer needs during an update, when casts, targets and activations are gone.
     """
 
     student: float

@@ -87,7 +87,7 @@ class BalanceRecipe(RecipeSection):
         clusters: Number of clusters of the vectors that are the groups; null takes the values of `column`.
         power: The weight of an image is the inverse of the size of its group to this power. 1 shows all groups equally
             often.
-        max_repeats: How often an image is shown at most, as a multiple of its share without balance. Our choice: the
+        max_repeats: Limit to how often an image is shown, as a multiple of its share without balance. Our choice: the
             images of a tiny group would be learned by heart.
     """
 
@@ -123,7 +123,7 @@ class ImageSource(RecipeSection):
             if a folder has this name too, followed by `:config` if it has several configurations.
         split: Split of a Hub data set; None for "train".
         column: Column of the images; None finds it.
-        balance: How often the images of rare and frequent groups are shown; null shows all equally often.
+        balance: Frequencies of the images of rare and frequent groups; null shows all equally often.
     """
 
     source: str
@@ -562,8 +562,8 @@ class RunOptions(RecipeSection):
         run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,
             many images in a pass). None for the kind's default, or "fixed" if a size is given.
         input_size_px: Side of the square images in the modes "fixed" and "mosaic"; None for the teacher's native size.
-        upsample: How the mode "fixed" makes a grid finer than the teacher's own: "bilinear", "tiles" (adds detail of
-            tiles, untrained), or "featsharp" (a network that `radio upsampler` trained for it).
+        upsample: Method that makes the grid of the mode "fixed" finer than the teacher's own: "bilinear", "tiles" (adds
+            detail of tiles, untrained), or "featsharp" (a network that `radio upsampler` trained for it).
         upsampler: Folder of that network.
         precision: "float32", or "bfloat16" for autocast; outputs are float32 in both cases.
     """

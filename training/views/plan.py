@@ -350,7 +350,7 @@ def share_out(costs: Sequence[float], loads: Sequence[float]) -> list[list[int]]
 
     Args:
         costs: Cost of each image, in tokens or operations.
-        loads: What each part has already.
+        loads: Cost that each part has already.
 
     Returns:
         For each part the indices of its images.
