@@ -112,8 +112,8 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
     write_folder(settings.output, write, overwrite=settings.overwrite)
     print(
         f"Wrote {settings.output}: it opens in the pipeline zero-shot-image-classification. Measure it by "
-        f"radio evaluate {settings.output.as_posix()} --tasks zero_shot,open_vocabulary --dense-source features "
-        "--templates simple"
+        f"radio evaluate {settings.output.as_posix()} --data {recipe.data.source} --tasks zero_shot,open_vocabulary "
+        "--dense-source features --templates simple"
     )
 
 

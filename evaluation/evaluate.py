@@ -51,7 +51,7 @@ def run(settings: EvaluationSettings, model: "RadioFeatures | None" = None) -> "
     from modeling_radio.figures.progress import TOKENS, figure_over_counts, values_by_tokens
 
     transformers_logging.disable_progress_bar()  # models load fast
-    results, evaluations = run_evaluations(settings, settings.load_recipe(), model)
+    results, evaluations = run_evaluations(settings, model)
     written = list[Path]()
     if settings.output is not None and rank_and_count()[0] == 0:
         results.save(settings.output)

@@ -18,12 +18,13 @@ from modeling_radio.evaluation.models.opening import open_model
 from modeling_radio.evaluation.models.pretrained import RawPixels, random_vit
 from modeling_radio.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.evaluation.settings import EvaluationSettings
+from modeling_radio.evaluation.settings import RETRIEVAL, EvaluationSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.registry import find_task, task_names
 from modeling_radio.figures.page import check_page
 from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import Measurement, Results
+from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.training.data.sources import public_name
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.student.provenance import teacher_sources
@@ -46,8 +47,30 @@ def open_student(settings: EvaluationSettings, recipe: Recipe | None = None) -> 
     return open_radio(settings.checkpoint, size_px=settings.size, device=device, dtype=dtype, teachers=teachers)
 
 
+def find_recipe(settings: EvaluationSettings) -> Recipe | None:
+    """Return the recipe that is given, or that of the checkpoint's run if data or a task need one; else None.
+
+    Raises:
+        RecipeError: If it is needed and there is none, there are changes of none, or it cannot be used.
+    """
+    recipe = settings.load_recipe()
+    if recipe is not None:
+        return recipe
+    names = [name for name in settings.tasks or () if name != RETRIEVAL and find_task(name).needs_teachers]
+    uses = [f"the teachers of {name}" for name in names] + ["the images without `data`"] * (settings.data is None)
+    recipe = settings.load_recipe_of_run() if uses else None
+    if recipe is None and uses:
+        raise RecipeError(
+            f"`recipe` must be given for {' and '.join(uses)}, because `checkpoint` {str(settings.checkpoint)!r} is "
+            f"not in the folder of its run: give --recipe{' or --data' if settings.data is None else ''}."
+        )
+    if recipe is None and settings.changes:
+        raise RecipeError(f"`changes` must be left out without a recipe, got {[*settings.changes]}: give --recipe.")
+    return recipe
+
+
 def run_evaluations(
-    settings: EvaluationSettings, recipe: Recipe, model: RadioFeatures | None = None
+    settings: EvaluationSettings, model: RadioFeatures | None = None
 ) -> tuple[Results, list[Evaluation]]:
     """Measure a checkpoint, its baselines and the models of `compare`.
 
@@ -55,7 +78,6 @@ def run_evaluations(
 
     Args:
         settings: Settings of the evaluation.
-        recipe: Recipe that names the teachers, and the data if the settings do not.
         model: Result of `open_student` for this checkpoint at any size; None opens it.
 
     Returns:
@@ -63,10 +85,15 @@ def run_evaluations(
 
     Raises:
         ValueError: If the folder is no checkpoint, is damaged or not finite, `size` does not fit it, the data cannot be
-            opened or lack the targets of a task, or `output` holds something else than results.
+            opened or lack the targets of a task, `output` holds something else than results, or a recipe is needed
+            and not found.
         PackageError: If data or teachers cannot be fetched.
     """
-    source = settings.data or recipe.data.source
+    recipe = find_recipe(settings)
+    source = settings.data
+    if source is None:
+        assert recipe is not None  # else `find_recipe` refuses
+        source = recipe.data.source
     settings = settings.for_source(source)
     check_results_file(settings.output)
     if settings.output is not None and settings.report:
@@ -78,7 +105,7 @@ def run_evaluations(
         check_kind(source, find_task(name).kind, data.kinds())
     folder = settings.cache or cache_dir() / "evaluation"
     store = FeatureStore(folder, batch_size=settings.batch_size, num_workers=settings.num_workers)
-    find_teachers = partial(build_references, model, recipe)
+    find_teachers = partial(_find_teachers, model, settings, recipe)
     baselines = _baselines(settings, model)
     opened = [
         open_model(name, beside=model, size_px=settings.size, dtype=model.dtype)
@@ -100,7 +127,9 @@ def run_evaluations(
     parts = {kind: data.part(kind) for kind in dict.fromkeys(find_task(name).kind for name in names)}
     results = Results(
         measurements,
-        teacher_sources(model.model.config, recipe),
+        Lineage.find(settings.checkpoint.expanduser()).teachers
+        if recipe is None
+        else teacher_sources(model.model.config, recipe),
         data.sources(),
         {**describe_run(_command(settings, names), clock), "settings": settings.of_tasks()},
         data.remarks(settings.neighbors),
@@ -175,6 +204,14 @@ def build_references(model: RadioFeatures, recipe: Recipe) -> Mapping[str, Featu
         )
         for name, teacher in teachers.items()
     }
+
+
+def _find_teachers(
+    model: RadioFeatures, settings: EvaluationSettings, recipe: Recipe | None
+) -> Mapping[str, FeatureModel]:
+    """Return the teachers of a recipe, or of that of the checkpoint's run; none if there is no recipe."""
+    found = recipe or settings.load_recipe_of_run()
+    return {} if found is None else build_references(model, found)
 
 
 def _baselines(settings: EvaluationSettings, model: RadioFeatures) -> list[FeatureModel]:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from modeling_radio.core.files import RUN_FILE
 from modeling_radio.core.settings import OneOf, Settings, Spelling, read_names, require
-from modeling_radio.training.recipes.recipe import RecipeCommand
+from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeOptions
 from modeling_radio.training.recipes.sections import DEMO_SOURCES
 
 
@@ -269,7 +270,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings by protocol; settings that the user gives replace them."""
 
 
-class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
+class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings):
     """Settings of an evaluation.
 
     Attributes:
@@ -277,7 +278,8 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
         data: Folder with a sub-folder of images for each class, or `images/` and `masks/` or `depth/`, with or without
             `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; one of
             the Hub, `ORG/NAME`; or demo. By default the data of the recipe.
-        recipe: Recipe that names data and teachers, or a file of your own that ends in .yaml.
+        recipe: Name of a recipe, or a file of your own that ends in .yaml, for the data if `data` is left out, and for
+            tasks that compare with teachers. By default the one in the folder of the checkpoint's run, if it is needed.
         tasks: Tasks to measure; by default knn and segmentation_probe, as far as the data allow. The import path of a
             `Task` of your own is one too, "my_package.my_module:MY_TASK".
         preset: Protocol with defaults of other settings; for the demo's images, by default the demo's.
@@ -299,6 +301,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
 
     checkpoint: Path
     data: str | None = None
+    recipe: str | None = None
     tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL), imports=True)] = Field(None, min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None
     table: Annotated[str | None, OneOf(TABLES)] = None
@@ -333,6 +336,16 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
         )
         require(not given, "table", self.table, f"given without settings of a protocol ({', '.join(given)})")
         return self
+
+    def load_recipe(self) -> Recipe | None:
+        """Return the recipe that is given, with the changes; None if none is given."""
+        return None if self.recipe is None else self.read_recipe(self.recipe)
+
+    def load_recipe_of_run(self) -> Recipe | None:
+        """Return the recipe of the run in whose folder the checkpoint lies, with the changes; None if there is none."""
+        folder = self.checkpoint.expanduser().parent
+        is_of_run = all((folder / name).is_file() for name in (RUN_FILE, RECIPE_FILE))  # whose code is not trusted
+        return self.read_recipe(str(folder / RECIPE_FILE)) if is_of_run else None
 
     def for_source(self, source: str) -> EvaluationSettings:
         """Return these settings, with the preset of the demo for the demo's images if no preset is given.

@@ -284,7 +284,7 @@ def measure_zero_shot(evaluation: Evaluation) -> list[Measurement]:
     if not measurements:
         raise ValueError(
             "`zero_shot` needs a text tower in the checkpoint (radio convert --text-tower), or an adaptor "
-            "for a teacher with a classifier: efficientnet-lite0."
+            "for a teacher with a classifier, efficientnet-lite0, and the --recipe that names it."
         )
     return measurements
 

@@ -37,6 +37,7 @@ class Task:
         wanted: Returns the features that the task needs; called before any are extracted.
         of_baselines: Whether raw pixels, random networks and all models of `compare` are measured too.
         of_compared: Whether a model of `compare` is measured too.
+        needs_teachers: Whether the checkpoint is compared with the teachers of a recipe.
     """
 
     measure: Callable[[Evaluation], list[Measurement]]
@@ -44,6 +45,7 @@ class Task:
     wanted: Callable[[FeatureModel], Wanted] = lambda model: Wanted()
     of_baselines: bool = False
     of_compared: Callable[[FeatureModel], bool] = lambda model: False
+    needs_teachers: bool = False
 
 
 def _dense(model: FeatureModel) -> Wanted:
@@ -87,12 +89,16 @@ TASKS: dict[str, Task] = {
     ),
     "mode_switching": Task(classification.measure_mode_switching, "labels", of_compared=_takes_sizes),
     "window_consistency": Task(dense_prediction.measure_window_consistency, "photographs"),
-    "adaptor_fidelity": Task(representation.measure_adaptor_fidelity, "images", representation.all_adaptors),
-    "fidelity_over_sizes": Task(representation.measure_fidelity_over_sizes, "photographs"),
+    "adaptor_fidelity": Task(
+        representation.measure_adaptor_fidelity, "images", representation.all_adaptors, needs_teachers=True
+    ),
+    "fidelity_over_sizes": Task(representation.measure_fidelity_over_sizes, "photographs", needs_teachers=True),
     "knn_over_tokens": Task(representation.measure_knn_over_tokens, "labels"),
     "segmentation_over_tokens": Task(representation.measure_segmentation_over_tokens, "masks", _dense),
-    "fidelity_over_tokens": Task(representation.measure_fidelity_over_tokens, "images", representation.all_adaptors),
-    "model_similarity": Task(representation.measure_model_similarity, "images", _dense),
+    "fidelity_over_tokens": Task(
+        representation.measure_fidelity_over_tokens, "images", representation.all_adaptors, needs_teachers=True
+    ),
+    "model_similarity": Task(representation.measure_model_similarity, "images", _dense, needs_teachers=True),
     "effective_rank": Task(representation.measure_effective_rank, "images", _dense, of_baselines=True),
     "feature_statistics": Task(representation.measure_feature_statistics, "images", _dense, of_baselines=True),
     "fixed_pattern": Task(representation.measure_fixed_pattern, "images", of_baselines=True),

@@ -61,7 +61,7 @@ def test_sets_that_are_there_stand_beside_the_paper(
 def test_model_and_sets_are_opened_once(text_folder, tmp_path, monkeypatch, capsys):
     opened, measured = [], []
 
-    def measure(settings, recipe, model):
+    def measure(settings, model):
         measured.append((settings.preset, settings.size, settings.tasks))
         if settings.preset == "imagenet-1k" and "zero_shot" in settings.tasks:
             raise ValueError("`zero_shot` needs a text tower")

@@ -11,22 +11,23 @@ import pytest
 import torch
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
-import modeling_radio.model_cards
+import modeling_radio.metrics
 from modeling_radio import RadioImageProcessor
+from modeling_radio.core.files import RUN_FILE
 from modeling_radio.demo.evaluation_data import DemoData
 from modeling_radio.evaluation import run as evaluation_run
 from modeling_radio.evaluation.models.pretrained import RANDOM_VIT, RAW_PIXELS
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.evaluation.run import build_references, run_evaluations
+from modeling_radio.evaluation.run import build_references, find_recipe, run_evaluations
 from modeling_radio.evaluation.settings import EvaluationSettings
 from modeling_radio.metrics.results import STUDENT, Results
-from modeling_radio.training.recipes.recipe import RecipeError, load_recipe
+from modeling_radio.training.recipes.recipe import RECIPE_FILE, RecipeError, load_recipe
 from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE
 
 
-def evaluate(settings: EvaluationSettings, *changes: str) -> Results:
-    return run_evaluations(settings, load_recipe("demo", list(changes)))[0]
+def evaluate(settings: EvaluationSettings) -> Results:
+    return run_evaluations(settings)[0]
 
 
 @pytest.fixture
@@ -94,11 +95,11 @@ def test_only_results_are_replaced_by_results(settings, name, tmp_path):
     assert path.is_dir() if before is None else path.read_text() == before
 
 
-def test_the_demos_set_is_the_default(settings, data, monkeypatch):
+def test_the_images_of_a_recipe_are_the_default(settings, data, monkeypatch):
     sizes = []
     monkeypatch.setattr(DemoData, "load", lambda source, size: sizes.append((source, size)) or data)
     chosen = settings.replace(data=None, tasks=["knn", "knn"], size=32, baselines=["pixels"], neighbors=4)
-    results = evaluate(chosen)
+    results = evaluate(chosen.replace(recipe="demo"))
     assert sizes == [("demo", 32)]
     assert {found.model for found in results.measurements} == {RAW_PIXELS, STUDENT}
     assert len(set(results.measurements)) == len(results.measurements)
@@ -122,6 +123,35 @@ def test_other_models_stand_in_the_same_table(settings, tmp_path):
     assert list(dict.fromkeys(of_task["resolution_consistency"])) == [*names, STUDENT]
     values = {found.model: found.value for found in measured if found.task == "knn" and found.metric == "accuracy"}
     assert len(set(values.values())) > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "argument"),
+    [
+        ({"tasks": ["knn", "adaptor_fidelity"]}, "recipe"),
+        ({"data": None}, "recipe"),
+        ({"changes": ["seed=3"]}, "changes"),
+    ],
+)
+def test_a_recipe_is_asked_for_where_one_is_needed(settings, changes, argument):
+    with pytest.raises(RecipeError, match=f"`{argument}` .*--recipe"):
+        evaluate(settings.replace(**changes))
+
+
+def test_a_recipe_is_only_read_if_it_is_needed(settings):
+    folder = settings.checkpoint.parent
+    (folder / RECIPE_FILE).write_text("base: demo\nseed: 5\n")
+    needy = settings.replace(tasks=["knn", "model_similarity"])
+    with pytest.raises(RecipeError, match="`recipe`"):  # of whom it is, nobody knows
+        find_recipe(needy)
+    (folder / RUN_FILE).touch()
+    assert find_recipe(settings) is None
+    for chosen in (needy, settings.replace(data=None)):
+        assert find_recipe(chosen.replace(changes=["seed=7"])).seed == 7
+        assert find_recipe(chosen).seed == 5
+    (folder / RECIPE_FILE).write_text("base: demo\nloss: {features: 'own_loss:squared'}\n")
+    with pytest.raises(RecipeError, match="--trust-remote-code"):
+        find_recipe(needy)
 
 
 def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(tiny_model, monkeypatch):

@@ -36,7 +36,7 @@ from modeling_radio.core.manifests import CheckpointError, FileFacts, describe_f
 from modeling_radio.core.ranks import of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.settings import differences, order_differences, setting_paths, with_defaults
 from modeling_radio.training.distillation.monitoring import SkippedSteps
-from modeling_radio.training.recipes.recipe import Recipe, RecipeError, decisive_part, load_recipe
+from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeError, decisive_part, load_recipe
 from modeling_radio.training.student.sharding import (
     as_part,
     first_row,
@@ -299,7 +299,7 @@ def check_export(output: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> N
     Raises:
         RecipeError: As `check_same_recipe`.
     """
-    path = output / "recipe.yaml"
+    path = output / RECIPE_FILE
     if (output / "final").is_dir() and path.is_file():
         check_same_recipe(output / "final", load_recipe(str(path)).to_dict(), recipe, allowed)
 

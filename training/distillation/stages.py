@@ -10,7 +10,7 @@ from modeling_radio.core.interruption import warn_of_launcher_timeout
 from modeling_radio.core.ranks import dead_ranks_named, on_first_rank
 from modeling_radio.training.distillation.checkpoints import check_allowed_changes, check_export
 from modeling_radio.training.distillation.trainer import Distiller
-from modeling_radio.training.recipes.recipe import Recipe, RecipeError, save_recipe, stage_recipes
+from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeError, save_recipe, stage_recipes
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.student.sharding import build_accelerator
 
@@ -73,7 +73,7 @@ def _run_all(
         on_first_rank(lambda: check_export(output, recipe))
     if is_main_process:
         remove_partial(output)
-        write_file(output / "recipe.yaml", lambda path: save_recipe(recipe, path))
+        write_file(output / RECIPE_FILE, lambda path: save_recipe(recipe, path))
     if not _run_stages(distillers, stop_at):
         return None
     if is_main_process:

@@ -44,7 +44,7 @@ from modeling_radio.training.distillation.tracking import (
     start_trackers,
     write_data_record,
 )
-from modeling_radio.training.recipes.recipe import Recipe, save_recipe
+from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, save_recipe
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.student.export import Normalizers, export_student, fit_normalizers
 from modeling_radio.training.student.parameters import frozen_trunk
@@ -153,7 +153,7 @@ class Distiller:
     def _save_recipe(self) -> None:
         for folder in (self.output, *(self.output / name for name in ("checkpoints", "pictures", "skipped"))):
             remove_partial(folder)
-        write_file(self.output / "recipe.yaml", lambda path: save_recipe(self.recipe, path))
+        write_file(self.output / RECIPE_FILE, lambda path: save_recipe(self.recipe, path))
 
     def build(self) -> None:
         """Build the parts of the run, and what reads and writes their state."""

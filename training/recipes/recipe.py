@@ -54,6 +54,8 @@ from modeling_radio.training.recipes.sections import (
 
 
 RECIPES_DIR = Path(__file__).parent
+RECIPE_FILE = "recipe.yaml"
+"""The resolved recipe in the folder of a run."""
 _OF_OTHERS = ("config.json", "adapter_config.json", "run.txt")
 """Files by which a folder of a checkpoint, an adapter or a run is known; it may be somebody else's."""
 
@@ -233,11 +235,10 @@ def _as_words(changes: Any) -> Any:
     return [f"{path}={json.dumps(value, default=str, ensure_ascii=False)}" for path, value in changes.items()]
 
 
-class RecipeCommand(Settings):
-    """Base of the options of a command that takes a recipe.
+class RecipeOptions(Settings):
+    """Base of the options of a command with a field `recipe`, the name or file of a recipe.
 
     Attributes:
-        recipe: Name of a recipe, or a file of your own that ends in .yaml.
         trust_remote_code: Allow a recipe that lies anywhere in the folder of a checkpoint, an adapter or a run, or has
             such a `base`, to import Python code by "module:name" (teachers, losses, a student). Other recipes may
             always do so: from installed modules, the working directory, or the recipe's folder.
@@ -245,7 +246,6 @@ class RecipeCommand(Settings):
             keys.
     """
 
-    recipe: str = "demo"
     trust_remote_code: bool = False
     changes: Annotated[list[str] | dict[str, Any], BeforeValidator(_as_words)] = []
 
@@ -258,18 +258,36 @@ class RecipeCommand(Settings):
         path = _find_recipe(source)
         return with_defaults(Recipe, functools.reduce(merged, _read_layers([path]).values(), {"name": path.stem}))
 
-    def load_recipe(self, *first: str) -> Recipe:
-        """Return the recipe with the changes; others may be made before them.
+    def read_recipe(self, source: str, *first: str) -> Recipe:
+        """Return a recipe with the changes.
+
+        Args:
+            source: Its name or file.
+            first: Changes that are made before those of the options.
 
         Raises:
             RecipeError: As `load_recipe`, or if a recipe that came with a checkpoint names classes to import.
         """
-        recipe, folder = load_recipe(self.recipe, [*first, *self.changes]), _find_recipe(self.recipe).parent
+        recipe, folder = load_recipe(source, [*first, *self.changes]), _find_recipe(source).parent
         if not self.trust_remote_code:
-            refuse_code_of_others(self.recipe, recipe, [*self.changes])
+            refuse_code_of_others(source, recipe, [*self.changes])
         for name, argument in _all_named_code(recipe).items():  # now, since nothing else knows the recipe's folder
             import_object(name, argument, beside=folder, error=RecipeError)
         return recipe
+
+
+class RecipeCommand(RecipeOptions):
+    """Base of the options of a command that always takes a recipe.
+
+    Attributes:
+        recipe: Name of a recipe, or a file of your own that ends in .yaml.
+    """
+
+    recipe: str = "demo"
+
+    def load_recipe(self, *first: str) -> Recipe:
+        """Return the recipe with the changes; others may be made before them. Errors as of `read_recipe`."""
+        return self.read_recipe(self.recipe, *first)
 
 
 def refuse_code_of_others(source: str, recipe: Recipe, changes: Sequence[str] = ()) -> None:
