@@ -5,7 +5,9 @@ This module stands beside the package, since importing `modeling_radio` imports 
 """
 
 import argparse
+import difflib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import signal
@@ -76,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0
+    if words == ["--version"]:
+        print(f"radio {importlib.metadata.version('modeling-radio')}")
+        return 0
     name, *words = words
     module, words = find_module(name, words)
     if module is None:
@@ -100,7 +105,7 @@ def usage() -> str:
             "RADIO vision backbones: distill, tune, measure, convert, publish.\n",
             *lines,
             f"\nAlso: {', '.join(MORE_COMMANDS)}.",
-            "`radio COMMAND --help` lists the options of a command.",
+            "`radio COMMAND --help` lists the options of a command, `radio --version` prints the version.",
         ]
     )
 
@@ -109,7 +114,9 @@ def find_module(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     """Return the module of a command and the words without `--to FORMAT`; None and a message if there is none."""
     modules = {**{each: module for each, (module, _) in COMMANDS.items()}, **MORE_COMMANDS}
     if name not in modules:
-        return None, [f"Unknown command {name!r}. `radio --help` lists all."]
+        near = difflib.get_close_matches(name, modules, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return None, [f"Unknown command {name!r}.{hint} `radio --help` lists all."]
     formats = FORMATS.get(name, {})
     chosen, rest, following = None, [], iter(words)
     for word in following:

@@ -12,6 +12,7 @@ from modeling_radio.core.checkpoints import open_checkpoint, read_config, withou
 from modeling_radio.core.errors import first_few
 from modeling_radio.core.files import check_output
 from modeling_radio.core.hub import find_folder
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings
 from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.nvidia.fit import check_fit
@@ -37,7 +38,7 @@ class FolderSettings(Settings):
         overwrite: Replace the output if it exists.
     """
 
-    checkpoint: Path
+    checkpoint: ModelFolder
     output: Path
     overwrite: bool = False
 

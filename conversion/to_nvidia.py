@@ -16,6 +16,7 @@ from modeling_radio.checks_radio import read_json
 from modeling_radio.conversion.opening import check_file_output, open_model
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import write_file
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings
 from modeling_radio.eradio_radio import EradioPositionBias
 from modeling_radio.nvidia.arguments import check_arguments, check_source
@@ -350,7 +351,7 @@ class ToNvidiaSettings(Settings):
         overwrite: Replace the output if it exists.
     """
 
-    checkpoint: Path
+    checkpoint: ModelFolder
     output: Path
     overwrite: bool = False
 

@@ -19,6 +19,7 @@ from modeling_radio.core.checkpoints import read_config, with_windowed_blocks
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import check_output, write_folder
 from modeling_radio.core.hub import find_folder
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings, Spelling, read_names
 from modeling_radio.zero_shot_radio import DenseSource
 
@@ -58,7 +59,7 @@ class WebSettings(Settings):
         overwrite: Replace an earlier site.
     """
 
-    checkpoint: Path
+    checkpoint: ModelFolder
     site: Path
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
     sizes: Annotated[list[Annotated[int, Field(ge=1)]] | None, Spelling(_read_sizes, "PX,PX")] = None

@@ -1,6 +1,7 @@
 """Ids of models and data sets: one spelling, whatever the user wrote."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +12,35 @@ HUB_PREFIX = "hub:"
 LIBRARY_PREFIXES = ("timm:", "transformers:")
 """Beginnings of ids that name a network of a library."""
 _TIMM_ON_HUB = re.compile(r"timm/([\w.-]+)")
+MODELS_OF_RUNS = ("merged", "final")
+"""Folders of a run with its model, in the order of preference: a merged adapter needs no base."""
+_CONFIGS = ("config.json", "adapter_config.json")
+
+
+def model_folder(folder: Path) -> Path:
+    """Return a folder, or the folder of its model if it is that of a run, which a line on stderr says."""
+    place = folder.expanduser()
+    if not place.is_dir() or _has_config(place):
+        return folder
+    for name in MODELS_OF_RUNS:
+        if _has_config(place / name):
+            print(f"{folder} is the folder of a run: its model {folder / name} is used.", file=sys.stderr, flush=True)
+            return folder / name
+    return folder
+
+
+def _has_config(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _CONFIGS)
 
 
 def standard_id(source: str) -> str:
     """Return the documented spelling of an id: `ORG/NAME` of `hub:ORG/NAME`, and `timm:NAME` of `timm/NAME`.
 
-    Anything else stays as it is, such as a folder on this machine, whatever its name.
+    Anything else stays as it is, such as a folder on this machine, whatever its name; see also `model_folder`.
     """
     if Path(source).expanduser().exists():
-        return source
+        folder = model_folder(Path(source))
+        return source if folder == Path(source) else str(folder)
     name = source.removeprefix(HUB_PREFIX)
     network = _TIMM_ON_HUB.fullmatch(name)
     return name if network is None else f"timm:{network[1]}"
@@ -27,3 +48,5 @@ def standard_id(source: str) -> str:
 
 ModelId = Annotated[str, AfterValidator(standard_id)]
 """A setting that names a model."""
+ModelFolder = Annotated[Path, AfterValidator(model_folder)]
+"""A setting that names the folder of a model, or its id on the Hub."""

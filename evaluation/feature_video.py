@@ -18,6 +18,7 @@ from modeling_radio import RadioModel, RadioVideoProcessor
 from modeling_radio.checks_radio import check_choice, own_names
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.files import check_output, write_file
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.machine import find_device
 from modeling_radio.core.settings import Settings, SettingsError
 from modeling_radio.core.timing import ProgressBar
@@ -53,7 +54,7 @@ class FeatureVideoSettings(Settings):
         overwrite: Replace the output if it exists.
     """
 
-    checkpoint: Path
+    checkpoint: ModelFolder
     clip: Path
     output: Path
     size: int | None = Field(None, gt=0)

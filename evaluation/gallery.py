@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.checkpoints import with_windowed_blocks
 from modeling_radio.core.command_line import Command
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.demo.assets import load_demo_assets
 from modeling_radio.demo.closing_page import republishable_photographs
 from modeling_radio.demo.evaluation_data import load_photographs
@@ -81,7 +82,7 @@ class GallerySettings(RecipeCommand):
         dense_source: Features of the patches: those of the summary head, or the teacher's.
     """
 
-    checkpoint: Path
+    checkpoint: ModelFolder
     output: Path = Path("runs/gallery")
     alone: bool = False
     shifts: int = Field(4, gt=0)

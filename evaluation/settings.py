@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from modeling_radio.core.files import RUN_FILE
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import OneOf, Settings, Spelling, read_names, require
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeOptions
 from modeling_radio.training.recipes.sections import DEMO_SOURCES
@@ -299,7 +300,7 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings):
         precision: Number format in which the checkpoint computes.
     """
 
-    checkpoint: Path
+    checkpoint: ModelFolder
     data: str | None = None
     recipe: str | None = None
     tasks: Annotated[list[str] | None, OneOf((*TASK_NAMES, RETRIEVAL), imports=True)] = Field(None, min_length=1)

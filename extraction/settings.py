@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Problem, Settings, SettingsError
 from modeling_radio.model_cards.licenses import OTHER, License
 
@@ -116,7 +117,7 @@ class ExtractionSettings(SourceSettings, StorageSettings):
         engine_gpus: GPUs of each of these workers, such as 0.5; by default 1 if this machine has one.
     """
 
-    checkpoint: Path
+    checkpoint: ModelFolder
     output: Path | str
     format: Literal["parquet", "lance"] = "parquet"
     index: Literal["flat", "hnsw"] | None = None
@@ -174,7 +175,7 @@ class SearchSettings(Settings):
 
     folder: Path | str
     query: str
-    checkpoint: Path
+    checkpoint: ModelFolder
     by: str | None = None
     top: int = Field(10, gt=0)
     page: Path | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modeling_radio.core.command_line import Command
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings
 
 
@@ -29,7 +30,7 @@ class CardSettings(Settings):
         overwrite: Replace a README.md that somebody else wrote or edited.
     """
 
-    checkpoint: Path
+    checkpoint: ModelFolder
     results: Path | None = None
     model_id: str | None = None
     name: str | None = None

@@ -6,9 +6,9 @@ pickles, no paths of this machine and no code but the installed one. Then all fi
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from modeling_radio.core.command_line import Command
+from modeling_radio.core.ids import ModelId
 from modeling_radio.core.settings import Settings
 
 
@@ -27,7 +27,7 @@ class PublishSettings(Settings):
         trust_remote_code: Allow other code that the folder or an adapter's base names: it is run and published.
     """
 
-    checkpoint: Path | str
+    checkpoint: ModelId
     model_id: str
     private: bool = False
     revision: str | None = None

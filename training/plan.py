@@ -1,4 +1,4 @@
-"""Plan a run before paying for it: `radio plan --recipe c_radio_v4_h --gpus 128` prints Markdown tables.
+"""Plan a run before paying for it: `radio plan --recipe c_radio_v4_h --gpus 128` prints time, memory and cost.
 
 GPU hours, memory, disk and network of a recipe on named cards, or on cards of given numbers. The recipe's networks are
 built on the meta device, without weights or a download, and their passes are counted by PyTorch's `FlopCounterMode`:
@@ -35,6 +35,8 @@ class PlanSettings(RecipeCommand):
         memory_gib: Memory of that card; by default the known number.
         mfu: Share of a card's peak that the run is assumed to reach.
         image_kb: Mean size of an image file, in 1,000 bytes; workers prepare small files faster.
+        price: Price of a GPU hour, in any currency.
+        verbose: Print also Markdown tables of all cards, networks, steps, memory, disk and network.
     """
 
     recipe: str
@@ -44,6 +46,8 @@ class PlanSettings(RecipeCommand):
     memory_gib: float | None = Field(None, gt=0)
     mfu: float = Field(DEFAULT_MFU, gt=0, le=1)
     image_kb: float = Field(DEFAULT_IMAGE_KB, gt=0)
+    price: float | None = Field(None, gt=0)
+    verbose: bool = False
 
 
 COMMAND = Command(
@@ -53,7 +57,8 @@ COMMAND = Command(
     changes=Recipe,
     examples=(
         "radio plan --recipe demo --gpus 1",
-        "radio plan --recipe c_radio_v4_h --gpus 128",
+        "radio plan --recipe c_radio_v4_h --gpus 128 --price 2.5",
+        "radio plan --recipe c_radio_v4_h --gpus 128 --verbose",
         "radio plan --recipe c_radio_v4_h --gpus 8,64,256",
         "radio plan --recipe c_radio_v3 --gpus 8 --gpu RTX-5090 --peak-tflops 209.5 --memory-gib 32",
     ),
@@ -63,7 +68,7 @@ COMMAND = Command(
 def _plan(settings: PlanSettings) -> None:
     # These import torch, for which `--help` need not wait.
     from modeling_radio.training.planning.costs import choose_cards, simulated_card
-    from modeling_radio.training.planning.plan import Plan, describe, describe_ranks
+    from modeling_radio.training.planning.plan import Plan, describe, describe_ranks, summarize
     from modeling_radio.training.planning.simulation import Speed
 
     cards = choose_cards(settings.gpu, settings.peak_tflops, settings.memory_gib)
@@ -71,11 +76,12 @@ def _plan(settings: PlanSettings) -> None:
     recipe = settings.load_recipe("data.source=unopened")
     first, *others = settings.gpus
     plan = Plan(recipe, first)
+    speed = Speed(simulated_card(cards), settings.mfu, settings.image_kb)
     if others:
-        plans = [plan, *(Plan(recipe, number, plan.networks) for number in others)]
-        print(describe_ranks(plans, Speed(simulated_card(cards), settings.mfu, settings.image_kb)))
-    else:
-        print(describe(plan, cards, settings.mfu, settings.image_kb))
+        print(describe_ranks([plan, *(Plan(recipe, number, plan.networks) for number in others)], speed))
+        return
+    print(summarize(plan, speed, settings.price))
+    print(describe(plan, cards, settings.mfu, settings.image_kb) if settings.verbose else "`--verbose` prints more.")
 
 
 main = partial(COMMAND.run, _plan)

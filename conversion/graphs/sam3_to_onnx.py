@@ -25,6 +25,7 @@ from modeling_radio.conversion.graphs.settings import DEFAULT_TOLERANCE
 from modeling_radio.core.checkpoints import read_config
 from modeling_radio.core.command_line import Command, one_line_warnings
 from modeling_radio.core.files import FolderKind, check_output, write_folder
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings
 from modeling_radio.sam3_radio import RadioSam3Model, RadioSam3Trunk
 
@@ -179,7 +180,7 @@ class Sam3Settings(Settings):
         overwrite: Replace the output if it exists.
     """
 
-    checkpoint: Path
+    checkpoint: ModelFolder
     output: Path
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
     overwrite: bool = False

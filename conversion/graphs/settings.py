@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from modeling_radio.core.ids import ModelFolder
 from modeling_radio.core.settings import Settings, Spelling, read_names, read_yaml, require
 
 
@@ -37,7 +38,7 @@ class GraphSettings(Settings):
         overwrite: Replace the output if it exists.
     """
 
-    checkpoint: Path
+    checkpoint: ModelFolder
     output: Path
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
     window_size: Annotated[Window, Spelling(read_yaml, "TOKENS|global")] = None

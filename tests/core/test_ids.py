@@ -1,9 +1,11 @@
 """An id has one spelling, and the other is taken by every setting that names a model."""
 
+import shutil
+
 import pytest
 from pydantic import TypeAdapter
 
-from modeling_radio.core.ids import ModelId, standard_id
+from modeling_radio.core.ids import ModelId, model_folder, standard_id
 from modeling_radio.training.recipes.sections import StudentRecipe, TeacherRecipe
 from modeling_radio.tuning.settings import FinetuneSettings
 
@@ -34,3 +36,17 @@ def test_a_folder_stays_what_it_is(tmp_path, monkeypatch):
     for name in ("timm/net", "hub:org/net"):
         (tmp_path / name).mkdir(parents=True)
         assert standard_id(name) == name
+
+
+def test_the_folder_of_a_run_stands_for_its_model(tmp_path, capsys):
+    run = tmp_path / "run"
+    for name, config in (("final", "adapter_config.json"), ("merged", "config.json")):
+        (run / name).mkdir(parents=True)
+        assert model_folder(run) == run  # nothing is in it yet, or only in the folder before
+        (run / name / config).write_text("{}")
+        assert model_folder(run) == run / name
+        assert standard_id(str(run)) == str(run / name)
+        assert str(run / name) in capsys.readouterr().err
+        assert model_folder(run / name) == run / name
+        assert not capsys.readouterr().err
+        shutil.rmtree(run / name)

@@ -1,5 +1,6 @@
 """The command: cards and changes in, Markdown tables out, nothing loaded."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,15 @@ def test_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
         tmp_path, without_sam3 + "\nstages:\n  - {name: first, schedule: {num_steps: 3}}\n  - {name: second}\n"
     )
     partitions = "partitions=[{name: low, sizes_px: [64], batch_size: 8}, {name: high, sizes_px: [128], batch_size: 2}]"
-    assert main(["--recipe", path, "--gpus", "2", partitions]) == 0
+    assert main(["--recipe", path, "--gpus", "2", "--price", "3", partitions]) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in first[:3]] == ["Time", "Memory", "Cost"]
+    hours = re.search(r"on 2 H100, (\S+) GPU hours", first[0])
+    assert hours is not None
+    assert f"{3 * float(hours[1]):.2f}" in first[2]
+    assert main(["--recipe", path, "--gpus", "2", "--verbose", partitions]) == 0
     output = capsys.readouterr().out
+    assert output.splitlines()[:2] == first[:2]
     for text in (
         "| A100 | 312 | 80 | yes |",
         "| RTX-4090 | 165 | 24 | yes |",
@@ -43,7 +51,7 @@ def test_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_card_and_assumptions_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--recipe", "demo", "--gpus", "1", "--mfu", "0.1", "--image-kb", "20"]
+    arguments = ["--recipe", "demo", "--gpus", "1", "--mfu", "0.1", "--image-kb", "20", "--verbose"]
     assert main([*arguments, "--gpu", "Mine", "--peak-tflops", "50", "--memory-gib", "0.2"]) == 0
     output = capsys.readouterr().out
     for text in ("10% of the peak", "| Mine | 50.0 | 0.2 | no |", "20 kB for an image"):
@@ -90,5 +98,5 @@ def test_nothing_is_fetched_and_no_data_set_opened(tmp_path: Path) -> None:
         [sys.executable, "-c", WATCHED], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    assert "| L4 | 121 |" in run.stdout
+    assert "on 8 L4, " in run.stdout
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []

@@ -274,6 +274,33 @@ def describe_ranks(plans: Sequence[Plan], speed: Speed) -> str:
     return table + "\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
+def summarize(plan: Plan, speed: Speed, price: float | None) -> str:
+    """Return time, memory and cost on one card in three lines.
+
+    Args:
+        plan: The plan.
+        speed: The card, and the share of its peak that the run is assumed to reach.
+        price: Of a GPU hour, in any currency; None if it is not known.
+    """
+    seconds, card, memory = plan.seconds(speed), speed.card, plan.memory()
+    hours = plan.num_gpus * seconds / SECONDS_PER_HOUR
+    most, least = (memory.total(is_checkpointed=flag) / GIB for flag in (False, True))
+    fits = {
+        "yes": "it fits",
+        "checkpointed": f"too much, but {least:.1f} GiB with `student.gradient_checkpointing=true` fit",
+        "no": f"too much, also the {least:.1f} GiB with `student.gradient_checkpointing=true`",
+    }[memory.fits(card)]
+    cost = "give `--price`, of one GPU hour" if price is None else f"{_short(hours * price)} at {price:g} an hour"
+    times = [f"{_duration(seconds)} on {plan.num_gpus} {card.name}", f"{_short(hours)} GPU hours"]
+    return "\n".join(
+        [
+            f"Time: {', '.join(times)}, if a GPU reaches {speed.mfu:.0%} of its peak.",
+            f"Memory: {most:.1f} of {card.memory_gib:g} GiB on each GPU: {fits}.",
+            f"Cost: {cost}.",
+        ]
+    )
+
+
 def describe(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float) -> str:
     """Return a plan as Markdown.
 
