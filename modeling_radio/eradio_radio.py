@@ -6,7 +6,7 @@ configuration import this file.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from .checks_radio import (
     optional,
 )
 from .configuration_radio import RadioConfig
-from .inputs_radio import WindowSize, check_batch, warn_of_pixel_range
+from .inputs_radio import Call
 from .modeling_radio import RadioNetwork
 from .outputs_radio import NetworkOutput
 
@@ -457,6 +457,15 @@ class EradioNetwork(RadioNetwork):
             blocks, which E-RADIO does not have.
     """
 
+    refused = {
+        "image_grid_hw": "E-RADIO has no packed images, since its convolutions read whole ones",
+        "draws": "E-RADIO has no randomness in training",
+        "num_tokens": "E-RADIO has no global tokens",
+        "decode": "E-RADIO has no decoder",
+        "output_hidden_states": "E-RADIO has no tokens of one width between its levels",
+        "output_attentions": "E-RADIO has no attention weights of the whole image",
+    }
+
     def __init__(self, config: RadioConfig, use_adaptors: bool = True) -> None:
         fields = eradio_fields(config.eradio or {})
         wanted = {**fields, "video_temporal_patch_size": None, "num_intermediate_normalizers": 0}
@@ -490,69 +499,24 @@ class EradioNetwork(RadioNetwork):
         """Set the windows that fit images of a height and width without resizing; see `EradioTrunk`."""
         return self.model.set_optimal_window_size(image_dim)
 
-    def forward(  # noqa: PLR0913
-        self,
-        pixel_values: Tensor | None,
-        image_grid_hw: Tensor | None = None,
-        window_size: WindowSize = None,
-        keep: Collection[int] = (),
-        output_hidden_states: Any = None,
-        output_attentions: bool | None = None,
-        draws: Tensor | None = None,
-        pixel_values_videos: Tensor | None = None,
-        num_tokens: Any = None,
-        decode: bool = True,
-        full_length: bool = False,
-    ) -> NetworkOutput:
+    def encode(self, call: Call) -> NetworkOutput:
         """Run the network; the mean of the features precedes them, as the class token does in other networks.
 
-        Args:
-            pixel_values: RGB images in [0, 1], sides multiples of 32.
-            image_grid_hw: Refused.
-            window_size: Side of the windows in tokens; "auto" takes `optimal_window`; `None` takes the network's.
-            keep: Refused unless empty, since the levels have different widths.
-            output_hidden_states: Refused unless false.
-            output_attentions: Refused unless false.
-            draws: Refused.
-            pixel_values_videos: Clips; each frame is an image.
-            num_tokens: Refused.
-            decode: Refused if false.
-            full_length: Ignored: it concerns RADIO1D only.
-
         Raises:
-            ValueError: On an argument that asks for something E-RADIO does not have; otherwise as `RadioModel.forward`.
+            ValueError: If blocks are wanted, since the levels have different widths, or E-RADIO has no such window.
         """
-        config = self.config
-        wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        wants_attentions = config.output_attentions if output_attentions is None else output_attentions
-        for name, is_wanted, missing in (
-            ("image_grid_hw", image_grid_hw is not None, "packed images, since its convolutions read whole ones"),
-            ("draws", draws is not None, "randomness in training"),
-            ("num_tokens", num_tokens is not None, "global tokens"),
-            ("decode", not decode, "decoder"),
-            (
-                "output_hidden_states",
-                wants_states not in (None, False, [], ()),
-                "tokens of one width between its levels",
-            ),
-            ("output_attentions", bool(wants_attentions), "attention weights of the whole image"),
-        ):
-            if is_wanted:
-                raise ValueError(f"`{name}` must be left out: E-RADIO has no {missing}.")
-        if keep:
+        if call.keep:
             raise ValueError(
-                f"Blocks {sorted(keep)} cannot be read: E-RADIO has no blocks of one width, only its final features. "
-                "Take a head that reads these, or a RADIO that is a plain ViT."
+                f"Blocks {sorted(call.keep)} cannot be read: E-RADIO has no blocks of one width, only its final "
+                "features. Take a head that reads these, or a RADIO that is a plain ViT."
             )
-        batch = check_batch(config, pixel_values, image_grid_hw, pixel_values_videos)
-        if not self._warned_of_pixel_range:
-            self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
-        features = self.model(self.input_conditioner(batch.pixels), self._window(window_size, batch.grid))
-        features = features.flatten(2).transpose(1, 2)
+        batch = call.batch
+        window = self._window(call.window_size, batch.grid)
+        features = self.model(self.input_conditioner(batch.pixels), window).flatten(2).transpose(1, 2)
         tokens = torch.cat([features.mean(dim=1, keepdim=True), features], dim=1)
         return NetworkOutput(tokens, tokens, {}, None, None, batch.grid, num_clips=batch.num_clips)
 
-    def _window(self, window_size: WindowSize, grid: Resolution) -> int | None:
+    def _window(self, window_size: int | str | None, grid: Resolution) -> int | None:
         """Return the side of a call's windows; `None` means that of the training."""
         if window_size is None:
             return self.config.vitdet_window_size

@@ -26,7 +26,7 @@ def check_images(pixel_values: Any, config: RadioConfig, argument: str = "pixel_
     Raises:
         ValueError: If shape, size or type are wrong.
     """
-    _check_tensor(argument, pixel_values)
+    _check_pixels(argument, pixel_values)
     if pixel_values.ndim != 4 or pixel_values.shape[0] < 1:
         hint = " Clips are `pixel_values_videos`." if pixel_values.ndim == 5 else ""
         raise ValueError(
@@ -36,33 +36,27 @@ def check_images(pixel_values: Any, config: RadioConfig, argument: str = "pixel_
     channels, height, width = pixel_values.shape[1:]
     if channels != config.num_channels:
         raise ValueError(f"`{argument}` must have {config.num_channels} channels, got {channels}.")
-    _check_pixel_type(pixel_values, argument)
     if torch.jit.is_tracing():
         height, width = int(height), int(width)  # tensors there; a trace is of one size
     config.check_resolution(height, width, argument)
     return Resolution(height // config.patch_size, width // config.patch_size)
 
 
-def check_merging(config: RadioConfig, num_tokens: object, *, decode: bool, is_packed: bool) -> None:
-    """Refuse RADIO1D's arguments for a plain network, and packed images for RADIO1D.
+def check_refused(refused: Mapping[str, str], **given: Any) -> None:
+    """Refuse arguments that ask for something that a network does not have.
+
+    Args:
+        refused: By name of an argument, the reason to refuse it, which may say what to do.
+        given: Arguments of a call; `None` asks for nothing.
 
     Raises:
-        ValueError: If the call asks for it.
+        ValueError: If a refused argument is given.
     """
-    if config.num_mergings:
-        if is_packed:
-            raise ValueError(
-                "`image_grid_hw` must be None with `downscale_levels`, got a tensor. Merged tokens are not packed: "
-                "call the model with images of one size, `(batch, channels, height, width)`."
-            )
-        return
-    name, value, default = ("decode", decode, True) if num_tokens is None else ("num_tokens", num_tokens, None)
-    if value is not default:
-        shown = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise ValueError(
-            f"`{name}` must be {default}, got {shown}. This network has one token for each patch and no decoder; "
-            "RADIO1D has them, for example the preset 'c-radio_v4-1d-h'."
-        )
+    for name, reason in refused.items():
+        value = given[name]
+        if value is not None:
+            shown = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ValueError(f"`{name}` must be left out, got {shown}: {reason}.")
 
 
 def _check_tensor(name: str, value: object) -> None:
@@ -71,12 +65,13 @@ def _check_tensor(name: str, value: object) -> None:
         raise ValueError(f"`{name}` must be a tensor, got a {type(value).__name__}. The image processor returns one.")
 
 
-def _check_pixel_type(pixel_values: Tensor, argument: str) -> None:
-    """Raise a `ValueError` for pixels that are no fractions."""
-    if not pixel_values.is_floating_point():
+def _check_pixels(name: str, value: Any) -> None:
+    """Raise a `ValueError` where something else comes than a tensor of fractions."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        found = value.dtype if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise ValueError(
-            f"`{argument}` must be floating point in [0, 1], got {pixel_values.dtype}. Divide by 255 or use the "
-            "image processor."
+            f"`{name}` must be a floating-point tensor in [0, 1], got {found}. The image processor returns one; or "
+            "divide by 255."
         )
 
 
@@ -91,8 +86,7 @@ def check_pack(patches: Any, image_grid_hw: Any, config: RadioConfig) -> ImagePa
     Raises:
         ValueError: If the shapes do not fit each other, or a grid is too large.
     """
-    _check_tensor("pixel_values", patches)
-    _check_pixel_type(patches, "pixel_values")
+    _check_pixels("pixel_values", patches)
     _check_tensor("image_grid_hw", image_grid_hw)
     is_list_of_pairs = image_grid_hw.ndim == 2 and image_grid_hw.shape[1] == 2 and len(image_grid_hw)
     if not is_list_of_pairs or image_grid_hw.is_floating_point() or image_grid_hw.is_complex():
@@ -147,7 +141,7 @@ def warn_of_pixel_range(pixel_values: Tensor) -> bool:
     if torch.compiler.is_compiling() or pixel_values.device.type != "cpu" or not pixel_values.numel():
         return False
     try:
-        low, high = (bound.item() for bound in pixel_values.detach()[..., ::4, ::4].aminmax())
+        low, high = map(Tensor.item, pixel_values.detach()[..., ::4, ::4].aminmax())
     except RuntimeError:  # `torch.func.vmap` has no values
         return False
     is_suspect = low < -0.5 or high > 1.5  # our choice: resampling overshoots [0, 1] by far less
@@ -308,32 +302,32 @@ def check_window_size(window_size: int | str) -> None:
     )
 
 
-def resolve_window(config: RadioConfig, window_size: WindowSize, grid: Resolution) -> int | None:
-    """Return the window in tokens, or `None` for global attention.
+def without_cost(window_size: WindowSize) -> int | str | None:
+    """Return the window of a `WindowChoice`, and any other window as it is."""
+    wanted: Any = window_size
+    if not hasattr(wanted, "latency_ms"):  # which a choice of another copy of this file has too
+        return wanted
+    return "global" if wanted.window_size is None else wanted.window_size
+
+
+def resolve_window(config: RadioConfig, window_size: int | str | None, grid: Resolution) -> int | None:
+    """Return the window of a ViT in tokens, or `None` for global attention.
 
     Args:
         config: Names the default window.
-        window_size: As in `RadioModel.forward`.
+        window_size: Window of the call, without a predicted cost.
         grid: Rows and columns of patches, which decide what "auto" is.
 
     Raises:
-        ValueError: If the window is no number of tokens, "auto", "global", choice or `None`.
+        ValueError: If the window is no number of tokens, "auto", "global" or `None`.
     """
-    wanted: Any = window_size
-    if hasattr(wanted, "latency_ms"):  # a `WindowChoice`, perhaps of another copy of this file
-        wanted = "global" if wanted.window_size is None else wanted.window_size
-    if config.num_mergings and isinstance(wanted, int):
-        raise ValueError(
-            f"`window_size` must be None or 'global' with `downscale_levels`, got {wanted}. Merged tokens have no "
-            "windows; fewer `num_tokens` and smaller images make RADIO1D faster."
-        )
-    if wanted is None:
+    if window_size is None:
         window = config.vitdet_window_size
     else:
-        check_window_size(wanted)
-        if wanted == "auto":
+        check_window_size(window_size)
+        if window_size == "auto":
             return choose_without_budget(config, *grid)
-        window = None if wanted == "global" else int(wanted)
+        window = None if window_size == "global" else int(window_size)
     if window is None or config.has_windowed_blocks:
         return window
     _warn_of_no_effect(config, window)
@@ -409,64 +403,39 @@ class Batch:
 
 
 class Call(NamedTuple):
-    """A call of the network, checked.
+    """A checked call of the network, which `RadioNetwork.encode` takes.
 
     Attributes:
         batch: What is encoded.
-        window: Side of the windows in tokens, `None` for global attention.
+        window_size: As in `RadioModel.forward`, without a predicted cost; each architecture has its own default.
+        keep: 0-based blocks whose output is wanted, also as a hidden state.
         states: Indices of the hidden states that are wanted, `None` for none.
         with_attentions: Whether attention weights are wanted.
-        position_draws: Random numbers of each image's position crop, `(num_images, POSITION_DRAWS)`, or `None`.
-        path_draws: Those of its dropped paths, `(num_images, 1, blocks, PATH_DRAWS)`, or `None`.
+        draws: As in `RadioModel.forward`.
+        num_tokens: As in `RadioModel.forward`.
+        decode: As in `RadioModel.forward`.
+        full_length: Whether RADIO1D's encoder runs alone, over all tokens.
     """
 
     batch: Batch
-    window: int | None
+    window_size: int | str | None
+    keep: Collection[int]
     states: Collection[int] | None
     with_attentions: bool
-    position_draws: Tensor | None
-    path_draws: Tensor | None
-
-
-def check_call(  # noqa: PLR0913
-    config: RadioConfig,
-    images: Any,
-    image_grid_hw: Any,
-    videos: Any,
-    *,
-    window_size: WindowSize,
-    output_hidden_states: StatesWanted,
-    output_attentions: bool | None,
-    draws: Any,
-    num_tokens: TokensWanted,
-    decode: bool,
-    training: bool,
-) -> Call:
-    """Check all that a call gives to the network, before anything is computed.
-
-    `images` and `videos` are the `pixel_values` and `pixel_values_videos` of `RadioModel.forward`; the other arguments
-    have its names. Random numbers are needed in `training` alone.
-
-    Raises:
-        ValueError: If something is not what it must be; the message names it.
-    """
-    check_merging(config, num_tokens, decode=decode, is_packed=image_grid_hw is not None)
-    states = wanted_states(output_hidden_states, config)
-    batch = check_batch(config, images, image_grid_hw, videos)
-    if draws is None and batch.pack is not None and training:
-        draws = torch.rand(batch.num_images, count_draws(config), device=batch.pixels.device)
-    position_draws, path_draws = _split_draws(draws, config, batch.num_images)
-    if position_draws is None and batch.num_clips is not None and training:  # groups of a clip share its crop
-        position_draws = torch.rand(batch.num_images, POSITION_DRAWS, device=batch.pixels.device)
-    window = resolve_window(config, window_size, batch.grid)
-    with_attentions = bool(config.output_attentions if output_attentions is None else output_attentions)
-    if with_attentions:
-        check_attentions(config, batch.pack is not None)
-    return Call(batch, window, states, with_attentions, position_draws, path_draws)
+    draws: Tensor | None
+    num_tokens: TokensWanted
+    decode: bool
+    full_length: bool
 
 
 def check_batch(config: RadioConfig, images: Any, image_grid_hw: Any, videos: Any) -> Batch:
-    """Return what a call gives to the network; arguments and errors are those of `check_call`."""
+    """Return what a call encodes.
+
+    `images` and `videos` are the `pixel_values` and `pixel_values_videos` of `RadioModel.forward`.
+
+    Raises:
+        ValueError: If both or neither are given, or one is not what it must be.
+    """
     if videos is not None:
         for name, value in (("pixel_values", images), ("image_grid_hw", image_grid_hw)):
             if value is not None:
@@ -493,29 +462,36 @@ def _check_clips(config: RadioConfig, frames: Any) -> Batch:
     return Batch(pixels, grid, len(frames), num_clips=len(frames), num_groups=num_groups)
 
 
-def _split_draws(
-    draws: Tensor | None, config: RadioConfig, num_images: int
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Return the draws of position crops and of dropped paths.
-
-    Args:
-        draws: Uniform numbers in [0, 1), `(num_images, count_draws(config))`, or `None`.
-        config: What decides how many there are.
-        num_images: Of the batch or the pack.
-
-    Returns:
-        `(num_images, POSITION_DRAWS)` and `(num_images, 1, blocks, PATH_DRAWS)`, or `None` twice.
+def check_draws(draws: Any, config: RadioConfig, num_images: int) -> None:
+    """Refuse random numbers of another shape than `(num_images, count_draws(config))`.
 
     Raises:
-        ValueError: If the shape is wrong.
+        ValueError: If the shape is wrong, or it is no tensor.
     """
-    if draws is None:
-        return None, None
     _check_tensor("draws", draws)
     expected = (num_images, count_draws(config))
     if draws.shape != expected:
         raise ValueError(f"`draws` must have the shape {expected}, got {tuple(draws.shape)}.")
-    return draws[:, :POSITION_DRAWS], draws[:, None, POSITION_DRAWS:].unflatten(2, (-1, PATH_DRAWS))
+
+
+def split_draws(call: Call, config: RadioConfig) -> tuple[Tensor | None, Tensor | None]:
+    """Return the draws of position crops and of dropped paths of a call with draws, or in training without them.
+
+    Without them the images of a pack get new ones, and the groups of a clip one crop.
+
+    Returns:
+        `(num_images, POSITION_DRAWS)`, and `(entries, 1 or length, blocks, PATH_DRAWS)` for each entry of the batch of
+        tokens; `None` leaves them to the layers.
+    """
+    batch, draws = call.batch, call.draws
+    if draws is None and batch.num_clips is not None:
+        return torch.rand(batch.num_images, POSITION_DRAWS, device=batch.pixels.device), None
+    if draws is None and batch.pack is not None:
+        draws = torch.rand(batch.num_images, count_draws(config), device=batch.pixels.device)
+    if draws is None:
+        return None, None
+    by_image = draws[:, None, POSITION_DRAWS:].unflatten(2, (-1, PATH_DRAWS))
+    return draws[:, :POSITION_DRAWS], batch.spread(by_image)
 
 
 Aggregation = Literal["sparse", "dense"]

@@ -17,7 +17,7 @@ models have an additional `inner.` in NVIDIA's files.
 
 import copy
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,20 +38,27 @@ from .configuration_radio import FOREIGN_LAYOUTS, RadioConfig
 from .hub_radio import DOWNLOAD_OPTIONS, import_sibling
 from .inputs_radio import (
     Aggregation,
-    Batch,
+    Call,
     ScaleOrder,
     StatesWanted,
     TokensWanted,
     WindowChoice,
     WindowSize,
-    check_call,
+    check_attentions,
+    check_batch,
     check_call_arguments,
+    check_draws,
     check_feature_format,
+    check_refused,
     check_widths,
     count_draws,
     count_from_first,
     group_blocks,
+    resolve_window,
+    split_draws,
+    wanted_states,
     warn_of_pixel_range,
+    without_cost,
 )
 from .layers_radio import (
     AttentionLayout,
@@ -106,6 +113,12 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
     `RadioModel` and the task models all hold one as `radio_model`, so that their backbone weights have equal keys.
     """
 
+    refused: Mapping[str, str] = dict.fromkeys(
+        ("num_tokens", "decode"),
+        "this network has one token for each patch and no decoder. RADIO1D has them, for example the preset "
+        "'c-radio_v4-1d-h'",
+    )
+    """By argument of `forward`, why this architecture refuses it."""
     _warned_of_pixel_range = False
 
     def __init__(self, config: RadioConfig, use_adaptors: bool = True) -> None:
@@ -136,55 +149,83 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         decode: bool = True,
         full_length: bool = False,
     ) -> NetworkOutput:
-        """Run the transformer; `make_output` makes features of what it returns.
+        """Check a call and `encode` it; `make_output` makes features of what is returned.
 
         `keep` lists 0-based blocks whose output is wanted; no other is held longer than the next block needs it. With
         `full_length` RADIO1D's encoder runs alone, and keeps all tokens until the last block. All other arguments and
         all errors are those of `RadioModel.forward`.
         """
-        call = check_call(
-            self.config,
-            pixel_values,
-            image_grid_hw,
-            pixel_values_videos,
-            window_size=window_size,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
+        config, window = self.config, without_cost(window_size)
+        states = wanted_states(output_hidden_states, config)
+        with_attentions = bool(config.output_attentions if output_attentions is None else output_attentions)
+        check_refused(
+            self.refused,
+            image_grid_hw=image_grid_hw,
+            window_size=None if window in ("global", "auto") else window,
+            output_hidden_states=states,
+            output_attentions=with_attentions or None,
             draws=draws,
             num_tokens=num_tokens,
-            decode=decode,
-            training=self.training,
+            decode=None if decode else False,
         )
-        batch = call.batch
-        if batch.pack is None and not self._warned_of_pixel_range:
-            self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
-        embedded = self._embed(batch, call.position_draws)
-        layout = self.plan(batch, call.window, embedded, num_tokens=num_tokens, decode=decode, full_length=full_length)
-        keep = {*keep, *(state - 1 for state in call.states or () if state)}
-        path_draws = batch.spread(call.path_draws)
-        tokens, kept, weights, *encoded = self.model(embedded, layout, keep, path_draws, call.with_attentions)
-        outputs = [embedded, *map(kept.get, range(len(weights)))]
-        states = None if call.states is None else gather_states(call.states, outputs, batch.pack)
-        attentions = tuple(join_runs(each, tokens.shape[0]) for each in weights) if call.with_attentions else None
-        result = NetworkOutput(tokens, embedded, kept, states, attentions, batch.grid, batch.pack, batch.num_clips)
-        return result._replace(encoded=encoded[0], is_decoded=decode) if encoded else result
+        batch = check_batch(config, pixel_values, image_grid_hw, pixel_values_videos)
+        if draws is not None:
+            check_draws(draws, config, batch.num_images)
+        if with_attentions:
+            check_attentions(config, batch.pack is not None)
+        if batch.pack is None and not self._warned_of_pixel_range and warn_of_pixel_range(batch.pixels):
+            self._warned_of_pixel_range = True
+        if states is not None:
+            keep = {*keep, *(state - 1 for state in states if state)}
+        return self.encode(Call(batch, window, keep, states, with_attentions, draws, num_tokens, decode, full_length))
 
-    def _embed(self, batch: Batch, draws: Tensor | None) -> Tensor:
-        """Return the tokens of a batch, `(batch, length, hidden)`, of a pack `(1, length, hidden)` in its order.
+    def encode(self, call: Call) -> NetworkOutput:
+        """Return the output of a checked call. Networks of another architecture override this method.
 
-        `draws` decide each image's position crop in training, `(num_images, POSITION_DRAWS)`; the groups of a clip
-        share those of the clip.
+        Raises:
+            ValueError: If a window or a block is not one of this architecture.
         """
-        generator, config = self.model.patch_generator, self.config
+        batch = call.batch
+        window = resolve_window(self.config, call.window_size, batch.grid)
+        embedded, path_draws = self.embed_batch(call)
+        if batch.pack is None:
+            layout = AttentionLayout.for_grid(*batch.grid, self.config.num_prefix_tokens, window, embedded.device)
+        else:
+            layout = batch.pack.layout(window, embedded.device)
+        passed = self.model(embedded, layout, call.keep, path_draws, call.with_attentions)
+        return self.collect(call, embedded, *passed)
+
+    def embed_batch(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        """Return what the first block reads, and the random numbers of dropped paths for each entry of it.
+
+        Returns:
+            The tokens, `(batch, length, hidden)`, of a pack `(1, length, hidden)` in its order; and the draws as
+            `RadioVisionTransformer.forward` takes them. The groups of a clip share those of the clip.
+        """
+        batch, config, generator = call.batch, self.config, self.model.patch_generator
+        draws = path_draws = None
+        if self.training or call.draws is not None:
+            draws, path_draws = split_draws(call, config)
         if batch.pack is not None:
             images = batch.pixels.view(-1, config.num_channels, config.patch_size, config.patch_size)
             patches = self.input_conditioner(images).flatten(1)
-            return generator(patches, *batch.grid, draws, batch.pack)
+            return generator(patches, *batch.grid, draws, batch.pack), path_draws
         pixels, is_temporal = self.input_conditioner(batch.pixels), False
         if batch.num_clips is not None:
             pixels = batch.group_frames(pixels, config.video_temporal_patch_size or 1)
             draws, is_temporal = batch.spread(draws), config.video_temporal_patch_size is not None
-        return generator(generator.split_patches(pixels), *batch.grid, draws, temporal=is_temporal)
+        tokens = generator(generator.split_patches(pixels), *batch.grid, draws, temporal=is_temporal)
+        return tokens, path_draws
+
+    @staticmethod
+    def collect(
+        call: Call, embedded: Tensor, tokens: Tensor, kept: dict[int, Tensor], weights: list[list[Tensor]]
+    ) -> NetworkOutput:
+        """Return the output of a call, from its embeddings and what `RadioVisionTransformer.forward` returned."""
+        batch, outputs = call.batch, [embedded, *map(kept.get, range(len(weights)))]
+        states = None if call.states is None else gather_states(call.states, outputs, batch.pack)
+        attentions = tuple(join_runs(each, tokens.shape[0]) for each in weights) if call.with_attentions else None
+        return NetworkOutput(tokens, embedded, kept, states, attentions, batch.grid, batch.pack, batch.num_clips)
 
     @property
     def input_embeddings(self) -> nn.Module:
@@ -199,11 +240,18 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         """Return what stands between conditioner and adaptors."""
         return RadioVisionTransformer(config)
 
-    def plan(self, batch: Batch, window: int | None, embedded: Tensor, **elastic: Any) -> Any:
-        """Return the trunk's arguments for a batch: which tokens attend to each other, and of RADIO1D their number."""
-        if batch.pack is not None:
-            return batch.pack.layout(window, embedded.device)
-        return AttentionLayout.for_grid(*batch.grid, self.config.num_prefix_tokens, window, embedded.device)
+    def find_adaptors(self, names: Sequence[str]) -> Sequence[str]:
+        """Return the file's names of the adaptors that a call names.
+
+        Raises:
+            ValueError: If it is no list of names, or one is unknown.
+        """
+        listed(WORD).check("adaptor_names", names)
+        if any(name not in self.adaptors for name in names):
+            names = own_names("adaptor_names", names, self.adaptors)
+        for name in names:
+            self.adaptor(name)
+        return names
 
     def adaptor(self, name: str) -> RadioAdaptor:
         """Return an adaptor; the `ValueError` of an unknown name lists all and suggests the nearest."""
@@ -766,11 +814,8 @@ class RadioModel(RadioPreTrainedModel):
         """
         check_call_arguments(self, kwargs)
         names = self.config.adaptor_names or [] if adaptor_names is None else adaptor_names
-        listed(WORD).check("adaptor_names", names)
-        if any(name not in self.radio_model.adaptors for name in names):
-            names = own_names("adaptor_names", names, self.radio_model.adaptors)
-        for name in names:
-            self.radio_model.adaptor(name)  # refused before anything is computed
+        if names != []:
+            names = self.radio_model.find_adaptors(names)
         argument, wanted = ("feature_format", feature_format) if feature_fmt is None else ("feature_fmt", feature_fmt)
         check_feature_format(wanted, is_packed=image_grid_hw is not None, argument=argument)
         result = self.radio_model(

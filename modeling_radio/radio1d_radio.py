@@ -7,7 +7,7 @@ References:
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from .checks_radio import Resolution, integer
 from .configuration_radio import RadioConfig
-from .inputs_radio import Batch, TokensWanted
+from .inputs_radio import Call, TokensWanted
 from .layers_radio import (
     RadioAttention,
     RadioBlock,
@@ -27,7 +27,7 @@ from .layers_radio import (
     resize_position_table,
 )
 from .modeling_radio import RadioNetwork
-from .outputs_radio import GlobalTokens, to_map
+from .outputs_radio import GlobalTokens, NetworkOutput, to_map
 
 
 # Of the norms where tokens are merged and split: torch's default, unlike that of the blocks.
@@ -328,25 +328,30 @@ class Radio1dTransformer(RadioVisionTransformer):
 class Radio1dNetwork(RadioNetwork):
     """The network behind the models of a RADIO1D."""
 
+    refused = {
+        "image_grid_hw": "merged tokens (`downscale_levels`) are not packed. Call the model with images of one size, "
+        "`(batch, channels, height, width)`",
+        "window_size": "merged tokens (`downscale_levels`) have no windows. Fewer `num_tokens` and smaller images make "
+        "RADIO1D faster",
+    }
+
     def build_trunk(self, config: RadioConfig) -> nn.Module:
         return Radio1dTransformer(config)
 
-    def plan(self, batch: Batch, window: int | None, embedded: Tensor, **elastic: Any) -> TokenPlan:
-        """Return how many tokens go where.
-
-        Args:
-            batch: Images of one size, or clips.
-            window: Always `None`: merged tokens attend globally.
-            embedded: What the first block reads.
-            elastic: `num_tokens`, `decode` and `full_length` of the call.
+    def encode(self, call: Call) -> NetworkOutput:
+        """Run encoder and decoder.
 
         Raises:
             ValueError: If `num_tokens` is no number of at least 0, or not one for each image.
         """
-        if elastic["full_length"]:
-            return TokenPlan(batch.grid)
-        counts = count_tokens(self.config, elastic["num_tokens"], batch.grid, embedded.shape[0])
-        return TokenPlan(batch.grid, counts, elastic["decode"])
+        batch, counts = call.batch, None
+        if not call.full_length:
+            num_sequences = batch.num_images * batch.num_groups
+            counts = count_tokens(self.config, call.num_tokens, batch.grid, num_sequences)
+        embedded, path_draws = self.embed_batch(call)
+        plan = TokenPlan(batch.grid, counts, call.decode)
+        *passed, encoded = self.model(embedded, plan, call.keep, path_draws, call.with_attentions)
+        return self.collect(call, embedded, *passed)._replace(encoded=encoded, is_decoded=call.decode)
 
     def block_map(self, tokens: Tensor, grid: Resolution, block: int) -> Tensor:
         """Return the patch tokens behind a block as a map, coarser behind each merging.

@@ -36,7 +36,7 @@ from transformers.utils import is_timm_available
 
 from .checks_radio import COUNT, MAPPING, WORD, Resolution, Rule, check_choice, integer, listed
 from .configuration_radio import RadioConfig
-from .inputs_radio import WindowSize, check_batch, warn_of_pixel_range
+from .inputs_radio import Call
 from .loading_radio import fetching_fields, library_config
 from .modeling_radio import RadioNetwork
 from .outputs_radio import NetworkOutput, to_map
@@ -924,6 +924,16 @@ class WrappedNetwork(RadioNetwork):
         ValueError: If a field of the configuration contradicts `wrapped`, or asks for what such a network has not.
     """
 
+    refused = {
+        "image_grid_hw": "a network of a library has no packed images",
+        "window_size": "a network of a library has no ViTDet windows",
+        "draws": "a network of a library has no position crops",
+        "num_tokens": "a network of a library has no global tokens",
+        "decode": "a network of a library has no decoder",
+        "output_hidden_states": "a network of a library has no tokens between blocks of ours",
+        "output_attentions": "a network of a library has no attention weights that are returned",
+    }
+
     def __init__(self, config: RadioConfig, use_adaptors: bool = True) -> None:
         wrapping = Wrapping.of(config.wrapped or {})
         wanted: dict[str, Any] = {
@@ -962,60 +972,13 @@ class WrappedNetwork(RadioNetwork):
     def build_trunk(self, config: RadioConfig) -> nn.Module:
         return WrappedTrunk(config)
 
-    def forward(  # noqa: PLR0913
-        self,
-        pixel_values: Tensor | None,
-        image_grid_hw: Tensor | None = None,
-        window_size: WindowSize = None,
-        keep: Collection[int] = (),
-        output_hidden_states: Any = None,
-        output_attentions: bool | None = None,
-        draws: Tensor | None = None,
-        pixel_values_videos: Tensor | None = None,
-        num_tokens: Any = None,
-        decode: bool = True,
-        full_length: bool = False,
-    ) -> NetworkOutput:
-        """Run the network.
-
-        Args:
-            pixel_values: RGB images in [0, 1], sides multiples of the stride.
-            image_grid_hw: Refused.
-            window_size: `None`, "global" or "auto", which all mean that there is none.
-            keep: 0-based levels, among those that are fused.
-            output_hidden_states: Refused unless false.
-            output_attentions: Refused unless false.
-            draws: Refused: what is random in training is drawn from torch's generator.
-            pixel_values_videos: Clips; each frame is an image.
-            num_tokens: Refused.
-            decode: Refused if false.
-            full_length: Ignored: it concerns RADIO1D only.
-
-        Raises:
-            ValueError: On an argument that asks for something that the network does not have; otherwise as
-                `RadioModel.forward`.
-        """
-        config = self.config
-        wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        wants_attentions = config.output_attentions if output_attentions is None else output_attentions
-        for name, is_wanted, missing in (
-            ("image_grid_hw", image_grid_hw is not None, "packed images"),
-            ("window_size", window_size not in (None, "global", "auto"), "ViTDet windows"),
-            ("draws", draws is not None, "position crops"),
-            ("num_tokens", num_tokens is not None, "global tokens"),
-            ("decode", not decode, "decoder"),
-            ("output_hidden_states", wants_states not in (None, False, [], ()), "tokens between blocks of ours"),
-            ("output_attentions", bool(wants_attentions), "attention weights that are returned"),
-        ):
-            if is_wanted:
-                raise ValueError(f"`{name}` must be left out: {self.model.wrapping.label} has no {missing}.")
-        batch = check_batch(config, pixel_values, image_grid_hw, pixel_values_videos)
-        if not self._warned_of_pixel_range:
-            self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
+    def encode(self, call: Call) -> NetworkOutput:
+        """Run the network, whose own randomness in training is drawn from torch's generator."""
+        batch = call.batch
         prefix, features, levels = self.model(self.input_conditioner(batch.pixels), batch.grid)
         tokens = torch.cat([prefix, features], dim=1)
-        kept = {block: torch.cat([prefix, levels[block]], dim=1) for block in keep}
-        last = config.num_hidden_layers - 1
+        kept = {block: torch.cat([prefix, levels[block]], dim=1) for block in call.keep}
+        last = self.config.num_hidden_layers - 1
         if last in kept:  # which heads take for the final features
             kept[last] = tokens
         return NetworkOutput(tokens, tokens, kept, None, None, batch.grid, num_clips=batch.num_clips)
