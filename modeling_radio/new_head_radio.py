@@ -43,7 +43,7 @@ class NewHeadReport(PreTrainedModel):
         loading_info.create_loading_report = replace(loading_info, missing_keys=missing - keys).create_loading_report
 
     def _unfilled_heads(self, missing: set[str]) -> list[str]:
-        """Return the parts beside the backbone none of whose parameters were there."""
+        """Return the parts beside the backbone whose parameters were all missing."""
         parameters = {
             name: {key for key, _ in module.named_parameters(prefix=name)}
             for name, module in self.named_children()

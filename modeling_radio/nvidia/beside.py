@@ -101,7 +101,7 @@ def folder_with_adaptors(
     *,
     argument: str = "adaptor_names",
 ) -> str | Path:
-    """Return a folder in NVIDIA's layout that has some adaptors beside its own; the source itself, if it lacks none.
+    """Return a folder in NVIDIA's layout that has some adaptors beside its own; the source itself if it has all.
 
     Args:
         source: A folder or a name on the Hub; what is not in NVIDIA's layout is returned as it is.

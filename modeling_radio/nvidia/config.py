@@ -40,8 +40,8 @@ def config_fields_from_nvidia(config: dict[str, Any], adaptor_names: Any = None)
         Keyword arguments of `RadioConfig`.
 
     Raises:
-        ValueError: If the architecture is not one that RADIO students use, or the file says what none of NVIDIA's
-            can.
+        ValueError: If the architecture is not one that RADIO students use, or the file says something that no file
+            of NVIDIA's can.
     """
     check_hub_config(config, "config.json")
     config = with_adaptors(config, adaptor_names)

@@ -182,7 +182,7 @@ class Teacher(nn.Module):
         """Use a trained network for grids finer than the teacher's own; it is frozen and moves with the teacher.
 
         Raises:
-            ValueError: If the run mode uses none.
+            ValueError: If the run mode uses no such network.
         """
         self.mode.use_upsampler(upsampler)
         self.upsampler = upsampler
@@ -202,7 +202,7 @@ class Teacher(nn.Module):
         blocks = self.blocks()
         if not blocks or not self.mode.has_block_features:
             reason = (
-                f"`upsample` is {self.run.upsample!r}, which is for its last ones" if blocks else "its kind knows none"
+                f"`upsample` is {self.run.upsample!r}, which is for its last ones" if blocks else "its kind has none"
             )
             raise self._error(f"`taps.targets` must be 'last' for a teacher without features of blocks: {reason}.")
         self.listener = BlockListener(blocks, depths)
