@@ -19,6 +19,7 @@ FOLDERS = (
     "figures",
     "metrics",
     "model_cards",
+    "prediction",
     "publishing",
     "serving",
     "studies",

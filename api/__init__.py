@@ -1,4 +1,4 @@
-"""The commands as functions: `from modeling_radio.api import distill, finetune, evaluate, extract, search`.
+"""The commands as functions: `from modeling_radio.api import distill, finetune, evaluate, predict, extract, search`.
 
 Each takes the settings of its command as keyword arguments, which are checked in the same way, and does the same work:
 it goes on with a run that was stopped, locks its output folder, and shares the work where a launcher started several
@@ -21,6 +21,7 @@ from modeling_radio.evaluation.settings import EvaluationSettings
 from modeling_radio.extraction.embedder import Embedder
 from modeling_radio.extraction.settings import ExtractionSettings, SearchSettings
 from modeling_radio.metrics.results import STUDENT, Results, build_tables
+from modeling_radio.prediction.predict import PredictSettings
 from modeling_radio.training.distill import DistillSettings
 from modeling_radio.tuning.settings import FinetuneSettings
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from modeling_radio import RadioModel, RadioPreTrainedModel
     from modeling_radio.extraction.nearest import Hit
     from modeling_radio.extraction.run import Written
+    from modeling_radio.prediction.run import Predicted
 
 __all__ = [
     "PHOTOGRAPH",
@@ -43,6 +45,7 @@ __all__ = [
     "evaluate",
     "extract",
     "finetune",
+    "predict",
     "search",
 ]
 
@@ -260,6 +263,20 @@ def extract(settings: ExtractionSettings) -> Extracted:
     from modeling_radio.extraction.extract import run
 
     return Extracted(settings.checkpoint, settings.output, run(settings)[0])
+
+
+@_with_fields_of(PredictSettings)
+def predict(settings: PredictSettings) -> Predicted:
+    """Write the answers of a tuned model for images, as `radio predict`.
+
+    Raises:
+        ValueError: If settings, checkpoint or data do not fit, or `output` holds other answers.
+        UserError: If another run is at work in `output`.
+        WriteError: If something cannot be written.
+    """
+    from modeling_radio.prediction.predict import run
+
+    return run(settings)
 
 
 @_with_fields_of(SearchSettings)

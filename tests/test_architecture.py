@@ -31,6 +31,7 @@ ARROWS = {
     "evaluation": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "demo"},
     "extraction": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},
     "serving": {"modeling_radio", "core", "figures", "training"},
+    "prediction": {"modeling_radio", "core", "figures", "evaluation", "extraction"},
     "publishing": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "extraction"},
     "studies": {"modeling_radio", "core", "metrics", "figures", "training", "evaluation", "demo"},
     "demo": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},

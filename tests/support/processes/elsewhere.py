@@ -51,11 +51,11 @@ class Elsewhere:
             The exit status and what was printed.
         """
         outputs = Path(tempfile.mkdtemp(dir=self._folder.name))
-        from folders import FOLDERS  # not where this file is a script
+        from folders import OURS  # not where this file is a script
 
         request = {
             "code": code,
-            "ours": [*FOLDERS, "modeling_radio", "benchmarks", "notebooks"],
+            "ours": OURS,
             "folder": str(folder),
             "arguments": [str(argument) for argument in arguments],
             "outputs": str(outputs),

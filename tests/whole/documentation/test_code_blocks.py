@@ -7,7 +7,7 @@ import re
 
 import pytest
 from documentation import NVIDIA_NAME, ROOT, Block, blocks, ten_lines_offline
-from elsewhere import OURS
+from folders import OURS
 
 from modeling_radio.checks_radio import read_json
 
@@ -26,6 +26,7 @@ PAGES = (
             "tools",
             "batches",
             "python",
+            "use",
             "faster",
             "onnx",
             "convert",

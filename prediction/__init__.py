@@ -1,0 +1,1 @@
+"""Answers of tuned models for folders and streams of images: `radio predict`."""

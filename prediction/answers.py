@@ -1,0 +1,164 @@
+"""Answers of a task model by its pipeline: classes, objects, maps of classes, depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import pipeline
+
+from modeling_radio import RadioForInstanceSegmentation, RadioForZeroShotImageClassification, pipelines_radio
+from modeling_radio.core.errors import UserError
+from modeling_radio.figures.predictions import Opened
+from modeling_radio.hub_radio import TASK_OF_CLASS, auto_map_entries
+
+
+CLASSES, OBJECTS, SEGMENTS, DEPTH = "classes", "objects", "segments", "depth"
+"""Kinds of answers, the key of each in a line of JSON."""
+_KIND_OF_TASK = {
+    "image-classification": CLASSES,
+    "zero-shot-image-classification": CLASSES,
+    "object-detection": OBJECTS,
+    "image-segmentation": SEGMENTS,
+    "depth-estimation": DEPTH,
+}
+DEPTH_STEPS = 1000
+"""Steps of a stored depth in a unit of the labels: millimeters for meters, as NYU and ScanNet store them."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answer of a model for one image.
+
+    Attributes:
+        values: Plain data: `classes`, `objects`, `segments` or `depth`.
+        image: A map at the size of the image, `(height, width)`: ids of classes (uint8, or uint16 for more than 256
+            classes), or the depth in thousandths (uint16); None for the other kinds.
+    """
+
+    values: dict[str, Any]
+    image: np.ndarray | None = None
+
+
+@dataclass
+class Answering:
+    """A model that answers for images, as its pipeline does.
+
+    Args:
+        opened: The model.
+        words: Classes of a zero-shot model.
+        threshold: Least score of classes or objects, or "tuned" for that of each class; None for the pipeline's.
+
+    Raises:
+        ValueError: If the model has no task, or the words do not fit it.
+    """
+
+    opened: Opened
+    words: Sequence[str] | None = None
+    threshold: float | str | None = None
+    kind: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        model, name = self.opened.model, type(self.opened.model).__name__
+        if name not in TASK_OF_CLASS:
+            raise ValueError(
+                f"`checkpoint` must be a model tuned for a task, got {self.opened.checkpoint!r}, a {name}. "
+                "`radio extract` writes its features."
+            )
+        is_zero_shot = isinstance(model, RadioForZeroShotImageClassification)
+        if is_zero_shot != bool(self.words):
+            need = "names" if is_zero_shot else "must be left out: the model has its own"
+            raise ValueError(f"`classes` {need} the classes of a zero-shot model, got {self.words!r}.")
+        task = TASK_OF_CLASS[name]
+        self.kind = OBJECTS if isinstance(model, RadioForInstanceSegmentation) else _KIND_OF_TASK[task]
+        if self.threshold is not None and (is_zero_shot or self.kind not in (CLASSES, OBJECTS)):
+            raise ValueError(f"`threshold` must be left out for {task}, got {self.threshold!r}.")
+        pipelines = auto_map_entries([name], has_text_tower=is_zero_shot)["custom_pipelines"]
+        self._pipeline: Any = pipeline(
+            task,
+            model=model,
+            image_processor=self.opened.processor,
+            tokenizer=self.opened.tokenizer,
+            pipeline_class=getattr(pipelines_radio, pipelines[task]["impl"].rpartition(".")[2]),
+            device=model.device,
+        )
+
+    @property
+    def class_names(self) -> Mapping[int, str]:
+        """Names of the classes by id."""
+        return dict(enumerate(self.words)) if self.words else self.opened.class_names
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
+        """Return the answers for a batch of RGB images."""
+        options: dict[str, Any] = {"batch_size": len(images)}
+        if self.threshold is not None:
+            options["threshold"] = self.threshold
+        elif self.kind == CLASSES and not self.words:
+            options["top_k"] = None
+        if self.words:
+            options["candidate_labels"] = list(self.words)
+        found = self._pipeline(list(images), **options)
+        numbers = {name: number for number, name in self.class_names.items()}
+        return [_READERS[self.kind](each, image.size, numbers) for each, image in zip(found, images, strict=True)]
+
+
+def _read_classes(found: Any, size: tuple[int, int], numbers: Mapping[str, int]) -> Answer:
+    return Answer({CLASSES: [{"label": each["label"], "score": float(each["score"])} for each in found]})
+
+
+def _read_objects(found: Any, size: tuple[int, int], numbers: Mapping[str, int]) -> Answer:
+    objects = []
+    for each in found:
+        one = {"label": each["label"], "score": float(each["score"])}
+        if "mask" in each:
+            mask = np.asarray(each["mask"]) > 0
+            one |= {"box": box_of(mask), "mask": run_lengths(mask)}
+        else:
+            one |= {"box": [float(each["box"][side]) for side in ("xmin", "ymin", "xmax", "ymax")]}
+        objects.append(one)
+    return Answer({OBJECTS: objects})
+
+
+def _read_segments(found: Any, size: tuple[int, int], numbers: Mapping[str, int]) -> Answer:
+    width, height = size
+    indices = np.zeros((height, width), np.uint8 if len(numbers) <= 256 else np.uint16)
+    shares = []
+    for each in found:
+        mask = np.asarray(each["mask"]) > 0
+        indices[mask] = numbers[each["label"]]
+        shares.append({"label": each["label"], "share": float(mask.mean())})
+    return Answer({SEGMENTS: shares}, indices)
+
+
+def _read_depth(found: Any, size: tuple[int, int], numbers: Mapping[str, int]) -> Answer:
+    depth = np.asarray(found["predicted_depth"], np.float64).squeeze()
+    steps = depth * DEPTH_STEPS
+    if steps.max() > np.iinfo(np.uint16).max:
+        raise UserError(
+            f"A depth of {depth.max():.1f} does not fit into 16 bits with {DEPTH_STEPS} steps a unit: tune on a larger "
+            "unit, such as meters."
+        )
+    values = {"min": float(depth.min()), "max": float(depth.max()), "steps": DEPTH_STEPS}
+    return Answer({DEPTH: values}, steps.clip(0).round().astype(np.uint16))
+
+
+_READERS = {CLASSES: _read_classes, OBJECTS: _read_objects, SEGMENTS: _read_segments, DEPTH: _read_depth}
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """Return a mask `(height, width)` in COCO's compressed run lengths."""
+    from pycocotools import mask as coco_mask
+
+    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def box_of(mask: np.ndarray) -> list[float]:
+    """Return left, top, right and bottom of a mask `(height, width)` in pixels; zeros if it is empty."""
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return [0.0] * 4
+    return [float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1)]

@@ -1,0 +1,91 @@
+"""Answer for all images of a folder or a stream: `radio predict TUNED IMAGES --output answers`.
+
+Classes are written as CSV and lines of JSON, boxes and masks also as COCO, maps of classes as PNG, depth as PNG of 16
+bits; a page shows the first images. An image that cannot be read is left out and named.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from modeling_radio.core.command_line import Command
+from modeling_radio.core.ids import ModelId
+from modeling_radio.core.settings import Settings
+
+
+if TYPE_CHECKING:
+    from modeling_radio.prediction.run import Predicted
+
+
+class PredictSettings(Settings):
+    """Settings of predictions.
+
+    Attributes:
+        checkpoint: Folder or Hub id of a tuned model or adapter, or of one with a text tower.
+        data: Folder of images, or `.parquet` or `.tar` files, a pattern or a folder of them, or `ORG/NAME` on the Hub.
+        output: Folder of the answers; an unfinished one of the same settings is completed.
+        classes: Classes of a zero-shot model, in words.
+        threshold: Least score of classes or objects, in [0, 1], or "tuned" for that of each class; by default objects
+            have that of the model, and all classes are written.
+        base: Folder or Hub id of an adapter's base; by default the one on the Hub that the adapter names.
+        streaming: Read `.parquet` or `.tar` files in order, without a copy and with little memory.
+        image_column: Column of the images; by default the first of the usual names.
+        id_column: Column with a name for each image; by default its path, its key or its number.
+        splits: Splits that are read; by default all.
+        max_images: Number of images of each split, chosen at random; by default all.
+        batch_size: Images for each pass.
+        num_shown: Images on the page; 0 for no page.
+        device: Device of the model, such as cpu or cuda:1; by default the first GPU, if there is one.
+        dtype: Type in which the model computes.
+    """
+
+    checkpoint: Annotated[ModelId, Field(min_length=1)]
+    data: str
+    output: Path
+    classes: list[str] | None = Field(None, min_length=1)
+    threshold: float | Literal["tuned"] | None = None
+    base: str | None = None
+    streaming: bool = False
+    image_column: str | None = None
+    id_column: str | None = None
+    splits: list[str] | None = Field(None, min_length=1)
+    max_images: int | None = Field(None, gt=0)
+    batch_size: int = Field(16, gt=0)
+    num_shown: int = Field(48, ge=0)
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+COMMAND = Command(
+    "radio predict",
+    __doc__,
+    PredictSettings,
+    positionals=("checkpoint", "data"),
+    examples=(
+        "radio predict runs/pets/merged photos --output answers",
+        "radio predict runs/coco/merged photos --output boxes --threshold tuned",
+        "radio predict runs/demo/words photos --output words --classes cat,dog,bird",
+        "radio predict runs/pets/final 'shards/*.tar' --streaming --output answers --base runs/demo/final",
+    ),
+)
+
+
+def run(settings: PredictSettings) -> "Predicted":
+    """Write the answers, and return their counts; as `prediction.run.predict_all`."""
+    from modeling_radio.prediction.run import predict_all  # takes seconds, which `--help` need not wait for
+
+    return predict_all(settings)
+
+
+def _predict(settings: PredictSettings) -> None:
+    print(run(settings))
+
+
+main = partial(COMMAND.run, _predict, interrupted="interrupted; the same command goes on", extra="tasks")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

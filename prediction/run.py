@@ -1,0 +1,312 @@
+"""The work of `radio predict`: parts of lines of JSON, then tables, COCO and a page of them."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from transformers.utils import logging as transformers_logging
+
+from modeling_radio.checks_radio import read_json
+from modeling_radio.core.errors import first_few
+from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_file, write_text
+from modeling_radio.core.settings import hash_of
+from modeling_radio.core.timing import ProgressBar
+from modeling_radio.core.trust import check_parts
+from modeling_radio.evaluation.models.teachers import network_fingerprint
+from modeling_radio.extraction.settings import SourceSettings
+from modeling_radio.extraction.shards import Shard
+from modeling_radio.extraction.source import ImageBatch, SourceSplit, open_source
+from modeling_radio.extraction.streamed import StreamedSplit
+from modeling_radio.figures.page import CaptionedImage, ImageRow, Section, write_page
+from modeling_radio.figures.predictions import Prediction, open_model, predict, shown
+from modeling_radio.prediction.answers import CLASSES, DEPTH, OBJECTS, SEGMENTS, Answer, Answering
+from modeling_radio.prediction.predict import PredictSettings
+
+
+NAME = "radio predict"
+SETTINGS, PARTS, LINES, TABLE, COCO, PAGE = (
+    *("settings.json", "parts", "predictions.jsonl", "predictions.csv", "predictions.coco.json", "index.html"),
+)
+FOLDER_OF_KIND = {SEGMENTS: "masks", DEPTH: "depth"}
+"""Folders of the PNG files."""
+IMAGES_OF_PART = 500
+"""Our choice: what an interruption loses at most is a minute of a large model on a GPU."""
+NOT_DECISIVE = ("checkpoint", "data", "output", "base", "batch_size", "num_shown", "device")
+"""Settings that decide no answer; the model and the images are compared by their contents."""
+_HEADERS = {
+    CLASSES: ("image", "label", "score"),
+    OBJECTS: ("image", "label", "score", "xmin", "ymin", "xmax", "ymax"),
+    SEGMENTS: ("image", "label", "share", "file"),
+    DEPTH: ("image", "min", "max", "file"),
+}
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Result of `radio predict`.
+
+    Attributes:
+        output: Folder of the answers.
+        num_images: Images with an answer.
+        skipped: Names of the images that cannot be read.
+        files: Names of the files for readers.
+    """
+
+    output: Path
+    num_images: int
+    skipped: list[str]
+    files: list[str]
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """Yield the answers, a dictionary for each image, those that cannot be read with their `error`."""
+        yield from _lines([self.output / LINES])
+
+    def __str__(self) -> str:
+        left_out = f", {len(self.skipped)} cannot be read ({first_few(self.skipped, 3)})" if self.skipped else ""
+        return f"{self.num_images} images{left_out}. Wrote {', '.join(self.files)} in {self.output}."
+
+
+def predict_all(settings: PredictSettings) -> Predicted:
+    """Answer for all images that are missing, and write all files; parts that are there are not made again.
+
+    Raises:
+        ValueError: If model, images or settings do not fit, or the folder holds answers of others.
+        WriteError: If something cannot be written.
+    """
+    transformers_logging.disable_progress_bar()
+    check_run_folder(settings.output, NAME)
+    data, output = Path(settings.data).expanduser(), settings.output
+    if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
+        raise ValueError(f"`output` must lie outside `data`, where it would be read as data, got {str(output)!r}.")
+    base = check_parts(settings.checkpoint, settings.base)
+    opened = open_model(settings.checkpoint, settings.device, settings.dtype, base=base)
+    answering = Answering(opened, settings.classes, settings.threshold)
+    source = {
+        name: getattr(settings, name) for name in SourceSettings.model_fields if name in type(settings).model_fields
+    }
+    images = SourceSettings(**source, keep=[])
+    splits = {"train": StreamedSplit(images)} if settings.streaming else open_source(images)
+    facts = {
+        "settings": {name: value for name, value in settings.to_dict().items() if name not in NOT_DECISIVE},
+        "model": network_fingerprint(opened.model),
+        "images": {name: split.state() for name, split in splits.items()},
+    }
+    with sole_run(output, NAME):
+        _check_same(output, facts)
+        remove_partial(output)
+        shards = [(split, shard) for split in splits.values() for shard in split.shards(IMAGES_OF_PART)]
+        paths = [output / PARTS / f"{number:06d}.jsonl" for number in range(len(shards))]
+        with ProgressBar(total=len(shards), unit="part", desc="predict") as bar:
+            for (split, shard), path in zip(shards, paths, strict=True):
+                if not path.is_file():
+                    path.parent.mkdir(exist_ok=True)
+                    write_file(path, _Part(answering, split, shard, settings.batch_size, output).write)
+                bar.update()
+        return _finish(settings, answering, paths, splits)
+
+
+def _check_same(output: Path, facts: dict[str, Any]) -> None:
+    path, plain = output / SETTINGS, json.loads(json.dumps(facts, default=str))
+    if path.is_file():
+        before = read_json(path)
+        changed = [name for name in plain if before.get(name) != plain[name]]
+        if changed:
+            raise ValueError(
+                f"`output` {str(output)!r} holds answers with other {' and '.join(changed)}: name another folder, or "
+                "remove that one."
+            )
+    write_text(path, json.dumps(plain, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The images of one part.
+
+    Attributes:
+        answering: The model.
+        split: Images that have these.
+        shard: The part of them.
+        batch_size: Images of a pass.
+        output: Folder of the answers.
+    """
+
+    answering: Answering
+    split: SourceSplit | StreamedSplit
+    shard: Shard
+    batch_size: int
+    output: Path
+
+    def write(self, path: Path) -> None:
+        """Write a line of JSON for each image, and the maps of its images beside."""
+        with path.open("w", encoding="utf-8") as file:
+            for batch in self.split.read(self.shard, self.batch_size):
+                for row in self._rows(batch):
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def _rows(self, batch: ImageBatch) -> Iterator[dict[str, Any]]:
+        read = [read_image(self.split, image) for image in batch.images]
+        found = [image for image in read if isinstance(image, Image.Image)]
+        answers = iter(self.answering(found) if found else [])
+        for name, image in zip(batch.ids, read, strict=True):
+            if not isinstance(image, Image.Image):
+                yield {"image": name, "error": image}
+                continue
+            answer, size = next(answers), {"width": image.width, "height": image.height}
+            yield {"image": name, **size, **answer.values, **self._stored(name, answer)}
+
+    def _stored(self, name: str, answer: Answer) -> dict[str, str]:
+        if answer.image is None:
+            return {}
+        file = f"{FOLDER_OF_KIND[self.answering.kind]}/{safe_name(name)}.png"
+        (self.output / file).parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(answer.image)
+        write_file(self.output / file, lambda path: picture.save(path, "png"))
+        return {"file": file}
+
+
+def read_image(split: SourceSplit | StreamedSplit, image: Any) -> Image.Image | str:
+    """Return an image, or the reason why it cannot be read."""
+    try:
+        pixels = split.images[image]
+    except ValueError as error:
+        return str(error)
+    return "it cannot be decoded" if pixels is None else to_pil_image(pixels)
+
+
+def safe_name(name: str) -> str:
+    """Return the name of an image as a path inside a folder; a name that leads elsewhere becomes its hash."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    is_inside = not path.is_absolute() and ".." not in path.parts and ":" not in name and "\0" not in name
+    return str(path) if is_inside and path.parts else hash_of({"name": name})[:32]
+
+
+def _lines(paths: list[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def _finish(settings: PredictSettings, answering: Answering, paths: list[Path], splits: dict[str, Any]) -> Predicted:
+    """Write the files that hold all parts, and the page."""
+    output, kind, files = settings.output, answering.kind, [LINES, TABLE]
+    counts: Counter[str] = Counter()
+    skipped = []
+    for row in _lines(paths):
+        counts["skipped" if "error" in row else "images"] += 1
+        if "error" in row:
+            skipped.append(f"{row['image']}: {row['error']}")
+    write_file(output / LINES, lambda path: _join(paths, path))
+    write_file(output / TABLE, lambda path: _write_table(kind, answering, paths, path))
+    if kind == OBJECTS:
+        write_file(output / COCO, lambda path: _write_coco(answering, paths, path))
+        files.append(COCO)
+    files += [f"{FOLDER_OF_KIND[kind]}/"] if kind in FOLDER_OF_KIND else []
+    if settings.num_shown:
+        _write_page(settings, answering, splits)
+        files.append(PAGE)
+    return Predicted(output, counts["images"], skipped, files)
+
+
+def _join(paths: list[Path], target: Path) -> None:
+    with target.open("wb") as file:
+        for path in paths:
+            file.write(path.read_bytes())
+
+
+def _write_table(kind: str, answering: Answering, paths: list[Path], target: Path) -> None:
+    """Write a row for each image of classes and depth, and for each object or segment."""
+    names = list(answering.class_names.values()) if kind == CLASSES else []
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*_HEADERS[kind], *names])
+        for row in _lines(paths):
+            if "error" not in row:
+                writer.writerows(_table_rows(kind, names, row))
+
+
+def _table_rows(kind: str, names: list[str], row: dict[str, Any]) -> Iterator[list[Any]]:
+    if kind == CLASSES:
+        scores = {each["label"]: each["score"] for each in row[CLASSES]}
+        best = row[CLASSES][0] if row[CLASSES] else {"label": "", "score": ""}
+        yield [row["image"], best["label"], best["score"], *(scores.get(name, "") for name in names)]
+    elif kind == DEPTH:
+        yield [row["image"], row[DEPTH]["min"], row[DEPTH]["max"], row["file"]]
+    elif kind == SEGMENTS:
+        yield from ([row["image"], each["label"], each["share"], row["file"]] for each in row[SEGMENTS])
+    else:
+        yield from ([row["image"], each["label"], each["score"], *each["box"]] for each in row[OBJECTS])
+
+
+def _write_coco(answering: Answering, paths: list[Path], target: Path) -> None:
+    """Write images, categories, and the objects as annotations with a score; in pieces, for any number of images."""
+    numbers = {name: number for number, name in answering.class_names.items()}
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    with target.open("w", encoding="utf-8") as file:
+        file.write('{"categories": ' + json.dumps(categories, ensure_ascii=False) + ', "images": [')
+        for count, row in enumerate(row for row in _lines(paths) if "error" not in row):
+            image = {"id": count + 1, "file_name": row["image"], "width": row["width"], "height": row["height"]}
+            file.write((", " if count else "") + json.dumps(image, ensure_ascii=False))
+        file.write('], "annotations": [')
+        for count, (image_id, each) in enumerate(_objects(paths)):
+            left, top, right, bottom = each["box"]
+            box = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
+            if "mask" in each:
+                box |= {"segmentation": each["mask"], "area": _area(each["mask"])}
+            about = {"id": count + 1, "image_id": image_id, "category_id": numbers[each["label"]], "iscrowd": 0}
+            file.write((", " if count else "") + json.dumps({**about, **box, "score": each["score"]}))
+        file.write("]}\n")
+
+
+def _objects(paths: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, row in enumerate(row for row in _lines(paths) if "error" not in row):
+        for each in row[OBJECTS]:
+            yield number + 1, each
+
+
+def _area(mask: dict[str, Any]) -> int:
+    from pycocotools import mask as coco_mask
+
+    return int(coco_mask.area({**mask, "counts": mask["counts"].encode("ascii")}))
+
+
+def _write_page(settings: PredictSettings, answering: Answering, splits: dict[str, Any]) -> None:
+    """Write a page with the answers for the first images that can be read."""
+    first = itertools.islice(_readable(splits, settings.batch_size), settings.num_shown)
+    images = [_captioned(answering, name, picture, settings.threshold) for name, picture in first]
+    title = f"Answers of {Path(settings.checkpoint).name}"
+    text = f"{len(images)} of the images. {LINES} and {TABLE} beside this page hold the answers for all."
+    write_page(settings.output / PAGE, title, text, [Section("Images", rows=[ImageRow("", images)])])
+
+
+def _readable(splits: dict[str, Any], batch_size: int) -> Iterator[tuple[str, Image.Image]]:
+    """Yield the images that can be read with their names, in order."""
+    for split in splits.values():
+        for batch in itertools.chain.from_iterable(
+            split.read(shard, batch_size) for shard in split.shards(IMAGES_OF_PART)
+        ):
+            for name, image in zip(batch.ids, batch.images, strict=True):
+                picture = read_image(split, image)
+                if isinstance(picture, Image.Image):
+                    yield name, picture
+
+
+def _captioned(answering: Answering, name: str, picture: Image.Image, threshold: float | str | None) -> CaptionedImage:
+    pixels = pil_to_tensor(picture)
+    if answering.words:
+        (answer,) = answering([picture])
+        best = answer.values[CLASSES][0]
+        found = Prediction(f"{best['label']}, {best['score']:.2f}.", shown(pixels))
+    else:
+        config = answering.opened.model.config
+        usual = 0.5 if config.score_thresholds is None else "tuned"
+        found = predict(answering.opened, pixels, usual if threshold is None else threshold)
+    return CaptionedImage(found.drawn(), f"{name}: {found.description}", f"{name}: {found.description}")

@@ -1,0 +1,197 @@
+"""Answers in files are the pipeline's; a run goes on where it was; damaged images are left out and named."""
+
+import csv
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from releases import needs_heads
+from tiny_tuning import TINY_DETECTOR, TINY_DPT
+from transformers import pipeline
+
+from modeling_radio import (
+    RadioForDepthEstimation,
+    RadioForImageClassification,
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
+    RadioForSemanticSegmentation,
+    RadioModel,
+    pipelines_radio,
+)
+from modeling_radio.api import predict
+from modeling_radio.figures.predictions import open_model
+from modeling_radio.prediction import run as module
+from modeling_radio.prediction.predict import PredictSettings, main
+from modeling_radio.prediction.run import predict_all, safe_name
+
+
+SIZES = [(70, 50), (33, 90), (64, 64), (120, 40)]
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of images of several sizes, one of which is damaged, in folders of classes."""
+    folder = tmp_path / "photographs"
+    generator = np.random.default_rng(0)
+    for number, (width, height) in enumerate(SIZES):
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    (folder / "a" / "damaged.png").write_bytes((folder / "a" / "0.png").read_bytes()[:300])
+    return folder
+
+
+def answers(folder):
+    return {row["image"]: row for row in map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())}
+
+
+def table(folder):
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def by_pipeline(checkpoint, task, name, image, **options):
+    """The answer of transformers' pipeline of our class."""
+    opened = open_model(str(checkpoint), "cpu")
+    parts = {"model": opened.model, "image_processor": opened.processor, "tokenizer": opened.tokenizer}
+    pipe = pipeline(task, pipeline_class=getattr(pipelines_radio, f"Radio{name}Pipeline"), **parts)
+    return pipe(Image.open(image).convert("RGB"), **options)
+
+
+def test_classes(save_tuned, photographs, tmp_path, capsys):
+    checkpoint = save_tuned(RadioForImageClassification)
+    output = tmp_path / "answers"
+    assert main([str(checkpoint), str(photographs), "--output", str(output), "--batch-size", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "4 images, 1 cannot be read (a/damaged.png" in said
+    found, rows = answers(output), table(output)
+    assert len(found) == 5
+    assert "damaged.png" in found["a/damaged.png"]["error"]
+    for row in rows:
+        expected = by_pipeline(checkpoint, "image-classification", "ImageClassification", photographs / row["image"])
+        assert row["label"] == expected[0]["label"]
+        scores = {each["label"]: each["score"] for each in expected}
+        assert {name: float(row[name]) for name in scores} == pytest.approx(scores, abs=1e-5)
+    assert len(rows) == 4
+    page = (output / "index.html").read_text()
+    assert page.count("<img") == 4
+    assert "a/0.png" in page
+
+
+def test_classes_in_words(texts, photographs, tmp_path):
+    settings = PredictSettings(
+        checkpoint=str(texts), data=str(photographs), output=tmp_path / "x", classes=["cat", "dog"]
+    )
+    predict_all(settings)
+    (row, *_) = table(tmp_path / "x")
+    expected = by_pipeline(
+        texts,
+        "zero-shot-image-classification",
+        "ZeroShotImageClassification",
+        photographs / row["image"],
+        candidate_labels=["cat", "dog"],
+    )
+    assert (row["label"], float(row["score"])) == (expected[0]["label"], pytest.approx(expected[0]["score"], abs=1e-5))
+    with pytest.raises(ValueError, match=r"`output`.* other settings"):
+        predict_all(settings.replace(classes=["cat"]))
+    with pytest.raises(ValueError, match="`classes`"):
+        predict_all(settings.replace(classes=None, output=tmp_path / "y"))
+
+
+def test_maps_of_classes(save_tuned, photographs, tmp_path):
+    checkpoint = save_tuned(RadioForSemanticSegmentation)
+    predict_all(PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=tmp_path / "x"))
+    names = open_model(str(checkpoint), "cpu").class_names
+    for name, row in answers(tmp_path / "x").items():
+        if "error" not in row:
+            indices = np.asarray(Image.open(tmp_path / "x" / row["file"]))
+            expected = by_pipeline(checkpoint, "image-segmentation", "ImageSegmentation", photographs / name)
+            for each in expected:
+                (number,) = [number for number, label in names.items() if label == each["label"]]
+                assert ((indices == number) == (np.asarray(each["mask"]) > 0)).all()
+            assert sum(each["share"] for each in row["segments"]) == pytest.approx(1)
+
+
+def test_depth(save_tuned, photographs, tmp_path):
+    checkpoint = save_tuned(RadioForDepthEstimation, **TINY_DPT)
+    predict_all(PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=tmp_path / "x"))
+    for name, row in answers(tmp_path / "x").items():
+        if "error" not in row:
+            stored = np.asarray(Image.open(tmp_path / "x" / row["file"]))
+            expected = by_pipeline(checkpoint, "depth-estimation", "DepthEstimation", photographs / name)
+            assert stored.dtype == np.uint16
+            assert np.abs(stored / 1000 - expected["predicted_depth"].numpy().clip(0)).max() <= 0.0006
+
+
+@needs_heads
+@pytest.mark.parametrize("has_masks", [False, True])
+def test_objects(has_masks, save_tuned, photographs, tmp_path):
+    from pycocotools import mask as coco_mask
+    from pycocotools.coco import COCO
+
+    checkpoint = save_tuned(RadioForInstanceSegmentation if has_masks else RadioForObjectDetection, **TINY_DETECTOR)
+    output = tmp_path / "x"
+    settings = PredictSettings(checkpoint=str(checkpoint), data=str(photographs), output=output, threshold=0.0)
+    predict_all(settings)
+    task = "image-segmentation" if has_masks else "object-detection"
+    name = "InstanceSegmentation" if has_masks else "ObjectDetection"
+    coco = COCO(str(output / "predictions.coco.json"))
+    assert len(coco.imgs) == 4
+    assert coco.anns
+    for image in coco.imgs.values():
+        expected = by_pipeline(checkpoint, task, name, photographs / image["file_name"], threshold=0.0)
+        found = coco.imgToAnns[image["id"]]
+        assert len(found) == len(expected) > 0
+        for one, each in zip(found, expected, strict=True):
+            assert coco.cats[one["category_id"]]["name"] == each["label"]
+            assert one["score"] == pytest.approx(each["score"], abs=1e-5)
+            if has_masks:
+                assert (coco_mask.decode(coco.annToRLE(one)) == (np.asarray(each["mask"]) > 0)).all()
+            else:
+                left, top, width, height = one["bbox"]
+                assert [left, top, left + width, top + height] == list(each["box"].values())
+
+
+def test_a_run_goes_on_and_streams(save_tuned, photographs, tmp_path, monkeypatch):
+    checkpoint = save_tuned(RadioForImageClassification)
+    for number in range(3):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
+            for path in sorted(photographs.rglob("*.png")):
+                archive.add(path, path.name)
+    settings = PredictSettings(
+        checkpoint=str(checkpoint), data=f"{tmp_path}/*.tar", streaming=True, output=tmp_path / "x", num_shown=2
+    )
+    whole = predict(**settings.to_dict())
+    assert [row["image"] for row in whole.answers() if "error" in row] == [f"{n}/damaged" for n in range(3)]
+    assert (whole.num_images, len(whole.skipped)) == (12, 3)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()}
+    (tmp_path / "x" / "parts" / "000001.jsonl").unlink()  # as a killed run leaves it
+    (tmp_path / "x" / "predictions.csv").unlink()
+    calls = []
+    write = module._Part.write
+    monkeypatch.setattr(module._Part, "write", lambda part, path: (calls.append(part.shard.start), write(part, path)))
+    predict_all(settings.replace(batch_size=1))
+    assert calls == [1]
+    after = {path.name: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()}
+    assert after.keys() == before.keys()
+    assert after["predictions.csv"].count(b"\n") == before["predictions.csv"].count(b"\n")
+
+
+def test_what_has_no_answers_is_refused(save_tuned, photographs, tmp_path):
+    backbone = save_tuned(RadioModel)
+    options = {"data": str(photographs), "output": tmp_path / "x"}
+    with pytest.raises(ValueError, match=r"`checkpoint`.*radio extract"):
+        predict_all(PredictSettings(checkpoint=str(backbone), **options))
+    classifier = save_tuned(RadioForImageClassification)
+    for wrong, name in (({"classes": ["cat"]}, "`classes`"), ({"output": photographs / "x"}, "`output`")):
+        with pytest.raises(ValueError, match=name):
+            predict_all(PredictSettings(checkpoint=str(classifier), **{**options, **wrong}))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a/../../b", "c:\\a", "a\0"])
+def test_names_of_strangers_stay_in_the_folder(name, tmp_path):
+    assert "/" not in safe_name(name)
+    assert safe_name("a/b.jpg") == "a/b.jpg"
