@@ -109,7 +109,7 @@ def predict_all(settings: PredictSettings) -> Predicted:
             for (split, shard), path in zip(shards, paths, strict=True):
                 if not path.is_file():
                     path.parent.mkdir(exist_ok=True)
-                    write_file(path, _Part(answering, split, shard, settings.batch_size, output).write)
+                    write_file(path, _PredictedPart(answering, split, shard, settings.batch_size, output).write)
                 bar.update()
         return _finish(settings, answering, paths, splits)
 
@@ -128,7 +128,7 @@ def _check_same(output: Path, facts: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _PredictedPart:
     """The images of one part.
 
     Attributes:

@@ -35,7 +35,7 @@ ARROWS = {
     "publishing": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "extraction"},
     "studies": {"modeling_radio", "core", "metrics", "figures", "training", "evaluation", "demo"},
     "demo": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},
-    "api": {"modeling_radio", "core", "metrics", "training", "tuning", "evaluation", "extraction"},
+    "api": {"modeling_radio", "core", "metrics", "training", "tuning", "evaluation", "extraction", "prediction"},
     "benchmarks": PACKAGES - {"notebooks", "tests"},
     "notebooks": {"core"},
 }

@@ -170,8 +170,10 @@ def test_a_run_goes_on_and_streams(save_tuned, photographs, tmp_path, monkeypatc
     (tmp_path / "x" / "parts" / "000001.jsonl").unlink()  # as a killed run leaves it
     (tmp_path / "x" / "predictions.csv").unlink()
     calls = []
-    write = module._Part.write
-    monkeypatch.setattr(module._Part, "write", lambda part, path: (calls.append(part.shard.start), write(part, path)))
+    write = module._PredictedPart.write
+    monkeypatch.setattr(
+        module._PredictedPart, "write", lambda part, path: (calls.append(part.shard.start), write(part, path))
+    )
     predict_all(settings.replace(batch_size=1))
     assert calls == [1]
     after = {path.name: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()}
