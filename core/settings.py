@@ -283,11 +283,16 @@ def read_yaml(text: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"not YAML of at most {MAX_CHARACTERS:,} characters")
     try:
-        return _plain(yaml.load(text, _Loader), MAX_DEPTH, itertools.count())  # noqa: S506  a SafeLoader
+        return _plain(_parsed(text), MAX_DEPTH, itertools.count())
     except RecursionError as error:
         raise ValueError(f"not YAML: it is nested deeper than {MAX_DEPTH} levels") from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:  # of a tag written by hand
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
+
+
+@functools.lru_cache(maxsize=64)  # the arms of a study, and recipes, have the same files as their bases
+def _parsed(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
 
 
 def _plain(value: Any, depth_left: int, count: Iterator[int]) -> Any:

@@ -190,11 +190,10 @@ def test_targets_of_parts_that_are_computed_at_once_add_up(networks: Networks, r
 
 
 def test_a_shared_network_is_counted_once(recipe: Recipe) -> None:
-    options = {"whole": {}, "text": {"adaptor_name": "siglip2-g"}, "dense": {"adaptor_name": "dino_v3_7b"}}
+    options = {"whole": {}, "text": {"adaptor_name": "siglip2"}, "dense": {"adaptor_name": "dino_v2"}}
     names = list(options)
     teachers = [
-        {"name": name, "kind": "radio", "source": "nvidia/C-RADIOv4-SO400M", "options": own}
-        for name, own in options.items()
+        {"name": name, "kind": "radio", "source": "nvidia/C-RADIOv3-B", "options": own} for name, own in options.items()
     ]
     low, high = recipe.partitions
     shared = recipe.replace(teachers=teachers, partitions=[low, high.replace(teachers=["text", "dense"])])
