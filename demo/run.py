@@ -25,10 +25,10 @@ from modeling_radio.figures.rows import draw_rows, feature_rows
 from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import Measurement, Results
 from modeling_radio.model_cards.build import FEATURES_FIGURE, write_card
+from modeling_radio.publishing.reopen import reopen_elsewhere
 from modeling_radio.training.distillation.trainer import Distiller
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.student.provenance import teacher_sources
-from modeling_radio.training.student.reopen import reopen_elsewhere
 from modeling_radio.training.teachers.registry import reachable_teachers
 
 

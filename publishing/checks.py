@@ -31,7 +31,7 @@ from modeling_radio.hub_radio import module_files, source_files
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.rendering import read_card
 from modeling_radio.publishing.publication import CARD, Publication
-from modeling_radio.training.student.reopen import reopen_elsewhere
+from modeling_radio.publishing.reopen import reopen_elsewhere
 
 
 TEXTS = ("", ".json", ".md", ".txt", ".yaml", ".yml", ".html", ".jinja")

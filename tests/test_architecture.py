@@ -24,25 +24,25 @@ ARROWS = {
     "core": {"modeling_radio"},
     "metrics": {"modeling_radio", "core"},
     "figures": {"modeling_radio", "core", "metrics"},
-    "model_cards": {"modeling_radio", "core", "metrics", "figures"},
-    "conversion": {"modeling_radio", "core", "metrics", "model_cards"},
-    "training": {"modeling_radio", "core", "metrics", "figures", "model_cards", "demo", "evaluation"},
+    "model_cards": {"modeling_radio", "core", "metrics"},
+    "conversion": {"modeling_radio", "core", "model_cards"},
+    "training": {"modeling_radio", "core", "metrics", "figures", "model_cards", "demo"},
     "tuning": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training"},
     "evaluation": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "demo"},
     "extraction": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},
     "serving": {"modeling_radio", "core", "figures", "training"},
     "prediction": {"modeling_radio", "core", "figures", "evaluation", "extraction"},
-    "publishing": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "extraction"},
+    "publishing": {"modeling_radio", "core", "figures", "model_cards", "extraction"},
     "studies": {"modeling_radio", "core", "metrics", "figures", "training", "evaluation", "demo"},
-    "demo": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},
+    "demo": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation", "publishing"},
     "api": {"modeling_radio", "core", "metrics", "training", "tuning", "evaluation", "extraction", "prediction"},
     "benchmarks": PACKAGES - {"notebooks", "tests"},
     "notebooks": {"core"},
 }
 
-# The folders of `training/` from top to bottom: each imports only what stands on lower lines.
+# The folders of `training/` from top to bottom: each imports only what stands on lower lines. Files beside them are
+# commands, which stand above all.
 ORDER = (
-    ("distill", "plan", "upsampler"),
     ("distillation",),
     ("planning",),
     ("upsampling", "student"),
@@ -128,14 +128,11 @@ def test_folders_are_imported_as_parts_of_the_package():
 
 
 def place_in_order(name):
-    """Line and entry of `ORDER` that a module of `training` belongs to, given without that prefix."""
-    fitting = [
-        (line, entry)
-        for line, entries in enumerate(ORDER)
-        for entry in entries
-        if name == entry or name.startswith(f"{entry}.")
-    ]
-    return max(fitting, key=lambda place: len(place[1]))
+    """Line of `ORDER` and folder that a module of `training` belongs to, given without that prefix."""
+    folder = name.partition(".")[0]
+    lines = [line for line, folders in enumerate(ORDER) if folder in folders]
+    is_command = not lines and (ROOT / "training" / f"{folder}.py").is_file()
+    return (-1 if is_command else lines[0]), folder
 
 
 def imported_modules(tree, package):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from modeling_radio.extraction.shards import SUMS, lines_of_sums
 from modeling_radio.extraction.store import Store
-from modeling_radio.publishing import checks
+from modeling_radio.publishing import checks, reopen
 from modeling_radio.publishing.checks import (
     UnfitError,
     check_card,
@@ -22,7 +22,6 @@ from modeling_radio.publishing.checks import (
     check_publication,
 )
 from modeling_radio.publishing.publication import CARD, read_folder
-from modeling_radio.training.student import reopen
 
 
 def published(folder):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_radio.evaluation.features import StoredFeatures
 from modeling_radio.metrics.feature_model import Features
 from modeling_radio.metrics.representation import centered_cosine, mean_cosine
 from modeling_radio.training.losses.alignment import align_to_teacher
@@ -105,43 +104,6 @@ def adaptor_fidelity(adaptor: Features, teacher: Features) -> Fidelity:
         centered_summary=centered_summary,
         centered_features=centered_cosine(student, target),
     )
-
-
-def fidelity_scores(student: StoredFeatures, teacher: StoredFeatures, adaptor: str) -> dict[str, Tensor]:
-    """Return the mean cosines of each image between an adaptor and its teacher, in [-1, 1], `(num_images,)`.
-
-    The `centered` ones first subtract the teacher's mean vector from both sides; see `centered_cosine`.
-
-    Args:
-        student: Features of the student, with those of the adaptor, which are in the teacher's space.
-        teacher: Features of the teacher. The smaller of two different grids is resampled, as in training.
-        adaptor: Name of the adaptor.
-
-    Returns:
-        By name: `summary` and `centered summary` if both have a summary, `features` and `centered features`.
-
-    Raises:
-        ValueError: If the channels differ.
-    """
-    scores = {}
-    summary, target = student.summary(adaptor), teacher.summary()
-    if summary is not None and target is not None:
-        center = target.mean(0)
-        scores["summary"] = F.cosine_similarity(summary, target, dim=1)
-        scores["centered summary"] = F.cosine_similarity(summary - center, target - center, dim=1)
-    mean = teacher.mean_features().mean(0)[:, None, None]
-    plain, centered = [], []
-    for image in range(len(student)):
-        features, truth = student.map(image, adaptor), teacher.map(image)
-        if len(features) != len(truth):
-            raise ValueError(
-                f"`adaptor` must have as many channels as its teacher, {len(truth)}, got {len(features)} of "
-                f"{adaptor!r}."
-            )
-        maps = align_to_teacher(features[None], truth[None])
-        plain.append(F.cosine_similarity(maps.student[0], maps.teacher[0], dim=0).mean())
-        centered.append(F.cosine_similarity(maps.student[0] - mean, maps.teacher[0] - mean, dim=0).mean())
-    return {**scores, "features": torch.stack(plain), "centered features": torch.stack(centered)}
 
 
 EQUIVARIANCE_RIDGE = 1e-3

@@ -5,12 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from modeling_radio.evaluation.features import StoredFeatures
+from modeling_radio.evaluation.tasks.representation import fidelity_scores
 from modeling_radio.metrics.feature_model import Features
 from modeling_radio.training.losses.fidelity import (
     adaptor_fidelity,
     canonical_correlation,
     feature_consistency,
-    fidelity_scores,
     fixed_pattern_energy,
     linear_fidelity,
     map_agreement,

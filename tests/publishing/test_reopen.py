@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from modeling_radio.training.student import reopen
-from modeling_radio.training.student.reopen import ReopenError, reopen_elsewhere
+from modeling_radio.publishing import reopen
+from modeling_radio.publishing.reopen import ReopenError, reopen_elsewhere
 
 
 def save(folder: Path, **fields) -> Path:
