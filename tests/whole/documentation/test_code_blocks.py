@@ -3,7 +3,10 @@
 Blocks that don't import this repository's packages run as a stranger's do, without them; the others with them.
 """
 
+import io
 import re
+import shutil
+import sys
 
 import pytest
 from documentation import NVIDIA_NAME, ROOT, Block, blocks, ten_lines_offline
@@ -90,6 +93,18 @@ def test_the_ten_lines_run_offline(world, elsewhere):
         adaptor["name"] for adaptor in read_json(world.folder / "runs" / "demo" / "final" / "config.json")["adaptors"]
     ]
     assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == names
+
+
+def test_contributors_step_through_training(monkeypatch, capsys, one_thread):
+    (block,) = [block for block in blocks("python") if block.page == "CONTRIBUTING.md"]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("tbreak Distiller.train_step\nc\nwhere\nc\n"))
+    names = {}
+    exec(compile(block.text, block.place, "exec"), names)
+    assert "trainer.py" in capsys.readouterr().out.partition("train_step()")[0].splitlines()[-1]  # it stopped there
+    assert [path.name for path in (names["folder"] / "run" / "checkpoints").iterdir()] == ["step_00000001"]
+    shutil.rmtree(names["folder"])
 
 
 def block_with(text):
