@@ -326,7 +326,7 @@ class BalancingRecipe(RecipeSection):
     Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
 
     Attributes:
-        method: A key of `losses.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
+        method: A key of `balancing.weighting.METHODS`; "fixed" leaves the factors of the teachers' entries.
         period_steps: Steps between two updates of the weights, and steps that the losses are averaged over; None for a
             hundredth of the run.
         start_step: First step at which weights change; a number below 1 is the share of the run before it. None for the
