@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 
 def did_you_mean(word: Any, choices: Collection[str], *, at_least: float = 0.6) -> str:
@@ -105,6 +105,8 @@ def in_words(kind: Any) -> str:
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(map(in_words, parts)))
+    if origin is Annotated:
+        return in_words(parts[0])
     if origin is Literal:
         return " or ".join(map(repr, parts))
     if origin in (list, tuple):

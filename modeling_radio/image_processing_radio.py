@@ -5,12 +5,15 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, TypeVar
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.dataclasses import validate_typed_dict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
@@ -23,9 +26,21 @@ from transformers.image_utils import ChannelDimension, PILImageResampling, SizeD
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils.generic import TensorType, is_numpy_array, is_torch_tensor
 
-from .checks_radio import Resolution, check_multiple, did_you_mean, is_number, nearest_multiple
+from .checks_radio import (
+    Resolution,
+    Rule,
+    check_multiple,
+    did_you_mean,
+    in_words,
+    integer,
+    nearest_multiple,
+    number,
+    optional,
+)
 from .post_processing_radio import Geometry, PostProcessing, detection_targets, instance_labels, semantic_labels
 
+
+P = TypeVar("P", bound="PixelProcessor")
 
 SIZE_KEYS = (
     "height",
@@ -39,7 +54,8 @@ SIZE_KEYS = (
 )
 _PAIRS = ({"height", "width"}, {"max_height", "max_width"})
 
-MAX_PIXELS = 2**31  # our choice: no side or area of an image is as large, and all computation stays exact in floats
+# Our choice: no side or area of an image is as large as 2**31, and all computation stays exact in floats.
+PIXELS = integer(1, 2**31 - 1)
 
 
 def read_size(size: Any, name: str = "size") -> SizeDict:
@@ -65,8 +81,8 @@ def read_size(size: Any, name: str = "size") -> SizeDict:
             f"`{name}` must be an integer, (height, width) or a dictionary with some of {list(SIZE_KEYS)}, got "
             f"{given!r}." + (did_you_mean(unknown[0], SIZE_KEYS) if unknown else "")
         )
-    if not all(is_pixels(value) for value in size.values()):
-        raise ValueError(f"`{name}` must hold positive integers below {MAX_PIXELS}, got {given!r}.")
+    if not all(map(PIXELS.holds, size.values())):
+        raise ValueError(f"`{name}` must hold positive integers below {2**31}, got {given!r}.")
     for pair in _PAIRS:
         if pair & set(size) and set(size) != pair:
             first, second = sorted(pair)
@@ -85,11 +101,6 @@ def read_exact_size(size: Any, name: str) -> SizeDict:
     if not exact.height:
         raise ValueError(f"`{name}` must have a 'height' and a 'width', got {size!r}.")
     return exact
-
-
-def is_pixels(value: Any) -> bool:
-    """Return whether a value can be a number of pixels, or of anything that images are made of."""
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < MAX_PIXELS
 
 
 def resized_resolution(height: int, width: int, size: SizeDict, step: int, largest: int) -> Resolution:
@@ -610,26 +621,6 @@ def _pack(images: list[Tensor], patch_size: int) -> dict[str, Tensor]:
     return {"pixel_values": torch.cat(patches), "image_grid_hw": torch.tensor(grids)}
 
 
-FLAGS = (
-    "do_convert_rgb",
-    "do_resize",
-    "do_rescale",
-    "do_normalize",
-    "do_center_crop",
-    "do_pad",
-    "do_pack",
-    "do_reduce_labels",
-    "default_to_square",
-    "disable_grouping",
-)
-# The filters that torchvision has for tensors.
-FILTERS = (
-    PILImageResampling.NEAREST,
-    PILImageResampling.LANCZOS,
-    PILImageResampling.BILINEAR,
-    PILImageResampling.BICUBIC,
-)
-MIN_RESCALE_FACTOR = 2.0**-32
 IDENTITY = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 """Normalization that changes nothing: `RadioModel` normalizes inside."""
 
@@ -640,98 +631,27 @@ _SERVICE_KEYS = (
 )
 
 
-def settings_of_model(config: Any) -> dict[str, Any]:
-    """Return the settings of a processor that follow from the model: its patch, largest side, preferred resolution."""
-    return {
-        "patch_size": config.patch_size,
-        "max_img_size": config.largest_side,
-        "size": {"shortest_edge": min(config.preferred_resolution)},
-        "size_divisor": None if config.resolution_step == config.patch_size else config.resolution_step,
-    }
+def _has_device(value: Any) -> bool:
+    """Return whether torch has a device here whose tensors have values."""
+    try:
+        torch.zeros(1, device=value).item()
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
-def _is_device(value: Any) -> bool:
-    """Return whether torch has a device here: the CPU, or the accelerator by its name, its number or both."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    counts = {"cpu": 1} if accelerator is None else {"cpu": 1, accelerator.type: torch.accelerator.device_count()}
-    if isinstance(value, int) and accelerator is not None:
-        return not isinstance(value, bool) and 0 <= value < counts[accelerator.type]
-    name, _, index = str(value).partition(":")
-    is_known = isinstance(value, (str, torch.device)) and name in counts
-    return is_known and (not index or (index.isdecimal() and int(index) < counts[name]))
-
-
-def _is_identity(name: str) -> Callable[[Any], bool]:
-    values = IDENTITY[name]
-
-    def check(value: Any) -> bool:
-        parts = list(value) if isinstance(value, (list, tuple)) else [value]
-        return bool(parts) and all(is_number(part) and part == values[0] for part in parts)
-
-    return check
-
-
-_NORMALIZING = "RadioModel normalizes inside; see `norm_mean` and `norm_std` of the model's config."
-
-# By setting: whether a value is right, the rule, and what to do.
-_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    **{name: (lambda value: isinstance(value, bool), "True or False", "") for name in FLAGS},
-    "patch_size": (is_pixels, "a positive integer", "It is the `patch_size` of the model's config."),
-    "size_divisor": (is_pixels, "a positive integer or None", "None rounds sides to the patch."),
-    "max_img_size": (is_pixels, "a positive integer", "It is the `max_img_size` of the model's config."),
-    "rescale_factor": (
-        lambda value: is_number(value) and MIN_RESCALE_FACTOR <= value <= 1,
-        "a positive number of at most 1, and at least that of 32-bit integers",
-        "Bytes take 1/255; floats in [0, 1] take `do_rescale=False`.",
-    ),
-    "resample": (
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value in FILTERS,
-        f"one of {[int(entry) for entry in FILTERS]} (PIL's nearest, Lanczos, bilinear, bicubic)",
-        "",
-    ),
-    "image_mean": (_is_identity("image_mean"), f"{list(IDENTITY['image_mean'])}, which changes nothing", _NORMALIZING),
-    "image_std": (_is_identity("image_std"), f"{list(IDENTITY['image_std'])}, which changes nothing", _NORMALIZING),
-    "data_format": (
-        lambda value: value == ChannelDimension.FIRST,
-        "'channels_first'",
-        "It is what the model takes; move the axis afterwards.",
-    ),
-    "input_data_format": (
-        lambda value: value in (ChannelDimension.FIRST, ChannelDimension.LAST),
-        "'channels_first', 'channels_last' or None",
-        "None finds out.",
-    ),
-    "return_tensors": (lambda value: value in ("pt", "np", TensorType.PYTORCH), "'pt', 'np' or None", ""),
-    "device": (_is_device, "a device that torch has here, for example 'cpu'", ""),
-    "image_seq_length": (is_pixels, "a positive integer or None", ""),
+# What types do not say; see `check_settings`.
+_RANGES = {
+    "patch_size": PIXELS,
+    "size_divisor": optional(PIXELS),
+    "max_img_size": PIXELS,
+    "image_seq_length": optional(PIXELS),
+    "rescale_factor": number(f"[{2.0**-32}, 1]"),  # the least is that of 32-bit integers
+    "device": optional(Rule("a device that torch has here, for example 'cpu'", _has_device)),
 }
-_NEVER_NONE = ("patch_size", "max_img_size", "rescale_factor")
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse settings of the wrong type or out of range, one by one.
-
-    Args:
-        settings: By name, those that are known; None stands for the default but for `patch_size`, `max_img_size` and
-            `rescale_factor`.
-
-    Raises:
-        ValueError: It names the first wrong setting.
-    """
-    for name, value in settings.items():
-        if value is None and name not in _NEVER_NONE:
-            continue
-        if name == "size":
-            read_size(value)
-        elif name in ("crop_size", "pad_size"):
-            read_exact_size(value, name)
-        elif name in _RULES:
-            is_right, rule, advice = _RULES[name]
-            if not is_right(value):
-                raise ValueError(f"`{name}` must be {rule}, got {value!r}.{advice and ' ' + advice}")
-
-
-def check_spelling(names: Collection[str], known: Collection[str], processor: str = "RadioImageProcessor") -> None:
+def check_spelling(names: Collection[str], known: Collection[str], processor: str) -> None:
     """Refuse a setting that looks like a misspelled one; other unknown names are transformers' own business.
 
     Args:
@@ -748,23 +668,33 @@ def check_spelling(names: Collection[str], known: Collection[str], processor: st
             raise ValueError(f"`{name}` must be a setting of {processor}, got an unknown name.{hint}")
 
 
-def check_together(settings: Mapping[str, Any]) -> None:
-    """Refuse settings that contradict each other or the model.
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings out of range, and those that contradict each other or the model.
 
     Args:
-        settings: All of them, each right by itself.
+        settings: All of them, each of the right type, sizes as `SizeDict`.
 
     Raises:
         ValueError: It names the setting to change.
     """
+    for name, rule in _RANGES.items():
+        if name in settings:
+            rule.check(name, settings[name])
     if settings["do_normalize"]:
         raise ValueError(
             "`do_normalize` must be False, got True. RadioModel normalizes inside, and doing it twice spoils the "
             "features; see `norm_mean` and `norm_std` of the model's config."
         )
+    for name, neutral in IDENTITY.items():
+        value = settings[name]
+        if value is not None and {*(value if isinstance(value, tuple) else [value])} != {*neutral}:
+            raise ValueError(
+                f"`{name}` must be {neutral}, which changes nothing, got {value}. RadioModel normalizes inside; see "
+                "`norm_mean` and `norm_std` of the model's config."
+            )
     if settings["do_center_crop"]:
         raise ValueError("`do_center_crop` must be False, got True. Crop the image before, or give an exact `size`.")
-    if settings["do_pad"] and settings["do_pack"]:
+    if settings["do_pad"] and settings.get("do_pack"):  # clips have no packs
         raise ValueError(
             "`do_pad` must be False with `do_pack=True`, got True. They are two ways to join images of different "
             "sizes: choose one."
@@ -777,17 +707,116 @@ def check_together(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"`max_img_size` must be at least one step of {step} pixels, got {settings['max_img_size']}.")
 
 
-class RadioImageProcessorKwargs(ImagesKwargs, total=False):
-    """Options of `RadioImageProcessor` beyond those of every image processor; see the class."""
+class PixelKwargs(TypedDict, total=False):
+    """Types of options that images and clips share: our own, and closer ones of some that transformers has too."""
 
     patch_size: int
     size_divisor: int | None
     max_img_size: int
+    resample: Literal[0, 1, 2, 3] | None  # the filters that torchvision has for tensors, by PIL's numbers
+    data_format: Literal["channels_first"] | None  # what the model takes
+    input_data_format: Literal["channels_first", "channels_last"] | None
+    return_tensors: Literal["pt", "np"] | None
+    device: str | int | torch.device | None
+    # Programs in JavaScript write 1.0 as 1.
+    rescale_factor: float | int | None
+    image_mean: float | int | list[float | int] | tuple[float | int, ...] | None
+    image_std: float | int | list[float | int] | tuple[float | int, ...] | None
+
+
+class RadioImageProcessorKwargs(ImagesKwargs, PixelKwargs, total=False):  # pyrefly: ignore[inconsistent-inheritance]
+    """Options of `RadioImageProcessor`; see the class."""
+
     do_pack: bool | None
     do_reduce_labels: bool | None
 
 
-class RadioImageProcessor(PostProcessing, TorchvisionBackend):
+@contextmanager
+def errors_by_name(kinds: Any, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Let transformers' validation of types raise a `ValueError` that reads as those of this project.
+
+    Args:
+        kinds: The class of options that it validates by.
+        settings: What it validates.
+    """
+    try:
+        yield
+    except StrictDataclassFieldValidationError as error:
+        name = str(error).split("'")[1]  # "Validation error for field 'size': ...", which it keeps nowhere else
+        kind = in_words(kinds.__annotations__[name])
+        raise ValueError(f"`{name}` must be {kind}, got {settings[name]!r:.200}.") from error
+
+
+class PixelProcessor(TorchvisionBackend):
+    """Options that images and clips share, and their checks.
+
+    A value is checked once where a processor is built, and once where a call gives it. transformers validates types
+    (`validate_typed_dict`, which its `preprocess` calls), `_standardize_kwargs` reads sizes, and
+    `_validate_preprocess_kwargs` checks ranges and settings that contradict each other.
+    """
+
+    do_convert_rgb = True
+    do_resize = True
+    size = {"shortest_edge": 512}
+    default_to_square = False
+    resample = PILImageResampling.BICUBIC
+    do_rescale = True
+    rescale_factor = 1 / 255
+    # Of no use here, but written into `preprocessor_config.json` for other classes and programs that read it: CLIP's
+    # processor would else crop the middle, and transformers' example programs normalize by these.
+    do_center_crop = False
+    do_normalize = False
+    image_mean = IDENTITY["image_mean"]
+    image_std = IDENTITY["image_std"]
+    patch_size = 16
+    size_divisor = None
+    max_img_size = 2048
+
+    def __init__(self, **kwargs: Any) -> None:
+        kinds: Any = self.valid_kwargs
+        names = kinds.__annotations__
+        check_spelling(kwargs, names, type(self).__name__)
+        given = {name: value for name, value in kwargs.items() if name in names and value is not None}
+        with errors_by_name(kinds, given):
+            validate_typed_dict(kinds, given)
+        super().__init__(**kwargs)
+        self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in names})
+
+    @classmethod
+    def from_model_config(cls: type[P], config: Any, **overrides: Any) -> P:
+        """Return the processor that fits a model: its patch, its largest side and its preferred resolution.
+
+        Args:
+            config: The model's configuration.
+            overrides: Any option of this class.
+        """
+        settings = {
+            "patch_size": config.patch_size,
+            "max_img_size": config.largest_side,
+            "size": {"shortest_edge": min(config.preferred_resolution)},
+            "size_divisor": None if config.resolution_step == config.patch_size else config.resolution_step,
+        }
+        return cls(**{**settings, **overrides})
+
+    def preprocess(self, *inputs: Any, **settings: Any) -> BatchFeature:
+        """Return the model's inputs; arguments as of the base class."""
+        with errors_by_name(self.valid_kwargs, settings):
+            return super().preprocess(*inputs, **settings)
+
+    # pyrefly: ignore[bad-override]  (options by name only)
+    def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
+        size = None if size is None else read_size(size)
+        exact = {name: kwargs[name] for name in ("pad_size", "crop_size") if kwargs.get(name) is not None}
+        kwargs |= {name: read_exact_size(value, name) for name, value in exact.items()}
+        return super()._standardize_kwargs(size=size, **kwargs)
+
+    # pyrefly: ignore[bad-override]  (options by name only)
+    def _validate_preprocess_kwargs(self, **settings: Any) -> None:
+        check_settings(settings)
+        super()._validate_preprocess_kwargs(**settings)
+
+
+class RadioImageProcessor(PostProcessing, PixelProcessor):
     r"""Turns images into `pixel_values` for `RadioModel`: RGB floats in [0, 1], sides multiples of the patch.
 
     It never normalizes: the model subtracts its own mean inside, so `do_normalize=True` is refused. Images
@@ -830,41 +859,9 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
     valid_kwargs = RadioImageProcessorKwargs
     model_input_names = ["pixel_values", "image_grid_hw"]
 
-    do_convert_rgb = True
-    do_resize = True
-    size = {"shortest_edge": 512}
-    default_to_square = False
-    resample = PILImageResampling.BICUBIC
-    do_rescale = True
-    rescale_factor = 1 / 255
-    # Of no use here, but written into `preprocessor_config.json` for other classes and programs that read it: CLIP's
-    # processor would else crop the middle, and transformers' example programs normalize by these.
-    do_center_crop = False
-    do_normalize = False
-    image_mean = IDENTITY["image_mean"]
-    image_std = IDENTITY["image_std"]
     do_pad = False
     do_pack = False
     do_reduce_labels = False
-    patch_size = 16
-    size_divisor = None
-    max_img_size = 2048
-
-    def __init__(self, **kwargs: Any) -> None:
-        check_spelling(kwargs, self.valid_kwargs.__annotations__)
-        check_settings({name: value for name, value in kwargs.items() if value is not None})
-        super().__init__(**kwargs)
-        self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in self._valid_kwargs_names})
-
-    @classmethod
-    def from_model_config(cls, config: Any, **overrides: Any) -> "RadioImageProcessor":
-        """Return the processor that fits a model: its patch, its largest side and its preferred resolution.
-
-        Args:
-            config: The model's configuration.
-            overrides: Any option of this class.
-        """
-        return cls(**{**settings_of_model(config), **overrides})
 
     def get_output_size(self, height: int, width: int, size: Any = None) -> tuple[int, int]:
         """Return the height and width in pixels that an image of `height` by `width` is resized to.
@@ -937,41 +934,14 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
             TypeError: On an option that does not exist.
             ValueError: On an image, label or option that cannot be right; it is named.
         """
-        unknown = [name for name in settings if name not in self._valid_kwargs_names]
-        if unknown:
-            hint = did_you_mean(unknown[0], self._valid_kwargs_names)
-            raise TypeError(f"`{unknown[0]}` is no option of {type(self).__name__}.{hint}")
-        check_settings(settings)
         if annotations is not None and segmentation_maps is not None:
             raise ValueError(
                 "`annotations` must be None with `segmentation_maps`, got both. Choose one kind of labels."
             )
         if instance_id_to_semantic_id is not None and segmentation_maps is None:
             raise ValueError("`segmentation_maps` must be given with `instance_id_to_semantic_id`, got None.")
-        defaults = {name: getattr(self, name, None) for name in self._valid_kwargs_names}
-        settings = self._standardize_kwargs(**{**defaults, **settings})
-        self._validate_preprocess_kwargs(**settings)
-        return self._preprocess_image_like_inputs(
-            images,
-            segmentation_maps,
-            annotations,
-            instance_id_to_semantic_id,
-            return_segmentation_masks,
-            masks_path,
-            **settings,
-        )
-
-    # pyrefly: ignore[bad-override]  (options by name only)
-    def _standardize_kwargs(self, size: Any = None, pad_size: Any = None, **kwargs: Any) -> dict[str, Any]:
-        size = None if size is None else read_size(size)
-        pad_size = None if pad_size is None else read_exact_size(pad_size, "pad_size")
-        return super()._standardize_kwargs(size=size, pad_size=pad_size, **kwargs)
-
-    # pyrefly: ignore[bad-override]  (options by name only)
-    def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
-        check_settings(kwargs)  # also attributes, which may have been set since
-        check_together(kwargs)
-        super()._validate_preprocess_kwargs(**kwargs)
+        labels = (annotations, instance_id_to_semantic_id, return_segmentation_masks, masks_path)
+        return super().preprocess(images, segmentation_maps, *labels, **settings)
 
     # pyrefly: ignore[bad-override]  (options by name only)
     def _preprocess_image_like_inputs(

@@ -5,25 +5,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import PILImageResampling, is_pil_image
+from transformers.image_utils import is_pil_image
 from transformers.processing_utils import VideosKwargs
 from transformers.utils import is_av_available, is_torchcodec_available
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, load_video
 
-from .checks_radio import did_you_mean
-from .configuration_radio import RadioConfig
 from .image_processing_radio import (
-    IDENTITY,
-    RadioImageProcessor,
-    check_settings,
-    check_spelling,
-    check_together,
+    PixelKwargs,
+    PixelProcessor,
+    RadioImageProcessorKwargs,
     check_values,
     read_image,
-    read_size,
     resize_images,
-    settings_of_model,
     to_pixels,
     to_rgb,
 )
@@ -33,15 +27,11 @@ from .image_processing_radio import (
 _READERS = {"torchcodec": is_torchcodec_available, "pyav": is_av_available}
 
 
-class RadioVideoProcessorKwargs(VideosKwargs, total=False):
-    """Options of `RadioVideoProcessor` beyond those of every video processor; see the class."""
-
-    patch_size: int
-    size_divisor: int | None
-    max_img_size: int
+class RadioVideoProcessorKwargs(VideosKwargs, PixelKwargs, total=False):  # pyrefly: ignore[inconsistent-inheritance]
+    """Options of `RadioVideoProcessor`; see the class."""
 
 
-class RadioVideoProcessor(BaseVideoProcessor):
+class RadioVideoProcessor(PixelProcessor, BaseVideoProcessor):
     r"""Turns clips into `pixel_values_videos` `(batch, frames, 3, height, width)` for RADIO: RGB floats in [0, 1].
 
     A clip is a list of PIL images, an array or a tensor of frames (channels first or last), the path of a file or a
@@ -67,42 +57,15 @@ class RadioVideoProcessor(BaseVideoProcessor):
     valid_kwargs = RadioVideoProcessorKwargs
     model_input_names = ["pixel_values_videos"]
 
-    do_convert_rgb = True
-    do_resize = True
-    size = {"shortest_edge": 512}
-    default_to_square = False
-    resample = PILImageResampling.BICUBIC
-    do_rescale = True
-    rescale_factor = 1 / 255
-    do_center_crop = False
-    do_normalize = False
-    image_mean = IDENTITY["image_mean"]
-    image_std = IDENTITY["image_std"]
     do_sample_frames = False
     num_frames = None
     fps = None
-    patch_size = 16
-    size_divisor = None
-    max_img_size = 2048
 
     def __init__(self, **kwargs: Any) -> None:
-        known = self.valid_kwargs.__annotations__
         # In a folder without settings for clips transformers passes those for images.
-        check_spelling(kwargs, {*known, *RadioImageProcessor.valid_kwargs.__annotations__}, type(self).__name__)
-        settings = {name: value for name, value in kwargs.items() if name in known or name.endswith("_type")}
-        check_settings({name: value for name, value in settings.items() if value is not None})
-        super().__init__(**settings)
-        self._validate_preprocess_kwargs(**{name: getattr(self, name, None) for name in known})
-
-    @classmethod
-    def from_model_config(cls, config: RadioConfig, **overrides: Any) -> "RadioVideoProcessor":
-        """Return the processor for a model, with its patch, largest side and preferred resolution.
-
-        Args:
-            config: The model's configuration.
-            overrides: Any option of this class.
-        """
-        return cls(**{**settings_of_model(config), **overrides})
+        of_images = RadioImageProcessorKwargs.__annotations__.keys() - self.valid_kwargs.__annotations__.keys()
+        others = {*of_images, "auto_map", "processor_class"}
+        super().__init__(**{name: value for name, value in kwargs.items() if name not in others})
 
     # pyrefly: ignore[bad-override]  (options by name only)
     def preprocess(self, videos: Any, **settings: Any) -> BatchFeature:
@@ -116,10 +79,6 @@ class RadioVideoProcessor(BaseVideoProcessor):
             TypeError: On an unknown option.
             ValueError: On an invalid clip or option, which the message names.
         """
-        known = self.valid_kwargs.__annotations__
-        unknown = [name for name in settings if name not in known and name != "return_tensors"]
-        if unknown:
-            raise TypeError(f"`{unknown[0]}` is no option of {type(self).__name__}.{did_you_mean(unknown[0], known)}")
         return super().preprocess(_read_pil_frames(videos), **settings)
 
     def sample_frames(
@@ -168,15 +127,6 @@ class RadioVideoProcessor(BaseVideoProcessor):
         if do_convert_rgb:
             clips = [[_to_rgb(frame) for frame in clip] for clip in clips]
         return [torch.stack(clip).to(device) for clip in clips]
-
-    # pyrefly: ignore[bad-override]  (options by name only)
-    def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
-        return super()._standardize_kwargs(size=None if size is None else read_size(size), **kwargs)
-
-    # pyrefly: ignore[bad-override]  (options by name only)
-    def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
-        check_settings({name: value for name, value in kwargs.items() if name != "video_metadata"})
-        check_together({**kwargs, "do_pad": False, "do_pack": False})
 
     # pyrefly: ignore[bad-override]  (options by name only)
     def _preprocess(self, videos: list[Tensor], return_tensors: Any = None, **settings: Any) -> BatchFeature:

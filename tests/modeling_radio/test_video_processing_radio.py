@@ -74,7 +74,8 @@ def test_frames_per_second_need_the_clips_own(processor):
         ({"do_center_crop": True}, ValueError, "`do_center_crop`"),
         ({"size": {"height": 65, "width": 64}}, ValueError, "nearest valid size is 64 x 64"),
         ({"num_frames": 0, "do_sample_frames": True}, ValueError, "`num_frames`"),
-        ({"num_frame": 3}, TypeError, "`num_frame`"),
+        ({"do_resize": 1}, ValueError, "`do_resize`"),
+        ({"num_frame": 3}, TypeError, "'num_frame'"),
     ],
 )
 def test_options_that_cannot_be_right_are_refused(options, error, message, processor):
