@@ -1098,7 +1098,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
             kwargs: Fields in place of the file's, and what transformers takes here. What followed from a field that is
                 given, such as `intermediate_size` from `hidden_size`, follows from the new one.
         """
-        check_file(config_dict)
+        check_file(config_dict)  # which may be a caller's own; a folder's was checked where it was read
         for layout in FOREIGN_LAYOUTS:
             if layout.describes(config_dict):
                 given = {"version": kwargs["version"]} if kwargs.get("version") else {}  # which may not be in the file

@@ -421,6 +421,11 @@ class EradioTrunk(nn.Module):
                 maps = level.downsample(maps)  # pyrefly: ignore[not-callable]
         return self.high_res_neck(outputs)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The four levels."""
+        return self.levels
+
     def change_window_size(self, window_size: int | None) -> None:
         """Set the default side of the windows in tokens; `None` takes that of the training.
 
@@ -475,11 +480,6 @@ class EradioNetwork(RadioNetwork):
         super().__init__(config, use_adaptors)
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        """The four levels."""
-        return self.model.levels  # pyrefly: ignore[bad-return]
-
-    @property
     def input_embeddings(self) -> nn.Module:
         """The stem."""
         return self.model.patch_embed  # pyrefly: ignore[bad-return]
@@ -490,14 +490,6 @@ class EradioNetwork(RadioNetwork):
 
     def build_trunk(self, config: RadioConfig) -> nn.Module:
         return EradioTrunk(config)
-
-    def change_window_size(self, window_size: int | None) -> None:
-        """Set the default side of the windows; see `EradioTrunk`."""
-        self.model.change_window_size(window_size)
-
-    def set_optimal_window_size(self, image_dim: Sequence[int] | int) -> int:
-        """Set the windows that fit images of a height and width without resizing; see `EradioTrunk`."""
-        return self.model.set_optimal_window_size(image_dim)
 
     def encode(self, call: Call) -> NetworkOutput:
         """Run the network; the mean of the features precedes them, as the class token does in other networks.

@@ -77,7 +77,7 @@ from .loading_radio import (
     garbage_collection_paused,
     source_of_weights,
 )
-from .nvidia_names_radio import NvidiaModelNames, NvidiaNetworkNames
+from .nvidia_names_radio import NvidiaNames
 from .outputs_radio import (
     FeatureFormat,
     NetworkOutput,
@@ -107,7 +107,7 @@ ReadTokens = tuple[Tensor | None, Tensor | None, dict[str, RadioAdaptorOutput]]
 """Summary, features, and what each adaptor makes of them."""
 
 
-class RadioNetwork(NvidiaNetworkNames, nn.Module):
+class RadioNetwork(NvidiaNames, nn.Module):
     """Conditioner, transformer, adaptors and normalizers.
 
     `RadioModel` and the task models all hold one as `radio_model`, so that their backbone weights have equal keys.
@@ -178,6 +178,32 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         if states is not None:
             keep = {*keep, *(state - 1 for state in states if state)}
         return self.encode(Call(batch, window, keep, states, with_attentions, draws, num_tokens, decode, full_length))
+
+    def __call__(self, *args: Any, feature_fmt: Any = None, **kwargs: Any) -> Any:
+        """Run the network as `forward` says.
+
+        Args:
+            args: Positional arguments of `forward`.
+            feature_fmt: "NLC" or "NCHW" returns `(summary, features)`, or with adaptors such pairs by "backbone" and
+                the adaptors' names, as NVIDIA's `radio_model` does; `None` returns the result of `forward`.
+            kwargs: Other arguments of `forward`.
+        """
+        result = super().__call__(*args, **kwargs)
+        return result if feature_fmt is None else self.make_pairs(result, feature_fmt)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; class tokens that are assigned to `summary_idxs` make up the summary from then on."""
+        before: Any = vars(self).get("_buffers", {}).get(name)
+        super().__setattr__(name, value)
+        is_assigned = name == "summary_idxs" and before is not None and not before.is_meta  # not while weights load
+        if is_assigned and not value.is_meta and value.tolist() != self.config.summary_idxs:
+            self.config.summary_idxs = value.tolist()
+            self.config.check()
+
+    @property
+    def radio_model(self) -> "RadioNetwork":  # pyrefly: ignore[bad-override]
+        """The network itself, so that NVIDIA's names are written once for models and networks."""
+        return self
 
     def encode(self, call: Call) -> NetworkOutput:
         """Return the output of a checked call. Networks of another architecture override this method.
@@ -259,6 +285,18 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
             check_choice("adaptor_names", name, list(self.adaptors))
         return self.adaptors[name]  # pyrefly: ignore[bad-return]
 
+    def keep_adaptors(self, names: Collection[str]) -> None:
+        """Remove all other adaptors, from the configuration too; an unknown name is a `ValueError`."""
+        names = own_names("adaptors", names, self.adaptors)
+        for name in names:
+            self.config.adaptor(name, argument="adaptors")
+        for name in [name for name in self.adaptors if name not in names]:
+            del self.adaptors[name]
+        self.config.adaptors = [adaptor for adaptor in self.config.adaptors if adaptor["name"] in names]
+        self.config.adaptor_names = [name for name in self.config.adaptor_names or [] if name in names]
+        if self.config.text_adaptor not in names:
+            self.config.text_tower = self.config.text_adaptor = None
+
     def summarize(self, tokens: Tensor) -> Tensor:
         """Concatenate the class tokens that make up the summary, `(batch, num_summaries * hidden)`."""
         parts = [tokens[:, index] for index in self.config.summary_idxs or []]
@@ -321,6 +359,17 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
             global_summary=None if result.encoded is None else self.summarize(result.encoded.prefix),
         )
         return output if result.num_clips is None else by_clip(output, result.num_clips)
+
+    def make_pairs(self, result: NetworkOutput, feature_fmt: Any) -> RadioPair | dict[str, RadioPair]:
+        """Return `(summary, features)`, or with adaptors such pairs by "backbone" and the adaptors' names.
+
+        Args:
+            result: Output of `forward`.
+            feature_fmt: "NLC" for token sequences, "NCHW" for maps.
+        """
+        check_feature_format(feature_fmt, is_packed=result.pack is not None, argument="feature_fmt")
+        names = [name for name in self.config.adaptor_names or [] if name in self.adaptors]  # a backbone has none
+        return self.make_output(result, names, feature_fmt).to_pairs()
 
     def _read_images(
         self, tokens: Tensor, grid: Resolution, names: Sequence[str], feature_format: FeatureFormat
@@ -428,7 +477,7 @@ def _model_of(opened: Any) -> Any:
     return opened[0] if isinstance(opened, tuple) else opened
 
 
-class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
+class RadioPreTrainedModel(NvidiaNames, PreTrainedModel):
     """Weight initialization, saving and the conventions of transformers."""
 
     config_class = RadioConfig
@@ -523,6 +572,31 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
             base = RadioModel(copy.deepcopy(config))
         base.radio_model, base.training = self.radio_model, self.radio_model.training
         return base
+
+    @property
+    def adaptors(self) -> nn.ModuleDict:
+        """The adaptors that were built, by name; `None`, or some of them, removes the others.
+
+        That of the folder's text tower also has what `AdaptorTexts` says.
+        """
+        adaptors, name = self.radio_model.adaptors, self.config.text_adaptor
+        if name in adaptors and "encode_text" not in vars(adaptors[name]):
+            import_sibling("nvidia_methods_radio").AdaptorTexts(self).give_to(adaptors[name])
+        return adaptors
+
+    @adaptors.setter
+    def adaptors(self, value: Collection[str] | None) -> None:
+        self.radio_model.keep_adaptors(value or ())
+
+    @property
+    def model(self) -> nn.Module:  # pyrefly: ignore[bad-override]
+        """The transformer: patch generator, blocks and final norm."""
+        return self.radio_model.model
+
+    @property
+    def input_conditioner(self) -> nn.Module:
+        """The module that normalizes pixels."""
+        return self.radio_model.input_conditioner
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the patch projection."""
@@ -684,29 +758,8 @@ class RadioPreTrainedModel(NvidiaModelNames, PreTrainedModel):
         return count_draws(self.config)
 
 
-class RadioModel(RadioPreTrainedModel):
-    """A RADIO backbone with its adaptors; see `forward`.
-
-    Examples:
-        >>> config = RadioConfig.from_preset("radio-test")
-        >>> out = RadioModel(config).eval()(torch.rand(1, 3, 64, 96))
-        >>> out.summary.shape, out.features.shape
-        (torch.Size([1, 64]), torch.Size([1, 24, 32]))
-    """
-
-    def __init__(self, config: RadioConfig) -> None:
-        super().__init__(config)
-        self.radio_model = build_network(self.config)
-        self.post_init()
-
-    @property
-    def base_model(self) -> "RadioModel":
-        """This model."""
-        return self
-
-    @staticmethod
-    def restrict_config(config: RadioConfig) -> RadioConfig:
-        return config if config.text_tower is None else config.without_text_tower()
+class ImageFeatures(RadioPreTrainedModel):
+    """Models with the adaptors, which `get_image_features` reads."""
 
     @can_return_tuple
     def get_image_features(
@@ -733,6 +786,31 @@ class RadioModel(RadioPreTrainedModel):
             hidden_states=result.hidden_states,
             attentions=result.attentions,
         )
+
+
+class RadioModel(ImageFeatures):
+    """A RADIO backbone with its adaptors; see `forward`.
+
+    Examples:
+        >>> config = RadioConfig.from_preset("radio-test")
+        >>> out = RadioModel(config).eval()(torch.rand(1, 3, 64, 96))
+        >>> out.summary.shape, out.features.shape
+        (torch.Size([1, 64]), torch.Size([1, 24, 32]))
+    """
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        self.radio_model = build_network(self.config)
+        self.post_init()
+
+    @property
+    def base_model(self) -> "RadioModel":
+        """This model."""
+        return self
+
+    @staticmethod
+    def restrict_config(config: RadioConfig) -> RadioConfig:
+        return config if config.text_tower is None else config.without_text_tower()
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """Encode texts; see `RadioForZeroShotImageClassification.get_text_features`.

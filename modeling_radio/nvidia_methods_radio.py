@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
@@ -53,14 +53,21 @@ def conditioners(
     return inside, outside
 
 
-def refuse_window(which: str, argument: str) -> NoReturn:
-    """Raise a `ValueError` about windows that a ViT cannot be given.
+def windows_of(network: Any, argument: str) -> Any:
+    """Return the trunk whose windows can be set.
 
     Args:
-        which: The windows.
-        argument: What the model may be called with instead.
+        network: The `radio_model`.
+        argument: Argument of a call that other networks have instead, for the message.
+
+    Raises:
+        ValueError: If the network is not an E-RADIO.
     """
-    raise ValueError(f"Windows {which} cannot be set for a ViT, only for E-RADIO. Call the model with {argument}.")
+    if network.config.eradio is None:
+        raise ValueError(
+            f"Windows can be set only for E-RADIO. Call this model with {argument}, or set `config.vitdet_window_size`."
+        )
+    return network.model
 
 
 class AdaptorTexts:

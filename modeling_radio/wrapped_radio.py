@@ -811,6 +811,11 @@ class WrappedTrunk(PreTrainedModel):
             raise ValueError(f"{self.wrapping.label!r} has no stages: none of its parts consists of modules.")
         return found
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The stages of the network."""
+        return nn.ModuleList(self.stages())
+
     def _stage_names(self) -> list[str]:
         modules, num_stages = dict(self.network.named_modules()), None
         if self.wrapping.source == "timm":
@@ -953,11 +958,6 @@ class WrappedNetwork(RadioNetwork):
         super().__init__(config, use_adaptors)
         if self.model.pool is None and config.num_cls_tokens != 1:
             raise ValueError(f"`num_cls_tokens` must be 1, the class token of {wrapping.label}.")
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The stages of the network."""
-        return nn.ModuleList(self.model.stages())
 
     @property
     def input_embeddings(self) -> nn.Module:

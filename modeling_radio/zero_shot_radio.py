@@ -33,7 +33,7 @@ from .hub_radio import import_sibling
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments, check_images, check_pack
 from .layers_radio import ImagePack
 from .loading_radio import library_config
-from .modeling_radio import RadioModel, RadioPreTrainedModel, build_network
+from .modeling_radio import ImageFeatures, RadioModel, build_network
 from .outputs_radio import NetworkOutput, RadioZeroShotOutput, to_map
 from .radseg_radio import (
     DENOISING,
@@ -505,7 +505,7 @@ def text_tower_of(model: Any) -> Any:
     return tower if tower.device == model.device else tower.to(model.device)
 
 
-class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
+class RadioForZeroShotImageClassification(TextFeatures, ImageFeatures):
     """RADIO with a text tower in the space of one adaptor; see `forward`, `embed_classes` and `segment`.
 
     `config.text_tower` is the tower's configuration. `config.text_adaptor` names the adaptor whose summary is in the
@@ -654,34 +654,6 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
             image_embeds=image_embeds,
             text_model_output=texts if has_more else None,
             vision_model_output=images if has_more else None,
-        )
-
-    @can_return_tuple
-    def get_image_features(
-        self,
-        pixel_values: Tensor,
-        window_size: WindowSize = None,
-        pixel_mask: Tensor | None = None,
-        output_hidden_states: StatesWanted = None,
-        output_attentions: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
-        """Encode images; `pooler_output` is the adaptor's summary `(num_images, text_dim)`, not normalized.
-
-        Arguments as in `forward`. The adaptor's dense head does not run.
-        """
-        check_call_arguments(self, kwargs, "get_image_features")
-        result = self.radio_model(
-            pixel_values,
-            window_size=window_size,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
-        return BaseModelOutputWithPooling(
-            last_hidden_state=result.tokens,
-            pooler_output=self._align(result.tokens[:, self.image_adaptor.token_index]),
-            hidden_states=result.hidden_states,
-            attentions=result.attentions,
         )
 
     def probabilities(self, logits_per_image: Tensor, dim: int = -1) -> Tensor:
@@ -901,12 +873,6 @@ class RadioForZeroShotImageClassification(TextFeatures, RadioPreTrainedModel):
         if scga is not None:
             patches = aggregate(patches, scga)
         return align_patches(network, adaptor.name, patches, grid, source)
-
-    def _align(self, tokens: Tensor) -> Tensor:
-        """Apply the summary head of the teacher's adaptor: `(..., hidden)` to `(..., text_dim)`."""
-        head = self.radio_model.adaptor(self.image_adaptor.name).head_mlp
-        assert head is not None  # its width was checked
-        return head(tokens)
 
     def _to_logits(self, cosines: Tensor) -> Tensor:
         logits = cosines * self.logit_scale.exp().to(cosines.device)
