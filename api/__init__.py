@@ -152,9 +152,9 @@ class Finetuned:
 
     def model(self) -> RadioPreTrainedModel:
         """Open the tuned model, in evaluation mode; an adapter that was not merged is put onto its base."""
-        from modeling_radio.tuning.tasks import TASK_CLASSES
+        from modeling_radio.tuning.tasks import find_task
 
-        return TASK_CLASSES[self.task].model_class.from_pretrained(self.merged or self.final).eval()
+        return find_task(self.task).model_class.from_pretrained(self.merged or self.final).eval()
 
 
 @_with_fields_of(FinetuneSettings)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import modeling_radio
+from modeling_radio import TASK_MODELS as CLASSES
 from modeling_radio import RadioModel
 from modeling_radio.conversion.from_nvidia import convert
 from modeling_radio.core.checkpoints import open_checkpoint, read_config, without_reports
@@ -21,9 +21,7 @@ from modeling_radio.nvidia.fit import check_fit
 _MAX_NAMES = 4
 
 TASK_MODELS: dict[str, type[RadioTaskModel]] = {
-    name: model
-    for name in modeling_radio.__all__
-    if isinstance(model := getattr(modeling_radio, name), type) and issubclass(model, RadioTaskModel)
+    name: model for name, model in CLASSES.items() if issubclass(model, RadioTaskModel)
 }
 """By the name in `architectures`."""
 _OF_TEXTS = ("text_tower.", "logit_scale", "logit_bias")

@@ -18,6 +18,7 @@ from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_fil
 import modeling_radio
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.errors import first_few
+from modeling_radio.hub_radio import own_classes
 from modeling_radio.loading_radio import HUB_ID, is_radio_folder
 
 
@@ -90,8 +91,9 @@ def copy_model(folder: Path, target: Path) -> None:
 
 
 def our_modules() -> set[str]:
-    """Return the modules that are saved with every checkpoint of ours."""
-    return {path.stem for path in Path(modeling_radio.__file__).parent.glob("*_radio.py")}
+    """Return the modules that are saved with our checkpoints, those of classes that the user registered too."""
+    of_user = {own.reference.rpartition(".")[0] for own in own_classes.values()}
+    return {path.stem for path in Path(modeling_radio.__file__).parent.glob("*_radio.py")} | of_user
 
 
 def foreign_code(values: Any, modules: Collection[str]) -> list[str]:

@@ -13,8 +13,10 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 from torchvision.utils import draw_bounding_boxes
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-import modeling_radio
 from modeling_radio import (
+    TASK_MODELS,
+    RadioBackbone,
+    RadioConfig,
     RadioForDepthEstimation,
     RadioForImageClassification,
     RadioForInstanceSegmentation,
@@ -29,7 +31,6 @@ from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.machine import find_device
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.figures.features import class_color, overlaid, similarity_colors, to_pixels
-from modeling_radio.hub_radio import TASK_OF_CLASS
 from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_image_file
 from modeling_radio.nvidia.fit import check_fit
 from modeling_radio.pipelines_radio import limits_of
@@ -39,14 +40,15 @@ from modeling_radio.tokenizer import open_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types that a model can be opened in, by name."""
-MODELS = {
-    name: model
-    for name in modeling_radio.__all__
-    if isinstance(model := getattr(modeling_radio, name), type) and issubclass(model, RadioPreTrainedModel)
+MODELS: dict[str, type[RadioPreTrainedModel]] = {
+    **{model.__name__: model for model in (RadioModel, RadioBackbone)},
+    **TASK_MODELS,
 }
 """Classes that a folder's `config.json` can name as its own."""
 OBJECTS = (RadioForObjectDetection, RadioForInstanceSegmentation)
 """Models whose objects count from a score on."""
+DRAWN = (RadioForImageClassification, RadioForSemanticSegmentation, RadioForDepthEstimation, *OBJECTS)
+"""Models whose outputs `predict` draws."""
 MAX_OBJECTS = 50
 """Largest number of objects drawn, the most certain ones; our choice."""
 SHOWN_PX = 768
@@ -85,8 +87,8 @@ class Opened:
 
     @property
     def has_head(self) -> bool:
-        """True if it was tuned for a task of its own."""
-        return type(self.model).__name__ in TASK_OF_CLASS and self.zero_shot is None
+        """True if it has a head whose outputs `predict` draws."""
+        return isinstance(self.model, DRAWN)
 
     @property
     def dense_adaptors(self) -> list[str]:
@@ -112,8 +114,8 @@ def read_radio_config(checkpoint: str) -> dict[str, Any]:
         ValueError: If it is no RADIO model.
         OSError: If there is no such folder or repository.
     """
-    values, _ = modeling_radio.RadioConfig.get_config_dict(checkpoint)
-    if "args" not in values and values.get("model_type") != modeling_radio.RadioConfig.model_type:
+    values, _ = RadioConfig.get_config_dict(checkpoint)
+    if "args" not in values and values.get("model_type") != RadioConfig.model_type:
         raise ValueError(
             f"`checkpoint` must be a RADIO model, got {checkpoint!r} with the `model_type` "
             f"{values.get('model_type')!r:.60}."

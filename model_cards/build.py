@@ -16,7 +16,6 @@ from modeling_radio import RadioConfig
 from modeling_radio.core.files import write_text
 from modeling_radio.core.tables import markdown
 from modeling_radio.core.trust import check_named_code
-from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
 from modeling_radio.metrics.results import STUDENT, Results, Source, build_tables
 from modeling_radio.model_cards.kinds import (
     Conversion,
@@ -27,9 +26,10 @@ from modeling_radio.model_cards.kinds import (
 )
 from modeling_radio.model_cards.licenses import License, binding_teachers, warnings_of
 from modeling_radio.model_cards.lineage import Lineage
-from modeling_radio.model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
+from modeling_radio.model_cards.metadata import ABOUT_TRAINING, card_data, pipeline_tag, write_eval_results
 from modeling_radio.model_cards.parity import find_parity
 from modeling_radio.model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card, signed
+from modeling_radio.tasks_radio import FEATURE_EXTRACTION
 from modeling_radio.zero_shot_radio import SentenceTowerConfig
 
 
@@ -54,6 +54,7 @@ def build_card(
     model_id: str | None = None,
     name: str | None = None,
     license: License | None = None,
+    trusts_remote_code: bool = False,
 ) -> ModelCard:
     """Return the card of a checkpoint, a converted or an adapter folder; nothing is written.
 
@@ -63,14 +64,15 @@ def build_card(
         model_id: `ORG/NAME` on the Hub, for the usage code; None leaves these words, which publishing replaces.
         name: Name of the model; None takes it from `model_id`, the configuration's version, or the folder.
         license: License of the weights; None leaves it open, and the card is not complete.
+        trusts_remote_code: Whether the folder may name code of others; it is not run.
 
     Returns:
         The card with its metadata.
 
     Raises:
-        ValueError: If the folder is no RADIO checkpoint.
+        ValueError: If the folder is no RADIO checkpoint, or names code of others.
     """
-    config = _read_config(checkpoint)
+    config = _read_config(checkpoint, trusts_remote_code=trusts_remote_code)
     results, lineage = with_lineage(results or Results(measurements=[]), checkpoint)
     is_made_by_run = _is_made_by(results.run)
     results = replace(results, run=_with_own_cost(results.run))
@@ -94,7 +96,7 @@ def build_card(
     if is_adapter(checkpoint):
         return build_adapter_card(checkpoint, config, source, {**shown, **about_sources})
     conversion = Conversion.find(checkpoint)
-    if conversion is None and task_of(config.architectures) not in BACKBONES:
+    if conversion is None and pipeline_tag(config) not in BACKBONES:
         return build_tuned_card(config, source, {**shown, **about_sources})
     shown["parity"] = find_parity(checkpoint)
     if conversion is not None:
@@ -126,6 +128,7 @@ def write_card(
     model_id: str | None = None,
     name: str | None = None,
     license: License | None = None,
+    trusts_remote_code: bool = False,
 ) -> Path:
     """Write `README.md`, its results as `results.json`, and `.eval_results/` for data sets of the Hub.
 
@@ -136,7 +139,9 @@ def write_card(
     """
     kept = results_of(checkpoint)
     results = results or kept
-    card = build_card(checkpoint, results, model_id=model_id, name=name, license=license)
+    card = build_card(
+        checkpoint, results, model_id=model_id, name=name, license=license, trusts_remote_code=trusts_remote_code
+    )
     write_text(checkpoint / "README.md", signed(str(card)))
     if results is not None:
         numbers = [each for each in results.measurements if isfinite(each.value)]  # the file holds no others
@@ -156,7 +161,7 @@ def with_lineage(results: Results, checkpoint: Path) -> tuple[Results, Lineage]:
     return found, lineage
 
 
-def _read_config(checkpoint: Path) -> RadioConfig:
+def _read_config(checkpoint: Path, *, trusts_remote_code: bool) -> RadioConfig:
     if not is_adapter(checkpoint) and not any((checkpoint / name).is_file() for name in WEIGHTS):
         raise ValueError(f"{checkpoint} is no checkpoint folder: it has no {WEIGHTS[0]}.")
     try:
@@ -164,7 +169,8 @@ def _read_config(checkpoint: Path) -> RadioConfig:
         model_type = content.get("model_type") if isinstance(content, dict) else content
         if model_type != RadioConfig.model_type:  # transformers would only warn
             raise ValueError(f"its model_type is {model_type!r:.60}, not {RadioConfig.model_type!r}")
-        check_named_code(checkpoint)
+        if not trusts_remote_code:
+            check_named_code(checkpoint)
         return RadioConfig.from_pretrained(checkpoint)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{checkpoint} is no RADIO checkpoint folder: config.json: {error}") from error

@@ -28,6 +28,7 @@ class CardSettings(Settings):
         license_name: Name of an "other" license, in lower-case letters, digits and hyphens.
         license_link: Address of the text of an "other" license, or LICENSE in the folder.
         overwrite: Replace a README.md that somebody else wrote or edited.
+        trust_remote_code: Allow a folder that names code of others, such as a head of your own; it is not run.
     """
 
     checkpoint: ModelFolder
@@ -38,6 +39,7 @@ class CardSettings(Settings):
     license_name: str | None = None
     license_link: str | None = None
     overwrite: bool = False
+    trust_remote_code: bool = False
 
 
 COMMAND = Command(
@@ -73,7 +75,14 @@ def _write(settings: CardSettings) -> None:
             f"{str(readme)!r} was written or edited by somebody, and a new card would replace it. Copy the parts that "
             "you need to another folder, then give --overwrite."
         )
-    path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=_name(settings), license=license)
+    path = write_card(
+        settings.checkpoint,
+        results,
+        model_id=settings.model_id,
+        name=_name(settings),
+        license=license,
+        trusts_remote_code=settings.trust_remote_code,
+    )
     print(f"Wrote {path}." + ("" if license else " It names no license yet: add one by --license ID."))
     results, lineage = with_lineage(results or Results(measurements=[]), settings.checkpoint)
     for warning in warnings_of([*results.teachers, *lineage.weights]):

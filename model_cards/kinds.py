@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,48 @@ from huggingface_hub import ModelCard
 from pydantic import ConfigDict
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from modeling_radio import RadioConfig
+from modeling_radio import TASK_MODELS, RadioConfig
 from modeling_radio.core.files import write_text
-from modeling_radio.hub_radio import FEATURE_EXTRACTION, INSTANCE_SEGMENTERS, task_of
 from modeling_radio.metrics.results import load_typed
 from modeling_radio.model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
-from modeling_radio.model_cards.metadata import HUB_ID, card_data
+from modeling_radio.model_cards.metadata import HUB_ID, card_data, task_of_folder
 from modeling_radio.model_cards.rendering import render_card
 from modeling_radio.peft_radio import read_adapter_config
+from modeling_radio.tasks_radio import TASKS
 
 
 BASE_PLACEHOLDER = "ORG/BASE"
 """Stands for a base that is a local folder, until `radio publish --base` names its repository."""
 MAX_CLASSES = 100
 """Our choice: a card lists no more classes."""
-NO_CLASSES = (FEATURE_EXTRACTION, "depth-estimation", "zero-shot-image-classification")
-"""Pipelines of models whose configuration names no classes."""
 CONVERTED = ", converted"
 """End of the title."""
 FILE = "conversion.json"
 """File of a converted folder, from which its card can be written again; later training does not copy it."""
+
+
+RESULTS_OF_PIPELINES = {
+    "image-classification": '[{"label": ..., "score": ...}, ...], the highest score first',
+    "zero-shot-image-classification": '[{"label": ..., "score": ...}, ...], the highest score first',
+    "image-segmentation": '[{"label": ..., "mask": a PIL image, ...}, ...]',
+    "object-detection": '[{"label": ..., "score": ..., "box": {"xmin": ..., ...}}, ...]',
+    "depth-estimation": '{"predicted_depth": meters for each pixel, "depth": a PIL image}',
+}
+"""Results of pipelines of transformers."""
+ARGUMENTS_OF_PIPELINES = {"zero-shot-image-classification": ', candidate_labels=["a cat", "a dog"]'}
+"""Further arguments of pipelines."""
+READINGS = {
+    "multi_label_classification": (
+        "scores = output.logits[0].sigmoid().tolist()\nprint(dict(zip(model.config.id2label.values(), scores)))"
+    ),
+    "regression": "print(output.logits[0].tolist())",
+}
+"""Code that reads the scores of classifiers that do not choose one class, by problem type."""
+KINDS_OF_CLASSIFIERS = {
+    "multi_label_classification": "image classification with several labels an image,",
+    "regression": "a number for each image,",
+}
+"""Tasks of such classifiers in words."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +60,7 @@ class TaskUsage:
     """Code of a task model's card.
 
     Attributes:
-        result: Result of its pipeline.
+        result: Result of its pipeline; empty leaves this line out.
         reading: Lines that read the model's output without a pipeline; empty leaves this code out.
         arguments: Further arguments of the pipeline.
     """
@@ -46,50 +68,6 @@ class TaskUsage:
     result: str
     reading: str
     arguments: str = ""
-
-
-TASK_USAGES = {
-    "RadioForImageClassification": TaskUsage(
-        '[{"label": ..., "score": ...}, ...], the highest score first',
-        "print(model.config.id2label[output.logits.argmax().item()])",
-    ),
-    "RadioForZeroShotImageClassification": TaskUsage(
-        '[{"label": ..., "score": ...}, ...], the highest score first',
-        "",
-        ', candidate_labels=["a cat", "a dog"]',
-    ),
-    "RadioForSemanticSegmentation": TaskUsage(
-        '[{"label": ..., "mask": a PIL image, ...}, ...]',
-        "size = inputs.pixel_values.shape[-2:]\n"
-        "classes = processor.post_process_semantic_segmentation(output, target_sizes=[size])[0]\n"
-        "print(classes.shape)  # (height, width), the class of each pixel",
-    ),
-    "RadioForObjectDetection": TaskUsage(
-        '[{"label": ..., "score": ..., "box": {"xmin": ..., ...}}, ...]',
-        "objects = processor.post_process_object_detection(output)[0]\n"
-        "print(objects)  # scores, labels, and boxes as shares of width and height",
-    ),
-    "RadioForDepthEstimation": TaskUsage(
-        '{"predicted_depth": meters for each pixel, "depth": a PIL image}',
-        "print(output.predicted_depth.shape)  # (1, height, width), in meters",
-    ),
-    **dict.fromkeys(
-        INSTANCE_SEGMENTERS,
-        TaskUsage(
-            '[{"label": ..., "score": ..., "mask": a PIL image}, ...]',
-            "objects = processor.post_process_instance_segmentation(output)[0]\n"
-            'print(objects["segments_info"])  # objects["segmentation"] is a map of their ids',
-        ),
-    ),
-}
-"""By class."""
-READINGS = {
-    "multi_label_classification": (
-        "scores = output.logits[0].sigmoid().tolist()\nprint(dict(zip(model.config.id2label.values(), scores)))"
-    ),
-    "regression": "print(output.logits[0].tolist())",
-}
-"""Code that prints the outputs of classifiers that do not choose one class, by problem type."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -159,38 +137,43 @@ def build_tuned_card(config: RadioConfig, source: str, shown: dict[str, Any]) ->
 
 def _task_usage(config: RadioConfig) -> TaskUsage | None:
     """Return the code for a task model; None for other models."""
-    usage = TASK_USAGES.get((config.architectures or [""])[0])
-    reading = READINGS.get(str(config.problem_type))
-    return replace(usage, reading=reading) if usage and reading else usage
+    task = task_of_folder(config)
+    if task is None:
+        return None
+    reading = ""
+    if task.post_processing is not None:
+        reading = (
+            "size = inputs.pixel_values.shape[-2:]\n"
+            f"print(processor.{task.post_processing}(output, target_sizes=[size])[0])"
+        )
+    elif task.has_classes:
+        one = "print(model.config.id2label[output.logits.argmax().item()])"
+        reading = READINGS.get(str(config.problem_type), one)
+    name = task.pipeline
+    return TaskUsage(RESULTS_OF_PIPELINES.get(name, ""), reading, ARGUMENTS_OF_PIPELINES.get(name, ""))
 
 
 def _article(config: RadioConfig) -> str:
     """Return what a task model is, in words with an article."""
-    name = (config.architectures or [""])[0]
-    if name == "RadioForImageClassification":
-        return {
-            "multi_label_classification": "A classifier of images that may have several classes,",
-            "regression": "A model that predicts a number for an image,",
-        }.get(str(config.problem_type), "An image classifier")
-    return {
-        "RadioForSemanticSegmentation": "A semantic segmenter",
-        "RadioForInstanceSegmentation": "An instance segmenter",
-        "RadioForUniversalSegmentation": "An instance segmenter",
-        "RadioForObjectDetection": "An object detector",
-    }.get(name, "A depth estimator")
+    task = task_of_folder(config)
+    names = [name for name, each in TASKS.items() if each == task]
+    kind = KINDS_OF_CLASSIFIERS.get(str(config.problem_type), " ".join(names).replace("-", " "))
+    (own,) = (config.architectures or [""])[:1]
+    return f"A model for {kind}" if own in TASK_MODELS else f"A model with a head of its own, {own}, for {kind}"
 
 
 def _classes(config: RadioConfig) -> dict[str, Any]:
     """Return the names of classes for the template, no more than fit a card; none for measured numbers and depth."""
-    has_classes = config.problem_type != "regression" and task_of(config.architectures) not in NO_CLASSES
+    task = task_of_folder(config)
+    has_classes = config.problem_type != "regression" and task is not None and task.has_classes
     names = sorted((config.id2label or {}).items()) if has_classes else []
     return {"classes": names[:MAX_CLASSES], "num_more_classes": max(len(names) - MAX_CLASSES, 0)}
 
 
 def _auto_class(config: RadioConfig) -> str:
     """Return the Auto class that opens a task model."""
-    (name,) = (config.architectures or ["RadioModel"])[:1]
-    return f"AutoModel{name.removeprefix('Radio').removeprefix('Model')}"
+    task = task_of_folder(config)
+    return "AutoModel" if task is None else task.auto_classes[0]
 
 
 @dataclass(frozen=True)

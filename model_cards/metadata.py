@@ -15,10 +15,11 @@ from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_text
+from modeling_radio.core.imports import is_import_path
 from modeling_radio.core.tables import one_line
-from modeling_radio.hub_radio import FEATURE_EXTRACTION, TASK_OF_CLASS, task_of
 from modeling_radio.metrics.results import STUDENT, Measurement, Results
 from modeling_radio.model_cards.licenses import License
+from modeling_radio.tasks_radio import FEATURE_EXTRACTION, TASKS, HeadTask, pipeline_of, task_of
 
 
 TASK_OF_EVALUATION = {
@@ -27,9 +28,7 @@ TASK_OF_EVALUATION = {
     "zero_shot": "zero-shot-image-classification",
     "segmentation_probe": "image-segmentation",
     "open_vocabulary": "image-segmentation",
-    "semantic-segmentation": "image-segmentation",
-    "instance-segmentation": "image-segmentation",
-    **{task: task for task in TASK_OF_CLASS.values()},
+    **{name: task.pipeline for name, task in TASKS.items()},
 }
 METRICS = {
     "accuracy": "accuracy",
@@ -78,12 +77,13 @@ def card_data(
         check_choice("relation", relation, RELATIONS)
     results = results or Results([])
     hub_ids = _hub_ids(results)
-    found = [_eval_result(measurement, hub_ids.get(measurement.dataset)) for measurement in _published(results)]
+    tag = pipeline_tag(config)
+    found = [_eval_result(each, hub_ids.get(each.dataset), tag) for each in _published(results)]
     bases = [base for base in base_models if HUB_ID.fullmatch(base)]
     learned_from = [data.hub_id for data in results.datasets if data.hub_id and ABOUT_TRAINING in data.role]
     return ModelCardData(
         library_name=library,
-        pipeline_tag=pipeline_tag(config),
+        pipeline_tag=tag,
         **({} if license is None else license.metadata()),
         tags=["radio", "vision", *tags, "custom_code"],
         base_model=bases or None,
@@ -95,9 +95,14 @@ def card_data(
     )
 
 
+def task_of_folder(config: RadioConfig) -> HeadTask | None:
+    """Return the task of a checkpoint; `None` if it has no head."""
+    return task_of(config.architectures, vars(config).get("auto_map"))
+
+
 def pipeline_tag(config: RadioConfig) -> str:
     """Return the pipeline that the Hub offers for a checkpoint."""
-    return task_of(config.architectures)
+    return pipeline_of(config.architectures, vars(config).get("auto_map"))
 
 
 def hub_metric(metric: str) -> str | None:
@@ -140,13 +145,16 @@ def _hub_ids(results: Results) -> dict[str, str]:
     return {data.name: data.hub_id for data in results.datasets if data.hub_id}
 
 
-def _eval_result(measurement: Measurement, hub_id: str | None) -> EvalResult:
+def _eval_result(measurement: Measurement, hub_id: str | None, tag: str) -> EvalResult:
+    """Return a measurement for the metadata; `tag` is the pipeline of the model, which a task of the user's is for."""
     arguments: dict[str, Any] | None = None if measurement.seed is None else {"seed": measurement.seed}
     metric = hub_metric(measurement.metric)
     assert metric is not None
     dataset = one_line(measurement.dataset) or "unnamed"
     return EvalResult(
-        task_type=TASK_OF_EVALUATION.get(measurement.task, FEATURE_EXTRACTION),
+        task_type=tag
+        if is_import_path(measurement.task)
+        else TASK_OF_EVALUATION.get(measurement.task, FEATURE_EXTRACTION),
         dataset_type=hub_id or re.sub(r"[^\w./-]+", "-", dataset),
         dataset_name=dataset,
         metric_type=metric,

@@ -8,7 +8,9 @@ build and open ours, also inside composite models, in place of transformers' nat
 installed, and beside it in a clone.
 """
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import transformers
 
@@ -24,12 +26,13 @@ from .detection_radio import (
     RadioUniversalSegmentationOutput,
 )
 from .heads_radio import RadioForDepthEstimation, RadioForImageClassification, RadioForSemanticSegmentation
-from .hub_radio import AUTO_MAP, INSTANCE_AUTO_MAP, INSTANCE_SEGMENTERS
+from .hub_radio import register_model
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioIntermediateOutput, RadioModel, RadioModelOutput, RadioPreTrainedModel
 from .outputs_radio import RadioPair
 from .processing_radio import RadioProcessor
 from .sam3_radio import attach_to_sam3, save_attached
+from .tasks_radio import AUTO_MAP, TASKS
 from .video_processing_radio import RadioVideoProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification, RadioZeroShotOutput
 
@@ -68,6 +71,16 @@ if (_CLONE / "pyproject.toml").is_file() and str(_CLONE) not in __path__:
     __path__.append(str(_CLONE))
 
 
+def _class_of(reference: str) -> Any:
+    """Return a class that `AUTO_MAP` names, `module.Class`."""
+    module, _, name = reference.partition(".")
+    return vars(importlib.import_module(f".{module}", __name__))[name]
+
+
+TASK_MODELS = {task.class_name: _class_of(task.model) for task in TASKS.values()}
+"""Classes of all tasks by name."""
+
+
 def _register() -> None:
     transformers.AutoConfig.register(RadioConfig.model_type, RadioConfig, exist_ok=True)
     transformers.AutoImageProcessor.register(
@@ -75,12 +88,14 @@ def _register() -> None:
     )
     transformers.AutoVideoProcessor.register(RadioConfig, RadioVideoProcessor, exist_ok=True)
     transformers.AutoProcessor.register(RadioConfig, RadioProcessor, exist_ok=True)
-    for auto_class in AUTO_MAP.keys() - {"AutoConfig", "AutoVideoProcessor", "AutoProcessor"}:
-        model_class = globals()[AUTO_MAP[auto_class].rpartition(".")[2]]
-        if INSTANCE_AUTO_MAP[auto_class] != AUTO_MAP[auto_class]:
-            # A folder of an instance segmenter names it as its architecture; others get the first class.
-            model_class = (model_class, *(globals()[name] for name in INSTANCE_SEGMENTERS))
-        getattr(transformers, auto_class).register(RadioConfig, model_class, exist_ok=True)
+    for auto_class in ("AutoModel", "AutoBackbone"):
+        register_model(_class_of(AUTO_MAP[auto_class]), auto_class, RadioConfig)
+    for auto_class in {auto_class for task in TASKS.values() for auto_class in task.auto_classes}:
+        register_model(_class_of(AUTO_MAP[auto_class]), auto_class, RadioConfig)
+    for task in TASKS.values():
+        # A folder names its architecture, by which these Auto classes then choose.
+        for auto_class in task.own_auto_map:
+            register_model(_class_of(task.model), auto_class, RadioConfig)
 
 
 _register()

@@ -1140,7 +1140,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
         They lie there before transformers uploads the folder where it is asked to.
         """
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        copy_source_files(save_directory)
+        copy_source_files(save_directory, self.architectures)
         write_modules(save_directory, has_text_tower=self.text_tower is not None)
         super().save_pretrained(save_directory, *args, **kwargs)
 

@@ -3,7 +3,6 @@
 `RadioConfig.save_pretrained` calls `copy_source_files`.
 """
 
-import copy
 import hashlib
 import importlib
 import json
@@ -13,91 +12,17 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import transformers
 from transformers import AutoBackbone, AutoModel
-from transformers.dynamic_module_utils import get_relative_imports
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.utils import cached_file
 
-
-AUTO_MAP = {
-    "AutoConfig": "configuration_radio.RadioConfig",
-    "AutoModel": "modeling_radio.RadioModel",
-    "AutoBackbone": "backbone_radio.RadioBackbone",
-    "AutoModelForImageClassification": "heads_radio.RadioForImageClassification",
-    "AutoModelForZeroShotImageClassification": "zero_shot_radio.RadioForZeroShotImageClassification",
-    "AutoModelForSemanticSegmentation": "heads_radio.RadioForSemanticSegmentation",
-    "AutoModelForImageSegmentation": "heads_radio.RadioForSemanticSegmentation",
-    "AutoModelForDepthEstimation": "heads_radio.RadioForDepthEstimation",
-    "AutoModelForObjectDetection": "detection_radio.RadioForObjectDetection",
-    "AutoModelForInstanceSegmentation": "detection_radio.RadioForInstanceSegmentation",
-    "AutoModelForUniversalSegmentation": "detection_radio.RadioForUniversalSegmentation",
-    "AutoModelForVideoClassification": "heads_radio.RadioForImageClassification",
-    "AutoVideoProcessor": "video_processing_radio.RadioVideoProcessor",
-    "AutoProcessor": "processing_radio.RadioProcessor",
-}
-"""Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
-
-INSTANCE_SEGMENTER = "RadioForInstanceSegmentation"
-INSTANCE_SEGMENTERS = (INSTANCE_SEGMENTER, "RadioForUniversalSegmentation")
-"""One model under two interfaces."""
-
-INSTANCE_AUTO_MAP = {
-    **AUTO_MAP,
-    "AutoModelForObjectDetection": f"detection_radio.{INSTANCE_SEGMENTER}",
-    "AutoModelForImageSegmentation": f"detection_radio.{INSTANCE_SEGMENTER}",
-}
-"""For folders of instance segmenters: with `AUTO_MAP` these Auto classes would build another class with a new head."""
-
-
-def _pipeline(name: str, auto_class: str, kind: str = "image") -> dict[str, Any]:
-    return {"impl": f"pipelines_radio.{name}", "pt": [auto_class], "type": kind}
-
-
-PIPELINES = {
-    "image-feature-extraction": _pipeline("RadioImageFeatureExtractionPipeline", "AutoModel"),
-    "image-classification": _pipeline("RadioImageClassificationPipeline", "AutoModelForImageClassification"),
-    "image-segmentation": _pipeline("RadioImageSegmentationPipeline", "AutoModelForImageSegmentation"),
-    "depth-estimation": _pipeline("RadioDepthEstimationPipeline", "AutoModelForDepthEstimation"),
-    "object-detection": _pipeline("RadioObjectDetectionPipeline", "AutoModelForObjectDetection"),
-    "video-classification": _pipeline("RadioVideoClassificationPipeline", "AutoModelForVideoClassification", "video"),
-}
-"""Written into every folder too: transformers' own join images of one size only with `batch_size=`."""
-
-INSTANCE_PIPELINES = {
-    **PIPELINES,
-    "image-segmentation": _pipeline("RadioInstanceSegmentationPipeline", "AutoModelForInstanceSegmentation"),
-}
-"""Written into instance segmenters' folders: masks of instances may overlap, and come with their own options."""
-
-_WITH_TEXTS = ("AutoModelForZeroShotImageClassification", "multimodal")
-TEXT_PIPELINES = {
-    **PIPELINES,
-    "zero-shot-image-classification": _pipeline("RadioZeroShotImageClassificationPipeline", *_WITH_TEXTS),
-    "image-segmentation": _pipeline("RadioWordSegmentationPipeline", *_WITH_TEXTS),
-    "zero-shot-object-detection": _pipeline("RadioZeroShotObjectDetectionPipeline", *_WITH_TEXTS),
-}
-"""For folders with a text tower: transformers' own pipeline recognizes SigLIP's towers by the model's name."""
-
-
-FEATURE_EXTRACTION = "image-feature-extraction"
-TASK_OF_CLASS = {
-    "RadioForImageClassification": "image-classification",
-    "RadioForZeroShotImageClassification": "zero-shot-image-classification",
-    "RadioForSemanticSegmentation": "image-segmentation",
-    "RadioForInstanceSegmentation": "image-segmentation",
-    "RadioForUniversalSegmentation": "image-segmentation",
-    "RadioForDepthEstimation": "depth-estimation",
-    "RadioForObjectDetection": "object-detection",
-}
-"""The pipeline of a folder, by the class that wrote it; all others extract features."""
-
-
-def task_of(architectures: list[str] | None) -> str:
-    """Return the pipeline that a folder is for, by its class as `config.json` names it."""
-    return TASK_OF_CLASS.get((architectures or [""])[0], FEATURE_EXTRACTION)
+from .tasks_radio import AUTO_MAP, PIPELINES, TASKS, pipeline_of, task_of
 
 
 def own_pipeline(values: dict[str, Any]) -> dict[str, Any]:
@@ -105,8 +30,8 @@ def own_pipeline(values: dict[str, Any]) -> dict[str, Any]:
 
     transformers infers a task only where there is no choice: `pipeline(model="ORG/NAME")`.
     """
-    task = task_of(values.get("architectures"))
-    return {name: entry for name, entry in values["custom_pipelines"].items() if name == task}
+    own = pipeline_of(values.get("architectures"), values.get("auto_map"))
+    return {name: entry for name, entry in values["custom_pipelines"].items() if name == own}
 
 
 def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool) -> dict[str, Any]:
@@ -116,13 +41,23 @@ def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool) -
         architectures: Class of the saved model, as transformers writes it.
         has_text_tower: Whether the folder holds one.
     """
-    auto_map, pipelines = AUTO_MAP, TEXT_PIPELINES if has_text_tower else PIPELINES
-    if architectures and architectures[0] in INSTANCE_SEGMENTERS:
-        auto_map, pipelines = INSTANCE_AUTO_MAP, INSTANCE_PIPELINES
+    own = own_classes.get((architectures or [""])[0])
+    task = task_of(architectures, None if own is None else {own.auto_class: own.reference})
+    if task is None and has_text_tower:
+        task = TASKS["zero-shot-image-classification"]
+    auto_map, pipelines = dict(AUTO_MAP), dict(PIPELINES)
+    if task is not None:
+        auto_map, pipelines = auto_map | task.own_auto_map, pipelines | task.own_pipelines
+    if own is not None:
+        replaced = None if task is None else task.model  # which would have a new head here
+        auto_map = {name: own.reference if model == replaced else model for name, model in auto_map.items()}
+        auto_map[own.auto_class] = own.reference
     return {
         "auto_map": {name: reference for name, reference in auto_map.items() if _is_there(reference)},
         "custom_pipelines": {
-            task: copy.deepcopy(entry) for task, entry in pipelines.items() if _is_there(entry["impl"])
+            name: {"impl": entry.impl, "pt": [entry.auto_class], "type": entry.kind}
+            for name, entry in pipelines.items()
+            if _is_there(entry.impl)
         },
     }
 
@@ -135,7 +70,7 @@ def _is_there(reference: str) -> bool:
 _NAMES = (
     "adaptors backbone checks configuration detection eradio heads hub image_processing inputs layers loading modeling "
     "new_head nvidia_methods nvidia_names outputs peft pipelines post_processing presets processing radio1d radseg "
-    "regions sam3 video_processing window_budget wrapped zero_shot"
+    "regions sam3 tasks video_processing window_budget wrapped zero_shot"
 )
 SOURCE_FILES = tuple(f"{name}_radio.py" for name in _NAMES.split())
 """All that lies beside a checkpoint. transformers fetches a class's file and those that its imports name; some are only
@@ -241,6 +176,82 @@ def _places(file: str) -> Iterator[Path]:
                 yield Path(found)
 
 
+@dataclass(frozen=True)
+class OwnClass:
+    """A model class in a file of the user's, which is saved beside ours.
+
+    Attributes:
+        auto_class: Name of the Auto class that opens it.
+        reference: The class, `module.Class`, as `config.json` names it.
+        files: Contents of its file, and of those that this imports from its folder, by name.
+    """
+
+    auto_class: str
+    reference: str
+    files: dict[str, bytes]
+
+
+own_classes: dict[str, OwnClass] = {}
+"""Classes of the user's by name. Only code that runs in this process adds to them, never a folder that is opened."""
+_registered: dict[str, list[type]] = {}
+
+
+def register_class(model_class: Any, auto_class: str, config_class: type) -> None:
+    """Let saved folders hold the file of a model class of the user's, and an Auto class open it; ours need nothing.
+
+    Args:
+        model_class: A subclass of `RadioPreTrainedModel`.
+        auto_class: Name of the Auto class.
+        config_class: Configuration of the model.
+
+    Raises:
+        ValueError: If the class has no file of its own, or a file could not be imported beside a checkpoint.
+    """
+    package, _, module = model_class.__module__.rpartition(".")
+    file, name = f"{module}.py", model_class.__name__
+    if package == __package__ and file in SOURCE_FILES:
+        return
+    if module == "__main__" or file in SOURCE_FILES:
+        raise ValueError(f"`{name}` must be in a file with a name of its own, which is saved; got {file!r}.")
+    own = OwnClass(auto_class, f"{module}.{name}", _own_files(Path(sys.modules[model_class.__module__].__file__ or "")))
+    own_classes[name] = own
+    task = task_of([name], {auto_class: own.reference})
+    for each in {auto_class, *(task.auto_classes if task is not None and not _IS_REMOTE_CODE else ())}:
+        register_model(model_class, each, config_class)
+
+
+def register_model(model_class: type, auto_class: str, config_class: type) -> None:
+    """Let an Auto class build a model; of several the one that a folder names as its architecture, else the first."""
+    classes = _registered.setdefault(auto_class, [])
+    classes[:] = [each for each in classes if each.__name__ != model_class.__name__] + [model_class]
+    known = tuple(classes) if len(classes) > 1 else model_class
+    getattr(transformers, auto_class).register(config_class, known, exist_ok=True)
+
+
+_OUR_IMPORT = re.compile(rb"^(\s*from )modeling_radio(\.(\w+) import )", re.MULTILINE)
+_ANY_IMPORT = re.compile(rb"^\s*(?:from|import) modeling_radio\b.*", re.MULTILINE)
+
+
+def _own_files(path: Path) -> dict[str, bytes]:
+    """Return a file of the user's and those that it imports from its folder, with imports as beside a checkpoint."""
+    files = {}
+    for each in (path, *map(Path, get_relative_import_files(path))):
+        if each.name in SOURCE_FILES:
+            continue
+        content = _OUR_IMPORT.sub(
+            lambda found: found[1] + found[2] if f"{found[3].decode()}.py" in SOURCE_FILES else found[0],
+            each.read_bytes(),
+        )
+        if wrong := _ANY_IMPORT.search(content):
+            raise ValueError(
+                f"{str(each)!r} must import only what lies beside a checkpoint, such as "
+                f"`from modeling_radio.heads_radio import RadioTaskModel`, got `{wrong[0].decode().strip()}`. Put "
+                "other code into another file."
+            )
+        files[each.name] = content
+    return files
+
+
 def register_parts(config_class: type) -> None:
     """Let remote code's configurations be parts of other models: LLaVA, UperNet or DETR then build what they describe.
 
@@ -284,13 +295,18 @@ def source_files() -> dict[str, bytes]:
     return files
 
 
-def copy_source_files(folder: str | Path) -> None:
+def copy_source_files(folder: str | Path, architectures: list[str] | None = None) -> None:
     """Write into a folder the source files that `trust_remote_code` runs.
 
     Those that belong to this copy of the code but cannot be found are left out, and then the classes in them are not
     named in `config.json`.
+
+    Args:
+        folder: The folder.
+        architectures: Class of the saved model: with one of `own_classes` its files are written too.
     """
-    files = source_files()
+    own = own_classes.get((architectures or [""])[0])
+    files = source_files() | (own.files if own is not None else {})
     for file, content in files.items():
         _write(content, Path(folder, file))
     _unavailable.clear()

@@ -35,7 +35,7 @@ from transformers.utils.loading_report import LoadStateDictInfo
 from .adaptors_radio import RadioAdaptor, RadioAdaptors
 from .checks_radio import WORD, Resolution, check_blocks, check_choice, listed, own_names
 from .configuration_radio import FOREIGN_LAYOUTS, RadioConfig
-from .hub_radio import DOWNLOAD_OPTIONS, import_sibling
+from .hub_radio import DOWNLOAD_OPTIONS, import_sibling, register_class
 from .inputs_radio import (
     Aggregation,
     Call,
@@ -507,6 +507,19 @@ class RadioPreTrainedModel(NvidiaNames, PreTrainedModel):
         config = RadioConfig.of(config)
         config.check()  # fields may have been set since it was built
         super().__init__(self.restrict_config(config), *args, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
+        """Let an Auto class open this class; folders of a class of your own then hold its file.
+
+        Args:
+            auto_class: The Auto class, such as "AutoModelForImageClassification".
+
+        Raises:
+            ValueError: If there is no such Auto class, or the file cannot be imported beside a checkpoint.
+        """
+        super().register_for_auto_class(auto_class)
+        register_class(cls, str(cls._auto_class), RadioConfig)
 
     @staticmethod
     def restrict_config(config: RadioConfig) -> RadioConfig:

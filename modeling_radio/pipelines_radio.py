@@ -23,10 +23,10 @@ from transformers import (
 from transformers.image_utils import load_image
 
 from .checks_radio import round_to_step
-from .hub_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor, read_image
 from .post_processing_radio import Reading, reading_of, tempered
 from .regions_radio import find_regions
+from .tasks_radio import INSTANCE_SEGMENTER
 
 
 VIEW_OPTIONS = ("tile_size", "tile_overlap", "scales", "flip", "nms_threshold")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,7 +47,7 @@ from modeling_radio.training.data.labeled.tables import (
     with_columns,
 )
 from modeling_radio.training.data.sources import ImageColumn, is_listed
-from modeling_radio.tuning.settings import BALANCED, BOX_TASKS, LABEL_TASKS, FinetuneSettings
+from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
 
 
 if TYPE_CHECKING:
@@ -62,41 +63,82 @@ MIN_BOX_SIDE_PX = 1.0
 SHUFFLED_TOGETHER = 1000  # our choice: encoded images that wait in memory, some 100 MB; files are shuffled as wholes
 FILES_AT_ONCE = 1  # `datasets` mixes ten by default, with threads that take 5 s to end in each pass
 
-TARGET_COLUMNS = {
-    **dict.fromkeys(LABEL_TASKS, ("label", "labels", "class", "fine_label", "cls")),
-    "semantic-segmentation": ("mask", "annotation", "label", "labels", "segmentation", "semantic_segmentation"),
-    "object-detection": ("objects", "annotations"),
-    "instance-segmentation": ("objects", "annotations"),
-    "depth-estimation": ("depth", "depth_map"),
-}
-"""Usual names of the column of the target; the first that exists is taken."""
+
+@dataclass(frozen=True)
+class Targets:
+    """Kind of the labels of a task, which decides how images are opened, split and augmented.
+
+    Attributes:
+        columns: Usual names of the column of the labels; the first that exists is taken.
+        read_folder: Function that opens a path as tables by split, with the class names if the layout states them.
+        are_of_images: Whether a label belongs to a whole image: a class, several, or a number. Only these can be
+            streamed.
+        have_boxes: Whether objects have boxes.
+        have_outlines: Whether objects have outlines too.
+        have_classes: Whether labels can be classes.
+        allow_crops: Whether training may crop images.
+    """
+
+    columns: tuple[str, ...]
+    read_folder: Callable[[Path], tuple[Tables, tuple[str, ...]]]
+    are_of_images: bool = False
+    have_boxes: bool = False
+    have_outlines: bool = False
+    have_classes: bool = True
+    allow_crops: bool = True
 
 
-def build_transform(settings: FinetuneSettings, size: tuple[int, int], *, is_training: bool) -> nn.Module:
+def _read_class_folders(path: Path) -> tuple[Tables, tuple[str, ...]]:
+    if holds_coco(path):
+        raise ValueError(
+            f"{path} has COCO annotations, which are for the tasks object-detection and instance-segmentation; labels "
+            "of whole images need a sub-folder of images for each class."
+        )
+    return open_class_folders(path), ()
+
+
+LABELS = Targets(("label", "labels", "class", "fine_label", "cls"), _read_class_folders, are_of_images=True)
+MASKS = Targets(
+    ("mask", "annotation", "label", "labels", "segmentation", "semantic_segmentation"),
+    lambda path: (read_mask_folder(path), read_class_names(path) or ()),
+)
+BOXES = Targets(("objects", "annotations"), partial(read_coco, with_masks=False), have_boxes=True)
+OUTLINES = replace(BOXES, read_folder=partial(read_coco, with_masks=True), have_outlines=True)
+# A crop zooms, and a zoom changes the apparent distance.
+DEPTH = Targets(
+    ("depth", "depth_map"),
+    lambda path: (read_depth_folder(path), ()),
+    have_classes=False,
+    allow_crops=False,
+)
+
+
+def build_transform(
+    settings: FinetuneSettings, targets: Targets, size: tuple[int, int], *, is_training: bool
+) -> nn.Module:
     """Return the transform of a sample of any size to `size`, height and width in pixels, with values in [0, 1].
 
-    Evaluation resizes only, exactly as `RadioImageProcessor` does with this `size`. Images with depth are not cropped
-    in training either: a crop zooms, and a zoom changes the apparent distance.
+    Evaluation resizes only, exactly as `RadioImageProcessor` does with this `size`.
     """
-    steps: list[nn.Module] = _random_steps(settings, size) if is_training else []
+    steps: list[nn.Module] = _random_steps(settings, targets, size) if is_training else []
     steps.append(v2.Resize(size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True))
-    if settings.task in BOX_TASKS:
+    if targets.have_boxes:
         steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE_PX)]
     return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
 
 
-def _random_steps(settings: FinetuneSettings, size: tuple[int, int]) -> list[nn.Module]:
+def _random_steps(settings: FinetuneSettings, targets: Targets, size: tuple[int, int]) -> list[nn.Module]:
     strength = settings.color_jitter
     steps: list[nn.Module] = []
     if strength:
         steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
-    if settings.crop_area_min < 1 and settings.task in BOX_TASKS:
+    if settings.crop_area_min < 1 and targets.have_boxes:
         # A crop is kept only if it overlaps the boxes enough (SSD, https://arxiv.org/abs/1512.02325).
         steps.append(v2.RandomIoUCrop(min_scale=settings.crop_area_min**0.5))
         steps.append(v2.SanitizeBoundingBoxes(min_size=MIN_BOX_SIDE_PX))
-        if settings.task == "instance-segmentation":
+        if targets.have_outlines:
             steps.append(TightBoxes())
-    elif settings.crop_area_min < 1 and settings.task != "depth-estimation":
+    elif settings.crop_area_min < 1 and targets.allow_crops:
         scale = (settings.crop_area_min, 1.0)
         steps.append(
             v2.RandomResizedCrop(size, scale=scale, ratio=CROP_ASPECT, interpolation=v2.InterpolationMode.BICUBIC)
@@ -307,7 +349,7 @@ class LabeledImages:
         validation: The same columns.
         class_names: In the order of their ids; empty if the source names none.
         remark: A line about the source and its splits.
-        problem_type: Kind of the labels of image classification; None for other tasks.
+        problem_type: Kind of the labels of whole images; None for other targets.
         stream: Streamed training images; `train` is empty then.
     """
 
@@ -319,25 +361,29 @@ class LabeledImages:
     stream: LabeledStream | None = None
 
 
-def load_images(settings: FinetuneSettings) -> LabeledImages:
+def load_images(settings: FinetuneSettings, targets: Targets) -> LabeledImages:
     """Open the source that the settings name.
 
+    Args:
+        settings: Settings of the run.
+        targets: Kind of the labels.
+
     Raises:
-        ValueError: If the source does not exist, lacks the layout or a column that the task needs, has a wrong label,
+        ValueError: If the source does not exist, lacks the layout or a column that the labels need, has a wrong label,
             or two classes of one name.
     """
     if settings.streaming:
-        return _load_streams(settings)
-    tables, class_names = _open(settings)
+        return _load_streams(settings, targets)
+    tables, class_names = _open(settings, targets)
     class_names = settings.classes or class_names
     _require_distinct(class_names)
     if TRAIN not in tables:
         raise ValueError(f"{settings.data!r} has no split 'train'; it has {', '.join(tables)}.")
-    image, target = _choose_columns(settings, tables[TRAIN].column_names)
+    image, target = _choose_columns(settings, targets, tables[TRAIN].column_names)
     columns = {image: "image", target: "target"}
     tables = readable_tables({split: with_columns(table, columns) for split, table in tables.items()})
     problem_type: ProblemType | None = None
-    if settings.task in LABEL_TASKS:
+    if targets.are_of_images:
         problem_type = find_problem_type(tables[TRAIN])
         if problem_type == "regression":
             _refuse_classes_of_numbers(settings, target)
@@ -345,13 +391,13 @@ def load_images(settings: FinetuneSettings) -> LabeledImages:
             class_names = ()
         else:
             tables, class_names = number_classes(tables, target, settings.classes)
-    train, validation, how = _split(settings, tables, problem_type)
+    train, validation, how = _split(settings, targets, tables, problem_type)
     remark = f"{settings.data}: {len(train)} training and {len(validation)} validation images ({how})"
     return LabeledImages(train, validation, class_names, remark, problem_type)
 
 
 def _split(
-    settings: FinetuneSettings, tables: Tables, problem_type: ProblemType | None
+    settings: FinetuneSettings, targets: Targets, tables: Tables, problem_type: ProblemType | None
 ) -> tuple[Dataset, Dataset, str]:
     """Return training and validation images, and where the split is from."""
     table = tables[TRAIN]
@@ -362,7 +408,7 @@ def _split(
         classes = table["target"][:]
     elif problem_type == "single_label_classification":
         classes = [[label] for label in table["target"][:]]
-    elif settings.task in BOX_TASKS:
+    elif targets.have_boxes:
         classes = [read_objects(row, f"image {number}", "category") for number, row in enumerate(table["target"])]
     seed = derive_seed(settings.seed, "validation split")
     try:
@@ -370,12 +416,12 @@ def _split(
     except ValueError as error:
         raise ValueError(f"{settings.data!r} has {error}") from error
     how = f"a seeded split, {settings.validation_share:.0%}"
-    if settings.task in (*LABEL_TASKS, *BOX_TASKS) and problem_type != "regression":
+    if problem_type not in (None, "regression") or targets.have_boxes:
         how += " of each class and at least one image"
     return cast("Dataset", table.select(train)), cast("Dataset", table.select(validation)), how
 
 
-def _load_streams(settings: FinetuneSettings) -> LabeledImages:
+def _load_streams(settings: FinetuneSettings, targets: Targets) -> LabeledImages:
     """Open the training images as a stream, and read the validation images into memory."""
     from datasets import Image
 
@@ -385,7 +431,7 @@ def _load_streams(settings: FinetuneSettings) -> LabeledImages:
             f"`streaming` needs splits for training and validation; {settings.data!r} has {', '.join(streams)}."
         )
     features = streams[TRAIN].features
-    image, target = _choose_columns(settings, list(features or ()))
+    image, target = _choose_columns(settings, targets, list(features or ()))
     images = {}
     for split in (TRAIN, VALIDATION):
         stream = streams[split]
@@ -437,37 +483,27 @@ def _require_distinct(class_names: tuple[str, ...]) -> None:
         )
 
 
-def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
+def _open(settings: FinetuneSettings, targets: Targets) -> tuple[Tables, tuple[str, ...]]:
     """Return the tables by split, and the class names if the layout states them."""
     class_names: tuple[str, ...] = ()
 
     def read_folder(path: Path) -> Tables:
         nonlocal class_names
-        if settings.task in BOX_TASKS:
-            tables, class_names = read_coco(path, with_masks=settings.task == "instance-segmentation")
-            return tables
-        if not path.is_dir():
+        if not path.is_dir() and not targets.have_boxes:  # those may be in one file
             raise ValueError(
                 f"{settings.data!r} must be a folder, a .parquet or .tar file or a Hub id for {settings.task}."
             )
-        if settings.task in LABEL_TASKS:
-            if holds_coco(path):
-                raise ValueError(
-                    f"{path} has COCO annotations, which are for the tasks {' and '.join(BOX_TASKS)}; "
-                    "image-classification needs a sub-folder of images for each class."
-                )
-            return open_class_folders(path)
-        class_names = read_class_names(path) or ()
-        return (read_mask_folder if settings.task == "semantic-segmentation" else read_depth_folder)(path)
+        tables, class_names = targets.read_folder(path)
+        return tables
 
     return open_tables(settings.data, read_folder), class_names
 
 
-def _choose_columns(settings: FinetuneSettings, existing: Sequence[str]) -> tuple[str, str]:
+def _choose_columns(settings: FinetuneSettings, targets: Targets, existing: Sequence[str]) -> tuple[str, str]:
     """Return the columns of images and targets."""
     data, task = settings.data, settings.task
     image = choose_column("image", settings.image_column, IMAGE_COLUMNS, existing, data, task)
-    return image, choose_column("target", settings.target_column, TARGET_COLUMNS[task], existing, data, task)
+    return image, choose_column("target", settings.target_column, targets.columns, existing, data, task)
 
 
 def split_images(classes: Sequence[Sequence[Hashable]], share: float, seed: int) -> tuple[list[int], list[int]]:

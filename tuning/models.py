@@ -18,14 +18,14 @@ from modeling_radio.core.checkpoints import without_reports
 from modeling_radio.core.files import write_folder
 from modeling_radio.core.hub import find_folder
 from modeling_radio.core.trust import check_named_code
-from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.inputs_radio import choose_without_budget
 from modeling_radio.layers_radio import RadioBlock
+from modeling_radio.tasks_radio import TASKS
 from modeling_radio.training.student.parameters import freeze_projection_of_clips
 from modeling_radio.training.views.plan import more_windowed
 from modeling_radio.tuning.adapters import BACKBONE, IN_BLOCKS, FolderPart, add_adapter, head_names
-from modeling_radio.tuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
+from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import FinetuningTask
 
 
@@ -99,18 +99,16 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
             no text tower for a task that needs one.
     """
     settings = task.settings
-    if settings.task == ZERO_SHOT and config.text_tower is None:
-        raise ValueError(
-            f"`checkpoint` {settings.checkpoint!r} has no text tower: make a folder with one by `radio "
-            "convert ... --text-tower ID`, of the demo's student by `radio add-words`."
-        )
     height, width = task.size
     grid = Resolution(height // config.patch_size, width // config.patch_size)
     decided = {**task.config_fields(), **_window_fields(config, task, grid)}
     known = [field.name for field in dataclasses.fields(RadioConfig)]
+    of_others = _fields_of_others(task.model_class)
     for name, value in settings.config.items():
         if name not in known:
             raise ValueError(f"`config` has no field {name!r}.{did_you_mean(name, known)}")
+        if name in of_others:
+            raise ValueError(f"`config` cannot set {name!r}: the head for {settings.task} does not read it.")
         if decided.get(name, value) != value:
             raise ValueError(f"`config` cannot set {name!r}: the labels and the settings decide it ({decided[name]}).")
     configured = RadioConfig.from_dict({**config.to_dict(), **decided, **settings.config})
@@ -120,9 +118,16 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
         raise ValueError(
             f"`window_size` must be left out where all blocks attend globally: {window} has no effect. {remedy}"
         )
-    if settings.task in BOX_TASKS:  # now, and not in the first step
-        check_num_queries(configured, grid)
+    task.check_config(configured, grid)
     return configured
+
+
+def _fields_of_others(model_class: type) -> set[str]:
+    """Return the fields of the configuration that only heads of other tasks read."""
+    names = {each.__name__ for each in model_class.__mro__}
+    own = {name for task in TASKS.values() if task.class_name in names for name in task.fields}
+    is_known = any(task.class_name in names for task in TASKS.values())
+    return {name for task in TASKS.values() for name in task.fields} - own if is_known else set()
 
 
 def _window_fields(config: RadioConfig, task: FinetuningTask, grid: Resolution) -> dict[str, Any]:
@@ -130,8 +135,8 @@ def _window_fields(config: RadioConfig, task: FinetuningTask, grid: Resolution) 
     window = task.settings.window_size
     if window is None:
         return {}
-    if task.settings.task in BOX_TASKS:
-        return {"detection_window_size": window}
+    if task.window_field is not None:
+        return {task.window_field: window}
     if window == "auto" and config.eradio is None:
         window = choose_without_budget(config, *grid)
     elif window == "auto":

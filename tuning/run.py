@@ -34,7 +34,7 @@ from modeling_radio.tuning.models import (
 )
 from modeling_radio.tuning.record import TuningRecord, record_run
 from modeling_radio.tuning.settings import FinetuneSettings
-from modeling_radio.tuning.tasks import TASK_CLASSES, build_task
+from modeling_radio.tuning.tasks import find_task
 from modeling_radio.tuning.tasks.base import TableExamples, build_examples
 from modeling_radio.tuning.trainer import (
     FinetuningTrainer,
@@ -65,6 +65,8 @@ class FinetuningRun:
     """
 
     def __init__(self, settings: FinetuneSettings):
+        task_class = find_task(settings.task)
+        task_class.check_settings(settings)
         checkpoint_config = open_config(settings.checkpoint)
         height, width = settings.size or checkpoint_config.preferred_resolution
         checkpoint_config.check_resolution(height, width, argument="size")
@@ -79,9 +81,9 @@ class FinetuningRun:
             # of an image and the classes of a text tower, and multiplies the batch.
             self._report(f"One of {self.arguments.n_gpu} GPUs is used: start with `accelerate launch` to use all.")
             self.arguments._n_gpu = 1
-        images = load_images(self.settings)
+        images = load_images(self.settings, task_class.targets)
         self._report(images.remark)
-        self.task = build_task(self.settings, images)
+        self.task = task_class.for_labels(images.problem_type)(self.settings, images)
         self.config = configure(checkpoint_config, self.task)
         self.processor = RadioImageProcessor.from_model_config(self.config, size={"height": height, "width": width})
         transformers_logging.disable_progress_bar()  # models load in no time
@@ -238,7 +240,7 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
     """Return the options of transformers' `Trainer`."""
     strategy = "epoch" if settings.evaluate_every is None else "steps"
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    task = TASK_CLASSES[settings.task]
+    task = find_task(settings.task)
     # transformers is renaming the option; the old name warns where the new one exists.
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     renamed: dict[str, Any] = {checkpointing: settings.gradient_checkpointing}

@@ -9,12 +9,10 @@ from pydantic import ConfigDict, Field, model_validator
 
 from modeling_radio.core.files import write_text
 from modeling_radio.core.ids import ModelId
-from modeling_radio.core.settings import Settings, SettingsError, Spelling, read_yaml, require
+from modeling_radio.core.settings import OneOf, Settings, SettingsError, Spelling, read_yaml, require
+from modeling_radio.tasks_radio import TASKS
 
 
-ZERO_SHOT = "zero-shot-image-classification"
-LABEL_TASKS = ("image-classification", ZERO_SHOT)
-BOX_TASKS = ("object-detection", "instance-segmentation")
 ADAPTER_METHODS = ("lora", "dora", "rslora")
 BALANCED = "balanced"
 
@@ -146,12 +144,16 @@ class ScheduleSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**32)  # the range of NumPy
 
 
+def _default_output(earlier: dict[str, Any]) -> Path:
+    return Path("runs", f"finetune-{str(earlier.get('task')).rpartition(':')[2]}")
+
+
 class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
     """Settings of a run; every field is an option of `radio finetune`.
 
     Attributes:
         checkpoint: Folder or Hub id of the backbone, or of a task model to train further.
-        task: Task of the model.
+        task: Task of the model, or the import path of a `FinetuningTask` of your own, "my_package.my_module:MyTask".
         data: Folder, file or Hub id of the labeled images: folders of classes, `images/` beside `masks/`
             or `depth/`, COCO, Parquet, webdataset.
         output: Folder of the run; by default runs/finetune-TASK.
@@ -161,28 +163,15 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
     title: ClassVar[str] = ""
 
     checkpoint: Annotated[ModelId, Field(min_length=1)]
-    task: Literal[
-        "image-classification",
-        "semantic-segmentation",
-        "object-detection",
-        "instance-segmentation",
-        "depth-estimation",
-        "zero-shot-image-classification",
-    ]
+    task: Annotated[str, OneOf([name for name, task in TASKS.items() if task.tuning is not None], imports=True)]
     data: str = Field(min_length=1)
-    output: Path = Field(default_factory=lambda earlier: Path("runs") / f"finetune-{earlier.get('task')}")
+    output: Path = Field(default_factory=_default_output)
 
     @model_validator(mode="after")
     def _check(self) -> "FinetuneSettings":
         for name in ("quantize", "merge", "train_norms"):
             if getattr(self, name) and not self.uses_adapter:
                 raise SettingsError(f"`{name}` needs an adapter: choose `tune` out of {', '.join(ADAPTER_METHODS)}.")
-        if self.class_weights is not None and self.task not in ("image-classification", "semantic-segmentation"):
-            raise SettingsError(
-                f"`class_weights` is not for {self.task}: it has no loss over classes that takes weights."
-            )
-        if self.sampler is not None and self.task == "depth-estimation":
-            raise SettingsError("`sampler` is not for depth-estimation: it has no classes.")
         if isinstance(self.class_weights, tuple):
             is_weight = min(self.class_weights, default=-1) >= 0 and max(self.class_weights) > 0
             require(is_weight, "class_weights", self.class_weights, "numbers of at least 0, one of them above 0")
@@ -196,8 +185,6 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
         return self
 
     def _check_streaming(self) -> None:
-        if self.task not in LABEL_TASKS:
-            raise SettingsError(f"`streaming` does not work for {self.task}, whose labels must be read before the run.")
         for name in ("steps", "evaluate_every"):
             require(getattr(self, name) is not None, name, None, "a number with `streaming`, which has no epochs")
         for name in ("sampler", "class_weights"):

@@ -39,7 +39,7 @@ from modeling_radio.tuning.adapters import BACKBONE
 from modeling_radio.tuning.error_analysis import draw_predictions, predict_examples
 from modeling_radio.tuning.models import TRUNK
 from modeling_radio.tuning.settings import FinetuneSettings
-from modeling_radio.tuning.tasks import TASK_CLASSES
+from modeling_radio.tuning.tasks import find_task
 from modeling_radio.tuning.tasks.base import FinetuningTask, Score, StreamedExamples, TableExamples
 from modeling_radio.wrapped_radio import WrappedTrunk
 
@@ -430,7 +430,7 @@ def learning_rates(settings: FinetuneSettings, config: RadioConfig) -> tuple[flo
         settings: Settings of the run; given rates are not scaled.
         config: Configuration of the run's model.
     """
-    backbone, head, task = settings.learning_rate, settings.head_learning_rate, TASK_CLASSES[settings.task]
+    backbone, head, task = settings.learning_rate, settings.head_learning_rate, find_task(settings.task)
     if backbone is None:
         backbone = task.adapter_learning_rate if settings.uses_adapter else task.full_learning_rate
         backbone = scaled_rate(backbone, config.hidden_size)

@@ -18,8 +18,8 @@ from modeling_radio.conversion.opening import open_model, open_task_model
 from modeling_radio.detection_radio import RadioDetectionModel
 from modeling_radio.eradio_radio import trained_window
 from modeling_radio.heads_radio import RadioTaskModel
-from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
 from modeling_radio.outputs_radio import RadioModelOutput
+from modeling_radio.tasks_radio import FEATURE_EXTRACTION, task_of
 
 
 MAX_BATCH = 2**31 - 1
@@ -242,8 +242,9 @@ class FlatTask(FlatModel):
 
     def _output_facts(self) -> dict[str, Any]:
         task = task_of([type(self.model).__name__])
-        has_classes = task != "depth-estimation" and self.config.problem_type != "regression"
-        return {"task": task, **({"id2label": self.config.id2label} if has_classes else {})}
+        assert task is not None  # `open_task_model` opens no others
+        has_classes = task.has_classes and self.config.problem_type != "regression"
+        return {"task": task.pipeline, **({"id2label": self.config.id2label} if has_classes else {})}
 
     def _run(self, pixel_values: Tensor) -> ModelOutput:
         return self.model(pixel_values=pixel_values, window_size=self.window_size, return_dict=True)

@@ -46,8 +46,8 @@ from modeling_radio.figures.predictions import (
     read_photograph,
     shown,
 )
-from modeling_radio.hub_radio import task_of
 from modeling_radio.inputs_radio import WindowSize, check_window_size
+from modeling_radio.tasks_radio import pipeline_of
 from modeling_radio.zero_shot_radio import DenseSource
 
 
@@ -476,7 +476,7 @@ def build_page(app: App, examples: Sequence[Path] = (), *, may_reopen: bool = Fa
                     _add_reopening(app, description)
             with gr.Column(scale=5, min_width=320), gr.Tabs(overflow_behavior="wrap") as tabs:
                 if app.opened.has_head:
-                    title = task_of([type(app.opened.model).__name__]).replace("-", " ").capitalize()
+                    title = pipeline_of([type(app.opened.model).__name__]).replace("-", " ").capitalize()
                     _add_task(app, asked, title, page)
                 _add_features(app, asked, page)
                 _add_alike(app, asked, tabs)

@@ -20,6 +20,10 @@ from tuning_fixtures import HEIGHT, WIDTH
 
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.tuning.data import (
+    BOXES,
+    DEPTH,
+    LABELS,
+    MASKS,
     build_transform,
     choose_weights,
     draw_images,
@@ -128,14 +132,16 @@ RECTANGLE = (20.0, 8.0, 50.0, 28.0)
 def test_masks_and_boxes_follow_the_image(seed):
     sample = marked_sample()
     torch.manual_seed(seed)
-    transform = build_transform(tuning_settings("semantic-segmentation", color_jitter=0.0), SIZE, is_training=True)
+    transform = build_transform(
+        tuning_settings("semantic-segmentation", color_jitter=0.0), MASKS, SIZE, is_training=True
+    )
     out = transform({**sample, "mask": mask_of(sample)})
     assert out["image"].shape == (3, *SIZE)
     red = out["image"][0] > 0.5
     # Bicubic and nearest resampling may differ along the rectangle's edges, nowhere else.
     assert (red != out["mask"].bool()).float().mean() < 0.06
     assert set(out["mask"].unique().tolist()) <= {0, 1}
-    transform = build_transform(tuning_settings("object-detection", color_jitter=0.0), SIZE, is_training=True)
+    transform = build_transform(tuning_settings("object-detection", color_jitter=0.0), BOXES, SIZE, is_training=True)
     out = transform({**sample, "boxes": boxes(RECTANGLE), "labels": torch.tensor([1])})
     assert out["boxes"].canvas_size == SIZE
     assert len(out["boxes"]) == len(out["labels"])
@@ -151,7 +157,7 @@ def test_a_flip_is_exact():
     options = {"crop_area_min": 1.0, "color_jitter": 0.0, "flip_probability": 1.0}
     sample = marked_sample(boxes=boxes(RECTANGLE), labels=torch.tensor([1]))
     sample["masks"] = tv_tensors.Mask(mask_of(sample)[None])
-    out = build_transform(tuning_settings("object-detection", **options), (64, 96), is_training=True)(sample)
+    out = build_transform(tuning_settings("object-detection", **options), BOXES, (64, 96), is_training=True)(sample)
     assert out["boxes"].tolist() == [[96 - 50, 8, 96 - 20, 28]]
     torch.testing.assert_close(out["masks"][0].bool(), out["image"][0] == 1)
 
@@ -160,7 +166,7 @@ def test_cut_boxes_are_clipped_and_tiny_ones_dropped_with_their_labels():
     sample = marked_sample(
         boxes=boxes((-10.0, -5.0, 30.0, 40.0), (10.0, 10.0, 10.5, 60.0)), labels=torch.tensor([1, 2])
     )
-    out = build_transform(tuning_settings("object-detection"), (64, 96), is_training=False)(sample)
+    out = build_transform(tuning_settings("object-detection"), BOXES, (64, 96), is_training=False)(sample)
     assert out["boxes"].tolist() == [[0, 0, 30, 40]]
     assert out["labels"].tolist() == [1]
 
@@ -168,7 +174,7 @@ def test_cut_boxes_are_clipped_and_tiny_ones_dropped_with_their_labels():
 def test_depth_keeps_its_values_and_is_not_cropped():
     depth = torch.rand(64, 96) + 1
     options = {"flip_probability": 0.0, "crop_area_min": 0.1}
-    transform = build_transform(tuning_settings("depth-estimation", **options), SIZE, is_training=True)
+    transform = build_transform(tuning_settings("depth-estimation", **options), DEPTH, SIZE, is_training=True)
     out = transform(marked_sample(depth=tv_tensors.Mask(depth)))
     assert out["depth"].dtype == torch.float32
     assert set(out["depth"].flatten().tolist()) <= set(depth.flatten().tolist())  # no mean of two depths
@@ -179,7 +185,7 @@ def test_depth_keeps_its_values_and_is_not_cropped():
 
 def test_evaluation_equals_the_processor():
     image = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8)
-    out = build_transform(tuning_settings(), SIZE, is_training=False)({"image": tv_tensors.Image(image)})
+    out = build_transform(tuning_settings(), LABELS, SIZE, is_training=False)({"image": tv_tensors.Image(image)})
     processor = RadioImageProcessor(size={"height": SIZE[0], "width": SIZE[1]})
     expected = processor(image, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(out["image"].as_subclass(torch.Tensor), expected, atol=1e-6, rtol=0)

@@ -1,15 +1,15 @@
 """Wrong settings are refused by name before anything is loaded."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from tiny_tuning import tuning_settings
 
+from modeling_radio import TASK_MODELS
 from modeling_radio.core.settings import SettingsError
-from modeling_radio.tuning.data import TARGET_COLUMNS
+from modeling_radio.tasks_radio import TASKS
 from modeling_radio.tuning.settings import FinetuneSettings
-from modeling_radio.tuning.tasks import TASK_CLASSES
+from modeling_radio.tuning.tasks import find_task
 
 
 STREAM = {"streaming": True, "steps": 2, "evaluate_every": 1}
@@ -25,14 +25,11 @@ STREAM = {"streaming": True, "steps": 2, "evaluate_every": 1}
         ({"merge": True, "tune": "full"}, "merge"),
         ({"train_norms": True}, "train_norms"),
         ({"class_weights": "balance"}, "class_weights"),
-        ({"task": "object-detection", "class_weights": "balanced"}, "class_weights"),
         ({"class_weights": (1.0, -1.0)}, "class_weights"),
         ({"class_weights": ()}, "class_weights"),
-        ({"task": "depth-estimation", "sampler": "balanced"}, "sampler"),
         ({"size": (0, 16)}, "size"),
         ({"size": "large"}, "size"),
         ({"output": ""}, "output"),
-        ({**STREAM, "task": "depth-estimation"}, "streaming"),
         ({**STREAM, "steps": None}, "steps"),
         ({**STREAM, "evaluate_every": None}, "evaluate_every"),
         ({**STREAM, "sampler": "balanced"}, "sampler"),
@@ -46,8 +43,32 @@ def test_a_wrong_setting_is_the_only_one_named(options, name):
     assert "`output`" not in str(error.value) or name == "output"
 
 
-def test_every_task_has_a_class_columns_and_a_folder():
-    names = set(get_args(FinetuneSettings.model_fields["task"].annotation))
-    assert set(TASK_CLASSES) == set(TARGET_COLUMNS) == names
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"task": "object-detection", "class_weights": "balanced"}, "class_weights"),
+        ({"task": "depth-estimation", "sampler": "balanced"}, "sampler"),
+        ({**STREAM, "task": "depth-estimation"}, "streaming"),
+    ],
+)
+def test_a_setting_without_use_for_the_task_is_refused(options, name):
+    settings = tuning_settings(**options)
+    with pytest.raises(ValueError, match=f"^`{name}`"):
+        find_task(settings.task).check_settings(settings)
+
+
+def test_every_task_of_the_table_has_its_model_its_labels_and_a_folder():
+    names = [name for name, task in TASKS.items() if task.tuning is not None]
+    for name in names:
+        assert find_task(name).model_class is TASK_MODELS[TASKS[name].class_name]
+        assert find_task(name).targets.columns
+        assert tuning_settings(name).task == name
     settings = FinetuneSettings(checkpoint="c", task="depth-estimation", data="d")
     assert settings.output == Path("runs/finetune-depth-estimation")
+
+
+@pytest.mark.parametrize("name", ["json:loads", "json:nothing", "modeling_radio:RadioModel"])
+def test_a_task_of_ones_own_is_a_class_that_can_be_imported(name):
+    assert tuning_settings(name).task == name
+    with pytest.raises(ValueError, match=r"^`task`"):
+        find_task(name)

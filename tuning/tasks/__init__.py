@@ -1,39 +1,31 @@
-"""Tasks by name; a file for each group of tasks reads, scores and draws its data."""
+"""Tuning tasks by name; a file for each group of tasks reads, scores and draws its data."""
 
 from __future__ import annotations
 
-from modeling_radio.heads_radio import ProblemType
-from modeling_radio.tuning.data import LabeledImages
-from modeling_radio.tuning.settings import FinetuneSettings
+from modeling_radio import TASK_MODELS
+from modeling_radio.core.imports import import_object
+from modeling_radio.hub_radio import own_classes
+from modeling_radio.tasks_radio import TASKS
 from modeling_radio.tuning.tasks.base import FinetuningTask
-from modeling_radio.tuning.tasks.classification import (
-    ClassificationTask,
-    MultiLabelTask,
-    RegressionTask,
-    ZeroShotTask,
-)
-from modeling_radio.tuning.tasks.dense import DepthTask, SegmentationTask
-from modeling_radio.tuning.tasks.detection import DetectionTask, InstanceSegmentationTask
 
 
-TASK_CLASSES: dict[str, type[FinetuningTask]] = {
-    "image-classification": ClassificationTask,
-    "semantic-segmentation": SegmentationTask,
-    "object-detection": DetectionTask,
-    "instance-segmentation": InstanceSegmentationTask,
-    "depth-estimation": DepthTask,
-    "zero-shot-image-classification": ZeroShotTask,
-}
+def find_task(name: str) -> type[FinetuningTask]:
+    """Return the class of a tuning task.
 
-CLASSIFICATION_CLASSES: dict[ProblemType, type[FinetuningTask]] = {
-    "single_label_classification": ClassificationTask,
-    "multi_label_classification": MultiLabelTask,
-    "regression": RegressionTask,
-}
+    Args:
+        name: A key of `TASKS`, or the import path of a class of the user's, "my_package.my_module:MyTask".
 
-
-def build_task(settings: FinetuneSettings, images: LabeledImages) -> FinetuningTask:
-    """Return the task that the settings name; for image classification the labels decide its kind."""
-    if settings.task == "image-classification" and images.problem_type is not None:
-        return CLASSIFICATION_CLASSES[images.problem_type](settings, images)
-    return TASK_CLASSES[settings.task](settings, images)
+    Raises:
+        ValueError: If there is no such class, or its model is neither ours nor registered for an Auto class.
+    """
+    path = f"{__name__}.{TASKS[name].tuning}" if name in TASKS else name
+    found = import_object(path, "task")
+    if not (isinstance(found, type) and issubclass(found, FinetuningTask)):
+        raise ValueError(f"`task` must be a subclass of `FinetuningTask`, got {name!r}, {found!r:.200}.")
+    model = found.model_class.__name__
+    if model not in {*TASK_MODELS, *own_classes}:
+        raise ValueError(
+            f"`task` {name!r} has the model {model}, which no folder could name: call `{model}.register_for_auto_class"
+            '("AutoModelFor...")` in its file.'
+        )
+    return found

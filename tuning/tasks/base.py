@@ -17,13 +17,16 @@ from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioPreTrainedModel
+from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.seeds import derive_seed
+from modeling_radio.heads_radio import ProblemType
 from modeling_radio.image_processing_radio import RadioImageProcessor, to_eight_bits
 from modeling_radio.training.data.labeled.tables import encoded, read_row
 from modeling_radio.tuning.data import (
     LabeledImages,
     LabeledStream,
     Sample,
+    Targets,
     build_transform,
     draw_images,
     epoch_length,
@@ -132,9 +135,12 @@ class FinetuningTask(ABC):
 
     Attributes:
         model_class: Class of the task's model.
+        targets: Kind of its labels.
         best_metric: Name of the metric that chooses the best checkpoint.
         greater_is_better: Whether more of it is better.
         has_thresholds: Whether an image may have several or no classes, so that predictions need a threshold.
+        takes_class_weights: Whether the loss weighs classes.
+        window_field: Field of the configuration for the head's own window of the backbone; `None` for the backbone's.
         covers_image: Whether drawings of truth and predictions hide the image below them.
         loss_function: Function of outputs, labels and `num_items_in_batch`; `None` if the model computes its loss.
         adapter_learning_rate: Default peak learning rate of adapters on a ViT-B.
@@ -145,9 +151,12 @@ class FinetuningTask(ABC):
     """
 
     model_class: ClassVar[type[RadioPreTrainedModel]]
+    targets: ClassVar[Targets]
     best_metric: ClassVar[str]
     greater_is_better: ClassVar[bool] = True
     has_thresholds: ClassVar[bool] = False
+    takes_class_weights: ClassVar[bool] = False
+    window_field: ClassVar[str | None] = None
     covers_image: ClassVar[bool] = False
     loss_function: ClassVar[Callable[..., Tensor] | None] = None
     # Our choices, the usual peaks of AdamW for adapters, which start from zero, and for weights that are good already.
@@ -162,6 +171,29 @@ class FinetuningTask(ABC):
         self.images = images
         self.class_names = images.class_names
         self.processor = RadioImageProcessor()
+
+    @classmethod
+    def check_settings(cls, settings: FinetuneSettings) -> None:
+        """Refuse settings that the task has no use for, before anything is loaded.
+
+        Raises:
+            ValueError: It names the setting.
+        """
+        if settings.class_weights is not None and not cls.takes_class_weights:
+            raise ValueError(
+                f"`class_weights` is not for {settings.task}: it has no loss over classes that takes weights."
+            )
+        if settings.sampler is not None and not cls.targets.have_classes:
+            raise ValueError(f"`sampler` is not for {settings.task}: it has no classes.")
+        if settings.streaming and not cls.targets.are_of_images:
+            raise ValueError(
+                f"`streaming` does not work for {settings.task}, whose labels must be read before the run."
+            )
+
+    @classmethod
+    def for_labels(cls, problem_type: ProblemType | None) -> type[FinetuningTask]:
+        """Return the class for the labels of a source, which may be several for whole images."""
+        return cls
 
     @classmethod
     def has_linear_head(cls, config: RadioConfig) -> bool:
@@ -201,6 +233,17 @@ class FinetuningTask(ABC):
     @abstractmethod
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         """Draw the prediction for one image, on the scale of its truth."""
+
+    def check_config(self, config: RadioConfig, grid: Resolution) -> None:  # noqa: B027  (most tasks need nothing)
+        """Refuse a configuration of the model that cannot be tuned.
+
+        Args:
+            config: The configuration.
+            grid: Rows and columns of patches of an image.
+
+        Raises:
+            ValueError: It names the field or the setting.
+        """
 
     def prepare(self, model: RadioPreTrainedModel) -> None:  # noqa: B027  (most tasks need nothing)
         """Check or use the model before the training."""
@@ -339,7 +382,7 @@ def build_examples(task: FinetuningTask, *, is_training: bool) -> TableExamples 
     """Return the training or validation images of a task as model inputs."""
     settings, images, weights = task.settings, task.images, None
     rows, name = (images.train, "training image") if is_training else (images.validation, "validation image")
-    transform = build_transform(settings, task.size, is_training=is_training)
+    transform = build_transform(settings, task.targets, task.size, is_training=is_training)
     if is_training and images.stream is not None:
         return StreamedExamples(images.stream, task, transform, settings.seed, name)
     if is_training and settings.sampler is not None:

@@ -17,9 +17,10 @@ from modeling_radio import (
     RadioForZeroShotImageClassification,
     RadioPreTrainedModel,
 )
+from modeling_radio.checks_radio import Resolution
 from modeling_radio.heads_radio import ProblemType
 from modeling_radio.tokenizer import open_tokenizer
-from modeling_radio.tuning.data import LabeledImages, Sample, choose_weights
+from modeling_radio.tuning.data import LABELS, LabeledImages, Sample, choose_weights
 from modeling_radio.tuning.settings import BALANCED, FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
     Evidence,
@@ -33,6 +34,11 @@ from modeling_radio.tuning.tasks.base import (
 
 NUM_BARS = 3  # our choice: figures show at least this number of the most probable classes
 MAX_RANKED = 20  # our choice of the most probable classes of an image; all of a thousand would fill the memory
+IN_WORDS: dict[ProblemType, str] = {
+    "single_label_classification": "one class an image",
+    "multi_label_classification": "lists of classes",
+    "regression": "measured numbers",
+}
 THRESHOLD = 0.5  # that of torchmetrics: classes of at least this probability are predicted
 
 
@@ -40,8 +46,23 @@ class ClassificationTask(FinetuningTask):
     """Single-label classification. Predictions are logits, `(batch, num_classes)`; references are ids, `(batch,)`."""
 
     model_class = RadioForImageClassification
+    targets = LABELS
     best_metric = "accuracy"
+    takes_class_weights = True
     problem_type: ClassVar[ProblemType] = "single_label_classification"
+
+    def __init__(self, settings: FinetuneSettings, images: LabeledImages):
+        super().__init__(settings, images)
+        if images.problem_type not in (None, self.problem_type):
+            raise ValueError(
+                f"The labels of {settings.data!r} must be {IN_WORDS[self.problem_type]} for {settings.task}, got "
+                f"{IN_WORDS[images.problem_type]}."
+            )
+
+    @classmethod
+    def for_labels(cls, problem_type: ProblemType | None) -> type[FinetuningTask]:
+        classes = {"multi_label_classification": MultiLabelTask, "regression": RegressionTask}
+        return classes.get(str(problem_type), cls) if cls is ClassificationTask else cls
 
     @classmethod
     def has_linear_head(cls, config: RadioConfig) -> bool:
@@ -258,16 +279,12 @@ class ZeroShotTask(ClassificationTask):
     """
 
     model_class = RadioForZeroShotImageClassification
+    takes_class_weights = False
     loss_function = staticmethod(cross_entropy_of_texts)
     head_learning_rate = 1e-4  # our choice: the projection is trained already
 
     text_embeds: Tensor
     tokenizer: PreTrainedTokenizerBase
-
-    def __init__(self, settings: FinetuneSettings, images: LabeledImages):
-        super().__init__(settings, images)
-        if images.problem_type != self.problem_type:
-            raise ValueError(f"The labels of {settings.data!r} must be one class an image for {settings.task}.")
 
     @classmethod
     def has_linear_head(cls, config: RadioConfig) -> bool:
@@ -275,6 +292,13 @@ class ZeroShotTask(ClassificationTask):
 
     def config_fields(self) -> dict[str, Any]:
         return {}
+
+    def check_config(self, config: RadioConfig, grid: Resolution) -> None:
+        if config.text_tower is None:
+            raise ValueError(
+                f"`checkpoint` {self.settings.checkpoint!r} has no text tower: make a folder with one by `radio "
+                "convert ... --text-tower ID`, of the demo's student by `radio add-words`."
+            )
 
     def prepare(self, model: RadioPreTrainedModel) -> None:
         """Encode the classes' texts with the checkpoint's tokenizer.

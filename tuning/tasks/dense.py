@@ -24,7 +24,7 @@ from modeling_radio.metrics.dense import IGNORE_INDEX, ConfusionMatrix, DepthSco
 from modeling_radio.training.data.labeled.labels import read_depth, read_mask
 from modeling_radio.training.data.labeled.tables import encoded, read_row
 from modeling_radio.training.data.sources import check_named_file
-from modeling_radio.tuning.data import LabeledImages, Sample, choose_weights
+from modeling_radio.tuning.data import DEPTH, MASKS, LabeledImages, Sample, choose_weights
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
     Evidence,
@@ -54,7 +54,9 @@ class SegmentationTask(FinetuningTask):
     """
 
     model_class = RadioForSemanticSegmentation
+    targets = MASKS
     best_metric = "mean_iou"
+    takes_class_weights = True
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
@@ -212,6 +214,7 @@ class DepthTask(FinetuningTask):
     """
 
     model_class = RadioForDepthEstimation
+    targets = DEPTH
     best_metric = "abs_rel"
     greater_is_better = False
     covers_image = True

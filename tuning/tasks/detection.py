@@ -17,11 +17,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision import tv_tensors
 from torchvision.ops import box_convert, box_iou
 
-from modeling_radio import RadioForInstanceSegmentation, RadioForObjectDetection, RadioPreTrainedModel
+from modeling_radio import RadioConfig, RadioForInstanceSegmentation, RadioForObjectDetection, RadioPreTrainedModel
+from modeling_radio.checks_radio import Resolution
+from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.post_processing_radio import fill_run_lengths
 from modeling_radio.training.data.labeled.labels import OBJECT_KEYS, class_ids, name_classes, read_objects
 from modeling_radio.training.data.labeled.tables import image_paths
-from modeling_radio.tuning.data import LabeledImages, Sample
+from modeling_radio.tuning.data import BOXES, OUTLINES, LabeledImages, Sample
 from modeling_radio.tuning.settings import FinetuneSettings
 from modeling_radio.tuning.tasks.base import (
     Evidence,
@@ -55,6 +57,8 @@ class DetectionTask(FinetuningTask):
     """
 
     model_class = RadioForObjectDetection
+    targets = BOXES
+    window_field = "detection_window_size"
     best_metric = "map"
     has_thresholds = True
     adapter_learning_rate = 1e-4  # the best on a small backbone, scaled (docs/explanation/tuning_study.md)
@@ -86,6 +90,9 @@ class DetectionTask(FinetuningTask):
             f"The boxes of the {name} images of {self.settings.data!r} have no number above 1: they seem to be shares "
             "of the image. Multiply them by its width and height: boxes are in pixels."
         )
+
+    def check_config(self, config: RadioConfig, grid: Resolution) -> None:
+        check_num_queries(config, grid)  # now, and not in the first step
 
     def prepare(self, model: RadioPreTrainedModel) -> None:
         """Refuse objects that would stop the run in its middle.
@@ -311,6 +318,7 @@ class InstanceSegmentationTask(DetectionTask):
     """
 
     model_class = RadioForInstanceSegmentation
+    targets = OUTLINES
     best_metric = "mask_map"
     parts = (*DetectionTask.parts, "segmentation")
 

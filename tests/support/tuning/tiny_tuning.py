@@ -18,6 +18,7 @@ from modeling_radio.tuning.adapters import add_adapter, save_adapter
 from modeling_radio.tuning.data import LabeledImages, load_images
 from modeling_radio.tuning.run import NAME, FinetuningRun
 from modeling_radio.tuning.settings import FinetuneSettings
+from modeling_radio.tuning.tasks import find_task
 from modeling_radio.tuning.trainer import last_checkpoint
 
 
@@ -47,7 +48,7 @@ def build_task(task_class, task: str, names=("a", "b", "c"), train=None, **optio
 
 def load(data: Path, task: str, **options) -> LabeledImages:
     """Open a source."""
-    return load_images(tuning_settings(task, data=data, **options))
+    return load_images(tuning_settings(task, data=data, **options), find_task(task).targets)
 
 
 def picture(height: int = HEIGHT, width: int = WIDTH) -> Image.Image:

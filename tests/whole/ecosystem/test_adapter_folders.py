@@ -15,7 +15,6 @@ from transformers import AutoTokenizer
 from modeling_radio.model_cards.build import build_card
 from modeling_radio.tuning.error_analysis import predict_examples
 from modeling_radio.tuning.run import FINAL, FinetuningRun
-from modeling_radio.tuning.settings import ZERO_SHOT
 
 
 pytestmark = [
@@ -27,6 +26,7 @@ pytestmark = [
 
 IMAGES, BOXES, SEGMENTS, DEPTH = "image-classification", "object-detection", "image-segmentation", "depth-estimation"
 MASKS, INSTANCES = "semantic-segmentation", "instance-segmentation"
+ZERO_SHOT = "zero-shot-image-classification"
 DPT = {"segmentation_head": "dpt", **TINY_DPT}
 OF_MASKS = ["AutoModelForSemanticSegmentation", "AutoModelForImageSegmentation", SEGMENTS]
 OF_INSTANCES = ["AutoModelForInstanceSegmentation", "AutoModelForObjectDetection", SEGMENTS]

@@ -33,7 +33,7 @@ from modeling_radio import (
     RadioModel,
     RadioVideoProcessor,
 )
-from modeling_radio.hub_radio import AUTO_MAP
+from modeling_radio.tasks_radio import AUTO_MAP
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
