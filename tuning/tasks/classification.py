@@ -53,7 +53,7 @@ class ClassificationTask(FinetuningTask):
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
-        if images.problem_type not in (None, self.problem_type):
+        if images.problem_type is not None and images.problem_type != self.problem_type:
             raise ValueError(
                 f"The labels of {settings.data!r} must be {IN_WORDS[self.problem_type]} for {settings.task}, got "
                 f"{IN_WORDS[images.problem_type]}."

@@ -50,7 +50,8 @@ def own_files(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.usefixtures("own_files")
+@pytest.mark.tour
+@pytest.mark.usefixtures("own_files", "one_thread", "own_datasets_cache", "one_figure_image")
 def test_a_head_outside_of_the_package_is_tuned_measured_saved_opened_and_described(
     base, class_folders, tmp_path, elsewhere, capsys
 ):
