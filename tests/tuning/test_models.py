@@ -23,6 +23,7 @@ from modeling_radio.tuning.models import (
     open_config,
 )
 from modeling_radio.tuning.run import FINAL, MERGED, FinetuningRun
+from modeling_radio.tuning.tasks import find_task
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -30,8 +31,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 def configured(task, checkpoint, **options):
     """Return the configuration of a task whose labels decide nothing."""
-    chosen = tuning_settings(task, **{"size": (32, 48), **options})
-    return configure(checkpoint, Mock(config_fields=dict, settings=chosen, size=chosen.size))
+    chosen, task_class = tuning_settings(task, **{"size": (32, 48), **options}), find_task(task)
+    of_class = {"model_class": task_class.model_class, "window_field": task_class.window_field}
+    labeled = Mock(config_fields=dict, settings=chosen, size=chosen.size, **of_class)
+    labeled.check_config = partial(task_class.check_config, labeled)
+    return configure(checkpoint, labeled)
 
 
 def vit(**fields):
@@ -73,6 +77,12 @@ def test_a_window_without_effect_is_refused(task):
 def test_images_with_fewer_patches_than_queries_are_refused():
     with pytest.raises(ValueError, match="`detection_num_queries`"):
         configured("object-detection", vit(detection_num_queries=100))
+
+
+def test_a_field_that_only_another_head_reads_is_refused():
+    with pytest.raises(ValueError, match=r"^`config` .*'segmentation_head'"):
+        configured("depth-estimation", vit(), config={"segmentation_head": "dpt"})
+    assert configured("semantic-segmentation", vit(), config={"segmentation_head": "dpt"}).segmentation_head == "dpt"
 
 
 @pytest.mark.parametrize(
