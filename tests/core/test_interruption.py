@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
@@ -101,20 +102,19 @@ def test_a_wait_for_another_program_ends_with_the_program(number, tmp_path):
     assert signal.getsignal(number) == before
 
 
-STUCK = """
-import os, signal, threading
-from concurrent.futures import ThreadPoolExecutor
-from modeling_radio.core import interruption
-interruption.UNWINDING_SECONDS = 0.5
-with interruption.ends_in_time(), interruption.raised_signals(), ThreadPoolExecutor() as pool:
-    pool.submit(threading.Event().wait)
-    os.kill(os.getpid(), signal.SIGTERM)
-"""
+def get_stuck():
+    with ends_in_time(), raised_signals(), ThreadPoolExecutor() as pool:
+        pool.submit(threading.Event().wait)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_threads_that_do_not_end_are_not_waited_for():
-    done = subprocess.run([sys.executable, "-c", STUCK], timeout=60, check=False)
-    assert done.returncode == 128 + signal.SIGTERM
+def test_threads_that_do_not_end_are_not_waited_for(monkeypatch):
+    monkeypatch.setattr(interruption, "UNWINDING_SECONDS", 0.5)
+    process = multiprocessing.get_context("fork").Process(target=get_stuck)
+    process.start()
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 128 + signal.SIGTERM
 
 
 def test_a_command_that_ends_has_no_limit_any_more():
@@ -133,9 +133,9 @@ def test_a_command_that_ends_has_no_limit_any_more():
 
 
 WORKERS = """
-import sys
+import runpy, sys
 from torch.utils.data import DataLoader
-from modeling_radio.core.interruption import ignore_stop_signals
+ignore_stop_signals = runpy.run_path(sys.argv[1])["ignore_stop_signals"]  # without the package, which takes seconds
 batches = iter(DataLoader(range(4), num_workers=2, worker_init_fn=ignore_stop_signals))
 next(batches)
 kept = [batches]
@@ -145,7 +145,8 @@ sys.exit(5)
 
 
 def test_workers_that_ignore_signals_end_with_their_parent():
-    done = subprocess.run([sys.executable, "-c", WORKERS], timeout=60, check=False, capture_output=True, text=True)
+    command = [sys.executable, "-c", WORKERS, interruption.__file__]
+    done = subprocess.run(command, timeout=60, check=False, capture_output=True, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (5, False)
 
 
@@ -156,7 +157,7 @@ def test_data_workers_live_on():
 
 
 def test_a_stop_reaches_what_a_pool_runs_and_ends_no_idle_process(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     others = set(multiprocessing.active_children())  # of other tests in this process
     stop = context.Event()
     pool = ProcessPoolExecutor(2, context, prepare_stoppable, (stop, side_by_side.prepare, "", [], tmp_path, ""))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tiny_distillation import TinyTeacher, install_tiny_world
+from torch.utils.data._utils import worker
 
 from modeling_radio.core import packages
 from modeling_radio.demo.assets import fetch_at_once
@@ -47,8 +48,9 @@ def count_steps(set_rate: Callable) -> Callable:
 
 
 def install(phase: str, patch: pytest.MonkeyPatch) -> None:
-    """Let a phase take long."""
+    """Let a phase take long, and data workers look for their parent every half second, not every five."""
     install_tiny_world(patch)
+    patch.setattr(worker, "MP_STATUS_CHECK_INTERVAL", 0.5)
     if phase == "fetching":
         patch.setattr(packages, "_client_command", sleeping_client)
         patch.setattr(inputs, "load_teachers", fetch)
