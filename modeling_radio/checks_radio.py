@@ -21,10 +21,10 @@ def did_you_mean(word: Any, choices: Collection[str], *, at_least: float = 0.6) 
 def check_choice(
     name: str, value: Any, choices: Collection[str], *, error: Callable[[str], Exception] = ValueError
 ) -> None:
-    """Refuse a value that is none of the choices.
+    """Refuse a value that is not one of the choices.
 
     Args:
-        name: What has the value, as the user wrote it, for example `"views.teachers"`.
+        name: Argument or field with the value, as the user wrote it, for example `"views.teachers"`.
         value: The value.
         choices: All valid values.
         error: Class of what is raised, or a function that makes it of the message.
@@ -75,10 +75,10 @@ def check_blocks(name: str, blocks: Sequence[int], depth: int, *, count: int | N
     """Refuse block numbers that do not ascend or do not exist.
 
     Args:
-        name: What lists them.
+        name: Argument or field that lists them.
         blocks: 0-based blocks.
         depth: Number of blocks of the network.
-        count: How many there must be; a block may then stand there more than once, since shallow networks have fewer.
+        count: Required number; a block may then stand there more than once, since shallow networks have fewer.
             None takes any number from 1, all different.
 
     Raises:
@@ -220,10 +220,10 @@ def check_multiple(name: str, height: int, width: int, step: int, largest: int) 
     """Refuse a size with a side that is no positive multiple of `step`, or longer than `largest` pixels.
 
     Args:
-        name: What has the size, as the message begins, for example "`size`".
+        name: Argument or field with the size, as the message begins, for example "`size`".
         height: Height in pixels.
         width: Width in pixels.
-        step: What both must be multiples of.
+        step: Number of which both must be multiples.
         largest: Longest side.
 
     Raises:

@@ -144,8 +144,8 @@ class RadioAdaptorConfig:
 
     Attributes:
         name: The teacher's name, for example `"siglip2-g"`. It is part of the weights' keys.
-        token_index: Which class token the summary head reads. NVIDIA's files may also name a register, or the first
-            patch, `num_prefix_tokens`.
+        token_index: Index of the class token that the summary head reads. NVIDIA's files may also name a register,
+            or the first patch, `num_prefix_tokens`.
         summary_dim: Channels of the teacher's summary; `None` builds no summary head.
         feature_dim: Channels of the teacher's dense features, after upsampling; `None` builds no dense head.
         hidden_size: Hidden width of both heads' MLPs.
@@ -227,7 +227,7 @@ class OriginFields:
 
     Attributes:
         version: Name of the published version that the weights come from.
-        nvidia_source: What NVIDIA's file held beside the weights (training arguments, names of heads), so that a
+        nvidia_source: Content of NVIDIA's file beside the weights (training arguments, names of heads), so that a
             converted checkpoint can be converted back. The network does not read it.
     """
 
@@ -665,13 +665,13 @@ class HeadFields(WindowFields):
     """Heads for images and pixels, and the classes of all heads.
 
     Attributes:
-        classifier_pooling: What the image classifier reads: `"summary"`, or `"summary_and_features"`, which adds the
+        classifier_pooling: Input of the image classifier: `"summary"`, or `"summary_and_features"`, which adds the
             mean of the features.
         segmentation_head: `"linear"`, batch norm and one linear layer on the features (the papers' probe), or `"dpt"`,
             a convolutional decoder over four blocks.
         class_weights: Weight of each class in the loss of image classification and semantic segmentation; `None`
             weighs all alike. Regression does not use them.
-        temperature: What the logits of image classification are divided by where a pipeline makes probabilities of
+        temperature: Divisor of the logits of image classification where a pipeline makes probabilities of
             them; fitted after training.
         score_thresholds: Least score of each class for which the pipelines of objects and instances, and with
             `threshold="tuned"` of image classification, name it; `None` where none were fitted.
@@ -905,10 +905,10 @@ class AdaptorFields(TrunkFields):
 
         Args:
             name: For example `"siglip2-g"`.
-            argument: What holds that name, as the user wrote it; the message begins with it.
+            argument: Argument that holds that name, as the user wrote it; the message begins with it.
 
         Raises:
-            ValueError: If there is none. The message lists all adaptors and suggests the nearest.
+            ValueError: If the adaptor is unknown. The message lists all adaptors and suggests the nearest.
         """
         adaptors = {adaptor.name: adaptor for adaptor in self.adaptor_configs}
         check_choice(argument, name, adaptors)
@@ -1128,7 +1128,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
             return config
         if not isinstance(config, PreTrainedConfig) or config.model_type != cls.model_type:
             raise ValueError(f"`config` must be a RadioConfig, got a {type(config).__name__}.")
-        # Of a local folder transformers runs one copy of this file for AutoConfig and another one for each model class.
+        # transformers runs one copy of a local folder's file for AutoConfig and another one for each model class.
         remember_folder(config.name_or_path, {})
         return cls.from_dict(
             config.to_dict(), name_or_path=config.name_or_path, attn_implementation=config._attn_implementation
@@ -1232,7 +1232,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
         optional(FLAG).check("output_attentions", self.output_attentions)
 
     def validate_dtype(self) -> None:
-        """Refuse a data type that is none of floating point."""
+        """Refuse a data type that is not of floating point."""
         dtype = self.dtype
         is_right = dtype.is_floating_point if isinstance(dtype, torch.dtype) else dtype in (None, *DTYPE_NAMES)
         if not is_right:

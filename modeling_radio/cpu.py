@@ -93,8 +93,8 @@ def blocked_attention_forward(query: Tensor, key: Tensor, value: Tensor, scaling
 
     Args:
         query: `(batch, heads, length, head_dim)`.
-        key: Of the same shape.
-        value: Of the same shape.
+        key: Keys of the same shape.
+        value: Values of the same shape.
         scaling: Factor of the scores.
 
     Returns:

@@ -63,7 +63,7 @@ def read_size(size: Any, name: str = "size") -> SizeDict:
 
     Args:
         size: An integer for the shorter side, `(height, width)`, or a dictionary with some of `SIZE_KEYS`.
-        name: What the option is called.
+        name: Name of the option.
 
     Raises:
         ValueError: If it is something else, or a combination that means nothing here.
@@ -109,7 +109,7 @@ def resized_resolution(height: int, width: int, size: SizeDict, step: int, large
     Args:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        size: Which sides or areas are wanted; see `RadioImageProcessor`.
+        size: Wanted sides or areas; see `RadioImageProcessor`.
         step: Sides become multiples of this.
         largest: Longest side in pixels, whatever `size` says.
 
@@ -151,7 +151,7 @@ def _choose_scale(height: int, width: int, size: SizeDict, longest: int) -> floa
 
 
 # Formats that image files may have, here and wherever this project opens one. Our choice: images that Pillow decodes
-# itself. EPS is none of them: Pillow lets Ghostscript run it as a program. TGA is last, for it has no first bytes of
+# itself. EPS is left out: Pillow lets Ghostscript run it as a program. TGA is last, for it has no first bytes of
 # its own.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "DDS", "PCX")
 FORMATS += ("PSD", "QOI", "SGI", "SUN", "XBM", "TGA")
@@ -200,7 +200,7 @@ def fetch(images: Any) -> Any:
     try:
         return _decode(_read_bytes(text))
     except UNREADABLE as error:
-        # Of the decoder, which does not know the name, or of what took it for base64, since there is no such file.
+        # The decoder does not know the name, and a missing file was taken for base64.
         shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
         raise ValueError(
             f"`images` must be image files such as JPEG, PNG, WebP or TIFF, their addresses or base64, got {shown!r}, "
@@ -239,7 +239,7 @@ def open_image_file(source: bytes | str | Path) -> ImageFile.ImageFile:
     """Open an image file, its bytes or its path, without decoding it.
 
     Raises:
-        Exception: One of `UNREADABLE`, here or when it is decoded, if it is damaged or of none of `FORMATS`.
+        Exception: One of `UNREADABLE`, here or when it is decoded, if it is damaged or its format is not in `FORMATS`.
     """
     Image.init()  # Pillow before 11.3 does not know all formats, and would raise KeyError
     formats = [name for name in FORMATS if name in Image.OPEN]
@@ -269,7 +269,7 @@ def read_image_file(source: bytes | str | Path) -> Image.Image:
     """Read an image file, its bytes or its path, as upright RGB of 8 bits; see `to_eight_bits`.
 
     Raises:
-        Exception: One of `UNREADABLE`, if it is damaged or of none of `FORMATS`.
+        Exception: One of `UNREADABLE`, if it is damaged or its format is not in `FORMATS`.
     """
     with open_image_file(source) as pil_image:
         return to_eight_bits(load_upright(pil_image))
@@ -279,7 +279,7 @@ def to_eight_bits(pil_image: Image.Image) -> Image.Image:
     """Return any PIL image as RGB of 8 bits, as it is read by default: on white where it is transparent.
 
     Raises:
-        ValueError: If it is of floats or integers whose range is none of an image.
+        ValueError: If it is of floats or integers outside of an image's range.
     """
     pil_image = _as_rgb(pil_image)
     if pil_image.mode == "RGB":
@@ -385,9 +385,9 @@ def _read_plain(name: str, values: Any, wanted: str) -> Tensor:
     """Return an array or tensor as a tensor.
 
     Args:
-        name: Of the argument, for messages.
-        values: What is read.
-        wanted: What the argument may be, in words.
+        name: Name of the argument, for messages.
+        values: Array or tensor.
+        wanted: Allowed values of the argument, in words.
 
     Raises:
         ValueError: If it is neither, or has no plain values.
@@ -522,7 +522,7 @@ def resize_images(backend: TorchvisionBackend, images: Tensor, options: dict[str
 
     Args:
         backend: The processor of images or clips, which resizes.
-        images: Of any size, with values that `check_values` has seen.
+        images: Images of any size, whose values `check_values` has seen.
         options: The processor's, complete.
 
     Raises:
@@ -558,7 +558,7 @@ def join_images(images: list[Tensor], options: dict[str, Any]) -> dict[str, Any]
     """Return resized images as the model takes them, as `do_pack`, `do_pad` and `return_tensors` say.
 
     Raises:
-        ValueError: If they have different channels, or different sizes and none of these options takes such.
+        ValueError: If they have different channels, or different sizes without an option that takes them.
     """
     channels = sorted({image.shape[0] for image in images})
     if len(channels) > 1 and (options["do_pack"] or options["do_pad"] or options["return_tensors"] is not None):
@@ -655,7 +655,7 @@ def check_spelling(names: Collection[str], known: Collection[str], processor: st
     """Refuse a setting that looks like a misspelled one; other unknown names are transformers' own business.
 
     Args:
-        names: What was given.
+        names: Given names.
         known: The settings that there are.
         processor: The class that has them.
 
@@ -737,7 +737,7 @@ def errors_by_name(kinds: Any, settings: Mapping[str, Any]) -> Iterator[None]:
 
     Args:
         kinds: The class of options that it validates by.
-        settings: What it validates.
+        settings: Settings that it validates.
     """
     try:
         yield
@@ -762,7 +762,7 @@ class PixelProcessor(TorchvisionBackend):
     resample = PILImageResampling.BICUBIC
     do_rescale = True
     rescale_factor = 1 / 255
-    # Of no use here, but written into `preprocessor_config.json` for other classes and programs that read it: CLIP's
+    # Unused here, but written into `preprocessor_config.json` for other classes and programs that read it: CLIP's
     # processor would else crop the middle, and transformers' example programs normalize by these.
     do_center_crop = False
     do_normalize = False
@@ -827,7 +827,7 @@ class RadioImageProcessor(PostProcessing, PixelProcessor):
     Floats already in [0, 1] need `do_rescale=False`. Labels may come with the images: see `preprocess`.
 
     Args:
-        size: What to resize to. `{"height": h, "width": w}` (or `(h, w)`) is exactly that; everything else
+        size: Size to resize to. `{"height": h, "width": w}` (or `(h, w)`) is exactly that; everything else
             keeps the aspect ratio, up to rounding to whole patches. `{"shortest_edge": n}` (or just `n`) and
             `{"longest_edge": n}` scale that side to `n` pixels; together the longest edge is a bound.
             `{"max_height": h, "max_width": w}` is the largest size within both, as detectors of transformers take it.

@@ -20,7 +20,7 @@ def check_images(pixel_values: Any, config: RadioConfig, argument: str = "pixel_
 
     Args:
         pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`.
-        config: What decides the channels and the size.
+        config: Configuration, which decides the channels and the size.
         argument: Name of the argument, for the message.
 
     Raises:
@@ -81,7 +81,7 @@ def check_pack(patches: Any, image_grid_hw: Any, config: RadioConfig) -> ImagePa
     Args:
         patches: Flattened patches of all images, `(total_patches, channels * patch_size**2)`.
         image_grid_hw: Rows and columns of patches of each image, `(num_images, 2)`.
-        config: What decides the size of a patch and the largest grid.
+        config: Configuration, which decides the size of a patch and the largest grid.
 
     Raises:
         ValueError: If the shapes do not fit each other, or a grid is too large.
@@ -186,7 +186,7 @@ def check_call_arguments(model: nn.Module, arguments: Mapping[str, Any], method:
     """Refuse keyword arguments that neither the model nor `FOREIGN_ARGUMENTS` knows, or that ask for what is not done.
 
     Args:
-        model: What was called.
+        model: Model that was called.
         arguments: The keyword arguments that `**kwargs` collected.
         method: Name of what was called of it.
 
@@ -250,9 +250,9 @@ def wanted_states(output_hidden_states: StatesWanted, config: RadioConfig) -> Co
     """Return the indices of the wanted hidden states in the output: 0 before the first block, `i` after block `i`.
 
     Args:
-        output_hidden_states: Of the call; `None` takes the configuration's. An index or a list of them, where negative
-            ones count from the end, means those alone, as in transformers since 5.24.
-        config: What decides how many there are.
+        output_hidden_states: Argument of the call; `None` takes the configuration's. An index or a list of them, where
+            negative ones count from the end, means those alone, as in transformers since 5.24.
+        config: Configuration, which decides their number.
 
     Returns:
         `None` if there are none to return.
@@ -406,7 +406,7 @@ class Call(NamedTuple):
     """A checked call of the network, which `RadioNetwork.encode` takes.
 
     Attributes:
-        batch: What is encoded.
+        batch: Input that is encoded.
         window_size: As in `RadioModel.forward`, without a predicted cost; each architecture has its own default.
         keep: 0-based blocks whose output is wanted, also as a hidden state.
         states: Indices of the hidden states that are wanted, `None` for none.

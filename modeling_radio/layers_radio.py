@@ -666,7 +666,7 @@ class RadioVisionTransformer(nn.Module):
 
         Args:
             hidden_states: Tokens from the patch generator, `(batch, length, hidden)`.
-            layout: Which tokens attend to each other.
+            layout: Layout that says which tokens attend to each other.
             keep: 0-based blocks whose output is wanted too.
             draws: Uniform numbers in [0, 1) that decide dropped paths in training, `(batch, 1 or length, blocks,
                 PATH_DRAWS)`, of a whole image or token by token; `None` takes them from torch's global generator.

@@ -318,7 +318,7 @@ class RadioNetwork(NvidiaNames, nn.Module):
         """Return the patch tokens behind a 0-based block as a map, `(batch, hidden, rows, cols)`.
 
         Args:
-            tokens: Of the whole sequence.
+            tokens: Tokens of the whole sequence.
             grid: Rows and columns of patches of the images.
             block: -1 is the patch embedding.
         """
@@ -330,7 +330,7 @@ class RadioNetwork(NvidiaNames, nn.Module):
         """Take summary, features and adaptor outputs from the final tokens.
 
         Args:
-            result: What `forward` returned.
+            result: Output of `forward`.
             adaptor_names: Adaptors to run.
             feature_format: "NLC" for token sequences, "NCHW" for maps; packed images have sequences only.
 
@@ -417,9 +417,9 @@ class RadioNetwork(NvidiaNames, nn.Module):
         """Return the mean output of some blocks, `(batch, length, hidden)`; normalizers do not touch prefix tokens.
 
         Args:
-            result: What `forward` returned, with all of `blocks` kept.
+            result: Output of `forward`, with all of `blocks` kept.
             blocks: 0-based, ascending.
-            scale_order: How normalizers scale a mean.
+            scale_order: Order in which normalizers scale a mean.
         """
         outputs = [result.kept[block].to(result.tokens.device) for block in blocks]
         tokens = torch.stack(outputs).mean(dim=0)
@@ -875,8 +875,8 @@ class RadioModel(ImageFeatures):
                 with adaptors a dictionary of such pairs, by "backbone" and the adaptors' names, theirs in float32;
                 `None` asks for it by `config.nvidia_outputs`, or by `config.return_dict` off. Without RADIO1D's decoder
                 the pair is `(global_summary, global_tokens)`.
-            pixel_mask: What `RadioImageProcessor` returns with `do_pad=True`, accepted so that `model(**inputs)` works.
-                It changes nothing: the model sees the padding as gray image.
+            pixel_mask: Mask that `RadioImageProcessor` returns with `do_pad=True`, accepted so that `model(**inputs)`
+                works. It changes nothing: the model sees the padding as gray image.
             draws: Uniform numbers in [0, 1), `(batch, model.num_draws)`, that decide each image's position crop and
                 dropped paths in training, so that an image trains the same in whatever batch or pack it is; `None`
                 takes them from torch's generator.

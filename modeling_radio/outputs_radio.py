@@ -117,7 +117,7 @@ class GlobalTokens(NamedTuple):
     Attributes:
         tokens: `(batch, longest, global_hidden_size)`, zero behind the number of tokens of each image.
         prefix: Class tokens and registers, `(batch, num_prefix_tokens, global_hidden_size)`.
-        mask: Which of the tokens count, `(batch, longest)`.
+        mask: True for tokens that count, `(batch, longest)`.
     """
 
     tokens: Tensor
@@ -130,7 +130,7 @@ class NetworkOutput(NamedTuple):
 
     Attributes:
         tokens: Output after the final norm, `(batch, length, hidden)`; of packed images `(1, length, hidden)`.
-        embedded: What the first block read, of the same shape.
+        embedded: Input of the first block, of the same shape.
         kept: By 0-based block, its output, of the same shape; the last one's before the final norm, unlike `tokens`.
         hidden_states: On request `embedded` and the output of every block, or of some with `None` in place of others;
             of packed images `(length, hidden)`, image after image in the order of the call.
@@ -138,7 +138,7 @@ class NetworkOutput(NamedTuple):
         grid: Rows and columns of patches of each image, or of the largest one of a pack.
         pack: Order of packed images; `None` where all are of one size.
         num_clips: Clips of video, whose groups of frames are the batch; `None` of images.
-        encoded: Of RADIO1D, what its encoder gave; blocks, hidden states and attentions are the encoder's too, `tokens`
+        encoded: Output of RADIO1D's encoder; blocks, hidden states and attentions are the encoder's too, `tokens`
             the decoder's.
         is_decoded: Whether that decoder ran; without it `tokens` are the encoder's.
     """
@@ -178,10 +178,10 @@ class RadioModelOutput(ModelOutput):
             interior, right strip, bottom strip, corner; where those at an edge are smaller, their weights end in zeros.
         pooler_output: The summary again, under the name that pipelines look for.
         adaptors: By adaptor name, its `RadioAdaptorOutput`.
-        global_tokens: Of RADIO1D, the encoder's tokens, `(batch, num_tokens, hidden_size * 2**mergings)`, zero behind
+        global_tokens: Tokens of RADIO1D's encoder, `(batch, num_tokens, hidden_size * 2**mergings)`, zero behind
             those of an image that has fewer. All of the above, but for hidden states and attentions, is then the
             decoder's, and `None` where it did not run.
-        global_mask: Which of them count, `(batch, num_tokens)`.
+        global_mask: True for those that count, `(batch, num_tokens)`.
         global_summary: The encoder's summary, `(batch, num_summaries * hidden_size * 2**mergings)`.
     """
 
@@ -250,8 +250,8 @@ class RadioZeroShotOutput(ModelOutput):
         logits_per_text: The same transposed, `(num_texts, num_images)`.
         text_embeds: Unit vectors of the texts, `(num_texts, text_dim)`.
         image_embeds: Unit vectors of the images, `(num_images, text_dim)`.
-        text_model_output: What the text tower gave, where hidden states or attention weights were asked for.
-        vision_model_output: What the backbone gave, likewise.
+        text_model_output: Output of the text tower, where hidden states or attention weights were asked for.
+        vision_model_output: Output of the backbone, likewise.
     """
 
     loss: Tensor | None = None

@@ -19,7 +19,7 @@ from .checks_radio import did_you_mean
 from .image_processing_radio import RadioImageProcessor
 
 
-# Of `from_pretrained`: where files come from. All else is for the image processor.
+# Arguments of `from_pretrained` that say where files come from. All else is for the image processor.
 SOURCE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "revision", "subfolder")
 # Our choice: an image of average shape and size, for a `size` that only bounds an area.
 REFERENCE_SIDE = 512
@@ -107,16 +107,16 @@ class RadioProcessor(ProcessorMixin):
             text: One or several; they become `input_ids` `(num_texts, length)`. There is no mask: SigLIP was trained
                 without one, and the other towers find the padding themselves.
             return_tensors: "pt", or `None` for lists.
-            padding: Of no effect, like `truncation` and `max_length`, here and in `text_kwargs`: texts are padded and
+            padding: Ignored, like `truncation` and `max_length`, here and in `text_kwargs`: texts are padded and
                 cut as the tower was trained. Otherwise their vectors would be others.
             truncation: See `padding`.
             max_length: See `padding`.
             text_kwargs: Further settings of the tokenizer.
             images_kwargs: Further settings of the image processor.
             common_kwargs: `return_tensors`, or settings of the image processor.
-            audio_kwargs: Of no effect.
-            videos_kwargs: Of no effect.
-            settings: Of the image processor.
+            audio_kwargs: Ignored.
+            videos_kwargs: Ignored.
+            settings: Settings of the image processor.
 
         Raises:
             ValueError: If there are neither images nor texts; otherwise as `RadioImageProcessor`.

@@ -30,7 +30,7 @@ from .modeling_radio import RadioNetwork
 from .outputs_radio import GlobalTokens, NetworkOutput, to_map
 
 
-# Of the norms where tokens are merged and split: torch's default, unlike that of the blocks.
+# Epsilon of the norms where tokens are merged and split: torch's default, unlike that of the blocks.
 MERGE_NORM_EPS = 1e-5
 
 logger = logging.get_logger(__name__)
@@ -59,7 +59,7 @@ class TokenPlan(NamedTuple):
 
     Attributes:
         grid: Rows and columns of patches of each image.
-        counts: How many global tokens go through the decoder; `None` runs the encoder alone, over all tokens.
+        counts: Numbers of global tokens that go through the decoder; `None` runs the encoder alone, over all tokens.
         decode: Whether the decoder runs.
     """
 
@@ -73,9 +73,9 @@ def count_tokens(config: RadioConfig, wanted: TokensWanted, grid: Resolution, nu
 
     Args:
         config: Says what "all" are, and how many where the call does not say.
-        wanted: What the call asks for; more than there are means all, which is said once.
+        wanted: Numbers that the call asks for; more than there are means all, which is said once.
         grid: Rows and columns of patches of each image.
-        num_images: Of the batch; of clips all groups of frames.
+        num_images: Images of the batch; of clips all groups of frames.
 
     Raises:
         ValueError: If that is no number of at least 0, or not one for each image.
@@ -258,7 +258,7 @@ class Radio1dTransformer(RadioVisionTransformer):
         Args:
             hidden_states: As there.
             grid: Rows and columns of patches.
-            counts: How many global tokens are wanted, by which `progressive_reduction` cuts the sequence; `None` cuts
+            counts: Numbers of wanted global tokens, by which `progressive_reduction` cuts the sequence; `None` cuts
                 nothing. In a batch the image with most of them decides.
             keep: As there.
             draws: As there.
@@ -303,7 +303,7 @@ class Radio1dTransformer(RadioVisionTransformer):
 
         Args:
             hidden_states: Tokens from the patch generator, `(batch, length, hidden)`.
-            layout: How many tokens go where.
+            layout: Numbers of tokens and their places.
             keep: 0-based blocks of the encoder whose output is wanted too.
             draws: As in `RadioVisionTransformer.forward`.
             with_attentions: Whether to return the encoder's attention weights.

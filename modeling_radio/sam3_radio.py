@@ -238,7 +238,7 @@ def save_attached(sam3_model: Sam3, folder: str | Path) -> None:
     needs `import modeling_radio` before it and ends in `KeyError: 'radio_sam3_trunk'` without.
 
     Args:
-        sam3_model: What `attach_to_sam3` returned.
+        sam3_model: Model that `attach_to_sam3` returned.
         folder: Where to save; it is created.
 
     Raises:

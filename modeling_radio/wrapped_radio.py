@@ -235,7 +235,7 @@ class Levels(NamedTuple):
     """Output of a network for images.
 
     Attributes:
-        outputs: Of the levels asked for, maps `(batch, channels, rows, cols)` or tokens
+        outputs: Outputs of the levels asked for, maps `(batch, channels, rows, cols)` or tokens
             `(batch, num_prefix + rows * cols, channels)`.
         end: The final output, one or the other; `None` where only earlier levels were asked for.
         num_levels: Levels that the network has.
@@ -804,11 +804,11 @@ class WrappedTrunk(PreTrainedModel):
         consist of several modules.
 
         Raises:
-            ValueError: If it has none.
+            ValueError: If it has no stages.
         """
         found = [self.network.get_submodule(name) for name in self._stage_names()]
         if not found:
-            raise ValueError(f"{self.wrapping.label!r} has no stages: none of its parts consists of modules.")
+            raise ValueError(f"{self.wrapping.label!r} has no stages: no part of it consists of modules.")
         return found
 
     @property

@@ -280,7 +280,7 @@ def summarize(plan: Plan, speed: Speed, price: float | None) -> str:
     Args:
         plan: The plan.
         speed: The card, and the share of its peak that the run is assumed to reach.
-        price: Of a GPU hour, in any currency; None if it is not known.
+        price: Price of a GPU hour, in any currency; None if it is not known.
     """
     seconds, card, memory = plan.seconds(speed), speed.card, plan.memory()
     hours = plan.num_gpus * seconds / SECONDS_PER_HOUR
