@@ -71,13 +71,13 @@ if (_CLONE / "pyproject.toml").is_file() and str(_CLONE) not in __path__:
     __path__.append(str(_CLONE))
 
 
-def _class_of(reference: str) -> Any:
-    """Return a class that `AUTO_MAP` names, `module.Class`."""
+def class_of(reference: str) -> Any:
+    """Return a class that a table of `tasks_radio.py` names, `module.Class`."""
     module, _, name = reference.partition(".")
     return vars(importlib.import_module(f".{module}", __name__))[name]
 
 
-TASK_MODELS = {task.class_name: _class_of(task.model) for task in TASKS.values()}
+TASK_MODELS = {task.class_name: class_of(task.model) for task in TASKS.values()}
 """Classes of all tasks by name."""
 
 
@@ -89,13 +89,13 @@ def _register() -> None:
     transformers.AutoVideoProcessor.register(RadioConfig, RadioVideoProcessor, exist_ok=True)
     transformers.AutoProcessor.register(RadioConfig, RadioProcessor, exist_ok=True)
     for auto_class in ("AutoModel", "AutoBackbone"):
-        register_model(_class_of(AUTO_MAP[auto_class]), auto_class, RadioConfig)
+        register_model(class_of(AUTO_MAP[auto_class]), auto_class, RadioConfig)
     for auto_class in {auto_class for task in TASKS.values() for auto_class in task.auto_classes}:
-        register_model(_class_of(AUTO_MAP[auto_class]), auto_class, RadioConfig)
+        register_model(class_of(AUTO_MAP[auto_class]), auto_class, RadioConfig)
     for task in TASKS.values():
         # A folder names its architecture, by which these Auto classes then choose.
         for auto_class in task.own_auto_map:
-            register_model(_class_of(task.model), auto_class, RadioConfig)
+            register_model(class_of(task.model), auto_class, RadioConfig)
 
 
 _register()

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 from transformers import pipeline
 
-from modeling_radio import RadioForInstanceSegmentation, RadioForZeroShotImageClassification, pipelines_radio
+from modeling_radio import RadioForInstanceSegmentation, RadioForZeroShotImageClassification, class_of
 from modeling_radio.core.errors import UserError
 from modeling_radio.figures.predictions import Opened
-from modeling_radio.hub_radio import TASK_OF_CLASS, auto_map_entries
+from modeling_radio.tasks_radio import PIPELINES, task_of
 
 
 CLASSES, OBJECTS, SEGMENTS, DEPTH = "classes", "objects", "segments", "depth"
@@ -63,7 +63,8 @@ class Answering:
 
     def __post_init__(self) -> None:
         model, name = self.opened.model, type(self.opened.model).__name__
-        if name not in TASK_OF_CLASS:
+        task = task_of([name])
+        if task is None:
             raise ValueError(
                 f"`checkpoint` must be a model tuned for a task, got {self.opened.checkpoint!r}, a {name}. "
                 "`radio extract` writes its features."
@@ -72,17 +73,16 @@ class Answering:
         if is_zero_shot != bool(self.words):
             need = "names" if is_zero_shot else "must be left out: the model has its own"
             raise ValueError(f"`classes` {need} the classes of a zero-shot model, got {self.words!r}.")
-        task = TASK_OF_CLASS[name]
-        self.kind = OBJECTS if isinstance(model, RadioForInstanceSegmentation) else _KIND_OF_TASK[task]
+        is_of_instances = isinstance(model, RadioForInstanceSegmentation)
+        self.kind = OBJECTS if is_of_instances else _KIND_OF_TASK[task.pipeline]
         if self.threshold is not None and (is_zero_shot or self.kind not in (CLASSES, OBJECTS)):
-            raise ValueError(f"`threshold` must be left out for {task}, got {self.threshold!r}.")
-        pipelines = auto_map_entries([name], has_text_tower=is_zero_shot)["custom_pipelines"]
+            raise ValueError(f"`threshold` must be left out for {task.pipeline}, got {self.threshold!r}.")
         self._pipeline: Any = pipeline(
-            task,
+            task.pipeline,
             model=model,
             image_processor=self.opened.processor,
             tokenizer=self.opened.tokenizer,
-            pipeline_class=getattr(pipelines_radio, pipelines[task]["impl"].rpartition(".")[2]),
+            pipeline_class=class_of((PIPELINES | task.own_pipelines)[task.pipeline].impl),
             device=model.device,
         )
 
