@@ -93,6 +93,11 @@ class Package:
     client_options: tuple[str, ...] = ()
 
     @property
+    def origin(self) -> str:
+        """Return registry, name and version, for cards."""
+        return f"{self.ecosystem} package {self.name} {self.version}"
+
+    @property
     def slug(self) -> str:
         """Return the name of the package's folder in the cache."""
         return f"{self.ecosystem}-{self.name.strip('@').replace('/', '-')}-{self.version}".replace(":", "-")

@@ -22,13 +22,15 @@ from modeling_radio.core.packages import (
     is_complete,
     read_packages,
 )
+from modeling_radio.metrics.results import Source
+from modeling_radio.model_cards.metadata import ABOUT_TRAINING
 from modeling_radio.training.data.image_table import Split
-from modeling_radio.training.data.sources import DEMO_SOURCES
 
 
 logger = logging.getLogger(__name__)
 
 PINNED = Path(__file__).with_name("packages.yaml")
+DEMO_SOURCES = ("demo", "demo-pypi")
 FETCHES_AT_ONCE = 4  # our choice: clients spend more time starting than their bytes take to arrive
 
 PACKAGES = read_packages(PINNED)
@@ -384,3 +386,25 @@ def _pypi_assets() -> DemoAssets:
     objects = tuple(read_twemoji(twemoji))
     description = f"{len(objects)} Twemoji, {len(photographs)} photographs (PyPI only)"
     return DemoAssets(objects, (), photographs, tuple(EMOJI_CLASSES), EMOJI_SEGMENTATION_CLASSES, description)
+
+
+def data_sources(assets: DemoAssets, purpose: str = "evaluation") -> list[Source]:
+    """Describe the packages of the demo's images.
+
+    Args:
+        assets: Cut-outs and photographs of the images.
+        purpose: Use of the images; for "training" held-out images do not count.
+    """
+
+    def used(given: Iterable[CutOut | Photograph]) -> list[Path]:
+        return [each.path for each in given if purpose != ABOUT_TRAINING or each.split == "train"]
+
+    files = dict.fromkeys(used((*assets.objects, *assets.emoji)), "object cut-outs")
+    files |= dict.fromkeys(used(assets.photographs), "photographs")
+    sources = []
+    for package in PACKAGES.values():
+        kinds = [kind for path, kind in files.items() if package.slug in path.parts]
+        if kinds:
+            role, size = f"{purpose}: {kinds[0]}", f"{len(kinds)} pictures"
+            sources.append(Source(package.name, role, package.license, package.origin, size))
+    return sources

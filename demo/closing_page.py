@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeling_radio.demo.assets import DemoAssets, Photograph, pypi_photographs
+from torch import Tensor
+
+from modeling_radio.demo.assets import DemoAssets, Photograph, load_demo_assets, pypi_photographs
+from modeling_radio.demo.evaluation_data import load_photographs
 from modeling_radio.demo.images import photographs
 from modeling_radio.figures.page import Drawing, Section, source_section, write_page
 from modeling_radio.figures.progress import LOSSES, OF_ADAPTORS, OF_BACKBONE
@@ -81,6 +84,19 @@ def republishable_photographs(assets: DemoAssets) -> list[Credited]:
         if author and each.license in FREE_LICENSES
     }
     return [free[name] for name in sorted(free, key=str.lower)]
+
+
+def credited_photographs(size_px: int) -> tuple[list[str], Tensor]:
+    """Return credits and squares of photographs for `radio gallery`.
+
+    Args:
+        size_px: Side of the squares.
+
+    Returns:
+        A line for each photograph; uint8 RGB, `(num_photographs, 3, size_px, size_px)`.
+    """
+    chosen = republishable_photographs(load_demo_assets())
+    return [each.credit for each in chosen], load_photographs([each.photograph for each in chosen], size_px)
 
 
 def next_steps(checkpoint: Path) -> Mapping[str, str]:

@@ -12,20 +12,18 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from modeling_radio.core.settings import hash_of
-from modeling_radio.demo.assets import DemoAssets, Photograph, load_demo_assets
+from modeling_radio.demo.assets import DemoAssets, Photograph, data_sources, load_demo_assets
 from modeling_radio.demo.images import (
     ClassificationSet,
     SegmentationSet,
     classification_set,
     photographs,
-    render,
     segmentation_set,
 )
 from modeling_radio.evaluation.data import Examples, Kind, Part, Stacked, check_kind, tensor_fingerprint
 from modeling_radio.metrics.results import Source
 from modeling_radio.training.data.decoding import to_tensor
-from modeling_radio.training.data.training_images import build_images
-from modeling_radio.training.student.provenance import data_sources
+from modeling_radio.training.data.training_images import build_images, render
 
 
 NUM_UNLABELED = 256
@@ -127,6 +125,16 @@ class DemoData:
             f"Adaptor fidelity: mean cosine with the teacher on {len(self.unlabeled)} held-out images; "
             "centered: about the teacher's mean, where a constant prediction scores zero.",
         ]
+
+
+def open_demo(size_px: int) -> DemoData:
+    """Return the set `demo` of `NAMED_SETS`."""
+    return DemoData.load("demo", size_px)
+
+
+def open_demo_pypi(size_px: int) -> DemoData:
+    """Return the set `demo-pypi` of `NAMED_SETS`."""
+    return DemoData.load("demo-pypi", size_px)
 
 
 class Squares:

@@ -15,14 +15,23 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import write_folder
-from modeling_radio.core.timing import ProgressBar
-from modeling_radio.demo.assets import EMOJI_CLASSES, CutOut, DemoAssets, Photograph, expand_ranges, fetch
+from modeling_radio.demo.assets import (
+    EMOJI_CLASSES,
+    CutOut,
+    DemoAssets,
+    Photograph,
+    data_sources,
+    expand_ranges,
+    fetch,
+    load_demo_assets,
+)
+from modeling_radio.metrics.results import Source
 from modeling_radio.training.data.decoding import to_tensor
 from modeling_radio.training.data.image_table import SPLITS, Images, Split
+from modeling_radio.training.data.made_images import MadeImages
 
 
 # Our choices: large enough for images of 512 px, small enough that everything takes about 250 MB.
@@ -170,7 +179,7 @@ assert abs(SCENE_SHARE + OBJECT_SHARE + PHOTOGRAPH_SHARE + EMOJI_SHARE - 1) < 1e
 MAX_OBJECTS_IN_SCENE = 2  # our choice: at 128 px a third object mostly hides the others
 MAX_MARGIN = 0.2  # our choice: an object alone fills 60 to 100 percent of the side
 EMOJI_MIN_GROUND = 60  # our choice: emoji are drawn for light grounds; most vanish on near-black
-RENDER_BATCH = 64  # our choice: images that a worker returns at once
+DEFAULT_NUM_IMAGES = 9000  # our choice: enough for a student from nothing in the first study
 
 
 class DemoImages(Images):
@@ -213,10 +222,7 @@ class DemoImages(Images):
         return to_tensor(_draw_image(self.bank, self.size, self._random(index)))
 
     def source_of(self, index: int) -> str:
-        """Return the main source of image `index`: its photograph, or the cut-out that is alone on it.
-
-        Images of one source resemble each other: intervals must not count them as independent.
-        """
+        """Return the main source of image `index`: its photograph, or the cut-out that is alone on it."""
         bank, random = self.bank, self._random(index)
         kind = random.random()
         if kind < SCENE_SHARE + PHOTOGRAPH_SHARE:
@@ -250,37 +256,36 @@ def _draw_image(bank: PixelBank, size: int, random: np.random.Generator) -> Imag
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror < 0.5 else image
 
 
-def render(dataset: Images, indices: Sequence[int], *, num_workers: int = 2, show_progress: bool = True) -> Tensor:
-    """Render many images with worker processes and a progress bar.
+class PhotographCrops(Images):
+    """Square crops of the demo's photographs, never enlarged; one photograph after the other.
 
     Args:
-        dataset: Images of one size.
-        indices: Items, in the order of the result.
-        num_workers: Worker processes; 0 renders in this process. The result does not depend on it.
-        show_progress: Whether to show the bar.
-
-    Returns:
-        uint8 `(len(indices), 3, height, width)`, RGB.
-
-    Raises:
-        ValueError: If `indices` is empty.
+        assets: Their sources.
+        size: Side of the crops, pixels.
+        num_images: Number of crops.
+        split: Split of the photographs.
     """
-    if len(indices) == 0:
-        raise ValueError("`indices` must name at least one image, got none.")
-    loader = DataLoader(Subset(dataset, indices), batch_size=RENDER_BATCH, num_workers=num_workers)
-    images: Tensor | None = None
-    position = 0
-    with ProgressBar(
-        total=len(indices), desc="images", unit="image", disable=not show_progress, leave=False
-    ) as progress:
-        for batch in loader:
-            if images is None:
-                images = torch.empty((len(indices), *batch.shape[1:]), dtype=batch.dtype)
-            images[position : position + len(batch)] = batch
-            position += len(batch)
-            progress.update(len(batch))
-    assert images is not None
-    return images
+
+    def __init__(self, assets: DemoAssets, *, size: int, num_images: int, split: Split) -> None:
+        self.size, self.num_images, self.split = size, num_images, split
+        self.photographs, self.description = load_pixel_bank(assets, split).photographs, assets.description
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def fingerprint(self) -> str:
+        """Return a description of the photographs."""
+        return self.description
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return image `index`: uint8 `(3, size, size)`, RGB."""
+        photograph = self.photographs[index % len(self.photographs)]
+        share, x, y = np.random.default_rng([SPLITS.index(self.split), index]).random(3)
+        shortest = min(photograph.size)
+        side = max(min(self.size, shortest), shortest * share)
+        left, top = x * (photograph.width - side), y * (photograph.height - side)
+        box = (left, top, left + side, top + side)
+        return to_tensor(photograph.resize((self.size, self.size), box=box, reducing_gap=3.0))
 
 
 DIGIT_SIZE = 64  # our choice: handwriting of 8 px is enlarged before it is kept, smoothly
@@ -409,6 +414,38 @@ LABELED_PACKAGES = {
     ),
 }
 """By name, for `radio demo-results` and for studies."""
+
+
+@dataclass(frozen=True)
+class DemoSource(MadeImages):
+    """The demo's images as a source of recipes.
+
+    Attributes:
+        name: See `load_demo_assets`.
+    """
+
+    name: str
+    origin = "packages of PyPI, npm and Debian"
+
+    def images(self, *, size: int, num_images: int | None, seed: int, split: Split) -> DemoImages:
+        """Return `DemoImages` of the packages that can be reached."""
+        number = DEFAULT_NUM_IMAGES if num_images is None else num_images
+        return DemoImages(load_demo_assets(self.name), size=size, num_images=number, seed=seed, split=split)
+
+    def detailed_images(self, *, size: int, num_images: int, split: Split) -> PhotographCrops:
+        """Return crops of the photographs alone."""
+        return PhotographCrops(load_demo_assets(self.name), size=size, num_images=num_images, split=split)
+
+    def sources(self, name: str, purpose: str) -> list[Source]:
+        """Return the packages of the images."""
+        return data_sources(load_demo_assets(self.name), purpose)
+
+    def labeled_folders(self, folder: Path) -> list[Path]:
+        """Return the sets of `LABELED_PACKAGES`, each written once."""
+        return [package.written(folder / name) for name, package in LABELED_PACKAGES.items()]
+
+
+DEMO, DEMO_PYPI = DemoSource("demo"), DemoSource("demo-pypi")
 
 
 def _is_small(path: Path) -> bool:

@@ -31,7 +31,6 @@ from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.registry import TASKS
 from modeling_radio.metrics.feature_model import FeatureModel
 from modeling_radio.metrics.results import Measurement, Results, Source, build_tables
-from modeling_radio.training.data.sources import DEMO_SOURCES
 from modeling_radio.training.recipes.recipe import Recipe, RecipeCommand
 from modeling_radio.training.student.provenance import teacher_sources
 from modeling_radio.training.teachers.registry import build_teachers, reachable_teachers
@@ -177,7 +176,7 @@ def measure(evaluation: Evaluation, tasks: Sequence[str]) -> list[Measurement]:
 def open_set(name: str, settings: ResultsSettings, size_px: int) -> tuple[EvaluationData, str, str]:
     """Return a set, its title and its remark; a set out of packages is written once, below the cache."""
     if name == DEMO:
-        return DemoData.load(DEMO_SOURCES[0], size_px), DEMO_TITLE, DEMO_REMARK
+        return DemoData.load(DEMO, size_px), DEMO_TITLE, DEMO_REMARK
     package, options = LABELED_PACKAGES[name], DataOptions(max_images=settings.max_images)
     return TableData(str(package.written(settings.folder() / "sets" / name)), options), package.title, package.remark
 

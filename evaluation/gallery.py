@@ -1,10 +1,11 @@
 """A page of photographs through a checkpoint: teachers, adaptors, backbone, sizes, windows, words and tasks."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -17,9 +18,8 @@ from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.checkpoints import with_windowed_blocks
 from modeling_radio.core.command_line import Command
 from modeling_radio.core.ids import ModelFolder
-from modeling_radio.demo.assets import load_demo_assets
-from modeling_radio.demo.closing_page import republishable_photographs
-from modeling_radio.demo.evaluation_data import load_photographs
+from modeling_radio.core.imports import find_function
+from modeling_radio.core.settings import OneOf
 from modeling_radio.evaluation.features import shifted_maps, window_of
 from modeling_radio.evaluation.models.radio import RadioFeatures, RadioTextFeatures, open_radio
 from modeling_radio.evaluation.run import build_references
@@ -56,6 +56,10 @@ from modeling_radio.training.teachers.registry import build_teachers, reachable_
 from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, DenseSource
 
 
+PHOTOGRAPHS: dict[str, Callable[[int], tuple[list[str], Tensor]] | str] = {
+    "demo": "modeling_radio.demo.closing_page:credited_photographs"
+}
+"""Import paths of functions of a size in pixels that return credits, and squares `(num_photographs, 3, size, size)`."""
 PAGE = "index.html"
 COMPARED = ("hidden_size", "num_hidden_layers", "patch_size")
 """Fields that an untrained student must share with a checkpoint to be shown beside it."""
@@ -80,6 +84,8 @@ class GallerySettings(RecipeCommand):
         tasks: Folders of models tuned on labels.
         words: Texts that patches are compared with, for a checkpoint with a text tower.
         dense_source: Features of the patches: those of the summary head, or the teacher's.
+        photographs: The demo's held-out photographs, or the import path of a function that returns yours, see
+            `PHOTOGRAPHS`.
     """
 
     checkpoint: ModelFolder
@@ -90,6 +96,7 @@ class GallerySettings(RecipeCommand):
     tasks: list[Path] = []
     words: list[str] = []
     dense_source: DenseSource = "summary_head"
+    photographs: Annotated[str, OneOf(PHOTOGRAPHS, imports=True)] = "demo"
 
 
 COMMAND = Command(
@@ -114,23 +121,21 @@ def _write(settings: GallerySettings) -> None:
     if not settings.alone:
         recipe = recipe.replace(teachers=reachable_teachers(recipe))
         teachers, untrained = dict(build_references(model, recipe)), _untrained(model, recipe)
-    chosen = republishable_photographs(load_demo_assets())
-    photographs = load_photographs([each.photograph for each in chosen], PHOTOGRAPH_PX)
-    credits = [each.credit for each in chosen]
+    credits, photographs = find_function(settings.photographs, PHOTOGRAPHS, "photographs")(PHOTOGRAPH_PX)
     gallery = Gallery(model, photographs, credits, settings.shifts, teachers, untrained)
     sections = [
         *gallery.sections(settings.words, settings.dense_source),
         *(task_section(task, gallery.shown, credits) for task in tasks),
         Section(
             "Photographs",
-            "No recipe of the demo trains on them. They may be shown again under the license of each, with its credit; "
-            "here they are cropped to squares.",
+            "Each with its credit; here they are cropped to squares. No recipe of the demo trains on the demo's, which "
+            "may be shown again under the license of each.",
             items=credits,
         ),
     ]
-    title = f"{len(chosen)} photographs as {settings.checkpoint} sees them"
+    title = f"{len(credits)} photographs as {settings.checkpoint} sees them"
     write_page(page, title, f"Images of {model.size_px} px, patches of {model.patch_size}.", sections)
-    print(f"Open {page}: {len(chosen)} photographs.")
+    print(f"Open {page}: {len(credits)} photographs.")
 
 
 def _untrained(model: RadioFeatures, recipe: Recipe) -> dict[str, FeatureModel]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from modeling_radio.core.files import RUN_FILE
 from modeling_radio.core.ids import ModelFolder
+from modeling_radio.core.imports import is_object_path
 from modeling_radio.core.settings import OneOf, Settings, Spelling, read_names, require
 from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeOptions
-from modeling_radio.training.recipes.sections import DEMO_SOURCES
 
 
 IMAGENET = "imagenet-1k"
@@ -81,6 +81,30 @@ LAYOUTS = (
 """Names of all public sets."""
 TABLES = ("c-radio_v4",)
 """Tables of papers, keys of `published.yaml`."""
+
+
+class NamedSet(NamedTuple):
+    """A set that `data` names.
+
+    Attributes:
+        opener: Import path of a function of the size in pixels that returns the `EvaluationData`.
+        preset: Protocol if none is given, a key of `PRESETS`.
+    """
+
+    opener: str
+    preset: str
+
+
+NAMED_SETS = {
+    "demo": NamedSet("modeling_radio.demo.evaluation_data:open_demo", "demo"),
+    "demo-pypi": NamedSet("modeling_radio.demo.evaluation_data:open_demo_pypi", "demo"),
+}
+"""Sets by name; those of a user's own are named by the import path of their function."""
+
+
+def is_named_set(source: str) -> bool:
+    """Return whether a function opens the set: `data` is one of `NAMED_SETS`, or an import path."""
+    return source in NAMED_SETS or is_object_path(source)
 
 
 class DataOptions(Settings):
@@ -278,7 +302,8 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings):
         checkpoint: Folder with config.json and weights, or Hub id.
         data: Folder with a sub-folder of images for each class, or `images/` and `masks/` or `depth/`, with or without
             `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; one of
-            the Hub, `ORG/NAME`; or demo. By default the data of the recipe.
+            the Hub, `ORG/NAME`; demo; or the import path of a function that opens a set of your own,
+            "my_package.my_module:open_mine". By default the data of the recipe.
         recipe: Name of a recipe, or a file of your own that ends in .yaml, for the data if `data` is left out, and for
             tasks that compare with teachers. By default the one in the folder of the checkpoint's run, if it is needed.
         tasks: Tasks to measure; by default knn and segmentation_probe, as far as the data allow. The import path of a
@@ -349,15 +374,15 @@ class EvaluationSettings(RecipeOptions, DataOptions, TaskSettings):
         return self.read_recipe(str(folder / RECIPE_FILE)) if is_of_run else None
 
     def for_source(self, source: str) -> EvaluationSettings:
-        """Return these settings, with the preset of the demo for the demo's images if no preset is given.
+        """Return these settings, with the preset of a named set, such as the demo's, if no preset is given.
 
         Args:
             source: `data`, or the recipe's data if it is left out.
         """
-        if self.preset is not None or source not in DEMO_SOURCES:
+        if self.preset is not None or source not in NAMED_SETS:
             return self
         given: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**given | {"preset": "demo"})
+        return type(self)(**given | {"preset": NAMED_SETS[source].preset})
 
     def of_tasks(self) -> dict[str, Any]:
         """Return the settings that decide the numbers, for the results file."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from modeling_radio import RadioModel
-from modeling_radio.demo.evaluation_data import DemoData
-from modeling_radio.evaluation.data import Kind
+from modeling_radio.evaluation.data import EvaluationData, Kind
+from modeling_radio.evaluation.data_tables import open_data
 from modeling_radio.evaluation.features import StoredFeatures, Wanted
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
-from modeling_radio.evaluation.settings import PRESETS, TaskSettings
+from modeling_radio.evaluation.settings import PRESETS, DataOptions, TaskSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
 from modeling_radio.evaluation.tasks.registry import TASKS
 from modeling_radio.metrics.feature_model import FeatureModel
@@ -39,7 +39,7 @@ class StudentEvaluation:
     """
 
     recipe: Recipe
-    data: DemoData
+    data: EvaluationData
     teachers: Mapping[str, Teacher]
     size_px: int
     settings: TaskSettings = field(default_factory=lambda: TaskSettings(**PRESETS["demo"]))
@@ -55,7 +55,7 @@ class StudentEvaluation:
         """
         teachers = build_teachers(recipe.teachers, student_patch_size(recipe))
         size_px = min(build_student(recipe, teachers).preferred_resolution)
-        return cls(recipe, DemoData.load(recipe.data.source, size_px), teachers, size_px)
+        return cls(recipe, open_data(recipe.data.source, DataOptions(), size_px=size_px), teachers, size_px)
 
     @property
     def patch_size(self) -> int:

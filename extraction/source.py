@@ -23,7 +23,7 @@ from modeling_radio.evaluation.data_tables import (
     table_state,
 )
 from modeling_radio.evaluation.features import batches_between
-from modeling_radio.evaluation.settings import DataOptions
+from modeling_radio.evaluation.settings import DataOptions, is_named_set
 from modeling_radio.extraction.settings import SourceSettings
 from modeling_radio.extraction.shards import Shard, plan_shards
 from modeling_radio.training.data.labeled.folders import (
@@ -44,7 +44,6 @@ from modeling_radio.training.data.labeled.tables import (
     open_tables,
     readable_tables,
 )
-from modeling_radio.training.data.sources import DEMO_SOURCES
 
 
 if TYPE_CHECKING:
@@ -59,8 +58,8 @@ SPLITS: SplitNames = {
 """Possible names of the splits; a source without splits is all train."""
 KEY = "__key__"
 """Column of webdataset shards."""
-DEMO_SIZE_PX = 256
-"""Our choice of the size at which the demo's images are drawn; the processor of a checkpoint may shrink them."""
+OPENED_SIZE_PX = 256
+"""Our choice of the size at which a function opens images; the processor of a checkpoint may shrink them."""
 _IMAGE, _ID = "image", "__id__"
 
 
@@ -145,8 +144,8 @@ def open_source(settings: SourceSettings) -> dict[str, SourceSplit]:
     """
     source = str(settings.data)
     names: SplitNames = SPLITS if settings.splits is None else {name: (name,) for name in settings.splits}
-    if source in DEMO_SOURCES:
-        tables = _demo_tables(source)
+    if is_named_set(source):
+        tables = _tables_of_set(source)
     else:
         tables = open_tables(source, lambda path: _read_folder(path, names), names)
     missing = [name for name in settings.splits or () if name not in tables]
@@ -221,8 +220,8 @@ def _usual_ids(table: Dataset, image: str, source: str, split: str) -> list[str]
     return [f"{split}-{number:09d}" for number in range(len(table))]
 
 
-def _demo_tables(source: str) -> Tables:
-    """Return the demo's objects of known classes, as encoded PNG files."""
+def _tables_of_set(source: str) -> Tables:
+    """Return the images of known classes of a set that a function opens, such as the demo's, as encoded PNG files."""
     from datasets import ClassLabel, Dataset, Features, Image
 
     def png(image: Tensor) -> dict[str, Any]:
@@ -230,12 +229,13 @@ def _demo_tables(source: str) -> Tables:
         to_pil_image(image).save(content, "png")
         return {"bytes": content.getvalue(), "path": None}
 
-    part = open_data(source, DataOptions(), size_px=DEMO_SIZE_PX).part("labels")
+    part = open_data(source, DataOptions(), size_px=OPENED_SIZE_PX).part("labels")
     features = Features({_IMAGE: Image(), "label": ClassLabel(names=list(part.class_names))})
     tables = {}
     for name, examples in (("train", part.train), ("test", part.test)):
-        assert examples is not None
-        assert examples.labels is not None
+        if examples is None:
+            continue
+        assert examples.labels is not None  # the part's kind says so
         rows = [png(examples.images[number]) for number in range(len(examples))]
         tables[name] = Dataset.from_dict({_IMAGE: rows, "label": examples.labels.tolist()}, features=features)
     return tables

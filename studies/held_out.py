@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from modeling_radio import RadioModel
 from modeling_radio.core.files import cache_dir
 from modeling_radio.core.interruption import TrainingDivergedError
-from modeling_radio.demo.images import LABELED_PACKAGES, DemoImages, render
 from modeling_radio.evaluation.data import EvaluationData, Stacked, groups_of, tensor_fingerprint
 from modeling_radio.evaluation.data_tables import TableData
 from modeling_radio.evaluation.features import FeatureStore, StoredFeatures, Wanted
@@ -37,11 +36,14 @@ from modeling_radio.studies.study import (
     SUMMARY,
     OpenedStudy,
 )
+from modeling_radio.training.data.made_images import open_made_images
+from modeling_radio.training.data.training_images import build_images, render
 from modeling_radio.training.distillation.held_out import ViewPair
 from modeling_radio.training.losses.alignment import align_to_teacher
 from modeling_radio.training.losses.fidelity import fixed_pattern_energy, map_agreement, shift_error
 from modeling_radio.training.losses.summaries import angle_between
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
+from modeling_radio.training.recipes.sections import is_made
 from modeling_radio.training.student.build import build_student
 
 
@@ -85,15 +87,16 @@ class HeldOut:
         Raises:
             PackageError: If packages cannot be fetched.
             RecipeError: If a student takes no images of a size.
-            ValueError: If the data is not the demo's.
+            ValueError: If the data cannot be opened, or has no images that are held out or no labels.
         """
         study, cache = opened.study, cache or cache_dir() / "studies"
         evaluation = StudentEvaluation.load(opened.reference)
         _check_sizes(opened, evaluation)
         side = max(*study.sizes_px, evaluation.size_px)
-        demo = DemoImages(evaluation.data.assets, size=side, num_images=study.num_images, split="held_out")
-        images = render(demo, range(study.num_images), num_workers=0, show_progress=False)
-        sources = groups_of([demo.source_of(index) for index in range(study.num_images)])
+        source = opened.reference.data.source
+        held_out = build_images(source, size=side, num_images=study.num_images, split="held_out")
+        images = render(held_out, range(study.num_images), num_workers=0, show_progress=False)
+        sources = groups_of([held_out.source_of(index) for index in range(study.num_images)])
         store, fingerprint = FeatureStore(cache, batch_size=BATCH), tensor_fingerprint(images)
         how: dict[str, Any] = {"size_px": evaluation.size_px, "description": "held-out images"}
         teachers = {
@@ -101,9 +104,8 @@ class HeldOut:
             for name in evaluation.teachers
         }
         options = DataOptions(max_images=IMAGES_OF_SET)
-        labeled = [
-            TableData(str(each.written(cache / "sets" / name)), options) for name, each in LABELED_PACKAGES.items()
-        ]
+        folders = open_made_images(source).labeled_folders(cache / "sets") if is_made(source) else ()
+        labeled = [TableData(str(folder), options) for folder in folders]
         return cls(evaluation, labeled, images, sources, teachers, sorted(study.sizes_px))
 
     @property

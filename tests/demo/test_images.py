@@ -19,10 +19,10 @@ from modeling_radio.demo.images import (
     load_photograph,
     load_pixel_bank,
     random_crop,
-    render,
     scale_cut_out,
     segmentation_set,
 )
+from modeling_radio.training.data.training_images import render
 
 
 def test_cut_outs_are_cropped_to_the_object_and_scaled_in_shape(assets):

@@ -17,6 +17,7 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.conversion.text_tower import canonicalizing
+from modeling_radio.demo import closing_page
 from modeling_radio.demo.closing_page import Credited
 from modeling_radio.evaluation import gallery
 from modeling_radio.evaluation.gallery import PHOTOGRAPH_PX, Gallery, main, open_task_model, task_section
@@ -135,8 +136,8 @@ def test_each_task_is_shown(model_class, caption, tmp_path):
 @pytest.fixture
 def small_world(base, tmp_path, monkeypatch):
     held_out = [Credited(draw_photograph(tmp_path / f"{name}.png", "held_out", "CC0-1.0"), "me <b>") for name in "ab"]
-    monkeypatch.setattr(gallery, "load_demo_assets", lambda: None)
-    monkeypatch.setattr(gallery, "republishable_photographs", lambda _: held_out)
+    monkeypatch.setattr(closing_page, "load_demo_assets", lambda: None)
+    monkeypatch.setattr(closing_page, "republishable_photographs", lambda _: held_out)
     monkeypatch.setattr(gallery, "reachable_teachers", lambda recipe: recipe.teachers)
     return base
 

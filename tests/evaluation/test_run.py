@@ -108,6 +108,16 @@ def test_the_images_of_a_recipe_are_the_default(settings, data, monkeypatch):
     assert results.remarks == data.remarks(4)
 
 
+def test_a_set_of_ones_own_is_named_by_its_function(settings):
+    results = evaluate(settings.replace(data="own_set:open_colors", tasks=["knn"], baselines=["pixels"], neighbors=1))
+    assert {found.value for found in results.measurements if found.model == RAW_PIXELS} == {1.0}
+    assert [source.name for source in results.datasets] == ["colors"]
+    assert results.remarks == ["Eight squares."]
+    for data in ("own_set:open_nothing", "own_set:torch", "own_set:missing", "no_set:open_colors"):
+        with pytest.raises(ValueError, match=f"`data`.*'{data}'"):
+            evaluate(settings.replace(data=data))
+
+
 def test_other_models_stand_in_the_same_table(settings, tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}

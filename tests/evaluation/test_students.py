@@ -3,7 +3,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modeling_radio.demo.evaluation_data import DemoData
 from modeling_radio.evaluation import students
 from modeling_radio.evaluation.students import StudentEvaluation
 from modeling_radio.metrics.results import STUDENT
@@ -44,7 +43,7 @@ def evaluation(data, monkeypatch, tmp_path) -> StudentEvaluation:
     asked = []
     teachers = {"a": ToyTeacher(3), "b": ToyTeacher(None)}
     monkeypatch.setattr(students, "build_teachers", lambda entries, stride: asked.append(stride) or teachers)
-    monkeypatch.setattr(DemoData, "load", lambda source, size: asked.append(size) or data)
+    monkeypatch.setattr(students, "open_data", lambda source, options, size_px: asked.append(size_px) or data)
     evaluation = StudentEvaluation.load(load_recipe(str(tmp_path / "toy.yaml")))
     assert asked == [evaluation.patch_size, evaluation.size_px] == [8, 16]
     return evaluation

@@ -95,6 +95,12 @@ def test_wrong_columns_and_splits_are_refused(values, name, table, tmp_path):
         opened(tmp_path / "missing")
 
 
+def test_a_set_of_ones_own_is_read_by_its_function():
+    (split,) = opened("own_set:open_colors").values()
+    assert (split.name, len(split)) == ("test", 8)
+    assert split.kept(0, 2)["label"].to_pylist() == [0, 1]
+
+
 def test_the_demos_objects_have_their_classes(monkeypatch):
     images = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 8, 8)
     examples = Examples(Stacked(images), "x", torch.tensor([1, 0]))

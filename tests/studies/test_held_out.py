@@ -4,6 +4,7 @@ from drawn_assets import assets
 from torch.nn import functional as F
 
 from modeling_radio.core.interruption import TrainingDivergedError
+from modeling_radio.demo import images
 from modeling_radio.demo.images import DemoImages
 from modeling_radio.evaluation.students import StudentEvaluation
 from modeling_radio.evaluation.tasks.registry import TASKS
@@ -75,9 +76,11 @@ def test_a_student_that_predicts_the_mean_has_an_error_of_one(opened, held_out, 
 def test_images_are_the_demos_held_out_ones_and_teachers_run_once(opened, held_out, assets, tmp_path, monkeypatch):
     evaluation = held_out.evaluation
     evaluation = StudentEvaluation(evaluation.recipe, evaluation.data, evaluation.teachers, 32)
-    object.__setattr__(evaluation.data, "assets", assets)
+    reference = opened.reference.replace(data=opened.reference.data.replace(source="demo"))
+    opened = opened._replace(reference=reference)
     monkeypatch.setattr(StudentEvaluation, "load", lambda recipe: evaluation)
-    monkeypatch.setattr(module, "LABELED_PACKAGES", {})  # thousands of images
+    monkeypatch.setattr(images, "load_demo_assets", lambda source: assets)
+    monkeypatch.setattr(images, "LABELED_PACKAGES", {})  # thousands of images
     first = HeldOut.load(opened, tmp_path / "cache")
     expected = DemoImages(assets, size=48, num_images=8, split="held_out")
     assert torch.equal(first.images, torch.stack([expected[index] for index in range(8)]))

@@ -91,6 +91,13 @@ class Images(Dataset[Tensor]):
         """Return a line that changes when the content of these images does, though their source has the same name."""
         raise NotImplementedError
 
+    def source_of(self, index: int) -> str:
+        """Return the main source of image `index`, such as its photograph; by default each image is its own.
+
+        Images of one source resemble each other: intervals must not count them as independent.
+        """
+        return str(index)
+
     def short_sides(self) -> Tensor | None:
         """Return the shorter side of every image's file, `(len(self),)` in pixels; None where it is not known."""
         return None
@@ -142,6 +149,10 @@ class ImageTable(Images):
 
     def __len__(self) -> int:
         return self.num_images
+
+    def source_of(self, index: int) -> str:
+        """Return the row of image `index`, which other indices may crop differently."""
+        return str(index % len(self.rows))
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the rows."""

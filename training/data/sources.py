@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.core.ids import HUB_PREFIX
+from modeling_radio.core.imports import is_object_path
 from modeling_radio.core.settings import hash_of
 from modeling_radio.training.data.decoding import EncodedImage, content_fingerprint
 from modeling_radio.training.data.image_folder import (
@@ -28,8 +29,9 @@ from modeling_radio.training.data.image_folder import (
     no_images_error,
     pillow_suffixes,
 )
+from modeling_radio.training.data.made_images import open_made_images
 from modeling_radio.training.recipes.recipe import DataRecipe
-from modeling_radio.training.recipes.sections import DEMO_SOURCES, SourceRecipe
+from modeling_radio.training.recipes.sections import IMAGE_SOURCES, SourceRecipe, is_made
 
 
 if TYPE_CHECKING:
@@ -120,8 +122,10 @@ class PublicName(NamedTuple):
 
 def public_name(source: str) -> PublicName:
     """Return the public description of a source of a recipe or of `--data`."""
-    if source in DEMO_SOURCES:
-        return PublicName(source, "packages of PyPI, npm and Debian")
+    if source in IMAGE_SOURCES:
+        return PublicName(source, open_made_images(source).origin)
+    if is_object_path(source):
+        return PublicName(source, "images that a program makes or opens")
     if _URL.match(source):
         address, of_hub = urlsplit(source), _FILE_OF_HUB.match(source)
         name = address.path.rstrip("/").rpartition("/")[2] or "files"
@@ -318,8 +322,8 @@ def open_stream(source: SourceRecipe) -> tuple[IterableDataset, ImageColumn]:
     Raises:
         ValueError: If it cannot be opened, or has no such split or no image column.
     """
-    if source.source in DEMO_SOURCES:
-        raise ValueError(f"Data source {source.source!r} is generated, not read. Leave out `data.streaming`.")
+    if is_made(source.source):
+        raise ValueError(f"Data source {source.source!r} is made, not read. Leave out `data.streaming`.")
     return _open(source, streaming=True)
 
 
@@ -459,7 +463,7 @@ def _load_arguments(source: SourceRecipe) -> dict[str, Any]:
         return {"path": builder, "data_files": {"train": as_patterns(files)}}
     hub_id = _HUB_ID.fullmatch(source.source)
     if hub_id is None:
-        demo = " nor ".join(map(repr, DEMO_SOURCES))
+        demo = " nor ".join(map(repr, IMAGE_SOURCES))
         raise ValueError(
             f"Data source {source.source!r} is neither {demo}, nor a folder that exists, a pattern of .parquet or .tar "
             "files, or a data set of the Hub such as 'org/name'."

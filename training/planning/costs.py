@@ -17,7 +17,6 @@ from modeling_radio import RadioModel
 from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.imports import is_import_path
 from modeling_radio.core.settings import SettingsError
-from modeling_radio.demo.assets import PACKAGES
 from modeling_radio.layers_radio import RadioBlock
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, TeacherRecipe
 from modeling_radio.training.student.build import checkpoint_blocks, student_config, student_patch_size
@@ -25,7 +24,13 @@ from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.intermediate import Tap, Taps, plan_taps, with_taps
 from modeling_radio.training.teachers.base import Teacher, by_network
 from modeling_radio.training.teachers.outputs import TeacherShape
-from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, can_be_random, share_network, teacher_of_recipe
+from modeling_radio.training.teachers.registry import (
+    can_be_random,
+    find_class,
+    package_of,
+    share_network,
+    teacher_of_recipe,
+)
 from modeling_radio.training.teachers.run_modes import MosaicLayout, MosaicMode
 from modeling_radio.training.views.plan import (
     Grid,
@@ -164,7 +169,7 @@ class Networks:
         stride = student_patch_size(recipe)
         self.teachers: dict[str, TeacherCost] = {}
         for entry in recipe.teachers:
-            if widths is None or entry.kind in PACKAGED or can_be_random(entry):
+            if widths is None or can_be_random(entry) or find_class(entry.name, entry.kind).stated_cost is not None:
                 self.teachers[entry.name] = TeacherCost(entry, stride, list(self.teachers.values()))
         with torch.device("meta"):
             self.student = RadioModel(student_config(recipe, widths or self.teachers)).train()
@@ -288,38 +293,11 @@ def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Ten
     return loss, sum(sizes)
 
 
-class PackagedCost(NamedTuple):
-    """A teacher whose weights, and perhaps architecture, come in a package.
-
-    Attributes:
-        summary_dim: Channels of its summary.
-        feature_dim: Channels of its features.
-        num_parameters: All of its numbers.
-        flops_per_patch: Operations of a pass for each patch of its input.
-        flops_per_pair: Operations of attention for each pair of patches; 0 without attention.
-    """
-
-    summary_dim: int
-    feature_dim: int
-    num_parameters: int
-    flops_per_patch: float
-    flops_per_pair: float
-
-
-PACKAGED = {
-    "efficientnet-lite0": PackagedCost(1280, 112, 4_694_079, 3.917e6, 0),
-    "dinov2-s-saliency": PackagedCost(384, 384, 20_281_350, 39.99e6, 11 * 4 * 384),
-    "nanodet-g": PackagedCost(384, 128, 3_295_823, 4.469e6, 0),
-}
-"""Packaged teachers by kind. Counted with `FlopCounterMode` on the real networks, to which a test compares them; of
-DINOv2-S the 11 blocks that its output needs, with attention as 4 operations for each pair of patches and channel."""
-
-
 class TeacherCost:
     """Dimensions, size and cost of a teacher of a recipe, without its weights.
 
     Args:
-        entry: The teacher, of a kind with the option `weights` or one of `PACKAGED`.
+        entry: The teacher, of a kind with the option `weights` or a `stated_cost`.
         stride: Pixels along the side of a feature: the student's patch size.
         others: Teachers whose networks it may share.
 
@@ -338,12 +316,11 @@ class TeacherCost:
     def __init__(self, entry: TeacherRecipe, stride: int, others: Iterable[TeacherCost] = ()) -> None:
         self.entry, self.stride, self.network_of = entry, stride, entry.name
         self.summary_dim: int | None
-        self._packaged = PACKAGED.get(entry.kind)
+        self._stated = find_class(entry.name, entry.kind).stated_cost
         self._teacher: Teacher | None = None
-        if self._packaged is not None:
-            self.summary_dim, self.feature_dim, self.num_parameters, *_ = self._packaged
-            self.weight_bytes = 4 * self.num_parameters
-            self.download_bytes = PACKAGES[PACKAGE_OF_KIND[entry.kind]].archive_bytes
+        if self._stated is not None:
+            self.summary_dim, self.feature_dim, self.num_parameters, *_ = self._stated
+            self.weight_bytes = self.download_bytes = 4 * self.num_parameters
         else:
             self._teacher = teacher = _build(entry, stride)
             self.summary_dim, self.feature_dim = teacher.summary_dim, teacher.feature_dim
@@ -355,6 +332,9 @@ class TeacherCost:
             is_half = entry.options.get("weights_dtype") == "bfloat16"
             self.weight_bytes = (2 if is_half else 4) * self.num_parameters
             self.download_bytes = 4 * self.num_parameters
+        package = package_of(entry)
+        if package is not None:
+            self.download_bytes = package.archive_bytes
         mode = None if self._teacher is None else self._teacher.mode
         self._mosaic = mode if isinstance(mode, MosaicMode) else None
         self.flops = cache(self._flops)
@@ -387,9 +367,9 @@ class TeacherCost:
 
         A second reader of a shared network adds the operations of its head.
         """
-        if self._packaged is not None:
+        if self._stated is not None:
             patches = (size_px // self.stride) ** 2  # it runs at a size that gives as many of its own
-            return num_images * patches * (self._packaged.flops_per_patch + patches * self._packaged.flops_per_pair)
+            return num_images * patches * (self._stated.flops_per_patch + patches * self._stated.flops_per_pair)
         assert self._teacher is not None
         if num_images > 1 and self._mosaic is None:
             return num_images * self.flops(size_px, 1, num_readers)

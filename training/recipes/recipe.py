@@ -19,7 +19,7 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from modeling_radio.checks_radio import check_choice, did_you_mean
-from modeling_radio.core.imports import import_object, is_import_path
+from modeling_radio.core.imports import import_object, is_import_path, is_object_path
 from modeling_radio.core.seeds import derive_seed
 from modeling_radio.core.settings import Settings, load, marked, merged, read_yaml, require, with_defaults, without
 from modeling_radio.training.recipes.sections import (
@@ -240,8 +240,8 @@ class RecipeOptions(Settings):
 
     Attributes:
         trust_remote_code: Allow a recipe that lies anywhere in the folder of a checkpoint, an adapter or a run, or has
-            such a `base`, to import Python code by "module:name" (teachers, losses, a student). Other recipes may
-            always do so: from installed modules, the working directory, or the recipe's folder.
+            such a `base`, to import Python code by "module:name" (teachers, losses, images, a student). Other recipes
+            may always do so: from installed modules, the working directory, or the recipe's folder.
         changes: Changes of the recipe, "section.field=value"; in Python also a mapping with such paths or sections as
             keys.
     """
@@ -332,7 +332,10 @@ def _named_code(recipe: Recipe) -> list[tuple[str, str]]:
     named += [(recipe.student.preset or "", "student.preset")]
     if not recipe.student.architecture.startswith(("timm:", "transformers:")):
         named += [(recipe.student.architecture, "student.architecture")]
-    return [(name, argument) for name, argument in named if is_import_path(name)]
+    named = [(name, argument) for name, argument in named if is_import_path(name)]
+    images = [(each.source, "data.source") for each in (recipe.data, *recipe.data.mixed_in)]
+    images += [(recipe.logging.picture_source or "", "logging.picture_source")]
+    return [*named, *((name, argument) for name, argument in images if is_object_path(name))]
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import BeforeValidator, Field, model_validator
 
 from modeling_radio.core.ids import ModelId
+from modeling_radio.core.imports import is_object_path
 from modeling_radio.core.settings import Mark, OneOf, Settings, SettingsError, require
 
 
@@ -103,8 +104,17 @@ class BalanceRecipe(RecipeSection):
         return self
 
 
-DEMO_SOURCES = ("demo", "demo-pypi")
-"""Sources whose images are made by number."""
+IMAGE_SOURCES = {
+    "demo": "modeling_radio.demo.images:DEMO",
+    "demo-pypi": "modeling_radio.demo.images:DEMO_PYPI",
+}
+"""Import paths of the sources whose images are made by number: instances of `MadeImages`."""
+
+
+def is_made(source: str) -> bool:
+    """Return whether images are made by number: the source is a name of `IMAGE_SOURCES`, or an import path."""
+    return source in IMAGE_SOURCES or is_object_path(source)
+
 
 DEFAULT_BATCH_SIZE = 64
 
@@ -120,7 +130,8 @@ class ImageSource(RecipeSection):
     Attributes:
         source: "demo" or "demo-pypi"; a folder of images, of Parquet files or of webdataset shards; a pattern of
             `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub, `ORG/NAME`
-            if a folder has this name too, followed by `:config` if it has several configurations.
+            if a folder has this name too, followed by `:config` if it has several configurations. Or the import path of
+            a `MadeImages` of your own, "my_package.my_module:MY_IMAGES".
         split: Split of a Hub data set; None for "train".
         column: Column of the images; None finds it.
         balance: Frequencies of the images of rare and frequent groups; null shows all equally often.
@@ -151,8 +162,8 @@ class DataRecipe(ImageSource):
             for data that are too large to copy.
         shuffle_buffer: Streaming only: number of images that are shuffled together, in memory.
         num_images: Number of images to use; None for all.
-        image_size_px: Side of the demo's images. With cached teacher features all images are cropped to squares of this
-            side, which the teachers see. Otherwise whole images are used.
+        image_size_px: Side of images that are made, such as the demo's. With cached teacher features all images are
+            cropped to squares of this side, which the teachers see. Otherwise whole images are used.
         seed: Seed of generated images. It is separate from `Recipe.seed`, so that several students can share a cache.
         num_workers: Processes that decode images, per rank.
         jpeg_drafts: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where every crop stays at least twice as large as
@@ -177,11 +188,11 @@ class DataRecipe(ImageSource):
         can_compare = not self.streaming or self.filters.max_distance is None
         rule = "null with `data.streaming`, where images are seen one after the other and not among each other"
         require(can_compare, "filters.max_distance", self.filters.max_distance, rule)
-        made = [entry.source for entry in (self, *self.mixed_in) if entry.source in DEMO_SOURCES]
-        rule = "left out, all null, with images of the demo, which are made and have no files to filter"
+        made = [entry.source for entry in (self, *self.mixed_in) if is_made(entry.source)]
+        rule = "left out, all null, with images that are made, such as the demo's, which have no files to filter"
         require(not made or not self.filters.is_used, "filters", self.filters.to_dict(), rule)
         is_balanced = any(entry.balance is not None for entry in (self, *self.mixed_in))
-        rule = "null with `data.streaming`, `data.num_images` or images of the demo: it needs all images by number"
+        rule = "null with `data.streaming`, `data.num_images` or images that are made, such as the demo's"
         can_balance = not (self.streaming or made or self.num_images is not None)
         require(can_balance or not is_balanced, "balance", "a mapping", rule)
         weights = [entry.weight for entry in self.mixed_in]
@@ -799,8 +810,9 @@ class LoggingRecipe(RecipeSection):
         trackers: Names of Accelerate's trackers, for example `[tensorboard]`.
         use_progress_bar: Show a progress bar on the terminal.
         picture_every_steps: Steps between two figures of held-out images; None draws none.
-        picture_source: Source of these images: "demo", "demo-pypi", or a folder of images, whose held-out part is
-            shown; None for `data.source` if it is one of these. Streamed folders have no held-out part.
+        picture_source: Source of these images: "demo", "demo-pypi", the import path of a `MadeImages`, or a folder of
+            images, whose held-out part is shown; None for `data.source` if it is one of these. Streamed folders have no
+            held-out part.
         metrics_every_steps: Steps between two measurements on held-out images of `picture_source`; the last step is
             always measured. None measures nothing.
         metrics_sizes_px: Sides of the measured images; None for the smallest, middle and largest trained size.

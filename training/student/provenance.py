@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from modeling_radio.core.ids import LIBRARY_PREFIXES
-from modeling_radio.core.packages import Package
-from modeling_radio.demo.assets import PACKAGES, CutOut, DemoAssets, Photograph, load_demo_assets
 from modeling_radio.metrics.results import Source
 from modeling_radio.model_cards.build import license_of
 from modeling_radio.model_cards.licenses import DOUBT, nvidia_license
 from modeling_radio.model_cards.lineage import Lineage
 from modeling_radio.model_cards.metadata import ABOUT_TRAINING, HUB_ID
-from modeling_radio.training.data.sources import DEMO_SOURCES, public_name
+from modeling_radio.training.data.made_images import open_made_images
+from modeling_radio.training.data.sources import public_name
 from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, TeacherRecipe
+from modeling_radio.training.recipes.sections import is_made
 from modeling_radio.training.teachers.published.catalog import family_of
-from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND
+from modeling_radio.training.teachers.registry import package_of
 
 
 def teacher_sources(config: RadioConfig, recipe: Recipe) -> list[Source]:
@@ -31,10 +30,10 @@ def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:
     """Describe a teacher: the outputs that its adaptor learned, its origin and license."""
     outputs = {"summary": adaptor.summary_dim, "features": adaptor.feature_dim}
     role = ", ".join(f"{name} ({width})" for name, width in outputs.items() if width is not None)
-    if entry.source is None and entry.kind in PACKAGE_OF_KIND:
-        package = PACKAGES[PACKAGE_OF_KIND[entry.kind]]
+    package = package_of(entry)
+    if package is not None:
         what = package.purpose.rpartition(": ")[2]
-        return Source(entry.name, role, package.license, _origin(package), what)
+        return Source(entry.name, role, package.license, package.origin, what)
     if entry.source is None:
         return Source(entry.name, role, "see its origin", f"kind {entry.kind}")
     return _published(entry.name, role, entry.source)
@@ -109,11 +108,11 @@ def started_from(checkpoint: str, weights: Source | None = None, folder: Path | 
 
 
 def image_sources(data: DataRecipe) -> list[Source]:
-    """Describe a recipe's training images: the demo's packages, folders and files by name, or data sets of the Hub."""
+    """Describe a recipe's training images: origins of those that are made, names of files, or data sets of the Hub."""
     found = []
     for entry in data.sources():
-        if entry.source in DEMO_SOURCES:
-            found += data_sources(load_demo_assets(entry.source), ABOUT_TRAINING)
+        if is_made(entry.source):
+            found += open_made_images(entry.source).sources(entry.source, ABOUT_TRAINING)
             continue
         name, origin, hub_id = public_name(entry.source)
         split = f"split {entry.split}" if entry.split else ""
@@ -121,29 +120,3 @@ def image_sources(data: DataRecipe) -> list[Source]:
         size = ", ".join(filter(None, [split, share]))
         found.append(Source(name, f"{ABOUT_TRAINING}: images", "see its origin", origin, size, hub_id))
     return found
-
-
-def data_sources(assets: DemoAssets, purpose: str = "evaluation") -> list[Source]:
-    """Describe the packages of the demo's images.
-
-    Args:
-        assets: Cut-outs and photographs of the images.
-        purpose: Use of the images; for "training" held-out images do not count.
-    """
-
-    def used(given: Iterable[CutOut | Photograph]) -> list[Path]:
-        return [each.path for each in given if purpose != ABOUT_TRAINING or each.split == "train"]
-
-    files = dict.fromkeys(used((*assets.objects, *assets.emoji)), "object cut-outs")
-    files |= dict.fromkeys(used(assets.photographs), "photographs")
-    sources = []
-    for package in PACKAGES.values():
-        kinds = [kind for path, kind in files.items() if package.slug in path.parts]
-        if kinds:
-            role, size = f"{purpose}: {kinds[0]}", f"{len(kinds)} pictures"
-            sources.append(Source(package.name, role, package.license, _origin(package), size))
-    return sources
-
-
-def _origin(package: Package) -> str:
-    return f"{package.ecosystem} package {package.name} {package.version}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
+from modeling_radio.core.packages import Package
 from modeling_radio.training.recipes.sections import RunModeName, RunOptions, Upsampling
 from modeling_radio.training.teachers.featsharp import FeatSharp, SharpenedMode, TiledMode
 from modeling_radio.training.teachers.outputs import (
@@ -77,6 +78,24 @@ CLIP_MEAN, CLIP_STD = _color(OPENAI_CLIP_MEAN), _color(OPENAI_CLIP_STD)
 DEFAULT_GRID_STRIDE = 16  # the patch size of every released student but one, https://arxiv.org/abs/2601.17237
 
 
+class StatedCost(NamedTuple):
+    """Widths, size and cost of a network, by which a run is planned without its weights.
+
+    Attributes:
+        summary_dim: Channels of its summary.
+        feature_dim: Channels of its features.
+        num_parameters: All of its numbers.
+        flops_per_patch: Operations of a pass for each patch of its input.
+        flops_per_pair: Operations of attention for each pair of patches; 0 without attention.
+    """
+
+    summary_dim: int
+    feature_dim: int
+    num_parameters: int
+    flops_per_patch: float
+    flops_per_pair: float
+
+
 class Teacher(nn.Module):
     """Base class of the teachers: frozen, always in eval mode, never building a graph.
 
@@ -105,6 +124,8 @@ class Teacher(nn.Module):
         is_convolutional: The network runs in channels-last layout, about twice as fast on CPUs.
         read_options: Options that only choose outputs of the network: teachers that differ in nothing else share one
             pass. None for classes that cannot share it (`share_network`, `encode_for`).
+        stated_cost: Cost of the network, for classes without the option `weights`; None builds it to count.
+        is_optional: Whether the demo goes on without it where its package cannot be fetched.
         network_of: Name of the teacher whose network it runs, by default its own.
         equal_calls: Keeps the ranks together among which its network is sharded; None if it is whole.
     """
@@ -114,6 +135,8 @@ class Teacher(nn.Module):
     size_multiple: int | None = None
     is_convolutional: bool = False
     read_options: ClassVar[frozenset[str] | None] = None
+    stated_cost: ClassVar[StatedCost | None] = None
+    is_optional: ClassVar[bool] = False
 
     mean: Tensor
     std: Tensor
@@ -172,6 +195,20 @@ class Teacher(nn.Module):
         self.mode = build_run_mode(traits, run or RunOptions(), self.default_mode)
         self.upsampler: FeatSharp | None = None
         self.grid_stride = grid_stride
+
+    @classmethod
+    def package(cls) -> Package | None:
+        """Return the package that its weights come in if the recipe names no source; None if there is none."""
+        return None
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes that `classify` scores; empty for a teacher without a classifier."""
+        return ()
+
+    def classify(self, summary: Tensor) -> Tensor:
+        """Return the logits of summaries, `(batch, len(class_names))`."""
+        raise NotImplementedError
 
     @property
     def run(self) -> RunOptions:

