@@ -30,7 +30,7 @@ ARROWS = {
     "tuning": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training"},
     "evaluation": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training"},
     "extraction": {"modeling_radio", "core", "metrics", "figures", "model_cards", "training", "evaluation"},
-    "serving": {"modeling_radio", "core", "figures", "training"},
+    "serving": {"modeling_radio", "core", "figures", "training", "prediction"},
     "prediction": {"modeling_radio", "core", "figures", "evaluation", "extraction"},
     "publishing": {"modeling_radio", "core", "figures", "model_cards", "extraction"},
     "studies": {"modeling_radio", "core", "metrics", "figures", "training", "evaluation"},

@@ -1,0 +1,193 @@
+"""The two endpoints of the server: features of any model, and the answers of a tuned one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from tempfile import SpooledTemporaryFile
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from fastapi import HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
+from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
+
+from modeling_radio.figures.predictions import Opened
+from modeling_radio.prediction.answers import Answer, Answering
+from modeling_radio.serving.requests import Batcher, in_pieces, read_image, read_upload, while_connected
+
+
+T = TypeVar("T")
+
+ANSWERED_PIXELS = 2_000_000
+"""Size to which larger images are reduced before /predict answers: maps and masks are of that size, boxes are scaled
+back. Our choice: far above what models see, and a map of 100 classes takes 0.8 GB while it is computed."""
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """Limits of images, and the threads that decode them.
+
+    Attributes:
+        max_bytes: Largest body.
+        max_pixels: Largest image.
+        decoders: Threads for decoding.
+    """
+
+    max_bytes: int
+    max_pixels: int
+    decoders: ThreadPoolExecutor
+
+    async def decode(self, body: SpooledTemporaryFile, prepare: Callable[[Any], T]) -> T:
+        """Return what a function makes of the image in a body, which is closed, also if the client leaves."""
+        with body:
+            work = lambda: prepare(read_image(body, self.max_pixels))  # noqa: E731
+            return await asyncio.get_running_loop().run_in_executor(self.decoders, work)
+
+
+class FeaturesEndpoint:
+    """`POST /features`.
+
+    Args:
+        opened: The model.
+        side: Height and width of images in pixels; None for the model's preferred resolution.
+        limits: Limits of images.
+        max_batch: Images in one pass.
+        max_wait: Seconds that a batch waits for more images.
+    """
+
+    def __init__(self, opened: Opened, side: int | None, limits: ImageLimits, max_batch: int, max_wait: float) -> None:
+        self.model, self.processor, self.limits = opened.backbone, opened.processor, limits
+        side = side or self.model.preferred_resolution[0]
+        self.height, self.width = self.model.get_nearest_supported_resolution(side, side)
+        self.batcher = Batcher(self._run, max_batch, max_wait)
+
+    def _prepare(self, image: Any) -> Tensor:
+        size = {"height": self.height, "width": self.width}
+        return self.processor(image, size=size, return_tensors="pt").pixel_values[0]
+
+    @torch.inference_mode()
+    def _run(self, items: list[tuple[Tensor, bool]]) -> list[list[float] | bytes]:
+        pixel_values = torch.stack([image for image, _ in items]).to(self.model.device, self.model.dtype)
+        out = self.model(pixel_values, feature_format="NCHW", adaptor_names=[])
+        summaries, maps = out.summary.float().cpu(), out.features.float().cpu().permute(0, 2, 3, 1)
+        return [
+            save({"summary": summary, "features": each.contiguous()}) if is_dense else summary.tolist()
+            for summary, each, (_, is_dense) in zip(summaries, maps, items, strict=True)
+        ]
+
+    async def _compute(self, body: SpooledTemporaryFile, dense: bool) -> list[float] | bytes:
+        return await self.batcher.submit((await self.limits.decode(body, self._prepare), dense))
+
+    async def post(self, request: Request, dense: bool = False) -> Response | dict[str, Any]:
+        """Return the summary of an image, with `dense` summary and features as safetensors. The body is an image."""
+        body = await read_upload(request, self.limits.max_bytes)
+        response = await while_connected(request, self._compute(body, dense))
+        if isinstance(response, bytes):
+            length = {"Content-Length": str(len(response))}
+            return StreamingResponse(in_pieces(response), headers=length, media_type="application/octet-stream")
+        return {"summary": response}
+
+
+class _Posted(NamedTuple):
+    """An image to answer for.
+
+    Attributes:
+        image: In RGB, of at most `ANSWERED_PIXELS`.
+        size: Its width and height before that, pixels.
+        words: Classes of a zero-shot model.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    words: tuple[str, ...]
+
+
+def _reduced(image: Image.Image, words: tuple[str, ...]) -> _Posted:
+    scale = (ANSWERED_PIXELS / (image.width * image.height)) ** 0.5
+    small = image.resize([max(1, int(side * scale)) for side in image.size]) if scale < 1 else image
+    return _Posted(small, image.size, words)
+
+
+def _answer(opened: Opened, threshold: float | str | None, asked: list[_Posted]) -> list[Any]:
+    """Return the answers for a batch, an error in place of that for words that the model refuses."""
+    answers: list[Any] = [None] * len(asked)
+    for words in {each.words for each in asked}:
+        places = [place for place, each in enumerate(asked) if each.words == words]
+        try:
+            found = Answering(opened, words, threshold)([asked[place].image for place in places])
+        except ValueError as error:
+            found = [error] * len(places)
+        for place, answer in zip(places, found, strict=True):
+            answers[place] = answer
+    return answers
+
+
+def _in_pixels_of(answer: Answer, asked: _Posted) -> dict[str, Any]:
+    """Return an answer as plain data, with boxes in pixels of the image that was sent."""
+    width, height = asked.size
+    across, down = width / asked.image.width, height / asked.image.height
+    values = {"width": width, "height": height, **answer.values}
+    if "objects" in values:
+        scales = (across, down, across, down)
+        boxes = [[side * scale for side, scale in zip(each["box"], scales, strict=True)] for each in values["objects"]]
+        values["objects"] = [{**each, "box": box} for each, box in zip(values["objects"], boxes, strict=True)]
+    return values
+
+
+class PredictEndpoint:
+    """`POST /predict`.
+
+    Args:
+        opened: A tuned model, or one with a text tower.
+        threshold: As of `Answering`.
+        limits: Limits of images.
+        max_batch: Images in one pass.
+        max_wait: Seconds that a batch waits for more images.
+
+    Raises:
+        ValueError: If the threshold does not fit the model.
+    """
+
+    def __init__(
+        self, opened: Opened, threshold: float | str | None, limits: ImageLimits, max_batch: int, max_wait: float
+    ) -> None:
+        if opened.has_head:
+            Answering(opened, threshold=threshold)
+        self.opened, self.threshold, self.limits = opened, threshold, limits
+        self.batcher = Batcher(self._run, max_batch, max_wait)
+
+    def _run(self, asked: list[_Posted]) -> list[Any]:
+        return _answer(self.opened, self.threshold, asked)
+
+    async def _compute(self, body: SpooledTemporaryFile, words: tuple[str, ...]) -> tuple[_Posted, Answer]:
+        asked = await self.limits.decode(body, lambda image: _reduced(image, words))
+        return asked, await self.batcher.submit(asked)
+
+    async def post(self, request: Request, png: bool = False, classes: str = "") -> Response | dict[str, Any]:
+        """Return the answer of the model's task for an image. The body is an image.
+
+        `classes` are those of a zero-shot model, with commas between them. With `png` the answer is a PNG: the ids of
+        the classes, or the depth in thousandths of its unit.
+        """
+        words = tuple(word.strip() for word in classes.split(",") if word.strip())
+        body = await read_upload(request, self.limits.max_bytes)
+        try:
+            found = await while_connected(request, self._compute(body, words))
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        if found is None:
+            return Response(status_code=400)  # nobody receives it
+        asked, answer = found
+        if not png:
+            return _in_pixels_of(answer, asked)
+        if answer.image is None:
+            raise HTTPException(400, "`png` is for maps of classes and depth; this model has neither.")
+        content = BytesIO()
+        Image.fromarray(answer.image).save(content, "png")
+        return Response(content.getvalue(), media_type="image/png")

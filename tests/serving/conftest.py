@@ -1,0 +1,6 @@
+"""Tiny task models."""
+
+from tiny_checkpoints import save_tuned, texts
+
+
+__all__ = ["save_tuned", "texts"]
