@@ -138,8 +138,8 @@ class RadioFeatures:
     def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
         """Return `preprocess` at one size."""
         size_px = self._size_px if size_px is None else size_px
-        size = self.processor.size if size_px is None else {"shortest_edge": size_px}
-        return partial(_processed, processor=self.processor, size=size)
+        options: dict[str, Any] = {} if size_px is None else {"size": {"shortest_edge": size_px}}
+        return partial(_processed, processor=self.processor, options=options)
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = (), *, window_size: WindowSize = None) -> Encoding:
         """Return the backbone's own summary and features, and those of adaptors in the spaces of their teachers.
@@ -176,8 +176,8 @@ class RadioFeatures:
             return self.model.forward_intermediates(pixels, blocks, norm=True, intermediates_only=True)
 
 
-def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str, int | None]) -> Tensor:
-    return processor(image, size=size, return_tensors="pt")["pixel_values"][0]
+def _processed(image: Tensor, processor: RadioImageProcessor, options: Mapping[str, Any]) -> Tensor:
+    return processor(image, return_tensors="pt", **options)["pixel_values"][0]
 
 
 @runtime_checkable
