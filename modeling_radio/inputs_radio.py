@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from .checks_radio import LARGEST, WINDOW, Resolution, Rule, check_choice, did_you_mean, integer
+from .checks_radio import WINDOW, Resolution, Rule, check_choice, did_you_mean, integer
 from .configuration_radio import RadioConfig
 from .layers_radio import PATH_DRAWS, POSITION_DRAWS, ImagePack
 
@@ -105,17 +105,6 @@ def check_pack(patches: Any, image_grid_hw: Any, config: RadioConfig) -> ImagePa
         grids = [tuple(grid) for grid in pack.grids]
         raise ValueError(f"`image_grid_hw` must lie in [1, {largest}] patches, got {grids}.")
     return pack
-
-
-def count_from_first(indices: Sequence[int], depth: int) -> list[int]:
-    """Return 0-based blocks, of which negative ones were counted from the last.
-
-    Raises:
-        ValueError: If there is something else than integers.
-    """
-    if not isinstance(indices, Sequence) or not all(integer(-LARGEST).holds(index) for index in indices):
-        raise ValueError(f"`indices` must be a list of integers, got {indices!r}.")
-    return [index + depth if index < 0 else index for index in indices]
 
 
 def check_feature_format(feature_format: str, is_packed: bool, *, argument: str = "feature_format") -> None:
@@ -496,28 +485,3 @@ def split_draws(call: Call, config: RadioConfig) -> tuple[Tensor | None, Tensor 
 
 Aggregation = Literal["sparse", "dense"]
 """Each block's own output, or the mean of all blocks since the previous one that was asked for."""
-
-ScaleOrder = Literal["post-alpha", "pre-alpha", "none"]
-"""Normalizers scale the mean of a group by its mean scale, scale each block before, or do not run at all."""
-
-
-def group_blocks(blocks: Sequence[int], aggregation: Aggregation) -> list[list[int]]:
-    """Return the blocks whose outputs are averaged, for each one in `blocks`, which ascend."""
-    if aggregation == "sparse":
-        return [[block] for block in blocks]
-    starts = [0, *(block + 1 for block in blocks)]
-    return [list(range(start, block + 1)) for start, block in zip(starts, blocks, strict=False)]
-
-
-def check_widths(config: RadioConfig, groups: Sequence[Sequence[int]]) -> None:
-    """Refuse to average blocks of different widths, as RADIO1D has them.
-
-    Raises:
-        ValueError: If a group has some.
-    """
-    mixed = next((group for group in groups if len({config.count_merges(block) for block in group}) > 1), None)
-    if mixed is not None:
-        raise ValueError(
-            f"`aggregation` must be 'sparse' for blocks {list(mixed)}, got 'dense'. Tokens are merged before "
-            f"blocks {config.downscale_levels} and become wider: outputs before and after cannot be averaged."
-        )

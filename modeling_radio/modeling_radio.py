@@ -19,7 +19,7 @@ import copy
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -33,13 +33,12 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from .adaptors_radio import RadioAdaptor, RadioAdaptors
-from .checks_radio import WORD, Resolution, check_blocks, check_choice, listed, own_names
+from .checks_radio import WORD, Resolution, check_choice, listed, own_names
 from .configuration_radio import FOREIGN_LAYOUTS, RadioConfig
 from .hub_radio import DOWNLOAD_OPTIONS, import_sibling, register_class
 from .inputs_radio import (
     Aggregation,
     Call,
-    ScaleOrder,
     StatesWanted,
     TokensWanted,
     WindowChoice,
@@ -50,10 +49,7 @@ from .inputs_radio import (
     check_draws,
     check_feature_format,
     check_refused,
-    check_widths,
     count_draws,
-    count_from_first,
-    group_blocks,
     resolve_window,
     split_draws,
     wanted_states,
@@ -410,27 +406,6 @@ class RadioNetwork(NvidiaNames, nn.Module):
         }
         summary = per_image([summary for summary, _, _ in groups], torch.stack)
         return summary, per_image([features for _, features, _ in groups], torch.cat), adaptors
-
-    def average_blocks(
-        self, result: NetworkOutput, blocks: list[int], scale_order: ScaleOrder = "post-alpha"
-    ) -> Tensor:
-        """Return the mean output of some blocks, `(batch, length, hidden)`; normalizers do not touch prefix tokens.
-
-        Args:
-            result: Output of `forward`, with all of `blocks` kept.
-            blocks: 0-based, ascending.
-            scale_order: Order in which normalizers scale a mean.
-        """
-        outputs = [result.kept[block].to(result.tokens.device) for block in blocks]
-        tokens = torch.stack(outputs).mean(dim=0)
-        normalizer = self.inter_feature_normalizer
-        if normalizer is None or scale_order == "none":
-            return tokens
-        if scale_order == "post-alpha":
-            features = normalizer(self.patch_features(tokens), blocks)
-        else:
-            features = normalizer.scale_each([self.patch_features(output) for output in outputs], blocks)
-        return torch.cat([tokens[:, : self.config.num_prefix_tokens], features], dim=1)
 
 
 def build_network(config: RadioConfig, use_adaptors: bool = True) -> RadioNetwork:
@@ -950,23 +925,5 @@ class RadioModel(ImageFeatures):
             ValueError: If an index is no block or they do not ascend, or "dense" would average blocks of different
                 widths; otherwise as `forward`.
         """
-        depth = self.config.num_hidden_layers
-        blocks = count_from_first(indices, depth)
-        check_blocks("indices", blocks, depth)
-        check_choice("aggregation", aggregation, get_args(Aggregation))
-        check_feature_format(feature_format, is_packed=False)
-        groups = group_blocks(blocks, aggregation)
-        check_widths(self.config, groups)
-        keep = [block for group in groups for block in group]
-        result = self.radio_model(
-            pixel_values, window_size=window_size, keep=keep, output_hidden_states=False, full_length=True
-        )
-        tokens = [self.radio_model.average_blocks(result, group) for group in groups]
-        network, as_maps = self.radio_model, feature_format == "NCHW"
-        return [
-            RadioIntermediateOutput(
-                summary=network.summarize(each),
-                features=network.block_map(each, result.grid, block) if as_maps else network.patch_features(each),
-            )
-            for each, block in zip(tokens, blocks, strict=True)
-        ]
+        read = import_sibling("intermediate_radio").read_blocks
+        return read(self.radio_model, pixel_values, indices, aggregation, feature_format, window_size)

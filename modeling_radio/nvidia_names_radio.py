@@ -104,5 +104,5 @@ class NvidiaNames:
         return conditioner
 
     def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Return features after chosen blocks; see `nvidia_methods_radio`."""
-        return _methods().forward_intermediates(self.radio_model, x, *args, **kwargs)
+        """Return features after chosen blocks; see `intermediate_radio`."""
+        return import_sibling("intermediate_radio").forward_intermediates(self.radio_model, x, *args, **kwargs)

@@ -37,7 +37,7 @@ from transformers.utils import is_timm_available
 from .checks_radio import COUNT, MAPPING, WORD, Resolution, Rule, check_choice, integer, listed
 from .configuration_radio import RadioConfig
 from .inputs_radio import Call
-from .loading_radio import fetching_fields, library_config
+from .library_config_radio import fetching_fields, library_config
 from .modeling_radio import RadioNetwork
 from .outputs_radio import NetworkOutput, to_map
 

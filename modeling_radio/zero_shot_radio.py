@@ -32,7 +32,7 @@ from .configuration_radio import RadioAdaptorConfig, RadioConfig
 from .hub_radio import import_sibling
 from .inputs_radio import StatesWanted, WindowSize, check_call_arguments, check_images, check_pack
 from .layers_radio import ImagePack
-from .loading_radio import library_config
+from .library_config_radio import library_config
 from .modeling_radio import ImageFeatures, RadioModel, build_network
 from .outputs_radio import NetworkOutput, RadioZeroShotOutput, to_map
 from .radseg_radio import (

@@ -9,6 +9,7 @@ from transformers import BitsAndBytesConfig
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.intermediate_radio import average_blocks
 from modeling_radio.modeling_radio import RadioNetwork
 
 
@@ -342,7 +343,7 @@ def test_scaling_of_a_mean(intermediate_network):
     with torch.no_grad():
         result = intermediate_network(torch.rand(1, 3, 32, 48), keep=blocks)
         found = {
-            order: intermediate_network.average_blocks(result, blocks, order)
+            order: average_blocks(intermediate_network, result, blocks, order)
             for order in ("post-alpha", "pre-alpha", "none")
         }
     prefix = intermediate_network.config.num_prefix_tokens
