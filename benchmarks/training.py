@@ -258,8 +258,8 @@ def _option_row(step: str, timings: Sequence[Timing], memory: float) -> Row:
 def build_option(run_dir: str, *changes: str) -> tuple[steps.StepTimer, dict[str, float]]:
     """In a new process: return a timer of the demo's steps with changes, and the memory of a step."""
     timer = steps.build(run_dir, *changes)
-    if timer.distiller.parts.contrastive is not None:
-        for bank in timer.distiller.parts.contrastive.banks.values():
+    if "contrasts" in timer.distiller.parts.hooks:
+        for bank in timer.distiller.parts.hooks["contrasts"].banks.values():
             bank.add(torch.randn_like(bank.rows))
     timer.run(WARM_UP_STEPS)
     return timer, {"memory_mb": peak_mb_of(partial(timer.run, 1))}

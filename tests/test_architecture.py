@@ -45,8 +45,9 @@ ARROWS = {
 ORDER = (
     ("distillation",),
     ("planning",),
+    ("balancing", "auxiliary"),
+    ("hooks",),
     ("upsampling", "student"),
-    ("balancing",),
     ("targets",),
     ("teachers", "views"),
     ("data",),

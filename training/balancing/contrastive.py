@@ -5,14 +5,17 @@ are held in memory at once, since each is compared with the images of all parts.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeling_radio.core.ranks import of_all_ranks, rows_of_all_ranks
-from modeling_radio.training.recipes.recipe import Recipe, RecipeError
+from modeling_radio.training.hooks.base import HeadLosses, StepHook
+from modeling_radio.training.losses.terms import LossTerm, zero_term
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError, TeacherRecipe
+from modeling_radio.training.student.packing import StudentOutput
 from modeling_radio.training.targets.examples import Example, Target
 from modeling_radio.training.teachers.outputs import TeacherShape
 from modeling_radio.training.views.plan import PlannedBatch
@@ -94,8 +97,8 @@ class EmbeddingBank(nn.Module):
             self.rows[kept % size] = rows[-size:]
 
 
-class SummaryContrastiveLoss(nn.Module):
-    """The candidates of every teacher with a summary and a summary weight above 0; a checkpoint holds their banks.
+class SummaryContrastiveLoss(StepHook, nn.Module):
+    """The contrastive loss of every teacher with a summary and a summary weight above 0; a checkpoint holds its banks.
 
     Attributes:
         teachers: Names of these teachers.
@@ -108,6 +111,8 @@ class SummaryContrastiveLoss(nn.Module):
     Raises:
         RecipeError: If there is no such teacher.
     """
+
+    needs_examples: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device) -> None:
         super().__init__()
@@ -123,20 +128,35 @@ class SummaryContrastiveLoss(nn.Module):
                 f"{recipe.contrastive.weight}. Add a teacher with a summary, or leave the section out."
             )
         self.teachers = list(self.banks)
+        self._entries = [entry for entry in recipe.teachers if entry.name in self.teachers]
+        self._weight = recipe.contrastive.weight
         self._step: dict[str, Tensor] = {}
         self._means: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def begin_step(self, parts: Sequence[tuple[PlannedBatch, Example]]) -> None:
+    def begin_step(self, step: int, examples: Sequence[tuple[PlannedBatch, Example]]) -> None:
         """Gather the teachers' summaries of all parts of a step; all ranks must take part."""
         images, rows = dict[str, list[ImageInStep]](), dict[str, Tensor]()
         for name in self.teachers:
-            own = [(batch, example.targets[name].summary) for batch, example in parts if name in example.targets]
+            own = [(batch, example.targets[name].summary) for batch, example in examples if name in example.targets]
             images[name] = [(self._partitions[batch.partition], row) for batch, _ in own for row in batch.rows]
             none = self._bank(name).rows[:0]
             rows[name] = F.normalize(torch.cat([none, *(cast(Tensor, each).float() for _, each in own)]), dim=-1)
         self._step = gather_step(images, rows)
         self._means = {name: self._bank(name).mean_with(self._step[name]) for name in self.teachers}
+
+    def terms(
+        self, batch: PlannedBatch, example: Example, output: StudentOutput, losses_of: HeadLosses
+    ) -> dict[str, LossTerm]:
+        """Return the loss of each teacher."""
+        return {f"contrastive/{entry.name}": self._term(entry, example, output) for entry in self._entries}
+
+    def _term(self, entry: TeacherRecipe, example: Example, output: StudentOutput) -> LossTerm:
+        summary, target = output.summaries[entry.name], example.targets.get(entry.name)
+        if target is None or summary is None:
+            return zero_term(output.features[entry.name], "summary")
+        losses = self.losses(entry.name, summary, target)
+        return LossTerm(self._weight * entry.summary_weight, losses.mean(), lambda: losses, "summary")
 
     def losses(self, name: str, summary: Tensor, target: Target) -> Tensor:
         """Return the loss of each image of a batch, `(batch,)`.
@@ -152,9 +172,9 @@ class SummaryContrastiveLoss(nn.Module):
         return relational_losses(student, teacher, centered(candidates, mean))
 
     @torch.no_grad()
-    def end_step(self) -> None:
-        """Move the step's summaries into the banks; not called after a step that is skipped as not finite."""
-        for name in self.teachers:
+    def end_step(self, values: Mapping[str, Tensor], *, is_skipped: bool) -> None:
+        """Move the step's summaries into the banks, unless the step is skipped."""
+        for name in () if is_skipped else self.teachers:
             self._bank(name).add(self._step.pop(name))
 
     def _bank(self, name: str) -> EmbeddingBank:
@@ -180,7 +200,7 @@ def gather_step(images: Mapping[str, Sequence[ImageInStep]], rows: Mapping[str, 
 def build_contrastive(
     recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device
 ) -> SummaryContrastiveLoss | None:
-    """Return the candidates of the contrastive loss; None if `contrastive.weight` is 0.
+    """Return the contrastive loss; None if `contrastive.weight` is 0.
 
     Raises:
         RecipeError: If no teacher takes part.

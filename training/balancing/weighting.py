@@ -1,30 +1,19 @@
-"""Weights of the teachers' losses, step by step: fixed, by how slowly a teacher is learned, or image by image."""
+"""Weights of the teachers' losses that change during a run: by how slowly a teacher is learned, or image by image."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from modeling_radio.core.ranks import sum_over_ranks
+from modeling_radio.training.hooks.base import StepHook
+from modeling_radio.training.losses.terms import LossTerm, teacher_of
 from modeling_radio.training.recipes.recipe import Recipe
+from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.teachers.outputs import TeacherShape
 from modeling_radio.training.views.plan import PlannedBatch
 
-
-GROUPS = {
-    "features": "features",
-    "summary": "summary",
-    "contrastive": "summary",
-    "tap_features": "features",
-    "tap_summary": "summary",
-}
-"""Group of each kind of loss. Groups are weighed apart, or summaries swallow the dense losses (PHI-S, A.8.1).
-
-Only losses of the kind with the group's own name move a weight. The losses of a teacher's taps get the weight of its
-main loss: a teacher that counts less does so at all depths, and a rescaled loss is scaled back at all depths.
-"""
 
 MIN_LOSS = 1e-12
 """Floor of a loss that is divided by. Our choice: far below any that is left to learn from."""
@@ -46,24 +35,12 @@ DROP_PROBABILITY = 0.5
 """UNIC's, https://arxiv.org/abs/2408.05088."""
 
 
-class LossTerm(NamedTuple):
-    """One loss of one teacher for one batch.
+class TeacherWeights(StepHook, nn.Module):
+    """Weights of the teachers' losses, each for all losses of a teacher in one group (`LossTerm.group`).
 
-    Attributes:
-        weight: The recipe's factor.
-        value: Scalar, the mean over the images of the batch; 0 if the teacher does not see them.
-        by_image: Returns the loss of each image, `(images,)`.
-    """
-
-    weight: float
-    value: Tensor
-    by_image: Callable[[], Tensor]
-
-
-class TeacherWeights(nn.Module):
-    """Weights of the teachers' losses; this class is `fixed`: all are 1, and nothing is multiplied or kept.
-
-    Weights are without gradient, the same on all ranks, and part of the checkpoint as this module's buffers.
+    Only a teacher's main loss of a group moves its weight. Losses of auxiliary heads get the weight of that loss: a
+    teacher that counts less does so at all depths, and a rescaled loss is scaled back at all depths. Weights are
+    without gradient, the same on all ranks, and part of the checkpoint as this module's buffers.
 
     Attributes:
         groups: By group the teachers whose losses in it count: their factor is above 0, and for summaries they have
@@ -86,28 +63,6 @@ class TeacherWeights(nn.Module):
         }
         self.groups = {group: names for group, names in groups.items() if names}
         self.names = [f"{group}/{name}" for group, names in self.groups.items() for name in names]
-
-    def begin_step(self, step: int) -> None:
-        """Set the weights of a step from the losses before it."""
-
-    def weigh(self, batch: PlannedBatch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
-        """Return the weighted losses of a batch, without the recipe's factors.
-
-        Args:
-            batch: The images.
-            terms: By name, `KIND/TEACHER` or `KIND/TEACHER@BLOCK`.
-        """
-        return {name: term.value for name, term in terms.items()}
-
-    def observe(self, batch: PlannedBatch, losses: Mapping[str, Tensor]) -> None:
-        """Take note of the unweighted losses of a batch, by name."""
-
-    def end_step(self) -> None:
-        """Add up the notes of all ranks; all of them must take part."""
-
-    def scalars(self) -> dict[str, float]:
-        """Return `weight/GROUP/TEACHER` for the log; nothing if nothing is weighed."""
-        return {}
 
     def ramp(self, step: int) -> float:
         """Return how far the weights are on their way from 1 to those of the method, in [0, 1]."""
@@ -142,7 +97,7 @@ class AdaptiveWeights(TeacherWeights):
         self._sums = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
 
     @torch.no_grad()
-    def begin_step(self, step: int) -> None:
+    def begin_step(self, step: int, examples: Sequence[tuple[PlannedBatch, Example]]) -> None:
         """Set new targets at the beginning of a period, and move the weights along the ramp."""
         if step < self.start_step:
             return
@@ -155,12 +110,13 @@ class AdaptiveWeights(TeacherWeights):
         weights = dict(zip(self.names, self.weights, strict=True))
         weighted = {}
         for name, term in terms.items():
-            own = weights.get(f"{GROUPS[name.partition('/')[0]]}/{teacher_of(name)}")
-            weighted[name] = term.value if own is None else own.to(term.value.dtype) * term.value
+            own = weights.get(f"{term.group}/{teacher_of(name)}")
+            if own is not None:
+                weighted[name] = own.to(term.value.dtype) * term.value
         return weighted
 
     @torch.no_grad()
-    def observe(self, batch: PlannedBatch, losses: Mapping[str, Tensor]) -> None:
+    def see(self, batch: PlannedBatch, example: Example, losses: Mapping[str, Tensor]) -> None:
         """Add losses, weighted by the share of the partition's images that the batch has."""
         share = len(batch) / batch.num_images
         for index, name in enumerate(self.names):
@@ -169,7 +125,7 @@ class AdaptiveWeights(TeacherWeights):
                 self._sums[1, index] += share
 
     @torch.no_grad()
-    def end_step(self) -> None:
+    def end_step(self, values: Mapping[str, Tensor], *, is_skipped: bool) -> None:
         """Update the running means, each over the steps of a period; a step with a non-finite loss is skipped."""
         total, share = sum_over_ranks(self._sums)
         losses = total / share
@@ -212,24 +168,20 @@ class TeacherDropping(TeacherWeights):
         # By partition and rows, because passes may run at the same time and end in any order.
         self._noted: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
-    def begin_step(self, step: int) -> None:
+    def begin_step(self, step: int, examples: Sequence[tuple[PlannedBatch, Example]]) -> None:
         """Note the step: its position on the ramp decides how much images differ."""
         self._step = step
 
     def weigh(self, batch: PlannedBatch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
         """Return the losses with a factor for each image."""
-        weighted = super().weigh(batch, terms)
+        weighted: dict[str, Tensor] = {}
         ramp = self.ramp(self._step)
         if ramp == 0 or not batch.teachers:  # the rows of a part without images are those of another part
             return weighted
         notes = torch.zeros(2, len(self.names), device=self.device)
         for group, teachers in self.groups.items():
             present = [name for name in teachers if name in batch.teachers]
-            own = {
-                name: term
-                for name, term in terms.items()
-                if GROUPS[name.partition("/")[0]] == group and teacher_of(name) in present
-            }
+            own = {name: term for name, term in terms.items() if term.group == group and teacher_of(name) in present}
             if not own:
                 continue
             losses = {name: term.by_image() for name, term in own.items()}
@@ -244,7 +196,7 @@ class TeacherDropping(TeacherWeights):
         return weighted
 
     @torch.no_grad()
-    def end_step(self) -> None:
+    def end_step(self, values: Mapping[str, Tensor], *, is_skipped: bool) -> None:
         """Set the mean factors of the step over all ranks."""
         notes = [self._noted[key] for key in sorted(self._noted)]
         total, count = sum_over_ranks(torch.stack([torch.zeros(2, len(self.names), device=self.device), *notes]).sum(0))
@@ -284,16 +236,12 @@ class TeacherDropping(TeacherWeights):
         return len(present) * is_kept / is_kept.sum(1, keepdim=True)
 
 
-METHODS: dict[str, type[TeacherWeights]] = {
-    "fixed": TeacherWeights,
-    "adaptive": AdaptiveWeights,
-    "teacher_dropping": TeacherDropping,
-}
-"""By `balancing.method`."""
+METHODS: dict[str, type[TeacherWeights]] = {"adaptive": AdaptiveWeights, "teacher_dropping": TeacherDropping}
+"""By `balancing.method`; "fixed" has no weights that change."""
 
 
-def build_weights(recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device) -> TeacherWeights:
-    """Return the weights of the teachers' losses.
+def build_weights(recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device) -> TeacherWeights | None:
+    """Return the weights of the teachers' losses; None if they are fixed.
 
     Args:
         recipe: Its section `balancing` has the method.
@@ -301,12 +249,8 @@ def build_weights(recipe: Recipe, teachers: Mapping[str, TeacherShape], device: 
         device: The student's.
     """
     has_summary = {name: teacher.summary_dim is not None for name, teacher in teachers.items()}
-    return METHODS[recipe.balancing.method](recipe, has_summary, device)
-
-
-def teacher_of(name: str) -> str:
-    """Return the teacher of a loss with the name `KIND/TEACHER`, or `KIND/TEACHER@BLOCK` of a tap."""
-    return name.partition("/")[2].partition("@")[0]
+    method = recipe.balancing.method
+    return None if method == "fixed" else METHODS[method](recipe, has_summary, device)
 
 
 def prior_at(role: str, progress: float) -> float:

@@ -7,10 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modeling_radio.core.files import write_file, write_text
+from modeling_radio.core.files import WriteError, write_file, write_text
+from modeling_radio.core.ranks import of_all_ranks
+from modeling_radio.training.distillation.monitoring import SkippedSteps
+from modeling_radio.training.hooks.base import StepHook
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.crops import STUDENT, plan_crops
@@ -38,22 +43,25 @@ class Seen(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-class BadSteps:
-    """Keeps what the present step sees, and writes it if the step is skipped.
+class BadSteps(StepHook):
+    """Keeps the parts of the present step; counts, reports and writes it if it is skipped.
 
     Args:
         folder: Gets `step_STEP-rank_RANK.json` and, with small tensors, `.safetensors`.
         recipe: The recipe.
-        rank: Of this process.
+        accelerator: Of this rank.
+        skipped: The count of skipped steps.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, rank: int) -> None:
-        self.folder, self.recipe, self.rank = folder, recipe, rank
+    def __init__(self, folder: Path, recipe: Recipe, accelerator: Accelerator, skipped: SkippedSteps) -> None:
+        self.folder, self.recipe, self.accelerator, self.skipped = folder, recipe, accelerator, skipped
+        self.rank = accelerator.process_index
+        self._step = 0
         self._parts: list[Seen] = []
 
-    def begin_step(self) -> None:
+    def begin_step(self, step: int, examples: Sequence[tuple[PlannedBatch, Example]]) -> None:
         """Forget the step before."""
-        self._parts = []
+        self._step, self._parts = step, []
 
     def see(self, batch: PlannedBatch, example: Example, losses: Mapping[str, Tensor]) -> None:
         """Keep a part of the step: nothing is copied."""
@@ -62,6 +70,32 @@ class BadSteps:
         is_small = sum(tensor.nbytes for tensor in [*kept, *tensors.values()]) <= MAX_BYTES
         own = {name: loss.detach() for name, loss in losses.items()}
         self._parts.append(Seen(batch, own, tensors if is_small else {}))
+
+    def end_step(self, values: Mapping[str, Tensor], *, is_skipped: bool) -> None:
+        """Count and report a step that all ranks skip; give up after too many in a row.
+
+        Raises:
+            TrainingDivergedError: After one too many, on all ranks.
+        """
+        if not is_skipped:
+            self.skipped.reset_streak()
+            return
+        step, num_ranks = self._step, self.accelerator.num_processes
+        bad = [name for name, value in values.items() if not torch.isfinite(value)]
+        reports = [each for each in of_all_ranks((self.rank, ", ".join(bad))) if each[1]]
+        if self.skipped.total < MAX_STEPS:
+            if bad or not reports:  # of a gradient alone no rank knows whose it was
+                self._try_to_write(step, bad or ["gradient"], has_tensors=bool(bad) or num_ranks == 1)
+            path = self.path(step, reports[0][0] if reports else 0)
+            self.accelerator.print(f"Step {step}: what it saw is in {str(path)!r}.", flush=True)
+        causes = [f"{names} on rank {rank}" for rank, names in reports] or ["gradient"]
+        self.accelerator.print(self.skipped.add(step, causes), flush=True)
+
+    def _try_to_write(self, step: int, causes: Sequence[str], *, has_tensors: bool) -> None:
+        try:
+            self.write(step, causes, has_tensors=has_tensors)
+        except WriteError as error:  # other ranks go on
+            print(f"Step {step}: what it saw cannot be written. {error}", flush=True)
 
     def write(self, step: int, causes: Sequence[str], *, has_tensors: bool) -> None:
         """Write the step's parts; both files whole, the JSON last.

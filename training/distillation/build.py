@@ -14,19 +14,18 @@ from torch.optim import Optimizer
 from modeling_radio import RadioModel
 from modeling_radio.core.files import write_text
 from modeling_radio.core.interruption import StopRequest
-from modeling_radio.core.ranks import on_first_rank, sum_over_ranks, wait_for_ranks
+from modeling_radio.core.ranks import on_first_rank, wait_for_ranks
 from modeling_radio.model_cards.lineage import Lineage
-from modeling_radio.training.balancing.contrastive import SummaryContrastiveLoss, build_contrastive
-from modeling_radio.training.balancing.weighting import TeacherWeights, build_weights
 from modeling_radio.training.distillation import inputs
 from modeling_radio.training.distillation.cpu import ParallelPasses, parallel_passes
-from modeling_radio.training.distillation.monitoring import Monitors
+from modeling_radio.training.distillation.hooks import build_hooks, build_options, extended
+from modeling_radio.training.distillation.monitoring import Monitors, SkippedSteps
 from modeling_radio.training.distillation.optimizers import build_optimizer
+from modeling_radio.training.hooks.base import StepHook
 from modeling_radio.training.recipes.recipe import Recipe
 from modeling_radio.training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize
-from modeling_radio.training.student.ema import MovingAverage, RunningStatistics
+from modeling_radio.training.student.ema import MovingAverage
 from modeling_radio.training.student.export import check_normalizers
-from modeling_radio.training.student.intermediate import Taps, build_taps, with_taps
 from modeling_radio.training.student.provenance import lineage_of
 from modeling_radio.training.student.refits import standardize_heads
 from modeling_radio.training.student.sharding import (
@@ -51,13 +50,12 @@ class RunParts:
         recipe: The recipe.
         accelerator: This rank's accelerator.
         model: The student's network.
-        student: `model` with its intermediate heads, wrapped by Accelerate for DDP or FSDP: forward passes call it.
+        student: `model` with the further heads of hooks, wrapped by Accelerate for DDP or FSDP: forward passes call it.
         optimizer: Optimizer over the parameters of `student`.
         ema: The moving average of `model`.
         statistics: Running statistics of the teachers: they standardize targets and balance summary losses.
-        weights: Weights of the teachers' losses.
-        contrastive: The contrastive loss of summaries; None without one.
-        taps: Intermediate heads (deep supervision) on blocks of the trunk; None without any.
+        hooks: All that acts on each step, by name, in the order of calls.
+        skipped: The count of skipped steps.
         plan: Which images each step has on this rank.
         source: Images and the teachers' outputs of each batch, in the order of the plan.
         parallel_passes: Runs several passes of a step at the same time; None for one after the other.
@@ -65,7 +63,6 @@ class RunParts:
         fingerprint: Hash of the data's files, on the first rank.
         lineage: What the student learns from, for its card.
         monitors: Measurements beside the losses.
-        running: Running statistics of the student's batch norms.
     """
 
     recipe: Recipe
@@ -75,9 +72,8 @@ class RunParts:
     optimizer: Optimizer
     ema: MovingAverage
     statistics: TeacherStatistics
-    weights: TeacherWeights
-    contrastive: SummaryContrastiveLoss | None
-    taps: Taps | None
+    hooks: Mapping[str, StepHook]
+    skipped: SkippedSteps
     plan: BatchPlan
     source: TargetSource
     parallel_passes: ParallelPasses | None
@@ -85,7 +81,6 @@ class RunParts:
     fingerprint: str
     lineage: Lineage
     monitors: Monitors
-    running: RunningStatistics
 
     @property
     def device(self) -> torch.device:
@@ -131,16 +126,12 @@ def build_run(
     copied_heads = _warm_start(recipe, accelerator, model, teachers, output, init_from) if is_new else []
     regularize(model.to(accelerator.device), recipe)
     muon_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
-    taps = build_taps(recipe, model)
-    if taps is not None:
-        accelerator.print(taps.describe(), flush=True)
-    model_with_taps = with_taps(model, taps).to(accelerator.device)
-    optimizer = build_optimizer(model_with_taps, recipe.optimizer, muon_dtype)
+    options = build_options(recipe, widths, model, accelerator)
+    learner = extended(model, options.values()).to(accelerator.device)
+    optimizer = build_optimizer(learner, recipe.optimizer, muon_dtype)
     estimation_steps = recipe.schedule.in_steps(recipe.standardization.estimation_steps)
     standardization = recipe.standardization.replace(estimation_steps=estimation_steps)
     statistics = TeacherStatistics(standardization, widths, recipe.inner_depths()).to(accelerator.device)
-    weights = build_weights(recipe, widths, accelerator.device)
-    contrastive = build_contrastive(recipe, widths, accelerator.device)
     plan = inputs.plan_batches(recipe, accelerator, images, widths, output)
     if is_sharded(accelerator):
         plan.check_equal_passes()
@@ -157,8 +148,21 @@ def build_run(
     ema = MovingAverage(model, recipe.ema.decay)
     shapes = blueprint(accelerator, model)
 
-    student, optimizer = _prepare(recipe, accelerator, model, model_with_taps, optimizer)
+    student, optimizer = _prepare(recipe, accelerator, model, learner, optimizer)
     shard_average(accelerator, ema.module)
+    skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
+    hooks = build_hooks(
+        recipe,
+        options,
+        model=model,
+        average=cast(RadioModel, ema.module),
+        optimizer=optimizer,
+        statistics=statistics,
+        accelerator=accelerator,
+        throughput=monitors.throughput,
+        skipped=skipped,
+        folder=output / "skipped",
+    )
     return RunParts(
         recipe=recipe,
         accelerator=accelerator,
@@ -167,9 +171,8 @@ def build_run(
         optimizer=optimizer,
         ema=ema,
         statistics=statistics,
-        weights=weights,
-        contrastive=contrastive,
-        taps=taps,
+        hooks=hooks,
+        skipped=skipped,
         plan=plan,
         source=source,
         parallel_passes=parallel_passes(recipe, accelerator),
@@ -177,7 +180,6 @@ def build_run(
         fingerprint=fingerprint,
         lineage=lineage,
         monitors=monitors,
-        running=RunningStatistics(model, sum_over_ranks if accelerator.num_processes > 1 else None),
     )
 
 
@@ -223,7 +225,7 @@ def _calibrate(recipe: Recipe, statistics: TeacherStatistics, plan: BatchPlan, s
 
 
 def _prepare(
-    recipe: Recipe, accelerator: Accelerator, model: RadioModel, model_with_taps: nn.Module, optimizer: Optimizer
+    recipe: Recipe, accelerator: Accelerator, model: RadioModel, learner: nn.Module, optimizer: Optimizer
 ) -> tuple[nn.Module, Optimizer]:
     """Prepare the student and its optimizer for the ranks; teachers stay as they are."""
     if recipe.student.gradient_checkpointing:
@@ -232,6 +234,6 @@ def _prepare(
         num_graphs = compile_blocks(model, recipe)
         accelerator.print(f"Blocks are compiled lazily, to at most {num_graphs} graphs.", flush=True)
     shard_by_own_parts(accelerator, model)
-    if model_with_taps is not model:
+    if learner is not model:
         shard_within(accelerator, model)
-    return accelerator.prepare(model_with_taps, optimizer)
+    return accelerator.prepare(learner, optimizer)

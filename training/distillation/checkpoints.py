@@ -36,7 +36,14 @@ from modeling_radio.core.manifests import CheckpointError, FileFacts, describe_f
 from modeling_radio.core.ranks import of_all_ranks, on_first_rank, rank_and_count
 from modeling_radio.core.settings import differences, order_differences, setting_paths, with_defaults
 from modeling_radio.training.distillation.monitoring import SkippedSteps
-from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, RecipeError, decisive_part, load_recipe
+from modeling_radio.training.recipes.recipe import (
+    RECIPE_FILE,
+    Recipe,
+    RecipeError,
+    decisive_part,
+    load_recipe,
+    unchangeable,
+)
 from modeling_radio.training.student.sharding import (
     as_part,
     first_row,
@@ -183,13 +190,6 @@ logger = logging.getLogger(__name__)
 
 MAX_DIFFERENCES_SHOWN = 5
 
-UNCHANGEABLE = (
-    *("student.architecture", "student.arguments", "student.levels", "student.frozen_stages"),
-    *("student.preset", "student.config", "student.adaptor", "spectral", "taps", "optimizer.name"),
-    *("balancing.method", "contrastive.bank_size"),
-)
-"""Settings, or sections of them, that say which network is trained and what its optimizer and losses remember."""
-
 
 def checkpoint_path(folder: Path, step: int) -> Path:
     """Return where the state after `step` optimizer steps lies."""
@@ -260,8 +260,8 @@ def check_same_recipe(
         checkpoint: Folder of the checkpoint, for the message.
         saved: The checkpoint's resolved recipe. Settings that it lacks are newer than it, and had their defaults.
         recipe: This session's recipe.
-        allowed: Settings that may differ, for example "data.source", or sections. `UNCHANGEABLE` ones may not, nor
-            which teachers there are, whether `contrastive` has a weight, and the order of teachers and partitions.
+        allowed: Settings that may differ, for example "data.source", or sections. Those of `unchangeable` may not, nor
+            the order of teachers and partitions.
             Settings that are shares of the run change with its number of steps.
 
     Returns:
@@ -275,7 +275,7 @@ def check_same_recipe(
     orders, changes, told = order_differences(*parts), differences(*parts), differences(*recipes)
     shares = [change for change in changes if _path_of(change) not in map(_path_of, told)]  # of another number of steps
     own = [change for change in changes if change not in shares]
-    fixed = [*orders, *(change for change in own if _is_of(change, [*UNCHANGEABLE, *_of_one_only(*parts)]))]
+    fixed = [*orders, *(change for change in own if _is_of(change, unchangeable(*parts)))]
     accepted = shares + [change for change in own if change not in fixed and _is_of(change, allowed)]
     refused = [*orders, *(change for change in changes if change not in accepted)]
     if not refused:
@@ -302,13 +302,6 @@ def check_export(output: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> N
     path = output / RECIPE_FILE
     if (output / "final").is_dir() and path.is_file():
         check_same_recipe(output / "final", load_recipe(str(path)).to_dict(), recipe, allowed)
-
-
-def _of_one_only(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the teachers, and the loss with a memory, that only one of two recipes has."""
-    before, after = ({f"teachers.{entry['name']}" for entry in part["teachers"]} for part in (saved, now))
-    is_switched = bool(saved["contrastive"]["weight"]) != bool(now["contrastive"]["weight"])
-    return [*sorted(before ^ after), *(["contrastive"] if is_switched else [])]
 
 
 def _nameable(changes: Iterable[str], known: Collection[str]) -> list[str]:

@@ -16,13 +16,15 @@ from modeling_radio.core.interruption import TrainingDivergedError
 from modeling_radio.core.ranks import of_all_ranks, sum_over_ranks
 from modeling_radio.figures.progress import EXPORTED_PREFIX
 from modeling_radio.metrics.representation import block_norms
-from modeling_radio.training.balancing.weighting import teacher_of
 from modeling_radio.training.distillation.held_out import HeldOutFigures, HeldOutMetrics, describe_missing_images
 from modeling_radio.training.distillation.throughput import Throughput
-from modeling_radio.training.distillation.tracking import LOSS_KINDS, ProgressLog
+from modeling_radio.training.distillation.tracking import ProgressLog
+from modeling_radio.training.hooks.base import StepHook
+from modeling_radio.training.losses.terms import teacher_of
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe
 from modeling_radio.training.student.foreign import global_window
 from modeling_radio.training.student.sharding import reshard
+from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.targets.statistics import TeacherStatistics
 from modeling_radio.training.teachers.base import Teacher
 from modeling_radio.training.views.plan import PlannedBatch
@@ -96,69 +98,67 @@ class SkippedSteps:
         self._in_a_row, self.total = state["in_a_row"], state["total"]
 
 
-class LossesBySize:
+class LossesBySize(StepHook):
     """Adds up the losses of the steps of an interval, apart for each size of the student's images.
 
     Packed steps have images of many sizes each, so that the mean of an interval says enough: they are passed over.
 
     Args:
         partitions: The recipe's.
+        device: The student's.
     """
 
-    def __init__(self, partitions: list[PartitionRecipe]) -> None:
-        self.sizes = sorted({size for each in partitions if each.token_budget is None for size in each.sizes_px})
+    def __init__(self, partitions: Sequence[PartitionRecipe], device: torch.device) -> None:
+        self.sizes, self.device = sizes_of(partitions), device
         self._sums: dict[str, dict[int, Tensor]] = {}
         self._counts: dict[str, dict[int, float]] = {}
         self._step: list[tuple[str, int, Tensor, float]] = []
 
-    def add(self, batch: PlannedBatch, losses: Mapping[str, Tensor]) -> None:
-        """Add a part of a step; only what its teachers are compared by.
-
-        Args:
-            batch: The part.
-            losses: By name: "features/TEACHER", "summary/TEACHER" or "mesa", "tap_features/TEACHER@BLOCK" of taps;
-                others are passed over.
-        """
+    def see(self, batch: PlannedBatch, example: Example, losses: Mapping[str, Tensor]) -> None:
+        """Add the losses of a part, without their sum."""
         if batch.size_px is None:
             return
         share = len(batch) / batch.num_images
         for name, loss in losses.items():
-            if name.partition("/")[0] not in LOSS_KINDS:
+            if name == "loss":
                 continue
             teacher = teacher_of(name)
             is_learned = not teacher or teacher in batch.teachers  # others have a loss of zero, for their gradients
             self._step.append((name, batch.size_px, loss.detach() * share, share if is_learned else 0.0))
 
-    def end_step(self, *, is_counted: bool) -> None:
+    def end_step(self, values: Mapping[str, Tensor], *, is_skipped: bool) -> None:
         """Take what was added since the last call into the interval, or forget it."""
-        for name, size, loss, share in self._step if is_counted else ():
+        for name, size, loss, share in () if is_skipped else self._step:
             sums, counts = self._sums.setdefault(name, {}), self._counts.setdefault(name, {})
             sums[size] = sums.get(size, 0.0) + loss
             counts[size] = counts.get(size, 0.0) + share
         self._step = []
 
-    def end_interval(self, accelerator: Accelerator) -> dict[str, float]:
+    def scalars(self) -> dict[str, float]:
         """Return the mean losses over all steps and ranks since the last call; all ranks must take part.
 
         Returns:
             By `KIND@SIZE/TEACHER`, for example "features@128px/sam3"; "mesa@128px" has no teacher. Nothing for sizes
-            that were not drawn, and nothing at all in a run at one size, whose plain mean says the same.
+            that were not drawn.
         """
         sums, counts = self._sums, self._counts
         self._sums, self._counts = {}, {}
-        if len(self.sizes) < 2:
-            return {}
         # Ranks that are bound to a partition may know others.
         names = list(dict.fromkeys(itertools.chain(*of_all_ranks(list(sums)))))
         if not names:
             return {}
-        zero = torch.zeros((), device=accelerator.device)
+        zero = torch.zeros((), device=self.device)
         totals = torch.stack([sums.get(name, {}).get(size, zero).float() for name in names for size in self.sizes])
         weights = zero.new_tensor([counts.get(name, {}).get(size, 0.0) for name in names for size in self.sizes])
         both = sum_over_ranks(torch.stack([totals, weights]))
         keys = [sized_name(name, size) for name in names for size in self.sizes]
         rows = zip(keys, *both.tolist(), strict=True)
         return {key: total / weight for key, total, weight in rows if weight > 0}
+
+
+def sizes_of(partitions: Sequence[PartitionRecipe]) -> list[int]:
+    """Return the sizes in pixels of images that are not packed."""
+    return sorted({size for each in partitions if each.token_budget is None for size in each.sizes_px})
 
 
 def sized_name(name: str, size: int) -> str:
@@ -290,7 +290,6 @@ class Monitors(NamedTuple):
         recipe: Says how often.
         accelerator: Of this rank.
         watch: Shares of time and activations of a step that is logged.
-        losses_by_size: Losses of each partition by image size.
         throughput: Speed and memory of the ranks.
         figures: Figures of held-out images; None without any.
         metrics: Measurements on held-out images; None without any.
@@ -299,7 +298,6 @@ class Monitors(NamedTuple):
     recipe: Recipe
     accelerator: Accelerator
     watch: StepProfile
-    losses_by_size: LossesBySize
     throughput: Throughput
     figures: HeldOutFigures | None
     metrics: HeldOutMetrics | None
@@ -328,7 +326,7 @@ class Monitors(NamedTuple):
         metrics = HeldOutMetrics.of_run(recipe, config, teachers, accelerator)
         watch = StepProfile(teachers, accelerator.device)
         throughput = Throughput(recipe, accelerator)
-        return cls(recipe, accelerator, watch, LossesBySize(recipe.partitions), throughput, figures, metrics)
+        return cls(recipe, accelerator, watch, throughput, figures, metrics)
 
     def end_interval(self, num_steps: int, seconds: float) -> dict[str, float]:
         """Return the speed of the steps since the last call, as `Throughput.end_interval`."""

@@ -40,7 +40,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """Return all parameters of a student, grouped by the properties that decide how they move.
 
     Args:
-        model: The student, with taps around it or not, before it is distributed.
+        model: The student, with auxiliary heads around it or not, before it is distributed.
         weight_decay: Of the parameters that decay.
 
     Returns:

@@ -2,24 +2,24 @@
 
 `batch_losses` is a pure function of a run's parts and a batch; `trainer.py` has the loop around it. The order of its
 lines is the order of C-RADIOv4's report: forward pass, a dense and a summary loss for each teacher's head, their
-weighted sum, and MESA.
+weighted sum, and MESA. Hooks add further losses and weights (`hooks.py`).
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from modeling_radio.training.balancing.weighting import LossTerm
 from modeling_radio.training.distillation.build import RunParts
 from modeling_radio.training.losses.alignment import align_to_teacher
 from modeling_radio.training.losses.features import feature_loss
 from modeling_radio.training.losses.mesa import mesa_losses
 from modeling_radio.training.losses.summaries import summary_loss
-from modeling_radio.training.recipes.recipe import TeacherRecipe
+from modeling_radio.training.losses.terms import LossTerm, head_of, zero_term
+from modeling_radio.training.recipes.recipe import Recipe, TeacherRecipe
 from modeling_radio.training.student.foreign import global_window
-from modeling_radio.training.student.intermediate import Tap
 from modeling_radio.training.student.packing import StudentOutput, forward_groups, token_counts
 from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.plan import PlannedBatch
@@ -35,15 +35,19 @@ def batch_losses(parts: RunParts, batch: PlannedBatch, example: Example) -> dict
     """
     recipe = parts.recipe
     output = student_output(parts, batch, example)
+    losses_of = partial(_head_terms, parts, batch, example, output)
     terms: dict[str, LossTerm] = {}
     for entry in recipe.teachers:
-        terms |= _named(_head_terms(parts, entry, batch, example, output), entry.name)
-        if parts.contrastive is not None and entry.name in parts.contrastive.teachers:
-            terms[f"contrastive/{entry.name}"] = _contrastive_term(parts, entry, example, output)
-    terms |= _intermediate_terms(parts, batch, example, output)
+        terms |= {f"{kind}/{entry.name}": term for kind, term in losses_of(entry.name, entry.name, entry.name).items()}
+    for hook in parts.hooks.values():
+        terms |= hook.terms(batch, example, output, losses_of)
+    terms = _in_order(terms, recipe)
+    weighted = {name: term.value for name, term in terms.items()}
+    for hook in parts.hooks.values():
+        weighted |= hook.weigh(batch, terms)
     total = output.backbone[0].new_zeros((), dtype=torch.float32)
-    for name, weighted in parts.weights.weigh(batch, terms).items():
-        total = total + terms[name].weight * weighted
+    for name, value in weighted.items():
+        total = total + terms[name].weight * value
     losses = {"loss": total, **{name: term.value for name, term in terms.items()}}
     if example.ema_pixels is not None and example.ema_shifts is not None:
         average = ema_features(parts, example.ema_pixels)
@@ -86,35 +90,38 @@ def mesa_loss(
     return torch.cat([mesa_losses(*each) for each in groups]).mean()
 
 
-def _named(terms: Mapping[str, LossTerm], name: str) -> dict[str, LossTerm]:
-    return {f"{kind}/{name}": term for kind, term in terms.items()}
+def _in_order(terms: Mapping[str, LossTerm], recipe: Recipe) -> dict[str, LossTerm]:
+    """Return losses in the order in which they are added: by teacher, then those that are of no teacher's own head."""
+    places = {entry.name: place for place, entry in enumerate(recipe.teachers)}
+    return dict(sorted(terms.items(), key=lambda named: places.get(head_of(named[0]), len(places))))
 
 
 def _head_terms(
-    parts: RunParts,
-    entry: TeacherRecipe,
-    batch: PlannedBatch,
-    example: Example,
-    output: StudentOutput,
-    tap: Tap | None = None,
+    parts: RunParts, batch: PlannedBatch, example: Example, output: StudentOutput, teacher: str, head: str, target: str
 ) -> dict[str, LossTerm]:
-    """Return `"features"`, the dense loss of a head, and `"summary"`, if its teacher has a summary.
+    """Return `"features"`, the dense loss of a head, and `"summary"`, if head and teacher have a summary.
 
-    The head is the teacher's adaptor, or a head on an inner block, which is compared with the teacher's features or
-    with those of one of its inner blocks.
+    Args:
+        parts: The recipe's factors, and the statistics of the teachers.
+        batch: The images.
+        example: The teachers' outputs for them.
+        output: The student's.
+        teacher: Name of the teacher.
+        head: Name of the teacher's adaptor, or of another head of the student.
+        target: Name of the dense features that it is compared with: the teacher's, or those of an inner block.
     """
-    head, feature_target = (entry.name, entry.name) if tap is None else (tap.name, tap.target)
-    summary, target = output.summaries[head], example.targets.get(entry.name)
-    if target is None:
+    (entry,) = [entry for entry in parts.recipe.teachers if entry.name == teacher]
+    summary, outputs = output.summaries[head], example.targets.get(teacher)
+    if outputs is None:
         # Not a teacher of this partition: a loss of zero, or DDP would wait for the gradients of an unused head.
-        terms = {"features": _zero_term(output.features[head])}
+        terms = {"features": zero_term(output.features[head], "features")}
         if summary is not None:
-            terms["summary"] = _zero_term([summary])
+            terms["summary"] = zero_term([summary], "summary")
         return terms
-    dense = _feature_term(parts, feature_target, batch, example, output.features[head])
+    dense = _feature_term(parts, target, batch, example, output.features[head])
     terms = {"features": dense._replace(weight=entry.feature_weight)}
-    if summary is not None and target.summary is not None:
-        terms["summary"] = _summary_term(parts, entry, summary, target.summary)
+    if summary is not None and outputs.summary is not None:
+        terms["summary"] = _summary_term(parts, entry, summary, outputs.summary)
     return terms
 
 
@@ -128,7 +135,7 @@ def _feature_term(
         standardized = parts.statistics.standardize(name, theirs)
         losses.append(compare(*align_to_teacher(ours, standardized, shift, shape.grid, extent)))
     by_image = torch.cat(losses)
-    return LossTerm(1.0, by_image.mean(), lambda: by_image)
+    return LossTerm(1.0, by_image.mean(), lambda: by_image, "features")
 
 
 def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, theirs: Tensor) -> LossTerm:
@@ -138,34 +145,4 @@ def _summary_term(parts: RunParts, entry: TeacherRecipe, ours: Tensor, theirs: T
     def by_image() -> Tensor:
         return torch.stack([compare(*pair, dispersion) for pair in zip(ours.split(1), theirs.split(1), strict=True)])
 
-    return LossTerm(entry.summary_weight, compare(ours, theirs, dispersion), by_image)
-
-
-def _contrastive_term(parts: RunParts, entry: TeacherRecipe, example: Example, output: StudentOutput) -> LossTerm:
-    summary, target = output.summaries[entry.name], example.targets.get(entry.name)
-    if target is None or summary is None or parts.contrastive is None:
-        return _zero_term(output.features[entry.name])
-    losses = parts.contrastive.losses(entry.name, summary, target)
-    return LossTerm(parts.recipe.contrastive.weight * entry.summary_weight, losses.mean(), lambda: losses)
-
-
-def _intermediate_terms(
-    parts: RunParts, batch: PlannedBatch, example: Example, output: StudentOutput
-) -> dict[str, LossTerm]:
-    """Return the losses of intermediate heads, times the recipe's decay."""
-    if parts.taps is None:
-        return {}
-    terms: dict[str, LossTerm] = {}
-    entries = {entry.name: entry for entry in parts.recipe.teachers}
-    weight = parts.recipe.taps.weight_at(batch.step, parts.recipe.schedule.num_steps)
-    for tap in parts.taps.taps:
-        own = _head_terms(parts, entries[tap.teacher], batch, example, output, tap)
-        faded = {f"tap_{kind}": term._replace(weight=tap.share * weight * term.weight) for kind, term in own.items()}
-        terms |= _named(faded, tap.name)
-    return terms
-
-
-def _zero_term(outputs: Sequence[Tensor]) -> LossTerm:
-    """Return a loss of zero that depends on a head's outputs for some groups of images."""
-    value = 0.0 * torch.stack([each.float().mean() for each in outputs]).sum()
-    return LossTerm(1.0, value, lambda: value.new_zeros(sum(map(len, outputs))))
+    return LossTerm(entry.summary_weight, compare(ours, theirs, dispersion), by_image, "summary")

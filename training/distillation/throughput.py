@@ -2,14 +2,18 @@
 
 import logging
 import re
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from modeling_radio.core.machine import peak_memory_mb
 from modeling_radio.core.ranks import rows_of_all_ranks
+from modeling_radio.training.hooks.base import StepHook
 from modeling_radio.training.planning.costs import CARDS, Card, Networks, plan_stage
 from modeling_radio.training.recipes.recipe import Recipe
+from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.plan import PlannedBatch
 
 
@@ -18,7 +22,7 @@ logger = logging.getLogger(__name__)
 _NO_SXM = re.compile(r"\b(PCIe|NVL)\b")  # such an H100 or H200 is slower than `CARDS` says
 
 
-class Throughput:
+class Throughput(StepHook):
     """Counts the tokens of this rank, and compares all ranks at the end of an interval.
 
     Model FLOPs utilization (MFU; PaLM, https://arxiv.org/abs/2204.02311, appendix B) is the share of the GPUs' bfloat16
@@ -39,7 +43,7 @@ class Throughput:
             self._peak = card.peak_flops * self.num_ranks
             self._flops = flops_of_step(recipe, self.num_ranks)
 
-    def add(self, batch: PlannedBatch) -> None:
+    def see(self, batch: PlannedBatch, example: Example, losses: Mapping[str, Tensor]) -> None:
         """Count the student's tokens of a part of a step, but for one that stands for no image."""
         if batch.weight:
             self._tokens += sum(shape.grid.num_tokens for shape in batch.shapes)

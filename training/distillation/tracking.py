@@ -27,14 +27,14 @@ from modeling_radio.core.files import WriteError, write_text
 from modeling_radio.core.ranks import mean_over_ranks, on_first_rank
 from modeling_radio.core.timing import ProgressBar
 from modeling_radio.figures.progress import draw_progress
-from modeling_radio.training.balancing.weighting import GROUPS
 from modeling_radio.training.data.image_table import Images
 from modeling_radio.training.recipes.recipe import LoggingRecipe, Recipe, RecipeError
 
 
 logger = logging.getLogger(__name__)
 
-LOSS_KINDS = (*GROUPS, "mesa")
+GRADIENT_NORM = "gradient_norm"
+"""Name of the norm of a step's gradient, beside its losses."""
 
 
 class RunHistory:
@@ -331,7 +331,8 @@ class ProgressLog:
         numbers = {**means, **settings, "images_per_second": rate, **speed}
         self.accelerator.log(numbers, step=step)
         if self.history is not None:
-            self.history.add(step, {name: value for name, value in numbers.items() if _is_drawn(name)})
+            drawn = {"weight", *map(_kind_of, means)} - {GRADIENT_NORM}
+            self.history.add(step, {name: value for name, value in numbers.items() if _kind_of(name) in drawn})
 
 
 def describe_metrics(values: Mapping[str, float]) -> str:
@@ -353,6 +354,6 @@ def _is_of(name: str, metric: str, size: int) -> bool:
     return name.partition("/")[0] == metric and _size_of(name) == size
 
 
-def _is_drawn(name: str) -> bool:
-    """Return whether a number is a loss or what it counts by."""
-    return name.partition("/")[0].partition("@")[0] in ("loss", "weight", *LOSS_KINDS)
+def _kind_of(name: str) -> str:
+    """Return "features" of the losses "features/TEACHER" and "features@SIZE/TEACHER"."""
+    return name.partition("/")[0].partition("@")[0]

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from modeling_radio import RadioModel
-from modeling_radio.core.files import WriteError, remove_partial, write_file
+from modeling_radio.core.files import remove_partial, write_file
 from modeling_radio.core.heartbeats import Heartbeats
 from modeling_radio.core.interruption import OutOfTime, StopRequest, TrainingDivergedError
-from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, of_all_ranks, on_first_rank, set_timeout
+from modeling_radio.core.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
 from modeling_radio.core.seeds import derive_seed
-from modeling_radio.training.distillation.bad_steps import MAX_STEPS, BadSteps
 from modeling_radio.training.distillation.build import RunParts, build_run
 from modeling_radio.training.distillation.checkpoints import (
     CheckpointWriter,
@@ -34,10 +33,12 @@ from modeling_radio.training.distillation.checkpoints import (
     warn_of_other_data,
 )
 from modeling_radio.training.distillation.cpu import keep_freed_memory
-from modeling_radio.training.distillation.monitoring import ALONE, SkippedSteps
+from modeling_radio.training.distillation.hooks import states_of
+from modeling_radio.training.distillation.monitoring import ALONE
 from modeling_radio.training.distillation.schedule import cosine_with_warmup, linear_warmup
 from modeling_radio.training.distillation.step import batch_losses
 from modeling_radio.training.distillation.tracking import (
+    GRADIENT_NORM,
     ProgressLog,
     check_trackers,
     left_out_of_streams,
@@ -48,8 +49,6 @@ from modeling_radio.training.recipes.recipe import RECIPE_FILE, Recipe, save_rec
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.student.export import Normalizers, export_student, fit_normalizers
 from modeling_radio.training.student.parameters import frozen_trunk
-from modeling_radio.training.student.refits import rebase_heads
-from modeling_radio.training.student.regularizers import update_spectral_norms
 from modeling_radio.training.student.sharding import (
     assemble,
     average_gradients,
@@ -101,9 +100,7 @@ class Distiller:
         self.resumed_from = on_first_rank(lambda: newest_checkpoint(self.output / "checkpoints"))
         self.changes: list[str] = []
         self.step = 0
-        self._is_skipped = self._must_stop = self._is_signaled = self._is_writing = False
-        self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
-        self.bad_steps = BadSteps(self.output / "skipped", recipe, self.accelerator.process_index)
+        self._must_stop = self._is_signaled = self._is_writing = False
         if self.resumed_from is not None:
             saved = read_state(self.resumed_from)["recipe"]
             self.changes = check_same_recipe(self.resumed_from, saved, recipe, allowed_changes)
@@ -146,7 +143,7 @@ class Distiller:
             self._train(num_steps if stop_at is None else min(stop_at, num_steps), heartbeats)
         if self.step < num_steps:
             return None
-        if summary := self.skipped.summary(self.step):
+        if summary := self.parts.skipped.summary(self.step):
             self.accelerator.print(summary, flush=True)
         return self._export()
 
@@ -166,10 +163,8 @@ class Distiller:
             is_new=self.resumed_from is None,
         )
         self.parts: RunParts = parts
-        modules = {"student": parts.model, "ema": parts.ema, "statistics": parts.statistics}
-        extras = {"balancing": parts.weights, "contrasts": parts.contrastive, "taps": parts.taps}
-        modules |= {name: module for name, module in extras.items() if module is not None and module.state_dict()}
-        self.state = RunState(modules, parts.optimizer, self.skipped, parts.source)
+        modules = {"student": parts.model, "ema": parts.ema, "statistics": parts.statistics, **states_of(parts.hooks)}
+        self.state = RunState(modules, parts.optimizer, parts.skipped, parts.source)
         self.writer = CheckpointWriter(self.output / "checkpoints", self.recipe.checkpoints.keep)
 
     # Training
@@ -219,45 +214,36 @@ class Distiller:
 
     def train_step(self, examples: Iterator[tuple[PlannedBatch, Example]]) -> dict[str, Tensor]:
         """Do one optimizer step; return the losses, weighted as they were added up; empty if it is skipped."""
-        parts = self.parts
+        parts, hooks = self.parts, self.parts.hooks.values()
         self._set_learning_rate()
-        update_spectral_norms(parts.model)
-        changes = parts.statistics.begin_step(self.step)
-        rebase_heads(changes, [parts.model, parts.average], parts.optimizer, parts.taps)
-        parts.weights.begin_step(self.step)
         # DDP's buckets hold the gradients themselves (`gradient_as_bucket_view`): None would allocate second copies.
         parts.optimizer.zero_grad(set_to_none=not is_replicated(self.accelerator))
         values: dict[str, Tensor] = {}
-        parts.running.begin_step()
-        self.bad_steps.begin_step()
         for batch, example, losses in self._passes(examples):
-            parts.monitors.losses_by_size.add(batch, losses)
-            parts.monitors.throughput.add(batch)
-            self.bad_steps.see(batch, example, losses)
-            parts.weights.observe(batch, losses)
+            for hook in hooks:
+                hook.see(batch, example, losses)
             for name, loss in losses.items():
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
-            parts.statistics.update(example.targets)
-        parts.statistics.end_step()
-        parts.weights.end_step()
-        if self._is_trunk_frozen:
-            reshard(parts.student)  # without a backward pass FSDP leaves weights gathered
-            if is_replicated(self.accelerator):
-                average_gradients(parts.student.parameters())
-        values["gradient_norm"] = self._update_weights(values)
-        parts.monitors.losses_by_size.end_step(is_counted=not self._is_skipped)
+        norm = self._clip_gradients()
+        is_skipped = self._must_skip(norm, values)
+        for hook in hooks:
+            hook.end_step(values, is_skipped=is_skipped)
+        if not is_skipped:
+            parts.optimizer.step()
+            reshard(parts.average)
+            parts.ema.update_parameters(parts.model)
         self.step += 1
-        return {} if self._is_skipped else values
+        return {} if is_skipped else {**values, GRADIENT_NORM: norm}
 
     def _passes(
         self, examples: Iterator[tuple[PlannedBatch, Example]]
     ) -> Iterator[tuple[PlannedBatch, Example, dict[str, Tensor]]]:
         """Run the step's passes forward and backward; yield each batch with its example and losses."""
-        parts, numbers = self.parts, range(self.parts.plan.batches_per_step)
-        prefetches_all = parts.parallel_passes is not None or parts.contrastive is not None
+        parts, hooks, numbers = self.parts, self.parts.hooks.values(), range(self.parts.plan.batches_per_step)
+        prefetches_all = parts.parallel_passes is not None or any(hook.needs_examples for hook in hooks)
         fetched = [self._fetch(examples) for _ in numbers if prefetches_all]
-        if parts.contrastive is not None:
-            parts.contrastive.begin_step(fetched)
+        for hook in hooks:
+            hook.begin_step(self.step, fetched)
         if parts.parallel_passes is not None:
             with self._maybe_frozen_trunk():
                 trainable = [parameter for parameter in parts.student.parameters() if parameter.requires_grad]
@@ -267,13 +253,18 @@ class Distiller:
         for number in numbers:
             batch, example = fetched[number] if fetched else self._fetch(examples)
             self._seed(batch)
-            in_pass = parts.running.in_pass(len(batch) if batch.teachers else 0)
-            with self._gradients_in_sync(number == numbers[-1]), self._maybe_frozen_trunk(), in_pass:
+            for hook in hooks:
+                hook.begin_pass(batch)
+            with self._gradients_in_sync(number == numbers[-1]), self._maybe_frozen_trunk():
                 total, losses = self._weighted_losses((batch, example))
                 if number == numbers[-1] and is_replicated(self.accelerator):
                     parts.monitors.watch.meet()
                 self.accelerator.backward(total)
             yield batch, example, losses
+        if self._is_trunk_frozen:
+            reshard(parts.student)  # without a backward pass FSDP leaves weights gathered
+            if is_replicated(self.accelerator):
+                average_gradients(parts.student.parameters())
 
     def _fetch(self, examples: Iterator[tuple[PlannedBatch, Example]]) -> tuple[PlannedBatch, Example]:
         watch = self.parts.monitors.watch
@@ -298,45 +289,19 @@ class Distiller:
         seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
         seed(derive_seed(self.recipe.seed, "noise", batch.partition, batch.step, part))
 
-    def _update_weights(self, values: dict[str, Tensor]) -> Tensor:
-        """Clip, and step unless a gradient is not finite; return the gradient's norm before clipping."""
-        parts, clip_norm = self.parts, self.recipe.optimizer.clip_norm
+    def _clip_gradients(self) -> Tensor:
+        """Clip the gradient; return its norm before that."""
+        clip_norm = self.recipe.optimizer.clip_norm
         max_norm = float("inf") if clip_norm is None else clip_norm
-        norm = whole_norm(torch.nn.utils.clip_grad_norm_(parts.student.parameters(), max_norm))
+        return whole_norm(torch.nn.utils.clip_grad_norm_(self.parts.student.parameters(), max_norm))
+
+    def _must_skip(self, norm: Tensor, values: dict[str, Tensor]) -> bool:
+        """Return whether the step is skipped as not finite; learn, too, whether any rank is to stop or still writes."""
         is_bad = ~(torch.isfinite(norm) & torch.isfinite(values["loss"]))
         # The one place of a step where Python waits for the device: what it decides here must be the same on all ranks.
         flags = [is_bad, self.stop_request.is_set, self.stop_request.is_asked, self.writer.is_busy]
-        self._is_skipped, self._must_stop, self._is_signaled, self._is_writing = any_rank(flags, self.device)
-        parts.running.end_step(is_skipped=self._is_skipped)
-        if self._is_skipped:
-            self._count_bad_step(values)
-        else:
-            self.skipped.reset_streak()
-            if parts.contrastive is not None:
-                parts.contrastive.end_step()
-            parts.optimizer.step()
-            reshard(parts.average)
-            parts.ema.update_parameters(parts.model)
-        return norm
-
-    def _count_bad_step(self, values: dict[str, Tensor]) -> None:
-        """Count and report a step that all ranks skip; give up after too many in a row."""
-        bad = [name for name, value in values.items() if not torch.isfinite(value)]
-        rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
-        reports = [each for each in of_all_ranks((rank, ", ".join(bad))) if each[1]]
-        if self.skipped.total < MAX_STEPS:
-            if bad or not reports:  # of a gradient alone no rank knows whose it was
-                self._write_bad_step(bad or ["gradient"], has_tensors=bool(bad) or num_ranks == 1)
-            path = self.bad_steps.path(self.step, reports[0][0] if reports else 0)
-            self.accelerator.print(f"Step {self.step}: what it saw is in {str(path)!r}.", flush=True)
-        causes = [f"{names} on rank {rank}" for rank, names in reports] or ["gradient"]
-        self.accelerator.print(self.skipped.add(self.step, causes), flush=True)
-
-    def _write_bad_step(self, causes: Sequence[str], *, has_tensors: bool) -> None:
-        try:
-            self.bad_steps.write(self.step, causes, has_tensors=has_tensors)
-        except WriteError as error:  # other ranks go on
-            print(f"Step {self.step}: what it saw cannot be written. {error}", flush=True)
+        is_skipped, self._must_stop, self._is_signaled, self._is_writing = any_rank(flags, self.device)
+        return is_skipped
 
     def _set_learning_rate(self) -> None:
         for group in self.parts.optimizer.param_groups:
@@ -382,11 +347,8 @@ class Distiller:
         parts, monitors = self.parts, self.parts.monitors
         norms = monitors.block_norms(parts.average)
         learning_rates = {"learning_rate": self._learning_rate(self.step - 1, is_trunk=False)}
-        by_size = monitors.losses_by_size.end_interval(self.accelerator)
-        scalars = parts.statistics.scalars() | parts.weights.scalars()
-        if parts.taps is not None:
-            scalars["weight/taps"] = self.recipe.taps.weight_at(self.step - 1, self.recipe.schedule.num_steps)
-        return {**by_size, **learning_rates, **scalars, **monitors.watch.shares(), **norms}
+        scalars = {name: value for hook in parts.hooks.values() for name, value in hook.scalars().items()}
+        return {**learning_rates, **scalars, **monitors.watch.shares(), **norms}
 
     def _stop_if_asked(self) -> None:
         if self._must_stop:

@@ -18,10 +18,10 @@ from modeling_radio.checks_radio import check_choice
 from modeling_radio.core.imports import is_import_path
 from modeling_radio.core.settings import SettingsError
 from modeling_radio.layers_radio import RadioBlock
+from modeling_radio.training.auxiliary.heads import HeadPlan, heads_of, plan_heads, with_heads
 from modeling_radio.training.recipes.recipe import PartitionRecipe, Recipe, TeacherRecipe
 from modeling_radio.training.student.build import checkpoint_blocks, student_config, student_patch_size
 from modeling_radio.training.student.foreign import global_window
-from modeling_radio.training.student.intermediate import Tap, Taps, plan_taps, with_taps
 from modeling_radio.training.teachers.base import Teacher, by_network
 from modeling_radio.training.teachers.outputs import TeacherShape
 from modeling_radio.training.teachers.registry import (
@@ -159,14 +159,15 @@ class Networks:
     Attributes:
         teachers: Cost of each teacher by its name.
         student: The student.
-        student_cost: Function of the image's side in pixels, and of the taps if any, that returns the cost of an image.
+        student_cost: Function of the image's side in pixels, and of the auxiliary heads if any, that returns the cost
+            of an image.
 
     Raises:
         ValueError: If a network cannot be built.
     """
 
     def __init__(self, recipe: Recipe, widths: Mapping[str, TeacherShape] | None = None) -> None:
-        stride = student_patch_size(recipe)
+        stride, self._recipe = student_patch_size(recipe), recipe
         self.teachers: dict[str, TeacherCost] = {}
         for entry in recipe.teachers:
             if widths is None or can_be_random(entry) or find_class(entry.name, entry.kind).stated_cost is not None:
@@ -194,9 +195,9 @@ class Networks:
                 flops[name] = teacher.flops(size_px, num_images, 2) - whole if index else whole
         return flops
 
-    def student_flops(self, size_px: int, taps: tuple[Tap, ...] = ()) -> float:
+    def student_flops(self, size_px: int, heads: HeadPlan = ()) -> float:
         """Return the operations of forward and backward pass of an image of `size_px` squared."""
-        return self._passed(size_px, taps)[0]
+        return self._passed(size_px, heads)[0]
 
     def operations(self, stage: Recipe) -> Operations:
         """Return the operations of an image of each partition, by its number of patches, for student and teachers."""
@@ -213,14 +214,14 @@ class Networks:
         Parts are `STUDENT_PART`, `AVERAGE_PART` with MESA, and teachers that run at every step. A teacher of mosaics
         takes the share of a canvas that the image fills.
         """
-        taps, patch_size = self.taps_of(stage), self.student.patch_size
+        heads, patch_size = self.heads_of(stage), self.student.patch_size
         found: dict[str, dict[str, dict[int, float]]] = {}
         for partition in stage.partitions:
             names = [] if stage.views.teachers == "cached" else partition.teachers or list(self.teachers)
             counted = [name for name in names if name in self.teachers]
             own: dict[str, dict[int, float]] = {}
             for size in size_shares(partition):
-                student = self.student_flops(size, taps)
+                student = self.student_flops(size, heads)
                 flops = {STUDENT_PART: student, AVERAGE_PART: average_share(stage) * student}
                 flops |= {
                     name: value * self.teachers[name].share_of_pass(size)
@@ -232,30 +233,33 @@ class Networks:
             found[partition.name] = own
         return found
 
-    def taps_of(self, stage: Recipe) -> tuple[Tap, ...]:
-        """Return the taps (intermediate supervision) of a stage."""
-        return tuple(plan_taps(stage, self.student.config))
+    def heads_of(self, stage: Recipe) -> HeadPlan:
+        """Return the auxiliary heads of a stage (intermediate supervision)."""
+        return plan_heads(stage, self.student.config)
 
-    def tap_heads(self, taps: Sequence[Tap]) -> Taps | None:
-        """Return the heads of some taps on the meta device; None if there are no taps."""
+    def learner(self, heads: HeadPlan) -> nn.Module:
+        """Return the module that is trained, with auxiliary heads on the meta device."""
+        return self._with_heads(self.student, heads)
+
+    def _with_heads(self, student: RadioModel, heads: HeadPlan) -> nn.Module:
         with torch.device("meta"):
-            return Taps(taps, self.student, 0) if taps else None
+            return with_heads(student, heads_of(heads, self.student, self._recipe))
 
-    def _student_cost(self, size_px: int, taps: tuple[Tap, ...] = ()) -> StudentCost:
-        flops, kept = self._passed(size_px, taps)
+    def _student_cost(self, size_px: int, heads: HeadPlan = ()) -> StudentCost:
+        flops, kept = self._passed(size_px, heads)
         checkpointed = copy.deepcopy(self.student)
         checkpoint_blocks(checkpointed)
-        return StudentCost(flops, kept, _forward(checkpointed, self.tap_heads(taps), size_px)[1])
+        return StudentCost(flops, kept, _forward(checkpointed, self._with_heads(checkpointed, heads), size_px)[1])
 
-    def _pass(self, size_px: int, taps: tuple[Tap, ...]) -> tuple[float, int]:
+    def _pass(self, size_px: int, heads: HeadPlan) -> tuple[float, int]:
         """Return the operations of forward and backward pass of an image, and the bytes kept between them."""
         with FlopCounterMode(display=False) as counter:
-            loss, kept = _forward(self.student, self.tap_heads(taps), size_px)
+            loss, kept = _forward(self.student, self.learner(heads), size_px)
             loss.backward()
         return counter.get_total_flops(), kept
 
 
-def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Tensor, int]:
+def _forward(student: RadioModel, learner: nn.Module, size_px: int) -> tuple[Tensor, int]:
     """Return a loss of one image, and the bytes that autograd keeps for its backward pass.
 
     Parameters and attention weights are not counted; in an adaptor's attention head only patches attend. The meta
@@ -264,7 +268,6 @@ def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Ten
     """
     num_patches = (size_px // student.patch_size) ** 2
     lengths = {num_patches, num_patches + student.config.num_prefix_tokens}
-    learner = with_taps(student, heads)
     parameters = {parameter.untyped_storage()._cdata for parameter in learner.parameters()}
     kept: dict[int, Tensor] = {}  # tensors, so that no storage is freed and its number given to another
     full: dict[int, Tensor] = {}
@@ -428,12 +431,12 @@ def plan_stage(networks: Networks, stage: Recipe, num_gpus: int) -> list[Partiti
     Raises:
         RecipeError: If the recipe does not fit this number of ranks.
     """
-    ranks, taps = divide_ranks(stage.partitions, num_gpus), networks.taps_of(stage)
-    return [_partition_cost(networks, stage, each, taps, len(ranks[each.name])) for each in stage.partitions]
+    ranks, heads = divide_ranks(stage.partitions, num_gpus), networks.heads_of(stage)
+    return [_partition_cost(networks, stage, each, heads, len(ranks[each.name])) for each in stage.partitions]
 
 
 def _partition_cost(
-    networks: Networks, stage: Recipe, partition: PartitionRecipe, taps: tuple[Tap, ...], num_ranks: int
+    networks: Networks, stage: Recipe, partition: PartitionRecipe, heads: HeadPlan, num_ranks: int
 ) -> PartitionCost:
     patch_size = networks.student.patch_size
     num_parts = parts_of_rank(partition, num_ranks, patch_size)
@@ -447,11 +450,11 @@ def _partition_cost(
     per_image = {
         name: sum(share * of_sizes[size][name] for size, share in shares.items()) / images_per_call for name in names
     }
-    largest, patches = networks.student_cost(max(shares), taps), (max(shares) // patch_size) ** 2
+    largest, patches = networks.student_cost(max(shares), heads), (max(shares) // patch_size) ** 2
     most: float = images_per_pass  # images of the largest size with as many patches as a pass may have
     if partition.token_budget is not None:
         most = max(1, partition.token_budget / num_passes / patches)
-    student = sum(share * networks.student_flops(size, taps) for size, share in shares.items())
+    student = sum(share * networks.student_flops(size, heads) for size, share in shares.items())
     return PartitionCost(
         partition,
         num_images,

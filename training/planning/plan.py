@@ -44,7 +44,7 @@ STUDENT_BYTES = 20
 """Per parameter: weight, gradient, two moments of the optimizer and the moving average, all float32. Muon has only one
 moment of its matrices, so for Muon this is too much."""
 AVERAGE_BYTES = 4
-"""The part of `STUDENT_BYTES` for the moving average, in which taps have no part."""
+"""The part of `STUDENT_BYTES` for the moving average, in which auxiliary heads have no part."""
 CAST_BYTES = HALF_BYTES
 """Per parameter: the copy that autocast makes in the forward pass and keeps for the backward pass; with FSDP also of
 the whole model."""
@@ -60,7 +60,7 @@ class Memory(NamedTuple):
     """Bytes on each GPU at the most of a run, with a copy of the student on each (DDP).
 
     Attributes:
-        student: Weights, gradients, optimizer and average, also of the heads of taps.
+        student: Weights, gradients, optimizer and average, also of auxiliary heads.
         casts: Weights in bfloat16, from the forward to the backward pass.
         teachers: Weights.
         targets: Teachers' features of a pass.
@@ -177,26 +177,26 @@ class Plan:
             for rank in range(self.num_gpus)
         )
         return Memory(
-            STUDENT_BYTES * self.networks.num_parameters + self.tap_bytes(),
-            CAST_BYTES * (self.networks.num_parameters + self.tap_parameters()),
+            STUDENT_BYTES * self.networks.num_parameters + self.head_bytes(),
+            CAST_BYTES * (self.networks.num_parameters + self.head_parameters()),
             teachers,
             *map(max, zip(*self.pass_bytes().values(), strict=True)),
-            update=UPDATE_BYTES[self.recipe.optimizer.name] * (self.networks.num_parameters + self.tap_parameters()),
+            update=UPDATE_BYTES[self.recipe.optimizer.name] * (self.networks.num_parameters + self.head_parameters()),
         )
 
     def step_time(self, stage: Recipe, speed: Speed) -> StepTime:
         """Return the simulated time of a step of a stage."""
-        learned = self.networks.num_parameters + self.tap_parameters()
+        learned = self.networks.num_parameters + self.head_parameters()
         return time_of(self.simulated[stage.name], stage, self.num_gpus, learned, speed)
 
-    def tap_parameters(self) -> int:
-        """Return the parameters of the taps' heads, of the stage with most of them."""
-        heads = self.networks.tap_heads(max((self.networks.taps_of(stage) for stage in self.stages), key=len))
-        return 0 if heads is None else sum(parameter.numel() for parameter in heads.parameters())
+    def head_parameters(self) -> int:
+        """Return the parameters of the auxiliary heads, of the stage with most of them."""
+        learner = self.networks.learner(max((self.networks.heads_of(stage) for stage in self.stages), key=len))
+        return sum(parameter.numel() for parameter in learner.parameters()) - self.networks.num_parameters
 
-    def tap_bytes(self) -> int:
-        """Return the memory of the taps' heads on a GPU in training."""
-        return (STUDENT_BYTES - AVERAGE_BYTES) * self.tap_parameters()
+    def head_bytes(self) -> int:
+        """Return the memory of the auxiliary heads on a GPU in training."""
+        return (STUDENT_BYTES - AVERAGE_BYTES) * self.head_parameters()
 
     def checkpoint_bytes(self) -> float:
         """Return the size of all checkpoints that stay, one that is written beside them, and the exported folders."""
@@ -228,7 +228,7 @@ class Plan:
 
     def gradient_bytes(self) -> float:
         """Return what each GPU sends and receives in a step: a ring all-reduce of float32 gradients."""
-        learned = self.networks.num_parameters + self.tap_parameters()
+        learned = self.networks.num_parameters + self.head_parameters()
         return 2 * (self.num_gpus - 1) / self.num_gpus * FULL_BYTES * learned
 
 
@@ -343,11 +343,10 @@ def networks_table(plan: Plan) -> str:
     size = STUDENT_BYTES * plan.networks.num_parameters / GIB
     sizes = f"{size:.1f} as a copy (DDP), {size / plan.num_gpus:.2f} sharded over all (FSDP)"
     rows = [["student with adaptors", _short(plan.networks.num_parameters / 1e6), sizes]]
-    if plan.tap_parameters():
-        taps = max(len(plan.networks.taps_of(stage)) for stage in plan.stages)
-        rows.append(
-            [f"heads of {taps} taps", _short(plan.tap_parameters() / 1e6), f"{plan.tap_bytes() / GIB:.1f} as a copy"]
-        )
+    if plan.head_parameters():
+        count = max(len(plan.networks.heads_of(stage)) for stage in plan.stages)
+        size = f"{plan.head_bytes() / GIB:.1f} as a copy"
+        rows.append([f"{count} auxiliary heads", _short(plan.head_parameters() / 1e6), size])
     for name, teacher in plan.networks.teachers.items():
         rows.append([name, _short(teacher.num_parameters / 1e6), f"{teacher.weight_bytes / GIB:.1f}"])
     return markdown(["network", "parameters (M)", "GiB on each GPU"], rows)

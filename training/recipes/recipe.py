@@ -193,6 +193,18 @@ class Recipe(RecipeSection):
                         depths.setdefault(name, []).append(depth)
         return depths
 
+    def refuse_inner_heads(self, where: str) -> None:
+        """Refuse losses on inner blocks for a student whose blocks no head can read.
+
+        Args:
+            where: End of the rule, for the message.
+
+        Raises:
+            RecipeError: If the recipe has taps.
+        """
+        if self.taps.is_used:
+            raise RecipeError(f"`taps.scheme` must be null {where}, got {self.taps.scheme!r}.")
+
     def _check_taps(self) -> None:
         if not self.taps.is_used:
             return
@@ -406,6 +418,25 @@ def list_recipes() -> list[str]:
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe as YAML that `load_recipe` reads back to an equal one."""
     path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
+
+
+def unchangeable(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Return the settings, or sections, that stay as they are in a run.
+
+    They say which network is trained and what its optimizer, losses and hooks remember.
+
+    Args:
+        first: A recipe, as mappings of all its settings.
+        second: Another one: teachers, and losses with a memory, that only one of the two has are among the settings.
+    """
+    before, after = ({f"teachers.{entry['name']}" for entry in part["teachers"]} for part in (first, second))
+    is_switched = bool(first["contrastive"]["weight"]) != bool(second["contrastive"]["weight"])
+    return [
+        *("student.architecture", "student.arguments", "student.levels", "student.frozen_stages"),
+        *("student.preset", "student.config", "student.adaptor", "spectral", "taps", "optimizer.name"),
+        *("balancing.method", "contrastive.bank_size", *sorted(before ^ after)),
+        *(["contrastive"] if is_switched else []),
+    ]
 
 
 def decisive_part(recipe: dict[str, Any]) -> dict[str, Any]:

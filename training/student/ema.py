@@ -1,13 +1,4 @@
-"""Averages of the student's state: the moving average of its weights, and running statistics of batch norms.
-
-The moving average is what MESA compares the student with, and what is exported. In a pass a batch norm uses the
-statistics of its own images, on its own rank. After a step the running ones are replaced by their mean over the images
-of all ranks, so that all ranks, a checkpoint and an export have the same; a step that is skipped leaves them as they
-were. Checkpoints hold them as they hold every buffer.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+"""The moving average of the student's weights, which MESA compares the student with, and which is exported."""
 
 import torch
 from torch import Tensor, nn
@@ -70,58 +61,3 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
     """Return running means and variances of all batch norms, in the order of the modules."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return [buffer for norm in norms for buffer in norm.buffers(recurse=False) if buffer.is_floating_point()]
-
-
-class RunningStatistics:
-    """The running means and variances of a student.
-
-    Args:
-        student: Not wrapped for several ranks.
-        sum_over_ranks: Function of a tensor that returns its sum over all ranks; `None` in a single process.
-    """
-
-    def __init__(self, student: nn.Module, sum_over_ranks: Callable[[Tensor], Tensor] | None) -> None:
-        self._student, self._sum_over_ranks = student, sum_over_ranks
-        self._has_some = len(running_statistics(student)) > 0
-        self._before: list[Tensor] = []
-        self._num_images = 0
-
-    def begin_step(self) -> None:
-        """Remember them, for a step that is skipped."""
-        self._num_images = 0
-        if self._has_some:
-            self._before = [buffer.clone() for buffer in running_statistics(self._student)]
-
-    @contextmanager
-    def in_pass(self, num_images: int) -> Iterator[None]:
-        """Count the images of a pass forward and backward; without any, batch norms use their running statistics.
-
-        Args:
-            num_images: Number of images that count; 0 for a pass with a dummy image.
-        """
-        self._num_images += num_images
-        modules = self._student.modules() if self._has_some and not num_images else ()
-        resting = [module for module in modules if isinstance(module, _BatchNorm) and module.training]
-        for norm in resting:
-            norm.training = False
-        try:
-            yield
-        finally:
-            for norm in resting:
-                norm.training = True
-                if norm.num_batches_tracked is not None:
-                    norm.num_batches_tracked.add_(1)  # as on the other ranks
-
-    @torch.no_grad()
-    def end_step(self, *, is_skipped: bool) -> None:
-        """Average them over the images of all ranks, or restore them; all ranks take part."""
-        if not self._has_some:
-            return
-        buffers = running_statistics(self._student)
-        if is_skipped:
-            torch._foreach_copy_(buffers, self._before)
-        elif self._sum_over_ranks is not None:
-            number = buffers[0].new_tensor([self._num_images])
-            sums = self._sum_over_ranks(torch.cat([number, *(number * buffer.flatten() for buffer in buffers)]))
-            parts = (sums[1:] / sums[0]).split([buffer.numel() for buffer in buffers])
-            torch._foreach_copy_(buffers, [part.view_as(own) for part, own in zip(parts, buffers, strict=True)])

@@ -113,7 +113,6 @@ def check_foreign(recipe: Recipe, config: RadioConfig) -> None:
         "student.init_blocks": (student.init_blocks, None, "it has no blocks of ours"),
         "student.num_tokens": (student.num_tokens, None, "it has no global tokens"),
         "views.is_square": (recipe.views.is_square, True, "images of several shapes would be packed"),
-        "taps.scheme": (recipe.taps.scheme if recipe.taps.is_used else None, None, "it has no blocks of one width"),
     }
     if needs_sdpa:
         settings["student.attention"] = (student.attention, "sdpa", "its library chooses its attention itself")
@@ -126,6 +125,7 @@ def check_foreign(recipe: Recipe, config: RadioConfig) -> None:
     for path, (value, only, reason) in settings.items():
         if value != only:
             raise RecipeError(f"`{path}` must be {only!r} for the student {name!r}, got {value!r}: {reason}.")
+    recipe.refuse_inner_heads(f"for the student {name!r}, which has no blocks of one width")
     _check_sizes(recipe, config, name)
 
 

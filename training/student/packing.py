@@ -67,7 +67,7 @@ def check_merging(recipe: Recipe, config: RadioConfig) -> None:
 
     Raises:
         RecipeError: If tokens are dropped of a student that has no decoder, or merged ones are packed, compiled or
-            tapped.
+            read by inner heads.
     """
     student = recipe.student
     if not config.num_mergings:
@@ -85,10 +85,7 @@ def check_merging(recipe: Recipe, config: RadioConfig) -> None:
         )
     if student.compile:
         raise RecipeError("`student.compile` must be false with `student.config.downscale_levels`, got true.")
-    if recipe.taps.is_used:
-        raise RecipeError(
-            f"`taps.scheme` must be null with `student.config.downscale_levels`, got {recipe.taps.scheme!r}."
-        )
+    recipe.refuse_inner_heads("with `student.config.downscale_levels`")
 
 
 class StudentOutput(NamedTuple):

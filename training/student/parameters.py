@@ -2,6 +2,7 @@
 
 import contextlib
 import fnmatch
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,14 +80,14 @@ def _undecayed(network: Any) -> Iterator[nn.Parameter]:
 
 
 def student_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield all parameters of a student or a `TappedStudent`, the student's under its own names."""
+    """Yield all parameters of a student or of a module with the attribute `student`; the student's by its own names."""
     for name, parameter in model.named_parameters():
-        yield name.removeprefix("student."), parameter
+        yield re.sub(r"^(student\.)+", "", name), parameter
 
 
 def is_of_trunk(name: str) -> bool:
-    """Return whether a parameter is in no head: neither in an adaptor nor in a tap of a `TappedStudent`."""
-    return not name.startswith((f"{ADAPTORS}.", "taps."))
+    """Return whether a parameter is in no head: neither in an adaptor nor in a module around the student."""
+    return name.startswith("radio_model.") and not name.startswith(f"{ADAPTORS}.")
 
 
 @contextlib.contextmanager

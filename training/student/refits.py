@@ -5,14 +5,13 @@ features: the map is folded into its last layer (`standardize_heads`). When the 
 optimizer's moments move with it (`rebase_heads`). For export its inverse is folded in (`unstandardize_heads`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
-from modeling_radio.training.student.intermediate import Taps
 from modeling_radio.training.student.sharding import reshard, rewrite
 from modeling_radio.training.targets.phi_s import AffineMap, FeatureStandardizer, map_rows
 
@@ -33,7 +32,10 @@ def unstandardize_heads(student: RadioModel, standardizers: Mapping[str, Feature
 
 @torch.no_grad()
 def rebase_heads(
-    changes: Mapping[str, AffineMap], models: Iterable[RadioModel], optimizer: Optimizer, taps: Taps | None = None
+    changes: Mapping[str, AffineMap],
+    models: Iterable[RadioModel],
+    optimizer: Optimizer,
+    further_linears: Callable[[str], Iterable[nn.Linear]] = lambda _: (),
 ) -> None:
     """Move the dense heads, and the optimizer's moments, with their targets after a refit; all ranks take part.
 
@@ -43,10 +45,10 @@ def rebase_heads(
     steps of Adam as large as the first ones of a run.
 
     Args:
-        changes: By teacher, and by `Tap.target` for features of its inner blocks, see `TeacherStatistics.begin_step`.
+        changes: By dense target, a teacher or features of its inner blocks, see `TeacherStatistics.begin_step`.
         models: The student and its moving average, sharded or not; changed in place.
         optimizer: The student's; parameters without state stay without.
-        taps: Further heads that predict the same.
+        further_linears: Returns the last layers of further heads that predict a target.
 
     References:
         The same rule for Adam in a space that turns, LDAdam, https://arxiv.org/abs/2410.16103, without its correction
@@ -61,7 +63,7 @@ def rebase_heads(
         linears = [
             model.radio_model.adaptor(name).last_dense_linear for model in models if name in model.radio_model.adaptors
         ]
-        for linear in linears + ([] if taps is None else taps.last_dense_linears(name)):
+        for linear in [*linears, *further_linears(name)]:
             rewrite(linear.weight, change.of_weight)
             rewrite(linear.bias, change.of_bias)
             for parameter in (linear.weight, linear.bias):

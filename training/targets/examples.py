@@ -35,7 +35,7 @@ class Example(NamedTuple):
 
     Attributes:
         pixel_values: For each group of the batch, `PlannedBatch.groups`, RGB in [0, 1], `(images, 3, height, width)`.
-        targets: The teachers' outputs, by name. For taps that want features of a teacher's inner blocks also these,
+        targets: The teachers' outputs, by name. For heads that want features of a teacher's inner blocks also these,
             without a summary, by `modeling_radio.training.recipes.sections.target_name`.
         ema_pixels: Other crops for the student's moving average, as `pixel_values` and with the same changes of
             color; None in steps without a MESA loss.

@@ -99,9 +99,9 @@ def test_summaries_of_earlier_steps_are_candidates_too() -> None:
     batch, losses = batch_of((0, 1, 2, 3), 4), {}
     for size in (8, 0):
         contrastive = contrastive_of(size)
-        contrastive.begin_step([(batch, example_of(earlier))])
-        contrastive.end_step()
-        contrastive.begin_step([(batch, example_of(teacher))])
+        contrastive.begin_step(0, [(batch, example_of(earlier))])
+        contrastive.end_step({}, is_skipped=False)
+        contrastive.begin_step(1, [(batch, example_of(teacher))])
         losses[size] = contrastive.losses("a", student, Target(teacher, [], None))
         candidates = torch.cat([teacher, earlier[: 4 if size else 0]])
         mean = torch.cat([teacher, earlier]).mean(0)

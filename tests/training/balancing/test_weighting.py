@@ -13,19 +13,23 @@ from modeling_radio.training.balancing.weighting import (
     METHODS,
     PRIORS,
     WEIGHT_BOUNDS,
-    LossTerm,
     TeacherWeights,
     bounded,
+    build_weights,
     prior_at,
 )
 from modeling_radio.training.distillation.checkpoints import SavedTensors
 from modeling_radio.training.distillation.tracking import RunHistory
+from modeling_radio.training.losses.terms import LossTerm
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
+from modeling_radio.training.targets.examples import Example
+from modeling_radio.training.teachers.outputs import TeacherWidths
 from modeling_radio.training.views.plan import Grid, ImageShape, PlannedBatch
 
 
 ROLES = {"a": "basic", "b": "semantic", "c": "task"}
 HAS_SUMMARY = {"a": True, "b": True, "c": False}
+NOTHING = Example([], {})
 NAMES = ("features/a", "features/b", "features/c", "summary/a", "summary/b")
 
 Losses = Callable[[int], Mapping[str, float]]
@@ -50,9 +54,9 @@ def drive(weights: TeacherWeights, losses: Losses, steps: range) -> list[dict[st
     """Show losses over some steps; return the weights of each."""
     rows = []
     for step in steps:
-        weights.begin_step(step)
-        weights.observe(batch_of(step), {name: torch.tensor(loss) for name, loss in losses(step).items()})
-        weights.end_step()
+        weights.begin_step(step, ())
+        weights.see(batch_of(step), NOTHING, {name: torch.tensor(loss) for name, loss in losses(step).items()})
+        weights.end_step({}, is_skipped=False)
         rows.append(weights.scalars())
     return rows
 
@@ -67,7 +71,10 @@ def values(row: Mapping[str, float]) -> Tensor:
 
 
 def terms_of(losses: Mapping[str, Tensor]) -> dict[str, LossTerm]:
-    return {name: LossTerm(1.0, each.mean(), lambda each=each: each) for name, each in losses.items()}
+    return {
+        name: LossTerm(1.0, each.mean(), lambda each=each: each, name.partition("/")[0].removeprefix("tap_"))
+        for name, each in losses.items()
+    }
 
 
 def test_unset_times_follow_the_length_of_the_run() -> None:
@@ -82,12 +89,10 @@ def test_unset_times_follow_the_length_of_the_run() -> None:
         assert recipe.replace(optimizer=optimizer).balancing_times().start_step == start_step
 
 
-def test_fixed_weights_return_the_losses_as_they_are_and_keep_nothing() -> None:
-    weights, terms = weights_of("fixed"), terms_of({name: torch.rand(2) for name in NAMES})
-    assert drive(weights, uneven, range(8)) == [{}] * 8
-    weighted = weights.weigh(batch_of(8), terms)
-    assert all(weighted[name] is term.value for name, term in terms.items())
-    assert not weights.state_dict()
+def test_fixed_weights_are_no_hook() -> None:
+    shapes = {name: TeacherWidths(None, 4) for name in ROLES}
+    assert build_weights(recipe_of("fixed"), shapes, torch.device("cpu")) is None
+    assert build_weights(recipe_of("adaptive"), shapes, torch.device("cpu")).groups == {"features": ["a", "b", "c"]}
 
 
 def test_weights_start_at_1_and_have_a_mean_of_1_in_each_group() -> None:
@@ -136,8 +141,8 @@ def test_parts_count_by_their_images_and_teachers_by_what_they_see() -> None:
     weights = weights_of()
     for rows, loss, teachers in (((0,), 6.0, "abc"), ((1, 2), 3.0, "abc"), ((3,), 9.0, "ac")):
         losses = {name: torch.tensor(loss if name[-1] in teachers else 0.0) for name in NAMES}
-        weights.observe(batch_of(0, rows, total=4, teachers=teachers), losses)
-    weights.end_step()
+        weights.see(batch_of(0, rows, total=4, teachers=teachers), NOTHING, losses)
+    weights.end_step({}, is_skipped=False)
     assert weights.means.tolist() == pytest.approx([5.25 if name[-1] in "ac" else 4.0 for name in NAMES])
 
 
@@ -145,7 +150,7 @@ def test_parts_count_by_their_images_and_teachers_by_what_they_see() -> None:
 def test_no_gradient_flows_into_weights(method: str) -> None:
     weights = weights_of(method, ramp_steps=0)
     drive(weights, uneven, range(6))
-    weights.begin_step(6)
+    weights.begin_step(6, ())
     losses = torch.tensor([3.0, 1.0], requires_grad=True)
     for weighted in weights.weigh(batch_of(6), terms_of(dict.fromkeys(NAMES, losses))).values():
         (gradient,) = torch.autograd.grad(weighted, losses, retain_graph=True)
@@ -210,7 +215,7 @@ NUM_IMAGES = 4000
 
 def dropping(step: int) -> TeacherWeights:
     weights = weights_of("teacher_dropping")
-    weights.begin_step(step)
+    weights.begin_step(step, ())
     return weights
 
 
@@ -254,7 +259,7 @@ def test_a_part_without_images_leaves_the_noted_factors() -> None:
         weights.weigh(batch_of(9, (0,), 1), terms_of(random_losses(1)))
         if with_stand_in:
             weights.weigh(batch_of(9, (0,), 1, ""), terms_of(random_losses(1)))
-        weights.end_step()
+        weights.end_step({}, is_skipped=False)
         noted.append(weights.scalars())
     assert noted[0] == noted[1]
     assert max(noted[0].values()) > 1
@@ -262,8 +267,7 @@ def test_a_part_without_images_leaves_the_noted_factors() -> None:
 
 def test_nothing_is_dropped_before_the_start() -> None:
     losses = random_losses(8)
-    weighted = dropping(2).weigh(batch_of(2, tuple(range(8)), 8), terms_of(losses))
-    assert all(torch.equal(weighted[name], losses[name].mean()) for name in NAMES)
+    assert dropping(2).weigh(batch_of(2, tuple(range(8)), 8), terms_of(losses)) == {}
 
 
 MOVING = ["adaptive", "teacher_dropping"]

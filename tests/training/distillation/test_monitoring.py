@@ -3,13 +3,11 @@
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Literal, cast
+from typing import Literal
 
 import pytest
 import tiny_distillation as tiny
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from small_recipes import small_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -25,6 +23,7 @@ from modeling_radio.training.distillation.monitoring import (
     StepProfile,
     measure_block_norms,
 )
+from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.plan import BatchPlan
 
 
@@ -50,23 +49,24 @@ def test_a_run_most_of_whose_steps_were_skipped_is_no_success() -> None:
         resumed.summary(8)
 
 
-ONE_RANK = cast(Accelerator, SimpleNamespace(device=torch.device("cpu")))
+NOTHING = Example([], {})
 
 
 def test_means_are_by_size_over_steps_and_parts() -> None:
     recipe = small_recipe("a", "b", partitions=[{"sizes_px": [32, 64], "batch_size": 4, "accumulation_steps": 2}])
-    losses = LossesBySize(recipe.partitions)
+    losses = LossesBySize(recipe.partitions, torch.device("cpu"))
     part = BatchPlan(recipe, 100, patch_size=16).step(0)[0]
     for size, step in ((32, 1.0), (32, 5.0), (64, 9.0)):
         for shift in (0.0, 1.0):  # two parts of two images
             values = {"loss": torch.zeros(()), "features/a": torch.tensor(step + shift), "mesa": torch.tensor(shift)}
-            losses.add(replace(part, size_px=size, teachers=("a",)), {**values, "features/b": torch.zeros(())})
-        losses.end_step(is_counted=True)
-        losses.add(replace(part, size_px=size), {"features/a": torch.tensor(float("nan"))})
-        losses.end_step(is_counted=False)
+            seen = replace(part, size_px=size, teachers=("a",))
+            losses.see(seen, NOTHING, {**values, "features/b": torch.zeros(())})
+        losses.end_step({}, is_skipped=False)
+        losses.see(replace(part, size_px=size), NOTHING, {"features/a": torch.tensor(float("nan"))})
+        losses.end_step({}, is_skipped=True)
     expected = {"features@32px/a": 3.5, "features@64px/a": 9.5, "mesa@32px": 0.5, "mesa@64px": 0.5}
-    assert losses.end_interval(ONE_RANK) == pytest.approx(expected)
-    assert losses.end_interval(ONE_RANK) == {}
+    assert losses.scalars() == pytest.approx(expected)
+    assert losses.scalars() == {}
 
 
 def test_ranks_may_know_different_losses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +77,10 @@ def test_ranks_may_know_different_losses(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(monitoring, "sum_over_ranks", lambda own: exchanged.append(tuple(own.shape)) or own)
     (part,) = BatchPlan(recipe, 100, patch_size=16).step(0)
     for losses in ({"features/a": torch.ones(())}, {}):
-        known = LossesBySize(recipe.partitions)
-        known.add(part, losses)
-        known.end_step(is_counted=True)
-        known.end_interval(ONE_RANK)
+        known = LossesBySize(recipe.partitions, torch.device("cpu"))
+        known.see(part, NOTHING, losses)
+        known.end_step({}, is_skipped=False)
+        known.scalars()
     assert exchanged == [(2, 4), (2, 2)]
 
 

@@ -14,6 +14,7 @@ from modeling_radio.training.distillation import throughput
 from modeling_radio.training.distillation.throughput import Throughput, card_named, flops_of_step
 from modeling_radio.training.planning.costs import CARDS
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe
+from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.plan import BatchPlan
 
 
@@ -39,6 +40,9 @@ def accelerator(rank: int, num_ranks: int) -> Accelerator:
     return cast(Accelerator, SimpleNamespace(**fields))
 
 
+NOTHING = Example([], {})
+
+
 @pytest.fixture
 def recipe() -> Recipe:
     return load_recipe("demo", ["partitions.low.sizes_px=[64]", "partitions.low.batch_size=8"])
@@ -52,7 +56,7 @@ def test_a_process_alone_has_its_own_numbers_and_on_a_known_card_its_share_of_th
     monkeypatch.setattr(throughput, "card_of", lambda device: CARDS["L4"])
     speed = Throughput(recipe, accelerator(0, 1))
     for batch in BatchPlan(recipe, 100, patch_size=16).steps(0, 2):
-        speed.add(batch)
+        speed.see(batch, NOTHING, {})
     values = speed.end_interval(2, 4.0, 1.0, 3.0)
     assert values["tokens_per_second"] == 2 * 8 * 16 / 4
     assert values["data_seconds"] == 0.5
@@ -67,7 +71,7 @@ def test_ranks_are_compared_and_the_slowest_is_named(recipe: Recipe, tmp_path: P
         rank = distributed.get_rank()
         speed = Throughput(recipe, accelerator(rank, 2))
         for batch in BatchPlan(recipe, 100, rank, 2, patch_size=16).steps(0, 1):
-            speed.add(batch)
+            speed.see(batch, NOTHING, {})
         values = speed.end_interval(1, 2.0, [1.0, 4.0][rank], [3.0, 5.0][rank])
         assert values["tokens_per_second"] == 8 * 16 / 2
         assert values["rank_tokens_per_second/mean"] == 4 * 16 / 2

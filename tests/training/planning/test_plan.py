@@ -43,18 +43,17 @@ def test_taps_are_counted(recipe: Recipe, plan: Plan) -> None:
     teachers = [entry.replace(role=roles[entry.name]) for entry in recipe.teachers]
     tapped = recipe.replace(teachers=teachers, taps={"scheme": "soft"})
     plain, plan = plan, Plan(tapped, 2)
-    taps = plan.networks.taps_of(tapped)
+    taps = plan.networks.heads_of(tapped)
     assert [tap.name for tap in taps] == ["siglip2-g@0", "sam3@0", "siglip2-g@1", "sam3@1"]
-    heads = plan.networks.tap_heads(taps)
-    assert heads is not None
-    dense = [head.features for head in heads.heads.values()]
+    learner = plan.networks.learner(taps)
+    dense = [head.features for head in learner.taps.heads.values()]
     weights = sum(each.fc1.weight.numel() + each.final[2].weight.numel() for each in dense)
     costs = [networks.student_cost(128, taps) for networks, taps in ((plain.networks, ()), (plan.networks, taps))]
     assert costs[1].flops - costs[0].flops == pytest.approx(6 * 64 * weights, rel=0.1)
     assert costs[1].kept > costs[0].kept
     assert plan.flops() > plain.flops()
-    assert "| heads of 4 taps | " in networks_table(plan)
-    assert "taps" not in networks_table(plain)
+    assert "| 4 auxiliary heads | " in networks_table(plan)
+    assert "auxiliary" not in networks_table(plain)
 
 
 def test_a_card_fits_with_room_to_spare() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from modeling_radio.training.student.ema import MovingAverage, RunningStatistics, ema_decay, running_statistics
+from modeling_radio.training.student.ema import MovingAverage, ema_decay, running_statistics
 
 
 def test_decay_rises_to_its_value() -> None:
@@ -43,61 +43,8 @@ def test_it_is_pytorchs_average_bit_for_bit_in_one_call_for_all_tensors(monkeypa
     assert not any(parameter.requires_grad for parameter in ours.module.parameters())
 
 
-# Running statistics of batch norms
-
-
-def build() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-
-
-def test_a_skipped_step_leaves_them_as_they_were():
-    model = build()
-    statistics = RunningStatistics(model, None)
-    for is_skipped in (True, False):
-        before = [each.clone() for each in running_statistics(model)]
-        statistics.begin_step()
-        model(torch.rand(2, 3, 4, 4))
-        statistics.end_step(is_skipped=is_skipped)
-        assert all(map(torch.equal, before, running_statistics(model))) == is_skipped
-
-
-def test_they_are_averaged_over_the_images_of_all_ranks():
-    model = build()
-    statistics = RunningStatistics(model, lambda own: own + torch.cat([torch.tensor([1.0]), torch.full((8,), 7.0)]))
-    before = [each.clone() for each in running_statistics(model)]
-    statistics.begin_step()
-    with statistics.in_pass(3):
-        pass
-    statistics.end_step(is_skipped=False)
-    for now, then in zip(running_statistics(model), before, strict=True):
-        torch.testing.assert_close(now, (3 * then + 7) / 4)
-
-
-def test_a_pass_without_images_uses_them_and_leaves_them():
-    """Its single image may have a single position, of which no batch norm has a variance."""
-    model = build()
-    model.append(nn.BatchNorm2d(4).eval())  # frozen
-    statistics = RunningStatistics(model, None)
-    before = [each.clone() for each in running_statistics(model)]
-    statistics.begin_step()
-    with statistics.in_pass(0):
-        model(torch.rand(1, 3, 1, 1)).sum().backward()
-    assert all(map(torch.equal, before, running_statistics(model)))
-    assert [model[1].training, model[2].training] == [True, False]
-    assert [int(model[index].num_batches_tracked) for index in (1, 2)] == [1, 0]
-    with statistics.in_pass(2):
-        model(torch.rand(2, 3, 4, 4))
-    assert not torch.equal(before[0], running_statistics(model)[0])
-
-
-def test_a_model_without_batch_norm_has_none():
-    statistics = RunningStatistics(nn.Linear(2, 2), lambda own: own / 0)
-    statistics.begin_step()
-    statistics.end_step(is_skipped=False)
-
-
-def test_the_moving_average_averages_them():
-    model = build()
+def test_running_statistics_of_batch_norms_are_averaged() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     average = MovingAverage(model, decay=0.5)
     average.update_parameters(model)
     for buffer in running_statistics(model):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.training.distillation import trainer
+from modeling_radio.training.hooks import student as student_hooks
 from modeling_radio.training.recipes.recipe import load_recipe
 from modeling_radio.training.student.refits import rebase_heads, standardize_heads, unstandardize_heads
 from modeling_radio.training.targets.phi_s import PhiS
@@ -28,19 +29,19 @@ class RefitWatch:
         self.turns: list[float] = []
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        begin_step, follow = TeacherStatistics.begin_step, trainer.rebase_heads
+        begin_step = TeacherStatistics.begin_step
 
         def begin(statistics: TeacherStatistics, step: int):
             self.before = self.predict()
             return begin_step(statistics, step)
 
         def follow_and_compare(changes, *others) -> None:
-            follow(changes, *others)
+            rebase_heads(changes, *others)
             if changes:
                 self.compare()
 
         patch.setattr(TeacherStatistics, "begin_step", begin)
-        patch.setattr(trainer, "rebase_heads", follow_and_compare)
+        patch.setattr(student_hooks, "rebase_heads", follow_and_compare)
 
     def compare(self) -> None:
         self.steps.append(self.distiller.step)

@@ -210,7 +210,7 @@ def run_scenarios(recipe_file: str) -> None:
             distiller = tiny.trainer.Distiller(recipe, Path(name))
             distiller.run(scenario.session[1])
             Path(f"{name}-weights-{PartialState().process_index}.json").write_text(
-                json.dumps(distiller.parts.weights.scalars())
+                json.dumps(distiller.parts.hooks["balancing"].scalars() if "balancing" in distiller.parts.hooks else {})
             )
         except (ValueError, ArithmeticError, UserError) as error:
             error_file(name, PartialState().process_index).write_text(str(error))

@@ -1,4 +1,4 @@
-"""Taps: heads that read the output of blocks within the trunk and learn from the teachers, too.
+"""Auxiliary heads, called taps: heads that read the output of blocks within the trunk and learn from the teachers, too.
 
 They are trained beside the student and dropped: neither its moving average nor an exported model has any.
 
@@ -27,8 +27,13 @@ from modeling_radio.outputs_radio import (
     RadioModelOutput,
     to_map,
 )
+from modeling_radio.training.hooks.base import HeadLosses, StepHook
+from modeling_radio.training.losses.terms import LossTerm
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.recipes.sections import target_name
+from modeling_radio.training.student.packing import StudentOutput
+from modeling_radio.training.targets.examples import Example
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 class Tap(NamedTuple):
@@ -58,7 +63,11 @@ class Tap(NamedTuple):
         return target_name(self.teacher, self.depth)
 
 
-def plan_taps(recipe: Recipe, config: RadioConfig) -> list[Tap]:
+HeadPlan = tuple[Tap, ...]
+"""The auxiliary heads of a run."""
+
+
+def plan_heads(recipe: Recipe, config: RadioConfig) -> HeadPlan:
     """Return the taps of a run, from the first block to the last; shares of taps at the same block are added up.
 
     Args:
@@ -69,7 +78,7 @@ def plan_taps(recipe: Recipe, config: RadioConfig) -> list[Tap]:
         RecipeError: If two taps with targets of their own are at the same block.
     """
     if not recipe.taps.is_used:
-        return []
+        return ()
     blocks, depths = tap_blocks(recipe, config), [recipe.taps.target_depth(depth) for depth in recipe.taps.depths]
     if len(set(blocks)) < len(set(depths)):
         raise RecipeError(
@@ -82,7 +91,7 @@ def plan_taps(recipe: Recipe, config: RadioConfig) -> list[Tap]:
         for teacher, share in row.items():
             before = taps.get((block, teacher), Tap(block, teacher, 0.0, depth))
             taps[block, teacher] = before._replace(share=before.share + share)
-    return [tap for tap in taps.values() if tap.share > 0]
+    return tuple(tap for tap in taps.values() if tap.share > 0)
 
 
 def tap_blocks(recipe: Recipe, config: RadioConfig) -> list[int]:
@@ -134,24 +143,24 @@ class TapHead(nn.Module):
         )
 
 
-class Taps(nn.Module):
-    """The heads of all taps. Their weights depend on the seed and on each tap alone.
+class Taps(StepHook, nn.Module):
+    """The heads of all taps and their losses. Weights depend on the seed and on each tap alone.
 
     Args:
         taps: The planned taps.
         student: The student whose blocks they read.
-        seed: The run's.
+        recipe: Its section `taps` has the weight of their losses.
     """
 
-    def __init__(self, taps: Sequence[Tap], student: RadioModel, seed: int) -> None:
+    def __init__(self, taps: HeadPlan, student: RadioModel, recipe: Recipe) -> None:
         super().__init__()
-        self.taps = tuple(taps)
+        self.taps, self._recipe, self._step = taps, recipe, 0
         self.blocks = sorted({tap.block for tap in taps})
         adaptors = {adaptor.name: adaptor for adaptor in student.config.adaptor_configs}
         self.heads = nn.ModuleDict()
         for tap in taps:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive_seed(seed, "taps", tap.name))
+                torch.manual_seed(derive_seed(recipe.seed, "taps", tap.name))
                 head = TapHead(student.config, adaptors[tap.teacher])
                 self.heads[tap.name] = head.apply(student._init_weights)
 
@@ -162,6 +171,32 @@ class Taps(nn.Module):
             for block in self.blocks
         ]
         return f"Taps: {'; '.join(parts)}."
+
+    def extend(self, student: nn.Module) -> nn.Module:
+        """Return the student with these heads."""
+        return TappedStudent(cast(RadioModel, student), self)
+
+    def begin_step(self, step: int, examples: Sequence[tuple[PlannedBatch, Example]]) -> None:
+        """Note the step: the weight of the losses depends on it."""
+        self._step = step
+
+    def terms(
+        self, batch: PlannedBatch, example: Example, output: StudentOutput, losses_of: HeadLosses
+    ) -> dict[str, LossTerm]:
+        """Return the losses of the heads, times the recipe's decay."""
+        terms: dict[str, LossTerm] = {}
+        for tap in self.taps:
+            for kind, term in losses_of(tap.teacher, tap.name, tap.target).items():
+                weight = tap.share * self._weight(batch.step) * term.weight
+                terms[f"tap_{kind}/{tap.name}"] = term._replace(weight=weight)
+        return terms
+
+    def scalars(self) -> dict[str, float]:
+        """Return the weight of these losses."""
+        return {"weight/taps": self._weight(self._step)}
+
+    def _weight(self, step: int) -> float:
+        return self._recipe.taps.weight_at(step, self._recipe.schedule.num_steps)
 
     def last_dense_linears(self, target: str) -> list[nn.Linear]:
         """Return the layers that predict a target's dense features (`Tap.target`); they follow its refits."""
@@ -223,12 +258,16 @@ def _by_image(tokens: Tensor, image_grid_hw: Tensor | None, num_prefix: int) -> 
     return normed.split([num_prefix + rows * cols for rows, cols in image_grid_hw.tolist()])
 
 
-def build_taps(recipe: Recipe, student: RadioModel) -> Taps | None:
-    """Return new heads for the taps of a recipe; None without taps."""
-    taps = plan_taps(recipe, student.config)
-    return Taps(taps, student, recipe.seed) if taps else None
+def build_heads(recipe: Recipe, student: RadioModel) -> Taps | None:
+    """Return new auxiliary heads of a recipe; None without any."""
+    return heads_of(plan_heads(recipe, student.config), student, recipe)
 
 
-def with_taps(student: RadioModel, taps: Taps | None) -> nn.Module:
-    """Return the module that is trained: the student itself if there are no taps."""
-    return student if taps is None else TappedStudent(student, taps)
+def heads_of(plan: HeadPlan, student: RadioModel, recipe: Recipe) -> Taps | None:
+    """Return new auxiliary heads of a plan; None without any."""
+    return Taps(plan, student, recipe) if plan else None
+
+
+def with_heads(student: nn.Module, heads: StepHook | None) -> nn.Module:
+    """Return the module that is trained: the student itself without further heads."""
+    return student if heads is None else heads.extend(student)

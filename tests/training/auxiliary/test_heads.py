@@ -10,19 +10,19 @@ from tiny_distillation import PACKED, REGULARIZED, SPLIT_SETTINGS, TinyTeacher, 
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.training.auxiliary.heads import (
+    Tap,
+    TappedStudent,
+    Taps,
+    build_heads,
+    plan_heads,
+    tap_blocks,
+    with_heads,
+)
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.distillation.tracking import RunHistory
 from modeling_radio.training.recipes.recipe import Recipe, RecipeError, load_recipe
 from modeling_radio.training.recipes.sections import TAP_SCHEMES
-from modeling_radio.training.student.intermediate import (
-    Tap,
-    TappedStudent,
-    Taps,
-    build_taps,
-    plan_taps,
-    tap_blocks,
-    with_taps,
-)
 from modeling_radio.training.student.parameters import is_of_trunk, student_parameters
 from modeling_radio.training.teachers.outputs import TeacherOutput
 from modeling_radio.training.teachers.registry import TEACHER_KINDS
@@ -44,7 +44,7 @@ def recipe_of(windows: list[int] | None = None, **taps) -> Recipe:
 
 def tapped(num_layers: int = 4, **fields) -> TappedStudent:
     model = RadioModel(config_of(num_hidden_layers=num_layers, **fields)).train()
-    learner = with_taps(model, build_taps(recipe_of(depths=[0.25, 0.5, 1]), model))
+    learner = with_heads(model, build_heads(recipe_of(depths=[0.25, 0.5, 1]), model))
     assert isinstance(learner, TappedStudent)
     return learner
 
@@ -72,21 +72,21 @@ def test_taps_are_on_global_blocks_if_a_step_may_have_windows(fields, free, snap
 
 def test_shares_of_taps_at_the_same_block_are_added_up_and_a_share_of_0_has_no_head() -> None:
     config = config_of(num_hidden_layers=6, vitdet_num_global=2)
-    taps = [Tap(2, "a", 0.8 + 0.15), Tap(2, "b", 0.05 + 0.15), Tap(5, "a", 0.05), Tap(5, "b", 0.8)]
-    assert plan_taps(recipe_of(windows=[2]), config) == taps
+    taps = (Tap(2, "a", 0.8 + 0.15), Tap(2, "b", 0.05 + 0.15), Tap(5, "a", 0.05), Tap(5, "b", 0.8))
+    assert plan_heads(recipe_of(windows=[2]), config) == taps
     model = RadioModel(config)
-    line = build_taps(recipe_of(windows=[2]), model).describe()
+    line = build_heads(recipe_of(windows=[2]), model).describe()
     assert line == "Taps: block 2: a 0.95, b 0.2; block 5: a 0.05, b 0.8."
-    assert list(build_taps(recipe_of(scheme="strict"), model).heads) == ["a@1", "b@5"]
-    assert with_taps(model, build_taps(recipe_of(weight=0), model)) is model
+    assert list(build_heads(recipe_of(scheme="strict"), model).heads) == ["a@1", "b@5"]
+    assert with_heads(model, build_heads(recipe_of(weight=0), model)) is model
 
 
 def test_weights_of_a_head_depend_on_the_seed_and_its_tap_alone() -> None:
     model, tap = RadioModel(config_of(num_hidden_layers=6)), Tap(1, "a", 1.0)
     before = torch.get_rng_state()
     few, many, other = (
-        Taps(taps, model, seed).state_dict()
-        for taps, seed in (([tap], 0), (plan_taps(recipe_of(), model.config), 0), ([tap], 1))
+        Taps(taps, model, recipe_of().replace(seed=seed)).state_dict()
+        for taps, seed in (((tap,), 0), (plan_heads(recipe_of(), model.config), 0), ((tap,), 1))
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert few.keys() < many.keys()
@@ -203,7 +203,7 @@ def series_of(output: str, step: int = 8) -> dict[str, tuple]:
 class TestRuns:
     def test_weight_0_is_no_taps_bit_for_bit(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
         distil(recipe_file, "off", *ON, "taps.weight=0")
-        monkeypatch.setattr("modeling_radio.training.student.intermediate.plan_taps", lambda *_: [])
+        monkeypatch.setattr("modeling_radio.training.auxiliary.heads.plan_heads", lambda *_: ())
         distil(recipe_file, "none", *ON)
         assert_same_tensors(last_state("off"), last_state("none"))
         assert not Path("off/checkpoints/step_00000008/taps.safetensors").exists()

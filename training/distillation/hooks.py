@@ -1,0 +1,114 @@
+"""The hooks of a run: all that acts on each step beside the losses of the teachers' own heads, in the order of calls.
+
+A hook that a recipe does not ask for is not in the list. `hooks/base.py` has their protocol.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from modeling_radio import RadioModel
+from modeling_radio.core.ranks import sum_over_ranks
+from modeling_radio.training.auxiliary.heads import build_heads
+from modeling_radio.training.balancing.contrastive import build_contrastive
+from modeling_radio.training.balancing.weighting import build_weights
+from modeling_radio.training.distillation.bad_steps import BadSteps
+from modeling_radio.training.distillation.monitoring import LossesBySize, SkippedSteps, sizes_of
+from modeling_radio.training.distillation.throughput import Throughput
+from modeling_radio.training.hooks.base import StepHook
+from modeling_radio.training.hooks.student import RunningStatistics, SpectralNorms, Standardization
+from modeling_radio.training.recipes.recipe import Recipe
+from modeling_radio.training.student.ema import running_statistics
+from modeling_radio.training.targets.statistics import TeacherStatistics
+from modeling_radio.training.teachers.outputs import TeacherShape
+
+
+def build_options(
+    recipe: Recipe, teachers: Mapping[str, TeacherShape], student: RadioModel, accelerator: Accelerator
+) -> dict[str, StepHook]:
+    """Return the hooks that change the objective, by the names that their states have in checkpoints.
+
+    They are built before the optimizer, which trains the heads of some.
+
+    Args:
+        recipe: Asks for them.
+        teachers: By name.
+        student: Before it is wrapped for several ranks.
+        accelerator: Of this rank.
+
+    Raises:
+        RecipeError: If one does not fit the teachers or the student.
+    """
+    heads = build_heads(recipe, student)
+    if heads is not None:
+        accelerator.print(heads.describe(), flush=True)
+    hooks: dict[str, StepHook | None] = {
+        "balancing": build_weights(recipe, teachers, accelerator.device),
+        "contrasts": build_contrastive(recipe, teachers, accelerator.device),
+        "taps": heads,
+    }
+    return _present(hooks)
+
+
+def build_hooks(  # noqa: PLR0913
+    recipe: Recipe,
+    options: Mapping[str, StepHook],
+    *,
+    model: RadioModel,
+    average: RadioModel,
+    optimizer: Optimizer,
+    statistics: TeacherStatistics,
+    accelerator: Accelerator,
+    throughput: Throughput,
+    skipped: SkippedSteps,
+    folder: Path,
+) -> dict[str, StepHook]:
+    """Return all hooks of a run, in their order.
+
+    Args:
+        recipe: The recipe.
+        options: From `build_options`.
+        model: The student's network.
+        average: Its moving average.
+        optimizer: The student's, prepared for the ranks.
+        statistics: Of the teachers.
+        accelerator: Of this rank.
+        throughput: Counts tokens.
+        skipped: Counts skipped steps.
+        folder: Gets files about skipped steps.
+    """
+
+    def further_linears(target: str) -> list[nn.Linear]:
+        return [linear for hook in options.values() for linear in hook.last_dense_linears(target)]
+
+    has_batch_norms, has_sizes = len(running_statistics(model)) > 0, len(sizes_of(recipe.partitions)) > 1
+    summed = sum_over_ranks if accelerator.num_processes > 1 else None
+    hooks: dict[str, StepHook | None] = {
+        "spectral": SpectralNorms(model) if recipe.spectral.is_used else None,
+        "statistics": Standardization(statistics, [model, average], optimizer, further_linears),
+        **options,
+        "batch_norms": RunningStatistics(model, summed) if has_batch_norms else None,
+        "losses_by_size": LossesBySize(recipe.partitions, accelerator.device) if has_sizes else None,
+        "throughput": throughput,
+        "bad_steps": BadSteps(folder, recipe, accelerator, skipped),  # the last one: it may end the run
+    }
+    return _present(hooks)
+
+
+def extended(student: nn.Module, hooks: Iterable[StepHook]) -> nn.Module:
+    """Return the module that is trained: the student with the further heads of hooks."""
+    for hook in hooks:
+        student = hook.extend(student)
+    return student
+
+
+def states_of(hooks: Mapping[str, StepHook]) -> dict[str, nn.Module]:
+    """Return by name the hooks that have a state."""
+    return {name: hook for name, hook in hooks.items() if isinstance(hook, nn.Module) and hook.state_dict()}
+
+
+def _present(hooks: Mapping[str, StepHook | None]) -> dict[str, StepHook]:
+    return {name: hook for name, hook in hooks.items() if hook is not None}

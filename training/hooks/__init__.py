@@ -1,0 +1,1 @@
+"""What acts on each step of a run: the protocol, and the hooks of the student."""
