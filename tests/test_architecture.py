@@ -168,6 +168,23 @@ def test_folders_of_training_import_only_downward():
     assert not wrong_files([path for path in python_files("training") if path != package], upward)
 
 
+# Options of the step that few recipes have, and the places that may name them: their own, the recipe and the list.
+OPTIONS = re.compile(r"(?i)\btap|_taps?\b|contrastive|contrasts|balancing|weighting|teacher_?dropping|AdaptiveWeights")
+PLACES = ("auxiliary/", "balancing/", "recipes/", "distillation/hooks.py")
+
+
+def test_options_of_the_step_are_named_in_their_own_folders_and_in_one_list():
+    """Messages may name their settings, in backticks."""
+
+    def named(path):
+        text = re.sub(r"`[a-z_]+\.[a-z_]+`", "", path.read_text(encoding="utf-8"))
+        is_place = str(path.relative_to(ROOT / "training")).startswith(PLACES)
+        return [] if is_place else OPTIONS.findall(text)
+
+    assert not wrong_files(python_files("training"), named)
+    assert all(OPTIONS.search((ROOT / "training" / name).read_text()) for name in PLACES if name.endswith(".py"))
+
+
 # Files of the package that saved folders have no copy of.
 STAY_HOME = {"__init__.py", "__main__.py", "cpu.py", "native.py", "tokenizer.py", "torch_hub.py"}
 

@@ -127,7 +127,7 @@ def build_run(
     regularize(model.to(accelerator.device), recipe)
     muon_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
     options = build_options(recipe, widths, model, accelerator)
-    learner = extended(model, options.values()).to(accelerator.device)
+    learner = extended(model, options).to(accelerator.device)
     optimizer = build_optimizer(learner, recipe.optimizer, muon_dtype)
     estimation_steps = recipe.schedule.in_steps(recipe.standardization.estimation_steps)
     standardization = recipe.standardization.replace(estimation_steps=estimation_steps)

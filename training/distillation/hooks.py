@@ -3,14 +3,17 @@
 A hook that a recipe does not ask for is not in the list. `hooks/base.py` has their protocol.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
+from modeling_radio.core.imports import import_object
 from modeling_radio.core.ranks import sum_over_ranks
 from modeling_radio.training.auxiliary.heads import build_heads
 from modeling_radio.training.balancing.contrastive import build_contrastive
@@ -20,7 +23,7 @@ from modeling_radio.training.distillation.monitoring import LossesBySize, Skippe
 from modeling_radio.training.distillation.throughput import Throughput
 from modeling_radio.training.hooks.base import StepHook
 from modeling_radio.training.hooks.student import RunningStatistics, SpectralNorms, Standardization
-from modeling_radio.training.recipes.recipe import Recipe
+from modeling_radio.training.recipes.recipe import Recipe, RecipeError
 from modeling_radio.training.student.ema import running_statistics
 from modeling_radio.training.targets.statistics import TeacherStatistics
 from modeling_radio.training.teachers.outputs import TeacherShape
@@ -40,7 +43,7 @@ def build_options(
         accelerator: Of this rank.
 
     Raises:
-        RecipeError: If one does not fit the teachers or the student.
+        RecipeError: If one does not fit the teachers or the student, or is no `StepHook`.
     """
     heads = build_heads(recipe, student)
     if heads is not None:
@@ -49,6 +52,7 @@ def build_options(
         "balancing": build_weights(recipe, teachers, accelerator.device),
         "contrasts": build_contrastive(recipe, teachers, accelerator.device),
         "taps": heads,
+        **_own_hooks(recipe, student, accelerator.device),
     }
     return _present(hooks)
 
@@ -98,16 +102,39 @@ def build_hooks(  # noqa: PLR0913
     return _present(hooks)
 
 
-def extended(student: nn.Module, hooks: Iterable[StepHook]) -> nn.Module:
-    """Return the module that is trained: the student with the further heads of hooks."""
-    for hook in hooks:
+def extended(student: nn.Module, hooks: Mapping[str, StepHook]) -> nn.Module:
+    """Return the module that is trained: the student with the further heads of hooks.
+
+    Raises:
+        RecipeError: If a hook has parameters that no optimizer would train.
+    """
+    for hook in hooks.values():
         student = hook.extend(student)
+    trained = set(map(id, student.parameters()))
+    for name, hook in hooks.items():
+        parameters = hook.parameters() if isinstance(hook, nn.Module) else ()
+        if any(each.requires_grad and id(each) not in trained for each in parameters):
+            raise RecipeError(
+                f"`hooks`: {name!r} has parameters that nothing trains. Return a module with them from `extend`, or "
+                "make them buffers."
+            )
     return student
 
 
 def states_of(hooks: Mapping[str, StepHook]) -> dict[str, nn.Module]:
     """Return by name the hooks that have a state."""
     return {name: hook for name, hook in hooks.items() if isinstance(hook, nn.Module) and hook.state_dict()}
+
+
+def _own_hooks(recipe: Recipe, student: RadioModel, device: torch.device) -> dict[str, StepHook]:
+    found = {}
+    for name, path in recipe.own_hooks().items():
+        build = import_object(path, "hooks", error=RecipeError)
+        if not (isinstance(build, type) and issubclass(build, StepHook)):
+            raise RecipeError(f"`hooks` must name subclasses of `StepHook`, got {path!r}, a {type(build).__name__}.")
+        hook = cast(Callable[[Recipe, RadioModel], StepHook], build)(recipe, student)
+        found[f"hook_{name}"] = hook.to(device) if isinstance(hook, nn.Module) else hook
+    return found
 
 
 def _present(hooks: Mapping[str, StepHook | None]) -> dict[str, StepHook]:

@@ -77,6 +77,8 @@ class Recipe(RecipeSection):
         contrastive: A loss between images.
         balancing: Weights of teachers that change during the run.
         taps: Losses on inner blocks.
+        hooks: Import paths of classes that act on each step, "my_package.my_module:MyHook", as `StepHook` of
+            `modeling_radio.training.hooks.base` does; each is called with recipe and student.
         optimizer: The optimizer.
         schedule: Steps and learning rate.
         ema: Moving average.
@@ -107,6 +109,7 @@ class Recipe(RecipeSection):
     contrastive: ContrastiveRecipe = ContrastiveRecipe()
     balancing: BalancingRecipe = BalancingRecipe()
     taps: TapsRecipe = TapsRecipe()
+    hooks: list[str] = []
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     ema: EmaRecipe = EmaRecipe()
@@ -128,6 +131,8 @@ class Recipe(RecipeSection):
             require(is_valid, f"{section} (names)", names, "at least one, all different")
         self._check_teachers_of_partitions()
         self._check_taps()
+        is_valid = all(map(is_import_path, self.hooks)) and len(self.own_hooks()) == len(self.hooks)
+        require(is_valid, "hooks", self.hooks, "import paths 'my_package.my_module:MyHook', with different names")
         if self.balancing.method == "adaptive":
             self._check_roles("`balancing.method: adaptive`", "choose another method")
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
@@ -178,6 +183,10 @@ class Recipe(RecipeSection):
             for name, (start, what) in starts.items()
             if start >= num_steps
         ]
+
+    def own_hooks(self) -> dict[str, str]:
+        """Return the import paths of `hooks` by the name of the class."""
+        return {path.rpartition(":")[2]: path for path in self.hooks}
 
     def tap_shares(self) -> list[dict[str, float]]:
         """Return for each of `taps.depths` what each teacher, by its role, counts by at that tap."""
@@ -341,7 +350,7 @@ def _named_code(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the import paths of a recipe, each with the setting that names it."""
     named = [(entry.kind, f"teachers.{entry.name}.kind") for entry in recipe.teachers]
     named += [(recipe.loss.features, "loss.features"), (recipe.loss.summary, "loss.summary")]
-    named += [(recipe.student.preset or "", "student.preset")]
+    named += [(recipe.student.preset or "", "student.preset"), *((path, "hooks") for path in recipe.hooks)]
     if not recipe.student.architecture.startswith(("timm:", "transformers:")):
         named += [(recipe.student.architecture, "student.architecture")]
     named = [(name, argument) for name, argument in named if is_import_path(name)]
@@ -433,7 +442,7 @@ def unchangeable(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[st
     is_switched = bool(first["contrastive"]["weight"]) != bool(second["contrastive"]["weight"])
     return [
         *("student.architecture", "student.arguments", "student.levels", "student.frozen_stages"),
-        *("student.preset", "student.config", "student.adaptor", "spectral", "taps", "optimizer.name"),
+        *("student.preset", "student.config", "student.adaptor", "spectral", "taps", "hooks", "optimizer.name"),
         *("balancing.method", "contrastive.bank_size", *sorted(before ^ after)),
         *(["contrastive"] if is_switched else []),
     ]

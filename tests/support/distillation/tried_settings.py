@@ -22,14 +22,17 @@ from tiny_distillation import leave_progress_undrawn, tensors_of
 from tiny_networks import CONVNEXT
 from torch import Tensor, nn
 
-from modeling_radio import RadioConfig
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.settings import choices_of, kinds_of, list_settings, marked, section_of
 from modeling_radio.training.distillation.stages import run_recipe
+from modeling_radio.training.hooks.base import StepHook
+from modeling_radio.training.losses.terms import LossTerm
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 from modeling_radio.training.recipes.sections import INDECISIVE, TAP_DEPTHS
 from modeling_radio.training.student.build import check_student_views
 from modeling_radio.training.teachers.featsharp import FeatSharp, UpsampledTeacher, UpsamplerConfig, save_upsampler
 from modeling_radio.training.teachers.outputs import TeacherOutput
+from modeling_radio.training.views.plan import PlannedBatch
 
 
 # Two steps. A large epsilon: Adam would turn the rounding of a gradient that should be zero into a full step.
@@ -211,6 +214,7 @@ VALUES: dict[str, Sequence[Any]] = {
     "balancing.period_steps": [2],
     "balancing.start_step": [1],
     "balancing.ramp_steps": [3],
+    "hooks": [["tried_settings:Halved"]],
     "taps.weight": [0.5],
     "taps.decay_steps": [2],
     "taps.depths": [[0.6, 0.7, 1.0]],
@@ -306,6 +310,16 @@ class FailingTeacher(TriedTeacher):
         self.num_calls += 1
         output = super().encode(pixel_values)
         return output._replace(features=output.features * (float("nan") if self.num_calls > 6 else 1))
+
+
+class Halved(StepHook):
+    """Each loss of a teacher counts half."""
+
+    def __init__(self, recipe: Recipe, student: RadioModel) -> None:
+        pass
+
+    def weigh(self, batch: PlannedBatch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
+        return {name: 0.5 * term.value for name, term in terms.items()}
 
 
 def another_student(**fields: Any) -> RadioConfig:

@@ -144,7 +144,8 @@ def test_windows_have_no_seams_at_taps() -> None:
     """Patches of one window affect the other, and the class token, from the first global block on."""
     student = tapped(6, vitdet_num_global=2).student.eval()  # blocks 2 and 5 are global
     assert tap_blocks(recipe_of([2], depths=[0.4, 0.9, 1]), student.config) == [2, 5, 5]
-    learner = TappedStudent(student, Taps([Tap(block, "a", 1.0) for block in (1, 2)], student, 0))
+    taps = tuple(Tap(block, "a", 1.0) for block in (1, 2))
+    learner = TappedStudent(student, Taps(taps, student, recipe_of()))
     pixel_values = images_of(1, 3, 32, 64).requires_grad_()  # two windows of 2 x 2 patches
     outputs = learner(pixel_values, feature_format="NCHW", window_size=2).adaptors
 

@@ -228,7 +228,9 @@ def factors_of(losses: dict[str, Tensor], teachers: str = "abc") -> dict[str, Te
     """Return each image's factor of each loss: the gradient of the number of images times the loss."""
     leaves = {name: each.clone().requires_grad_() for name, each in losses.items()}
     batch = batch_of(9, tuple(range(NUM_IMAGES)), NUM_IMAGES, teachers)
-    total = torch.stack(list(dropping(9).weigh(batch, terms_of(leaves)).values())).sum()
+    terms = terms_of(leaves)
+    weighted = {name: term.value for name, term in terms.items()} | dropping(9).weigh(batch, terms)
+    total = torch.stack(list(weighted.values())).sum()
     return dict(zip(leaves, torch.autograd.grad(NUM_IMAGES * total, list(leaves.values())), strict=True))
 
 

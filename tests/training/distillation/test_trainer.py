@@ -265,16 +265,16 @@ def test_a_trunk_that_wakes_warms_up_and_counts_its_own_steps(recipe_file: str) 
     times = "trunk_frozen_steps: 0.5, trunk_warmup_steps: 2"
     settings = [f"optimizer={{name: lamb, {times}}}", "standardization.method=global"]
     distiller = trainer.Distiller(load_recipe(recipe_file, settings), Path("run"))
-    rates, gradients, update = [], [], distiller._update_weights
+    rates, gradients, clip = [], [], distiller._clip_gradients
 
-    def recorded(values):
+    def recorded():
         by_part = {group["is_trunk"]: group["lr"] for group in distiller.parts.optimizer.param_groups}
         rates.append(by_part[True] / by_part[False])
         named = distiller.parts.model.named_parameters()
         gradients.append({is_of_trunk(name) for name, parameter in named if parameter.grad is not None})
-        return update(values)
+        return clip()
 
-    distiller._update_weights = recorded
+    distiller._clip_gradients = recorded
     distiller.run()
     assert rates == pytest.approx([0, 0, 0, 0, 0.5, 1, 1, 1])
     assert gradients == [{False}] * 4 + [{False, True}] * 4
