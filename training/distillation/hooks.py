@@ -127,13 +127,15 @@ def states_of(hooks: Mapping[str, StepHook]) -> dict[str, nn.Module]:
 
 
 def _own_hooks(recipe: Recipe, student: RadioModel, device: torch.device) -> dict[str, StepHook]:
-    found = {}
+    found: dict[str, StepHook] = {}
     for name, path in recipe.own_hooks().items():
         build = import_object(path, "hooks", error=RecipeError)
         if not (isinstance(build, type) and issubclass(build, StepHook)):
             raise RecipeError(f"`hooks` must name subclasses of `StepHook`, got {path!r}, a {type(build).__name__}.")
         hook = cast(Callable[[Recipe, RadioModel], StepHook], build)(recipe, student)
-        found[f"hook_{name}"] = hook.to(device) if isinstance(hook, nn.Module) else hook
+        if isinstance(hook, nn.Module):
+            hook.to(device)
+        found[f"hook_{name}"] = hook
     return found
 
 
