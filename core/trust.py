@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
 import modeling_radio
@@ -93,7 +94,21 @@ def copy_model(folder: Path, target: Path) -> None:
 def our_modules() -> set[str]:
     """Return the modules that are saved with our checkpoints, those of classes that the user registered too."""
     of_user = {own.reference.rpartition(".")[0] for own in own_classes.values()}
-    return {path.stem for path in Path(modeling_radio.__file__).parent.glob("*_radio.py")} | of_user
+    return _package_modules() | of_user
+
+
+def _package_modules() -> set[str]:
+    return {path.stem for path in Path(modeling_radio.__file__).parent.glob("*_radio.py")}
+
+
+def code_beside(folder: Path) -> list[str]:
+    """Return the names of a folder's files with code of others that its `config.json` names, and that this imports."""
+    path = folder / CONFIG_NAME
+    named = foreign_code(read_json(path), _package_modules()) if path.is_file() else []
+    modules = {name.rpartition(".")[0] for name in named}  # code of another repository has "--" in its name
+    files = [folder / f"{module}.py" for module in modules if module.isidentifier()]
+    found = {name for file in files if file.is_file() for name in (str(file), *get_relative_import_files(file))}
+    return sorted({Path(name).name for name in found} - {f"{module}.py" for module in _package_modules()})
 
 
 def foreign_code(values: Any, modules: Collection[str]) -> list[str]:

@@ -77,7 +77,8 @@ class Answering:
         self.kind = OBJECTS if is_of_instances else _KIND_OF_TASK[task.pipeline]
         if self.threshold is not None and (is_zero_shot or self.kind not in (CLASSES, OBJECTS)):
             raise ValueError(f"`threshold` must be left out for {task.pipeline}, got {self.threshold!r}.")
-        self._pipeline: Any = pipeline(
+        build: Any = pipeline  # its overloads know no models but those of transformers
+        self._pipeline = build(
             task.pipeline,
             model=model,
             image_processor=self.opened.processor,

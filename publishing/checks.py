@@ -24,7 +24,7 @@ from modeling_radio.checks_radio import check_choice, read_json
 from modeling_radio.core.errors import SECRET, first_few
 from modeling_radio.core.files import hash_file
 from modeling_radio.core.interruption import raised_signals
-from modeling_radio.core.trust import clean_environment, foreign_code, our_modules
+from modeling_radio.core.trust import clean_environment, code_beside, foreign_code, our_modules
 from modeling_radio.extraction.shards import SUMS, naming_damaged, read_sums
 from modeling_radio.figures.predictions import MODELS
 from modeling_radio.hub_radio import module_files, source_files
@@ -32,6 +32,7 @@ from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.rendering import read_card
 from modeling_radio.publishing.publication import CARD, Publication
 from modeling_radio.publishing.reopen import reopen_elsewhere
+from modeling_radio.tasks_radio import task_of
 
 
 TEXTS = ("", ".json", ".md", ".txt", ".yaml", ".yml", ".html", ".jinja")
@@ -172,7 +173,9 @@ def check_code(publication: Publication, *, trusts_remote_code: bool = False) ->
             )
     there = {name: publication.read(name) for name in publication.files if name.endswith((".py", ".pyc"))}
     wanted = {} if publication.kind == "dataset" else source_files()
-    differing = sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name))
+    trusted = code_beside(publication.store.folder) if trusts_remote_code and publication.store.folder else []
+    names = (there.keys() | wanted.keys()).difference(trusted)
+    differing = sorted(name for name in names if there.get(name) != wanted.get(name))
     if differing:
         raise UnfitError(
             f"Python files differ from the installed code: {first_few(differing, _MAX_NAMES)}. Open the folder and "
@@ -215,7 +218,9 @@ def _class_of(folder: Path) -> str:
 
 
 def _open_adapter_elsewhere(folder: Path) -> None:
-    auto_class = f"AutoModel{_class_of(folder).removeprefix('Radio').removeprefix('Model')}"
+    values = read_json(folder / "config.json")
+    task = task_of(values.get("architectures"), values.get("auto_map"))
+    auto_class = "AutoModel" if task is None else task.auto_classes[0]
     with tempfile.TemporaryDirectory() as elsewhere:
         command = [sys.executable, "-I", "-c", OPEN_ADAPTER, str(folder), auto_class]
         environment = clean_environment(HF_MODULES_CACHE=str(Path(elsewhere) / "modules"))

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError  # of the client's 
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 from modeling_radio.core.errors import UserError, first_few
-from modeling_radio.core.trust import COPIED_FILES, allowed_files, has_name
+from modeling_radio.core.trust import COPIED_FILES, allowed_files, code_beside, has_name
 from modeling_radio.extraction.store import Store
 from modeling_radio.model_cards.build import RESULTS, WEIGHTS
 from modeling_radio.model_cards.kinds import BASE_PLACEHOLDER, is_adapter
@@ -80,20 +80,26 @@ class Publication:
         return sum(len(each) if isinstance(each, bytes) else each for each in self.files.values())
 
 
-def read_folder(folder: Path | str, repo_id: str, base: str | None = None) -> Publication:
+def read_folder(
+    folder: Path | str, repo_id: str, base: str | None = None, *, trusts_remote_code: bool = False
+) -> Publication:
     """Return the files that a folder becomes on the Hub; the folder stays as it is.
 
     Args:
         folder: A checkpoint, an adapter, or features in Parquet files, which may be at an address.
         repo_id: `ORG/NAME`; replaces the placeholder in the card's code.
         base: Repository of an adapter's base, which may be a folder here.
+        trusts_remote_code: Whether to publish files with code of others that `config.json` names.
 
     Raises:
         ValueError: If it is another folder, holds other files or links, has no card, or the card's code opens something
             else; or if an address is not reached.
     """
     store = Store(folder, "checkpoint")
-    kind, sizes = ("dataset", _files_at_address(store)) if store.folder is None else _files_of_folder(store.folder)
+    if store.folder is None:
+        kind, sizes = "dataset", _files_at_address(store)
+    else:
+        kind, sizes = _files_of_folder(store.folder, code_beside(store.folder) if trusts_remote_code else [])
     files: dict[str, int | bytes] = {**sizes}
     if CARD not in files:
         command = f"card {folder} --license ID`"
@@ -130,14 +136,14 @@ def _kind(folder: Path) -> PublishedKind:
     )
 
 
-def _files_of_folder(folder: Path) -> tuple[PublishedKind, dict[str, int]]:
+def _files_of_folder(folder: Path, code: Sequence[str]) -> tuple[PublishedKind, dict[str, int]]:
     """Return the kind of a folder, and the sizes of the files to publish by their path in it.
 
     Caches, hidden files other than the Hub's own, and the results that the card was written from are left out: the card
     shows the results, and they name the command that measured and its folders. Any other file is refused.
     """
     kind = _kind(folder)
-    found = allowed_files(folder, FEATURE_FILES if kind == "dataset" else PUBLISHED_FILES)
+    found = allowed_files(folder, FEATURE_FILES if kind == "dataset" else (*PUBLISHED_FILES, *code))
     names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir()]
     visible = [name for name in names if name.name != RESULTS and "__pycache__" not in name.parts]
     visible = [name for name in visible if not any(part.startswith(".") for part in name.parts)]

@@ -60,8 +60,9 @@ def _publish(settings: PublishSettings) -> None:
 
     check_model_id(settings.model_id)
     check_model_id(settings.base)
-    publication = read_folder(settings.checkpoint, settings.model_id, settings.base)
-    check_publication(publication, trusts_remote_code=settings.trust_remote_code)
+    trust = {"trusts_remote_code": settings.trust_remote_code}
+    publication = read_folder(settings.checkpoint, settings.model_id, settings.base, **trust)
+    check_publication(publication, **trust)
     what = f"{len(publication.files)} files, {publication.num_bytes() / 1e6:.1f} MB ({publication.kind})"
     if settings.dry_run:
         print("\n".join(publication.files))

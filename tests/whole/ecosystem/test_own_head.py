@@ -12,6 +12,8 @@ from PIL import Image
 
 from modeling_radio.hub_radio import own_classes
 from modeling_radio.model_cards.card import main as card
+from modeling_radio.publishing.checks import UnfitError, check_code
+from modeling_radio.publishing.publication import read_folder
 from modeling_radio.tuning.finetune import main as finetune
 
 
@@ -97,6 +99,14 @@ def test_a_head_outside_of_the_package_is_tuned_measured_saved_opened_and_descri
     done = elsewhere.run(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "cat" in done.stdout
+
+    with pytest.raises(ValueError, match=r"grades\.py"):
+        read_folder(merged, "org/grades")
+    publication = read_folder(merged, "org/grades", trusts_remote_code=True)
+    assert "grades.py" in publication.files
+    with pytest.raises(UnfitError, match=r"grades\.RadioForGrades"):
+        check_code(publication)
+    check_code(publication, trusts_remote_code=True)
 
 
 @pytest.mark.usefixtures("own_files")
