@@ -9,7 +9,6 @@ from transformers import BitsAndBytesConfig
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.intermediate_radio import average_blocks
 from modeling_radio.modeling_radio import RadioNetwork
 
 
@@ -324,41 +323,6 @@ def test_a_feature_normalizer_acts_on_features_and_adaptors_but_not_on_tokens(re
     adaptor = normalized.radio_model.adaptor("sam3")
     sam3 = adaptor(plain.last_hidden_state[:, : config.num_cls_tokens], expected, 2, 3).features
     torch.testing.assert_close(out.adaptors["sam3"].features, sam3, rtol=0, atol=1e-5)
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["rotation of each block", "one rotation"])
-def intermediate_network(request):
-    config = RadioConfig.from_preset(
-        "radio-test", num_intermediate_normalizers=4, intermediate_rotation_per_layer=request.param
-    )
-    intermediate_network = RadioModel(config).eval().radio_model
-    generator = torch.Generator().manual_seed(0)
-    for buffer in intermediate_network.inter_feature_normalizer.buffers():
-        buffer.copy_(torch.randn(buffer.shape, generator=generator))
-    return intermediate_network
-
-
-def test_scaling_of_a_mean(intermediate_network):
-    normalizer, blocks = intermediate_network.inter_feature_normalizer, [1, 2, 3]
-    with torch.no_grad():
-        result = intermediate_network(torch.rand(1, 3, 32, 48), keep=blocks)
-        found = {
-            order: average_blocks(intermediate_network, result, blocks, order)
-            for order in ("post-alpha", "pre-alpha", "none")
-        }
-    prefix = intermediate_network.config.num_prefix_tokens
-    tokens = {block: result.kept[block] for block in blocks}
-    mean = sum(tokens.values()) / 3
-    for answer in found.values():
-        torch.testing.assert_close(answer[:, :prefix], mean[:, :prefix])
-    torch.testing.assert_close(found["none"], mean)
-    rotation = normalizer.rotation[3] if normalizer.rotation.ndim == 3 else normalizer.rotation
-    centered = {block: (tokens[block][:, prefix:] - normalizer.means[block]) @ rotation.T for block in blocks}
-    scale = sum(normalizer.alphas[block] for block in blocks) / 3
-    torch.testing.assert_close(found["post-alpha"][:, prefix:], scale * sum(centered.values()) / 3)
-    scaled = sum(normalizer.alphas[block] * centered[block] for block in blocks) / 3
-    torch.testing.assert_close(found["pre-alpha"][:, prefix:], scaled)
-    assert not torch.allclose(found["pre-alpha"], found["post-alpha"], atol=1e-2)
 
 
 @torch.no_grad()
