@@ -23,9 +23,13 @@ os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="radio-test-modules-")
 import psutil
 import tiny_texts
 import torch
+from drawn_assets import assets
 from elsewhere import Elsewhere
 from hypothesis import HealthCheck, settings
 from local_server import serve
+from reference_cases import edited, hub_folder, reference, training_file
+from tiny_checkpoints import opened, photograph, picture, save_tuned, texts
+from tiny_folders import model, pictures, words
 from training_fixtures import _own_accelerator, recipe_file, tiny_world, write_source
 from transformers import CLIPModel, PreTrainedTokenizerFast, Siglip2Model, SiglipModel
 from tuning_fixtures import (
@@ -46,9 +50,10 @@ from modeling_radio.core.files import cache_dir
 
 # fmt: off
 __all__ = [
-    "_own_accelerator", "base", "class_folders", "coco_content", "coco_folder", "depth_folder", "one_figure_image",
-    "outlines_folder", "own_datasets_cache", "recipe_file", "tiny_world", "voc_folder", "write_source",
-    "zero_shot_folder",
+    "_own_accelerator", "assets", "base", "class_folders", "coco_content", "coco_folder", "depth_folder", "edited",
+    "hub_folder", "model", "one_figure_image", "opened", "outlines_folder", "own_datasets_cache", "photograph",
+    "picture", "pictures", "recipe_file", "reference", "save_tuned", "texts", "tiny_world", "training_file",
+    "voc_folder", "words", "write_source", "zero_shot_folder",
 ]
 # fmt: on
 PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "photograph.jpg"

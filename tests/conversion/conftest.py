@@ -1,10 +1,4 @@
-"""The reference cases in both of NVIDIA's formats."""
-
 import pytest
-from reference_cases import edited, hub_folder, reference, training_file
-
-
-__all__ = ["edited", "hub_folder", "reference", "training_file"]
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_assets import assets
 from h5py import File
 from PIL import Image
 from reference_cases import REFERENCE
@@ -26,8 +25,6 @@ from modeling_radio.evaluation.models.pretrained import RawPixels
 from modeling_radio.evaluation.settings import TaskSettings
 from modeling_radio.evaluation.tasks.base import Evaluation
 
-
-__all__ = ["assets"]
 
 COLORS = torch.tensor([[250, 20, 20], [20, 250, 20]], dtype=torch.uint8)
 

@@ -1,11 +1,5 @@
-"""Tiny checkpoints and photographs, and features of known components."""
-
 import pytest
 import torch
-from tiny_checkpoints import opened, photograph, picture, save_tuned, texts
-
-
-__all__ = ["opened", "photograph", "picture", "save_tuned", "texts"]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from killing import wait_for
 from PIL import Image
 from safetensors.torch import load
-from tiny_folders import build_radio, model
+from tiny_folders import build_radio
 
 from benchmarks.serving import batches_of, encode_images, end_under_load, serve
 from benchmarks.serving import load as load_server
@@ -24,7 +24,6 @@ from modeling_radio.serving.serve import main
 
 pytest.importorskip("fastapi", reason="needs the extra `app`")
 pytestmark = pytest.mark.tour
-__all__ = ["model"]
 
 MAX_BYTES = 200_000
 OPTIONS = ("--size=64", "--max-batch=4", "--max-wait=20", f"--max-bytes={MAX_BYTES}", "--max-pixels=90000")

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from drawn_assets import assets
 from torch.nn import functional as F
 
 from modeling_radio.core.interruption import TrainingDivergedError
@@ -12,9 +11,6 @@ from modeling_radio.studies import held_out as module
 from modeling_radio.studies.held_out import HeldOut
 from modeling_radio.training.recipes.recipe import RecipeError
 from modeling_radio.training.student.build import build_student
-
-
-__all__ = ["assets"]
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 import pytest
 from documentation import ROOT
-from tiny_folders import build_radio, model, pictures, words
+from tiny_folders import build_radio
 
 from modeling_radio import RadioModel
 
-
-__all__ = ["model", "pictures", "words"]
 
 SCRIPTS = ROOT / "notebooks" / "scripts"
 

@@ -8,14 +8,9 @@ import torch
 from documentation import ROOT
 from PIL import Image
 from task_models import tiny_config
+from tiny_folders import save_with_processor
 
-from modeling_radio import (
-    RadioConfig,
-    RadioForZeroShotImageClassification,
-    RadioImageProcessor,
-    RadioModel,
-    RadioPreTrainedModel,
-)
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel, RadioPreTrainedModel
 from modeling_radio.conversion.text_tower import canonicalizing
 from modeling_radio.figures.predictions import Opened, open_model
 
@@ -27,12 +22,6 @@ ADAPTORS = [
 ]
 CLASSES = ["cat", "dog", "grass"]
 """Words that the tests' tokenizer knows."""
-
-
-def save(model: RadioPreTrainedModel, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +38,7 @@ def texts(tmp_path_factory) -> Path:
     )
     radio = RadioModel(config).eval()
     model = RadioForZeroShotImageClassification.from_parts(radio, tiny_texts.build_dual_encoder("siglip", WIDTH))
-    folder = save(model, tmp_path_factory.mktemp("app") / "texts")
+    folder = save_with_processor(model, tmp_path_factory.mktemp("app") / "texts")
     canonicalizing(tiny_texts.build_word_tokenizer(), 16).save_pretrained(folder)
     return folder
 
@@ -67,7 +56,7 @@ def save_tuned(tmp_path):
         torch.manual_seed(0)
         names = dict(enumerate(CLASSES))
         config = tiny_config(id2label=names, preferred_resolution=[64, 96], **fields)
-        return save(model_class(config).eval(), tmp_path / model_class.__name__)
+        return save_with_processor(model_class(config).eval(), tmp_path / model_class.__name__)
 
     return build
 

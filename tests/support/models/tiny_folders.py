@@ -8,7 +8,13 @@ from PIL import Image
 from tiny_sentences import build_sentence_tower
 from tiny_texts import build_word_tokenizer
 
-from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio import (
+    RadioConfig,
+    RadioForZeroShotImageClassification,
+    RadioImageProcessor,
+    RadioModel,
+    RadioPreTrainedModel,
+)
 
 
 TEXT_WIDTH = 12
@@ -25,20 +31,22 @@ def build_radio() -> RadioModel:
     return RadioModel(RadioConfig.from_preset("radio-test", adaptors=ADAPTORS, preferred_resolution=[64, 64])).eval()
 
 
+def save_with_processor(model: RadioPreTrainedModel, folder: Path) -> Path:
+    """Save a model and its processor, and return the folder."""
+    model.save_pretrained(folder)
+    RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
+    return folder
+
+
 def save_radio(folder: Path) -> Path:
     """Save that backbone with its processor."""
-    radio = build_radio()
-    radio.save_pretrained(folder)
-    RadioImageProcessor.from_model_config(radio.config).save_pretrained(folder)
-    return folder
+    return save_with_processor(build_radio(), folder)
 
 
 def save_words(folder: Path) -> Path:
     """Save the same backbone with a text tower."""
-    radio = build_radio()
-    zero_shot = RadioForZeroShotImageClassification.from_parts(radio, build_sentence_tower(TEXT_WIDTH), "words")
-    zero_shot.save_pretrained(folder)
-    RadioImageProcessor.from_model_config(radio.config).save_pretrained(folder)
+    tower = build_sentence_tower(TEXT_WIDTH)
+    save_with_processor(RadioForZeroShotImageClassification.from_parts(build_radio(), tower, "words"), folder)
     tokenizer = build_word_tokenizer()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     tokenizer.save_pretrained(folder)

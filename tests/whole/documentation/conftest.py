@@ -9,7 +9,7 @@ import torch
 from local_hub import LocalHub, local_hub
 from nvidia_twin import serve_twin
 from onnx import TensorProto, helper, save
-from tiny_folders import save_images
+from tiny_folders import save_images, save_with_processor
 from tiny_sam3 import TRUNK_WIDTH
 from tiny_texts import build_dual_encoder, build_word_tokenizer
 
@@ -21,9 +21,7 @@ from modeling_radio import (
     RadioForObjectDetection,
     RadioForSemanticSegmentation,
     RadioForZeroShotImageClassification,
-    RadioImageProcessor,
     RadioModel,
-    RadioPreTrainedModel,
 )
 from modeling_radio.api import PHOTOGRAPH
 from modeling_radio.conversion.text_tower import canonicalizing
@@ -55,12 +53,6 @@ class World:
     hub: LocalHub
 
 
-def save_model(model: RadioPreTrainedModel, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
-    return folder
-
-
 def write_graph(path: Path) -> None:
     """Write the smallest graph with an exported model's names; `tests/conversion` exports real ones."""
     pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, "height", "width"])
@@ -79,9 +71,9 @@ def world(tmp_path_factory):
     demo = RadioConfig.from_preset(
         "radio-test", num_hidden_layers=6, adaptors=[{"name": name, **HEAD} for name in DEMO_TEACHERS], **SMALL_DETECTOR
     )
-    save_model(RadioModel(demo), folder / "runs" / "demo" / "final")
+    save_with_processor(RadioModel(demo), folder / "runs" / "demo" / "final")
     for name, model_class in TUNED.items():
-        save_model(model_class(demo), folder / "runs" / name / "merged")
+        save_with_processor(model_class(demo), folder / "runs" / name / "merged")
     save_converted(folder)
     save_images(folder / "pets")
     write_graph(folder / "model.onnx")
@@ -95,6 +87,6 @@ def save_converted(folder: Path) -> None:
     adaptors = [{"name": "siglip2-g", **HEAD}, {"name": "sam3", "feature_dim": TRUNK_WIDTH, "hidden_size": 24}]
     radio = RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors))
     zero_shot = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip2", TEXT_WIDTH))
-    canonicalizing(build_word_tokenizer(), 16).save_pretrained(save_model(zero_shot, folder / "my-folder"))
+    canonicalizing(build_word_tokenizer(), 16).save_pretrained(save_with_processor(zero_shot, folder / "my-folder"))
     radio.config.nvidia_outputs, radio.config.adaptor_names = True, []
-    save_model(radio, folder / "with-nvidia-outputs" / "my-folder")
+    save_with_processor(radio, folder / "with-nvidia-outputs" / "my-folder")

@@ -1,6 +1,0 @@
-"""Drawn assets instead of fetched ones."""
-
-from drawn_assets import assets
-
-
-__all__ = ["assets"]
