@@ -279,6 +279,14 @@ def test_no_type_is_defined_twice():
     assert not {name: where for name, where in places.items() if len(where) > 1}
 
 
+UNCLEAR_START = re.compile(r'^ +\*{0,2}\w+: (?:How|Of|What|Which)\b.*|"""(?:How|Of|What|Which)\b.*', re.MULTILINE)
+
+
+def test_docs_begin_with_a_noun_or_a_verb():
+    """An argument is "File-name prefix", not "Of the files, without what tells one from the other"."""
+    assert not wrong_files(python_files(*ARROWS), lambda path: UNCLEAR_START.findall(path.read_text(encoding="utf-8")))
+
+
 UNPICKLING_PACKAGES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 # What a call must say so that files of strangers run no code: a keyword and its value.
 CAREFUL_LOADS = {

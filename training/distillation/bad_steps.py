@@ -49,7 +49,7 @@ class BadSteps(StepHook):
     Args:
         folder: Gets `step_STEP-rank_RANK.json` and, with small tensors, `.safetensors`.
         recipe: The recipe.
-        accelerator: Of this rank.
+        accelerator: Accelerator of this rank.
         skipped: The count of skipped steps.
     """
 
@@ -102,7 +102,7 @@ class BadSteps(StepHook):
 
         Args:
             step: Its number, from 0.
-            causes: What was not finite.
+            causes: Names of the values that were not finite.
             has_tensors: Write the tensors that were kept.
 
         Raises:

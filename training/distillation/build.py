@@ -56,12 +56,12 @@ class RunParts:
         statistics: Running statistics of the teachers: they standardize targets and balance summary losses.
         hooks: All that acts on each step, by name, in the order of calls.
         skipped: The count of skipped steps.
-        plan: Which images each step has on this rank.
+        plan: Images of each step on this rank.
         source: Images and the teachers' outputs of each batch, in the order of the plan.
         parallel_passes: Runs several passes of a step at the same time; None for one after the other.
         blueprint: Copy on the meta device into which FSDP's shards are gathered for the export; None if not sharded.
         fingerprint: Hash of the data's files, on the first rank.
-        lineage: What the student learns from, for its card.
+        lineage: Teachers, weights and data that the student learns from, for its card.
         monitors: Measurements beside the losses.
     """
 

@@ -75,7 +75,7 @@ class HostCopies:
         """Return copies, which hold until the next call with this name.
 
         Args:
-            name: Of these tensors together.
+            name: Name of these tensors as a group.
             tensors: By name.
         """
         for key, tensor in tensors.items():
@@ -104,16 +104,16 @@ def writers_of(
     Each rank writes its shards. What every rank has is written by the first one, or in turn if it is large.
 
     Args:
-        name: Of the files, without what tells one from the other.
+        name: File-name prefix.
         tensors: By name, whole or sharded.
         copies: Takes the copies; those of the checkpoint before must be written.
-        rank: Of this process.
+        rank: Rank of this process.
         num_ranks: Number of ranks.
         first: Rank that writes the first part of what every rank has; those after it the others.
 
     Returns:
-        Writers of files by name, none where other ranks write everything; and the `first` of the next tensors. Of no
-        tensors at all (an optimizer's before its first step) there is a file too: that none is missing can be told.
+        Writers of files by name, none where other ranks write everything; and the `first` of the next tensors. A file
+        without tensors (an optimizer's before its first step) is written too, so that a missing file is noticed.
     """
     parts: dict[str, tuple[int, int]] = {}  # this rank's: number of the part, and of how many
     found = {key: part_number(tensor) for key, tensor in tensors.items()}
@@ -149,10 +149,10 @@ class SavedTensors:
 
     Args:
         folder: Where the files lie.
-        name: Their name without what tells one from the other.
+        name: File-name prefix.
 
     Raises:
-        CheckpointError: If there are none.
+        CheckpointError: If there are no such files.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -362,7 +362,7 @@ def check_fits(path: Path, saved: Mapping[str, Sequence[int]], wanted: Mapping[s
     Args:
         path: The file that they are from, for the message.
         saved: Their shapes, by name.
-        wanted: What they are loaded into, by name.
+        wanted: Tensors that they are loaded into, by name.
 
     Raises:
         CheckpointError: If names or shapes differ, as where a teacher's outputs have other channels than before.
@@ -384,7 +384,7 @@ class CheckpointWriter:
     session.
 
     Args:
-        folder: Of all checkpoints of the run.
+        folder: Folder of all checkpoints of the run.
         num_kept: Newest checkpoints that stay.
     """
 
@@ -472,7 +472,7 @@ class RunState:
     """The parts of a run that change from step to step, sharded or not.
 
     Attributes:
-        modules: What is saved as `NAME.safetensors`, by that name, or in parts as `tensor_files` names them.
+        modules: Modules that are saved as `NAME.safetensors`, by that name, or in parts as `tensor_files` names them.
         optimizer: Saved as `optimizer.safetensors`.
         skipped: The count of skipped steps.
         source: Knows its place in the data, on each rank its own.
@@ -489,8 +489,8 @@ class RunState:
         """Begin to write a checkpoint of the present state, which may change as soon as this returns.
 
         Args:
-            writer: Of the run; every rank writes its part.
-            facts: What else belongs into `state.json`, `step` among it.
+            writer: The run's writer; every rank writes its part.
+            facts: Further content of `state.json`, `step` among it.
 
         Returns:
             How far each rank has read the data.

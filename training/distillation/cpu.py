@@ -40,7 +40,7 @@ class ParallelPasses:
         """Add the gradients of every part's loss to those of the parameters.
 
         Args:
-            parts: What `work` takes.
+            parts: Arguments of `work`.
             work: Returns what to differentiate, and what to yield.
             parameters: By what; those that a loss does not reach get nothing from it.
 

@@ -86,7 +86,7 @@ def held_out_images(recipe: Recipe, size: int, max_images: int, switch: str) -> 
     Args:
         recipe: The recipe.
         size: Their side in pixels.
-        max_images: How many, if there are that many.
+        max_images: Largest number of images.
         switch: The setting that does without them, for example "logging.picture_every_steps".
 
     Returns:
@@ -109,8 +109,7 @@ def held_out_images(recipe: Recipe, size: int, max_images: int, switch: str) -> 
 
 
 SHIFT_DIVISOR = 4
-"""Of the grid: the other view is displaced by a quarter of it, the same share of what is seen at every resolution. Our
-choice."""
+"""The grid over this is the displacement of the other view, the same share at every resolution. Our choice."""
 MARGIN = 1 + 1 / SHIFT_DIVISOR
 """Side of the whole image over that of the view."""
 
@@ -121,7 +120,7 @@ class ViewPair:
 
     Attributes:
         size_px: Side of the student's images.
-        shift: How far the second view is displaced, down and right, in patches.
+        shift: Displacement of the second view, down and right, in patches.
         patch_size: The student's, in pixels.
     """
 
@@ -182,8 +181,8 @@ def _resized(images: Tensor, side: int) -> Tensor:
 NUM_IMAGES = 32
 """Our choice: chance alone leaves 1/32 of the variance as a fixed pattern, at the price of a fraction of a step."""
 NUM_TOKENS = 4096
-"""Of all images, those at which an adaptor is compared with its teacher, whose whole outputs at high resolution would
-fill the memory. Our choice; all of them up to 176 px."""
+"""Tokens of all images at which an adaptor is compared with its teacher, whose whole outputs at high resolution would
+fill the memory. Our choice; all tokens up to 176 px."""
 NUM_RANK_TOKENS = 2048
 """Number of features whose effective rank is measured: the time for it grows with their number. Our choice."""
 MIN_PATCHES = 2
@@ -196,7 +195,7 @@ class StudentFeatures(NamedTuple):
     """Outputs of a network for a view, on the CPU.
 
     Attributes:
-        features: Of the backbone, `(num_images, dim, rows, cols)`.
+        features: Features of the backbone, `(num_images, dim, rows, cols)`.
         shifted: Those of the displaced view.
         adaptors: By teacher and in its space: summaries, and features at the positions that are compared, one for each
             "image", `(num_tokens, dim, 1, 1)`.
@@ -425,7 +424,7 @@ def _sizes_px(recipe: Recipe, config: RadioConfig) -> list[int]:
 
 
 def _teachers_at(size: int, recipe: Recipe, teachers: Mapping[str, Teacher]) -> dict[str, Teacher]:
-    """Return the teachers of the partitions that are trained at a size, all for one that none is trained at."""
+    """Return the teachers of the partitions that are trained at a size; without such a partition all teachers."""
     partitions = [partition for partition in recipe.partitions if size in partition.sizes_px]
     names = {name for partition in partitions for name in partition.teachers or teachers} or set(teachers)
     shown = {name: teacher for name, teacher in teachers.items() if name in names}

@@ -40,7 +40,7 @@ def build_options(
         recipe: Asks for them.
         teachers: By name.
         student: Before it is wrapped for several ranks.
-        accelerator: Of this rank.
+        accelerator: Accelerator of this rank.
 
     Raises:
         RecipeError: If one does not fit the teachers or the student, or is no `StepHook`.
@@ -78,8 +78,8 @@ def build_hooks(  # noqa: PLR0913
         model: The student's network.
         average: Its moving average.
         optimizer: The student's, prepared for the ranks.
-        statistics: Of the teachers.
-        accelerator: Of this rank.
+        statistics: Statistics of the teachers.
+        accelerator: Accelerator of this rank.
         throughput: Counts tokens.
         skipped: Counts skipped steps.
         folder: Gets files about skipped steps.

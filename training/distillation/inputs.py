@@ -80,10 +80,10 @@ def plan_batches(
 
     Args:
         recipe: The recipe.
-        accelerator: Of this rank.
+        accelerator: Accelerator of this rank.
         images: By number, or streams, whose images are left out while they are read.
-        widths: Of the teachers, by name.
-        folder: Of the run.
+        widths: Widths of the teachers, by name.
+        folder: Folder of the run.
 
     Raises:
         RecipeError: If filters leave no image for a partition, or the ranks cannot be shared as the partitions say.

@@ -54,7 +54,7 @@ class SkippedSteps:
 
         Args:
             step: Its number.
-            causes: What was not finite.
+            causes: Names of the values that were not finite.
 
         Raises:
             TrainingDivergedError: If it is one too many in a row.
@@ -288,7 +288,7 @@ class Monitors(NamedTuple):
 
     Attributes:
         recipe: Says how often.
-        accelerator: Of this rank.
+        accelerator: Accelerator of this rank.
         watch: Shares of time and activations of a step that is logged.
         throughput: Speed and memory of the ranks.
         figures: Figures of held-out images; None without any.
@@ -315,10 +315,10 @@ class Monitors(NamedTuple):
 
         Args:
             recipe: The recipe.
-            config: Of the student.
+            config: Configuration of the student.
             teachers: By name.
-            accelerator: Of this rank.
-            folder: Of the figures.
+            accelerator: Accelerator of this rank.
+            folder: Folder of the figures.
         """
         if line := describe_missing_images(recipe):
             accelerator.print(line, flush=True)

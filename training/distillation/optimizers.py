@@ -27,7 +27,7 @@ class _Traits(NamedTuple):
         is_trunk: Whether it lies outside of all heads, so that it may be frozen at first.
         is_decayed: Whether weight decay acts on it.
         use_trust_ratio: Whether LAMB moves it in proportion to its norm.
-        num_matrices: How many matrices of a transformer block it stacks; 0 for what is none.
+        num_matrices: Number of matrices of a transformer block that it stacks; 0 for other parameters.
     """
 
     is_trunk: bool
@@ -41,7 +41,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Args:
         model: The student, with auxiliary heads around it or not, before it is distributed.
-        weight_decay: Of the parameters that decay.
+        weight_decay: Weight decay of the parameters that decay.
 
     Returns:
         Groups with `params` and the options `weight_decay`, `is_trunk`, `use_trust_ratio` and `num_matrices`: see
@@ -85,10 +85,10 @@ class Moments(NamedTuple):
 
     Attributes:
         parameters: They themselves, whole or sharded.
-        gradients: Of this step.
+        gradients: Gradients of this step.
         first: Moving averages of the gradients.
         second: Moving averages of their squares.
-        step: How many steps these averages have seen, from 1.
+        step: Number of steps that these averages have seen, from 1.
     """
 
     parameters: list[Tensor]
@@ -198,7 +198,7 @@ COEFFICIENTS = (
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
-"""Of the odd polynomial of each Newton-Schulz iteration, fitted to bring singular values near 1 in five steps.
+"""Coefficients of the odd polynomial of each Newton-Schulz iteration, which bring singular values near 1 in five steps.
 
 https://leloykun.github.io/ponder/muon-opt-coeffs
 """
@@ -221,7 +221,7 @@ class Muon(Optimizer):
         betas: Decay of NAdamW's first and second moment.
         eps: Added to NAdamW's denominator.
         fallback_lr_scale: NAdamW's learning rate over `lr`.
-        dtype: What the matrices are made orthogonal in.
+        dtype: Type in which the matrices are made orthogonal.
 
     References:
         https://kellerjordan.github.io/posts/muon; NAdamW is AdamW whose first moment counts the gradient once more, as
@@ -299,7 +299,7 @@ def orthogonalize(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor
 
     Args:
         matrices: Each `(rows, columns)`, of any shapes.
-        dtype: What to compute in: bfloat16 where it is fast; it errs by about a hundredth.
+        dtype: Type to compute in: bfloat16 where it is fast; it errs by about a hundredth.
 
     Returns:
         Matrices of the same shapes, in that precision.
@@ -337,7 +337,7 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe, matrix_dtype: tor
     Args:
         model: The student, before it is distributed.
         recipe: Its settings.
-        matrix_dtype: What Muon makes matrices orthogonal in; its momenta and the weights stay as they are.
+        matrix_dtype: Type in which Muon makes matrices orthogonal; its momenta and the weights stay as they are.
     """
     return OPTIMIZERS[recipe.name](model, recipe, matrix_dtype)
 

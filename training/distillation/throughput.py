@@ -31,7 +31,7 @@ class Throughput(StepHook):
 
     Args:
         recipe: The recipe.
-        accelerator: Of this rank.
+        accelerator: Accelerator of this rank.
     """
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator) -> None:
@@ -55,7 +55,7 @@ class Throughput(StepHook):
             num_steps: Number of these steps.
             seconds: That they took.
             data_seconds: In which this rank waited for data.
-            own_seconds: Of the last step, before this rank waited for another.
+            own_seconds: Seconds of the last step before this rank waited for another.
 
         Returns:
             `tokens_per_second` of the run, `mfu` on a known GPU, and for each rank `data_seconds` of a step and

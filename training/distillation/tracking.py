@@ -123,7 +123,7 @@ def left_out_of_streams(positions: Sequence[Mapping[str, Any]]) -> dict[str, Any
     """Return how many streamed images were left out so far of each partition, by reason, over all ranks.
 
     Args:
-        positions: How far each rank has read, as a checkpoint holds it.
+        positions: Position to which each rank has read, as a checkpoint holds it.
     """
     counts: dict[str, Counter[str]] = {}
     for position in positions:
@@ -193,7 +193,7 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path, *, is
     Args:
         accelerator: Holds the trackers afterwards.
         recipe: The recipe.
-        folder: Of the run.
+        folder: Folder of the run.
         is_new: Whether the run begins, rather than goes on.
     """
     init_kwargs = {}
@@ -226,7 +226,7 @@ class ProgressLog:
         first_step: Where the run (re)starts.
         num_steps: Where it ends.
         images_per_step: Number of images of a step, over all ranks.
-        folder: Of the run: the main process keeps losses and measurements in `history.jsonl` and draws them in
+        folder: Folder of the run: the main process keeps losses and measurements in `history.jsonl` and draws them in
             `pictures/progress.png`. None keeps nothing.
         speed: Returns further numbers, given the steps of an interval and its seconds; called on every rank.
     """
@@ -267,7 +267,7 @@ class ProgressLog:
         Args:
             step: Steps done so far.
             values: Scalars of this rank that are averaged over the interval and the ranks, `"loss"` among
-                them; none of a step that all ranks skip, which has no part in the means.
+                them; empty for a step that all ranks skip, which has no part in the means.
             settings: Asked, on every rank, at the end of an interval for numbers that are recorded as they are.
         """
         self.bar.update(1)

@@ -1,1 +1,1 @@
-"""What acts on each step of a run: the protocol, and the hooks of the student."""
+"""Hooks that act on each step of a run: their protocol, and those of the student."""

@@ -36,7 +36,7 @@ class Standardization(StepHook):
     """Keeps the teachers' statistics, and moves heads and optimizer with their refits.
 
     Args:
-        statistics: Of the teachers.
+        statistics: Statistics of the teachers.
         models: The student and its moving average.
         optimizer: The student's.
         further_linears: Returns the last layers of further heads that predict a target.
