@@ -26,10 +26,9 @@ from modeling_radio.model_cards.kinds import (
 )
 from modeling_radio.model_cards.licenses import License, binding_teachers, warnings_of
 from modeling_radio.model_cards.lineage import Lineage
-from modeling_radio.model_cards.metadata import ABOUT_TRAINING, card_data, pipeline_tag, write_eval_results
+from modeling_radio.model_cards.metadata import ABOUT_TRAINING, auto_class_of, card_data, write_eval_results
 from modeling_radio.model_cards.parity import find_parity
 from modeling_radio.model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card, signed
-from modeling_radio.tasks_radio import FEATURE_EXTRACTION
 from modeling_radio.zero_shot_radio import SentenceTowerConfig
 
 
@@ -42,8 +41,8 @@ COST = ("seconds", "energy_kwh", "energy_of")
 """Entries of a run about its time and energy."""
 MAKING = ("distil", "training")
 """Beginnings of the names of a run's training phase; a run without such a phase is an evaluation."""
-BACKBONES = (FEATURE_EXTRACTION, "zero-shot-image-classification")
-"""Pipelines of folders whose card is a backbone's, with or without a text tower."""
+BACKBONES = ("AutoModel", "AutoBackbone", "AutoModelForZeroShotImageClassification")
+"""Auto classes of folders whose card is a backbone's, with or without a text tower."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -96,7 +95,7 @@ def build_card(
     if is_adapter(checkpoint):
         return build_adapter_card(checkpoint, config, source, {**shown, **about_sources})
     conversion = Conversion.find(checkpoint)
-    if conversion is None and pipeline_tag(config) not in BACKBONES:
+    if conversion is None and auto_class_of(config) not in BACKBONES:
         return build_tuned_card(config, source, {**shown, **about_sources})
     shown["parity"] = find_parity(checkpoint)
     if conversion is not None:

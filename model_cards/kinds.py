@@ -15,7 +15,7 @@ from modeling_radio import TASK_MODELS, RadioConfig
 from modeling_radio.core.files import write_text
 from modeling_radio.metrics.results import load_typed
 from modeling_radio.model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
-from modeling_radio.model_cards.metadata import HUB_ID, card_data, task_of_folder
+from modeling_radio.model_cards.metadata import HUB_ID, auto_class_of, card_data, task_of_folder
 from modeling_radio.model_cards.rendering import render_card
 from modeling_radio.peft_radio import read_adapter_config
 from modeling_radio.tasks_radio import TASKS
@@ -107,7 +107,7 @@ def build_adapter_card(folder: Path, config: RadioConfig, source: str, shown: di
         base=base,
         kind=kind,
         rank=settings.get("r"),
-        auto_class=_auto_class(config),
+        auto_class=auto_class_of(config),
         usage=_task_usage(config),
         **_classes(config),
     )
@@ -131,7 +131,7 @@ def build_tuned_card(config: RadioConfig, source: str, shown: dict[str, Any]) ->
         relation="finetune",
         results=shown["results"],
     )
-    values = {**shown, "base": base, "article": _article(config), "auto_class": _auto_class(config)}
+    values = {**shown, "base": base, "article": _article(config), "auto_class": auto_class_of(config)}
     return render_card("tuned.md", config, data, source, **values, usage=_task_usage(config), **_classes(config))
 
 
@@ -139,7 +139,7 @@ def _task_usage(config: RadioConfig) -> TaskUsage | None:
     """Return the code for a task model; None for other models."""
     task = task_of_folder(config)
     if task is None:
-        return None
+        return None if auto_class_of(config) in ("AutoModel", "AutoBackbone") else TaskUsage("", "print(output)")
     reading = ""
     if task.post_processing is not None:
         reading = (
@@ -159,7 +159,8 @@ def _article(config: RadioConfig) -> str:
     names = [name for name, each in TASKS.items() if each == task]
     kind = KINDS_OF_CLASSIFIERS.get(str(config.problem_type), " ".join(names).replace("-", " "))
     (own,) = (config.architectures or [""])[:1]
-    return f"A model for {kind}" if own in TASK_MODELS else f"A model with a head of its own, {own}, for {kind}"
+    model = "A model" if own in TASK_MODELS else f"A model with a head of its own, {own},"
+    return f"{model} for {kind}" if kind else model
 
 
 def _classes(config: RadioConfig) -> dict[str, Any]:
@@ -168,12 +169,6 @@ def _classes(config: RadioConfig) -> dict[str, Any]:
     has_classes = config.problem_type != "regression" and task is not None and task.has_classes
     names = sorted((config.id2label or {}).items()) if has_classes else []
     return {"classes": names[:MAX_CLASSES], "num_more_classes": max(len(names) - MAX_CLASSES, 0)}
-
-
-def _auto_class(config: RadioConfig) -> str:
-    """Return the Auto class that opens a task model."""
-    task = task_of_folder(config)
-    return "AutoModel" if task is None else task.auto_classes[0]
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,15 @@ def task_of_folder(config: RadioConfig) -> HeadTask | None:
     return task_of(config.architectures, vars(config).get("auto_map"))
 
 
+def auto_class_of(config: RadioConfig) -> str:
+    """Return the Auto class that opens a checkpoint as the class that wrote it."""
+    task, (name,) = task_of_folder(config), (config.architectures or ["RadioModel"])[:1]
+    if task is not None:
+        return task.auto_classes[0]
+    auto_map = vars(config).get("auto_map") or {}
+    return next((each for each, value in auto_map.items() if str(value).rpartition(".")[2] == name), "AutoModel")
+
+
 def pipeline_tag(config: RadioConfig) -> str:
     """Return the pipeline that the Hub offers for a checkpoint."""
     return pipeline_of(config.architectures, vars(config).get("auto_map"))

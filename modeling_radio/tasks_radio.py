@@ -60,7 +60,7 @@ class HeadTask:
     @property
     def pipeline(self) -> str:
         """Pipeline that a folder of this task is for."""
-        return next(iter(self.own_pipelines or self.pipelines))
+        return next(iter(self.own_pipelines or self.pipelines), FEATURE_EXTRACTION)
 
 
 INSTANCE_SEGMENTER = "RadioForInstanceSegmentation"

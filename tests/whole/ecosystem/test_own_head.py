@@ -10,7 +10,10 @@ from documentation import blocks
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from modeling_radio import RadioConfig
+from modeling_radio.core.imports import import_object
 from modeling_radio.hub_radio import own_classes
+from modeling_radio.model_cards.build import build_card
 from modeling_radio.model_cards.card import main as card
 from modeling_radio.publishing.checks import UnfitError, check_code
 from modeling_radio.publishing.publication import read_folder
@@ -127,3 +130,39 @@ def test_a_head_that_no_folder_could_name_is_refused(tmp_path, base, class_folde
     words = ["--task", "grades_task:GradesTask", "--data", str(class_folders), "--output", "run"]
     assert finetune([str(base), *words]) != 0
     assert "register_for_auto_class" in capsys.readouterr().err
+
+
+POINTS = """
+from torch import nn
+from transformers.utils import ModelOutput
+
+from modeling_radio.heads_radio import RadioTaskModel
+
+
+class RadioForPoints(RadioTaskModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.points = nn.Linear(config.hidden_size, 4)
+        self.post_init()
+
+    def forward(self, pixel_values, **options):
+        output = self.radio_model.make_output(self.radio_model(pixel_values))
+        return ModelOutput(points=self.points(output.features.mean(1)))
+
+
+RadioForPoints.register_for_auto_class("AutoModelForKeypointDetection")
+"""
+
+
+def test_a_head_for_a_task_that_we_have_none_for_gets_a_card_too(tmp_path, monkeypatch):
+    (tmp_path / "points.py").write_text(POINTS)
+    monkeypatch.chdir(tmp_path)
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=1)
+    model = import_object("points:RadioForPoints", "task")(config)
+    model.save_pretrained("head")
+    text = build_card(tmp_path / "head").text
+    own_classes.pop("RadioForPoints")
+    sys.modules.pop("points")
+    assert "RadioForPoints" in text
+    assert 'AutoModelForKeypointDetection.from_pretrained("ORG/NAME", trust_remote_code=True)' in text
+    assert "pipeline(" not in text
