@@ -153,7 +153,7 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     """Return a mask `(height, width)` in COCO's compressed run lengths."""
     from pycocotools import mask as coco_mask
 
-    encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    encoded: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 

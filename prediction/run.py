@@ -275,7 +275,8 @@ def _objects(paths: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
 def _area(mask: dict[str, Any]) -> int:
     from pycocotools import mask as coco_mask
 
-    return int(coco_mask.area({**mask, "counts": mask["counts"].encode("ascii")}))
+    encoded: Any = {**mask, "counts": mask["counts"].encode("ascii")}
+    return int(coco_mask.area(encoded))
 
 
 def _write_page(settings: PredictSettings, answering: Answering, splits: dict[str, Any]) -> None:

@@ -132,11 +132,13 @@ def _in_pixels_of(answer: Answer, asked: _Posted) -> dict[str, Any]:
     """Return an answer as plain data, with boxes in pixels of the image that was sent."""
     width, height = asked.size
     across, down = width / asked.image.width, height / asked.image.height
-    values = {"width": width, "height": height, **answer.values}
+    values: dict[str, Any] = {"width": width, "height": height, **answer.values}
     if "objects" in values:
         scales = (across, down, across, down)
-        boxes = [[side * scale for side, scale in zip(each["box"], scales, strict=True)] for each in values["objects"]]
-        values["objects"] = [{**each, "box": box} for each, box in zip(values["objects"], boxes, strict=True)]
+        values["objects"] = [
+            {**each, "box": [side * scale for side, scale in zip(each["box"], scales, strict=True)]}
+            for each in values["objects"]
+        ]
     return values
 
 
