@@ -69,9 +69,8 @@ def read_size(size: Any, name: str = "size") -> SizeDict:
         ValueError: If it is something else, or a combination that means nothing here.
     """
     given = size
-    if isinstance(size, SizeDict):
-        size = dict(size)  # pyrefly: ignore[no-matching-overload]
-    elif isinstance(size, int):
+    size = plain_size(size)
+    if isinstance(size, int):
         size = {"shortest_edge": size}
     elif isinstance(size, Sequence) and len(size) == 2:
         size = {"height": size[0], "width": size[1]}
@@ -88,6 +87,11 @@ def read_size(size: Any, name: str = "size") -> SizeDict:
             first, second = sorted(pair)
             raise ValueError(f"`{name}` with {first!r} or {second!r} must hold both and nothing else, got {given!r}.")
     return SizeDict(**size)
+
+
+def plain_size(value: Any) -> Any:
+    """Return a processor's size as the dictionary that it was made from; any other value stays as it is."""
+    return dict(value) if isinstance(value, SizeDict) else value  # pyrefly: ignore[no-matching-overload]
 
 
 def read_exact_size(size: Any, name: str) -> SizeDict:
@@ -776,6 +780,7 @@ class PixelProcessor(TorchvisionBackend):
         kinds: Any = self.valid_kwargs
         names = kinds.__annotations__
         check_spelling(kwargs, names, type(self).__name__)
+        kwargs = {name: plain_size(value) for name, value in kwargs.items()}
         given = {name: value for name, value in kwargs.items() if name in names and value is not None}
         with errors_by_name(kinds, given):
             validate_typed_dict(kinds, given)
@@ -800,6 +805,8 @@ class PixelProcessor(TorchvisionBackend):
 
     def preprocess(self, *inputs: Any, **settings: Any) -> BatchFeature:
         """Return the model's inputs; arguments as of the base class."""
+        # transformers' validation knows sizes as the user writes them, but not as a processor holds them.
+        settings = {name: plain_size(value) for name, value in settings.items()}
         with errors_by_name(self.valid_kwargs, settings):
             return super().preprocess(*inputs, **settings)
 

@@ -199,6 +199,13 @@ def test_sizes(image_size, size, expected):
     assert RadioImageProcessor().get_output_size(*image_size, size=size) == expected
 
 
+def test_the_size_that_a_processor_holds_is_taken_again():
+    held = RadioImageProcessor(size={"height": 32, "width": 48})
+    image = torch.zeros(3, 50, 70, dtype=torch.uint8)
+    for processor in (RadioImageProcessor(), RadioImageProcessor(size=held.size)):
+        assert processor(image, size=held.size, return_tensors="pt").pixel_values.shape == (1, 3, 32, 48)
+
+
 def test_bounds_hold_for_any_image():
     generator = np.random.default_rng(0)
     for height, width in generator.integers(1, 5000, (200, 2)).tolist():
