@@ -31,6 +31,9 @@ SAMPLED_KEYS = 16
 LEAST_SCORES = 2**18
 """Scores of a call from which on blocks save more time than their small steps take. Our choice: a few windows stay with
 PyTorch's kernel, a whole image of 224 px does not."""
+LONG_SEGMENT = 1024
+"""Fewest tokens for which a CPU attends faster when the queries, keys and values of each head stand together in
+memory. Our choice: measured on an AMD EPYC (docs/explanation/benchmarks.md) and an Intel Xeon (docs/log.md)."""
 MOST_THREADS = 2
 """Threads up to which blocks, one after the other, were measured to be faster; PyTorch's kernel shares heads out among
 any number."""
@@ -58,6 +61,8 @@ def cpu_attention_forward(
     head_dim)`; there are no weights. Blocks are faster in bfloat16 without gradients, on a CPU with AVX512-BF16 and
     without AMX, with at most `MOST_THREADS` threads. In all other cases results are those of "sdpa" to the bit.
     """
+    if query.device.type == "cpu" and not is_compiling_or_tracing() and query.shape[2] >= LONG_SEGMENT:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     is_plain = attention_mask is None and is_causal is None and not dropout and not module.training
     if is_plain and scaling is not None and is_faster_in_blocks(query):
         return blocked_attention_forward(query, key, value, scaling), None

@@ -39,9 +39,6 @@ class RadioInputConditioner(nn.Module):
 
 RESIZED_CHANNELS = 64  # our choice: 4 MB of a table of 128 x 128
 COMPILES_SYM_MAX = is_torch_greater_or_equal("2.11")  # the versions in which we compiled it
-LONG_SEGMENT = 1024
-"""Fewest tokens for which a CPU attends faster when the queries, keys and values of each head stand together in
-memory. Our choice: measured on an AMD EPYC (docs/explanation/benchmarks.md) and an Intel Xeon (docs/log.md)."""
 
 
 def is_compiling_or_tracing() -> bool:
@@ -89,6 +86,8 @@ class PositionCache:
     Together they take no more memory than the table itself (our choice: a model at most doubles what it holds of
     positions, whatever sizes its images have), but the newest is kept in any case. What was not asked for the longest
     goes first. A copied or pickled model starts with an empty one.
+
+    Without it a pass of ViT-B takes 30 % longer at 224 px, of a saved folder without this package too (docs/log.md).
 
     Threads may share it: what is kept is replaced as a whole and never changed, so that at worst two of them compute
     the same.
@@ -516,8 +515,6 @@ class RadioAttention(nn.Module):
         length = qkv.shape[1] // count
         # -> (3, batch * count, heads, segment, head_dim)
         by_head = qkv.reshape(-1, length, *qkv.shape[2:]).permute(2, 0, 3, 1, 4)
-        if qkv.device.type == "cpu" and not is_compiling_or_tracing() and length >= LONG_SEGMENT:
-            by_head = by_head.contiguous()
         query, key, value = by_head.unbind(0)
         implementation = "eager" if is_eager else str(self.config._attn_implementation)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
@@ -537,6 +534,7 @@ class RadioMLP(nn.Module):
     """Two linear layers with an activation between; widths `hidden_size`, `width`, `hidden_size`.
 
     On a CPU and without gradients GELU overwrites its input, which spares the time to get as much memory again.
+    Without this a pass of ViT-B takes up to 6 % longer, of a saved folder without this package too (docs/log.md).
     """
 
     def __init__(self, config: RadioConfig, width: int, hidden_size: int | None = None) -> None:

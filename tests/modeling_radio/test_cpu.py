@@ -12,7 +12,7 @@ from task_models import EVERY_MODEL, build, images, tensors_of
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from modeling_radio import RadioConfig, RadioModel, cpu, layers_radio
+from modeling_radio import RadioConfig, RadioModel, cpu
 from modeling_radio.cpu import PrepackedLinear, blocked_attention_forward, choose_cpu_blocks, prepack
 
 
@@ -123,7 +123,7 @@ def test_float32_equals_sdpa_to_the_bit(window, monkeypatch):
     expected = model(pixels, window_size=window).features
     model.set_attn_implementation("cpu_blocks")
     assert torch.equal(model(pixels, window_size=window).features, expected)
-    monkeypatch.setattr(layers_radio, "LONG_SEGMENT", 4)  # each head's tokens are brought together first
+    monkeypatch.setattr(cpu, "LONG_SEGMENT", 4)  # each head's tokens are brought together first
     assert torch.equal(model(pixels, window_size=window).features, expected)
 
 
