@@ -213,6 +213,8 @@ def register_class(model_class: Any, auto_class: str, config_class: type) -> Non
         return
     if module == "__main__" or file in SOURCE_FILES:
         raise ValueError(f"`{name}` must be in a file with a name of its own, which is saved; got {file!r}.")
+    if name in {reference.rpartition(".")[2] for reference in AUTO_MAP.values()}:
+        raise ValueError(f"`{name}` must have a name of its own: folders would name it in place of ours.")
     own = OwnClass(auto_class, f"{module}.{name}", _own_files(Path(sys.modules[model_class.__module__].__file__ or "")))
     own_classes[name] = own
     task = task_of([name], {auto_class: own.reference})

@@ -10,7 +10,7 @@ from documentation import blocks
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from modeling_radio import RadioConfig
+from modeling_radio import RadioConfig, RadioForImageClassification
 from modeling_radio.core.imports import import_object
 from modeling_radio.hub_radio import own_classes
 from modeling_radio.model_cards.build import build_card
@@ -110,6 +110,17 @@ def test_a_head_outside_of_the_package_is_tuned_measured_saved_opened_and_descri
     with pytest.raises(UnfitError, match=r"grades\.RadioForGrades"):
         check_code(publication)
     check_code(publication, trusts_remote_code=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("__main__", "RadioForGrades"), ("my.heads_radio", "RadioForGrades"), ("grades", "RadioForImageClassification")],
+)
+def test_a_class_whose_file_or_name_is_taken_is_refused(module, name):
+    own = type(name, (RadioForImageClassification,), {"__module__": module})
+    with pytest.raises(ValueError, match=f"^`{name}`"):
+        own.register_for_auto_class("AutoModelForImageClassification")
+    assert name not in own_classes
 
 
 @pytest.mark.usefixtures("own_files")
