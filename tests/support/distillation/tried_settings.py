@@ -26,7 +26,7 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.core.settings import choices_of, kinds_of, list_settings, marked, section_of
 from modeling_radio.training.distillation.stages import run_recipe
 from modeling_radio.training.hooks.base import StepHook
-from modeling_radio.training.losses.terms import LossTerm
+from modeling_radio.training.losses.terms import LossTerm, teacher_of
 from modeling_radio.training.recipes.recipe import Recipe, load_recipe
 from modeling_radio.training.recipes.sections import INDECISIVE, TAP_DEPTHS
 from modeling_radio.training.student.build import check_student_views
@@ -313,13 +313,13 @@ class FailingTeacher(TriedTeacher):
 
 
 class Halved(StepHook):
-    """Each loss of a teacher counts half."""
+    """One teacher counts half."""
 
     def __init__(self, recipe: Recipe, student: RadioModel) -> None:
         pass
 
     def weigh(self, batch: PlannedBatch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
-        return {name: 0.5 * term.value for name, term in terms.items()}
+        return {name: 0.5 * term.value for name, term in terms.items() if teacher_of(name) == "segmenter"}
 
 
 def another_student(**fields: Any) -> RadioConfig:
