@@ -19,8 +19,8 @@ from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_fil
 import modeling_radio
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.errors import first_few
-from modeling_radio.hub_radio import own_classes
 from modeling_radio.loading_radio import HUB_ID, is_radio_folder
+from modeling_radio.saving_radio import own_classes
 
 
 MODEL_FILES = (

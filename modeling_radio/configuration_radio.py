@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,15 +38,7 @@ from .checks_radio import (
     own_names,
     round_to_step,
 )
-from .hub_radio import (
-    auto_map_entries,
-    copy_source_files,
-    import_sibling,
-    own_pipeline,
-    register_parts,
-    remember_folder,
-    write_modules,
-)
+from .hub_radio import import_sibling, register_parts, remember_folder
 
 
 T = TypeVar("T")
@@ -1086,7 +1079,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
         remember_folder(args[0] if args else kwargs.get("pretrained_model_name_or_path"), kwargs)
         check_file(values)
         if is_to_infer and "custom_pipelines" in values:
-            values = values | {"custom_pipelines": own_pipeline(values)}
+            values = values | {"custom_pipelines": import_sibling("tasks_radio").own_pipeline(values)}
         return values, others
 
     @classmethod
@@ -1140,8 +1133,9 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
         They lie there before transformers uploads the folder where it is asked to.
         """
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        copy_source_files(save_directory, self.architectures)
-        write_modules(save_directory, has_text_tower=self.text_tower is not None)
+        saving = import_sibling("saving_radio")
+        saving.copy_source_files(save_directory, self.architectures)
+        saving.write_modules(save_directory, has_text_tower=self.text_tower is not None)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -1151,9 +1145,12 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
             values |= {"out_features": self.out_features, "out_indices": self.out_indices}
         return {name: value for name, value in values.items() if name not in ("auto_map", "custom_pipelines")}
 
-    def to_diff_dict(self) -> dict[str, Any]:
-        """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
-        return super().to_diff_dict() | auto_map_entries(self.architectures, has_text_tower=self.text_tower is not None)
+    def to_json_file(self, json_file_path: str | Path, use_diff: bool = True) -> None:
+        """Write `config.json`, with the complete `auto_map` and what the pipelines need."""
+        entries = import_sibling("saving_radio").auto_map_entries
+        fields = self.to_diff_dict() if use_diff else self.to_dict()
+        fields |= entries(self.architectures, has_text_tower=self.text_tower is not None)
+        Path(json_file_path).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def without_adaptors(self) -> "RadioConfig":
         """Return a copy that describes a backbone alone: without adaptors, and without the text tower of one."""

@@ -26,8 +26,8 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from .configuration_radio import RadioConfig
-from .hub_radio import copy_source_files
 from .modeling_radio import RadioModel
+from .saving_radio import copy_source_files
 
 
 class RadioSam3TrunkConfig(PreTrainedConfig):

@@ -5,7 +5,7 @@ It imports nothing heavy, so that `radio finetune --help` need not wait for torc
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 FEATURE_EXTRACTION = "image-feature-extraction"
@@ -189,3 +189,12 @@ def pipeline_of(architectures: Sequence[str] | None, auto_map: Mapping[str, obje
     """Return the pipeline that a folder is for; arguments as of `task_of`."""
     task = task_of(architectures, auto_map)
     return FEATURE_EXTRACTION if task is None else task.pipeline
+
+
+def own_pipeline(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of a parsed `config.json` for the pipeline that the folder is for.
+
+    transformers infers a task only where there is no choice: `pipeline(model="ORG/NAME")`.
+    """
+    own = pipeline_of(values.get("architectures"), values.get("auto_map"))
+    return {name: entry for name, entry in values["custom_pipelines"].items() if name == own}

@@ -27,11 +27,11 @@ from modeling_radio.core.interruption import raised_signals
 from modeling_radio.core.trust import clean_environment, code_beside, foreign_code, our_modules
 from modeling_radio.extraction.shards import SUMS, naming_damaged, read_sums
 from modeling_radio.figures.predictions import MODELS
-from modeling_radio.hub_radio import module_files, source_files
 from modeling_radio.model_cards.licenses import License
 from modeling_radio.model_cards.rendering import read_card
 from modeling_radio.publishing.publication import CARD, Publication
 from modeling_radio.publishing.reopen import reopen_elsewhere
+from modeling_radio.saving_radio import module_files, source_files
 from modeling_radio.tasks_radio import task_of
 
 

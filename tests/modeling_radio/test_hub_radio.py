@@ -6,7 +6,7 @@ import pytest
 
 import modeling_radio
 from modeling_radio import RadioConfig
-from modeling_radio.hub_radio import write_modules
+from modeling_radio.saving_radio import write_modules
 
 
 @pytest.mark.parametrize("has_text_tower", [False, True])

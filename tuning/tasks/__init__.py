@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modeling_radio import TASK_MODELS
 from modeling_radio.core.imports import import_object
-from modeling_radio.hub_radio import own_classes
+from modeling_radio.saving_radio import own_classes
 from modeling_radio.tasks_radio import TASKS
 from modeling_radio.tuning.tasks.base import FinetuningTask
 

@@ -13,7 +13,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 import modeling_radio
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.hub_radio import SOURCE_FILES, source_files
+from modeling_radio.hub_radio import SOURCE_FILES
+from modeling_radio.saving_radio import source_files
 
 
 CODE = Path(modeling_radio.__file__).parent

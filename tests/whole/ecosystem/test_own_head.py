@@ -12,11 +12,11 @@ from PIL import Image
 
 from modeling_radio import RadioConfig, RadioForImageClassification
 from modeling_radio.core.imports import import_object
-from modeling_radio.hub_radio import own_classes
 from modeling_radio.model_cards.build import build_card
 from modeling_radio.model_cards.card import main as card
 from modeling_radio.publishing.checks import UnfitError, check_code
 from modeling_radio.publishing.publication import read_folder
+from modeling_radio.saving_radio import own_classes
 from modeling_radio.tuning.finetune import main as finetune
 
 
