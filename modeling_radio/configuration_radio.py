@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import json
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -1145,7 +1146,7 @@ class RadioConfig(DetectionFields, HeadFields, MapFields, TextFields, PreTrained
             values |= {"out_features": self.out_features, "out_indices": self.out_indices}
         return {name: value for name, value in values.items() if name not in ("auto_map", "custom_pipelines")}
 
-    def to_json_file(self, json_file_path: str | Path, use_diff: bool = True) -> None:
+    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Write `config.json`, with the complete `auto_map` and what the pipelines need."""
         entries = import_sibling("saving_radio").auto_map_entries
         fields = self.to_diff_dict() if use_diff else self.to_dict()
