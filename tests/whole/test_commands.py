@@ -20,6 +20,8 @@ MODULES = (
     "modeling_radio.demo.__main__",
     "modeling_radio.demo.add_words",
     "modeling_radio.tuning.finetune",
+    "modeling_radio.tuning.merge",
+    "modeling_radio.prediction.predict",
     "modeling_radio.publishing.publish",
     "modeling_radio.extraction.extract",
     "modeling_radio.extraction.search",
