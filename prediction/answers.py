@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import Dataset
 from transformers import pipeline
 
 from modeling_radio import RadioForInstanceSegmentation, RadioForZeroShotImageClassification, class_of
-from modeling_radio.core.errors import UserError
 from modeling_radio.figures.predictions import Opened
+from modeling_radio.pipelines_radio import limits_of
 from modeling_radio.tasks_radio import PIPELINES, task_of
 
 
@@ -25,8 +26,12 @@ _KIND_OF_TASK = {
     "image-segmentation": SEGMENTS,
     "depth-estimation": DEPTH,
 }
-DEPTH_STEPS = 1000
-"""Steps of a stored depth in a unit of the labels: millimeters for meters, as NYU and ScanNet store them."""
+MOST_PIXELS = 2_000_000
+"""Size to which larger images are reduced before the model answers. Our choice: far above what models see, and the
+scores of 100 classes at this size take 0.8 GB."""
+DEPTH_STEPS = (1000, 256, 100, 10, 1)
+"""Steps of a stored depth in a unit of the labels, the most that fit into 16 bits: millimeters for meters, as NYU and
+ScanNet store them, else 1 / 256 as KITTI does. The last ones are our choice."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Answer:
     Attributes:
         values: Plain data: `classes`, `objects`, `segments` or `depth`.
         image: A map at the size of the image, `(height, width)`: ids of classes (uint8, or uint16 for more than 256
-            classes), or the depth in thousandths (uint16); None for the other kinds.
+            classes), or the depth in `steps` a unit (uint16); None for the other kinds.
     """
 
     values: dict[str, Any]
@@ -75,8 +80,10 @@ class Answering:
             raise ValueError(f"`classes` {need} the classes of a zero-shot model, got {self.words!r}.")
         is_of_instances = isinstance(model, RadioForInstanceSegmentation)
         self.kind = OBJECTS if is_of_instances else _KIND_OF_TASK[task.pipeline]
-        if self.threshold is not None and (is_zero_shot or self.kind not in (CLASSES, OBJECTS)):
-            raise ValueError(f"`threshold` must be left out for {task.pipeline}, got {self.threshold!r}.")
+        if self.threshold is not None:
+            if is_zero_shot or self.kind not in (CLASSES, OBJECTS):
+                raise ValueError(f"`threshold` must be left out for {task.pipeline}, got {self.threshold!r}.")
+            limits_of(model.config, self.threshold)
         build: Any = pipeline  # its overloads know no models but those of transformers
         self._pipeline = build(
             task.pipeline,
@@ -93,7 +100,7 @@ class Answering:
         return dict(enumerate(self.words)) if self.words else self.opened.class_names
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
-        """Return the answers for a batch of RGB images."""
+        """Return the answers for a batch of RGB images, each of at most `MOST_PIXELS`."""
         options: dict[str, Any] = {"batch_size": len(images)}
         if self.threshold is not None:
             options["threshold"] = self.threshold
@@ -101,9 +108,67 @@ class Answering:
             options["top_k"] = None
         if self.words:
             options["candidate_labels"] = list(self.words)
-        found = self._pipeline(list(images), **options)
         numbers = {name: number for number, name in self.class_names.items()}
+        # A data set, whose results come one by one: a list's would all be in memory at once.
+        found = self._pipeline(_ImageList(images), **options)
         return [_READERS[self.kind](each, image.size, numbers) for each, image in zip(found, images, strict=True)]
+
+
+class _ImageList(Dataset[Image.Image]):
+    def __init__(self, images: Sequence[Image.Image]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return self.images[index]
+
+
+def reduced(image: Image.Image) -> Image.Image:
+    """Return an image of at most `MOST_PIXELS`."""
+    if image.width * image.height <= MOST_PIXELS:
+        return image
+    scale = (MOST_PIXELS / (image.width * image.height)) ** 0.5
+    width, height = max(1, int(image.width * scale)), max(1, int(image.height * scale))
+    return image.resize((min(width, MOST_PIXELS // height), min(height, MOST_PIXELS // width)))
+
+
+def with_boxes_of(answer: Answer, small: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
+    """Return the values of an answer with boxes in pixels of the image before `reduced`.
+
+    Args:
+        answer: For the reduced image.
+        small: Its width and height.
+        size: Width and height before.
+    """
+    if OBJECTS not in answer.values or small == size:
+        return answer.values
+    scales = [after / before for before, after in zip(small * 2, size * 2, strict=True)]
+    objects = [
+        {**each, "box": [side * scale for side, scale in zip(each["box"], scales, strict=True)]}
+        for each in answer.values[OBJECTS]
+    ]
+    return {**answer.values, OBJECTS: objects}
+
+
+def enlarged(answer: Answer, small: tuple[int, int], size: tuple[int, int]) -> Answer:
+    """Return an answer for the image before `reduced`; arguments as of `with_boxes_of`."""
+    if small == size:
+        return answer
+    values, image = with_boxes_of(answer, small, size), answer.image
+    if OBJECTS in values:
+        values[OBJECTS] = [
+            {**each, "mask": run_lengths(_resized(mask_of(each["mask"]), size))} if "mask" in each else each
+            for each in values[OBJECTS]
+        ]
+    return Answer(values, None if image is None else _resized(image, size))
+
+
+def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a map at another width and height, by the nearest value."""
+    rows, cols = ((np.arange(new) + 0.5) * old / new for new, old in zip(size[::-1], values.shape, strict=True))
+    return values[rows.astype(int)][:, cols.astype(int)]
 
 
 def _read_classes(found: Any, size: tuple[int, int], numbers: Mapping[str, int]) -> Answer:
@@ -135,15 +200,11 @@ def _read_segments(found: Any, size: tuple[int, int], numbers: Mapping[str, int]
 
 
 def _read_depth(found: Any, size: tuple[int, int], numbers: Mapping[str, int]) -> Answer:
-    depth = np.asarray(found["predicted_depth"], np.float64).squeeze()
-    steps = depth * DEPTH_STEPS
-    if steps.max() > np.iinfo(np.uint16).max:
-        raise UserError(
-            f"A depth of {depth.max():.1f} does not fit into 16 bits with {DEPTH_STEPS} steps a unit: tune on a larger "
-            "unit, such as meters."
-        )
-    values = {"min": float(depth.min()), "max": float(depth.max()), "steps": DEPTH_STEPS}
-    return Answer({DEPTH: values}, steps.clip(0).round().astype(np.uint16))
+    depth = np.nan_to_num(np.asarray(found["predicted_depth"], np.float64).squeeze()).clip(0)
+    largest = np.iinfo(np.uint16).max
+    steps = next((each for each in DEPTH_STEPS if each * depth.max() <= largest), DEPTH_STEPS[-1])
+    values = {"min": float(depth.min()), "max": float(depth.max()), "steps": steps}
+    return Answer({DEPTH: values}, (depth * steps).clip(0, largest).round().astype(np.uint16))
 
 
 _READERS = {CLASSES: _read_classes, OBJECTS: _read_objects, SEGMENTS: _read_segments, DEPTH: _read_depth}
@@ -155,6 +216,14 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
 
     encoded: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def mask_of(lengths: Mapping[str, Any]) -> np.ndarray:
+    """Return the mask `(height, width)` of COCO's compressed run lengths."""
+    from pycocotools import mask as coco_mask
+
+    encoded: Any = {**lengths, "counts": lengths["counts"].encode("ascii")}
+    return coco_mask.decode(encoded)
 
 
 def box_of(mask: np.ndarray) -> list[float]:

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -28,7 +28,16 @@ from modeling_radio.extraction.source import ImageBatch, SourceSplit, open_sourc
 from modeling_radio.extraction.streamed import StreamedSplit
 from modeling_radio.figures.page import CaptionedImage, ImageRow, Section, write_page
 from modeling_radio.figures.predictions import Prediction, open_model, predict, shown
-from modeling_radio.prediction.answers import CLASSES, DEPTH, OBJECTS, SEGMENTS, Answer, Answering
+from modeling_radio.prediction.answers import (
+    CLASSES,
+    DEPTH,
+    OBJECTS,
+    SEGMENTS,
+    Answer,
+    Answering,
+    enlarged,
+    reduced,
+)
 from modeling_radio.prediction.predict import PredictSettings
 
 
@@ -40,13 +49,15 @@ FOLDER_OF_KIND = {SEGMENTS: "masks", DEPTH: "depth"}
 """Folders of the PNG files."""
 IMAGES_OF_PART = 500
 """Our choice: what an interruption loses at most is a minute of a large model on a GPU."""
+LONGEST_NAME = 200
+"""Bytes of a file's name, below the 255 of most file systems with our suffixes."""
 NOT_DECISIVE = ("checkpoint", "data", "output", "base", "batch_size", "num_shown", "device")
 """Settings that decide no answer; the model and the images are compared by their contents."""
 _HEADERS = {
     CLASSES: ("image", "label", "score"),
     OBJECTS: ("image", "label", "score", "xmin", "ymin", "xmax", "ymax"),
     SEGMENTS: ("image", "label", "share", "file"),
-    DEPTH: ("image", "min", "max", "file"),
+    DEPTH: ("image", "min", "max", "file", "steps"),
 }
 
 
@@ -95,28 +106,36 @@ def predict_all(settings: PredictSettings) -> Predicted:
     }
     images = SourceSettings(**source, keep=[])
     splits = {"train": StreamedSplit(images)} if settings.streaming else open_source(images)
+    vocabulary = {} if opened.tokenizer is None else opened.tokenizer.get_vocab()
     facts = {
         "settings": {name: value for name, value in settings.to_dict().items() if name not in NOT_DECISIVE},
         "model": network_fingerprint(opened.model),
+        "processor": hash_of({"processor": opened.processor.to_json_string(), "vocabulary": vocabulary})[:16],
         "images": {name: split.state() for name, split in splits.items()},
     }
     with sole_run(output, NAME):
         _check_same(output, facts)
-        remove_partial(output)
+        for folder in (output, *(path for path in output.rglob("*") if path.is_dir())):
+            remove_partial(folder)
         shards = [(split, shard) for split in splits.values() for shard in split.shards(IMAGES_OF_PART)]
         paths = [output / PARTS / f"{number:06d}.jsonl" for number in range(len(shards))]
         with ProgressBar(total=len(shards), unit="part", desc="predict") as bar:
             for (split, shard), path in zip(shards, paths, strict=True):
                 if not path.is_file():
                     path.parent.mkdir(exist_ok=True)
-                    write_file(path, _PredictedPart(answering, split, shard, settings.batch_size, output).write)
+                    # Names are unique in a split; those of a column of a stream in one of its files.
+                    of_split = f"{split.name}/" if len(splits) > 1 else ""
+                    of_file = f"{path.stem}/" if settings.streaming and settings.id_column is not None else ""
+                    part = _PredictedPart(answering, split, shard, settings.batch_size, output, of_split, of_file)
+                    lines = [json.dumps(row, ensure_ascii=False) for row in part.rows()]
+                    write_text(path, "".join(f"{line}\n" for line in lines))
                 bar.update()
         return _finish(settings, answering, paths, splits)
 
 
 def _check_same(output: Path, facts: dict[str, Any]) -> None:
     path, plain = output / SETTINGS, json.loads(json.dumps(facts, default=str))
-    if path.is_file():
+    if path.is_file() and any((output / PARTS).glob("*.jsonl")):
         before = read_json(path)
         changed = [name for name in plain if before.get(name) != plain[name]]
         if changed:
@@ -137,6 +156,8 @@ class _PredictedPart:
         shard: The part of them.
         batch_size: Images of a pass.
         output: Folder of the answers.
+        of_split: Beginning of the names of its images where there are several splits.
+        of_file: Folder of its maps where names may be in several files.
     """
 
     answering: Answering
@@ -144,29 +165,32 @@ class _PredictedPart:
     shard: Shard
     batch_size: int
     output: Path
+    of_split: str
+    of_file: str
 
-    def write(self, path: Path) -> None:
-        """Write a line of JSON for each image, and the maps of its images beside."""
-        with path.open("w", encoding="utf-8") as file:
-            for batch in self.split.read(self.shard, self.batch_size):
-                for row in self._rows(batch):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield plain data for each image, after its map is written."""
+        for batch in self.split.read(self.shard, self.batch_size):
+            yield from self._rows_of(batch)
 
-    def _rows(self, batch: ImageBatch) -> Iterator[dict[str, Any]]:
+    def _rows_of(self, batch: ImageBatch) -> Iterator[dict[str, Any]]:
         read = [read_image(self.split, image) for image in batch.images]
-        found = [image for image in read if isinstance(image, Image.Image)]
-        answers = iter(self.answering(found) if found else [])
+        small = [reduced(image) for image in read if isinstance(image, Image.Image)]
+        answers = zip(self.answering(small) if small else [], small, strict=True)
         for name, image in zip(batch.ids, read, strict=True):
+            name = f"{self.of_split}{name}"
             if not isinstance(image, Image.Image):
                 yield {"image": name, "error": image}
                 continue
-            answer, size = next(answers), {"width": image.width, "height": image.height}
+            answer, answered = next(answers)
+            answer = enlarged(answer, answered.size, image.size)
+            size = {"width": image.width, "height": image.height}
             yield {"image": name, **size, **answer.values, **self._stored(name, answer)}
 
     def _stored(self, name: str, answer: Answer) -> dict[str, str]:
         if answer.image is None:
             return {}
-        file = f"{FOLDER_OF_KIND[self.answering.kind]}/{safe_name(name)}.png"
+        file = f"{FOLDER_OF_KIND[self.answering.kind]}/{self.of_file}{safe_name(name)}.png"
         (self.output / file).parent.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(answer.image)
         write_file(self.output / file, lambda path: picture.save(path, "png"))
@@ -183,10 +207,11 @@ def read_image(split: SourceSplit | StreamedSplit, image: Any) -> Image.Image | 
 
 
 def safe_name(name: str) -> str:
-    """Return the name of an image as a path inside a folder; a name that leads elsewhere becomes its hash."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    is_inside = not path.is_absolute() and ".." not in path.parts and ":" not in name and "\0" not in name
-    return str(path) if is_inside and path.parts else hash_of({"name": name})[:32]
+    """Return the name of an image as a path inside a folder; one that leads elsewhere or is no file's is its hash."""
+    parts = name.split("/")
+    is_path = name.isprintable() and not set(name) & set('\\:*?"<>|')
+    is_inside = all(part not in ("", ".", "..") and len(part.encode()) <= LONGEST_NAME for part in parts)
+    return name if is_path and is_inside else hash_of({"name": name})[:32]
 
 
 def _lines(paths: list[Path]) -> Iterator[dict[str, Any]]:
@@ -239,7 +264,7 @@ def _table_rows(kind: str, names: list[str], row: dict[str, Any]) -> Iterator[li
         best = row[CLASSES][0] if row[CLASSES] else {"label": "", "score": ""}
         yield [row["image"], best["label"], best["score"], *(scores.get(name, "") for name in names)]
     elif kind == DEPTH:
-        yield [row["image"], row[DEPTH]["min"], row[DEPTH]["max"], row["file"]]
+        yield [row["image"], row[DEPTH]["min"], row[DEPTH]["max"], row["file"], row[DEPTH]["steps"]]
     elif kind == SEGMENTS:
         yield from ([row["image"], each["label"], each["share"], row["file"]] for each in row[SEGMENTS])
     else:

@@ -18,15 +18,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from modeling_radio.figures.predictions import Opened
-from modeling_radio.prediction.answers import Answer, Answering
+from modeling_radio.prediction.answers import Answer, Answering, reduced, with_boxes_of
 from modeling_radio.serving.requests import Batcher, in_pieces, read_image, read_upload, while_connected
 
 
 T = TypeVar("T")
 
-ANSWERED_PIXELS = 2_000_000
-"""Size to which larger images are reduced before /predict answers: maps and masks are of that size, boxes are scaled
-back. Our choice: far above what models see, and a map of 100 classes takes 0.8 GB while it is computed."""
+MOST_CLASSES, LONGEST_CLASS = 256, 200
+"""Number of classes that a request may ask a zero-shot model for, and letters of each. Our choice: ImageNet's 1,000
+belong into `radio predict`."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Posted(NamedTuple):
     """An image to answer for.
 
     Attributes:
-        image: In RGB, of at most `ANSWERED_PIXELS`.
+        image: In RGB, of at most `MOST_PIXELS`.
         size: Its width and height before that, pixels.
         words: Classes of a zero-shot model.
     """
@@ -108,38 +108,19 @@ class _Posted(NamedTuple):
     words: tuple[str, ...]
 
 
-def _reduced(image: Image.Image, words: tuple[str, ...]) -> _Posted:
-    scale = (ANSWERED_PIXELS / (image.width * image.height)) ** 0.5
-    small = image.resize([max(1, int(side * scale)) for side in image.size]) if scale < 1 else image
-    return _Posted(small, image.size, words)
-
-
 def _answer(opened: Opened, threshold: float | str | None, asked: list[_Posted]) -> list[Any]:
     """Return the answers for a batch, an error in place of that for words that the model refuses."""
     answers: list[Any] = [None] * len(asked)
     for words in {each.words for each in asked}:
         places = [place for place, each in enumerate(asked) if each.words == words]
         try:
-            found = Answering(opened, words, threshold)([asked[place].image for place in places])
-        except ValueError as error:
-            found = [error] * len(places)
+            found: list[Any] = list(Answering(opened, words, threshold)([asked[place].image for place in places]))
+        except ValueError as error:  # the words do not fit, or one of the images is refused
+            alone = len(places) == 1
+            found = [error] if alone else [_answer(opened, threshold, [asked[place]])[0] for place in places]
         for place, answer in zip(places, found, strict=True):
             answers[place] = answer
     return answers
-
-
-def _in_pixels_of(answer: Answer, asked: _Posted) -> dict[str, Any]:
-    """Return an answer as plain data, with boxes in pixels of the image that was sent."""
-    width, height = asked.size
-    across, down = width / asked.image.width, height / asked.image.height
-    values: dict[str, Any] = {"width": width, "height": height, **answer.values}
-    if "objects" in values:
-        scales = (across, down, across, down)
-        values["objects"] = [
-            {**each, "box": [side * scale for side, scale in zip(each["box"], scales, strict=True)]}
-            for each in values["objects"]
-        ]
-    return values
 
 
 class PredictEndpoint:
@@ -161,6 +142,8 @@ class PredictEndpoint:
     ) -> None:
         if opened.has_head:
             Answering(opened, threshold=threshold)
+        elif threshold is not None:
+            raise ValueError(f"`threshold` must be left out for a zero-shot model, got {threshold!r}.")
         self.opened, self.threshold, self.limits = opened, threshold, limits
         self.batcher = Batcher(self._run, max_batch, max_wait)
 
@@ -168,16 +151,18 @@ class PredictEndpoint:
         return _answer(self.opened, self.threshold, asked)
 
     async def _compute(self, body: SpooledTemporaryFile, words: tuple[str, ...]) -> tuple[_Posted, Answer]:
-        asked = await self.limits.decode(body, lambda image: _reduced(image, words))
+        asked = await self.limits.decode(body, lambda image: _Posted(reduced(image), image.size, words))
         return asked, await self.batcher.submit(asked)
 
     async def post(self, request: Request, png: bool = False, classes: str = "") -> Response | dict[str, Any]:
         """Return the answer of the model's task for an image. The body is an image.
 
         `classes` are those of a zero-shot model, with commas between them. With `png` the answer is a PNG: the ids of
-        the classes, or the depth in thousandths of its unit.
+        the classes, or the depth, of which the answer's `steps` are a unit.
         """
-        words = tuple(word.strip() for word in classes.split(",") if word.strip())
+        words = tuple(dict.fromkeys(word.strip() for word in classes.split(",") if word.strip()))
+        if len(words) > MOST_CLASSES or max(map(len, words), default=0) > LONGEST_CLASS:
+            raise HTTPException(400, f"`classes` may be {MOST_CLASSES}, each of {LONGEST_CLASS} letters.")
         body = await read_upload(request, self.limits.max_bytes)
         try:
             found = await while_connected(request, self._compute(body, words))
@@ -187,7 +172,8 @@ class PredictEndpoint:
             return Response(status_code=400)  # nobody receives it
         asked, answer = found
         if not png:
-            return _in_pixels_of(answer, asked)
+            width, height = asked.size
+            return {"width": width, "height": height, **with_boxes_of(answer, asked.image.size, asked.size)}
         if answer.image is None:
             raise HTTPException(400, "`png` is for maps of classes and depth; this model has neither.")
         content = BytesIO()

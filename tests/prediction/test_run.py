@@ -2,10 +2,12 @@
 
 import csv
 import json
+import math
 import tarfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from releases import needs_heads
 from tiny_tuning import TINY_DETECTOR, TINY_DPT
@@ -23,6 +25,7 @@ from modeling_radio import (
 from modeling_radio.api import predict
 from modeling_radio.figures.predictions import open_model
 from modeling_radio.prediction import run as module
+from modeling_radio.prediction.answers import _read_depth as read_depth
 from modeling_radio.prediction.predict import PredictSettings, main
 from modeling_radio.prediction.run import predict_all, safe_name
 
@@ -170,10 +173,9 @@ def test_a_run_goes_on_and_streams(save_tuned, photographs, tmp_path, monkeypatc
     (tmp_path / "x" / "parts" / "000001.jsonl").unlink()  # as a killed run leaves it
     (tmp_path / "x" / "predictions.csv").unlink()
     calls = []
-    write = module._PredictedPart.write
-    monkeypatch.setattr(
-        module._PredictedPart, "write", lambda part, path: (calls.append(part.shard.start), write(part, path))
-    )
+    part = module._PredictedPart
+    rows = part.rows
+    monkeypatch.setattr(part, "rows", lambda each: (calls.append(each.shard.start), rows(each))[1])
     predict_all(settings.replace(batch_size=1))
     assert calls == [1]
     after = {path.name: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()}
@@ -193,7 +195,36 @@ def test_what_has_no_answers_is_refused(save_tuned, photographs, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("name", ["../a", "/a", "a/../../b", "c:\\a", "a\0"])
+def test_splits_with_the_same_names_and_large_images(save_tuned, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_radio.prediction.answers.MOST_PIXELS", 1000)
+    checkpoint = save_tuned(RadioForSemanticSegmentation)
+    for split in ("train", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        Image.open(photographs / "a" / "0.png").save(tmp_path / "data" / split / "x.png")
+    predict_all(PredictSettings(checkpoint=str(checkpoint), data=str(tmp_path / "data"), output=tmp_path / "x"))
+    files = {name: row["file"] for name, row in answers(tmp_path / "x").items()}
+    assert len(files) == len(set(files.values())) == 2
+    for file in files.values():
+        assert Image.open(tmp_path / "x" / file).size == SIZES[0]
+
+
+def test_a_wrong_setting_does_not_stop_the_right_one(save_tuned, photographs, tmp_path):
+    options = {"checkpoint": str(save_tuned(RadioForImageClassification)), "data": str(photographs)}
+    with pytest.raises(ValueError, match="`threshold`"):
+        predict_all(PredictSettings(**options, output=tmp_path / "x", threshold=5.0))
+    assert predict_all(PredictSettings(**options, output=tmp_path / "x", threshold=0.0)).num_images == 4
+
+
+def test_depth_of_any_unit_is_stored():
+    for largest, steps in ((60.0, 1000), (80.0, 256), (5000.0, 10), (1e9, 1), (math.nan, 1000)):
+        found = {"predicted_depth": torch.tensor([[1.0, largest]])}
+        answer = read_depth(found, (2, 1), {})
+        assert answer.values["depth"]["steps"] == steps
+        assert answer.image[0, 0] == steps
+        json.dumps(answer.values, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a/../../b", "c:\\a", "a\0", "a\nb", "a" * 300, "./a", "a//b"])
 def test_names_of_strangers_stay_in_the_folder(name, tmp_path):
     assert "/" not in safe_name(name)
     assert safe_name("a/b.jpg") == "a/b.jpg"

@@ -23,8 +23,8 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.figures.predictions import open_model
+from modeling_radio.prediction import answers
 from modeling_radio.prediction.answers import Answering
-from modeling_radio.serving import endpoints
 from modeling_radio.serving.serve import ServeSettings, build_app
 
 
@@ -104,7 +104,8 @@ def test_a_zero_shot_model_is_asked_with_words(texts, images, served):
     with served(texts) as client:
         reply = client.post("/predict?classes=cat, dog", content=body_of(images[0])).json()
         assert_alike({"classes": reply["classes"]}, expected.values)
-        assert client.post("/predict", content=body_of(images[0])).status_code == 400
+        for wrong in ("", "?classes=" + "a" * 300, "?classes=" + ",".join(map(str, range(300)))):
+            assert client.post(f"/predict{wrong}", content=body_of(images[0])).status_code == 400
 
 
 def test_a_backbone_has_features_alone(save_tuned, images, served):
@@ -114,13 +115,15 @@ def test_a_backbone_has_features_alone(save_tuned, images, served):
         assert client.get("/", follow_redirects=False).headers["location"] == "/docs"
     with pytest.raises(ValueError, match="`threshold`"):
         served(folder, threshold=0.5)
+    with pytest.raises(ValueError, match="`threshold`"):
+        served(save_tuned(RadioForImageClassification), threshold=5.0)
 
 
 def test_boxes_of_large_images_are_in_their_pixels(save_tuned, images, served, monkeypatch):
     folder = save_tuned(RadioForObjectDetection, **TINY_DETECTOR)
     with served(folder, threshold=0.0) as client:
         whole = client.post("/predict", content=body_of(images[0])).json()
-        monkeypatch.setattr(endpoints, "ANSWERED_PIXELS", 70 * 50 // 4)
+        monkeypatch.setattr(answers, "MOST_PIXELS", 70 * 50 // 4)
         reduced = client.post("/predict", content=body_of(images[0])).json()
     assert (reduced["width"], reduced["height"]) == images[0].size
     largest = [max(max(each["box"]) for each in reply["objects"]) for reply in (whole, reduced)]

@@ -31,7 +31,7 @@ def test_the_recipe_files_that_are_shown_are_valid(tmp_path: Path) -> None:
 
 def test_every_section_of_a_recipe_is_explained() -> None:
     fields = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    sections = {name for name, kind in fields.items() if section_of(kind) or entry_of(kind)} | {"stages"}
+    sections = {name for name, kind in fields.items() if section_of(kind) or entry_of(kind)} | {"hooks", "stages"}
     text = (ROOT / "docs" / "how-to" / "distill.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"\| section \| decides .*?\n\n", text, re.DOTALL)
     explained = {name for line in table.strip().splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])}

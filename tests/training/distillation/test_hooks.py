@@ -47,7 +47,7 @@ def test_the_list_has_what_the_recipe_asks_for_in_one_order(recipe_file: str) ->
 
 
 @pytest.fixture
-def documented() -> Iterator[None]:
+def documented(tiny_world: None) -> Iterator[None]:
     """The hook of the docs, in the working directory."""
     page = [block for block in blocks("python") if block.page == "docs/how-to/own_hook.md"]
     (code,) = [block.text for block in page if "class KoLeo" in block.text]

@@ -104,8 +104,10 @@ def test_time_that_is_spent_apart_does_not_slow_the_images(tmp_path: Path, monke
     with log.apart():
         clock.now += 100
     clock.now += 2
-    log.record(1, {"loss": torch.ones(())}, lambda: {"features@32px/a": 0.5, "learning_rate": 0.1})
+    losses = {"loss": torch.ones(()), "features/a": torch.ones(())}
+    log.record(1, losses, lambda: {"features@32px/a": 0.5, "learning_rate": 0.1})
     log.close()
     assert records[0]["images_per_second"] == 2
     assert log.history is not None
-    assert log.history.series() == {"loss": ([1], [1.0]), "features@32px/a": ([1], [0.5])}
+    one = ([1], [1.0])
+    assert log.history.series() == {"loss": one, "features/a": one, "features@32px/a": ([1], [0.5])}
