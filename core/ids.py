@@ -1,5 +1,6 @@
 """Ids of models and data sets: one spelling, whatever the user wrote."""
 
+import functools
 import re
 import sys
 from pathlib import Path
@@ -24,9 +25,14 @@ def model_folder(folder: Path) -> Path:
         return folder
     for name in MODELS_OF_RUNS:
         if _has_config(place / name):
-            print(f"{folder} is the folder of a run: its model {folder / name} is used.", file=sys.stderr, flush=True)
+            _say_once(f"{folder} is the folder of a run: its model {folder / name} is used.")
             return folder / name
     return folder
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _has_config(folder: Path) -> bool:

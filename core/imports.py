@@ -22,8 +22,11 @@ def is_import_path(name: str) -> bool:
 
 
 def is_object_path(text: str) -> bool:
-    """Return whether a text has the form of an import path, for settings whose other values may have colons too."""
-    return _PATH.fullmatch(text) is not None
+    """Return whether a text has the form of an import path and is no file, for settings that also name files.
+
+    A data set of the Hub without an organization, with a configuration, is written `hub:NAME:CONFIGURATION`.
+    """
+    return _PATH.fullmatch(text) is not None and not Path(text).exists()
 
 
 def import_object(

@@ -1,4 +1,7 @@
-"""Checks of untrusted folders, which may decide nothing but numbers and names.
+"""Checks of untrusted folders before our commands open them: they may decide nothing but numbers and names.
+
+Which source files may run beside a checkpoint is decided in `modeling_radio/hub_radio.py`, and which code of a recipe
+in `training/recipes/recipe.py`.
 
 They cover the files of a RADIO folder, the values that name code, the base that an adapter names, and the environment
 of a process that opens such a folder.

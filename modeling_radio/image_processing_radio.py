@@ -636,12 +636,13 @@ _SERVICE_KEYS = (
 
 
 def _has_device(value: Any) -> bool:
-    """Return whether torch has a device here whose tensors have values."""
-    try:
-        torch.zeros(1, device=value).item()
-    except (RuntimeError, AssertionError):
-        return False
-    return True
+    """Return whether torch has a device here: the CPU, or the accelerator by its name, its number or both."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    counts = {"cpu": 1} if accelerator is None else {"cpu": 1, accelerator.type: torch.accelerator.device_count()}
+    if isinstance(value, int) and accelerator is not None:
+        return 0 <= value < counts[accelerator.type]
+    name, _, index = str(value).partition(":")
+    return name in counts and (not index or (index.isdecimal() and int(index) < counts[name]))
 
 
 # What types do not say; see `check_settings`.

@@ -200,7 +200,8 @@ def _read_segments(found: Any, size: tuple[int, int], numbers: Mapping[str, int]
 
 
 def _read_depth(found: Any, size: tuple[int, int], numbers: Mapping[str, int]) -> Answer:
-    depth = np.nan_to_num(np.asarray(found["predicted_depth"], np.float64).squeeze()).clip(0)
+    depth = np.asarray(found["predicted_depth"], np.float64)
+    depth = np.nan_to_num(depth.reshape(depth.shape[-2:])).clip(0)
     largest = np.iinfo(np.uint16).max
     steps = next((each for each in DEPTH_STEPS if each * depth.max() <= largest), DEPTH_STEPS[-1])
     values = {"min": float(depth.min()), "max": float(depth.max()), "steps": steps}

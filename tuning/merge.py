@@ -74,7 +74,6 @@ def merge(settings: MergeSettings) -> Path:
     import torch  # these take seconds, which `--help` need not wait for
 
     from modeling_radio import RadioConfig, RadioImageProcessor
-    from modeling_radio.checks_radio import check_choice
     from modeling_radio.core.checkpoints import MODEL_FOLDER, without_reports
     from modeling_radio.core.files import check_output
     from modeling_radio.core.trust import check_parts
@@ -85,14 +84,18 @@ def merge(settings: MergeSettings) -> Path:
     folder = settings.adapter
     if not (folder / "adapter_config.json").is_file() and (folder / FINAL / "adapter_config.json").is_file():
         folder = folder / FINAL
-    base = check_parts(str(folder), settings.base)
+    base = check_parts(str(folder), settings.base) if folder.is_dir() else None
     if base is None:
         raise ValueError(f"`adapter` must be the folder of an adapter or of its run, got {str(settings.adapter)!r}.")
     output = settings.output or folder.parent / MERGED
     check_output(output, overwrite=settings.overwrite, inputs=[folder, Path(base)], kind=MODEL_FOLDER)
     config = RadioConfig.from_pretrained(folder)
-    (name,) = config.architectures or [""]
-    check_choice("architectures", name, MODELS)
+    name = (config.architectures or [""])[0]
+    if name not in MODELS:
+        raise ValueError(
+            f"`adapter` must be one of a model of this package, got {name!r}. For a model of your own tune with "
+            "`--merge`."
+        )
     with without_reports():
         model = MODELS[name].from_pretrained(base, config=config, dtype=torch.float32, ignore_mismatched_sizes=True)
     processor = RadioImageProcessor.from_pretrained(folder)

@@ -1,1 +1,1 @@
-"""Adaptive balancing of teachers: weights of their losses, and the contrastive term."""
+"""Hooks of the founding article: adaptive weights of the teachers' losses, and the contrastive loss."""

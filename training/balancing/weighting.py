@@ -38,7 +38,7 @@ DROP_PROBABILITY = 0.5
 class TeacherWeights(StepHook, nn.Module):
     """Weights of the teachers' losses, each for all losses of a teacher in one group (`LossTerm.group`).
 
-    Only a teacher's main loss of a group moves its weight. Losses of auxiliary heads get the weight of that loss: a
+    A weight follows the loss of the teacher's own head alone. Losses of auxiliary heads are multiplied by it too: a
     teacher that counts less does so at all depths, and a rescaled loss is scaled back at all depths. Weights are
     without gradient, the same on all ranks, and part of the checkpoint as this module's buffers.
 

@@ -1,4 +1,4 @@
-"""The hooks of a run: all that acts on each step beside the losses of the teachers' own heads, in the order of calls.
+"""The hooks of a run, in the order of calls: what a step does beyond the dense and summary loss of each teacher.
 
 A hook that a recipe does not ask for is not in the list. `hooks/base.py` has their protocol.
 """
@@ -106,11 +106,19 @@ def extended(student: nn.Module, hooks: Mapping[str, StepHook]) -> nn.Module:
     """Return the module that is trained: the student with the further heads of hooks.
 
     Raises:
-        RecipeError: If a hook has parameters that no optimizer would train.
+        RecipeError: If a hook has parameters that no optimizer would train, or adds some that no checkpoint would hold.
     """
+    held = [*student.parameters()]
     for hook in hooks.values():
         student = hook.extend(student)
-    trained = set(map(id, student.parameters()))
+        held += hook.parameters() if isinstance(hook, nn.Module) else []
+    trained = {id(each): name for name, each in student.named_parameters()}
+    lost = sorted(set(trained.values()) - {trained.get(id(each)) for each in held})
+    if lost:
+        raise RecipeError(
+            f"`hooks`: {lost[0]!r} is trained, but in no checkpoint: the hook must be a `torch.nn.Module` that holds "
+            "the heads that it adds in `extend`."
+        )
     for name, hook in hooks.items():
         parameters = hook.parameters() if isinstance(hook, nn.Module) else ()
         if any(each.requires_grad and id(each) not in trained for each in parameters):

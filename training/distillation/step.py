@@ -5,9 +5,9 @@ lines is the order of C-RADIOv4's report: forward pass, a dense and a summary lo
 weighted sum, and MESA. Hooks add further losses and weights (`hooks.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from modeling_radio.training.targets.examples import Example
 from modeling_radio.training.views.plan import PlannedBatch
 
 
+T = TypeVar("T")
+
+
 def batch_losses(parts: RunParts, batch: PlannedBatch, example: Example) -> dict[str, Tensor]:
     """Return the losses of a batch by name; `"loss"` is their weighted sum, a differentiable scalar.
 
@@ -40,20 +43,28 @@ def batch_losses(parts: RunParts, batch: PlannedBatch, example: Example) -> dict
     for entry in recipe.teachers:
         terms |= {f"{kind}/{entry.name}": term for kind, term in losses_of(entry.name, entry.name, entry.name).items()}
     for hook in parts.hooks.values():
-        terms |= hook.terms(batch, example, output, losses_of)
+        _add(terms, hook.terms(batch, example, output, losses_of))
     terms = _in_order(terms, recipe)
-    weighted = {name: term.value for name, term in terms.items()}
+    rescaled: dict[str, Tensor] = {}
     for hook in parts.hooks.values():
-        weighted |= hook.weigh(batch, terms)
+        _add(rescaled, hook.weigh(batch, terms), known=terms)
     total = output.backbone[0].new_zeros((), dtype=torch.float32)
-    for name, value in weighted.items():
-        total = total + terms[name].weight * value
+    for name, term in terms.items():
+        total = total + term.weight * rescaled.get(name, term.value)
     losses = {"loss": total, **{name: term.value for name, term in terms.items()}}
     if example.ema_pixels is not None and example.ema_shifts is not None:
         average = ema_features(parts, example.ema_pixels)
         losses["mesa"] = mesa_loss(output.backbone, average, example.ema_shifts, example.extents)
         losses["loss"] = losses["loss"] + recipe.mesa.weight * losses["mesa"]
     return losses
+
+
+def _add(found: dict[str, T], more: Mapping[str, T], known: Collection[str] | None = None) -> None:
+    """Add what a hook returned; two hooks may not speak of one loss."""
+    for name in more:
+        if name in found or name == "loss" or (known is not None and name not in known):
+            raise ValueError(f"`hooks`: a hook returned {name!r}, which is no name of a loss of its own.")
+    found.update(more)
 
 
 def student_output(parts: RunParts, batch: PlannedBatch, example: Example) -> StudentOutput:

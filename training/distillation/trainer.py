@@ -213,7 +213,7 @@ class Distiller:
                 tracker.finish()
 
     def train_step(self, examples: Iterator[tuple[PlannedBatch, Example]]) -> dict[str, Tensor]:
-        """Do one optimizer step; return the losses, weighted as they were added up; empty if it is skipped."""
+        """Do one optimizer step; return each loss, the sum over passes times their shares; empty if it is skipped."""
         parts, hooks = self.parts, self.parts.hooks.values()
         self._set_learning_rate()
         # DDP's buckets hold the gradients themselves (`gradient_as_bucket_view`): None would allocate second copies.
@@ -247,7 +247,7 @@ class Distiller:
         if parts.parallel_passes is not None:
             with self._maybe_frozen_trunk():
                 trainable = [parameter for parameter in parts.student.parameters() if parameter.requires_grad]
-                losses = parts.parallel_passes.run(fetched, self._weighted_losses, trainable)
+                losses = parts.parallel_passes.run(fetched, self._objective, trainable)
                 yield from ((*each, own) for each, own in zip(fetched, losses, strict=True))
             return
         for number in numbers:
@@ -256,7 +256,7 @@ class Distiller:
             for hook in hooks:
                 hook.begin_pass(batch)
             with self._gradients_in_sync(number == numbers[-1]), self._maybe_frozen_trunk():
-                total, losses = self._weighted_losses((batch, example))
+                total, losses = self._objective((batch, example))
                 if number == numbers[-1] and is_replicated(self.accelerator):
                     parts.monitors.watch.meet()
                 self.accelerator.backward(total)
@@ -274,7 +274,7 @@ class Distiller:
         watch.see(example.pixel_values[0])
         return batch, example
 
-    def _weighted_losses(self, fetched: tuple[PlannedBatch, Example]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _objective(self, fetched: tuple[PlannedBatch, Example]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return a batch's share of the objective of the step, and its losses by name."""
         losses = batch_losses(self.parts, *fetched)
         return losses["loss"] * fetched[0].weight, losses

@@ -50,7 +50,7 @@ class StepHook:
 
         Args:
             step: Its number, from 0.
-            examples: The parts of the step on this rank if any hook `needs_examples`; else they may be missing.
+            examples: The parts of the step on this rank; empty unless a hook `needs_examples` or passes run at once.
         """
 
     def begin_pass(self, batch: PlannedBatch) -> None:
@@ -79,7 +79,7 @@ class StepHook:
         Args:
             batch: The planned images.
             example: The images, and the teachers' outputs for them.
-            losses: Scalars by name, without weights; `"loss"` is their weighted sum.
+            losses: Scalars by name, without the recipe's factors; `"loss"` is the objective.
         """
 
     def end_step(self, values: Mapping[str, Tensor], *, is_skipped: bool) -> None:

@@ -26,10 +26,7 @@ class LossTerm(NamedTuple):
 
 
 def zero_term(outputs: Sequence[Tensor], group: str = "") -> LossTerm:
-    """Return a loss of zero that depends on a head's outputs for some groups of images.
-
-    DDP would wait for the gradients of a head that no loss uses.
-    """
+    """Return 0 times a head's outputs, so that DDP finds gradients of a head that no loss uses."""
     value = 0.0 * torch.stack([each.float().mean() for each in outputs]).sum()
     return LossTerm(1.0, value, lambda: value.new_zeros(sum(map(len, outputs))), group)
 

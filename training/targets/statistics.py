@@ -1,4 +1,4 @@
-"""Running statistics of all teachers: they standardize dense targets and balance summary losses."""
+"""Running statistics of all teachers: they standardize dense targets, and summary losses are divided by dispersions."""
 
 from collections.abc import Mapping, Sequence
 from typing import cast

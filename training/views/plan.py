@@ -68,7 +68,7 @@ class PlannedBatch:
         num_images: Number of images of that whole batch.
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
             average gradients, is the sum of the partitions' means times their weights, whatever the ranks and parts.
-            0 for a part without images, which stands for them with one that another part has: see `BatchPlan`.
+            0 for an empty part: it has one image of another part, so that all ranks run a pass; see `BatchPlan`.
         teachers: Names of the teachers that see these images, in the recipe's order, so that ranks agree on it; none
             for a part without images.
         size_px: The resolution that the step drew; None if each image has drawn its own.

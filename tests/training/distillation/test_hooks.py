@@ -11,6 +11,7 @@ from tiny_distillation import assert_same_tensors, distil, last_state
 from torch import nn
 
 from modeling_radio.training.distillation.checkpoints import SavedTensors
+from modeling_radio.training.distillation.hooks import extended
 from modeling_radio.training.distillation.tracking import read_series
 from modeling_radio.training.distillation.trainer import Distiller
 from modeling_radio.training.hooks.base import StepHook
@@ -54,6 +55,18 @@ def documented(tiny_world: None) -> Iterator[None]:
     Path("my_hook.py").write_text(code)
     yield
     sys.modules.pop("my_hook", None)
+
+
+class Forgotten(StepHook):
+    """Adds a head that it does not hold."""
+
+    def extend(self, student: nn.Module) -> nn.Module:
+        return nn.ModuleList([student, nn.Linear(2, 2)])
+
+
+def test_a_trained_head_that_no_checkpoint_would_hold_is_refused() -> None:
+    with pytest.raises(RecipeError, match="`hooks`"):
+        extended(nn.Linear(2, 2), {"forgotten": Forgotten()})
 
 
 @pytest.mark.usefixtures("documented")
