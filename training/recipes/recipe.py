@@ -261,8 +261,8 @@ class RecipeOptions(Settings):
 
     Attributes:
         trust_remote_code: Allow a recipe that lies anywhere in the folder of a checkpoint, an adapter or a run, or has
-            such a `base`, to import Python code by "module:name" (teachers, losses, hooks, images, a student). Other recipes
-            may always do so: from installed modules, the working directory, or the recipe's folder.
+            such a `base`, to import Python code by "module:name" (teachers, losses, hooks, images, a student). Other
+            recipes may always do so: from installed modules, the working directory, or the recipe's folder.
         changes: Changes of the recipe, "section.field=value"; in Python also a mapping with such paths or sections as
             keys.
     """

@@ -1,1 +1,1 @@
-"""Targets of the student: teacher outputs, run online or cached, standardized (PHI-S), summaries divided by their dispersion."""
+"""Targets of the student: outputs of teachers, run online or cached, and their standardization (PHI-S)."""
