@@ -13,7 +13,9 @@ HUB_PREFIX = "hub:"
 LIBRARY_PREFIXES = ("timm:", "transformers:")
 """Beginnings of ids that name a network of a library."""
 _TIMM_ON_HUB = re.compile(r"timm/([\w.-]+)")
-MODELS_OF_RUNS = ("merged", "final")
+FINAL, MERGED = "final", "merged"
+"""Folders of a run with its model: of the best or last state, and of an adapter merged into its base."""
+MODELS_OF_RUNS = (MERGED, FINAL)
 """Folders of a run with its model, in the order of preference: a merged adapter needs no base."""
 _CONFIGS = ("config.json", "adapter_config.json")
 

@@ -217,7 +217,7 @@ class PresetNames:
 
 @dataclass(kw_only=True, repr=False)
 class OriginFields:
-    """Where the weights come from.
+    """Origin of the weights.
 
     Attributes:
         version: Name of the published version that the weights come from.

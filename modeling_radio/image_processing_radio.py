@@ -645,7 +645,7 @@ def _has_device(value: Any) -> bool:
     return name in counts and (not index or (index.isdecimal() and int(index) < counts[name]))
 
 
-# What types do not say; see `check_settings`.
+# Ranges of values, which types do not give; `check_settings` reads them.
 _RANGES = {
     "patch_size": PIXELS,
     "size_divisor": optional(PIXELS),

@@ -36,6 +36,7 @@ from modeling_radio.prediction.answers import (
     Answer,
     Answering,
     enlarged,
+    mask_of,
     reduced,
 )
 from modeling_radio.prediction.predict import PredictSettings
@@ -101,10 +102,8 @@ def predict_all(settings: PredictSettings) -> Predicted:
     base = check_parts(settings.checkpoint, settings.base)
     opened = open_model(settings.checkpoint, settings.device, settings.dtype, base=base)
     answering = Answering(opened, settings.classes, settings.threshold)
-    source = {
-        name: getattr(settings, name) for name in SourceSettings.model_fields if name in type(settings).model_fields
-    }
-    images = SourceSettings(**source, keep=[])
+    shared = SourceSettings.model_fields.keys() & PredictSettings.model_fields.keys()
+    images = SourceSettings(**{name: getattr(settings, name) for name in shared}, keep=[])
     splits = {"train": StreamedSplit(images)} if settings.streaming else open_source(images)
     vocabulary = {} if opened.tokenizer is None else opened.tokenizer.get_vocab()
     facts = {
@@ -285,7 +284,7 @@ def _write_coco(answering: Answering, paths: list[Path], target: Path) -> None:
             left, top, right, bottom = each["box"]
             box = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
             if "mask" in each:
-                box |= {"segmentation": each["mask"], "area": _area(each["mask"])}
+                box |= {"segmentation": each["mask"], "area": int(mask_of(each["mask"]).sum())}
             about = {"id": count + 1, "image_id": image_id, "category_id": numbers[each["label"]], "iscrowd": 0}
             file.write((", " if count else "") + json.dumps({**about, **box, "score": each["score"]}))
         file.write("]}\n")
@@ -295,13 +294,6 @@ def _objects(paths: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row in enumerate(row for row in _lines(paths) if "error" not in row):
         for each in row[OBJECTS]:
             yield number + 1, each
-
-
-def _area(mask: dict[str, Any]) -> int:
-    from pycocotools import mask as coco_mask
-
-    encoded: Any = {**mask, "counts": mask["counts"].encode("ascii")}
-    return int(coco_mask.area(encoded))
 
 
 def _write_page(settings: PredictSettings, answering: Answering, splits: dict[str, Any]) -> None:

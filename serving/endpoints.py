@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +25,8 @@ from modeling_radio.serving.requests import Batcher, in_pieces, read_image, read
 
 T = TypeVar("T")
 
+MOST_PIPELINES = 8
+"""Lists of words whose pipelines are kept. Our choice: clients of one program send the same words."""
 MOST_CLASSES, LONGEST_CLASS = 256, 200
 """Number of classes that a request may ask a zero-shot model for, and letters of each. Our choice: ImageNet's 1,000
 belong into `radio predict`."""
@@ -108,21 +111,6 @@ class _Posted(NamedTuple):
     words: tuple[str, ...]
 
 
-def _answer(opened: Opened, threshold: float | str | None, asked: list[_Posted]) -> list[Any]:
-    """Return the answers for a batch, an error in place of that for words that the model refuses."""
-    answers: list[Any] = [None] * len(asked)
-    for words in {each.words for each in asked}:
-        places = [place for place, each in enumerate(asked) if each.words == words]
-        try:
-            found: list[Any] = list(Answering(opened, words, threshold)([asked[place].image for place in places]))
-        except ValueError as error:  # the words do not fit, or one of the images is refused
-            alone = len(places) == 1
-            found = [error] if alone else [_answer(opened, threshold, [asked[place]])[0] for place in places]
-        for place, answer in zip(places, found, strict=True):
-            answers[place] = answer
-    return answers
-
-
 class PredictEndpoint:
     """`POST /predict`.
 
@@ -140,15 +128,28 @@ class PredictEndpoint:
     def __init__(
         self, opened: Opened, threshold: float | str | None, limits: ImageLimits, max_batch: int, max_wait: float
     ) -> None:
+        # Building a pipeline takes longer than a small model's pass; that of a tuned model has no words.
+        self._answering = lru_cache(MOST_PIPELINES)(lambda words: Answering(opened, words, threshold))
         if opened.has_head:
-            Answering(opened, threshold=threshold)
+            self._answering(())
         elif threshold is not None:
             raise ValueError(f"`threshold` must be left out for a zero-shot model, got {threshold!r}.")
-        self.opened, self.threshold, self.limits = opened, threshold, limits
+        self.limits = limits
         self.batcher = Batcher(self._run, max_batch, max_wait)
 
     def _run(self, asked: list[_Posted]) -> list[Any]:
-        return _answer(self.opened, self.threshold, asked)
+        """Return the answers for a batch, an error in place of that for words that the model refuses."""
+        answers: list[Any] = [None] * len(asked)
+        for words in {each.words for each in asked}:
+            places = [place for place, each in enumerate(asked) if each.words == words]
+            try:
+                found: list[Any] = self._answering(words)([asked[place].image for place in places])
+            except ValueError as error:  # the words do not fit, or one of the images is refused
+                alone = len(places) == 1
+                found = [error] if alone else [self._run([asked[place]])[0] for place in places]
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+        return answers
 
     async def _compute(self, body: SpooledTemporaryFile, words: tuple[str, ...]) -> tuple[_Posted, Answer]:
         asked = await self.limits.decode(body, lambda image: _Posted(reduced(image), image.size, words))

@@ -10,10 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from modeling_radio.core.command_line import Command
+from modeling_radio.core.ids import FINAL, MERGED
 from modeling_radio.core.settings import Settings
-
-
-FINAL, MERGED = "final", "merged"
 
 
 class MergeSettings(Settings):

@@ -14,13 +14,13 @@ from transformers.utils import logging as transformers_logging
 
 from modeling_radio.checks_radio import read_json
 from modeling_radio.core.files import check_run_folder, remove_partial, sole_run, write_text
+from modeling_radio.core.ids import FINAL, MERGED
 from modeling_radio.core.ranks import dead_ranks_named, fsdp_plugin, joining, on_first_rank
 from modeling_radio.core.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.tuning.adapters import merge_adapter, save_adapter
 from modeling_radio.tuning.data import load_images
 from modeling_radio.tuning.error_analysis import draw_examination, fit_thresholds, gather_evidence
-from modeling_radio.tuning.merge import FINAL, MERGED
 from modeling_radio.tuning.models import (
     build_model,
     check_network,
