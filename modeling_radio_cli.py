@@ -92,6 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_package()
     try:
         return importlib.import_module(f"modeling_radio.{module}").main(words)
+    except ImportError as error:
+        if error.name is not None:  # a package that is absent, or a bug; without a name: an old transformers
+            raise
+        print(f"radio {name}: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # while libraries are imported, before the command handles it
         print(f"radio {name}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -8,6 +8,10 @@ build and open ours, also inside composite models, in place of transformers' nat
 installed, and beside it in a clone.
 """
 
+from .version_radio import MINIMUM as MINIMUM  # first: later imports fail with an older transformers
+
+
+# isort: split
 import importlib
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,9 @@
 """Configuration of the RADIO vision backbones: a class for the fields of each concern; `RadioConfig` has all."""
 
+from .version_radio import MINIMUM as MINIMUM  # first: later imports fail with an older transformers
+
+
+# isort: split
 import copy
 import dataclasses
 import inspect

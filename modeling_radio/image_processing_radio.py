@@ -1,5 +1,9 @@
 """Image processor: any image becomes pixels in [0, 1] of a valid size, alone, in a padded batch or in a pack."""
 
+from .version_radio import MINIMUM as MINIMUM  # first: later imports fail with an older transformers
+
+
+# isort: split
 import base64
 import io
 import os

@@ -4,6 +4,10 @@ Libraries that are written for CLIP (sentence-transformers, Daft, FiftyOne) stac
 get. `RadioImageProcessor`, which `AutoImageProcessor` opens, keeps the aspect ratio of each image.
 """
 
+from .version_radio import MINIMUM as MINIMUM  # first: later imports fail with an older transformers
+
+
+# isort: split
 import copy
 from collections.abc import Mapping
 from pathlib import Path

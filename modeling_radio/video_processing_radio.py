@@ -1,5 +1,9 @@
 """Video processor of the RADIO vision backbones: any clip to frames in [0, 1] of a valid size."""
 
+from .version_radio import MINIMUM as MINIMUM  # first: later imports fail with an older transformers
+
+
+# isort: split
 from typing import Any
 
 import torch
