@@ -17,6 +17,7 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.checks_radio import Resolution
 from modeling_radio.core.settings import read_yaml
 from modeling_radio.core.tables import one_line
+from modeling_radio.engines import engine_verdicts
 from modeling_radio.model_cards.metadata import pipeline_tag
 from modeling_radio.modeling_radio import POSITIONS
 from modeling_radio.native import native_differences
@@ -90,6 +91,7 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
         card_data=Raw(card_data.to_yaml()),
         source=source,
         unpublished=Raw(UNPUBLISHED if source == PLACEHOLDER else ""),
+        engines=[verdict for verdict in engine_verdicts(config) if verdict.engine != "transformers"],
         native_differences=[Raw(sentence) for sentence in native_differences(config)],
         task=pipeline_tag(config),
         **_architecture(config),

@@ -1,5 +1,7 @@
 """Texts of others in cards are shown and mean nothing."""
 
+import re
+
 import jinja2
 import pytest
 from huggingface_hub import ModelCardData
@@ -70,3 +72,4 @@ def test_code_opens_what_it_names_and_nothing_else():
     assert r'AutoModel.from_pretrained("a/b\"); import evil #", trust_remote_code=True)' in text
     assert "`model(pixel_values, num_tokens=16)`" in text
     assert "transformers' native `RadioModel` does not open it." in text
+    assert re.search(r"^\| vLLM \| [\d.]+ \(.*\) \| does not load: .* \|$", text, re.MULTILINE)
